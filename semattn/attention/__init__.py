@@ -1,0 +1,15 @@
+"""The attention engine: what a model's attention does, seen and steered at the call itself."""
+
+from .record import AttentionRecord, record
+from .rows import SiteRecord
+from .sites import AttentionSite, choose_layers
+from .steer import steer
+
+__all__ = [
+    "AttentionRecord",
+    "AttentionSite",
+    "SiteRecord",
+    "choose_layers",
+    "record",
+    "steer",
+]

@@ -1,0 +1,182 @@
+"""Seeing, and changing, the attention call that a module makes.
+
+A pre-hook on the module pushes a `TorchFunctionMode`, a forward hook that is always called pops
+it. So the mode is on inside that module alone, knows whose call it sees, and works again when
+gradient checkpointing runs the module a second time. Fused kernels stay on: the call is passed on
+with the arguments that it came with, or with a bias added to its mask.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import UnsupportedModelError
+from .sites import AttentionSite
+
+SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
+
+
+@dataclass
+class FusedCall:
+    """The arguments of one `scaled_dot_product_attention`: q (B,H,Nq,D), k and v (B,H,Nk,D)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, H, Nq, Nk), or fewer axes where the call had fewer."""
+        return (*self.query.shape[:-1], self.key.shape[-2])
+
+    def run(self) -> Tensor:
+        """Make the call: (B,H,Nq,D)."""
+        extra: dict[str, Any] = {} if self.scale is None else {"scale": self.scale}
+        if self.enable_gqa:
+            extra["enable_gqa"] = True
+        return F.scaled_dot_product_attention(
+            self.query,
+            self.key,
+            self.value,
+            attn_mask=self.attn_mask,
+            dropout_p=self.dropout_p,
+            is_causal=self.is_causal,
+            **extra,
+        )
+
+    def add_bias(self, bias: Tensor) -> None:
+        """Add `bias`, broadcastable to (B,H,Nq,Nk), to the scores of this call."""
+        bias = bias.to(self.query.dtype)
+        if self.is_causal:
+            queries, keys = self.shape[-2:]
+            allowed = torch.ones(queries, keys, dtype=torch.bool, device=bias.device).tril()
+            self.attn_mask, self.is_causal = allowed, False
+        if self.attn_mask is None:
+            self.attn_mask = bias
+        elif self.attn_mask.dtype == torch.bool:
+            self.attn_mask = bias.masked_fill(~self.attn_mask, -math.inf)
+        else:
+            self.attn_mask = self.attn_mask + bias
+
+
+@dataclass
+class DenseCall:
+    """One softmax over scores (B,H,Nq,Nk), as an unfused module makes it."""
+
+    scores: Tensor
+    function: Callable[..., Tensor]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, H, Nq, Nk)."""
+        return tuple(self.scores.shape)
+
+    def run(self) -> Tensor:
+        """Make the call: the attention (B,H,Nq,Nk)."""
+        return self.function(self.scores, *self.args, **self.kwargs)
+
+    def add_bias(self, bias: Tensor) -> None:
+        """Add `bias`, broadcastable to (B,H,Nq,Nk), to the scores of this call."""
+        self.scores = self.scores + bias.to(self.scores.dtype)
+
+
+Call = FusedCall | DenseCall
+Handler = Callable[[AttentionSite, Call], Tensor]
+
+
+class _Intercept(TorchFunctionMode):
+    def __init__(self, site: AttentionSite, handler: Handler) -> None:
+        super().__init__()
+        self.site = site
+        self.handler = handler
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self.handler(self.site, FusedCall(*args, **kwargs))
+        if func in SOFTMAX and _over_keys(*args, **kwargs):
+            return self.handler(self.site, _dense(func, args, kwargs))
+        if func is F.multi_head_attention_forward:
+            raise UnsupportedModelError(
+                f"{self.site}: expected an attention call on (B,H,N,D) tensors, got "
+                f"nn.MultiheadAttention on {tuple(args[0].shape)} — this kind is not supported"
+            )
+        return func(*args, **kwargs)
+
+
+def _over_keys(scores: Any = None, dim: int | None = None, *_: Any, **named: Any) -> bool:
+    scores = named.get("input", scores)
+    return isinstance(scores, Tensor) and scores.ndim > 2 and dim in (-1, scores.ndim - 1)
+
+
+def _dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenseCall:
+    if args:
+        return DenseCall(args[0], func, args[1:], kwargs)
+    rest = {name: value for name, value in kwargs.items() if name != "input"}
+    return DenseCall(kwargs["input"], func, (), rest)
+
+
+def _works_for(owner: threading.Thread) -> bool:
+    """Whether this is the owner's thread, or an autograd worker that no Python thread started."""
+    here = threading.current_thread()
+    if here is owner:
+        return True
+    foreign = isinstance(here, threading._DummyThread)
+    return foreign and torch._C._current_graph_task_id() != -1
+
+
+@contextmanager
+def attach(
+    sites: dict[nn.Module, AttentionSite], handler: Handler, *, outermost: bool = False
+) -> Iterator[None]:
+    """Send every attention call of `sites` made by this thread through `handler`.
+
+    The handler returns what the call is to return. Attachments nest: the one made last sees a
+    call first and hands on what it changed; an `outermost` one sees what all others have made of
+    it. Hooks are gone when the body ends, also by an exception, or when attaching fails half-way.
+    """
+    owner = threading.current_thread()
+    entered: list[_Intercept] = []
+    handles = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if _works_for(owner):
+            mode = _Intercept(sites[module], handler)
+            mode.__enter__()
+            entered.append(mode)
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        if _works_for(owner) and entered and entered[-1].site is sites[module]:
+            entered.pop().__exit__(None, None, None)
+
+    try:
+        for module in sites:
+            handles.append(module.register_forward_pre_hook(enter, prepend=outermost))
+            handles.append(
+                module.register_forward_hook(leave, always_call=True, prepend=not outermost)
+            )
+        yield
+    finally:
+        while entered:
+            entered.pop().__exit__(None, None, None)
+        for handle in handles:
+            handle.remove()

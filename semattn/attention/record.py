@@ -1,0 +1,292 @@
+"""One forward pass, and at most one backward pass, with every attention call kept small.
+
+The graph begins at the first recorded site, not at the image: what lies before it is computed
+without one, so that explaining the last half of the layers costs less than a full backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ShapeError, UnsupportedModelError
+from ..grid import PatchGrid
+from .intercept import Call, DenseCall, FusedCall, attach
+from .patches import watch_patches
+from .quiet import quiet
+from .rows import SiteRecord
+from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
+from .target import Target, output_tensor, score
+
+Rule = Callable[[Tensor, Tensor | None], Tensor]
+
+_HALF_SCALE = 2.0**10  # keeps fp16 gradients above underflow; a power of two, so exact
+
+
+@dataclass(frozen=True)
+class AttentionRecord:
+    """What every recorded site of a model did with a batch of images.
+
+    `sites` are in the order of the layers; `grid` says where the tokens lie; `logits` is the
+    output (B, …); `score` (B,) is what was differentiated and `target` (B,) its class numbers,
+    None when the output has no classes or nothing was differentiated.
+    """
+
+    sites: tuple[SiteRecord, ...]
+    grid: PatchGrid
+    logits: Tensor
+    score: Tensor | None
+    target: Tensor | None
+
+    @property
+    def reads_class_token(self) -> bool:
+        """Whether the output depends on the first prefix token of the last recorded layer.
+
+        Measured, not assumed: a model that averages its patches leaves that gradient at zero.
+        """
+        last = [one for one in self.sites if one.site.kind == "self"][-1:]
+        if not last or not self.grid.prefix or last[0].gradient is None:
+            return False
+        return bool(last[0].gradient[:, :, 0].flatten(1).abs().sum(dim=1).gt(0).all())
+
+    def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
+        """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
+        for one in self.sites:
+            if one.site.kind == "self":
+                yield one.site, one.attention(queries)
+
+    def dense(self, layer: int) -> Tensor:
+        """The whole attention (B,H,N,N) of one layer; N x N, so only on request."""
+        for one in self.sites:
+            if one.site.kind == "self" and one.site.layer == layer:
+                return one.attention()
+        known = [one.site.layer for one in self.sites if one.site.kind == "self"]
+        raise ValueError(f"layer: expected one of the recorded {known}, got {layer}")
+
+    def reduce(self, weights: Tensor, rule: Rule | None = None) -> list[Tensor]:
+        """For each self-attention site, sum_i weights_i rule(A, dA)_ij over queries i: (B,H,N).
+
+        Parameters
+        ----------
+        weights : (B, N), one weight a query token
+        rule : maps A and dA (None without gradients), both (B,H,Q,N), to the same shape;
+            None is the attention itself
+        """
+        results = []
+        for one in self.sites:
+            if one.site.kind != "self":
+                continue
+            if weights.shape[-1] != one.shape[2]:
+                raise ShapeError(
+                    f"weights: expected (B, {one.shape[2]}), one a token, "
+                    f"got {tuple(weights.shape)} — add prefix tokens with grid.add_prefix(w)"
+                )
+            total = torch.zeros((), dtype=one.dtype, device=self.logits.device)
+            for rows in one.chunks():
+                attention = one.attention(rows)
+                gradient = None if one.gradient is None else one.attention_gradient(rows)
+                block = attention if rule is None else rule(attention, gradient)
+                share = weights[:, None, None, rows].to(block)
+                total = total + (share @ block).squeeze(2)
+            results.append(total)
+        return results
+
+
+def record(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    target: Target = None,
+    layers: Layers = None,
+    grad: bool = True,
+    additional_forward_args: Any = None,
+) -> AttentionRecord:
+    """Run `model` on `inputs` once and keep what its attention did.
+
+    The model runs in evaluation mode with its parameters frozen and fused attention as it is;
+    flags and hooks are as before when this returns or raises.
+
+    Parameters
+    ----------
+    model : a vision transformer; what it wraps does not matter
+    inputs : (B, C, H, W), as the model takes them
+    target : what is differentiated, see `semattn.attention.target`; None is the predicted class
+    layers : which self-attention layers, see `choose_layers`; None is all
+    grad : whether to keep dL/dO as well, at the cost of a backward pass
+    additional_forward_args : passed on to the model after `inputs`
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a model or an attention call that cannot be read truthfully; it names the module, the
+        kind of the call and its shape.
+    TargetError
+        For a target that the output does not have.
+
+    Examples
+    --------
+    >>> import timm
+    >>> vit = timm.create_model("test_vit", img_size=64)
+    >>> taken = record(vit, torch.zeros(1, 3, 64, 64), grad=False)
+    >>> taken.grid.shape, taken.dense(0).shape[-2:]
+    ((4, 4), torch.Size([17, 17]))
+    """
+    module = refuse(model)
+    if inputs.ndim != 4 or not inputs.numel():
+        raise ShapeError(
+            f"inputs: expected a batch of images (B, C, H, W), got {tuple(inputs.shape)}"
+        )
+    sites = find_sites(module)
+    depth = sum(site.kind == "self" for site in sites.values())
+    wanted = set(choose_layers(layers, depth)) if depth else set()
+    recorder = _Recorder({site for site in sites.values() if site.layer in wanted}, grad)
+    extra = _as_tuple(additional_forward_args)
+    with torch.inference_mode(False), torch.set_grad_enabled(grad), quiet(module):
+        inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
+        with (
+            watch_patches(module) as patches,
+            attach(sites, recorder.handle, outermost=True),
+        ):
+            recorder.before_first = lambda: setattr(patches, "open", False)
+            logits = output_tensor(module(inputs, *extra))
+            recorder.open = False
+            grid = recorder.check(sites, patches, module, inputs)
+            chosen, classes = score(logits, target, module) if grad else (None, None)
+            gradients = recorder.differentiate(chosen, logits.dtype) if chosen is not None else {}
+    records = tuple(recorder.keep(site, gradients.get(site)) for site in recorder.calls)
+    return AttentionRecord(
+        sites=records,
+        grid=grid,
+        logits=logits.detach(),
+        score=None if chosen is None else chosen.detach(),
+        target=classes,
+    )
+
+
+class _Recorder:
+    def __init__(self, wanted: set[AttentionSite], grad: bool) -> None:
+        self.wanted = wanted
+        self.grad = grad
+        self.open = True
+        self.calls: dict[AttentionSite, Call] = {}
+        self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
+        self.results: dict[AttentionSite, Tensor] = {}
+        self.before_first: Callable[[], None] = lambda: None
+
+    def handle(self, site: AttentionSite, call: Call) -> Tensor:
+        if self.open:
+            self.before_first()
+            if site in self.shapes:
+                raise UnsupportedModelError(
+                    f"{site}: expected one attention call a forward pass, got a second one on "
+                    f"{call.shape} — differential and shared attention are not supported"
+                )
+            self.shapes[site] = call.shape
+        result = call.run()
+        if site not in self.wanted:
+            return result
+        if self.grad and not result.requires_grad:
+            result = result.detach().requires_grad_()  # here the graph begins
+        if self.open:
+            self.calls[site] = call
+            self.results[site] = result
+        return result
+
+    def check(
+        self, sites: dict[nn.Module, AttentionSite], patches: Any, model: nn.Module, inputs: Tensor
+    ) -> PatchGrid:
+        """Every call must be one that is understood; answer with the grid they attend over."""
+        batch = inputs.shape[0]
+        size = (inputs.shape[-2], inputs.shape[-1])
+        for site in sites.values():
+            shape = self.shapes.get(site)
+            if shape is None:
+                raise UnsupportedModelError(
+                    f"{site}: expected a call of scaled_dot_product_attention or softmax, "
+                    "got none — flash, flex and skipped attention are not supported"
+                )
+            if len(shape) != 4:
+                raise UnsupportedModelError(
+                    f"{site}: expected attention over (B, heads, N, N), got shape {shape} — "
+                    "windowed and grouped attention are not supported"
+                )
+        tokens = next(
+            (self.shapes[site][3] for site in sites.values() if site.kind == "self"),
+            max(shape[3] for shape in self.shapes.values()),
+        )
+        for site in sites.values():
+            self._check_kind(site, batch, tokens)
+        return patches.grid(model, size, tokens)
+
+    def _check_kind(self, site: AttentionSite, batch: int, tokens: int) -> None:
+        of_batch, _, queries, keys = self.shapes[site]
+        if of_batch != batch:
+            kind = "windowed attention"
+        elif site.kind == "self" and keys != queries:
+            kind = "attention with reduced keys"
+        elif site.kind == "self" and keys != tokens:
+            kind = "channel or hierarchical attention"
+        else:
+            return
+        raise UnsupportedModelError(
+            f"{site}: expected {site.kind}-attention over ({batch}, heads, {tokens}, {tokens}), "
+            f"got {kind} of shape {self.shapes[site]} — this kind is not supported"
+        )
+
+    def differentiate(self, chosen: Tensor, dtype: torch.dtype) -> dict[AttentionSite, Tensor]:
+        """dL/dO (or dL/dA) of every recorded site."""
+        if not chosen.requires_grad:
+            names = ", ".join(str(site) for site in self.results)
+            raise UnsupportedModelError(
+                f"model output: expected it to depend on {names}, got no gradient — "
+                "the model detaches its output or runs without gradients"
+            )
+        scale = _HALF_SCALE if dtype == torch.float16 else 1.0
+        found = torch.autograd.grad(
+            chosen.sum() * scale, list(self.results.values()), allow_unused=True
+        )
+        for site, gradient in zip(self.results, found, strict=True):
+            if gradient is None:
+                raise UnsupportedModelError(
+                    f"{site}: expected a gradient of the output, got none — "
+                    "the output does not depend on this layer"
+                )
+        exact = torch.promote_types(dtype, torch.float32)
+        return {
+            site: gradient if scale == 1.0 else gradient.to(exact) / scale
+            for site, gradient in zip(self.results, found, strict=True)
+        }
+
+    def keep(self, site: AttentionSite, gradient: Tensor | None) -> SiteRecord:
+        call = self.calls[site]
+        batch, heads, queries, keys = self.shapes[site]
+        shape = (batch, heads, queries, keys)
+        if isinstance(call, DenseCall):
+            return SiteRecord(site, shape, dense=self.results[site].detach(), gradient=gradient)
+        return SiteRecord(
+            site,
+            shape,
+            query=call.query.detach(),
+            key=_per_head(call, call.key),
+            value=_per_head(call, call.value),
+            mask=None if call.attn_mask is None else call.attn_mask.detach(),
+            causal=call.is_causal,
+            scale=1 / math.sqrt(call.query.shape[-1]) if call.scale is None else call.scale,
+            gradient=gradient,
+        )
+
+
+def _per_head(call: FusedCall, shared: Tensor) -> Tensor:
+    """Keys or values (B,H,N,D), repeated where several heads share one (grouped queries)."""
+    return shared.detach().repeat_interleave(call.query.shape[1] // shared.shape[1], dim=1)
+
+
+def _as_tuple(extra: Any) -> tuple[Any, ...]:
+    if extra is None:
+        return ()
+    return extra if isinstance(extra, tuple) else (extra,)

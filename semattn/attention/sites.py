@@ -1,0 +1,123 @@
+"""Which modules of a model attend, and which models cannot be read at all.
+
+A site is the innermost module that attends: its class name says so, or it carries timm's
+`fused_attn` switch. What a site really does is seen when it is called (intercept.py); here only
+its place is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import UnsupportedModelError
+
+_ATTENDS = re.compile(r"attention|attn", re.IGNORECASE)
+_POOLS = re.compile(r"pool|prr|class_?att", re.IGNORECASE)
+
+Layers = int | slice | Sequence[int] | str | None
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One place where a model attends.
+
+    `name` is the module's dotted name, `layer` counts the self-attention sites from 0 (a pool has
+    the number of the last one), `module` is the class and `kind` one of "self" (every token asks)
+    and "pool" (a few learned queries ask).
+    """
+
+    name: str
+    layer: int
+    module: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.module})"
+
+
+def refuse(model: object) -> nn.Module:
+    """The module to hook, or UnsupportedModelError for what no hook can see into."""
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(
+            f"model: expected a torch.nn.Module, got {type(model).__name__} — "
+            "pass the model itself, not a function of it"
+        )
+    model = getattr(model, "_orig_mod", model)  # torch.compile hides hooks: read what it wraps
+    for name, module in model.named_modules():
+        frozen = isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
+        if frozen or getattr(module, "_compiled_call_impl", None) is not None:
+            where = f" in {name!r}" if name else ""
+            raise UnsupportedModelError(
+                f"model: expected eager PyTorch, got a traced, exported or compiled "
+                f"{type(module).__name__}{where}, whose attention calls are not visible — "
+                "pass the model that it was made from"
+            )
+    return model
+
+
+def find_sites(model: nn.Module) -> dict[nn.Module, AttentionSite]:
+    """The attention sites of `model`, in the order of its modules."""
+    named = [(name, module) for name, module in model.named_modules() if _may_attend(module)]
+    outer = {
+        module
+        for _, module in named
+        if any(_may_attend(inner) for inner in module.modules() if inner is not module)
+    }
+    found: dict[nn.Module, AttentionSite] = {}
+    layer = 0
+    for name, module in named:
+        if module in outer:
+            continue
+        kind = "pool" if _POOLS.search(type(module).__name__) else "self"
+        place = max(layer - 1, 0) if kind == "pool" else layer
+        found[module] = AttentionSite(name, place, type(module).__name__, kind)
+        layer += kind == "self"
+    if not found:
+        raise UnsupportedModelError(
+            f"model: expected a vision transformer, got {type(model).__name__} with no attention "
+            "module — for a convolutional network use captum.attr.LayerGradCam"
+        )
+    return found
+
+
+def _may_attend(module: nn.Module) -> bool:
+    return hasattr(module, "fused_attn") or bool(_ATTENDS.search(type(module).__name__))
+
+
+def choose_layers(layers: Layers, depth: int) -> list[int]:
+    """Layer numbers in 0 … depth-1 for an int, a list, a slice, "all" or "last-half" (None: all).
+
+    Examples
+    --------
+    >>> choose_layers("last-half", 12)
+    [6, 7, 8, 9, 10, 11]
+    >>> choose_layers([-1, 0], 12)
+    [0, 11]
+    """
+    if layers is None or layers == "all":
+        return list(range(depth))
+    if layers == "last-half":
+        return list(range(depth // 2, depth))
+    if isinstance(layers, slice):
+        chosen = list(range(depth))[layers]
+    elif isinstance(layers, str):
+        raise ValueError(
+            f"layers: expected 'all', 'last-half', numbers or a slice, got {layers!r} — "
+            f"this model has layers 0 to {depth - 1}"
+        )
+    else:
+        numbers = [layers] if isinstance(layers, int) else list(layers)
+        if not all(isinstance(number, int) and -depth <= number < depth for number in numbers):
+            raise ValueError(
+                f"layers: expected numbers in {-depth} … {depth - 1}, got {layers!r} — "
+                f"this model has {depth} self-attention layers"
+            )
+        chosen = sorted({number % depth for number in numbers})
+    if not chosen:
+        raise ValueError(f"layers: expected at least one of 0 … {depth - 1}, got {layers!r}")
+    return chosen

@@ -1,0 +1,25 @@
+"""The errors that semattn raises about what it was given.
+
+Every message is one line: ``name: expected, got — what to do``. Each class also is the built-in
+exception that a caller without semattn in mind would catch.
+"""
+
+
+class SemattnError(Exception):
+    """Anything that semattn refuses."""
+
+
+class ShapeError(SemattnError, ValueError):
+    """A tensor, grid or region of a size that does not fit."""
+
+
+class ImageError(SemattnError, ValueError):
+    """A picture that cannot be read, or that is not one."""
+
+
+class TargetError(SemattnError, ValueError):
+    """A target that the model's output does not have."""
+
+
+class UnsupportedModelError(SemattnError, TypeError):
+    """A model, or one attention call inside it, that cannot be read truthfully."""

@@ -1,0 +1,375 @@
+"""The engine against a dense oracle, and what it must leave alone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from semattn.attention import choose_layers, record
+from semattn.errors import ShapeError, TargetError, UnsupportedModelError
+from tests.models import GRID, MODELS, UniformAttention, build, images, state_of
+from tests.oracles import dense_record
+
+SELF = [name for name in MODELS if name != "attention-pool"]
+PREFIX = {
+    "class-token": 1,
+    "registers": 5,
+    "gap": 0,
+    "attention-pool": 0,
+    "registers-gap": 2,
+    "qk-norm": 1,
+    "unfused": 1,
+    "rope": 1,
+    "rope-registers": 3,
+    "relative-bias": 1,
+    "shared-relative-bias": 1,
+}
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("name", SELF)
+def test_equals_the_dense_oracle(name: str, dtype: torch.dtype, close: float) -> None:
+    model, x = build(name, dtype), images(dtype=dtype)
+    taken = record(model, x, target=[1, 3])
+    dense = dense_record(model, x, [1, 3])
+    assert len(taken.sites) == len(dense.attention) == 4
+    for one, attention, gradient in zip(taken.sites, dense.attention, dense.gradient, strict=True):
+        torch.testing.assert_close(one.attention(), attention, atol=close, rtol=0)
+        scale = gradient.abs().amax().clamp(min=1)
+        torch.testing.assert_close(
+            one.attention_gradient() / scale, gradient / scale, atol=close, rtol=0
+        )
+        assert attention.std() > 1e-3, "an attention as good as uniform would prove nothing"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_bit_equal_while_recording(name: str) -> None:
+    model, x = build(name), images()
+    with torch.no_grad():
+        plain = model(x)
+    assert torch.equal(record(model, x, target=0).logits, plain)
+    assert torch.equal(record(model, x, grad=False).logits, plain)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_grid_and_prefix_are_seen(name: str) -> None:
+    taken = record(build(name), images(), grad=False)
+    assert taken.grid.shape == GRID
+    assert taken.grid.cell == (16, 16)
+    assert taken.grid.prefix == PREFIX[name]
+
+
+def test_attention_pool_is_a_site_of_its_own_kind() -> None:
+    taken = record(build("attention-pool"), images(), target=0)
+    pool = taken.sites[-1]
+    assert (pool.site.kind, pool.site.layer, pool.shape) == ("pool", 3, (2, 2, 1, 12))
+    torch.testing.assert_close(pool.attention().sum(-1), torch.ones(2, 2, 1))
+
+
+@pytest.mark.parametrize("name", ["class-token", "registers", "rope-registers", "attention-pool"])
+def test_unfused_modules_give_the_same_record(name: str) -> None:
+    fused, x = build(name, torch.float64), images(dtype=torch.float64)
+    unfused = build(name, torch.float64)
+    for module in unfused.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    for one, other in zip(
+        record(fused, x, target=2).sites, record(unfused, x, target=2).sites, strict=True
+    ):
+        assert other.dense is not None
+        torch.testing.assert_close(one.attention(), other.attention(), atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            one.attention_gradient(), other.attention_gradient(), atol=1e-10, rtol=0
+        )
+
+
+def test_class_token_is_measured_not_assumed() -> None:
+    read = {
+        name: record(build(name), images(), target=0).reads_class_token
+        for name in ("class-token", "registers", "gap", "registers-gap", "attention-pool", "rope")
+    }
+    assert read == {
+        "class-token": True,
+        "registers": True,
+        "gap": False,
+        "registers-gap": False,
+        "attention-pool": False,
+        "rope": False,  # EVA averages its patches although it has a class token
+    }
+
+
+def test_later_layers_alone_have_the_same_gradients() -> None:
+    model, x = build("registers", torch.float64), images(dtype=torch.float64)
+    whole = record(model, x, target=1).sites[2:]
+    part = record(model, x, target=1, layers="last-half").sites
+    assert [one.site.layer for one in part] == [2, 3]
+    for one, other in zip(whole, part, strict=True):
+        assert torch.equal(one.attention_gradient(), other.attention_gradient())
+
+
+def test_reduce_equals_the_sum_over_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = record(build("registers", torch.float64), images(dtype=torch.float64), target=1)
+    weights = torch.rand(2, 17, generator=torch.manual_seed(0), dtype=torch.float64)
+    for step in (1, 5 * 17 * 2 * 2 * 8, 10**9):
+        monkeypatch.setattr("semattn.attention.rows.CHUNK_BYTES", step)
+        got = taken.reduce(weights, lambda a, da: a * da)
+        for one, value in zip(taken.sites, got, strict=True):
+            whole = one.attention() * one.attention_gradient()
+            torch.testing.assert_close(value, torch.einsum("bi,bhij->bhj", weights, whole))
+    with pytest.raises(ShapeError, match=r"weights: expected \(B, 17\)"):
+        taken.reduce(weights[:, :12])
+
+
+def test_rows_and_dense_agree() -> None:
+    taken = record(build("class-token"), images(), grad=False)
+    for site, row in taken.rows(slice(0, 1)):
+        torch.testing.assert_close(row, taken.dense(site.layer)[:, :, :1])
+    with pytest.raises(ValueError, match=r"expected one of the recorded \[0, 1, 2, 3\], got 4"):
+        taken.dense(4)
+    with pytest.raises(RuntimeError, match="grad=True"):
+        taken.sites[0].attention_gradient()
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(one, Tensor):
+                self.size = max(self.size, one.numel())
+        return result
+
+
+def test_nothing_of_size_n_by_n_is_made_for_a_row() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=512, patch_size=8, dynamic_img_size=True)
+    x, tokens = torch.rand(1, 3, 512, 512), 64 * 64 + 1
+    with LargestTensor() as largest:
+        taken = record(model, x, target=0)
+        for one in taken.sites:
+            one.attention(slice(0, 1)).mul_(one.attention_gradient(slice(0, 1)))
+    assert largest.size < tokens * tokens / 4
+    for one in taken.sites:
+        for kept in (one.query, one.key, one.value, one.gradient):
+            assert kept is not None
+            assert kept.numel() == one.shape[0] * one.shape[1] * tokens * kept.shape[-1]
+
+
+def test_model_is_left_as_found() -> None:
+    model, x = build("registers"), images()
+    model.train()
+    model.blocks[1].eval()
+    model.head.weight.requires_grad_(False)
+    model.patch_embed.proj.bias.requires_grad_(False)
+    before, numbers = state_of(model), [one.clone() for one in model.state_dict().values()]
+    record(model, x, target=1)
+    assert state_of(model) == before
+    with pytest.raises(TargetError):
+        record(model, x, target=CLASS_TOO_FAR)
+    assert state_of(model) == before
+    model.blocks[2].mlp.fc1.register_forward_hook(_explode)
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match="inside the model"):
+        record(model, x, target=1)
+    assert state_of(model) == before
+    assert all(map(torch.equal, numbers, model.state_dict().values()))
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+CLASS_TOO_FAR = 99
+
+
+def _explode(*_: object) -> None:
+    raise RuntimeError("inside the model")
+
+
+def test_model_is_left_as_found_when_attaching_fails_half_way() -> None:
+    model = build("class-token")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no more hooks")
+
+    before = state_of(model)
+    model.blocks[2].attn.register_forward_hook = refuse
+    with pytest.raises(RuntimeError, match="no more hooks"):
+        record(model, images(), target=1)
+    del model.blocks[2].attn.register_forward_hook
+    assert state_of(model) == before
+
+
+def test_dropout_and_stochastic_depth_are_off_while_recording() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "test_vit", img_size=64, drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5
+    ).train()
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(record(model, x, target=0).logits, record(model, x, target=0).logits)
+    assert model.training
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_works_without_gradients_around_it(context: type) -> None:
+    model, x = build("class-token"), images()
+    expected = record(model, x, target=1)
+    with context():
+        inside = record(model, x * 1, target=1)
+    for one, other in zip(expected.sites, inside.sites, strict=True):
+        assert torch.equal(one.gradient, other.gradient)  # type: ignore[arg-type]
+
+
+def test_gradient_checkpointing_gives_equal_gradients() -> None:
+    model, x = build("registers"), images()
+    expected = record(model, x, target=1)
+    model.set_grad_checkpointing(True)
+    for layers in ("all", "last-half"):
+        taken = record(model, x, target=1, layers=layers)
+        for one, other in zip(expected.sites[-len(taken.sites) :], taken.sites, strict=True):
+            torch.testing.assert_close(one.gradient, other.gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_follows_the_model(dtype: torch.dtype) -> None:
+    model, x = build("class-token"), images()
+    exact = record(model, x, target=1)
+    rough = record(model.to(dtype), x.to(dtype), target=1)
+    for one, other in zip(exact.sites, rough.sites, strict=True):
+        assert other.attention().dtype == torch.float32
+        torch.testing.assert_close(one.attention(), other.attention(), atol=0.05, rtol=0)
+        wanted, got = one.attention_gradient(), other.attention_gradient()
+        assert (wanted - got).norm() < 0.1 * wanted.norm()
+
+
+def test_two_threads_do_not_see_each_other() -> None:
+    model = build("class-token")
+    batches = [images(seed=seed) for seed in range(6)]
+    expected = [record(model, x, target=1).sites[-1].gradient for x in batches]
+    got: dict[int, Tensor | None] = {}
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            got[number] = record(model, batches[number], target=1).sites[-1].gradient
+            model(batches[number])
+
+    before = state_of(model)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, gradient in enumerate(expected):
+        torch.testing.assert_close(got[number], gradient)
+    assert state_of(model) == before
+
+
+def test_uniform_attention_is_uniform() -> None:
+    taken = record(UniformAttention(), images(), grad=False)
+    for one in taken.sites:
+        assert torch.equal(one.attention(), torch.full((2, 2, 13, 13), 1 / 13))
+
+
+def test_a_wrapped_model_is_read_through() -> None:
+    inner, x = build("registers"), images()
+
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.inner(x * 2 - 1)}
+
+    taken = record(Wrapper(), x, target=1)
+    assert torch.equal(taken.logits, inner(x * 2 - 1))
+    assert taken.sites[0].site.name == "inner.blocks.0.attn"
+
+
+def test_any_input_size_and_hybrid_stems() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", dynamic_img_size=True, dynamic_img_pad=True)
+    taken = record(model, torch.rand(1, 3, 50, 90), target=0)
+    assert (taken.grid.shape, taken.grid.cell, taken.grid.prefix) == ((4, 6), (16, 16), 1)
+    hybrid = timm.create_model("vit_tiny_r_s16_p8_224", depth=1, img_size=64)
+    taken = record(hybrid, torch.rand(1, 3, 64, 64), target=0)
+    assert taken.grid.cell == (64 / taken.grid.shape[0],) * 2
+
+
+def test_choose_layers_refuses_what_is_not_there() -> None:
+    assert choose_layers(slice(-2, None), 4) == [2, 3]
+    for wrong in (4, [0, 9], [], "upper", slice(4, 9)):
+        with pytest.raises(ValueError, match="layers: expected"):
+            choose_layers(wrong, 4)
+
+
+class TwoCalls(nn.Module):
+    """One attention module that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = build("class-token")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.vit(x) + self.vit(x)
+
+
+
+
+def test_what_cannot_be_read_is_refused_by_name() -> None:
+    x = torch.rand(1, 3, 64, 64)
+    swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, depths=(1, 1))
+    with pytest.raises(UnsupportedModelError, match=r"attn \(WindowAttention\).*windowed.*\(\d"):
+        record(swin, x, target=0)
+    with pytest.raises(UnsupportedModelError, match="got ResNet with no attention module"):
+        record(timm.create_model("resnet18"), x)
+    with pytest.raises(UnsupportedModelError, match="expected a torch.nn.Module, got function"):
+        record(lambda x: x, x)  # type: ignore[arg-type]
+    encoder = nn.TransformerEncoderLayer(16, 2, batch_first=True)
+    with pytest.raises(UnsupportedModelError, match="MultiheadAttention"):
+        record(nn.Sequential(nn.Conv2d(3, 16, 16, 16), nn.Flatten(2), _Transpose(), encoder), x)
+    with pytest.raises(UnsupportedModelError, match="second one"):
+        record(TwoCalls(), images(), target=0)
+    with pytest.raises(UnsupportedModelError, match="reduced keys"):
+        record(timm.create_model("pvt_v2_b0"), x, target=0)
+
+
+class _Transpose(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+def test_traced_and_exported_models_are_refused() -> None:
+    model, x = build("class-token"), images()
+    for blind in (torch.jit.trace(model, x), torch.export.export(model, (x,)).module()):
+        with pytest.raises(UnsupportedModelError, match="expected eager PyTorch, got a traced"):
+            record(blind, x)
+
+
+def test_an_output_without_gradient_is_refused() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vit = build("class-token")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.vit(x).detach()
+
+    with pytest.raises(UnsupportedModelError, match="no gradient"):
+        record(Detached(), images(), target=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 48, 64), (0, 3, 48, 64), (48, 64)])
+def test_inputs_that_are_no_batch_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="expected a batch of images"):
+        record(build("class-token"), torch.zeros(shape))
