@@ -1,0 +1,276 @@
+"""What every explainer has in common: from a model and a picture to a map of the picture.
+
+`attribute` is written here, once. A method overrides `relevance` alone; it is handed what the
+model's attention did and where the keypoints lie, and answers with one number a patch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from ..attention import AttentionRecord, record
+from ..attention.sites import Layers, refuse
+from ..attention.target import Target
+from ..density import Scene, concentration, densities
+from ..errors import ShapeError
+from ..images import Images, Preprocessing, prepare
+from ..keypoints import Keypoints, detectors, start
+from ..registry import Registry
+from .refine import refinements
+from .result import Explanation, versions, weights_digest
+
+explainers = Registry("explainer")
+
+
+class Explainer(Attribution):
+    """An attribution method in Captum's form, and in semattn's own.
+
+    ``Method().attribute(model, image)`` takes a picture in any form that `semattn.images.prepare`
+    does; ``Method(model).attribute(inputs, target=…)`` takes what Captum takes. Both give the same
+    map.
+
+    Parameters
+    ----------
+    model : the model to explain; may be given to `attribute` instead
+    density : name in `semattn.density.densities`, a function of a `Scene`, or weights (P,) or (B, P)
+    detector : name in `semattn.keypoints.detectors`, or a function of an image
+    layers : "last-half", "all", layer numbers or a slice
+    refine : "none", "guided" or "superpixels": how patches become pixels
+    preprocessing : how a picture becomes the model's input; None reads the model's own
+    seed : of those densities that draw at random
+    """
+
+    name = "explainer"
+    needs_gradient = True
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        density: Any = "count",
+        detector: Any = "sift",
+        layers: Layers = "last-half",
+        refine: str = "none",
+        preprocessing: Preprocessing | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model)  # type: ignore[arg-type]
+        if not isinstance(density, Tensor):
+            densities.ensure(density)
+        detectors.ensure(detector)
+        refinements.ensure(refine)
+        self.density = density
+        self.detector = detector
+        self.layers = layers
+        self.refine = refine
+        self.preprocessing = preprocessing
+        self.seed = seed
+
+    def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
+        """How much each patch counts, (B, P), given the concentration `p` (B, P)."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, Any]:
+        """What this explainer was set to, ready for JSON."""
+        return {
+            "density": _named(self.density),
+            "detector": _named(self.detector),
+            "layers": str(self.layers) if isinstance(self.layers, slice) else self.layers,
+            "refine": self.refine,
+            "seed": self.seed,
+        }
+
+    @log_usage()
+    def attribute(
+        self, *args: Any, target: Target = None, additional_forward_args: Any = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The attribution map of each image.
+
+        Called as ``attribute(model, image)`` or, when the explainer was made with a model, as
+        Captum's ``attribute(inputs, target=…)``.
+
+        Parameters
+        ----------
+        args : ``(model, image)``, ``(inputs,)`` or ``(inputs, target)``; inputs is (B, C, H, W),
+            (C, H, W), or a tuple that holds one such tensor
+        target : class number, one an image, a tuple of indices, …, as Captum's; None explains
+            the predicted class, or the feature direction of a model without a classifier
+        additional_forward_args : passed on to the model after the images
+
+        Returns
+        -------
+        Tensor (B, C, H, W), or a tuple of one where a tuple came in. Every channel holds the map
+        divided by C, so that the sum over channels, which Captum's pictures show, is the map.
+
+        Raises
+        ------
+        UnsupportedModelError, TargetError, ShapeError, ImageError
+            Each in one line; the model is as it was.
+
+        Examples
+        --------
+        >>> import timm
+        >>> from semattn import SIFTPatchInterrelation
+        >>> vit = timm.create_model("test_vit", img_size=64)
+        >>> x = torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))
+        >>> SIFTPatchInterrelation(vit).attribute(x, target=3).shape
+        torch.Size([1, 3, 64, 64])
+        """
+        model, source, target = self._read(args, target)
+        inputs = _only(source)
+        made = self._make(model, inputs, target, additional_forward_args, draw=False)
+        channels = made.images.inputs.shape[1]
+        heat = made.heat[:, None].expand(-1, channels, -1, -1) / channels
+        return (heat,) if isinstance(source, tuple) else heat
+
+    def patch_map(
+        self, *args: Any, target: Target = None, additional_forward_args: Any = None
+    ) -> Tensor:
+        """As `attribute`, but one number a patch: (B, h, w)."""
+        model, source, target = self._read(args, target)
+        return self._make(
+            model, _only(source), target, additional_forward_args, draw=False
+        ).patch_map
+
+    def explain(
+        self, *args: Any, target: Target = None, additional_forward_args: Any = None
+    ) -> Explanation:
+        """As `attribute`, with all that the map was made from: picture, keypoints, manifest."""
+        model, source, target = self._read(args, target)
+        made = self._make(model, _only(source), target, additional_forward_args, draw=True)
+        manifest = {
+            "model": type(model).__name__,
+            "architecture": _architecture(model),
+            "weights_sha256": weights_digest(model),
+            "method": self.name,
+            "parameters": self.parameters(),
+            "versions": versions(),
+        }
+        return dataclasses.replace(made, manifest=manifest)
+
+    def _read(self, args: tuple[Any, ...], target: Target) -> tuple[nn.Module, Any, Target]:
+        if args and callable(args[0]) and not isinstance(args[0], Tensor):
+            model, rest = args[0], args[1:]
+        else:
+            model, rest = self.forward_func, args
+        if model is None:
+            raise TypeError(
+                "attribute: expected a model, got none — call attribute(model, image), "
+                f"or {type(self).__name__}(model).attribute(inputs)"
+            )
+        if len(rest) == 2 and target is None:
+            rest, target = rest[:1], rest[1]
+        if len(rest) != 1:
+            raise TypeError(
+                f"attribute: expected one image or batch, got {len(rest)} arguments — "
+                "call attribute(model, image) or attribute(inputs, target=…)"
+            )
+        return model, rest[0], target
+
+    def _make(
+        self, model: nn.Module, source: Any, target: Target, extra: Any, *, draw: bool
+    ) -> Explanation:
+        module = refuse(model)
+        images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
+        inputs = _follow(module, images.inputs)
+        found = self._find_keypoints(images, draw)
+        try:
+            taken = record(
+                module,
+                inputs,
+                target=target,
+                layers=self.layers,
+                grad=self.needs_gradient,
+                additional_forward_args=extra,
+            )
+        finally:
+            keypoints = found.result() if found else []
+        with torch.no_grad():
+            p = self._concentrate(Scene(images.pixels, keypoints, taken.grid, self.seed))
+            p = p.to(taken.logits.device)
+            patches = self.relevance(taken, p)
+            refine = refinements.ensure(self.refine)
+            heat = refine(patches, images.pixels, taken.grid)
+        return Explanation(
+            heat=heat,
+            patch_map=taken.grid.fold(patches),
+            images=images,
+            keypoints=keypoints,
+            concentration=p,
+            grid=taken.grid,
+            logits=taken.logits,
+            target=taken.target,
+            classes=getattr(model, "classes", None),
+            notes=self._notes(taken, p),
+        )
+
+    def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
+        """SIFT, begun in other threads, so that it runs while the model does."""
+        needs = () if isinstance(self.density, Tensor) else _needs(self.density)
+        if not needs and not draw:
+            return None
+        return start(images.pixels, self.detector, descriptors="descriptors" in needs)
+
+    def _concentrate(self, scene: Scene) -> Tensor:
+        if not isinstance(self.density, Tensor):
+            return concentration(densities.ensure(self.density)(scene))
+        given = self.density.detach().cpu().double().reshape(-1, self.density.shape[-1])
+        scene.grid.check(given, "density")
+        if len(given) not in (1, len(scene.pixels)):
+            raise ShapeError(
+                f"density: expected ({len(scene.pixels)}, {scene.grid.patches}) weights for "
+                f"{len(scene.pixels)} images, got {tuple(self.density.shape)}"
+            )
+        return concentration(given.expand(len(scene.pixels), -1))
+
+    def _notes(self, taken: AttentionRecord, p: Tensor) -> tuple[str, ...]:
+        notes = []
+        if taken.score is not None and taken.target is None:
+            notes.append("The model has no classifier: its own feature direction is explained.")
+        if bool((p == p[:, :1]).all(dim=1).any()):
+            notes.append("No keypoint weighs on the map of at least one image: model alone.")
+        return tuple(notes)
+
+
+def _only(source: Any) -> Any:
+    """What a tuple of inputs holds; more than one image tensor has no meaning here."""
+    if not isinstance(source, tuple):
+        return source
+    if len(source) != 1:
+        raise TypeError(
+            f"inputs: expected one tensor of images, got a tuple of {len(source)} — "
+            "pass the others as additional_forward_args"
+        )
+    return source[0]
+
+
+def _follow(model: nn.Module, inputs: Tensor) -> Tensor:
+    """`inputs` on the model's device and in its precision."""
+    weight = next((one for one in model.parameters() if one.is_floating_point()), None)
+    return inputs if weight is None else inputs.to(weight.device, weight.dtype)
+
+
+def _needs(density: Any) -> frozenset[str]:
+    return frozenset(getattr(densities.ensure(density), "needs", ("keypoints",)))
+
+
+def _named(choice: Any) -> str:
+    if isinstance(choice, str):
+        return choice
+    if isinstance(choice, Tensor):
+        return f"given weights {tuple(choice.shape)}"
+    return getattr(choice, "__name__", type(choice).__name__)
+
+
+def _architecture(model: nn.Module) -> str | None:
+    config = getattr(model, "pretrained_cfg", None)
+    return config.get("architecture") if isinstance(config, dict) else None
+
+

@@ -1,0 +1,77 @@
+"""From patches to pixels: a map that follows the borders in the picture.
+
+A patch map knows nothing finer than a patch. These put its values on the pixels by what the
+picture shows: as means over superpixels, or through a colour guided filter (He et al., 2010).
+They sharpen any map alike, so in a comparison they are given to every row or to none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..grid import PatchGrid
+from ..registry import Registry
+
+refinements = Registry("refine")
+
+SEGMENTS = (50, 100, 250, 500)
+RADIUS = 24  # pixels
+EPSILON = 1e-4  # of squared intensity, on a scale of 1
+
+
+@refinements.register("none")
+def bilinear(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
+    """(B,P) to (B,H,W), each value at its patch's centre, linear between."""
+    return grid.upsample(patch_map)
+
+
+@refinements.register("superpixels")
+def superpixels(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
+    """Mean of the bilinear map over SLIC superpixels of four sizes, averaged."""
+    from skimage.segmentation import slic
+
+    smooth = grid.upsample(patch_map)
+    refined = torch.zeros_like(smooth)
+    for image, values, out in zip(pixels, smooth, refined, strict=True):
+        for segments in SEGMENTS:
+            labels = torch.from_numpy(
+                slic(image, n_segments=segments, compactness=10, start_label=0, channel_axis=-1)
+            ).to(values.device)
+            index = labels.flatten().long()
+            size = torch.bincount(index).clamp(min=1)
+            total = values.new_zeros(len(size)).index_add_(0, index, values.flatten())
+            out += (total / size)[index].view_as(out) / len(SEGMENTS)
+    return refined
+
+
+@refinements.register("guided")
+def guided(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
+    """Colour guided filter of the bilinear map, clipped at 0.
+
+    In every window the map is fitted as a linear function of the three colours; the fits are
+    averaged. Kept within the range of what went in.
+    """
+    smooth = grid.upsample(patch_map)
+    top = smooth.amax(dim=(1, 2), keepdim=True)
+    source = (smooth / top.clamp(min=torch.finfo(smooth.dtype).tiny)).double()[:, None]
+    guide = torch.from_numpy(pixels).to(source).permute(0, 3, 1, 2) / 255
+    mean_guide, mean_source = _box(guide), _box(source)
+    covariance = _box(guide * source) - mean_guide * mean_source
+    products = guide[:, :, None] * guide[:, None]
+    variance = _box(products.flatten(1, 2)).unflatten(1, (3, 3))
+    variance = variance - mean_guide[:, :, None] * mean_guide[:, None]
+    system = variance.permute(0, 3, 4, 1, 2) + EPSILON * torch.eye(3).to(source)
+    slope = torch.linalg.solve(system, covariance.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    offset = mean_source - (slope * mean_guide).sum(dim=1, keepdim=True)
+    refined = (_box(slope) * guide).sum(dim=1, keepdim=True) + _box(offset)
+    return refined[:, 0].clamp(0, 1).to(smooth.dtype) * top
+
+
+def _box(values: Tensor) -> Tensor:
+    """Mean over windows of 2 RADIUS + 1 pixels a side, cut at the border: (B,C,H,W)."""
+    size = 2 * RADIUS + 1
+    rows = F.avg_pool2d(values, (size, 1), 1, (RADIUS, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, size), 1, (0, RADIUS), count_include_pad=False)

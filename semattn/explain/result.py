@@ -1,0 +1,86 @@
+"""What an explanation is, once it is made, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import weakref
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..grid import PatchGrid
+from ..images import Images
+from ..keypoints import Keypoints
+
+_PACKAGES = ("semattn", "torch", "timm", "captum", "opencv-python", "scikit-image", "numpy")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A map of a batch of images, with all that it was made from.
+
+    `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the same on patches, both
+    non-negative and unnormalised; `concentration` (B,P) is the density p, rows summing to 1;
+    `target` (B,) holds the explained classes, None where the model's own feature direction was
+    explained. `notes` are sentences that a reader must know.
+    """
+
+    heat: Tensor
+    patch_map: Tensor
+    images: Images
+    keypoints: list[Keypoints]
+    concentration: Tensor
+    grid: PatchGrid
+    logits: Tensor
+    target: Tensor | None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.heat)
+
+    def label(self, number: int) -> str:
+        """The name of class `number`, or the number where the model names no classes."""
+        if self.classes is not None and 0 <= number < len(self.classes):
+            return self.classes[number]
+        return f"class {number}"
+
+
+_digests: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over names, types and bytes of the model's parameters and buffers.
+
+    Kept for a model until one of its tensors is replaced or written to.
+    """
+    state = model.state_dict()
+    stamp = tuple((name, id(one), one._version) for name, one in model.named_parameters())
+    known = _digests.get(model)
+    if known and known[0] == stamp:
+        return known[1]
+    total = hashlib.sha256()
+    for name, one in sorted(state.items()):
+        if isinstance(one, Tensor):
+            total.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
+            flat = one.detach().cpu().contiguous().reshape(-1)
+            total.update(flat.view(torch.uint8).numpy().tobytes())
+    _digests[model] = (stamp, total.hexdigest())
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,142 @@
+"""Attribution by weighted patch interrelation: attention, its gradient, and SIFT.
+
+After "Demystify Self-Attention in Vision Transformers from a Semantic Perspective: Analysis and
+Application", arXiv 2211.08543, re-implemented from the abstract; the definitions are semattn's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import AttentionRecord, SiteRecord
+from .base import Explainer, explainers
+
+QUERIES = ("auto", "class", "all")
+TINY = torch.finfo(torch.float32).tiny
+
+
+@explainers.register("sift-patch-interrelation")
+class SIFTPatchInterrelation(Explainer):
+    """Class-specific attention relevance, weighted by where the SIFT keypoints lie.
+
+    For layer l and head h with attention A and its gradient dA for the target, the relevance of
+    patch j is ``sum_lh a_lh sum_i w_i relu(A * dA)_ij``. SIFT enters twice, through the keypoint
+    concentration p (one weight a patch, sum 1):
+
+    * head alignment ``a_lh = P sum_i w_i sum_j A_ij p_j / sum_i w_i``, rows of A renormalised over
+      the patches: how many times more attention than chance the head gives to dense patches;
+    * query weights ``w_i``: 1 for the class token and p_i for patch i, so that what semantic
+      patches gather counts more.
+
+    Parameters
+    ----------
+    model : the model to explain; may be given to `attribute` instead
+    queries : "class", the class token asks alone (row form, O(N)); "all", the class token and all
+        patches ask; "auto", "class" where the output depends on a class token, else "all"
+    query_weights : False asks every patch alike, w_i = 1/P
+    head_alignment : False counts every head alike, a_lh = 1
+    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+
+    Notes
+    -----
+    Attention pools are one more layer, asked by their learned queries alike. Registers never ask.
+    A uniform p, as of an image without keypoints, gives the model-only map exactly.
+
+    Examples
+    --------
+    >>> import timm
+    >>> vit = timm.create_model("test_vit", img_size=64)
+    >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
+    >>> SIFTPatchInterrelation().patch_map(vit, x, target=[0, 1]).shape
+    torch.Size([2, 4, 4])
+    """
+
+    name = "sift-patch-interrelation"
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        queries: str = "auto",
+        query_weights: bool = True,
+        head_alignment: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, **options)
+        if queries not in QUERIES:
+            raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {queries!r}")
+        self.queries = queries
+        self.query_weights = query_weights
+        self.head_alignment = head_alignment
+        self._options = options
+
+    def parameters(self) -> dict[str, Any]:
+        """What this explainer was set to, ready for JSON."""
+        return super().parameters() | {
+            "queries": self.queries,
+            "query_weights": self.query_weights,
+            "head_alignment": self.head_alignment,
+        }
+
+    def model_only(self) -> SIFTPatchInterrelation:
+        """The same explainer without SIFT: what the model alone says, to compare with."""
+        return SIFTPatchInterrelation(
+            self.forward_func,  # type: ignore[arg-type]
+            queries=self.queries,
+            query_weights=False,
+            head_alignment=False,
+            **self._options | {"density": "uniform"},
+        )
+
+    def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
+        """Relevance (B, P) of each patch, given the concentration `p` (B, P)."""
+        classic = self.queries == "class" or (self.queries == "auto" and taken.reads_class_token)
+        if self.queries == "class" and not taken.grid.prefix:
+            raise ValueError(
+                "queries: expected a class token for 'class', got a model without one — "
+                "use queries='all' or 'auto'"
+            )
+        total = torch.zeros((), device=p.device)
+        for one in taken.sites:
+            grid = taken.grid
+            keys = p if one.shape[3] == grid.patches else grid.add_prefix(p)
+            weights = self._ask(one, taken, p, classic)
+            total = total + self._site(one, keys, weights, grid.patches)
+        return total
+
+    def _ask(self, one: SiteRecord, taken: AttentionRecord, p: Tensor, classic: bool) -> Tensor:
+        """Query weights (B, Q) of the first Q queries of a site; the others weigh nothing."""
+        if one.site.kind == "pool":
+            return p.new_full((len(p), one.shape[2]), 1 / one.shape[2])
+        if classic:
+            return p.new_ones(len(p), 1)
+        asked = p if self.query_weights else torch.full_like(p, 1 / taken.grid.patches)
+        weights = taken.grid.add_prefix(asked)
+        if taken.reads_class_token:
+            weights[:, 0] = 1
+        return weights
+
+    def _site(self, one: SiteRecord, keys: Tensor, weights: Tensor, patches: int) -> Tensor:
+        """One site's share of the relevance, (B, P)."""
+        prefix = one.shape[3] - patches
+        keys = keys.to(one.dtype)[:, None, :, None]
+        weights = weights.to(one.dtype)[:, None, None]
+        gathered: Any = 0  # (B, H, N): sum over queries of w_i relu(A dA)_ij
+        aligned: Any = 0  # (B, H): sum over queries of w_i times alignment of row i
+        for rows in one.chunks(weights.shape[-1]):
+            attention = one.attention(rows)
+            asked = weights[..., rows]
+            if self.head_alignment:
+                on_patches = attention[..., prefix:].sum(dim=-1).clamp(min=TINY)
+                dense = (attention @ keys).squeeze(-1) / on_patches
+                aligned = aligned + (asked.squeeze(2) * dense).sum(dim=-1)
+            relevance = attention.mul_(one.attention_gradient(rows)).relu_()
+            gathered = gathered + (asked @ relevance).squeeze(2)
+        gathered = gathered[..., prefix:]
+        if self.head_alignment:
+            share = patches * aligned / weights.sum(dim=-1).squeeze(-1)
+            gathered = gathered * share[..., None]
+        return gathered.sum(dim=1)

@@ -1,0 +1,163 @@
+"""The method against a loop in float64, and its closed forms."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from semattn import SIFTPatchInterrelation
+from semattn.attention import record
+from tests.models import UniformAttention, build, images
+from tests.oracles import dense_record, interrelation
+
+TARGET = [1, 3]
+PREFIX = {"class-token": 1, "registers": 5, "gap": 0, "rope-registers": 3, "relative-bias": 1}
+SWITCHES = list(itertools.product(["class", "all"], [True, False], [True, False]))
+
+
+def _weights(patches: int = 12) -> Tensor:
+    p = torch.rand(2, patches, generator=torch.manual_seed(3), dtype=torch.float64) ** 2
+    return p / p.sum(-1, keepdim=True)
+
+
+def _given(p: Tensor):  # type: ignore[no-untyped-def]
+    """A density that comes out as p itself: the smoothing of `concentration` undone."""
+    return lambda scene: p - 0.1 / 1.1 * p.mean(-1, keepdim=True)
+
+
+def _p_of(s: Tensor) -> Tensor:
+    s = s + 0.1 * s.mean(-1, keepdim=True)
+    return s / s.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(("queries", "query_weights", "head_alignment"), SWITCHES)
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("name", ["class-token", "registers"])
+def test_equals_the_oracle(
+    name: str,
+    dtype: torch.dtype,
+    close: float,
+    queries: str,
+    query_weights: bool,
+    head_alignment: bool,
+) -> None:
+    model, x, s = build(name, dtype), images(dtype=dtype), _weights()
+    explainer = SIFTPatchInterrelation(
+        density=s, queries=queries, query_weights=query_weights, head_alignment=head_alignment
+    )
+    got = explainer.patch_map(model, x, target=TARGET).flatten(1).double()
+    wanted = interrelation(
+        dense_record(model, x, TARGET),
+        _p_of(s),
+        layers=[2, 3],
+        prefix=PREFIX[name],
+        class_token=True,
+        queries=queries,
+        query_weights=query_weights,
+        head_alignment=head_alignment,
+    )
+    scale = wanted.amax()
+    torch.testing.assert_close(got / scale, wanted / scale, atol=close, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gap", "rope-registers", "relative-bias"])
+def test_models_without_a_class_token_to_read_ask_all_patches(name: str) -> None:
+    model, x, s = build(name, torch.float64), images(dtype=torch.float64), _weights()
+    got = SIFTPatchInterrelation(density=s).patch_map(model, x, target=TARGET).flatten(1)
+    wanted = interrelation(
+        dense_record(model, x, TARGET),
+        _p_of(s),
+        layers=[2, 3],
+        prefix=PREFIX[name],
+        class_token=False,
+        queries="all",
+        query_weights=True,
+        head_alignment=True,
+    )
+    torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
+    if name == "gap":
+        with pytest.raises(ValueError, match="queries: expected a class token"):
+            SIFTPatchInterrelation(density=s, queries="class").patch_map(model, x)
+
+
+def test_an_attention_pool_is_one_more_layer() -> None:
+    model, x, s = build("attention-pool", torch.float64), images(dtype=torch.float64), _weights()
+    got = SIFTPatchInterrelation(density=s).patch_map(model, x, target=TARGET).flatten(1)
+    p = _p_of(s)
+    taken = record(model, x, target=TARGET, layers="last-half")
+    wanted = torch.zeros(2, 12, dtype=torch.float64)
+    for one in taken.sites:
+        a, d = one.attention(), one.attention_gradient()
+        w = torch.ones(2, 1, dtype=torch.float64) if one.site.kind == "pool" else p
+        share = 12 * torch.einsum("bi,bhij,bj->bh", w, a, p) / w.sum(-1, keepdim=True)
+        wanted += torch.einsum("bh,bi,bhij->bj", share, w, (a * d).relu())
+    torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("queries", ["class", "all"])
+def test_a_uniform_density_is_the_model_alone(queries: str) -> None:
+    model, x = build("registers", torch.float64), images(dtype=torch.float64)
+    explainer = SIFTPatchInterrelation(queries=queries)
+    uniform = SIFTPatchInterrelation(queries=queries, density="uniform")
+    alone = explainer.model_only().patch_map(model, x, target=0)
+    torch.testing.assert_close(uniform.patch_map(model, x, target=0), alone)
+    assert not torch.allclose(explainer.patch_map(model, x, target=0), alone)
+
+
+def test_under_uniform_attention_every_head_counts_alike() -> None:
+    torch.manual_seed(0)
+    model, x, s = UniformAttention().double(), images(dtype=torch.float64), _weights()
+    with_sift = SIFTPatchInterrelation(density=s, queries="class").patch_map(model, x, target=1)
+    alone = SIFTPatchInterrelation(queries="class").model_only().patch_map(model, x, target=1)
+    torch.testing.assert_close(with_sift, alone, atol=1e-14, rtol=1e-12)
+
+
+def test_alignment_favours_the_head_that_looks_at_keypoints() -> None:
+    model, x = build("class-token", torch.float64), images(dtype=torch.float64)
+    taken = record(model, x, target=TARGET, layers=[3])
+    attention = taken.sites[0].attention(slice(0, 1))[:, :, 0, 1:]
+    favourite = attention[0, 0].argmax()
+    s = torch.full((2, 12), 1e-9, dtype=torch.float64)
+    s[:, favourite] = 1
+    by_head = (attention / attention.sum(-1, keepdim=True))[:, :, favourite] * 12
+    row = taken.sites[0].attention(slice(0, 1)) * taken.sites[0].attention_gradient(slice(0, 1))
+    p = _p_of(s)
+    share = 12 * torch.einsum("bhj,bj->bh", attention / attention.sum(-1, keepdim=True), p)
+    assert (share.argmax(-1) == by_head.argmax(-1)).all()
+    wanted = torch.einsum("bh,bhj->bj", share, row[:, :, 0, 1:].relu())
+    got = SIFTPatchInterrelation(density=s, layers=[3]).patch_map(model, x, target=TARGET)
+    torch.testing.assert_close(got.flatten(1), wanted)
+
+
+def test_chunks_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = build("registers", torch.float64), images(dtype=torch.float64)
+    explainer = SIFTPatchInterrelation(density=_weights(), queries="all")
+    whole = explainer.patch_map(model, x, target=TARGET)
+    for size in (1, 2500):
+        monkeypatch.setattr("semattn.attention.rows.CHUNK_BYTES", size)
+        torch.testing.assert_close(explainer.patch_map(model, x, target=TARGET), whole)
+
+
+def test_layers_are_chosen() -> None:
+    model, x = build("class-token", torch.float64), images(dtype=torch.float64)
+
+    def part(layers: object) -> Tensor:
+        return SIFTPatchInterrelation(density=_weights(), layers=layers).patch_map(
+            model, x, target=TARGET
+        )
+
+    torch.testing.assert_close(part([0]) + part([1, 2]) + part(-1), part("all"))
+
+
+def test_wrong_options_are_refused_at_once() -> None:
+    for wrong in (
+        {"queries": "some"},
+        {"density": "cuont"},
+        {"detector": "sfit"},
+        {"refine": "gilded"},
+    ):
+        with pytest.raises(ValueError, match=r"expected one of|did you mean|choose from"):
+            SIFTPatchInterrelation(**wrong)
