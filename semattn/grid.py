@@ -107,7 +107,7 @@ class PatchGrid:
         picture = self.fold(per_patch).unsqueeze(1)
         covered = (round(self.shape[0] * self.cell[0]), round(self.shape[1] * self.cell[1]))
         smooth = {} if mode.startswith("nearest") else {"align_corners": False}
-        large = F.interpolate(picture, size=covered, mode=mode, **smooth)  # type: ignore[arg-type]
+        large = F.interpolate(picture, size=covered, mode=mode, **smooth)
         height, width = self.image_size
         beyond = (0, max(width - covered[1], 0), 0, max(height - covered[0], 0))
         if any(beyond):

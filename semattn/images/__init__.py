@@ -1,0 +1,23 @@
+"""Any image that a person has, as what the model takes and what SIFT looks at.
+
+A picture (path, bytes, PIL, array) is read as upright 8-bit RGB (`picture`), then resized, cropped
+and normalised exactly as timm's evaluation transform does (`preprocessing`). A float tensor is the
+model's input already and is never changed; only its pixels are looked for (`batch`). Nothing
+here knows more of a model than the few attributes that say how it wants its input.
+"""
+
+from .batch import Images, luma, pixels_of, prepare
+from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
+from .preprocessing import Preprocessing
+
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "Images",
+    "Picture",
+    "Preprocessing",
+    "luma",
+    "pixels_of",
+    "prepare",
+    "read",
+]

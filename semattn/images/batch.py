@@ -1,0 +1,192 @@
+"""What goes to the model, and the pixels that it stands for.
+
+Float tensors are the caller's: they reach the model as the same object, and only a copy is turned
+into pixels. Everything else is a picture and takes the way of `picture` and `preprocessing`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semattn.errors import ImageError, ShapeError, UnsupportedModelError
+
+from .picture import read
+from .preprocessing import Preprocessing
+
+Wanted: TypeAlias = "Preprocessing | Callable[[], Preprocessing] | None"
+
+SLACK = 0.02  # by how much pixel values may leave [0, 1] after resizing or rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A batch, for the model and for the eye.
+
+    Parameters
+    ----------
+    inputs : (B, C, H, W), exactly what the model gets
+    pixels : (B, H, W, 3) uint8, what a person sees of it, of the same H and W
+    names : B file names, or "image 0", …
+    batched : False when one image came without a batch axis
+    """
+
+    inputs: Tensor
+    pixels: np.ndarray
+    names: tuple[str, ...]
+    batched: bool
+
+
+def prepare(source: Any, preprocessing: Wanted = None) -> Images:
+    """Make a batch of any image.
+
+    Parameters
+    ----------
+    source : float tensor (C, H, W) or (B, C, H, W), given to the model unchanged; or a picture that
+        `read` takes, a uint8 tensor (C, H, W), a list of those, an array (B, H, W, C), or a uint8
+        tensor (B, C, H, W)
+    preprocessing : what the model wants, or a function that finds it out; needed for pictures
+
+    Raises
+    ------
+    ImageError
+        A picture that cannot be read; NaN or inf in a tensor.
+    ShapeError
+        Nothing in the batch; channels that are not 1 or 3.
+
+    Examples
+    --------
+    >>> images = prepare(torch.rand(3, 28, 28))
+    >>> images.inputs.shape, images.pixels.shape, images.names, images.batched
+    (torch.Size([1, 3, 28, 28]), (1, 28, 28, 3), ('image 0',), False)
+    """
+    if isinstance(source, Tensor) and source.dtype != torch.uint8:
+        batched = source.ndim != 3
+        inputs = source if batched else source.unsqueeze(0)
+        pixels = pixels_of(inputs, preprocessing)
+        return Images(inputs, pixels, tuple(f"image {i}" for i in range(len(inputs))), batched)
+    sources, batched = _pictures(source)
+    wanted = preprocessing() if callable(preprocessing) else preprocessing
+    if wanted is None:
+        raise ValueError(
+            "preprocessing: expected one for a picture, got None — pass "
+            "preprocessing=Preprocessing(size, mean, std), or a float tensor"
+        )
+    fitted = [wanted.fit(read(_channels_last(one))) for one in sources]
+    if len(wanted.mean) == 1:
+        fitted = [picture.convert("L") for picture in fitted]  # what the model cannot see, nor SIFT
+    return Images(
+        inputs=torch.stack([wanted.normalize(picture) for picture in fitted]),
+        pixels=np.stack([np.asarray(picture.convert("RGB")) for picture in fitted]),
+        names=tuple(
+            Path(one).name if isinstance(one, (str, os.PathLike)) else f"image {i}"
+            for i, one in enumerate(sources)
+        ),
+        batched=batched,
+    )
+
+
+def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
+    """The pixels (B, H, W, 3), uint8, that inputs (B, C, H, W) stand for.
+
+    Each image for itself: values in [0, 1] are pixels already; else the normalisation is undone,
+    if that leads to [0, 1]; else the image is stretched between its least and greatest value, which
+    SIFT hardly notices.
+
+    Raises
+    ------
+    ImageError
+        NaN or inf, or a type that is neither float nor uint8.
+    ShapeError
+        Not (B, C, H, W) with one image at least and C of 1 or 3, as the model takes.
+
+    Examples
+    --------
+    >>> pixels_of(torch.tensor([-2.0, 0.0, 2.0]).expand(1, 3, 1, 3))[0, 0, :, 0].tolist()
+    [0, 128, 255]
+    """
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or inputs.numel() == 0:
+        raise ShapeError(
+            "inputs: expected (B, C, H, W) with C of 1 or 3 and nothing empty, got "
+            f"{tuple(inputs.shape)} — one image at least, colour or grey, channels before height"
+        )
+    if inputs.dtype == torch.uint8:
+        values = inputs.cpu() / 255
+    elif inputs.is_floating_point():
+        values = inputs.detach().to("cpu", torch.float32)
+    else:
+        raise ImageError(f"inputs: expected float or uint8, got {inputs.dtype} — call .float()")
+    broken = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise ImageError(
+            f"inputs: expected finite values, got NaN or inf in image {broken[0]} — clean it first"
+        )
+    wanted = _known(preprocessing)
+    if wanted is not None and len(wanted.mean) != inputs.shape[1]:
+        raise ShapeError(
+            f"inputs: expected {len(wanted.mean)} channels for this model, got "
+            f"{tuple(inputs.shape)} — give grey or colour as it was trained"
+        )
+    raw = torch.stack([_raw(image, wanted) for image in values])
+    rgb = raw.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    return (rgb * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """Brightness in [0, 1], float64, of pixels (…, 3): the weights of ITU-R 601, as in OpenCV."""
+    return pixels @ np.array([0.299, 0.587, 0.114]) / 255
+
+
+def _known(preprocessing: Wanted) -> Preprocessing | None:
+    """The preprocessing; None for a model that says nothing of it, but can be given tensors."""
+    try:
+        return preprocessing() if callable(preprocessing) else preprocessing
+    except UnsupportedModelError:
+        return None
+
+
+def _raw(image: Tensor, wanted: Preprocessing | None) -> Tensor:
+    """One image (C, H, W) in about [0, 1]."""
+    if _is_raw(image):
+        return image
+    if wanted is not None and _is_raw(restored := wanted.restore(image)):
+        return restored
+    least, greatest = image.aminmax()
+    return (image - least) / (greatest - least).clamp(min=torch.finfo(image.dtype).tiny)
+
+
+def _is_raw(image: Tensor) -> bool:
+    return bool(image.min() >= -SLACK and image.max() <= 1 + SLACK)
+
+
+def _pictures(source: Any) -> tuple[Sequence[Any], bool]:
+    """The pictures in `source`, and whether it was a batch."""
+    is_batch = isinstance(source, (list, tuple)) or getattr(source, "ndim", 0) == 4
+    sources = list(source) if is_batch else [source]
+    if not sources:
+        raise ShapeError("image: expected one image at least, got an empty batch — give some")
+    return sources, is_batch
+
+
+def _channels_last(source: Any) -> Any:
+    """A uint8 tensor (C, H, W) as the array (H, W, C) that `read` takes; all else as it is."""
+    if not isinstance(source, Tensor):
+        return source
+    if source.dtype != torch.uint8:
+        raise ImageError(
+            f"image: expected pictures in a list, got a tensor of {source.dtype} — "
+            "put float tensors into one batch with torch.stack"
+        )
+    if source.ndim != 3 or source.shape[0] not in (1, 3, 4):
+        raise ShapeError(
+            f"image: expected a uint8 tensor (C, H, W) of 1, 3 or 4 channels, got "
+            f"{tuple(source.shape)} — move the channels first"
+        )
+    return source.permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,177 @@
+"""Read any picture as upright 8-bit RGB, or say in one line why not.
+
+Knows files, bytes, PIL images and arrays, and all that goes wrong with them. Knows nothing of
+models, tensors or sizes beyond "too large" and "too small".
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from semattn.errors import ImageError, ShapeError
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+
+MAX_PIXELS = 64_000_000  # of a file: its header is enough to refuse it
+MIN_SIDE = 16  # pixels; a smaller picture shows nothing that a patch could hold
+
+_ROUNDING = 1e-4  # by how much float levels may leave [0, 1]
+
+
+def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Any picture as an upright RGB image of 8 bits.
+
+    The EXIF turn is applied, transparency is laid on white, 16-bit levels are divided by 257,
+    palettes, grey and CMYK become RGB. Of an animation, the first frame counts.
+
+    Parameters
+    ----------
+    source : path, encoded bytes, PIL image, or array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) of
+        uint8, uint16, or floats in [0, 1]
+    max_pixels : the most pixels that a file may claim to have
+
+    Raises
+    ------
+    ImageError
+        A file that is missing, empty, damaged, too large or no picture; levels out of range; a
+        side shorter than 16 pixels.
+    ShapeError
+        An array that is not shaped like a picture.
+
+    Examples
+    --------
+    >>> read(np.full((16, 20), 65535, dtype=np.uint16)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if isinstance(source, Image.Image):
+        label, picture = "a PIL image", _rgb(source, "a PIL image")
+    elif isinstance(source, np.ndarray):
+        label, picture = "an array", _from_array(source)
+    elif isinstance(source, bytes):
+        label = f"{len(source)} bytes"
+        picture = _decode(io.BytesIO(source), label, max_pixels)
+    elif isinstance(source, (str, os.PathLike)):
+        label = repr(os.fspath(source))
+        picture = _decode(_existing(Path(source), label), label, max_pixels)
+    else:
+        raise TypeError(
+            f"image: expected a path, bytes, a PIL image or an array, got "
+            f"{type(source).__name__} — open or convert it first"
+        )
+    if min(picture.size) < MIN_SIDE:
+        raise ImageError(
+            f"image: expected at least {MIN_SIDE} pixels a side, got {label} of "
+            f"{picture.width}x{picture.height} — give a larger picture"
+        )
+    return picture
+
+
+def _existing(path: Path, label: str) -> Path:
+    if path.is_dir():
+        raise ImageError(
+            f"image: expected a picture file, got the folder {label} — give the files in it"
+        )
+    if not path.exists():
+        raise ImageError(f"image: expected a file, got {label}, which does not exist — check it")
+    if not path.is_file():
+        raise ImageError(f"image: expected a plain file, got {label} — save the picture first")
+    return path
+
+
+def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Image.Image:
+    size = file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
+    if size == 0:
+        raise ImageError(f"image: expected a picture, got {label}, which is empty — copy it again")
+    too_large = f"image: expected at most {max_pixels:,} pixels, got {label}"
+    try:
+        with warnings.catch_warnings():
+            # PIL warns of large pictures; here they are refused, with one line of our own.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{too_large} with far more — shrink it first") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"image: expected a picture, got {label}, which no decoder knows — "
+            "save it as PNG or JPEG"
+        ) from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise _damaged(label, error) from error
+    with opened:
+        if opened.width * opened.height > max_pixels:
+            raise ImageError(f"{too_large} of {opened.width}x{opened.height} — shrink it first")
+        return _rgb(opened, label)
+
+
+def _damaged(label: str, error: Exception) -> ImageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ImageError(
+        f"image: expected a whole picture, got {label}, which cannot be read ({reason}) — "
+        "copy or save it again"
+    )
+
+
+def _rgb(image: Image.Image, label: str) -> Image.Image:
+    """Upright 8-bit RGB of whatever PIL holds."""
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            return Image.fromarray(_to_bytes(_levels(upright), label)).convert("RGB")
+        if upright.has_transparency_data:
+            solid = upright.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert(
+                "RGB"
+            )
+        return upright.convert("RGB")
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise _damaged(label, error) from error
+
+
+def _levels(image: Image.Image) -> np.ndarray:
+    """Grey levels of PIL's modes I;16, I (16-bit files, by way of 32-bit integers) and F."""
+    levels = np.asarray(image)
+    if levels.dtype.kind in "iu" and levels.min() >= 0 and levels.max() <= 65535:
+        return levels.astype(np.uint16)
+    return levels
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim not in (2, 3) or array.size == 0 or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        fix = "move the channels last" if channels_first else "give one picture"
+        raise ShapeError(
+            f"image: expected an array (H, W) or (H, W, 1|3|4), got {array.shape} — {fix}"
+        )
+    levels = _to_bytes(array, "an array")
+    return _rgb(Image.fromarray(levels[..., 0] if array.shape[2:] == (1,) else levels), "an array")
+
+
+def _to_bytes(levels: np.ndarray, label: str) -> np.ndarray:
+    """8-bit levels: uint16 over its whole range, floats from [0, 1]."""
+    if levels.dtype == np.uint8:
+        return np.ascontiguousarray(levels)
+    if levels.dtype.kind == "u" and levels.dtype.itemsize == 2:
+        return np.rint(levels / 257).astype(np.uint8)
+    if levels.dtype.kind != "f":
+        raise ImageError(
+            f"image: expected uint8, uint16, or floats in [0, 1], got {label} of {levels.dtype} "
+            f"in [{levels.min()}, {levels.max()}] — convert it with .astype(np.uint8)"
+        )
+    if not np.isfinite(levels).all():
+        raise ImageError(f"image: expected finite levels, got {label} with NaN or inf — clean it")
+    if levels.min() < -_ROUNDING or levels.max() > 1 + _ROUNDING:
+        raise ImageError(
+            f"image: expected floats in [0, 1], got {label} in [{levels.min():.4g}, "
+            f"{levels.max():.4g}] — divide by 255, or pass a normalised picture as a tensor "
+            "(C, H, W)"
+        )
+    return np.rint(levels.astype(np.float64).clip(0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,182 @@
+"""What a model wants done to a picture: size, crop, mean and std.
+
+The arithmetic is that of timm's evaluation transform, number for number, written on PIL alone:
+timm is never imported. The model is only asked for the attributes in which timm keeps its wishes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from semattn.errors import ShapeError, UnsupportedModelError
+from semattn.registry import choices
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+
+# What timm takes where a config is silent.
+_DEFAULTS: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a picture to the model's input, and back to pixels.
+
+    Parameters
+    ----------
+    size : (H, W) of the model's input, pixels
+    mean, std : C values each, for pixels in [0, 1]; one channel means grey
+    interpolation : a filter of PIL by its name
+    crop_pct : the part of the resized picture's side that the crop keeps
+    crop_mode : "center" (the shortest side fits, the rest is cut), "squash" (sides scaled apart)
+        or "border" (the longest side fits, the rest is filled with the mean)
+
+    Examples
+    --------
+    >>> half = Preprocessing(size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+    >>> half.normalize(half.fit(Image.new("RGB", (40, 20), "white"))).unique()
+    tensor([1.])
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(choices("interpolation", self.interpolation, INTERPOLATIONS))
+        if self.crop_mode not in CROP_MODES:
+            raise ValueError(choices("crop_mode", self.crop_mode, CROP_MODES))
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ShapeError(
+                "preprocessing: expected one mean and std for each of 1 or 3 channels, got "
+                f"{len(self.mean)} and {len(self.std)} — a picture has no others; pass a tensor"
+            )
+        if len(self.size) != 2 or min(*self.size, self.crop_pct, *self.std) <= 0:
+            raise ValueError(
+                f"preprocessing: expected a positive size (H, W), std and crop_pct, got {self} — "
+                "give them as the model was trained"
+            )
+
+    @classmethod
+    def of(cls, model: Any) -> Preprocessing:
+        """Read it from a model, or from a direct submodule of a wrapper.
+
+        The size is the one that the model was built for (``patch_embed.img_size``), else its
+        config's. Where a model of one channel has a config for three, their averages are taken.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When nothing bears a ``pretrained_cfg``, or it takes neither 1 nor 3 channels.
+
+        Notes
+        -----
+        A wrapper that normalises by itself cannot be told from one that does not: give such a
+        model tensors, or a `Preprocessing` with mean 0 and std 1.
+        """
+        owner, config = _configured(model)
+        size = getattr(getattr(owner, "patch_embed", None), "img_size", None)
+        size = size or tuple(config["input_size"])[-2:]
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        channels = _channels(owner, config.get("first_conv")) or len(mean)
+        if channels == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        elif channels != len(mean):
+            raise UnsupportedModelError(
+                f"preprocessing: expected a model of 1 or 3 channels, got one of {channels} — "
+                "a picture has no others"
+            )
+        return cls(
+            size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+            mean=mean,
+            std=std,
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode=config["crop_mode"],
+        )
+
+    def fit(self, picture: Image.Image) -> Image.Image:
+        """Resize and crop an RGB picture to `size`."""
+        wanted = [math.floor(side / self.crop_pct) for side in self.size]
+        sides = [picture.height, picture.width]
+        ratios = [have / want for have, want in zip(sides, wanted, strict=True)]
+        fill = [0, 0, 0]
+        if self.crop_mode == "squash":
+            scaled = wanted
+        elif self.crop_mode == "border":
+            scaled = [round(side / max(ratios)) for side in sides]
+            fill = [round(255 * mean) for mean in self.mean] * (3 // len(self.mean))
+        elif wanted[0] == wanted[1]:  # timm hands squares to torchvision, which rounds down
+            scaled = [int(wanted[0] * side / min(sides)) for side in sides]
+        else:
+            scaled = [round(side / min(ratios)) for side in sides]
+        resampling = Image.Resampling[self.interpolation.upper()]
+        resized = picture.resize((max(scaled[1], 1), max(scaled[0], 1)), resampling)
+        return _center(resized, self.size, (fill[0], fill[1], fill[2]))
+
+    def normalize(self, picture: Image.Image) -> Tensor:
+        """A fitted picture as the model takes it, (C, H, W) float32."""
+        values = np.array(picture.convert("L" if len(self.mean) == 1 else "RGB"))
+        chw = torch.from_numpy(values.reshape(*values.shape[:2], -1)).permute(2, 0, 1).contiguous()
+        return chw.float().div(255).sub_(_column(self.mean)).div_(_column(self.std))
+
+    def restore(self, inputs: Tensor) -> Tensor:
+        """Undo the normalisation of (…, C, H, W)."""
+        return inputs * _column(self.std) + _column(self.mean)
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+
+
+def _configured(model: Any) -> tuple[Any, dict[str, Any]]:
+    """The module that bears a config, and that config with nothing missing."""
+    for owner in (model, *getattr(model, "children", tuple)()):
+        config = getattr(owner, "pretrained_cfg", None) or getattr(owner, "default_cfg", None)
+        if config:
+            given = config if isinstance(config, Mapping) else vars(config)
+            return owner, _DEFAULTS | {key: value for key, value in given.items() if value}
+    raise UnsupportedModelError(
+        f"preprocessing: expected a model with a pretrained_cfg, got {type(model).__name__} "
+        "without one — pass a tensor, or preprocessing=Preprocessing(size, mean, std)"
+    )
+
+
+def _channels(owner: Any, first: Any) -> int | None:
+    """Channels that the first convolution takes, where the config names it."""
+    try:
+        name = first if isinstance(first, str) else first[0]
+        return int(owner.get_submodule(name).in_channels)
+    except (AttributeError, TypeError, IndexError):
+        return None
+
+
+def _center(picture: Image.Image, size: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
+    """The middle (H, W) of a picture, as torchvision cuts it; filled where it is too small."""
+    (height, width), (have_h, have_w) = size, (picture.height, picture.width)
+    if height > have_h or width > have_w:
+        canvas = Image.new("RGB", (max(width, have_w), max(height, have_h)), fill)
+        canvas.paste(picture, (max(width - have_w, 0) // 2, max(height - have_h, 0) // 2))
+        picture = canvas
+    top = round((picture.height - height) / 2)
+    left = round((picture.width - width) / 2)
+    return picture.crop((left, top, left + width, top + height))

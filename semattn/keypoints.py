@@ -1,0 +1,252 @@
+"""Keypoints of images: where SIFT finds structure, how strong, how large.
+
+Detectors are functions from pixels (H, W, 3) to `Keypoints`, by name in `detectors`. They run on
+the CPU, a batch in threads, and may overlap with the model (`start`). Positions follow OpenCV:
+(x, y), the centre of the first pixel at (0, 0). Nothing here knows of models, patches or attention;
+no other module imports cv2.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ShapeError
+from .images import luma
+from .registry import Registry, choices
+
+detectors = Registry("detector")
+
+# skimage's SIFT doubles the image about the corner of its first pixel and takes positions as if
+# about its centre: they come out a quarter of a pixel too far.
+_SKIMAGE_OFFSET = 0.25
+_SKIMAGE_MIN_SIDE = 6  # pixels; below, it has no octave to search
+
+
+@dataclass(frozen=True, eq=False)
+class Keypoints:
+    """The keypoints of one image, the strongest first.
+
+    Parameters
+    ----------
+    xy : (K, 2) float32, pixels; pixel centres are integers
+    response : (K,) float32, the absolute difference of Gaussians there, for levels in [0, 1]
+    size : (K,) float32, diameter in pixels: twice the standard deviation of the scale
+    angle : (K,) float32, degrees in [0, 360), from the x axis towards the y axis
+    descriptor : (K, 128) float32, or None when not asked for
+    image_size : (H, W), pixels
+    detector : the name of what found them
+    """
+
+    xy: Tensor
+    response: Tensor
+    size: Tensor
+    angle: Tensor
+    descriptor: Tensor | None
+    image_size: tuple[int, int]
+    detector: str
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+
+def detect(
+    pixels: np.ndarray,
+    detector: str | Callable[..., Keypoints] = "sift",
+    *,
+    workers: int | None = None,
+    descriptors: bool = False,
+    **options: Any,
+) -> list[Keypoints]:
+    """Keypoints of each image of a batch, in its order.
+
+    Parameters
+    ----------
+    pixels : (B, H, W, 3) uint8
+    detector : a name in `detectors`, or a function of pixels (H, W, 3)
+    workers : threads; one an image, but no more than the machine has processors, by default
+    descriptors : whether descriptors are computed too
+    options : handed to the detector
+
+    Examples
+    --------
+    >>> dots = np.zeros((2, 64, 64, 3), dtype=np.uint8)
+    >>> dots[1, 30:34, 30:34] = 255
+    >>> [len(found) for found in detect(dots)]
+    [0, 1]
+    """
+    find = detectors.ensure(detector)
+    _check(pixels)
+    if descriptors:
+        options["descriptors"] = True
+    threads = min(len(pixels), workers or os.cpu_count() or 1)
+    if threads <= 1:
+        return [find(image, **options) for image in pixels]
+    with ThreadPoolExecutor(threads, thread_name_prefix="semattn-keypoints") as pool:
+        return list(pool.map(lambda image: find(image, **options), pixels))
+
+
+def start(
+    pixels: np.ndarray, detector: str | Callable[..., Keypoints] = "sift", **options: Any
+) -> Future[list[Keypoints]]:
+    """`detect` in the background, while the model runs; ``.result()`` waits and raises.
+
+    Examples
+    --------
+    >>> start(np.zeros((1, 32, 32, 3), dtype=np.uint8)).result()[0].xy.shape
+    torch.Size([0, 2])
+    """
+    detectors.ensure(detector)
+    _check(pixels)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="semattn-keypoints")
+    future = pool.submit(detect, pixels, detector, **options)
+    pool.shutdown(wait=False)
+    return future
+
+
+@detectors.register("sift")
+def sift(
+    pixels: np.ndarray,
+    *,
+    contrast_threshold: float = 0.01,
+    duplicates: str = "drop",
+    descriptors: bool = False,
+) -> Keypoints:
+    """SIFT of OpenCV, with its precise doubling of the image (else all is .25 pixels off).
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) uint8
+    contrast_threshold : least contrast, in OpenCV's unit (three times the response); .01 gives
+        denser keypoints than OpenCV's own .04
+    duplicates : "drop" keeps one keypoint for a position and size, that of the smallest angle;
+        "keep" has one for each orientation, so that ambiguous ones count more
+    descriptors : whether descriptors are computed too
+    """
+    cv2 = _cv2()
+    finder = cv2.SIFT_create(contrastThreshold=contrast_threshold, enable_precise_upscale=True)
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    if descriptors:
+        found, descriptor = finder.detectAndCompute(grey, None)
+    else:
+        found, descriptor = finder.detect(grey, None), None
+    columns = [(*point.pt, point.response, point.size, point.angle) for point in found]
+    table = np.array(columns, dtype=np.float32).reshape(-1, 5)
+    if descriptors and descriptor is None:  # OpenCV's answer where nothing is found
+        descriptor = np.zeros((0, 128), dtype=np.float32)
+    return _keypoints(table, descriptor, pixels.shape, "sift", duplicates)
+
+
+@detectors.register("sift-skimage")
+def sift_skimage(
+    pixels: np.ndarray,
+    *,
+    contrast_threshold: float = 0.01,
+    duplicates: str = "drop",
+    descriptors: bool = False,
+) -> Keypoints:
+    """SIFT of scikit-image, brought to OpenCV's positions, sizes, angles and thresholds.
+
+    Parameters are those of `sift`. A second opinion, and tens of times slower.
+
+    Notes
+    -----
+    scikit-image keeps no response: it is computed again here, at the scale that each keypoint was
+    found at. On photographs it is within a few per cent of OpenCV's.
+    """
+    from skimage.feature import SIFT
+
+    grey = luma(pixels)
+    table = np.zeros((0, 5), dtype=np.float32)
+    descriptor = np.zeros((0, 128), dtype=np.float32) if descriptors else None
+    if min(grey.shape) >= _SKIMAGE_MIN_SIDE:
+        finder = SIFT(c_dog=contrast_threshold / 3)
+        try:
+            (finder.detect_and_extract if descriptors else finder.detect)(grey)
+        except RuntimeError:  # its way to say that there are none
+            pass
+        else:
+            xy = finder.positions[:, ::-1] - _SKIMAGE_OFFSET
+            response = _difference_of_gaussians(grey, xy, finder.sigmas, 2 ** (1 / finder.n_scales))
+            # its angles start at the y axis and turn the other way
+            angle = (90 - np.degrees(finder.orientations)) % 360
+            table = np.column_stack([xy, response, 2 * finder.sigmas, angle]).astype(np.float32)
+            descriptor = finder.descriptors.astype(np.float32) if descriptors else None
+    return _keypoints(table, descriptor, pixels.shape, "sift-skimage", duplicates)
+
+
+def _keypoints(
+    table: np.ndarray,
+    descriptor: np.ndarray | None,
+    shape: tuple[int, ...],
+    detector: str,
+    duplicates: str,
+) -> Keypoints:
+    """Sorted keypoints from rows of x, y, response, size, angle."""
+    if duplicates not in ("drop", "keep"):
+        raise ValueError(choices("duplicates", duplicates, ("drop", "keep")))
+    x, y, response, size, angle = table.T
+    order = np.lexsort((angle, size, x, y, -response))
+    if duplicates == "drop" and len(order):
+        _, first = np.unique(table[order][:, [0, 1, 3]], axis=0, return_index=True)
+        order = order[np.sort(first)]
+    rows = torch.from_numpy(table[order])
+    return Keypoints(
+        xy=rows[:, :2].contiguous(),
+        response=rows[:, 2].contiguous(),
+        size=rows[:, 3].contiguous(),
+        angle=rows[:, 4].contiguous(),
+        descriptor=None if descriptor is None else torch.from_numpy(descriptor[order]),
+        image_size=(shape[0], shape[1]),
+        detector=detector,
+    )
+
+
+def _difference_of_gaussians(
+    grey: np.ndarray, xy: np.ndarray, sigma: np.ndarray, factor: float
+) -> np.ndarray:
+    """|G(factor sigma) - G(sigma)| of the mirrored image, each keypoint (K, 2) at its own sigma."""
+
+    def blurred(scale: np.ndarray) -> np.ndarray:
+        columns, rows = (_window(xy[:, i], scale, grey.shape[1 - i]) for i in (0, 1))
+        return (rows * (columns @ grey.T)).sum(1)
+
+    return np.abs(blurred(factor * sigma) - blurred(sigma))
+
+
+def _window(center: np.ndarray, sigma: np.ndarray, length: int) -> np.ndarray:
+    """Weights (K, length) of Gaussians about K centres; what falls outside is mirrored back."""
+    at = np.arange(length)
+    mirrored = np.stack([at, -1 - at, 2 * length - 1 - at])
+    weights = np.exp(-(((mirrored[:, None] - center[:, None]) / sigma[:, None]) ** 2) / 2).sum(0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _check(pixels: np.ndarray) -> None:
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+        kind = getattr(pixels, "dtype", type(pixels).__name__)
+        raise TypeError(
+            f"pixels: expected a uint8 array, got {kind} — make it with images.pixels_of"
+        )
+    if pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ShapeError(
+            f"pixels: expected (B, H, W, 3), got {pixels.shape} — a single image is pixels[None]"
+        )
+
+
+def _cv2() -> Any:
+    try:
+        import cv2
+    except ImportError as error:  # absent, or the system lacks a library that it links
+        raise ImportError(
+            f"detector 'sift': expected OpenCV, got {error} — pip install opencv-python-headless "
+            "in place of opencv-python, or choose 'sift-skimage'"
+        ) from error
+    return cv2

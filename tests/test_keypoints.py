@@ -1,0 +1,287 @@
+"""Keypoints: where they are, in which order, and what happens when a detector fails."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import threading
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from skimage import data
+
+from semattn.errors import ShapeError
+from semattn.keypoints import Keypoints, _keypoints, detect, detectors, sift, sift_skimage, start
+
+BOTH = pytest.mark.parametrize("name", sorted(detectors))
+
+
+def blob(x, y, sigma=4.0, height=96, width=128, dark=False):
+    """A bright Gaussian spot about (x, y)."""
+    down, across = np.mgrid[:height, :width]
+    bump = np.exp(-((across - x) ** 2 + (down - y) ** 2) / (2 * sigma**2))
+    grey = 40 + 180 * (1 - bump if dark else bump)
+    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def texture(height=96, width=128, seed=0):
+    """Coloured noise, coarse enough to have keypoints at several scales."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 4), -(-width // 4), 3))
+    return np.kron(coarse, np.ones((4, 4, 1)))[:height, :width].astype(np.uint8)
+
+
+def equal(one: Keypoints, two: Keypoints) -> bool:
+    return all(
+        torch.equal(getattr(one, field), getattr(two, field))
+        for field in ("xy", "response", "size", "angle")
+    )
+
+
+@BOTH
+@pytest.mark.parametrize(("x", "y"), [(60, 40), (60.5, 40.25), (33.3, 61.7), (90.75, 20.5)])
+@pytest.mark.parametrize("sigma", [3.0, 5.0])
+def test_a_spot_is_found_where_it_is(name, x, y, sigma):
+    found = detectors[name](blob(x, y, sigma))
+    assert found.xy[0].tolist() == pytest.approx([x, y], abs=0.1)
+    # Twice the scale at which a difference of Gaussians answers most, nearly the spot's own.
+    assert found.size[0].item() == pytest.approx(2 * sigma, rel=0.15)
+    assert found.response[0].item() == pytest.approx(0.081, abs=0.005)
+    assert found.image_size == (96, 128)
+    assert found.detector == name
+
+
+@BOTH
+def test_the_strongest_comes_first_and_ties_go_by_row(name):
+    pixels = np.maximum(blob(30, 60), blob(90, 60))
+    pixels = np.maximum(pixels, blob(60, 24) // 2 + 20)
+    found = detectors[name](pixels)
+    strong = found.xy[found.response > 0.07]
+    assert strong.round().tolist() == [[30, 60], [90, 60]]
+    assert (found.response.diff() <= 0).all()
+    rows = [
+        (-r, y, x) for r, (x, y) in zip(found.response.tolist(), found.xy.tolist(), strict=True)
+    ]
+    assert rows == sorted(rows)
+
+
+def test_ties_go_by_row_then_column_then_size_then_angle():
+    rows = [  # x, y, response, size, angle; in the order that is wanted
+        (9, 9, 2, 1, 0),
+        (8, 1, 1, 1, 0),
+        (1, 5, 1, 1, 0),
+        (2, 5, 1, 1, 90),
+        (2, 5, 1, 1, 180),
+        (2, 5, 1, 3, 45),
+    ]
+    table = np.array(rows, dtype=np.float32)
+    shuffled = [4, 2, 5, 0, 3, 1]
+    names = np.arange(6, dtype=np.float32)[:, None]
+    kept = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "keep")
+    assert kept.descriptor.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    dropped = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "drop")
+    assert dropped.descriptor.flatten().tolist() == [0, 1, 2, 3, 5]
+
+
+@BOTH
+def test_dropping_duplicates_keeps_one_for_a_place_and_size(name):
+    pixels = texture()
+    kept = detectors[name](pixels, duplicates="keep", descriptors=True)
+    dropped = detectors[name](pixels, duplicates="drop", descriptors=True)
+
+    def place(found):
+        return list(zip(*found.xy.T.tolist(), found.size.tolist(), strict=True))
+
+    assert len(kept) > len(dropped) == len(set(place(kept))) > 20
+    assert place(dropped) == list(dict.fromkeys(place(kept)))
+    for at, angle, descriptor in zip(
+        place(dropped), dropped.angle, dropped.descriptor, strict=True
+    ):
+        same = [i for i, other in enumerate(place(kept)) if other == at]
+        assert angle == kept.angle[same].min()
+        assert any(torch.equal(descriptor, kept.descriptor[i]) for i in same)
+
+
+@BOTH
+def test_fields_and_types(name):
+    found = detectors[name](texture(), descriptors=True)
+    k = len(found)
+    assert k > 20
+    assert found.xy.shape == (k, 2)
+    assert found.descriptor.shape == (k, 128)
+    for field in (found.xy, found.response, found.size, found.angle, found.descriptor):
+        assert field.dtype == torch.float32
+    assert ((found.angle >= 0) & (found.angle < 360)).all()
+    assert (found.response > 0).all()
+    assert (found.descriptor >= 0).all()
+    assert found.descriptor.sum(1).min() > 0
+    assert ((found.xy >= -0.5) & (found.xy <= torch.tensor([127.5, 95.5]))).all()
+    without = detectors[name](texture())
+    assert without.descriptor is None
+    assert equal(found, without)
+
+
+def test_descriptors_stay_with_their_keypoints():
+    import cv2
+
+    pixels = texture()
+    found = sift(pixels, descriptors=True, duplicates="keep")
+    finder = cv2.SIFT_create(contrastThreshold=0.01, enable_precise_upscale=True)
+    points, descriptors = finder.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
+    theirs = {(*p.pt, p.size, p.angle): d for p, d in zip(points, descriptors, strict=True)}
+    for i in range(len(found)):
+        key = (*found.xy[i].tolist(), found.size[i].item(), found.angle[i].item())
+        assert np.array_equal(theirs[key], found.descriptor[i].numpy())
+
+
+def test_the_two_detectors_agree():
+    cat = Image.fromarray(data.chelsea()).resize((160, 112), Image.Resampling.BOX)
+    pixels = np.asarray(cat)
+    one, two = (
+        find(pixels, contrast_threshold=0.04, duplicates="keep") for find in (sift, sift_skimage)
+    )
+    away = torch.cdist(two.xy, one.xy) + (two.size[:, None] - one.size).abs()
+    turn = ((two.angle[:, None] - one.angle + 180) % 360 - 180).abs()
+    near = away < 0.3
+    matched = near.any(1)
+    assert matched.float().mean() > 0.6
+    assert matched.sum() > 40
+    nearest = away.argmin(1)
+    ratio = (two.response / one.response[nearest])[matched]
+    assert 0.9 < ratio.median() < 1.1
+    assert 0.8 < ratio.min() < ratio.max() < 1.2
+    shift = (two.xy - one.xy[nearest])[matched].mean(0)
+    assert shift.abs().max() < 0.03
+    turn[~near] = 180
+    assert (turn.amin(1)[matched] < 20).float().mean() > 0.9
+
+
+@BOTH
+def test_the_threshold_is_the_contrast(name):
+    faint = (blob(60, 40).astype(int) // 8 + 100).astype(np.uint8)  # contrast .01
+    assert len(detectors[name](faint, contrast_threshold=0.01)) > 0
+    assert len(detectors[name](faint, contrast_threshold=0.04)) == 0
+    assert len(detectors[name](blob(60, 40), contrast_threshold=0.04)) > 0
+    assert equal(detectors[name](texture()), detectors[name](texture(), contrast_threshold=0.01))
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 2), (5, 7), (6, 6), (16, 16), (7, 300)])
+def test_tiny_and_uniform_images_do_not_crash(name, shape):
+    for pixels in (np.zeros((*shape, 3), np.uint8), texture(*shape)):
+        found = detectors[name](pixels, descriptors=True)
+        assert found.descriptor.shape == (len(found), 128)
+        assert found.image_size == shape
+    uniform = detectors[name](np.full((64, 64, 3), 90, np.uint8), descriptors=True)
+    assert len(uniform) == 0
+    assert uniform.xy.shape == (0, 2)
+    assert uniform.descriptor.shape == (0, 128)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 3, 16])
+def test_a_batch_is_its_images_in_order(workers):
+    batch = np.stack([texture(seed=seed) for seed in range(5)])
+    found = detect(batch, workers=workers)
+    assert [equal(one, sift(image)) for one, image in zip(found, batch, strict=True)] == [True] * 5
+    assert detect(batch[:0]) == []
+
+
+def test_descriptors_and_options_reach_the_detector():
+    batch = texture()[None]
+    assert detect(batch)[0].descriptor is None
+    assert detect(batch, descriptors=True)[0].descriptor is not None
+    assert equal(detect(batch, duplicates="keep")[0], sift(batch[0], duplicates="keep"))
+    assert equal(detect(batch, "sift-skimage")[0], sift_skimage(batch[0]))
+
+
+def test_any_function_is_a_detector():
+    def corner(pixels):
+        return sift(np.zeros_like(pixels) + pixels[:1, :1])
+
+    assert len(detect(texture()[None], corner)[0]) == 0
+
+
+def test_an_error_in_a_thread_comes_out():
+    def failing(pixels):
+        if pixels.max() == 3:
+            raise RuntimeError("image 3")
+        return sift(pixels)
+
+    batch = np.stack([np.full((32, 32, 3), i, np.uint8) for i in range(5)])
+    with pytest.raises(RuntimeError, match="image 3"):
+        detect(batch, failing)
+    future = start(batch, failing)
+    with pytest.raises(RuntimeError, match="image 3"):
+        future.result()
+    with pytest.raises(ValueError, match="duplicates: unknown name 'all'"):
+        start(batch, duplicates="all").result()
+
+
+def test_start_runs_beside_its_caller():
+    go = threading.Event()
+
+    def waiting(pixels):
+        assert go.wait(10)
+        return sift(pixels)
+
+    batch = np.stack([texture(), texture(seed=1)])
+    future = start(batch, waiting)
+    assert isinstance(future, Future)
+    assert not future.done()
+    go.set()
+    assert [len(one) for one in future.result()] == [len(one) for one in detect(batch)]
+
+
+def test_wrong_input_is_refused_before_any_thread():
+    batch = texture()[None]
+    for call in (detect, start):
+        with pytest.raises(ValueError, match="detector: unknown name 'shift'.*mean 'sift'"):
+            call(batch, "shift")
+        with pytest.raises(ShapeError, match=r"single image is pixels\[None\]"):
+            call(batch[0])
+        with pytest.raises(ShapeError, match=r"got \(1, 96, 128, 1\)"):
+            call(batch[..., :1])
+        with pytest.raises(TypeError, match="got float64 — make it with"):
+            call(batch / 255)
+        with pytest.raises(TypeError, match="got Tensor|uint8"):
+            call(torch.from_numpy(batch))
+
+
+def test_global_threads_of_opencv_stay_as_they_are():
+    import cv2
+
+    before = cv2.getNumThreads()
+    detect(np.stack([texture()] * 3))
+    assert cv2.getNumThreads() == before
+
+
+def test_without_opencv_one_line_says_what_to_do(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *rest, **more):
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file")
+        return real(name, *rest, **more)
+
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"libGL.so.1.* — pip install opencv-python-headless"):
+        sift(texture())
+
+
+def test_views_and_flipped_arrays_are_taken():
+    pixels = texture()[:, ::-1]
+    assert equal(sift(pixels), sift(np.ascontiguousarray(pixels)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 60))
+def test_sift_is_repeatable_and_inside_the_image(seed, height, width):
+    pixels = texture(height, width, seed)
+    found = sift(pixels)
+    assert equal(found, sift(pixels))
+    assert (found.xy >= -0.5).all()
+    assert (found.xy <= torch.tensor([width - 0.5, height - 0.5])).all()
