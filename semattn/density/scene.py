@@ -1,0 +1,104 @@
+"""What a density sees, and the registry that holds them all."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semattn.errors import ShapeError
+from semattn.grid import PatchGrid
+from semattn.keypoints import Keypoints
+from semattn.registry import Registry
+
+densities = Registry("density")
+
+Density = TypeVar("Density", bound="Callable[[Scene], Tensor]")
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A batch of images with their keypoints, on a grid of patches.
+
+    Parameters
+    ----------
+    pixels : (B, H, W, 3) uint8
+    keypoints : those of each image; () for densities that need none
+    grid : over the same H and W
+    seed : of what is drawn by chance
+    """
+
+    pixels: np.ndarray
+    keypoints: Sequence[Keypoints]
+    grid: PatchGrid
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1:3] != self.grid.image_size:
+            height, width = self.grid.image_size
+            raise ShapeError(
+                f"pixels: expected (B, {height}, {width}, 3) for this grid, got "
+                f"{self.pixels.shape} — take them at the size of the model's input"
+            )
+        if len(self.keypoints) not in (0, len(self.pixels)):
+            raise ShapeError(
+                f"keypoints: expected those of {len(self.pixels)} images, got "
+                f"{len(self.keypoints)} — detect them on the same pixels"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def generator(self, image: int) -> np.random.Generator:
+        """Chance for one image: the seed and the image's own pixels decide, never its batch."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.pixels[image].tobytes())])
+
+    def scatter(self, weight: Callable[[Keypoints], Tensor]) -> Tensor:
+        """S (B, P): the sum of `weight`, (K,) of an image's keypoints, over each patch.
+
+        Keypoints that lie in no patch do not count.
+        """
+        s = torch.zeros(len(self), self.grid.patches, dtype=torch.float64)
+        for row, found in zip(s, self.found(), strict=True):
+            patch = self.grid.patch_of(found.xy)
+            inside = patch >= 0
+            row.index_add_(0, patch[inside], weight(found).to(torch.float64)[inside])
+        return s
+
+    def found(self) -> Sequence[Keypoints]:
+        """The keypoints, which the asking density needs."""
+        if len(self.keypoints) != len(self):
+            raise ValueError(
+                f"keypoints: expected those of {len(self)} images, got none — this density needs "
+                "keypoints.detect(pixels)"
+            )
+        return self.keypoints
+
+
+def register_density(
+    name: str, needs: Iterable[str] = (), control: bool = False
+) -> Callable[[Density], Density]:
+    """Enter a function from a `Scene` to s (B, P), float64 and >= 0, under `name`.
+
+    Parameters
+    ----------
+    needs : "keypoints", "descriptors": what must be in the scene; kept as ``.needs``
+    control : whether it is one to compare with, not a semantic density; kept as ``.control``
+
+    Examples
+    --------
+    >>> densities["sobel"].control, sorted(densities["distinct"].needs)
+    (True, ['descriptors', 'keypoints'])
+    """
+
+    def enter(density: Density) -> Density:
+        density.needs = frozenset(needs)  # type: ignore[attr-defined]
+        density.control = control  # type: ignore[attr-defined]
+        return densities.register(name)(density)
+
+    return enter

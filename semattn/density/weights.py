@@ -1,0 +1,84 @@
+"""From a density s to weights p, and to the three strata."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from semattn.errors import ShapeError
+
+EMPTY, LOW, HIGH = 0, 1, 2
+
+
+def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
+    """p_i = (s_i + e) / sum_j (s_j + e), e = smoothing * mean(s).
+
+    Parameters
+    ----------
+    s : (B, P), >= 0; where all of a row is 0, p is uniform and a warning says so
+    smoothing : >= 0; keeps p above 0 in empty patches
+
+    Returns
+    -------
+    Tensor
+        p (B, P), float64; rows sum to 1.
+
+    Examples
+    --------
+    >>> concentration(torch.tensor([[0.0, 3.0, 1.0, 0.0]]), smoothing=1.0)
+    tensor([[0.1250, 0.5000, 0.2500, 0.1250]], dtype=torch.float64)
+    """
+    s = _checked(s)
+    if not (smoothing >= 0 and math.isfinite(smoothing)):
+        raise ValueError(
+            f"smoothing: expected a finite number >= 0, got {smoothing} — .1 is the usual one"
+        )
+    greatest = s.amax(-1, keepdim=True)
+    empty = greatest == 0
+    if empty.any():
+        images = ", ".join(str(i) for i in empty[:, 0].nonzero().flatten().tolist())
+        warnings.warn(
+            f"density: no keypoint and no weight in any patch of image {images}; "
+            "the concentration is uniform there",
+            UserWarning,
+            stacklevel=2,
+        )
+    s = torch.where(empty, 1.0, s / greatest)  # the scale cancels; so nothing overflows
+    s = s + smoothing * s.mean(-1, keepdim=True)
+    return s / s.sum(-1, keepdim=True)
+
+
+def strata(s: Tensor, seed: int = 0) -> Tensor:
+    """EMPTY (s = 0), LOW and HIGH (split at the median of the rest), (B, P) int8.
+
+    LOW and HIGH are equally many, or HIGH has one more. Ties at the median are broken by chance, in
+    an order of the patches that the seed fixes, the same for every image.
+
+    Examples
+    --------
+    >>> strata(torch.tensor([[0.0, 3.0, 1.0, 2.0]])).tolist()
+    [[0, 2, 1, 2]]
+    """
+    s = _checked(s)
+    chance = torch.randperm(s.shape[1], generator=torch.Generator().manual_seed(seed)).to(s.device)
+    order = chance[s[:, chance].argsort(dim=1, stable=True)]
+    rank = order.argsort(dim=1)
+    empty = (s == 0).sum(1, keepdim=True)
+    high = rank - empty >= (s.shape[1] - empty) // 2
+    return torch.where(s == 0, EMPTY, torch.where(high, HIGH, LOW)).to(torch.int8)
+
+
+def _checked(s: Tensor) -> Tensor:
+    """S as float64, or why not."""
+    if s.ndim != 2 or s.shape[1] == 0:
+        raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)} — one value a patch")
+    s = s.detach().to(torch.float64)
+    if not bool((s.isfinite() & (s >= 0)).all()):
+        raise ValueError(
+            f"density: expected finite values >= 0, got [{float(s.min()):.4g}, "
+            f"{float(s.max()):.4g}] — clip or clean them first"
+        )
+    return s
