@@ -94,3 +94,8 @@ def state_of(model: nn.Module) -> list[object]:
         )
         for name, module in model.named_modules()
     ] + [(name, one.requires_grad, one.grad is None) for name, one in model.named_parameters()]
+
+
+def devices() -> list[str]:
+    """Where tests run: the CPU, and an accelerator where there is one."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

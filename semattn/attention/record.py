@@ -136,7 +136,7 @@ def record(
     >>> taken.grid.shape, taken.dense(0).shape[-2:]
     ((4, 4), torch.Size([17, 17]))
     """
-    module = refuse(model)
+    module = refuse(model, compiled=True)
     if inputs.ndim != 4 or not inputs.numel():
         raise ShapeError(
             f"inputs: expected a batch of images (B, C, H, W), got {tuple(inputs.shape)}"

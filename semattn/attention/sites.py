@@ -40,24 +40,30 @@ class AttentionSite:
         return f"{self.name} ({self.module})"
 
 
-def refuse(model: object) -> nn.Module:
-    """The module to hook, or UnsupportedModelError for what no hook can see into."""
+def refuse(model: object, *, compiled: bool = False) -> nn.Module:
+    """The module to hook, or UnsupportedModelError for what no hook can see into.
+
+    A model wrapped by `torch.compile` is read through what it wraps, where `compiled` allows it:
+    that serves to run the model, not to change how the wrapper runs it.
+    """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
             f"model: expected a torch.nn.Module, got {type(model).__name__} — "
             "pass the model itself, not a function of it"
         )
-    model = getattr(model, "_orig_mod", model)  # torch.compile hides hooks: read what it wraps
-    for name, module in model.named_modules():
-        frozen = isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
-        if frozen or getattr(module, "_compiled_call_impl", None) is not None:
+    inner = getattr(model, "_orig_mod", model) if compiled else model
+    assert isinstance(inner, nn.Module)
+    for name, module in inner.named_modules():
+        blind = isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
+        made = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
+        if blind or made:
             where = f" in {name!r}" if name else ""
             raise UnsupportedModelError(
                 f"model: expected eager PyTorch, got a traced, exported or compiled "
                 f"{type(module).__name__}{where}, whose attention calls are not visible — "
                 "pass the model that it was made from"
             )
-    return model
+    return inner
 
 
 def find_sites(model: nn.Module) -> dict[nn.Module, AttentionSite]:

@@ -97,8 +97,7 @@ def _fit(site: AttentionSite, call: Call, bias: Tensor, heads: Sequence[int] | N
     count = call.shape[1]
     if not heads or not all(-count <= head < count for head in heads):
         raise ValueError(
-            f"heads: expected some of 0 … {count - 1}, got {list(heads)} — "
-            f"{site} has {count} heads"
+            f"heads: expected some of 0 … {count - 1}, got {list(heads)} — {site} has {count} heads"
         )
     chosen = torch.zeros(count, 1, 1, dtype=bias.dtype, device=bias.device)
     chosen[list(heads)] = 1

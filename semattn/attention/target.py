@@ -55,7 +55,7 @@ def score(output: Tensor, target: Target, model: nn.Module) -> tuple[Tensor, Ten
             )
         target = output.detach().argmax(dim=1)
     _check(output, target)
-    chosen = _select_targets(output, target)  # type: ignore[arg-type]
+    chosen = _select_targets(output, target)
     if chosen.shape != output.shape[:1]:
         raise TargetError(
             f"target: expected one number an image, got {target!r} which selects "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from semattn.attention import choose_layers, record
+from semattn.attention import choose_layers, record, steer
 from semattn.errors import ShapeError, TargetError, UnsupportedModelError
 from tests.models import GRID, MODELS, UniformAttention, build, images, state_of
 from tests.oracles import dense_record
@@ -125,10 +125,12 @@ def test_reduce_equals_the_sum_over_queries(monkeypatch: pytest.MonkeyPatch) -> 
         taken.reduce(weights[:, :12])
 
 
-def test_rows_and_dense_agree() -> None:
-    taken = record(build("class-token"), images(), grad=False)
-    for site, row in taken.rows(slice(0, 1)):
-        torch.testing.assert_close(row, taken.dense(site.layer)[:, :, :1])
+@pytest.mark.parametrize("name", ["class-token", "relative-bias", "unfused"])
+def test_rows_and_dense_agree(name: str) -> None:
+    taken = record(build(name), images(), grad=False)
+    for rows in (slice(0, 1), slice(3, 7)):
+        for site, some in taken.rows(rows):
+            torch.testing.assert_close(some, taken.dense(site.layer)[:, :, rows])
     with pytest.raises(ValueError, match=r"expected one of the recorded \[0, 1, 2, 3\], got 4"):
         taken.dense(4)
     with pytest.raises(RuntimeError, match="grad=True"):
@@ -321,8 +323,6 @@ class TwoCalls(nn.Module):
         return self.vit(x) + self.vit(x)
 
 
-
-
 def test_what_cannot_be_read_is_refused_by_name() -> None:
     x = torch.rand(1, 3, 64, 64)
     swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, depths=(1, 1))
@@ -354,6 +354,21 @@ def test_traced_and_exported_models_are_refused() -> None:
     for blind in (torch.jit.trace(model, x), torch.export.export(model, (x,)).module()):
         with pytest.raises(UnsupportedModelError, match="expected eager PyTorch, got a traced"):
             record(blind, x)
+
+
+def test_a_compiled_model_is_read_through_its_wrapper_and_never_steered() -> None:
+    model, x = build("class-token"), images()
+    compiled = torch.compile(model, backend="eager")
+    expected = record(model, x, target=1).sites[-1].gradient
+    assert torch.equal(record(compiled, x, target=1).sites[-1].gradient, expected)
+    with (
+        pytest.raises(UnsupportedModelError, match="compiled OptimizedModule"),
+        steer(compiled, torch.zeros(13)),
+    ):
+        pass
+    model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
+    with pytest.raises(UnsupportedModelError, match="OptimizedModule in 'blocks.1'"):
+        record(model, x, target=1)
 
 
 def test_an_output_without_gradient_is_refused() -> None:

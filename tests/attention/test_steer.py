@@ -25,9 +25,7 @@ def test_bias_equals_renormalised_attention(name: str) -> None:
     with steer(model, bias, layers=0):
         steered = record(model, x, grad=False).dense(0)
     wanted = plain * bias.exp()[:, None, None]
-    torch.testing.assert_close(
-        steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-12, rtol=0
-    )
+    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,6 +102,19 @@ def test_nothing_is_left_after_success_or_failure() -> None:
     with pytest.raises(KeyboardInterrupt), steer(model, torch.zeros(13)):
         raise KeyboardInterrupt
     assert state_of(model) == before
+
+
+def test_a_module_that_raises_leaves_no_mode_for_the_rest_of_the_model() -> None:
+    model, x = build("class-token"), images()
+    model.blocks[1].attn.proj.register_forward_hook(_explode)
+    with steer(model, torch.zeros(13)):
+        with pytest.raises(RuntimeError, match="inside the model"):
+            model(x)
+        assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def _explode(*_: object) -> None:
+    raise RuntimeError("inside the model")
 
 
 @pytest.mark.parametrize(
