@@ -201,12 +201,11 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
             memory[name] = measure_memory(tokens, name)
             print(f"  {tokens} tokens, {name}: {memory[name]:.0f} MiB", file=sys.stderr)
         base = (seconds["backward"], memory["backward"])
-        for name in NAMES:
-            rows.append(row(tokens, name, seconds.get(name), memory.get(name), base))
+        rows += [row(tokens, name, seconds.get(name), memory.get(name), base) for name in NAMES]
     caption = (
         "ViT-S/14, float32, batch 1, one photograph; SIFT included in every map. Median of "
-        f"{repeats} rounds ({max(2, repeats // 2)} above 5,000 tokens); memory is the peak over the "
-        "loaded model; ratios are to forward + backward. "
+        f"{repeats} rounds ({max(2, repeats // 2)} above 5,000 tokens); memory is the peak over "
+        "the loaded model; ratios are to forward + backward. "
         f"{torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}. "
         "Made by `python benchmarks/bench_attribution.py`."
     )

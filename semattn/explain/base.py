@@ -39,7 +39,8 @@ class Explainer(Attribution):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    density : name in `semattn.density.densities`, a function of a `Scene`, or weights (P,) or (B, P)
+    density : name in `semattn.density.densities`, a function of a `Scene`, or weights, (P,) or
+        (B, P)
     detector : name in `semattn.keypoints.detectors`, or a function of an image
     layers : "last-half", "all", layer numbers or a slice
     refine : "none", "guided" or "superpixels": how patches become pixels
@@ -61,7 +62,7 @@ class Explainer(Attribution):
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(model)  # type: ignore[arg-type]
+        super().__init__(model)
         if not isinstance(density, Tensor):
             densities.ensure(density)
         detectors.ensure(detector)
@@ -156,17 +157,16 @@ class Explainer(Attribution):
         return dataclasses.replace(made, manifest=manifest)
 
     def _read(self, args: tuple[Any, ...], target: Target) -> tuple[nn.Module, Any, Target]:
-        if args and callable(args[0]) and not isinstance(args[0], Tensor):
-            model, rest = args[0], args[1:]
-        else:
-            model, rest = self.forward_func, args
+        rest = list(args)
+        own_form = rest and callable(rest[0]) and not isinstance(rest[0], Tensor)
+        model = rest.pop(0) if own_form else self.forward_func
         if model is None:
             raise TypeError(
                 "attribute: expected a model, got none — call attribute(model, image), "
                 f"or {type(self).__name__}(model).attribute(inputs)"
             )
         if len(rest) == 2 and target is None:
-            rest, target = rest[:1], rest[1]
+            target = rest.pop()
         if len(rest) != 1:
             raise TypeError(
                 f"attribute: expected one image or batch, got {len(rest)} arguments — "
@@ -177,7 +177,7 @@ class Explainer(Attribution):
     def _make(
         self, model: nn.Module, source: Any, target: Target, extra: Any, *, draw: bool
     ) -> Explanation:
-        module = refuse(model)
+        module = refuse(model, compiled=True)
         images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
         inputs = _follow(module, images.inputs)
         found = self._find_keypoints(images, draw)
@@ -272,5 +272,3 @@ def _named(choice: Any) -> str:
 def _architecture(model: nn.Module) -> str | None:
     config = getattr(model, "pretrained_cfg", None)
     return config.get("architecture") if isinstance(config, dict) else None
-
-

@@ -16,7 +16,16 @@ from ..grid import PatchGrid
 from ..images import Images
 from ..keypoints import Keypoints
 
-_PACKAGES = ("semattn", "torch", "timm", "captum", "opencv-python", "scikit-image", "numpy")
+_PACKAGES = (
+    "semattn",
+    "torch",
+    "timm",
+    "captum",
+    "opencv-python",
+    "opencv-python-headless",
+    "scikit-image",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -61,16 +70,16 @@ def weights_digest(model: nn.Module) -> str:
     Kept for a model until one of its tensors is replaced or written to.
     """
     state = model.state_dict()
-    stamp = tuple((name, id(one), one._version) for name, one in model.named_parameters())
+    tensors = {name: one for name, one in sorted(state.items()) if isinstance(one, Tensor)}
+    stamp = tuple((name, one.data_ptr(), one.dtype, one._version) for name, one in tensors.items())
     known = _digests.get(model)
     if known and known[0] == stamp:
         return known[1]
     total = hashlib.sha256()
-    for name, one in sorted(state.items()):
-        if isinstance(one, Tensor):
-            total.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
-            flat = one.detach().cpu().contiguous().reshape(-1)
-            total.update(flat.view(torch.uint8).numpy().tobytes())
+    for name, one in tensors.items():
+        total.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
+        flat = one.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
     _digests[model] = (stamp, total.hexdigest())
     return total.hexdigest()
 

@@ -84,7 +84,7 @@ class SIFTPatchInterrelation(Explainer):
     def model_only(self) -> SIFTPatchInterrelation:
         """The same explainer without SIFT: what the model alone says, to compare with."""
         return SIFTPatchInterrelation(
-            self.forward_func,  # type: ignore[arg-type]
+            self.forward_func,
             queries=self.queries,
             query_weights=False,
             head_alignment=False,
