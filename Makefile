@@ -1,0 +1,82 @@
+# The one definition of every check and chore; continuous integration calls these targets too.
+# A machine with Python >= 3.10 (and its venv module) is enough: the first target makes the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+PHOTO ?= examples/chelsea.jpg
+PIP_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.semattn-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test lint types unit coverage format tables picture clean distclean opencv
+
+help: ## list the targets
+	@echo 'semattn: make TARGET [PYTHON=python3.12] [VENV=.venv] [PHOTO=photo.jpg] [OUT=demo]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## make the environment in $(VENV); quick once it stands
+
+demo: env ## explain a photograph with the embedded model; pictures go to ./demo
+	$(BIN)/semattn explain $(PHOTO) --out $(OUT)
+
+test: lint types unit ## everything that must hold: lint, types, tests with the packaged weights
+
+lint: env ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env ## mypy on semattn
+	$(BIN)/mypy
+
+unit: env ## the tests, those with the packaged weights included
+	$(BIN)/python -m pytest -m 'not slow'
+
+coverage: env ## the tests that need no weights, with coverage by branch
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
+
+format: env ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tables: env ## write the tables of README.md from benchmarks/results
+	$(BIN)/python benchmarks/render_tables.py
+
+picture: demo ## make the picture of README.md anew, from the demo
+	$(BIN)/python -c 'from PIL import Image; \
+	  large = Image.open("$(OUT)/figure.png").convert("RGB"); \
+	  small = large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
+	  small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save("docs/explain.png", optimize=True)'
+
+clean: ## remove what the tools and the demo left
+	rm -rf build dist *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## and the environment
+	rm -rf $(VENV)
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo 'error: PYTHON: expected Python >= 3.10, got '"$$($(PYTHON) --version 2>/dev/null || echo none)"' — run make PYTHON=python3.12'; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'error: PYTHON: expected the venv module, got none — on Debian and Ubuntu: apt install python3-venv'; exit 2; }
+	@echo 'making the environment in $(VENV): several GB, mostly PyTorch; minutes, and once'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
+	@$(MAKE) --no-print-directory opencv
+	@touch $@
+
+# opencv-python links libGL and libxcb of the system, which minimal containers lack. The headless
+# build of the same version is the same cv2 without windows; the two must never lie side by side.
+opencv:
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+	  version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))') && \
+	  echo "opencv-python $$version cannot be imported here (no libGL or libxcb); putting the headless build in its place" && \
+	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --force-reinstall --no-deps "opencv-python-headless==$$version" && \
+	  $(BIN)/python -c 'import cv2'; } || \
+	  { echo 'error: cv2: expected it to import, got the message above — on Debian and Ubuntu: apt install libgl1 libglib2.0-0'; exit 2; }

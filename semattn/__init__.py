@@ -1,0 +1,72 @@
+"""Explain the attention of vision transformers through the keypoints of the image.
+
+>>> from semattn import SIFTPatchInterrelation
+
+Names are imported when they are first asked for, so that `import semattn` costs nothing beyond
+what its caller pays already: no plotting, no OpenCV, no model code.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .attention import AttentionRecord, record, steer
+    from .density import densities
+    from .explain import Explanation, SIFTPatchInterrelation, explainers
+    from .grid import PatchGrid
+    from .images import Images, Preprocessing, prepare
+    from .keypoints import Keypoints, detectors
+    from .zoo import load
+
+_HOME = {
+    "AttentionRecord": "attention",
+    "Explanation": "explain",
+    "Images": "images",
+    "Keypoints": "keypoints",
+    "PatchGrid": "grid",
+    "Preprocessing": "images",
+    "SIFTPatchInterrelation": "explain",
+    "densities": "density",
+    "detectors": "keypoints",
+    "explainers": "explain",
+    "load": "zoo",
+    "prepare": "images",
+    "record": "attention",
+    "steer": "attention",
+}
+
+__all__ = [
+    "AttentionRecord",
+    "Explanation",
+    "Images",
+    "Keypoints",
+    "PatchGrid",
+    "Preprocessing",
+    "SIFTPatchInterrelation",
+    "__version__",
+    "densities",
+    "detectors",
+    "explainers",
+    "load",
+    "prepare",
+    "record",
+    "steer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `name` from the module that defines it (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted(__all__)

@@ -1,0 +1,173 @@
+"""The shape of the package, read from its source: who may import whom, what stays light."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import semattn
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "semattn"
+
+# A module imports only from levels below its own. Folders count as one module.
+LEVELS = (
+    {"errors", "registry", "version"},
+    {"grid", "images"},
+    {"keypoints", "attention"},
+    {"density", "zoo", "prompting", "metrics"},
+    {"explain", "masking", "interrelation"},
+    {"spurious", "adapters"},
+    {"viz"},
+    {"report", "audit", "output"},
+    {"commands"},
+    {"cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+# The only modules that may name these packages; () allows nobody.
+ONLY = {
+    "matplotlib": ("viz", "report"),
+    "cv2": ("keypoints",),
+    "skimage": ("keypoints", "density", "explain"),
+    "timm": ("zoo",),
+    "transformers": ("attention",),
+    "onnx": ("zoo",),
+    "typer": ("cli", "commands"),
+    "rich": ("cli", "commands"),
+}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+INTERNAL = [path for path in SOURCES if path.parent != PACKAGE or not path.stem.startswith("__")]
+
+
+def where(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def unit(path: Path) -> str:
+    """The module of the level table that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """Every module that a file imports, by its full name, wherever in the file it does."""
+    package = ("semattn", *path.relative_to(PACKAGE).parts[:-1])
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join((*base, *filter(None, [node.module])))
+            # `from . import x` and `from semattn import x` may name a module.
+            found += [f"{name}.{a.name}" for a in node.names] if name == "semattn" else [name]
+    return found
+
+
+def test_imports_are_read_from_every_form():
+    names = {name for path in SOURCES for name in imports(path)}
+    assert {"torch", "semattn.errors", "importlib"} <= names
+
+
+@pytest.mark.parametrize("path", INTERNAL, ids=where)
+def test_every_module_has_a_level(path):
+    assert unit(path) in LEVEL, f"{where(path)}: give it a level in LEVELS"
+
+
+@pytest.mark.parametrize("path", INTERNAL, ids=where)
+def test_imports_go_down(path):
+    own = unit(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "semattn" or parts[1] == own or name == "semattn.__version__":
+            continue
+        assert LEVEL[parts[1]] < LEVEL[own], f"{where(path)} imports {name}: not below its level"
+
+
+@pytest.mark.parametrize("path", INTERNAL, ids=where)
+def test_keypoints_and_attention_never_meet(path):
+    never = {"keypoints": "attention", "density": "attention", "attention": "keypoints|density"}
+    if unit(path) in never:
+        pattern = re.compile(rf"semattn\.({never[unit(path)]})\b")
+        assert not [name for name in imports(path) if pattern.match(name)]
+
+
+@pytest.mark.parametrize("path", INTERNAL, ids=where)
+def test_packages_are_named_only_where_they_belong(path):
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert unit(path) in ONLY.get(top, (unit(path),)), f"{where(path)} imports {name}"
+
+
+def test_nobody_draws_through_global_state():
+    assert not [path for path in SOURCES if "matplotlib.pyplot" in imports(path)]
+
+
+def test_import_is_light():
+    heavy = {*ONLY, "torch", "captum"}
+    code = f"import sys, semattn; print([m for m in {heavy!r} if m in sys.modules])"
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_the_public_names_exist():
+    assert set(dir(semattn)) == set(semattn.__all__) == {*semattn._HOME, "__version__"}
+    for name in semattn.__all__:
+        assert getattr(semattn, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        semattn.nothing  # noqa: B018 — asking is the test
+
+
+def public(body: list[ast.stmt], prefix: str):
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if node.name.startswith("_"):
+                continue
+            yield f"{prefix}.{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body, f"{prefix}.{node.name}")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=where)
+def test_what_is_public_is_documented(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bare = [] if ast.get_docstring(tree) else ["the module"]
+    bare += [name for name, node in public(tree.body, path.stem) if not ast.get_docstring(node)]
+    assert not bare, f"{where(path)}: no docstring on {', '.join(bare)}"
+
+
+def test_the_readme_says_what_this_is():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for said in (
+        "re-implementation from the abstract",
+        "the definitions are this project's",
+        "no number of the paper is reproduced or claimed",
+        "make demo",
+        "make test",
+    ):
+        assert said in text
+
+
+def texts():
+    """The text files of the repository: known to git or about to be."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    kinds = {".py", ".md", ".cfg", ".toml", ".cff", ".json", ".txt", ".yml", ".yaml", "", ".csv"}
+    paths = [ROOT / line for line in listed.stdout.splitlines()]
+    return [path for path in paths if path.suffix in kinds and path.is_file()]
+
+
+def test_no_path_of_a_machine():
+    absolute = re.compile(r"(?<![\w.~/:-])/(work|home|root|Users|tmp|opt)/\w")
+    for path in texts():
+        found = absolute.search(path.read_text(encoding="utf-8", errors="replace"))
+        assert not found, f"{where(path)} holds the absolute path {found.group()!r}…"
