@@ -1,0 +1,1 @@
+"""The commands of `semattn`, one file each, and what they share."""

@@ -1,0 +1,76 @@
+"""`semattn explain IMAGE`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import options
+from .console import busy, report, told
+from .reading import load_model, read_device, read_explainer, read_layers, read_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..viz import Picture
+
+SHARPNESS = 896  # pixels of the longer side of the pictures, about
+
+
+def explain(
+    image: options.ImageFile,
+    model: options.ModelName = None,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    classes: options.ClassNames = None,
+    target: options.Target = None,
+    method: options.Method = "sift-patch-interrelation",
+    density: options.Density = "count",
+    detector: options.Detector = "sift",
+    layers: options.Layers = "last-half",
+    queries: options.Queries = None,
+    refine: options.Refine = "none",
+    device: options.Device = "cpu",
+    out: options.Folder = None,
+    top: options.Top = 3,
+    debug: options.Debug = False,
+) -> None:
+    """Show what in IMAGE made the model decide as it did.
+
+    Writes [bold]overlay.png[/] (the map on the picture), [bold]figure.png[/] (picture, keypoints,
+    concentration, map), [bold]map.npy[/] (the map on the pixels that the model saw) and
+    [bold]result.json[/] (prediction, target, and all that is needed to do it again).
+    """
+    from .. import output
+    from ..images import read
+
+    folder = out or Path(f"semattn-{image.stem}")
+    output.check_folder(folder)
+    with busy("reading the picture") as say, told() as notes:
+        read(image)  # before the model, which may take long to fetch, is asked for
+        explainer = read_explainer(
+            method, density=density, detector=detector, layers=read_layers(layers),
+            refine=refine, queries=queries,
+        )  # fmt: skip
+        say("loading the model, which fetches its weights the first time")
+        network = load_model(
+            model, checkpoint, names=classes, pretrained=not random_weights,
+            device=read_device(device),
+        )  # fmt: skip
+        say("explaining")
+        wanted = read_target(target, getattr(network, "classes", None))
+        made = explainer.explain(network, image, target=wanted)
+        say("drawing")
+        files = output.write(made, folder, top=max(top, 5), backdrop=_sharp(image, network))
+    report(made, output.predicted(made, top=top), files, notes)
+
+
+def _sharp(image: Path, network: nn.Module) -> Picture:
+    """The view that the model had of the image, in more pixels."""
+    from ..images import Preprocessing, prepare
+
+    wants = Preprocessing.of(network)
+    times = max(1, round(SHARPNESS / max(wants.size)))
+    height, width = wants.size
+    return prepare(image, replace(wants, size=(times * height, times * width))).pixels[0]

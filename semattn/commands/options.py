@@ -1,0 +1,95 @@
+"""The arguments and options that the commands share: what each is called and what `--help` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+WHAT, HOW, WHERE = "What is explained", "How", "Output"
+
+
+def _option(panel: str, metavar: str | None, words: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=words, **more)
+
+
+ImageFile = Annotated[
+    Path, typer.Argument(metavar="IMAGE", help="A photograph: any file that Pillow reads.")
+]
+ModelName = Annotated[
+    str | None,
+    _option(
+        WHAT,
+        "NAME",
+        "A timm model, such as [bold]vit_base_patch16_224[/]; the embedded one if left out.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    _option(
+        WHAT, "FILE", "Weights for --model: safetensors, or a PyTorch file that holds tensors only."
+    ),
+]
+RandomWeights = Annotated[
+    bool,
+    _option(
+        WHAT,
+        None,
+        "Leave --model untrained: nothing is fetched, and the map means nothing.",
+        "--random-weights",
+    ),
+]
+ClassNames = Annotated[
+    Path | None,
+    _option(WHAT, "FILE", "Names of the classes, one a line, in the order of the model's output."),
+]
+Target = Annotated[
+    str | None,
+    _option(
+        WHAT, "CLASS", "The class to explain, by name or number; the predicted one if left out."
+    ),
+]
+Method = Annotated[str, _option(HOW, "NAME", "The explainer.")]
+Density = Annotated[
+    str,
+    _option(
+        HOW,
+        "NAME",
+        "What makes a patch count: [bold]count, response, size, gaussian, surround, distinct, "
+        "distinct-size, distinct-size-surround[/]; or a control: uniform, sobel, canny, center, "
+        "shifted, permuted, random.",
+    ),
+]
+Detector = Annotated[
+    str, _option(HOW, "NAME", "Keypoints by [bold]sift[/] (OpenCV) or [bold]sift-skimage[/].")
+]
+Layers = Annotated[
+    str,
+    _option(HOW, "LAYERS", "[bold]last-half[/], [bold]all[/], or numbers from 0: 6-11, or 3,7,11."),
+]
+Queries = Annotated[
+    str | None,
+    _option(
+        HOW,
+        "WHO",
+        "Whose attention counts: [bold]class[/] (the class token's), [bold]all[/] (every patch's "
+        "too), or [bold]auto[/] (the class token's where the model reads its answer from one).",
+    ),
+]
+Refine = Annotated[
+    str,
+    _option(
+        HOW,
+        "NAME",
+        "How patches become pixels: [bold]none[/] (smoothly), or along the borders in the picture, "
+        "by [bold]guided[/] filter or [bold]superpixels[/].",
+    ),
+]
+Device = Annotated[str, _option(HOW, "NAME", "Where it runs: cpu, cuda, mps, …")]
+Folder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder for the results; semattn-IMAGE, here, if left out."),
+]
+Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
+Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]

@@ -1,0 +1,107 @@
+"""From what a person types to what the library takes. Each refuses in one line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TargetError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def read_explainer(method: str, **options: Any) -> Any:
+    """The explainer of that name; options that are None are left to it."""
+    from ..explain import explainers
+
+    chosen = {name: value for name, value in options.items() if value is not None}
+    try:
+        return explainers.ensure(method)(**chosen)
+    except TypeError as error:
+        raise ValueError(f"{method}: {error} — this explainer lacks the option") from error
+
+
+def load_model(
+    name: str | None,
+    checkpoint: Path | None,
+    *,
+    names: Path | None,
+    pretrained: bool,
+    device: str,
+) -> nn.Module:
+    """A model of the zoo; with the class names of a file, where one was given."""
+    from .. import zoo
+
+    network = zoo.load(name, checkpoint=checkpoint, pretrained=pretrained, device=device)
+    if names is not None:
+        count = getattr(network, "num_classes", None)
+        network.classes = read_classes(names, count)  # type: ignore[assignment]
+    return network
+
+
+def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
+    """The names in a file, one a line; as many as the model has classes."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"classes: expected a text file with one name a line, got {file} ({error})"
+        ) from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if count is not None and len(names) != count:
+        raise ValueError(
+            f"classes: expected {count} names, one for each class of the model, got {len(names)} "
+            f"in {file}"
+        )
+    return names
+
+
+def read_target(given: str | None, classes: tuple[str, ...] | None) -> int | None:
+    """A class number, or a name as people write it: any case, one of several synonyms."""
+    if given is None:
+        return None
+    if given.lstrip("-").isdigit():
+        return int(given)
+    if not classes:
+        raise TargetError(
+            f"target: expected a class number, got {given!r} — the model names no classes; "
+            "give them with --classes FILE"
+        )
+    known: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        for said in (name, *re.split(r",| or ", name)):
+            known.setdefault(said.strip().casefold(), number)
+    wanted = given.strip().casefold()
+    if wanted in known:
+        return known[wanted]
+    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    some = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+    hint = f"did you mean {classes[known[near[0]]]!r}? " if near else ""
+    raise TargetError(f"target: unknown class {given!r} — {hint}choose from {some}")
+
+
+def read_layers(given: str) -> str | list[int]:
+    """`6-11` and `3,7,11` as numbers; words as they are."""
+    numbers: list[int] = []
+    for part in given.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            return given
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers
+
+
+def read_device(name: str) -> str:
+    """The name of a device, once it is known that this machine has it."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device: expected one that this machine has, got {name!r} — --device cpu always works"
+        ) from error
+    return name

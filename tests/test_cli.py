@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from semattn import output
+from semattn.cli import main
+from semattn.density import densities
+from semattn.explain import explainers
+from semattn.explain.refine import refinements
+from semattn.keypoints import detectors
+
+ROOT = Path(__file__).parents[1]
+PHOTO = ROOT / "examples" / "chelsea.jpg"
+CLASSES = ("Cat, cats", "dog", "owl, owls", "Cup or pot", "Car, cars")
+
+
+def tiny(name: str = "test_vit") -> torch.nn.Module:
+    torch.manual_seed(0)
+    options = {"img_size": 64} if name == "test_vit" else {}
+    return timm.create_model(name, num_classes=len(CLASSES), **options).eval()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every command runs in an empty folder, and never touches the embedded weights."""
+
+    def load(name=None, *, checkpoint=None, pretrained=True, device="cpu"):
+        model = tiny(name or "test_vit").to(device)
+        model.classes = CLASSES
+        return model
+
+    monkeypatch.setattr(import_module("semattn.zoo"), "load", load, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process: status, standard output, standard error."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(one) for one in arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return command
+
+
+def refused(answer, *parts: str) -> str:
+    """The one line that a refused command leaves behind."""
+    status, out, err = answer
+    assert status == 2, err
+    assert not out
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    for part in parts:
+        assert part in err
+    return err
+
+
+def test_explain_writes_everything_and_says_where(run, tmp_path):
+    status, out, err = run("explain", PHOTO)
+    assert status == 0, err
+    assert not err
+    folder = tmp_path / "semattn-chelsea"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["semattn-chelsea"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(output.FILES.values())
+    assert "in semattn-chelsea: overlay.png, figure.png, map.npy, result.json" in out
+    assert len(re.findall(r"^ *\d+\.\d%", out, re.MULTILINE)) == 3
+    assert out.count("← explained") == 1
+
+    heat = np.load(folder / "map.npy")
+    assert heat.dtype == np.float32
+    assert heat.shape == (64, 64)
+    with Image.open(folder / "overlay.png") as overlay:
+        assert overlay.size == (896, 896)
+    result = json.loads((folder / "result.json").read_text())
+    assert len(result["predictions"]) == 5
+    assert sum(one["probability"] for one in result["predictions"]) == pytest.approx(1)
+    assert result["target"] == result["predictions"][0]
+    assert result["image"] == "chelsea.jpg"
+    assert result["patches"] == [4, 4]
+    assert result["keypoints"]["count"] > 0
+    assert result["files"] == output.FILES
+    assert result["manifest"]["method"] == "sift-patch-interrelation"
+    assert len(result["manifest"]["weights_sha256"]) == 64
+
+
+@pytest.mark.parametrize("said", ["4", "Car, cars", "CARS", " car "])
+def test_a_target_is_a_number_or_a_name(run, tmp_path, said):
+    status, out, err = run("explain", PHOTO, "--target", said, "--out", "o", "--top", 5)
+    assert status == 0, err
+    assert re.search(r"Car, cars +← explained", out)
+    assert json.loads((tmp_path / "o/result.json").read_text())["target"]["class"] == 4
+
+
+def test_a_target_that_is_not_among_those_listed_is_named(run):
+    _, out, _ = run("explain", PHOTO, "--top", 1)
+    other = "dog" if "Cup or pot" in out else "POT"
+    _, out, _ = run("explain", PHOTO, "--top", 1, "--target", other)
+    assert f"explained: {'dog' if other == 'dog' else 'Cup or pot'}, not among" in out
+
+
+def test_every_option_reaches_the_library(run, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\n\nc\nd\ne\n")
+    status, _, err = run(
+        "explain", PHOTO, "--out", "deep/er", "--density", "sobel", "--detector", "sift-skimage",
+        "--layers", "1,3-4", "--queries", "all", "--refine", "guided", "--classes", "names.txt",
+        "--device", "cpu", "--method", "sift-patch-interrelation",
+    )  # fmt: skip
+    assert status == 0, err
+    result = json.loads((tmp_path / "deep/er/result.json").read_text())
+    assert {one["name"] for one in result["predictions"]} == set("abcde")
+    assert result["keypoints"]["detector"] == "sift-skimage"
+    settings = result["manifest"]["parameters"]
+    assert settings["density"] == "sobel"
+    assert settings["layers"] == [1, 3, 4]
+    assert settings["queries"] == "all"
+    assert settings["refine"] == "guided"
+
+
+def test_results_replace_older_ones_and_leave_the_rest(run, tmp_path):
+    folder = tmp_path / "o"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    (folder / "map.npy").write_text("old")
+    assert run("explain", PHOTO, "--out", folder)[0] == 0
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert np.load(folder / "map.npy").shape == (64, 64)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
+
+
+def test_an_image_without_keypoints_is_explained_with_a_note(run, tmp_path):
+    Image.new("RGB", (80, 80), "grey").save(tmp_path / "plain.png")
+    status, out, err = run("explain", "plain.png", "--out", "o")
+    assert status == 0, err
+    assert "note: " in out
+    assert "keypoint" in out
+    assert not err
+
+
+def huge(path: Path) -> None:
+    """A PNG whose header promises 100 megapixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+
+
+BAD_IMAGES = {
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "no image": lambda path: path.write_text("hello\nworld"),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(PHOTO.read_bytes()[:9000]),
+    "1 pixel": lambda path: Image.new("RGB", (1, 1)).save(path),
+    "100 megapixels": huge,
+}
+
+
+@pytest.mark.parametrize("make", [*BAD_IMAGES.values()], ids=[*BAD_IMAGES])
+def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
+    path = tmp_path / "bad.png"
+    make(path)
+    before = sorted(tmp_path.rglob("*"))
+    line = refused(run("explain", path, "--out", "o"), "bad.png")
+    assert "expected" in line or "no such file" in line.lower()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--target", "99"], ["target", "0 to 4", "99"]),
+        (["--target", "-1"], ["target", "-1"]),
+        (["--target", "owls!"], ["unknown class 'owls!'", "did you mean 'owl, owls'"]),
+        (["--model", "resnet18"], ["ResNet"]),
+        (["--model", "test_swin"], ["WindowAttention", "windowed"]),
+        (["--density", "cuont"], ["did you mean 'count'"]),
+        (["--detector", "orb"], ["detector"]),
+        (["--method", "magic"], ["explainer"]),
+        (["--refine", "guide"], ["did you mean 'guided'"]),
+        (["--layers", "some"], ["layers", "some"]),
+        (["--layers", "3-99"], ["layers"]),
+        (["--layers", "5-3"], ["layers"]),
+        (["--queries", "none"], ["queries"]),
+        (["--device", "toaster"], ["device", "toaster", "cpu"]),
+        (["--classes", "none.txt"], ["classes", "none.txt"]),
+        (["--top", "0"], ["top"]),
+        (["--nonsense"], ["--nonsense"]),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_options_end_in_one_line(run, tmp_path, monkeypatch, arguments, parts):
+    if "test_swin" in arguments:
+        swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)).eval()
+        monkeypatch.setattr(import_module("semattn.zoo"), "load", lambda *a, **k: swin)
+    refused(run("explain", PHOTO, "--out", "o", *arguments), *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_class_names_must_be_as_many_as_the_classes(run, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    refused(run("explain", PHOTO, "--classes", "names.txt"), "expected 5 names", "got 2")
+
+
+def test_out_must_be_a_folder(run, tmp_path):
+    (tmp_path / "o").write_text("mine")
+    refused(run("explain", PHOTO, "--out", "o"), "expected a folder")
+    assert (tmp_path / "o").read_text() == "mine"
+
+
+def test_nothing_is_left_when_drawing_fails(run, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no\nink")
+
+    monkeypatch.setattr(output, "figure", broken)
+    status, _, err = run("explain", PHOTO, "--out", "o")
+    assert status == 1
+    assert err == "error: RuntimeError: no ink — a defect; --debug shows where\n"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="ink"):
+        main(["explain", str(PHOTO), "--out", "o", "--debug"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_is_one_line(run, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output, "overlay", interrupted)
+    status, _, err = run("explain", PHOTO, "--out", "o")
+    assert (status, err) == (130, "error: interrupted — nothing was written\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_all_there_is(run):
+    status, out, _ = run("explain", "--help")
+    assert status == 0
+    words = set(re.findall(r"[\w-]+", out))
+    everything = {*densities, *detectors, *refinements, *explainers} - {"other"}
+    assert everything <= words, "a registered name is missing from --help"
+
+
+def test_bare_help_and_version(run):
+    assert run() == run("--help")
+    assert "explain" in run()[1]
+    assert re.fullmatch(r"semattn \d+\.\d+\.\d+\S*\n", run("--version")[1])
+    refused(run("explian", PHOTO), "explain")
+    refused(run("explain"), "IMAGE")
+
+
+def test_the_command_as_a_process(tmp_path):
+    command = [sys.executable, "-m", "semattn", "explain", str(tmp_path / "none.png")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    refused((done.returncode, done.stdout, done.stderr), "none.png")
+
+
+@pytest.mark.weights
+def test_the_embedded_model_knows_the_cat(tmp_path):
+    command = [sys.executable, "-m", "semattn", "explain", str(PHOTO), "--out", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "o/result.json").read_text())
+    assert "cat" in result["target"]["name"]
