@@ -17,7 +17,7 @@ PACKAGE = ROOT / "semattn"
 
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
-    {"errors", "registry", "version"},
+    {"digest", "errors", "registry", "version"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "zoo", "prompting", "metrics"},

