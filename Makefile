@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
-PHOTO ?= examples/chelsea.jpg
+PHOTO ?= examples/flower.jpg
 PIP_ARGS ?=
 
 BIN := $(VENV)/bin

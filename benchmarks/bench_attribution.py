@@ -1,6 +1,6 @@
 """Time and memory of an attribution, beside what cannot be done without.
 
-    python benchmarks/bench_attribution.py [--tokens 197,1370,5330] [--repeats 7]
+    python -m benchmarks.bench_attribution [--tokens 197,1370,5330] [--repeats 7]
 
 For each number of tokens, in one run on one machine: a forward pass; forward and backward (the
 gradient of one logit with respect to the image, parameters frozen: the least that any gradient
@@ -39,6 +39,8 @@ from semattn.keypoints import detect
 
 RESULTS = Path(__file__).parent / "results" / "attribution.json"
 PATCH, TARGET = 14, 1
+LONG = 5000  # tokens; from here on, fewer rounds
+SMALL = 65  # tokens of the warm-up call before memory is measured
 NAMES = {
     "forward": "forward",
     "backward": "forward + backward",
@@ -141,7 +143,7 @@ def measure_times(tokens: int, repeats: int, chosen: list[str]) -> dict[str, flo
 def peak_over_model(tokens: int, name: str) -> float:
     """MiB over the loaded model that one call takes at its peak; in a process of its own."""
     model, x = load(tokens)
-    small, tiny = load(197)
+    small, tiny = load(SMALL)
     ways(small)[name](tiny)  # libraries and thread pools are not the method's memory
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak := now
     before = _status("VmRSS")
@@ -156,13 +158,18 @@ def _status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status: expected a line {field}")
 
 
-def measure_memory(tokens: int, name: str, repeats: int = 3) -> float:
+def measure_memory(tokens: int, name: str, processes: int) -> float:
     """Median of `peak_over_model` over processes."""
-    command = [sys.executable, __file__, "--peak", name, "--tokens", str(tokens)]
-    environment = os.environ | {"MALLOC_ARENA_MAX": "2"}
+    command = [sys.executable, "-m", __spec__.name, "--peak", name, "--tokens", str(tokens)]
+    # Freed memory goes back at once, so that the resident set is what is in use.
+    environment = os.environ | {
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
     peaks = [
         float(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
-        for _ in range(repeats)
+        for _ in range(processes)
     ]
     return statistics.median(peaks)
 
@@ -195,19 +202,21 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
         if available_gib() < ROOM.get(tokens, 18):
             chosen.remove("dense")
             skipped.append(tokens)
-        seconds = measure_times(tokens, repeats if tokens < 5000 else max(2, repeats // 2), chosen)
+        rounds, processes = (repeats, 3) if tokens < LONG else (max(2, repeats // 2), 1)
+        seconds = measure_times(tokens, rounds, chosen)
         memory = {}
         for name in chosen:
-            memory[name] = measure_memory(tokens, name)
+            memory[name] = measure_memory(tokens, name, processes)
             print(f"  {tokens} tokens, {name}: {memory[name]:.0f} MiB", file=sys.stderr)
         base = (seconds["backward"], memory["backward"])
         rows += [row(tokens, name, seconds.get(name), memory.get(name), base) for name in NAMES]
     caption = (
         "ViT-S/14, float32, batch 1, one photograph; SIFT included in every map. Median of "
-        f"{repeats} rounds ({max(2, repeats // 2)} above 5,000 tokens); memory is the peak over "
-        "the loaded model; ratios are to forward + backward. "
+        f"{repeats} rounds ({max(2, repeats // 2)} above {LONG:,} tokens); memory is the peak over "
+        f"the loaded model, median of 3 processes (1 above {LONG:,}); ratios are to forward + "
+        "backward. "
         f"{torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}. "
-        "Made by `python benchmarks/bench_attribution.py`."
+        "Made by `python -m benchmarks.bench_attribution`."
     )
     if skipped:
         caption += f" The N x N way at {skipped} tokens did not fit this machine's memory."

@@ -1,0 +1,59 @@
+"""README.md says what the results say, and what it tells people to type works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks import render_tables
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_results():
+    assert render_tables.main(["--check"]) == 0
+
+
+def test_a_table_is_made_from_its_result(tmp_path):
+    (tmp_path / "one.json").write_text(
+        '{"columns": [{"key": "who", "title": "way"},'
+        ' {"key": "s", "title": "seconds", "format": ".2f"}],'
+        ' "rows": [{"who": "a|b", "s": 1.234}, {"who": "c", "s": null}], "caption": "Measured."}'
+    )
+    page = "# x\n<!-- table: one -->\nold\n<!-- end of table -->\nrest\n"
+    made = render_tables.render(page, tmp_path)
+    assert made == (
+        "# x\n<!-- table: one -->\n| way | seconds |\n| --- | ---: |\n| a\\|b | 1.23 |\n"
+        "| c | – |\n\nMeasured.\n<!-- end of table -->\nrest\n"
+    )
+    assert render_tables.render(made, tmp_path) == made
+    assert "Not measured yet." in render_tables.render(page, tmp_path / "nowhere")
+
+
+def test_its_links_into_the_repository_lead_somewhere():
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_the_make_targets_it_names_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE)) <= targets
+
+
+def test_its_python_runs(tmp_path, monkeypatch):
+    """The five lines, on a tiny model, with the photograph that the repository carries."""
+    import timm
+
+    import semattn
+
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code
+    tiny = timm.create_model("test_vit", img_size=64).eval()
+    monkeypatch.setitem(vars(semattn), "load", lambda *_: tiny)
+    monkeypatch.chdir(ROOT)
+    scope: dict[str, object] = {}
+    exec(code[1], scope)
+    assert scope["heat"].shape == (1, 3, 64, 64)
