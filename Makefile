@@ -50,7 +50,7 @@ picture: demo ## make the picture of README.md anew, from the demo
 	$(BIN)/python -c 'from PIL import Image; \
 	  large = Image.open("$(OUT)/figure.png").convert("RGB"); \
 	  small = large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
-	  small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save("docs/explain.png", optimize=True)'
+	  small.save("docs/explain.jpg", quality=88, subsampling=0, optimize=True)'
 
 clean: ## remove what the tools and the demo left
 	rm -rf build dist *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo

@@ -131,6 +131,14 @@ def test_unknown_name_says_the_nearest():
     assert DEFAULT in one_line(error)
 
 
+def test_pretrained_models_of_imagenet_name_their_classes(monkeypatch):
+    build = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: build(name))
+    classes = load("vit_tiny_patch16_224").classes
+    assert len(classes) == 1000 and classes[281].startswith("tabby, tabby cat")
+    assert not hasattr(load("vit_tiny_patch16_224", pretrained=False), "classes")
+
+
 def test_hub_out_of_reach(monkeypatch):
     def refuse(name, pretrained):
         raise ConnectionError("no route\nto host")

@@ -18,6 +18,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors, load_file
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ..registry import Registry
@@ -137,7 +138,7 @@ def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn
     if checkpoint is not None:
         return _with_checkpoint(name, Path(checkpoint))
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        return _named(timm.create_model(name, pretrained=pretrained), pretrained)
     except Exception as error:  # whatever the hub's client of the day raises
         if not pretrained:
             raise
@@ -146,6 +147,14 @@ def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn
             f"model: expected pretrained weights for {name!r} from timm's hub, got {told!r} — "
             "give a checkpoint file, or ask for random weights with pretrained=False"
         ) from error
+
+
+def _named(model: nn.Module, pretrained: bool) -> nn.Module:
+    """The model with `classes`, where its weights are known to be for a list of ImageNet's."""
+    subset = infer_imagenet_subset(model) if pretrained else None
+    if subset:
+        model.classes = tuple(ImageNetInfo(subset).label_descriptions())  # type: ignore[assignment]
+    return model
 
 
 def _with_checkpoint(name: str, path: Path) -> nn.Module:
