@@ -1,4 +1,4 @@
-"""The errors that semattn raises about what it was given.
+"""The errors that semattn raises about what it was given, and its one warning with a name.
 
 Every message is one line: ``name: expected, got — what to do``. Each class also is the built-in
 exception that a caller without semattn in mind would catch.
@@ -23,3 +23,7 @@ class TargetError(SemattnError, ValueError):
 
 class UnsupportedModelError(SemattnError, TypeError):
     """A model, or one attention call inside it, that cannot be read truthfully."""
+
+
+class NoKeypointWarning(UserWarning):
+    """An image with no keypoint in any patch: its concentration is uniform."""

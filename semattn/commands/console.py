@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..errors import NoKeypointWarning
+
 if TYPE_CHECKING:
     from ..explain import Explanation
 
@@ -31,6 +33,7 @@ def told() -> Iterator[list[str]]:
         warnings.simplefilter("ignore")
         for kind in (UserWarning, RuntimeWarning):
             warnings.filterwarnings("always", category=kind, module=r"semattn\.")
+        warnings.simplefilter("ignore", NoKeypointWarning)  # the explanation's own notes say it
         yield notes
     notes += dict.fromkeys(" ".join(str(one.message).split()) for one in caught)
 

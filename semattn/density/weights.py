@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from semattn.errors import ShapeError
+from semattn.errors import NoKeypointWarning, ShapeError
 
 EMPTY, LOW, HIGH = 0, 1, 2
 
@@ -43,7 +43,7 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
         warnings.warn(
             f"density: no keypoint and no weight in any patch of image {images}; "
             "the concentration is uniform there",
-            UserWarning,
+            NoKeypointWarning,
             stacklevel=2,
         )
     s = torch.where(empty, 1.0, s / greatest)  # the scale cancels; so nothing overflows

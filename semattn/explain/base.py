@@ -208,7 +208,7 @@ class Explainer(Attribution):
             logits=taken.logits,
             target=taken.target,
             classes=getattr(model, "classes", None),
-            notes=self._notes(taken, p),
+            notes=_notes(taken, p, images.names),
         )
 
     def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
@@ -230,13 +230,17 @@ class Explainer(Attribution):
             )
         return concentration(given.expand(len(scene.pixels), -1))
 
-    def _notes(self, taken: AttentionRecord, p: Tensor) -> tuple[str, ...]:
-        notes = []
-        if taken.score is not None and taken.target is None:
-            notes.append("The model has no classifier: its own feature direction is explained.")
-        if bool((p == p[:, :1]).all(dim=1).any()):
-            notes.append("No keypoint weighs on the map of at least one image: model alone.")
-        return tuple(notes)
+
+def _notes(taken: AttentionRecord, p: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
+    """What a reader of the map must know, in sentences."""
+    notes = []
+    if taken.score is not None and taken.target is None:
+        notes.append("The model has no classifier: its own feature direction is explained.")
+    even = (p == p[:, :1]).all(dim=1).tolist()
+    if any(even):
+        which = ", ".join(name for name, one in zip(names, even, strict=True) if one)
+        notes.append(f"No keypoint weighs on the map of {which}: it is the model's alone.")
+    return tuple(notes)
 
 
 def _only(source: Any) -> Any:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -138,15 +141,29 @@ def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn
     if checkpoint is not None:
         return _with_checkpoint(name, Path(checkpoint))
     try:
-        return _named(timm.create_model(name, pretrained=pretrained), pretrained)
+        with _hushed("huggingface_hub"):  # it tells every retry; one line at the end is enough
+            return _named(timm.create_model(name, pretrained=pretrained), pretrained)
     except Exception as error:  # whatever the hub's client of the day raises
         if not pretrained:
             raise
-        told = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        told = told.partition(". ")[0][:160]
         raise WeightsError(
             f"model: expected pretrained weights for {name!r} from timm's hub, got {told!r} — "
             "give a checkpoint file, or ask for random weights with pretrained=False"
         ) from error
+
+
+@contextmanager
+def _hushed(name: str) -> Iterator[None]:
+    """Keep a logger to errors meanwhile."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _named(model: nn.Module, pretrained: bool) -> nn.Module:
