@@ -40,6 +40,8 @@ def check_folder(folder: Path) -> None:
     """Raise OutputError unless `folder` is one that can be written to, or can be made."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"out: expected a folder, got the file {folder} — choose another name")
+    if folder.is_symlink() and not folder.exists():
+        raise OutputError(f"out: expected a folder, got {folder}, a link that leads nowhere")
     if not os.access(_standing(folder), os.W_OK | os.X_OK):
         raise OutputError(f"out: expected a folder to write to, got {folder} — it is read-only")
 
@@ -48,8 +50,9 @@ def check_folder(folder: Path) -> None:
 def staged(folder: Path) -> Iterator[Path]:
     """A folder to write into, whose files take their places in `folder` at the end, or never.
 
-    Made beside `folder`, so that taking their places is renaming: all at once where `folder` is
-    new, file by file where it stands already. Other files in it are left alone.
+    Made on the same disk, so that taking their places is renaming: all at once where `folder` is
+    new, file by file (from a hidden folder within) where it stands already. Other files in it are
+    left alone.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def staged(folder: Path) -> Iterator[Path]:
         As `check_folder` does.
     """
     check_folder(folder)
-    own = Path(tempfile.mkdtemp(prefix=".semattn-", dir=_standing(folder.parent)))
+    own = Path(tempfile.mkdtemp(prefix=".semattn-", dir=_standing(folder)))
     try:
         stage = own / "files"  # mkdtemp makes its folder private; this one is as any other
         stage.mkdir()

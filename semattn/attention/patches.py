@@ -7,6 +7,7 @@ by reshaping instead names their size in `patch_size`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class PatchWatch:
 
     open: bool = True
     seen: list[tuple[tuple[float, float] | None, tuple[int, int]]] = field(default_factory=list)
+    cut: tuple[int, int] | None = None  # the size of what the first convolution over colours saw
+    reach: tuple[int, int] = (0, 0)  # pixels that padding may have added to it
 
     def grid(self, model: nn.Module, image_size: tuple[int, int], tokens: int) -> PatchGrid:
         """The grid of a model that attends over `tokens` tokens.
@@ -34,6 +37,15 @@ class PatchWatch:
         UnsupportedModelError
             When no grid of patches explains the number of tokens.
         """
+        if self.cut and not all(
+            0 <= saw - given < reach
+            for saw, given, reach in zip(self.cut, image_size, self.reach, strict=True)
+        ):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: expected its patches to be cut from the image of "
+                f"{image_size[0]}x{image_size[1]}, got {self.cut[0]}x{self.cut[1]} — "
+                "resize or crop before the model, not inside it"
+            )
         candidates = [*self.seen[-1:], *_named_sizes(model, image_size)]
         for cell, (h, w) in candidates:
             prefix = tokens - h * w
@@ -50,14 +62,18 @@ class PatchWatch:
 
 @contextmanager
 def watch_patches(model: nn.Module) -> Iterator[PatchWatch]:
-    """Watch the convolutions of `model` until `PatchWatch.open` is set to False."""
+    """Watch this thread's convolutions of `model` until `PatchWatch.open` is set to False."""
     watch = PatchWatch()
+    owner = threading.current_thread()
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if watch.open and output.ndim == 4:
+        if watch.open and output.ndim == 4 and threading.current_thread() is owner:
             h, w = output.shape[-2:]
             whole = inputs[0].shape[1] <= 4  # colours: this convolution reads the image itself
-            stride = module.stride
+            stride, kernel = module.stride, module.kernel_size
+            if whole and watch.cut is None:
+                watch.cut = (inputs[0].shape[-2], inputs[0].shape[-1])
+                watch.reach = (max(stride[0], kernel[0]), max(stride[1], kernel[1]))  # type: ignore[index, assignment]
             cell = (float(stride[0]), float(stride[1])) if whole else None  # type: ignore[index]
             watch.seen.append((cell, (h, w)))
 

@@ -1,14 +1,13 @@
 """A model held still: evaluation mode and frozen parameters, and afterwards as it was.
 
 Dropout would make the recorded attention another one than the recomputed, and parameters that ask
-for gradients would make every layer keep its input. Several threads may hold one model at once:
-the first one in notes its state, the last one out puts it back.
+for gradients would make every layer keep its input. Several threads may hold one model, or a part
+of it, at once: holders are counted for each module and parameter, and the last one out restores.
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,39 +17,39 @@ from torch import nn
 
 @dataclass
 class _Held:
-    training: list[nn.Module]
-    learning: list[nn.Parameter]
+    what: nn.Module | nn.Parameter
     holders: int = 0
 
+    def set(self, active: bool) -> None:
+        if isinstance(self.what, nn.Module):
+            self.what.training = active
+        else:
+            self.what.requires_grad_(active)
 
-_held: weakref.WeakKeyDictionary[nn.Module, _Held] = weakref.WeakKeyDictionary()
+
+_held: dict[int, _Held] = {}  # by identity; what is held is alive
 _lock = threading.Lock()
 
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Hold `model` in evaluation mode without parameter gradients; restore every flag after."""
-    with _lock:
-        held = _held.get(model)
-        if held is None:
-            held = _Held(
-                [module for module in model.modules() if module.training],
-                [parameter for parameter in model.parameters() if parameter.requires_grad],
-            )
-            for module in held.training:
-                module.training = False
-            for parameter in held.learning:
-                parameter.requires_grad_(False)
-            _held[model] = held
-        held.holders += 1
+    mine: list[int] = []
     try:
+        with _lock:
+            everything: list[nn.Module | nn.Parameter] = [*model.modules(), *model.parameters()]
+            for what in everything:
+                active = what.training if isinstance(what, nn.Module) else what.requires_grad
+                if active and id(what) not in _held:
+                    _held[id(what)] = _Held(what)
+                if id(what) in _held:
+                    _held[id(what)].holders += 1
+                    mine.append(id(what))
+                    _held[id(what)].set(False)
         yield
     finally:
         with _lock:
-            held.holders -= 1
-            if not held.holders:
-                del _held[model]
-                for module in held.training:
-                    module.training = True
-                for parameter in held.learning:
-                    parameter.requires_grad_(True)
+            for key in mine:
+                _held[key].holders -= 1
+                if not _held[key].holders:
+                    _held.pop(key).set(True)

@@ -25,7 +25,8 @@ from .target import Target, output_tensor, score
 
 Rule = Callable[[Tensor, Tensor | None], Tensor]
 
-_HALF_SCALE = 2.0**10  # keeps fp16 gradients above underflow; a power of two, so exact
+# Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.
+_HALF_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class AttentionRecord:
 
     `sites` are in the order of the layers; `grid` says where the tokens lie; `logits` is the
     output (B, …); `score` (B,) is what was differentiated and `target` (B,) its class numbers,
-    None when the output has no classes or nothing was differentiated.
+    None when the output has no classes or nothing was differentiated. `reads_class_token` (B,)
+    says whether the score depends on the first prefix token of the model's last layer: measured,
+    not assumed, since models that average their patches may have a class token all the same.
     """
 
     sites: tuple[SiteRecord, ...]
@@ -42,17 +45,7 @@ class AttentionRecord:
     logits: Tensor
     score: Tensor | None
     target: Tensor | None
-
-    @property
-    def reads_class_token(self) -> bool:
-        """Whether the output depends on the first prefix token of the last recorded layer.
-
-        Measured, not assumed: a model that averages its patches leaves that gradient at zero.
-        """
-        last = [one for one in self.sites if one.site.kind == "self"][-1:]
-        if not last or not self.grid.prefix or last[0].gradient is None:
-            return False
-        return bool(last[0].gradient[:, :, 0].flatten(1).abs().sum(dim=1).gt(0).all())
+    reads_class_token: Tensor
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
         """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
@@ -143,8 +136,14 @@ def record(
         )
     sites = find_sites(module)
     depth = sum(site.kind == "self" for site in sites.values())
-    wanted = set(choose_layers(layers, depth)) if depth else set()
-    recorder = _Recorder({site for site in sites.values() if site.layer in wanted}, grad)
+    if not depth:
+        raise UnsupportedModelError(
+            f"{type(module).__name__}: expected self-attention over patches, got only pools "
+            f"({', '.join(map(str, sites.values()))}) — this kind is not supported"
+        )
+    wanted = set(choose_layers(layers, depth))
+    last = [site for site in sites.values() if site.kind == "self"][-1]
+    recorder = _Recorder({site for site in sites.values() if site.layer in wanted}, last, grad)
     extra = _as_tuple(additional_forward_args)
     with torch.inference_mode(False), torch.set_grad_enabled(grad), quiet(module):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
@@ -158,19 +157,29 @@ def record(
             grid = recorder.check(sites, patches, module, inputs)
             chosen, classes = score(logits, target, module) if grad else (None, None)
             gradients = recorder.differentiate(chosen, logits.dtype) if chosen is not None else {}
-    records = tuple(recorder.keep(site, gradients.get(site)) for site in recorder.calls)
+    wanted_sites = [site for site in recorder.calls if site in recorder.wanted]
+    records = tuple(recorder.keep(site, gradients.get(site)) for site in wanted_sites)
     return AttentionRecord(
         sites=records,
         grid=grid,
         logits=logits.detach(),
         score=None if chosen is None else chosen.detach(),
         target=classes,
+        reads_class_token=_reads_first(gradients.get(last), grid, logits),
     )
 
 
+def _reads_first(gradient: Tensor | None, grid: PatchGrid, logits: Tensor) -> Tensor:
+    """Whether the gradient at the last layer reaches the first prefix token, (B,)."""
+    if gradient is None or not grid.prefix:
+        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    return gradient[:, :, 0].flatten(1).ne(0).any(dim=1)
+
+
 class _Recorder:
-    def __init__(self, wanted: set[AttentionSite], grad: bool) -> None:
+    def __init__(self, wanted: set[AttentionSite], last: AttentionSite, grad: bool) -> None:
         self.wanted = wanted
+        self.watched = wanted | ({last} if grad else set())
         self.grad = grad
         self.open = True
         self.calls: dict[AttentionSite, Call] = {}
@@ -188,7 +197,7 @@ class _Recorder:
                 )
             self.shapes[site] = call.shape
         result = call.run()
-        if site not in self.wanted:
+        if site not in self.watched:
             return result
         if self.grad and not result.requires_grad:
             result = result.detach().requires_grad_()  # here the graph begins
@@ -246,16 +255,25 @@ class _Recorder:
                 f"model output: expected it to depend on {names}, got no gradient — "
                 "the model detaches its output or runs without gradients"
             )
-        scale = _HALF_SCALE if dtype == torch.float16 else 1.0
-        found = torch.autograd.grad(
-            chosen.sum() * scale, list(self.results.values()), allow_unused=True
-        )
-        for site, gradient in zip(self.results, found, strict=True):
-            if gradient is None:
-                raise UnsupportedModelError(
-                    f"{site}: expected a gradient of the output, got none — "
-                    "the output does not depend on this layer"
-                )
+        scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
+        watched = list(self.results.values())
+        for scale in scales:
+            found = torch.autograd.grad(
+                chosen.sum() * scale, watched, allow_unused=True, retain_graph=scale != scales[-1]
+            )
+            for site, gradient in zip(self.results, found, strict=True):
+                if gradient is None:
+                    raise UnsupportedModelError(
+                        f"{site}: expected a gradient of the output, got none — "
+                        "the output does not depend on this layer"
+                    )
+            if all(bool(gradient.isfinite().all()) for gradient in found):
+                break
+        else:
+            raise UnsupportedModelError(
+                "model output: expected finite gradients, got NaN or infinity — "
+                "check the weights and the input, or run the model in float32"
+            )
         exact = torch.promote_types(dtype, torch.float32)
         return {
             site: gradient if scale == 1.0 else gradient.to(exact) / scale

@@ -8,6 +8,7 @@ its place is known.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,11 @@ def refuse(model: object, *, compiled: bool = False) -> nn.Module:
                 f"{type(module).__name__}{where}, whose attention calls are not visible — "
                 "pass the model that it was made from"
             )
+    if any(parameter.is_inference() for parameter in inner.parameters()):
+        raise UnsupportedModelError(
+            "model: expected parameters that gradients can pass, got some made under "
+            "torch.inference_mode — build or load the model outside of it"
+        )
     return inner
 
 
@@ -86,7 +92,7 @@ def find_sites(model: nn.Module) -> dict[nn.Module, AttentionSite]:
     if not found:
         raise UnsupportedModelError(
             f"model: expected a vision transformer, got {type(model).__name__} with no attention "
-            "module — for a convolutional network use captum.attr.LayerGradCam"
+            "module that is known — for a convolutional network use captum.attr.LayerGradCam"
         )
     return found
 
@@ -113,17 +119,20 @@ def choose_layers(layers: Layers, depth: int) -> list[int]:
         chosen = list(range(depth))[layers]
     elif isinstance(layers, str):
         raise ValueError(
-            f"layers: expected 'all', 'last-half', numbers or a slice, got {layers!r} — "
+            f"layers: expected 'all', 'last-half', numbers or a slice, got "
+            f"{reprlib.repr(layers)} — "
             f"this model has layers 0 to {depth - 1}"
         )
     else:
         numbers = [layers] if isinstance(layers, int) else list(layers)
         if not all(isinstance(number, int) and -depth <= number < depth for number in numbers):
             raise ValueError(
-                f"layers: expected numbers in {-depth} … {depth - 1}, got {layers!r} — "
+                f"layers: expected numbers in {-depth} … {depth - 1}, got {reprlib.repr(layers)} — "
                 f"this model has {depth} self-attention layers"
             )
         chosen = sorted({number % depth for number in numbers})
     if not chosen:
-        raise ValueError(f"layers: expected at least one of 0 … {depth - 1}, got {layers!r}")
+        raise ValueError(
+            f"layers: expected at least one of 0 … {depth - 1}, got {reprlib.repr(layers)}"
+        )
     return chosen

@@ -7,6 +7,7 @@ predicts; for a model without a classifier it is the direction of its own featur
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def score(output: Tensor, target: Target, model: nn.Module) -> tuple[Tensor, Ten
     chosen = _select_targets(output, target)
     if chosen.shape != output.shape[:1]:
         raise TargetError(
-            f"target: expected one number an image, got {target!r} which selects "
+            f"target: expected one number an image, got {reprlib.repr(target)} which selects "
             f"{tuple(chosen.shape)} of {tuple(output.shape)} — give an index for every axis"
         )
     return chosen, _classes(output, target)
@@ -94,12 +95,12 @@ def _check(output: Tensor, target: Target) -> None:
         if not all(isinstance(index, int) and not isinstance(index, bool) for index in indices):
             raise TargetError(
                 f"target: expected a class number, a tuple of indices, a list or a 1-D tensor, "
-                f"got {one!r} of type {type(one).__name__}"
+                f"got {reprlib.repr(one)} of type {type(one).__name__}"
             )
         if len(indices) != output.ndim - 1:
             raise TargetError(
                 f"target: expected {output.ndim - 1} indices for an output of shape {shape}, "
-                f"got {one!r}"
+                f"got {reprlib.repr(one)}"
             )
         for index, size in zip(indices, shape[1:], strict=True):
             if not 0 <= index < size:

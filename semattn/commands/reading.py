@@ -63,7 +63,7 @@ def read_target(given: str | None, classes: tuple[str, ...] | None) -> int | Non
     """A class number, or a name as people write it: any case, one of several synonyms."""
     if given is None:
         return None
-    if given.lstrip("-").isdigit():
+    if re.fullmatch(r"-?[0-9]+", given):
         return int(given)
     if not classes:
         raise TargetError(
@@ -99,7 +99,7 @@ def read_device(name: str) -> str:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device: expected one that this machine has, got {name!r} — --device cpu always works"

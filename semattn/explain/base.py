@@ -19,7 +19,7 @@ from ..attention import AttentionRecord, record
 from ..attention.sites import Layers, refuse
 from ..attention.target import Target
 from ..density import Scene, concentration, densities
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedModelError
 from ..images import Images, Preprocessing, prepare
 from ..keypoints import Keypoints, detectors, start
 from ..registry import Registry
@@ -33,8 +33,8 @@ class Explainer(Attribution):
     """An attribution method in Captum's form, and in semattn's own.
 
     ``Method().attribute(model, image)`` takes a picture in any form that `semattn.images.prepare`
-    does; ``Method(model).attribute(inputs, target=…)`` takes what Captum takes. Both give the same
-    map.
+    does; ``Method(model).attribute(inputs, target=…)`` takes what Captum takes. For the same
+    picture both give the same map.
 
     Parameters
     ----------
@@ -90,7 +90,11 @@ class Explainer(Attribution):
 
     @log_usage()
     def attribute(
-        self, *args: Any, target: Target = None, additional_forward_args: Any = None
+        self,
+        *args: Any,
+        inputs: Any = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """The attribution map of each image.
 
@@ -101,6 +105,7 @@ class Explainer(Attribution):
         ----------
         args : ``(model, image)``, ``(inputs,)`` or ``(inputs, target)``; inputs is (B, C, H, W),
             (C, H, W), or a tuple that holds one such tensor
+        inputs : the same by keyword, as Captum names it
         target : class number, one an image, a tuple of indices, …, as Captum's; None explains
             the predicted class, or the feature direction of a model without a classifier
         additional_forward_args : passed on to the model after the images
@@ -124,27 +129,34 @@ class Explainer(Attribution):
         >>> SIFTPatchInterrelation(vit).attribute(x, target=3).shape
         torch.Size([1, 3, 64, 64])
         """
-        model, source, target = self._read(args, target)
-        inputs = _only(source)
-        made = self._make(model, inputs, target, additional_forward_args, draw=False)
+        model, source, target = self._read(args, inputs, target)
+        made = self._make(model, _only(source), target, additional_forward_args, draw=False)
         channels = made.images.inputs.shape[1]
         heat = made.heat[:, None].expand(-1, channels, -1, -1) / channels
         return (heat,) if isinstance(source, tuple) else heat
 
     def patch_map(
-        self, *args: Any, target: Target = None, additional_forward_args: Any = None
+        self,
+        *args: Any,
+        inputs: Any = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
     ) -> Tensor:
         """As `attribute`, but one number a patch: (B, h, w)."""
-        model, source, target = self._read(args, target)
+        model, source, target = self._read(args, inputs, target)
         return self._make(
             model, _only(source), target, additional_forward_args, draw=False
         ).patch_map
 
     def explain(
-        self, *args: Any, target: Target = None, additional_forward_args: Any = None
+        self,
+        *args: Any,
+        inputs: Any = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
     ) -> Explanation:
         """As `attribute`, with all that the map was made from: picture, keypoints, manifest."""
-        model, source, target = self._read(args, target)
+        model, source, target = self._read(args, inputs, target)
         made = self._make(model, _only(source), target, additional_forward_args, draw=True)
         manifest = {
             "model": type(model).__name__,
@@ -156,7 +168,9 @@ class Explainer(Attribution):
         }
         return dataclasses.replace(made, manifest=manifest)
 
-    def _read(self, args: tuple[Any, ...], target: Target) -> tuple[nn.Module, Any, Target]:
+    def _read(
+        self, args: tuple[Any, ...], inputs: Any, target: Target
+    ) -> tuple[nn.Module, Any, Target]:
         rest = list(args)
         own_form = rest and callable(rest[0]) and not isinstance(rest[0], Tensor)
         model = rest.pop(0) if own_form else self.forward_func
@@ -165,7 +179,9 @@ class Explainer(Attribution):
                 "attribute: expected a model, got none — call attribute(model, image), "
                 f"or {type(self).__name__}(model).attribute(inputs)"
             )
-        if len(rest) == 2 and target is None:
+        if inputs is not None:
+            rest.append(inputs)
+        elif len(rest) == 2 and target is None:
             target = rest.pop()
         if len(rest) != 1:
             raise TypeError(
@@ -192,10 +208,12 @@ class Explainer(Attribution):
             )
         finally:
             keypoints = found.result() if found else []
-        with torch.no_grad():
+        _check_finite("model output", taken.logits)
+        with torch.no_grad(), torch.autocast(taken.logits.device.type, enabled=False):
             p = self._concentrate(Scene(images.pixels, keypoints, taken.grid, self.seed))
             p = p.to(taken.logits.device)
             patches = self.relevance(taken, p)
+            _check_finite("map", patches)
             refine = refinements.ensure(self.refine)
             heat = refine(patches, images.pixels, taken.grid)
         return Explanation(
@@ -207,8 +225,8 @@ class Explainer(Attribution):
             grid=taken.grid,
             logits=taken.logits,
             target=taken.target,
-            classes=getattr(model, "classes", None),
-            notes=_notes(taken, p, images.names),
+            classes=_class_names(model),
+            notes=_notes(taken, p, patches, images.names),
         )
 
     def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
@@ -221,6 +239,10 @@ class Explainer(Attribution):
     def _concentrate(self, scene: Scene) -> Tensor:
         if not isinstance(self.density, Tensor):
             return concentration(densities.ensure(self.density)(scene))
+        if self.density.ndim not in (1, 2):
+            raise ShapeError(
+                f"density: expected weights (P,) or (B, P), got {tuple(self.density.shape)}"
+            )
         given = self.density.detach().cpu().double().reshape(-1, self.density.shape[-1])
         scene.grid.check(given, "density")
         if len(given) not in (1, len(scene.pixels)):
@@ -231,7 +253,26 @@ class Explainer(Attribution):
         return concentration(given.expand(len(scene.pixels), -1))
 
 
-def _notes(taken: AttentionRecord, p: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
+def _check_finite(name: str, values: Tensor) -> None:
+    broken = (~values.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        raise UnsupportedModelError(
+            f"{name}: expected finite numbers, got NaN or infinity for image {broken[0]} — "
+            "check the model's weights, or run it in float32"
+        )
+
+
+def _class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """The model's `classes`, where they are names."""
+    names = getattr(model, "classes", None)
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
+def _notes(
+    taken: AttentionRecord, p: Tensor, patches: Tensor, names: tuple[str, ...]
+) -> tuple[str, ...]:
     """What a reader of the map must know, in sentences."""
     notes = []
     if taken.score is not None and taken.target is None:
@@ -240,6 +281,10 @@ def _notes(taken: AttentionRecord, p: Tensor, names: tuple[str, ...]) -> tuple[s
     if any(even):
         which = ", ".join(name for name, one in zip(names, even, strict=True) if one)
         notes.append(f"No keypoint weighs on the map of {which}: it is the model's alone.")
+    blank = (patches == 0).all(dim=1).tolist()
+    if any(blank):
+        which = ", ".join(name for name, one in zip(names, blank, strict=True) if one)
+        notes.append(f"The map of {which} is zero: nothing there speaks for the target.")
     return tuple(notes)
 
 

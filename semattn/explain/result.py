@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import weakref
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -60,22 +59,11 @@ class Explanation:
         return f"class {number}"
 
 
-_digests: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
-
-
 def weights_digest(model: nn.Module) -> str:
-    """The `digest` of the model's parameters and buffers.
-
-    Kept for a model until one of its tensors is replaced or written to.
-    """
-    tensors = {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
-    stamp = tuple((name, one.data_ptr(), one.dtype, one._version) for name, one in tensors.items())
-    known = _digests.get(model)
-    if known and known[0] == stamp:
-        return known[1]
-    found = digest(tensors)
-    _digests[model] = (stamp, found)
-    return found
+    """The `digest` of the model's parameters and buffers."""
+    return digest(
+        {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
+    )
 
 
 def versions() -> dict[str, str]:

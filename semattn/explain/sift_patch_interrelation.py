@@ -43,7 +43,7 @@ class SIFTPatchInterrelation(Explainer):
     Notes
     -----
     Attention pools are one more layer, asked by their learned queries alike. Registers never ask.
-    A uniform p, as of an image without keypoints, gives the model-only map exactly.
+    A uniform p, as of an image without keypoints, gives the model-only map, to rounding.
 
     Examples
     --------
@@ -93,30 +93,34 @@ class SIFTPatchInterrelation(Explainer):
 
     def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
         """Relevance (B, P) of each patch, given the concentration `p` (B, P)."""
-        classic = self.queries == "class" or (self.queries == "auto" and taken.reads_class_token)
-        if self.queries == "class" and not taken.grid.prefix:
+        reads = taken.reads_class_token
+        if self.queries == "class" and not reads.all():
             raise ValueError(
-                "queries: expected a class token for 'class', got a model without one — "
-                "use queries='all' or 'auto'"
+                "queries: expected a class token for 'class', got a model that does not read its "
+                "answer from one — use queries='all' or 'auto'"
             )
+        classic = reads if self.queries != "all" else torch.zeros_like(reads)
         total = torch.zeros((), device=p.device)
         for one in taken.sites:
             grid = taken.grid
             keys = p if one.shape[3] == grid.patches else grid.add_prefix(p)
-            weights = self._ask(one, taken, p, classic)
+            weights = self._ask(one, taken, p, classic[:, None])
             total = total + self._site(one, keys, weights, grid.patches)
         return total
 
-    def _ask(self, one: SiteRecord, taken: AttentionRecord, p: Tensor, classic: bool) -> Tensor:
-        """Query weights (B, Q) of the first Q queries of a site; the others weigh nothing."""
+    def _ask(self, one: SiteRecord, taken: AttentionRecord, p: Tensor, classic: Tensor) -> Tensor:
+        """Query weights (B, Q) of the first Q queries of a site; the others weigh nothing.
+
+        `classic` (B, 1) says for which images the class token asks alone.
+        """
         if one.site.kind == "pool":
             return p.new_full((len(p), one.shape[2]), 1 / one.shape[2])
-        if classic:
+        if classic.all():
             return p.new_ones(len(p), 1)
         asked = p if self.query_weights else torch.full_like(p, 1 / taken.grid.patches)
-        weights = taken.grid.add_prefix(asked)
-        if taken.reads_class_token:
-            weights[:, 0] = 1
+        weights = taken.grid.add_prefix(torch.where(classic, 0, asked))
+        if taken.grid.prefix:
+            weights[:, 0] = taken.reads_class_token.to(weights)
         return weights
 
     def _site(self, one: SiteRecord, keys: Tensor, weights: Tensor, patches: int) -> Tensor:

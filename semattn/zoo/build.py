@@ -144,10 +144,10 @@ def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn
         with _hushed("huggingface_hub"):  # it tells every retry; one line at the end is enough
             return _named(timm.create_model(name, pretrained=pretrained), pretrained)
     except Exception as error:  # whatever the hub's client of the day raises
-        if not pretrained:
-            raise
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         told = told.partition(". ")[0][:160]
+        if not pretrained:
+            raise ValueError(f"model: expected timm to build {name!r}, got {told!r}") from error
         raise WeightsError(
             f"model: expected pretrained weights for {name!r} from timm's hub, got {told!r} — "
             "give a checkpoint file, or ask for random weights with pretrained=False"
@@ -219,7 +219,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(item, Tensor) for item in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(key, str) and isinstance(item, Tensor) for key, item in found.items()
+    ):
         raise WeightsError(
             f"checkpoint: expected a dict of tensors, got {type(found).__name__} in "
             f"{str(path)!r} — save model.state_dict()"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semattn.attention import choose_layers, record, steer
+from semattn.attention.quiet import quiet
 from semattn.errors import ShapeError, TargetError, UnsupportedModelError
 from tests.models import GRID, MODELS, UniformAttention, build, images, state_of
 from tests.oracles import dense_record
@@ -90,16 +91,16 @@ def test_unfused_modules_give_the_same_record(name: str) -> None:
 
 def test_class_token_is_measured_not_assumed() -> None:
     read = {
-        name: record(build(name), images(), target=0).reads_class_token
+        name: record(build(name), images(), target=0, layers=0).reads_class_token.tolist()
         for name in ("class-token", "registers", "gap", "registers-gap", "attention-pool", "rope")
     }
     assert read == {
-        "class-token": True,
-        "registers": True,
-        "gap": False,
-        "registers-gap": False,
-        "attention-pool": False,
-        "rope": False,  # EVA averages its patches although it has a class token
+        "class-token": [True, True],
+        "registers": [True, True],
+        "gap": [False, False],
+        "registers-gap": [False, False],
+        "attention-pool": [False, False],
+        "rope": [False, False],  # EVA averages its patches although it has a class token
     }
 
 
@@ -369,6 +370,73 @@ def test_a_compiled_model_is_read_through_its_wrapper_and_never_steered() -> Non
     model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
     with pytest.raises(UnsupportedModelError, match="OptimizedModule in 'blocks.1'"):
         record(model, x, target=1)
+
+
+def test_threads_with_images_of_several_sizes_see_their_own_grids() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", dynamic_img_size=True).eval()
+    sizes = [(64, 64), (128, 32), (32, 96), (48, 64)]
+    wrong: list[object] = []
+
+    def work(size: tuple[int, int]) -> None:
+        for _ in range(15):
+            grid = record(model, torch.rand(1, 3, *size), grad=False).grid
+            if grid.shape != (size[0] // 16, size[1] // 16):
+                wrong.append((size, grid))
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_wrapper_and_its_model_may_be_held_at_once() -> None:
+    model = build("class-token").train()
+    before = state_of(model)
+    first, second = quiet(model), quiet(nn.Sequential(model))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(one.requires_grad for one in model.parameters()) and not model.training
+    second.__exit__(None, None, None)
+    assert state_of(model) == before
+
+
+@pytest.mark.parametrize("size", [(96, 128), (24, 32)])
+def test_a_model_that_resizes_inside_is_refused(size: tuple[int, int]) -> None:
+    class Resizes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vit = build("class-token")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.vit(nn.functional.interpolate(x, size=(48, 64)))
+
+    with pytest.raises(UnsupportedModelError, match="resize or crop before the model"):
+        record(Resizes(), torch.rand(1, 3, *size), target=0)
+
+
+def test_half_precision_gradients_neither_overflow_nor_vanish() -> None:
+    x = images()
+    for scale in (1e3, 1e-2):
+        model = build("class-token")
+        with torch.no_grad():
+            model.head.weight.mul_(scale)
+        exact = record(model, x, target=1).sites[-1].gradient
+        rough = record(model.half(), x.half(), target=1).sites[-1].gradient
+        assert exact is not None and rough is not None and rough.isfinite().all()
+        assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
+def test_a_model_of_pools_alone_and_one_of_inference_tensors_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="got only pools"):
+        record(timm.create_model("resnet50_clip"), torch.rand(1, 3, 224, 224), target=0)
+    with torch.inference_mode():
+        model = build("class-token")
+    with pytest.raises(UnsupportedModelError, match="inference_mode"):
+        record(model, images(), target=0)
 
 
 def test_an_output_without_gradient_is_refused() -> None:

@@ -25,6 +25,7 @@ def test_both_call_forms_are_equal_on_every_model(explain: type, name: str) -> N
     assert own.shape == x.shape and own.is_contiguous() and own.isfinite().all()
     assert own.std() > 0
     assert torch.equal(explain(model).attribute(x, [1, 3]), captum)
+    assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum)
 
 
 @each
@@ -174,6 +175,18 @@ def test_a_model_without_a_classifier_says_so(explain: type) -> None:
     made = explain().explain(model, x)
     assert made.target is None and "feature direction" in made.notes[0]
     assert made.heat.std() > 0
+
+
+@each
+def test_a_zero_map_says_so_and_a_broken_model_is_refused(explain: type) -> None:
+    model, x = build("class-token"), images()
+    torch.nn.init.zeros_(model.head.weight)
+    made = explain().explain(model, x, target=1)
+    assert made.heat.sum() == 0
+    assert made.notes[-1].startswith("The map of image 0, image 1 is zero")
+    torch.nn.init.constant_(model.head.weight, torch.nan)
+    with pytest.raises(SemattnError, match="expected finite"):
+        explain().explain(model, x, target=1)
 
 
 @each

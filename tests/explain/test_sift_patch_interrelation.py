@@ -83,6 +83,39 @@ def test_models_without_a_class_token_to_read_ask_all_patches(name: str) -> None
             SIFTPatchInterrelation(density=s, queries="class").patch_map(model, x)
 
 
+def test_registers_never_ask() -> None:
+    model, x = build("registers-gap"), images()
+    for layers in ([3], [0, 1]):
+        with pytest.raises(ValueError, match="queries: expected a class token"):
+            SIFTPatchInterrelation(queries="class", layers=layers).patch_map(model, x)
+        auto = SIFTPatchInterrelation(layers=layers).patch_map(model, x, target=1)
+        every = SIFTPatchInterrelation(queries="all", layers=layers).patch_map(model, x, target=1)
+        assert torch.equal(auto, every)
+
+
+def test_each_image_of_a_batch_is_asked_in_its_own_way() -> None:
+    inner, x = build("class-token", torch.float64), images(dtype=torch.float64)
+
+    class EitherWay(torch.nn.Module):
+        """Reads the class token of bright images and averages the patches of the others."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.inner.forward_features(x)
+            bright = (x.mean((1, 2, 3)) > 0.5)[:, None]
+            return self.inner.head(torch.where(bright, tokens[:, 0], tokens[:, 1:].mean(1)))
+
+    x = torch.stack([x[0] * 0.5, x[1] * 0.5 + 0.5])
+    explainer = SIFTPatchInterrelation(density=torch.arange(1.0, 13.0))
+    together = explainer.patch_map(EitherWay(), x, target=1)
+    for image, expected in zip(x, together, strict=True):
+        alone = explainer.patch_map(EitherWay(), image[None], target=1)[0]
+        torch.testing.assert_close(alone, expected, atol=1e-12, rtol=1e-9)
+
+
 def test_an_attention_pool_is_one_more_layer() -> None:
     model, x, s = build("attention-pool", torch.float64), images(dtype=torch.float64), _weights()
     got = SIFTPatchInterrelation(density=s).patch_map(model, x, target=TARGET).flatten(1)
