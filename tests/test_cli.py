@@ -5,6 +5,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from importlib import import_module
 from pathlib import Path
@@ -190,6 +191,8 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
     [
         (["--target", "99"], ["target", "0 to 4", "99"]),
         (["--target", "-1"], ["target", "-1"]),
+        (["--target", "--5"], ["target", "unknown class"]),
+        (["--target", "²"], ["target", "unknown class"]),
         (["--target", "owls!"], ["unknown class 'owls!'", "did you mean 'owl, owls'"]),
         (["--model", "resnet18"], ["ResNet"]),
         (["--model", "test_swin"], ["WindowAttention", "windowed"]),
@@ -202,6 +205,7 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--layers", "5-3"], ["layers"]),
         (["--queries", "none"], ["queries"]),
         (["--device", "toaster"], ["device", "toaster", "cpu"]),
+        (["--device", "meta"], ["device", "meta", "cpu"]),
         (["--classes", "none.txt"], ["classes", "none.txt"]),
         (["--top", "0"], ["top"]),
         (["--nonsense"], ["--nonsense"]),
@@ -214,6 +218,28 @@ def test_wrong_options_end_in_one_line(run, tmp_path, monkeypatch, arguments, pa
         monkeypatch.setattr(import_module("semattn.zoo"), "load", lambda *a, **k: swin)
     refused(run("explain", PHOTO, "--out", "o", *arguments), *parts)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_are_staged_inside_a_folder_that_stands_and_never_behind_a_dead_link(
+    run, tmp_path, monkeypatch
+):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("kept")
+    staged, make = [], tempfile.mkdtemp
+
+    def watch(*args, **named):
+        staged.append(named.get("dir"))
+        return make(*args, **named)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", watch)
+    assert run("explain", PHOTO, "--out", folder)[0] == 0
+    assert folder in staged, "the folder may be a disk of its own"
+    assert {path.name for path in folder.iterdir()} == {
+        "mine.txt", "overlay.png", "figure.png", "map.npy", "result.json"
+    }  # fmt: skip
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    refused(run("explain", PHOTO, "--out", tmp_path / "gone"), "link that leads nowhere")
 
 
 def test_class_names_must_be_as_many_as_the_classes(run, tmp_path):

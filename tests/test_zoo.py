@@ -112,6 +112,15 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, save):
     assert not run.exists()
 
 
+def test_unknown_tag_of_a_model_and_keys_that_are_no_names(tmp_path):
+    with pytest.raises(ValueError, match="expected timm to build 'test_vit.nonsense'") as error:
+        load("test_vit.nonsense", pretrained=False)
+    assert "\n" not in str(error.value)
+    torch.save({0: torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="expected a dict of tensors"):
+        load("test_vit", checkpoint=tmp_path / "w.pt")
+
+
 def test_checkpoint_of_something_else(tmp_path):
     torch.save([1, 2], tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="dict of tensors, got list"):
