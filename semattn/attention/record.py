@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from .intercept import Call, DenseCall, FusedCall, attach
-from .patches import watch_patches
+from .patches import PatchWatch, watch_patches
 from .quiet import quiet
 from .rows import SiteRecord
 from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
@@ -143,20 +143,18 @@ def record(
         )
     wanted = set(choose_layers(layers, depth))
     last = [site for site in sites.values() if site.kind == "self"][-1]
-    recorder = _Recorder({site for site in sites.values() if site.layer in wanted}, last, grad)
     extra = _as_tuple(additional_forward_args)
     with torch.inference_mode(False), torch.set_grad_enabled(grad), quiet(module):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
-        with (
-            watch_patches(module) as patches,
-            attach(sites, recorder.handle, outermost=True),
-        ):
-            recorder.before_first = lambda: setattr(patches, "open", False)
-            logits = output_tensor(module(inputs, *extra))
-            recorder.open = False
-            grid = recorder.check(sites, patches, module, inputs)
-            chosen, classes = score(logits, target, module) if grad else (None, None)
-            gradients = recorder.differentiate(chosen, logits.dtype) if chosen is not None else {}
+        with watch_patches(module) as patches:
+            chosen_sites = {site for site in sites.values() if site.layer in wanted}
+            recorder = _Recorder(chosen_sites, last, grad, patches)
+            with attach(sites, recorder.handle, outermost=True):
+                logits = output_tensor(module(inputs, *extra))
+                recorder.open = False
+                grid = recorder.check(sites, module, inputs)
+                chosen, classes = score(logits, target, module) if grad else (None, None)
+                gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)
     wanted_sites = [site for site in recorder.calls if site in recorder.wanted]
     records = tuple(recorder.keep(site, gradients.get(site)) for site in wanted_sites)
     return AttentionRecord(
@@ -177,19 +175,21 @@ def _reads_first(gradient: Tensor | None, grid: PatchGrid, logits: Tensor) -> Te
 
 
 class _Recorder:
-    def __init__(self, wanted: set[AttentionSite], last: AttentionSite, grad: bool) -> None:
+    def __init__(
+        self, wanted: set[AttentionSite], last: AttentionSite, grad: bool, patches: PatchWatch
+    ) -> None:
         self.wanted = wanted
+        self.patches = patches
         self.watched = wanted | ({last} if grad else set())
         self.grad = grad
         self.open = True
         self.calls: dict[AttentionSite, Call] = {}
         self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
         self.results: dict[AttentionSite, Tensor] = {}
-        self.before_first: Callable[[], None] = lambda: None
 
     def handle(self, site: AttentionSite, call: Call) -> Tensor:
         if self.open:
-            self.before_first()
+            self.patches.open = False  # what comes after the first attention cuts no patches
             if site in self.shapes:
                 raise UnsupportedModelError(
                     f"{site}: expected one attention call a forward pass, got a second one on "
@@ -207,7 +207,7 @@ class _Recorder:
         return result
 
     def check(
-        self, sites: dict[nn.Module, AttentionSite], patches: Any, model: nn.Module, inputs: Tensor
+        self, sites: dict[nn.Module, AttentionSite], model: nn.Module, inputs: Tensor
     ) -> PatchGrid:
         """Every call must be one that is understood; answer with the grid they attend over."""
         batch = inputs.shape[0]
@@ -224,13 +224,10 @@ class _Recorder:
                     f"{site}: expected attention over (B, heads, N, N), got shape {shape} — "
                     "windowed and grouped attention are not supported"
                 )
-        tokens = next(
-            (self.shapes[site][3] for site in sites.values() if site.kind == "self"),
-            max(shape[3] for shape in self.shapes.values()),
-        )
+        tokens = next(self.shapes[site][3] for site in sites.values() if site.kind == "self")
         for site in sites.values():
             self._check_kind(site, batch, tokens)
-        return patches.grid(model, size, tokens)
+        return self.patches.grid(model, size, tokens)
 
     def _check_kind(self, site: AttentionSite, batch: int, tokens: int) -> None:
         of_batch, _, queries, keys = self.shapes[site]
@@ -301,7 +298,8 @@ class _Recorder:
 
 def _per_head(call: FusedCall, shared: Tensor) -> Tensor:
     """Keys or values (B,H,N,D), repeated where several heads share one (grouped queries)."""
-    return shared.detach().repeat_interleave(call.query.shape[1] // shared.shape[1], dim=1)
+    times = call.query.shape[1] // shared.shape[1]
+    return shared.detach() if times == 1 else shared.detach().repeat_interleave(times, dim=1)
 
 
 def _as_tuple(extra: Any) -> tuple[Any, ...]:

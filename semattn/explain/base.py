@@ -274,17 +274,17 @@ def _notes(
     taken: AttentionRecord, p: Tensor, patches: Tensor, names: tuple[str, ...]
 ) -> tuple[str, ...]:
     """What a reader of the map must know, in sentences."""
+
+    def which(chosen: Tensor) -> str:
+        return ", ".join(name for name, one in zip(names, chosen.tolist(), strict=True) if one)
+
     notes = []
     if taken.score is not None and taken.target is None:
         notes.append("The model has no classifier: its own feature direction is explained.")
-    even = (p == p[:, :1]).all(dim=1).tolist()
-    if any(even):
-        which = ", ".join(name for name, one in zip(names, even, strict=True) if one)
-        notes.append(f"No keypoint weighs on the map of {which}: it is the model's alone.")
-    blank = (patches == 0).all(dim=1).tolist()
-    if any(blank):
-        which = ", ".join(name for name, one in zip(names, blank, strict=True) if one)
-        notes.append(f"The map of {which} is zero: nothing there speaks for the target.")
+    if even := which((p == p[:, :1]).all(dim=1)):
+        notes.append(f"No keypoint weighs on the map of {even}: it is the model's alone.")
+    if blank := which((patches == 0).all(dim=1)):
+        notes.append(f"The map of {blank} is zero: nothing there speaks for the target.")
     return tuple(notes)
 
 
