@@ -456,3 +456,29 @@ def test_an_output_without_gradient_is_refused() -> None:
 def test_inputs_that_are_no_batch_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match="expected a batch of images"):
         record(build("class-token"), torch.zeros(shape))
+
+
+def test_heads_that_share_keys_and_values_are_told_apart() -> None:
+    class GroupedAttention(nn.Module):
+        """Four heads of queries on two heads of keys and values."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.shared = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor, **_: object) -> Tensor:
+            query = self.query(x).unflatten(-1, (4, 4)).transpose(1, 2)
+            key, value = self.shared(x).unflatten(-1, (2, 2, 4)).permute(2, 0, 3, 1, 4)
+            out = nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+            key, value = key.repeat_interleave(2, dim=1), value.repeat_interleave(2, dim=1)
+            self.scores = (query @ key.transpose(-2, -1) / 2).detach()
+            self.value = value.detach()
+            return out.transpose(1, 2).flatten(2)
+
+    model, x = build("class-token").double(), images(dtype=torch.float64)
+    model.blocks[2].attn = grouped = GroupedAttention().double()
+    one = record(model, x, target=1, layers=2).sites[0]
+    torch.testing.assert_close(one.attention(), grouped.scores.softmax(-1))
+    assert one.gradient is not None
+    wanted = one.gradient @ grouped.value.transpose(-2, -1)
+    torch.testing.assert_close(one.attention_gradient(), wanted)
