@@ -7,8 +7,8 @@ without one, so that explaining the last half of the layers costs less than a fu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +18,11 @@ from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from .intercept import Call, DenseCall, FusedCall, attach
 from .patches import PatchWatch, watch_patches
+from .placement import Placement
 from .quiet import quiet
-from .rows import SiteRecord
+from .rows import Rule, SiteRecord
 from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
 from .target import Target, output_tensor, score
-
-Rule = Callable[[Tensor, Tensor | None], Tensor]
 
 # Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.
 _HALF_SCALES = (2.0**10, 1.0, 2.0**-10)
@@ -61,33 +60,28 @@ class AttentionRecord:
         known = [one.site.layer for one in self.sites if one.site.kind == "self"]
         raise ValueError(f"layer: expected one of the recorded {known}, got {layer}")
 
+    def readout(self) -> Tensor:
+        """Where the answer is read: 1 for the class token, or 1/P for each patch: (B, N).
+
+        The class token where the score depends on it (`reads_class_token`), else all patches alike.
+        """
+        even = self.logits.new_full((len(self.logits), self.grid.patches), 1 / self.grid.patches)
+        weights = self.grid.add_prefix(even.to(torch.promote_types(even.dtype, torch.float32)))
+        weights[self.reads_class_token] = 0
+        if self.grid.prefix:
+            weights[:, 0] = self.reads_class_token.to(weights)
+        return weights
+
     def reduce(self, weights: Tensor, rule: Rule | None = None) -> list[Tensor]:
         """For each self-attention site, sum_i weights_i rule(A, dA)_ij over queries i: (B,H,N).
 
         Parameters
         ----------
-        weights : (B, N), one weight a query token
-        rule : maps A and dA (None without gradients), both (B,H,Q,N), to the same shape;
+        weights : (B, N), one weight a token of the record's grid
+        rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
             None is the attention itself
         """
-        results = []
-        for one in self.sites:
-            if one.site.kind != "self":
-                continue
-            if weights.shape[-1] != one.shape[2]:
-                raise ShapeError(
-                    f"weights: expected (B, {one.shape[2]}), one a token, "
-                    f"got {tuple(weights.shape)} — add prefix tokens with grid.add_prefix(w)"
-                )
-            total = torch.zeros((), dtype=one.dtype, device=self.logits.device)
-            for rows in one.chunks():
-                attention = one.attention(rows)
-                gradient = None if one.gradient is None else one.attention_gradient(rows)
-                block = attention if rule is None else rule(attention, gradient)
-                share = weights[:, None, None, rows].to(block)
-                total = total + (share @ block).squeeze(2)
-            results.append(total)
-        return results
+        return [one.reduce(weights, rule) for one in self.sites if one.site.kind == "self"]
 
 
 def record(
@@ -96,7 +90,7 @@ def record(
     *,
     target: Target = None,
     layers: Layers = None,
-    grad: bool = True,
+    grad: bool | str = True,
     additional_forward_args: Any = None,
 ) -> AttentionRecord:
     """Run `model` on `inputs` once and keep what its attention did.
@@ -110,7 +104,8 @@ def record(
     inputs : (B, C, H, W), as the model takes them
     target : what is differentiated, see `semattn.attention.target`; None is the predicted class
     layers : which self-attention layers, see `choose_layers`; None is all
-    grad : whether to keep dL/dO as well, at the cost of a backward pass
+    grad : whether to keep dL/dO as well, at the cost of a backward pass; "last" differentiates
+        at the last layer alone, which tells `reads_class_token` and costs little; False nothing
     additional_forward_args : passed on to the model after `inputs`
 
     Raises
@@ -144,7 +139,9 @@ def record(
     wanted = set(choose_layers(layers, depth))
     last = [site for site in sites.values() if site.kind == "self"][-1]
     extra = _as_tuple(additional_forward_args)
-    with torch.inference_mode(False), torch.set_grad_enabled(grad), quiet(module):
+    if grad not in (True, False, "last"):
+        raise ValueError(f"grad: expected True, False or 'last', got {grad!r}")
+    with torch.inference_mode(False), torch.set_grad_enabled(bool(grad)), quiet(module):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         with watch_patches(module) as patches:
             chosen_sites = {site for site in sites.values() if site.layer in wanted}
@@ -156,7 +153,10 @@ def record(
                 chosen, classes = score(logits, target, module) if grad else (None, None)
                 gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)
     wanted_sites = [site for site in recorder.calls if site in recorder.wanted]
-    records = tuple(recorder.keep(site, gradients.get(site)) for site in wanted_sites)
+    records = tuple(
+        recorder.keep(site, gradients.get(site) if grad is True else None, grid)
+        for site in wanted_sites
+    )
     return AttentionRecord(
         sites=records,
         grid=grid,
@@ -176,12 +176,16 @@ def _reads_first(gradient: Tensor | None, grid: PatchGrid, logits: Tensor) -> Te
 
 class _Recorder:
     def __init__(
-        self, wanted: set[AttentionSite], last: AttentionSite, grad: bool, patches: PatchWatch
+        self,
+        wanted: set[AttentionSite],
+        last: AttentionSite,
+        grad: bool | str,
+        patches: PatchWatch,
     ) -> None:
         self.wanted = wanted
         self.patches = patches
         self.watched = wanted | ({last} if grad else set())
-        self.grad = grad
+        self.differentiated = self.watched if grad is True else {last} if grad else set()
         self.open = True
         self.calls: dict[AttentionSite, Call] = {}
         self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
@@ -199,7 +203,7 @@ class _Recorder:
         result = call.run()
         if site not in self.watched:
             return result
-        if self.grad and not result.requires_grad:
+        if site in self.differentiated and not result.requires_grad:
             result = result.detach().requires_grad_()  # here the graph begins
         if self.open:
             self.calls[site] = call
@@ -253,12 +257,13 @@ class _Recorder:
                 "the model detaches its output or runs without gradients"
             )
         scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
-        watched = list(self.results.values())
+        sites = [site for site in self.results if site in self.differentiated]
+        watched = [self.results[site] for site in sites]
         for scale in scales:
             found = torch.autograd.grad(
                 chosen.sum() * scale, watched, allow_unused=True, retain_graph=scale != scales[-1]
             )
-            for site, gradient in zip(self.results, found, strict=True):
+            for site, gradient in zip(sites, found, strict=True):
                 if gradient is None:
                     raise UnsupportedModelError(
                         f"{site}: expected a gradient of the output, got none — "
@@ -274,18 +279,24 @@ class _Recorder:
         exact = torch.promote_types(dtype, torch.float32)
         return {
             site: gradient if scale == 1.0 else gradient.to(exact) / scale
-            for site, gradient in zip(self.results, found, strict=True)
+            for site, gradient in zip(sites, found, strict=True)
         }
 
-    def keep(self, site: AttentionSite, gradient: Tensor | None) -> SiteRecord:
+    def keep(self, site: AttentionSite, gradient: Tensor | None, grid: PatchGrid) -> SiteRecord:
         call = self.calls[site]
         batch, heads, queries, keys = self.shapes[site]
         shape = (batch, heads, queries, keys)
+        own = replace(grid, prefix=keys - grid.patches)
+        at = Placement(own, grid, batch)
+        asking = at if site.kind == "self" else None
         if isinstance(call, DenseCall):
-            return SiteRecord(site, shape, dense=self.results[site].detach(), gradient=gradient)
+            dense = self.results[site].detach()
+            return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient)
         return SiteRecord(
             site,
             shape,
+            at,
+            asking,
             query=call.query.detach(),
             key=_per_head(call, call.key),
             value=_per_head(call, call.value),

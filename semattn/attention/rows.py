@@ -8,13 +8,16 @@ O(N), and what is summed over queries is summed in chunks of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .placement import Placement
 from .sites import AttentionSite
+
+Rule = Callable[[Tensor, Tensor | None], Tensor]
 
 CHUNK_BYTES = 16 * 2**20  # of one (B,H,Q,N) block: large enough for the kernels, small in memory
 
@@ -23,12 +26,16 @@ CHUNK_BYTES = 16 * 2**20  # of one (B,H,Q,N) block: large enough for the kernels
 class SiteRecord:
     """What one site did in one forward pass.
 
-    Either q (B,H,Nq,D), k and v (B,H,Nk,D), `mask` added to the scores (or None) and `gradient`
-    dL/dO; or, of a module that makes its own softmax, `dense` (B,H,Nq,Nk) and `gradient` dL/dA.
+    Either q (G,H,Nq,D), k and v (G,H,Nk,D), `mask` added to the scores (or None) and `gradient`
+    dL/dO; or, of a module that makes its own softmax, `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
+    A group is an image, or a window of one: `keys_at` and `queries_at` say which tokens of the
+    image are asked and ask. `queries_at` is None where learned queries ask.
     """
 
     site: AttentionSite
     shape: tuple[int, int, int, int]
+    keys_at: Placement
+    queries_at: Placement | None
     query: Tensor | None = None
     key: Tensor | None = None
     value: Tensor | None = None
@@ -46,7 +53,7 @@ class SiteRecord:
         return torch.promote_types(kept.dtype, torch.float32)
 
     def attention(self, rows: slice = slice(None)) -> Tensor:
-        """A after softmax for the queries in `rows`: (B,H,Q,Nk), the caller's own."""
+        """A after softmax for the queries in `rows`: (G,H,Q,Nk), the caller's own."""
         if self.dense is not None:
             return self.dense[:, :, rows].to(self.dtype, copy=True)
         assert self.query is not None and self.key is not None
@@ -61,7 +68,7 @@ class SiteRecord:
         return torch.softmax(scores, dim=-1)
 
     def attention_gradient(self, rows: slice = slice(None)) -> Tensor:
-        """dL/dA for the queries in `rows`: (B,H,Q,Nk), the caller's own.
+        """dL/dA for the queries in `rows`: (G,H,Q,Nk), the caller's own.
 
         Raises
         ------
@@ -78,14 +85,47 @@ class SiteRecord:
         assert self.value is not None
         return gradient @ self.value.to(self.dtype).transpose(-2, -1)
 
+    def asking(self, weights: Tensor) -> Tensor:
+        """Weights (B, N) of the record's tokens as those of this call's queries: (G, Nq).
+
+        Learned queries ask alike, whatever the weights.
+        """
+        if self.queries_at is None:
+            return weights.new_full((self.shape[0], self.shape[2]), 1 / self.shape[2])
+        return self.queries_at.spread(weights)
+
+    def reduce(self, weights: Tensor, rule: Rule | None = None) -> Tensor:
+        """sum_i weights_i rule(A, dA)_ij over the queries i, on the tokens: (B,H,N).
+
+        Parameters
+        ----------
+        weights : (B, N), one weight a token of the record's grid, as `asking` spreads them
+        rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
+            None is the attention itself
+        """
+        asking = self.asking(weights)
+        total = torch.zeros((), dtype=self.dtype, device=weights.device)
+        for rows in self.chunks(last_asking(asking)):
+            attention = self.attention(rows)
+            gradient = None if self.gradient is None else self.attention_gradient(rows)
+            block = attention if rule is None else rule(attention, gradient)
+            total = total + (asking[:, None, None, rows].to(block) @ block).squeeze(2)
+        return self.keys_at.collect(total)
+
     def chunks(self, queries: int | None = None) -> Iterator[slice]:
-        """Slices of the first `queries`, each with a block (B,H,Q,Nk) of about `CHUNK_BYTES`."""
-        batch, heads, asked, keys = self.shape
+        """Slices of the first `queries`, each with a block (G,H,Q,Nk) of about `CHUNK_BYTES`."""
+        groups, heads, asked, keys = self.shape
         queries = asked if queries is None else queries
-        row = batch * heads * keys * self.dtype.itemsize
+        row = groups * heads * keys * self.dtype.itemsize
         step = max(1, CHUNK_BYTES // row)
         for start in range(0, queries, step):
             yield slice(start, min(start + step, queries))
+
+
+def last_asking(asking: Tensor) -> int:
+    """How many queries there are up to the last that asks at all; a class token's row is cheap."""
+    columns = asking.ne(0).any(dim=0).nonzero()
+    return int(columns[-1]) + 1 if len(columns) else 1
 
 
 def _masked(scores: Tensor, mask: Tensor, rows: slice) -> Tensor:

@@ -28,7 +28,7 @@ def explain(
     method: options.Method = "sift-patch-interrelation",
     density: options.Density = "count",
     detector: options.Detector = "sift",
-    layers: options.Layers = "last-half",
+    layers: options.Layers = None,
     queries: options.Queries = None,
     refine: options.Refine = "none",
     device: options.Device = "cpu",
@@ -50,7 +50,7 @@ def explain(
     with busy("reading the picture") as say, told() as notes:
         read(image)  # before the model, which may take long to fetch, is asked for
         explainer = read_explainer(
-            method, density=density, detector=detector, layers=read_layers(layers),
+            method, density=density, detector=detector, layers=None if layers is None else read_layers(layers),
             refine=refine, queries=queries,
         )  # fmt: skip
         say("loading the model, which fetches its weights the first time")

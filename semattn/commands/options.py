@@ -65,8 +65,13 @@ Detector = Annotated[
     str, _option(HOW, "NAME", "Keypoints by [bold]sift[/] (OpenCV) or [bold]sift-skimage[/].")
 ]
 Layers = Annotated[
-    str,
-    _option(HOW, "LAYERS", "[bold]last-half[/], [bold]all[/], or numbers from 0: 6-11, or 3,7,11."),
+    str | None,
+    _option(
+        HOW,
+        "LAYERS",
+        "[bold]last-half[/], [bold]all[/], or numbers from 0: 6-11, or 3,7,11; the method's own "
+        "choice if left out.",
+    ),
 ]
 Queries = Annotated[
     str | None,

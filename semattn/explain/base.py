@@ -7,7 +7,9 @@ model's attention did and where the keypoints lie, and answers with one number a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from ..attention.sites import Layers, refuse
 from ..attention.target import Target
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
+from ..grid import PatchGrid
 from ..images import Images, Preprocessing, prepare
 from ..keypoints import Keypoints, detectors, start
 from ..registry import Registry
@@ -27,6 +30,41 @@ from .refine import refinements
 from .result import Explanation, versions, weights_digest
 
 explainers = Registry("explainer")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One batch on its way through a method: what the model gets, and what a person sees of it."""
+
+    model: nn.Module
+    inputs: Tensor
+    target: Target
+    extra: Any
+    images: Images
+    found: Future[list[Keypoints]] | None
+
+    def record(self, **options: Any) -> AttentionRecord:
+        """`semattn.record` of this run; options as there."""
+        chosen = {"target": self.target, "additional_forward_args": self.extra} | options
+        return record(self.model, chosen.pop("inputs", self.inputs), **chosen)
+
+    def keypoints(self) -> list[Keypoints]:
+        """Those of each image, once they are found; none if nothing asked for them."""
+        return self.found.result() if self.found else []
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a method makes of a run: one number a patch (B, P), and one a pixel (B, H, W).
+
+    `attribution` (B, C, H, W) is set by a method that tells the channels apart; it sums to `heat`.
+    """
+
+    taken: AttentionRecord
+    concentration: Tensor
+    patches: Tensor
+    heat: Tensor
+    attribution: Tensor | None = None
 
 
 class Explainer(Attribution):
@@ -42,14 +80,17 @@ class Explainer(Attribution):
     density : name in `semattn.density.densities`, a function of a `Scene`, or weights, (P,) or
         (B, P)
     detector : name in `semattn.keypoints.detectors`, or a function of an image
-    layers : "last-half", "all", layer numbers or a slice
+    layers : "last-half", "all", layer numbers or a slice; None is the method's own choice
     refine : "none", "guided" or "superpixels": how patches become pixels
     preprocessing : how a picture becomes the model's input; None reads the model's own
     seed : of those densities that draw at random
     """
 
     name = "explainer"
-    needs_gradient = True
+    needs_gradient = True  # of each attention; else it is enough to know where the answer is read
+    uses_keypoints = True  # through the concentration p; else p is not computed
+    class_specific = True  # whether the map depends on the target
+    usual_layers: Layers = "last-half"
 
     def __init__(
         self,
@@ -57,7 +98,7 @@ class Explainer(Attribution):
         *,
         density: Any = "count",
         detector: Any = "sift",
-        layers: Layers = "last-half",
+        layers: Layers = None,
         refine: str = "none",
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
@@ -69,7 +110,7 @@ class Explainer(Attribution):
         refinements.ensure(refine)
         self.density = density
         self.detector = detector
-        self.layers = layers
+        self.layers = self.usual_layers if layers is None else layers
         self.refine = refine
         self.preprocessing = preprocessing
         self.seed = seed
@@ -77,6 +118,23 @@ class Explainer(Attribution):
     def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
         """How much each patch counts, (B, P), given the concentration `p` (B, P)."""
         raise NotImplementedError
+
+    def maps(self, run: Run) -> Maps:
+        """From one run to its maps: by way of `relevance`, if a method has no other way."""
+        taken = run.record(layers=self.layers, grad=self.needs_gradient or "last")
+        return self.from_patches(run, taken, lambda p: self.relevance(taken, p))
+
+    def from_patches(
+        self, run: Run, taken: AttentionRecord, relevance: Callable[[Tensor], Tensor]
+    ) -> Maps:
+        """The maps of one number a patch: `relevance` makes it (B, P) from p (B, P)."""
+        _check_finite("model output", taken.logits)
+        with torch.no_grad(), torch.autocast(taken.logits.device.type, enabled=False):
+            p = self.concentrate(run, taken.grid).to(taken.logits.device)
+            patches = relevance(p)
+            _check_finite("map", patches)
+            heat = refinements.ensure(self.refine)(patches, run.images.pixels, taken.grid)
+        return Maps(taken, p, patches, heat)
 
     def parameters(self) -> dict[str, Any]:
         """What this explainer was set to, ready for JSON."""
@@ -131,8 +189,10 @@ class Explainer(Attribution):
         """
         model, source, target = self._read(args, inputs, target)
         made = self._make(model, _only(source), target, additional_forward_args, draw=False)
-        channels = made.images.inputs.shape[1]
-        heat = made.heat[:, None].expand(-1, channels, -1, -1) / channels
+        heat = made.attribution
+        if heat is None:
+            channels = made.images.inputs.shape[1]
+            heat = made.heat[:, None].expand(-1, channels, -1, -1) / channels
         return (heat,) if isinstance(source, tuple) else heat
 
     def patch_map(
@@ -195,48 +255,41 @@ class Explainer(Attribution):
     ) -> Explanation:
         module = refuse(model, compiled=True)
         images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
-        inputs = _follow(module, images.inputs)
         found = self._find_keypoints(images, draw)
+        run = Run(module, _follow(module, images.inputs), target, extra, images, found)
         try:
-            taken = record(
-                module,
-                inputs,
-                target=target,
-                layers=self.layers,
-                grad=self.needs_gradient,
-                additional_forward_args=extra,
-            )
+            maps = self.maps(run)
         finally:
-            keypoints = found.result() if found else []
-        _check_finite("model output", taken.logits)
-        with torch.no_grad(), torch.autocast(taken.logits.device.type, enabled=False):
-            p = self._concentrate(Scene(images.pixels, keypoints, taken.grid, self.seed))
-            p = p.to(taken.logits.device)
-            patches = self.relevance(taken, p)
-            _check_finite("map", patches)
-            refine = refinements.ensure(self.refine)
-            heat = refine(patches, images.pixels, taken.grid)
+            keypoints = run.keypoints()
+        taken = maps.taken
+        _check_finite("map", maps.heat)
         return Explanation(
-            heat=heat,
-            patch_map=taken.grid.fold(patches),
+            heat=maps.heat,
+            patch_map=taken.grid.fold(maps.patches),
             images=images,
             keypoints=keypoints,
-            concentration=p,
+            concentration=maps.concentration,
             grid=taken.grid,
             logits=taken.logits,
             target=taken.target,
             classes=_class_names(model),
-            notes=_notes(taken, p, patches, images.names),
+            notes=_notes(self, maps, images.names),
+            attribution=maps.attribution,
         )
 
     def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
         """SIFT, begun in other threads, so that it runs while the model does."""
         needs = () if isinstance(self.density, Tensor) else _needs(self.density)
-        if not needs and not draw:
+        if not draw and not (needs and self.uses_keypoints):
             return None
         return start(images.pixels, self.detector, descriptors="descriptors" in needs)
 
-    def _concentrate(self, scene: Scene) -> Tensor:
+    def concentrate(self, run: Run, grid: PatchGrid) -> Tensor:
+        """The concentration p (B, P) of the density on `grid`; uniform where none is used."""
+        if not self.uses_keypoints and not run.found:
+            even = torch.tensor(1 / grid.patches, dtype=torch.float64)
+            return even.expand(len(run.inputs), grid.patches)
+        scene = Scene(run.images.pixels, run.keypoints(), grid, self.seed)
         if not isinstance(self.density, Tensor):
             return concentration(densities.ensure(self.density)(scene))
         if self.density.ndim not in (1, 2):
@@ -270,10 +323,9 @@ def _class_names(model: nn.Module) -> tuple[str, ...] | None:
     return None
 
 
-def _notes(
-    taken: AttentionRecord, p: Tensor, patches: Tensor, names: tuple[str, ...]
-) -> tuple[str, ...]:
+def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, ...]:
     """What a reader of the map must know, in sentences."""
+    taken, p = maps.taken, maps.concentration
 
     def which(chosen: Tensor) -> str:
         return ", ".join(name for name, one in zip(names, chosen.tolist(), strict=True) if one)
@@ -281,9 +333,9 @@ def _notes(
     notes = []
     if taken.score is not None and taken.target is None:
         notes.append("The model has no classifier: its own feature direction is explained.")
-    if even := which((p == p[:, :1]).all(dim=1)):
+    if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
         notes.append(f"No keypoint weighs on the map of {even}: it is the model's alone.")
-    if blank := which((patches == 0).all(dim=1)):
+    if blank := which((maps.patches == 0).all(dim=1)):
         notes.append(f"The map of {blank} is zero: nothing there speaks for the target.")
     return tuple(notes)
 

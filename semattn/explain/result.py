@@ -33,7 +33,8 @@ class Explanation:
     `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the same on patches, both
     non-negative and unnormalised; `concentration` (B,P) is the density p, rows summing to 1;
     `target` (B,) holds the explained classes, None where the model's own feature direction was
-    explained. `notes` are sentences that a reader must know.
+    explained. `notes` are sentences that a reader must know. `attribution` (B,C,H,W) is set by
+    methods that tell the channels apart, and sums to `heat`; those of Captum may be negative.
     """
 
     heat: Tensor
@@ -47,6 +48,7 @@ class Explanation:
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
+    attribution: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of images."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
+from ..attention.rows import last_asking
+from ..grid import PatchGrid
 from .base import Explainer, explainers
 
 QUERIES = ("auto", "class", "all")
@@ -100,47 +102,40 @@ class SIFTPatchInterrelation(Explainer):
                 "answer from one — use queries='all' or 'auto'"
             )
         classic = reads if self.queries != "all" else torch.zeros_like(reads)
+        weights = self._ask(taken, p, classic[:, None])
         total = torch.zeros((), device=p.device)
         for one in taken.sites:
-            grid = taken.grid
-            keys = p if one.shape[3] == grid.patches else grid.add_prefix(p)
-            weights = self._ask(one, taken, p, classic[:, None])
-            total = total + self._site(one, keys, weights, grid.patches)
+            total = total + self._site(one, taken.grid, p, weights)
         return total
 
-    def _ask(self, one: SiteRecord, taken: AttentionRecord, p: Tensor, classic: Tensor) -> Tensor:
-        """Query weights (B, Q) of the first Q queries of a site; the others weigh nothing.
-
-        `classic` (B, 1) says for which images the class token asks alone.
-        """
-        if one.site.kind == "pool":
-            return p.new_full((len(p), one.shape[2]), 1 / one.shape[2])
-        if classic.all():
-            return p.new_ones(len(p), 1)
+    def _ask(self, taken: AttentionRecord, p: Tensor, classic: Tensor) -> Tensor:
+        """Query weights (B, N) of the tokens; `classic` (B, 1): the class token asks alone."""
         asked = p if self.query_weights else torch.full_like(p, 1 / taken.grid.patches)
         weights = taken.grid.add_prefix(torch.where(classic, 0, asked))
         if taken.grid.prefix:
             weights[:, 0] = taken.reads_class_token.to(weights)
         return weights
 
-    def _site(self, one: SiteRecord, keys: Tensor, weights: Tensor, patches: int) -> Tensor:
+    def _site(self, one: SiteRecord, grid: PatchGrid, p: Tensor, weights: Tensor) -> Tensor:
         """One site's share of the relevance, (B, P)."""
-        prefix = one.shape[3] - patches
-        keys = keys.to(one.dtype)[:, None, :, None]
-        weights = weights.to(one.dtype)[:, None, None]
-        gathered: Any = 0  # (B, H, N): sum over queries of w_i relu(A dA)_ij
-        aligned: Any = 0  # (B, H): sum over queries of w_i times alignment of row i
-        for rows in one.chunks(weights.shape[-1]):
+        keys = one.keys_at.spread(grid.add_prefix(p)).to(one.dtype)[:, None, :, None]
+        patches = one.keys_at.spread(grid.add_prefix(torch.ones_like(p))).ne(0)
+        patches = patches.to(one.dtype)[:, None, :, None]
+        asking = one.asking(weights).to(one.dtype)
+        gathered: Any = 0  # (G, H, Nk): sum over queries of w_i relu(A dA)_ij
+        aligned: Any = 0  # (G, H): sum over queries of w_i times alignment of row i
+        for rows in one.chunks(last_asking(asking)):
             attention = one.attention(rows)
-            asked = weights[..., rows]
+            asked = asking[:, None, None, rows]
             if self.head_alignment:
-                on_patches = attention[..., prefix:].sum(dim=-1).clamp(min=TINY)
-                dense = (attention @ keys).squeeze(-1) / on_patches
+                on_patches = (attention @ patches).clamp(min=TINY)
+                dense = ((attention @ keys) / on_patches).squeeze(-1)
                 aligned = aligned + (asked.squeeze(2) * dense).sum(dim=-1)
             relevance = attention.mul_(one.attention_gradient(rows)).relu_()
             gathered = gathered + (asked @ relevance).squeeze(2)
-        gathered = gathered[..., prefix:]
+        gathered = one.keys_at.collect(gathered)[..., grid.prefix :]
         if self.head_alignment:
-            share = patches * aligned / weights.sum(dim=-1).squeeze(-1)
+            asked = one.keys_at.per_image(asking.sum(dim=-1))[:, None]
+            share = one.keys_at.own.patches * one.keys_at.per_image(aligned) / asked
             gathered = gathered * share[..., None]
         return gathered.sum(dim=1)

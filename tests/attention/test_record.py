@@ -122,7 +122,7 @@ def test_reduce_equals_the_sum_over_queries(monkeypatch: pytest.MonkeyPatch) -> 
         for one, value in zip(taken.sites, got, strict=True):
             whole = one.attention() * one.attention_gradient()
             torch.testing.assert_close(value, torch.einsum("bi,bhij->bhj", weights, whole))
-    with pytest.raises(ShapeError, match=r"weights: expected \(B, 17\)"):
+    with pytest.raises(ShapeError, match=r"weights: expected \(2, 17\)"):
         taken.reduce(weights[:, :12])
 
 
