@@ -50,8 +50,8 @@ def explain(
     with busy("reading the picture") as say, told() as notes:
         read(image)  # before the model, which may take long to fetch, is asked for
         explainer = read_explainer(
-            method, density=density, detector=detector, layers=None if layers is None else read_layers(layers),
-            refine=refine, queries=queries,
+            method, density=density, detector=detector, layers=read_layers(layers), refine=refine,
+            queries=queries,
         )  # fmt: skip
         say("loading the model, which fetches its weights the first time")
         network = load_model(

@@ -83,8 +83,10 @@ def read_target(given: str | None, classes: tuple[str, ...] | None) -> int | Non
     raise TargetError(f"target: unknown class {given!r} — {hint}choose from {some}")
 
 
-def read_layers(given: str) -> str | list[int]:
-    """`6-11` and `3,7,11` as numbers; words as they are."""
+def read_layers(given: str | None) -> str | list[int] | None:
+    """`6-11` and `3,7,11` as numbers; words, and nothing, as they are."""
+    if given is None:
+        return None
     numbers: list[int] = []
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
