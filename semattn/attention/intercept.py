@@ -8,8 +8,10 @@ with the arguments that it came with, or with a bias added to its mask.
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import UnsupportedModelError
 from .sites import AttentionSite
 
 SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
@@ -108,7 +109,7 @@ class _Intercept(TorchFunctionMode):
         self.handler = handler
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
@@ -116,10 +117,7 @@ class _Intercept(TorchFunctionMode):
         if func in SOFTMAX and _over_keys(*args, **kwargs):
             return self.handler(self.site, _dense(func, args, kwargs))
         if func is F.multi_head_attention_forward:
-            raise UnsupportedModelError(
-                f"{self.site}: expected an attention call on (B,H,N,D) tensors, got "
-                f"nn.MultiheadAttention on {tuple(args[0].shape)} — this kind is not supported"
-            )
+            return _opened(self.site, self.handler, args, kwargs)
         return func(*args, **kwargs)
 
 
@@ -135,6 +133,37 @@ def _dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenseCal
     return DenseCall(kwargs["input"], func, (), rest)
 
 
+def _opened(
+    site: AttentionSite, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`F.multi_head_attention_forward` with the attention call inside it sent to `handler`.
+
+    PyTorch's own code runs, with other globals: there its attention call and its softmax are the
+    handler's. So nothing is replaced for anybody else, and nothing is written anew.
+    """
+    given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs).arguments
+    number = given["num_heads"]
+
+    def fused(*call: Any, **named: Any) -> Tensor:
+        return handler(site, FusedCall(*call, **named))
+
+    def soft(scores: Tensor, dim: int) -> Tensor:
+        folded = scores.ndim == 3  # (B * heads, Nq, Nk)
+        whole = scores.unflatten(0, (-1, number)) if folded else scores
+        made = handler(site, DenseCall(whole, F.softmax, (dim,), {}))
+        return made.flatten(0, 1) if folded else made
+
+    body = F.multi_head_attention_forward
+    inside = body.__globals__ | {
+        "scaled_dot_product_attention": fused,
+        "softmax": soft,
+        "has_torch_function": lambda _: False,  # an outer attachment sees the call inside instead
+    }
+    copy = types.FunctionType(body.__code__, inside, body.__name__, body.__defaults__)
+    copy.__kwdefaults__ = body.__kwdefaults__
+    return copy(*args, **kwargs)
+
+
 def _works_for(owner: threading.Thread) -> bool:
     """Whether this is the owner's thread, or an autograd worker that no Python thread started."""
     here = threading.current_thread()
@@ -147,26 +176,29 @@ def _works_for(owner: threading.Thread) -> bool:
 @contextmanager
 def attach(
     sites: dict[nn.Module, AttentionSite], handler: Handler, *, outermost: bool = False
-) -> Iterator[None]:
+) -> Iterator[set[nn.Module]]:
     """Send every attention call of `sites` made by this thread through `handler`.
 
     The handler returns what the call is to return. Attachments nest: the one made last sees a
     call first and hands on what it changed; an `outermost` one sees what all others have made of
     it. Hooks are gone when the body ends, also by an exception, or when attaching fails half-way.
+    What is handed over is the set of the modules that were entered so far.
     """
     owner = threading.current_thread()
-    entered: list[_Intercept] = []
+    modes: list[_Intercept] = []
+    entered: set[nn.Module] = set()
     handles = []
 
     def enter(module: nn.Module, _: Any) -> None:
         if _works_for(owner):
             mode = _Intercept(sites[module], handler)
             mode.__enter__()
-            entered.append(mode)
+            modes.append(mode)
+            entered.add(module)
 
     def leave(module: nn.Module, *_: Any) -> None:
-        if _works_for(owner) and entered and entered[-1].site is sites[module]:
-            entered.pop().__exit__(None, None, None)
+        if _works_for(owner) and modes and modes[-1].site is sites[module]:
+            modes.pop().__exit__(None, None, None)
 
     try:
         for module in sites:
@@ -174,9 +206,9 @@ def attach(
             handles.append(
                 module.register_forward_hook(leave, always_call=True, prepend=not outermost)
             )
-        yield
+        yield entered
     finally:
-        while entered:
-            entered.pop().__exit__(None, None, None)
+        while modes:
+            modes.pop().__exit__(None, None, None)
         for handle in handles:
             handle.remove()

@@ -6,26 +6,22 @@ without one, so that explaining the last half of the layers costs less than a fu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ShapeError, UnsupportedModelError
+from ..errors import ShapeError
 from ..grid import PatchGrid
-from .intercept import Call, DenseCall, FusedCall, attach
-from .patches import PatchWatch, watch_patches
-from .placement import Placement
+from .layout import common_grid
+from .patches import watch_patches
 from .quiet import quiet
+from .recorder import Recorder
 from .rows import Rule, SiteRecord
-from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
+from .sites import AttentionSite, Layers, find_sites, refuse
 from .target import Target, output_tensor, score
-
-# Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.
-_HALF_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ class AttentionRecord:
     None when the output has no classes or nothing was differentiated. `reads_class_token` (B,)
     says whether the score depends on the first prefix token of the model's last layer: measured,
     not assumed, since models that average their patches may have a class token all the same.
+    `left_out` are sites whose attention is not between patches (channel attention).
     """
 
     sites: tuple[SiteRecord, ...]
@@ -45,6 +42,7 @@ class AttentionRecord:
     score: Tensor | None
     target: Tensor | None
     reads_class_token: Tensor
+    left_out: tuple[AttentionSite, ...] = ()
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
         """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
@@ -129,188 +127,45 @@ def record(
         raise ShapeError(
             f"inputs: expected a batch of images (B, C, H, W), got {tuple(inputs.shape)}"
         )
-    sites = find_sites(module)
-    depth = sum(site.kind == "self" for site in sites.values())
-    if not depth:
-        raise UnsupportedModelError(
-            f"{type(module).__name__}: expected self-attention over patches, got only pools "
-            f"({', '.join(map(str, sites.values()))}) — this kind is not supported"
-        )
-    wanted = set(choose_layers(layers, depth))
-    last = [site for site in sites.values() if site.kind == "self"][-1]
-    extra = _as_tuple(additional_forward_args)
     if grad not in (True, False, "last"):
         raise ValueError(f"grad: expected True, False or 'last', got {grad!r}")
+    sites = find_sites(module)
+    extra = _as_tuple(additional_forward_args)
     with torch.inference_mode(False), torch.set_grad_enabled(bool(grad)), quiet(module):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
-        with watch_patches(module) as patches:
-            chosen_sites = {site for site in sites.values() if site.layer in wanted}
-            recorder = _Recorder(chosen_sites, last, grad, patches)
-            with attach(sites, recorder.handle, outermost=True):
-                logits = output_tensor(module(inputs, *extra))
+        while True:
+            recorder = Recorder(sites, layers, grad)
+            with watch_patches(module) as patches, recorder.attached(patches) as entered:
+                output = module(inputs, *extra)
                 recorder.open = False
-                grid = recorder.check(sites, module, inputs)
+                if entered and len(entered) < len(sites):  # a tower that this pass does not use
+                    sites = find_sites(module, among=entered)
+                    continue
+                recorder.check_called()
+                logits = output_tensor(output)
                 chosen, classes = score(logits, target, module) if grad else (None, None)
                 gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)
-    wanted_sites = [site for site in recorder.calls if site in recorder.wanted]
-    records = tuple(
-        recorder.keep(site, gradients.get(site) if grad is True else None, grid)
-        for site in wanted_sites
-    )
+            break
+        layouts = recorder.layouts(module, inputs, extra, patches)
+    kept = [site for site in recorder.calls if site in recorder.wanted]
+    left_out = tuple(site for site in kept if layouts[site].keys is None)
+    grid = common_grid([layouts[site] for site in kept], left_out)
+    batch, last = len(inputs), recorder.last
     return AttentionRecord(
-        sites=records,
+        sites=tuple(
+            recorder.keep(
+                site, layouts[site], grid, batch, gradients.get(site) if grad is True else None
+            )
+            for site in kept
+            if site not in left_out
+        ),
         grid=grid,
         logits=logits.detach(),
         score=None if chosen is None else chosen.detach(),
         target=classes,
-        reads_class_token=_reads_first(gradients.get(last), grid, logits),
+        reads_class_token=recorder.reads_first(layouts[last], gradients.get(last), batch),
+        left_out=left_out,
     )
-
-
-def _reads_first(gradient: Tensor | None, grid: PatchGrid, logits: Tensor) -> Tensor:
-    """Whether the gradient at the last layer reaches the first prefix token, (B,)."""
-    if gradient is None or not grid.prefix:
-        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-    return gradient[:, :, 0].flatten(1).ne(0).any(dim=1)
-
-
-class _Recorder:
-    def __init__(
-        self,
-        wanted: set[AttentionSite],
-        last: AttentionSite,
-        grad: bool | str,
-        patches: PatchWatch,
-    ) -> None:
-        self.wanted = wanted
-        self.patches = patches
-        self.watched = wanted | ({last} if grad else set())
-        self.differentiated = self.watched if grad is True else {last} if grad else set()
-        self.open = True
-        self.calls: dict[AttentionSite, Call] = {}
-        self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
-        self.results: dict[AttentionSite, Tensor] = {}
-
-    def handle(self, site: AttentionSite, call: Call) -> Tensor:
-        if self.open:
-            self.patches.open = False  # what comes after the first attention cuts no patches
-            if site in self.shapes:
-                raise UnsupportedModelError(
-                    f"{site}: expected one attention call a forward pass, got a second one on "
-                    f"{call.shape} — differential and shared attention are not supported"
-                )
-            self.shapes[site] = call.shape
-        result = call.run()
-        if site not in self.watched:
-            return result
-        if site in self.differentiated and not result.requires_grad:
-            result = result.detach().requires_grad_()  # here the graph begins
-        if self.open:
-            self.calls[site] = call
-            self.results[site] = result
-        return result
-
-    def check(
-        self, sites: dict[nn.Module, AttentionSite], model: nn.Module, inputs: Tensor
-    ) -> PatchGrid:
-        """Every call must be one that is understood; answer with the grid they attend over."""
-        batch = inputs.shape[0]
-        size = (inputs.shape[-2], inputs.shape[-1])
-        for site in sites.values():
-            shape = self.shapes.get(site)
-            if shape is None:
-                raise UnsupportedModelError(
-                    f"{site}: expected a call of scaled_dot_product_attention or softmax, "
-                    "got none — flash, flex and skipped attention are not supported"
-                )
-            if len(shape) != 4:
-                raise UnsupportedModelError(
-                    f"{site}: expected attention over (B, heads, N, N), got shape {shape} — "
-                    "windowed and grouped attention are not supported"
-                )
-        tokens = next(self.shapes[site][3] for site in sites.values() if site.kind == "self")
-        for site in sites.values():
-            self._check_kind(site, batch, tokens)
-        return self.patches.grid(model, size, tokens)
-
-    def _check_kind(self, site: AttentionSite, batch: int, tokens: int) -> None:
-        of_batch, _, queries, keys = self.shapes[site]
-        if of_batch != batch:
-            kind = "windowed attention"
-        elif site.kind == "self" and keys != queries:
-            kind = "attention with reduced keys"
-        elif site.kind == "self" and keys != tokens:
-            kind = "channel or hierarchical attention"
-        else:
-            return
-        raise UnsupportedModelError(
-            f"{site}: expected {site.kind}-attention over ({batch}, heads, {tokens}, {tokens}), "
-            f"got {kind} of shape {self.shapes[site]} — this kind is not supported"
-        )
-
-    def differentiate(self, chosen: Tensor, dtype: torch.dtype) -> dict[AttentionSite, Tensor]:
-        """dL/dO (or dL/dA) of every recorded site."""
-        if not chosen.requires_grad:
-            names = ", ".join(str(site) for site in self.results)
-            raise UnsupportedModelError(
-                f"model output: expected it to depend on {names}, got no gradient — "
-                "the model detaches its output or runs without gradients"
-            )
-        scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
-        sites = [site for site in self.results if site in self.differentiated]
-        watched = [self.results[site] for site in sites]
-        for scale in scales:
-            found = torch.autograd.grad(
-                chosen.sum() * scale, watched, allow_unused=True, retain_graph=scale != scales[-1]
-            )
-            for site, gradient in zip(sites, found, strict=True):
-                if gradient is None:
-                    raise UnsupportedModelError(
-                        f"{site}: expected a gradient of the output, got none — "
-                        "the output does not depend on this layer"
-                    )
-            if all(bool(gradient.isfinite().all()) for gradient in found):
-                break
-        else:
-            raise UnsupportedModelError(
-                "model output: expected finite gradients, got NaN or infinity — "
-                "check the weights and the input, or run the model in float32"
-            )
-        exact = torch.promote_types(dtype, torch.float32)
-        return {
-            site: gradient if scale == 1.0 else gradient.to(exact) / scale
-            for site, gradient in zip(sites, found, strict=True)
-        }
-
-    def keep(self, site: AttentionSite, gradient: Tensor | None, grid: PatchGrid) -> SiteRecord:
-        call = self.calls[site]
-        batch, heads, queries, keys = self.shapes[site]
-        shape = (batch, heads, queries, keys)
-        own = replace(grid, prefix=keys - grid.patches)
-        at = Placement(own, grid, batch)
-        asking = at if site.kind == "self" else None
-        if isinstance(call, DenseCall):
-            dense = self.results[site].detach()
-            return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient)
-        return SiteRecord(
-            site,
-            shape,
-            at,
-            asking,
-            query=call.query.detach(),
-            key=_per_head(call, call.key),
-            value=_per_head(call, call.value),
-            mask=None if call.attn_mask is None else call.attn_mask.detach(),
-            causal=call.is_causal,
-            scale=1 / math.sqrt(call.query.shape[-1]) if call.scale is None else call.scale,
-            gradient=gradient,
-        )
-
-
-def _per_head(call: FusedCall, shared: Tensor) -> Tensor:
-    """Keys or values (B,H,N,D), repeated where several heads share one (grouped queries)."""
-    times = call.query.shape[1] // shared.shape[1]
-    return shared.detach() if times == 1 else shared.detach().repeat_interleave(times, dim=1)
 
 
 def _as_tuple(extra: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,9 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 
-_ATTENDS = re.compile(r"attention|attn", re.IGNORECASE)
+_ATTENDS = re.compile(r"attention|attn|^(MHSA|GPSA|XCA)$", re.IGNORECASE)
 _POOLS = re.compile(r"pool|prr|class_?att", re.IGNORECASE)
+_POOL_HEAD = re.compile(r"att.*pool|pool.*att", re.IGNORECASE)  # of the module around a site
 
 Layers = int | slice | Sequence[int] | str | None
 
@@ -72,9 +73,15 @@ def refuse(model: object, *, compiled: bool = False) -> nn.Module:
     return inner
 
 
-def find_sites(model: nn.Module) -> dict[nn.Module, AttentionSite]:
-    """The attention sites of `model`, in the order of its modules."""
-    named = [(name, module) for name, module in model.named_modules() if _may_attend(module)]
+def find_sites(
+    model: nn.Module, among: Container[nn.Module] | None = None
+) -> dict[nn.Module, AttentionSite]:
+    """The attention sites of `model`, in the order of its modules; only those `among` some."""
+    named = [
+        (name, module)
+        for name, module in model.named_modules()
+        if _may_attend(module) and (among is None or module in among)
+    ]
     outer = {
         module
         for _, module in named
@@ -85,14 +92,16 @@ def find_sites(model: nn.Module) -> dict[nn.Module, AttentionSite]:
     for name, module in named:
         if module in outer:
             continue
-        kind = "pool" if _POOLS.search(type(module).__name__) else "self"
+        around = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        pools = _POOLS.search(type(module).__name__) or _POOL_HEAD.search(around)
+        kind = "pool" if pools else "self"
         place = max(layer - 1, 0) if kind == "pool" else layer
         found[module] = AttentionSite(name, place, type(module).__name__, kind)
         layer += kind == "self"
     if not found:
         raise UnsupportedModelError(
-            f"model: expected a vision transformer, got {type(model).__name__} with no attention "
-            "module that is known — for a convolutional network use captum.attr.LayerGradCam"
+            f"model: expected a vision transformer, got {type(model).__name__} with no module "
+            "that is named for attention — for a convolutional network use captum.attr.LayerGradCam"
         )
     return found
 

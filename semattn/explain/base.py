@@ -333,6 +333,12 @@ def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, 
     notes = []
     if taken.score is not None and taken.target is None:
         notes.append("The model has no classifier: its own feature direction is explained.")
+    if taken.left_out:
+        kinds = ", ".join(sorted({site.module for site in taken.left_out}))
+        notes.append(
+            f"Not in the map, since it is not attention between patches: {kinds}, "
+            f"{len(taken.left_out)} layers."
+        )
     if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
         notes.append(f"No keypoint weighs on the map of {even}: it is the model's alone.")
     if blank := which((maps.patches == 0).all(dim=1)):

@@ -135,7 +135,7 @@ class SIFTPatchInterrelation(Explainer):
             gathered = gathered + (asked @ relevance).squeeze(2)
         gathered = one.keys_at.collect(gathered)[..., grid.prefix :]
         if self.head_alignment:
-            asked = one.keys_at.per_image(asking.sum(dim=-1))[:, None]
+            asked = one.keys_at.per_image(asking.sum(dim=-1))[:, None].clamp(min=TINY)
             share = one.keys_at.own.patches * one.keys_at.per_image(aligned) / asked
             gathered = gathered * share[..., None]
         return gathered.sum(dim=1)
