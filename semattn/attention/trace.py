@@ -157,7 +157,17 @@ def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list
 
 
 def _reshaped(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
-    return [tuple(p.reshape(made.shape) for p in planes)] if (planes := of(args[0])) else None
+    planes = of(args[0])
+    if planes is None:
+        return None
+    return [tuple(_as_shape(plane, made.shape) for plane in planes)]
+
+
+def _as_shape(plane: Tensor, shape: torch.Size) -> Tensor:
+    """Reshaped; what is the same in all channels is not copied for each of them."""
+    if plane.stride(-1) == 0 and plane.ndim and plane.shape[-1] == shape[-1]:
+        return plane[..., :1].reshape(*shape[:-1], 1).expand(shape)
+    return plane.reshape(shape)
 
 
 def _moved(of: Lookup, func: Any, args: Any, kwargs: Any, made: Any) -> list[Planes] | None:
@@ -261,29 +271,35 @@ def _sampled(planes: Planes, where: list[Tensor], made: Tensor) -> Planes:
         axes = range(plane.ndim - len(where), plane.ndim)
         channel = plane.ndim - len(where) - 1
         if number % 3 == 0:  # the image: padding stays out of it
-            one = plane.amax(dim=(channel, *axes), keepdim=True)
+            one = _once(plane).amax(dim=(channel, *axes), keepdim=True)
         else:
-            one = plane.mean(dim=channel, keepdim=True)
+            one = _once(plane).mean(dim=channel, keepdim=True)
             for axis, positions in zip(axes, where, strict=True):
                 one = _at(one, axis, positions.float())
         sampled.append(one.expand(made.shape))
     return tuple(sampled)
 
 
+def _once(plane: Tensor) -> Tensor:
+    """The plane without its copies: axes along which it is the same by construction are 1 long."""
+    return plane[tuple(slice(0, 1) if step == 0 else slice(None) for step in plane.stride())]
+
+
 def _at(plane: Tensor, axis: int, positions: Tensor) -> Tensor:
     """The plane at fractional positions along an axis: linear between, and beyond the ends."""
+    shape = list(plane.shape)
+    shape[axis] = len(positions)
+    plane = _once(plane)
     size = plane.shape[axis]
     if size == 1:
-        return plane.expand(*(len(positions) if a == axis % plane.ndim else -1
-                              for a in range(plane.ndim)))  # fmt: skip
+        return plane.expand(shape)
     positions = positions.to(plane.device)
     low = positions.floor().clamp(0, size - 2)
     part = positions - low
-    shape = [1] * plane.ndim
-    shape[axis] = -1
+    part = part.reshape([-1 if one == axis % plane.ndim else 1 for one in range(plane.ndim)])
     first = plane.index_select(axis, low.long())
     second = plane.index_select(axis, low.long() + 1)
-    return first + part.reshape(shape) * (second - first)
+    return (first + part * (second - first)).expand(shape)
 
 
 def _reduced(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
@@ -300,12 +316,16 @@ def _reduced(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> lis
 
 def mixed(planes: Planes, dims: Any, keep: bool) -> Planes:
     """The image that elements are of, and the mean of their places."""
-    return tuple(
-        plane.amax(dim=dims, keepdim=keep)
-        if number % 3 == 0
-        else plane.mean(dim=dims, keepdim=keep)
+    shape = list(planes[0].shape)
+    for axis in dims:
+        shape[axis] = 1
+    reduced = [
+        (_once(plane).amax(dims, True) if number % 3 == 0 else _once(plane).mean(dims, True))
         for number, plane in enumerate(planes)
-    )
+    ]
+    away = [axis % len(shape) for axis in dims]
+    kept = [slice(None) if keep or axis not in away else 0 for axis in range(len(shape))]
+    return tuple(plane.expand(shape)[tuple(kept)] for plane in reduced)
 
 
 def _multiplied(
