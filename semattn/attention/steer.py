@@ -86,12 +86,14 @@ def _spread(bias: Tensor) -> Tensor:
 
 
 def _fit(site: AttentionSite, call: Call, bias: Tensor, heads: Sequence[int] | None) -> Tensor:
-    for given, needed in zip(bias.shape, call.shape, strict=True):
-        if given not in (1, needed):
-            raise ShapeError(
-                f"bias: expected to fit attention {call.shape} of {site}, "
-                f"got {tuple(bias.shape)} — one number a token, prefix tokens included"
-            )
+    fits = len(bias.shape) == len(call.shape) and all(
+        given in (1, needed) for given, needed in zip(bias.shape, call.shape, strict=True)
+    )
+    if not fits:
+        raise ShapeError(
+            f"bias: expected to fit attention {call.shape} of {site}, "
+            f"got {tuple(bias.shape)} — one number a token, prefix tokens included"
+        )
     if heads is None:
         return bias
     count = call.shape[1]
