@@ -39,7 +39,7 @@ MODULES = (
     "volo", "xcit",
 )  # fmt: skip
 CLASSES = 10
-DEPTH, DEPTHS = 4, 2  # layers kept of a plain model, and of each stage of a hierarchical one
+DEPTH = 2  # layers kept of a plain model, and of each stage of a hierarchical one
 CELLS = 2.0  # patches that the centre of the change may be away, convolutions and all
 SECONDS = 900
 
@@ -104,7 +104,7 @@ def _cut(depth: Any) -> Any:
     if isinstance(depth, int):
         return min(depth, DEPTH)
     if isinstance(depth, (tuple, list)):
-        return type(depth)(min(one, DEPTHS) if isinstance(one, int) else _cut(one) for one in depth)
+        return type(depth)(min(one, DEPTH) if isinstance(one, int) else _cut(one) for one in depth)
     return depth
 
 

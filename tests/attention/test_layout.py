@@ -6,6 +6,7 @@ changed, and the keys that change must be those that are said to lie there.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -196,6 +197,37 @@ def test_one_image_and_many_are_laid_out_alike() -> None:
             torch.testing.assert_close(
                 one.reduce(everywhere.expand(5, -1))[number], other.reduce(everywhere)[0]
             )
+
+
+@pytest.mark.parametrize("name", ["swin", "swin-v2", "maxvit", "pvt-v2", "hiera", "cait"])
+def test_checkpointing_changes_nothing(name: str) -> None:
+    model, x = build(name, torch.float64), images(dtype=torch.float64)
+    expected = record(model, x, target=1)
+    model.set_grad_checkpointing(True)
+    got = record(model, x, target=1)
+    for one, other in zip(got.sites, expected.sites, strict=True):
+        assert one.gradient is not None and other.gradient is not None
+        torch.testing.assert_close(one.gradient, other.gradient)
+        torch.testing.assert_close(one.attention(), other.attention())
+
+
+def test_threads_share_a_windowed_model() -> None:
+    model, wrong = build("swin", torch.float64), []
+    batches = [images(2, torch.float64, seed) for seed in range(4)]
+    expected = [record(model, x, target=1).sites[-1].gradient for x in batches]
+
+    def work(number: int) -> None:
+        for _ in range(3):
+            gradient = record(model, batches[number], target=1).sites[-1].gradient
+            if not torch.equal(gradient, expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 class _Folded(nn.Module):

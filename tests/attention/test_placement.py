@@ -1,0 +1,118 @@
+"""From the tokens of a grid to those of a call and back, by hand and against timm's windows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models.swin_transformer import window_partition
+from torch import Tensor
+
+from semattn import SIFTPatchInterrelation
+from semattn.attention import record
+from semattn.attention.placement import Placement
+from semattn.errors import ShapeError
+from semattn.grid import PatchGrid
+from tests.families import build
+from tests.models import images
+from tests.oracles import dense_record
+
+COMMON = PatchGrid((2, 4), (16, 32), (8, 8), prefix=1)
+COARSE = PatchGrid((1, 2), (16, 32), (16, 16), prefix=1)
+
+
+def test_a_coarse_patch_holds_the_sum_of_the_fine_ones_and_gives_it_back_evenly() -> None:
+    at = Placement(COARSE, COMMON, batch=1)
+    fine = torch.tensor([[9.0, 1, 2, 3, 4, 5, 6, 7, 8]])
+    assert at.spread(fine).tolist() == [[9, 1 + 2 + 5 + 6, 3 + 4 + 7 + 8]]
+    gathered = at.collect(torch.tensor([[[9.0, 4, 8]]]))
+    assert gathered.tolist() == [[[9, 1, 1, 2, 2, 1, 1, 2, 2]]]
+
+
+def test_grids_that_do_not_divide_share_by_area() -> None:
+    at = Placement(PatchGrid((1, 2), (8, 24), (8, 12)), PatchGrid((1, 3), (8, 24), (8, 8)), batch=1)
+    assert at.spread(torch.tensor([[2.0, 4.0, 6.0]])).tolist() == [[4, 8]]
+    assert at.collect(torch.tensor([[[3.0, 9.0]]])).tolist() == [[[2, 4, 6]]]
+
+
+def test_prefix_tokens_that_a_call_lacks_are_dropped_and_come_back_empty() -> None:
+    at = Placement(PatchGrid((2, 4), (16, 32), (8, 8)), COMMON, batch=1)
+    assert at.spread(torch.arange(9.0)[None]).tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert at.collect(torch.ones(1, 1, 8)).tolist() == [[[0, 1, 1, 1, 1, 1, 1, 1, 1]]]
+
+
+def test_windows_are_spread_and_collected_with_padding_and_repeats() -> None:
+    grid = PatchGrid((1, 4), (8, 32), (8, 8))
+    image, token = torch.tensor([0, 0, 1, 1]), torch.tensor([[1, 0], [3, -1], [0, 1], [1, 2]])
+    at = Placement(grid, grid, batch=2, image=image, token=token)
+    weights = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    assert at.spread(weights).tolist() == [[2, 1], [4, 0], [5, 6], [6, 7]]
+    values = torch.tensor([[[1.0, 2]], [[4, 100]], [[8, 16]], [[32, 64]]])
+    assert at.collect(values).tolist() == [[[2, 1, 0, 4]], [[8, 48, 64, 0]]]
+    assert at.per_image(values.sum(-1)).tolist() == [[107], [120]]
+
+
+def test_weights_of_another_size_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"weights: expected \(1, 9\).*got \(1, 8\)"):
+        Placement(COARSE, COMMON, batch=1).spread(torch.ones(1, 8))
+
+
+def _windows(rows: int, columns: int, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
+    """Patch numbers (windows, n) as timm partitions them; -1 for padding."""
+    numbers = torch.arange(rows * columns, dtype=torch.float64).reshape(1, rows, columns, 1)
+    numbers = numbers.roll((-shift[0], -shift[1]), (1, 2))
+    pad = (0, 0, 0, -columns % window[1], 0, -rows % window[0])
+    padded = torch.nn.functional.pad(numbers, pad, value=-1.0)
+    return window_partition(padded, window).flatten(1).long()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_swin_windows_are_those_that_timm_makes(batch: int) -> None:
+    model = build("swin")
+    taken = record(model, images(batch), grad=False)
+    blocks = [block for layer in model.layers for block in layer.blocks]
+    for one, block in zip(taken.sites, blocks, strict=True):
+        rows, columns = one.keys_at.own.shape
+        expected = _windows(rows, columns, block.window_size, block.shift_size).repeat(batch, 1)
+        for at in (one.keys_at, one.queries_at):
+            given = torch.arange(batch * rows * columns).reshape(batch, -1) + 1.0
+            got = Placement(at.own, at.own, batch, at.image, at.token).spread(given)
+            image = torch.arange(batch).repeat_interleave(len(expected) // batch)[:, None]
+            there = torch.where(expected < 0, 0, expected + image * rows * columns + 1)
+            assert torch.equal(got, there.double())
+
+
+def test_the_interrelation_in_windows_equals_loops() -> None:
+    """METHOD's sums over every query and key, their patches looked up in timm's own partition."""
+    model, x = build("swin", torch.float64), images(dtype=torch.float64)
+    p = torch.rand(2, 192, generator=torch.manual_seed(3), dtype=torch.float64) + 0.3
+    p = p / p.sum(dim=-1, keepdim=True)
+    explainer = SIFTPatchInterrelation(
+        layers="all", density=lambda scene: p - 0.1 / 1.1 * p.mean(-1, keepdim=True)
+    )
+    got = explainer.patch_map(model, x, target=[1, 3]).flatten(1)
+    dense = dense_record(model, x, [1, 3])
+    blocks = [block for layer in model.layers for block in layer.blocks]
+    total = torch.zeros(2, 12, 16, dtype=torch.float64)
+    for block, attention, gradient in zip(blocks, dense.attention, dense.gradient, strict=True):
+        rows, columns = block.input_resolution
+        times = 12 // rows
+        table = _windows(rows, columns, block.window_size, block.shift_size)
+        coarse = p.reshape(2, rows, times, columns, times).sum(dim=(2, 4)).flatten(1)
+        for b in range(2):
+            for head in range(attention.shape[1]):
+                gathered, share = torch.zeros(rows * columns, dtype=torch.float64), 0.0
+                for number, patches in enumerate(table.tolist()):
+                    a = attention[b * len(table) + number, head]
+                    relevance = (a * gradient[b * len(table) + number, head]).clamp(min=0)
+                    real = [j for j, patch in enumerate(patches) if patch >= 0]
+                    for i in real:
+                        weight = float(coarse[b, patches[i]])
+                        on_patches = sum(float(a[i, j]) for j in real)
+                        dense_part = sum(float(a[i, j] * coarse[b, patches[j]]) for j in real)
+                        share += weight * dense_part / on_patches
+                        for j in real:
+                            gathered[patches[j]] += weight * relevance[i, j]
+                spread = gathered.reshape(rows, columns) * share * rows * columns / times**2
+                total[b] += spread.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    expected = total.flatten(1)
+    torch.testing.assert_close(got / expected.amax(), expected / expected.amax())
