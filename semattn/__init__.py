@@ -16,7 +16,25 @@ from .version import __version__
 if TYPE_CHECKING:
     from .attention import AttentionRecord, record, steer
     from .density import densities
-    from .explain import Explanation, SIFTPatchInterrelation, explainers
+    from .explain import (
+        AttentionRollout,
+        Center,
+        Explanation,
+        GenericRelevance,
+        GradCAM,
+        GradientRollout,
+        InputXGradient,
+        IntegratedGradients,
+        KeypointDensity,
+        LeGrad,
+        Occlusion,
+        Random,
+        RawAttention,
+        SIFTPatchInterrelation,
+        SmoothGrad,
+        TransitionAttention,
+        explainers,
+    )
     from .grid import PatchGrid
     from .images import Images, Preprocessing, prepare
     from .keypoints import Keypoints, detectors
@@ -24,12 +42,26 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttentionRecord": "attention",
+    "AttentionRollout": "explain",
+    "Center": "explain",
     "Explanation": "explain",
+    "GenericRelevance": "explain",
+    "GradCAM": "explain",
+    "GradientRollout": "explain",
     "Images": "images",
+    "InputXGradient": "explain",
+    "IntegratedGradients": "explain",
+    "KeypointDensity": "explain",
     "Keypoints": "keypoints",
+    "LeGrad": "explain",
+    "Occlusion": "explain",
     "PatchGrid": "grid",
     "Preprocessing": "images",
+    "Random": "explain",
+    "RawAttention": "explain",
     "SIFTPatchInterrelation": "explain",
+    "SmoothGrad": "explain",
+    "TransitionAttention": "explain",
     "densities": "density",
     "detectors": "keypoints",
     "explainers": "explain",
@@ -41,12 +73,26 @@ _HOME = {
 
 __all__ = [
     "AttentionRecord",
+    "AttentionRollout",
+    "Center",
     "Explanation",
+    "GenericRelevance",
+    "GradCAM",
+    "GradientRollout",
     "Images",
+    "InputXGradient",
+    "IntegratedGradients",
+    "KeypointDensity",
     "Keypoints",
+    "LeGrad",
+    "Occlusion",
     "PatchGrid",
     "Preprocessing",
+    "Random",
+    "RawAttention",
     "SIFTPatchInterrelation",
+    "SmoothGrad",
+    "TransitionAttention",
     "__version__",
     "densities",
     "detectors",

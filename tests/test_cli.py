@@ -195,7 +195,7 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--target", "²"], ["target", "unknown class"]),
         (["--target", "owls!"], ["unknown class 'owls!'", "did you mean 'owl, owls'"]),
         (["--model", "resnet18"], ["ResNet"]),
-        (["--model", "test_swin"], ["WindowAttention", "windowed"]),
+        (["--model", "coat_lite_tiny"], ["FactorAttnConvRelPosEnc"]),
         (["--density", "cuont"], ["did you mean 'count'"]),
         (["--detector", "orb"], ["detector"]),
         (["--method", "magic"], ["explainer"]),
@@ -213,9 +213,9 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_options_end_in_one_line(run, tmp_path, monkeypatch, arguments, parts):
-    if "test_swin" in arguments:
-        swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)).eval()
-        monkeypatch.setattr(import_module("semattn.zoo"), "load", lambda *a, **k: swin)
+    if "coat_lite_tiny" in arguments:
+        coat = timm.create_model("coat_lite_tiny", serial_depths=(1, 1, 1, 1)).eval()
+        monkeypatch.setattr(import_module("semattn.zoo"), "load", lambda *a, **k: coat)
     refused(run("explain", PHOTO, "--out", "o", *arguments), *parts)
     assert not list(tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,6 @@ def test_the_script_runs(script, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout
+    assert "Warning" not in run.stderr
+    for picture in re.findall(r"^picture: (.+)$", run.stdout, flags=re.MULTILINE):
+        assert (tmp_path / picture).stat().st_size

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError
-from semattn.images import Preprocessing, luma, pixels_of, prepare, read
+from semattn.images import Preprocessing, luma, pixels_of, prepare, processors, read
 
 HALF = Preprocessing(size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
 IMAGENET = Preprocessing(
@@ -344,11 +345,174 @@ def test_unknown_ways_are_refused_by_name():
         Preprocessing((8, 8), (0.5,), (0.5,), crop_mode="centre")
     with pytest.raises(ValueError, match="interpolation: unknown name 'random'"):
         Preprocessing((8, 8), (0.5,), (0.5,), interpolation="random")
+    with pytest.raises(ValueError, match="crop_rounding: unknown name 'up'"):
+        Preprocessing((8, 8), (0.5,), (0.5,), crop_rounding="up")
     with pytest.raises(ShapeError, match="got 3 and 1"):
         Preprocessing((8, 8), (0.5,) * 3, (0.5,))
     for bad in ({"size": (0, 8)}, {"std": (0.0,)}, {"crop_pct": 0.0}):
         with pytest.raises(ValueError, match="expected a positive size"):
             Preprocessing(**{"size": (8, 8), "mean": (0.5,), "std": (0.5,)} | bad)
+
+
+# --- what other libraries say of their preprocessing ------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    flower = read(Path(__file__).parents[1] / "examples" / "flower.jpg")
+    tall = flower.rotate(90, expand=True).crop((3, 5, 400, 600))
+    return flower, tall
+
+
+def levels_apart(wants, call, pictures):
+    """The most and the mean by which two results differ, in levels of 255."""
+    apart = []
+    for picture in pictures:
+        ours, theirs = prepare(picture, wants).inputs[0], torch.as_tensor(call(picture)).float()
+        assert ours.shape == theirs.shape
+        apart.append((theirs - ours).abs() * torch.tensor(wants.std)[:, None, None] * 255)
+    return max(float(one.max()) for one in apart), max(float(one.mean()) for one in apart)
+
+
+SHORTEST = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
+PROCESSORS = {
+    "vit": ("ViTImageProcessor", {}),
+    "rectangle": ("ViTImageProcessor", {"size": {"height": 96, "width": 160}}),
+    "enlarged": ("ViTImageProcessor", {"size": {"height": 500, "width": 700}}),
+    "lanczos": ("SegformerImageProcessor", {"resample": 1}),
+    "levels to 255": (
+        "ViTImageProcessor",
+        {"do_rescale": False, "image_mean": [127.0, 120.0, 110.0], "image_std": [64.0, 60.0, 50.0]},
+    ),
+    "levels from -1": (
+        "ViTImageProcessor",
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    ),
+    "no normalisation": ("ViTImageProcessor", {"do_normalize": False}),
+    "clip": ("CLIPImageProcessor", {}),
+    "dinov2": ("BitImageProcessor", SHORTEST),
+    "uneven crop": ("CLIPImageProcessor", {**SHORTEST, "size": {"shortest_edge": 235}}),
+    "padded": ("CLIPImageProcessor", {"size": 100, "crop_size": 128}),
+    "deit": ("DeiTImageProcessor", {}),
+    "siglip": ("SiglipImageProcessor", {}),
+    "dinov3": ("DINOv3ViTImageProcessor", {}),
+}
+
+
+@pytest.mark.parametrize("backend", ["", "Pil"])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_preprocessing_is_that_of_a_transformers_processor(name, backend, pictures):
+    import transformers
+
+    kind, options = PROCESSORS[name]
+    make = getattr(transformers, kind + backend, None)
+    if make is None:
+        pytest.skip(f"no {kind}{backend}")
+    processor = make(**options)
+    most, mean = levels_apart(
+        Preprocessing.of(processor),
+        lambda picture: processor(images=picture, return_tensors="pt")["pixel_values"][0],
+        pictures,
+    )
+    # PIL itself gives the same; torch rounds otherwise, and clips otherwise where it overshoots.
+    assert mean < (0.35 if backend == "" else 1e-3)
+    assert most <= (12 if backend == "" else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("LevitImageProcessor", {}, "its result differs by"),
+        ("MobileViTImageProcessor", {}, "its result differs by"),  # blue first
+        ("PerceiverImageProcessor", {}, "it makes .3, 224, 224., not"),
+        ("ViTImageProcessor", {"do_resize": False}, "it does not resize"),
+        ("CLIPImageProcessor", {"do_center_crop": False}, "not the same for every picture"),
+        ("CLIPImageProcessor", {"crop_size": {"height": 64, "width": 96}}, "whose shortest side"),
+        ("DeiTImageProcessor", {"crop_size": {"height": 64, "width": 96}}, "out of .256, 256."),
+    ],
+)
+def test_processors_that_do_more_are_refused_by_name(kind, options, words):
+    import transformers
+
+    with pytest.raises(UnsupportedModelError, match=f"got {kind}: .*{words}") as raised:
+        Preprocessing.of(getattr(transformers, kind)(**options))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_processor_that_fails_is_refused():
+    class Broken:
+        do_resize, resample, size = True, 2, {"height": 32, "width": 32}
+        do_normalize, do_rescale, rescale_factor = False, True, 1 / 255
+
+        def __call__(self, **_):
+            raise RuntimeError("no\nbackend")
+
+    with pytest.raises(UnsupportedModelError, match="Broken: it fails on a picture .no backend."):
+        Preprocessing.of(Broken())
+
+
+def test_a_transformers_model_alone_asks_for_its_processor():
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    model = ViTForImageClassification(config)
+    with pytest.raises(
+        UnsupportedModelError, match=r"preprocessing=Preprocessing\.of\(processor\)"
+    ):
+        Preprocessing.of(model)
+    assert prepare(torch.rand(1, 3, 32, 32), lambda: Preprocessing.of(model)).pixels.shape[0] == 1
+    processor = ViTImageProcessor()
+    assert Preprocessing.of(SimpleNamespace(image_processor=processor)) == Preprocessing.of(
+        processor
+    )
+
+
+def test_preprocessing_is_that_of_torchvisions_weights(pictures):
+    from torchvision.models import Swin_V2_B_Weights, ViT_B_16_Weights, ViT_H_14_Weights
+    from torchvision.transforms._presets import ImageClassification
+
+    for weights in (
+        ViT_B_16_Weights.IMAGENET1K_V1,
+        ViT_H_14_Weights.DEFAULT,
+        Swin_V2_B_Weights.DEFAULT,
+    ):
+        call = weights.transforms()
+        assert levels_apart(Preprocessing.of(call), call, pictures)[0] < 1e-3
+    squashed = ImageClassification(crop_size=40, resize_size=64)
+    squashed.resize_size = [64, 64]
+    assert levels_apart(Preprocessing.of(squashed), squashed, pictures)[0] < 1e-3
+    for edge in range(64, 600):  # the ratio of two sides is rounded, its effect is not
+        for crop in range(32, edge, 29):
+            call = ImageClassification(crop_size=crop, resize_size=edge)
+            assert int(crop / processors.settings(call)[0]["crop_pct"]) == edge
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+@pytest.mark.parametrize("size", [64, (64, 96)])
+def test_preprocessing_is_that_of_an_open_clip_model(resize_mode, size, pictures):
+    from open_clip.model import CLIP, set_model_preprocess_cfg
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    vision = {"layers": 1, "width": 32, "head_width": 16, "image_size": 64, "patch_size": 16}
+    text = {"context_length": 4, "vocab_size": 9, "width": 16, "heads": 2, "layers": 1}
+    model = CLIP(embed_dim=8, vision_cfg=vision, text_cfg=text)
+    with pytest.raises(UnsupportedModelError, match="got CLIP without one"):
+        Preprocessing.of(model)
+    config = PreprocessCfg(size=size, resize_mode=resize_mode)
+    set_model_preprocess_cfg(model, vars(config))
+    wants = Preprocessing.of(model)
+    assert wants == Preprocessing.of(model.visual)
+    call = image_transform_v2(config, is_train=False)
+    assert levels_apart(wants, call, pictures)[0] < 1e-3
+    if resize_mode == "shortest":  # as older releases write it down
+        del model.visual.preprocess_cfg
+        model.visual.image_size = size
+        assert Preprocessing.of(model) == wants
+    set_model_preprocess_cfg(model, vars(PreprocessCfg(resize_mode="longest")))
+    with pytest.raises(UnsupportedModelError, match="resize_mode 'longest' fills the border"):
+        Preprocessing.of(model)
 
 
 # --- float tensors ----------------------------------------------------------------------------
@@ -446,8 +610,9 @@ def test_luma_weighs_green_most():
     assert luma(np.full((2, 4, 5, 3), 255, np.uint8)).shape == (2, 4, 5)
 
 
-def test_images_does_without_timm_and_torchvision():
-    code = "import sys, semattn.images; print({'timm', 'torchvision', 'cv2'} & set(sys.modules))"
+def test_images_does_without_the_libraries_that_it_reads():
+    never = {"timm", "torchvision", "transformers", "open_clip", "cv2"}
+    code = f"import sys, semattn.images; print({never} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

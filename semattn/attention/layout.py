@@ -142,15 +142,20 @@ def follow(
                     f"{site}: expected attention between patches of the image, got {reason} "
                     f"in a call of shape {call.shape} — this kind is not supported"
                 ) from None
-            result = call.run()
-            if isinstance(call, FusedCall) and (asked := trace.of(call.query)):
-                there = mixed(asked[:3], [-1], True)
-                trace.put(result, tuple(plane.expand(result.shape) for plane in there))
-            return result
+            return run_traced(trace, call)
 
         with attach(dict(sites), handle), trace:
             model(few, *extra)
     return layouts
+
+
+def run_traced(trace: Trace, call: Call) -> Tensor:
+    """Make the call; what comes out of a fused one is where its queries are."""
+    result = call.run()
+    if isinstance(call, FusedCall) and (asked := trace.of(call.query)):
+        there = mixed(asked[:3], [-1], True)
+        trace.put(result, tuple(plane.expand(result.shape) for plane in there))
+    return result
 
 
 def _places(trace: Trace, call: Call) -> tuple[Planes | None, Planes]:
@@ -258,8 +263,8 @@ def _tokens(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens
     real = (image >= 0) & ~nowhere
     if not bool(real.any()):
         raise UnplacedError("tokens that cannot be followed back to it")
-    rows, h, tall = _ranks(down, real, size[0])
-    columns, w, wide = _ranks(across, real, size[1])
+    rows, h, tall = ranks(down, real, size[0])
+    columns, w, wide = ranks(across, real, size[1])
     if h * w == 1 and real.sum() > 1:
         return None
     prefix = int(nowhere.sum(dim=1).max())
@@ -271,7 +276,7 @@ def _tokens(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens
     return Tokens(grid, table)
 
 
-def _ranks(places: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float]:
+def ranks(places: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float]:
     """Row (or column) number of each place, their count, and the size of one in pixels."""
     found = places[real].sort().values
     new = torch.cat([found.new_ones(1, dtype=torch.bool), found.diff() > _NEAR])

@@ -30,9 +30,10 @@ class AttentionRecord:
 
     `sites` are in the order of the layers; `grid` says where the tokens lie; `logits` is the
     output (B, …); `score` (B,) is what was differentiated and `target` (B,) its class numbers,
-    None when the output has no classes or nothing was differentiated. `reads_class_token` (B,)
-    says whether the score depends on the first prefix token of the model's last layer: measured,
-    not assumed, since models that average their patches may have a class token all the same.
+    None when it is no class (`explains` then says what it is) or nothing was differentiated.
+    `reads_class_token` (B,) says whether the score depends on the first prefix token of the
+    model's last layer: measured, not assumed, since models that average their patches may have a
+    class token all the same.
     `left_out` are sites whose attention is not between patches (channel attention).
     """
 
@@ -43,6 +44,7 @@ class AttentionRecord:
     target: Tensor | None
     reads_class_token: Tensor
     left_out: tuple[AttentionSite, ...] = ()
+    explains: str = ""
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
         """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
@@ -143,7 +145,8 @@ def record(
                     continue
                 recorder.check_called()
                 logits = output_tensor(output)
-                chosen, classes = score(logits, target, module) if grad else (None, None)
+                asked = score(output, target, module) if grad else (None, None, "")
+                chosen, classes, explains = asked
                 gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)
             break
         layouts = recorder.layouts(module, inputs, extra, patches)
@@ -165,6 +168,7 @@ def record(
         target=classes,
         reads_class_token=recorder.reads_first(layouts[last], gradients.get(last), batch),
         left_out=left_out,
+        explains=explains,
     )
 
 

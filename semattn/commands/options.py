@@ -50,7 +50,13 @@ Target = Annotated[
         WHAT, "CLASS", "The class to explain, by name or number; the predicted one if left out."
     ),
 ]
-Method = Annotated[str, _option(HOW, "NAME", "The explainer.")]
+METHODS = (
+    "[bold]sift-patch-interrelation[/]; of attention: raw-attention, attention-rollout, "
+    "gradient-rollout, generic-relevance, transition-attention, legrad; of features: grad-cam; "
+    "of pixels: input-x-gradient, integrated-gradients, smooth-grad, occlusion; or a control: "
+    "keypoint-density, random, center"
+)
+Method = Annotated[str, _option(HOW, "NAME", f"The explainer: {METHODS}.")]
 Density = Annotated[
     str,
     _option(

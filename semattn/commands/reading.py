@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 def read_explainer(method: str, **options: Any) -> Any:
-    """The explainer of that name; options that are None are left to it."""
+    """The explainer of that name; options that are None are left to it.
+
+    An option that it lacks is a ValueError that names the nearest one and lists them all.
+    """
     from ..explain import explainers
 
     chosen = {name: value for name, value in options.items() if value is not None}
     try:
         return explainers.ensure(method)(**chosen)
     except TypeError as error:
-        raise ValueError(f"{method}: {error} — this explainer lacks the option") from error
+        raise ValueError(str(error)) from error
 
 
 def load_model(

@@ -6,6 +6,7 @@ that any claim about keypoints must beat (edges, centre, shifted, shuffled) stan
 registry, marked as such. Nothing here knows of models or attention.
 """
 
+from .clean import clean_density
 from .controls import canny, center, other, permuted, random, shifted, sobel, uniform
 from .scene import Scene, densities, register_density
 from .semantic import (
@@ -27,6 +28,7 @@ __all__ = [
     "Scene",
     "canny",
     "center",
+    "clean_density",
     "concentration",
     "count",
     "densities",

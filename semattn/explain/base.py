@@ -7,6 +7,7 @@ model's attention did and where the keypoints lie, and answers with one number a
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, prepare
 from ..keypoints import Keypoints, detectors, start
-from ..registry import Registry
+from ..registry import Registry, choices
 from .refine import refinements
 from .result import Explanation, versions, weights_digest
 
@@ -43,10 +44,19 @@ class Run:
     images: Images
     found: Future[list[Keypoints]] | None
 
+    @property
+    def extra_args(self) -> tuple[Any, ...]:
+        """What the model takes after its images."""
+        if self.extra is None:
+            return ()
+        return self.extra if isinstance(self.extra, tuple) else (self.extra,)
+
     def record(self, **options: Any) -> AttentionRecord:
         """`semattn.record` of this run; options as there."""
-        chosen = {"target": self.target, "additional_forward_args": self.extra} | options
-        return record(self.model, chosen.pop("inputs", self.inputs), **chosen)
+        chosen = {"target": self.target, "additional_forward_args": self.extra_args} | options
+        taken = record(self.model, chosen.pop("inputs", self.inputs), **chosen)
+        check_finite("model output", taken.logits)
+        return taken
 
     def keypoints(self) -> list[Keypoints]:
         """Those of each image, once they are found; none if nothing asked for them."""
@@ -58,6 +68,7 @@ class Maps:
     """What a method makes of a run: one number a patch (B, P), and one a pixel (B, H, W).
 
     `attribution` (B, C, H, W) is set by a method that tells the channels apart; it sums to `heat`.
+    `notes` are sentences that a reader of the map must know.
     """
 
     taken: AttentionRecord
@@ -65,6 +76,7 @@ class Maps:
     patches: Tensor
     heat: Tensor
     attribution: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Explainer(Attribution):
@@ -91,6 +103,7 @@ class Explainer(Attribution):
     uses_keypoints = True  # through the concentration p; else p is not computed
     class_specific = True  # whether the map depends on the target
     usual_layers: Layers = "last-half"
+    without_keypoints = "it is the model's alone"  # what the map is, where p is uniform
 
     def __init__(
         self,
@@ -102,7 +115,10 @@ class Explainer(Attribution):
         refine: str = "none",
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(choices(f"option of {self.name}", min(unknown), _options(type(self))))
         super().__init__(model)
         if not isinstance(density, Tensor):
             densities.ensure(density)
@@ -128,11 +144,10 @@ class Explainer(Attribution):
         self, run: Run, taken: AttentionRecord, relevance: Callable[[Tensor], Tensor]
     ) -> Maps:
         """The maps of one number a patch: `relevance` makes it (B, P) from p (B, P)."""
-        _check_finite("model output", taken.logits)
         with torch.no_grad(), torch.autocast(taken.logits.device.type, enabled=False):
             p = self.concentrate(run, taken.grid).to(taken.logits.device)
             patches = relevance(p)
-            _check_finite("map", patches)
+            check_finite("map", patches)
             heat = refinements.ensure(self.refine)(patches, run.images.pixels, taken.grid)
         return Maps(taken, p, patches, heat)
 
@@ -214,11 +229,15 @@ class Explainer(Attribution):
         inputs: Any = None,
         target: Target = None,
         additional_forward_args: Any = None,
+        manifest: dict[str, Any] | None = None,
     ) -> Explanation:
-        """As `attribute`, with all that the map was made from: picture, keypoints, manifest."""
+        """As `attribute`, with all that the map was made from: picture, keypoints, manifest.
+
+        `manifest` is that of an earlier batch of the same model, whose weights are not read anew.
+        """
         model, source, target = self._read(args, inputs, target)
         made = self._make(model, _only(source), target, additional_forward_args, draw=True)
-        manifest = {
+        manifest = manifest or {
             "model": type(model).__name__,
             "architecture": _architecture(model),
             "weights_sha256": weights_digest(model),
@@ -262,7 +281,7 @@ class Explainer(Attribution):
         finally:
             keypoints = run.keypoints()
         taken = maps.taken
-        _check_finite("map", maps.heat)
+        check_finite("map", maps.heat)
         return Explanation(
             heat=maps.heat,
             patch_map=taken.grid.fold(maps.patches),
@@ -274,6 +293,7 @@ class Explainer(Attribution):
             target=taken.target,
             classes=_class_names(model),
             notes=_notes(self, maps, images.names),
+            explains=taken.explains,
             attribution=maps.attribution,
         )
 
@@ -306,8 +326,21 @@ class Explainer(Attribution):
         return concentration(given.expand(len(scene.pixels), -1))
 
 
-def _check_finite(name: str, values: Tensor) -> None:
-    broken = (~values.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+def _options(method: type[Explainer]) -> set[str]:
+    """The names of all options that a method takes, by its own and those it hands on."""
+    return {
+        name
+        for one in method.__mro__
+        if issubclass(one, Explainer) and "__init__" in vars(one)
+        for name, parameter in inspect.signature(one.__init__).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Raise UnsupportedModelError for NaN or infinity in `values` (B, …)."""
+    finite = values.isfinite().reshape(len(values), -1).all(dim=1)
+    broken = (~finite).nonzero().flatten().tolist()
     if broken:
         raise UnsupportedModelError(
             f"{name}: expected finite numbers, got NaN or infinity for image {broken[0]} — "
@@ -316,8 +349,13 @@ def _check_finite(name: str, values: Tensor) -> None:
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:
-    """The model's `classes`, where they are names."""
+    """The model's `classes`, or those of its config (`id2label`), where they are names."""
     names = getattr(model, "classes", None)
+    known = getattr(getattr(model, "config", None), "id2label", None)
+    if names is None and isinstance(known, dict) and known.keys() == set(range(len(known))):
+        names = [known[number] for number in range(len(known))]
+        if names == [f"LABEL_{number}" for number in range(len(known))]:  # nobody named them
+            return None
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None
@@ -330,9 +368,9 @@ def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, 
     def which(chosen: Tensor) -> str:
         return ", ".join(name for name, one in zip(names, chosen.tolist(), strict=True) if one)
 
-    notes = []
-    if taken.score is not None and taken.target is None:
-        notes.append("The model has no classifier: its own feature direction is explained.")
+    notes = [*maps.notes]
+    if taken.explains:
+        notes.append(f"Explained, in place of a class: {taken.explains}.")
     if taken.left_out:
         kinds = ", ".join(sorted({site.module for site in taken.left_out}))
         notes.append(
@@ -340,7 +378,7 @@ def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, 
             f"{len(taken.left_out)} layers."
         )
     if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
-        notes.append(f"No keypoint weighs on the map of {even}: it is the model's alone.")
+        notes.append(f"No keypoint weighs on the map of {even}: {method.without_keypoints}.")
     if blank := which((maps.patches == 0).all(dim=1)):
         notes.append(f"The map of {blank} is zero: nothing there speaks for the target.")
     return tuple(notes)

@@ -32,9 +32,10 @@ class Explanation:
 
     `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the same on patches, both
     non-negative and unnormalised; `concentration` (B,P) is the density p, rows summing to 1;
-    `target` (B,) holds the explained classes, None where the model's own feature direction was
-    explained. `notes` are sentences that a reader must know. `attribution` (B,C,H,W) is set by
-    methods that tell the channels apart, and sums to `heat`; those of Captum may be negative.
+    `target` (B,) holds the explained classes, None where it is no class that was explained;
+    `explains` then says what, in a few words. `notes` are sentences that a reader must know.
+    `attribution` (B,C,H,W) is set by methods that tell the channels apart, and sums to `heat`;
+    those of Captum may be negative.
     """
 
     heat: Tensor
@@ -49,6 +50,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     attribution: Tensor | None = None
+    explains: str = ""
 
     def __len__(self) -> int:
         """The number of images."""

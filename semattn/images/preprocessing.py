@@ -1,7 +1,8 @@
 """What a model wants done to a picture: size, crop, mean and std.
 
 The arithmetic is that of timm's evaluation transform, number for number, written on PIL alone:
-timm is never imported. The model is only asked for the attributes in which timm keeps its wishes.
+timm is never imported. The model is only asked for the attributes in which timm keeps its wishes;
+what other libraries keep beside their models is read by `processors`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from torch import Tensor
 from semattn.errors import ShapeError, UnsupportedModelError
 from semattn.registry import choices
 
+from . import processors
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+CROP_ROUNDINGS = ("even", "down")
 
 # What timm takes where a config is silent.
 _DEFAULTS: dict[str, Any] = {
@@ -45,6 +49,8 @@ class Preprocessing:
     crop_pct : the part of the resized picture's side that the crop keeps
     crop_mode : "center" (the shortest side fits, the rest is cut), "squash" (sides scaled apart)
         or "border" (the longest side fits, the rest is filled with the mean)
+    crop_rounding : where a crop starts that would start at half a pixel: "even" (torchvision's and
+        timm's) or "down" (transformers')
 
     Examples
     --------
@@ -59,12 +65,15 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(choices("interpolation", self.interpolation, INTERPOLATIONS))
         if self.crop_mode not in CROP_MODES:
             raise ValueError(choices("crop_mode", self.crop_mode, CROP_MODES))
+        if self.crop_rounding not in CROP_ROUNDINGS:
+            raise ValueError(choices("crop_rounding", self.crop_rounding, CROP_ROUNDINGS))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ShapeError(
                 "preprocessing: expected one mean and std for each of 1 or 3 channels, got "
@@ -78,21 +87,30 @@ class Preprocessing:
 
     @classmethod
     def of(cls, model: Any) -> Preprocessing:
-        """Read it from a model, or from a direct submodule of a wrapper.
+        """Read it from a model or its direct submodules, or from what stands beside a model.
 
-        The size is the one that the model was built for (``patch_embed.img_size``), else its
-        config's. Where a model of one channel has a config for three, their averages are taken.
+        That is a transformers image processor (or a pipeline that has one) or torchvision's
+        ``weights.transforms()``. Of a timm model, the size is the one that it was built for
+        (``patch_embed.img_size``), else its config's. Where a model of one channel has a config
+        for three, their averages are taken. An OpenCLIP model or tower bears its own config.
 
         Raises
         ------
         UnsupportedModelError
-            When nothing bears a ``pretrained_cfg``, or it takes neither 1 nor 3 channels.
+            When nothing tells, it takes neither 1 nor 3 channels, or a processor does what cannot
+            be said in these terms: compared on a test picture, not assumed.
 
         Notes
         -----
         A wrapper that normalises by itself cannot be told from one that does not: give such a
         model tensors, or a `Preprocessing` with mean 0 and std 1.
         """
+        if (said := processors.settings(model)) is not None:
+            fields, call = said
+            made = cls(**fields)
+            if call is not None:
+                processors.check(made._input_and_std, call, type(model).__name__)
+            return made
         owner, config = _configured(model)
         size = getattr(getattr(owner, "patch_embed", None), "img_size", None)
         size = size or tuple(config["input_size"])[-2:]
@@ -131,7 +149,7 @@ class Preprocessing:
             scaled = [round(side / min(ratios)) for side in sides]
         resampling = Image.Resampling[self.interpolation.upper()]
         resized = picture.resize((max(scaled[1], 1), max(scaled[0], 1)), resampling)
-        return _center(resized, self.size, (fill[0], fill[1], fill[2]))
+        return _center(resized, self.size, (fill[0], fill[1], fill[2]), self.crop_rounding)
 
     def normalize(self, picture: Image.Image) -> Tensor:
         """A fitted picture as the model takes it, (C, H, W) float32."""
@@ -142,6 +160,9 @@ class Preprocessing:
     def restore(self, inputs: Tensor) -> Tensor:
         """Undo the normalisation of (…, C, H, W)."""
         return inputs * _column(self.std) + _column(self.mean)
+
+    def _input_and_std(self, picture: Image.Image) -> tuple[Tensor, Tensor]:
+        return self.normalize(self.fit(picture)), torch.tensor(self.std)
 
 
 def _column(values: tuple[float, ...]) -> Tensor:
@@ -155,9 +176,16 @@ def _configured(model: Any) -> tuple[Any, dict[str, Any]]:
         if config:
             given = config if isinstance(config, Mapping) else vars(config)
             return owner, _DEFAULTS | {key: value for key, value in given.items() if value}
+    if hasattr(getattr(model, "config", None), "model_type"):
+        raise UnsupportedModelError(
+            f"preprocessing: expected a model that says how it wants pictures, got "
+            f"{type(model).__name__}, whose image processor does — pass a tensor, or "
+            "preprocessing=Preprocessing.of(processor)"
+        )
     raise UnsupportedModelError(
         f"preprocessing: expected a model with a pretrained_cfg, got {type(model).__name__} "
-        "without one — pass a tensor, or preprocessing=Preprocessing(size, mean, std)"
+        "without one — pass a tensor, or preprocessing=Preprocessing(size, mean, std), or "
+        "Preprocessing.of(weights.transforms()) with torchvision's weights"
     )
 
 
@@ -170,13 +198,15 @@ def _channels(owner: Any, first: Any) -> int | None:
         return None
 
 
-def _center(picture: Image.Image, size: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
-    """The middle (H, W) of a picture, as torchvision cuts it; filled where it is too small."""
+def _center(
+    picture: Image.Image, size: tuple[int, int], fill: tuple[int, int, int], rounding: str
+) -> Image.Image:
+    """The middle (H, W) of a picture; filled where it is too small."""
     (height, width), (have_h, have_w) = size, (picture.height, picture.width)
     if height > have_h or width > have_w:
         canvas = Image.new("RGB", (max(width, have_w), max(height, have_h)), fill)
         canvas.paste(picture, (max(width - have_w, 0) // 2, max(height - have_h, 0) // 2))
         picture = canvas
-    top = round((picture.height - height) / 2)
-    left = round((picture.width - width) / 2)
+    whole = round if rounding == "even" else math.floor
+    top, left = whole((picture.height - height) / 2), whole((picture.width - width) / 2)
     return picture.crop((left, top, left + width, top + height))

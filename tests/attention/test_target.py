@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from captum._utils.common import _select_targets
-from torch import nn
+from torch import Tensor, nn
 
+from semattn import SIFTPatchInterrelation, record
 from semattn.attention.target import output_tensor, score
 from semattn.errors import TargetError, UnsupportedModelError
+from tests.models import build, images
 
 OUTPUT = torch.arange(12.0).reshape(3, 4)
 DEEP = torch.arange(60.0).reshape(3, 4, 5)
@@ -32,25 +34,28 @@ PLAIN = nn.Identity()
     ],
 )
 def test_every_kind_of_captum_target(output, target, classes) -> None:  # type: ignore[no-untyped-def]
-    chosen, numbers = score(output, target, PLAIN)
+    chosen, numbers, explains = score(output, target, PLAIN)
     assert torch.equal(chosen, _select_targets(output, target))
     assert (None if numbers is None else numbers.tolist()) == classes
+    assert explains == ("" if classes else f"the output at {target!r}")
 
 
 def test_none_is_the_predicted_class() -> None:
-    chosen, numbers = score(-OUTPUT, None, PLAIN)
+    chosen, numbers, _ = score(-OUTPUT, None, PLAIN)
     assert chosen.tolist() == [0, -4, -8]
     assert numbers is not None and numbers.tolist() == [0, 0, 0]
-    chosen, numbers = score(torch.tensor([3.0, 4.0]), None, PLAIN)
+    chosen, numbers, explains = score(torch.tensor([3.0, 4.0]), None, PLAIN)
     assert chosen.tolist() == [3, 4] and numbers is None
+    assert explains == "the model's one output"
 
 
 def test_none_without_a_classifier_is_the_features_own_direction() -> None:
     features = torch.tensor([[3.0, 4.0]], requires_grad=True)
     headless = nn.Identity()
     headless.num_classes = 0
-    chosen, numbers = score(features, None, headless)
+    chosen, numbers, explains = score(features, None, headless)
     assert chosen.tolist() == [5] and numbers is None
+    assert explains == "the model's own feature direction"
     (gradient,) = torch.autograd.grad(chosen.sum(), features)
     torch.testing.assert_close(gradient, torch.tensor([[0.6, 0.8]]))
 
@@ -80,9 +85,172 @@ def test_wrong_targets_are_one_clear_line(output, target, words) -> None:  # typ
 def test_outputs_of_many_kinds() -> None:
     assert output_tensor(OUTPUT) is OUTPUT
     assert output_tensor({"loss": 1, "logits": OUTPUT}) is OUTPUT
+    assert output_tensor({"last_hidden_state": DEEP, "image_embeds": OUTPUT}) is OUTPUT
+    assert output_tensor({"last_hidden_state": DEEP, "pooler_output": None}) is DEEP
     assert output_tensor({"features": OUTPUT}) is OUTPUT
+    assert output_tensor({"loss": torch.tensor(1.0), "out": DEEP, "aux": OUTPUT}) is DEEP
     assert output_tensor((OUTPUT, DEEP)) is OUTPUT
+    assert output_tensor((torch.tensor(1.0), None, OUTPUT)) is OUTPUT
     assert output_tensor(SimpleNamespace(logits=OUTPUT)) is OUTPUT
-    for wrong in (None, {}, [], "logits", torch.tensor(1.0)):
+    assert output_tensor(SimpleNamespace(logits=None, pooler_output=OUTPUT)) is OUTPUT
+    for wrong in (None, {}, [], "logits", torch.tensor(1.0), {"logits": "many"}, [{"boxes": DEEP}]):
         with pytest.raises(UnsupportedModelError, match="model output: expected a tensor"):
             output_tensor(wrong)
+
+
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [
+        ({"image_embeds": OUTPUT, "last_hidden_state": DEEP}, "image_embeds"),
+        (SimpleNamespace(last_hidden_state=DEEP, pooler_output=OUTPUT), "pooler_output"),
+        ({"x_norm_patchtokens": DEEP, "x_norm_clstoken": OUTPUT}, "x_norm_clstoken"),
+        ({"last_hidden_state": DEEP}, "last_hidden_state"),
+    ],
+)
+def test_features_are_known_by_their_name(output, name) -> None:  # type: ignore[no-untyped-def]
+    values, classes, explains = score(output, None, PLAIN)
+    flat = output_tensor(output).flatten(1)
+    torch.testing.assert_close(values, flat.norm(dim=1))
+    assert classes is None and explains == f"the model's own feature direction ({name})"
+
+
+def test_logits_are_classes_also_beside_features() -> None:
+    assert (
+        score({"image_embeds": -OUTPUT, "logits": OUTPUT}, None, PLAIN).classes.tolist() == [3] * 3
+    )
+    headless = nn.Identity()
+    headless.num_classes = 0
+    assert score({"logits": OUTPUT}, None, headless).classes.tolist() == [3] * 3
+
+
+def test_towers_that_project_to_the_space_of_the_text_have_no_classes() -> None:
+    tower = nn.Identity()
+    tower.output_dim, tower.proj = 4, nn.Parameter(torch.zeros(4, 4))
+    assert score(OUTPUT, None, tower).classes is None
+    assert score(OUTPUT, 2, tower).classes.tolist() == [2] * 3
+    whole = type("CLIP", (nn.Module,), {"__module__": "open_clip.model"})()
+    assert score((OUTPUT, None, torch.tensor(100.0)), None, whole).classes is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_own_direction_of_features_of_length_1_is_refused(dtype: torch.dtype) -> None:
+    drawn = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    features = nn.functional.normalize(drawn, dim=1).to(dtype)
+    with pytest.raises(TargetError, match="along their own direction they never change") as raised:
+        score({"image_embeds": features}, None, PLAIN)
+    assert "\n" not in str(raised.value)
+    features[1] *= 1.2
+    assert score({"image_embeds": features}, None, PLAIN).values.shape == (3,)
+
+
+# --- functions --------------------------------------------------------------------------------
+
+
+def graded() -> Tensor:
+    return OUTPUT.clone().requires_grad_()
+
+
+def second(output: Tensor) -> Tensor:
+    return output[:, 1]
+
+
+def test_a_function_gets_the_output_as_it_is() -> None:
+    output = {"logits": graded(), "extra": 3}
+    values, classes, explains = score(
+        output, lambda given: given["logits"][:, 2] * given["extra"], PLAIN
+    )
+    assert values.tolist() == [6, 18, 30] and classes is None
+    assert explains == "<lambda> of the output"
+    assert score(graded(), second, PLAIN).explains == "second of the output"
+
+
+def test_functions_in_a_list_get_one_image_each() -> None:
+    seen = []
+
+    def of(category: int):  # type: ignore[no-untyped-def]
+        def function(one: Tensor) -> Tensor:
+            seen.append(tuple(one.shape))
+            return one[category : category + 1]
+
+        return function
+
+    values, classes, explains = score((graded(), "rest"), [of(0), of(3), of(1)], PLAIN)
+    assert values.tolist() == [0, 7, 9] and classes is None
+    assert seen == [(4,)] * 3 and "each image" in explains
+    with torch.no_grad():
+        assert score(OUTPUT, [of(0)] * 3, PLAIN).values.tolist() == [0, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (lambda output: output.sum().item(), "gives a tensor, got float"),
+        (lambda output: output.sum(), "one number an image, .3,., got .. — sum over"),
+        (lambda output: output, "got .3, 4. — sum over the other axes"),
+        (lambda output: output.argmax(1), "real numbers, got torch.int64"),
+        (lambda output: output[:, 1].detach(), "without a gradient"),
+        (lambda output: torch.zeros(3), "without a gradient"),
+        (lambda output: output[:, 1] / 0 * 0, "finite numbers, got NaN"),
+        ([second, second], "expected 3 functions, one an image, got 2"),
+        ([lambda one: one] * 3, "a single number for one image, .., got .4,."),
+        ([lambda one: one[1].detach()] * 3, "without a gradient"),
+        ([second, 1, 2], "or a function, got <function"),
+    ],
+)
+def test_functions_that_give_something_else_are_one_line(target, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(TargetError, match=words) as raised:
+        score(graded(), target, PLAIN)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_by_function_is_the_class_by_number() -> None:
+    model, x = build("class-token"), images()
+    explainer = SIFTPatchInterrelation(model)
+    expected = explainer.attribute(x, target=[1, 3])
+    for target in (
+        lambda output: torch.stack([output[0, 1], output[1, 3]]),
+        [lambda one: one[1], lambda one: one[3]],
+    ):
+        assert torch.equal(explainer.attribute(x, target=target), expected)
+        taken = record(model, x, target=target)
+        assert (
+            taken.target is None and taken.score.tolist() == taken.logits[[0, 1], [1, 3]].tolist()
+        )
+
+
+def test_a_direction_of_features_is_explained_and_said() -> None:
+    model, x = build("class-token"), images()
+    model.reset_classifier(0)
+    text = torch.randn(model.num_features, generator=torch.Generator().manual_seed(0))
+
+    def similarity(features: Tensor) -> Tensor:
+        return nn.functional.cosine_similarity(features, text[None])
+
+    explainer = SIFTPatchInterrelation(model)
+    made = explainer.explain(x, target=similarity)
+    assert made.notes == ("Explained, in place of a class: similarity of the output.",)
+    opposite = explainer.explain(x, target=lambda features: -similarity(features))
+    assert made.target is None and not torch.allclose(made.heat, opposite.heat)
+    assert not torch.allclose(made.heat, explainer.explain(x).heat)
+
+
+def test_one_class_of_a_map_of_classes() -> None:
+    class Segments(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = build("class-token")
+
+        def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+            tokens = self.trunk.forward_features(inputs)[:, 1:]
+            return {"out": self.trunk.head(tokens).mT.unflatten(2, (3, 4))}
+
+    explainer, x = SIFTPatchInterrelation(Segments().eval()), images()
+    second_class = explainer.attribute(x, target=lambda output: output["out"][:, 2].sum((1, 2)))
+    by_hand = [lambda one: one[2].sum(), lambda one: one[2].sum()]
+    torch.testing.assert_close(explainer.attribute(x, target=by_hand), second_class)
+    one_place = explainer.explain(x, target=(2, 1, 1))
+    assert one_place.notes == ("Explained, in place of a class: the output at (2, 1, 1).",)
+    with pytest.raises(
+        TargetError, match="expected one for an output of shape .2, 5, 3, 4., got None"
+    ):
+        explainer.attribute(x)

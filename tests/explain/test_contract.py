@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from captum.attr import Attribution, NoiseTunnel, visualization as captum_pictures
@@ -9,15 +14,45 @@ from captum.metrics import infidelity, sensitivity_max
 from torch import Tensor, nn
 
 from semattn.errors import SemattnError, TargetError
-from semattn.explain import explainers
+from semattn.explain import Center, KeypointDensity, Random, explainers
+from semattn.explain.captum_methods import PixelExplainer
 from tests.models import MODELS, build, images, state_of
 
-each = pytest.mark.parametrize("explain", list(explainers.values()), ids=list(explainers))
+# Options that make a method quick on tiny models; none changes what must hold.
+QUICK: dict[str, dict[str, Any]] = {
+    "integrated-gradients": {"n_steps": 3},
+    "smooth-grad": {"nt_samples": 2},
+    "occlusion": {"stride": (16, 16)},
+    "transition-attention": {"steps": 3},
+}
+
+
+def _each(**wanted: bool) -> pytest.MarkDecorator:
+    """All registered explainers whose class attributes are as wanted."""
+    chosen = {
+        name: partial(kind, **QUICK.get(name, {}))
+        for name, kind in explainers.items()
+        if all(getattr(kind, key) == value for key, value in wanted.items())
+    }
+    return pytest.mark.parametrize("explain", list(chosen.values()), ids=list(chosen))
+
+
+each = _each()
+
+
+def _on_pixels(explain: partial[Any]) -> bool:
+    """Whether the map is made of pixels, not of patches."""
+    return issubclass(explain.func, PixelExplainer)
+
+
+def _of_the_model(explain: partial[Any]) -> bool:
+    """Whether the model has a say in the map."""
+    return explain.func not in (KeypointDensity, Random, Center)
 
 
 @each
 @pytest.mark.parametrize("name", MODELS)
-def test_both_call_forms_are_equal_on_every_model(explain: type, name: str) -> None:
+def test_both_call_forms_are_equal_on_every_model(explain: partial[Any], name: str) -> None:
     model, x = build(name), images()
     own = explain().attribute(model, x, target=[1, 3])
     captum = explain(model).attribute(x, target=[1, 3])
@@ -29,7 +64,7 @@ def test_both_call_forms_are_equal_on_every_model(explain: type, name: str) -> N
 
 
 @each
-def test_every_image_has_its_own_target_and_map(explain: type) -> None:
+def test_every_image_has_its_own_target_and_map(explain: partial[Any]) -> None:
     model, x = build("registers", torch.float64), images(3, torch.float64)
     together = explain(model).attribute(x, target=[0, 4, 2])
     for image, target, heat in zip(x, [0, 4, 2], together, strict=True):
@@ -43,36 +78,41 @@ def test_every_image_has_its_own_target_and_map(explain: type) -> None:
     "target",
     [2, (2,), torch.tensor(2), torch.tensor([2]), [2, 2], torch.tensor([2, 2]), [(2,), (2,)]],
 )
-def test_targets_of_every_captum_kind(explain: type, target: object) -> None:
+def test_targets_of_every_captum_kind(explain: partial[Any], target: object) -> None:
     model, x = build("class-token"), images()
     expected = explain(model).attribute(x, target=2)
     assert torch.equal(explain(model).attribute(x, target=target), expected)
 
 
 @each
-def test_no_target_is_the_predicted_class(explain: type) -> None:
+def test_no_target_is_the_predicted_class(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     predicted = model(x).argmax(1)
     expected = explain(model).attribute(x, target=predicted)
     assert torch.equal(explain(model).attribute(x), expected)
-    other = (predicted + 1) % 5
-    assert not torch.allclose(explain(model).attribute(x, target=other), expected)
+    other = explain(model).attribute(x, target=(predicted + 1) % 5)
+    assert torch.allclose(other, expected) != explain.func.class_specific
 
 
 @each
-def test_sum_over_channels_is_the_map_and_patches_agree(explain: type) -> None:
+def test_sum_over_channels_is_the_map_and_patches_agree(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     made = explain().explain(model, x, target=1)
     torch.testing.assert_close(explain().attribute(model, x, target=1).sum(1), made.heat)
     torch.testing.assert_close(made.patch_map, explain().patch_map(model, x, target=1))
-    middle = made.heat[:, 7:9, 7:9].mean((1, 2))
-    torch.testing.assert_close(middle, made.patch_map[:, 0, 0], atol=0.05, rtol=0.2)
+    if _on_pixels(explain):
+        cell = made.heat[:, :16, :16].mean((1, 2))
+        torch.testing.assert_close(cell, made.patch_map[:, 0, 0])
+    else:
+        middle = made.heat[:, 7:9, 7:9].mean((1, 2))
+        torch.testing.assert_close(middle, made.patch_map[:, 0, 0], atol=0.05, rtol=0.2)
+        assert made.heat.min() >= 0
     assert made.target.tolist() == [1, 1] and made.notes == ()
     assert made.manifest["parameters"] and len(made.manifest["weights_sha256"]) == 64
 
 
 @each
-def test_a_tuple_in_is_a_tuple_out(explain: type) -> None:
+def test_a_tuple_in_is_a_tuple_out(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     got = explain(model).attribute((x,), target=1)
     assert isinstance(got, tuple)
@@ -82,14 +122,14 @@ def test_a_tuple_in_is_a_tuple_out(explain: type) -> None:
 
 
 @each
-def test_model_is_left_as_found(explain: type) -> None:
+def test_model_is_left_as_found(explain: partial[Any]) -> None:
     model, x = build("class-token").train(), images()
     model.head.weight.requires_grad_(False)
     x.requires_grad_()
     before = state_of(model)
     explain(model).attribute(x, target=1)
     assert state_of(model) == before and x.grad is None and x.requires_grad
-    with pytest.raises(TargetError, match="expected 0 to 4"):
+    with pytest.raises(TargetError, match="expected 0 to 4"):  # whether the map needs it or not
         explain(model).attribute(x, target=5)
     assert state_of(model) == before
     model.blocks[3].register_forward_hook(_explode)
@@ -105,7 +145,7 @@ def _explode(*_: object) -> None:
 
 @each
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_works_whatever_is_around_it(explain: type, context: type) -> None:
+def test_works_whatever_is_around_it(explain: partial[Any], context: type) -> None:
     model, x = build("class-token"), images()
     expected = explain(model).attribute(x, target=1)
     with context():
@@ -117,8 +157,9 @@ def test_works_whatever_is_around_it(explain: type, context: type) -> None:
 
 @each
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_on_cpu(explain: type, dtype: torch.dtype) -> None:
-    model, x = build("class-token"), images()
+def test_half_precision_on_cpu(explain: partial[Any], dtype: torch.dtype) -> None:
+    model = build("class-token")
+    x = (images() * 64).round() / 64  # exact in half precision, so that it is the same picture
     exact = explain(model).attribute(x, target=1)
     for half in (x.to(dtype), x):
         rough = explain(model.to(dtype)).attribute(half, target=1)
@@ -127,7 +168,7 @@ def test_half_precision_on_cpu(explain: type, dtype: torch.dtype) -> None:
 
 
 @each
-def test_captum_pipelines_run(explain: type) -> None:
+def test_captum_pipelines_run(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     explainer = explain(model)
     assert isinstance(explainer, Attribution)
@@ -148,28 +189,33 @@ def _perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return noise, inputs - noise
 
 
+class _Shifted(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, shift: float = 0.25) -> Tensor:
+        return self.inner(x + shift)
+
+
+class _Named(_Shifted):
+    def forward(self, x: Tensor, shift: float = 0.0) -> dict[str, Tensor]:
+        return {"logits": super().forward(x, shift)}
+
+
 @each
-def test_outputs_that_are_not_plain_logits(explain: type) -> None:
+def test_outputs_that_are_not_plain_logits(explain: partial[Any]) -> None:
     inner, x = build("class-token"), images()
-
-    class Wrapped(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Tensor, shift: float = 0.0) -> dict[str, Tensor]:
-            return {"logits": self.inner(x + shift)}
-
-    weights = torch.arange(12.0)  # the picture is another one, so SIFT is left out
-    expected = explain(inner, density=weights).attribute(x + 0.25, target=1)
-    got = explain(Wrapped(), density=weights).attribute(
-        x, target=1, additional_forward_args=(0.25,)
-    )
-    assert torch.equal(got, expected)
+    expected = explain(_Shifted(inner)).attribute(x, target=1)
+    named = explain(_Named(inner))
+    for extra in ((0.25,), 0.25):
+        assert torch.equal(named.attribute(x, target=1, additional_forward_args=extra), expected)
+    other = named.attribute(x, target=1)
+    assert torch.equal(other, expected) != _of_the_model(explain)
 
 
 @each
-def test_a_model_without_a_classifier_says_so(explain: type) -> None:
+def test_a_model_without_a_classifier_says_so(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     model.reset_classifier(0)
     made = explain().explain(model, x)
@@ -178,19 +224,22 @@ def test_a_model_without_a_classifier_says_so(explain: type) -> None:
 
 
 @each
-def test_a_zero_map_says_so_and_a_broken_model_is_refused(explain: type) -> None:
+def test_a_zero_map_says_so_and_a_broken_model_is_refused(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     torch.nn.init.zeros_(model.head.weight)
     made = explain().explain(model, x, target=1)
-    assert made.heat.sum() == 0
-    assert made.notes[-1].startswith("The map of image 0, image 1 is zero")
+    if explain.func.class_specific:
+        assert made.heat.abs().sum() == 0
+        assert made.notes[-1].startswith("The map of image 0, image 1 is zero")
+    else:
+        assert made.heat.sum() > 0 and made.notes == ()
     torch.nn.init.constant_(model.head.weight, torch.nan)
     with pytest.raises(SemattnError, match="expected finite"):
         explain().explain(model, x, target=1)
 
 
 @each
-def test_calls_without_a_model_or_an_image_are_refused(explain: type) -> None:
+def test_calls_without_a_model_or_an_image_are_refused(explain: partial[Any]) -> None:
     for call in (
         lambda: explain().attribute(images()),
         lambda: explain(build("class-token")).attribute(),
@@ -213,7 +262,7 @@ def test_calls_without_a_model_or_an_image_are_refused(explain: type) -> None:
         None,
     ],
 )
-def test_wrong_images_are_one_clear_line(explain: type, wrong: object) -> None:
+def test_wrong_images_are_one_clear_line(explain: partial[Any], wrong: object) -> None:
     model = build("class-token")
     before = state_of(model)
     with pytest.raises((SemattnError, TypeError)) as raised:
@@ -222,10 +271,34 @@ def test_wrong_images_are_one_clear_line(explain: type, wrong: object) -> None:
     assert state_of(model) == before
 
 
-@each
-def test_a_uniform_image_is_explained_by_the_model_alone_and_says_so(explain: type) -> None:
+@_each(uses_keypoints=True)
+def test_a_uniform_image_has_a_map_without_keypoints_and_says_so(explain: partial[Any]) -> None:
     model, x = build("class-token"), torch.full((1, 3, 48, 64), 0.5)
     with pytest.warns(UserWarning, match="no keypoint"):
         made = explain().explain(model, x, target=1)
-    assert made.notes == ("No keypoint weighs on the map of image 0: it is the model's alone.",)
+    assert len(made.notes) == 1
+    assert made.notes[0].startswith("No keypoint weighs on the map of image 0: it is")
     assert made.heat.isfinite().all() and made.heat.max() > 0
+
+
+@_each(uses_keypoints=False)
+def test_keypoints_are_not_looked_for_where_they_do_not_count(
+    explain: partial[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = build("class-token"), images()
+    expected = explain(model).attribute(x, target=1)
+    monkeypatch.setattr("semattn.explain.base.start", _explode)
+    assert torch.equal(explain(model, density="distinct").attribute(x, target=1), expected)
+
+
+@each
+def test_parameters_are_all_that_it_was_set_to(explain: partial[Any]) -> None:
+    taken = inspect.signature(explain.func).parameters.values()
+    own = {one.name for one in taken if one.kind is one.KEYWORD_ONLY} - {
+        "layers",
+        "refine",
+        "preprocessing",
+    }
+    assert own | {"density", "layers", "refine", "seed"} <= explain().parameters().keys()
+    assert json.dumps(explain().parameters())
+    assert explain().name in explainers and explainers[explain().name] is explain.func

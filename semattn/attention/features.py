@@ -1,0 +1,113 @@
+"""Where the features of any module lie in the image: tokens, windows of tokens, or pictures.
+
+As `layout` does for attention calls, by the places that `trace` followed to the module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+from ..grid import PatchGrid
+from .intercept import attach
+from .layout import UnplacedError, ranks, run_traced
+from .sites import find_sites
+from .trace import Planes, Trace, mixed
+
+_SAME = 2e-4  # of the image's side: places that agree
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Of a tensor of features: which axis holds channels, and which patch each position is.
+
+    `image` and `token` (M,) are those of the other axes' positions, flattened; -1 is no patch of
+    `grid`, as a class token is none, and padding.
+    """
+
+    grid: PatchGrid
+    channels: int
+    image: Tensor
+    token: Tensor
+
+    @classmethod
+    def of(cls, planes: Planes, size: tuple[int, int]) -> FeatureLayout:
+        """Read it off the places of a tensor, of images of `size` (H, W)."""
+        everything = torch.stack(planes).nan_to_num(-9.0)
+        alike = [
+            axis
+            for axis in range(1, planes[0].ndim)
+            if bool((everything - everything.narrow(axis + 1, 0, 1)).abs().max() < _SAME)
+        ]
+        if not alike:
+            raise UnplacedError("no axis of channels")
+        channels = max(alike, key=lambda axis: planes[0].shape[axis])
+        image, down, across = (one.flatten() for one in mixed(planes, [channels], False))
+        real = (image >= 0) & ~image.isnan()
+        if not bool(real.any()):
+            raise UnplacedError("features that cannot be followed back to it")
+        rows, h, tall = ranks(down, real, size[0])
+        columns, w, wide = ranks(across, real, size[1])
+        token = torch.where(real, rows * w + columns, -1)
+        image = torch.where(real, image, 0.0).long()
+        seen = torch.bincount((image * h * w + token)[real], minlength=h * w)
+        if not bool((seen == 1).all()):
+            raise UnplacedError(f"features that do not fill a grid of {h}x{w} once")
+        return cls(PatchGrid((h, w), size, (tall, wide)), channels, image, token)
+
+    def place(self, features: Tensor, batch: int) -> Tensor:
+        """The features of the patches (B, P, D)."""
+        flat = features.movedim(self.channels, -1).flatten(0, -2)
+        real = self.token >= 0
+        placed = flat.new_zeros(batch, self.grid.patches, flat.shape[-1])
+        placed[self.image[real], self.token[real]] = flat[real]
+        return placed
+
+
+def follow_features(
+    model: nn.Module,
+    inputs: Tensor,
+    extra: tuple[Any, ...],
+    name: str,
+    *,
+    entering: bool,
+) -> FeatureLayout:
+    """Where the output of the module `name` lies, or what enters it: by one forward pass.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When its features cannot be followed back to the image.
+    """
+    found: list[Planes | None] = []
+    size = (inputs.shape[-2], inputs.shape[-1])
+    module = model.get_submodule(name)
+    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+        trace = Trace(inputs := inputs.clone())
+
+        def note(_: nn.Module, given: Any, named: dict[str, Any], *output: Any) -> None:
+            tensors = [*given, *named.values()] if entering else output
+            first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
+            found.append(trace.of(first))
+
+        hook = module.register_forward_pre_hook if entering else module.register_forward_hook
+        handle = hook(note, with_kwargs=True)
+        try:
+            sites = find_sites(model)
+            with attach(sites, lambda _, call: run_traced(trace, call)), trace:
+                model(inputs, *extra)
+        finally:
+            handle.remove()
+    try:
+        if not found or found[0] is None:
+            raise UnplacedError("features that cannot be followed back to it")
+        return FeatureLayout.of(found[0][:3], size)
+    except UnplacedError as reason:
+        raise UnsupportedModelError(
+            f"layer {name}: expected features of the image's patches, got {reason} — "
+            "choose another layer"
+        ) from None
