@@ -88,7 +88,7 @@ def build(name: str, module: str) -> tuple[Any, str]:
     for options in ({"num_classes": CLASSES, **cut}, {"num_classes": CLASSES}, {}):
         try:
             model = timm.create_model(name, **options)
-        except (TypeError, ValueError, AssertionError, IndexError, KeyError, RuntimeError):
+        except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, StopIteration):
             if not options:
                 raise
             continue
