@@ -1,9 +1,10 @@
-"""Write the tables of README.md from the results in benchmarks/results.
+"""Write the tables of README.md and docs/ from the committed results.
 
     python benchmarks/render_tables.py [--check]
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->` and is made from
-results/NAME.json. With --check nothing is written; the exit status is 1 if the two disagree.
+results/NAME.json, or, those of `MADE`, from the sweep over architectures that the package holds.
+With --check nothing is written; the exit status is 1 if the two disagree.
 
 A result is an object with `columns`, a list of {"key", "title", "format"} (format as in Python's
 format(), left out for text), `rows`, a list of objects with those keys (None prints as a dash), and
@@ -15,12 +16,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -46,13 +48,83 @@ def _cell(value: Any, form: str | None) -> str:
     return format(value, form) if form else str(value).replace("|", "\\|")
 
 
+def _families() -> dict[str, Any]:
+    """The sweep's result by family."""
+    from semattn.zoo.known import families, known, sweep
+
+    models = known()
+    rows = [
+        {
+            "family": one.name,
+            "models": one.total,
+            "works": one.counts["works"],
+            "refused": one.counts["refused"] or None,
+            "untried": one.counts["not tried"] or None,
+            "wrong": one.counts["wrong"] or None,
+            "example": f"`{one.example}`" if one.example else None,
+        }
+        for one in families(models)
+    ]
+    counts = Counter(one.status for one in models.values())
+    total, works = len(models), counts["works"]
+    made = sweep()
+    return {
+        "columns": [
+            {"key": "family", "title": "module of timm"},
+            {"key": "models", "title": "architectures", "format": ","},
+            {"key": "works", "title": "work", "format": ","},
+            {"key": "refused", "title": "refused", "format": ","},
+            {"key": "untried", "title": "not tried", "format": ","},
+            {"key": "wrong", "title": "wrong", "format": ","},
+            {"key": "example", "title": "for example"},
+        ],
+        "rows": rows,
+        "caption": (
+            f"{works} of {total} architectures work ({works / total:.1%}), "
+            f"{counts['refused']} are refused by name, {counts['wrong']} are wrong, "
+            f"{counts['not tried']} were not tried (they do not fit {made['limit_gb']:g} GB, or "
+            f"take too long). timm {made['timm']}, torch {made['torch']}, random weights, own "
+            "input size, depth cut. Made by `python -m benchmarks.sweep_timm`."
+        ),
+    }
+
+
+def _refusals() -> dict[str, Any]:
+    """What does not work, by family and reason."""
+    from semattn.zoo.known import known
+
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in known().values():
+        if one.status != "works":
+            reason = re.sub(r"^\S+ \((\w+)\): ", r"\1: ", one.reason)  # the class, not its place
+            reason = re.sub(r" (in a call of|on) (shape )?\([\d, ]+\)", "", reason)
+            found.setdefault((one.family, reason), []).append(one.name)
+    return {
+        "columns": [
+            {"key": "family", "title": "module of timm"},
+            {"key": "names", "title": "architectures"},
+            {"key": "reason", "title": "what semattn says"},
+        ],
+        "rows": [
+            {"family": family, "names": ", ".join(f"`{one}`" for one in names), "reason": reason}
+            for (family, reason), names in sorted(found.items())
+        ],
+        "caption": "Everything of the table above that does not work.",
+    }
+
+
+MADE = {"families": _families, "refusals": _refusals}
+
+
 def render(page: str, results: Path = RESULTS) -> str:
     """The page with every table made anew; one without a result says so."""
 
     def fill(place: re.Match[str]) -> str:
         file = results / f"{place[2]}.json"
         made = "Not measured yet.\n"
-        if file.exists():
+        if place[2] in MADE:
+            made = table(MADE[place[2]]())
+        elif file.exists():
             made = table(json.loads(file.read_text(encoding="utf-8")))
         return place[1] + made + place[3]
 
@@ -61,14 +133,18 @@ def render(page: str, results: Path = RESULTS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the tables, or with --check say whether they are as they should be."""
-    page = PAGE.read_text(encoding="utf-8")
-    made = render(page)
-    if "--check" in arguments:
-        if made != page:
-            print("README.md: its tables differ from benchmarks/results — run make tables")
-        return int(made != page)
-    PAGE.write_text(made, encoding="utf-8")
-    return 0
+    differ = 0
+    for file in PAGES:
+        page = file.read_text(encoding="utf-8")
+        made = render(page)
+        if made == page:
+            continue
+        differ = 1
+        if "--check" in arguments:
+            print(f"{file.name}: its tables differ from the results — run make tables")
+        else:
+            file.write_text(made, encoding="utf-8")
+    return differ if "--check" in arguments else 0
 
 
 if __name__ == "__main__":

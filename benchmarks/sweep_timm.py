@@ -188,7 +188,7 @@ def _away(model: Any, x: Any, taken: Any) -> float | None:
     sites, calls = find_sites(model), []
 
     def see(site: Any, call: Any) -> Any:
-        if site == first.site:
+        if site.name == first.site.name:
             calls.append(call)
         return call.run()
 
@@ -208,7 +208,8 @@ def _away(model: Any, x: Any, taken: Any) -> float | None:
             change = change.mean(dim=1, keepdim=True)
     else:
         change = (two.scores - one.scores).abs().amin(dim=-2)
-    layout = follow(model, x, (), sites)[first.site]
+    layouts = {site.name: layout for site, layout in follow(model, x, (), sites).items()}
+    layout = layouts[first.site.name]
     folded = layout.fold(change[..., None], one.shape[:-2])[..., 0]
     placed = first.keys_at.collect(folded).sum(dim=1)
     grid = taken.grid

@@ -1,7 +1,6 @@
 """What one module gives to the rest of the model, patch by patch, and what the score owes to it.
 
-The graph begins there: what lies before is computed without one. Where in the image the numbers
-are is decided in `place` alone; it knows tokens in the order of the grid and pictures of features.
+The graph begins there: what lies before is computed without one.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
+from .features import FeatureLayout, follow_features
 from .quiet import quiet
 from .recorder import _HALF_SCALES
 from .sites import refuse
@@ -25,17 +25,18 @@ from .target import Target, score
 
 @dataclass(frozen=True)
 class Activation:
-    """A module's features of the patches, (B, P, D), and the gradient of the score, the same."""
+    """A module's features of the patches of a grid, (B, P, D), and the gradient of the score."""
 
     features: Tensor
     gradient: Tensor
+    grid: PatchGrid
 
 
 def activation(
     model: nn.Module,
     inputs: Tensor,
     layer: nn.Module | str,
-    grid: PatchGrid,
+    grid: PatchGrid | None = None,
     *,
     entering: bool = False,
     target: Target = None,
@@ -48,15 +49,16 @@ def activation(
     model : in evaluation mode and frozen while this runs, afterwards as it was
     inputs : (B, C, H, W), as the model takes them
     layer : a module of the model, or its dotted name
-    grid : where the patches lie
+    grid : of a model whose tokens come in the order of this grid in every layer; without it, and
+        for features that are no tokens of it, places are followed through the model
     entering : whether it is the module's input that is wanted
     target, additional_forward_args : as for `record`
 
     Raises
     ------
     UnsupportedModelError
-        When the module is not called once, gives no patches of this grid, or the score does not
-        depend on it; it names the module.
+        When the module is not called once, gives no features of the image's patches, or the score
+        does not depend on it; it names the module.
     """
     inner = refuse(model, compiled=True)
     name, module = _found(inner, layer)
@@ -71,31 +73,23 @@ def activation(
                 )
             chosen = score(output, target, inner).values
             gradient = _differentiate(name, chosen, seen.tensor)
-    exact = torch.promote_types(seen.tensor.dtype, torch.float32)
+        features = seen.tensor.detach()
+        at = _tokens_of(grid, features) or follow_features(
+            inner, inputs, additional_forward_args, name, entering=entering
+        )
+    exact = torch.promote_types(features.dtype, torch.float32)
     return Activation(
-        place(name, seen.tensor.detach(), grid).to(exact), place(name, gradient, grid).to(exact)
+        at.place(features, len(inputs)).to(exact),
+        at.place(gradient, len(inputs)).to(exact),
+        at.grid,
     )
 
 
-def place(name: str, tensor: Tensor, grid: PatchGrid) -> Tensor:
-    """The features (B, P, D) of the grid's patches in what a module gave."""
-    shape = tuple(tensor.shape)
-    if len(shape) == 3 and shape[1] in (grid.tokens, grid.patches):
-        return tensor[:, shape[1] - grid.patches :]
-    if len(shape) == 4 and channels_last(tensor, grid.shape):
-        return tensor.flatten(1, 2)
-    if len(shape) == 4 and shape[2:] == grid.shape:
-        return tensor.flatten(2).transpose(1, 2)
-    h, w = grid.shape
-    raise UnsupportedModelError(
-        f"layer {name}: expected features of the {h}x{w} patches, (B, {grid.tokens}, D), "
-        f"(B, {h}, {w}, D) or (B, D, {h}, {w}), got {shape} — choose another layer"
-    )
-
-
-def channels_last(tensor: Tensor, shape: tuple[int, int]) -> bool:
-    """Whether a picture of features is (B, h, w, D), not (B, D, h, w)."""
-    return tuple(tensor.shape[1:3]) == shape
+def _tokens_of(grid: PatchGrid | None, features: Tensor) -> FeatureLayout | None:
+    """The layout of the tokens (B, N, D) of `grid` as they come, with or without its prefix."""
+    if grid is None or features.ndim != 3 or features.shape[1] not in (grid.tokens, grid.patches):
+        return None
+    return FeatureLayout.of_tokens(grid, len(features), features.shape[1])
 
 
 def _found(model: nn.Module, layer: nn.Module | str) -> tuple[str, nn.Module]:

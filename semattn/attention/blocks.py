@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .activation import channels_last
 from .sites import find_sites
 
 # From the model's output for R rows, and the number of the image of each, to R scores.
@@ -141,7 +140,8 @@ def _tensor(site: str, output: Any) -> Tensor:
 
 def _averaged(site: str, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
     """The mean over tokens, in the place of each."""
-    axes = (1,) if tensor.ndim == 3 else (1, 2) if channels_last(tensor, shape) else (2, 3)
+    channels_last = tuple(tensor.shape[1:3]) == shape
+    axes = (1,) if tensor.ndim == 3 else (1, 2) if channels_last else (2, 3)
     sides = tuple(tensor.shape[axis] for axis in axes)
     if tensor.ndim == 4 and sides != shape:
         raise UnsupportedModelError(

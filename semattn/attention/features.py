@@ -35,6 +35,13 @@ class FeatureLayout:
     token: Tensor
 
     @classmethod
+    def of_tokens(cls, grid: PatchGrid, batch: int, tokens: int) -> FeatureLayout:
+        """Of the last `tokens` of `grid` as they come, (B, tokens, D)."""
+        token = torch.arange(tokens) - (tokens - grid.patches)
+        image = torch.arange(batch).repeat_interleave(tokens)
+        return cls(grid, 2, image, token.clamp(min=-1).repeat(batch))
+
+    @classmethod
     def of(cls, planes: Planes, size: tuple[int, int]) -> FeatureLayout:
         """Read it off the places of a tensor, of images of `size` (H, W)."""
         everything = torch.stack(planes).nan_to_num(-9.0)
@@ -52,6 +59,8 @@ class FeatureLayout:
             raise UnplacedError("features that cannot be followed back to it")
         rows, h, tall = ranks(down, real, size[0])
         columns, w, wide = ranks(across, real, size[1])
+        if h * w == 1:
+            raise UnplacedError("mixtures of the whole image")
         token = torch.where(real, rows * w + columns, -1)
         image = torch.where(real, image, 0.0).long()
         seen = torch.bincount((image * h * w + token)[real], minlength=h * w)

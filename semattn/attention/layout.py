@@ -79,6 +79,11 @@ class Layout:
         heads = math.prod(lead[axis] for axis in self.heads)
         return moved.reshape(-1, heads, *rest)
 
+    def in_order_of(self, grid: PatchGrid) -> bool:
+        """Whether keys, and queries if patches ask, are the tokens of `grid` as they come."""
+        both = [one for one in (self.keys, self.queries) if one is not None]
+        return all(one.grid.shape == grid.shape and one.in_order for one in both)
+
     def place(self, tokens: Tokens, common: PatchGrid, batch: int) -> Placement:
         """The placement of queries or keys for a batch."""
         if tokens.in_order:
@@ -99,16 +104,10 @@ def plain(grid: PatchGrid, tokens: int, learned: bool) -> Layout:
     return Layout(everything, None if learned else everything)
 
 
-def common_grid(layouts: Sequence[Layout], left_out: Sequence[AttentionSite]) -> PatchGrid:
+def common_grid(layouts: Sequence[Layout]) -> PatchGrid:
     """The finest grid that patches ask on, with prefix tokens for all."""
-    tokens = [one.queries or one.keys for one in layouts]
-    grids = [one.grid for one in tokens if one is not None]
-    if not grids:
-        raise UnsupportedModelError(
-            f"{left_out[0]}: expected attention between patches, got attention between channels "
-            "in every layer — this kind is not supported"
-        )
-    asking = [one.queries.grid for one in layouts if one.queries is not None]
+    grids = [one.grid for layout in layouts if (one := layout.queries or layout.keys)]
+    asking = [layout.queries.grid for layout in layouts if layout.queries is not None]
     finest = max(asking or grids, key=lambda grid: grid.patches)
     return replace(finest, prefix=max(grid.prefix for grid in grids))
 

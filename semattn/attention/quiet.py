@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .batchnorm import right_gradients
+
 
 @dataclass
 class _Held:
@@ -33,7 +35,10 @@ _lock = threading.Lock()
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in evaluation mode without parameter gradients; restore every flag after."""
+    """Hold `model` in evaluation mode without parameter gradients; restore every flag after.
+
+    Gradients that pass it meanwhile are right, see `batchnorm`.
+    """
     mine: list[int] = []
     try:
         with _lock:
@@ -46,7 +51,8 @@ def quiet(model: nn.Module) -> Iterator[None]:
                     _held[id(what)].holders += 1
                     mine.append(id(what))
                     _held[id(what)].set(False)
-        yield
+        with right_gradients(model):
+            yield
     finally:
         with _lock:
             for key in mine:

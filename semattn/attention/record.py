@@ -6,16 +6,16 @@ without one, so that explaining the last half of the layers costs less than a fu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from .layout import common_grid
+from .layout import Layout, common_grid
 from .patches import watch_patches
 from .quiet import quiet
 from .recorder import Recorder
@@ -34,7 +34,10 @@ class AttentionRecord:
     `reads_class_token` (B,) says whether the score depends on the first prefix token of the
     model's last layer: measured, not assumed, since models that average their patches may have a
     class token all the same.
-    `left_out` are sites whose attention is not between patches (channel attention).
+    `left_out` are sites whose attention is not between patches (channel attention); they have no
+    number among the layers.
+    `in_order` says whether all layers of the model, recorded or not, attend over the tokens of
+    `grid` as they come: no windows, no coarser grids.
     """
 
     sites: tuple[SiteRecord, ...]
@@ -45,6 +48,7 @@ class AttentionRecord:
     reads_class_token: Tensor
     left_out: tuple[AttentionSite, ...] = ()
     explains: str = ""
+    in_order: bool = True
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
         """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
@@ -133,6 +137,8 @@ def record(
         raise ValueError(f"grad: expected True, False or 'last', got {grad!r}")
     sites = find_sites(module)
     extra = _as_tuple(additional_forward_args)
+    layouts: dict[str, Layout] = {}
+    left_out: tuple[AttentionSite, ...] = ()
     with torch.inference_mode(False), torch.set_grad_enabled(bool(grad)), quiet(module):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         while True:
@@ -148,28 +154,52 @@ def record(
                 asked = score(output, target, module) if grad else (None, None, "")
                 chosen, classes, explains = asked
                 gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)
+            if not layouts:
+                found = recorder.layouts(module, inputs, extra, patches)
+                layouts = {site.name: layout for site, layout in found.items()}
+                left_out = tuple(site for site in found if found[site].keys is None)
+                if left_out:
+                    sites = _between_patches(module, sites, left_out)
+                    continue
             break
-        layouts = recorder.layouts(module, inputs, extra, patches)
     kept = [site for site in recorder.calls if site in recorder.wanted]
-    left_out = tuple(site for site in kept if layouts[site].keys is None)
-    grid = common_grid([layouts[site] for site in kept], left_out)
+    grid = common_grid([layouts[site.name] for site in kept])
     batch, last = len(inputs), recorder.last
     return AttentionRecord(
         sites=tuple(
             recorder.keep(
-                site, layouts[site], grid, batch, gradients.get(site) if grad is True else None
+                site,
+                layouts[site.name],
+                grid,
+                batch,
+                gradients.get(site) if grad is True else None,
             )
             for site in kept
-            if site not in left_out
         ),
         grid=grid,
         logits=logits.detach(),
         score=None if chosen is None else chosen.detach(),
         target=classes,
-        reads_class_token=recorder.reads_first(layouts[last], gradients.get(last), batch),
+        reads_class_token=recorder.reads_first(layouts[last.name], gradients.get(last), batch),
         left_out=left_out,
         explains=explains,
+        in_order=all(layout.in_order_of(grid) for layout in layouts.values()),
     )
+
+
+def _between_patches(
+    model: nn.Module,
+    sites: Mapping[nn.Module, AttentionSite],
+    left_out: Collection[AttentionSite],
+) -> dict[nn.Module, AttentionSite]:
+    """The sites that are not left out, with their layers numbered anew."""
+    among = [module for module, site in sites.items() if site not in left_out]
+    if not among:
+        raise UnsupportedModelError(
+            f"{next(iter(left_out))}: expected attention between patches, got attention between "
+            "channels in every layer — this kind is not supported"
+        )
+    return find_sites(model, among=among)
 
 
 def _as_tuple(extra: Any) -> tuple[Any, ...]:

@@ -24,6 +24,8 @@ from .base import Explainer, Maps, Run, check_finite, explainers
 # From copies of images (R, C, H, W) and the number of the image of each (R,) to scores (R,).
 Forward = Callable[[Tensor, Tensor], Tensor]
 
+WINDOWS = 16  # of occlusion along a side of the image, at most about
+
 
 class PixelExplainer(Explainer):
     """A method that gives one number for each pixel and channel, as Captum's do.
@@ -280,7 +282,8 @@ class Occlusion(PixelExplainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    window : (height, width) of what is covered, pixels; None is one patch
+    window : (height, width) of what is covered, pixels; None is one patch, or several where
+        patches are finer than a sixteenth of the image's side
     stride : (down, across), pixels; None is half a window
     baselines : what covers it, a number or a tensor that broadcasts with the inputs; None is 0,
         which for normalised inputs is the mean colour
@@ -328,7 +331,7 @@ class Occlusion(PixelExplainer):
 
     def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, grid: PatchGrid) -> Tensor:
         """`captum.attr.Occlusion`."""
-        window = self.window or (math.ceil(grid.cell[0]), math.ceil(grid.cell[1]))
+        window = self.window or _window(grid)
         stride = self.stride or (max(window[0] // 2, 1), max(window[1] // 2, 1))
         channels, *sides = inputs.shape[1:]
         for covers, moves, side in zip(window, stride, sides, strict=True):
@@ -345,6 +348,12 @@ class Occlusion(PixelExplainer):
             additional_forward_args=image,
             perturbations_per_eval=self.perturbations_per_eval,
         )
+
+
+def _window(grid: PatchGrid) -> tuple[int, int]:
+    """Whole patches, about a sixteenth of the image's sides."""
+    rows, columns = (max(1, round(count / WINDOWS)) for count in grid.shape)
+    return math.ceil(rows * grid.cell[0]), math.ceil(columns * grid.cell[1])
 
 
 def _check_counts(**counts: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -71,11 +72,12 @@ class GradCAM(Explainer):
             run.model,
             run.inputs,
             sites[0].name if self.layer is None else self.layer,
-            taken.grid,
+            taken.grid if taken.in_order else None,
             entering=self.layer is None,
             target=asked(run, taken),
             additional_forward_args=run.extra_args,
         )
+        taken = dataclasses.replace(taken, grid=seen.grid)
         return self.from_patches(run, taken, lambda _: weighted(seen))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..attention import SiteRecord
 from ..attention.blocks import head_after_each_block
+from ..attention.sites import find_sites
 from .asked import asked, score_rows
 from .base import Explainer, Maps, Run, explainers
 from .rolling import carry, layers
@@ -49,8 +50,8 @@ class LeGrad(Explainer):
     def maps(self, run: Run) -> Maps:
         """One pass for the target, one for all layers' scores."""
         plain = run.record(layers="all", grad="last")
-        selves = [one.site for one in plain.sites if one.site.kind == "self"]
-        last = max([*selves, *plain.left_out], key=lambda site: site.layer)
+        called = {one.site.name for one in layers(plain)} | {site.name for site in plain.left_out}
+        last = [one.name for one in find_sites(run.model).values() if one.name in called][-1]
         shape = layers(plain)[-1].keys_at.own.shape
         plain = dataclasses.replace(plain, sites=())
         target = asked(run, plain)
@@ -58,12 +59,12 @@ class LeGrad(Explainer):
         def scores(output: object, image: Tensor) -> Tensor:
             return score_rows(output, image, target, run.model, len(run.inputs))
 
-        with head_after_each_block(run.model, last.name, shape, scores) as left_out:
+        with head_after_each_block(run.model, last, shape, scores) as left_out:
             taken = run.record(layers=self.layers, target=lambda output: output)
         sites = [one for one in layers(taken) if one.site.name not in left_out]
         if not sites:
             raise ValueError(
-                f"layers: expected some of the size of {last.name}, which the model's head reads, "
+                f"layers: expected some of the size of {last}, which the model's head reads, "
                 f"got {self.layers!r} — choose later ones"
             )
 

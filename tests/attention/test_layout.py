@@ -109,10 +109,11 @@ def test_planted_attention_lands_on_the_right_pixels(name: str) -> None:
     before, (y, left) = _silenced_calls(model, x), (20, 28)
     moved = x.clone()
     moved[:, :, y : y + 4, left : left + 4] += 0.5
-    change = {s: _changed(before[s], c) for s, c in _silenced_calls(model, moved).items()}
+    after = _silenced_calls(model, moved)
+    change = {site.name: _changed(before[site], call) for site, call in after.items()}
 
     def plant(site: AttentionSite, call: Call) -> Tensor:
-        most = (change[site] > 0.999 * change[site].amax()).to(x.dtype)
+        most = (change[site.name] > 0.999 * change[site.name].amax()).to(x.dtype)
         call.add_bias(30.0 * most.unsqueeze(-2))
         return call.run()
 
@@ -120,7 +121,7 @@ def test_planted_attention_lands_on_the_right_pixels(name: str) -> None:
         taken = record(model, x, grad=False)
     everywhere, seen = torch.ones(1, taken.grid.tokens, dtype=x.dtype), 0
     for one in taken.sites:
-        if not change[one.site].any():
+        if not change[one.site.name].any():
             continue
         gathered = one.reduce(everywhere).mean(dim=1)[0, taken.grid.prefix :]
         peak = taken.grid.centers()[gathered.argmax()]

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from semattn import InputXGradient, IntegratedGradients, Occlusion, SmoothGrad
+from semattn.explain.captum_methods import _window
+from semattn.grid import PatchGrid
+from tests import families
 from tests.models import build, images
 
 TARGET = [1, 3]
@@ -147,6 +150,13 @@ def test_occlusion_covers_one_patch_by_half_patches() -> None:
         x, (3, 16, 16), (3, 8, 8), target=1, perturbations_per_eval=16
     )
     assert torch.equal(got, expected)
+    swin = families.build("swin")  # patches of 4 pixels, 16 of them across
+    assert torch.equal(
+        Occlusion().attribute(swin, x, target=1),
+        Occlusion(window=(4, 4), stride=(2, 2)).attribute(swin, x, target=1),
+    )
+    assert _window(PatchGrid((56, 56), (224, 224), (4, 4))) == (16, 16)
+    assert _window(PatchGrid((14, 14), (224, 224), (16, 16))) == (16, 16)
     whole = Occlusion(window=(48, 64)).attribute(model, x, target=1)
     fall = (model(x) - model(torch.zeros_like(x)))[0, 1].detach()
     torch.testing.assert_close(whole, fall.expand_as(whole))

@@ -13,16 +13,18 @@ from captum.attr import Attribution, NoiseTunnel, visualization as captum_pictur
 from captum.metrics import infidelity, sensitivity_max
 from torch import Tensor, nn
 
+from semattn.attention.sites import find_sites
 from semattn.errors import SemattnError, TargetError
 from semattn.explain import Center, KeypointDensity, Random, explainers
 from semattn.explain.captum_methods import PixelExplainer
+from tests import families
 from tests.models import MODELS, build, images, state_of
 
 # Options that make a method quick on tiny models; none changes what must hold.
 QUICK: dict[str, dict[str, Any]] = {
     "integrated-gradients": {"n_steps": 3},
     "smooth-grad": {"nt_samples": 2},
-    "occlusion": {"stride": (16, 16)},
+    "occlusion": {"window": (16, 16), "stride": (16, 16)},
     "transition-attention": {"steps": 3},
 }
 
@@ -48,6 +50,50 @@ def _on_pixels(explain: partial[Any]) -> bool:
 def _of_the_model(explain: partial[Any]) -> bool:
     """Whether the model has a say in the map."""
     return explain.func not in (KeypointDensity, Random, Center)
+
+
+TARGETS = [1, 3, 0]
+
+
+@each
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) -> None:
+    model, x = families.build(family, torch.float64), images(3, torch.float64)
+    before = state_of(model)
+    made = explain().attribute(model, x, target=TARGETS)
+    assert made.shape == x.shape and made.isfinite().all() and made.std() > 0
+    (again,) = explain(model).attribute((x,), target=torch.tensor(TARGETS))
+    assert torch.equal(again, made)
+    alone = explain(model).attribute(x[1:2], target=3)[0]
+    torch.testing.assert_close(alone, made[1], atol=1e-12, rtol=1e-7)
+    other = explain(model).attribute(x, target=4)
+    assert torch.equal(other, made) != explain.func.class_specific
+    with pytest.raises(TargetError, match="expected 0 to 4"):
+        explain(model).attribute(x, target=5)
+    assert state_of(model) == before
+    (last,) = [module for module, site in find_sites(model).items()][-1:]
+    handle = last.register_forward_hook(_explode)
+    before_hooked = state_of(model)
+    with pytest.raises(RuntimeError, match="inside the model"):
+        explain(model).attribute(x, target=1)
+    assert state_of(model) == before_hooked
+    handle.remove()
+    with torch.no_grad():
+        frozen = explain(model.requires_grad_(False)).attribute(x, target=TARGETS)
+    assert torch.equal(frozen, made)
+
+
+@each
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_half_precision_on_every_family(explain: partial[Any], family: str) -> None:
+    model = families.build(family)
+    # Swin v2 divides by norms with an epsilon that is 0 in float16: its own gradients are NaN.
+    dtype = torch.bfloat16 if "swin-v2" in family else torch.float16
+    x = (images(3) * 64).round() / 64  # exact in half precision, so that it is the same picture
+    exact = explain(model).attribute(x, target=TARGETS)
+    rough = explain(model.to(dtype)).attribute(x.to(dtype), target=TARGETS)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).norm() < 80 * torch.finfo(dtype).eps * exact.norm()
 
 
 @each

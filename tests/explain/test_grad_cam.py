@@ -71,7 +71,7 @@ def test_behind_the_last_attention_the_class_token_owes_nothing_to_the_patches()
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        ("head", r"layer head: expected features of the 3x4 patches"),
+        ("head", r"layer head: expected features of the image's patches"),
         ("norm", r"layer norm: expected one call .* got a second one"),
         ("blocks.0.ls1.none", r"layer: expected a module"),
     ],

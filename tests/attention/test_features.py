@@ -1,0 +1,94 @@
+"""Where features lie: what moves when pixels move, as for the keys; and against other layouts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semattn.attention.features import follow_features
+from semattn.attention.intercept import attach
+from semattn.attention.sites import find_sites
+from semattn.errors import UnsupportedModelError
+from semattn.explain import GradCAM
+from tests.families import FAMILIES, build
+from tests.models import images
+
+BLOCKS = [(0, 0), (20, 28), (44, 60), (12, 16)]  # y, x
+# Their convolutions and strides spread what a block of pixels does.
+SPREAD = ("maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2")
+
+
+def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
+    """What enters a module while no attention joins patches."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        seen.append([*args, *named.values()][0].clone())
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.no_grad(), attach(find_sites(model), lambda _, c: torch.zeros_like(c.run())):
+            model(x)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
+    model, x = build(family, torch.float64), images(2, torch.float64)
+    selves = [(m, site) for m, site in find_sites(model).items() if site.kind == "self"]
+    # CaiT's talking heads join patches though attention is silenced.
+    for module, site in {selves[0], selves[0 if family == "cait" else -1]}:
+        at = follow_features(model, x, (), site.name, entering=True)
+        before = at.place(_features(model, x, module), 2)
+        assert before.shape[:2] == (2, at.grid.patches)
+        for y, left in BLOCKS:
+            moved = x.clone()
+            moved[1, :, y : y + 4, left : left + 4] += 0.5
+            change = (at.place(_features(model, moved, module), 2) - before).abs().sum(dim=-1)
+            assert change[0].max() < 1e-9, "another image's features changed"
+            here = int(at.grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
+            if family in SPREAD:
+                if not change[1].any():  # behind a layer whose output is its attention's alone
+                    assert family == "levit" and site != selves[0][1]
+                    continue
+                peak = at.grid.centers()[change[1].argmax()]
+                away = (peak - at.grid.centers()[here]).abs() / torch.tensor(at.grid.cell)
+                assert away.max() <= 2, site
+            else:
+                assert (change[1] > 1e-6).nonzero().flatten().tolist() == [here], site
+
+
+@pytest.mark.parametrize(
+    ("family", "picture"),
+    [("swin", "layers.1.blocks.1.norm1"), ("swin", "layers.0.blocks.1.norm1")],
+)
+def test_shifted_windows_are_the_picture_that_they_were_cut_from(family: str, picture: str) -> None:
+    model, x = build(family, torch.float64), images(dtype=torch.float64)
+    windows = picture.replace("norm1", "attn")
+    number = [site.name for site in find_sites(model).values()].index(windows)
+    cut = GradCAM(layers=[number]).patch_map(model, x, target=[1, 3])
+    whole = GradCAM(layer=picture).patch_map(model, x, target=[1, 3])  # (B, h, w, D)
+    torch.testing.assert_close(cut, whole)
+    seen: dict[str, Tensor] = {}
+
+    def keep(_m: nn.Module, _i: object, output: Tensor) -> None:
+        seen["features"] = output
+        output.register_hook(lambda gradient: seen.__setitem__("gradient", gradient))
+
+    handle = model.get_submodule(picture).register_forward_hook(keep)
+    model(x)[[0, 1], [1, 3]].sum().backward()
+    handle.remove()
+    weights = seen["gradient"].mean(dim=(1, 2), keepdim=True)
+    by_hand = (weights * seen["features"]).sum(dim=-1).relu()
+    torch.testing.assert_close(cut, by_hand.detach())
+    assert by_hand.max() > 0
+
+
+def test_features_that_are_not_of_patches_are_refused() -> None:
+    for family, name in (("swin", "head.global_pool"), ("swin", "head.fc"), ("hiera", "head")):
+        model = build(family)
+        with pytest.raises(UnsupportedModelError, match=f"layer {name}: expected features of the"):
+            follow_features(model, images(), (), name, entering=False)
