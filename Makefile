@@ -46,7 +46,7 @@ format: env ## put the code into shape
 tables: env ## write the tables of README.md from benchmarks/results
 	$(BIN)/python benchmarks/render_tables.py
 
-picture: demo ## make the picture of README.md anew, from the demo
+picture: demo ## make the first picture of README.md anew, from the demo
 	$(BIN)/python -c 'from PIL import Image; \
 	  large = Image.open("$(OUT)/figure.png").convert("RGB"); \
 	  small = large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
@@ -70,13 +70,17 @@ $(STAMP): setup.cfg pyproject.toml
 	@$(MAKE) --no-print-directory opencv
 	@touch $@
 
-# opencv-python links libGL and libxcb of the system, which minimal containers lack. The headless
-# build of the same version is the same cv2 without windows; the two must never lie side by side.
+# opencv-python links libGL and libxcb of the system, which minimal containers lack; and a package that
+# the tests use brings the headless build as well. That is the same cv2 without windows; the two must
+# never lie side by side, so here it takes the other's place.
+ONE_CV2 := import cv2, sys; from importlib.metadata import distributions; \
+  sys.exit(sum(one.metadata["Name"].startswith("opencv-python") for one in distributions()) != 1)
+
 opencv:
-	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+	@$(BIN)/python -c '$(ONE_CV2)' 2>/dev/null || { \
 	  version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))') && \
-	  echo "opencv-python $$version cannot be imported here (no libGL or libxcb); putting the headless build in its place" && \
+	  echo "putting the headless build of opencv-python $$version in its place" && \
 	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --force-reinstall --no-deps "opencv-python-headless==$$version" && \
-	  $(BIN)/python -c 'import cv2'; } || \
+	  $(BIN)/python -c '$(ONE_CV2)'; } || \
 	  { echo 'error: cv2: expected it to import, got the message above — on Debian and Ubuntu: apt install libgl1 libglib2.0-0'; exit 2; }

@@ -15,6 +15,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .attention import AttentionRecord, record, steer
+    from .comparison import Comparison, compare
     from .density import densities
     from .explain import (
         AttentionRollout,
@@ -44,6 +45,7 @@ _HOME = {
     "AttentionRecord": "attention",
     "AttentionRollout": "explain",
     "Center": "explain",
+    "Comparison": "comparison",
     "Explanation": "explain",
     "GenericRelevance": "explain",
     "GradCAM": "explain",
@@ -62,6 +64,7 @@ _HOME = {
     "SIFTPatchInterrelation": "explain",
     "SmoothGrad": "explain",
     "TransitionAttention": "explain",
+    "compare": "comparison",
     "densities": "density",
     "detectors": "keypoints",
     "explainers": "explain",
@@ -75,6 +78,7 @@ __all__ = [
     "AttentionRecord",
     "AttentionRollout",
     "Center",
+    "Comparison",
     "Explanation",
     "GenericRelevance",
     "GradCAM",
@@ -94,6 +98,7 @@ __all__ = [
     "SmoothGrad",
     "TransitionAttention",
     "__version__",
+    "compare",
     "densities",
     "detectors",
     "explainers",

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.compare import compare
 from .commands.explain import explain
+from .commands.models import models
 from .errors import SemattnError
 from .version import __version__
 
@@ -26,7 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(explain)
+for command in (explain, compare, models):
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

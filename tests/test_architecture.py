@@ -17,12 +17,12 @@ PACKAGE = ROOT / "semattn"
 
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
-    {"digest", "errors", "registry", "version"},
+    {"cost", "digest", "errors", "registry", "version"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "zoo", "prompting", "metrics"},
     {"explain", "masking", "interrelation"},
-    {"spurious", "adapters"},
+    {"spurious", "adapters", "comparison"},
     {"viz"},
     {"report", "audit", "output"},
     {"commands"},

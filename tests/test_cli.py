@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-import torch
 from PIL import Image
 
 from semattn import output
@@ -22,54 +21,9 @@ from semattn.density import densities
 from semattn.explain import explainers
 from semattn.explain.refine import refinements
 from semattn.keypoints import detectors
+from tests.conftest import PHOTO, ROOT, refused
 
-ROOT = Path(__file__).parents[1]
-PHOTO = ROOT / "examples" / "flower.jpg"
-CLASSES = ("Cat, cats", "dog", "owl, owls", "Cup or pot", "Car, cars")
-
-
-def tiny(name: str = "test_vit") -> torch.nn.Module:
-    torch.manual_seed(0)
-    options = {"img_size": 64} if name == "test_vit" else {}
-    return timm.create_model(name, num_classes=len(CLASSES), **options).eval()
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Every command runs in an empty folder, and never touches the embedded weights."""
-
-    def load(name=None, *, checkpoint=None, pretrained=True, device="cpu"):
-        model = tiny(name or "test_vit").to(device)
-        model.classes = CLASSES
-        return model
-
-    monkeypatch.setattr(import_module("semattn.zoo"), "load", load, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process: status, standard output, standard error."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        status = main([str(one) for one in arguments])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return command
-
-
-def refused(answer, *parts: str) -> str:
-    """The one line that a refused command leaves behind."""
-    status, out, err = answer
-    assert status == 2, err
-    assert not out
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
-    for part in parts:
-        assert part in err
-    return err
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_explain_writes_everything_and_says_where(run, tmp_path):
@@ -257,7 +211,7 @@ def test_nothing_is_left_when_drawing_fails(run, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no\nink")
 
-    monkeypatch.setattr(output, "figure", broken)
+    monkeypatch.setattr("semattn.output.explanation.figure", broken)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert status == 1
     assert err == "error: RuntimeError: no ink — a defect; --debug shows where\n"
@@ -271,7 +225,7 @@ def test_an_interruption_is_one_line(run, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output, "overlay", interrupted)
+    monkeypatch.setattr("semattn.output.explanation.overlay", interrupted)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert (status, err) == (130, "error: interrupted — nothing was written\n")
     assert not list(tmp_path.iterdir())

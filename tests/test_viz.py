@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from semattn.comparison import Compared, Comparison
 from semattn.errors import ShapeError
 from semattn.explain import Explanation
 from semattn.grid import PatchGrid
 from semattn.images import Images
 from semattn.keypoints import Keypoints
-from semattn.viz import figure, overlay
+from semattn.viz import comparison, figure, overlay
+from semattn.viz.comparison import columns
 
 GRID = PatchGrid((3, 4), image_size=(48, 64), cell=(16, 16), prefix=1)
 
@@ -119,7 +122,26 @@ def test_the_figure_says_what_it_shows(made):
 
 def test_the_figure_of_a_model_without_classes(made):
     said = texts(figure(dataclasses.replace(made, target=None, classes=None)))
-    assert "feature direction" in said
+    assert "The model's own feature direction" in said
+    assert "evidence for the model's own feature direction" in said
+
+
+def test_the_figure_says_what_is_explained_in_place_of_a_class(made):
+    said = texts(figure(dataclasses.replace(made, target=None, explains="similarity to a cat")))
+    assert "Similarity to a cat" in said
+    assert "evidence for similarity to a cat" in said
+    assert "feature direction" not in said and "predicted" not in said
+
+
+def test_of_a_signed_map_the_positive_part_is_drawn_and_said(made):
+    against = made.heat.clone()
+    against[0, 24:] = -100.0
+    signed = dataclasses.replace(made, heat=against)
+    assert np.array_equal(overlay(signed), overlay(made)), "what is against is drawn as nothing"
+    assert "evidence for $5 dog_of$ war, positive part" in texts(figure(signed))
+    assert "positive part" not in texts(figure(made))
+    nothing = overlay(dataclasses.replace(made, heat=-made.heat))
+    assert (nothing == nothing[0, 0]).all()
 
 
 def test_the_panels_share_one_frame_and_hold_patches_in_place(made):
@@ -147,3 +169,90 @@ def test_the_figure_is_written_and_leaves_no_trace(made, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     pyplot = sys.modules.get("matplotlib.pyplot")  # captum imports it; nothing may be left there
     assert pyplot is None or not pyplot.get_fignums()
+
+
+LONG = "blocks.0.attn (GPSA): expected one attention call a $forward pass, got a second one " * 6
+
+
+@pytest.fixture
+def compared(made) -> Comparison:
+    """A map, a signed one, a refusal."""
+    one = dataclasses.replace(
+        made,
+        heat=made.heat[:1], patch_map=made.patch_map[:1], keypoints=made.keypoints[:1],
+        logits=made.logits[:1], target=made.target[:1], concentration=made.concentration[:1],
+        images=Images(torch.zeros(1, 3, 48, 64), made.images.pixels[:1], ("a.png",), True),
+    )  # fmt: skip
+    signed = dataclasses.replace(one, heat=one.heat - one.heat.mean())
+    rows = (
+        Compared("ours", one, 1.234, 5.0, 0.126),
+        Compared("occlusion", signed, 123.4, None, None),
+        Compared("broken", refusal=LONG),
+    )
+    return Comparison(rows, one, 0)
+
+
+def test_a_comparison_says_of_each_method_what_was_measured(compared):
+    drawn = comparison(compared)
+    said = texts(drawn)
+    for part in (
+        "$5 dog_of$ war  88.1 %",
+        "the predicted class  ·  3 methods",
+        "2 by sift",
+        "ours\nsensitivity 0.13  ·  1.23 s",
+        "occlusion\nsensitivity –  ·  123 s",
+        "broken\nrefused",
+        "moves when cat is explained instead",
+        "Positive part of signed maps: occlusion.",
+    ):
+        assert part in said
+    assert said.count("a note") == 1
+    refusal = drawn.axes[4].texts[0].get_text()
+    assert refusal.startswith("blocks.0.attn (GPSA)") and refusal.endswith("…")
+    assert not drawn.axes[2].texts
+
+
+def test_a_comparison_draws_each_map_as_an_overlay_in_one_frame(compared):
+    drawn = comparison(compared)
+    panels = drawn.axes[:5]
+    assert {axes.get_xlim() for axes in panels} == {(-0.5, 63.5)}
+    assert {axes.get_ylim() for axes in panels} == {(47.5, -0.5)}
+    for axes, row in zip(panels[2:4], compared.rows, strict=False):
+        assert np.array_equal(axes.images[0].get_array(), overlay(row.explanation))
+    assert panels[1].collections[-1].get_offsets().tolist() == [[8, 8], [40, 24]]
+    assert len({round(axes.get_position().width, 9) for axes in panels}) == 1
+    places = [axes.get_position() for axes in panels]
+    assert len({round(one.y0, 9) for one in places}) == 1, "five panels stand in one row"
+    assert all(one.x1 < two.x0 for one, two in pairwise(places))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 15, 22])
+def test_words_and_panels_of_a_comparison_keep_apart(compared, count):
+    names = ["sift-patch-interrelation", "transition-attention", "integrated-gradients"]
+    rows = tuple(
+        dataclasses.replace(compared.rows[number % 3], method=names[number % 3])
+        for number in range(count)
+    )
+    drawn = comparison(dataclasses.replace(compared, rows=rows))
+    renderer = drawn.canvas.get_renderer()
+    whole = drawn.bbox
+    words = [text.get_window_extent(renderer) for text in drawn.texts if text.get_text()]
+    for axes in drawn.axes:
+        for text in axes.texts:
+            inside, around = text.get_window_extent(renderer), axes.get_window_extent()
+            assert around.x0 <= inside.x0 and inside.x1 <= around.x1
+            assert around.y0 <= inside.y0 and inside.y1 <= around.y1
+    boxes = words + [axes.get_window_extent() for axes in drawn.axes]
+    for number, one in enumerate(boxes):
+        assert whole.x0 <= one.x0 and one.x1 <= whole.x1
+        assert whole.y0 <= one.y0 and one.y1 <= whole.y1
+        for other in boxes[number + 1 :]:
+            apart = (
+                one.x1 <= other.x0 or other.x1 <= one.x0
+                or one.y1 <= other.y0 or other.y1 <= one.y0
+            )  # fmt: skip
+            assert apart, "two of them overlap"
+
+
+def test_columns_leave_few_places_empty():
+    assert [columns(panels) for panels in (3, 6, 7, 8, 10, 12, 17)] == [3, 6, 4, 4, 5, 6, 6]

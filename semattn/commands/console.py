@@ -15,6 +15,7 @@ from rich.table import Table
 from ..errors import NoKeypointWarning
 
 if TYPE_CHECKING:
+    from ..comparison import Comparison
     from ..explain import Explanation
 
 
@@ -43,6 +44,51 @@ def report(
 ) -> None:
     """A short table on standard output: the prediction, what was explained, where the files are."""
     console = Console(highlight=False)
+    _prediction(console, made, predictions)
+    _closing(console, [*made.notes, *notes], made.explains, files)
+
+
+def report_comparison(
+    compared: Comparison,
+    predictions: list[dict[str, Any]],
+    files: dict[str, Path],
+    notes: list[str],
+) -> None:
+    """The prediction, then a row a method: what it cost, and how much it minds the target."""
+    console = Console(highlight=False)
+    first = compared.explanation
+    _prediction(console, first, predictions)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("method", style="bold", no_wrap=True)
+    for title in ("seconds", "MiB", "sensitivity"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in compared.rows:
+        if row.refusal:
+            table.add_row(row.method, "", "", "[yellow]refused[/]")
+            continue
+        table.add_row(
+            row.method,
+            _number(row.seconds, ".2f"),
+            _number(row.peak_mib, ".0f"),
+            _number(row.sensitivity, ".2f"),
+        )
+    console.print()
+    console.print(table)
+    console.print()
+    if compared.other is not None:
+        console.print(
+            "sensitivity: how much of the map moves when "
+            f"[bold]{escape(first.label(compared.other))}[/] is explained instead, "
+            "from 0 (nothing) to 1 (all of it)",
+            soft_wrap=True,
+        )
+    for reason, names in _by_reason(compared).items():
+        console.print(f"[yellow]refused:[/] {', '.join(names)}: {escape(reason)}", soft_wrap=True)
+    _closing(console, [*compared.notes, *notes], first.explains, files)
+
+
+def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:
+    """The likeliest classes, the explained one marked; else what was explained."""
     target = None if made.target is None else int(made.target[0])
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right", style="cyan", no_wrap=True)
@@ -53,13 +99,32 @@ def report(
         table.add_row(
             f"{one['probability']:.1%}", f"[bold]{name}[/]  ← explained" if chosen else name
         )
-    console.print(table)
+    if predictions:
+        console.print(table)
     if target is None:
-        console.print("explained: the model's own feature direction")
+        said = made.explains or "the model's own feature direction"
+        console.print(f"explained: {escape(said)}", soft_wrap=True)
     elif all(one["class"] != target for one in predictions):
         console.print(f"explained: [bold]{escape(made.label(target))}[/], not among those above")
-    for note in dict.fromkeys([*made.notes, *notes]):
-        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+
+
+def _closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
+    """Each note once, but for that which says what was explained, and where the files are."""
+    for note in dict.fromkeys(notes):
+        if not (explains and explains in note):
+            console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
     names = ", ".join(path.name for path in files.values())
     folder = next(iter(files.values())).parent
     console.print(f"in [bold]{escape(str(folder))}[/]: {names}", soft_wrap=True)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _by_reason(compared: Comparison) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in compared.rows:
+        if row.refusal:
+            found.setdefault(row.refusal, []).append(row.method)
+    return found

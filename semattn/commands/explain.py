@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import options
 from .console import busy, report, told
-from .reading import load_model, read_device, read_explainer, read_layers, read_target
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..viz import Picture
-
-SHARPNESS = 896  # pixels of the longer side of the pictures, about
+from .reading import load_model, read_device, read_explainer, read_layers, read_target, sharp
 
 
 def explain(
@@ -62,15 +53,5 @@ def explain(
         wanted = read_target(target, getattr(network, "classes", None))
         made = explainer.explain(network, image, target=wanted)
         say("drawing")
-        files = output.write(made, folder, top=max(top, 5), backdrop=_sharp(image, network))
+        files = output.write(made, folder, top=max(top, 5), backdrop=sharp(image, network))
     report(made, output.predicted(made, top=top), files, notes)
-
-
-def _sharp(image: Path, network: nn.Module) -> Picture:
-    """The view that the model had of the image, in more pixels."""
-    from ..images import Preprocessing, prepare
-
-    wants = Preprocessing.of(network)
-    times = max(1, round(SHARPNESS / max(wants.size)))
-    height, width = wants.size
-    return prepare(image, replace(wants, size=(times * height, times * width))).pixels[0]

@@ -23,7 +23,7 @@ def models(
     pattern: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PATTERN]",
+            metavar="PATTERN",
             help="A family, a part of a name, or a pattern such as 'swin*'. All families if left "
             "out.",
         ),
@@ -32,48 +32,82 @@ def models(
 ) -> None:
     """List the models that semattn explains, and those that it refuses, with the reason.
 
-    Every ViT-like architecture of timm was tried; models of transformers, torchvision and OpenCLIP
-    work by the same means, though they are not listed.
+    Every ViT-like architecture of timm was tried; models of transformers,
+    torchvision and OpenCLIP work by the same means, though they are not listed.
     """
-    from ..zoo.known import families, known, sweep
+    from ..zoo.known import known, sweep
 
     everything = known()
     console = Console(highlight=False)
     if pattern is None:
-        table = Table(
-            "family", "models", "work", "refused", "for example", box=None, pad_edge=False
-        )
-        for one in families(everything):
-            refused = one.total - one.counts["works"]
-            table.add_row(
-                one.name, str(one.total), str(one.counts["works"]), str(refused or "–"),
-                one.example or escape(one.reason),
-            )  # fmt: skip
-        console.print(table)
+        console.print(_families(everything))
         works = sum(one.status == "works" for one in everything.values())
         console.print(
-            f"{works} of {len(everything)} architectures of timm {sweep()['timm']} work; "
-            "semattn models FAMILY lists its names"
+            f"\n[bold]{works}[/] of {len(everything)} architectures of timm {sweep()['timm']} "
+            "work; [bold]semattn models FAMILY[/] lists those of a family, with reasons",
+            soft_wrap=True,
         )
         return
-    table = Table("model", "", "patches", "", box=None, pad_edge=False)
-    for model in _matching(everything, pattern):
-        detail = model.reason
-        if model.left_out:
-            detail = f"without {', '.join(model.left_out)}, which is not attention between patches"
-        table.add_row(
-            model.name,
-            f"[{COLOURS[model.status]}]{model.status}[/]",
-            "×".join(map(str, model.patches)),
-            escape(detail),
-        )
-    console.print(table)
+    found = _matching(everything, pattern)
+    console.print(_names(found))
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        if said := _remark(one):
+            reasons.setdefault((one.status, said), []).append(one.name)
+    for (status, said), names in reasons.items():
+        of = "all of them" if len(names) == len(found) > 1 else ", ".join(names)
+        console.print(f"\n[{COLOURS[status]}]{status}:[/] {of}\n  {escape(said)}", soft_wrap=True)
+
+
+def _families(everything: dict[str, Known]) -> Table:
+    """A row a family, with a column for each status that any model has."""
+    from ..zoo.known import STATUSES, families
+
+    rows = families(everything)
+    shown = [status for status in STATUSES if any(one.counts[status] for one in rows)]
+    table = _table("family")
+    for title in ("models", *shown):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("for example")
+    for one in rows:
+        counts = [
+            f"[{COLOURS[status]}]{one.counts[status]}[/]" if one.counts[status] else "[dim]–[/]"
+            for status in shown
+        ]
+        table.add_row(one.name, str(one.total), *counts, one.example or "[dim]–[/]")
+    return table
+
+
+def _names(found: list[Known]) -> Table:
+    """A row a model: how it fared, and on what grid of patches."""
+    table = _table("model")
+    table.add_column("patches", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for one in found:
+        patches = "×".join(map(str, one.patches)) or "[dim]–[/]"
+        table.add_row(one.name, patches, f"[{COLOURS[one.status]}]{one.status}[/]")
+    return table
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first, style="bold", no_wrap=True)
+    return table
+
+
+def _remark(model: Known) -> str:
+    """Why it does not work, or what of it is not in the map."""
+    if model.left_out:
+        kinds = ", ".join(model.left_out)
+        return f"the map is without {kinds}, which is not attention between patches"
+    return model.reason
 
 
 def _matching(everything: dict[str, Known], pattern: str) -> list[Known]:
-    found = [one for one in everything.values() if one.family == pattern]
-    found = found or [one for name, one in everything.items() if pattern in name]
-    found = found or [one for name, one in everything.items() if fnmatch.fnmatch(name, pattern)]
+    wanted = pattern.casefold()
+    found = [one for one in everything.values() if one.family == wanted]
+    found = found or [one for name, one in everything.items() if wanted in name]
+    found = found or [one for name, one in everything.items() if fnmatch.fnmatch(name, wanted)]
     if not found:
         names = [*everything, *(one.family for one in everything.values())]
         nearest = choices("pattern", pattern, names).partition(" choose from ")[0]

@@ -51,12 +51,20 @@ Target = Annotated[
     ),
 ]
 METHODS = (
-    "[bold]sift-patch-interrelation[/]; of attention: raw-attention, attention-rollout, "
-    "gradient-rollout, generic-relevance, transition-attention, legrad; of features: grad-cam; "
-    "of pixels: input-x-gradient, integrated-gradients, smooth-grad, occlusion; or a control: "
-    "keypoint-density, random, center"
+    "semattn's own [bold]sift-patch-interrelation[/]; of attention: raw-attention, "
+    "attention-rollout, gradient-rollout, generic-relevance, transition-attention, legrad; of "
+    "features: grad-cam; of pixels: input-x-gradient, integrated-gradients, smooth-grad, "
+    "occlusion; or a control: keypoint-density, random, center"
 )
 Method = Annotated[str, _option(HOW, "NAME", f"The explainer: {METHODS}.")]
+Methods = Annotated[
+    str | None,
+    _option(
+        HOW,
+        "A,B,C",
+        f"The explainers to compare, in this order; all of them if left out: {METHODS}.",
+    ),
+]
 Density = Annotated[
     str,
     _option(
@@ -101,6 +109,10 @@ Device = Annotated[str, _option(HOW, "NAME", "Where it runs: cpu, cuda, mps, …
 Folder = Annotated[
     Path | None,
     _option(WHERE, "DIR", "The folder for the results; semattn-IMAGE, here, if left out."),
+]
+ComparisonFolder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder for the results; semattn-compare-IMAGE, here, if left out."),
 ]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ from ..errors import TargetError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..viz import Picture
+
+SHARPNESS = 896  # pixels of the longer side of a picture that is looked at alone, about
 
 
 def read_explainer(method: str, **options: Any) -> Any:
@@ -43,6 +48,24 @@ def load_model(
         count = getattr(network, "num_classes", None)
         network.classes = read_classes(names, count)  # type: ignore[assignment]
     return network
+
+
+def sharp(image: Path, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
+    """The view that the model has of the image, in more pixels."""
+    from ..images import Preprocessing, prepare
+
+    wants = Preprocessing.of(network)
+    times = max(1, round(sharpness / max(wants.size)))
+    height, width = wants.size
+    return prepare(image, replace(wants, size=(times * height, times * width))).pixels[0]
+
+
+def read_methods(given: str | None, **options: Any) -> tuple[str, ...]:
+    """The names of the explainers to compare, `a,b,c`, once they are known to exist."""
+    from ..comparison import check
+
+    names = None if given is None else [part.strip() for part in given.split(",") if part.strip()]
+    return check(names, options)
 
 
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:

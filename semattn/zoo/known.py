@@ -32,13 +32,12 @@ class Known:
 class Family:
     """The architectures of one of timm's modules: how many there are, and how many of each status.
 
-    `example` is one that works, where any does; `reason` is the commonest refusal.
+    `example` is one that works, "" where none does.
     """
 
     name: str
     counts: Counter[str]
     example: str
-    reason: str
 
     @property
     def total(self) -> int:
@@ -51,7 +50,7 @@ def known() -> dict[str, Known]:
 
     Examples
     --------
-    >>> known()["swin_tiny_patch4_window7_224"].status
+    >>> known()["beit_base_patch16_224"].status
     'works'
     """
     return {name: _row(name, row) for name, row in sweep()["models"].items()}
@@ -64,15 +63,8 @@ def families(models: dict[str, Known]) -> list[Family]:
     for name, _ in sorted(names.items(), key=lambda pair: (-pair[1], pair[0])):
         mine = [one for one in models.values() if one.family == name]
         works = [one.name for one in mine if one.status == "works"]
-        reasons = Counter(one.reason for one in mine if one.status != "works")
-        made.append(
-            Family(
-                name,
-                Counter(one.status for one in mine),
-                min(works, key=len) if works else "",
-                reasons.most_common(1)[0][0] if reasons else "",
-            )
-        )
+        counts = Counter(one.status for one in mine)
+        made.append(Family(name, counts, min(works, key=len) if works else ""))
     return made
 
 

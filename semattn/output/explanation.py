@@ -1,28 +1,18 @@
-"""What a command leaves on the disk: pictures, the map, and a record of how they came about.
-
-A folder of results is complete or it is not there. Knows explanations and how to draw them, and
-nothing of the command line.
-"""
+"""The results of `semattn explain`: pictures, the map, and what was predicted and explained."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .errors import SemattnError
-from .viz import Picture, figure, overlay
+from ..viz import Picture, figure, overlay
+from .folder import staged, write_json
 
 if TYPE_CHECKING:
-    from .explain import Explanation
+    from ..explain import Explanation
 
 FILES = {
     "overlay": "overlay.png",
@@ -30,49 +20,6 @@ FILES = {
     "map": "map.npy",
     "result": "result.json",
 }
-
-
-class OutputError(SemattnError, OSError):
-    """A folder that results cannot be written to."""
-
-
-def check_folder(folder: Path) -> None:
-    """Raise OutputError unless `folder` is one that can be written to, or can be made."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"out: expected a folder, got the file {folder} — choose another name")
-    if folder.is_symlink() and not folder.exists():
-        raise OutputError(f"out: expected a folder, got {folder}, a link that leads nowhere")
-    if not os.access(_standing(folder), os.W_OK | os.X_OK):
-        raise OutputError(f"out: expected a folder to write to, got {folder} — it is read-only")
-
-
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files take their places in `folder` at the end, or never.
-
-    Made on the same disk, so that taking their places is renaming: all at once where `folder` is
-    new, file by file (from a hidden folder within) where it stands already. Other files in it are
-    left alone.
-
-    Raises
-    ------
-    OutputError
-        As `check_folder` does.
-    """
-    check_folder(folder)
-    own = Path(tempfile.mkdtemp(prefix=".semattn-", dir=_standing(folder)))
-    try:
-        stage = own / "files"  # mkdtemp makes its folder private; this one is as any other
-        stage.mkdir()
-        yield stage
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            for path in sorted(stage.iterdir()):
-                path.replace(folder / path.name)
-        else:
-            stage.replace(folder)
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
 
 
 def write(
@@ -105,8 +52,7 @@ def write(
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
         heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
         np.save(stage / FILES["map"], heat)
-        text = json.dumps({**result, "files": FILES}, indent=2, ensure_ascii=False, allow_nan=False)
-        (stage / FILES["result"]).write_text(text + "\n", encoding="utf-8")
+        write_json(stage / FILES["result"], {**result, "files": FILES})
     return {name: folder / file for name, file in FILES.items()}
 
 
@@ -114,7 +60,7 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
     """What was predicted and explained of one image, ready for JSON.
 
     `predictions` are the `top` classes with their probabilities; `target` is the explained one,
-    None for a feature direction.
+    None where no class was explained; `explains` then says what was.
     """
     predictions = predicted(explanation, index=index, top=top)
     target = None
@@ -127,6 +73,7 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
         "image": explanation.images.names[index],
         "predictions": predictions,
         "target": target,
+        "explains": explanation.explains,
         "input_size": list(grid.image_size),
         "patches": list(grid.shape),
         "keypoints": {"detector": keypoints.detector, "count": len(keypoints)},
@@ -145,11 +92,3 @@ def predicted(explanation: Explanation, *, index: int = 0, top: int = 5) -> list
         {"class": number, "name": explanation.label(number), "probability": value}
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
     ]
-
-
-def _standing(folder: Path) -> Path:
-    """The nearest folder above (or at) `folder` that exists."""
-    folder = folder.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder

@@ -1,0 +1,66 @@
+"""`semattn compare IMAGE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import options
+from .console import busy, report_comparison, told
+from .reading import load_model, read_device, read_methods, read_target, sharp
+
+SHARPNESS = 448  # pixels of the longer side of each picture: there are many in one figure
+
+
+def compare(
+    image: options.ImageFile,
+    methods: options.Methods = None,
+    model: options.ModelName = None,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    classes: options.ClassNames = None,
+    target: options.Target = None,
+    density: options.Density = "count",
+    detector: options.Detector = "sift",
+    refine: options.Refine = "none",
+    device: options.Device = "cpu",
+    out: options.ComparisonFolder = None,
+    debug: options.Debug = False,
+) -> None:
+    """Explain IMAGE by many methods, side by side.
+
+    Each method runs with the layers of its own choice, twice: for the class
+    that is explained, and for the likeliest other one. The table tells the
+    [bold]seconds[/] of one map, the [bold]MiB[/] of memory beyond what was in use (small
+    differences are noise), and the [bold]sensitivity[/]: how much of the map moves with
+    the class, from 0 (indifferent) to 1. A method that refuses the model says
+    why; the others go on.
+
+    Writes [bold]compare.png[/] (all maps), [bold]compare.json[/] (the table, and all that is
+    needed to do it again) and [bold]maps.npz[/] (each map on the pixels that the
+    model saw).
+    """
+    from .. import comparison, output
+    from ..images import read
+
+    folder = out or Path(f"semattn-compare-{image.stem}")
+    output.check_folder(folder)
+    settings = {"density": density, "detector": detector, "refine": refine}
+    with busy("reading the picture") as say, told() as notes:
+        read(image)  # before the model, which may take long to fetch, is asked for
+        names = read_methods(methods, **settings)
+        say("loading the model, which fetches its weights the first time")
+        network = load_model(
+            model, checkpoint, names=classes, pretrained=not random_weights,
+            device=read_device(device),
+        )  # fmt: skip
+        made = comparison.compare(
+            network,
+            image,
+            names,
+            target=read_target(target, getattr(network, "classes", None)),
+            progress=lambda number, total, name: say(f"{number} of {total}: {name}"),
+            **settings,
+        )
+        say("drawing")
+        files = output.write_comparison(made, folder, backdrop=sharp(image, network, SHARPNESS))
+    report_comparison(made, output.predicted(made.explanation, top=3), files, notes)

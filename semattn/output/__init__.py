@@ -1,0 +1,21 @@
+"""What a command leaves on the disk: pictures, maps, and a record of how they came about.
+
+A folder of results is complete or it is not there. Knows explanations, comparisons and how to draw
+them, and nothing of the command line.
+"""
+
+from .comparison import COMPARISON_FILES, write_comparison
+from .explanation import FILES, predicted, summary, write
+from .folder import OutputError, check_folder, staged
+
+__all__ = [
+    "COMPARISON_FILES",
+    "FILES",
+    "OutputError",
+    "check_folder",
+    "predicted",
+    "staged",
+    "summary",
+    "write",
+    "write_comparison",
+]

@@ -1,0 +1,87 @@
+"""The results of `semattn compare`: one figure, all maps, and what each method cost and showed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..viz import Picture, comparison
+from .explanation import summary
+from .folder import staged, write_json
+
+if TYPE_CHECKING:
+    from ..comparison import Compared, Comparison
+
+COMPARISON_FILES = {"figure": "compare.png", "result": "compare.json", "maps": "maps.npz"}
+_OF_THE_MODEL = ("model", "architecture", "weights_sha256", "versions")
+
+
+def write_comparison(
+    compared: Comparison, folder: Path, *, top: int = 5, backdrop: Picture | None = None
+) -> dict[str, Path]:
+    """Write figure, result and maps of a comparison into `folder`: the path of each.
+
+    ``maps.npz`` holds one array (H, W) float32 a method, under its name.
+
+    Parameters
+    ----------
+    compared : what `semattn.compare` returned
+    folder : made with its parents if it is not there
+    top : how many classes of the prediction are kept
+    backdrop : as for `semattn.viz.comparison`
+
+    Raises
+    ------
+    OutputError
+        For a folder that cannot be written to; nothing is left behind.
+    """
+    maps: dict[str, Any] = {
+        row.method: row.explanation.heat[0].detach().to("cpu", torch.float32).numpy()
+        for row in compared.rows
+        if row.explanation is not None
+    }
+    with staged(folder) as stage:
+        comparison(compared, backdrop=backdrop).savefig(stage / COMPARISON_FILES["figure"])
+        write_json(stage / COMPARISON_FILES["result"], summary_of(compared, top=top))
+        np.savez_compressed(stage / COMPARISON_FILES["maps"], **maps)
+    return {name: folder / file for name, file in COMPARISON_FILES.items()}
+
+
+def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
+    """What was compared, on what image, and what each method cost and showed, ready for JSON.
+
+    What is the methods' own stands in `methods`; `other` is the class that sensitivity was measured
+    with, None where there is none.
+    """
+    first = compared.explanation
+    shared = summary(first, top=top)
+    for own in ("patches", "notes"):
+        del shared[own]
+    model = {name: first.manifest[name] for name in _OF_THE_MODEL}
+    other = None
+    if compared.other is not None:
+        other = {"class": compared.other, "name": first.label(compared.other)}
+    return {
+        **shared,
+        "other": other,
+        "manifest": model,
+        "methods": [_row(row) for row in compared.rows],
+        "files": COMPARISON_FILES,
+    }
+
+
+def _row(row: Compared) -> dict[str, Any]:
+    made = row.explanation
+    return {
+        "method": row.method,
+        "seconds": row.seconds,
+        "peak_mib": row.peak_mib,
+        "sensitivity": row.sensitivity,
+        "refusal": row.refusal or None,
+        "patches": None if made is None else list(made.grid.shape),
+        "parameters": None if made is None else made.manifest["parameters"],
+        "notes": [] if made is None else list(made.notes),
+    }

@@ -1,0 +1,66 @@
+"""What is drawn into a panel: the patches' borders, the keypoints, their concentration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .overlay import CEILING
+from .style import ACCENT, DENSITY, colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ..explain import Explanation
+    from ..grid import PatchGrid
+    from ..keypoints import Keypoints
+
+
+def draw_grid(axes: Axes, grid: PatchGrid, thickness: float = 1.0) -> None:
+    """The borders of the patches."""
+    from matplotlib.collections import LineCollection
+
+    (h, w), cell = grid.shape, grid.cell
+    bottom, right = h * cell[0] - 0.5, w * cell[1] - 0.5
+    across = [[(-0.5, i * cell[0] - 0.5), (right, i * cell[0] - 0.5)] for i in range(1, h)]
+    down = [[(j * cell[1] - 0.5, -0.5), (j * cell[1] - 0.5, bottom)] for j in range(1, w)]
+    lines = LineCollection(
+        across + down, colors="white", alpha=0.28, linewidths=0.45 * thickness
+    )  # fmt: skip
+    axes.add_collection(lines, autolim=False)
+
+
+def draw_keypoints(axes: Axes, keypoints: Keypoints, thickness: float = 1.0) -> None:
+    """A circle for each keypoint, of its diameter, the strongest on top."""
+    from matplotlib.collections import EllipseCollection
+
+    if not len(keypoints):
+        return
+    order = keypoints.response.argsort()
+    centres, size = keypoints.xy[order].numpy(), keypoints.size[order].numpy()
+    for colour, width, alpha in (("black", 1.9, 0.35), (ACCENT, 0.85, 0.95)):
+        circles = EllipseCollection(
+            size, size, np.zeros_like(size), units="xy", offsets=centres,
+            offset_transform=axes.transData, facecolors="none",
+            edgecolors=colour, linewidths=width * thickness, alpha=alpha,
+        )  # fmt: skip
+        axes.add_collection(circles, autolim=False)
+
+
+def draw_concentration(axes: Axes, explanation: Explanation, index: int) -> float:
+    """The concentration of each patch; returns the multiple of an even one that is full colour."""
+    grid = explanation.grid
+    p = explanation.concentration[index].detach().to("cpu", torch.float64)
+    lift = grid.fold(grid.patches * p).numpy()
+    highest = max(float(np.quantile(lift, CEILING, method="higher")), 1.0)
+    value = (lift / highest).clip(0, 1)
+    tile = np.concatenate([colours(DENSITY, value), (0.12 + 0.73 * value**0.7)[..., None]], axis=-1)
+    extent = (
+        -0.5, grid.shape[1] * grid.cell[1] - 0.5, grid.shape[0] * grid.cell[0] - 0.5, -0.5,
+    )  # fmt: skip
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(tile, extent=extent, interpolation="nearest", aspect="auto")
+    axes.set(xlim=limits[0], ylim=limits[1])
+    return highest

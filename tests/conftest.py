@@ -1,0 +1,60 @@
+"""What the tests of all commands share: a tiny model, an empty folder, a command line to run."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from semattn.cli import main
+
+ROOT = Path(__file__).parents[1]
+PHOTO = ROOT / "examples" / "flower.jpg"
+CLASSES = ("Cat, cats", "dog", "owl, owls", "Cup or pot", "Car, cars")
+
+
+def tiny(name: str = "test_vit") -> torch.nn.Module:
+    torch.manual_seed(0)
+    options = {"img_size": 64} if name == "test_vit" else {}
+    return timm.create_model(name, num_classes=len(CLASSES), **options).eval()
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The command runs in an empty folder, and never touches the embedded weights."""
+
+    def load(name=None, *, checkpoint=None, pretrained=True, device="cpu"):
+        model = tiny(name or "test_vit").to(device)
+        model.classes = CLASSES
+        return model
+
+    monkeypatch.setattr(import_module("semattn.zoo"), "load", load, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process: status, standard output, standard error."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        status = main([str(one) for one in arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return command
+
+
+def refused(answer, *parts: str) -> str:
+    """The one line that a refused command leaves behind."""
+    status, out, err = answer
+    assert status == 2, err
+    assert not out
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    for part in parts:
+        assert part in err
+    return err
