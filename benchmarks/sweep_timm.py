@@ -88,7 +88,10 @@ def build(name: str, module: str) -> tuple[Any, str]:
     for options in ({"num_classes": CLASSES, **cut}, {"num_classes": CLASSES}, {}):
         try:
             model = timm.create_model(name, **options)
-        except (TypeError, ValueError, LookupError, AssertionError, RuntimeError, StopIteration):
+        except (
+            TypeError, ValueError, LookupError, ArithmeticError, AssertionError, RuntimeError,
+            StopIteration,
+        ):  # fmt: skip
             if not options:
                 raise
             continue

@@ -417,6 +417,8 @@ def test_each_copy_has_the_density_of_its_own_image() -> None:
     own = SIFTPatchInterrelation(model).explain(x, target=1).concentration
     held = SIFTPatchInterrelation(model, density=clean_density(x, "distinct"))
     assert held.parameters()["density"] == "clean distinct"
+    distinct = SIFTPatchInterrelation(model, density="distinct").explain(x, target=1)
+    assert torch.equal(held.explain(x, target=1).concentration, distinct.concentration)
     held = SIFTPatchInterrelation(model, density=clean_density(x))
     copies = torch.rand(6, *x.shape[1:])
     found = held.explain(copies, target=1).concentration

@@ -87,6 +87,16 @@ def test_nothing_is_made_or_lost_in_windows_and_coarser_grids(name: str) -> None
         assert bool((got > (1 - 1e-9 if exact else 0.2)).all()), f"{got.tolist()}"
 
 
+@pytest.mark.parametrize("name", ["swin", "maxvit", "hiera"])
+def test_what_is_discarded_is_decided_image_by_image_in_windows_too(name: str) -> None:
+    model, x = families.build(name, torch.float64), images(3, torch.float64)
+    method = AttentionRollout(discard_ratio=0.5)
+    together = method.patch_map(model, x)
+    for image, heat in zip(x, together, strict=True):
+        torch.testing.assert_close(method.patch_map(model, image[None])[0], heat)
+    assert not torch.allclose(together, AttentionRollout().patch_map(model, x), rtol=0.01)
+
+
 def test_a_window_is_rolled_out_as_the_whole_image_would_be() -> None:
     """Swin's windows, written as one matrix over all patches, loop by loop."""
     model, x = families.build("swin", torch.float64), images(dtype=torch.float64)

@@ -86,6 +86,19 @@ def test_noise_is_the_seeds() -> None:
     torch.testing.assert_close(still, gradient)
 
 
+def test_noise_is_measured_by_the_range_of_each_image() -> None:
+    model, x = build("class-token"), images()
+    x = torch.stack([2 * x[0] - 1, 0.5 * x[1] + 3])
+    made = SmoothGrad(nt_samples=3, noise=0.2, seed=7).attribute(model, x, target=1)
+    for image, heat in zip(x, made, strict=True):
+        spread = 0.2 * (image.amax() - image.amin())
+        copies = image.expand(3, -1, -1, -1)
+        noise = torch.normal(0.0, spread.expand_as(copies), generator=torch.manual_seed(7))
+        noisy = (copies + noise).requires_grad_()
+        (gradient,) = torch.autograd.grad(model(noisy)[:, 1].sum(), noisy)
+        torch.testing.assert_close(heat, gradient.abs().mean(dim=0))
+
+
 class _Dictionary(nn.Module):
     """Gives features by name, after a shift of its own for each image."""
 
