@@ -43,14 +43,15 @@ format: env ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tables: env ## write the tables of README.md from benchmarks/results
+tables: env ## write the tables of README.md and docs from the committed results
 	$(BIN)/python benchmarks/render_tables.py
 
-picture: demo ## make the first picture of README.md anew, from the demo
+picture: demo ## make the pictures of README.md anew; some minutes
+	$(BIN)/semattn compare $(PHOTO) --out $(OUT)/compare
 	$(BIN)/python -c 'from PIL import Image; \
-	  large = Image.open("$(OUT)/figure.png").convert("RGB"); \
-	  small = large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
-	  small.save("docs/explain.jpg", quality=88, subsampling=0, optimize=True)'
+	  shrink = lambda large: large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
+	  [shrink(Image.open("$(OUT)/" + made).convert("RGB")).save("docs/" + kept, quality=88, subsampling=0, optimize=True) \
+	   for made, kept in (("figure.png", "explain.jpg"), ("compare/compare.png", "compare.jpg"))]'
 
 clean: ## remove what the tools and the demo left
 	rm -rf build dist *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo

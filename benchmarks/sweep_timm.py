@@ -57,7 +57,7 @@ def names() -> dict[str, str]:
     }
 
 
-def build(name: str, module: str) -> tuple[Any, str]:
+def build(name: str, module: str, *, shorten: bool = True) -> tuple[Any, str]:
     """The model, cut in depth if its constructor lets, and how it was cut."""
     import importlib
 
@@ -82,7 +82,7 @@ def build(name: str, module: str) -> tuple[Any, str]:
     cut = {
         key: _cut(caught[key])
         for key in ("depth", "depths", "stages", "layers")
-        if key in caught and _cut(caught[key]) != caught[key]
+        if shorten and key in caught and _cut(caught[key]) != caught[key]
     }
     torch.manual_seed(0)
     for options in ({"num_classes": CLASSES, **cut}, {"num_classes": CLASSES}, {}):
@@ -119,13 +119,20 @@ def attempt(name: str, module: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     model, cut = build(name, module)
-    row: dict[str, Any] = {"cut": cut} if cut else {}
     config = model.pretrained_cfg
     channels, height, width = config["input_size"]
     if getattr(model, "patch_embed", None) is not None and hasattr(model.patch_embed, "img_size"):
         height, width = model.patch_embed.img_size or (height, width)
     coarse = torch.rand(2, channels, 12, 12, generator=torch.manual_seed(1))
     x = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+    try:
+        with torch.no_grad():
+            model(x)
+    except (ValueError, LookupError, ArithmeticError, RuntimeError):
+        if not cut:
+            raise
+        model, cut = build(name, module, shorten=False)  # some cannot run when they are cut
+    row: dict[str, Any] = {"cut": cut} if cut else {}
     row["input"] = [height, width]
     try:
         return row | _explained(model, x)
