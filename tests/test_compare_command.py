@@ -257,8 +257,9 @@ def test_models_of_a_family_a_part_or_a_pattern(run):
 
 
 @pytest.mark.usefixtures("sweep")
-def test_an_unknown_model_names_the_nearest(run):
-    refused(run("models", "mixr"), "did you mean 'mixer'", "semattn models lists the families")
+@pytest.mark.parametrize(("asked", "nearest"), [("mixr", "mixer"), ("vti", "vit")])
+def test_an_unknown_model_names_the_nearest(run, asked, nearest):
+    refused(run("models", asked), f"did you mean '{nearest}'", "semattn models lists the families")
     refused(run("models", "qqq"), "unknown name 'qqq'")
 
 

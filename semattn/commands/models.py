@@ -109,7 +109,8 @@ def _matching(everything: dict[str, Known], pattern: str) -> list[Known]:
     found = found or [one for name, one in everything.items() if wanted in name]
     found = found or [one for name, one in everything.items() if fnmatch.fnmatch(name, wanted)]
     if not found:
-        names = [*everything, *(one.family for one in everything.values())]
+        families = {one.family for one in everything.values()}
+        names = [*everything, *families, *(name.split("_")[0] for name in everything)]
         nearest = choices("pattern", pattern, names).partition(" choose from ")[0]
         raise ValueError(f"{nearest} semattn models lists the families")
     return found
