@@ -226,10 +226,10 @@ def test_a_loader_is_explained_batch_by_batch() -> None:
 
 
 def test_the_weights_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from semattn.explain import base
+    from semattn import manifest
 
     calls = []
-    monkeypatch.setattr(base, "weights_digest", lambda model: calls.append(model) or "digest")
+    monkeypatch.setattr(manifest, "weights_digest", lambda model: calls.append(model) or "digest")
     explainer = SIFTPatchInterrelation(build("class-token"))
     made = [*explain_batches(explainer, [images(1)] * 3)]
     assert len(calls) == 1 and made[2].manifest["weights_sha256"] == "digest"

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "semattn"
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
     {"cost", "digest", "errors", "registry", "version"},
+    {"manifest"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "zoo", "prompting", "metrics"},

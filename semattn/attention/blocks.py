@@ -48,7 +48,7 @@ def head_after_each_block(
     reading = _Reading(last, shape, scores)
     handles = [
         module.register_forward_hook(partial(reading.leave, name))
-        for name, module in _blocks(model).items()
+        for name, module in blocks_of(model).items()
     ]
     try:
         handles.append(model.register_forward_pre_hook(reading.begin))
@@ -107,7 +107,7 @@ class _Reading:
         return self.scores(output, images.repeat(count)).reshape(count, -1).sum(dim=0)
 
 
-def _blocks(model: nn.Module) -> Mapping[str, nn.Module]:
+def blocks_of(model: nn.Module) -> Mapping[str, nn.Module]:
     """The block of each self-attention site: the outermost module that holds it and no other."""
     sites = [site for site in find_sites(model).values() if site.kind == "self"]
     found = {}

@@ -40,8 +40,8 @@ class Placement:
     token: Tensor | None = None
 
     def spread(self, tokens: Tensor) -> Tensor:
-        """Weights (B, N) of the common tokens as those of the call's: (G, n)."""
-        if tokens.shape != (self.batch, self.common.tokens):
+        """Weights (B, …, N) of the common tokens as those of the call's: (G, …, n)."""
+        if (tokens.shape[0], tokens.shape[-1]) != (self.batch, self.common.tokens):
             raise ShapeError(
                 f"weights: expected ({self.batch}, {self.common.tokens}), one a token, got "
                 f"{tuple(tokens.shape)} — add prefix tokens with grid.add_prefix(w)"
@@ -49,7 +49,7 @@ class Placement:
         mine = self._resample(tokens, self.common, self.own, self._overlap)
         if self.token is None or self.image is None:
             return mine
-        return F.pad(mine, (0, 1))[self.image[:, None], self.token]
+        return F.pad(mine, (0, 1)).movedim(-1, 1)[self.image[:, None], self.token].movedim(1, -1)
 
     def collect(self, values: Tensor) -> Tensor:
         """What the call's tokens hold, (G, H, n), summed on the common ones: (B, H, N)."""

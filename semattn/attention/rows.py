@@ -56,6 +56,15 @@ class SiteRecord:
         """A after softmax for the queries in `rows`: (G,H,Q,Nk), the caller's own."""
         if self.dense is not None:
             return self.dense[:, :, rows].to(self.dtype, copy=True)
+        return torch.softmax(self.scores(rows), dim=-1)
+
+    def scores(self, rows: slice = slice(None)) -> Tensor:
+        """What the softmax takes for the queries in `rows`, nats: (G,H,Q,Nk), the caller's own.
+
+        Up to a constant a query, which the softmax does not see; -inf where nothing is attended to.
+        """
+        if self.dense is not None:
+            return self.dense[:, :, rows].to(self.dtype, copy=True).log_()
         assert self.query is not None and self.key is not None
         query = self.query[:, :, rows].to(self.dtype) * self.scale
         scores = query @ self.key.to(self.dtype).transpose(-2, -1)
@@ -65,7 +74,7 @@ class SiteRecord:
             count = self.shape[2]
             allowed = torch.ones(count, self.shape[3], dtype=torch.bool, device=scores.device)
             scores = scores.masked_fill(~allowed.tril()[rows], -math.inf)
-        return torch.softmax(scores, dim=-1)
+        return scores
 
     def attention_gradient(self, rows: slice = slice(None)) -> Tensor:
         """dL/dA for the queries in `rows`: (G,H,Q,Nk), the caller's own.
@@ -112,12 +121,12 @@ class SiteRecord:
             total = total + (asking[:, None, None, rows].to(block) @ block).squeeze(2)
         return self.keys_at.collect(total)
 
-    def chunks(self, queries: int | None = None) -> Iterator[slice]:
-        """Slices of the first `queries`, each with a block (G,H,Q,Nk) of about `CHUNK_BYTES`."""
+    def chunks(self, queries: int | None = None, size: int = CHUNK_BYTES) -> Iterator[slice]:
+        """Slices of the first `queries`, each with a block (G,H,Q,Nk) of about `size` bytes."""
         groups, heads, asked, keys = self.shape
         queries = asked if queries is None else queries
         row = groups * heads * keys * self.dtype.itemsize
-        step = max(1, CHUNK_BYTES // row)
+        step = max(1, size // row)
         for start in range(0, queries, step):
             yield slice(start, min(start + step, queries))
 

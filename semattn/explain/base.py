@@ -19,16 +19,17 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
-from ..attention.sites import Layers, refuse
+from ..attention.sites import Layers, as_taken, refuse
 from ..attention.target import Target
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, prepare
 from ..keypoints import Keypoints, detectors, start
+from ..manifest import about_model, versions
 from ..registry import Registry, choices
 from .refine import refinements
-from .result import Explanation, versions, weights_digest
+from .result import Explanation
 
 explainers = Registry("explainer")
 
@@ -237,10 +238,7 @@ class Explainer(Attribution):
         """
         model, source, target = self._read(args, inputs, target)
         made = self._make(model, _only(source), target, additional_forward_args, draw=True)
-        manifest = manifest or {
-            "model": type(model).__name__,
-            "architecture": _architecture(model),
-            "weights_sha256": weights_digest(model),
+        manifest = manifest or about_model(model) | {
             "method": self.name,
             "parameters": self.parameters(),
             "versions": versions(),
@@ -275,7 +273,7 @@ class Explainer(Attribution):
         module = refuse(model, compiled=True)
         images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
         found = self._find_keypoints(images, draw)
-        run = Run(module, _follow(module, images.inputs), target, extra, images, found)
+        run = Run(module, as_taken(module, images.inputs), target, extra, images, found)
         try:
             maps = self.maps(run)
         finally:
@@ -396,12 +394,6 @@ def _only(source: Any) -> Any:
     return source[0]
 
 
-def _follow(model: nn.Module, inputs: Tensor) -> Tensor:
-    """`inputs` on the model's device and in its precision."""
-    weight = next((one for one in model.parameters() if one.is_floating_point()), None)
-    return inputs if weight is None else inputs.to(weight.device, weight.dtype)
-
-
 def _needs(density: Any) -> frozenset[str]:
     return frozenset(getattr(densities.ensure(density), "needs", ("keypoints",)))
 
@@ -412,8 +404,3 @@ def _named(choice: Any) -> str:
     if isinstance(choice, Tensor):
         return f"given weights {tuple(choice.shape)}"
     return getattr(choice, "__name__", type(choice).__name__)
-
-
-def _architecture(model: nn.Module) -> str | None:
-    config = getattr(model, "pretrained_cfg", None)
-    return config.get("architecture") if isinstance(config, dict) else None

@@ -1,29 +1,15 @@
-"""What an explanation is, once it is made, and where it came from."""
+"""What an explanation is, once it is made."""
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..digest import digest
 from ..grid import PatchGrid
 from ..images import Images
 from ..keypoints import Keypoints
-
-_PACKAGES = (
-    "semattn",
-    "torch",
-    "timm",
-    "captum",
-    "opencv-python",
-    "opencv-python-headless",
-    "scikit-image",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -61,21 +47,3 @@ class Explanation:
         if self.classes is not None and 0 <= number < len(self.classes):
             return self.classes[number]
         return f"class {number}"
-
-
-def weights_digest(model: nn.Module) -> str:
-    """The `digest` of the model's parameters and buffers."""
-    return digest(
-        {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
-    )
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

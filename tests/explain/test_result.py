@@ -8,7 +8,7 @@ import json
 import torch
 
 from semattn import SIFTPatchInterrelation
-from semattn.explain.result import versions, weights_digest
+from semattn.manifest import versions, weights_digest
 from tests.models import build, images
 
 

@@ -1,0 +1,301 @@
+"""From a model and pictures to an analysis: batch by batch, what cannot be read left out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..attention import AttentionRecord, record
+from ..attention.norms import norms_on, watch_norms
+from ..attention.sites import Layers, as_taken, refuse
+from ..density import Scene, concentration, densities, strata
+from ..errors import ImageError, NoKeypointWarning, ShapeError
+from ..grid import PatchGrid
+from ..images import Images, Preprocessing, prepare
+from ..keypoints import Keypoints, detect, detectors
+from ..manifest import about_model, versions
+from .analysis import Analysis, Skipped
+from .measure import measure
+from .nulls import Pool, held, keys_of, pool_of
+from .outliers import outliers
+from .store import load_partial, save_partial
+from .tally import Tally
+
+BLANK = "no keypoint in any patch: there is nothing to hold attention against"
+BROKEN = "the model's output is not finite"
+EVERY = 20  # batches between two writings of the partial file
+
+
+def analyze(
+    model: nn.Module,
+    images: Any,
+    *,
+    density: Any = "count",
+    detector: Any = "sift",
+    layers: Layers = None,
+    draws: int = 10,
+    pool: int = 32,
+    replicates: int = 300,
+    batch_size: int = 8,
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+    partial: str | Path | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Analysis:
+    """Weighted patch interrelation of one image, or of as many as there are.
+
+    One forward pass an image, without gradients; memory does not grow with their number. In a
+    sequence of images, those that cannot be read, and those without a keypoint, are left out and
+    listed in `Analysis.skipped`; of a single image, the error is raised.
+
+    Parameters
+    ----------
+    model : a vision transformer
+    images : a picture in any form that `semattn.images.prepare` takes, a batch (B, C, H, W) as the
+        model takes it, or a list or an iterable of pictures
+    density, detector, preprocessing, seed : as for `semattn.explain.Explainer`
+    layers : which self-attention layers; None is all
+    draws : R of each null, for each image
+    pool : how many images, the first ones, the null `other` draws from; under 3 there is none
+    replicates : bootstrap samples of the images, for intervals
+    batch_size : images in the model at once
+    partial : a file to keep what is done in, every so often, and to go on from after an
+        interruption; removed at the end
+    progress : called with the number of images done, and of all where it is known
+
+    Raises
+    ------
+    UnsupportedModelError
+        As `semattn.record` does.
+    ImageError
+        Of a single image; and where none of several is left.
+
+    Examples
+    --------
+    >>> import timm
+    >>> vit = timm.create_model("test_vit", img_size=64)
+    >>> found = analyze(vit, torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)))
+    >>> found.mean("alignment").shape  # layers, heads
+    (6, 2)
+    """
+    for name, value, least in (
+        ("draws", draws, 2), ("pool", pool, 0), ("replicates", replicates, 0),
+        ("batch_size", batch_size, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ValueError(f"{name}: expected {least} at least, got {value}")
+    module = refuse(model, compiled=True)
+    options = {
+        "density": density, "detector": detector, "layers": layers, "draws": draws, "pool": pool,
+        "replicates": replicates, "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    study = _Study(module, options, preprocessing)
+    many, total = _several(images)
+    if many is None:
+        study.take(study.load([images], strict=True))
+    else:
+        study.take_all(
+            read_ahead(study.load, many, batch_size),
+            None if partial is None else Path(partial),
+            lambda done: None if progress is None else progress(done, total),
+        )
+    return study.result()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The readable images of one batch, with their keypoints, and those that are none."""
+
+    images: Images | None
+    keypoints: list[Keypoints]
+    skipped: list[Skipped]
+    given: int
+
+
+class _Study:
+    """One analysis under way."""
+
+    def __init__(
+        self, model: nn.Module, options: dict[str, Any], preprocessing: Preprocessing | None
+    ) -> None:
+        self.model, self.options = model, options
+        self.wanted = preprocessing or (lambda: Preprocessing.of(model))
+        self.density = densities.ensure(options["density"])
+        detectors.ensure(options["detector"])
+        said = {name: _said(value) for name, value in options.items()}
+        self.manifest = about_model(model) | {"options": said, "versions": versions()}
+        self.pool: Pool | None = None
+        self.tally: Tally | None = None
+        self.grid: PatchGrid | None = None
+        self.skipped: list[Skipped] = []
+
+    def load(self, sources: list[Any], strict: bool = False) -> _Loaded:
+        """Read pictures and find their keypoints; `strict` raises for one that is none."""
+        good: list[Images] = []
+        skipped = []
+        for source in sources:
+            try:
+                good.append(prepare(source, self.wanted))
+            except (ImageError, ShapeError, OSError) as error:
+                if strict:
+                    raise
+                skipped.append(Skipped(_name(source), " ".join(str(error).split())))
+        if not good:
+            return _Loaded(None, [], skipped, len(sources))
+        images = Images(
+            torch.cat([one.inputs for one in good]),
+            np.concatenate([one.pixels for one in good]),
+            tuple(name for one in good for name in one.names),
+            batched=True,
+        )
+        needs = getattr(self.density, "needs", ("keypoints",))
+        found = detect(
+            images.pixels, self.options["detector"], descriptors="descriptors" in needs
+        )  # fmt: skip
+        return _Loaded(images, found, skipped, len(sources))
+
+    def take_all(
+        self,
+        batches: Iterator[_Loaded],
+        partial: Path | None,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Every batch, from where a partial result stands, if there is one."""
+        done = seen = 0
+        if partial is not None and partial.exists():
+            begun, done = load_partial(partial, self.manifest)
+            self.tally, self.grid, self.skipped = begun.tally, begun.grid, list(begun.skipped)
+        first = self._fill_pool(batches)
+        for number, one in enumerate(chain(first, batches), 1):
+            seen += one.given
+            if seen <= done:
+                continue
+            self.take(one)
+            progress(seen)
+            if partial is not None and number % EVERY == 0 and self.tally is not None:
+                save_partial(self.result(), partial, seen)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+    def take(self, loaded: _Loaded) -> None:
+        """Measure one batch and add it up."""
+        self.skipped += loaded.skipped
+        if loaded.images is None:
+            return
+        inputs = as_taken(self.model, loaded.images.inputs)
+        with watch_norms(self.model) as norms:
+            taken = record(self.model, inputs, layers=self.options["layers"], grad=False)
+        scene, s = self._scene(loaded, taken.grid)
+        reasons = _unusable(taken, s)
+        names = loaded.images.names
+        self.skipped += [Skipped(*one) for one in zip(names, reasons, strict=True) if one[1]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoKeypointWarning)  # those are skipped, and listed
+            p = concentration(s)
+        sorted_in = strata(s, scene.seed)
+        found = norms_on(taken.grid, norms, taken.in_order)
+        flagged = torch.zeros_like(s).bool() if found is None else outliers(found, sorted_in)
+        against = held(p, sorted_in, ~flagged, scene, self.options["draws"], self.pool)
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            measured = measure(taken, against)
+        if self.tally is None or self.grid is None:
+            self.tally = Tally(measured.layers, self.options["replicates"])
+            self.grid = taken.grid
+        if found is None:
+            measured = measured.without_outliers()
+        keys = {i: key for i, key in enumerate(keys_of(scene)) if not reasons[i]}
+        self.tally.add(measured, against, keys, scene.seed)
+
+    def result(self) -> Analysis:
+        """What came out so far."""
+        if self.tally is None or self.grid is None or not self.tally.images:
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in self.skipped[:3])
+            more = f" (and {len(self.skipped) - 3} more)" if len(self.skipped) > 3 else ""
+            raise ImageError(
+                f"images: expected one that can be analysed at least, got {reasons or 'none'}{more}"
+                " — give photographs"
+            )
+        return Analysis(self.tally, self.grid, tuple(self.skipped), self.manifest)
+
+    def _scene(self, loaded: _Loaded, grid: PatchGrid) -> tuple[Scene, Tensor]:
+        """The images of a batch on a grid, and their density s (B, P)."""
+        assert loaded.images is not None
+        scene = Scene(loaded.images.pixels, loaded.keypoints, grid, self.options["seed"])
+        return scene, self.density(scene)
+
+    def _fill_pool(self, batches: Iterator[_Loaded]) -> list[_Loaded]:
+        """Read as many batches as the pool needs; they are handed back, to be measured."""
+        first: list[_Loaded] = []
+        while sum(len(one.keypoints) for one in first) < self.options["pool"]:
+            if (one := next(batches, None)) is None:
+                break
+            first.append(one)
+        readable = [one for one in first if one.images is not None]
+        if readable:
+            assert readable[0].images is not None
+            inputs = as_taken(self.model, readable[0].images.inputs[:1])
+            grid = record(self.model, inputs, layers=self.options["layers"], grad=False).grid
+            scenes = [self._scene(one, grid) for one in readable]
+            self.pool = pool_of(scenes, self.options["pool"])
+        return first
+
+
+def read_ahead(
+    load: Callable[[list[Any]], _Loaded], images: Iterable[Any], size: int
+) -> Iterator[_Loaded]:
+    """Batches of `size` images, each loaded while the one before is measured."""
+    every = iter(images)
+    with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
+        waiting: Future[_Loaded] | None = None
+        while sources := list(islice(every, size)):
+            following = reader.submit(load, sources)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _several(images: Any) -> tuple[Iterable[Any] | None, int | None]:
+    """The images one by one, and how many there are, if it is not a single one."""
+    single = isinstance(images, (str, bytes, Path)) or not isinstance(images, Iterable)
+    depth = getattr(images, "ndim", None)
+    if single or depth in (2, 3) or hasattr(images, "convert"):
+        return None, 1
+    if depth == 4 and len(images) == 1:
+        return None, 1
+    return images, len(images) if isinstance(images, Sized) else None
+
+
+def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:
+    """Why an image has no part in the figures; "" for one that has."""
+    finite = taken.logits.isfinite().reshape(len(s), -1).all(dim=1).tolist()
+    blank = (s == 0).all(dim=1).tolist()
+    return [
+        BROKEN if not whole else BLANK if empty else ""
+        for whole, empty in zip(finite, blank, strict=True)
+    ]
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
+
+
+def _said(value: Any) -> Any:
+    """An option, ready for JSON."""
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, (list, tuple, range)):
+        return [int(one) for one in value]
+    return (
+        str(value) if isinstance(value, slice) else getattr(value, "__name__", type(value).__name__)
+    )

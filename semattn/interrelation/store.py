@@ -1,0 +1,105 @@
+"""Analyses on the disk: one ``.npz``, nothing pickled, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import SemattnError
+from ..grid import PatchGrid
+from .analysis import Analysis, Skipped
+from .tally import Tally
+
+FORMAT = "semattn analysis 1"
+
+
+class AnalysisFileError(SemattnError, OSError):
+    """A file that is no analysis, or that cannot be written."""
+
+
+def save_analysis(found: Analysis, file: Path, **more: Any) -> Path:
+    """Write an analysis, under a temporary name first: its path."""
+    about = {
+        "format": FORMAT,
+        "grid": [found.grid.shape, found.grid.image_size, found.grid.cell, found.grid.prefix],
+        "skipped": found.skipped,
+        "manifest": found.manifest,
+        **more,
+    }
+    text = json.dumps(about, ensure_ascii=False, allow_nan=False)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".semattn-", dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                arrays: dict[str, Any] = {"about": np.array(text), **found.tally.arrays()}
+                np.savez_compressed(stream, **arrays)
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(file)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise AnalysisFileError(
+            f"file: expected to write {file}, got {' '.join(str(error).split())} — "
+            "save it elsewhere"
+        ) from error
+    return file
+
+
+def load_analysis(file: str | Path) -> Analysis:
+    """Read what `Analysis.save` wrote.
+
+    Raises
+    ------
+    AnalysisFileError
+        For a file that is missing, damaged, or that something else wrote.
+    """
+    return _load(Path(file))[0]
+
+
+def save_partial(found: Analysis, file: Path, done: int) -> None:
+    """An analysis of the first `done` of the images given."""
+    save_analysis(found, file, done=done)
+
+
+def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Analysis, int]:
+    """What `save_partial` wrote, if it is of the same model and options."""
+    found, about = _load(file)
+    if found.manifest != manifest:
+        differ = [name for name in manifest if manifest[name] != found.manifest.get(name)]
+        raise AnalysisFileError(
+            f"partial: expected the beginning of this analysis, got {file} with another "
+            f"{', '.join(differ)} — remove it, or keep the options that it was begun with"
+        )
+    return found, int(about["done"])
+
+
+def _load(file: Path) -> tuple[Analysis, dict[str, Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            arrays = {name: opened[name] for name in opened.files}
+        about = json.loads(str(arrays.pop("about")))
+        if about["format"] != FORMAT:
+            raise ValueError(f"the format {about['format']!r}")
+        shape, size, cell, prefix = about["grid"]
+        grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
+        skipped = tuple(Skipped(*one) for one in about["skipped"])
+        return Analysis(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise AnalysisFileError(
+            f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "
+            "give a file that Analysis.save wrote"
+        ) from error
+
+
+def _umask() -> int:
+    """What a file's permissions lack on this system; reading it means setting it."""
+    now = os.umask(0)
+    os.umask(now)
+    return now
