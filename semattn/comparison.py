@@ -95,7 +95,8 @@ def compare(
     ----------
     model : the model to explain
     image : one picture in any form that `semattn.images.prepare` takes
-    methods : names in `semattn.explainers`; None is all of them, semattn's own first
+    methods : names in `semattn.explainers`; None is all of them, semattn's own first and the
+        controls last
     target : as for `Explainer.attribute`
     progress : called with (number, total, name) before each method, counting from 1
     options : those of every explainer: density, detector, layers, refine, preprocessing, seed
@@ -146,7 +147,8 @@ def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, 
     Explainer(**options)
     if isinstance(methods, str):
         raise TypeError(f"methods: expected a list of names, got {methods!r} — put it into a list")
-    names = tuple(dict.fromkeys([OURS, *explainers] if methods is None else methods))
+    everything = sorted(explainers, key=lambda name: explainers[name].control)
+    names = tuple(dict.fromkeys([OURS, *everything] if methods is None else methods))
     for name in names:
         explainers.ensure(name)
     if not names:

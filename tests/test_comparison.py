@@ -33,6 +33,7 @@ def made(model):
 def test_every_registered_method_is_compared_ours_first(model):
     names = check(None, {})
     assert names[0] == OURS
+    assert set(names[-3:]) == {"keypoint-density", "random", "center"}
     assert sorted(names) == sorted(explainers)
     everything = semattn.compare(model, images(1), target=2)
     assert [row.method for row in everything.rows] == list(names)
