@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands.analyze import analyze
 from .commands.compare import compare
 from .commands.explain import explain
 from .commands.models import models
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, models):
+for command in (explain, compare, analyze, models):
     app.command()(command)
 
 

@@ -58,18 +58,19 @@ class SiteRecord:
             return self.dense[:, :, rows].to(self.dtype, copy=True)
         return torch.softmax(self.scores(rows), dim=-1)
 
-    def scores(self, rows: slice = slice(None)) -> Tensor:
+    def scores(self, rows: slice = slice(None), groups: slice = slice(None)) -> Tensor:
         """What the softmax takes for the queries in `rows`, nats: (G,H,Q,Nk), the caller's own.
 
         Up to a constant a query, which the softmax does not see; -inf where nothing is attended to.
         """
         if self.dense is not None:
-            return self.dense[:, :, rows].to(self.dtype, copy=True).log_()
+            return self.dense[groups, :, rows].to(self.dtype, copy=True).log_()
         assert self.query is not None and self.key is not None
-        query = self.query[:, :, rows].to(self.dtype) * self.scale
-        scores = query @ self.key.to(self.dtype).transpose(-2, -1)
+        query = self.query[groups, :, rows].to(self.dtype) * self.scale
+        scores = query @ self.key[groups].to(self.dtype).transpose(-2, -1)
         if self.mask is not None:
-            scores = _masked(scores, self.mask, rows)
+            several = self.mask.ndim == 4 and self.mask.shape[0] > 1
+            scores = _masked(scores, self.mask[groups] if several else self.mask, rows)
         if self.causal:
             count = self.shape[2]
             allowed = torch.ones(count, self.shape[3], dtype=torch.bool, device=scores.device)
@@ -121,12 +122,12 @@ class SiteRecord:
             total = total + (asking[:, None, None, rows].to(block) @ block).squeeze(2)
         return self.keys_at.collect(total)
 
-    def chunks(self, queries: int | None = None, size: int = CHUNK_BYTES) -> Iterator[slice]:
-        """Slices of the first `queries`, each with a block (G,H,Q,Nk) of about `size` bytes."""
+    def chunks(self, queries: int | None = None) -> Iterator[slice]:
+        """Slices of the first `queries`, each with a block (G,H,Q,Nk) of about `CHUNK_BYTES`."""
         groups, heads, asked, keys = self.shape
         queries = asked if queries is None else queries
         row = groups * heads * keys * self.dtype.itemsize
-        step = max(1, size // row)
+        step = max(1, CHUNK_BYTES // row)
         for start in range(0, queries, step):
             yield slice(start, min(start + step, queries))
 

@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from ..errors import NoKeypointWarning
@@ -17,6 +26,9 @@ from ..errors import NoKeypointWarning
 if TYPE_CHECKING:
     from ..comparison import Comparison
     from ..explain import Explanation
+    from ..interrelation import Analysis
+
+MOST_SKIPPED = 10  # that are listed one by one
 
 
 @contextmanager
@@ -24,6 +36,23 @@ def busy(first: str) -> Iterator[Callable[[str], None]]:
     """A spinner on a terminal that says what is going on; nothing where nobody looks."""
     with Console(stderr=True).status(f"{first} …", spinner="dots") as status:
         yield lambda text: status.update(f"{text} …")
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on a terminal, with images a second and the time that is left."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 @contextmanager
@@ -85,6 +114,45 @@ def report_comparison(
     for reason, names in _by_reason(compared).items():
         console.print(f"[yellow]refused:[/] {', '.join(names)}: {escape(reason)}", soft_wrap=True)
     _closing(console, [*compared.notes, *notes], first.explains, files)
+
+
+def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -> None:
+    """The figures by layer, what they say, what was skipped and why, where the files are."""
+    import numpy as np
+
+    console = Console(highlight=False)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("layer", justify="right", style="bold")
+    shown = {
+        "HIGH→HIGH": found.mean("lift")[..., 2, 2],
+        "alignment": found.mean("alignment"),
+        "same distances": found.mean("alignment_matched"),
+        "class token": found.mean("class_alignment"),
+        "distance": found.mean("distance"),
+    }
+    for title in shown:
+        table.add_column(title, justify="right", no_wrap=True)
+    for place, (layer, heads) in enumerate(found.layers):
+        means = [values[place, :heads].mean() for values in shown.values()]
+        forms = [".2f"] * 4 + [".0f"]
+        cells = [
+            _number(None if np.isnan(mean) else float(mean), form)
+            for mean, form in zip(means, forms, strict=True)
+        ]
+        table.add_row(str(layer), *cells)
+    console.print(table)
+    console.print(
+        "[dim]means over heads, × uniform attention; distance in pixels[/]\n", soft_wrap=True
+    )
+    for finding in found.findings():
+        console.print(f"· {escape(finding.text)}", soft_wrap=True)
+    if found.skipped:
+        console.print(f"\n[yellow]skipped:[/] {len(found.skipped)}", soft_wrap=True)
+        for one in found.skipped[:MOST_SKIPPED]:
+            console.print(f"  {escape(one.name)}: {escape(one.reason)}", soft_wrap=True)
+        if len(found.skipped) > MOST_SKIPPED:
+            console.print("  … the others are in the result", soft_wrap=True)
+    _closing(console, notes, "", files)
 
 
 def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:

@@ -17,6 +17,13 @@ def _option(panel: str, metavar: str | None, words: str, *names: str, **more: An
 ImageFile = Annotated[
     Path, typer.Argument(metavar="IMAGE", help="A photograph: any file that Pillow reads.")
 ]
+ImageOrFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IMAGE|FOLDER",
+        help="A photograph, or a folder of them, with the folders in it; other files are skipped.",
+    ),
+]
 ModelName = Annotated[
     str | None,
     _option(
@@ -114,5 +121,16 @@ ComparisonFolder = Annotated[
     Path | None,
     _option(WHERE, "DIR", "The folder for the results; semattn-compare-IMAGE, here, if left out."),
 ]
+AnalysisFolder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder for the results; semattn-analyze-NAME, here, if left out."),
+]
+AnalysisLayers = Annotated[
+    str | None,
+    _option(HOW, "LAYERS", "[bold]last-half[/], [bold]all[/] (the default), or 6-11, or 3,7,11."),
+]
+Draws = Annotated[int, _option(HOW, "R", "Draws of each null, for each image.", min=2)]
+Batch = Annotated[int, _option(HOW, "B", "Images in the model at once.", min=1)]
+Seed = Annotated[int, _option(HOW, "S", "Of the nulls, the intervals and the ties.", min=0)]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]

@@ -7,6 +7,7 @@ here knows more of a model than the few attributes that say how it wants its inp
 """
 
 from .batch import Images, luma, pixels_of, prepare
+from .listing import listed
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
 
@@ -16,6 +17,7 @@ __all__ = [
     "Images",
     "Picture",
     "Preprocessing",
+    "listed",
     "luma",
     "pixels_of",
     "prepare",

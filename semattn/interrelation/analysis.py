@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..grid import PatchGrid
 from .tally import FIGURES, Tally
+
+if TYPE_CHECKING:
+    from .findings import Finding
 
 Array = NDArray[np.float64]
 
@@ -107,8 +111,6 @@ class Analysis:
         every = every if of is None else of(every)
         if self.images < LEAST or len(every) < 2:
             return np.full((2, *every.shape[1:]), np.nan)
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of figures that are never defined
             return np.nanquantile(every[1:], [0.025, 0.975], axis=0)
@@ -161,6 +163,18 @@ class Analysis:
         """
         rows = [row for name in self.figures for row in self._rows(name)]
         return {column: [row[column] for row in rows] for column in rows[0]}
+
+    def findings(self) -> list[Finding]:
+        """What the figures say, in sentences, each beside its null."""
+        from .findings import findings
+
+        return findings(self)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the sums, ready for JSON."""
+        from .summary import summary
+
+        return summary(self)
 
     def save(self, file: str | Path) -> Path:
         """Write everything to an ``.npz`` that `load_analysis` reads; nothing in it is pickled."""

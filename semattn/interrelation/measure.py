@@ -7,8 +7,8 @@ recomputed in chunks of queries, for all layers in turn; nothing N x N is kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from ..density import HIGH, LOW
 from .nulls import Held
 from .places import Places, alike, asks_itself
 
-CHUNK_BYTES = 2**20  # of one (G,H,Q,Nk) block: it stays in the cache while it is passed over
+BLOCK_BYTES = 8 * 2**20  # of (G,H,Q,Nk): it stays in the cache while it is passed over
+TAME = 60.0  # nats: exponentials of scores below it, and their sums, need no care in float32
 HIDDEN = 1e-20  # of a query's greatest attention: a key that no head gives more is masked
 TINY = torch.finfo(torch.float32).tiny
 
@@ -78,16 +79,19 @@ def measure(taken: AttentionRecord, against: Held) -> Measured:
     Uniform attention is over what a query could attend to: all patches, or those of its window.
     """
     sites = [one for one in taken.sites if one.site.kind == "self"]
-    sums = {one.site.name: _Sums(one, taken, against) for one in sites}
+    asked_for, asking = _asked_for(against), _asking(against, taken)
+    made = []
     for group in alike(sites):
         places = Places.of(group[0], taken.logits.device)
-        keys = sums[group[0].site.name].keys
-        for rows in group[0].chunks(size=CHUNK_BYTES):
-            away = places.distance(rows)
-            as_far = places.matched(away, keys[..., _P], keys[..., _PATCH])
-            for one in group:
-                sums[one.site.name].add(rows, away, as_far)
-    made = [sums[one.site.name].figures() for one in sites]
+        sides = _Sides(group[0], taken, asked_for, asking)
+        sums = [_Sums(one, sides) for one in group]
+        for groups, rows in _blocks(group[0]):
+            away = places.distance(rows, groups)
+            as_far = places.matched(away, sides.keys[groups, :, _P], sides.keys[groups, :, _PATCH])
+            both = torch.stack([as_far, away.expand_as(as_far)], dim=-1)
+            for one in sums:
+                one.add(groups, rows, both)
+        made += [one.figures() for one in sums]
     most = max(one.shape[1] for one in sites)
     return Measured(
         layers=tuple((one.site.layer, one.shape[1]) for one in sites),
@@ -102,81 +106,101 @@ _STRATA, _PLAIN, _CLASS = slice(0, 3), 3, 4
 _EVERY, _PATCH, _KEPT, _FIRST, _P = 0, 1, 2, 3, 5
 
 
-class _Sums:
-    """One site's sums over queries, gathered chunk by chunk."""
+class _Sides:
+    """Who asks and who is asked in calls at the same places.
 
-    def __init__(self, one: SiteRecord, taken: AttentionRecord, against: Held) -> None:
+    `keys` (G, Nk, K) are the columns that attention is summed over, `asking` (G, D, U, Nq) the
+    weights of the queries, `patch` (G, Nk) says which keys are patches.
+    """
+
+    def __init__(
+        self, one: SiteRecord, taken: AttentionRecord, asked_for: Tensor, asking: Tensor
+    ) -> None:
         assert one.queries_at is not None
-        self.one = one
-        on_patches = _asked_for(against).to(taken.logits.device, one.dtype)
-        cover = one.keys_at.spread(taken.grid.add_prefix(on_patches[:, 0]))[..., None]
-        keys = one.keys_at.spread(taken.grid.add_prefix(on_patches)).movedim(1, -1)
+        self.at, self.itself = one.keys_at, asks_itself(one)
+        device = taken.logits.device
+        on_patches = taken.grid.add_prefix(asked_for.to(device, one.dtype))
+        cover = one.keys_at.spread(on_patches[:, 0])[..., None]
+        keys = one.keys_at.spread(on_patches).movedim(1, -1)
         # A coarse key gives its attention evenly to the patches that it covers.
         keys = torch.where(cover > 0, keys / cover.clamp(min=TINY), 0)
-        self.keys = torch.cat([torch.ones_like(cover), keys], dim=-1)  # (G, Nk, K)
-        asking = _asking(against, taken).to(taken.logits.device, one.dtype)
-        self.asking = one.queries_at.spread(asking)  # (G, D, U, Nq)
+        self.keys = torch.cat([torch.ones_like(cover), keys], dim=-1)
+        self.asking = one.queries_at.spread(asking.to(device, one.dtype))
         self.patch = cover[..., 0] > 0
-        self.itself = asks_itself(one)
+        # What even attention to all keys gives, (G, D, U, 3).
+        even = _shares(self.keys.sum(dim=1))
+        self.even = self.asking.sum(dim=-1)[..., None] * even[:, :, None]
+
+
+class _Sums:
+    """One site's sums over queries, gathered block by block."""
+
+    def __init__(self, one: SiteRecord, sides: _Sides) -> None:
+        self.one, self.sides = one, sides
         self.masked = one.mask is not None or one.causal or one.dense is not None
-        self.even = _share(self.keys.sum(dim=1, keepdim=True))  # (G, 1, D, 3)
-        self.total: Any = 0  # (G, H, D, U, 3)
-        self.chance: Any = 0  # (G, D, U, 3)
-        self.means: Any = 0  # (G, H, ALONE)
+        self.tame = not self.masked and _greatest_score(one) < TAME
+        groups, each, who, _ = sides.asking.shape
+        heads = one.shape[1]
+        self.total = sides.keys.new_zeros(groups, heads, each, who, 3)
+        self.chance = torch.zeros_like(sides.even) if self.masked else sides.even
+        self.means = sides.keys.new_zeros(groups, heads, len(ALONE))
 
-    def add(self, rows: slice, away: Tensor, as_far: Tensor) -> None:
-        """Take in the queries `rows`, whose keys are `away` (G|1, Q, Nk) pixels.
+    def add(self, groups: slice, rows: slice, both: Tensor) -> None:
+        """Take in the queries `rows` of some groups.
 
-        `as_far` (G, Q, Nk) is the mean of p over the keys at the same distance.
+        `both` (G, Q, Nk, 2) is, for each key, the mean of p over the keys at the same distance, and
+        that distance, pixels.
         """
-        scores = self.one.scores(rows)
-        scores -= scores.amax(dim=-1, keepdim=True)
+        scores = self.one.scores(rows, groups)
+        if not self.tame:
+            scores -= scores.amax(dim=-1, keepdim=True)
         mass = scores.exp()  # attention, but for a factor a query
-        given = torch.bmm(mass.flatten(1, 2), self.keys.expand(len(mass), -1, -1))
+        given = torch.bmm(mass.flatten(1, 2), self.sides.keys[groups])
         given = given.unflatten(1, mass.shape[1:3])  # (G, H, Q, K)
-        asking = self.asking[..., rows]
-        self.total = self.total + torch.einsum("gduq,ghqdv->ghduv", asking, _share(given))
-        self.chance = self.chance + torch.einsum("gduq,gqdv->gduv", asking, self._even(mass))
-        alike = asking[:, 0, _PLAIN]
-        weights = torch.stack([asking[:, 0, _STRATA].sum(dim=1)] + 5 * [alike], dim=-1)
-        alone = self._alone(scores, mass, given, away, as_far, rows)
-        self.means = self.means + torch.einsum("gqf,ghqf->ghf", weights, alone)
-
-    def _even(self, mass: Tensor) -> Tensor:
-        """The share (G, Q, D, 3) of each distribution in even attention to what is not masked."""
-        if not self.masked:
-            return self.even.expand(-1, mass.shape[2], -1, -1)
-        seen = (mass.amax(dim=1) > HIDDEN).to(mass)
-        return _share(seen @ self.keys)
+        asking = self.sides.asking[groups, ..., rows]
+        alone = self._alone(scores, mass, given, both, groups, rows)
+        dense = asking[:, 0, _STRATA].sum(dim=1)
+        self.means[groups, :, :1] += torch.einsum("gq,ghqf->ghf", dense, alone[..., :1])
+        even = asking[:, 0, _PLAIN]
+        self.means[groups, :, 1:] += torch.einsum("gq,ghqf->ghf", even, alone[..., 1:])
+        self.total[groups] += torch.einsum("gduq,ghqdv->ghduv", asking, _shares(given))
+        if self.masked:
+            seen = (mass.amax(dim=1) > HIDDEN).to(mass)
+            shares = _shares(seen @ self.sides.keys[groups])
+            self.chance[groups] += torch.einsum("gduq,gqdv->gduv", asking, shares)
 
     def _alone(
-        self, scores: Tensor, mass: Tensor, given: Tensor, away: Tensor, as_far: Tensor, rows: slice
+        self, scores: Tensor, mass: Tensor, given: Tensor, both: Tensor, groups: slice, rows: slice
     ) -> Tensor:
         """What queries show whatever the distribution, (G, H, Q, ALONE); `scores` is used up."""
-        whole = given[..., _PATCH].clamp(min=TINY)
+        every, whole = given[..., : _PATCH + 1].clamp(min=TINY).unbind(-1)
         if self.masked:
             scores.clamp_(min=-1e4)  # nothing times minus infinity is to be nothing
-        scores.masked_fill_(~self.patch[:, None, None], 0.0)
-        surprise = torch.einsum("ghqk,ghqk->ghq", mass, scores) / whole
+        at = self.sides.at
+        if at.token is None:
+            scores[..., : at.own.prefix] = 0
+        else:
+            scores.masked_fill_(~self.sides.patch[groups, None, None], 0.0)
+        surprise = scores.mul_(mass).sum(dim=-1) / whole
+        reach = torch.matmul(mass.transpose(1, 2), both).transpose(1, 2) / whole[..., None]
         itself = whole.new_full((1,), torch.nan).expand_as(whole)
-        if self.itself:
+        if self.sides.itself:
             itself = torch.diagonal(mass, offset=rows.start, dim1=-2, dim2=-1) / whole
         columns = (
-            _gathered(mass, as_far) / whole,
-            _gathered(mass, away) / whole,
+            *reach.unbind(-1),
             whole.log() - surprise,
             itself,
-            1 - given[..., _PATCH] / given[..., _EVERY],
+            1 - given[..., _PATCH] / every,
             1 - given[..., _KEPT] / whole,
         )
         return torch.stack(columns, dim=-1)
 
     def figures(self) -> dict[str, Tensor]:
         """Name: (B, H, …), float64 on the CPU."""
-        at = self.one.keys_at
+        asked = self.sides.asking.sum(dim=-1)
         total, chance, means, asked = (
-            at.per_image(one).to("cpu", torch.float64)
-            for one in (self.total, self.chance, self.means, self.asking.sum(dim=-1))
+            self.sides.at.per_image(one).to("cpu", torch.float64)
+            for one in (self.total, self.chance, self.means, asked)
         )
         chance = chance[:, None]  # (B, 1, D, U, 3)
         dense = total[..., _STRATA, 2].sum(dim=-1)
@@ -191,6 +215,24 @@ class _Sums:
             "class_alignment": _ratio(total[..., _CLASS, 2], chance[..., _CLASS, 2]),
             "alignment_matched": _ratio(dense[..., 0], means[..., 0]),
         } | {name: means[..., place] for place, name in enumerate(ALONE) if place}
+
+
+def _greatest_score(one: SiteRecord) -> float:
+    """What no score exceeds: the longest query times the longest key."""
+    assert one.query is not None and one.key is not None
+    longest = [vectors.to(one.dtype).norm(dim=-1).amax() for vectors in (one.query, one.key)]
+    return float(longest[0] * longest[1] * one.scale)
+
+
+def _blocks(one: SiteRecord) -> Iterator[tuple[slice, slice]]:
+    """Groups and queries of a site, in blocks: several groups whole, or some queries of one."""
+    groups, heads, asked, keys = one.shape
+    row = heads * keys * one.dtype.itemsize
+    many = max(1, BLOCK_BYTES // (4 * row * asked))
+    step = asked if many > 1 else max(1, BLOCK_BYTES // row)
+    for first in range(0, groups, many):
+        for start in range(0, asked, step):
+            yield slice(first, first + many), slice(start, min(start + step, asked))
 
 
 def _asked_for(against: Held) -> Tensor:
@@ -214,17 +256,15 @@ def _asking(against: Held, taken: AttentionRecord) -> Tensor:
     return asking
 
 
-def _share(given: Tensor) -> Tensor:
-    """What goes to LOW, HIGH and p of each distribution, of what goes to patches: (…, D, 3)."""
-    each = given[..., _FIRST:].unflatten(-1, (-1, 3))
-    whole = given[..., _PATCH, None, None].expand_as(each).clone()
-    whole[..., 1, :] = given[..., _KEPT, None]
-    return each / whole.clamp(min=TINY)
+def _shares(given: Tensor) -> Tensor:
+    """What goes to LOW, HIGH and p of each distribution, of what goes to patches: (…, D, 3).
 
-
-def _gathered(mass: Tensor, values: Tensor) -> Tensor:
-    """Sum over keys of mass (G,H,Q,Nk) times values (G|1,Q,Nk): (G,H,Q)."""
-    return torch.einsum("ghqk,gqk->ghq", mass, values.expand(len(mass), -1, -1))
+    It is made in the place of what was `given` (…, K).
+    """
+    whole, kept = given[..., _PATCH, None], given[..., _KEPT, None]
+    each = given[..., _FIRST:].div_(whole.clamp(min=TINY))
+    each[..., 3:6] *= whole / kept.clamp(min=TINY)  # the second distribution
+    return each.unflatten(-1, (-1, 3))
 
 
 def _with_empty(two: Tensor, whole: Tensor) -> Tensor:

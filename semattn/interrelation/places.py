@@ -36,10 +36,12 @@ class Places:
         queries, keys = (_centres(at).to(device, one.dtype) for at in (one.queries_at, one.keys_at))
         return cls(queries, keys, sum(one.keys_at.own.cell) / 2)
 
-    def distance(self, rows: slice) -> Tensor:
+    def distance(self, rows: slice, groups: slice) -> Tensor:
         """Pixels (G|1, Q, Nk) between queries and keys; 0 to what is no patch."""
-        exact = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(self.queries[:, rows], self.keys, compute_mode=exact).nan_to_num_(0.0)
+        chosen = groups if len(self.keys) > 1 else slice(None)
+        queries, keys = self.queries[chosen, rows], self.keys[chosen]
+        away = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
+        return away.nan_to_num_(0.0)
 
     def matched(self, distance: Tensor, values: Tensor, counts: Tensor) -> Tensor:
         """For each key, the mean of `values` over all keys as far from the query: (G, Q, Nk).

@@ -42,9 +42,9 @@ def analyze(
     density: Any = "count",
     detector: Any = "sift",
     layers: Layers = None,
-    draws: int = 10,
+    draws: int = 6,
     pool: int = 32,
-    replicates: int = 300,
+    replicates: int = 200,
     batch_size: int = 8,
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
@@ -101,7 +101,7 @@ def analyze(
     study = _Study(module, options, preprocessing)
     many, total = _several(images)
     if many is None:
-        study.take(study.load([images], strict=True))
+        study.take(study.load(0, [images], strict=True))
     else:
         study.take_all(
             read_ahead(study.load, many, batch_size),
@@ -138,23 +138,33 @@ class _Study:
         self.grid: PatchGrid | None = None
         self.skipped: list[Skipped] = []
 
-    def load(self, sources: list[Any], strict: bool = False) -> _Loaded:
-        """Read pictures and find their keypoints; `strict` raises for one that is none."""
-        good: list[Images] = []
+    def load(self, first: int, sources: list[Any], strict: bool = False) -> _Loaded:
+        """Read pictures, the first of which is number `first`, and find their keypoints.
+
+        `strict` raises for one that is none.
+        """
+        good: dict[str, Images] = {}
         skipped = []
-        for source in sources:
+        for number, source in enumerate(sources, first):
+            name = str(source) if isinstance(source, (str, Path)) else f"image {number}"
             try:
-                good.append(prepare(source, self.wanted))
+                good[name] = prepare(source, self.wanted)
             except (ImageError, ShapeError, OSError) as error:
                 if strict:
                     raise
-                skipped.append(Skipped(_name(source), " ".join(str(error).split())))
+                skipped.append(Skipped(name, " ".join(str(error).split())))
         if not good:
             return _Loaded(None, [], skipped, len(sources))
+        sizes = {tuple(one.inputs.shape[1:]) for one in good.values()}
+        if len(sizes) > 1:
+            raise ShapeError(
+                f"images: expected tensors of one size, got {', '.join(map(str, sorted(sizes)))} — "
+                "give them at the size of the model's input"
+            )
         images = Images(
-            torch.cat([one.inputs for one in good]),
-            np.concatenate([one.pixels for one in good]),
-            tuple(name for one in good for name in one.names),
+            torch.cat([one.inputs for one in good.values()]),
+            np.concatenate([one.pixels for one in good.values()]),
+            tuple(good),
             batched=True,
         )
         needs = getattr(self.density, "needs", ("keypoints",))
@@ -250,14 +260,15 @@ class _Study:
 
 
 def read_ahead(
-    load: Callable[[list[Any]], _Loaded], images: Iterable[Any], size: int
+    load: Callable[[int, list[Any]], _Loaded], images: Iterable[Any], size: int
 ) -> Iterator[_Loaded]:
     """Batches of `size` images, each loaded while the one before is measured."""
-    every = iter(images)
+    every, first = iter(images), 0
+    waiting: Future[_Loaded] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
-        waiting: Future[_Loaded] | None = None
         while sources := list(islice(every, size)):
-            following = reader.submit(load, sources)
+            following = reader.submit(load, first, sources)
+            first += len(sources)
             if waiting is not None:
                 yield waiting.result()
             waiting = following
@@ -284,10 +295,6 @@ def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:
         BROKEN if not whole else BLANK if empty else ""
         for whole, empty in zip(finite, blank, strict=True)
     ]
-
-
-def _name(source: Any) -> str:
-    return str(source) if isinstance(source, (str, Path)) else f"a {type(source).__name__}"
 
 
 def _said(value: Any) -> Any:

@@ -1,14 +1,16 @@
 """What a command leaves on the disk: pictures, maps, and a record of how they came about.
 
-A folder of results is complete or it is not there. Knows explanations, comparisons and how to draw
-them, and nothing of the command line.
+A folder of results is complete or it is not there. Knows explanations, comparisons, analyses and
+how to draw them, and nothing of the command line.
 """
 
+from .analysis import ANALYSIS_FILES, write_analysis
 from .comparison import COMPARISON_FILES, write_comparison
 from .explanation import FILES, predicted, summary, write
 from .folder import OutputError, check_folder, staged
 
 __all__ = [
+    "ANALYSIS_FILES",
     "COMPARISON_FILES",
     "FILES",
     "OutputError",
@@ -17,5 +19,6 @@ __all__ = [
     "staged",
     "summary",
     "write",
+    "write_analysis",
     "write_comparison",
 ]

@@ -1,0 +1,70 @@
+"""`semattn analyze IMAGE|FOLDER`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import options
+from .console import bar, busy, report_analysis, told
+from .reading import load_model, read_device, read_layers
+
+PARTIAL = ".semattn-analysis.npz"  # what is done of a folder, until all is
+
+
+def analyze(
+    images: options.ImageOrFolder,
+    model: options.ModelName = None,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    density: options.Density = "count",
+    detector: options.Detector = "sift",
+    layers: options.AnalysisLayers = None,
+    draws: options.Draws = 6,
+    batch_size: options.Batch = 8,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    out: options.AnalysisFolder = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show what attention does between patches with many, few and no keypoints.
+
+    For each layer and head: the [bold]lift[/] between EMPTY, LOW and HIGH patches (how many times
+    more attention than chance), the [bold]alignment[/] with the keypoints' concentration, how far
+    attention reaches; each beside what it is when the keypoints are shifted,
+    those of another image, or shuffled. Of a folder, what cannot be read is
+    skipped and listed; after an interruption, the same command goes on.
+
+    Writes [bold]analysis.png[/] (the picture), [bold]analysis.csv[/] (a row a figure, layer
+    and head), [bold]analysis.json[/] (all figures and findings) and [bold]analysis.npz[/] (the
+    sums, which merge with those of other images).
+    """
+    from .. import interrelation, output
+    from ..images import listed, read
+
+    folder = out or Path(f"semattn-analyze-{images.resolve().stem}")
+    output.check_folder(folder)
+    settings: dict[str, Any] = {
+        "density": density, "detector": detector, "layers": read_layers(layers),
+        "draws": draws, "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    with told() as notes:
+        with busy("reading the picture") as say:
+            many = listed(images) if images.is_dir() else None
+            if many is None:
+                read(images)  # before the model, which may take long to fetch, is asked for
+            say("loading the model, which fetches its weights the first time")
+            network = load_model(
+                model, checkpoint, names=None, pretrained=not random_weights,
+                device=read_device(device),
+            )  # fmt: skip
+        if many is None:
+            found = interrelation.analyze(network, images, **settings)
+        else:
+            with bar() as progress:
+                found = interrelation.analyze(
+                    network, many, partial=folder / PARTIAL, progress=progress, **settings
+                )
+        with busy("drawing"):
+            files = output.write_analysis(found, folder)
+    report_analysis(found, files, notes)

@@ -1,0 +1,55 @@
+"""The results of `semattn analyze`: a picture, a tidy table, everything as JSON, and the sums."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import viz
+from .folder import staged, write_json
+
+if TYPE_CHECKING:
+    from ..interrelation import Analysis
+
+ANALYSIS_FILES = {
+    "figure": "analysis.png",
+    "table": "analysis.csv",
+    "result": "analysis.json",
+    "sums": "analysis.npz",
+}
+
+
+def write_analysis(
+    found: Analysis, folder: Path, also: Mapping[str, Callable[[Path], object]] | None = None
+) -> dict[str, Path]:
+    """Write picture, table, result and sums of an analysis into `folder`: the path of each.
+
+    ``analysis.csv`` has a row a figure, layer and head; ``analysis.json`` is `Analysis.summary`;
+    `semattn.interrelation.load_analysis` reads ``analysis.npz``.
+
+    Parameters
+    ----------
+    found : what `semattn.interrelation.analyze` returned
+    folder : made with its parents if it is not there
+    also : file name: what writes it, for more that belongs to the result
+
+    Raises
+    ------
+    OutputError
+        For a folder that cannot be written to; nothing is left behind.
+    """
+    columns = found.table()
+    with staged(folder) as stage:
+        viz.analysis(found).savefig(stage / ANALYSIS_FILES["figure"])
+        with (stage / ANALYSIS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(columns)
+            rows.writerows(zip(*columns.values(), strict=True))
+        write_json(stage / ANALYSIS_FILES["result"], found.summary())
+        found.save(stage / ANALYSIS_FILES["sums"])
+        for name, write in (also or {}).items():
+            write(stage / name)
+    files = {name: folder / file for name, file in ANALYSIS_FILES.items()}
+    return files | {name: folder / name for name in also or {}}
