@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(str(error), 2)
         return _fail(f"{type(error).__name__}: {error} — a defect; --debug shows where", 1)
     if status == INTERRUPTED:  # newer typer returns it, older ones raise
-        return _fail("interrupted — nothing was written", INTERRUPTED)
+        return _fail("interrupted — no result was written", INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 

@@ -227,7 +227,7 @@ def test_an_interruption_is_one_line(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("semattn.output.explanation.overlay", interrupted)
     status, _, err = run("explain", PHOTO, "--out", "o")
-    assert (status, err) == (130, "error: interrupted — nothing was written\n")
+    assert (status, err) == (130, "error: interrupted — no result was written\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -50,7 +50,9 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    seen = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not seen) as shown:
         task = shown.add_task("", total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
