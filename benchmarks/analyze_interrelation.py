@@ -75,8 +75,8 @@ def rows(name: str, found: Analysis) -> Iterator[dict[str, Any]]:
         for title, figure, cell in COLUMNS:
             value = over(found.mean(figure), cell)
             low, high = found.interval(figure, lambda every, cell=cell: over(every, cell))
-            row[title] = f"{value:.2f} [{low:.2f}, {high:.2f}]"
-            if found.nulls(figure):
+            row[title] = None if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            if row[title] and found.nulls(figure):
                 shifted = over(found.against(figure, "shifted")["expected"], cell)
                 row[title] += f" · {shifted:.2f}"
         yield row

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     )
     from .grid import PatchGrid
     from .images import Images, Preprocessing, prepare
+    from .interrelation import Analysis, analyze
     from .keypoints import Keypoints, detectors
     from .zoo import load
 
 _HOME = {
+    "Analysis": "interrelation",
     "AttentionRecord": "attention",
     "AttentionRollout": "explain",
     "Center": "explain",
@@ -64,6 +66,7 @@ _HOME = {
     "SIFTPatchInterrelation": "explain",
     "SmoothGrad": "explain",
     "TransitionAttention": "explain",
+    "analyze": "interrelation",
     "compare": "comparison",
     "densities": "density",
     "detectors": "keypoints",
@@ -74,7 +77,11 @@ _HOME = {
     "steer": "attention",
 }
 
+# Parts that are called by their own names: semattn.report.write(…).
+_PARTS = ("adapters", "interrelation", "report", "viz", "zoo")
+
 __all__ = [
+    "Analysis",
     "AttentionRecord",
     "AttentionRollout",
     "Center",
@@ -98,6 +105,7 @@ __all__ = [
     "SmoothGrad",
     "TransitionAttention",
     "__version__",
+    "analyze",
     "compare",
     "densities",
     "detectors",
@@ -111,6 +119,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import `name` from the module that defines it (PEP 562)."""
+    if name in _PARTS:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -5,8 +5,8 @@ strata EMPTY, LOW and HIGH, alignment with the keypoints' concentration, attenti
 entropy, for each layer and head, with intervals and nulls. Knows nothing of pictures and reports.
 """
 
-from .analysis import Analysis, Skipped
+from .analysis import Analysis, load_analysis
+from .figures import Skipped
 from .run import analyze
-from .store import load_analysis
 
 __all__ = ["Analysis", "Skipped", "analyze", "load_analysis"]

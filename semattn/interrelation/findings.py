@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .analysis import Analysis, Array
+from .figures import Array, Figures
 
 ASKS, ASKED = 2, 2  # HIGH, in a lift
 WORDS = {
@@ -44,7 +44,7 @@ class Finding:
     nulls: dict[str, float] | None = None
 
 
-def findings(found: Analysis) -> list[Finding]:
+def findings(found: Figures) -> list[Finding]:
     """The findings of an analysis, from the first layers to the last."""
     made = []
     for first, last in _thirds(len(found.layers)):
@@ -65,7 +65,7 @@ def _thirds(layers: int) -> list[tuple[int, int]]:
     return [(a, b - 1) for a, b in pairwise(edges) if b > a]
 
 
-def _dense(found: Analysis, first: int, last: int) -> Finding | None:
+def _dense(found: Figures, first: int, last: int) -> Finding | None:
     """HIGH patches asking HIGH patches."""
     made = _averaged(found, "lift", first, last, lambda one: one[..., ASKS, ASKED])
     if made is None:
@@ -78,7 +78,7 @@ def _dense(found: Analysis, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _toward(found: Analysis, first: int, last: int) -> Finding | None:
+def _toward(found: Figures, first: int, last: int) -> Finding | None:
     """All patches alike asking dense ones."""
     made = _averaged(found, "alignment_plain", first, last)
     if made is None:
@@ -91,7 +91,7 @@ def _toward(found: Analysis, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _nearness(found: Analysis, first: int, last: int) -> Finding | None:
+def _nearness(found: Figures, first: int, last: int) -> Finding | None:
     """What is left of alignment when distances are equal."""
     made = _averaged(found, "alignment_matched", first, last)
     if made is None:
@@ -105,7 +105,7 @@ def _nearness(found: Analysis, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _heads(found: Analysis, first: int, last: int) -> Finding | None:
+def _heads(found: Figures, first: int, last: int) -> Finding | None:
     """How many heads differ from each null."""
     here = slice(first, last + 1)
     heads = int(np.isfinite(found.mean("alignment")[here]).sum())
@@ -128,7 +128,7 @@ def _heads(found: Analysis, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _class(found: Analysis, first: int, last: int) -> Finding | None:
+def _class(found: Figures, first: int, last: int) -> Finding | None:
     """The class token asking dense patches."""
     made = _averaged(found, "class_alignment", first, last)
     if made is None:
@@ -141,7 +141,7 @@ def _class(found: Analysis, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _near(found: Analysis, first: int, last: int) -> Finding | None:
+def _near(found: Figures, first: int, last: int) -> Finding | None:
     """How far attention reaches."""
     made = _averaged(found, "distance", first, last)
     if made is None:
@@ -156,7 +156,7 @@ def _near(found: Analysis, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _removed(found: Analysis, name: str) -> Finding | None:
+def _removed(found: Figures, name: str) -> Finding | None:
     """What goes to tokens that are no patches, or stand for none."""
     made = _averaged(found, name, 0, len(found.layers) - 1)
     if made is None:
@@ -178,7 +178,7 @@ Interval = tuple[float | None, float | None]
 
 
 def _averaged(
-    found: Analysis,
+    found: Figures,
     name: str,
     first: int,
     last: int,
@@ -206,7 +206,7 @@ def _averaged(
     return value, (low, high), nulls
 
 
-def _mean_distance(found: Analysis) -> float:
+def _mean_distance(found: Figures) -> float:
     """Of all pairs of patches, pixels."""
     (h, w), (tall, wide) = found.grid.shape, found.grid.cell
     down = np.abs(np.subtract.outer(np.arange(h), np.arange(h))) * tall
@@ -214,11 +214,11 @@ def _mean_distance(found: Analysis) -> float:
     return float(np.hypot(down[:, :, None, None], across[None, None]).mean())
 
 
-def _numbers(found: Analysis, first: int, last: int) -> tuple[int, int]:
+def _numbers(found: Figures, first: int, last: int) -> tuple[int, int]:
     return found.layers[first][0], found.layers[last][0]
 
 
-def _layers(found: Analysis, first: int, last: int) -> str:
+def _layers(found: Figures, first: int, last: int) -> str:
     one, other = _numbers(found, first, last)
     return f"Layer {one}" if one == other else f"Layers {one} to {other}"
 

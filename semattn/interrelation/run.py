@@ -23,7 +23,8 @@ from ..grid import PatchGrid
 from ..images import Images, Preprocessing, prepare
 from ..keypoints import Keypoints, detect, detectors
 from ..manifest import about_model, versions
-from .analysis import Analysis, Skipped
+from .analysis import Analysis
+from .figures import Skipped
 from .measure import measure
 from .nulls import Pool, held, keys_of, pool_of
 from .outliers import outliers

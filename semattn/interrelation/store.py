@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import SemattnError
 from ..grid import PatchGrid
-from .analysis import Analysis, Skipped
+from .figures import Figures, Skipped
 from .tally import Tally
 
 FORMAT = "semattn analysis 1"
@@ -23,7 +23,7 @@ class AnalysisFileError(SemattnError, OSError):
     """A file that is no analysis, or that cannot be written."""
 
 
-def save_analysis(found: Analysis, file: Path, **more: Any) -> Path:
+def save(found: Figures, file: Path, **more: Any) -> Path:
     """Write an analysis, under a temporary name first: its path."""
     about = {
         "format": FORMAT,
@@ -52,25 +52,14 @@ def save_analysis(found: Analysis, file: Path, **more: Any) -> Path:
     return file
 
 
-def load_analysis(file: str | Path) -> Analysis:
-    """Read what `Analysis.save` wrote.
-
-    Raises
-    ------
-    AnalysisFileError
-        For a file that is missing, damaged, or that something else wrote.
-    """
-    return _load(Path(file))[0]
-
-
-def save_partial(found: Analysis, file: Path, done: int) -> None:
+def save_partial(found: Figures, file: Path, done: int) -> None:
     """An analysis of the first `done` of the images given."""
-    save_analysis(found, file, done=done)
+    save(found, file, done=done)
 
 
-def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Analysis, int]:
+def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int]:
     """What `save_partial` wrote, if it is of the same model and options."""
-    found, about = _load(file)
+    found, about = load(file)
     if found.manifest != manifest:
         differ = [name for name in manifest if manifest[name] != found.manifest.get(name)]
         raise AnalysisFileError(
@@ -80,7 +69,14 @@ def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Analysis, int]:
     return found, int(about["done"])
 
 
-def _load(file: Path) -> tuple[Analysis, dict[str, Any]]:
+def load(file: Path) -> tuple[Figures, dict[str, Any]]:
+    """What `save` wrote, and what was said with it.
+
+    Raises
+    ------
+    AnalysisFileError
+        For a file that is missing, damaged, or that something else wrote.
+    """
     try:
         with np.load(file, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
@@ -90,7 +86,7 @@ def _load(file: Path) -> tuple[Analysis, dict[str, Any]]:
         shape, size, cell, prefix = about["grid"]
         grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
         skipped = tuple(Skipped(*one) for one in about["skipped"])
-        return Analysis(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
+        return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise AnalysisFileError(
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "

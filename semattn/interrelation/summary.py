@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .analysis import MEANING, Analysis, Array, number
+from .figures import MEANING, Array, Figures, number
+from .findings import findings
 
 
-def summary(found: Analysis) -> dict[str, Any]:
+def summary(found: Figures) -> dict[str, Any]:
     """What was analysed, every figure with interval and nulls, and what they say.
 
     Figures are lists of layers of lists of heads, as many as the layer has; lifts end in 3 lists of
@@ -26,12 +27,12 @@ def summary(found: Analysis) -> dict[str, Any]:
         "layers": [{"layer": layer, "heads": heads} for layer, heads in found.layers],
         "figures": {name: _figure(found, name) for name in found.figures if name not in lifts},
         **{name: _figure(found, name) for name in found.figures if name in lifts},
-        "findings": [asdict(one) for one in found.findings()],
+        "findings": [asdict(one) for one in findings(found)],
         "manifest": found.manifest,
     }
 
 
-def _figure(found: Analysis, name: str) -> dict[str, Any]:
+def _figure(found: Figures, name: str) -> dict[str, Any]:
     low, high = found.interval(name)
     nulls = {}
     for null in found.nulls(name):
@@ -46,7 +47,7 @@ def _figure(found: Analysis, name: str) -> dict[str, Any]:
     }
 
 
-def _listed(found: Analysis, values: Array) -> list[Any]:
+def _listed(found: Figures, values: Array) -> list[Any]:
     """(L, H, …) as lists, without the places of heads that a layer does not have."""
 
     def plain(one: Any) -> Any:
