@@ -44,9 +44,11 @@ def test_analyze_writes_everything_and_says_where(run, tmp_path):
     assert not err
     made = tmp_path / "semattn-analyze-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == [made.name]
-    names = sorted(output.ANALYSIS_FILES.values())
+    names = sorted([*output.ANALYSIS_FILES.values(), "keypoints.png", "report.html"])
     assert sorted(path.name for path in made.iterdir()) == names
-    assert out.endswith("analysis.png, analysis.csv, analysis.json, analysis.npz\n")
+    assert out.endswith("analysis.json, analysis.npz, keypoints.png, report.html\n")
+    page = (made / "report.html").read_text()
+    assert "flower.jpg" in page and '"findings"' in page
     assert "Layers 0 to 1: patches of HIGH concentration give patches of HIGH" in out
     assert "with the keypoints shifted" in out and "another image's" not in out
 
@@ -113,9 +115,8 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     assert parts.skipped == whole.skipped
     for name, values in whole.tally.arrays().items():
         assert np.array_equal(values, parts.tally.arrays()[name]), name
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(
-        output.ANALYSIS_FILES.values()
-    )
+    names = sorted([*output.ANALYSIS_FILES.values(), "report.html"])
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == names
 
 
 @pytest.mark.parametrize(

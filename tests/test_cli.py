@@ -26,13 +26,16 @@ from tests.conftest import PHOTO, ROOT, refused
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
+FILES = output.FILES | {"report": "report.html"}
+
+
 def test_explain_writes_everything_and_says_where(run, tmp_path):
     status, out, err = run("explain", PHOTO)
     assert status == 0, err
     assert not err
     folder = tmp_path / "semattn-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["semattn-flower"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(output.FILES.values())
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES.values())
     assert "in semattn-flower: overlay.png, figure.png, map.npy, result.json" in out
     assert len(re.findall(r"^ *\d+\.\d%", out, re.MULTILINE)) == 3
     assert out.count("← explained") == 1
@@ -49,7 +52,7 @@ def test_explain_writes_everything_and_says_where(run, tmp_path):
     assert result["image"] == "flower.jpg"
     assert result["patches"] == [4, 4]
     assert result["keypoints"]["count"] > 0
-    assert result["files"] == output.FILES
+    assert result["files"] == FILES
     assert result["manifest"]["method"] == "sift-patch-interrelation"
     assert len(result["manifest"]["weights_sha256"]) == 64
 
@@ -190,7 +193,7 @@ def test_files_are_staged_inside_a_folder_that_stands_and_never_behind_a_dead_li
     assert run("explain", PHOTO, "--out", folder)[0] == 0
     assert folder in staged, "the folder may be a disk of its own"
     assert {path.name for path in folder.iterdir()} == {
-        "mine.txt", "overlay.png", "figure.png", "map.npy", "result.json"
+        "mine.txt", *FILES.values()
     }  # fmt: skip
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     refused(run("explain", PHOTO, "--out", tmp_path / "gone"), "link that leads nowhere")

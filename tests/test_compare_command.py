@@ -18,6 +18,7 @@ from tests.conftest import PHOTO, refused
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
+FILES = output.COMPARISON_FILES | {"report": "report.html"}
 PAIR = ("--methods", "attention-rollout,sift-patch-interrelation")
 
 
@@ -27,10 +28,10 @@ def test_compare_writes_everything_and_says_where(run, tmp_path):
     assert not err
     folder = tmp_path / "semattn-compare-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        output.COMPARISON_FILES.values()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES.values())
+    assert out.endswith(
+        "in semattn-compare-flower: compare.png, compare.json, maps.npz, report.html\n"
     )
-    assert out.endswith("in semattn-compare-flower: compare.png, compare.json, maps.npz\n")
     assert len(re.findall(r"^ *\d+\.\d%", out, re.MULTILINE)) == 3
     assert out.count("← explained") == 1
     table = re.findall(r"^(\S+-\S+) +(\d+\.\d\d) +(\d+|–) +(\d\.\d\d) *$", out, re.MULTILINE)
@@ -44,7 +45,7 @@ def test_compare_writes_everything_and_says_where(run, tmp_path):
     assert result["target"] == result["predictions"][0]
     assert result["other"]["class"] == result["predictions"][1]["class"]
     assert result["keypoints"]["count"] > 0
-    assert result["files"] == output.COMPARISON_FILES
+    assert result["files"] == FILES
     assert len(result["manifest"]["weights_sha256"]) == 64
     rollout, ours = result["methods"]
     assert rollout["sensitivity"] == 0 and 0 < ours["sensitivity"] <= 1

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import options
 from .console import bar, busy, report_analysis, told
-from .reading import load_model, read_device, read_layers
+from .pages import pages
+from .reading import load_model, read_device, read_layers, sharp
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..interrelation import Analysis
 
 PARTIAL = ".semattn-analysis.npz"  # what is done of a folder, until all is
 
@@ -24,6 +31,7 @@ def analyze(
     batch_size: options.Batch = 8,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    report: options.Report = True,
     out: options.AnalysisFolder = None,
     debug: options.Debug = False,
 ) -> None:
@@ -36,8 +44,10 @@ def analyze(
     skipped and listed; after an interruption, the same command goes on.
 
     Writes [bold]analysis.png[/] (the picture), [bold]analysis.csv[/] (a row a figure, layer
-    and head), [bold]analysis.json[/] (all figures and findings) and [bold]analysis.npz[/] (the
-    sums, which merge with those of other images).
+    and head), [bold]analysis.json[/] (all figures and findings), [bold]analysis.npz[/] (the
+    sums, which merge with those of other images) and [bold]report.html[/] (a page to look
+    into; of one image, with where every patch attends); of one image, also
+    [bold]keypoints.png[/] (its keypoints on the patches).
     """
     from .. import interrelation, output
     from ..images import listed, read
@@ -66,5 +76,22 @@ def analyze(
                     network, many, partial=folder / PARTIAL, progress=progress, **settings
                 )
         with busy("drawing"):
-            files = output.write_analysis(found, folder)
+            also = _one(images, network, found, report, settings) if many is None else None
+            also = pages(report, analysis=found) if also is None else also
+            files = output.write_analysis(found, folder, also)
     report_analysis(found, files, notes)
+
+
+def _one(
+    image: Path, network: nn.Module, found: Analysis, report: bool, settings: dict[str, Any]
+) -> dict[str, Callable[[Path], object]]:
+    """What there is to see of a single image: its keypoints, and the page with its attention."""
+    from .. import viz
+    from ..explain import SIFTPatchInterrelation
+
+    options = {name: settings[name] for name in ("density", "detector", "seed")}
+    made = SIFTPatchInterrelation(**options).explain(network, image)
+    picture = sharp(image, network)
+    drawn = viz.figure(made, backdrop=picture)
+    page = pages(report, made, model=network, analysis=found, backdrop=picture)
+    return {"keypoints.png": drawn.savefig, **page}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import options
 from .console import busy, report_comparison, told
+from .pages import pages
 from .reading import load_model, read_device, read_methods, read_target, sharp
 
 SHARPNESS = 448  # pixels of the longer side of each picture: there are many in one figure
@@ -23,6 +24,7 @@ def compare(
     detector: options.Detector = "sift",
     refine: options.Refine = "none",
     device: options.Device = "cpu",
+    report: options.Report = True,
     out: options.ComparisonFolder = None,
     debug: options.Debug = False,
 ) -> None:
@@ -36,8 +38,8 @@ def compare(
     why; the others go on.
 
     Writes [bold]compare.png[/] (all maps), [bold]compare.json[/] (the table, and all that is
-    needed to do it again) and [bold]maps.npz[/] (each map on the pixels that the
-    model saw).
+    needed to do it again), [bold]maps.npz[/] (each map on the pixels that the
+    model saw) and [bold]report.html[/] (the maps, to lay over each other).
     """
     from .. import comparison, output
     from ..images import read
@@ -62,5 +64,7 @@ def compare(
             **settings,
         )
         say("drawing")
-        files = output.write_comparison(made, folder, backdrop=sharp(image, network, SHARPNESS))
+        picture = sharp(image, network, SHARPNESS)
+        page = pages(report, comparison=made, model=network, backdrop=picture)
+        files = output.write_comparison(made, folder, backdrop=picture, also=page)
     report_comparison(made, output.predicted(made.explanation, top=3), files, notes)

@@ -70,7 +70,7 @@ def told() -> Iterator[list[str]]:
     notes += dict.fromkeys(" ".join(str(one.message).split()) for one in caught)
 
 
-def report(
+def report_explanation(
     made: Explanation, predictions: list[dict[str, Any]], files: dict[str, Path], notes: list[str]
 ) -> None:
     """A short table on standard output: the prediction, what was explained, where the files are."""

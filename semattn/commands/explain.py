@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import options
-from .console import busy, report, told
+from .console import busy, report_explanation, told
+from .pages import pages
 from .reading import load_model, read_device, read_explainer, read_layers, read_target, sharp
 
 
@@ -23,6 +24,7 @@ def explain(
     queries: options.Queries = None,
     refine: options.Refine = "none",
     device: options.Device = "cpu",
+    report: options.Report = True,
     out: options.Folder = None,
     top: options.Top = 3,
     debug: options.Debug = False,
@@ -30,8 +32,9 @@ def explain(
     """Show what in IMAGE made the model decide as it did.
 
     Writes [bold]overlay.png[/] (the map on the picture), [bold]figure.png[/] (picture, keypoints,
-    concentration, map), [bold]map.npy[/] (the map on the pixels that the model saw) and
-    [bold]result.json[/] (prediction, target, and all that is needed to do it again).
+    concentration, map), [bold]map.npy[/] (the map on the pixels that the model saw),
+    [bold]result.json[/] (prediction, target, and all that is needed to do it again) and
+    [bold]report.html[/] (where every patch attends, by layer and head, and what prompting does).
     """
     from .. import output
     from ..images import read
@@ -53,5 +56,7 @@ def explain(
         wanted = read_target(target, getattr(network, "classes", None))
         made = explainer.explain(network, image, target=wanted)
         say("drawing")
-        files = output.write(made, folder, top=max(top, 5), backdrop=sharp(image, network))
-    report(made, output.predicted(made, top=top), files, notes)
+        picture = sharp(image, network)
+        page = pages(report, made, model=network, backdrop=picture)
+        files = output.write(made, folder, top=max(top, 5), backdrop=picture, also=page)
+    report_explanation(made, output.predicted(made, top=top), files, notes)

@@ -132,5 +132,14 @@ AnalysisLayers = Annotated[
 Draws = Annotated[int, _option(HOW, "R", "Draws of each null, for each image.", min=2)]
 Batch = Annotated[int, _option(HOW, "B", "Images in the model at once.", min=1)]
 Seed = Annotated[int, _option(HOW, "S", "Of the nulls, the intervals and the ties.", min=0)]
+Report = Annotated[
+    bool,
+    _option(
+        WHERE,
+        None,
+        "Whether [bold]report.html[/] is written: a page to look into, which opens from the disk.",
+        "--report/--no-report",
+    ),
+]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]

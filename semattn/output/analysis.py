@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import viz
-from .folder import staged, write_json
+from .folder import Also, staged, write_json, write_others
 
 if TYPE_CHECKING:
     from ..interrelation import Analysis
@@ -21,9 +20,7 @@ ANALYSIS_FILES = {
 }
 
 
-def write_analysis(
-    found: Analysis, folder: Path, also: Mapping[str, Callable[[Path], object]] | None = None
-) -> dict[str, Path]:
+def write_analysis(found: Analysis, folder: Path, also: Also = None) -> dict[str, Path]:
     """Write picture, table, result and sums of an analysis into `folder`: the path of each.
 
     ``analysis.csv`` has a row a figure, layer and head; ``analysis.json`` is `Analysis.summary`;
@@ -33,7 +30,7 @@ def write_analysis(
     ----------
     found : what `semattn.interrelation.analyze` returned
     folder : made with its parents if it is not there
-    also : file name: what writes it, for more that belongs to the result
+    also : more files, by name, and what writes each
 
     Raises
     ------
@@ -49,7 +46,5 @@ def write_analysis(
             rows.writerows(zip(*columns.values(), strict=True))
         write_json(stage / ANALYSIS_FILES["result"], found.summary())
         found.save(stage / ANALYSIS_FILES["sums"])
-        for name, write in (also or {}).items():
-            write(stage / name)
-    files = {name: folder / file for name, file in ANALYSIS_FILES.items()}
-    return files | {name: folder / name for name in also or {}}
+        files = ANALYSIS_FILES | write_others(stage, also)
+    return {name: folder / file for name, file in files.items()}

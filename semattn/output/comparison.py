@@ -10,7 +10,7 @@ import torch
 
 from ..viz import Picture, comparison
 from .explanation import summary
-from .folder import staged, write_json
+from .folder import Also, staged, write_json, write_others
 
 if TYPE_CHECKING:
     from ..comparison import Compared, Comparison
@@ -20,7 +20,12 @@ _OF_THE_MODEL = ("model", "architecture", "weights_sha256", "versions")
 
 
 def write_comparison(
-    compared: Comparison, folder: Path, *, top: int = 5, backdrop: Picture | None = None
+    compared: Comparison,
+    folder: Path,
+    *,
+    top: int = 5,
+    backdrop: Picture | None = None,
+    also: Also = None,
 ) -> dict[str, Path]:
     """Write figure, result and maps of a comparison into `folder`: the path of each.
 
@@ -32,6 +37,7 @@ def write_comparison(
     folder : made with its parents if it is not there
     top : how many classes of the prediction are kept
     backdrop : as for `semattn.viz.comparison`
+    also : more files, by name, and what writes each
 
     Raises
     ------
@@ -45,9 +51,11 @@ def write_comparison(
     }
     with staged(folder) as stage:
         comparison(compared, backdrop=backdrop).savefig(stage / COMPARISON_FILES["figure"])
-        write_json(stage / COMPARISON_FILES["result"], summary_of(compared, top=top))
         np.savez_compressed(stage / COMPARISON_FILES["maps"], **maps)
-    return {name: folder / file for name, file in COMPARISON_FILES.items()}
+        files = COMPARISON_FILES | write_others(stage, also)
+        result = summary_of(compared, top=top) | {"files": files}
+        write_json(stage / COMPARISON_FILES["result"], result)
+    return {name: folder / file for name, file in files.items()}
 
 
 def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
@@ -69,7 +77,6 @@ def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
         "other": other,
         "manifest": model,
         "methods": [_row(row) for row in compared.rows],
-        "files": COMPARISON_FILES,
     }
 
 

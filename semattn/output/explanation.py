@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..viz import Picture, figure, overlay
-from .folder import staged, write_json
+from .folder import Also, staged, write_json, write_others
 
 if TYPE_CHECKING:
     from ..explain import Explanation
@@ -29,6 +29,7 @@ def write(
     index: int = 0,
     top: int = 5,
     backdrop: Picture | None = None,
+    also: Also = None,
 ) -> dict[str, Path]:
     """Write pictures, map and result of one image into `folder`: the path of each.
 
@@ -37,6 +38,7 @@ def write(
     explanation, index, backdrop : as for `semattn.viz.overlay`
     folder : made with its parents if it is not there
     top : how many classes of the prediction are kept
+    also : more files, by name, and what writes each
 
     Raises
     ------
@@ -52,8 +54,9 @@ def write(
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
         heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
         np.save(stage / FILES["map"], heat)
-        write_json(stage / FILES["result"], {**result, "files": FILES})
-    return {name: folder / file for name, file in FILES.items()}
+        files = FILES | write_others(stage, also)
+        write_json(stage / FILES["result"], {**result, "files": files})
+    return {name: folder / file for name, file in files.items()}
 
 
 def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import SemattnError
+
+# More files that belong to a result: name: what writes it, given its path.
+Also: TypeAlias = "Mapping[str, Callable[[Path], object]] | None"
 
 
 class OutputError(SemattnError, OSError):
@@ -55,6 +58,13 @@ def staged(folder: Path) -> Iterator[Path]:
             stage.replace(folder)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def write_others(stage: Path, also: Also) -> dict[str, str]:
+    """Have each file of `also` written into `stage`: their names, as those of a result."""
+    for name, write in (also or {}).items():
+        write(stage / name)
+    return {Path(name).stem: name for name in also or {}}
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,267 @@
+// What the analysis found: a heat map of all heads, the tables of one, charts, findings.
+
+const NULLS = { shifted: 'shifted', other: 'other', permuted: 'permuted' };
+
+function analysis() {
+  const part = content.analysis;
+  const { figures, lift } = part;
+  const own = part.layers;
+  const alignment = figures.alignment;
+
+  const at = (table, l, h) => table?.[l]?.[h] ?? null;
+
+  // Whether a head differs from every null there is; null where there is none to differ from.
+  function differs(table, pick) {
+    const said = Object.values(table.nulls ?? {}).map((one) => pick(one.significant));
+    const known = said.filter((one) => one !== null && one !== undefined);
+    return known.length ? known.every(Boolean) : null;
+  }
+
+  // z against each null, in words.
+  function against(table, pick) {
+    return Object.keys(NULLS).filter((name) => table.nulls?.[name])
+      .map((name) => [NULLS[name], pick(table.nulls[name].z), pick(table.nulls[name].expected ?? [])])
+      .filter(([, z]) => z !== null && z !== undefined);
+  }
+
+  function interval(low, high, digits = 2) {
+    if (low === null || low === undefined || high === null || high === undefined) return '';
+    return `[${figure(low, digits)}, ${figure(high, digits)}]`;
+  }
+
+  // --- the heat map
+  const values = alignment.mean.flat().filter((one) => one !== null);
+  const reach = Math.max(0.05, ...values.map((one) => Math.abs(Math.log(Math.max(one, 1e-3)))));
+
+  // Blue below chance, orange above, on a scale of ratios.
+  function shade(value) {
+    if (value === null) return ['transparent', 'inherit'];
+    const side = Math.max(-1, Math.min(1, Math.log(Math.max(value, 1e-3)) / reach));
+    const strength = Math.abs(side) ** 0.8;
+    const [from, to] = [[244, 245, 247], side < 0 ? [27, 94, 176] : [204, 85, 0]];
+    const mixed = from.map((one, axis) => Math.round(one + (to[axis] - one) * strength));
+    return [`rgb(${mixed.join(' ')})`, luminance(mixed) < 0.2 ? '#ffffff' : '#17181c'];
+  }
+
+  function luminance(rgb) {
+    const [r, g, b] = rgb.map((one) => (one / 255) ** 2.2);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  const widest = Math.max(...own.map((one) => one.heads));
+  const heat = byId('heat');
+  const cells = [];
+  const header = make('tr', {}, make('th', { scope: 'col', textContent: 'layer' }));
+  for (let h = 0; h < widest; h += 1) header.append(make('th', { scope: 'col', textContent: h }));
+  heat.append(make('thead', {}, header));
+  const body = make('tbody');
+  own.forEach((layer, l) => {
+    const row = make('tr', {}, make('th', { scope: 'row', textContent: layer.layer }));
+    for (let h = 0; h < layer.heads; h += 1) {
+      const value = at(alignment.mean, l, h);
+      const marked = differs(alignment, (table) => at(table, l, h));
+      const cell = make('button', { type: 'button', tabIndex: -1, textContent: figure(value) + (marked ? '*' : '') });
+      const [background, ink] = shade(value);
+      cell.style.background = background;
+      cell.style.color = ink;
+      const said = against(alignment, (table) => at(table, l, h)).map(([name, z]) => `z ${signed(z)} ${name}`);
+      cell.setAttribute('aria-label', `layer ${layer.layer}, head ${h}: alignment ${figure(value)}, ${[...said, marked ? 'differs from every null' : 'does not differ from every null'].join(', ')}`);
+      cell.title = cell.getAttribute('aria-label');
+      cell.addEventListener('click', () => choose(l, h));
+      cells.push({ cell, l, h, layer: layer.layer });
+      row.append(make('td', {}, cell));
+    }
+    body.append(row);
+  });
+  heat.append(body);
+
+  function choose(l, h) {
+    if (numbers.includes(own[l].layer)) chooseHead(own[l].layer, h);
+  }
+
+  heat.addEventListener('keydown', (event) => {
+    const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    const from = cells.find((one) => one.cell === document.activeElement);
+    if (!move || !from) return;
+    event.preventDefault();
+    const to = cells.find((one) => one.l === from.l + move[0] && one.h === from.h + move[1]);
+    if (!to) return;
+    choose(to.l, to.h);
+    to.cell.focus();
+  });
+  const bar = byId('heat-legend');
+  const ramp = make('span', { className: 'ramp', 'aria-hidden': 'true' });
+  ramp.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map((one) => shade(Math.exp(one * reach))[0]).join(', ')})`;
+  bar.replaceChildren(
+    make('span', { textContent: figure(Math.exp(-reach)) }), ramp, make('span', { textContent: `${figure(Math.exp(reach))}` }),
+    make('span', { className: 'muted', textContent: '1 is chance; * differs from every null' }),
+  );
+
+  // --- the tables of the chosen head
+  const chosen = () => {
+    const l = own.findIndex((one) => one.layer === state.layer);
+    return l < 0 || state.head >= own[l].heads ? null : l;
+  };
+
+  function liftTable(lift, l, h, caption) {
+    const head = make('tr', {}, make('th', { scope: 'col', textContent: 'asks' }));
+    for (const name of STRATA) head.append(make('th', { scope: 'col', textContent: name }));
+    const rows = STRATA.map((name, u) => {
+      const row = make('tr', {}, make('th', { scope: 'row', textContent: name }));
+      STRATA.forEach((_, v) => {
+        const pick = (table) => at(table, l, h)?.[u]?.[v] ?? null;
+        const value = pick(lift.mean);
+        const marked = differs(lift, pick);
+        const cell = make('td', {}, make('b', { textContent: figure(value) + (marked ? '*' : '') }));
+        const between = interval(pick(lift.low), pick(lift.high));
+        if (between) cell.append(make('small', { textContent: between }));
+        for (const [null_, z] of against(lift, pick)) cell.append(make('small', { textContent: `z ${signed(z)} ${null_}` }));
+        const [background, ink] = value === null ? ['', ''] : shade(value);
+        cell.style.background = background;
+        cell.style.color = ink;
+        row.append(cell);
+      });
+      return row;
+    });
+    return make('table', { className: 'lift' },
+      make('caption', { textContent: caption }),
+      make('thead', {}, head), make('tbody', {}, ...rows));
+  }
+
+  // The table, and the one without outlier tokens folded away, where there is one.
+  function lifts(l, h) {
+    const first = liftTable(lift, l, h, 'Lift: attention from the asking stratum (rows) to the asked one (columns), in multiples of chance');
+    if (!part.lift_without_outliers) return [first];
+    const other = liftTable(part.lift_without_outliers, l, h, 'The same without outlier tokens');
+    const folded = make('details', { open: state.unfolded === true }, make('summary', { textContent: 'Lift without outlier tokens' }), other);
+    folded.addEventListener('toggle', () => { state.unfolded = folded.open; });
+    return [first, folded];
+  }
+
+  function figureTable(l, h) {
+    const rows = Object.entries(figures).map(([, table]) => {
+      const pick = (one) => at(one, l, h);
+      const digits = { pixels: 1, share: 3 }[table.unit] ?? 2;
+      const value = make('td', {}, make('b', { textContent: figure(pick(table.mean), digits) + (differs(table, pick) ? '*' : '') }));
+      const between = interval(pick(table.low), pick(table.high), digits);
+      if (between) value.append(make('small', { textContent: between }));
+      const nulls = against(table, pick).map(([name, z, expected]) => make('small', {
+        textContent: `z ${signed(z)} ${name}${expected === null ? '' : ` (${figure(expected, digits)})`}` }));
+      if (table.chance !== null && table.chance !== undefined) nulls.unshift(make('small', { textContent: `chance ${figure(table.chance, 0)}` }));
+      const unit = table.unit ? `, ${table.unit}` : '';
+      return make('tr', {}, make('th', { scope: 'row', textContent: table.title + unit }), value,
+        make('td', {}, ...(nulls.length ? nulls : [make('small', { textContent: 'no null: a description' })])));
+    });
+    return make('table', { className: 'figures' },
+      make('caption', { textContent: 'Figures of this head' }),
+      make('thead', {}, make('tr', {}, ...['figure', 'value', 'against'].map((name) => make('th', { scope: 'col', textContent: name })))),
+      make('tbody', {}, ...rows));
+  }
+
+  function update(changed) {
+    if (changed && !('layer' in changed || 'head' in changed)) return;
+    const l = chosen();
+    const place = byId('head-tables');
+    const h = state.head;
+    byId('head-title').textContent = `Layer ${state.layer}, ${headWords(h)}`;
+    cells.forEach((one) => {
+      const here = one.layer === state.layer && one.h === h;
+      one.cell.setAttribute('aria-pressed', String(here));
+      one.cell.tabIndex = here ? 0 : -1;
+    });
+    if (!cells.some((one) => one.cell.tabIndex === 0)) cells[0].cell.tabIndex = 0;
+    if (l === null) place.replaceChildren(make('p', { className: 'muted', textContent: 'This layer is not in the analysis.' }));
+    else if (h === MEAN) {
+      place.replaceChildren(make('p', { className: 'muted', textContent: 'Choose a single head: figures and their nulls are measured head by head.' }));
+    } else place.replaceChildren(...lifts(l, h), figureTable(l, h));
+  }
+
+  // --- charts
+  function depth() {
+    const pick = (table, l, h, u) => at(table, l, h)?.[u]?.[2] ?? null;
+    const all = lift.mean.flat().flatMap((one) => (one ? one.map((row) => row?.[2]) : [])).filter((one) => one !== null && one !== undefined);
+    if (!all.length) return;
+    const chart = new Chart(byId('depth'), {
+      title: 'Lift of attention to HIGH patches, by layer',
+      x: 'layer', y: 'lift to HIGH patches',
+      xs: [own[0].layer, own[own.length - 1].layer], ys: [...all, 1],
+    });
+    chart.level(1, 'chance');
+    STRATA.forEach((name, u) => {
+      const points = own.map((layer, l) => {
+        const some = [...Array(layer.heads).keys()].map((h) => pick(lift.mean, l, h, u)).filter((one) => one !== null);
+        return some.length ? [layer.layer, some.reduce((sum, one) => sum + one, 0) / some.length] : null;
+      }).filter(Boolean);
+      if (points.length) chart.line(points, name.toLowerCase());
+    });
+    own.forEach((layer, l) => {
+      for (let h = 0; h < layer.heads; h += 1) {
+        const value = pick(lift.mean, l, h, 2);
+        if (value === null) continue;
+        const marked = differs(lift, (table) => pick(table, l, h, 2));
+        const said = against(lift, (table) => pick(table, l, h, 2)).map(([one, z]) => `z ${signed(z)} ${one}`);
+        chart.point(layer.layer, value, { layer: layer.layer, head: h, marked,
+          words: [`layer ${layer.layer}, head ${h}: lift from HIGH to HIGH ${figure(value)}`, ...said].join(', ') });
+      }
+    });
+    byId('depth-lead').replaceChildren('Lines: mean over heads of the lift to HIGH patches, asked by ',
+      ...STRATA.flatMap((name, u) => [make('span', { className: `key ${name.toLowerCase()}`, textContent: name }), u < 2 ? ', ' : '. ']),
+      'Circles: each head, HIGH to HIGH; filled where it differs from every null.');
+  }
+
+  function scatter() {
+    const distance = figures.distance;
+    if (!distance) return;
+    const points = own.flatMap((layer, l) => [...Array(layer.heads).keys()].map((h) => ({ l, h, layer: layer.layer,
+      x: at(distance.mean, l, h), y: at(alignment.mean, l, h) }))).filter((one) => one.x !== null && one.y !== null);
+    if (!points.length) return;
+    const chart = new Chart(byId('scatter'), {
+      title: 'Attention distance against alignment, a point a head',
+      x: `mean attention distance, ${distance.unit}`, y: 'alignment',
+      xs: points.map((one) => one.x), ys: [...points.map((one) => one.y), 1],
+    });
+    chart.level(1, 'chance');
+    const deepest = Math.max(1, own.length - 1);
+    for (const { l, h, layer, x, y } of points) {
+      const said = against(alignment, (table) => at(table, l, h)).map(([one, z]) => `z ${signed(z)} ${one}`);
+      chart.point(x, y, { layer, head: h, marked: differs(alignment, (table) => at(table, l, h)),
+        colour: `rgb(${colour('concentration', 0.05 + (0.8 * l) / deepest).join(' ')})`,
+        words: [`layer ${layer}, head ${h}: distance ${figure(x, 1)} ${distance.unit}, alignment ${figure(y)}`, ...said].join(', ') });
+    }
+    byId('scatter-lead').textContent = 'A circle a head, dark for the first layers, bright for the last; filled where alignment differs from every null. Choose one for its tables.';
+  }
+
+  // --- words
+  const intervals = [alignment.low].flat(2).some((one) => one !== null && one !== undefined);
+  const images = count(part.images, 'image');
+  byId('analysis-lead').textContent = [images, part.model, `density: ${part.density}`,
+    intervals ? 'intervals over images in brackets' : 'too few images for intervals',
+    'z: against keypoints shifted, of another image, permuted'].filter(Boolean).join('  ·  ');
+  if (part.findings?.length) {
+    const few = part.findings.length <= 6 || window.innerWidth >= 700;
+    byId('findings').replaceChildren(make('details', { open: few },
+      make('summary', {}, make('strong', { textContent: count(part.findings.length, 'finding') })),
+      make('ul', { className: 'findings' }, ...part.findings.map((one) => make('li', { textContent: one.text })))));
+  }
+  if (part.skipped?.length) {
+    const list = make('ul', {}, ...part.skipped.map((one) =>
+      make('li', {}, make('code', { textContent: one.name }), ` ${one.reason}`)));
+    byId('skipped').replaceChildren(make('details', { open: part.skipped.length <= 5 },
+      make('summary', { textContent: `${count(part.skipped.length, 'file')} skipped` }), list));
+  }
+  // The page begins at the head that is aligned most, of those that differ from every null.
+  const there = cells.filter((one) => numbers.includes(one.layer));
+  const differing = there.filter((one) => differs(alignment, (table) => at(table, one.l, one.h)));
+  const some = differing.length ? differing : there;
+  if (some.length) {
+    const aligned = (one) => at(alignment.mean, one.l, one.h) ?? -1;
+    const best = some.reduce((top, one) => (aligned(one) > aligned(top) ? one : top));
+    Object.assign(state, { layer: best.layer, head: best.h });
+  }
+  headSliders(byId('analysis-sliders'));
+  show('analysis');
+  depth();
+  scatter();
+  listen(update);
+  for (const listener of listeners) listener({ layer: state.layer });
+}

@@ -1,0 +1,143 @@
+// The picture with something laid over it: an <img> below, a canvas of the same size above.
+
+const OPACITY = 0.88; // of the highest value: the photograph stays visible under it
+
+class Stage {
+  // `alt` says what the picture is; `draws(stage)` lays over it whatever the state asks for.
+  constructor(place, { alt, draws, interactive = false, faded = true }) {
+    this.image = make('img', { src: content.image.source, alt, draggable: false });
+    if (faded) this.image.classList.add('faded');
+    this.canvas = make('canvas');
+    if (!interactive) this.canvas.setAttribute('aria-hidden', 'true');
+    this.element = make('div', { className: 'stage' }, this.image, this.canvas);
+    [this.height, this.width] = content.image.size;
+    this.element.style.aspectRatio = `${this.width} / ${this.height}`;
+    this.draws = draws;
+    place.append(this.element);
+    new ResizeObserver(() => this.redraw()).observe(this.element);
+  }
+
+  redraw() {
+    const box = this.element.getBoundingClientRect();
+    const ratio = window.devicePixelRatio || 1;
+    const width = Math.max(1, Math.round(box.width * ratio));
+    const height = Math.max(1, Math.round(box.height * ratio));
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      this.canvas.width = width;
+      this.canvas.height = height;
+    }
+    this.scale = [height / this.height, width / this.width];
+    this.ratio = ratio;
+    this.pen = this.canvas.getContext('2d');
+    this.pen.clearRect(0, 0, width, height);
+    this.draws(this);
+  }
+
+  // Where a patch is, in whole pixels of the canvas, so that neighbours meet without a seam.
+  box(patch) {
+    const w = content.image.grid[1];
+    const row = Math.floor(patch / w);
+    const column = patch % w;
+    const [down, across] = [0, 1].map((axis) => content.image.cell[axis] * this.scale[axis]);
+    const x = Math.round(column * across);
+    const y = Math.round(row * down);
+    return [x, y, Math.round((column + 1) * across) - x, Math.round((row + 1) * down) - y];
+  }
+
+  patchAt(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * this.width;
+    const y = ((event.clientY - box.top) / box.height) * this.height;
+    const [h, w] = content.image.grid;
+    const row = Math.floor(y / content.image.cell[0]);
+    const column = Math.floor(x / content.image.cell[1]);
+    return row >= 0 && row < h && column >= 0 && column < w ? row * w + column : null;
+  }
+
+  // One value in [0, 1] a patch; colour and opacity both follow it. Null is a patch without one.
+  patches(palette, value) {
+    const total = content.image.grid[0] * content.image.grid[1];
+    for (let patch = 0; patch < total; patch += 1) {
+      const here = value(patch);
+      if (here === null) this.unknown(patch);
+      else if (here > 0) {
+        const alpha = OPACITY * here ** 0.7;
+        this.pen.fillStyle = `rgb(${colour(palette, here).join(' ')} / ${alpha.toFixed(3)})`;
+        this.pen.fillRect(...this.box(patch));
+      }
+    }
+  }
+
+  unknown(patch) {
+    const [x, y, width, height] = this.box(patch);
+    this.pen.strokeStyle = 'rgb(255 255 255 / 0.35)';
+    this.pen.lineWidth = this.ratio;
+    this.pen.beginPath();
+    this.pen.moveTo(x + 0.3 * width, y + 0.7 * height);
+    this.pen.lineTo(x + 0.7 * width, y + 0.3 * height);
+    this.pen.stroke();
+  }
+
+  // A map of bytes (height x width), of its own resolution, drawn smoothly.
+  map(palette, size, value, opacity) {
+    const [height, width] = size;
+    const picture = new ImageData(width, height);
+    for (let i = 0; i < width * height; i += 1) {
+      const here = value(i);
+      const [red, green, blue] = colour(palette, here);
+      picture.data.set([red, green, blue, Math.round(255 * opacity * OPACITY * here ** 0.7)], 4 * i);
+    }
+    const small = make('canvas', { width, height });
+    small.getContext('2d').putImageData(picture, 0, 0);
+    this.pen.imageSmoothingEnabled = true;
+    this.pen.drawImage(small, 0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  grid() {
+    const [h, w] = content.image.grid;
+    this.pen.strokeStyle = 'rgb(255 255 255 / 0.22)';
+    this.pen.lineWidth = 1;
+    this.pen.beginPath();
+    const [, , right, bottom] = [0, 0, ...this.corner(h, w)];
+    for (let row = 1; row < h; row += 1) {
+      const y = this.box(row * w)[1] - 0.5;
+      this.pen.moveTo(0, y);
+      this.pen.lineTo(right, y);
+    }
+    for (let column = 1; column < w; column += 1) {
+      const x = this.box(column)[0] - 0.5;
+      this.pen.moveTo(x, 0);
+      this.pen.lineTo(x, bottom);
+    }
+    this.pen.stroke();
+  }
+
+  corner(h, w) {
+    const [x, y, width, height] = this.box(h * w - 1);
+    return [x + width, y + height];
+  }
+
+  keypoints() {
+    const [down, across] = this.scale;
+    for (const [style, width] of [['rgb(0 0 0 / 0.35)', 2.2], ['rgb(255 197 61 / 0.75)', 1]]) {
+      this.pen.strokeStyle = style;
+      this.pen.lineWidth = width * this.ratio;
+      this.pen.beginPath();
+      for (const [x, y, size] of content.image.keypoints) {
+        const radius = Math.max((size / 2) * across, this.ratio);
+        this.pen.moveTo((x + 0.5) * across + radius, (y + 0.5) * down);
+        this.pen.arc((x + 0.5) * across, (y + 0.5) * down, radius, 0, 2 * Math.PI);
+      }
+      this.pen.stroke();
+    }
+  }
+
+  ring(patch) {
+    const [x, y, width, height] = this.box(patch);
+    for (const [style, thick] of [['rgb(0 0 0 / 0.75)', 4], ['#ffffff', 2]]) {
+      this.pen.strokeStyle = style;
+      this.pen.lineWidth = thick * this.ratio;
+      this.pen.strokeRect(x, y, width, height);
+    }
+  }
+}

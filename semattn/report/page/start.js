@@ -1,0 +1,53 @@
+// What the page is of, its theme, and the parts that there is something to show in.
+
+function headlines() {
+  const { explanation, analysis: found, image } = content;
+  byId('headline').textContent = explanation ? explanation.headline : `Attention and keypoints in ${count(found.images, 'image')}`;
+  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [found.model];
+  byId('subline').textContent = parts.filter(Boolean).join('  ·  ');
+  const notes = [...(explanation?.notes ?? []), ...content.missing];
+  const rows = content.attention;
+  if (rows && !rows.all) {
+    const kept = (set) => (set ? set.rows.filter((token) => token >= rows.prefix).length : 0);
+    const all = rows.tokens - rows.prefix;
+    notes.push(`To keep the file small, not every patch has its attention here: ${kept(rows.heads)} of ${all} patches for single heads, `
+      + `${kept(rows.mean ?? rows.heads)} of ${all} for the mean over heads. A patch without a row says so; under “Attended by” it is crossed out.`);
+  }
+  byId('notes').replaceChildren(...notes.map((note) => make('p', { className: 'note', textContent: note })));
+}
+
+function theme() {
+  const button = byId('theme');
+  const dark = matchMedia('(prefers-color-scheme: dark)');
+  const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? 'dark' : 'light')) === 'dark';
+  const say = () => {
+    button.textContent = isDark() ? 'Light' : 'Dark';
+    button.setAttribute('aria-label', `Use the ${isDark() ? 'light' : 'dark'} theme`);
+  };
+  button.addEventListener('click', () => {
+    document.documentElement.dataset.theme = isDark() ? 'light' : 'dark';
+    say();
+  });
+  dark.addEventListener('change', say);
+  say();
+}
+
+function about() {
+  const place = byId('about-body');
+  place.append(make('p', { className: 'muted', textContent: `Made by semattn ${content.version}. The file holds all that it shows; nothing is loaded from anywhere. `
+    + 'Attention is kept as bytes on a square-root scale: a value is off by at most 0.4 % of the greatest of its row, small ones by far less.' }));
+  if (!content.explanation) return;
+  const list = make('dl', { className: 'facts' });
+  for (const [name, value] of Object.entries(content.explanation.manifest)) {
+    list.append(make('dt', { textContent: name }), make('dd', { textContent: typeof value === 'string' ? value : JSON.stringify(value) }));
+  }
+  place.append(make('details', {}, make('summary', { textContent: 'Model, method and versions' }), list));
+}
+
+headlines();
+theme();
+if (content.explanation) explorer();
+if (content.prompting) prompting();
+if (content.comparison) methods();
+if (content.analysis) analysis();
+about();

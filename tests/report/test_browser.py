@@ -1,0 +1,597 @@
+"""The page in a real browser: patches answer, sliders move the picture, nothing leaves the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semattn import report
+from semattn.report.rows import attention
+from tests.report.pages import NASTY, Analysed, compared, content_of, explained, model_of, rows_of
+
+CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no chromium or no chromedriver: on Debian, apt install chromium chromium-driver",
+)
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--force-color-profile=srgb",
+)  # fmt: skip
+
+
+class Browser:
+    """Chromium with one page in it, and the few questions that the tests ask."""
+
+    def __init__(self, profile: Path) -> None:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+
+    def open(self, file: Path, width: int = 1280, dark: bool = False) -> Browser:
+        """A fresh load of the page, in a window so wide."""
+        phone = width < 600
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": phone}
+        self.command("Emulation.setDeviceMetricsOverride", **size)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.command("Emulation.setEmulatedMedia", features=[theme])
+        self.logs = {"browser": [], "performance": []}
+        for name in self.logs:
+            self.driver.get_log(name)
+        self.driver.get(file.as_uri())
+        self.frame()
+        return self
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        return self.driver.execute_cdp_cmd(name, arguments)
+
+    def js(self, code: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(code, *arguments)
+
+    def frame(self) -> None:
+        """Wait until the browser has laid out and drawn."""
+        self.driver.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+        )
+
+    def all(self, selector: str) -> list[Any]:
+        from selenium.webdriver.common.by import By
+
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> Any:
+        return self.all(selector)[0]
+
+    def text(self, selector: str) -> str:
+        return self.js("return document.querySelector(arguments[0]).textContent", selector)
+
+    def picture(self, selector: str = "#patches") -> str:
+        return self.js("return document.querySelector(arguments[0]).toDataURL()", selector)
+
+    def slide(self, label: str, value: int, section: str = "main") -> None:
+        """Move the slider of this label as a person does who drags it."""
+        self.js(
+            """const [label, value, section] = arguments;
+            const named = [...document.querySelectorAll(`${section} .slider`)]
+              .find((one) => one.querySelector('label').textContent === label);
+            const range = named.querySelector('input');
+            range.value = value;
+            range.dispatchEvent(new Event('input', { bubbles: true }));""",
+            label, value, section,
+        )  # fmt: skip
+
+    def show(self, mode: str) -> None:
+        self.js("document.querySelector(`input[value=${arguments[0]}]`).click()", mode)
+
+    def pixel(self, patch: int, canvas: str = "#patches") -> list[int]:
+        """Red, green, blue, opacity at the centre of a patch of the 3 x 4 grid."""
+        return self.js(
+            """const canvas = document.querySelector(arguments[1]);
+            const [row, column] = [Math.floor(arguments[0] / 4), arguments[0] % 4];
+            const copy = document.createElement('canvas');
+            [copy.width, copy.height] = [canvas.width, canvas.height];
+            const pen = copy.getContext('2d', { willReadFrequently: true });
+            pen.drawImage(canvas, 0, 0);
+            const x = ((column + 0.5) / 4) * canvas.width, y = ((row + 0.5) / 3) * canvas.height;
+            return [...pen.getImageData(x, y, 1, 1).data]""",
+            patch, canvas,
+        )  # fmt: skip
+
+    def centre(self, patch: int) -> tuple[int, int]:
+        """Where a patch of the 3 x 4 grid is in the window, once it is scrolled to."""
+        box = self.js(
+            """const canvas = document.querySelector('#patches');
+            canvas.scrollIntoView({ block: 'center' });
+            const box = canvas.getBoundingClientRect();
+            return [box.left, box.top, box.width, box.height]"""
+        )
+        return (
+            round(box[0] + (patch % 4 + 0.5) / 4 * box[2]),
+            round(box[1] + (patch // 4 + 0.5) / 3 * box[3]),
+        )
+
+    def move(self, patch: int, kind: str = "mouse", press: bool = False) -> None:
+        from selenium.webdriver.common.actions.action_builder import ActionBuilder
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+        pointer = PointerInput(kind, f"a {kind}")
+        actions = ActionBuilder(self.driver, mouse=pointer)
+        actions.pointer_action.move_to_location(*self.centre(patch))
+        if press:
+            actions.pointer_action.pointer_down().pointer_up()
+        actions.perform()
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        for key in keys:
+            ActionChains(self.driver).send_keys(getattr(Keys, key)).perform()
+
+    def complaints(self) -> list[str]:
+        return [one["message"] for one in self.driver.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        events = (json.loads(one["message"]) for one in self.driver.get_log("performance"))
+        return [
+            one["message"]["params"]["request"]["url"]
+            for one in events
+            if one["message"]["method"] == "Network.requestWillBeSent"
+        ]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    pytest.importorskip("selenium", reason="no selenium: pip install 'semattn[test]'")
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    model = model_of()
+    made = explained(model)
+    return report.html(made, model=model, comparison=compared(made), analysis=Analysed())
+
+
+@pytest.fixture(scope="module")
+def file(page, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "page.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(browser, file) -> Iterator[Browser]:
+    yield browser.open(file)
+    assert browser.complaints() == []
+
+
+def strongest(page: str, token: int, layer: int, head: int | None, *, column: bool = False) -> str:
+    """The words for the patch that a token attends to most, or that attends to it most."""
+    _, layers = rows_of(content_of(page)["attention"], "heads")
+    rows = layers[layer].mean(0) if head is None else layers[layer][head]
+    patch = int((rows[:, token] if column else rows[token])[1:].argmax())
+    return f"row {patch // 4 + 1}, column {patch % 4 + 1}"
+
+
+@pytest.mark.parametrize("how", ["mouse", "click", "tap"])
+def test_a_patch_answers(opened, page, how):
+    before = opened.picture()
+    opened.move(2, "touch" if how == "tap" else "mouse", press=how != "mouse")
+    assert opened.text("#readout").startswith("Row 1, column 3")
+    first = opened.picture()
+    opened.move(7, "touch" if how == "tap" else "mouse", press=how != "mouse")
+    said = opened.text("#readout")
+    assert said.startswith("Row 2, column 4")
+    assert f"Strongest attended {strongest(page, 8, *shown(opened))}" in said
+    assert len({before, first, opened.picture()}) == 3
+
+
+def shown(browser: Browser) -> tuple[int, int | None]:
+    """The layer and head (None: the mean) that the page is at."""
+    layer, head = (
+        one.get_property("valueAsNumber") for one in browser.all("#explorer .slider input")
+    )
+    return int(layer), None if head < 0 else int(head)
+
+
+def test_leaving_goes_back_to_the_chosen_patch(opened):
+    opened.move(5, press=True)
+    chosen = opened.text("#readout"), opened.picture()
+    opened.move(10)
+    assert opened.text("#readout") != chosen[0]
+    opened.js("document.querySelector('#patches').dispatchEvent(new PointerEvent('pointerleave'))")
+    assert (opened.text("#readout"), opened.picture()) == chosen
+
+
+def test_the_keyboard_moves_the_patch_and_stops_at_the_border(opened):
+    opened.move(0, press=True)
+    seen = {opened.picture()}
+    for key, place in (
+        ("ARROW_RIGHT", "Row 1, column 2"), ("ARROW_DOWN", "Row 2, column 2"),
+        ("END", "Row 2, column 4"), ("ARROW_RIGHT", "Row 2, column 4"),
+        ("ARROW_DOWN", "Row 3, column 4"), ("ARROW_DOWN", "Row 3, column 4"),
+        ("HOME", "Row 3, column 1"), ("ARROW_LEFT", "Row 3, column 1"),
+        ("ARROW_UP", "Row 2, column 1"),
+    ):  # fmt: skip
+        opened.press(key)
+        assert opened.text("#readout").startswith(place), key
+        seen.add(opened.picture())
+    assert len(seen) == 7
+
+
+def test_what_is_drawn_is_the_attention(opened, page):
+    """Opacity follows the value: the strongest patch is the most opaque, in either direction."""
+    opened.js("for (const box of document.querySelectorAll('#explorer-toggles input')) box.click()")
+    _, layers = rows_of(content_of(page)["attention"], "heads")
+    opened.move(6, press=True)
+    for layer, head in ((0, 0), (1, 1), (3, 0)):
+        opened.slide("Layer", layer, "#explorer")
+        opened.slide("Head", head, "#explorer")
+        for mode, values in (
+            ("attends", layers[layer][head][7, 1:]),
+            ("attended", layers[layer][head][1:, 7]),
+        ):
+            opened.show(mode)
+            alpha = [opened.pixel(patch)[3] / 255 for patch in range(12)]
+            expected = [0.88 * float(value / values.max()) ** 0.7 for value in values]
+            assert alpha == pytest.approx(expected, abs=0.02)
+
+
+def test_sliders_and_modes_change_the_picture_and_the_words(opened, page):
+    opened.move(6, press=True)
+    seen = {opened.picture()}
+    opened.slide("Head", -1, "#explorer")
+    for layer in range(4):
+        opened.slide("Layer", layer, "#explorer")
+        seen.add(opened.picture())
+        said = opened.text("#readout")
+        assert f"Strongest attended {strongest(page, 7, layer, None)}" in said
+    opened.slide("Head", 1, "#explorer")
+    seen.add(opened.picture())
+    assert f"Strongest attended {strongest(page, 7, 3, 1)}" in opened.text("#readout")
+    opened.show("attended")
+    asker = strongest(page, 7, 3, 1, column=True)
+    assert f"Strongest asker {asker}" in opened.text("#readout")
+    seen.add(opened.picture())
+    for mode in ("relevance", "concentration"):
+        opened.show(mode)
+        seen.add(opened.picture())
+        assert not opened.one("#explorer-sliders").is_displayed()
+    assert len(seen) >= 8
+
+
+def test_a_slider_answers_to_the_keyboard(opened):
+    slider = opened.one("#explorer .slider input")
+    opened.js("arguments[0].scrollIntoView(); arguments[0].focus()", slider)
+    opened.press("HOME")
+    first = opened.picture()
+    assert slider.get_attribute("aria-valuetext") == "0 · blocks.0.attn"
+    opened.press("ARROW_RIGHT", "ARROW_RIGHT")
+    assert slider.get_attribute("aria-valuetext") == "2 · blocks.2.attn"
+    assert opened.picture() != first
+
+
+def test_the_class_token_and_the_heads_are_buttons(opened, page):
+    opened.one("#class-token").click()
+    assert opened.text("#readout").startswith("The class token")
+    assert f"Strongest attended {strongest(page, 0, *shown(opened))}" in opened.text("#readout")
+    assert opened.one("#class-token").get_attribute("aria-pressed") == "true"
+    heads = opened.all("#strip-heads button")
+    assert [one.text for one in heads] == ["mean", "0", "1"]
+    pictures = set()
+    for one, head in zip(heads, (None, 0, 1), strict=True):
+        one.click()
+        assert shown(opened)[1] == head
+        pictures.add(opened.picture())
+    assert len(pictures) == 3
+    opened.one("#class-token").click()
+    assert opened.text("#readout").startswith("Row ")
+
+
+def test_grid_and_keypoints_can_be_taken_away(opened):
+    seen = {opened.picture()}
+    for box in opened.all("#explorer-toggles input"):
+        box.click()
+        seen.add(opened.picture())
+    assert len(seen) == 3
+
+
+def test_prompting_moves_the_bars_and_the_map(opened, page):
+    part = content_of(page)["prompting"]
+    canvas = "#prompting-stage canvas"
+    seen = set()
+    for step, strength in enumerate(part["strengths"]):
+        opened.slide("Strength", step, "#prompting")
+        widths = opened.js(
+            "return [...document.querySelectorAll('#bars .fill')].map((one) => one.style.width)"
+        )
+        assert [float(one.rstrip("%")) for one in widths] == pytest.approx(
+            [100 * one["probability"][step] for one in part["classes"]], abs=0.01
+        )
+        assert f"At strength {strength:g}: " in opened.text("#prompting-said")
+        seen.add((*widths, opened.picture(canvas)))
+    assert len(seen) == len(part["strengths"])
+
+
+def test_methods_are_blended(opened):
+    both = {opened.picture("#blend")}
+    opened.slide("A ↔ B", 50, "#methods")
+    both.add(opened.picture("#blend"))
+    opened.slide("A ↔ B", 100, "#methods")
+    both.add(opened.picture("#blend"))
+    assert len(both) == 3
+    only_b = opened.picture("#blend")
+    opened.js(
+        """const select = document.querySelector('#method-a');
+        select.value = select.options[1].value;
+        select.dispatchEvent(new Event('change'));"""
+    )
+    opened.slide("A ↔ B", 0, "#methods")
+    assert opened.picture("#blend") == only_b, "A is now what B was"
+    cards = opened.all("#cards .card")
+    assert cards[0].find_element("css selector", "h3").text == "ours"
+    assert "0.25 s" in cards[0].text and "12 MiB" in cards[0].text and "0.50" in cards[0].text
+    assert "12 s" in cards[1].text or "13 s" in cards[1].text
+    assert "model: expected less of" in cards[2].text
+
+
+def test_the_image_comes_forward_as_the_map_goes(opened):
+    opened.slide("Image ↔ map", 0, "#methods")
+    blank = opened.js(
+        """const canvas = document.querySelector('#blend');
+        return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
+          .every((value) => value === 0)"""
+    )
+    assert blank
+    image = opened.one("#methods-stage img")
+    assert image.value_of_css_property("filter") == "grayscale(0) brightness(1)"
+
+
+def test_a_cell_chooses_its_head_everywhere(opened):
+    before = opened.picture()
+    cell = next(
+        one for one in opened.all("#heat button")
+        if one.get_attribute("aria-label").startswith("layer 1, head 0:")
+    )  # fmt: skip
+    opened.js("arguments[0].click()", cell)
+    assert shown(opened) == (1, 0)
+    assert opened.picture() != before
+    assert opened.text("#head-title") == "Layer 1, head 0"
+    lift = [one.text for one in opened.all(".lift td b")]
+    assert lift == [f"{1.5 + 0.01 * place:.2f}" for place in range(9)]
+    opened.js("arguments[0].focus()", cell)
+    opened.press("ARROW_RIGHT", "ARROW_DOWN")
+    assert opened.text("#head-title") == "Layer 2, head 1"
+    assert opened.one(".lift td b").text == "2.60*"
+    label = opened.js("return document.activeElement.getAttribute('aria-label')")
+    assert label.startswith("layer 2, head 1: alignment 1.21, z +3.5 shifted, z +3.5 other, z ")
+    opened.press("ARROW_RIGHT")
+    assert opened.text("#head-title") == "Layer 2, head 1", "there is no further head"
+
+
+def test_no_number_of_a_head_is_without_its_null(opened):
+    opened.slide("Layer", 2, "#analysis")
+    opened.slide("Head", 0, "#analysis")
+    cells = [one.text for one in opened.all(".lift td")]
+    assert len(cells) == 9
+    for said in cells:
+        for part in ("[1.10, 1.30]", "z +3.5 shifted", "z +3.5 other", "z −3.5 permuted"):
+            assert part in said
+    rows = [one.text for one in opened.all(".figures tbody tr")]
+    assert "z +3.5 shifted" in rows[0] and "chance 1" in rows[0] and "[1.10, 1.30]" in rows[0]
+    assert "no null" in rows[1]
+    opened.slide("Head", -1, "#analysis")
+    assert not opened.all(".lift td")
+    assert "head by head" in opened.text("#head-tables")
+
+
+def test_points_of_the_charts_choose_their_head(opened):
+    points = opened.all("#depth circle")
+    assert len(points) == len(opened.all("#scatter circle")) + 1 == 9, "one distance is undefined"
+    marked = [one for one in points if "marked" in one.get_attribute("class")]
+    assert len(marked) == 4, "head 1 of each layer differs from every null"
+    opened.js("arguments[0].dispatchEvent(new MouseEvent('click', { bubbles: true }))", points[5])
+    assert opened.text("#head-title") == "Layer 2, head 1"
+    assert "chosen" in points[5].get_attribute("class")
+
+
+def test_light_and_dark(browser, file):
+    def paper() -> str:
+        return browser.js("return getComputedStyle(document.body).backgroundColor")
+
+    light = browser.open(file) and paper()
+    browser.one("#theme").click()
+    dark = paper()
+    assert dark != light
+    assert browser.open(file, dark=True) and paper() == dark
+    assert browser.text("#theme") == "Light"
+    browser.one("#theme").click()
+    assert paper() == light
+    assert browser.text("#theme") == "Dark"
+
+
+@pytest.mark.parametrize("width", [360, 760, 1280])
+@pytest.mark.parametrize("theme", [False, True], ids=["light", "dark"])
+def test_nothing_is_wider_than_the_window(browser, file, width, theme):
+    browser.open(file, width, theme)
+    assert browser.js("return document.documentElement.scrollWidth") <= width
+    wide = browser.js(
+        """return [...document.querySelectorAll('main *')]
+          .filter((one) => !one.closest('.scroll, svg, .skip') && !one.closest('[hidden]')
+            && one.getBoundingClientRect().right > innerWidth + 1)
+          .map((one) => one.outerHTML.slice(0, 80))"""
+    )
+    assert wide == []
+    assert browser.complaints() == []
+
+
+def test_nothing_leaves_the_page(browser, file):
+    browser.open(file)
+    for mode in ("attended", "relevance"):
+        browser.show(mode)
+    browser.slide("Strength", 3)
+    asked = [one for one in browser.requests() if not one.startswith("data:")]
+    assert asked == [file.as_uri()]
+    assert browser.complaints() == []
+
+
+def test_names_do_nothing(opened):
+    assert opened.js("return window.hacked") is None
+    assert opened.all("img[src='x']") == []
+    assert len(opened.all("script")) == 2
+    assert opened.driver.title == f"{NASTY.replace(chr(0x2028), ' ')} · semattn" or (
+        opened.driver.title.startswith("<img src=x onerror=hacked=1></script>")
+    )
+    for place in (
+        "#headline", "#subline", "#notes", "#bars", "#cards", "#findings", "#skipped",
+        "#analysis-lead", "#methods-notes",
+    ):  # fmt: skip
+        assert "<img src=x onerror=hacked=1></script>" in opened.text(place), place
+
+
+def test_even_html_that_came_through_would_not_run(browser, file, page, tmp_path):
+    """The policy holds where the escaping would fail: nothing but the page's own script runs."""
+    planted = tmp_path / "planted.html"
+    harm = "<img src=x onerror='hacked=1'><script>hacked=2</script><style>*{color:red}</style>"
+    planted.write_text(page.replace('<main id="main"', f"{harm}<main id='main'"), encoding="utf-8")
+    browser.open(planted)
+    assert browser.all("img[src='x']"), "it was planted"
+    assert browser.js("return window.hacked") is None
+    assert browser.text("#readout").startswith("Row "), "and the page's own script did run"
+    assert any("Content Security Policy" in one for one in browser.complaints())
+
+
+def test_everything_has_a_name_and_the_order_is_that_of_reading(opened):
+    assert opened.js("return [...document.images].every((one) => one.alt.length > 5)")
+    nameless = opened.js(
+        """return [...document.querySelectorAll('button, input, select, canvas:not([aria-hidden])')]
+          .filter((one) => !(one.getAttribute('aria-label') || one.textContent.trim()
+            || (one.labels && [...one.labels].some((label) => label.textContent.trim()))))
+          .map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    levels = opened.js(
+        "return [...document.querySelectorAll('h1, h2, h3')].map((h) => +h.tagName[1])"
+    )
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in pairwise(levels))
+    repeated = opened.js(
+        """const ids = [...document.querySelectorAll('[id]')].map((one) => one.id);
+        return ids.filter((id, at) => ids.indexOf(id) !== at)"""
+    )
+    assert repeated == []
+    assert opened.one("#readout").get_attribute("aria-live") == "polite"
+
+
+def test_the_tabulator_goes_through_the_controls(opened):
+    opened.js("document.activeElement.blur(); window.scrollTo(0, 0)")
+    visited = []
+    for _ in range(12):
+        opened.press("TAB")
+        visited.append(
+            opened.js(
+                """const one = document.activeElement;
+                const style = getComputedStyle(one.id === 'patches' ? one.parentElement
+                  : one.type === 'radio' ? one.nextSibling : one);
+                const name = one.id || one.name || one.className || one.textContent;
+                return [name, style.outlineStyle]"""
+            )
+        )
+    names = [name for name, _ in visited]
+    assert names[:4] == ["skip", "theme", "patches", "mode"]
+    assert "class-token" in names
+    assert all(outline == "solid" for _, outline in visited), visited
+    assert names.count("mode") == 1, "a group of choices is one stop"
+
+
+def test_reduced_motion_is_heeded(opened):
+    assert opened.one("#bars .fill").value_of_css_property("transition-duration") != "0s"
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    opened.command("Emulation.setEmulatedMedia", features=[still])
+    fill = opened.one("#bars .fill")
+    assert fill.value_of_css_property("transition-property") == "none" or (
+        fill.value_of_css_property("transition-duration") == "0s"
+    )
+
+
+def test_a_page_of_a_folder_has_its_own_controls(browser, tmp_path):
+    browser.open(report.write(tmp_path / "folder.html", None, analysis=Analysed()))
+    assert browser.text("#headline") == "Attention and keypoints in 20 images"
+    visible = [
+        one.get_attribute("id") for one in browser.all("main > section") if one.is_displayed()
+    ]
+    assert visible == ["analysis", "about"]
+    assert browser.text("#head-title") == "Layer 3, head 1", "most aligned of those that differ"
+    browser.press("TAB", "TAB", "TAB", "TAB", "ARROW_RIGHT")
+    assert browser.text("#head-title") == "Layer 3, head 2", "a layer with one head more"
+    browser.press("ARROW_UP")
+    assert browser.text("#head-title") == "Layer 3, head 2", "which those above do not have"
+    browser.slide("Layer", 1, "#analysis")
+    assert browser.text("#head-title") == "Layer 1, head 1", "nor do the sliders go beyond"
+    assert browser.one(".lift td b").text == "1.60*"
+    assert browser.complaints() == []
+
+
+def test_of_one_image_there_is_no_interval(browser, tmp_path):
+    browser.open(report.write(tmp_path / "one.html", None, analysis=Analysed(images=1)))
+    said = browser.one(".lift td").text
+    assert "[" not in said
+    assert "z +4.5 shifted" in said
+    assert "too few images for intervals" in browser.text("#analysis-lead")
+    assert browser.complaints() == []
+
+
+def test_a_patch_without_a_row_says_so(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "semattn.report.report.attention", lambda taken, grid, room: attention(taken, grid, 2200)
+    )
+    model = model_of()
+    file = report.write(tmp_path / "few.html", explained(model), model=model)
+    part = content_of(file.read_text(encoding="utf-8"))["attention"]
+    heads, means = ([token - 1 for token in part[name]["rows"][1:]] for name in ("heads", "mean"))
+    assert 0 < len(heads) < len(means) < 12
+    browser.open(file)
+    for head, kept in ((0, heads), (-1, means)):
+        browser.show("attends")
+        browser.slide("Head", head, "#explorer")
+        for patch in range(12):
+            browser.move(patch, press=True)
+            said = browser.text("#readout")
+            assert ("no row was kept for this patch" in said) == (patch not in kept)
+            assert ("Strongest attended" in said) == (patch in kept)
+        browser.show("attended")
+        assert f"of {len(kept)} patches with a row" in browser.text("#readout")
+    notes = browser.text("#notes")
+    assert f"{len(heads)} of 12 patches for single heads" in notes
+    assert f"{len(means)} of 12 for the mean over heads" in notes
+    assert browser.complaints() == []
+
+
+def test_the_frame_of_a_notebook_works(browser, tmp_path, page):
+    shell = tmp_path / "notebook.html"
+    shell.write_text(f"<!doctype html><p>A notebook</p>{report.inline(page)}", encoding="utf-8")
+    browser.open(shell)
+    browser.driver.switch_to.frame(0)
+    try:
+        assert browser.text("#readout").startswith("Row ")
+        before = browser.picture()
+        browser.slide("Layer", 0, "#explorer")
+        assert browser.picture() != before
+    finally:
+        browser.driver.switch_to.default_content()
+    assert browser.complaints() == []
