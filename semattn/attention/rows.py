@@ -67,7 +67,8 @@ class SiteRecord:
             return self.dense[groups, :, rows].to(self.dtype, copy=True).log_()
         assert self.query is not None and self.key is not None
         query = self.query[groups, :, rows].to(self.dtype) * self.scale
-        scores = query @ self.key[groups].to(self.dtype).transpose(-2, -1)
+        # Heads are often interleaved in memory; copied in order is faster than transposed.
+        scores = query @ self.key[groups].to(self.dtype).contiguous().transpose(-2, -1)
         if self.mask is not None:
             several = self.mask.ndim == 4 and self.mask.shape[0] > 1
             scores = _masked(scores, self.mask[groups] if several else self.mask, rows)

@@ -27,7 +27,7 @@ def analyze(
     density: options.Density = "count",
     detector: options.Detector = "sift",
     layers: options.AnalysisLayers = None,
-    draws: options.Draws = 6,
+    draws: options.Draws = None,
     batch_size: options.Batch = 8,
     seed: options.Seed = 0,
     device: options.Device = "cpu",

@@ -129,7 +129,12 @@ AnalysisLayers = Annotated[
     str | None,
     _option(HOW, "LAYERS", "[bold]last-half[/], [bold]all[/] (the default), or 6-11, or 3,7,11."),
 ]
-Draws = Annotated[int, _option(HOW, "R", "Draws of each null, for each image.", min=2)]
+Draws = Annotated[
+    int | None,
+    _option(
+        HOW, "R", "Draws of each null, for each image; 3, or 20 for one image, if left out.", min=2
+    ),
+]
 Batch = Annotated[int, _option(HOW, "B", "Images in the model at once.", min=1)]
 Seed = Annotated[int, _option(HOW, "S", "Of the nulls, the intervals and the ties.", min=0)]
 Report = Annotated[

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Whole = NDArray[np.int64]
 
 _HIGH, _LOW = 20, 60  # binary places of the two numbers
+AT_ONCE = 2**11
 MOST = 2.0**21  # of a value; with 2^20 images, the sums stay below 2^62
 
 
@@ -38,7 +39,11 @@ class ExactSum:
         return cls(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
 
     def add(self, values: NDArray[np.float64], times: Whole | None = None) -> None:
-        """Add `values`, as often as `times` says; the two are broadcast."""
+        """Add `values`; or, of values (B, …) and `times` (R, B), R sums of so many times each.
+
+        The sums over B are of whole numbers in float64, which holds them exactly as long as no row
+        of `times` comes to `AT_ONCE`.
+        """
         if not bool((np.abs(values) < MOST).all()):
             raise ValueError(
                 f"values: expected finite ones below {MOST:g}, got "
@@ -46,9 +51,12 @@ class ExactSum:
             )
         high = np.floor(np.ldexp(values, _HIGH))
         low = np.rint(np.ldexp(values - np.ldexp(high, -_HIGH), _LOW))
-        once = np.int64(1) if times is None else times
-        self.high += once * high.astype(np.int64)
-        self.low += once * low.astype(np.int64)
+        if times is not None:
+            if int(times.sum(axis=1).max()) >= AT_ONCE:
+                raise ValueError(f"times: expected sums below {AT_ONCE}, got more — add in parts")
+            high, low = (np.tensordot(times.astype(np.float64), one, 1) for one in (high, low))
+        self.high += high.astype(np.int64)
+        self.low += low.astype(np.int64)
 
     def merge(self, other: ExactSum) -> None:
         """Add another sum."""

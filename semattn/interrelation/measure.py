@@ -18,8 +18,8 @@ from ..density import HIGH, LOW
 from .nulls import Held
 from .places import Places, alike, asks_itself
 
-BLOCK_BYTES = 8 * 2**20  # of (G,H,Q,Nk): it stays in the cache while it is passed over
-TAME = 60.0  # nats: exponentials of scores below it, and their sums, need no care in float32
+BLOCK_BYTES = 16 * 2**20  # of (G,H,Q,Nk): it stays in the cache while it is passed over
+TAME = 1e-20  # sums of exponentials between it and its inverse are exact enough in float32
 HIDDEN = 1e-20  # of a query's greatest attention: a key that no head gives more is masked
 TINY = torch.finfo(torch.float32).tiny
 
@@ -138,7 +138,6 @@ class _Sums:
     def __init__(self, one: SiteRecord, sides: _Sides) -> None:
         self.one, self.sides = one, sides
         self.masked = one.mask is not None or one.causal or one.dense is not None
-        self.tame = not self.masked and _greatest_score(one) < TAME
         groups, each, who, _ = sides.asking.shape
         heads = one.shape[1]
         self.total = sides.keys.new_zeros(groups, heads, each, who, 3)
@@ -152,11 +151,7 @@ class _Sums:
         that distance, pixels.
         """
         scores = self.one.scores(rows, groups)
-        if not self.tame:
-            scores -= scores.amax(dim=-1, keepdim=True)
-        mass = scores.exp()  # attention, but for a factor a query
-        given = torch.bmm(mass.flatten(1, 2), self.sides.keys[groups])
-        given = given.unflatten(1, mass.shape[1:3])  # (G, H, Q, K)
+        mass, given = self._exponentials(scores, groups)
         asking = self.sides.asking[groups, ..., rows]
         alone = self._alone(scores, mass, given, both, groups, rows)
         dense = asking[:, 0, _STRATA].sum(dim=1)
@@ -168,6 +163,21 @@ class _Sums:
             seen = (mass.amax(dim=1) > HIDDEN).to(mass)
             shares = _shares(seen @ self.sides.keys[groups])
             self.chance[groups] += torch.einsum("gduq,gqdv->gduv", asking, shares)
+
+    def _exponentials(self, scores: Tensor, groups: slice) -> tuple[Tensor, Tensor]:
+        """Attention, but for a factor a query, and what it gives to each column (G, H, Q, K).
+
+        The greatest score of a query is taken off, in `scores` too, only where it has to be.
+        """
+        for greatest in (None, True):
+            if greatest:
+                scores -= scores.amax(dim=-1, keepdim=True)
+            mass = scores.exp()
+            given = torch.bmm(mass.flatten(1, 2), self.sides.keys[groups])
+            every = given[..., _EVERY]
+            if bool(((every > TAME) & (every < 1 / TAME)).all()):
+                break
+        return mass, given.unflatten(1, mass.shape[1:3])
 
     def _alone(
         self, scores: Tensor, mass: Tensor, given: Tensor, both: Tensor, groups: slice, rows: slice
@@ -182,7 +192,10 @@ class _Sums:
         else:
             scores.masked_fill_(~self.sides.patch[groups, None, None], 0.0)
         surprise = scores.mul_(mass).sum(dim=-1) / whole
-        reach = torch.matmul(mass.transpose(1, 2), both).transpose(1, 2) / whole[..., None]
+        # One by one: all at once, what is transposed would be copied.
+        pairs = zip(mass.transpose(1, 2), both, strict=True)
+        reach = torch.stack([torch.bmm(given_by, to) for given_by, to in pairs])
+        reach = reach.transpose(1, 2) / whole[..., None]
         itself = whole.new_full((1,), torch.nan).expand_as(whole)
         if self.sides.itself:
             itself = torch.diagonal(mass, offset=rows.start, dim1=-2, dim2=-1) / whole
@@ -217,18 +230,11 @@ class _Sums:
         } | {name: means[..., place] for place, name in enumerate(ALONE) if place}
 
 
-def _greatest_score(one: SiteRecord) -> float:
-    """What no score exceeds: the longest query times the longest key."""
-    assert one.query is not None and one.key is not None
-    longest = [vectors.to(one.dtype).norm(dim=-1).amax() for vectors in (one.query, one.key)]
-    return float(longest[0] * longest[1] * one.scale)
-
-
 def _blocks(one: SiteRecord) -> Iterator[tuple[slice, slice]]:
     """Groups and queries of a site, in blocks: several groups whole, or some queries of one."""
     groups, heads, asked, keys = one.shape
     row = heads * keys * one.dtype.itemsize
-    many = max(1, BLOCK_BYTES // (4 * row * asked))
+    many = max(1, BLOCK_BYTES // (row * asked))
     step = asked if many > 1 else max(1, BLOCK_BYTES // row)
     for first in range(0, groups, many):
         for start in range(0, asked, step):

@@ -46,6 +46,8 @@ class Places:
     def matched(self, distance: Tensor, values: Tensor, counts: Tensor) -> Tensor:
         """For each key, the mean of `values` over all keys as far from the query: (G, Q, Nk).
 
+        0 for a key that is no patch.
+
         As far means: the same distance when rounded to patches.
 
         Parameters
@@ -58,7 +60,7 @@ class Places:
         empty = values.new_zeros(len(values), ring.shape[1], int(ring.max()) + 1)
         total = empty.scatter_add(2, ring, values[:, None].expand_as(ring))
         number = empty.scatter_add(2, ring, counts[:, None].expand_as(ring))
-        return (total / number.clamp(min=1)).gather(2, ring)
+        return (total / number.clamp(min=1)).gather(2, ring) * counts[:, None]
 
 
 def alike(sites: Sequence[SiteRecord]) -> Iterator[list[SiteRecord]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ def analyze(
     density: Any = "count",
     detector: Any = "sift",
     layers: Layers = None,
-    draws: int = 6,
+    draws: int | None = None,
     pool: int = 32,
     replicates: int = 200,
     batch_size: int = 8,
@@ -65,7 +68,7 @@ def analyze(
         model takes it, or a list or an iterable of pictures
     density, detector, preprocessing, seed : as for `semattn.explain.Explainer`
     layers : which self-attention layers; None is all
-    draws : R of each null, for each image
+    draws : R of each null, for each image; None is 3, or 20 for a single image
     pool : how many images, the first ones, the null `other` draws from; under 3 there is none
     replicates : bootstrap samples of the images, for intervals
     batch_size : images in the model at once
@@ -88,6 +91,9 @@ def analyze(
     >>> found.mean("alignment").shape  # layers, heads
     (6, 2)
     """
+    many, total = _several(images)
+    if draws is None:
+        draws = 20 if many is None else 3
     for name, value, least in (
         ("draws", draws, 2), ("pool", pool, 0), ("replicates", replicates, 0),
         ("batch_size", batch_size, 1),
@@ -100,12 +106,11 @@ def analyze(
         "replicates": replicates, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     study = _Study(module, options, preprocessing)
-    many, total = _several(images)
     if many is None:
         study.take(study.load(0, [images], strict=True))
     else:
         study.take_all(
-            read_ahead(study.load, many, batch_size),
+            read_ahead(study.load, many, batch_size, _has_spare_cores(module)),
             None if partial is None else Path(partial),
             lambda done: None if progress is None else progress(done, total),
         )
@@ -129,7 +134,7 @@ class _Study:
         self, model: nn.Module, options: dict[str, Any], preprocessing: Preprocessing | None
     ) -> None:
         self.model, self.options = model, options
-        self.wanted = preprocessing or (lambda: Preprocessing.of(model))
+        self.wanted = preprocessing or cache(lambda: Preprocessing.of(model))
         self.density = densities.ensure(options["density"])
         detectors.ensure(options["detector"])
         said = {name: _said(value) for name, value in options.items()}
@@ -261,20 +266,29 @@ class _Study:
 
 
 def read_ahead(
-    load: Callable[[int, list[Any]], _Loaded], images: Iterable[Any], size: int
+    load: Callable[[int, list[Any]], _Loaded], images: Iterable[Any], size: int, ahead: bool
 ) -> Iterator[_Loaded]:
-    """Batches of `size` images, each loaded while the one before is measured."""
+    """Batches of `size` images, each loaded, if `ahead`, while the one before is measured."""
     every, first = iter(images), 0
-    waiting: Future[_Loaded] | None = None
+    waiting: deque[Future[_Loaded]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
         while sources := list(islice(every, size)):
-            following = reader.submit(load, first, sources)
+            if not ahead:
+                yield load(first, sources)
+            else:
+                waiting.append(reader.submit(load, first, sources))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
             first += len(sources)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _has_spare_cores(model: nn.Module) -> bool:
+    """Whether reading does not take from the model what it gives."""
+    weight = next(model.parameters(), None)
+    elsewhere = weight is not None and weight.device.type != "cpu"
+    return elsewhere or torch.get_num_threads() < (os.cpu_count() or 1)
 
 
 def _several(images: Any) -> tuple[Iterable[Any] | None, int | None]:

@@ -24,6 +24,7 @@ WITHOUT = ("lift", "alignment", "alignment_plain")  # given without outlier toke
 ROUNDING = 1e-6  # a standard deviation below this is no spread: z is undefined
 FIGURES = (*HELD, *(f"{name}_without_outliers" for name in WITHOUT), *ALONE)
 
+_AT_ONCE = 256  # images that are summed at once: exact, see `ExactSum.add`
 _COUNTS = ("counts", "null_counts", "freedom")
 
 
@@ -62,19 +63,28 @@ class Tally:
         """
         if measured.layers != self.layers:
             raise ValueError(f"layers: expected {self.layers}, got {measured.layers}")
-        figures = {name: values[:, :, :, 0] for name, values in _arrays(measured.held).items()}
+        if len(keys) > _AT_ONCE:
+            every = list(keys.items())
+            for start in range(0, len(every), _AT_ONCE):
+                self.add(measured, against, dict(every[start : start + _AT_ONCE]), seed)
+            return
+        if not keys:
+            return
+        use = list(keys)
+        figures = {name: values[use, :, :, 0] for name, values in _arrays(measured.held).items()}
         for name in WITHOUT:
-            figures[f"{name}_without_outliers"] = measured.held[name][:, :, :, 1].numpy()
-        figures |= _arrays(measured.alone)
-        for i, key in keys.items():
-            chance = np.random.default_rng([seed, key])
-            times = np.concatenate([[1], chance.poisson(1.0, self.replicates)]).astype(np.int64)
-            for name, values in figures.items():
-                self._count(name, values[i], times)
-            for name, values in _arrays(measured.held).items():
-                for null, draws in against.nulls.items():
-                    self._hold(f"{name}/{null}", values[i][:, :, 0], values[i][:, :, draws])
-            self.images += 1
+            figures[f"{name}_without_outliers"] = measured.held[name][use, :, :, 1].numpy()
+        figures |= {name: values[use] for name, values in _arrays(measured.alone).items()}
+        chance = [np.random.default_rng([seed, key]) for key in keys.values()]
+        draws = [one.poisson(1.0, self.replicates) for one in chance]
+        times = np.stack([np.concatenate([[1], one]) for one in draws], axis=1).astype(np.int64)
+        for name, values in figures.items():
+            self._count(name, values, times)
+        for name, values in _arrays(measured.held).items():
+            for null, places in against.nulls.items():
+                found = values[use]
+                self._hold(f"{name}/{null}", found[:, :, :, 0], found[:, :, :, places])
+        self.images += len(use)
 
     def merge(self, other: Tally) -> None:
         """Add the images of another tally, of the same model and settings."""
@@ -146,30 +156,32 @@ class Tally:
         return made
 
     def _count(self, name: str, values: Array, times: Whole) -> None:
-        shape = (len(times), *values.shape)
+        """Figures (B, L, H, …), each as often as `times` (1 + R, B) says."""
+        shape = (len(times), *values.shape[1:])
         if name not in self.sums:
             self.sums[name], self.counts[name] = ExactSum.zeros(shape), np.zeros(shape, np.int64)
-        each = times.reshape(-1, *(1,) * values.ndim)
         defined = np.isfinite(values)
-        self.sums[name].add(np.where(defined, values, 0.0), each)
-        self.counts[name] += each * defined
+        self.sums[name].add(np.where(defined, values, 0.0), times)
+        often = np.tensordot(times.astype(np.float64), defined.astype(np.float64), 1)
+        self.counts[name] += often.astype(np.int64)
 
     def _hold(self, name: str, value: Array, draws: Array) -> None:
-        """One image's figure (L, H, …) and what it is under R draws of a null, (L, H, R, …)."""
-        count = np.isfinite(draws).sum(axis=2)
+        """Figures (B, L, H, …) and what they are under R draws of a null, (B, L, H, R, …)."""
+        count = np.isfinite(draws).sum(axis=3)
         defined = np.isfinite(value) & (count > 1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.nansum(draws, axis=2) / count
-            squares = np.nansum((draws - mean[:, :, None]) ** 2, axis=2)
+            mean = np.nansum(draws, axis=3) / count
+            squares = np.nansum((draws - mean[:, :, :, None]) ** 2, axis=3)
             variance = squares / (count - 1) * (1 + 1 / count)
-            three = np.stack([mean, value - mean, variance])
+            three = np.stack([mean, value - mean, variance], axis=1)
         if name not in self.nulls:
-            self.nulls[name] = ExactSum.zeros(three.shape)
-            self.null_counts[name] = np.zeros(value.shape, np.int64)
-            self.freedom[name] = np.zeros(value.shape, np.int64)
-        self.nulls[name].add(np.where(defined, three, 0.0))
-        self.null_counts[name] += defined
-        self.freedom[name] += defined * (count - 1)
+            self.nulls[name] = ExactSum.zeros(three.shape[1:])
+            self.null_counts[name] = np.zeros(value.shape[1:], np.int64)
+            self.freedom[name] = np.zeros(value.shape[1:], np.int64)
+        for one in np.where(defined[:, None], three, 0.0):
+            self.nulls[name].add(one)
+        self.null_counts[name] += defined.sum(axis=0)
+        self.freedom[name] += (defined * (count - 1)).sum(axis=0)
 
 
 def _arrays(found: Mapping[str, Any]) -> dict[str, Array]:
