@@ -78,7 +78,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         For a file that is missing, damaged, or that something else wrote.
     """
     try:
-        with np.load(file, allow_pickle=False) as opened:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != FORMAT:
@@ -87,7 +87,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
         skipped = tuple(Skipped(*one) for one in about["skipped"])
         return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise AnalysisFileError(
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "
             "give a file that Analysis.save wrote"

@@ -116,3 +116,23 @@ def test_the_interrelation_in_windows_equals_loops() -> None:
                 total[b] += spread.repeat_interleave(times, 0).repeat_interleave(times, 1)
     expected = total.flatten(1)
     torch.testing.assert_close(got / expected.amax(), expected / expected.amax())
+
+
+@pytest.mark.parametrize("name", ["swin", "pvt-v2", "hiera"])
+def test_several_weights_are_spread_as_one_by_one(name: str) -> None:
+    taken = record(build(name), images(2), grad=False)
+    several = torch.rand(2, 3, 2, taken.grid.tokens, generator=torch.manual_seed(0))
+    for one in taken.sites:
+        spread = one.keys_at.spread(several)
+        for i in range(3):
+            for j in range(2):
+                assert torch.equal(spread[:, i, j], one.keys_at.spread(several[:, i, j]))
+
+
+@pytest.mark.parametrize("name", ["swin", "swin-v2", "transformers-vit-eager", "levit"])
+def test_scores_are_those_that_the_softmax_took(name: str) -> None:
+    taken = record(build(name), images(2), grad=False)
+    for one in taken.sites:
+        rows, groups = slice(1, 3), slice(0, 1)
+        expected = one.attention(rows)[groups]
+        torch.testing.assert_close(one.scores(rows, groups).softmax(-1), expected)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from semattn import record
+from semattn.attention.norms import norms_on, watch_norms
+from tests import families, models
+
+
+@pytest.mark.parametrize("name", ["class-token", "registers", "gap"])
+def test_norms_are_those_of_the_last_blocks_tokens(name):
+    model = models.build(name)
+    seen = []
+    hook = model.blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    before = models.state_of(model)
+    with watch_norms(model) as found:
+        taken = record(model, models.images(2), grad=False)
+    assert models.state_of(model) == before
+    hook.remove()
+    norms = norms_on(taken.grid, found, taken.in_order)
+    expected = seen[-1].norm(dim=-1)[:, -taken.grid.patches :]
+    torch.testing.assert_close(norms, expected)
+
+
+def test_tokens_in_windows_and_models_without_blocks_have_none():
+    swin = families.build("swin")
+    with watch_norms(swin) as found:
+        taken = record(swin, models.images(2), grad=False)
+    assert norms_on(taken.grid, found, taken.in_order) is None
+    with watch_norms(nn.ModuleList([swin.layers[0].blocks[0].attn])) as found:
+        pass
+    assert found == []
+
+
+def test_the_hook_goes_when_the_body_raises():
+    model = models.build("class-token")
+    before = models.state_of(model)
+    with pytest.raises(RuntimeError, match="no"), watch_norms(model):
+        raise RuntimeError("no")
+    assert models.state_of(model) == before
