@@ -41,8 +41,9 @@ def against(grid: PatchGrid, batch: int = 2, keep: Tensor | None = None) -> Held
         keep = torch.ones_like(p).bool()
         keep[:, -1] = False
     kept = p * keep / (p * keep).sum(1, keepdim=True)
-    other = concentration(density(grid, batch, seed=5))
-    return Held(torch.stack([p, kept, other], 1), torch.stack([group] * 3, 1), keep)
+    s = density(grid, batch, seed=5)
+    weights = torch.stack([p, kept, concentration(s)], 1)
+    return Held(weights, torch.stack([group, group, strata(s)], 1), keep)
 
 
 def same(found, expected, **how):
@@ -61,12 +62,15 @@ def test_every_figure_is_that_of_the_definition(name):
         p, group = held.weights[image, 0].numpy(), held.strata[image, 0].numpy()
         every = np.ones(len(p), bool)
         whole = oracle.figures(taken, image, p, group, every)
+        drawn = (one[image, 2].numpy() for one in (held.weights, held.strata))
+        draws = oracle.figures(taken, image, *drawn, every)
         without = oracle.figures(taken, image, p, group, held.keep[image].numpy())
-        for layer, (expected, kept) in enumerate(zip(whole, without, strict=True)):
+        for layer, (expected, kept, draw) in enumerate(zip(whole, without, draws, strict=True)):
             heads = found.layers[layer][1]
             for figure in ("lift", "alignment", "alignment_plain"):
                 same(found.held[figure][image, layer, :heads, 0], expected[figure], **how)
                 same(found.held[figure][image, layer, :heads, 1], kept[figure], **how)
+                same(found.held[figure][image, layer, :heads, 2], draw[figure], **how)
             for figure in ALONE:
                 if figure == "self_attention" and not expected[figure].any():
                     assert found.alone[figure][image, layer].isnan().all()  # keys are not queries
