@@ -123,7 +123,8 @@ def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
         values = inputs.detach().to("cpu", torch.float32)
     else:
         raise ImageError(f"inputs: expected float or uint8, got {inputs.dtype} — call .float()")
-    broken = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    extremes = torch.stack(values.flatten(1).aminmax(dim=1), dim=1)  # NaN, if there is one
+    broken = (~extremes.isfinite()).any(1).nonzero().flatten().tolist()
     if broken:
         raise ImageError(
             f"inputs: expected finite values, got NaN or inf in image {broken[0]} — clean it first"
@@ -135,8 +136,8 @@ def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
             f"{tuple(inputs.shape)} — give grey or colour as it was trained"
         )
     raw = torch.stack([_raw(image, wanted) for image in values])
-    rgb = raw.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
-    return (rgb * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+    levels = (raw * 255).round_().clamp_(0, 255).to(torch.uint8)
+    return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -163,7 +164,8 @@ def _raw(image: Tensor, wanted: Preprocessing | None) -> Tensor:
 
 
 def _is_raw(image: Tensor) -> bool:
-    return bool(image.min() >= -SLACK and image.max() <= 1 + SLACK)
+    least, greatest = image.aminmax()
+    return bool(least >= -SLACK and greatest <= 1 + SLACK)
 
 
 def _pictures(source: Any) -> tuple[Sequence[Any], bool]:
