@@ -1,10 +1,11 @@
 """Time and memory of the interrelation analysis, beside the forward pass: `semattn analyze`.
 
-    python -m benchmarks.bench_analysis [--tokens 257,1370,5330] [--repeats 5]
+    python -m benchmarks.bench_analysis [--tokens 257,1370] [--repeats 5]
 
 What one more image of a set costs, keypoints, three nulls and intervals included: the time of an
 analysis of 2n images less that of n of them, over n. Forward passes and analyses take turns, in
 batches of the same size, in one process; each has a process of its own for its peak of memory.
+Times are taken on one thread, which tells how much there is to compute, and on all.
 The result goes to benchmarks/results/analysis.json.
 """
 
@@ -26,8 +27,8 @@ from semattn.interrelation import analyze
 
 RESULTS = Path(__file__).parent / "results" / "analysis.json"
 # tokens: (n, images in the model at once)
-SIZES = {257: (40, 8), 1370: (6, 2), 5330: (2, 1)}
-NAMES = {"forward": "forward", "backward": "forward + backward", "analysis": "analysis"}
+SIZES = {257: (32, 4), 1370: (6, 2), 5330: (2, 1)}
+NAMES = {"forward": "forward", "analysis": "analysis"}
 
 
 def images(x: Tensor, count: int) -> Tensor:
@@ -73,27 +74,33 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
     """The whole benchmark."""
     rows = []
     for tokens in all_tokens:
-        seconds = marginal(tokens, repeats if tokens < 5000 else 2)
         memory = {name: measuring.measure_memory(__spec__.name, tokens, name, 1) for name in NAMES}
-        base = (seconds["forward"], memory["forward"])
-        rows += [
-            measuring.row(tokens, NAMES[name], seconds.get(name), memory[name], base)
-            for name in NAMES
-        ]
+        for threads in dict.fromkeys((1, torch.get_num_threads())):
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            seconds = marginal(tokens, repeats)
+            torch.set_num_threads(before)
+            base = (seconds["forward"], memory["forward"])
+            rows += [
+                measuring.row(tokens, NAMES[name], seconds[name], memory[name], base)
+                | {"threads": threads}
+                for name in NAMES
+            ]
     caption = (
         "ViT-S/14, float32: one more image of a set, keypoints, nulls and intervals included. "
-        f"Median of {repeats} rounds (2 above 5,000 tokens); memory is the peak over the "
-        "loaded model of a run over four images; ratios are to forward. "
-        f"{measuring.versions()} Made by "
-        "`python -m benchmarks.bench_analysis`."
+        f"Median of {repeats} rounds; memory is the peak over the loaded model, of a run over four "
+        "images for the analysis; ratios are to forward. "
+        f"{measuring.versions()} Made by `python -m benchmarks.bench_analysis`."
     )
-    return measuring.result(rows, caption)
+    made = measuring.result(rows, caption)
+    made["columns"].insert(1, {"key": "threads", "title": "threads", "format": "d"})
+    return made
 
 
 def main() -> None:
     """Run the benchmark, or measure one peak."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", default="257,1370,5330", help="numbers of tokens, by commas")
+    parser.add_argument("--tokens", default="257,1370", help="numbers of tokens, by commas")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of timing (5)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the result goes")
     parser.add_argument("--peak", choices=list(NAMES), help="print one peak in MiB and stop")

@@ -28,7 +28,7 @@ def analyze(
     detector: options.Detector = "sift",
     layers: options.AnalysisLayers = None,
     draws: options.Draws = None,
-    batch_size: options.Batch = 8,
+    batch_size: options.Batch = 4,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     report: options.Report = True,

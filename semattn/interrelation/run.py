@@ -49,7 +49,7 @@ def analyze(
     draws: int | None = None,
     pool: int = 32,
     replicates: int = 200,
-    batch_size: int = 8,
+    batch_size: int = 4,
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     partial: str | Path | None = None,
