@@ -37,11 +37,12 @@ def analyze(
 ) -> None:
     """Show what attention does between patches with many, few and no keypoints.
 
-    For each layer and head: the [bold]lift[/] between EMPTY, LOW and HIGH patches (how many times
-    more attention than chance), the [bold]alignment[/] with the keypoints' concentration, how far
-    attention reaches; each beside what it is when the keypoints are shifted,
-    those of another image, or shuffled. Of a folder, what cannot be read is
-    skipped and listed; after an interruption, the same command goes on.
+    For each layer and head: the [bold]lift[/] between EMPTY, LOW and HIGH patches (how
+    many times more attention than chance), the [bold]alignment[/] with the keypoints'
+    concentration, how far attention reaches; each beside what it is when the
+    keypoints are shifted, those of another image, or shuffled. Of a folder,
+    what cannot be read is skipped and listed; after an interruption, the same
+    command goes on.
 
     Writes [bold]analysis.png[/] (the picture), [bold]analysis.csv[/] (a row a figure, layer
     and head), [bold]analysis.json[/] (all figures and findings), [bold]analysis.npz[/] (the
