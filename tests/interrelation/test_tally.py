@@ -364,3 +364,27 @@ def test_two_threads_with_one_model_agree_with_one_after_the_other():
         together = [arrays(one) for one in pool.map(lambda one: analyze(model, one), sets)]
     for expected, found in zip(alone, together, strict=True):
         assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_large_batches_are_added_in_parts(model, monkeypatch):
+    from semattn.interrelation import tally
+
+    many = images(5, seed=3)
+    whole = arrays(analyze(model, many, batch_size=5))
+    monkeypatch.setattr(tally, "_AT_ONCE", 2)
+    parts = arrays(analyze(model, many, batch_size=5))
+    assert all(np.array_equal(values, parts[name]) for name, values in whole.items())
+
+
+def test_every_shift_but_none_is_drawn_when_all_are_asked_for():
+    made = scene(1)
+    p = concentration(count(made))[0]
+    found = drawn(made, draws=100)
+    moved = found.weights[0, found.nulls["shifted"]]
+    assert len(moved) == 6 * 8 - 1
+    picture = p.reshape(6, 8)
+    every = {
+        tuple(picture.roll((y, x), (0, 1)).flatten().tolist()) for y in range(6) for x in range(8)
+    }
+    assert {tuple(one.tolist()) for one in moved} | {tuple(p.tolist())} == every
+    assert not any(torch.equal(one, p) for one in moved)
