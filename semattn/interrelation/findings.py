@@ -65,30 +65,32 @@ def _thirds(layers: int) -> list[tuple[int, int]]:
     return [(a, b - 1) for a, b in pairwise(edges) if b > a]
 
 
-def _dense(found: Figures, first: int, last: int) -> Finding | None:
-    """HIGH patches asking HIGH patches."""
-    made = _averaged(found, "lift", first, last, lambda one: one[..., ASKS, ASKED])
-    if made is None:
-        return None
-    value, interval, nulls = made
-    return Finding(
-        f"{_layers(found, first, last)}: patches of HIGH concentration give patches of HIGH "
-        f"{value:.2f}x{_range(interval)} the attention of chance; {_beside(nulls)}.",
-        "lift", _numbers(found, first, last), value, *interval, nulls,
-    )  # fmt: skip
+def _given(
+    figure: str, words: str, cell: Callable[[Array], Array] = lambda one: one
+) -> Callable[[Figures, int, int], Finding | None]:
+    """A finding on how much attention is given, over chance: `words` say by whom and to whom."""
+
+    def one(found: Figures, first: int, last: int) -> Finding | None:
+        made = _averaged(found, figure, first, last, cell)
+        if made is None:
+            return None
+        value, interval, nulls = made
+        return Finding(
+            f"{_layers(found, first, last)}: {words} {value:.2f}x{_range(interval)} the attention "
+            f"of chance; {_beside(nulls)}.",
+            figure, _numbers(found, first, last), value, *interval, nulls,
+        )  # fmt: skip
+
+    return one
 
 
-def _toward(found: Figures, first: int, last: int) -> Finding | None:
-    """All patches alike asking dense ones."""
-    made = _averaged(found, "alignment_plain", first, last)
-    if made is None:
-        return None
-    value, interval, nulls = made
-    return Finding(
-        f"{_layers(found, first, last)}: patches give dense patches {value:.2f}x"
-        f"{_range(interval)} the attention of chance; {_beside(nulls)}.",
-        "alignment_plain", _numbers(found, first, last), value, *interval, nulls,
-    )  # fmt: skip
+_dense = _given(
+    "lift",
+    "patches of HIGH concentration give patches of HIGH",
+    lambda one: one[..., ASKS, ASKED],
+)
+_toward = _given("alignment_plain", "patches give dense patches")
+_class = _given("class_alignment", "the class token gives dense patches")
 
 
 def _nearness(found: Figures, first: int, last: int) -> Finding | None:
@@ -125,19 +127,6 @@ def _heads(found: Figures, first: int, last: int) -> Finding | None:
         f"{_layers(found, first, last)}: of {heads} heads, dense patches give dense patches more "
         f"attention in {listed(above)}, and less in {listed(below)} (false discovery rate 5 %).",
         "alignment", _numbers(found, first, last), float(heads),
-    )  # fmt: skip
-
-
-def _class(found: Figures, first: int, last: int) -> Finding | None:
-    """The class token asking dense patches."""
-    made = _averaged(found, "class_alignment", first, last)
-    if made is None:
-        return None
-    value, interval, nulls = made
-    return Finding(
-        f"{_layers(found, first, last)}: the class token gives dense patches {value:.2f}x"
-        f"{_range(interval)} the attention of chance; {_beside(nulls)}.",
-        "class_alignment", _numbers(found, first, last), value, *interval, nulls,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.interrelation import Analysis, analyze, load_analysis
 from semattn.interrelation.exact import MOST, ExactSum
-from semattn.interrelation.nulls import Pool, held, keys_of
+from semattn.interrelation.nulls import Pool, held, keys_of, pool_of
 from semattn.interrelation.outliers import outliers
 from semattn.interrelation.store import AnalysisFileError
 from semattn.interrelation.tally import Tally
@@ -388,3 +388,16 @@ def test_every_shift_but_none_is_drawn_when_all_are_asked_for():
     }
     assert {tuple(one.tolist()) for one in moved} | {tuple(p.tolist())} == every
     assert not any(torch.equal(one, p) for one in moved)
+
+
+def test_a_pool_has_each_image_once_no_blank_one_and_not_too_many():
+    made = scene(4)
+    s = count(made)
+    s[1] = 0
+    pool = pool_of([(made, s), (made, s)], 10)
+    assert pool is not None and pool.keys == tuple(keys_of(made)[i] for i in (0, 2, 3))
+    assert torch.allclose(pool.weights, concentration(s[[0, 2, 3]]))
+    assert torch.equal(pool.strata, strata(s[[0, 2, 3]]))
+    few = pool_of([(made, s)], 2)
+    assert few is not None and len(few) == 2
+    assert pool_of([(made, torch.zeros_like(s))], 2) is None
