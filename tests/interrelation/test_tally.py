@@ -401,3 +401,16 @@ def test_a_pool_has_each_image_once_no_blank_one_and_not_too_many():
     few = pool_of([(made, s)], 2)
     assert few is not None and len(few) == 2
     assert pool_of([(made, torch.zeros_like(s))], 2) is None
+
+
+def test_the_second_distribution_is_without_what_is_left_out():
+    made = scene(1)
+    s = count(made)
+    p = concentration(s)
+    keep = torch.ones_like(s).bool()
+    keep[0, :5] = False
+    found = held(p, strata(s), keep, made, 2, None)
+    assert (found.weights[0, 1, :5] == 0).all()
+    torch.testing.assert_close(found.weights[0, 1, 5:], p[0, 5:] / p[0, 5:].sum())
+    assert torch.equal(found.weights[0, 0], p[0]) and torch.equal(found.keep, keep)
+    assert found.nulls == {"shifted": slice(2, 4), "permuted": slice(4, 6)}
