@@ -84,8 +84,9 @@ class CAM:
     --------
     >>> import timm
     >>> vit = timm.create_model("test_vit", img_size=64)
+    >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
     >>> with CAM(vit) as cam:
-    ...     cam(input_tensor=torch.rand(2, 3, 64, 64), targets=None).shape
+    ...     cam(input_tensor=x, targets=None).shape
     (2, 64, 64)
     """
 
@@ -141,7 +142,8 @@ def explain_batches(
     >>> import timm
     >>> from semattn import SIFTPatchInterrelation
     >>> explainer = SIFTPatchInterrelation(timm.create_model("test_vit", img_size=64))
-    >>> loader = [(torch.rand(2, 3, 64, 64), torch.tensor([0, 1])) for _ in range(2)]
+    >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
+    >>> loader = [(x, torch.tensor([0, 1]))] * 2
     >>> [made.target.tolist() for made in explain_batches(explainer, loader, target="labels")]
     [[0, 1], [0, 1]]
     """
