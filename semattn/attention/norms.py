@@ -17,17 +17,20 @@ from .blocks import blocks_of
 
 @contextmanager
 def watch_norms(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside the ``with``, each pass of `model` leaves the norms of its last block's tokens.
+    """Inside the ``with``, the first pass of `model` leaves the norms of its last block's tokens.
 
     They are (B, N) as the tokens come, for `norms_on` to read; nothing is left by a model whose
-    blocks cannot be told apart, or whose last one gives no tokens.
+    blocks cannot be told apart, or whose last one gives no tokens. Of further passes, with which
+    `record` follows the tokens of some models, nothing is kept.
     """
     found: list[Tensor] = []
     owner = threading.current_thread()
 
     def leave(_: nn.Module, _inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
-        if threading.current_thread() is owner and isinstance(first, Tensor) and first.ndim == 3:
+        if found or threading.current_thread() is not owner:
+            return
+        if isinstance(first, Tensor) and first.ndim == 3:
             exact = torch.promote_types(first.dtype, torch.float32)
             found.append(torch.linalg.vector_norm(first.detach().to(exact), dim=-1))
 
@@ -45,6 +48,6 @@ def watch_norms(model: nn.Module) -> Iterator[list[Tensor]]:
 
 def norms_on(grid: PatchGrid, found: list[Tensor], in_order: bool) -> Tensor | None:
     """The norms (B, P) of the patches of `grid`; None where the tokens are not those."""
-    if not in_order or not found or found[-1].shape[1] not in (grid.tokens, grid.patches):
+    if not in_order or not found or found[0].shape[1] not in (grid.tokens, grid.patches):
         return None
-    return found[-1][:, -grid.patches :]
+    return found[0][:, -grid.patches :]

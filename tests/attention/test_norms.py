@@ -5,8 +5,33 @@ import torch
 from torch import nn
 
 from semattn import record
+from semattn.attention.blocks import blocks_of
 from semattn.attention.norms import norms_on, watch_norms
 from tests import families, models
+
+PLAIN = (
+    "cait", "torchvision-vit", "transformers-vit-sdpa", "transformers-vit-eager",
+    "transformers-dinov2-registers", "transformers-siglip", "open-clip",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", [*models.MODELS, *PLAIN])
+def test_norms_are_those_of_a_pass_of_its_own(name, batch):
+    model = models.build(name) if name in models.MODELS else families.build(name)
+    x = models.images(batch, seed=3)
+    with watch_norms(model) as found:
+        taken = record(model, x, grad=False)
+    norms = norms_on(taken.grid, found, taken.in_order)
+    seen = []
+    hook = list(blocks_of(model).values())[-1].register_forward_hook(
+        lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        model(x)
+    hook.remove()
+    expected = seen[0][:, -taken.grid.patches :].norm(dim=-1)
+    torch.testing.assert_close(norms, expected)
 
 
 @pytest.mark.parametrize("name", ["class-token", "registers", "gap"])
