@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,8 +56,8 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
 def strata(s: Tensor, seed: int = 0) -> Tensor:
     """EMPTY (s = 0), LOW and HIGH (split at the median of the rest), (B, P) int8.
 
-    LOW and HIGH are equally many, or HIGH has one more. Ties at the median are broken by chance, in
-    an order of the patches that the seed fixes, the same for every image.
+    LOW and HIGH are equally many, or HIGH has one more. Ties at the median are broken by chance:
+    the seed and the image's own ranks decide, never its batch, and no place is HIGH more often.
 
     Examples
     --------
@@ -63,12 +65,17 @@ def strata(s: Tensor, seed: int = 0) -> Tensor:
     [[0, 2, 1, 2]]
     """
     s = _checked(s)
-    chance = torch.randperm(s.shape[1], generator=torch.Generator().manual_seed(seed)).to(s.device)
-    order = chance[s[:, chance].argsort(dim=1, stable=True)]
-    rank = order.argsort(dim=1)
+    rank = torch.stack([_ranks(row, seed) for row in s.cpu().numpy()]).to(s.device)
     empty = (s == 0).sum(1, keepdim=True)
     high = rank - empty >= (s.shape[1] - empty) // 2
     return torch.where(s == 0, EMPTY, torch.where(high, HIGH, LOW)).to(torch.int8)
+
+
+def _ranks(row: np.ndarray, seed: int) -> Tensor:
+    """0 … P-1 from the least of a row (P,) to the greatest; equal ones in a chance order."""
+    level = np.unique(row, return_inverse=True)[1].astype(np.int64)
+    chance = np.random.default_rng([seed, zlib.crc32(level.tobytes())]).permutation(len(row))
+    return torch.from_numpy(np.lexsort((chance, level)).argsort())
 
 
 def _checked(s: Tensor) -> Tensor:
