@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
-from ..density import HIGH, LOW
+from ..density import EMPTY, HIGH, LOW
 from .nulls import Held
 from .places import Places, alike, asks_itself
 
 BLOCK_BYTES = 16 * 2**20  # of (G,H,Q,Nk): it stays in the cache while it is passed over
 TAME = 1e-20  # sums of exponentials between it and its inverse are exact enough in float32
-HIDDEN = 1e-20  # of a query's greatest attention: a key that no head gives more is masked
+HIDDEN = 1e-20  # of all that a query gives: a key that no head gives more is masked
 TINY = torch.finfo(torch.float32).tiny
 
 # Figures for each of the D distributions of `Held`, and figures that do not depend on them.
@@ -60,7 +60,7 @@ class Measured:
         return replace(self, held=unknown, alone=self.alone | {"outlier_mass": mass})
 
 
-def measure(taken: AttentionRecord, against: Held) -> Measured:
+def measure(taken: AttentionRecord, against: Held, class_token: bool = True) -> Measured:
     """The figures of every self-attention layer of a record.
 
     With p the concentration, A' the attention between patches, rows summing to 1, and u, v strata:
@@ -77,9 +77,13 @@ def measure(taken: AttentionRecord, against: Held) -> Measured:
       goes to tokens that are left out of the second distribution.
 
     Uniform attention is over what a query could attend to: all patches, or those of its window.
+
+    Parameters
+    ----------
+    class_token : whether the first prefix token, if there is one, is a class token
     """
     sites = [one for one in taken.sites if one.site.kind == "self"]
-    asked_for, asking = _asked_for(against), _asking(against, taken)
+    asked_for, asking = _asked_for(against), _asking(against, taken, class_token)
     made = []
     for group in alike(sites):
         places = Places.of(group[0], taken.logits.device)
@@ -102,8 +106,8 @@ def measure(taken: AttentionRecord, against: Held) -> Measured:
 
 # Who asks: a patch of each stratum, weighted by p; every patch alike; the class token.
 _STRATA, _PLAIN, _CLASS = slice(0, 3), 3, 4
-# Whom: every key, patches, those that are kept; then LOW, HIGH and p of each distribution.
-_EVERY, _PATCH, _KEPT, _FIRST, _P = 0, 1, 2, 3, 5
+# Whom: every key, patches, those that are kept; then EMPTY, LOW, HIGH and p of each distribution.
+_EVERY, _PATCH, _KEPT, _FIRST, _P = 0, 1, 2, 3, 6
 
 
 class _Sides:
@@ -127,7 +131,7 @@ class _Sides:
         self.keys = torch.cat([torch.ones_like(cover), keys], dim=-1)
         self.asking = one.queries_at.spread(asking.to(device, one.dtype))
         self.patch = cover[..., 0] > 0
-        # What even attention to all keys gives, (G, D, U, 3).
+        # What even attention to all keys gives, (G, D, U, 4).
         even = _shares(self.keys.sum(dim=1))
         self.even = self.asking.sum(dim=-1)[..., None] * even[:, :, None]
 
@@ -140,7 +144,7 @@ class _Sums:
         self.masked = one.mask is not None or one.causal or one.dense is not None
         groups, each, who, _ = sides.asking.shape
         heads = one.shape[1]
-        self.total = sides.keys.new_zeros(groups, heads, each, who, 3)
+        self.total = sides.keys.new_zeros(groups, heads, each, who, 4)
         self.chance = torch.zeros_like(sides.even) if self.masked else sides.even
         self.means = sides.keys.new_zeros(groups, heads, len(ALONE))
 
@@ -160,7 +164,7 @@ class _Sums:
         self.means[groups, :, 1:] += torch.einsum("gq,ghqf->ghf", even, alone[..., 1:])
         self.total[groups] += torch.einsum("gduq,ghqdv->ghduv", asking, _shares(given))
         if self.masked:
-            seen = (mass.amax(dim=1) > HIDDEN).to(mass)
+            seen = (mass > HIDDEN * given[..., _EVERY, None]).any(dim=1).to(mass)
             shares = _shares(seen @ self.sides.keys[groups])
             self.chance[groups] += torch.einsum("gduq,gqdv->gduv", asking, shares)
 
@@ -210,22 +214,17 @@ class _Sums:
 
     def figures(self) -> dict[str, Tensor]:
         """Name: (B, H, …), float64 on the CPU."""
-        asked = self.sides.asking.sum(dim=-1)
-        total, chance, means, asked = (
+        total, chance, means = (
             self.sides.at.per_image(one).to("cpu", torch.float64)
-            for one in (self.total, self.chance, self.means, asked)
+            for one in (self.total, self.chance, self.means)
         )
-        chance = chance[:, None]  # (B, 1, D, U, 3)
-        dense = total[..., _STRATA, 2].sum(dim=-1)
-        strata, even = (
-            _with_empty(one[..., _STRATA, :2], asked[:, None, :, _STRATA])
-            for one in (total, chance)
-        )
+        chance = chance[:, None]  # (B, 1, D, U, 4)
+        dense = total[..., _STRATA, 3].sum(dim=-1)
         return {
-            "lift": _ratio(strata, even),
-            "alignment": _ratio(dense, chance[..., _STRATA, 2].sum(dim=-1)),
-            "alignment_plain": _ratio(total[..., _PLAIN, 2], chance[..., _PLAIN, 2]),
-            "class_alignment": _ratio(total[..., _CLASS, 2], chance[..., _CLASS, 2]),
+            "lift": _ratio(total[..., _STRATA, :3], chance[..., _STRATA, :3]),
+            "alignment": _ratio(dense, chance[..., _STRATA, 3].sum(dim=-1)),
+            "alignment_plain": _ratio(total[..., _PLAIN, 3], chance[..., _PLAIN, 3]),
+            "class_alignment": _ratio(total[..., _CLASS, 3], chance[..., _CLASS, 3]),
             "alignment_matched": _ratio(dense[..., 0], means[..., 0]),
         } | {name: means[..., place] for place, name in enumerate(ALONE) if place}
 
@@ -242,45 +241,41 @@ def _blocks(one: SiteRecord) -> Iterator[tuple[slice, slice]]:
 
 
 def _asked_for(against: Held) -> Tensor:
-    """Patches, those that are kept, and LOW, HIGH and p of each distribution: (B, K, P)."""
+    """Patches, those that are kept, and EMPTY, LOW, HIGH, p of each distribution: (B, K, P)."""
     counts = torch.ones_like(against.weights)
     counts[:, 1] = against.keep
-    low, high = ((against.strata == one) * counts for one in (LOW, HIGH))
-    each = torch.stack([low, high, against.weights], dim=2).flatten(1, 2)
+    strata = [(against.strata == one) * counts for one in (EMPTY, LOW, HIGH)]
+    each = torch.stack([*strata, against.weights], dim=2).flatten(1, 2)
     return torch.cat([counts[:, :2], each], dim=1)
 
 
-def _asking(against: Held, taken: AttentionRecord) -> Tensor:
+def _asking(against: Held, taken: AttentionRecord, class_token: bool) -> Tensor:
     """Weights of the tokens that ask, (B, D, U, N): of each stratum, of all alike, of the class."""
     strata = [(against.strata == one) * against.weights for one in range(3)]
     alike = torch.ones_like(against.weights)
     alike[:, 1] = against.keep
     alike = alike / alike.sum(dim=-1, keepdim=True)
     asking = taken.grid.add_prefix(torch.stack([*strata, alike, torch.zeros_like(alike)], dim=2))
-    if taken.grid.prefix:
+    if taken.grid.prefix and class_token:
         asking[..., _CLASS, 0] = 1
     return asking
 
 
 def _shares(given: Tensor) -> Tensor:
-    """What goes to LOW, HIGH and p of each distribution, of what goes to patches: (…, D, 3).
+    """What goes to EMPTY, LOW, HIGH and p of each distribution, of what goes to patches: (…, D, 4).
 
     It is made in the place of what was `given` (…, K).
     """
     whole, kept = given[..., _PATCH, None], given[..., _KEPT, None]
     each = given[..., _FIRST:].div_(whole.clamp(min=TINY))
-    each[..., 3:6] *= whole / kept.clamp(min=TINY)  # the second distribution
-    return each.unflatten(-1, (-1, 3))
-
-
-def _with_empty(two: Tensor, whole: Tensor) -> Tensor:
-    """Sums (…, 3, 2) of LOW and HIGH; before them, as EMPTY, what is left of the whole (…, 3)."""
-    return torch.cat([whole[..., None] - two.sum(dim=-1, keepdim=True), two], dim=-1)
+    each = each.unflatten(-1, (-1, 4))
+    each[..., 1, :] *= whole / kept.clamp(min=TINY)  # the second distribution
+    return each
 
 
 def _ratio(found: Tensor, even: Tensor) -> Tensor:
-    """NaN where even attention would give nothing, but for rounding."""
-    return torch.where(even > 1e-7, found / even, torch.nan)
+    """NaN where even attention would give nothing."""
+    return torch.where(even > 0, found / even, torch.nan)
 
 
 def _stacked(sites: list[Tensor], heads: int) -> Tensor:
