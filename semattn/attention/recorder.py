@@ -154,7 +154,8 @@ class Recorder:
         """Whether the gradient at the last layer reaches the first prefix token, (B,)."""
         asked = layout.queries
         if gradient is None or asked is None or not asked.grid.prefix:
-            return torch.zeros(batch, dtype=torch.bool, device=self.results[self.last].device)
+            some = next(iter(self.results.values()))
+            return torch.zeros(batch, dtype=torch.bool, device=some.device)
         reached = layout.fold(gradient, self.shapes[self.last][:-2]).ne(0).any(dim=3).any(dim=1)
         placed = layout.place(asked, asked.grid, batch).collect(reached[:, None].float())
         return placed[:, 0, 0] > 0
