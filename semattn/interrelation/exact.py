@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 Whole = NDArray[np.int64]
 
-_HIGH, _LOW = 20, 60  # binary places of the two numbers
+_HIGH, _LOW = 12, 52  # binary places of the two numbers
 AT_ONCE = 2**11
-MOST = 2.0**21  # of a value; with 2^20 images, the sums stay below 2^62
+MOST = 2.0**29  # of a value, such as the square of a lift; with 2^20 images, sums are below 2^62
 
 
 @dataclass
 class ExactSum:
-    """A sum of float64 arrays of one shape, exact to 2^-60.
+    """A sum of float64 arrays of one shape, exact to 2^-52.
 
     Examples
     --------
