@@ -140,6 +140,7 @@ class _Study:
         said = {name: _said(value) for name, value in options.items()}
         self.manifest = about_model(model) | {"options": said, "versions": versions()}
         self.pool: Pool | None = None
+        self.sizes: set[tuple[int, ...]] = set()
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
         self.skipped: list[Skipped] = []
@@ -149,28 +150,36 @@ class _Study:
 
         `strict` raises for one that is none.
         """
-        good: dict[str, Images] = {}
-        skipped = []
+        good: list[Images] = []
+        names, skipped = [], []
         for number, source in enumerate(sources, first):
             name = str(source) if isinstance(source, (str, Path)) else f"image {number}"
             try:
-                good[name] = prepare(source, self.wanted)
+                good.append(prepare(source, self.wanted))
+                names.append(name)
             except (ImageError, ShapeError, OSError) as error:
                 if strict:
                     raise
                 skipped.append(Skipped(name, " ".join(str(error).split())))
         if not good:
             return _Loaded(None, [], skipped, len(sources))
-        sizes = {tuple(one.inputs.shape[1:]) for one in good.values()}
-        if len(sizes) > 1:
+        for one in good:
+            if len(one.inputs) > 1:
+                raise ShapeError(
+                    f"images: expected one after the other, got {len(one.inputs)} at once — "
+                    "give a batch as it is, or a list of its images"
+                )
+        self.sizes |= {tuple(one.inputs.shape[1:]) for one in good}
+        if len(self.sizes) > 1:
             raise ShapeError(
-                f"images: expected tensors of one size, got {', '.join(map(str, sorted(sizes)))} — "
+                "images: expected tensors of one size, got "
+                f"{', '.join(map(str, sorted(self.sizes)))} — "
                 "give them at the size of the model's input"
             )
         images = Images(
-            torch.cat([one.inputs for one in good.values()]),
-            np.concatenate([one.pixels for one in good.values()]),
-            tuple(good),
+            torch.cat([one.inputs for one in good]),
+            np.concatenate([one.pixels for one in good]),
+            tuple(names),
             batched=True,
         )
         needs = getattr(self.density, "needs", ("keypoints",))
