@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from .figures import Skipped
 from .measure import measure
 from .nulls import Pool, held, keys_of, pool_of
 from .outliers import outliers
-from .store import load_partial, save_partial
+from .store import load_partial, not_the_beginning, save_partial
 from .tally import Tally
 
 BLANK = "no keypoint in any patch: there is nothing to hold attention against"
@@ -104,8 +106,9 @@ def analyze(
     options = {
         "density": density, "detector": detector, "layers": layers, "draws": draws, "pool": pool,
         "replicates": replicates, "batch_size": batch_size, "seed": seed,
+        "preprocessing": preprocessing,
     }  # fmt: skip
-    study = _Study(module, options, preprocessing)
+    study = _Study(module, options)
     if many is None:
         study.take(study.load(0, [images], strict=True))
     else:
@@ -130,11 +133,9 @@ class _Loaded:
 class _Study:
     """One analysis under way."""
 
-    def __init__(
-        self, model: nn.Module, options: dict[str, Any], preprocessing: Preprocessing | None
-    ) -> None:
+    def __init__(self, model: nn.Module, options: dict[str, Any]) -> None:
         self.model, self.options = model, options
-        self.wanted = preprocessing or cache(lambda: Preprocessing.of(model))
+        self.wanted = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
         self.density = densities.ensure(options["density"])
         detectors.ensure(options["detector"])
         said = {name: _said(value) for name, value in options.items()}
@@ -195,20 +196,26 @@ class _Study:
         progress: Callable[[int], None],
     ) -> None:
         """Every batch, from where a partial result stands, if there is one."""
-        done = seen = 0
+        done = seen = pixels = theirs = 0
         if partial is not None and partial.exists():
-            begun, done = load_partial(partial, self.manifest)
+            begun, done, theirs = load_partial(partial, self.manifest)
             self.tally, self.grid, self.skipped = begun.tally, begun.grid, list(begun.skipped)
         first = self._fill_pool(batches)
         for number, one in enumerate(chain(first, batches), 1):
-            seen += one.given
+            before, seen = seen, seen + one.given
+            if one.images is not None:
+                pixels = zlib.crc32(one.images.pixels.tobytes(), pixels)
+            if partial is not None and before < done <= seen and (seen, pixels) != (done, theirs):
+                raise not_the_beginning(partial, "other images")
             if seen <= done:
                 continue
             self.take(one)
             progress(seen)
-            if partial is not None and number % EVERY == 0 and self.tally is not None:
-                save_partial(self.result(), partial, seen)
+            if partial is not None and number % EVERY == 0 and self.tally and self.tally.images:
+                save_partial(self.result(), partial, seen, pixels)
         if partial is not None:
+            if seen < done:
+                raise not_the_beginning(partial, "more images")
             partial.unlink(missing_ok=True)
 
     def take(self, loaded: _Loaded) -> None:
@@ -323,8 +330,12 @@ def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:
 
 def _said(value: Any) -> Any:
     """An option, ready for JSON."""
-    if value is None or isinstance(value, (str, int)):
+    if value is None or isinstance(value, str):
         return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Preprocessing):
+        return str(value)
     if isinstance(value, (list, tuple, range)):
         return [int(one) for one in value]
     return (

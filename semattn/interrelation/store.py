@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from ..grid import PatchGrid
 from .figures import Figures, Skipped
 from .tally import Tally
 
-FORMAT = "semattn analysis 1"
+FORMAT = "semattn analysis 2"
+
+# What numpy and zipfile raise of a damaged file; RuntimeError of one that seems to be encrypted.
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError)
 
 
 class AnalysisFileError(SemattnError, OSError):
@@ -52,21 +56,28 @@ def save(found: Figures, file: Path, **more: Any) -> Path:
     return file
 
 
-def save_partial(found: Figures, file: Path, done: int) -> None:
-    """An analysis of the first `done` of the images given."""
-    save(found, file, done=done)
+def save_partial(found: Figures, file: Path, done: int, pixels: int) -> None:
+    """An analysis of the first `done` of the images given, and a number for their pixels."""
+    save(found, file, done=done, pixels=pixels)
 
 
-def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int]:
+def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, int]:
     """What `save_partial` wrote, if it is of the same model and options."""
     found, about = load(file)
+    if "done" not in about:
+        raise not_the_beginning(file, "all of one")
     if found.manifest != manifest:
         differ = [name for name in manifest if manifest[name] != found.manifest.get(name)]
-        raise AnalysisFileError(
-            f"partial: expected the beginning of this analysis, got {file} with another "
-            f"{', '.join(differ)} — remove it, or keep the options that it was begun with"
-        )
-    return found, int(about["done"])
+        raise not_the_beginning(file, f"another {', '.join(differ)}")
+    return found, int(about["done"]), int(about["pixels"])
+
+
+def not_the_beginning(file: Path, got: str) -> AnalysisFileError:
+    """What to raise where a partial file belongs to something else."""
+    return AnalysisFileError(
+        f"partial: expected the beginning of this analysis, got {file} with {got} — "
+        "remove it, or keep the images and options that it was begun with"
+    )
 
 
 def load(file: Path) -> tuple[Figures, dict[str, Any]]:
@@ -87,7 +98,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
         skipped = tuple(Skipped(*one) for one in about["skipped"])
         return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
         raise AnalysisFileError(
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "
             "give a file that Analysis.save wrote"
