@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zlib
 from collections import deque
@@ -39,6 +40,7 @@ from .tally import Tally
 BLANK = "no keypoint in any patch: there is nothing to hold attention against"
 BROKEN = "the model's output is not finite"
 EVERY = 20  # batches between two writings of the partial file
+CLASS_TOKEN = re.compile(r"(^|\.)(cls|class)_?(token|emb)")  # of a parameter's name
 
 
 def analyze(
@@ -136,6 +138,7 @@ class _Study:
     def __init__(self, model: nn.Module, options: dict[str, Any]) -> None:
         self.model, self.options = model, options
         self.wanted = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
+        self.class_token = any(CLASS_TOKEN.search(name) for name, _ in model.named_parameters())
         self.density = densities.ensure(options["density"])
         detectors.ensure(options["detector"])
         said = {name: _said(value) for name, value in options.items()}
@@ -238,7 +241,7 @@ class _Study:
         flagged = torch.zeros_like(s).bool() if found is None else outliers(found, sorted_in)
         against = held(p, sorted_in, ~flagged, scene, self.options["draws"], self.pool)
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            measured = measure(taken, against)
+            measured = measure(taken, against, self.class_token)
         if self.tally is None or self.grid is None:
             self.tally = Tally(measured.layers, self.options["replicates"])
             self.grid = taken.grid
