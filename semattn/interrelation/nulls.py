@@ -1,42 +1,59 @@
 """What a figure would be if keypoints had nothing to do with it: other weights on the patches.
 
 Three nulls, each a number of draws: `shifted`, the image's own concentration moved round the torus
-by any other amount (its autocorrelation stays, its place does not); `other`, that of other images
-of the set (what is common to all photographs stays, such as their centre); `permuted`, its patches
-shuffled (nothing stays). What is drawn depends on the seed and the image, never on its batch.
+by any other amount (its autocorrelation stays, its place does not); `other`, that of images before
+it in the set (what is common to all photographs stays, such as their centre); `permuted`, its
+patches shuffled (nothing stays). What is drawn depends on the seed and the image, and for `other`
+on those before it, never on its batch.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..density import Scene, concentration, strata
+from ..density import Scene
 
 NULLS = ("shifted", "other", "permuted")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pool:
-    """Concentrations of other images of a set, to draw from.
+    """Concentrations of the last images of a set, to draw from.
+
+    The images change as the set goes by: if all drew from the same few, what these few have by
+    chance would count as a difference of all.
 
     Parameters
     ----------
-    weights, strata : (M, P) of M images
-    keys : M numbers that tell the images apart, see `keys_of`
+    most : how many images it holds
+    known : their weights and strata, (P,) each, by a number for each, see `keys_of`
     """
 
-    weights: Tensor
-    strata: Tensor
-    keys: tuple[int, ...]
+    most: int
+    known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.known)
+
+    def enter(self, key: int, p: Tensor, sorted_in: Tensor) -> None:
+        """Take in an image, if it is new and not blank; the one that came first has to go."""
+        if key in self.known or not sorted_in.any():
+            return
+        self.known[key] = (p, sorted_in)
+        if len(self) > self.most:
+            del self.known[next(iter(self.known))]
+
+    def draw(self, chance: np.random.Generator, own: int, draws: int) -> tuple[Tensor, Tensor]:
+        """Weights and strata (R, P) of images other than `own`; as many where it is not here."""
+        others = [one for key, one in self.known.items() if key != own]
+        taken = chance.choice(len(others), size=min(draws, len(self) - 1), replace=False)
+        weights, groups = zip(*(others[one] for one in taken), strict=True)
+        return torch.stack(weights), torch.stack(groups)
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,8 @@ def held(
 ) -> Held:
     """The concentration `p` (B, P), its strata, and `draws` of each null.
 
-    Without a `pool` of three images at least there is no null `other`.
+    Each image enters the `pool` before it draws. Without one of three images at least there is no
+    null `other`.
     """
     weights = [p[:, None], (p * keep / (p * keep).sum(1, keepdim=True))[:, None]]
     groups = [sorted_in[:, None], sorted_in[:, None]]
@@ -74,36 +92,21 @@ def held(
     for name, pick in (("shifted", _shifts), ("other", None), ("permuted", _shuffles)):
         drawn: list[tuple[Tensor, Tensor]] = []
         for i in range(len(p)):
-            chance = np.random.default_rng([NULLS.index(name), *_seeds(scene, i)])
+            seed, key = _seeds(scene, i)
+            chance = np.random.default_rng([NULLS.index(name), seed, key])
             if pick is not None:
                 order = pick(chance, scene.grid.shape, draws)
                 drawn.append((p[i][order], sorted_in[i][order]))
-            elif pool is not None and len(pool) > 2:
-                drawn.append(_others(chance, pool, keys_of(scene)[i], draws))
+            elif pool is not None:
+                pool.enter(key, p[i], sorted_in[i])
+                if len(pool) > 2:
+                    drawn.append(pool.draw(chance, key, draws))
         if drawn and len(drawn[0][0]) > 1:
             weights.append(torch.stack([one for one, _ in drawn]))
             groups.append(torch.stack([one for _, one in drawn]))
             nulls[name] = slice(start, start + weights[-1].shape[1])
             start = nulls[name].stop
     return Held(torch.cat(weights, 1), torch.cat(groups, 1), keep, nulls)
-
-
-def pool_of(scenes: Sequence[tuple[Scene, Tensor]], most: int) -> Pool | None:
-    """The concentrations of the first `most` images of scenes with their densities s (B, P).
-
-    Images without a weight in any patch are left out, and each image is there once.
-    """
-    known: dict[int, tuple[Tensor, Tensor]] = {}
-    for scene, s in scenes:
-        for i, key in enumerate(keys_of(scene)):
-            if len(known) < most and bool(s[i].any()):
-                known.setdefault(
-                    key, (concentration(s[i : i + 1]), strata(s[i : i + 1], scene.seed))
-                )
-    if not known:
-        return None
-    weights, groups = zip(*known.values(), strict=True)
-    return Pool(torch.cat(weights), torch.cat(groups), tuple(known))
 
 
 def keys_of(scene: Scene) -> list[int]:
@@ -129,10 +132,3 @@ def _shifts(chance: np.random.Generator, shape: tuple[int, int], draws: int) -> 
 def _shuffles(chance: np.random.Generator, shape: tuple[int, int], draws: int) -> Tensor:
     count = shape[0] * shape[1]
     return torch.from_numpy(np.stack([chance.permutation(count) for _ in range(draws)]))
-
-
-def _others(chance: np.random.Generator, pool: Pool, own: int, draws: int) -> tuple[Tensor, Tensor]:
-    """Weights and strata (R, P) of other images; as many for those of the pool as for the rest."""
-    known = [place for place, key in enumerate(pool.keys) if key != own]
-    taken = chance.choice(known, size=min(draws, len(pool) - 1), replace=False)
-    return pool.weights[taken], pool.strata[taken]

@@ -32,7 +32,7 @@ from ..manifest import about_model, versions
 from .analysis import Analysis
 from .figures import Skipped
 from .measure import measure
-from .nulls import Pool, held, keys_of, pool_of
+from .nulls import Pool, held, keys_of
 from .outliers import outliers
 from .store import load_partial, not_the_beginning, save_partial
 from .tally import Tally
@@ -40,6 +40,7 @@ from .tally import Tally
 BLANK = "no keypoint in any patch: there is nothing to hold attention against"
 BROKEN = "the model's output is not finite"
 EVERY = 20  # batches between two writings of the partial file
+FILL = 8  # how many times the pool's images are read to fill it, where many are blank
 CLASS_TOKEN = re.compile(r"(^|\.)(cls|class)_?(token|emb)")  # of a parameter's name
 
 
@@ -73,7 +74,8 @@ def analyze(
     density, detector, preprocessing, seed : as for `semattn.explain.Explainer`
     layers : which self-attention layers; None is all
     draws : R of each null, for each image; None is 3, or 20 for a single image
-    pool : how many images, the first ones, the null `other` draws from; under 3 there is none
+    pool : how many images, the last ones before it, the null `other` of an image draws from; the
+        first images draw from each other; under 3 there is none
     replicates : bootstrap samples of the images, for intervals
     batch_size : images in the model at once
     partial : a file to keep what is done in, every so often, and to go on from after an
@@ -143,7 +145,7 @@ class _Study:
         detectors.ensure(options["detector"])
         said = {name: _said(value) for name, value in options.items()}
         self.manifest = about_model(model) | {"options": said, "versions": versions()}
-        self.pool: Pool | None = None
+        self.pool = Pool(options["pool"])
         self.sizes: set[tuple[int, ...]] = set()
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
@@ -211,6 +213,7 @@ class _Study:
             if partial is not None and before < done <= seen and (seen, pixels) != (done, theirs):
                 raise not_the_beginning(partial, "other images")
             if seen <= done:
+                self._pass(one)
                 continue
             self.take(one)
             progress(seen)
@@ -229,14 +232,10 @@ class _Study:
         inputs = as_taken(self.model, loaded.images.inputs)
         with watch_norms(self.model) as norms:
             taken = record(self.model, inputs, layers=self.options["layers"], grad=False)
-        scene, s = self._scene(loaded, taken.grid)
+        scene, s, p, sorted_in = self._sorted(loaded.images, loaded.keypoints, taken.grid)
         reasons = _unusable(taken, s)
         names = loaded.images.names
         self.skipped += [Skipped(*one) for one in zip(names, reasons, strict=True) if one[1]]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoKeypointWarning)  # those are skipped, and listed
-            p = concentration(s)
-        sorted_in = strata(s, scene.seed)
         found = norms_on(taken.grid, norms, taken.in_order)
         flagged = torch.zeros_like(s).bool() if found is None else outliers(found, sorted_in)
         against = held(p, sorted_in, ~flagged, scene, self.options["draws"], self.pool)
@@ -261,26 +260,39 @@ class _Study:
             )
         return Analysis(self.tally, self.grid, tuple(self.skipped), self.manifest)
 
-    def _scene(self, loaded: _Loaded, grid: PatchGrid) -> tuple[Scene, Tensor]:
-        """The images of a batch on a grid, and their density s (B, P)."""
-        assert loaded.images is not None
-        scene = Scene(loaded.images.pixels, loaded.keypoints, grid, self.options["seed"])
-        return scene, self.density(scene)
+    def _sorted(
+        self, images: Images, keypoints: list[Keypoints], grid: PatchGrid
+    ) -> tuple[Scene, Tensor, Tensor, Tensor]:
+        """The images of a batch on a grid, their density, concentration and strata, (B, P) each."""
+        scene = Scene(images.pixels, keypoints, grid, self.options["seed"])
+        s = self.density(scene)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoKeypointWarning)  # those are skipped, and listed
+            return scene, s, concentration(s), strata(s, scene.seed)
+
+    def _pass(self, loaded: _Loaded, full: int | None = None) -> None:
+        """Let a batch enter the pool without being measured, until the pool is `full`."""
+        if loaded.images is None or not self.options["pool"]:
+            return
+        if self.grid is None:
+            inputs = as_taken(self.model, loaded.images.inputs[:1])
+            taken = record(self.model, inputs, layers=self.options["layers"], grad=False)
+            self.grid = taken.grid
+        scene, _, *both = self._sorted(loaded.images, loaded.keypoints, self.grid)
+        for key, p, sorted_in in zip(keys_of(scene), *both, strict=True):
+            if full is None or len(self.pool) < full:
+                self.pool.enter(key, p, sorted_in)
 
     def _fill_pool(self, batches: Iterator[_Loaded]) -> list[_Loaded]:
         """Read as many batches as the pool needs; they are handed back, to be measured."""
         first: list[_Loaded] = []
-        while sum(len(one.keypoints) for one in first) < self.options["pool"]:
+        most = self.options["pool"]
+        while len(self.pool) < most and sum(one.given for one in first) < FILL * most:
             if (one := next(batches, None)) is None:
                 break
             first.append(one)
-        readable = [one for one in first if one.images is not None]
-        if readable:
-            assert readable[0].images is not None
-            inputs = as_taken(self.model, readable[0].images.inputs[:1])
-            grid = record(self.model, inputs, layers=self.options["layers"], grad=False).grid
-            scenes = [self._scene(one, grid) for one in readable]
-            self.pool = pool_of(scenes, self.options["pool"])
+            self._pass(one, full=most)
+        self.pool.most = len(self.pool)  # it stays as large, whatever comes
         return first
 
 
