@@ -29,8 +29,10 @@ class AnalysisFileError(SemattnError, OSError):
 
 def save(found: Figures, file: Path, **more: Any) -> Path:
     """Write an analysis, under a temporary name first: its path."""
+    sums = found.tally.arrays()
     about = {
         "format": FORMAT,
+        "sums": len(sums),
         "grid": [found.grid.shape, found.grid.image_size, found.grid.cell, found.grid.prefix],
         "skipped": found.skipped,
         "manifest": found.manifest,
@@ -42,7 +44,7 @@ def save(found: Figures, file: Path, **more: Any) -> Path:
         handle, name = tempfile.mkstemp(prefix=".semattn-", dir=file.parent)
         try:
             with os.fdopen(handle, "wb") as stream:
-                arrays: dict[str, Any] = {"about": np.array(text), **found.tally.arrays()}
+                arrays: dict[str, Any] = {"about": np.array(text), **sums}
                 np.savez_compressed(stream, **arrays)
             Path(name).chmod(0o666 & ~_umask())
             Path(name).replace(file)
@@ -94,6 +96,8 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != FORMAT:
             raise ValueError(f"the format {about['format']!r}")
+        if about["sums"] != len(arrays):
+            raise ValueError(f"{len(arrays)} of {about['sums']} sums")
         shape, size, cell, prefix = about["grid"]
         grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
         skipped = tuple(Skipped(*one) for one in about["skipped"])

@@ -142,13 +142,7 @@ class Tally:
 
     @classmethod
     def of_arrays(cls, found: Mapping[str, NDArray[Any]]) -> Tally:
-        """What `arrays` wrote down.
-
-        Raises
-        ------
-        ValueError
-            For arrays of which some are missing.
-        """
+        """What `arrays` wrote down."""
         images, replicates = (int(one) for one in found["images"])
         made = cls(tuple((int(a), int(b)) for a, b in found["layers"]), replicates, images)
         for key in found:
@@ -159,9 +153,6 @@ class Tally:
                 name = name.removesuffix("/high")
                 low = found[f"{kind}/{name}/low"]
                 getattr(made, kind)[name] = ExactSum(found[key], low)
-        alike = ((made.sums, made.counts), (made.nulls, made.null_counts, made.freedom))
-        if any(one.keys() != group[0].keys() for group in alike for one in group):
-            raise ValueError("some of its sums are missing")
         return made
 
     def _count(self, name: str, values: Array, times: Whole) -> None:
