@@ -99,6 +99,17 @@ def test_what_is_left_out_takes_no_place_among_the_other_images(model, photos, o
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+def test_many_blank_pictures_do_not_fill_the_memory(model, photos, others):
+    given = [others["blank.png"]] * 40 + photos[:5]
+    read = []
+    found = of(
+        model, (read.append(one) or one for one in given), batch_size=1, pool=4,
+        progress=lambda done, _: read.append(None) if done == 1 else None,
+    )  # fmt: skip
+    assert read.index(None) <= module.FILL * 4 + 2  # so many were held, the rest one by one
+    assert found.images == 5 and "other" not in found.nulls("alignment")
+
+
 def test_one_picture_that_is_none_raises(model, others):
     for path in others.values():
         with pytest.raises(ImageError) as error:
@@ -255,8 +266,8 @@ def begun(model, photos, tmp_path, every_batch):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"seed": 1},
-        {"draws": 4},
+        {"seed": np.int64(1)},
+        {"draws": np.int64(4)},
         {"replicates": 100},
         {"density": "response"},
         {"layers": [2, 3]},
@@ -283,6 +294,14 @@ def test_what_was_begun_with_other_pictures_is_refused(model, photos, begun, giv
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
         of(model, pictures, batch_size=1, partial=begun)
     assert "\n" not in str(error.value)
+
+
+def test_a_whole_analysis_is_no_beginning(model, photos, tmp_path):
+    file = of(model, photos[:2]).save(tmp_path / "whole.npz")
+    before = file.read_bytes()
+    with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
+        of(model, photos[:2], partial=file)
+    assert "\n" not in str(error.value) and file.read_bytes() == before
 
 
 def test_another_model_and_a_damaged_file_are_refused(photos, begun):
