@@ -102,7 +102,7 @@ def analyze(
         draws = 20 if many is None else 3
     for name, value, least in (
         ("draws", draws, 2), ("pool", pool, 0), ("replicates", replicates, 0),
-        ("batch_size", batch_size, 1),
+        ("batch_size", batch_size, 1), ("seed", seed, 0),
     ):  # fmt: skip
         if value < least:
             raise ValueError(f"{name}: expected {least} at least, got {value}")
@@ -266,6 +266,11 @@ class _Study:
         """The images of a batch on a grid, their density, concentration and strata, (B, P) each."""
         scene = Scene(images.pixels, keypoints, grid, self.options["seed"])
         s = self.density(scene)
+        if s.shape != (len(scene), grid.patches):
+            raise ShapeError(
+                f"density: expected ({len(scene)}, {grid.patches}), got {tuple(s.shape)} — "
+                "one value a patch of each image"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoKeypointWarning)  # those are skipped, and listed
             return scene, s, concentration(s), strata(s, scene.seed)

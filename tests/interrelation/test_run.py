@@ -152,6 +152,20 @@ def test_a_batch_in_a_list_is_refused_in_one_line(model):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed: expected 0 at least"),
+        ({"density": lambda scene: torch.ones(len(scene), 5)}, r"density: expected \(3, 12\)"),
+        ({"density": lambda _: torch.ones(1, 12)}, r"density: expected \(3, 12\)"),
+    ],
+)
+def test_wrong_options_are_one_line(model, wrong, message):
+    with pytest.raises(ValueError, match=message) as error:
+        analyze(model, models.images(3), **wrong)
+    assert "\n" not in str(error.value)
+
+
 # Models and layers
 
 
