@@ -7,6 +7,7 @@ import torch
 
 from semattn.density import Scene
 from semattn.grid import PatchGrid
+from semattn.images import prepare
 from semattn.interrelation import analyze
 from semattn.interrelation.figures import Figures
 from semattn.interrelation.measure import ALONE, HELD, Measured
@@ -55,12 +56,6 @@ def test_an_image_counts_as_often_in_whatever_batch_it_comes():
     counted = whole.tally.counts["entropy"][:, 0, 0]
     assert counted[0] == 12 and len(set(counted[1:].tolist())) > 5
     # Poisson numbers of the seed and the image: drawn here again
-    scene = Scene(_pixels(many), (), PatchGrid((3, 4), models.SIZE, (16, 16)))
+    scene = Scene(prepare(many).pixels, (), PatchGrid((3, 4), models.SIZE, (16, 16)))
     drawn = [np.random.default_rng([0, key]).poisson(1.0, 200) for key in keys_of(scene)]
     assert np.array_equal(counted[1:], np.sum(drawn, axis=0))
-
-
-def _pixels(many: torch.Tensor) -> np.ndarray:
-    from semattn.images import prepare
-
-    return prepare(many).pixels
