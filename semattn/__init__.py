@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from .images import Images, Preprocessing, prepare
     from .interrelation import Analysis, analyze
     from .keypoints import Keypoints, detectors
+    from .prompting import AttentionPrompter
     from .zoo import load
 
 _HOME = {
     "Analysis": "interrelation",
+    "AttentionPrompter": "prompting",
     "AttentionRecord": "attention",
     "AttentionRollout": "explain",
     "Center": "explain",
@@ -78,10 +80,11 @@ _HOME = {
 }
 
 # Parts that are called by their own names: semattn.report.write(…).
-_PARTS = ("adapters", "interrelation", "report", "viz", "zoo")
+_PARTS = ("adapters", "interrelation", "prompting", "report", "viz", "zoo")
 
 __all__ = [
     "Analysis",
+    "AttentionPrompter",
     "AttentionRecord",
     "AttentionRollout",
     "Center",

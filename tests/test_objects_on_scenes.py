@@ -169,7 +169,7 @@ def test_crop_scene():
 
 
 def test_catalogue_splits_are_disjoint():
-    groups = [*SCENES.values(), tuple(PHOTOGRAPHS)]
+    groups = [*SCENES.values(), tuple(PHOTOGRAPHS), catalog.FURTHER]
     for objects in CLASSES.values():
         assert objects.learned
         assert objects.unseen

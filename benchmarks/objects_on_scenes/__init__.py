@@ -8,7 +8,7 @@ the files, `catalog` says what they show and who may see them, `compose` pastes,
 
 from .catalog import CLASSES, NAMES, PHOTOGRAPHS, SCENES, Objects
 from .compose import Placement
-from .dataset import SPLITS, Composition, ObjectsOnScenes, sheet
+from .dataset import SPLITS, Composition, ObjectsOnScenes, cutout_of, scene_of, sheet
 
 __all__ = [
     "CLASSES",
@@ -20,5 +20,7 @@ __all__ = [
     "Objects",
     "ObjectsOnScenes",
     "Placement",
+    "cutout_of",
+    "scene_of",
     "sheet",
 ]

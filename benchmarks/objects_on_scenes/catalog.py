@@ -179,9 +179,17 @@ PHOTOGRAPHS: dict[str, str] = {
 """Whole photographs that show a class by themselves: for a look at the end, never for training."""
 
 
+FURTHER: tuple[str, ...] = (
+    *_backgrounds("seeding_by_Clements_Engelhardt"),
+    *_wallpapers("EveningGlow"),
+)
+"""Scenes that `benchmarks.confounded_birds` has beside those."""
+
+
 def files() -> tuple[str, ...]:
     """Every file that the splits name, once."""
     named = [path for group in SCENES.values() for path in group] + list(PHOTOGRAPHS)
+    named += FURTHER
     for objects in CLASSES.values():
         named += [*objects.learned, *objects.validation, *objects.unseen]
     return tuple(dict.fromkeys(named))

@@ -112,8 +112,8 @@ class ObjectsOnScenes:
         label = list(self.objects)[which]
         name = self.objects[label][turn % len(self.objects[label])]
         scene = self.scenes[rng.integers(len(self.scenes))]
-        background = crop_scene(_scene(self.root / scene), self.size, rng)
-        layer, corner = place(_cutout(self.root / name), self.size, self.placement, rng)
+        background = crop_scene(scene_of(self.root / scene), self.size, rng)
+        layer, corner = place(cutout_of(self.root / name), self.size, self.placement, rng)
         image, mask = paste(background, layer, corner)
         center = np.argwhere(mask).mean(axis=0) - (self.size - 1) / 2
         visible = float(mask.sum() / (layer[..., 3] >= 128).sum())
@@ -149,7 +149,8 @@ def sheet(compositions: list[Composition], columns: int = 8, outline: bool = Tru
 
 
 @functools.lru_cache(maxsize=64)
-def _scene(path: Path) -> Image.Image:
+def scene_of(path: Path) -> Image.Image:
+    """A scene, its shorter side `SCENE_SIDE` pixels."""
     with Image.open(path) as opened:
         opened.draft("RGB", (SCENE_SIDE, SCENE_SIDE))
         scene = opened.convert("RGB")
@@ -159,6 +160,7 @@ def _scene(path: Path) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=512)
-def _cutout(path: Path) -> Image.Image:
+def cutout_of(path: Path) -> Image.Image:
+    """A cut-out without its transparent border."""
     with Image.open(path) as opened:
         return trim(opened)

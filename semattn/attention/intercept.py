@@ -39,6 +39,7 @@ class FusedCall:
     is_causal: bool = False
     scale: float | None = None
     enable_gqa: bool = False
+    width: int | None = None  # of the values, where channels have been added to them
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +51,7 @@ class FusedCall:
         extra: dict[str, Any] = {} if self.scale is None else {"scale": self.scale}
         if self.enable_gqa:
             extra["enable_gqa"] = True
-        return F.scaled_dot_product_attention(
+        result = F.scaled_dot_product_attention(
             self.query,
             self.key,
             self.value,
@@ -59,10 +60,18 @@ class FusedCall:
             is_causal=self.is_causal,
             **extra,
         )
+        return result if self.width is None else result[..., : self.width]
 
-    def add_bias(self, bias: Tensor) -> None:
-        """Add `bias`, broadcastable to (B,H,Nq,Nk), to the scores of this call."""
+    def add_bias(self, bias: Tensor, asking: Tensor | None = None) -> None:
+        """Add `bias`, broadcastable to (B,H,Nq,Nk), to the scores of this call.
+
+        With `asking`, (…,Nq,1) of ones and zeros, only to those of the queries that it names; the
+        bias is then one number a key, (…,1,Nk).
+        """
         bias = bias.to(self.query.dtype)
+        if asking is not None:
+            self._add_product(asking.to(bias), bias)
+            return
         if self.is_causal:
             queries, keys = self.shape[-2:]
             allowed = torch.ones(queries, keys, dtype=torch.bool, device=bias.device).tril()
@@ -73,6 +82,30 @@ class FusedCall:
             self.attn_mask = bias.masked_fill(~self.attn_mask, -math.inf)
         else:
             self.attn_mask = self.attn_mask + bias
+
+    def _add_product(self, asking: Tensor, bias: Tensor) -> None:
+        """Add asking x bias as one more channel of queries and keys, so that it is never N x N.
+
+        Kernels want a multiple of eight channels, and as many of the values.
+        """
+        times = self.query.shape[1] // self.key.shape[1] if self.enable_gqa else 1
+        if times > 1 and bias.shape[1] > 1:  # heads that share keys, but not their bias
+            self.key, self.value = (
+                one.repeat_interleave(times, dim=1) for one in (self.key, self.value)
+            )
+            self.enable_gqa = False
+        channels = self.query.shape[-1]
+        self.scale = 1 / math.sqrt(channels) if self.scale is None else self.scale
+        self.width = self.value.shape[-1] if self.width is None else self.width
+        more = 8 - channels % 8
+
+        def widened(tensor: Tensor, first: Tensor) -> Tensor:
+            first = F.pad(first.expand(*tensor.shape[:-1], 1), (0, more - 1))
+            return torch.cat([tensor, first], dim=-1)
+
+        self.query = widened(self.query, asking)
+        self.key = widened(self.key, bias.transpose(-2, -1) / self.scale)
+        self.value = F.pad(self.value, (0, more))
 
 
 @dataclass
@@ -93,13 +126,37 @@ class DenseCall:
         """Make the call: the attention (B,H,Nq,Nk)."""
         return self.function(self.scores, *self.args, **self.kwargs)
 
-    def add_bias(self, bias: Tensor) -> None:
-        """Add `bias`, broadcastable to (B,H,Nq,Nk), to the scores of this call."""
-        self.scores = self.scores + bias.to(self.scores.dtype)
+    def add_bias(self, bias: Tensor, asking: Tensor | None = None) -> None:
+        """Add `bias`, and only for the queries in `asking`, as `FusedCall.add_bias` does."""
+        bias = bias.to(self.scores.dtype)
+        self.scores = self.scores + (bias if asking is None else asking.to(bias) * bias)
 
 
 Call = FusedCall | DenseCall
 Handler = Callable[[AttentionSite, Call], Tensor]
+
+
+_apart = threading.local()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What runs inside the ``with`` is seen by no attachment that was there before it.
+
+    For a look at a model, or for sums of one's own, from within its pass.
+    """
+    outer = depth()
+    _apart.depth = outer + 1
+    try:
+        yield
+    finally:
+        _apart.depth = outer
+
+
+def depth() -> int:
+    """How many `apart` this thread is in."""
+    found: int = getattr(_apart, "depth", 0)
+    return found
 
 
 class _Intercept(TorchFunctionMode):
@@ -107,11 +164,14 @@ class _Intercept(TorchFunctionMode):
         super().__init__()
         self.site = site
         self.handler = handler
+        self.level = depth()
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if depth() != self.level:
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self.handler(self.site, FusedCall(*args, **kwargs))
         if func in SOFTMAX and _over_keys(*args, **kwargs):
@@ -185,19 +245,21 @@ def attach(
     What is handed over is the set of the modules that were entered so far.
     """
     owner = threading.current_thread()
+    level = depth()
     modes: list[_Intercept] = []
     entered: set[nn.Module] = set()
     handles = []
 
     def enter(module: nn.Module, _: Any) -> None:
-        if _works_for(owner):
+        if _works_for(owner) and depth() == level:
             mode = _Intercept(sites[module], handler)
             mode.__enter__()
             modes.append(mode)
             entered.add(module)
 
     def leave(module: nn.Module, *_: Any) -> None:
-        if _works_for(owner) and modes and modes[-1].site is sites[module]:
+        here = depth() == level
+        if here and _works_for(owner) and modes and modes[-1].site is sites[module]:
             modes.pop().__exit__(None, None, None)
 
     try:

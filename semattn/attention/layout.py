@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import Call, FusedCall, attach
+from .intercept import Call, FusedCall, apart, attach
 from .placement import Placement
 from .sites import AttentionSite
 from .trace import Planes, Trace, mixed
@@ -79,6 +79,30 @@ class Layout:
         heads = math.prod(lead[axis] for axis in self.heads)
         return moved.reshape(-1, heads, *rest)
 
+    def unfold(self, tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
+        """(G, H or 1, a, b) as it broadcasts to a call of leading axes `lead`; undoes `fold`."""
+        if self.heads == (1,) and len(lead) == 2 and not self.folded:
+            return tensor
+        rest = tensor.shape[-2:]
+        if self.folded:
+            whole = tensor.expand(-1, self.folded, *rest)
+            return (whole.transpose(0, 1) if self.heads_first else whole).flatten(0, 1)
+        groups = [axis for axis in range(len(lead)) if axis not in self.heads]
+        order = [*groups, *self.heads]
+        single = tensor.shape[1] == 1
+        apart = [1 if single and axis in self.heads else lead[axis] for axis in order]
+        back = [order.index(axis) for axis in range(len(lead))]
+        return tensor.reshape(*apart, *rest).permute(*back, -2, -1)
+
+    def heads_of(self, lead: tuple[int, ...]) -> int:
+        """H, of a call of leading axes `lead`."""
+        return self.folded or math.prod(lead[axis] for axis in self.heads)
+
+    def batch_of(self, lead: tuple[int, ...]) -> int:
+        """How many images a call of leading axes `lead` holds."""
+        assert self.keys is not None
+        return math.prod(lead) // (self.heads_of(lead) * len(self.keys.table))
+
     def in_order_of(self, grid: PatchGrid) -> bool:
         """Whether keys, and queries if patches ask, are the tokens of `grid` as they come."""
         both = [one for one in (self.keys, self.queries) if one is not None]
@@ -130,7 +154,7 @@ def follow(
     layouts: dict[AttentionSite, Layout] = {}
     few = inputs if extra else inputs[:2]
     size = (inputs.shape[-2], inputs.shape[-1])
-    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+    with apart(), torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
         trace = Trace(few := few.clone())
 
         def handle(site: AttentionSite, call: Call) -> Tensor:

@@ -169,30 +169,45 @@ class Recorder:
         gradient: Tensor | None,
     ) -> SiteRecord:
         """The record of one site, with its tokens placed on `grid`."""
-        assert layout.keys is not None
-        call = self.calls[site]
-        lead = tuple(call.shape[:-2])
-        result = layout.fold(self.results[site].detach(), lead)
-        at = layout.place(layout.keys, grid, batch)
-        asking = None if layout.queries is None else layout.place(layout.queries, grid, batch)
-        gradient = None if gradient is None else layout.fold(gradient, lead)
-        shape = (*result.shape[:2], call.shape[-2], call.shape[-1])
-        if isinstance(call, DenseCall):
-            return SiteRecord(site, shape, at, asking, dense=result, gradient=gradient)
-        mask = None if call.attn_mask is None else call.attn_mask.detach()
-        return SiteRecord(
-            site,
-            shape,
-            at,
-            asking,
-            query=layout.fold(call.query.detach(), lead),
-            key=layout.fold(_per_head(call, call.key), lead),
-            value=layout.fold(_per_head(call, call.value), lead),
-            mask=None if mask is None else layout.fold(mask, lead),
-            causal=call.is_causal,
-            scale=1 / math.sqrt(call.query.shape[-1]) if call.scale is None else call.scale,
-            gradient=gradient,
-        )
+        call, result = self.calls[site], self.results[site].detach()
+        return site_record(site, call, layout, grid, batch, result, gradient)
+
+
+def site_record(
+    site: AttentionSite,
+    call: Call,
+    layout: Layout,
+    grid: PatchGrid,
+    batch: int,
+    result: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> SiteRecord:
+    """The record of one call, with its tokens placed on `grid`; a dense one is its `result`."""
+    assert layout.keys is not None
+    lead = tuple(call.shape[:-2])
+    at = layout.place(layout.keys, grid, batch)
+    asking = None if layout.queries is None else layout.place(layout.queries, grid, batch)
+    gradient = None if gradient is None else layout.fold(gradient, lead)
+    if isinstance(call, DenseCall):
+        dense = layout.fold(call.run().detach() if result is None else result, lead)
+        shape = (*dense.shape[:2], call.shape[-2], call.shape[-1])
+        return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient, layout=layout)
+    query = layout.fold(call.query.detach(), lead)
+    mask = None if call.attn_mask is None else call.attn_mask.detach()
+    return SiteRecord(
+        site,
+        (*query.shape[:2], call.shape[-2], call.shape[-1]),
+        at,
+        asking,
+        query=query,
+        key=layout.fold(_per_head(call, call.key), lead),
+        value=layout.fold(_per_head(call, call.value), lead),
+        mask=None if mask is None else layout.fold(mask, lead),
+        causal=call.is_causal,
+        scale=1 / math.sqrt(call.query.shape[-1]) if call.scale is None else call.scale,
+        gradient=gradient,
+        layout=layout,
+    )
 
 
 def _per_head(call: FusedCall, shared: Tensor) -> Tensor:

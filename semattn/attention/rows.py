@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .layout import Layout
 from .placement import Placement
 from .sites import AttentionSite
 
@@ -29,7 +30,8 @@ class SiteRecord:
     Either q (G,H,Nq,D), k and v (G,H,Nk,D), `mask` added to the scores (or None) and `gradient`
     dL/dO; or, of a module that makes its own softmax, `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
     A group is an image, or a window of one: `keys_at` and `queries_at` say which tokens of the
-    image are asked and ask. `queries_at` is None where learned queries ask.
+    image are asked and ask. `queries_at` is None where learned queries ask. `layout` is where they
+    come from, for calls of other batches.
     """
 
     site: AttentionSite
@@ -44,6 +46,7 @@ class SiteRecord:
     scale: float = 1.0
     dense: Tensor | None = None
     gradient: Tensor | None = None
+    layout: Layout | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,6 +54,13 @@ class SiteRecord:
         kept = self.query if self.dense is None else self.dense
         assert kept is not None
         return torch.promote_types(kept.dtype, torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        kept = self.query if self.dense is None else self.dense
+        assert kept is not None
+        return kept.device
 
     def attention(self, rows: slice = slice(None)) -> Tensor:
         """A after softmax for the queries in `rows`: (G,H,Q,Nk), the caller's own."""

@@ -117,7 +117,9 @@ def _may_attend(module: nn.Module) -> bool:
 
 
 def choose_layers(layers: Layers, depth: int) -> list[int]:
-    """Layer numbers in 0 … depth-1 for an int, a list, a slice, "all" or "last-half" (None: all).
+    """Layer numbers in 0 … depth-1 for an int, a list, a slice or a name (None: all).
+
+    Names are "all", "last-half" and "last-third".
 
     Examples
     --------
@@ -130,11 +132,13 @@ def choose_layers(layers: Layers, depth: int) -> list[int]:
         return list(range(depth))
     if layers == "last-half":
         return list(range(depth // 2, depth))
+    if layers == "last-third":
+        return list(range(depth - max(1, depth // 3), depth))
     if isinstance(layers, slice):
         chosen = list(range(depth))[layers]
     elif isinstance(layers, str):
         raise ValueError(
-            f"layers: expected 'all', 'last-half', numbers or a slice, got "
+            f"layers: expected 'all', 'last-half', 'last-third', numbers or a slice, got "
             f"{reprlib.repr(layers)} — "
             f"this model has layers 0 to {depth - 1}"
         )

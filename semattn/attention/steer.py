@@ -2,29 +2,103 @@
 
 Adding b_j to the scores of key j multiplies its attention by e^b_j and renormalises. The bias
 rides on the `attn_mask` of the fused call, so fused kernels stay on, and a bias per key is never
-expanded to N x N.
+expanded to N x N; for some queries alone it rides on one more channel of queries and keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
+from ..registry import choices
 from .intercept import Call, attach
 from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
+from .survey import Survey
+
+QUERIES = ("all", "class", "patches")
+
+Look = tuple[int, Callable[[AttentionSite, Call], None]]
+
+
+class Steering:
+    """An attachment that adds a bias to the scores of a model, aimed anew for every call of it."""
+
+    def __init__(
+        self, model: nn.Module, layers: Layers, heads: Sequence[int] | None, queries: str
+    ) -> None:
+        module = refuse(model)
+        self.sites = {one: site for one, site in find_sites(module).items() if site.kind == "self"}
+        if not self.sites:
+            raise UnsupportedModelError(
+                f"{type(module).__name__}: expected self-attention to steer, got only pools"
+            )
+        choose_layers(layers, len(self.sites))
+        if queries not in QUERIES:
+            raise ValueError(choices("queries", queries, QUERIES))
+        self.layers, self.heads, self.queries = layers, heads, queries
+        self.rest()
+
+    def aim(
+        self,
+        bias: Tensor | Callable[[], Tensor],
+        survey: Survey | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """What the next calls get; parameters as of `steer`."""
+        names = [site.name for site in self.sites.values()]
+        if survey is not None:
+            names = [name for name in names if name in survey.layouts]
+        elif self.queries != "all":
+            raise ValueError(
+                f"survey: expected one for queries={self.queries!r}, got None — survey(model, x)"
+            )
+        self.wanted = {names[number] for number in choose_layers(self.layers, len(names))}
+        self.looked = None if look is None else names[look[0]]
+        self.look = None if look is None else look[1]
+        self.survey, self.bias = survey, bias
+        self.made = None if callable(bias) else spread(bias)
+        self.aimed = True
+
+    def rest(self) -> None:
+        """From now on calls are an error, but for those that a backward pass makes again."""
+        self.aimed = False
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside the ``with``, calls are steered."""
+        with attach(self.sites, self._handle):
+            yield
+
+    def _handle(self, site: AttentionSite, call: Call) -> Tensor:
+        if not self.aimed and torch._C._current_graph_task_id() == -1:
+            raise UnsupportedModelError(
+                f"{site}: expected the prompted model to be called as a whole, got a call of a "
+                "part of it — call model(x)"
+            )
+        if self.look is not None and site.name == self.looked:
+            self.look(site, call)
+        if site.name in self.wanted:
+            if self.made is None:
+                assert callable(self.bias)
+                self.made = spread(self.bias())
+            _add(site, call, self.made, self.heads, self.queries, self.survey)
+        return call.run()
 
 
 @contextmanager
 def steer(
     model: nn.Module,
-    bias: Tensor,
+    bias: Tensor | Callable[[], Tensor],
     *,
     layers: Layers = None,
     heads: Sequence[int] | None = None,
+    queries: str = "all",
+    survey: Survey | None = None,
+    look: Look | None = None,
 ) -> Iterator[None]:
     """Add `bias` to the attention scores of `model` inside the ``with``.
 
@@ -34,16 +108,21 @@ def steer(
     Parameters
     ----------
     model : a vision transformer
-    bias : (N,) or (B, N), nats per key token, the same for every query; or (B|1, H|1, Q|1, N)
+    bias : (N,) or (B, N), nats per key token, the same for every query; or (B|1, H|1, Q|1, N); or
+        a function that gives it when the first call that it is for is made
     layers : which self-attention layers, see `choose_layers`; None is all
     heads : which heads; None is all
+    queries : "all", "class" (the class token's alone) or "patches"; the last two need a `survey`
+    survey : brings a bias (N,) or (B, N) on the tokens of its grid to the calls of models with
+        windows or several grids; without it every call must be over the N tokens
+    look : a layer, and what is to see its calls before they are steered
 
     Raises
     ------
     ShapeError
         For a bias of another shape, at once or when a site of another size is called.
     ValueError
-        For a bias that is not finite, or for unknown layers or heads.
+        For a bias that is not finite, or for unknown layers, heads or queries.
 
     Examples
     --------
@@ -53,26 +132,36 @@ def steer(
     >>> with steer(vit, away, layers=[-1]):
     ...     logits = vit(torch.zeros(1, 3, 64, 64))
     """
-    module = refuse(model)
-    every = {one: site for one, site in find_sites(module).items() if site.kind == "self"}
-    if not every:
-        raise UnsupportedModelError(
-            f"{type(module).__name__}: expected self-attention to steer, got only pools"
-        )
-    wanted = choose_layers(layers, len(every))
-    if not bias.detach().isfinite().all():
-        raise ValueError("bias: expected finite numbers, got NaN or infinity — clip it first")
-    spread = _spread(bias)
-
-    def handle(site: AttentionSite, call: Call) -> Tensor:
-        call.add_bias(_fit(site, call, spread, heads))
-        return call.run()
-
-    with attach({one: site for one, site in every.items() if site.layer in wanted}, handle):
+    steering = Steering(model, layers, heads, queries)
+    steering.aim(bias, survey, look)
+    with steering.attached():
         yield
 
 
-def _spread(bias: Tensor) -> Tensor:
+def _add(
+    site: AttentionSite,
+    call: Call,
+    bias: Tensor,
+    heads: Sequence[int] | None,
+    queries: str,
+    survey: Survey | None,
+) -> None:
+    if survey is None:
+        call.add_bias(_fit(site, call, bias, heads))
+        return
+    per_head = bias[:, :, 0]
+    if heads is not None:
+        layout = survey.layouts[site.name]
+        chosen = _chosen(site, heads, layout.heads_of(call.shape[:-2]), bias)
+        per_head = per_head * chosen[:, :, 0]
+    asking = None if queries == "all" else survey.asking(site, call, queries)
+    call.add_bias(survey.place(site, call, per_head), asking)
+
+
+def spread(bias: Tensor) -> Tensor:
+    """A bias of any shape that `steer` takes as (B, H, Q, N), checked."""
+    if not bias.detach().isfinite().all():
+        raise ValueError("bias: expected finite numbers, got NaN or infinity — clip it first")
     if bias.ndim == 1:
         return bias[None, None, None]
     if bias.ndim == 2:
@@ -94,13 +183,15 @@ def _fit(site: AttentionSite, call: Call, bias: Tensor, heads: Sequence[int] | N
             f"bias: expected to fit attention {call.shape} of {site}, "
             f"got {tuple(bias.shape)} — one number a token, prefix tokens included"
         )
-    if heads is None:
-        return bias
-    count = call.shape[1]
+    return bias if heads is None else bias * _chosen(site, heads, call.shape[1], bias)
+
+
+def _chosen(site: AttentionSite, heads: Sequence[int], count: int, bias: Tensor) -> Tensor:
+    """1 for the chosen heads, (1, H, 1, 1)."""
     if not heads or not all(-count <= head < count for head in heads):
         raise ValueError(
             f"heads: expected some of 0 … {count - 1}, got {list(heads)} — {site} has {count} heads"
         )
-    chosen = torch.zeros(count, 1, 1, dtype=bias.dtype, device=bias.device)
-    chosen[list(heads)] = 1
-    return bias * chosen
+    chosen = torch.zeros(1, count, 1, 1, dtype=bias.dtype, device=bias.device)
+    chosen[:, list(heads)] = 1
+    return chosen

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .intercept import depth
+
 # Of one tensor, each of its shape: the image's number, and the fractions of height and width of the
 # image. NaN is no place in the image (a class token); image -1 is padding.
 Planes = tuple[Tensor, ...]
@@ -63,6 +65,7 @@ class Trace(TorchDispatchMode):
     def __init__(self, inputs: Tensor) -> None:
         super().__init__()
         self._known = WeakTensorKeyDictionary()
+        self._level = depth()
         batch, _, height, width = inputs.shape
         image = torch.arange(batch, dtype=torch.float32, device=inputs.device)
         down = (torch.arange(height, device=inputs.device) + 0.5) / height
@@ -87,6 +90,8 @@ class Trace(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if depth() != self._level:
+            return func(*args, **kwargs)
         name = func._schema.name.rpartition("::")[2]
         rule = _rule(func, name)
         if rule is None:

@@ -26,7 +26,7 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
     Returns
     -------
     Tensor
-        p (B, P), float64; rows sum to 1.
+        p (B, P), float64; rows sum to 1. Gradients flow to s.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def strata(s: Tensor, seed: int = 0) -> Tensor:
     [[0, 2, 1, 2]]
     """
     s = _checked(s)
-    rank = torch.stack([_ranks(row, seed) for row in s.cpu().numpy()]).to(s.device)
+    rank = torch.stack([_ranks(row, seed) for row in s.detach().cpu().numpy()]).to(s.device)
     empty = (s == 0).sum(1, keepdim=True)
     high = rank - empty >= (s.shape[1] - empty) // 2
     return torch.where(s == 0, EMPTY, torch.where(high, HIGH, LOW)).to(torch.int8)
@@ -82,10 +82,11 @@ def _checked(s: Tensor) -> Tensor:
     """S as float64, or why not."""
     if s.ndim != 2 or s.shape[1] == 0:
         raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)} — one value a patch")
-    s = s.detach().to(torch.float64)
-    if not bool((s.isfinite() & (s >= 0)).all()):
+    s = s.to(torch.float64)
+    values = s.detach()
+    if not bool((values.isfinite() & (values >= 0)).all()):
         raise ValueError(
-            f"density: expected finite values >= 0, got [{float(s.min()):.4g}, "
-            f"{float(s.max()):.4g}] — clip or clean them first"
+            f"density: expected finite values >= 0, got [{float(values.min()):.4g}, "
+            f"{float(values.max()):.4g}] — clip or clean them first"
         )
     return s

@@ -1,0 +1,102 @@
+"""The bias of one batch, whoever says it: weights that are given, or a density of the pictures.
+
+Both have the same three parts: whether they want to see a layer of the model (`looks`), `see`, and
+`bias`, which is asked for when the first call is to be steered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attention import SiteRecord
+from ..density import Scene, concentration, densities
+from ..errors import ShapeError
+from ..grid import PatchGrid
+from ..keypoints import start
+from ..registry import choices
+from .sources import Source, prompts
+
+Nats = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)
+
+
+class Given:
+    """A bias (1 or B, P) that is known."""
+
+    looks = False
+
+    def __init__(self, bias: Tensor) -> None:
+        self.made = bias
+
+    def see(self, one: SiteRecord) -> None:
+        """Nothing of the model is needed."""
+
+    def bias(self) -> Tensor:
+        """(1 or B, P), nats."""
+        return self.made
+
+
+class OfPictures:
+    """The bias by a density of pixels (B, H, W, 3); keypoints are found while the model runs."""
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        grid: PatchGrid,
+        density: Any,
+        detector: Any,
+        seed: int,
+        nats: Nats,
+    ) -> None:
+        self.source: Source | None = prompts.get(density) if isinstance(density, str) else None
+        self.looks = self.source is not None
+        self.density = densities.ensure(self.source.density if self.source else density)
+        self.pixels, self.grid, self.seed, self.nats = pixels, grid, seed, nats
+        needs = getattr(self.density, "needs", ("keypoints",))
+        self.found = start(pixels, detector, descriptors="descriptors" in needs) if needs else None
+        self.seen: SiteRecord | None = None
+
+    def see(self, one: SiteRecord) -> None:
+        """Keep what a layer did."""
+        self.seen = one
+
+    def bias(self) -> Tensor:
+        """(B, P), nats."""
+        keypoints = self.found.result() if self.found else []
+        s = self.density(Scene(self.pixels, keypoints, self.grid, self.seed))
+        if s.shape != (len(self.pixels), self.grid.patches):
+            raise ShapeError(
+                f"density: expected ({len(self.pixels)}, {self.grid.patches}), got "
+                f"{tuple(s.shape)} — one value a patch of each image"
+            )
+        if self.source is not None:
+            one, self.seen = self.seen, None
+            assert one is not None
+            device = one.device
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                p = concentration(s).to(device, one.dtype)
+                s = self.source.see(one, self.grid, p)
+        return self.nats(s)
+
+
+def read_density(density: Any) -> Any:
+    """The density as it was given, if it is known.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name, or for what is neither name, function nor weights.
+    """
+    if isinstance(density, Tensor) or callable(density):
+        return density
+    if not isinstance(density, str):
+        raise TypeError(
+            f"density: expected a name, a function or weights, got {type(density).__name__}"
+        )
+    if density not in prompts and density not in densities:
+        raise ValueError(choices("density", density, [*prompts, *densities]))
+    return density

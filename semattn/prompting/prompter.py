@@ -1,0 +1,283 @@
+"""`AttentionPrompter`: a model whose attention is led to where the keypoints are, or elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.intercept import Call as AttentionCall, apart, depth
+from ..attention.sites import AttentionSite, Layers, choose_layers
+from ..attention.steer import Steering, steer
+from ..attention.survey import Survey, survey
+from ..density import concentration
+from ..images import Preprocessing, pixels_of
+from ..keypoints import detectors
+from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
+from .calls import AsCalled, Call, read_call
+from .pictures import Given, OfPictures, read_density
+from .regions import Region, coverage
+
+STRENGTH = 0.5
+LAYERS = "last-third"
+DENSITY = "interrelation"
+
+
+class AttentionPrompter(nn.Module):
+    """Call it like the model: the scores of attention get a bias, nothing else is changed.
+
+    scores_ij += strength b_j, b_j = clip(log(P p_j), -clip, clip), p the semantic concentration of
+    the very images that come in; prefix tokens get nothing. That multiplies the attention which
+    patch j receives by e^(strength b_j), and renormalises. Fused kernels stay on; the model's
+    weights, hooks and flags are as before when a call returns or raises.
+
+    Parameters
+    ----------
+    model : a vision transformer of any family that `semattn.record` reads
+    strength : 0 is the model itself, bit for bit; a tensor may ask for gradients
+    layers : which self-attention layers: "last-third", "last-half", "all", numbers or a slice
+    heads : numbers of heads; None is all
+    queries : who is led: "all", the "class" token alone, or "patches"
+    density : name in `semattn.densities`, a function of a `Scene`, weights (P,) or (B, P); or one
+        that the model has a say in (`semattn.prompting.prompts`): "interrelation", "received",
+        "received-class", and the controls "class-attention" and "class-grown"
+    clip : nats, the most that one patch gains or loses at strength 1
+    detector, preprocessing, seed : as for `semattn.explain.Explainer`
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a model without self-attention that can be steered.
+    ValueError
+        For an unknown option, layer, or name.
+
+    Notes
+    -----
+    The answer of a prompted model is another model's answer: choose strength and layers on
+    validation data (`calibrate`), and look at more than one class of images. With gradient
+    checkpointing, call `backward` inside `steer`, which is open until it has run.
+
+    Source: arXiv 2211.08543, which calls this prompting; the definitions are this project's.
+
+    Examples
+    --------
+    >>> import timm
+    >>> from semattn.prompting import Box
+    >>> vit = timm.create_model("test_vit", img_size=64).eval()
+    >>> x = torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))
+    >>> prompter = AttentionPrompter(vit, density="count")
+    >>> prompter(x).shape
+    torch.Size([1, 1000])
+    >>> with prompter.steer(Box(0, 0, 31, 31)):
+    ...     logits = vit(x)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float | Tensor = STRENGTH,
+        layers: Layers = LAYERS,
+        heads: Sequence[int] | None = None,
+        queries: str = "all",
+        density: Any = DENSITY,
+        clip: float = CLIP,
+        detector: Any = "sift",
+        preprocessing: Preprocessing | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        Steering(model, layers, heads, queries)  # or why not
+        detectors.ensure(detector)
+        self.model = model
+        self.strength = _strength(strength)
+        self.layers = layers
+        self.heads = heads
+        self.queries = queries
+        self.density = read_density(density)
+        self.clip = check_nats("clip", clip)
+        self.detector = detector
+        self.preprocessing = preprocessing
+        self.seed = seed
+        self._surveys: dict[Any, Survey] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model gives for these arguments when it is prompted."""
+        with self.steer():
+            return self.model(*args, **kwargs)
+
+    @contextmanager
+    def steer(self, weights: Any = None, *, away: bool = False) -> Iterator[None]:
+        """Prompt every call of the model itself inside the ``with``, by this thread.
+
+        Contexts of several prompters nest, and their biases add up.
+
+        Parameters
+        ----------
+        weights : (P,) or (B, P), >= 0, one a patch; a region (`Box`, `Polygon`, `Points`, `Mask`);
+            a density; a cue, whose ``bias(inputs)`` gives nats (B, P); None is the density of the
+            images that this prompter has
+        away : lead away from there: scores in [0, 1], or a region, of what is to be overlooked
+        """
+        off = not isinstance(self.strength, Tensor) and self.strength == 0
+        if off or depth():  # or somebody looks at how the model is laid out
+            yield
+            return
+        owner = threading.current_thread()
+        steering = Steering(self.model, self.layers, self.heads, self.queries)
+
+        @torch.compiler.disable
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.current_thread() is owner and not depth():
+                self._aim(steering, read_call(args, kwargs), weights, away)
+
+        def leave(*_: Any) -> None:
+            if threading.current_thread() is owner and not depth():
+                steering.rest()
+
+        handles = [
+            self.model.register_forward_pre_hook(enter, with_kwargs=True),
+            self.model.register_forward_hook(leave, always_call=True),
+        ]
+        try:
+            with steering.attached():
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def bias(self, weights: Any = None, inputs: Tensor | None = None, *, away: bool = False) -> Any:
+        """What is added to the scores of each patch at strength 1, nats: (B, P).
+
+        Parameters
+        ----------
+        weights, away : as for `steer`
+        inputs : (B, C, H, W), the images; for weights (B, P) they may be left out
+        """
+        if inputs is None:
+            if not isinstance(weights, Tensor) or weights.ndim != 2:
+                raise TypeError(
+                    "inputs: expected the images for weights that are no tensor (B, P), got None — "
+                    "call bias(weights, inputs)"
+                )
+            return suppress(weights, self.clip) if away else attend(weighty(weights), self.clip)
+        call = read_call((inputs,), {})
+        found = self._survey(call)
+        source = self._source(call, found, weights, away)
+        if source.looks:
+            self._show(call, found, source)
+        return source.bias()
+
+    def weights(self, inputs: Tensor) -> Tensor:
+        """The concentration p (B, P) that the images (B, C, H, W) are prompted by."""
+        return concentration(self.bias(None, inputs).exp(), smoothing=0)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        density = self.density if isinstance(self.density, str) else type(self.density).__name__
+        return (
+            f"strength={float(self.strength):g}, layers={self.layers!r}, heads={self.heads}, "
+            f"queries={self.queries!r}, density={density!r}, clip={self.clip:g}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """The model's own data, such as its config; not its methods, which nothing would steer."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            value = None if name == "model" else getattr(self.model, name, None)
+            if value is None or callable(value):
+                raise
+            return value
+
+    def _aim(self, steering: Steering, call: Call, weights: Any, away: bool) -> None:
+        """Aim at the images of one call of the model."""
+        found = self._survey(call)
+        source = self._source(call, found, weights, away)
+
+        def see(site: AttentionSite, made: AttentionCall) -> None:
+            with apart():
+                source.see(found.record(site, made))
+
+        def bias() -> Tensor:
+            with apart():
+                patches = source.bias()
+                exact = torch.promote_types(patches.dtype, torch.float32)
+                patches = patches.to(call.images.device, exact)
+                strength = self.strength
+                if isinstance(strength, Tensor):
+                    strength = strength.to(patches)
+                return found.grid.add_prefix(strength * patches)
+
+        steering.aim(bias, found, (self._looked_at(found), see) if source.looks else None)
+
+    def _source(self, call: Call, found: Survey, weights: Any, away: bool) -> Given | OfPictures:
+        """Who says what the bias of one call is."""
+        grid, batch = found.grid, len(call.images)
+        weights = self.density if weights is None else weights
+        if callable(getattr(weights, "bias", None)):
+            return Given(on_grid(weights.bias(call.images), grid, batch, "bias of the cue"))
+        if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
+            pixels = pixels_of(
+                call.images.detach(), self.preprocessing or (lambda: Preprocessing.of(self.model))
+            )
+            nats = self._away if away else lambda s: attend(s, self.clip)
+            return OfPictures(pixels, grid, read_density(weights), self.detector, self.seed, nats)
+        if isinstance(weights, Region):
+            weights = coverage(weights, grid)
+        given = on_grid(weights, grid, batch)
+        return Given(suppress(given, self.clip) if away else attend(weighty(given), self.clip))
+
+    def _away(self, s: Tensor) -> Tensor:
+        """The bias away from a density s (B, P), the greatest of each image for sure."""
+        return suppress(s / s.amax(dim=1, keepdim=True).clamp(min=1e-12), self.clip)
+
+    def _survey(self, call: Call) -> Survey:
+        """How the model lays out images of this size; looked up once."""
+        rest = [repr(one) for one in call.kwargs.values() if not isinstance(one, Tensor)]
+        key = (call.images.shape[1:], *rest, None if call.alone else len(call.images))
+        if key not in self._surveys:
+            asked = AsCalled(self.model, call)
+            self._surveys[key] = survey(asked, asked.few).inside("model.")
+        return self._surveys[key]
+
+    def _looked_at(self, found: Survey) -> int:
+        """The layer that a density sees: the middle one, or the first that is steered."""
+        count = len(found.layouts)
+        return min(count // 2, choose_layers(self.layers, count)[0])
+
+    def _show(self, call: Call, found: Survey, source: Given | OfPictures) -> None:
+        """Let a source see the layer that it wants; the pass ends there."""
+
+        def see(site: AttentionSite, made: AttentionCall) -> None:
+            with apart():
+                source.see(found.record(site, made))
+            raise _EnoughError
+
+        layer = self._looked_at(found)
+        nothing = torch.zeros(found.grid.tokens)
+        args, kwargs = call.args, call.kwargs
+        with apart(), torch.no_grad():
+            try:
+                with steer(self.model, nothing, layers=layer, survey=found, look=(layer, see)):
+                    self.model(*args, **kwargs)
+            except _EnoughError:
+                pass
+
+
+class _EnoughError(Exception):
+    """Ends a pass of which all that was asked for is known."""
+
+
+def _strength(strength: Any) -> float | Tensor:
+    if isinstance(strength, Tensor):
+        if strength.numel() != 1 or not bool(strength.detach().isfinite()):
+            raise ValueError(f"strength: expected one finite number, got {strength.detach()}")
+        return strength
+    if not (isinstance(strength, (int, float)) and abs(strength) < float("inf")):
+        raise ValueError(f"strength: expected a finite number, got {strength!r} — 0 does nothing")
+    return float(strength)

@@ -1,0 +1,139 @@
+"""A part of the picture that a person points at: box, polygon, points or a drawn mask.
+
+All are in pixels of the picture that the model gets. `coverage` says how much of each patch lies
+in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..grid import PatchGrid
+
+RADIUS = 0.08  # of a point, in the longer side of the picture
+FINE = 4  # borders are drawn on so many times the pixels, and averaged
+
+
+@dataclass(frozen=True)
+class Box:
+    """The pixels from (left, top) to (right, bottom), both included."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """What lies inside the corners ((x, y), …)."""
+
+    corners: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Discs about points ((x, y), …); `radius` in pixels, None is 8 % of the longer side."""
+
+    xy: Sequence[tuple[float, float]]
+    radius: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A mask (H, W), of bool, of numbers from 0 to 1, or a grey picture (255 is inside)."""
+
+    inside: Any
+
+
+Region: TypeAlias = Box | Polygon | Points | Mask
+
+
+def coverage(region: Region, grid: PatchGrid) -> Tensor:
+    """How much of each patch lies in a region: (P,) in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        For a region without area, or outside the picture.
+    ShapeError
+        For a mask of another size than the picture.
+
+    Examples
+    --------
+    >>> grid = PatchGrid((1, 2), (16, 32), (16, 16))
+    >>> coverage(Box(16, 0, 23, 15), grid).tolist()
+    [0.0, 0.5]
+    """
+    drawn = draw(region, grid.image_size)
+    share = grid.pool(torch.from_numpy(drawn)[None])[0]
+    if not bool(share.any()):
+        height, width = grid.image_size
+        raise ValueError(
+            f"region: expected one inside the picture of {width}x{height} pixels, got "
+            f"{_said(region)} — x counts to the right and y down, from 0"
+        )
+    return share
+
+
+def draw(region: Region, size: tuple[int, int]) -> np.ndarray:
+    """The region as (H, W), float32 in [0, 1], of a picture of `size` (H, W)."""
+    if isinstance(region, Mask):
+        return _mask(region.inside, size)
+    height, width = size
+    page = Image.new("L", (width * FINE, height * FINE))
+    pen = ImageDraw.Draw(page)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (x + 0.5) * FINE - 0.5, (y + 0.5) * FINE - 0.5
+
+    if isinstance(region, Box):
+        left, top, right, bottom = region.left, region.top, region.right, region.bottom
+        if left > right or top > bottom:
+            raise ValueError(
+                f"region: expected left <= right and top <= bottom, got {_said(region)} — "
+                "give left, top, right, bottom"
+            )
+        edges = [round(edge * FINE) for edge in (left, top, right + 1, bottom + 1)]
+        if edges[2] > 0 and edges[3] > 0:
+            pen.rectangle((edges[0], edges[1], edges[2] - 1, edges[3] - 1), fill=255)
+    elif isinstance(region, Polygon):
+        if len(region.corners) < 3:
+            raise ValueError(f"region: expected three corners or more, got {_said(region)}")
+        pen.polygon([at(*corner) for corner in region.corners], fill=255)
+    else:
+        radius = RADIUS * max(size) if region.radius is None else region.radius
+        if not region.xy or not radius > 0:
+            raise ValueError(f"region: expected points and a radius above 0, got {_said(region)}")
+        for point in region.xy:
+            x, y = at(*point)
+            reach = radius * FINE
+            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
+    fine = np.asarray(page, dtype=np.float32) / 255
+    return fine.reshape(height, FINE, width, FINE).mean(axis=(1, 3))
+
+
+def _mask(inside: Any, size: tuple[int, int]) -> np.ndarray:
+    values = np.asarray(inside.convert("L") if isinstance(inside, Image.Image) else inside)
+    if values.shape != size:
+        raise ShapeError(
+            f"region: expected a mask of {size[0]}x{size[1]}, got {values.shape} — resize it to "
+            "the model's input"
+        )
+    scale = 255 if values.dtype == np.uint8 else 1
+    values = values.astype(np.float32) / scale
+    if not bool(np.isfinite(values).all()) or values.min() < 0 or values.max() > 1:
+        raise ValueError("region: expected a mask of values in [0, 1], got others — scale them")
+    return values
+
+
+def _said(region: Region) -> str:
+    return "a blank mask" if isinstance(region, Mask) else str(region)

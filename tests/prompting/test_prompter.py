@@ -1,0 +1,419 @@
+"""`AttentionPrompter`: the model with a bias, and nothing else changed."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semattn import AttentionPrompter, SIFTPatchInterrelation, record
+from semattn.density import concentration, densities
+from semattn.errors import ShapeError, UnsupportedModelError
+from semattn.prompting import Box, Mask, Points, Polygon, attend, coverage, prompts
+from tests import families, models
+
+EVERY = [*models.MODELS, *families.FAMILIES]
+
+
+def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return models.build(name, dtype) if name in models.MODELS else families.build(name, dtype)
+
+
+def first(output) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def pictures(batch: int = 3) -> Tensor:
+    return models.images(batch, seed=3)
+
+
+def mean_cover(taken, one, bias: Tensor) -> Tensor:
+    """For each key of a call, the mean of the bias over what it covers: by pasting ones."""
+    own = one.keys_at.spread(taken.grid.add_prefix(bias))
+    share = one.keys_at.spread(taken.grid.add_prefix(torch.ones_like(bias)))
+    return torch.where(share > 0, own / share.clamp(min=1e-9), 0)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_attention_is_multiplied_and_renormalised_on_every_family(name):
+    model, x = build(name, torch.float64), pictures().double()
+    plain = record(model, x, grad=False)
+    weights = torch.rand(3, plain.grid.patches, generator=torch.manual_seed(0)).double()
+    prompter = AttentionPrompter(model, strength=0.7, layers=0)
+    with prompter.steer(weights):
+        steered = record(model, x, grad=False)
+    one, other = plain.sites[0], steered.sites[0]
+    factor = (0.7 * mean_cover(plain, one, attend(weights))).exp()[:, None, None]
+    wanted = one.attention() * factor
+    wanted = wanted / wanted.sum(-1, keepdim=True)
+    # Some make their softmax in single precision, whatever they are given.
+    single = {} if other.attention().dtype == torch.float64 else {"check_dtype": False}
+    torch.testing.assert_close(
+        other.attention(), wanted, atol=1e-6 if single else 1e-12, rtol=0, **single
+    )
+    assert not torch.allclose(first(steered.logits), first(plain.logits), atol=1e-9)
+
+
+@pytest.mark.parametrize("density", ["count", "interrelation"])
+@pytest.mark.parametrize("name", EVERY)
+def test_batches_records_and_explanations_on_every_family(name, density):
+    model, x = build(name), pictures()
+    before = models.state_of(model)
+    prompter = AttentionPrompter(model, strength=1.0, density=density)
+    with torch.no_grad():
+        together = first(prompter(x))
+        for index in range(3):
+            alone = first(prompter(x[index : index + 1]))
+            torch.testing.assert_close(alone, together[index : index + 1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(record(prompter, x, grad=False).logits, together)
+    heat = SIFTPatchInterrelation(prompter).attribute(x, target=0)
+    assert heat.shape == x.shape and heat.isfinite().all()
+    assert models.state_of(model) == before
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_half_precision_runs_on_every_family(name):
+    model, x = build(name).bfloat16(), pictures().bfloat16()
+    prompter = AttentionPrompter(model, density="count", strength=1.0)
+    with torch.no_grad():
+        assert first(prompter(x)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["class-token", "swin", "transformers-vit-eager", "open-clip"])
+def test_strength_zero_is_the_model_to_the_last_bit(name):
+    model, x = build(name), pictures()
+    prompter = AttentionPrompter(model, strength=0)
+    with torch.no_grad():
+        assert torch.equal(first(prompter(x)), first(model(x)))
+        with prompter.steer(torch.rand(5)):  # not even looked at
+            assert torch.equal(first(model(x)), first(prompter.model(x)))
+
+
+def test_the_bias_is_the_clipped_log_of_the_concentration():
+    model, x = build("registers"), pictures()
+    prompter = AttentionPrompter(model, density="count", clip=0.5)
+    scene_p = prompter.weights(x)
+    bias = prompter.bias(None, x)
+    assert bias.abs().max() <= 0.5
+    from semattn.density import Scene
+    from semattn.images import pixels_of
+    from semattn.keypoints import detect
+
+    pixels = pixels_of(x)
+    grid = record(model, x, grad=False).grid
+    p = concentration(densities["count"](Scene(pixels, detect(pixels), grid)))
+    torch.testing.assert_close(bias, (12 * p).log().clamp(-0.5, 0.5))
+    torch.testing.assert_close(scene_p.sum(1), torch.ones(3).double())
+
+
+def test_weights_of_each_image_a_region_and_one_row_for_all():
+    model, x = build("class-token"), pictures()
+    grid = record(model, x, grad=False).grid
+    prompter = AttentionPrompter(model, strength=1.0)
+    box = Box(16, 0, 47, 31)
+    share = coverage(box, grid)
+    with torch.no_grad():
+        outputs = []
+        for weights in (box, share, share.expand(3, -1), grid.fold(share.expand(3, -1))):
+            with prompter.steer(weights):
+                outputs.append(model(x))
+        for one in outputs[1:]:
+            torch.testing.assert_close(one, outputs[0])
+        given = AttentionPrompter(model, strength=1.0, density=share)(x)
+    torch.testing.assert_close(given, outputs[0])
+
+
+def test_away_takes_the_clip_from_what_is_covered():
+    model, x = build("class-token", torch.float64), pictures().double()
+    prompter = AttentionPrompter(model, strength=2.0, layers=1, clip=1.5)
+    plain = record(model, x, grad=False).dense(1)
+    grid = record(model, x, grad=False).grid
+    box = Box(0, 0, 31, 15)
+    with prompter.steer(box, away=True):
+        steered = record(model, x, grad=False).dense(1)
+    factor = grid.add_prefix(-2.0 * 1.5 * coverage(box, grid).double()).exp()
+    wanted = plain * factor
+    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-6, rtol=0)
+    with prompter.steer(torch.zeros(12), away=True):  # nothing to overlook
+        torch.testing.assert_close(model(x), build("class-token", torch.float64)(x))
+
+
+def test_a_cue_says_its_bias():
+    class Cue:
+        def bias(self, inputs: Tensor) -> Tensor:
+            return -torch.arange(12.0).expand(len(inputs), -1)
+
+    model, x = build("class-token", torch.float64), pictures().double()
+    plain = record(model, x, grad=False).dense(0)
+    with AttentionPrompter(model, strength=0.5, layers=0).steer(Cue()):
+        steered = record(model, x, grad=False).dense(0)
+    factor = torch.nn.functional.pad(-0.5 * torch.arange(12.0).double(), (1, 0)).exp()
+    wanted = plain * factor
+    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("queries", ["class", "patches"])
+@pytest.mark.parametrize(
+    "name", ["registers", "unfused", "rope", "shared-relative-bias", "qk-norm"]
+)
+def test_some_queries_alone(name, queries):
+    model, x = build(name, torch.float64), pictures().double()
+    plain = record(model, x, grad=False)
+    grid = plain.grid
+    weights = torch.rand(3, grid.patches, generator=torch.manual_seed(0)).double()
+    prompter = AttentionPrompter(model, strength=1.0, layers=0, queries=queries)
+    with prompter.steer(weights):
+        steered = record(model, x, target=1)
+    wanted = plain.dense(0) * grid.add_prefix(attend(weights)).exp()[:, None, None]
+    wanted = wanted / wanted.sum(-1, keepdim=True)
+    asks = torch.zeros(grid.tokens, dtype=torch.bool)
+    asks[0 if queries == "class" else slice(grid.prefix, None)] = True
+    wanted = torch.where(asks[:, None], wanted, plain.dense(0))
+    torch.testing.assert_close(steered.dense(0), wanted, atol=1e-9, rtol=0)
+    for one, own in zip(steered.sites, plain.sites, strict=True):  # no mask but the model's own
+        assert (one.mask is None) is (own.mask is None)
+    plain_gradient = record(model, x, target=1)
+    assert steered.sites[-1].attention_gradient().shape == (
+        plain_gradient.sites[-1].attention_gradient().shape
+    )
+
+
+def test_heads_and_layers_are_chosen():
+    model, x = build("class-token", torch.float64), pictures().double()
+    plain = record(model, x, grad=False)
+    weights = torch.rand(3, 12, generator=torch.manual_seed(0)).double()
+    with AttentionPrompter(model, layers=[2], heads=[1]).steer(weights):
+        steered = record(model, x, grad=False)
+    assert torch.equal(steered.dense(1), plain.dense(1))
+    torch.testing.assert_close(steered.dense(2)[:, 0], plain.dense(2)[:, 0])
+    assert not torch.allclose(steered.dense(2)[:, 1], plain.dense(2)[:, 1])
+
+
+def test_nested_prompters_add():
+    model, x = build("registers", torch.float64), pictures().double()
+    one, two = (torch.rand(3, 12, generator=torch.manual_seed(i)).double() for i in (1, 2))
+    first_, second = AttentionPrompter(model, strength=0.3), AttentionPrompter(model, strength=0.9)
+    with first_.steer(one), second.steer(two):
+        nested = record(model, x, grad=False)
+    outer = AttentionPrompter(AttentionPrompter(model, strength=0.3, density=one), strength=0.9)
+    with outer.steer(two):
+        wrapped = outer.model(x)
+    torch.testing.assert_close(nested.logits, wrapped)
+    plain = record(model, x, grad=False).dense(3)
+    sum_ = torch.nn.functional.pad(0.3 * attend(one) + 0.9 * attend(two), (5, 0)).exp()
+    weak, strong = (AttentionPrompter(model, strength=s, layers=3) for s in (0.3, 0.9))
+    with weak.steer(one), strong.steer(two):
+        steered = record(model, x, grad=False).dense(3)
+    wanted = plain * sum_[:, None, None]
+    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-9, rtol=0)
+
+
+def test_gradients_flow_to_strength_and_weights():
+    model, x = build("class-token", torch.float64), pictures(2).double()
+    strength = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(2, 12, dtype=torch.float64, generator=torch.manual_seed(0)) + 0.1
+    weights.requires_grad_()
+
+    def logit(strength: Tensor, weights: Tensor) -> Tensor:
+        with AttentionPrompter(model, strength=strength, density="count").steer(weights):
+            return model(x)[:, 0].sum()
+
+    assert torch.autograd.gradcheck(logit, (strength, weights))
+    learned = AttentionPrompter(model, strength=nn.Parameter(torch.tensor(0.0)))
+    learned(x)[:, 0].sum().backward()  # 0 that is to be learned is no 0
+    assert learned.strength.grad is not None and learned.strength.grad.abs() > 0
+
+
+def test_outputs_keep_their_type():
+    hf = families.build("transformers-vit-sdpa").inner
+    x = pictures()[..., :48]
+    prompter = AttentionPrompter(hf, density="count", strength=1.0)
+    x = nn.functional.interpolate(x, size=(hf.config.image_size,) * 2)
+    by_place, by_name = prompter(x), prompter(pixel_values=x)
+    assert type(by_name).__name__ == "ImageClassifierOutput"
+    torch.testing.assert_close(by_place.logits, by_name.logits)
+    assert prompter.config is hf.config
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vit = models.build("class-token")
+
+        def forward(self, name: str, image: Tensor) -> dict[str, Tensor]:
+            features = self.vit.forward_features(image)
+            return {name: self.vit.forward_head(features), "features": features}
+
+    found = AttentionPrompter(Wrapped(), density="count")("logits", image=pictures())
+    assert set(found) == {"logits", "features"}
+
+
+def test_names_of_weights_and_state_are_kept():
+    model = build("class-token")
+    names, before = list(model.state_dict()), models.state_of(model)
+    prompter = AttentionPrompter(model)
+    with torch.no_grad():
+        prompter(pictures())
+    assert list(model.state_dict()) == names and models.state_of(model) == before
+    copy.deepcopy(prompter)(pictures())
+    with pytest.raises(AttributeError):
+        prompter.forward_features  # noqa: B018 — it would not be steered
+
+
+def test_a_part_of_the_model_is_not_steered_in_silence():
+    model, x = build("class-token"), pictures()
+    with AttentionPrompter(model).steer():
+        model(x)
+        with pytest.raises(UnsupportedModelError, match=r"call model\(x\)"):
+            model.forward_features(x)
+
+
+def test_nothing_is_left_when_something_raises():
+    model = build("class-token")
+    before = models.state_of(model)
+    prompter = AttentionPrompter(model, strength=1.0)
+    with pytest.raises(ShapeError), prompter.steer(torch.ones(3, 11)):
+        model(pictures())
+    with pytest.raises(ValueError, match="heads: expected some of 0 … 1"):
+        AttentionPrompter(model, heads=[7])(pictures())
+    hook = model.head.register_forward_hook(_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prompter(pictures())
+    hook.remove()
+    assert models.state_of(model) == before
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_checkpointing_with_backward_inside_steer():
+    model, x = build("class-token"), pictures()
+    weights = torch.rand(3, 12, generator=torch.manual_seed(0), requires_grad=True)
+    gradients = []
+    for checkpointing in (False, True):
+        model.set_grad_checkpointing(checkpointing)
+        model.train()
+        with AttentionPrompter(model, strength=1.0).steer(weights):
+            model(x)[:, 0].sum().backward()
+        gradients.append(weights.grad)
+        weights.grad = None
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
+def test_a_model_that_is_compiled_inside_is_steered():
+    model, x = build("registers"), pictures()
+    weights = torch.rand(3, 12, generator=torch.manual_seed(0))
+    prompter = AttentionPrompter(model, strength=1.0)
+    with torch.no_grad():
+        with prompter.steer(weights):
+            wanted = model(x)
+            compiled = torch.compile(model, backend="aot_eager")
+            torch.testing.assert_close(compiled(x), wanted)
+        torch.testing.assert_close(compiled(x), model(x))
+    with pytest.raises(UnsupportedModelError, match="compiled"):
+        AttentionPrompter(compiled)
+
+
+def test_threads_do_not_see_each_other():
+    model, x = build("class-token"), pictures()
+    prompters = [AttentionPrompter(model, strength=s, density="count") for s in (0.0, 0.5, 1.0)]
+    wanted = [one(x) for one in prompters]
+    wrong = []
+
+    def work(index: int) -> None:
+        with torch.no_grad():
+            wrong.extend(
+                index for _ in range(10) if not torch.equal(prompters[index](x), wanted[index])
+            )
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", sorted(prompts))
+def test_sources_give_weights_of_the_image_alone(name):
+    model, x = build("registers"), pictures()
+    prompter = AttentionPrompter(model, density=name)
+    together = prompter.bias(None, x)
+    assert together.shape == (3, 12) and together.isfinite().all()
+    torch.testing.assert_close(prompter.bias(None, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
+    seen = record(model, x, layers=2, grad=False).sites[0]
+    assert prompter._looked_at(prompter._survey(_call(x))) == 2
+    grid = record(model, x, grad=False).grid
+    p = torch.full((3, 12), 1 / 12)
+    if name == "class-attention":
+        wanted = seen.attention()[:, :, 0, 5:].mean(1)
+        torch.testing.assert_close(prompts[name].see(seen, grid, p), wanted)
+    if name == "received":
+        wanted = torch.einsum("bi,bhij->bj", p, seen.attention()[:, :, 5:, 5:]) / 2
+        torch.testing.assert_close(prompts[name].see(seen, grid, p), wanted)
+
+
+def _call(x: Tensor):
+    from semattn.prompting.calls import read_call
+
+    return read_call((x,), {})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": 9}, "layers: expected numbers"),
+        ({"queries": "some"}, "queries: unknown name 'some'"),
+        ({"density": "cuont"}, "did you mean 'count'"),
+        ({"density": 3}, "density: expected a name"),
+        ({"clip": 0}, "clip: expected nats above 0"),
+        ({"strength": float("nan")}, "strength: expected a finite number"),
+        ({"strength": torch.ones(2)}, "strength: expected one finite number"),
+        ({"detector": "sfit"}, "did you mean 'sift'"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(options, words):
+    with pytest.raises((ValueError, TypeError), match=words) as error:
+        AttentionPrompter(build("class-token"), **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (torch.ones(3, 13), "weights: expected .*drop the prefix tokens"),
+        (torch.ones(2, 12), "weights: expected those of 3 images, got 2"),
+        (-torch.ones(12), "weights: expected numbers >= 0"),
+        (torch.full((12,), torch.nan), "weights: expected finite numbers"),
+        (torch.zeros(3, 12), "weights: expected one above 0"),
+        (Box(200, 200, 300, 300), "region: expected one inside the picture of 64x48"),
+        (Box(9, 0, 3, 8), "region: expected left <= right"),
+        (Polygon([(0, 0), (1, 1)]), "region: expected three corners"),
+        (Points([]), "region: expected points"),
+        (Mask(torch.ones(3, 3)), "region: expected a mask of 48x64"),
+    ],
+)
+def test_wrong_weights_are_one_clear_line(weights, words):
+    model = build("class-token")
+    before = models.state_of(model)
+    prompter = AttentionPrompter(model, density=weights if isinstance(weights, Tensor) else "count")
+    steered = prompter.steer(None if isinstance(weights, Tensor) else weights)
+    with pytest.raises(ValueError, match=words) as error, steered:
+        model(pictures())
+    assert "\n" not in str(error.value) and models.state_of(model) == before
+
+
+def test_calls_without_images_and_models_without_sites_are_refused():
+    with pytest.raises(
+        ShapeError, match=r"inputs: expected a batch of images .* got \(3, 48, 64\)"
+    ):
+        AttentionPrompter(build("class-token"))(pictures()[0])
+    with pytest.raises(UnsupportedModelError, match="vision transformer"):
+        AttentionPrompter(nn.Conv2d(3, 3, 3))
+    with pytest.raises(UnsupportedModelError, match=r"torch\.nn\.Module"):
+        AttentionPrompter(lambda x: x)
