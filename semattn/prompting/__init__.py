@@ -1,6 +1,7 @@
 """Prompting: attention led to keypoint-dense patches, to a region, or away from a cue."""
 
 from .bias import CLIP, attend, suppress
+from .calibration import Calibration, Evaluation, Step, calibrate, evaluate
 from .prompter import AttentionPrompter
 from .regions import Box, Mask, Points, Polygon, Region, coverage
 from .sources import prompts
@@ -9,12 +10,17 @@ __all__ = [
     "CLIP",
     "AttentionPrompter",
     "Box",
+    "Calibration",
+    "Evaluation",
     "Mask",
     "Points",
     "Polygon",
     "Region",
+    "Step",
     "attend",
+    "calibrate",
     "coverage",
+    "evaluate",
     "prompts",
     "suppress",
 ]

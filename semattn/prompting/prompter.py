@@ -18,6 +18,7 @@ from ..density import concentration
 from ..images import Preprocessing, pixels_of
 from ..keypoints import detectors
 from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
+from .calibration import Calibration, Evaluation, calibrate, evaluate
 from .calls import AsCalled, Call, read_call
 from .pictures import Given, OfPictures, read_density
 from .regions import Region, coverage
@@ -103,7 +104,27 @@ class AttentionPrompter(nn.Module):
         self.detector = detector
         self.preprocessing = preprocessing
         self.seed = seed
+        self.validated: set[str] = set()
+        self.opened: set[str] = set()
         self._surveys: dict[Any, Survey] = {}
+
+    def at(self, strength: float | Tensor, layers: Layers) -> AttentionPrompter:
+        """Another prompter of the same model, at another strength and in other layers."""
+        other = AttentionPrompter(
+            self.model, strength=strength, layers=layers, heads=self.heads, queries=self.queries,
+            density=self.density, clip=self.clip, detector=self.detector,
+            preprocessing=self.preprocessing, seed=self.seed,
+        )  # fmt: skip
+        other._surveys = self._surveys
+        return other
+
+    def calibrate(self, loader: Any, **options: Any) -> Calibration:
+        """Choose strength and layers on validation images: `semattn.prompting.calibrate`."""
+        return calibrate(self, loader, **options)
+
+    def evaluate(self, loader: Any, **options: Any) -> Evaluation:
+        """Accuracy on a test split, once: `semattn.prompting.evaluate`."""
+        return evaluate(self, loader, **options)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model gives for these arguments when it is prompted."""
