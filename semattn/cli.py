@@ -17,6 +17,7 @@ from .commands.analyze import analyze
 from .commands.compare import compare
 from .commands.explain import explain
 from .commands.models import models
+from .commands.prompt import prompt
 from .errors import SemattnError
 from .version import __version__
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, analyze, models):
+for command in (explain, compare, analyze, prompt, models):
     app.command()(command)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..comparison import Comparison
     from ..explain import Explanation
     from ..interrelation import Analysis
+    from ..steps import Steps
 
 MOST_SKIPPED = 10  # that are listed one by one
 
@@ -116,6 +117,37 @@ def report_comparison(
     for reason, names in _by_reason(compared).items():
         console.print(f"[yellow]refused:[/] {', '.join(names)}: {escape(reason)}", soft_wrap=True)
     _closing(console, [*compared.notes, *notes], first.explains, files)
+
+
+def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
+    """The probabilities at each strength, where the prediction flips, where the files are."""
+    console = Console(highlight=False)
+    first, chance = made.explanation, made.probabilities
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("strength", style="bold")
+    for strength in made.strengths:
+        table.add_column(f"{strength:g}", justify="right", no_wrap=True)
+    for number in made.leading(top):
+        row = chance[:, number].tolist()
+        best = [int(one.argmax()) == number for one in chance]
+        table.add_row(
+            escape(first.label(number)),
+            *(
+                f"[bold]{p:.1%}[/]" if wins else f"{p:.1%}"
+                for p, wins in zip(row, best, strict=True)
+            ),
+        )
+    console.print(table)
+    console.print(f"\nattention is led {escape(made.prompt)}", soft_wrap=True)
+    for strength, before, after in made.flips():
+        console.print(
+            f"from strength {strength:g} on: [bold]{escape(first.label(after))}[/] in place of "
+            f"{escape(first.label(before))}",
+            soft_wrap=True,
+        )
+    if not made.flips():
+        console.print("the prediction does not change", soft_wrap=True)
+    _closing(console, [*first.notes, *notes], "", files)
 
 
 def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -> None:

@@ -103,6 +103,52 @@ Queries = Annotated[
         "too), or [bold]auto[/] (the class token's where the model reads its answer from one).",
     ),
 ]
+Region = Annotated[
+    str | None,
+    _option(
+        WHAT,
+        "WHERE",
+        "Lead attention to a part of the photograph instead, in its own pixels: a box "
+        "[bold]left,top,right,bottom[/], [bold]points=x,y;x,y[/], [bold]polygon=x,y;x,y;x,y[/], or "
+        "a mask: a file, white inside, of the photograph's size.",
+    ),
+]
+Away = Annotated[
+    bool,
+    _option(HOW, None, "Lead attention away from there: what is to be overlooked.", "--away"),
+]
+PromptDensity = Annotated[
+    str,
+    _option(
+        HOW,
+        "NAME",
+        "What leads: [bold]interrelation[/] (what keypoint-dense patches and the class token "
+        "attend to, grown to a whole thing), [bold]received, received-class[/], or a density: "
+        "count, size, distinct-size-surround, …; or a control: class-attention, class-grown, "
+        "sobel, canny, center, random, shifted.",
+    ),
+]
+Strengths = Annotated[
+    str | None,
+    _option(HOW, "A,B,C", "How strongly, one after another: 0,0.25,0.5,0.75,1,1.5,2 if left out."),
+]
+PromptLayers = Annotated[
+    str,
+    _option(
+        HOW,
+        "LAYERS",
+        "Which layers are steered: [bold]last-third[/], [bold]last-half[/], [bold]all[/], or 6-11, "
+        "or 3,7,11.",
+    ),
+]
+PromptQueries = Annotated[
+    str,
+    _option(HOW, "WHO", "Who is led: [bold]all[/], the [bold]class[/] token, or [bold]patches[/]."),
+]
+PromptFolder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder for the results; semattn-prompt-IMAGE, here, if left out."),
+]
 Refine = Annotated[
     str,
     _option(

@@ -109,6 +109,74 @@ def read_target(given: str | None, classes: tuple[str, ...] | None) -> int | Non
     raise TargetError(f"target: unknown class {given!r} — {hint}choose from {some}")
 
 
+def read_strengths(given: str | None) -> tuple[float, ...] | None:
+    """`0,0.5,1` as numbers."""
+    if given is None:
+        return None
+    try:
+        found = tuple(float(part) for part in given.split(","))
+    except ValueError:
+        found = ()
+    if not any(found) or not all(abs(one) < 100 for one in found):
+        raise ValueError(
+            f"strength: expected numbers such as 0.25,0.5,1, got {given!r} — 0 is added by itself"
+        )
+    return found
+
+
+def read_region(given: str | None, image: Path, network: nn.Module) -> Any:
+    """A region of the photograph, as the model sees it: a `Mask`, or None."""
+    if given is None:
+        return None
+    import numpy as np
+    from PIL import Image
+
+    from ..images import Preprocessing, read
+    from ..prompting import Mask
+    from ..prompting.regions import draw
+
+    photograph = read(image)
+    size = photograph.size[1], photograph.size[0]
+    drawn = draw(_region(given), size)
+    if not drawn.any():
+        raise ValueError(
+            f"region: expected one inside the photograph of {size[1]}x{size[0]} pixels, got "
+            f"{given!r} — x counts to the right and y down, from 0"
+        )
+    page = Image.fromarray((255 * drawn).round().astype(np.uint8)).convert("RGB")
+    seen = np.asarray(Preprocessing.of(network).fit(page).convert("L"))
+    if not (seen > 0).any():
+        raise ValueError(
+            f"region: expected one in the part of the photograph that the model sees, got "
+            f"{given!r}, which the crop cuts off"
+        )
+    return Mask(seen)
+
+
+def _region(given: str) -> Any:
+    """What was typed, as a region of `semattn.prompting`."""
+    from ..images import read
+    from ..prompting import Box, Mask, Points, Polygon
+
+    kind, equals, rest = given.partition("=")
+    try:
+        if equals and kind in ("points", "polygon"):
+            pairs = tuple(
+                (float(x), float(y)) for x, y in (one.split(",") for one in rest.split(";"))
+            )
+            return Points(pairs) if kind == "points" else Polygon(pairs)
+        if re.fullmatch(r"\s*-?[\d.]+(\s*,\s*-?[\d.]+){3}\s*", given):
+            return Box(*(float(part) for part in given.split(",")))
+    except ValueError as error:
+        raise ValueError(f"region: expected pairs x,y with ; between them, got {rest!r}") from error
+    if not Path(given).is_file():
+        raise ValueError(
+            f"region: expected left,top,right,bottom, points=x,y;x,y, polygon=x,y;x,y;x,y or the "
+            f"file of a mask, got {given!r}"
+        )
+    return Mask(read(Path(given)))
+
+
 def read_layers(given: str | None) -> str | list[int] | None:
     """`6-11` and `3,7,11` as numbers; words, and nothing, as they are."""
     if given is None:

@@ -1,18 +1,20 @@
 """What a command leaves on the disk: pictures, maps, and a record of how they came about.
 
-A folder of results is complete or it is not there. Knows explanations, comparisons, analyses and
-how to draw them, and nothing of the command line.
+A folder of results is complete or it is not there. Knows explanations, comparisons, analyses,
+steps and how to draw them, and nothing of the command line.
 """
 
 from .analysis import ANALYSIS_FILES, write_analysis
 from .comparison import COMPARISON_FILES, write_comparison
 from .explanation import FILES, predicted, summary, write
 from .folder import OutputError, check_folder, staged
+from .steps import STEPS_FILES, write_steps
 
 __all__ = [
     "ANALYSIS_FILES",
     "COMPARISON_FILES",
     "FILES",
+    "STEPS_FILES",
     "OutputError",
     "check_folder",
     "predicted",
@@ -21,4 +23,5 @@ __all__ = [
     "write",
     "write_analysis",
     "write_comparison",
+    "write_steps",
 ]

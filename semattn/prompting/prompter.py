@@ -15,6 +15,7 @@ from ..attention.sites import AttentionSite, Layers, choose_layers
 from ..attention.steer import Steering, steer
 from ..attention.survey import Survey, survey
 from ..density import concentration
+from ..grid import PatchGrid
 from ..images import Preprocessing, pixels_of
 from ..keypoints import detectors
 from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
@@ -192,6 +193,10 @@ class AttentionPrompter(nn.Module):
         if source.looks:
             self._show(call, found, source)
         return source.bias()
+
+    def grid(self, inputs: Tensor) -> PatchGrid:
+        """The patches of images (B, C, H, W) that weights are given for: P of them."""
+        return self._survey(read_call((inputs,), {})).grid
 
     def weights(self, inputs: Tensor) -> Tensor:
         """The concentration p (B, P) that the images (B, C, H, W) are prompted by."""

@@ -87,7 +87,7 @@ def about_comparison(compared: Comparison) -> dict[str, Any]:
 
 
 def about_prompting(made: dict[str, Any]) -> dict[str, Any]:
-    """The steps of `semattn.report.prompted.steps` with their maps as bytes."""
+    """The steps of `semattn.report.prompted.prompted` with their maps as bytes."""
     return {**made, "maps": [map_of(torch.from_numpy(one)) for one in made["maps"]]}
 
 

@@ -1,8 +1,4 @@
-"""Steps of prompting: what a model says, and why, as its attention is led to the keypoints.
-
-The bias b = clip(log(P p), -2.5, 2.5) of a patch, 0 of a prefix token, times a strength, is added
-to the scores of the last half of the layers; strength 0 is the explanation itself.
-"""
+"""Steps of prompting for the page: attention is led to the keypoints that the map is made of."""
 
 from __future__ import annotations
 
@@ -14,29 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention import steer
-from ..attention.sites import as_taken, refuse
+from ..attention.sites import as_taken
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation, explainers
-from ..grid import PatchGrid
+from ..prompting import AttentionPrompter
+from ..steps import Steps, steps
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-LIMIT = 2.5  # nats
-LAYERS = "last-half"
 SMOOTHING = 0.1  # that of `concentration`
-TOP = 5
-
-
-def bias_of(p: Tensor, grid: PatchGrid) -> Tensor:
-    """The bias (B, N), nats: clip(log(P p), -2.5, 2.5) of patches p (B, P), 0 of prefix tokens.
-
-    Examples
-    --------
-    >>> grid = PatchGrid((1, 2), (16, 32), (16, 16), prefix=1)
-    >>> bias_of(torch.tensor([[0.5, 0.5]]), grid).tolist()
-    [[0.0, 0.0, 0.0]]
-    """
-    return grid.add_prefix((grid.patches * p).log().clamp(-LIMIT, LIMIT))
+LED = "to where the keypoints are, in the last third of the layers"
 
 
 def unsmoothed(p: Tensor) -> Tensor:
@@ -79,7 +60,7 @@ def rebuilt(explanation: Explanation) -> Explainer:
     return explainer
 
 
-def steps(
+def prompted(
     model: nn.Module, explanation: Explanation, index: int, extra: Any = None
 ) -> dict[str, Any]:
     """What the model says of one image at each strength, and the map of the explained class.
@@ -92,52 +73,63 @@ def steps(
     Returns
     -------
     dict
-        `strengths`; `classes` with the probabilities of each that is among the first five at some
-        strength; `maps`, one (P,) a strength.
+        as `content` has it.
 
     Raises
     ------
     SemattnError
-        For an explanation of what is no class, a model whose layers do not share one grid of
-        tokens, or a method that cannot be made anew.
+        For an explanation of what is no class, or a method that cannot be made anew.
     """
-    if explanation.target is None or explanation.logits.ndim != 2:
-        raise SemattnError(
-            "target: expected a class, whose probability can move, got "
-            f"{explanation.explains or 'something else'} — explain a class"
+    alone = one_of(explanation, index)
+    prompter = AttentionPrompter(model)
+    inputs = as_taken(model, alone.images.inputs)
+    density = alone.grid.upsample(unsmoothed(alone.concentration).cpu(), mode="nearest")
+    return content(
+        steps(
+            rebuilt(alone),
+            prompter,
+            inputs,
+            weights=prompter.grid(inputs).pool(density),
+            additional_forward_args=extra,
+            explanation=alone,
+            prompt=LED,
         )
-    one = slice(index, index + 1)
-    p = explanation.concentration[one]
-    explainer = rebuilt(replace(explanation, concentration=p))
-    module = refuse(model)
-    inputs = as_taken(module, explanation.images.inputs[one])
-    target = explanation.target[one].tolist()
-    bias = bias_of(p, explanation.grid).to(inputs)
-    logits, maps = [explanation.logits[one]], [explanation.patch_map[one]]
-    for strength in STRENGTHS[1:]:
-        with steer(module, strength * bias, layers=LAYERS):
-            made = explainer._make(module, inputs, target, extra, draw=False)
-        logits.append(made.logits)
-        maps.append(made.patch_map)
+    )
+
+
+def content(made: Steps) -> dict[str, Any]:
+    """`led`: where to; `strengths`; `classes`, with their probabilities; `maps`, one (P,) each."""
+    explained = None if made.explanation.target is None else int(made.explanation.target[0])
+    chance = made.probabilities
     return {
-        "strengths": list(STRENGTHS),
-        "classes": _classes(explanation, index, torch.cat([each.cpu() for each in logits])),
-        "maps": [np.asarray(one.detach().to("cpu", torch.float64).flatten()) for one in maps],
+        "led": made.prompt,
+        "strengths": list(made.strengths),
+        "classes": [
+            {
+                "label": made.explanation.label(number),
+                "explained": number == explained,
+                "probability": [round(value, 6) for value in chance[:, number].tolist()],
+            }
+            for number in made.leading()
+        ],
+        "maps": [np.asarray(one.flatten().to(torch.float64)) for one in made.maps],
     }
 
 
-def _classes(explanation: Explanation, index: int, logits: Tensor) -> list[dict[str, Any]]:
-    """Each class that is among the first five at some strength, by its unsteered probability."""
-    assert explanation.target is not None
-    chance = logits.to(torch.float64).softmax(dim=-1)
-    best = chance.topk(min(TOP, chance.shape[1]), dim=-1).indices
-    numbers = sorted(set(best.flatten().tolist()), key=lambda number: -float(chance[0, number]))
-    explained = int(explanation.target[index])
-    return [
-        {
-            "label": explanation.label(number),
-            "explained": number == explained,
-            "probability": [round(value, 6) for value in chance[:, number].tolist()],
-        }
-        for number in numbers
-    ]
+def one_of(explanation: Explanation, index: int) -> Explanation:
+    """The explanation of image `index` alone."""
+    part = slice(index, index + 1)
+    images = explanation.images
+    return replace(
+        explanation,
+        heat=explanation.heat[part],
+        patch_map=explanation.patch_map[part],
+        images=replace(
+            images, inputs=images.inputs[part], pixels=images.pixels[part], names=images.names[part]
+        ),
+        keypoints=explanation.keypoints[part],
+        concentration=explanation.concentration[part],
+        logits=explanation.logits[part],
+        target=None if explanation.target is None else explanation.target[part],
+        attribution=None if explanation.attribution is None else explanation.attribution[part],
+    )

@@ -17,11 +17,12 @@ from ..attention.sites import as_taken
 from ..comparison import Comparison
 from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
+from ..steps import Steps
 from ..version import __version__
 from ..viz import Picture
 from .page import as_json, render
 from .parts import about_comparison, about_explanation, about_image, about_prompting, palettes
-from .prompted import steps
+from .prompted import content as steps_content, prompted
 from .rows import attention
 from .summary import about_analysis
 
@@ -84,7 +85,7 @@ def of(
     index: int = 0,
     backdrop: Picture | None = None,
     additional_forward_args: Any = None,
-    prompting: bool = True,
+    prompting: Steps | bool = True,
     max_mb: float = 15.0,
 ) -> Report:
     """A report of what is given; each part appears where there is something to show.
@@ -99,7 +100,8 @@ def of(
     index : which image of the explanation
     backdrop : as for `semattn.viz.overlay`
     additional_forward_args : as `Explainer.attribute` took them
-    prompting : False leaves out the steps of prompting
+    prompting : the steps of prompting, made already; True makes those toward the keypoints of
+        the map, False leaves them out
     max_mb : the size that the file stays under, in 10^6 bytes; where attention would exceed it,
         fewer rows are kept, and the page says so
 
@@ -137,8 +139,10 @@ def of(
         name = content["image"]["name"]
         if model is not None:
             taken = _record(model, explanation, index, additional_forward_args)
-            if prompting:
-                _prompt(content, taken, model, explanation, index, additional_forward_args)
+            if isinstance(prompting, Steps):
+                content["prompting"] = about_prompting(steps_content(prompting))
+            elif prompting:
+                _prompt(content, model, explanation, index, additional_forward_args)
     title = f"{name} · semattn"
     if taken is not None and explanation is not None:
         room = _room(title, content, max_mb)
@@ -224,21 +228,14 @@ def _record(model: nn.Module, explanation: Explanation, index: int, extra: Any) 
 
 def _prompt(
     content: dict[str, Any],
-    taken: AttentionRecord,
     model: nn.Module,
     explanation: Explanation,
     index: int,
     extra: Any,
 ) -> None:
     """The steps of prompting, or why there are none."""
-    if not taken.in_order:
-        content["missing"].append(
-            "Prompting: this model attends in windows or on several grids, where one bias for all "
-            "layers does not fit."
-        )
-        return
     try:
-        content["prompting"] = about_prompting(steps(model, explanation, index, extra))
+        content["prompting"] = about_prompting(prompted(model, explanation, index, extra))
     except SemattnError as error:
         content["missing"].append(f"Prompting: {error}.")
 

@@ -1,13 +1,14 @@
 """Pictures of explanations: a map on its picture, what one map is made of, many maps side by side.
 
 The only package that draws. It uses matplotlib's figures without pyplot, so it changes no global
-state, opens no window and works on any machine. It knows an `Explanation`, a `Comparison` and an
-`Analysis`, and nothing of models.
+state, opens no window and works on any machine. It knows an `Explanation`, a `Comparison`, an
+`Analysis` and `Steps`, and nothing of models.
 """
 
 from .analysis import analysis
 from .comparison import comparison
 from .figure import figure
 from .overlay import Picture, overlay
+from .steps import steps
 
-__all__ = ["Picture", "analysis", "comparison", "figure", "overlay"]
+__all__ = ["Picture", "analysis", "comparison", "figure", "overlay", "steps"]

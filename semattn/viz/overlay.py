@@ -44,7 +44,12 @@ def overlay(
         For an index that the batch does not have, or a backdrop that is no picture.
     """
     picture = picture_of(explanation, index, backdrop)
-    value = _scaled(_resampled(explanation.heat[index].clamp(min=0), picture.shape[:2]))
+    return blended(explanation.heat[index], picture)
+
+
+def blended(heat: torch.Tensor, picture: Picture) -> Picture:
+    """A map (H, W) over a picture, as `overlay` draws it."""
+    value = _scaled(_resampled(heat.clamp(min=0), picture.shape[:2]))
     alpha = OPACITY * value[..., None] ** 0.7
     mixed = (1 - alpha) * faded(picture, 0.55, 0.9) + alpha * colours(MAP, value)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)

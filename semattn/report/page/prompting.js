@@ -3,6 +3,7 @@
 function prompting() {
   const part = content.prompting;
   const maps = part.maps.map(bytes);
+  byId('prompting-led').textContent = part.led;
   const stage = new Stage(byId('prompting-stage'), {
     alt: `Relevance of the patches of ${content.image.name} for ${content.explanation.explained}`,
     draws: (self) => self.patches('relevance', (patch) => maps[state.step][patch] / 255),

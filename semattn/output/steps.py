@@ -1,0 +1,79 @@
+"""The results of `semattn prompt`: one figure, the maps, and how the classes move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..viz import Picture, steps
+from .explanation import summary
+from .folder import Also, staged, write_json, write_others
+
+if TYPE_CHECKING:
+    from ..steps import Steps
+
+STEPS_FILES = {"figure": "prompt.png", "result": "prompt.json", "maps": "maps.npz"}
+
+
+def write_steps(
+    made: Steps,
+    folder: Path,
+    *,
+    top: int = 5,
+    about: dict[str, Any] | None = None,
+    backdrop: Picture | None = None,
+    also: Also = None,
+) -> dict[str, Path]:
+    """Write figure, result and maps of one prompted image into `folder`: the path of each.
+
+    ``maps.npz`` holds `strengths` (S,), `maps` (S, h, w) and `bias` (h, w), nats at strength 1.
+
+    Parameters
+    ----------
+    made : what `semattn.steps.steps` returned
+    folder : made with its parents if it is not there
+    top : how many classes of each prediction are kept
+    about : more about the prompt, ready for JSON
+    backdrop : as for `semattn.viz.overlay`
+    also : more files, by name, and what writes each
+
+    Raises
+    ------
+    OutputError
+        For a folder that cannot be written to; nothing is left behind.
+    """
+    with staged(folder) as stage:
+        steps(made, backdrop=backdrop).savefig(stage / STEPS_FILES["figure"])
+        np.savez_compressed(
+            stage / STEPS_FILES["maps"],
+            strengths=np.array(made.strengths),
+            maps=made.maps.numpy().astype(np.float32),
+            bias=made.grid.fold(made.bias).numpy().astype(np.float32),
+        )
+        files = STEPS_FILES | write_others(stage, also)
+        write_json(stage / STEPS_FILES["result"], summary_of(made, top, about) | {"files": files})
+    return {name: folder / file for name, file in files.items()}
+
+
+def summary_of(made: Steps, top: int = 5, about: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What was explained, what led, and the probabilities at every strength, ready for JSON."""
+    first, chance = made.explanation, made.probabilities
+
+    def named(number: int) -> dict[str, Any]:
+        return {"class": number, "name": first.label(number)}
+
+    return {
+        **summary(first, top=top),
+        "prompt": {"led": made.prompt, **(about or {})},
+        "strengths": list(made.strengths),
+        "classes": [
+            named(number) | {"probabilities": [round(p, 6) for p in chance[:, number].tolist()]}
+            for number in made.leading(top)
+        ],
+        "flips": [
+            {"strength": strength, "before": named(before), "after": named(after)}
+            for strength, before, after in made.flips()
+        ],
+    }
