@@ -43,10 +43,13 @@ from .prompting_arms import (
     first_steered,
     kept,
     look,
+    normalised,
     tokens_of,
 )
+from .prompting_table import result, scenes
 
 RESULT = Path(__file__).parent / "results" / "prompting.json"
+SCENES = RESULT.with_name("prompting_scenes.json")
 BATCH = 64
 DRAWS = 2000
 TOLERANCE = 0.01  # of class features, in bfloat16
@@ -120,8 +123,6 @@ class Split:
 
 def check(model: nn.Module, birds: Sequence[Bird], split: Split) -> float:
     """Prompt the whole model by `AttentionPrompter`: how far its features are from the tail's."""
-    from .prompting_arms import normalised
-
     x = normalised(model, np.stack([one.image for one in birds]))
     with torch.inference_mode():
         prompted = AttentionPrompter(model, density=OURS, strength=0.5)(x).float()
@@ -205,12 +206,15 @@ def main() -> None:
     model = load(torch.float32 if options.float32 else torch.bfloat16)
     sizes = Sizes(test=options.test)
     seeds = [run_seed(model, seed, sizes, options.work) for seed in range(options.seeds)]
-    from .prompting_table import result
+    write(RESULT, result(seeds, sizes.train, sizes.validation, LIMIT, OURS, DRAWS))
+    write(SCENES, scenes(seeds, OURS, LIMIT))
 
-    made = result(seeds, sizes.train, sizes.validation, LIMIT, OURS, DRAWS)
-    partial = RESULT.with_suffix(".part")
+
+def write(file: Path, made: dict[str, Any]) -> None:
+    """A result, whole or not at all."""
+    partial = file.with_suffix(".part")
     partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULT)
+    partial.replace(file)
 
 
 if __name__ == "__main__":

@@ -114,27 +114,41 @@ def result(
             {"key": "option", "title": "options"},
         ],
         "rows": rows,
-        "scenes": scenes(seeds, ours),
         "apart": max(one["apart"] for one in seeds),
     }  # fmt: skip
 
 
-def scenes(seeds: list[dict[str, Any]], ours: str) -> list[dict[str, Any]]:
+def scenes(seeds: list[dict[str, Any]], ours: str, limit: str) -> dict[str, Any]:
     """By background, from the keypoint-poorest on: where prompting helps and where it hurts."""
-    found: dict[tuple[str, int], list[tuple[float, bool, bool]]] = defaultdict(list)
+    shown = {"none": "none", "prompted": ours, "limit": limit}
+    found: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
     for one in seeds:
-        none, mine = one["arms"]["none"]["confounded"], one["arms"][ours]["confounded"]
         for index, scene in enumerate(one["scene"]):
-            right = none[index] == "1", mine[index] == "1"
-            label = one["group"][index] // 2
-            found[scene, label].append((one["background"][index], *right))
+            right = [float(one["arms"][arm]["confounded"][index] == "1") for arm in shown.values()]
+            found[scene, one["group"][index] // 2].append([one["background"][index], *right])
     rows = []
     for (scene, label), values in found.items():
-        density, before, after = np.array(values, dtype=float).T
+        density, *right = np.mean(values, axis=0)
         name = scene.split("/")[1] if "contents" in scene else scene.split("/")[-1][:-4]
         rows.append({
-            "scene": name, "bird": ("land", "water")[label], "density": float(density.mean()),
-            "none": 100 * float(before.mean()), "prompted": 100 * float(after.mean()),
-            "images": len(values),
+            "scene": name.split("_by_")[0], "bird": ("land", "water")[label],
+            "density": float(density), "images": len(values),
+            **{key: 100 * float(part) for key, part in zip(shown, right, strict=True)},
         })  # fmt: skip
-    return sorted(rows, key=lambda row: (row["density"], row["bird"]))
+    return {
+        "caption": (
+            "The same images by their background, the keypoint-poorest first: keypoints a patch "
+            f"outside the object, and per cent right without prompt, with {ours}, and with the "
+            "object's own mask. Made by `python -m benchmarks.bench_prompting`."
+        ),
+        "columns": [
+            {"key": "scene", "title": "background"},
+            {"key": "bird", "title": "bird of"},
+            {"key": "density", "title": "keypoints a patch", "format": ".2f"},
+            {"key": "none", "title": "no prompt", "format": ".1f"},
+            {"key": "prompted", "title": ours, "format": ".1f"},
+            {"key": "limit", "title": limit, "format": ".1f"},
+            {"key": "images", "title": "images", "format": "d"},
+        ],
+        "rows": sorted(rows, key=lambda row: (row["density"], row["bird"])),
+    }

@@ -9,7 +9,7 @@ from PIL import Image
 from benchmarks import confounded_birds as birds
 from benchmarks.confounded_birds import BIRDS, DEVELOPMENT, GROUPS, TEST, ConfoundedBirds
 from benchmarks.prompting_arms import ARMS, LIMIT, OURS
-from benchmarks.prompting_table import result
+from benchmarks.prompting_table import result, scenes
 
 
 @pytest.fixture
@@ -87,6 +87,8 @@ def test_the_table_of_results_worked_out_by_hand():
     assert rows[OURS]["mean_gain"].startswith("+31.2 [")
     assert rows[LIMIT]["even"] == "+0.0 [+0.0, +0.0]"
     assert rows["sobel"]["mean"] == 25 and rows[OURS]["mean_sobel"].startswith("+50.0")
-    assert [row["images"] for row in made["scenes"]] == [8] * len(GROUPS)
-    first = made["scenes"][0]
+    by_scene = scenes(seeds, OURS, LIMIT)["rows"]
+    assert [row["images"] for row in by_scene] == [8] * len(GROUPS)
+    first, last = by_scene[0], by_scene[-1]
     assert (first["density"], first["none"], first["prompted"]) == (0.0, 50.0, 75.0)
+    assert (last["bird"], last["none"], last["limit"]) == ("water", 25.0, 100.0)
