@@ -1,0 +1,29 @@
+"""The watermark's table, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.bench_watermark import result
+
+
+def test_the_table_of_results_worked_out_by_hand():
+    """Ten images: all are right when clean, 4 with the mark, 9 with the right cue, 3 without."""
+
+    def right(count: int) -> list[bool]:
+        return [number < count for number in range(10)]
+
+    one = {
+        "planted": "bird", "chosen": [2.0, "all"], "path": {}, "drawn": 0.5,
+        "right": {
+            "clean": right(10), "watermark": right(4), "watermark, right cue": right(9),
+            "watermark, wrong cue": right(3), "clean, right cue": right(10),
+            "clean, wrong cue": right(9),
+        },
+    }  # fmt: skip
+    mine, mean = result([one])["rows"]
+    assert mine["clean"] == mean["clean"] == 100 and mine["watermark"] == 40
+    assert mine["restored"] == pytest.approx(5 / 6)
+    assert mine["cost"].startswith("+60.0 [") and mine["restored_points"].startswith("+50.0 [")
+    assert mine["wrong"].startswith("-10.0 [") and mine["wrong_clean"].startswith("-10.0 [")
+    assert mine["chosen"] == "2 in all" and mean["planted"] == "mean"
