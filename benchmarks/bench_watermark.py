@@ -167,8 +167,9 @@ def result(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "for each; attention is led away from the patches that the "
             "watermark's characters touch (right cue), or from a band of the same shape at the "
             "top (wrong cue). Differences are paired, in points, with 95 % bootstrap intervals "
-            "over images; restored is the part of the watermark's cost. Strength and layers are chosen "
-            "on other images of the training scenes. Made by `python -m benchmarks.bench_watermark`."
+            "over images; restored is the part of the watermark's cost. Strength and layers are "
+            "chosen on other images of the training scenes. Made by "
+            "`python -m benchmarks.bench_watermark`."
         ),
         "columns": [
             {"key": "planted", "title": "planted on"},
