@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from .errors import SemattnError
 from .explain import Explainer, Explanation
 from .grid import PatchGrid
 from .prompting import AttentionPrompter
+from .prompting.bias import Known
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
@@ -98,7 +98,7 @@ def steps(
         raise SemattnError(f"image: expected one, got {len(first)} — prompt them one by one")
     inputs = first.images.inputs.to(next(iter(model.parameters())))
     bias = prompter.bias(weights, inputs, away=away)[0].detach().cpu()
-    led = _Known(bias)
+    led = Known(bias[None])
     chosen = first.target.tolist()
     logits, maps = [first.logits], [first.patch_map]
     for number, strength in enumerate(wanted[1:], 1):
@@ -119,16 +119,6 @@ def steps(
         grid=prompter.grid(inputs),
         prompt=prompt or _said(prompter, weights, away),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """A cue whose bias is there already."""
-
-    made: Tensor
-
-    def bias(self, inputs: Tensor) -> Tensor:
-        return self.made.expand(len(inputs), -1)
 
 
 def _said(prompter: AttentionPrompter, weights: Any, away: bool) -> str:

@@ -57,6 +57,17 @@ def suppress(scores: Tensor, clip: float = CLIP) -> Tensor:
     return -clip * scores
 
 
+class Known:
+    """A cue whose bias (1 or B, P) is there already, nats."""
+
+    def __init__(self, made: Tensor) -> None:
+        self.made = made
+
+    def bias(self, _: Tensor) -> Tensor:
+        """The same for all images."""
+        return self.made
+
+
 def on_grid(values: Any, grid: PatchGrid, batch: int, name: str = "weights") -> Tensor:
     """Values (P,), (B, P) or (B, h, w) as (1 or B, P), or the one line that says what is wrong."""
     given = values if isinstance(values, Tensor) else torch.as_tensor(values)

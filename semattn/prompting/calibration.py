@@ -19,6 +19,7 @@ from ..attention.sites import Layers, as_taken
 from ..attention.target import output_tensor
 from ..errors import ShapeError
 from ..registry import choices
+from .bias import Known
 
 if TYPE_CHECKING:
     from .prompter import AttentionPrompter
@@ -175,23 +176,13 @@ def evaluate(
     return Evaluation(plain, prompted, len(marks), _digest(marks))
 
 
-class _Known:
-    """A cue whose bias is known."""
-
-    def __init__(self, bias: Tensor) -> None:
-        self.made = bias
-
-    def bias(self, _: Tensor) -> Tensor:
-        return self.made
-
-
 def _sharing(trials: list[AttentionPrompter], inputs: Tensor) -> Iterator[Any]:
     """The trials, each with the bias of these inputs, which those of the same layers share."""
-    known: dict[str, _Known] = {}
+    known: dict[str, Known] = {}
     for one in trials:
         if one.strength and str(one.layers) not in known:
             taken = as_taken(one.model, inputs)
-            known[str(one.layers)] = _Known(one.bias(None, taken))
+            known[str(one.layers)] = Known(one.bias(None, taken))
         yield one, known.get(str(one.layers))
 
 

@@ -319,6 +319,16 @@ def test_a_model_that_is_compiled_inside_is_steered():
         AttentionPrompter(compiled)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
+@pytest.mark.parametrize("density", ["count", "interrelation"])
+def test_a_compiled_prompter_prompts(density):
+    prompter, x = AttentionPrompter(build("registers"), density=density), pictures()
+    with torch.no_grad():
+        compiled = torch.compile(prompter, backend="aot_eager")
+        for images in (x, x.flip(0)):
+            torch.testing.assert_close(compiled(images), prompter(images))
+
+
 def test_threads_do_not_see_each_other():
     model, x = build("class-token"), pictures()
     prompters = [AttentionPrompter(model, strength=s, density="count") for s in (0.0, 0.5, 1.0)]
