@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import chain, islice
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,17 +19,18 @@ from ..attention import AttentionRecord, record
 from ..attention.norms import norms_on, watch_norms
 from ..attention.sites import Layers, as_taken, refuse
 from ..density import Scene, concentration, densities, strata
-from ..errors import ImageError, NoKeypointWarning, ShapeError
+from ..errors import ImageError, NoKeypointWarning, SemattnError, ShapeError
 from ..grid import PatchGrid
-from ..images import Images, Preprocessing, prepare
-from ..keypoints import Keypoints, detect, detectors
+from ..images import Images, Preprocessing
+from ..keypoints import Keypoints, detectors
 from ..manifest import about_model, versions
 from .analysis import Analysis
 from .figures import Skipped
 from .measure import measure
 from .nulls import Pool, held, keys_of
 from .outliers import outliers
-from .store import load_partial, not_the_beginning, save_partial
+from .reading import Loaded, Reader, has_spare_cores, read_ahead, several
+from .store import check_writable, load_partial, not_the_beginning, save_partial
 from .tally import Tally
 
 BLANK = "no keypoint in any patch: there is nothing to hold attention against"
@@ -97,7 +93,7 @@ def analyze(
     >>> found.mean("alignment").shape  # layers, heads
     (6, 2)
     """
-    many, total = _several(images)
+    many, total = several(images)
     if draws is None:
         draws = 20 if many is None else 3
     for name, value, least in (
@@ -113,25 +109,17 @@ def analyze(
         "preprocessing": preprocessing,
     }  # fmt: skip
     study = _Study(module, options)
+    if partial is not None:
+        check_writable(Path(partial))
     if many is None:
-        study.take(study.load(0, [images], strict=True))
+        study.take(study.reader.load(0, [images], strict=True))
     else:
         study.take_all(
-            read_ahead(study.load, many, batch_size, _has_spare_cores(module)),
+            read_ahead(study.reader.load, many, batch_size, has_spare_cores(module)),
             None if partial is None else Path(partial),
             lambda done: None if progress is None else progress(done, total),
         )
     return study.result()
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """The readable images of one batch, with their keypoints, and those that are none."""
-
-    images: Images | None
-    keypoints: list[Keypoints]
-    skipped: list[Skipped]
-    given: int
 
 
 class _Study:
@@ -139,64 +127,28 @@ class _Study:
 
     def __init__(self, model: nn.Module, options: dict[str, Any]) -> None:
         self.model, self.options = model, options
-        self.wanted = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
         self.class_token = any(CLASS_TOKEN.search(name) for name, _ in model.named_parameters())
         self.density = densities.ensure(options["density"])
+        if self.density is densities["other"]:
+            raise ValueError(
+                "density: expected one that an image has by itself, got 'other' — "
+                "the null `other` of every analysis holds attention against other images"
+            )
         detectors.ensure(options["detector"])
+        wanted = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
+        needs = getattr(self.density, "needs", ("keypoints",))
+        self.reader = Reader(wanted, options["detector"], needs)
         said = {name: _said(value) for name, value in options.items()}
+        said["preprocessing"] = said["preprocessing"] or _own_preprocessing(model)
         self.manifest = about_model(model) | {"options": said, "versions": versions()}
         self.pool = Pool(options["pool"])
-        self.sizes: set[tuple[int, ...]] = set()
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
         self.skipped: list[Skipped] = []
 
-    def load(self, first: int, sources: list[Any], strict: bool = False) -> _Loaded:
-        """Read pictures, the first of which is number `first`, and find their keypoints.
-
-        `strict` raises for one that is none.
-        """
-        good: list[Images] = []
-        names, skipped = [], []
-        for number, source in enumerate(sources, first):
-            name = str(source) if isinstance(source, (str, Path)) else f"image {number}"
-            try:
-                good.append(prepare(source, self.wanted))
-                names.append(name)
-            except (ImageError, ShapeError, OSError) as error:
-                if strict:
-                    raise
-                skipped.append(Skipped(name, " ".join(str(error).split())))
-        if not good:
-            return _Loaded(None, [], skipped, len(sources))
-        for one in good:
-            if len(one.inputs) > 1:
-                raise ShapeError(
-                    f"images: expected one after the other, got {len(one.inputs)} at once — "
-                    "give a batch as it is, or a list of its images"
-                )
-        self.sizes |= {tuple(one.inputs.shape[1:]) for one in good}
-        if len(self.sizes) > 1:
-            raise ShapeError(
-                "images: expected tensors of one size, got "
-                f"{', '.join(map(str, sorted(self.sizes)))} — "
-                "give them at the size of the model's input"
-            )
-        images = Images(
-            torch.cat([one.inputs for one in good]),
-            np.concatenate([one.pixels for one in good]),
-            tuple(names),
-            batched=True,
-        )
-        needs = getattr(self.density, "needs", ("keypoints",))
-        found = detect(
-            images.pixels, self.options["detector"], descriptors="descriptors" in needs
-        )  # fmt: skip
-        return _Loaded(images, found, skipped, len(sources))
-
     def take_all(
         self,
-        batches: Iterator[_Loaded],
+        batches: Iterator[Loaded],
         partial: Path | None,
         progress: Callable[[int], None],
     ) -> None:
@@ -224,7 +176,7 @@ class _Study:
                 raise not_the_beginning(partial, "more images")
             partial.unlink(missing_ok=True)
 
-    def take(self, loaded: _Loaded) -> None:
+    def take(self, loaded: Loaded) -> None:
         """Measure one batch and add it up."""
         self.skipped += loaded.skipped
         if loaded.images is None:
@@ -275,7 +227,7 @@ class _Study:
             warnings.simplefilter("ignore", NoKeypointWarning)  # those are skipped, and listed
             return scene, s, concentration(s), strata(s, scene.seed)
 
-    def _pass(self, loaded: _Loaded, full: int | None = None) -> None:
+    def _pass(self, loaded: Loaded, full: int | None = None) -> None:
         """Let a batch enter the pool without being measured, until the pool is `full`."""
         if loaded.images is None or not self.options["pool"]:
             return
@@ -288,9 +240,9 @@ class _Study:
             if full is None or len(self.pool) < full:
                 self.pool.enter(key, p, sorted_in)
 
-    def _fill_pool(self, batches: Iterator[_Loaded]) -> list[_Loaded]:
+    def _fill_pool(self, batches: Iterator[Loaded]) -> list[Loaded]:
         """Read as many batches as the pool needs; they are handed back, to be measured."""
-        first: list[_Loaded] = []
+        first: list[Loaded] = []
         most = self.options["pool"]
         while len(self.pool) < most and sum(one.given for one in first) < FILL * most:
             if (one := next(batches, None)) is None:
@@ -301,43 +253,6 @@ class _Study:
         return first
 
 
-def read_ahead(
-    load: Callable[[int, list[Any]], _Loaded], images: Iterable[Any], size: int, ahead: bool
-) -> Iterator[_Loaded]:
-    """Batches of `size` images, each loaded, if `ahead`, while the one before is measured."""
-    every, first = iter(images), 0
-    waiting: deque[Future[_Loaded]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
-        while sources := list(islice(every, size)):
-            if not ahead:
-                yield load(first, sources)
-            else:
-                waiting.append(reader.submit(load, first, sources))
-                if len(waiting) > 1:
-                    yield waiting.popleft().result()
-            first += len(sources)
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _has_spare_cores(model: nn.Module) -> bool:
-    """Whether reading does not take from the model what it gives."""
-    weight = next(model.parameters(), None)
-    elsewhere = weight is not None and weight.device.type != "cpu"
-    return elsewhere or torch.get_num_threads() < (os.cpu_count() or 1)
-
-
-def _several(images: Any) -> tuple[Iterable[Any] | None, int | None]:
-    """The images one by one, and how many there are, if it is not a single one."""
-    single = isinstance(images, (str, bytes, Path)) or not isinstance(images, Iterable)
-    depth = getattr(images, "ndim", None)
-    if single or depth in (2, 3) or hasattr(images, "convert"):
-        return None, 1
-    if depth == 4 and len(images) == 1:
-        return None, 1
-    return images, len(images) if isinstance(images, Sized) else None
-
-
 def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:
     """Why an image has no part in the figures; "" for one that has."""
     finite = taken.logits.isfinite().reshape(len(s), -1).all(dim=1).tolist()
@@ -346,6 +261,14 @@ def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:
         BROKEN if not whole else BLANK if empty else ""
         for whole, empty in zip(finite, blank, strict=True)
     ]
+
+
+def _own_preprocessing(model: nn.Module) -> str | None:
+    """The model's own, in words; None where nothing tells, so that only tensors can be given."""
+    try:
+        return str(Preprocessing.of(model))
+    except SemattnError:
+        return None
 
 
 def _said(value: Any) -> Any:

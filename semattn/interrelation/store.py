@@ -51,11 +51,18 @@ def save(found: Figures, file: Path, **more: Any) -> Path:
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise AnalysisFileError(
-            f"file: expected to write {file}, got {' '.join(str(error).split())} — "
-            "save it elsewhere"
-        ) from error
+        raise _unwritable(file, error) from error
     return file
+
+
+def check_writable(file: Path) -> None:
+    """Find out now, not after an hour, that `file` cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=".semattn-", dir=file.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(file, error) from error
 
 
 def save_partial(found: Figures, file: Path, done: int, pixels: int) -> None:
@@ -107,6 +114,12 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "
             "give a file that Analysis.save wrote"
         ) from error
+
+
+def _unwritable(file: Path, error: OSError) -> AnalysisFileError:
+    return AnalysisFileError(
+        f"file: expected to write {file}, got {' '.join(str(error).split())} — save it elsewhere"
+    )
 
 
 def _umask() -> int:

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -218,7 +219,7 @@ def every_batch(monkeypatch):
 def test_a_run_that_was_stopped_goes_on(
     model, photos, others, tmp_path, monkeypatch, batch_size, ahead
 ):
-    monkeypatch.setattr(module, "_has_spare_cores", lambda _: ahead)
+    monkeypatch.setattr(module, "has_spare_cores", lambda _: ahead)
     mixed = [others["text.jpg"], *photos[:3], others["blank.png"], *photos[3:], others["gone"]]
     options = {"batch_size": batch_size, "pool": 4}
     whole = of(model, mixed, **options)
@@ -349,7 +350,7 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
 
     made = []
     for ahead in (False, True):
-        monkeypatch.setattr(module, "_has_spare_cores", lambda _, ahead=ahead: ahead)
+        monkeypatch.setattr(module, "has_spare_cores", lambda _, ahead=ahead: ahead)
         taken.clear()
         made.append(
             analyze(
@@ -362,7 +363,7 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
 
 
 def test_no_thread_is_left_behind(model, photos, monkeypatch):
-    monkeypatch.setattr(module, "_has_spare_cores", lambda _: True)
+    monkeypatch.setattr(module, "has_spare_cores", lambda _: True)
     with pytest.raises(StoppedError):
         of(model, photos, batch_size=1, pool=0, progress=stop_after(2))
     gc.collect()
@@ -370,7 +371,7 @@ def test_no_thread_is_left_behind(model, photos, monkeypatch):
 
 
 def test_an_error_while_reading_ahead_is_the_callers(model, photos, monkeypatch):
-    monkeypatch.setattr(module, "_has_spare_cores", lambda _: True)
+    monkeypatch.setattr(module, "has_spare_cores", lambda _: True)
 
     def pictures():
         yield photos[0]
@@ -380,3 +381,31 @@ def test_an_error_while_reading_ahead_is_the_callers(model, photos, monkeypatch)
         of(model, pictures(), batch_size=1)
     with pytest.raises(TypeError, match="image: expected a path"):
         of(model, [photos[0], 3], batch_size=1)
+
+
+def test_a_partial_file_that_cannot_be_written_is_noticed_before_the_first_image(
+    model, photos, tmp_path
+):
+    (tmp_path / "taken").write_text("a file, no folder")
+    seen = []
+    with pytest.raises(AnalysisFileError, match="file: expected to write") as error:
+        of(model, photos[:2], partial=tmp_path / "taken" / "part.npz", progress=seen.append)
+    assert "\n" not in str(error.value) and not seen
+
+
+def test_a_density_of_other_images_is_refused(model, photos):
+    with pytest.raises(ValueError, match="density: expected one that an image has by itself"):
+        of(model, photos[:2], density="other")
+
+
+def test_the_models_own_preprocessing_is_in_the_manifest(photos):
+    vit = timm.create_model("test_vit").eval()
+    found = of(vit, photos[:2], preprocessing=None)
+    assert found.manifest["options"]["preprocessing"] == str(Preprocessing.of(vit))
+    other = of(vit, photos[:2], preprocessing=PREPARED)
+    assert other.manifest["options"]["preprocessing"] == str(PREPARED)
+
+
+def test_where_nothing_tells_the_preprocessing_the_manifest_does_not_either(model):
+    images = torch.rand(2, 3, *models.SIZE, generator=torch.manual_seed(0))
+    assert of(model, images, preprocessing=None).manifest["options"]["preprocessing"] is None

@@ -1,0 +1,117 @@
+"""Pictures on their way to an analysis: one by one, read ahead, those that are none left out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import ImageError, ShapeError
+from ..images import Images, prepare
+from ..keypoints import Keypoints, detect
+from .figures import Skipped
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The readable images of one batch, with their keypoints, and those that are none."""
+
+    images: Images | None
+    keypoints: list[Keypoints]
+    skipped: list[Skipped]
+    given: int
+
+
+class Reader:
+    """Reads pictures as a model wants them, and finds their keypoints; all must be of one size."""
+
+    def __init__(self, wanted: Any, detector: Any, needs: tuple[str, ...]) -> None:
+        self.wanted, self.detector = wanted, detector
+        self.descriptors = "descriptors" in needs
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def load(self, first: int, sources: list[Any], strict: bool = False) -> Loaded:
+        """Read pictures, the first of which is number `first`, and find their keypoints.
+
+        `strict` raises for one that is none.
+        """
+        good: list[Images] = []
+        names, skipped = [], []
+        for number, source in enumerate(sources, first):
+            name = str(source) if isinstance(source, (str, Path)) else f"image {number}"
+            try:
+                good.append(prepare(source, self.wanted))
+                names.append(name)
+            except (ImageError, ShapeError, OSError) as error:
+                if strict:
+                    raise
+                skipped.append(Skipped(name, " ".join(str(error).split())))
+        if not good:
+            return Loaded(None, [], skipped, len(sources))
+        for one in good:
+            if len(one.inputs) > 1:
+                raise ShapeError(
+                    f"images: expected one after the other, got {len(one.inputs)} at once — "
+                    "give a batch as it is, or a list of its images"
+                )
+        self.sizes |= {tuple(one.inputs.shape[1:]) for one in good}
+        if len(self.sizes) > 1:
+            raise ShapeError(
+                "images: expected tensors of one size, got "
+                f"{', '.join(map(str, sorted(self.sizes)))} — "
+                "give them at the size of the model's input"
+            )
+        images = Images(
+            torch.cat([one.inputs for one in good]),
+            np.concatenate([one.pixels for one in good]),
+            tuple(names),
+            batched=True,
+        )
+        found = detect(images.pixels, self.detector, descriptors=self.descriptors)
+        return Loaded(images, found, skipped, len(sources))
+
+
+def read_ahead(
+    load: Callable[[int, list[Any]], Loaded], images: Iterable[Any], size: int, ahead: bool
+) -> Iterator[Loaded]:
+    """Batches of `size` images, each loaded, if `ahead`, while the one before is measured."""
+    every, first = iter(images), 0
+    waiting: deque[Future[Loaded]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
+        while sources := list(islice(every, size)):
+            if not ahead:
+                yield load(first, sources)
+            else:
+                waiting.append(reader.submit(load, first, sources))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            first += len(sources)
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def has_spare_cores(model: nn.Module) -> bool:
+    """Whether reading does not take from the model what it gives."""
+    weight = next(model.parameters(), None)
+    elsewhere = weight is not None and weight.device.type != "cpu"
+    return elsewhere or torch.get_num_threads() < (os.cpu_count() or 1)
+
+
+def several(images: Any) -> tuple[Iterable[Any] | None, int | None]:
+    """The images one by one, and how many there are, if it is not a single one."""
+    single = isinstance(images, (str, bytes, Path)) or not isinstance(images, Iterable)
+    depth = getattr(images, "ndim", None)
+    if single or depth in (2, 3) or hasattr(images, "convert"):
+        return None, 1
+    if depth == 4 and len(images) == 1:
+        return None, 1
+    return images, len(images) if isinstance(images, Sized) else None
