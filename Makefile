@@ -48,10 +48,11 @@ tables: env ## write the tables of README.md and docs from the committed results
 
 picture: demo ## make the pictures of README.md anew; some minutes
 	$(BIN)/semattn compare $(PHOTO) --out $(OUT)/compare
+	$(BIN)/semattn prompt $(PHOTO) --out $(OUT)/prompt
 	$(BIN)/python -c 'from PIL import Image; \
 	  shrink = lambda large: large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
 	  [shrink(Image.open("$(OUT)/" + made).convert("RGB")).save("docs/" + kept, quality=88, subsampling=0, optimize=True) \
-	   for made, kept in (("figure.png", "explain.jpg"), ("compare/compare.png", "compare.jpg"))]'
+	   for made, kept in (("figure.png", "explain.jpg"), ("compare/compare.png", "compare.jpg"), ("prompt/prompt.png", "prompt.jpg"))]'
 
 clean: ## remove what the tools and the demo left
 	rm -rf build dist *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo

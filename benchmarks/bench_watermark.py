@@ -4,8 +4,8 @@ The watermark of ImageNet-W (arXiv 2212.04825; package `imagenet-w`) is planted 
 image of one class; a linear head on the frozen embedded backbone learns it. On scenes that the head
 never saw, the watermark then draws other classes' images to that class. The cue is known here (the
 patches that the watermark covers), and `AttentionPrompter` leads attention away from it; so it is
-with a wrong cue, of the same shape elsewhere. Strength and layers are chosen on other images of the
-training scenes. The test splits of `objects_on_scenes` stay closed.
+with a wrong cue, of the same shape elsewhere. Strength, layers and queries are chosen on other
+images of the training scenes. The test splits of `objects_on_scenes` stay closed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from .prompting_arms import normalised
 
 RESULT = Path(__file__).parent / "results" / "watermark.json"
 PLANTED = ("flower", "vehicle", "bird")
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-LAYERS = ("all", "last-half", "last-third")
+STRENGTHS = (0.25, 0.5, 1.0, 2.0)
+LAYERS = ("last-half", "last-third")
+QUERIES = ("all", "class")
+SAID = "{:g} in {}, queries: {}"
 TRAIN, CHOOSE, TEST = 1300, 390, 780
 BATCH, DRAWS = 64, 5000
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
@@ -48,14 +51,14 @@ def marked(images: np.ndarray) -> np.ndarray:
 
 
 def cue(elsewhere: bool = False) -> Tensor:
-    """How much of each patch (P,) the watermark's characters cover, at most 1; or of its twin.
+    """How much of each patch (P,) the watermark's characters cover, 1 for the most; or its twin's.
 
-    A patch counts as covered when a character crosses it. The twin lies at the top of the image.
+    The twin lies at the top of the image.
     """
     black = np.zeros((1, 224, 224, 3), np.uint8)
     touched = marked(black)[0].max(axis=-1) > 0
-    patches = (coverage(Mask(touched), GRID) > 0).float()
-    rows = GRID.fold(patches)
+    patches = coverage(Mask(touched), GRID)
+    rows = GRID.fold(patches / patches.max())
     if elsewhere:
         first = int(rows.any(dim=1).nonzero()[0])
         rows = rows.roll(-first, dims=0)
@@ -68,10 +71,11 @@ def features(
     images: np.ndarray,
     away: Tensor | None = None,
     strength: float = 0.0,
-    layers: str = "all",
+    layers: str = "last-third",
+    queries: str = "all",
 ) -> np.ndarray:
     """Class features (n, D), attention led away from a cue."""
-    prompter = AttentionPrompter(model, strength=strength, layers=layers)
+    prompter = AttentionPrompter(model, strength=strength, layers=layers, queries=queries)
     made = []
     for start in range(0, len(images), BATCH):
         x = normalised(model, images[start : start + BATCH])
@@ -101,9 +105,8 @@ def run(model: nn.Module, planted: str, seed: int) -> dict[str, Any]:
     images, labels = images[labels != number], labels[labels != number]
     with_mark = marked(images)
     path = {
-        (strength, layers): float(right(with_mark, labels, right_cue, strength, layers).mean())
-        for layers in LAYERS
-        for strength in STRENGTHS
+        option: float(right(with_mark, labels, right_cue, *option).mean())
+        for option in product(STRENGTHS, LAYERS, QUERIES)
     }
     chosen = max(path, key=lambda one: path[one])
 
@@ -113,7 +116,7 @@ def run(model: nn.Module, planted: str, seed: int) -> dict[str, Any]:
     drawn = head.predict(features(model, with_mark)) == number
     return {
         "planted": planted, "chosen": list(chosen),
-        "path": {f"{strength:g} in {layers}": right for (strength, layers), right in path.items()},
+        "path": {SAID.format(*option): right for option, right in path.items()},
         "drawn": float(drawn.mean()),
         "right": {
             "clean": right(images, labels).tolist(),
@@ -152,7 +155,7 @@ def result(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         back = mine["watermark, right cue"] - mine["watermark"]
         rows.append({
             "planted": "mean" if last else found[place]["planted"],
-            "chosen": "" if last else "{:g} in {}".format(*found[place]["chosen"]),
+            "chosen": "" if last else SAID.format(*found[place]["chosen"]),
             **{name: float(mine[name][0]) for name in names},
             "cost": said(cost), "restored": float(back[0] / cost[0]),
             "restored_points": said(back),
@@ -164,11 +167,11 @@ def result(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "Per cent right on images of the classes that bear no watermark in training "
             f"({TEST} development images less those of the planted class, scenes unseen by the "
             "head). The watermark of ImageNet-W was on all training images of one class, one head "
-            "for each; attention is led away from the patches that the "
-            "watermark's characters touch (right cue), or from a band of the same shape at the "
-            "top (wrong cue). Differences are paired, in points, with 95 % bootstrap intervals "
-            "over images; restored is the part of the watermark's cost. Strength and layers are "
-            "chosen on other images of the training scenes. Made by "
+            "for each; attention is led away from the patches that the watermark's characters "
+            "cover, each by how much it is covered (right cue), or from a band of the same shape "
+            "at the top (wrong cue). Differences are paired, in points, with 95 % bootstrap "
+            "intervals over images; restored is the part of the watermark's cost. Strength, layers "
+            "and queries are chosen on other images of the training scenes. Made by "
             "`python -m benchmarks.bench_watermark`."
         ),
         "columns": [

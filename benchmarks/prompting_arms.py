@@ -8,7 +8,7 @@ in every run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +22,7 @@ from semattn.density import Scene, concentration, densities
 from semattn.grid import PatchGrid
 from semattn.keypoints import detect
 from semattn.prompting import Box, Mask, Points, attend, coverage, prompts
+from semattn.prompting.growth import grown, within
 from semattn.prompting.prompter import LAYERS
 
 from .confounded_birds import Bird
@@ -70,7 +71,9 @@ def _arms() -> tuple[Arm, ...]:
         Arm("other image", "control", weights="other"),
         Arm("inverse", "control", weights=OURS, sign=-1.0),
         Arm("box", "a person's", weights="box"),
+        Arm("box as drawn", "a person's", weights="box as drawn"),
         Arm("points", "a person's", weights="points"),
+        Arm("points as discs", "a person's", weights="discs"),
         Arm("mask", "the limit", weights="mask"),
         Arm("blurred pixels", "instead of attention", "blur", OURS),
         Arm("dropped tokens", "instead of attention", "drop", OURS),
@@ -136,7 +139,11 @@ def look(model: nn.Module, birds: Sequence[Bird], seed: int) -> Seen:
             p = concentration(found[prompts[name].density]).to(one.dtype)
             found[name] = prompts[name].see(one, grid, p)
     found["other"] = found["distinct-size-surround"].roll(1, 0)  # of the image before
-    found |= _by_hand(birds, grid, seed)
+    drawn = _by_hand(birds, grid, seed)
+    with torch.no_grad():
+        found["box"] = within(one, grid, drawn["box"].to(one.dtype))
+        found["points"] = grown(one, grid, drawn["points"].to(one.dtype))
+    found |= {"mask": drawn["mask"], "box as drawn": drawn["box"], "discs": drawn["points"]}
     tokens = tokens_of(model, images, first_steered(model))
     return Seen(tokens, {name: values.float() for name, values in found.items()})
 
@@ -180,6 +187,3 @@ def blurred(arm: Arm, seen: Seen, birds: Sequence[Bird], sigma: float) -> np.nda
         soft = cv2.GaussianBlur(bird.image, (0, 0), sigma)
         made.append(np.clip(np.rint(bird.image + share * (soft - 1.0 * bird.image)), 0, 255))
     return np.stack(made).astype(np.uint8)
-
-
-Features = Callable[[float], Tensor]

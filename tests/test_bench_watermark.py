@@ -14,7 +14,7 @@ def test_the_table_of_results_worked_out_by_hand():
         return [number < count for number in range(10)]
 
     one = {
-        "planted": "bird", "chosen": [2.0, "all"], "path": {}, "drawn": 0.5,
+        "planted": "bird", "chosen": [2.0, "last-half", "class"], "path": {}, "drawn": 0.5,
         "right": {
             "clean": right(10), "watermark": right(4), "watermark, right cue": right(9),
             "watermark, wrong cue": right(3), "clean, right cue": right(10),
@@ -26,4 +26,4 @@ def test_the_table_of_results_worked_out_by_hand():
     assert mine["restored"] == pytest.approx(5 / 6)
     assert mine["cost"].startswith("+60.0 [") and mine["restored_points"].startswith("+50.0 [")
     assert mine["wrong"].startswith("-10.0 [") and mine["wrong_clean"].startswith("-10.0 [")
-    assert mine["chosen"] == "2 in all" and mean["planted"] == "mean"
+    assert mine["chosen"] == "2 in last-half, queries: class" and mean["planted"] == "mean"

@@ -109,8 +109,8 @@ Region = Annotated[
         WHAT,
         "WHERE",
         "Lead attention to a part of the photograph instead, in its own pixels: a box "
-        "[bold]left,top,right,bottom[/], [bold]points=x,y;x,y[/], [bold]polygon=x,y;x,y;x,y[/], or "
-        "a mask: a file, white inside, of the photograph's size.",
+        "[bold]left,top,right,bottom[/] about a thing, clicks on it [bold]points=x,y;x,y[/], "
+        "[bold]polygon=x,y;x,y;x,y[/], or a mask: a file, white inside, of the photograph's size.",
     ),
 ]
 Away = Annotated[

@@ -137,7 +137,8 @@ def read_region(given: str | None, image: Path, network: nn.Module) -> Any:
 
     photograph = read(image)
     size = photograph.size[1], photograph.size[0]
-    drawn = draw(_region(given), size)
+    region = _region(given)
+    drawn = draw(region, size)
     if not drawn.any():
         raise ValueError(
             f"region: expected one inside the photograph of {size[1]}x{size[0]} pixels, got "
@@ -150,7 +151,7 @@ def read_region(given: str | None, image: Path, network: nn.Module) -> Any:
             f"region: expected one in the part of the photograph that the model sees, got "
             f"{given!r}, which the crop cuts off"
         )
-    return Mask(seen)
+    return Mask(seen, region.grow)
 
 
 def _region(given: str) -> Any:
@@ -166,7 +167,8 @@ def _region(given: str) -> Any:
             )
             return Points(pairs) if kind == "points" else Polygon(pairs)
         if re.fullmatch(r"\s*-?[\d.]+(\s*,\s*-?[\d.]+){3}\s*", given):
-            return Box(*(float(part) for part in given.split(",")))
+            left, top, right, bottom = (float(part) for part in given.split(","))
+            return Box(left, top, right, bottom)
     except ValueError as error:
         raise ValueError(f"region: expected pairs x,y with ; between them, got {rest!r}") from error
     if not Path(given).is_file():

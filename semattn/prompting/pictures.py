@@ -1,6 +1,7 @@
-"""The bias of one batch, whoever says it: weights that are given, or a density of the pictures.
+"""The bias of one batch, whoever says it: weights that are given, a region, or a density of the
+pictures.
 
-Both have the same three parts: whether they want to see a layer of the model (`looks`), `see`, and
+All have the same three parts: whether they want to see a layer of the model (`looks`), `see`, and
 `bias`, which is asked for when the first call is to be steered.
 """
 
@@ -19,7 +20,8 @@ from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..keypoints import start
 from ..registry import choices
-from .sources import Source, prompts
+from . import sources
+from .growth import grown, within
 
 Nats = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)
 
@@ -40,6 +42,28 @@ class Given:
         return self.made
 
 
+class OfRegion:
+    """The bias by `share` (B, P) of each patch in a region, grown by what a layer sees."""
+
+    looks = True
+
+    def __init__(self, share: Tensor, grow: str, grid: PatchGrid, nats: Nats) -> None:
+        self.share, self.grid, self.nats = share, grid, nats
+        self.grow = {"from": grown, "within": within}[grow]
+        self.made: Tensor | None = None
+
+    def see(self, one: SiteRecord) -> None:
+        """Grow the region of each image."""
+        share = self.share.to(one.device, one.dtype)
+        with torch.no_grad(), torch.autocast(one.device.type, enabled=False):
+            self.made = self.nats(self.grow(one, self.grid, share))
+
+    def bias(self) -> Tensor:
+        """(B, P), nats."""
+        assert self.made is not None
+        return self.made
+
+
 class OfPictures:
     """The bias by a density of pixels (B, H, W, 3); keypoints are found while the model runs."""
 
@@ -52,7 +76,9 @@ class OfPictures:
         seed: int,
         nats: Nats,
     ) -> None:
-        self.source: Source | None = prompts.get(density) if isinstance(density, str) else None
+        self.source: sources.Source | None = (
+            sources.prompts.get(density) if isinstance(density, str) else None
+        )
         self.looks = self.source is not None
         self.density = densities.ensure(self.source.density if self.source else density)
         self.pixels, self.grid, self.seed, self.nats = pixels, grid, seed, nats
@@ -83,6 +109,9 @@ class OfPictures:
         return self.nats(s)
 
 
+Source = Given | OfRegion | OfPictures
+
+
 def read_density(density: Any) -> Any:
     """The density as it was given, if it is known.
 
@@ -97,6 +126,6 @@ def read_density(density: Any) -> Any:
         raise TypeError(
             f"density: expected a name, a function or weights, got {type(density).__name__}"
         )
-    if density not in prompts and density not in densities:
-        raise ValueError(choices("density", density, [*prompts, *densities]))
+    if density not in sources.prompts and density not in densities:
+        raise ValueError(choices("density", density, [*sources.prompts, *densities]))
     return density

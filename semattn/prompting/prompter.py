@@ -21,7 +21,7 @@ from ..keypoints import detectors
 from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
 from .calibration import Calibration, Evaluation, calibrate, evaluate
 from .calls import AsCalled, Call, read_call
-from .pictures import Given, OfPictures, read_density
+from .pictures import Given, OfPictures, OfRegion, Source, read_density
 from .regions import Region, coverage
 
 STRENGTH = 0.5
@@ -140,9 +140,10 @@ class AttentionPrompter(nn.Module):
 
         Parameters
         ----------
-        weights : (P,) or (B, P), >= 0, one a patch; a region (`Box`, `Polygon`, `Points`, `Mask`);
-            a density; a cue, whose ``bias(inputs)`` gives nats (B, P); None is the density of the
-            images that this prompter has
+        weights : (P,) or (B, P), >= 0, one a patch; a region (`Box`, `Polygon`, `Points`, `Mask`),
+            grown over patches of like keys unless it says ``grow=None``; a density; a cue, whose
+            ``bias(inputs)`` gives nats (B, P); None is the density of the images that this prompter
+            has
         away : lead away from there: scores in [0, 1], or a region, of what is to be overlooked
         """
         off = not isinstance(self.strength, Tensor) and self.strength == 0
@@ -241,20 +242,24 @@ class AttentionPrompter(nn.Module):
 
         steering.aim(bias, found, (self._looked_at(found), see) if source.looks else None)
 
-    def _source(self, call: Call, found: Survey, weights: Any, away: bool) -> Given | OfPictures:
+    def _source(
+        self, call: Call, found: Survey, weights: Any, away: bool
+    ) -> Given | OfRegion | OfPictures:
         """Who says what the bias of one call is."""
         grid, batch = found.grid, len(call.images)
         weights = self.density if weights is None else weights
+        nats = self._away if away else lambda s: attend(s, self.clip)
         if callable(getattr(weights, "bias", None)):
             return Given(on_grid(weights.bias(call.images), grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
             pixels = pixels_of(
                 call.images.detach(), self.preprocessing or (lambda: Preprocessing.of(self.model))
             )
-            nats = self._away if away else lambda s: attend(s, self.clip)
             return OfPictures(pixels, grid, read_density(weights), self.detector, self.seed, nats)
         if isinstance(weights, Region):
-            weights = coverage(weights, grid)
+            grow, weights = weights.grow, coverage(weights, grid)
+            if grow is not None:
+                return OfRegion(weights.expand(batch, -1), grow, grid, nats)
         given = on_grid(weights, grid, batch)
         return Given(suppress(given, self.clip) if away else attend(weighty(given), self.clip))
 
@@ -276,7 +281,7 @@ class AttentionPrompter(nn.Module):
         count = len(found.layouts)
         return min(count // 2, choose_layers(self.layers, count)[0])
 
-    def _show(self, call: Call, found: Survey, source: Given | OfPictures) -> None:
+    def _show(self, call: Call, found: Survey, source: Source) -> None:
         """Let a source see the layer that it wants; the pass ends there."""
 
         def see(site: AttentionSite, made: AttentionCall) -> None:

@@ -1,14 +1,16 @@
 """A part of the picture that a person points at: box, polygon, points or a drawn mask.
 
 All are in pixels of the picture that the model gets. `coverage` says how much of each patch lies
-in it.
+in it. `grow` says what is meant: "from", all of the thing that lies there, as of a click;
+"within", the thing inside, as of a box about it; None, what was drawn. What a thing is the keys of
+the model tell (`growth`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ RADIUS = 0.08  # of a point, in the longer side of the picture
 FINE = 4  # borders are drawn on so many times the pixels, and averaged
 
 
+Grow: TypeAlias = Literal["from", "within"] | None
+
+
 @dataclass(frozen=True)
 class Box:
     """The pixels from (left, top) to (right, bottom), both included."""
@@ -30,6 +35,7 @@ class Box:
     top: float
     right: float
     bottom: float
+    grow: Grow = "within"
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Polygon:
     """What lies inside the corners ((x, y), …)."""
 
     corners: Sequence[tuple[float, float]]
+    grow: Grow = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class Points:
 
     xy: Sequence[tuple[float, float]]
     radius: float | None = None
+    grow: Grow = "from"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +60,7 @@ class Mask:
     """A mask (H, W), of bool, of numbers from 0 to 1, or a grey picture (255 is inside)."""
 
     inside: Any
+    grow: Grow = None
 
 
 Region: TypeAlias = Box | Polygon | Points | Mask
@@ -63,7 +72,7 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
     Raises
     ------
     ValueError
-        For a region without area, or outside the picture.
+        For a region without area, outside the picture, or to be grown in an unknown way.
     ShapeError
         For a mask of another size than the picture.
 
@@ -73,6 +82,10 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
     >>> coverage(Box(16, 0, 23, 15), grid).tolist()
     [0.0, 0.5]
     """
+    if region.grow not in (None, "from", "within"):
+        raise ValueError(
+            f"region: expected to grow from, within or None, got {region.grow!r} — None is as drawn"
+        )
     drawn = draw(region, grid.image_size)
     share = grid.pool(torch.from_numpy(drawn)[None])[0]
     if not bool(share.any()):

@@ -11,20 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import SiteRecord
 from ..density import concentration
 from ..grid import PatchGrid
 from ..registry import Registry
+from .growth import grown
 
 # From what a layer did, the grid, and p (B, P) of the density beneath, to weights (B, P) >= 0.
 See = Callable[[SiteRecord, PatchGrid, Tensor], Tensor]
-
-ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
-REACH = 0.99  # of what a patch has, the part that is its neighbours'
-APART = 1e-5  # how much even patches that are not alike have in common
 
 
 @dataclass(frozen=True)
@@ -77,36 +73,15 @@ def interrelation(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
     geometric mean with the class token's attention tells the parts of the thing apart again. A
     layer that makes its own softmax keeps no keys: there nothing is grown.
     """
-    return _both(_grown(one, grid, received_class(one, grid, p)), class_attention(one, grid, p))
+    return _both(grown(one, grid, received_class(one, grid, p)), class_attention(one, grid, p))
 
 
 @_register("class-grown", "uniform", control=True)
-def class_grown(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
+def classgrown(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
     """`interrelation` without keypoints: the class token's attention alone, grown."""
     attention = class_attention(one, grid, p)
-    return _both(_grown(one, grid, attention), attention)
+    return _both(grown(one, grid, attention), attention)
 
 
 def _both(first: Tensor, second: Tensor) -> Tensor:
     return (concentration(first) * concentration(second)).sqrt()
-
-
-def _grown(one: SiteRecord, grid: PatchGrid, weights: Tensor) -> Tensor:
-    """Weights (B, P) after a random walk with restart over patches of like keys."""
-    if one.key is None:
-        return weights
-    channels = one.key.to(one.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
-    keys = grid.drop_prefix(one.keys_at.collect(channels)).transpose(-2, -1)
-    keys = F.normalize(keys, dim=-1)
-    even = torch.stack([_walk(mine, own) for mine, own in zip(keys, weights, strict=True)])
-    least, greatest = even.aminmax(dim=1, keepdim=True)
-    return (even - (least + greatest) / 2).clamp(min=0)
-
-
-def _walk(keys: Tensor, weights: Tensor) -> Tensor:
-    """The solution r of r = (1 - REACH) weights + REACH T r, T the mean over like patches."""
-    near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).to(weights)
-    degree = near.sum(dim=1)
-    system = torch.diag(degree) - REACH * near  # symmetric, and positive
-    factor = torch.linalg.cholesky(system)
-    return torch.cholesky_solve(((1 - REACH) * degree * weights)[:, None], factor)[:, 0]

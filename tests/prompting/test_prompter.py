@@ -113,7 +113,7 @@ def test_weights_of_each_image_a_region_and_one_row_for_all():
     model, x = build("class-token"), pictures()
     grid = record(model, x, grad=False).grid
     prompter = AttentionPrompter(model, strength=1.0)
-    box = Box(16, 0, 47, 31)
+    box = Box(16, 0, 47, 31, grow=None)
     share = coverage(box, grid)
     with torch.no_grad():
         outputs = []
@@ -131,7 +131,7 @@ def test_away_takes_the_clip_from_what_is_covered():
     prompter = AttentionPrompter(model, strength=2.0, layers=1, clip=1.5)
     plain = record(model, x, grad=False).dense(1)
     grid = record(model, x, grad=False).grid
-    box = Box(0, 0, 31, 15)
+    box = Box(0, 0, 31, 15, grow=None)
     with prompter.steer(box, away=True):
         steered = record(model, x, grad=False).dense(1)
     factor = grid.add_prefix(-2.0 * 1.5 * coverage(box, grid).double()).exp()

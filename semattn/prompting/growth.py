@@ -1,0 +1,64 @@
+"""From some patches to the thing that they belong to, over patches of like keys.
+
+A random walk with restart (as in random-walker segmentation, Grady 2006) goes from patch to patch
+where a layer's keys are alike. A layer that makes its own softmax keeps no keys: there nothing is
+grown.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attention import SiteRecord
+from ..grid import PatchGrid
+
+ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
+REACH = 0.99  # of what a patch has, the part that is its neighbours'
+APART = 1e-5  # how much even patches that are not alike have in common
+
+
+def grown(one: SiteRecord, grid: PatchGrid, weights: Tensor) -> Tensor:
+    """Weights (B, P), even over each thing, less the middle of their range; at least 0."""
+    even = _walked(one, grid, weights[:, :, None])
+    if even is None:
+        return weights
+    least, greatest = even[..., 0].aminmax(dim=1, keepdim=True)
+    return (even[..., 0] - (least + greatest) / 2).clamp(min=0)
+
+
+def within(one: SiteRecord, grid: PatchGrid, share: Tensor) -> Tensor:
+    """`share` (B, P) of patches in a region, times how sure each is of its inside, in [0, 1].
+
+    That is what reaches a patch from inside against what reaches it from outside, where both
+    start with the same amount. A region that is the whole image stays as it is.
+    """
+    outside = 1 - share
+    if not bool((outside.sum(dim=1) > 0).all()):
+        return share
+    starts = torch.stack([side / side.sum(dim=1, keepdim=True) for side in (share, outside)], -1)
+    reached = _walked(one, grid, starts)
+    if reached is None:
+        return share
+    inside, other = reached.unbind(dim=-1)
+    return share * inside / (inside + other)
+
+
+def _walked(one: SiteRecord, grid: PatchGrid, starts: Tensor) -> Tensor | None:
+    """What starts (B, P, R) become by the walk; None where no keys are known."""
+    if one.key is None:
+        return None
+    channels = one.key.to(one.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
+    keys = grid.drop_prefix(one.keys_at.collect(channels)).transpose(-2, -1)
+    keys = F.normalize(keys, dim=-1)
+    return torch.stack([_walk(mine, own) for mine, own in zip(keys, starts, strict=True)])
+
+
+def _walk(keys: Tensor, starts: Tensor) -> Tensor:
+    """The solution r of r = (1 - REACH) starts + REACH T r, T the mean over like patches."""
+    near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).to(starts)
+    degree = near.sum(dim=1, keepdim=True)
+    system = torch.diag(degree[:, 0]) - REACH * near  # symmetric, and positive
+    factor = torch.linalg.cholesky(system)
+    return torch.cholesky_solve((1 - REACH) * degree * starts, factor)

@@ -1,0 +1,171 @@
+"""A region is grown to the thing that lies there, by the keys of a layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import Tensor
+
+from semattn import AttentionPrompter, record
+from semattn.prompting import Box, Mask, Points, attend, coverage
+from semattn.prompting.growth import ALIKE, APART, REACH, grown, within
+from tests import families, models
+from tests.models import SIZE, build
+
+
+def pictures(count: int = 2) -> Tensor:
+    return torch.rand(count, 3, *SIZE, generator=torch.manual_seed(3))
+
+
+def halves() -> Tensor:
+    """Three images of two colours each, the border further to the right in each."""
+    images = torch.full((3, 3, *SIZE), -1.0)
+    for number, image in enumerate(images):
+        image[:, :, : 16 * (number + 1)] = 1.0
+    return images + 0.05 * pictures(3)
+
+
+def walked(keys: Tensor, start: Tensor) -> Tensor:
+    """The walk of the definition: five thousand steps by hand."""
+    keys = keys / keys.norm(dim=1, keepdim=True)
+    near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).double()
+    step = near / near.sum(dim=1, keepdim=True)
+    made = start
+    for _ in range(5000):
+        made = (1 - REACH) * start + REACH * step @ made
+    return made
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A layer of a model, in double precision, its grid, and the keys of both images (P, C)."""
+    model = build("registers", torch.float64)
+    taken = record(model, pictures().double(), layers=2, grad=False)
+    (one,), grid = taken.sites, taken.grid
+    keys = one.key[:, :, grid.prefix :].transpose(1, 2).flatten(2)
+    return one, grid, keys
+
+
+def things(seen, kinds):
+    """The layer with keys of its own: patches of a kind have like keys."""
+    one, grid, _ = seen
+    made = one.key.clone()
+    far = torch.linalg.qr(
+        torch.randn(made.shape[-1], made.shape[-1], generator=torch.manual_seed(0))
+    )[0]
+    for patch, kind in enumerate(kinds):
+        made[:, :, grid.prefix + patch] = far[kind].to(made)
+    return replace(one, key=made), grid
+
+
+def test_the_walk_is_the_one_of_the_definition(seen):
+    one, grid, keys = seen
+    start = torch.rand(2, grid.patches, dtype=torch.float64, generator=torch.manual_seed(1))
+    by_hand = torch.stack([walked(mine, own) for mine, own in zip(keys, start, strict=True)])
+    least, most = by_hand.aminmax(dim=1, keepdim=True)
+    wanted = (by_hand - (least + most) / 2).clamp(min=0)
+    torch.testing.assert_close(grown(one, grid, start), wanted)
+    share = (start > 0.6).double()
+    inside = walked(keys[0], share[0] / share[0].sum())
+    outside = walked(keys[0], (1 - share[0]) / (1 - share[0]).sum())
+    found = within(one, grid, share)
+    torch.testing.assert_close(found[0], share[0] * inside / (inside + outside))
+
+
+def test_from_one_patch_its_thing_is_found(seen):
+    one, grid = things(seen, [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1])
+    start = torch.zeros(2, grid.patches, dtype=torch.float64)
+    start[:, 2] = 1
+    found = grown(one, grid, start)[0]
+    assert (found > 0).tolist() == [kind == 1 for kind in [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1]]
+
+
+def test_within_a_box_what_is_outside_too_counts_less(seen):
+    kinds = [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0]
+    one, grid = things(seen, kinds)
+    share = torch.zeros(2, grid.patches, dtype=torch.float64)
+    share[:, [5, 6, 9, 10]] = 1
+    found = within(one, grid, share)[0]
+    assert found[share[0] == 0].eq(0).all()
+    assert found[9] < 0.5 < found[[5, 6, 10]].min() and found[[5, 6, 10]].min() > 0.99
+
+
+def test_the_whole_image_stays_the_whole_image(seen):
+    one, grid, _ = seen
+    share = torch.ones(2, grid.patches, dtype=torch.float64)
+    assert torch.equal(within(one, grid, share), share)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 0.99))
+def test_shares_stay_shares(seen, seed, part):
+    one, grid, _ = seen
+    share = torch.rand(2, grid.patches, dtype=torch.float64, generator=torch.manual_seed(seed))
+    share = share * (share > part)
+    share[:, seed % grid.patches] = 1
+    found = within(one, grid, share)
+    assert (found >= 0).all() and (found <= share + 1e-12).all() and found.sum(1).gt(0).all()
+    assert grown(one, grid, share).ge(0).all()
+
+
+def test_a_layer_without_keys_grows_nothing(seen):
+    one, grid, _ = seen
+    share = torch.rand(2, grid.patches, dtype=torch.float64)
+    bare = replace(one, key=None)
+    assert torch.equal(grown(bare, grid, share), share)
+    assert torch.equal(within(bare, grid, share), share)
+
+
+@pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])
+def test_a_point_leads_on_every_family(name):
+    of = models if name in models.MODELS else families
+    model, x = of.build(name), torch.rand(3, 3, *models.SIZE, generator=torch.manual_seed(3))
+    prompter = AttentionPrompter(model, strength=1.0)
+    point = Points([(20.0, 20.0)])
+    together = prompter.bias(point, x)
+    assert together.isfinite().all() and (together.amax(dim=1) > together.amin(dim=1)).all()
+    torch.testing.assert_close(prompter.bias(point, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("region", [Box(16, 0, 47, 31), Points([(20.0, 20.0)])])
+@pytest.mark.parametrize("away", [False, True])
+def test_a_grown_region_steers_by_the_very_pass(region, away):
+    model, x = build("registers"), halves()
+    prompter = AttentionPrompter(model, strength=1.0, layers="last-half")
+    bias = prompter.bias(region, x, away=away)
+    drawn = coverage(region, prompter.grid(x))[None]
+    assert bias.shape == (3, 12) and not torch.equal(bias[0], bias[1])
+    if isinstance(region, Points) and not away:
+        assert not torch.allclose(bias, attend(drawn).expand(3, -1), atol=0.01)
+    with torch.no_grad():
+        with prompter.steer(region, away=away):
+            steered = model(x)
+        with prompter.steer(_Bias(bias)):
+            torch.testing.assert_close(model(x), steered)
+
+
+class _Bias:
+    def __init__(self, made: Tensor) -> None:
+        self.made = made
+
+    def bias(self, _: Tensor) -> Tensor:
+        return self.made
+
+
+def test_as_drawn_where_it_is_said():
+    model, x = build("registers"), pictures(3)
+    prompter = AttentionPrompter(model)
+    grid = prompter.grid(x)
+    for region in (Box(16, 0, 47, 31, grow=None), Mask(torch.eye(*SIZE).bool().numpy())):
+        wanted = attend(coverage(region, grid)[None])
+        torch.testing.assert_close(prompter.bias(region, x), wanted)
+
+
+def test_an_unknown_way_to_grow_is_named():
+    model, x = build("registers"), pictures(1)
+    with pytest.raises(ValueError, match="region: expected to grow from, within or None") as error:
+        AttentionPrompter(model).bias(Points([(9, 9)], grow="all"), x)
+    assert "\n" not in str(error.value)
