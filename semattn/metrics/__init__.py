@@ -1,0 +1,1 @@
+"""Metrics of maps: faithfulness, localization, randomization. Pure functions of tensors."""
