@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .commands import bench
 from .commands.analyze import analyze
 from .commands.compare import compare
 from .commands.explain import explain
@@ -32,6 +33,16 @@ app = typer.Typer(
 )
 for command in (explain, compare, analyze, prompt, models):
     app.command()(command)
+benches = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
+benches.command()(bench.explain)
+
+
+@benches.callback()
+def _benches() -> None:
+    """Comparisons that anyone can repeat."""
+
+
+app.add_typer(benches, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from .cost import measured
 from .errors import ImageError, SemattnError, ShapeError, TargetError
 from .explain import Explainer, Explanation, explainers
 from .images import Preprocessing, prepare
+from .metrics.randomization import moved
 
 OURS = "sift-patch-interrelation"
 
@@ -35,7 +36,8 @@ class Compared:
         the methods that use them
     peak_mib : memory meanwhile beyond what was there before, MiB, as `semattn.cost.measured` tells
         it; differences of a few MiB are noise
-    sensitivity : how much of the patch map moves with the target, see `moved`; None where there is
+    sensitivity : how much of the patch map moves with the target, see
+        `semattn.metrics.randomization.moved`; None where there is
         no other class, or a map is zero
     refusal : why there is no explanation; "" where there is one
     """
@@ -156,26 +158,10 @@ def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, 
     return names
 
 
-def moved(one: Tensor, other: Tensor) -> float | None:
-    """The part of a map that is elsewhere in another: their total variation distance.
-
-    Half the sum of differences of |map| / sum |map|: 0 where they are the same but for a factor,
-    1 where they share no patch. None if one is zero everywhere.
-
-    Parameters
-    ----------
-    one, other : of one shape
-
-    Examples
-    --------
-    >>> moved(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 3.0]))
-    0.5
-    """
-    maps = [values.detach().to("cpu", torch.float64).abs() for values in (one, other)]
-    totals = [values.sum() for values in maps]
-    if not all(totals):
-        return None
-    return float((maps[0] / totals[0] - maps[1] / totals[1]).abs().sum() / 2)
+def _moved(one: Tensor, other: Tensor) -> float | None:
+    """`moved` of the maps of one image; None if one is zero everywhere."""
+    part = float(moved(one, other))
+    return part if part == part else None
 
 
 class _Subject:
@@ -220,7 +206,7 @@ class _Subject:
             keypoints=self.first.keypoints,
             manifest=self.first.manifest | {"method": name, "parameters": explainer.parameters()},
         )
-        sensitivity = None if elsewhere is None else moved(made.patch_map, elsewhere)
+        sensitivity = None if elsewhere is None else _moved(made.patch_map, elsewhere)
         return Compared(name, made, cost.seconds, cost.peak_mib, sensitivity)
 
     def _make(self, explainer: Explainer, target: Target) -> Explanation:

@@ -23,7 +23,7 @@ LEVELS = (
     {"keypoints", "attention"},
     {"density", "zoo", "metrics"},
     {"explain", "masking", "interrelation", "prompting"},
-    {"spurious", "adapters", "comparison", "steps"},
+    {"spurious", "adapters", "comparison", "evaluation", "steps"},
     {"viz"},
     {"report", "audit", "output"},
     {"commands"},

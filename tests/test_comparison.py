@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import semattn
-from semattn.comparison import OURS, check, moved
+from semattn.comparison import OURS, check
 from semattn.cost import measured
 from semattn.errors import ImageError, SemattnError, ShapeError, TargetError, UnsupportedModelError
 from semattn.explain import Explainer, explainers
@@ -73,16 +73,6 @@ def test_sensitivity_is_measured_with_the_likeliest_other_class(model, made):
     by_hand = (one / one.sum() - other / other.sum()).abs().sum().item() / 2
     assert made.rows[1].sensitivity == pytest.approx(by_hand, rel=1e-4)
     assert asked.rows[0].sensitivity == pytest.approx(by_hand, rel=1e-4)
-
-
-def test_moved_is_the_total_variation_distance():
-    one = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
-    assert moved(one, 7 * one) == pytest.approx(0, abs=1e-12)
-    assert moved(one, -one) == 0, "magnitudes count"
-    assert moved(one, one.flip(0)) == 1
-    assert moved(one, one.flip(1)) == 0.5
-    assert moved(one, torch.zeros(2, 2)) is None
-    assert moved(torch.zeros(2, 2), one) is None
 
 
 def test_a_model_without_classes_has_no_sensitivity():

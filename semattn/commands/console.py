@@ -19,12 +19,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table as _Table
 
 from ..errors import NoKeypointWarning
 
 if TYPE_CHECKING:
     from ..comparison import Comparison
+    from ..evaluation import Results, Table
     from ..explain import Explanation
     from ..interrelation import Analysis
     from ..steps import Steps
@@ -90,7 +91,7 @@ def report_comparison(
     console = Console(highlight=False)
     first = compared.explanation
     _prediction(console, first, predictions)
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("method", style="bold", no_wrap=True)
     for title in ("seconds", "MiB", "sensitivity"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -123,7 +124,7 @@ def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int
     """The probabilities at each strength, where the prediction flips, where the files are."""
     console = Console(highlight=False)
     first, chance = made.explanation, made.probabilities
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("strength", style="bold")
     for strength in made.strengths:
         table.add_column(f"{strength:g}", justify="right", no_wrap=True)
@@ -155,7 +156,7 @@ def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -
     import numpy as np
 
     console = Console(highlight=False)
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("layer", justify="right", style="bold")
     shown = {
         "HIGH→HIGH": found.mean("lift")[..., 2, 2],
@@ -189,10 +190,34 @@ def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -
     _closing(console, notes, "", files)
 
 
+def report_benchmark(
+    found: Results, made: Table, titles: dict[str, str], files: dict[str, Path], notes: list[str]
+) -> None:
+    """A row a method: the mean of each metric, and what a map costs."""
+    console = Console(highlight=False)
+    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("method", style="bold", no_wrap=True)
+    for title in (*titles.values(), "seconds"):
+        table.add_column(title, justify="right", min_width=6)
+    for name in made.methods:
+        means = [_number(made.estimates[name, metric].mean, ".3f") for metric in made.metrics]
+        shown = f"[dim]{escape(name)}[/]" if name in made.controls else escape(name)
+        table.add_row(shown, *means, _number(made.seconds[name], ".3f"))
+    console.print(table)
+    known = [one for one in found.right if one is not None]
+    said = f", the model is right on {sum(known)}" if known else ""
+    console.print(f"[dim]{len(found.names)} images{said}; intervals are in the files[/]")
+    for name, why in found.refused.items():
+        console.print(f"[yellow]refused:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
+    for image, why in found.skipped[:MOST_SKIPPED]:
+        console.print(f"[yellow]skipped:[/] {escape(image)}: {escape(why)}", soft_wrap=True)
+    _closing(console, notes, "", files)
+
+
 def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:
     """The likeliest classes, the explained one marked; else what was explained."""
     target = None if made.target is None else int(made.target[0])
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right", style="cyan", no_wrap=True)
     table.add_column()
     for one in predictions:

@@ -194,3 +194,44 @@ Report = Annotated[
 ]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]
+Data = Annotated[
+    str,
+    _option(
+        WHAT,
+        "DATA",
+        "Images with the masks of their objects: [bold]masks:IMAGES,MASKS[/] (folders), "
+        "[bold]voc:ROOT[/], [bold]coco:IMAGES,ANNOTATIONS[/] or "
+        "[bold]imagenet-segmentation:FILE[/].",
+    ),
+]
+BenchMethods = Annotated[
+    str | None,
+    _option(
+        WHAT,
+        "NAMES",
+        "The rows, by commas: explainers (semattn compare --help lists them), "
+        "[bold]EXPLAINER:DENSITY[/], or peers' own code such as "
+        "[bold]pytorch-grad-cam/GradCAM[/]; eight if left out.",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    _option(WHAT, "NAMES", "The columns, by commas; AP, pointing, energy, ins − del if left out."),
+]
+Baselines = Annotated[
+    str | None,
+    _option(WHAT, "NAMES", "Rows that every other is compared with; rollout, Grad-CAM, … if out."),
+]
+Images = Annotated[int, _option(WHAT, "N", "How many images, spread over the data.", min=1)]
+Perturbation = Annotated[
+    str, _option(HOW, "NAME", "What stands for a patch: blur, mean, black or inpaint.")
+]
+PerturbationSteps = Annotated[int, _option(HOW, "S", "Steps of deletion and of insertion.", min=1)]
+PerturbationBatch = Annotated[
+    int, _option(HOW, "B", "Perturbed images in the model at once.", min=1)
+]
+Quick = Annotated[bool, _option(HOW, None, "20 images and 8 steps at most.", "--quick")]
+BenchSeed = Annotated[int, _option(HOW, "S", "Of the ties, the draws and the intervals.", min=0)]
+BenchFolder = Annotated[
+    Path | None, _option(WHERE, "FOLDER", "Where the results go; ./semattn-bench if left out.")
+]

@@ -64,8 +64,14 @@ def read_methods(given: str | None, **options: Any) -> tuple[str, ...]:
     """The names of the explainers to compare, `a,b,c`, once they are known to exist."""
     from ..comparison import check
 
-    names = None if given is None else [part.strip() for part in given.split(",") if part.strip()]
-    return check(names, options)
+    return check(read_names(given), options)
+
+
+def read_names(given: str | None) -> list[str] | None:
+    """`a,b,c` as a list."""
+    if given is None:
+        return None
+    return [part.strip() for part in given.split(",") if part.strip()]
 
 
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """What a command leaves on the disk: pictures, maps, and a record of how they came about.
 
 A folder of results is complete or it is not there. Knows explanations, comparisons, analyses,
-steps and how to draw them, and nothing of the command line.
+steps, benchmarks and how to draw them, and nothing of the command line.
 """
 
 from .analysis import ANALYSIS_FILES, write_analysis
+from .benchmark import BENCHMARK_FILES, write_benchmark
 from .comparison import COMPARISON_FILES, write_comparison
 from .explanation import FILES, predicted, summary, write
 from .folder import OutputError, check_folder, staged
@@ -12,6 +13,7 @@ from .steps import STEPS_FILES, write_steps
 
 __all__ = [
     "ANALYSIS_FILES",
+    "BENCHMARK_FILES",
     "COMPARISON_FILES",
     "FILES",
     "STEPS_FILES",
@@ -22,6 +24,7 @@ __all__ = [
     "summary",
     "write",
     "write_analysis",
+    "write_benchmark",
     "write_comparison",
     "write_steps",
 ]

@@ -2,13 +2,14 @@
 
 The only package that draws. It uses matplotlib's figures without pyplot, so it changes no global
 state, opens no window and works on any machine. It knows an `Explanation`, a `Comparison`, an
-`Analysis` and `Steps`, and nothing of models.
+`Analysis`, `Steps` and the `Table` of a benchmark, and nothing of models.
 """
 
 from .analysis import analysis
+from .benchmark import benchmark
 from .comparison import comparison
 from .figure import figure
 from .overlay import Picture, overlay
 from .steps import steps
 
-__all__ = ["Picture", "analysis", "comparison", "figure", "overlay", "steps"]
+__all__ = ["Picture", "analysis", "benchmark", "comparison", "figure", "overlay", "steps"]

@@ -1,0 +1,33 @@
+"""Comparison of methods on data sets: which rows, which columns, and what is left of chance."""
+
+from . import archives as _archives, peers as _peers
+from .measures import Measure, Setting, measures
+from .methods import DEFAULT, Map, method, peers
+from .run import Results, core, evaluate
+from .statistics import Difference, Estimate, difference, estimate, holm
+from .table import BASELINES, Table, check_baselines, markdown, table
+
+assert _archives and _peers  # entered as data and as rows
+
+__all__ = [
+    "BASELINES",
+    "DEFAULT",
+    "Difference",
+    "Estimate",
+    "Map",
+    "Measure",
+    "Results",
+    "Setting",
+    "Table",
+    "check_baselines",
+    "core",
+    "difference",
+    "estimate",
+    "evaluate",
+    "holm",
+    "markdown",
+    "measures",
+    "method",
+    "peers",
+    "table",
+]

@@ -1,0 +1,135 @@
+"""Peers' own code as rows: pytorch-grad-cam, which is an optional package, and Captum.
+
+They run as their documents say for a vision transformer of timm: the layer before the last
+attention, tokens laid out by the grid. A model without such a layer is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import SemattnError, UnsupportedModelError
+from ..grid import PatchGrid
+from .methods import peers
+
+SEEN = 8  # images that GradientShap draws its baselines from
+
+
+def _package(name: str, install: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SemattnError(
+            f"methods: expected the package {install}, got none — pip install {install}"
+        ) from error
+
+
+def _block(model: nn.Module) -> nn.Module:
+    """The norm before the last attention, which CAM methods on transformers take."""
+    try:
+        found: nn.Module = model.get_submodule("blocks")[-1].norm1  # type: ignore[index]
+    except (AttributeError, TypeError, IndexError) as error:
+        raise UnsupportedModelError(
+            f"methods: expected a model with blocks[-1].norm1 for a peer's CAM, got "
+            f"{type(model).__name__} — leave this row out"
+        ) from error
+    return found
+
+
+def _cam(name: str) -> None:
+    @peers.register(f"pytorch-grad-cam/{name}")
+    def cam(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
+        library = _package("pytorch_grad_cam", "grad-cam")
+        targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
+
+        def spread(tokens: Tensor) -> Tensor:
+            return grid.fold(tokens[:, grid.prefix :].transpose(1, 2))
+
+        with getattr(library, name)(
+            model=model, target_layers=[_block(model)], reshape_transform=spread
+        ) as made:
+            wanted = [targets.ClassifierOutputTarget(target)]
+            heat = made(input_tensor=inputs.clone(), targets=wanted)
+        return torch.from_numpy(heat[0])
+
+
+for _name in ("GradCAM", "HiResCAM", "EigenCAM", "ScoreCAM", "LayerCAM"):
+    _cam(_name)
+
+
+def _captum(name: str) -> Callable[[Any], Any]:
+    """Enter a function (attr, model, inputs, target, grid) that gives (1, C, H, W)."""
+
+    def enter(call: Callable[..., Tensor]) -> Any:
+        @peers.register(f"captum/{name}")
+        def run(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
+            attr = importlib.import_module("captum.attr")
+            before = np.random.get_state()  # noqa: NPY002 (Captum draws from it)
+            try:
+                with torch.random.fork_rng():
+                    torch.manual_seed(0)
+                    np.random.seed(0)  # noqa: NPY002
+                    return call(attr, model, inputs, target, grid)[0].detach().abs().sum(0)
+            finally:
+                np.random.set_state(before)  # noqa: NPY002
+
+        return run
+
+    return enter
+
+
+@_captum("IntegratedGradients")
+def _ig(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
+    return attr.IntegratedGradients(model).attribute(
+        inputs, target=target, n_steps=32, internal_batch_size=8
+    )
+
+
+@_captum("SmoothGrad")
+def _smooth(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
+    tunnel = attr.NoiseTunnel(attr.Saliency(model))
+    reach = 0.15 * float(inputs.max() - inputs.min())
+    return tunnel.attribute(
+        inputs, target=target, nt_type="smoothgrad", nt_samples=16, nt_samples_batch_size=8,
+        stdevs=reach,
+    )  # fmt: skip
+
+
+@_captum("GradientShap")
+def _shap(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
+    soft = torch.nn.functional.avg_pool2d(inputs, 31, 1, 15, count_include_pad=False)
+    return attr.GradientShap(model).attribute(
+        inputs, baselines=torch.cat([soft, torch.zeros_like(inputs)]), n_samples=SEEN,
+        stdevs=0.1, target=target,
+    )  # fmt: skip
+
+
+def _patches_as_features(inputs: Tensor, grid: PatchGrid) -> Tensor:
+    numbers = torch.arange(grid.patches, dtype=torch.float32)[None]
+    return grid.upsample(numbers, mode="nearest-exact").long()[:, None].to(inputs.device)
+
+
+@_captum("Occlusion")
+def _occlusion(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
+    side = (round(2 * grid.cell[0]), round(2 * grid.cell[1]))
+    with torch.no_grad():
+        return attr.Occlusion(model).attribute(
+            inputs, target=target, sliding_window_shapes=(inputs.shape[1], *side),
+            strides=(inputs.shape[1], round(grid.cell[0]), round(grid.cell[1])),
+            perturbations_per_eval=16,
+        )  # fmt: skip
+
+
+@_captum("KernelShap")
+def _kernel(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
+    with torch.no_grad():
+        return attr.KernelShap(model).attribute(
+            inputs, target=target, feature_mask=_patches_as_features(inputs, grid),
+            n_samples=2 * grid.patches, perturbations_per_eval=16,
+        )  # fmt: skip

@@ -1,0 +1,293 @@
+"""Many methods on many images: image by image, kept on the disk as they are done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..attention.target import output_tensor
+from ..cost import measured
+from ..errors import SemattnError, UnsupportedModelError
+from ..images import Images, Preprocessing, prepare
+from ..manifest import about_model, versions
+from ..registry import choices
+from .measures import Case, Setting, measures
+from .methods import Method, method
+
+OTHERS = 32  # masks of other images, for the shuffled AUROC
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came out: `values` (images, methods, metrics), NaN where a metric says nothing.
+
+    `seconds` and `peak_mib` (images, methods) are of one map each; `refused` says why a method has
+    none; `right` says of each image whether the model's prediction was its label, where known.
+    """
+
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    values: np.ndarray
+    seconds: np.ndarray
+    peak_mib: np.ndarray
+    names: tuple[str, ...]
+    right: tuple[bool | None, ...]
+    skipped: tuple[tuple[str, str], ...]
+    refused: dict[str, str]
+    manifest: dict[str, Any]
+
+
+def core() -> list[str]:
+    """The metrics that stand in a table unless others are asked for."""
+    return [name for name, one in measures.items() if one.core]
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    methods: Sequence[str],
+    metrics: Sequence[str] | None = None,
+    *,
+    setting: Setting | None = None,
+    refine: str = "none",
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] | None = None,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Results:
+    """Explain every image of `data` by every method, and measure each map.
+
+    Parameters
+    ----------
+    model : in evaluation mode, with classes
+    data : a sequence of items with `name`, `image` (PIL), `mask` (H, W) or None, `label` or None,
+        and `classes`; what cannot be read is skipped, and listed
+    methods, metrics : names (`methods.method`, `measures`); metrics None is the core
+    setting : of the perturbation metrics
+    refine : how patches become pixels, for every row alike
+    preprocessing : None is the model's own
+    classes : the model's class names; where the data has the same names, the label is explained,
+        else the class that the model predicts
+    folder : where each image's numbers are kept as it is done, and read again; None keeps nothing
+    progress : called with the number of images done, and of all
+
+    Raises
+    ------
+    SemattnError, ValueError
+        For unknown names, for metrics that need masks where there are none, for a folder of
+        another run, and where no image is left.
+    """
+    setting = setting or Setting()
+    wanted = list(metrics or core())
+    for name in wanted:
+        if name not in measures:
+            raise ValueError(choices("metric", name, measures))
+    for name in methods:
+        method(name, refine, setting.seed)
+    if not methods or len(set(methods)) < len(methods) or len(set(wanted)) < len(wanted):
+        raise ValueError("methods, metrics: expected each once, and one at least")
+    own = preprocessing or Preprocessing.of(model)
+    manifest = about_model(model) | {
+        "data": data.about, "methods": list(methods), "metrics": wanted,
+        "setting": vars(setting), "refine": refine, "preprocessing": str(own),
+        "versions": versions(),
+    }  # fmt: skip
+    store = _Store(folder, manifest)
+    wants = _wanted_classes(data, classes)
+    study = _Study(model, data, list(methods), wanted, setting, refine, own, wants)
+    rows = []
+    for index in range(len(data)):
+        row = store.read(index)
+        if row is None:
+            row = study.measure(index)
+            store.write(index, row)
+        rows.append(row)
+        if progress:
+            progress(index + 1, len(data))
+    return _results(rows, list(methods), wanted, manifest)
+
+
+class _Study:
+    """What all images share."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        names: list[str],
+        wanted: list[str],
+        setting: Setting,
+        refine: str,
+        preprocessing: Preprocessing,
+        classes: list[int] | None,
+    ) -> None:
+        self.model, self.data, self.names, self.wanted = model, data, names, wanted
+        self.setting, self.preprocessing, self.classes = setting, preprocessing, classes
+        self.methods: dict[str, Method] = {one: method(one, refine, setting.seed) for one in names}
+        self._kept: dict[int, Tensor | None] = {}
+
+    def measure(self, index: int) -> dict[str, Any]:
+        """All numbers of one image, ready for JSON."""
+        try:
+            item = self.data[index]
+            images, mask = self._prepared(item)
+        except (SemattnError, OSError, ValueError) as error:
+            return {"name": f"image {index}", "skipped": " ".join(str(error).split())}
+        with torch.inference_mode():
+            logits = output_tensor(self.model(images.inputs))[0].float()
+        best = int(logits.argmax())
+        label = None if self.classes is None or item.label is None else self.classes[item.label]
+        target = best if label is None else label
+        others = logits.clone()
+        others[target] = -torch.inf
+        row: dict[str, Any] = {
+            "name": item.name, "right": None if label is None else best == label,
+            "target": target, "methods": {},
+        }  # fmt: skip
+        for name, run in self.methods.items():
+            row["methods"][name] = self._one(run, images, target, int(others.argmax()), mask, index)
+        return row
+
+    def _one(
+        self, run: Method, images: Images, target: int, second: int, mask: Any, index: int
+    ) -> dict[str, Any]:
+        device = images.inputs.device
+        try:
+            made, cost = measured(lambda: run(self.model, images, target), device)
+        except UnsupportedModelError as error:
+            return {"refused": " ".join(str(error).split())}
+        needs = "shuffled-auroc" in self.wanted and mask is not None
+        case = Case(
+            self.model, images, target, second, run, made, mask,
+            self._masks(index) if needs else None, self.setting,
+        )  # fmt: skip
+        found: dict[str, float | None] = {}
+        for name in self.wanted:
+            if measures[name].mask and mask is None:
+                found[name] = None
+                continue
+            value = float(measures[name].of(case))
+            found[name] = value if np.isfinite(value) else None
+        return {"values": found, "seconds": cost.seconds, "peak_mib": cost.peak_mib}
+
+    def _prepared(self, item: Any) -> tuple[Images, Tensor | None]:
+        device = next(self.model.parameters())
+        images = prepare(item.image, self.preprocessing)
+        moved = Images(images.inputs.to(device), images.pixels, images.names, images.batched)
+        return moved, None if item.mask is None else self._fitted(item.mask)[None]
+
+    def _fitted(self, mask: np.ndarray) -> Tensor:
+        """A mask (H, W) as the model sees it."""
+        page = Image.fromarray(255 * mask.astype(np.uint8)).convert("RGB")
+        seen = np.asarray(self.preprocessing.fit(page).convert("L"))
+        return torch.from_numpy(seen > 127)
+
+    def _masks(self, index: int) -> Tensor:
+        """Masks (M, H, W) of images that lie around one in the data, itself left out."""
+        count = len(self.data)
+        around = [(index + step) % count for step in range(1, min(OTHERS, count - 1) + 1)]
+        found = [self._mask_of(one) for one in around]
+        return torch.stack([one for one in found if one is not None])
+
+    def _mask_of(self, index: int) -> Tensor | None:
+        if index not in self._kept:
+            try:
+                mask = self.data[index].mask
+                self._kept[index] = None if mask is None else self._fitted(mask)
+            except (SemattnError, OSError, ValueError):
+                self._kept[index] = None
+        found = self._kept[index]
+        if len(self._kept) > 2 * OTHERS:
+            self._kept.pop(next(iter(self._kept)))
+        return found
+
+
+class _Store:
+    """One file an image, written whole; the settings beside them."""
+
+    def __init__(self, folder: Path | None, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        text = json.dumps(manifest, sort_keys=True, default=str)
+        own = {"digest": hashlib.sha256(text.encode()).hexdigest(), "manifest": manifest}
+        about = folder / "about.json"
+        if about.exists():
+            try:
+                known = json.loads(about.read_text(encoding="utf-8")).get("digest")
+            except (ValueError, AttributeError):
+                known = None
+            if known != own["digest"]:
+                raise SemattnError(
+                    f"out: expected the beginning of this run, got {folder} with that of another — "
+                    "remove it, or choose another folder"
+                )
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(about, own)
+
+    def read(self, index: int) -> dict[str, Any] | None:
+        """What is kept of an image."""
+        if self.folder is None or not (file := self.folder / f"{index:06d}.json").exists():
+            return None
+        row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return row
+
+    def write(self, index: int, row: dict[str, Any]) -> None:
+        """Keep what is known of an image."""
+        if self.folder is not None:
+            _write(self.folder / f"{index:06d}.json", row)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(content, default=str), encoding="utf-8")
+    partial.replace(file)
+
+
+def _wanted_classes(data: Any, classes: Sequence[str] | None) -> list[int] | None:
+    """The model's class of each of the data's, where all have the same names."""
+    names = getattr(data, "classes", ())
+    if not names or classes is None or not set(names) <= set(classes):
+        return None
+    return [list(classes).index(name) for name in names]
+
+
+def _results(
+    rows: list[dict[str, Any]], names: list[str], wanted: list[str], manifest: dict[str, Any]
+) -> Results:
+    good = [row for row in rows if "skipped" not in row]
+    skipped = tuple((row["name"], row["skipped"]) for row in rows if "skipped" in row)
+    if not good:
+        raise SemattnError(
+            f"data: expected one image that can be read, got {len(skipped)} that cannot: "
+            f"{'; '.join(f'{name}: {why}' for name, why in skipped[:3])}"
+        )
+    shape = (len(good), len(names))
+    values = np.full((*shape, len(wanted)), np.nan)
+    seconds, peak = np.full(shape, np.nan), np.full(shape, np.nan)
+    refused = {}
+    for i, row in enumerate(good):
+        for j, name in enumerate(names):
+            one = row["methods"][name]
+            if "refused" in one:
+                refused[name] = one["refused"]
+                continue
+            seconds[i, j] = one["seconds"]
+            peak[i, j] = np.nan if one["peak_mib"] is None else one["peak_mib"]
+            for k, metric in enumerate(wanted):
+                value = one["values"][metric]
+                values[i, j, k] = np.nan if value is None else value
+    return Results(
+        tuple(names), tuple(wanted), values, seconds, peak, tuple(row["name"] for row in good),
+        tuple(row["right"] for row in good), skipped, refused, manifest,
+    )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Methods on images with known objects: numbers, resuming, refusals, the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from semattn.errors import ImageError, SemattnError
+from semattn.evaluation import (
+    DEFAULT,
+    Setting,
+    evaluate,
+    markdown,
+    measures,
+    method,
+    peers,
+    table,
+)  # fmt: skip
+from semattn.evaluation.table import is_control
+from semattn.explain import explainers
+from semattn.images import Preprocessing, prepare
+from semattn.metrics import faithfulness, localization
+
+ROWS = [
+    "sift-patch-interrelation",
+    "sift-patch-interrelation:uniform",
+    "attention-rollout",
+    "random",
+]
+SETTING = Setting(steps=4, draws=4)
+
+
+@dataclass(frozen=True)
+class Item:
+    name: str
+    image: Image.Image
+    mask: np.ndarray | None
+    label: int | None
+
+
+class Data:
+    """Five pictures, the third of which cannot be read."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, broken: int | None = 2, masked: bool = True) -> None:
+        self.broken, self.masked, self.read = broken, masked, 0
+        self.about = {"name": "tests"}
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> Item:
+        self.read += 1
+        if index == self.broken:
+            raise ImageError("image: expected a picture, got none")
+        chance = np.random.default_rng(index)
+        picture = chance.integers(0, 255, (12, 20, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        mask = np.zeros((96, 160), bool)
+        mask[20 : 60 + 5 * index, 30 + 10 * index : 90] = True
+        image = Image.fromarray(picture)
+        return Item(f"picture {index}", image, mask if self.masked else None, index % 2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", img_size=64).eval()
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return evaluate(model, Data(), ROWS, list(measures), setting=SETTING)
+
+
+def test_every_number_is_that_of_the_metric_by_itself(model, found):
+    data, own = Data(), Preprocessing.of(model)
+    for row, index in enumerate((0, 1, 3, 4)):
+        item = data[index]
+        images = prepare(item.image, own)
+        page = Image.fromarray(255 * item.mask.astype(np.uint8)).convert("RGB")
+        mask = torch.from_numpy(np.asarray(own.fit(page).convert("L")) > 127)[None]
+        target = int(model(images.inputs).argmax())
+        made = explainers["attention-rollout"]().explain(model, images.inputs, target=target)
+        column = dict(zip(found.metrics, found.values[row, 2], strict=True))
+        ap = localization.average_precision(made.heat, mask)
+        assert column["ap"] == pytest.approx(float(ap))
+        curves = faithfulness.curves(
+            model, images.inputs, made.patch_map, torch.tensor([target]), grid=made.grid, parts=4
+        )
+        wanted = float(faithfulness.insertion_deletion(curves))
+        assert column["insertion-deletion"] == pytest.approx(wanted, abs=1e-9)
+        assert column["target-sensitivity"] == 0  # rollout does not mind the class
+    assert found.names == tuple(f"picture {i}" for i in (0, 1, 3, 4))
+    assert found.skipped == (("image 2", "image: expected a picture, got none"),)
+    assert np.isfinite(found.seconds).all() and np.isfinite(found.values).all()
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(model, found, tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise StopError
+
+    given = {
+        "methods": ROWS,
+        "metrics": list(measures),
+        "setting": SETTING,
+        "folder": tmp_path,
+    }
+    with pytest.raises(StopError):
+        evaluate(model, Data(), **given, progress=stop)
+    (tmp_path / "000003.part").write_text("half")
+    data, seen = Data(), []
+    again = evaluate(model, data, **given, progress=lambda *said: seen.append(said))
+    np.testing.assert_array_equal(again.values, found.values)
+    assert seen == [(i, 5) for i in range(1, 6)] and again.names == found.names
+    before = data.read
+    evaluate(model, data, **given)
+    assert data.read == before  # nothing is done twice
+    with pytest.raises(SemattnError, match="out: expected the beginning of this run") as error:
+        evaluate(model, data, **{**given, "setting": replace(SETTING, steps=5)})
+    assert "\n" not in str(error.value)
+
+
+def test_labels_are_explained_where_the_names_are_the_models(model):
+    classes = [f"class {number}" for number in range(998)] + ["dog", "cat"]
+    found = evaluate(model, Data(None), ["random"], ["gini"], classes=classes)
+    assert found.right == (False,) * 5
+    assert evaluate(model, Data(None), ["random"], ["gini"]).right == (None,) * 5
+
+
+def test_without_masks_what_needs_them_is_not_told(model):
+    found = evaluate(model, Data(None, masked=False), ROWS, ["ap", "insertion"], setting=SETTING)
+    assert np.isnan(found.values[:, :, 0]).all() and np.isfinite(found.values[:, :, 1]).all()
+    made = table(found)
+    assert "–" in markdown(made)
+
+
+def test_a_method_that_refuses_is_a_row_that_says_why(model):
+    @peers.register("tests/refuses")
+    def refuses(*_):
+        from semattn.errors import UnsupportedModelError
+
+        raise UnsupportedModelError("model: expected another, got this")
+
+    try:
+        found = evaluate(model, Data(), ["random", "tests/refuses"], ["gini"])
+    finally:
+        del peers["tests/refuses"]
+    assert found.refused == {"tests/refuses": "model: expected another, got this"}
+    assert table(found).methods == ("random",)
+
+
+def test_the_table_compares_in_pairs_and_puts_controls_last(found):
+    made = table(found)
+    assert made.methods[-1] != "attention-rollout" and made.controls == {
+        "sift-patch-interrelation:uniform", "random",
+    }  # fmt: skip
+    assert made.baselines == ("attention-rollout", "sift-patch-interrelation:uniform")
+    k = found.metrics.index("ap")
+    one = made.differences["random", "attention-rollout", "ap"]
+    assert one.mean == pytest.approx((found.values[:, 3, k] - found.values[:, 2, k]).mean())
+    assert one.corrected >= one.p
+    text = markdown(made)
+    assert text.count("less attention-rollout") == 1 and "random (control)" in text
+    with pytest.raises(ValueError, match="baselines: expected some of"):
+        table(found, ["grad-cam"])
+
+
+def test_names_tell_what_is_a_control():
+    said = [is_control(name) for name in ("random", "grad-cam", "grad-cam:sobel", "legrad:size")]
+    assert said == [True, False, True, False]
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_the_usual_rows_exist(name):
+    assert callable(method(name))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"methods": ["atention-rollout"]},
+            "method: unknown name 'atention-rollout' — did you mean",
+        ),
+        ({"methods": ["random:coutn"]}, "did you mean 'count'"),
+        ({"methods": ["captum/Oclusion"]}, "did you mean 'captum/Occlusion'"),
+        ({"metrics": ["app"]}, "metric: unknown name 'app' — did you mean"),
+        ({"methods": ["random", "random"]}, "expected each once"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(model, changed, said):
+    with pytest.raises(ValueError, match=said) as error:
+        evaluate(model, Data(), **({"methods": ["random"]} | changed))
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_readable_is_an_error(model):
+    class Unreadable(Data):
+        def __getitem__(self, index):
+            raise ImageError("image: expected a picture, got none")
+
+    with pytest.raises(SemattnError, match="data: expected one image that can be read"):
+        evaluate(model, Unreadable(), ["random"], ["gini"])
+
+
+@pytest.mark.parametrize("name", sorted(peers))
+def test_peers_run_as_rows(model, name):
+    pytest.importorskip("captum" if name.startswith("captum") else "pytorch_grad_cam")
+    before = {key: one.clone() for key, one in model.state_dict().items()}
+    images = prepare(Data()[0].image, Preprocessing.of(model))
+    made = method(name)(model, images, 3)
+    assert made.heat.shape == (1, 64, 64) and made.patches.shape == (1, made.grid.patches)
+    assert made.heat.isfinite().all() and float(made.heat.std()) > 0
+    again = method(name)(model, images, 3)
+    torch.testing.assert_close(again.heat, made.heat)
+    for key, one in model.state_dict().items():
+        assert torch.equal(one, before[key])
+    assert not any(module._forward_hooks for module in model.modules())
+    json.dumps(made.grid.shape)

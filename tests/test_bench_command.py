@@ -1,0 +1,76 @@
+"""`semattn bench explain` as a person types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semattn.cli import main
+from tests.conftest import refused
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+SMALL = ["--model", "test_vit", "--random-weights"]
+ROWS = "sift-patch-interrelation,attention-rollout,random"
+
+
+@pytest.fixture
+def data(tmp_path):
+    chance = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(4):
+        small = chance.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(small.repeat(8, 0).repeat(8, 1)).save(tmp_path / "images" / f"{number}.png")
+        mask = np.zeros((96, 128), np.uint8)
+        mask[20:60, 20 + 10 * number : 80] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
+    return f"masks:{tmp_path / 'images'},{tmp_path / 'masks'}"
+
+
+def test_the_whole_way(data, tmp_path, capsys):
+    given = ["bench", "explain", "--data", data, "--methods", ROWS, "--steps", "4", *SMALL]
+    out = tmp_path / "out"
+    assert main([*given, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "attention-rollout" in said and "4 images" in said and "bench.md" in said
+    made = json.loads((out / "bench.json").read_text())
+    assert made["images"] == 4 and [one["method"] for one in made["methods"]][-1] == "random"
+    ours = next(one for one in made["methods"] if one["method"] == "sift-patch-interrelation")
+    assert 0 <= ours["metrics"]["ap"]["low"] <= ours["metrics"]["ap"]["mean"] <= 1
+    assert ours["differences"]["attention-rollout"]["ap"]["count"] == 4
+    with (out / "bench.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12
+    mean = np.mean([float(one["ap"]) for one in lines if one["method"] == ours["method"]])
+    assert mean == pytest.approx(ours["metrics"]["ap"]["mean"])
+    with Image.open(out / "bench.png") as drawn:
+        assert drawn.size[0] > 1000
+    assert "| less attention-rollout |" in (out / "bench.md").read_text()
+    kept = {one: one.stat().st_mtime_ns for one in (out / "images").iterdir()}
+    assert main([*given, "--out", str(out)]) == 0
+    assert {one: one.stat().st_mtime_ns for one in (out / "images").iterdir()} == kept
+    assert json.loads((out / "bench.json").read_text()) == made
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--data", "mask:a"], "did you mean 'masks'"),
+        (["--data", "DATA", "--methods", "rolout"], "method: unknown name 'rolout'"),
+        (["--data", "DATA", "--metrics", "app"], "did you mean 'ap'"),
+        (["--data", "DATA", "--baselines", "grad-cam"], "baselines: expected some of"),
+        (["--data", "DATA", "--baseline", "blurr"], "did you mean 'blur'"),
+        (["--data", "DATA", "--refine", "guide"], "did you mean 'guided'"),
+        ([], "--data"),
+    ],
+)
+def test_wrong_input_ends_in_one_line(run, data, given, said, tmp_path):
+    typed = [data if one == "DATA" else one for one in given]
+    rows = [] if "--methods" in given else ["--methods", "random"]
+    out = ["--out", str(tmp_path / "out")]
+    refused(run("bench", "explain", *typed, *rows, *SMALL, *out), said)
+    assert not (tmp_path / "out" / "bench.json").exists()
