@@ -20,9 +20,9 @@ from semattn import record
 from semattn.attention import choose_layers
 from semattn.density import Scene, concentration, densities
 from semattn.grid import PatchGrid
+from semattn.growth import grown, within
 from semattn.keypoints import detect
 from semattn.prompting import Box, Mask, Points, attend, coverage, prompts
-from semattn.prompting.growth import grown, within
 from semattn.prompting.prompter import LAYERS
 
 from .confounded_birds import Bird

@@ -21,7 +21,7 @@ LEVELS = (
     {"manifest"},
     {"grid", "images"},
     {"keypoints", "attention"},
-    {"density", "zoo", "metrics"},
+    {"density", "growth", "zoo", "metrics"},
     {"explain", "masking", "interrelation", "prompting"},
     {"spurious", "adapters", "comparison", "evaluation", "steps"},
     {"viz"},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.rows import last_asking
 from ..grid import PatchGrid
+from ..growth import walked
 from .base import Explainer, explainers
 
 QUERIES = ("auto", "class", "all")
@@ -40,6 +41,8 @@ class SIFTPatchInterrelation(Explainer):
         patches ask; "auto", "class" where the output depends on a class token, else "all"
     query_weights : False asks every patch alike, w_i = 1/P
     head_alignment : False counts every head alike, a_lh = 1
+    growth : the part of a patch's relevance, in [0, 1), that it has from patches of like keys in
+        the first of the layers (`semattn.growth`); 0 leaves the map as it is
     options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
@@ -65,14 +68,18 @@ class SIFTPatchInterrelation(Explainer):
         queries: str = "auto",
         query_weights: bool = True,
         head_alignment: bool = True,
+        growth: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
         if queries not in QUERIES:
             raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {queries!r}")
+        if not 0 <= growth < 1:
+            raise ValueError(f"growth: expected a part in [0, 1), got {growth!r} — 0.9 is a start")
         self.queries = queries
         self.query_weights = query_weights
         self.head_alignment = head_alignment
+        self.growth = growth
         self._options = options
 
     def parameters(self) -> dict[str, Any]:
@@ -81,6 +88,7 @@ class SIFTPatchInterrelation(Explainer):
             "queries": self.queries,
             "query_weights": self.query_weights,
             "head_alignment": self.head_alignment,
+            "growth": self.growth,
         }
 
     def model_only(self) -> SIFTPatchInterrelation:
@@ -90,6 +98,7 @@ class SIFTPatchInterrelation(Explainer):
             queries=self.queries,
             query_weights=False,
             head_alignment=False,
+            growth=self.growth,
             **self._options | {"density": "uniform"},
         )
 
@@ -106,6 +115,9 @@ class SIFTPatchInterrelation(Explainer):
         total = torch.zeros((), device=p.device)
         for one in taken.sites:
             total = total + self._site(one, taken.grid, p, weights)
+        if self.growth:
+            grown = walked(taken.sites[0], taken.grid, total[..., None], self.growth)
+            total = total if grown is None else grown[..., 0]
         return total
 
     def _ask(self, taken: AttentionRecord, p: Tensor, classic: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from ..attention import SiteRecord
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError
 from ..grid import PatchGrid
+from ..growth import grown, within
 from ..keypoints import start
 from ..registry import choices
 from . import sources
-from .growth import grown, within
 
 Nats = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)
 

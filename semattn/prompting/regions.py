@@ -3,7 +3,7 @@
 All are in pixels of the picture that the model gets. `coverage` says how much of each patch lies
 in it. `grow` says what is meant: "from", all of the thing that lies there, as of a click;
 "within", the thing inside, as of a box about it; None, what was drawn. What a thing is the keys of
-the model tell (`growth`).
+the model tell (`semattn.growth`).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..attention import SiteRecord
 from ..density import concentration
 from ..grid import PatchGrid
+from ..growth import grown
 from ..registry import Registry
-from .growth import grown
 
 # From what a layer did, the grid, and p (B, P) of the density beneath, to weights (B, P) >= 0.
 See = Callable[[SiteRecord, PatchGrid, Tensor], Tensor]

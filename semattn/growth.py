@@ -1,5 +1,6 @@
 """From some patches to the thing that they belong to, over patches of like keys.
 
+Attention looks for keys: patches whose keys are alike are one thing to a layer.
 A random walk with restart (as in random-walker segmentation, Grady 2006) goes from patch to patch
 where a layer's keys are alike. A layer that makes its own softmax keeps no keys: there nothing is
 grown.
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import SiteRecord
-from ..grid import PatchGrid
+from .attention import SiteRecord
+from .grid import PatchGrid
 
 ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
 REACH = 0.99  # of what a patch has, the part that is its neighbours'
@@ -21,7 +22,7 @@ APART = 1e-5  # how much even patches that are not alike have in common
 
 def grown(one: SiteRecord, grid: PatchGrid, weights: Tensor) -> Tensor:
     """Weights (B, P), even over each thing, less the middle of their range; at least 0."""
-    even = _walked(one, grid, weights[:, :, None])
+    even = walked(one, grid, weights[:, :, None])
     if even is None:
         return weights
     least, greatest = even[..., 0].aminmax(dim=1, keepdim=True)
@@ -38,27 +39,31 @@ def within(one: SiteRecord, grid: PatchGrid, share: Tensor) -> Tensor:
     if not bool((outside.sum(dim=1) > 0).all()):
         return share
     starts = torch.stack([side / side.sum(dim=1, keepdim=True) for side in (share, outside)], -1)
-    reached = _walked(one, grid, starts)
+    reached = walked(one, grid, starts)
     if reached is None:
         return share
     inside, other = reached.unbind(dim=-1)
     return share * inside / (inside + other)
 
 
-def _walked(one: SiteRecord, grid: PatchGrid, starts: Tensor) -> Tensor | None:
-    """What starts (B, P, R) become by the walk; None where no keys are known."""
+def walked(one: SiteRecord, grid: PatchGrid, starts: Tensor, reach: float = REACH) -> Tensor | None:
+    """What starts (B, P, R) become by the walk; None where no keys are known.
+
+    For each image by itself, a matrix (P, P) is made and dropped again. `reach` is the part of what
+    a patch has that comes from its like, in [0, 1).
+    """
     if one.key is None:
         return None
     channels = one.key.to(one.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
     keys = grid.drop_prefix(one.keys_at.collect(channels)).transpose(-2, -1)
     keys = F.normalize(keys, dim=-1)
-    return torch.stack([_walk(mine, own) for mine, own in zip(keys, starts, strict=True)])
+    return torch.stack([_walk(mine, own, reach) for mine, own in zip(keys, starts, strict=True)])
 
 
-def _walk(keys: Tensor, starts: Tensor) -> Tensor:
-    """The solution r of r = (1 - REACH) starts + REACH T r, T the mean over like patches."""
+def _walk(keys: Tensor, starts: Tensor, reach: float) -> Tensor:
+    """The solution r of r = (1 - reach) starts + reach T r, T the mean over like patches."""
     near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).to(starts)
     degree = near.sum(dim=1, keepdim=True)
-    system = torch.diag(degree[:, 0]) - REACH * near  # symmetric, and positive
+    system = torch.diag(degree[:, 0]) - reach * near  # symmetric, and positive
     factor = torch.linalg.cholesky(system)
-    return torch.cholesky_solve((1 - REACH) * degree * starts, factor)
+    return torch.cholesky_solve((1 - reach) * degree * starts, factor)

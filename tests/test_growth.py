@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from semattn import AttentionPrompter, record
+from semattn import AttentionPrompter, SIFTPatchInterrelation, record
+from semattn.growth import ALIKE, APART, REACH, grown, walked, within
 from semattn.prompting import Box, Mask, Points, attend, coverage
-from semattn.prompting.growth import ALIKE, APART, REACH, grown, within
 from tests import families, models
 from tests.models import SIZE, build
 
@@ -28,7 +28,7 @@ def halves() -> Tensor:
     return images + 0.05 * pictures(3)
 
 
-def walked(keys: Tensor, start: Tensor) -> Tensor:
+def by_hand(keys: Tensor, start: Tensor) -> Tensor:
     """The walk of the definition: five thousand steps by hand."""
     keys = keys / keys.norm(dim=1, keepdim=True)
     near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).double()
@@ -64,13 +64,13 @@ def things(seen, kinds):
 def test_the_walk_is_the_one_of_the_definition(seen):
     one, grid, keys = seen
     start = torch.rand(2, grid.patches, dtype=torch.float64, generator=torch.manual_seed(1))
-    by_hand = torch.stack([walked(mine, own) for mine, own in zip(keys, start, strict=True)])
-    least, most = by_hand.aminmax(dim=1, keepdim=True)
-    wanted = (by_hand - (least + most) / 2).clamp(min=0)
+    all_steps = torch.stack([by_hand(mine, own) for mine, own in zip(keys, start, strict=True)])
+    least, most = all_steps.aminmax(dim=1, keepdim=True)
+    wanted = (all_steps - (least + most) / 2).clamp(min=0)
     torch.testing.assert_close(grown(one, grid, start), wanted)
     share = (start > 0.6).double()
-    inside = walked(keys[0], share[0] / share[0].sum())
-    outside = walked(keys[0], (1 - share[0]) / (1 - share[0]).sum())
+    inside = by_hand(keys[0], share[0] / share[0].sum())
+    outside = by_hand(keys[0], (1 - share[0]) / (1 - share[0]).sum())
     found = within(one, grid, share)
     torch.testing.assert_close(found[0], share[0] * inside / (inside + outside))
 
@@ -169,3 +169,35 @@ def test_an_unknown_way_to_grow_is_named():
     with pytest.raises(ValueError, match="region: expected to grow from, within or None") as error:
         AttentionPrompter(model).bias(Points([(9, 9)], grow="all"), x)
     assert "\n" not in str(error.value)
+
+
+def test_an_explainer_shares_relevance_among_like_patches():
+    model, x = build("registers"), halves()
+    plain = SIFTPatchInterrelation(density="uniform")
+    grown_ = SIFTPatchInterrelation(density="uniform", growth=0.9)
+    taken = record(model, x, target=1, layers=plain.layers)
+    p = torch.full((3, 12), 1 / 12)
+    before, after = plain.relevance(taken, p), grown_.relevance(taken, p)
+    wanted = walked(taken.sites[0], taken.grid, before[..., None], 0.9)[..., 0]
+    torch.testing.assert_close(after, wanted)
+    assert not torch.allclose(after, before, rtol=0.05)
+    whole = [one.patch_map(model, x, target=1).sum() for one in (plain, grown_)]
+    assert whole[0] > 0 and whole[1] > 0
+    assert grown_.parameters()["growth"] == 0.9 == grown_.model_only().growth
+    almost = SIFTPatchInterrelation(growth=1e-6).relevance(taken, p)
+    torch.testing.assert_close(almost, before, rtol=1e-4, atol=1e-8)
+    for wrong in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"growth: expected a part in \[0, 1\)") as error:
+            SIFTPatchInterrelation(growth=wrong)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])
+def test_a_grown_map_on_every_family(name):
+    of = models if name in models.MODELS else families
+    model, x = of.build(name), torch.rand(2, 3, *models.SIZE, generator=torch.manual_seed(3))
+    explainer = SIFTPatchInterrelation(growth=0.9)
+    together = explainer.patch_map(model, x, target=0)
+    assert together.isfinite().all() and (together >= 0).all() and together.sum() > 0
+    alone = explainer.patch_map(model, x[1:], target=0)
+    torch.testing.assert_close(alone, together[1:], rtol=1e-3, atol=1e-6)
