@@ -1,11 +1,13 @@
 """Localization: whether a map points at the object, its mask being known.
 
 All take `heat` (B, H, W), of any scale, and `mask` (B, H, W), true on the object, and give (B,)
-double precision; NaN where a mask is empty or all of the image, since nothing can be told there.
-Equal values count as scikit-learn counts them: together.
+double precision on the CPU; NaN where a mask is empty or all of the image, since nothing can be
+told there. Equal values count as scikit-learn counts them: together.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +21,18 @@ def pointing_game(heat: Tensor, mask: Tensor, tolerance: int = 0) -> Tensor:
 
     Where several pixels have the greatest value, the part of them that does. Source: Zhang et al.
     2016 (arXiv 1608.00507), who allow 15 pixels.
+
+    Examples
+    --------
+    >>> heat = torch.tensor([[[3.0, 1.0], [3.0, 2.0]]])
+    >>> mask = torch.tensor([[[True, True], [False, False]]])
+    >>> pointing_game(heat, mask).item()
+    0.5
     """
     heat, mask = _checked(heat, mask)
-    inside = mask
-    if tolerance:
-        reach = torch.arange(-tolerance, tolerance + 1)
-        disc = (reach[:, None] ** 2 + reach**2 <= tolerance**2).double()
-        near = F.conv2d(mask[:, None].double(), disc[None, None], padding=tolerance)
-        inside = near[:, 0] > 0.5
+    if tolerance < 0:
+        raise ValueError(f"tolerance: expected 0 pixels at least, got {tolerance} — leave it out")
+    inside = _near(mask, tolerance) if tolerance else mask
     top = heat == heat.amax(dim=(1, 2), keepdim=True)
     found = (top & inside).sum(dim=(1, 2)).double() / top.sum(dim=(1, 2))
     return _known(found, mask)
@@ -40,7 +46,8 @@ def energy_pointing_game(heat: Tensor, mask: Tensor) -> Tensor:
     heat, mask = _checked(heat, mask)
     energy = heat.double().clamp(min=0)
     whole = energy.sum(dim=(1, 2))
-    found = (energy * mask).sum(dim=(1, 2)) / whole.clamp(min=torch.finfo(torch.double).tiny)
+    found = (energy * mask).sum(dim=(1, 2)) / whole
+    found = torch.where(whole == 0, 0, found)
     return _known(found, mask)
 
 
@@ -52,20 +59,17 @@ def energy_over_chance(heat: Tensor, mask: Tensor) -> Tensor:
 def average_precision(heat: Tensor, mask: Tensor) -> Tensor:
     """Average precision of the pixels, as scikit-learn's: sum of precision times gain of recall."""
     heat, mask = _checked(heat, mask)
-    hits, taken, last = _ranked(heat.flatten(1), mask.flatten(1).double())
-    found = hits[:, -1:].clamp(min=1)
-    # At the last of each run of equals stand the precision there and the recall gained by the run.
-    before = torch.where(last, hits, 0).cummax(dim=1).values
-    gained = hits - F.pad(before[:, :-1], (1, 0))
-    made = torch.where(last, hits / taken * gained, 0).sum(dim=1) / found[:, 0]
+    flat, own = heat.flatten(1), mask.flatten(1).double()
+    hits, ends = _ranked(flat, own)
+    taken = torch.arange(1, flat.shape[1] + 1, dtype=torch.double)
+    made = (hits / taken * _gained(hits, ends)).sum(dim=1) / own.sum(dim=1).clamp(min=1)
     return _known(made, mask)
 
 
 def auroc(heat: Tensor, mask: Tensor) -> Tensor:
     """Area under the ROC curve: how often the object's pixel has more, equals counted half."""
     heat, mask = _checked(heat, mask)
-    ones = torch.ones_like(mask.flatten(1), dtype=torch.double)
-    return _known(_auroc(heat.flatten(1), mask.flatten(1).double(), ones), mask)
+    return _known(_auroc(heat, mask, torch.ones_like(mask)), mask)
 
 
 def shuffled_auroc(heat: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
@@ -83,26 +87,26 @@ def shuffled_auroc(heat: Tensor, mask: Tensor, others: Tensor | None = None) -> 
     NaN also where the others' objects lie nowhere but on this one.
     """
     heat, mask = _checked(heat, mask)
-    if others is None:
-        counts = mask.double().sum(dim=0, keepdim=True) - mask.double()
-    else:
-        if others.shape[1:] != mask.shape[1:]:
-            raise ShapeError(
-                f"others: expected masks (M, {mask.shape[1]}, {mask.shape[2]}), got "
-                f"{tuple(others.shape)}"
-            )
-        counts = others.double().sum(dim=0, keepdim=True).expand_as(mask)
-    counts = torch.where(mask, 1.0, counts)
-    found = _auroc(heat.flatten(1), mask.flatten(1).double(), counts.flatten(1).contiguous())
+    pool = mask if others is None else others.cpu()
+    if pool.shape[1:] != mask.shape[1:]:
+        raise ShapeError(
+            f"others: expected masks (M, {mask.shape[1]}, {mask.shape[2]}), got "
+            f"{tuple(pool.shape)} — give them at the size of the map"
+        )
+    # An image's own mask adds to its own object alone, where nothing is counted.
+    counts = pool.double().sum(dim=0, keepdim=True).expand_as(mask)
+    found = _auroc(heat, mask, counts)
     some = (counts * ~mask).sum(dim=(1, 2)) > 0
     return torch.where(some, _known(found, mask), torch.nan)
 
 
 def iou_at_mean(heat: Tensor, mask: Tensor) -> Tensor:
-    """Intersection over union with the pixels above the map's own mean."""
+    """Intersection over union with the pixels above the map's own mean; 0 for an even map."""
     heat, mask = _checked(heat, mask)
     exact = heat.double()
-    above = exact > exact.mean(dim=(1, 2), keepdim=True)
+    # The mean of equal numbers may be rounded below them; the least value is above no mean.
+    floor = torch.maximum(exact.mean(dim=(1, 2), keepdim=True), exact.amin((1, 2), keepdim=True))
+    above = exact > floor
     found = (above & mask).sum(dim=(1, 2)).double() / (above | mask).sum(dim=(1, 2))
     return _known(found, mask)
 
@@ -110,7 +114,8 @@ def iou_at_mean(heat: Tensor, mask: Tensor) -> Tensor:
 def iou_area_matched(heat: Tensor, mask: Tensor) -> Tensor:
     """Intersection over union with as many pixels, of greatest value, as the object has.
 
-    Of equals on the border only a part is taken; it is counted as if it were drawn at random.
+    Of equals on the border only a part is taken; the object has its expected share of them, as if
+    they were drawn at random. So an even map has the IoU of an overlap by chance.
     """
     heat, mask = _checked(heat, mask)
     flat, own = heat.flatten(1), mask.flatten(1)
@@ -122,24 +127,42 @@ def iou_area_matched(heat: Tensor, mask: Tensor) -> Tensor:
     return _known(common / (2 * size - common), mask)
 
 
-def _ranked(flat: Tensor, hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """From the greatest down: how many hits, of how many, and whether a run of equals ends."""
+def _near(mask: Tensor, tolerance: int) -> Tensor:
+    """Whether a pixel is at most `tolerance` from the mask: row by row of a disc."""
+    height, width = mask.shape[1:]
+    sums = F.pad(mask.long().cumsum(dim=2), (1, 0))
+    x = torch.arange(width)
+    near = torch.zeros_like(mask)
+    for down in range(min(tolerance, height - 1) + 1):
+        half = math.isqrt(tolerance**2 - down**2)
+        ends = (x + half + 1).clamp(max=width), (x - half).clamp(min=0)
+        row = sums[:, :, ends[0]] > sums[:, :, ends[1]]
+        near[:, down:] |= row[:, : height - down]
+        near[:, : height - down] |= row[:, down:]
+    return near
+
+
+def _ranked(flat: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """From the greatest down: the sum of the weights so far, and whether a run of equals ends."""
     values, order = flat.sort(dim=1, descending=True)
-    found = hits.gather(1, order).cumsum(dim=1)
-    taken = torch.arange(1, flat.shape[1] + 1, dtype=torch.double).expand_as(found)
-    last = F.pad(values[:, 1:] != values[:, :-1], (0, 1), value=True)
-    return found, taken, last
+    ends = F.pad(values[:, 1:] != values[:, :-1], (0, 1), value=True)
+    return weights.gather(1, order).cumsum(dim=1), ends
 
 
-def _auroc(flat: Tensor, positive: Tensor, counts: Tensor) -> Tensor:
-    """AUROC of positives against the others, each pixel taken `counts` times."""
-    hits, _, last = _ranked(flat, positive)
-    false, _, _ = _ranked(flat, counts * (1 - positive))
-    made = []
-    for own, wrong, ends in zip(hits, false, last, strict=True):
-        y, x = F.pad(own[ends], (1, 0)), F.pad(wrong[ends], (1, 0))
-        made.append(torch.trapezoid(y / y[-1].clamp(min=1e-12), x / x[-1].clamp(min=1e-12)))
-    return torch.stack(made)
+def _gained(sums: Tensor, ends: Tensor) -> Tensor:
+    """What a run of equals adds to a sum, at the run's end; 0 elsewhere."""
+    before = torch.where(ends, sums, 0).cummax(dim=1).values
+    return torch.where(ends, sums - F.pad(before[:, :-1], (1, 0)), 0)
+
+
+def _auroc(heat: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
+    """AUROC of the object against the rest, each pixel of which is taken `counts` times."""
+    flat, own = heat.flatten(1), mask.flatten(1)
+    hits, ends = _ranked(flat, own.double())
+    false, _ = _ranked(flat, torch.where(own, 0, counts.flatten(1).double()))
+    # Of each run's wrong ones: the hits above them, and half of their equals.
+    beaten = (hits - _gained(hits, ends) / 2) * _gained(false, ends)
+    return beaten.sum(dim=1) / (hits[:, -1] * false[:, -1]).clamp(min=1)
 
 
 def _known(found: Tensor, mask: Tensor) -> Tensor:
@@ -151,8 +174,9 @@ def _checked(heat: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     if heat.ndim != 3 or heat.shape != mask.shape or mask.dtype != torch.bool:
         raise ShapeError(
             f"heat, mask: expected (B, H, W) both, the mask of bool, got {tuple(heat.shape)} and "
-            f"{tuple(mask.shape)} of {str(mask.dtype).removeprefix('torch.')}"
+            f"{tuple(mask.shape)} of {str(mask.dtype).removeprefix('torch.')} — "
+            "give one map and one mask an image, at one size"
         )
     if not bool(heat.isfinite().all()):
         raise ValueError("heat: expected finite numbers, got NaN or infinity — clean it first")
-    return heat.detach(), mask
+    return heat.detach().cpu(), mask.cpu()

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from semattn.errors import ShapeError
 from semattn.metrics import localization as metrics
+from tests.models import devices
 
 EVERY = (
     metrics.pointing_game, metrics.energy_pointing_game, metrics.energy_over_chance,
@@ -94,6 +95,18 @@ def test_the_area_is_matched_by_the_greatest_pixels():
         assert found.item() == pytest.approx(common / (2 * size - common))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 15))
+def test_what_is_near_is_measured_pixel_by_pixel(seed, tolerance):
+    heat = torch.rand(1, 6, 9, generator=torch.manual_seed(seed))
+    mask = torch.rand(1, 6, 9, generator=torch.manual_seed(seed + 1)) > 0.95
+    mask[0, 2, 3] = True
+    top = np.argwhere(heat[0].numpy() == heat.max().item())
+    apart = ((np.argwhere(mask[0].numpy())[:, None] - top[None]) ** 2).sum(-1)
+    wanted = (apart.min(axis=0) <= tolerance**2).mean()
+    assert metrics.pointing_game(heat, mask, tolerance).item() == wanted
+
+
 def test_the_tolerance_is_a_disc():
     heat = torch.zeros(1, 9, 9)
     heat[0, 4, 4] = 1
@@ -107,12 +120,95 @@ def test_the_tolerance_is_a_disc():
     assert said == [0, 0, 1]
 
 
+@pytest.mark.parametrize("rise", [lambda x: x**3 + 2, torch.exp, lambda x: 7 * x - 3])
+@pytest.mark.parametrize(
+    "one",
+    [
+        metrics.pointing_game, metrics.average_precision, metrics.auroc, metrics.shuffled_auroc,
+        metrics.iou_area_matched,
+    ],
+)  # fmt: skip
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), levels=st.integers(0, 4))
+def test_ranks_alone_count_where_they_should(one, rise, seed, levels):
+    heat, mask = drawn(seed, levels)
+    assert torch.equal(one(heat, mask), one(rise(heat.double()), mask))
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31))
-def test_ranks_alone_count_where_they_should(seed):
-    heat, mask = drawn(seed)
-    for one in (metrics.average_precision, metrics.auroc, metrics.iou_area_matched):
-        torch.testing.assert_close(one(heat, mask), one(heat.double().pow(3) + 2, mask))
+@given(st.integers(0, 2**31), st.integers(0, 4))
+def test_the_other_way_round_areas_are_one_apart(seed, levels):
+    heat, mask = drawn(seed, levels)
+    for one in (metrics.auroc, metrics.shuffled_auroc):
+        torch.testing.assert_close(one(heat, mask) + one(-heat, mask), torch.ones(3).double())
+    # What lies on the object is not off it.
+    torch.testing.assert_close(
+        metrics.energy_pointing_game(heat + 1, mask),
+        1 - metrics.energy_pointing_game(heat + 1, ~mask),
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(-9, 9))
+def test_an_even_map_is_exactly_at_chance(seed, value):
+    """Whatever its value: the mean of equal numbers may be rounded to another."""
+    _, mask = drawn(seed)
+    area = mask.double().mean(dim=(1, 2))
+    even = torch.full(mask.shape, value, dtype=torch.double)
+    for one in (metrics.average_precision, metrics.pointing_game):
+        torch.testing.assert_close(one(even, mask), area)
+    for one in (metrics.auroc, metrics.shuffled_auroc):
+        torch.testing.assert_close(one(even, mask), torch.full((3,), 0.5).double())
+    torch.testing.assert_close(metrics.iou_area_matched(even, mask), area / (2 - area))
+    assert metrics.iou_at_mean(even, mask).tolist() == [0, 0, 0]
+    if value > 0:
+        torch.testing.assert_close(
+            metrics.energy_over_chance(even, mask), torch.ones(3, dtype=torch.double)
+        )
+
+
+def test_an_image_counts_for_itself_alone():
+    heat, mask = drawn(11, levels=3)
+    for one in EVERY:
+        if one is not metrics.shuffled_auroc:
+            alone = torch.cat([one(heat[i : i + 1], mask[i : i + 1]) for i in range(3)])
+            assert torch.equal(one(heat, mask), alone), one.__name__
+
+
+def test_the_best_and_the_worst_map():
+    _, mask = drawn(12)
+    best = mask.double()
+    for one in EVERY:
+        if one is not metrics.energy_over_chance:
+            torch.testing.assert_close(one(best, mask), torch.ones(3, dtype=torch.double))
+        if one is not metrics.average_precision:
+            assert one(1 - best, mask).tolist() == [0, 0, 0], one.__name__
+    torch.testing.assert_close(
+        metrics.energy_over_chance(best, mask), 1 / mask.double().mean(dim=(1, 2))
+    )
+
+
+def test_others_that_lie_on_the_object_alone_tell_nothing():
+    heat, mask = drawn(13)
+    assert metrics.shuffled_auroc(heat[:1], mask[:1]).isnan().all(), "there is no other"
+    assert metrics.shuffled_auroc(heat[:1], mask[:1], mask[:1]).isnan().all()
+    with pytest.raises(ShapeError, match="others: expected masks .M, 9, 11., got .3, 9, 10."):
+        metrics.shuffled_auroc(heat, mask, mask[:, :, :-1])
+
+
+def test_a_negative_tolerance_is_refused():
+    with pytest.raises(ValueError, match="tolerance: expected 0 pixels at least, got -1"):
+        metrics.pointing_game(*drawn(0), tolerance=-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("device", devices())
+def test_maps_of_every_kind_are_taken(device, dtype):
+    heat, mask = drawn(14, levels=4)
+    for one in EVERY:
+        assert torch.equal(one(heat.to(device, dtype), mask.to(device)), one(heat, mask))
+    given_ = metrics.shuffled_auroc(heat.to(device, dtype), mask.to(device), mask.to(device))
+    assert torch.equal(given_, metrics.shuffled_auroc(heat, mask, mask))
 
 
 def test_nothing_is_told_without_an_object_or_without_anything_else():
@@ -124,11 +220,18 @@ def test_nothing_is_told_without_an_object_or_without_anything_else():
 
 
 def test_a_map_at_random_is_at_chance():
-    heat, _ = drawn(5, count=40)
-    mask = torch.zeros(40, 9, 11, dtype=torch.bool)
+    heat, _ = drawn(5, count=400)
+    mask = torch.zeros(400, 9, 11, dtype=torch.bool)
     mask[:, :3, :4] = True
-    assert metrics.auroc(heat, mask).mean().item() == pytest.approx(0.5, abs=0.06)
-    assert metrics.energy_over_chance(heat, mask).mean().item() == pytest.approx(1, abs=0.06)
+    area = 12 / 99
+    # Four times the standard error of the mean of 400 draws, each of 12 against 87 pixels.
+    assert metrics.auroc(heat, mask).mean().item() == pytest.approx(0.5, abs=0.018)
+    assert metrics.energy_over_chance(heat, mask).mean().item() == pytest.approx(1, abs=0.035)
+    assert metrics.pointing_game(heat, mask).mean().item() == pytest.approx(area, abs=0.066)
+    large = torch.rand(1, 300, 300, generator=torch.manual_seed(6))
+    object_ = torch.zeros(1, 300, 300, dtype=torch.bool)
+    object_[:, :100, :90] = True
+    assert metrics.average_precision(large, object_).item() == pytest.approx(0.1, abs=0.004)
 
 
 def test_quantus_agrees():
@@ -147,9 +250,16 @@ def test_quantus_agrees():
     for theirs, ours in (
         (quantus.PointingGame(**quiet), metrics.pointing_game),
         (quantus.RelevanceMassAccuracy(**quiet), metrics.energy_pointing_game),
+        (quantus.AttributionLocalisation(**quiet), metrics.energy_pointing_game),
         (quantus.AUC(**quiet), metrics.auroc),
     ):
         np.testing.assert_allclose(np.array(theirs(**given_), float), ours(heat, mask), atol=1e-6)
+    # As many of the greatest as the object has pixels: k is theirs, one for all images.
+    for h, m, found in zip(heat, mask, metrics.iou_area_matched(heat, mask), strict=True):
+        given_ |= {"x_batch": np.zeros((1, 3, 9, 11), np.float32), "y_batch": np.zeros(1, int)}
+        given_ |= {"a_batch": h[None, None].numpy(), "s_batch": m[None, None].numpy()}
+        (part,) = quantus.TopKIntersection(k=int(m.sum()), **quiet)(**given_)
+        assert found.item() == pytest.approx(part / (2 - part), abs=1e-6)
 
 
 @pytest.mark.parametrize("one", EVERY)
