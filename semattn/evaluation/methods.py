@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..density import densities
+from ..errors import SemattnError, UnsupportedModelError
 from ..explain import explainers
 from ..explain.refine import refinements
 from ..grid import PatchGrid
@@ -38,6 +39,7 @@ class Map(NamedTuple):
 
 
 Method = Callable[[nn.Module, Images, int], Map]
+Peer = Callable[[nn.Module, Tensor, int, PatchGrid], Tensor]
 
 
 def method(name: str, refine: str = "none", seed: int = 0) -> Method:
@@ -56,7 +58,7 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
     """
     refinements.ensure(refine)
     if "/" in name:
-        return _peer(peers.ensure(name), refine)
+        return _peer(name, peers.ensure(name), refine)
     base, _, density = name.partition(":")
     if base not in explainers:
         raise ValueError(choices("method", base, [*explainers, *peers]))
@@ -74,12 +76,20 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
     return run
 
 
-def _peer(call: Callable[[nn.Module, Tensor, int, PatchGrid], Tensor], refine: str) -> Method:
+def _peer(name: str, call: Peer, refine: str) -> Method:
     def run(model: nn.Module, images: Images, target: int) -> Map:
         from .grids import grid_of
 
         grid = grid_of(model, images.inputs)
-        heat = call(model, images.inputs, target, grid)[None].detach().float()
+        try:
+            heat = call(model, images.inputs, target, grid)[None].detach().float()
+        except SemattnError:
+            raise
+        except Exception as error:  # another library's: a row that says why, not the end of the run
+            raise UnsupportedModelError(
+                f"{name}: expected a map, got {type(error).__name__}: "
+                f"{' '.join(str(error).split())} — leave this row out"
+            ) from error
         patches = grid.pool(heat)
         if refine != "none":
             lifted = patches - patches.amin(dim=1, keepdim=True)

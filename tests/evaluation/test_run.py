@@ -160,6 +160,19 @@ def test_a_method_that_refuses_is_a_row_that_says_why(model):
     assert table(found).methods == ("random",)
 
 
+def test_a_peer_that_breaks_is_no_end_of_the_run(model):
+    @peers.register("tests/breaks")
+    def breaks(*_):
+        raise KeyError("its own\nfault")
+
+    try:
+        found = evaluate(model, Data(), ["random", "tests/breaks"], ["gini"])
+    finally:
+        del peers["tests/breaks"]
+    why = found.refused["tests/breaks"]
+    assert "KeyError" in why and "\n" not in why and np.isfinite(found.values[:, 0]).all()
+
+
 def test_the_table_compares_in_pairs_and_puts_controls_last(found):
     made = table(found)
     assert made.methods[-1] != "attention-rollout" and made.controls == {
