@@ -201,3 +201,13 @@ def test_a_grown_map_on_every_family(name):
     assert together.isfinite().all() and (together >= 0).all() and together.sum() > 0
     alone = explainer.patch_map(model, x[1:], target=0)
     torch.testing.assert_close(alone, together[1:], rtol=1e-3, atol=1e-6)
+
+
+def test_a_region_that_leaves_little_outside_is_grown_and_a_whole_one_is_not(seen):
+    one, grid, _ = seen
+    most = torch.ones(2, grid.patches, dtype=torch.float64)
+    most[:, 4] = 0.5
+    assert not torch.equal(within(one, grid, most), most)
+    mixed = most.clone()
+    mixed[1] = 1
+    assert within(one, grid, mixed).isfinite().all()
