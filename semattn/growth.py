@@ -18,6 +18,8 @@ from .grid import PatchGrid
 ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
 REACH = 0.99  # of what a patch has, the part that is its neighbours'
 APART = 1e-5  # how much even patches that are not alike have in common
+AT_ONCE = 1 << 20  # pairs of patches that are numbers at one time
+EXACT = 16  # rounding errors that may be left
 
 
 def grown(one: SiteRecord, grid: PatchGrid, weights: Tensor) -> Tensor:
@@ -49,8 +51,8 @@ def within(one: SiteRecord, grid: PatchGrid, share: Tensor) -> Tensor:
 def walked(one: SiteRecord, grid: PatchGrid, starts: Tensor, reach: float = REACH) -> Tensor | None:
     """What starts (B, P, R) become by the walk; None where no keys are known.
 
-    For each image by itself, a matrix (P, P) is made and dropped again. `reach` is the part of what
-    a patch has that comes from its like, in [0, 1).
+    `reach` is the part of what a patch has that comes from its like, in [0, 1). One image at a
+    time.
     """
     if one.key is None:
         return None
@@ -61,9 +63,34 @@ def walked(one: SiteRecord, grid: PatchGrid, starts: Tensor, reach: float = REAC
 
 
 def _walk(keys: Tensor, starts: Tensor, reach: float) -> Tensor:
-    """The solution r of r = (1 - reach) starts + reach T r, T the mean over like patches."""
-    near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).to(starts)
-    degree = near.sum(dim=1, keepdim=True)
-    system = torch.diag(degree[:, 0]) - reach * near  # symmetric, and positive
-    factor = torch.linalg.cholesky(system)
-    return torch.cholesky_solve((1 - reach) * degree * starts, factor)
+    """The solution r (P, R) of r = (1 - reach) starts + reach T r, T the mean over like patches.
+
+    By conjugate gradients: the system is symmetric and positive once each row is taken times its
+    number of neighbours, and things are few, so that some ten steps are enough. Of the P x P pairs
+    one byte each is kept.
+    """
+    patches = len(keys)
+    parts = torch.arange(patches, device=keys.device).split(max(1, AT_ONCE // patches))
+    alike = [keys[part] @ keys.T > ALIKE for part in parts]
+
+    def of_neighbours(values: Tensor) -> Tensor:
+        like = torch.cat([part.to(values.dtype) @ values for part in alike])
+        return (1 - APART) * like + APART * values.sum(dim=0)
+
+    degree = of_neighbours(torch.ones_like(starts[:, :1]))
+    wanted = (1 - reach) * degree * starts
+    found = starts
+    left = wanted - (degree * found - reach * of_neighbours(found))
+    enough = (wanted * wanted / degree).sum(dim=0) * (EXACT * torch.finfo(starts.dtype).eps) ** 2
+    along = left / degree
+    size = (left * along).sum(dim=0)
+    for _ in range(patches):
+        if bool((size <= enough).all()):
+            break
+        ahead = degree * along - reach * of_neighbours(along)
+        step = size / (along * ahead).sum(dim=0).clamp(min=torch.finfo(size.dtype).tiny)
+        found = found + step * along
+        left = left - step * ahead
+        before, size = size, (left * left / degree).sum(dim=0)
+        along = left / degree + size / before.clamp(min=torch.finfo(size.dtype).tiny) * along
+    return found
