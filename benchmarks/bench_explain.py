@@ -29,15 +29,19 @@ from .objects_on_scenes.fetch import default_root
 RESULTS = Path(__file__).parent / "results"
 OURS = "sift-patch-interrelation"
 ROWS = (
-    OURS, f"{OURS}:uniform", f"{OURS}:sobel", f"{OURS}:size", f"{OURS}:shifted",
+    OURS, f"{OURS}:uniform", f"{OURS}:sobel", f"{OURS}:shifted",
+    f"{OURS}:growth=0", f"{OURS}:uniform:growth=0",
     "transition-attention", "generic-relevance", "gradient-rollout", "attention-rollout",
     "raw-attention", "legrad", "grad-cam", "input-x-gradient",
+    "attention-rollout+grown", "legrad+grown", "grad-cam+grown", "keypoint-density+grown",
+    "fast-vit-rollout/rollout",
     "pytorch-grad-cam/GradCAM", "pytorch-grad-cam/HiResCAM", "pytorch-grad-cam/EigenCAM",
-    "captum/IntegratedGradients", "captum/SmoothGrad", "captum/GradientShap", "captum/Occlusion",
+    "captum/IntegratedGradients", "captum/SmoothGrad", "captum/GradientShap",
     "keypoint-density", "keypoint-density:sobel", "keypoint-density:canny",
     "keypoint-density:shifted", "center", "random",
 )  # fmt: skip
-SLOW = ("pytorch-grad-cam/ScoreCAM", "captum/KernelShap")
+PAIRED = ("ap", "pointing", "insertion-deletion")
+SLOW = ("captum/Occlusion", "captum/KernelShap", "pytorch-grad-cam/ScoreCAM")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def result(found: evaluation.Results, made: evaluation.Table, caption: str) -> d
         }  # fmt: skip
         if np.isfinite(made.peak_mib[name]):
             row["mib"] = made.peak_mib[name]
-        for metric in ("ap", "insertion-deletion"):
+        for metric in PAIRED:
             if name != OURS and metric in made.metrics:
                 values = [found.values[:, found.methods.index(one), found.metrics.index(metric)]
                           for one in (OURS, name)]  # fmt: skip
@@ -96,8 +100,8 @@ def result(found: evaluation.Results, made: evaluation.Table, caption: str) -> d
         "caption": caption,
         "columns": [
             {"key": "method", "title": "method"}, {"key": "control", "title": ""}, *titles,
-            {"key": "ours ap", "title": "ours less it, AP"},
-            {"key": "ours insertion-deletion", "title": "ours less it, ins − del"},
+            *({"key": f"ours {one}", "title": f"ours less it, {evaluation.measures[one].title}"}
+              for one in PAIRED if one in made.metrics),
             {"key": "seconds", "title": "s a map", "format": ".3f"},
             {"key": "mib", "title": "MiB", "format": ".0f"},
         ],
@@ -114,24 +118,33 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="how many (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
     parser.add_argument("--methods", help="by commas; all that are not slow if left out")
+    parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
+    parser.add_argument("--metrics", help="by commas; the core if left out")
     parser.add_argument("--full", action="store_true", help="all metrics, in place of the core")
     parser.add_argument("--refine", default="none", help="none, guided or superpixels")
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--precision", default="bfloat16", help="of perturbed images (bfloat16)")
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-explain")
     options = parser.parse_args()
     rows = options.methods.split(",") if options.methods else list(ROWS)
+    if options.slow:
+        rows = [OURS, *SLOW]
     model = semattn.load()
     own = Preprocessing.of(model)
     setting = evaluation.Setting(
         steps=options.steps,
+        precision=options.precision,
         black=tuple(-mean / std for mean, std in zip(own.mean, own.std, strict=True)),
     )
-    name = f"{options.split}-{options.images}-{options.refine}"
     metrics = list(evaluation.measures) if options.full else evaluation.core()
+    if options.metrics:
+        metrics = options.metrics.split(",")
+    name = options.split.replace("-", "_")
+    name += "_slow" * options.slow + f"_{options.refine}" * (options.refine != "none")
     found = evaluation.evaluate(
         model, Masked(options.split, options.images, options.seed), rows, metrics, setting=setting,
         refine=options.refine, classes=model.classes,  # type: ignore[arg-type]
-        folder=options.work / f"{name}-{len(rows)}-{len(metrics)}-{options.seed}",
+        folder=options.work / f"{name}-{options.images}-{options.seed}",
         progress=lambda done, total: print(f"{done} of {total}", flush=True),
     )  # fmt: skip
     made = evaluation.table(found)
@@ -139,11 +152,12 @@ def main() -> None:
     caption = (
         f'Objects on scenes, split "{options.split}", {len(found.names)} images, the true class '
         f"explained (the model is right on {right}); refinement: {options.refine}; insertion and "
-        f"deletion of patches in {options.steps} steps against the blurred image. Means, and "
+        f"deletion of patches in {options.steps} steps against the blurred image, in "
+        f"{options.precision}. Means, and "
         "differences in pairs, with 95 % bootstrap intervals over images. Made by "
         "`python -m benchmarks.bench_explain`."
     )
-    file = RESULTS / f"explain_{options.split.replace('-', '_')}.json"
+    file = RESULTS / f"explain_{name}.json"
     partial = file.with_suffix(".part")
     text = json.dumps(result(found, made, caption), indent=1, default=str)
     partial.write_text(text + "\n", encoding="utf-8")

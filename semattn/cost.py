@@ -77,7 +77,7 @@ class _Watch:
     """Looks at the resident memory of this process from a thread of its own."""
 
     def __enter__(self) -> _Watch:
-        gc.collect()
+        gc.collect(1)  # what is older does not go away meanwhile
         _give_back()
         self.before = self.peak = _resident()
         self._over = threading.Event()

@@ -16,7 +16,8 @@ from .attention import SiteRecord
 from .grid import PatchGrid
 
 ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
-REACH = 0.99  # of what a patch has, the part that is its neighbours'
+REACH = 0.99  # of what a patch of a region has, the part that is its neighbours'
+GROWTH = 0.9  # the same of a map's
 APART = 1e-5  # how much even patches that are not alike have in common
 AT_ONCE = 1 << 20  # pairs of patches that are numbers at one time
 EXACT = 16  # rounding errors that may be left

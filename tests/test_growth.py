@@ -173,8 +173,8 @@ def test_an_unknown_way_to_grow_is_named():
 
 def test_an_explainer_shares_relevance_among_like_patches():
     model, x = build("registers"), halves()
-    plain = SIFTPatchInterrelation(density="uniform")
-    grown_ = SIFTPatchInterrelation(density="uniform", growth=0.9)
+    plain = SIFTPatchInterrelation(density="uniform", growth=0)
+    grown_ = SIFTPatchInterrelation(density="uniform")
     taken = record(model, x, target=1, layers=plain.layers)
     p = torch.full((3, 12), 1 / 12)
     before, after = plain.relevance(taken, p), grown_.relevance(taken, p)
@@ -196,7 +196,7 @@ def test_an_explainer_shares_relevance_among_like_patches():
 def test_a_grown_map_on_every_family(name):
     of = models if name in models.MODELS else families
     model, x = of.build(name), torch.rand(2, 3, *models.SIZE, generator=torch.manual_seed(3))
-    explainer = SIFTPatchInterrelation(growth=0.9)
+    explainer = SIFTPatchInterrelation()
     together = explainer.patch_map(model, x, target=0)
     assert together.isfinite().all() and (together >= 0).all() and together.sum() > 0
     alone = explainer.patch_map(model, x[1:], target=0)

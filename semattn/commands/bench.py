@@ -26,6 +26,7 @@ def explain(
     steps: options.PerturbationSteps = 16,
     quick: options.Quick = False,
     batch_size: options.PerturbationBatch = 32,
+    precision: options.Precision = "float32",
     seed: options.BenchSeed = 0,
     device: options.Device = "cpu",
     out: options.BenchFolder = None,
@@ -67,8 +68,9 @@ def explain(
             own = Preprocessing.of(network)
             black = tuple(-mean / std for mean, std in zip(own.mean, own.std, strict=True))
         setting = evaluation.Setting(
-            baseline=baseline, black=black, steps=steps, batch_size=batch_size, seed=seed
-        )
+            baseline=baseline, black=black, steps=steps, batch_size=batch_size, seed=seed,
+            precision=precision,
+        )  # fmt: skip
         with bar() as progress:
             found = evaluation.evaluate(
                 network, items, names, wanted, setting=setting, refine=refine,

@@ -230,6 +230,10 @@ PerturbationSteps = Annotated[int, _option(HOW, "S", "Steps of deletion and of i
 PerturbationBatch = Annotated[
     int, _option(HOW, "B", "Perturbed images in the model at once.", min=1)
 ]
+Precision = Annotated[
+    str,
+    _option(HOW, "TYPE", "What perturbed images are computed in: float32, bfloat16 or float16."),
+]
 Quick = Annotated[bool, _option(HOW, None, "20 images and 8 steps at most.", "--quick")]
 BenchSeed = Annotated[int, _option(HOW, "S", "Of the ties, the draws and the intervals.", min=0)]
 BenchFolder = Annotated[

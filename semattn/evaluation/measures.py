@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from ..attention.target import output_tensor
 from ..images import Images
 from ..metrics import faithfulness, localization, randomization, robustness, sparseness
-from ..registry import Registry
+from ..registry import Registry, choices
 from .methods import Map, Method
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How perturbation metrics are run: see `semattn.metrics.faithfulness.curves`."""
+    """How perturbation metrics are run: see `semattn.metrics.faithfulness.curves`.
+
+    `precision` is what the model computes perturbed images in, as `torch.autocast` does; maps are
+    made in the model's own.
+    """
 
     baseline: str = "blur"
     black: tuple[float, ...] | None = None
@@ -27,6 +33,11 @@ class Setting:
     batch_size: int = 32
     draws: int = 32
     seed: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(choices("precision", self.precision, PRECISIONS))
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,11 @@ class Case:
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
-        return output_tensor(self.model(images))
+        low = self.setting.precision != "float32"
+        dtype = getattr(torch, self.setting.precision) if low else torch.bfloat16
+        with torch.autocast(images.device.type, dtype=dtype, enabled=low):
+            made = output_tensor(self.model(images))
+        return made.float() if low else made
 
     @property
     def classes(self) -> Tensor:

@@ -1,11 +1,13 @@
-"""Peers' own code as rows: pytorch-grad-cam, which is an optional package, and Captum.
+"""Peers' own code as rows: Captum, and packages that are optional.
 
-They run as their documents say for a vision transformer of timm: the layer before the last
-attention, tokens laid out by the grid. A model without such a layer is refused.
+They run as their documents say for a vision transformer: pytorch-grad-cam on the norm before the
+last attention of timm's models, fast-vit-rollout on timm's without fused attention, torchcam's
+LeGrad on all blocks of torchvision's. A model of another make is refused.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +63,33 @@ def _cam(name: str) -> None:
 
 for _name in ("GradCAM", "HiResCAM", "EigenCAM", "ScoreCAM", "LayerCAM"):
     _cam(_name)
+
+
+@peers.register("fast-vit-rollout/rollout")
+def _rollout(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
+    library = _package("fast_vit_rollout", "fast-vit-rollout")
+    copied = copy.deepcopy(model)  # its hooks stay on what it has seen
+    for module in copied.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]
+    rolled = library.ViTAttentionRollout(copied)(inputs)
+    return grid.upsample(rolled[:, 0, -grid.patches :])[0]
+
+
+@peers.register("torchcam/LeGrad")
+def _legrad(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
+    library = _package("torchcam.methods", "torchcam")
+    encoder = getattr(model, "encoder", None)
+    blocks = list(getattr(encoder, "layers", ()))
+    if not blocks or not hasattr(blocks[0], "self_attention"):
+        raise UnsupportedModelError(
+            f"torchcam/LeGrad: expected a vision transformer of torchvision, got "
+            f"{type(model).__name__} — use legrad, which gives the same map on those"
+        )
+    with library.LeGrad(model, blocks, grid_shape=grid.shape) as extractor:
+        scores = model(inputs)
+        (made,) = extractor(target, scores)
+    return grid.upsample(made.flatten(1))[0]
 
 
 def _captum(name: str) -> Callable[[Any], Any]:

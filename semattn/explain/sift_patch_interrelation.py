@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.rows import last_asking
 from ..grid import PatchGrid
-from ..growth import walked
+from ..growth import GROWTH, walked
 from .base import Explainer, explainers
 
 QUERIES = ("auto", "class", "all")
@@ -34,6 +34,10 @@ class SIFTPatchInterrelation(Explainer):
     * query weights ``w_i``: 1 for the class token and p_i for patch i, so that what semantic
       patches gather counts more.
 
+    Then relevance is evened out over each thing: r = (1 - growth) relevance + growth T r, where T
+    is the mean over the patches whose keys, in the first of the layers, are like a patch's own
+    (`semattn.growth`).
+
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
@@ -41,8 +45,8 @@ class SIFTPatchInterrelation(Explainer):
         patches ask; "auto", "class" where the output depends on a class token, else "all"
     query_weights : False asks every patch alike, w_i = 1/P
     head_alignment : False counts every head alike, a_lh = 1
-    growth : the part of a patch's relevance, in [0, 1), that it has from patches of like keys in
-        the first of the layers (`semattn.growth`); 0 leaves the map as it is
+    growth : the part of a patch's relevance, in [0, 1), that it has from patches of like keys; 0
+        leaves the map as it is
     options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
@@ -68,14 +72,16 @@ class SIFTPatchInterrelation(Explainer):
         queries: str = "auto",
         query_weights: bool = True,
         head_alignment: bool = True,
-        growth: float = 0.0,
+        growth: float = GROWTH,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
         if queries not in QUERIES:
             raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {queries!r}")
         if not 0 <= growth < 1:
-            raise ValueError(f"growth: expected a part in [0, 1), got {growth!r} — 0.9 is a start")
+            raise ValueError(
+                f"growth: expected a part in [0, 1), got {growth!r} — {GROWTH} is the default"
+            )
         self.queries = queries
         self.query_weights = query_weights
         self.head_alignment = head_alignment

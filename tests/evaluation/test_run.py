@@ -11,7 +11,8 @@ import timm
 import torch
 from PIL import Image
 
-from semattn.errors import ImageError, SemattnError
+from semattn import SIFTPatchInterrelation
+from semattn.errors import ImageError, SemattnError, UnsupportedModelError
 from semattn.evaluation import (
     DEFAULT,
     Setting,
@@ -24,6 +25,7 @@ from semattn.evaluation import (
 )  # fmt: skip
 from semattn.evaluation.table import is_control
 from semattn.explain import explainers
+from semattn.explain.refine import refinements
 from semattn.images import Preprocessing, prepare
 from semattn.metrics import faithfulness, localization
 
@@ -218,6 +220,19 @@ def test_unknown_names_are_answered_with_the_nearest(model, changed, said):
     assert "\n" not in str(error.value)
 
 
+def test_perturbed_images_in_another_precision(model, found):
+    half = evaluate(
+        model, Data(), ROWS, ["ap", "deletion"], setting=replace(SETTING, precision="bfloat16")
+    )
+    columns = [found.metrics.index(one) for one in half.metrics]
+    assert np.array_equal(half.values[..., 0], found.values[..., columns[0]])
+    low, high = half.values[..., 1], found.values[..., columns[1]]
+    assert not np.array_equal(low, high)
+    np.testing.assert_allclose(low, high, atol=0.02)
+    with pytest.raises(ValueError, match="did you mean 'float16'"):
+        Setting(precision="flaot16")
+
+
 def test_nothing_readable_is_an_error(model):
     class Unreadable(Data):
         def __getitem__(self, index):
@@ -227,17 +242,67 @@ def test_nothing_readable_is_an_error(model):
         evaluate(model, Unreadable(), ["random"], ["gini"])
 
 
+PACKAGES = {
+    "captum": "captum",
+    "fast-vit-rollout": "fast_vit_rollout",
+    "pytorch-grad-cam": "pytorch_grad_cam",
+    "torchcam": "torchcam",
+}
+
+
 @pytest.mark.parametrize("name", sorted(peers))
 def test_peers_run_as_rows(model, name):
-    pytest.importorskip("captum" if name.startswith("captum") else "pytorch_grad_cam")
+    pytest.importorskip(PACKAGES[name.split("/")[0]])
+    pre = Preprocessing.of(model)
+    if name == "torchcam/LeGrad":
+        from torchvision.models import VisionTransformer
+
+        model = VisionTransformer(
+            image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
+            num_classes=5,
+        ).eval()  # fmt: skip
+        torch.nn.init.normal_(model.heads.head.weight)
     before = {key: one.clone() for key, one in model.state_dict().items()}
-    images = prepare(Data()[0].image, Preprocessing.of(model))
-    made = method(name)(model, images, 3)
+    pixels = prepare(Data()[0].image, pre)
+    made = method(name)(model, pixels, 3)
     assert made.heat.shape == (1, 64, 64) and made.patches.shape == (1, made.grid.patches)
     assert made.heat.isfinite().all() and float(made.heat.std()) > 0
-    again = method(name)(model, images, 3)
+    again = method(name)(model, pixels, 3)
     torch.testing.assert_close(again.heat, made.heat)
     for key, one in model.state_dict().items():
         assert torch.equal(one, before[key])
     assert not any(module._forward_hooks for module in model.modules())
     json.dumps(made.grid.shape)
+
+
+def test_a_peer_refuses_a_model_of_another_make(model):
+    pytest.importorskip("torchcam")
+    pixels = prepare(Data()[0].image, Preprocessing.of(model))
+    with pytest.raises(UnsupportedModelError, match="expected a vision transformer of torchvision"):
+        method("torchcam/LeGrad")(model, pixels, 3)
+
+
+def test_a_row_with_options_is_the_explainer_with_them(model):
+    pixels = prepare(Data()[0].image, Preprocessing.of(model))
+    made = method("sift-patch-interrelation:sobel:growth=0:queries=all")(model, pixels, 3)
+    wanted = SIFTPatchInterrelation(density="sobel", growth=0, queries="all")
+    found = wanted.patch_map(model, pixels.inputs, target=3)
+    assert torch.equal(made.patches, found.flatten(1))
+    with pytest.raises(ValueError, match="growth: expected a part"):
+        method("sift-patch-interrelation:growth=2")
+
+
+def test_a_grown_row_is_grown_as_ours_is(model):
+    pixels = prepare(Data()[0].image, Preprocessing.of(model))
+    ours = method("sift-patch-interrelation")(model, pixels, 3)
+    plain = method("sift-patch-interrelation:growth=0")(model, pixels, 3)
+    grown = method("sift-patch-interrelation:growth=0+grown")(model, pixels, 3)
+    torch.testing.assert_close(grown.patches, ours.patches)
+    torch.testing.assert_close(grown.heat, ours.heat)
+    assert not torch.allclose(plain.patches, ours.patches, rtol=0.01)
+    guided = method("sift-patch-interrelation:growth=0+grown", refine="guided")
+    lifted = grown.patches - grown.patches.min()
+    wanted = refinements["guided"](lifted, pixels.pixels, grown.grid)
+    torch.testing.assert_close(guided(model, pixels, 3).heat, wanted)
+    with pytest.raises(ValueError, match="expected 'grown'|did you mean 'grown'"):
+        method("random+gron")

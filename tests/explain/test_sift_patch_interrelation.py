@@ -46,7 +46,11 @@ def test_equals_the_oracle(
 ) -> None:
     model, x, s = build(name, dtype), images(dtype=dtype), _weights()
     explainer = SIFTPatchInterrelation(
-        density=s, queries=queries, query_weights=query_weights, head_alignment=head_alignment
+        density=s,
+        queries=queries,
+        query_weights=query_weights,
+        head_alignment=head_alignment,
+        growth=0,
     )
     got = explainer.patch_map(model, x, target=TARGET).flatten(1).double()
     wanted = interrelation(
@@ -66,7 +70,8 @@ def test_equals_the_oracle(
 @pytest.mark.parametrize("name", ["gap", "rope-registers", "relative-bias"])
 def test_models_without_a_class_token_to_read_ask_all_patches(name: str) -> None:
     model, x, s = build(name, torch.float64), images(dtype=torch.float64), _weights()
-    got = SIFTPatchInterrelation(density=s).patch_map(model, x, target=TARGET).flatten(1)
+    explainer = SIFTPatchInterrelation(density=s, growth=0)
+    got = explainer.patch_map(model, x, target=TARGET).flatten(1)
     wanted = interrelation(
         dense_record(model, x, TARGET),
         _p_of(s),
@@ -118,7 +123,8 @@ def test_each_image_of_a_batch_is_asked_in_its_own_way() -> None:
 
 def test_an_attention_pool_is_one_more_layer() -> None:
     model, x, s = build("attention-pool", torch.float64), images(dtype=torch.float64), _weights()
-    got = SIFTPatchInterrelation(density=s).patch_map(model, x, target=TARGET).flatten(1)
+    explainer = SIFTPatchInterrelation(density=s, growth=0)
+    got = explainer.patch_map(model, x, target=TARGET).flatten(1)
     p = _p_of(s)
     taken = record(model, x, target=TARGET, layers="last-half")
     wanted = torch.zeros(2, 12, dtype=torch.float64)
@@ -161,7 +167,8 @@ def test_alignment_favours_the_head_that_looks_at_keypoints() -> None:
     share = 12 * torch.einsum("bhj,bj->bh", attention / attention.sum(-1, keepdim=True), p)
     assert (share.argmax(-1) == by_head.argmax(-1)).all()
     wanted = torch.einsum("bh,bhj->bj", share, row[:, :, 0, 1:].relu())
-    got = SIFTPatchInterrelation(density=s, layers=[3]).patch_map(model, x, target=TARGET)
+    explainer = SIFTPatchInterrelation(density=s, layers=[3], growth=0)
+    got = explainer.patch_map(model, x, target=TARGET)
     torch.testing.assert_close(got.flatten(1), wanted)
 
 
@@ -178,9 +185,8 @@ def test_layers_are_chosen() -> None:
     model, x = build("class-token", torch.float64), images(dtype=torch.float64)
 
     def part(layers: object) -> Tensor:
-        return SIFTPatchInterrelation(density=_weights(), layers=layers).patch_map(
-            model, x, target=TARGET
-        )
+        explainer = SIFTPatchInterrelation(density=_weights(), layers=layers, growth=0)
+        return explainer.patch_map(model, x, target=TARGET)
 
     torch.testing.assert_close(part([0]) + part([1, 2]) + part(-1), part("all"))
 
