@@ -105,7 +105,7 @@ def run(count: int) -> dict[str, Any]:
             f"bootstrap intervals over images. {int(off.sum())} objects are farther than {AWAY} "
             f"pixels from the centre. The last column is for layers 6 to 9 alone (AP without SIFT "
             f"{scores[:, 1, 0].mean():.3f}): the head's training changed layers 10 and 11. "
-            "Development figures: the test splits are unopened. Made by "
+            "Development figures. Made by "
             "`python -m benchmarks.bench_alignment`."
         ),
         "columns": [

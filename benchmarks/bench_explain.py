@@ -40,6 +40,14 @@ ROWS = (
     "keypoint-density", "keypoint-density:sobel", "keypoint-density:canny",
     "keypoint-density:shifted", "center", "random",
 )  # fmt: skip
+VARIANTS = (
+    OURS,
+    *(f"{OURS}:growth={one}" for one in (0, 0.5, 0.7, 0.8, 0.95)),
+    *(f"{OURS}:{one}" for one in ("uniform", "size", "distinct", "sobel", "center", "shifted")),
+    *(f"{OURS}:{one}:growth=0" for one in ("uniform", "size", "sobel", "shifted")),
+    f"{OURS}:queries=all", f"{OURS}:queries=all:head_alignment=False",
+    f"{OURS}:layers=all", f"{OURS}:layers=[8,9,10,11]", f"{OURS}:layers=[10,11]",
+)  # fmt: skip
 PAIRED = ("ap", "pointing", "insertion-deletion")
 SLOW = ("captum/Occlusion", "captum/KernelShap", "pytorch-grad-cam/ScoreCAM")
 
@@ -119,6 +127,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
     parser.add_argument("--methods", help="by commas; all that are not slow if left out")
     parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
+    parser.add_argument("--variants", action="store_true", help="our method's settings alone")
     parser.add_argument("--metrics", help="by commas; the core if left out")
     parser.add_argument("--full", action="store_true", help="all metrics, in place of the core")
     parser.add_argument("--refine", default="none", help="none, guided or superpixels")
@@ -129,6 +138,8 @@ def main() -> None:
     rows = options.methods.split(",") if options.methods else list(ROWS)
     if options.slow:
         rows = [OURS, *SLOW]
+    if options.variants:
+        rows = list(VARIANTS)
     model = semattn.load()
     own = Preprocessing.of(model)
     setting = evaluation.Setting(
@@ -140,7 +151,8 @@ def main() -> None:
     if options.metrics:
         metrics = options.metrics.split(",")
     name = options.split.replace("-", "_")
-    name += "_slow" * options.slow + f"_{options.refine}" * (options.refine != "none")
+    name += "_slow" * options.slow + "_variants" * options.variants
+    name += f"_{options.refine}" * (options.refine != "none")
     found = evaluation.evaluate(
         model, Masked(options.split, options.images, options.seed), rows, metrics, setting=setting,
         refine=options.refine, classes=model.classes,  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     status, _, err = run(
         "explain", PHOTO, "--out", "deep/er", "--density", "sobel", "--detector", "sift-skimage",
         "--layers", "1,3-4", "--queries", "all", "--refine", "guided", "--classes", "names.txt",
-        "--device", "cpu", "--method", "sift-patch-interrelation",
+        "--device", "cpu", "--method", "sift-patch-interrelation", "--growth", "0.25",
     )  # fmt: skip
     assert status == 0, err
     result = json.loads((tmp_path / "deep/er/result.json").read_text())
@@ -87,6 +87,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     assert settings["density"] == "sobel"
     assert settings["layers"] == [1, 3, 4]
     assert settings["queries"] == "all"
+    assert settings["growth"] == 0.25
     assert settings["refine"] == "guided"
 
 
@@ -161,6 +162,7 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--layers", "3-99"], ["layers"]),
         (["--layers", "5-3"], ["layers"]),
         (["--queries", "none"], ["queries"]),
+        (["--growth", "1"], ["growth", "[0, 1)"]),
         (["--device", "toaster"], ["device", "toaster", "cpu"]),
         (["--device", "meta"], ["device", "meta", "cpu"]),
         (["--classes", "none.txt"], ["classes", "none.txt"]),

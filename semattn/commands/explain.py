@@ -22,6 +22,7 @@ def explain(
     detector: options.Detector = "sift",
     layers: options.Layers = None,
     queries: options.Queries = None,
+    growth: options.Growth = None,
     refine: options.Refine = "none",
     device: options.Device = "cpu",
     report: options.Report = True,
@@ -45,7 +46,7 @@ def explain(
         read(image)  # before the model, which may take long to fetch, is asked for
         explainer = read_explainer(
             method, density=density, detector=detector, layers=read_layers(layers), refine=refine,
-            queries=queries,
+            queries=queries, growth=growth,
         )  # fmt: skip
         say("loading the model, which fetches its weights the first time")
         network = load_model(

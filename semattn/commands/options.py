@@ -141,6 +141,15 @@ PromptLayers = Annotated[
         "or 3,7,11.",
     ),
 ]
+Growth = Annotated[
+    float | None,
+    _option(
+        HOW,
+        "G",
+        "The part of a patch's relevance that it has from patches of like keys, in [0, 1): 0.9 if "
+        "left out, 0 for the map not grown.",
+    ),
+]
 PromptQueries = Annotated[
     str,
     _option(HOW, "WHO", "Who is led: [bold]all[/], the [bold]class[/] token, or [bold]patches[/]."),

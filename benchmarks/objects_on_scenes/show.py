@@ -1,0 +1,30 @@
+"""A contact sheet of a split: ``python -m benchmarks.objects_on_scenes.show``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .dataset import SPLITS, ObjectsOnScenes, sheet
+from .fetch import default_root
+
+
+def main() -> None:
+    """Draw and write it; the development images alone, unless another split is named."""
+    parser = argparse.ArgumentParser(description="A contact sheet, each mask outlined in red.")
+    parser.add_argument("--split", default="validation", choices=sorted(SPLITS))
+    parser.add_argument("--images", type=int, default=32, help="how many (32)")
+    parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
+    parser.add_argument("--root", type=Path, default=default_root(), help="where the files are")
+    parser.add_argument("--out", type=Path, default=Path("objects-on-scenes.png"))
+    options = parser.parse_args()
+    data = ObjectsOnScenes(options.root, options.split, count=options.images, seed=options.seed)
+    page = sheet([data[number] for number in range(len(data))])
+    partial = options.out.with_name(options.out.name + ".part")
+    page.save(partial, format="PNG")
+    partial.replace(options.out)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
