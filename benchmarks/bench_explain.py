@@ -48,6 +48,7 @@ VARIANTS = (
     f"{OURS}:queries=all", f"{OURS}:queries=all:head_alignment=False",
     f"{OURS}:layers=all", f"{OURS}:layers=[8,9,10,11]", f"{OURS}:layers=[10,11]",
 )  # fmt: skip
+GROWN = tuple(f"{one}+grown" for one in ("generic-relevance", "raw-attention", "gradient-rollout"))
 PAIRED = ("ap", "pointing", "insertion-deletion")
 SLOW = ("captum/Occlusion", "captum/KernelShap", "pytorch-grad-cam/ScoreCAM")
 
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
     parser.add_argument("--methods", help="by commas; all that are not slow if left out")
     parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
+    parser.add_argument("--grown", action="store_true", help="the best others, grown as ours is")
     parser.add_argument("--variants", action="store_true", help="our method's settings alone")
     parser.add_argument("--metrics", help="by commas; the core if left out")
     parser.add_argument("--full", action="store_true", help="all metrics, in place of the core")
@@ -138,6 +140,8 @@ def main() -> None:
     rows = options.methods.split(",") if options.methods else list(ROWS)
     if options.slow:
         rows = [OURS, *SLOW]
+    if options.grown:
+        rows = [OURS, f"{OURS}:uniform", *GROWN]
     if options.variants:
         rows = list(VARIANTS)
     model = semattn.load()
@@ -152,6 +156,7 @@ def main() -> None:
         metrics = options.metrics.split(",")
     name = options.split.replace("-", "_")
     name += "_slow" * options.slow + "_variants" * options.variants
+    name += "_grown" * options.grown
     name += f"_{options.refine}" * (options.refine != "none")
     found = evaluation.evaluate(
         model, Masked(options.split, options.images, options.seed), rows, metrics, setting=setting,
