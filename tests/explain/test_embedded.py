@@ -20,7 +20,7 @@ PHOTO = Path(__file__).parents[2] / "examples" / "flower.jpg"
 def test_the_photograph_end_to_end(dtype: torch.dtype, close: float) -> None:
     model = semattn.load().to(dtype)
     before = state_of(model)
-    made = semattn.SIFTPatchInterrelation().explain(model, PHOTO)
+    made = semattn.SIFTPatchInterrelation(growth=0).explain(model, PHOTO)
     inputs = made.images.inputs.to(dtype)
     assert state_of(model) == before
     assert made.label(int(made.target)) == "flower"
@@ -40,5 +40,9 @@ def test_the_photograph_end_to_end(dtype: torch.dtype, close: float) -> None:
 
     y, x = torch.meshgrid(torch.arange(224), torch.arange(224), indexing="ij")
     bloom = ((x - 105) ** 2 + (y - 117) ** 2 < 75**2) | ((x - 160) ** 2 + (y - 224) ** 2 < 65**2)
-    inside = made.heat[0][bloom].sum() / made.heat[0].sum()
-    assert inside > 1.5 * bloom.float().mean(), "the evidence for the flower lies on the flower"
+    grown = semattn.SIFTPatchInterrelation().explain(model, PHOTO)
+    for one in (made, grown):
+        inside = one.heat[0][bloom].sum() / one.heat[0].sum()
+        assert inside > 1.5 * bloom.float().mean(), "the evidence for the flower lies on the flower"
+    spread = [one.patch_map.std() / one.patch_map.mean() for one in (made, grown)]
+    assert spread[1] < spread[0], "growth evens the relevance out"
