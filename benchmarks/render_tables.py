@@ -120,7 +120,9 @@ SHORT = {
     "sift-patch-interrelation:growth=0": "the same, not grown",
     "legrad": "LeGrad",
     "generic-relevance": "generic relevance (Chefer)",
+    "generic-relevance+grown": "generic relevance, grown",
     "raw-attention": "raw attention",
+    "raw-attention+grown": "raw attention, grown",
     "attention-rollout": "rollout",
     "attention-rollout+grown": "rollout, grown",
     "fast-vit-rollout/rollout": "rollout, fast-vit-rollout's",
@@ -139,7 +141,11 @@ SETS = {"explain_test": "test", "explain_unseen_objects": "unseen objects"}
 def _explained() -> dict[str, Any]:
     """The rows of both test sets that a reader looks for first."""
     made = {name: json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in SETS}
-    found = {name: {row["method"]: row for row in one["rows"]} for name, one in made.items()}
+    grown = {name: json.loads((RESULTS / f"{name}_grown.json").read_text("utf-8")) for name in SETS}
+    found = {
+        name: {row["method"]: row for one in (grown, made) for row in one[name]["rows"]}
+        for name in SETS
+    }
     columns, rows = [{"key": "name", "title": "map"}], []
     for key, title in SETS.items():
         for metric, short in (("ap", "AP"), ("insertion-deletion", "ins − del")):
