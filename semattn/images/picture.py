@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from pathlib import Path
 from typing import TypeAlias
 
@@ -91,12 +90,11 @@ def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Image.Image
         raise ImageError(f"image: expected a picture, got {label}, which is empty — copy it again")
     too_large = f"image: expected at most {max_pixels:,} pixels, got {label}"
     try:
-        with warnings.catch_warnings():
-            # PIL warns of large pictures; here they are refused, with one line of our own.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(file)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{too_large} with far more — shrink it first") from error
+        opened = Image.open(file)  # Pillow's own warning of large ones goes to the user
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{too_large}, which Pillow refuses ({error}) — shrink it first"
+        ) from error
     except UnidentifiedImageError as error:
         raise ImageError(
             f"image: expected a picture, got {label}, which no decoder knows — "

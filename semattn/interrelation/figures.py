@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -108,9 +107,9 @@ class Figures:
         every = every if of is None else of(every)
         if self.images < LEAST or len(every) < 2:
             return np.full((2, *every.shape[1:]), np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of figures that are never defined
-            return np.nanquantile(every[1:], [0.025, 0.975], axis=0)
+        undefined = np.isnan(every[1:]).all(axis=0)
+        bounds = np.nanquantile(np.where(undefined, 0.0, every[1:]), [0.025, 0.975], axis=0)
+        return np.where(undefined, np.nan, bounds)
 
     def nulls(self, name: str) -> tuple[str, ...]:
         """The nulls that a figure is held against."""

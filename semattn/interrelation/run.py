@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,7 +18,7 @@ from ..attention import AttentionRecord, record
 from ..attention.norms import norms_on, watch_norms
 from ..attention.sites import Layers, as_taken, refuse
 from ..density import Scene, concentration, densities, strata
-from ..errors import ImageError, NoKeypointWarning, SemattnError, ShapeError
+from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing
 from ..keypoints import Keypoints, detectors
@@ -223,9 +222,9 @@ class _Study:
                 f"density: expected ({len(scene)}, {grid.patches}), got {tuple(s.shape)} — "
                 "one value a patch of each image"
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoKeypointWarning)  # those are skipped, and listed
-            return scene, s, concentration(s), strata(s, scene.seed)
+        sorted_in = strata(s, scene.seed)
+        blank = (s == 0).all(dim=1, keepdim=True)  # uniform without a warning: skipped, and listed
+        return scene, s, concentration(torch.where(blank, 1.0, s)), sorted_in
 
     def _pass(self, loaded: Loaded, full: int | None = None) -> None:
         """Let a batch enter the pool without being measured, until the pool is `full`."""
