@@ -178,7 +178,7 @@ def test_an_explainer_shares_relevance_among_like_patches():
     taken = record(model, x, target=1, layers=plain.layers)
     p = torch.full((3, 12), 1 / 12)
     before, after = plain.relevance(taken, p), grown_.relevance(taken, p)
-    wanted = walked(taken.sites[0], taken.grid, before[..., None], 0.9)[..., 0]
+    wanted = walked(taken.half_way(), taken.grid, before[..., None], 0.9)[..., 0]
     torch.testing.assert_close(after, wanted)
     assert not torch.allclose(after, before, rtol=0.05)
     whole = [one.patch_map(model, x, target=1).sum() for one in (plain, grown_)]
@@ -190,6 +190,20 @@ def test_an_explainer_shares_relevance_among_like_patches():
         with pytest.raises(ValueError, match=r"growth: expected a part in \[0, 1\)") as error:
             SIFTPatchInterrelation(growth=wrong)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "half"), [(None, 2), ("last-half", 2), ([0, 1], 1), ([3], 3), ([1, 3], 1)]
+)
+def test_relevance_is_shared_by_the_keys_half_way_up(layers, half):
+    model, x = build("registers"), halves()
+    taken = record(model, x, target=1, layers=layers)
+    assert taken.depth == 4 and taken.half_way().site.layer == half
+    p, explainer = torch.full((3, 12), 1 / 12), SIFTPatchInterrelation(density="uniform")
+    before = SIFTPatchInterrelation(density="uniform", growth=0).relevance(taken, p)
+    site = next(one for one in taken.sites if one.site.layer == half)
+    wanted = walked(site, taken.grid, before[..., None], 0.9)[..., 0]
+    torch.testing.assert_close(explainer.relevance(taken, p), wanted)
 
 
 @pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])

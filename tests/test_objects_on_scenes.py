@@ -19,6 +19,8 @@ from benchmarks.objects_on_scenes import (
     sheet,
 )
 from benchmarks.objects_on_scenes.compose import crop_scene, paste, place, trim
+from benchmarks.objects_on_scenes.export import export
+from semattn.evaluation import masked
 
 CATALOG = {
     "disc": Objects(("disc0.png", "disc1.png"), (), ("disc2.png",)),
@@ -189,6 +191,18 @@ def test_sheet_outlines_the_mask(root):
     assert (page[96:, 96:] == 255).all()
     assert (page[:96, :96][items[0].mask] == (255, 0, 0)).all(axis=1).any()
     np.testing.assert_array_equal(np.asarray(sheet(items, outline=False))[:, :96], items[0].image)
+
+
+def test_folders_of_images_and_masks(root, tmp_path):
+    data, folder = dataset(root, count=5), tmp_path / "out"
+    export(data, folder)
+    read = masked.read(f"masks:{folder / 'images'},{folder / 'masks'}")
+    assert read.classes == ("bar", "disc") and len(read) == 5
+    own = {f"{data.classes[one.label]}/{i:06}.png": one for i, one in enumerate(data)}
+    for item in (read[number] for number in range(5)):
+        np.testing.assert_array_equal(np.asarray(item.image), own[item.name].image)
+        np.testing.assert_array_equal(item.mask, own[item.name].mask)
+    assert not list(folder.rglob("*.part"))
 
 
 def test_errors_say_what_to_do(root):

@@ -38,6 +38,7 @@ class AttentionRecord:
     number among the layers.
     `in_order` says whether all layers of the model, recorded or not, attend over the tokens of
     `grid` as they come: no windows, no coarser grids.
+    `depth` is how many self-attention layers the model has, recorded or not.
     """
 
     sites: tuple[SiteRecord, ...]
@@ -49,6 +50,11 @@ class AttentionRecord:
     left_out: tuple[AttentionSite, ...] = ()
     explains: str = ""
     in_order: bool = True
+    depth: int = 1
+
+    def half_way(self) -> SiteRecord:
+        """The recorded site nearest to half of the model's depth; of two, the earlier one."""
+        return min(self.sites, key=lambda one: abs(one.site.layer - self.depth // 2))
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
         """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
@@ -184,6 +190,7 @@ def record(
         left_out=left_out,
         explains=explains,
         in_order=all(layout.in_order_of(grid) for layout in layouts.values()),
+        depth=last.layer + 1,
     )
 
 

@@ -113,7 +113,7 @@ def _grown(row: str, inner: Method, refine: str) -> Method:
                 f"{row}: expected a map of {taken.grid.shape} patches to grow, got "
                 f"{made.grid.shape} — leave +{GROWN} out"
             )
-        even = walked(taken.sites[0], taken.grid, made.patches[..., None], GROWTH)
+        even = walked(taken.half_way(), taken.grid, made.patches[..., None], GROWTH)
         if even is None:
             raise UnsupportedModelError(
                 f"{row}: expected a layer that keeps its keys, got one that makes its own softmax "

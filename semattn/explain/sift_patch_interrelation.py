@@ -35,8 +35,8 @@ class SIFTPatchInterrelation(Explainer):
       patches gather counts more.
 
     Then relevance is evened out over each thing: r = (1 - growth) relevance + growth T r, where T
-    is the mean over the patches whose keys, in the first of the layers, are like a patch's own
-    (`semattn.growth`).
+    is the mean over the patches whose keys, in the layer nearest to half of the depth, are like a
+    patch's own (`semattn.growth`).
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class SIFTPatchInterrelation(Explainer):
         for one in taken.sites:
             total = total + self._site(one, taken.grid, p, weights)
         if self.growth:
-            grown = walked(taken.sites[0], taken.grid, total[..., None], self.growth)
+            grown = walked(taken.half_way(), taken.grid, total[..., None], self.growth)
             total = total if grown is None else grown[..., 0]
         return total
 
