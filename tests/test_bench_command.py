@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from semattn.cli import main
 from tests.conftest import refused
@@ -54,6 +60,38 @@ def test_the_whole_way(data, tmp_path, capsys):
     assert main([*given, "--out", str(out)]) == 0
     assert {one: one.stat().st_mtime_ns for one in (out / "images").iterdir()} == kept
     assert json.loads((out / "bench.json").read_text()) == made
+
+
+def test_a_killed_run_goes_on(data, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), weights)
+    given = ["bench", "explain", "--data", data, "--methods", ROWS, "--steps", "64"]
+    given += ["--model", "test_vit", "--checkpoint", str(weights)]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def start(folder):
+        command = [sys.executable, "-m", "semattn", *given, "--out", str(folder)]
+        return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+
+    with start(cut) as process:
+        until = time.monotonic() + 120
+        while not list(cut.glob("images/*1.json")) and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        process.kill()
+    kept = {one: one.read_bytes() for one in cut.glob("images/*.json")}
+    assert len(kept) >= 2 and not (cut / "bench.json").exists()
+    for folder in (whole, cut):
+        assert start(folder).wait(120) == 0
+    assert all(one.read_bytes() == before for one, before in kept.items())
+    for row, other in zip(*(_numbers(one) for one in (whole, cut)), strict=True):
+        assert row == other
+
+
+def _numbers(folder):
+    """The lines of a result, but for the seconds."""
+    with (folder / "bench.csv").open() as file:
+        return [{**line, "seconds": ""} for line in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize(
