@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .interrelation import Analysis, analyze
     from .keypoints import Keypoints, detectors
     from .prompting import AttentionPrompter
+    from .spurious import Discovery, SpuriousCue, discover_spurious
     from .zoo import load
 
 _HOME = {
@@ -50,6 +51,7 @@ _HOME = {
     "AttentionRollout": "explain",
     "Center": "explain",
     "Comparison": "comparison",
+    "Discovery": "spurious",
     "Explanation": "explain",
     "GenericRelevance": "explain",
     "GradCAM": "explain",
@@ -67,11 +69,13 @@ _HOME = {
     "RawAttention": "explain",
     "SIFTPatchInterrelation": "explain",
     "SmoothGrad": "explain",
+    "SpuriousCue": "spurious",
     "TransitionAttention": "explain",
     "analyze": "interrelation",
     "compare": "comparison",
     "densities": "density",
     "detectors": "keypoints",
+    "discover_spurious": "spurious",
     "explainers": "explain",
     "load": "zoo",
     "prepare": "images",
@@ -80,7 +84,7 @@ _HOME = {
 }
 
 # Parts that are called by their own names: semattn.report.write(…).
-_PARTS = ("adapters", "interrelation", "prompting", "report", "viz", "zoo")
+_PARTS = ("adapters", "interrelation", "prompting", "report", "spurious", "viz", "zoo")
 
 __all__ = [
     "Analysis",
@@ -89,6 +93,7 @@ __all__ = [
     "AttentionRollout",
     "Center",
     "Comparison",
+    "Discovery",
     "Explanation",
     "GenericRelevance",
     "GradCAM",
@@ -106,12 +111,14 @@ __all__ = [
     "RawAttention",
     "SIFTPatchInterrelation",
     "SmoothGrad",
+    "SpuriousCue",
     "TransitionAttention",
     "__version__",
     "analyze",
     "compare",
     "densities",
     "detectors",
+    "discover_spurious",
     "explainers",
     "load",
     "prepare",

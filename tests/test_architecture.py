@@ -36,6 +36,7 @@ ONLY = {
     "matplotlib": ("viz", "report"),
     "cv2": ("keypoints",),
     "skimage": ("keypoints", "density", "explain"),
+    "sklearn": ("spurious",),
     "timm": ("zoo",),
     "transformers": ("attention",),
     "onnx": ("zoo",),

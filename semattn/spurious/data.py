@@ -1,0 +1,128 @@
+"""Images with the classes that they are searched under, one at a time.
+
+A data set is a folder (of one folder a class, or of pictures alone), a map-style data set of pairs
+(image, label) as torchvision's are, or a sequence of images. Labels are the model's class numbers;
+where nobody knows them, the model's own answers take their place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SemattnError
+from ..images import listed
+
+SHOWN = 4  # names that an error or a note lists
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Where the images are and what they show.
+
+    Parameters
+    ----------
+    sources : a path, or whatever `prepare` takes; or pairs of that and a label
+    labels : a class number for each, None where nobody knows; () where pairs say it
+    names : of the model's classes, () where they have none
+    note : what a reader should know of how the labels came about, "" for nothing
+    """
+
+    sources: Sequence[Any]
+    labels: tuple[int | None, ...]
+    names: tuple[str, ...]
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> tuple[Any, int | None]:
+        """The image, and its label."""
+        if self.labels:
+            return self.sources[index], self.labels[index]
+        pair = self.sources[index]
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise SemattnError(
+                f"dataset: expected pairs (image, label), got {type(pair).__name__} at {index} — "
+                "give images alone as a list"
+            )
+        return pair[0], None if pair[1] is None else int(pair[1])
+
+    def name(self, number: int) -> str:
+        """What a class is called."""
+        return self.names[number] if number < len(self.names) else f"class {number}"
+
+    def source_name(self, index: int) -> str:
+        """What an image is called."""
+        one = self.sources[index]
+        return Path(one).as_posix() if isinstance(one, (str, os.PathLike)) else f"image {index}"
+
+
+def read(dataset: Any, names: Sequence[str], outputs: int) -> Labelled:
+    """Read a data set for a model with `outputs` classes, called `names` (() for none).
+
+    Raises
+    ------
+    SemattnError
+        For a folder that is none or empty, and for what is no data set.
+    """
+    names = tuple(names)
+    if names and len(names) != outputs:
+        raise SemattnError(
+            f"classes: expected {outputs} names, one an output of the model, got {len(names)}"
+        )
+    if isinstance(dataset, (str, os.PathLike)):
+        return _folder(Path(dataset), names, outputs)
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise SemattnError(
+            f"dataset: expected a folder, a list of images or pairs (image, label) with a length, "
+            f"got {type(dataset).__name__} — list(…) makes one of an iterator"
+        )
+    if not len(dataset):
+        raise SemattnError("dataset: expected images, got none — give at least two a class")
+    first = dataset[0]
+    if isinstance(first, (tuple, list)) and len(first) == 2:
+        return Labelled(dataset, (), names)
+    return Labelled(dataset, (None,) * len(dataset), names, PREDICTED.format("no labels are given"))
+
+
+PREDICTED = "{}: every image is searched under the class that the model predicts"
+
+
+def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> Labelled:
+    if not folder.is_dir():
+        what = "which is a file" if folder.exists() else "which does not exist"
+        raise SemattnError(f"dataset: expected a folder of images, got {folder}, {what}")
+    paths = listed(folder)
+    parents = [one.relative_to(folder).parts[:-1] for one in paths]
+    classes = sorted({one[0] for one in parents if one})
+    if not all(parents) or not classes:
+        said = PREDICTED.format("the folder has images outside class folders" if classes else
+                                "the folder has no class folders")  # fmt: skip
+        return Labelled(paths, (None,) * len(paths), names, said)
+    numbers, note = _numbers(classes, names, outputs)
+    labels = tuple(numbers.get(one[0]) for one in parents)
+    return Labelled(paths, labels, names or (tuple(classes) if not note else ()), note)
+
+
+def _numbers(
+    classes: list[str], names: tuple[str, ...], outputs: int
+) -> tuple[dict[str, int], str]:
+    """The class number of each folder that has one, and what to say of the others."""
+    known = {_plain(name): number for number, name in enumerate(names)}
+    found = {one: known[_plain(one)] for one in classes if _plain(one) in known}
+    missing = [one for one in classes if one not in found]
+    if not missing:
+        return found, ""
+    if not names and len(classes) == outputs:
+        return {one: number for number, one in enumerate(classes)}, ""
+    some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
+    what = "is no class" if len(missing) == 1 else "are no classes"
+    return found, PREDICTED.format(f"{some} {what} of the model") + " there" * bool(found)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())

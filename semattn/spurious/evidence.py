@@ -1,0 +1,80 @@
+"""How sure the search is: frequencies, effects, and the score made of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean over `count` images, its 95 % interval, nats; `p` of a one-sided sign-flip test."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    count: int
+
+
+def effect(values: np.ndarray, seed: int = 0) -> Effect:
+    """The mean of values (n,), above 0 by more than chance or not; NaN and p = 1 of none.
+
+    Examples
+    --------
+    >>> effect(np.array([1.0, 1.0, 1.0])).mean
+    1.0
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Effect(float("nan"), float("nan"), float("nan"), 1.0, 0)
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    signs = 2 * rng.integers(2, size=(10 * DRAWS, len(values)), dtype=np.int8) - 1
+    by_chance = (signs * values).mean(axis=1)
+    extreme = int((by_chance >= values.mean() - 1e-12 * np.abs(values).mean()).sum())
+    p = (1 + extreme) / (1 + len(signs))
+    return Effect(float(values.mean()), float(low), float(high), p, len(values))
+
+
+def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:
+    """How often classes drawn at random would show a cue as much more in the class, at least.
+
+    `inside` and `outside` (n,) of bool say which images show it. Fisher's exact test, which is the
+    permutation of the classes over the images, carried to its end.
+
+    Examples
+    --------
+    >>> round(contrast_p(np.array([True, True]), np.array([False, False])), 6)
+    0.166667
+    """
+    from scipy.stats import hypergeom
+
+    total, found = len(inside) + len(outside), int(inside.sum() + outside.sum())
+    return float(hypergeom.sf(int(inside.sum()) - 1, total, found, len(inside)))
+
+
+def score(
+    inside: np.ndarray, outside: np.ndarray, removed: np.ndarray, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """[P(m|c) - P(m|not c)]+ times the mean effect of removal, and its 95 % interval.
+
+    Images of the class, the others, and those of the effect are drawn anew, each for themselves.
+    """
+    if not (len(inside) and len(outside) and len(removed)):
+        return 0.0, (0.0, 0.0)
+    rng = np.random.default_rng(seed)
+
+    def means(values: np.ndarray) -> np.ndarray:
+        drawn = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
+        return np.r_[values.mean(), drawn]
+
+    made = (means(inside) - means(outside)).clip(min=0) * means(removed)
+    low, high = np.quantile(made[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(made[0]), (float(low), float(high))

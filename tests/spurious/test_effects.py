@@ -1,0 +1,67 @@
+"""Hidden patches against a model that never had the tokens; transplants against pasting by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from semattn import record
+from semattn.spurious.effects import answer, answer_without, log_odds, pasted
+from tests import models
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.build("registers")
+
+
+def x(count=3, seed=0):
+    return torch.rand(count, 3, *models.SIZE, generator=torch.manual_seed(seed))
+
+
+def test_log_odds_are_those_of_the_softmax():
+    logits = torch.randn(4, 5, generator=torch.manual_seed(0))
+    classes = torch.tensor([0, 4, 2, 2])
+    p = logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
+    torch.testing.assert_close(log_odds(logits, classes), (p / (1 - p)).log())
+
+
+def without(model, image, gone):
+    """Logits of one image whose tokens `gone` (P,) were dropped behind the embedding."""
+    keep = torch.cat([torch.ones(model.num_prefix_tokens).bool(), ~gone])
+
+    def drop(_, args):
+        return (args[0][:, keep],)
+
+    handle = model.blocks[0].register_forward_pre_hook(drop)
+    try:
+        with torch.no_grad():
+            return model(image[None])
+    finally:
+        handle.remove()
+
+
+def test_what_is_hidden_is_as_if_it_had_never_been(model):
+    images, classes = x(), torch.tensor([0, 3, 1])
+    gone = torch.rand(3, 12, generator=torch.manual_seed(1)).argsort(dim=1) < 3
+    before = models.state_of(model)
+    found = answer_without(model, images, classes, gone)
+    assert models.state_of(model) == before
+    for i in range(3):
+        own = log_odds(without(model, images[i], gone[i]), classes[i : i + 1])[0]
+        torch.testing.assert_close(found[i], own, rtol=1e-4, atol=1e-5)
+    assert (answer(model, images, classes) - found).abs().min() > 1e-4
+
+
+def test_pixels_are_pasted_where_the_patches_are(model):
+    into, source = x(2, 1), x(2, 2)
+    grid = record(model, into, grad=False).grid
+    patches = torch.zeros(2, 12).bool()
+    patches[0, 5] = patches[1, 2] = patches[1, 11] = True
+    wanted = into.clone()
+    (height, width), columns = grid.cell, grid.shape[1]
+    for image, patch in patches.nonzero().tolist():
+        top, left = int(patch // columns * height), int(patch % columns * width)
+        here = (slice(None), slice(top, top + int(height)), slice(left, left + int(width)))
+        wanted[image][here] = source[image][here]
+    assert torch.equal(pasted(into, source, patches, grid), wanted)
