@@ -43,7 +43,7 @@ class SpuriousCue:
     target, name : the class, its number and what it is called
     score : [P(m|c) - P(m|not c)]+ times the mean effect of removing it, nats; `interval` 95 %
     confirmed : whether frequency, removal and transplant each hold at the level asked for
-    p : the greatest of the three p-values, corrected for how many there were (Bonferroni)
+    p : the greatest of the three p-values, corrected for how many there were
     inside, outside : P(m|c) and P(m|not c), parts of the images that show it
     removed : what goes from the log-odds of the class with the cue, nats
     transplanted : what comes to them in images of other classes, nats

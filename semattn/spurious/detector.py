@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .space import Space
+
 STRENGTH = 0.1  # the inverse of the regularisation
 MOST = 8000  # patches that are learned from, of either kind
 
@@ -38,6 +40,12 @@ class Detector:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(B, P, E) to (B, P) in [0, 1]."""
         return _sigmoid(self.scores(features)) * self.shown(features)[:, None]
+
+    def before(self, space: Space) -> Detector:
+        """The same detector for features (…, E), where this one is for coordinates in `space`."""
+        weights = space.axes @ self.weights
+        offset = float(self.offset - space.mean @ weights)
+        return Detector(weights, offset, self.slope, self.start)
 
 
 def fit_detector(

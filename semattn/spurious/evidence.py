@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,3 +80,18 @@ def score(
     made = (means(inside) - means(outside)).clip(min=0) * means(removed)
     low, high = np.quantile(made[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(made[0]), (float(low), float(high))
+
+
+def shares(p: Sequence[float]) -> list[float]:
+    """The part of the level that each trial gets, by how sure its frequency is: log(p)^2, sum 1.
+
+    Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the weights come from frequencies,
+    the tests from trials of the model, which know nothing of each other.
+
+    Examples
+    --------
+    >>> shares([1e-6, 1e-3, 1e-3])
+    [0.666..., 0.166..., 0.166...]
+    """
+    weights = [math.log(max(one, 1e-300)) ** 2 for one in p]
+    return [one / sum(weights) for one in weights]

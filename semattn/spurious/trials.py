@@ -16,9 +16,9 @@ from ..prompting import AttentionPrompter
 from .effects import answer, answer_without, pasted
 from .evidence import effect
 
-TRIED = 24  # images of a trial
-ROUNDS = 2  # each with other partners
-HOPELESS = 0.2  # p of a first round of transplants after which nothing more is tried
+TRIED = 30  # images of a trial
+ROUNDS = 4  # each with other partners
+HOPELESS = 0.1  # p of a first round of transplants after which nothing more is tried
 STRENGTH = 1.0
 LAYERS = "last-half"
 GROUPS = ("class, cue", "class, no cue", "others, cue put there", "others")

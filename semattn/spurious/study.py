@@ -1,0 +1,208 @@
+"""One search: candidates of every class, trials of the more frequent ones, what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import SemattnError
+from . import places, trials
+from .candidates import FOLDS, Candidate, Patches, distinct, find
+from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
+from .detector import Detector, fit_detector
+from .discovery import Discovery, Rank
+from .evidence import effect, score, shares
+from .looked import Looked, Progress, strided
+
+REFERENCE = 1300  # images that a class is held against, at most
+OWN = 400  # images of a class that are looked through, at most
+FEWEST = 2 * FOLDS  # images of a class that can be searched
+SHOWN = 12  # examples of a cue
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A candidate that is tried: the rows that it was judged on, and what finds it in the space.
+
+    `mine` says which rows are of the class, `fixed` (P,) which patches stand out there at a fixed
+    place.
+    """
+
+    target: int
+    rows: np.ndarray
+    mine: np.ndarray
+    fixed: np.ndarray
+    one: Candidate
+    detector: Detector
+
+
+class Study:
+    """A search of images that were looked at.
+
+    Parameters
+    ----------
+    looked : at what
+    level, most, seed : as of `discover_spurious`
+    said : told of the progress
+    """
+
+    def __init__(self, looked: Looked, level: float, most: int, seed: int, said: Progress) -> None:
+        self.looked, self.level, self.most = looked, level, most
+        self.seed, self.said = seed, said
+        self.reference = strided(np.arange(len(looked)), REFERENCE)
+        self._reference = looked.gather(self.reference)
+
+    def search(self, targets: Sequence[int], manifest: dict[str, Any]) -> Discovery:
+        """Everything that there is to find in these classes."""
+        looked, found, judged = self.looked, list[Tried](), 0
+        small = [target for target in targets if not self._enough(target)]
+        if len(small) == len(targets):
+            raise SemattnError(
+                f"dataset: expected {FEWEST} images of a class at least, and as many of others, "
+                f"got {self._counted(small[:4])} — give more images"
+            )
+        for done, target in enumerate(targets, 1):
+            if target not in small:
+                count, some = self._candidates(target)
+                judged += count
+                found += some
+            self.said("comparing", done, len(targets))
+        tried = [one for one in found if one.one.p * judged < self.level]
+        parts = shares([one.one.p for one in tried])
+        cues = []
+        for number, (one, share) in enumerate(zip(tried, parts, strict=True)):
+            cues.append(self._cue(number, one, judged, share))
+            self.said("trying", number + 1, len(tried))
+        cues.sort(key=lambda one: (not one.confirmed, -one.score))
+        notes = [one for one in (looked.data.note,) if one]
+        if small:
+            notes.append(f"left out, for fewer than {FEWEST} images: {self._counted(small)}")
+        return Discovery(
+            tuple(cues), self._ranking(cues, targets), len(looked), judged,
+            None if looked.data.note else float(looked.right.mean()), self.level,
+            tuple(looked.skipped), tuple(notes), manifest,
+        )  # fmt: skip
+
+    def _enough(self, target: int) -> bool:
+        count = int((self.looked.labels == target).sum())
+        return FEWEST <= count <= len(self.looked) - FEWEST
+
+    def _counted(self, targets: Sequence[int]) -> str:
+        name, labels = self.looked.data.name, self.looked.labels
+        return ", ".join(f"{name(one)} ({int((labels == one).sum())})" for one in targets)
+
+    def _ranking(self, cues: Sequence[SpuriousCue], targets: Sequence[int]) -> tuple[Rank, ...]:
+        """The most biased class first; those without a confirmed cue by what was tried of them."""
+
+        def best(target: int, confirmed: bool) -> float:
+            own = [one.score for one in cues if one.target == target and one.confirmed >= confirmed]
+            return max([0.0, *own])
+
+        looked = self.looked
+        ranks = [
+            Rank(one, looked.data.name(one), int((looked.labels == one).sum()), best(one, True))
+            for one in targets
+        ]
+        return tuple(sorted(ranks, key=lambda one: (-one.score, -best(one.target, False))))
+
+    def _candidates(self, target: int) -> tuple[int, list[Tried]]:
+        """How many kinds of patches were judged, and the distinct ones, the surest first."""
+        looked = self.looked
+        own = strided(np.flatnonzero(looked.labels == target), OWN)
+        apart = looked.labels[self.reference] != target
+        rows = np.concatenate([own, self.reference[apart]])
+        mine = np.arange(len(rows)) < len(own)
+        known = looked.gather(own)
+        values, thing = (
+            np.concatenate([known[name], self._reference[name][apart]])
+            for name in ("values", "thing")
+        )
+        over = places.on_object(thing)
+        fixed = places.fixed_places(over, mine)
+        off = places.off_object(over, mine[:, None] & fixed, looked.grid.shape)
+        rng = np.random.default_rng((self.seed, target))
+        fold = np.empty(len(rows), int)
+        for part in (np.flatnonzero(mine), np.flatnonzero(~mine)):
+            fold[rng.permutation(part)] = np.arange(len(part)) % FOLDS
+        every = find(Patches(values, off, mine, fold), looked.space, self.seed)
+        kept = []
+        for one in distinct(every, mine, self.most):
+            bears = one.bears & mine
+            if bears.sum() >= FOLDS and (one.like & bears[:, None]).any():
+                finder = fit_detector(values, one.like, bears, ~one.bears & ~mine, self.seed)
+                kept.append(Tried(target, rows, mine, fixed, one, finder))
+        return len(every), kept
+
+    def _cue(self, number: int, tried: Tried, judged: int, share: float) -> SpuriousCue:
+        """Both trials of a candidate, and what is known of it."""
+        looked, one, mine = self.looked, tried.one, tried.mine
+        known = trials.Known(
+            looked.looker.model, looked.grid, looked.inputs,
+            lambda rows: tried.detector.scores(looked.gather(rows)["values"]) > 0,
+            lambda rows: self._off(rows, tried), looked.size,
+        )  # fmt: skip
+        bears = tried.rows[one.bears & mine]
+        kept = looked.shelf.get("trial", number)
+        if kept is None:
+            others = tried.rows[~one.bears & ~mine]
+            kept = vars(trials.run(known, tried.target, bears, others, self.seed))
+            looked.shelf.put("trial", number, kept)
+        trial = trials.Trial(**kept)
+        removed, put = effect(trial.removed, self.seed), effect(trial.put, self.seed)
+        p = min(1.0, max(one.p * judged, removed.p / share, put.p / share))
+        inside, outside = one.bears[mine], one.bears[~mine]
+        went = trial.removed[np.isfinite(trial.removed)]
+        value, interval = score(inside, outside, went, self.seed)
+        own = looked.gather(bears)
+        marks = tried.detector.scores(own["values"]) > 0
+        fixed, covers = places.sameness(marks), float(marks.mean())
+        dense = own["keypoints"][marks].mean() if marks.any() else 0.0
+        cue = SpuriousCue(
+            target=tried.target, name=looked.data.name(tried.target), score=value,
+            interval=interval, confirmed=p < self.level, p=p, inside=float(inside.mean()),
+            outside=float(outside.mean()), removed=removed, transplanted=put,
+            where=EVERYWHERE if covers > 0.5 else SAME_PLACE if fixed > places.SAME else AROUND,
+            fixed=fixed, covers=covers,
+            keypoints=float(dense / max(own["keypoints"].mean(), 1e-6)),
+            place=marks.mean(axis=0).reshape(looked.grid.shape),
+            examples=self._examples(tried, bears, own["values"], trial), groups=(),
+            detector=tried.detector.before(looked.space), model=looked.looker.model,
+            preprocessing=looked.looker.preprocessing, finder=looked.looker.detector,
+        )  # fmt: skip
+        if not cue.confirmed:
+            return cue
+        rows = {
+            "class, cue": bears,
+            "class, no cue": tried.rows[~one.bears & mine],
+            "others": tried.rows[~one.bears & ~mine],
+        }
+        made = trials.groups(known, cue.matches, cue.target, rows, looked.labels, self.seed)
+        return replace(cue, groups=made)
+
+    def _off(self, rows: np.ndarray, tried: Tried) -> np.ndarray:
+        """Patches (n, P) of rows that are not on the object."""
+        over = places.on_object(self.looked.gather(rows)["thing"])
+        exempt = (self.looked.labels[rows] == tried.target)[:, None] & tried.fixed
+        return places.off_object(over, exempt, self.looked.grid.shape)
+
+    def _examples(
+        self, tried: Tried, rows: np.ndarray, values: np.ndarray, trial: trials.Trial
+    ) -> tuple[Example, ...]:
+        """The images that show it the surest."""
+        order = np.argsort(-tried.detector.shown(values), kind="stable")[:SHOWN]
+        matches = tried.detector(values[order])
+        images = self.looked.images(rows[order])
+        place_of = {int(row): place for place, row in enumerate(trial.rows)}
+        made = []
+        for place, row in enumerate(rows[order].tolist()):
+            chances = [float("nan")] * 2
+            if row in place_of:
+                odds = [trial.before[place_of[row]], trial.without[place_of[row]]]
+                chances = torch.tensor(odds).sigmoid().tolist()
+            shown = matches[place].reshape(self.looked.grid.shape)
+            made.append(Example(self.looked.name(row), images.pixels[place], shown, *chances))
+        return tuple(made)
