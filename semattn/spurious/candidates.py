@@ -69,11 +69,16 @@ def distinct(candidates: list[Candidate], mine: np.ndarray, most: int) -> list[C
     for one in candidates:
         marks = one.like[mine] & one.bears[mine, None]
         others = [other.like[mine] & other.bears[mine, None] for other in kept]
-        if all((marks & b).sum() <= SAME * min(marks.sum(), b.sum()) for b in others):
+        if all(shared(marks, other) <= SAME for other in others):
             kept.append(one)
         if len(kept) == most:
             break
     return kept
+
+
+def shared(one: np.ndarray, other: np.ndarray) -> float:
+    """The part of the smaller set of patches that lies in the other too."""
+    return float((one & other).sum() / max(1, min(one.sum(), other.sum())))
 
 
 def _candidates(patches: Patches, values: np.ndarray, seed: int) -> Iterator[Candidate]:

@@ -1,7 +1,7 @@
-"""What a cue does to the answer: hidden where it is, exchanged, and put where it is not.
+"""What a cue does to the answer: hidden or exchanged where it is, and put where it is not.
 
 Effects are changes of the log-odds of a class, nats. What is exchanged or put is held against the
-same exchange with an image that has no cue, or has one: borders that pasting makes are in both.
+same exchange with an image that has a cue, or none: the borders that pasting makes are in both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from ..grid import PatchGrid
 from ..prompting import AttentionPrompter
 
 GONE = 30.0  # nats: e^-30 of the attention that a patch had is left
-CONTRAST = 2.0  # times: the most that the light of a picture changes its contrast
 
 
 def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
@@ -49,27 +48,16 @@ def pasted(
 ) -> Tensor:
     """Images (B, C, H, W) with the pixels of `patches` (B, P) from others, at the same place.
 
-    With `light` the pixels that stay are brought to the light of those that come: each channel to
-    their mean and standard deviation, as colours are transferred (Reinhard et al. 2001), so that
-    one picture comes of it.
+    With `light` the pixels that stay are brought to the light of those that come: what channels
+    differ by on average there, their common brightness left out, so that one picture comes of it.
     """
     here = grid.upsample(patches.to(into.dtype), mode="nearest")[:, None] > 0
-    stays = _lit(into, source, here) if light else into
+    stays = into + _light(into, source, here) if light else into
     return torch.where(here, source, stays)
 
 
-def _lit(into: Tensor, source: Tensor, here: Tensor) -> Tensor:
+def _light(into: Tensor, source: Tensor, here: Tensor) -> Tensor:
+    """(B, C, 1, 1), the colour that would make the region of one picture that of the other."""
     count = here.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-
-    def moments(images: Tensor) -> tuple[Tensor, Tensor]:
-        mean = (images * here).float().sum(dim=(2, 3), keepdim=True) / count
-        square = ((images - mean).square() * here).float().sum(dim=(2, 3), keepdim=True) / count
-        return mean, square.sqrt()
-
-    mean, spread = moments(into)
-    wanted_mean, wanted_spread = moments(source)
-    ratio = (wanted_spread / spread.clamp(min=1e-3)).clamp(1 / CONTRAST, CONTRAST)
-    made = (into - mean) * ratio + wanted_mean
-    least, greatest = source.amin(dim=(1, 2, 3)), source.amax(dim=(1, 2, 3))
-    limits = [one[:, None, None, None] for one in (least, greatest)]
-    return torch.minimum(torch.maximum(made, limits[0]), limits[1]).to(into.dtype)
+    differ = ((source - into).float() * here).sum(dim=(2, 3), keepdim=True) / count
+    return (differ - differ.mean(dim=1, keepdim=True)).to(into.dtype)

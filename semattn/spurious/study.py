@@ -11,7 +11,7 @@ import torch
 
 from ..errors import SemattnError
 from . import places, trials
-from .candidates import FOLDS, Candidate, Patches, distinct, find
+from .candidates import FOLDS, SAME, Candidate, Patches, distinct, find, shared
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .detector import Detector, fit_detector
 from .discovery import Discovery, Rank
@@ -129,12 +129,19 @@ class Study:
         for part in (np.flatnonzero(mine), np.flatnonzero(~mine)):
             fold[rng.permutation(part)] = np.arange(len(part)) % FOLDS
         every = find(Patches(values, off, mine, fold), looked.space, self.seed)
-        kept = []
-        for one in distinct(every, mine, self.most):
+        kept: list[Tried] = []
+        marked: list[np.ndarray] = []
+        for one in distinct(every, mine, 2 * self.most):
             bears = one.bears & mine
-            if bears.sum() >= FOLDS and (one.like & bears[:, None]).any():
-                finder = fit_detector(values, one.like, bears, ~one.bears & ~mine, self.seed)
+            if bears.sum() < FOLDS or not (one.like & bears[:, None]).any():
+                continue
+            finder = fit_detector(values, one.like, bears, ~one.bears & ~mine, self.seed)
+            marks = finder.scores(values[mine]) > 0
+            if all(shared(marks, other) <= SAME for other in marked):
                 kept.append(Tried(target, rows, mine, fixed, one, finder))
+                marked.append(marks)
+            if len(kept) == self.most:
+                break
         return len(every), kept
 
     def _cue(self, number: int, tried: Tried, judged: int, share: float) -> SpuriousCue:
@@ -143,7 +150,8 @@ class Study:
         known = trials.Known(
             looked.looker.model, looked.grid, looked.inputs,
             lambda rows: tried.detector.scores(looked.gather(rows)["values"]) > 0,
-            lambda rows: self._off(rows, tried), looked.size,
+            lambda rows: self._off(rows, tried),
+            lambda rows: places.on_object(looked.gather(rows)["thing"]), looked.size,
         )  # fmt: skip
         bears = tried.rows[one.bears & mine]
         kept = looked.shelf.get("trial", number)
@@ -153,7 +161,7 @@ class Study:
             looked.shelf.put("trial", number, kept)
         trial = trials.Trial(**kept)
         removed, put = effect(trial.removed, self.seed), effect(trial.put, self.seed)
-        p = min(1.0, max(one.p * judged, removed.p / share, put.p / share))
+        p = min(1.0, max(one.p * judged, trials.WAYS * removed.p / share, put.p / share))
         inside, outside = one.bears[mine], one.bears[~mine]
         went = trial.removed[np.isfinite(trial.removed)]
         value, interval = score(inside, outside, went, self.seed)

@@ -17,8 +17,10 @@ from .effects import answer, answer_without, pasted
 from .evidence import effect
 
 TRIED = 30  # images of a trial
+WAYS = 2  # of removing
 ROUNDS = 4  # each with other partners
 HOPELESS = 0.1  # p of a first round of transplants after which nothing more is tried
+CHOICE = 12  # images that the one with most room is taken of
 STRENGTH = 1.0
 LAYERS = "last-half"
 GROUPS = ("class, cue", "class, no cue", "others, cue put there", "others")
@@ -62,7 +64,8 @@ class Known:
     model, grid : of the search
     inputs : from rows (n,) to images (n, C, H, W)
     marks : from rows to patches that show the cue (n, P)
-    off : from rows to patches that are not on the object (n, P)
+    off : from rows to patches that are neither on the object nor beside it (n, P)
+    thing : from rows to patches that are on the object (n, P)
     batch : images in the model at once
     """
 
@@ -71,11 +74,15 @@ class Known:
     inputs: Callable[[np.ndarray], Tensor]
     marks: Callable[[np.ndarray], np.ndarray]
     off: Callable[[np.ndarray], np.ndarray]
+    thing: Callable[[np.ndarray], np.ndarray]
     batch: int
 
 
 def run(known: Known, target: int, bears: np.ndarray, others: np.ndarray, seed: int) -> Trial:
     """Both trials of one candidate.
+
+    It is removed in two ways, by hiding its patches from attention and by exchanging them; the one
+    that is surer counts, with twice its p.
 
     Parameters
     ----------
@@ -86,30 +93,33 @@ def run(known: Known, target: int, bears: np.ndarray, others: np.ndarray, seed: 
     rng = np.random.default_rng((seed, target))
     rows = bears if len(bears) <= TRIED else np.sort(rng.choice(bears, TRIED, replace=False))
     images, marks = known.inputs(rows), known.marks(rows)
-    gone = marks & known.off(rows)
+    shown = widened(marks, known.grid)
+    gone = shown & known.off(rows)
     everywhere = bool(marks.mean() > 0.5)
     before = _answers(known, images, target)
-    partners = [_drawn(rng, others, len(rows)) for _ in range(2 * ROUNDS)]
+    bare, hidden = known.off(others), known.thing(others)
     put: list[np.ndarray] = []
-    for number in range(ROUNDS):
-        into, plain = partners[2 * number], partners[2 * number + 1]
-        source, others_images = known.inputs(plain), known.inputs(into)
-        region = gone & known.off(into) & known.off(plain)
+    for _ in range(ROUNDS):
+        into = _fitting(rng, gone, ~hidden)
+        region = gone & ~hidden[into]
+        plain = _fitting(rng, region, bare)
+        region &= bare[plain]
+        target_images, source = known.inputs(others[into]), known.inputs(others[plain])
         put.append(
-            _pasted(known, target, others_images, images, region, everywhere)
-            - _pasted(known, target, others_images, source, region, everywhere)
+            _pasted(known, target, target_images, images, region, everywhere)
+            - _pasted(known, target, target_images, source, region, everywhere)
         )
         if effect(put[0]).p > HOPELESS:
             nothing = np.full(len(rows), np.nan)
             return Trial(rows, before, nothing, nothing, put[0])
-    if everywhere:
-        removed, left = _exchanged(known, target, images, gone, partners[1::2])
-    else:
-        left = _each(known, lambda part: answer_without(
-            known.model, as_taken(known.model, images[part]), _classes(target, images[part]),
-            torch.from_numpy(gone[part]),
-        ), len(rows))  # fmt: skip
-        removed = before - left
+    removed, left = _exchanged(known, target, images, (shown, gone), others, bare, everywhere, rng)
+    without = before - _each(known, lambda part: answer_without(
+        known.model, as_taken(known.model, images[part]), _classes(target, images[part]),
+        torch.from_numpy(gone[part]),
+    ), len(rows))  # fmt: skip
+    # Where it is most of an image, nothing would be left to attend to.
+    if not everywhere and effect(without).p < effect(removed).p:
+        removed, left = without, before - without
     return Trial(rows, before, left, removed, np.mean(put, axis=0))
 
 
@@ -117,22 +127,54 @@ def _exchanged(
     known: Known,
     target: int,
     images: Tensor,
-    gone: np.ndarray,
-    partners: list[np.ndarray],
+    marks: tuple[np.ndarray, np.ndarray],
+    others: np.ndarray,
+    bare: np.ndarray,
+    light: bool,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What goes with a cue that is most of an image, and what is left of the log-odds.
+    """What goes from the log-odds with the cue, and what is left of them.
 
-    Nothing would be left to attend to without it: it is replaced by what an image without it shows
-    at the same place, against what another image with it shows there.
+    It is replaced by what an image without it shows at the same place, against what another image
+    with it shows there: what of the object lies beneath is gone from both. `marks` are the patches
+    that show it, and those of them that are off the object.
     """
-    with_it = np.roll(np.arange(len(images)), 1)
+    shown, gone = marks
     swapped, left = [], []
-    for plain in partners:
-        region = gone & known.off(plain) & gone[with_it]
-        replaced = _pasted(known, target, images, known.inputs(plain), region, True)
-        swapped.append(_pasted(known, target, images, images[with_it], region, True) - replaced)
+    for _ in range(ROUNDS):
+        alike = _fitting(rng, shown, gone, itself=False)
+        region = shown & gone[alike]
+        plain = _fitting(rng, region, bare)
+        region &= bare[plain]
+        replaced = _pasted(known, target, images, known.inputs(others[plain]), region, light)
+        swapped.append(_pasted(known, target, images, images[alike], region, light) - replaced)
         left.append(replaced)
     return np.mean(swapped, axis=0), np.mean(left, axis=0)
+
+
+def widened(marks: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Patches (n, P) and their neighbours: a cue ends within a patch."""
+    from scipy.ndimage import maximum_filter
+
+    made: np.ndarray = maximum_filter(
+        marks.reshape(-1, *grid.shape), size=(1, 3, 3), mode="constant"
+    ).reshape(marks.shape)
+    return made
+
+
+def _fitting(
+    rng: np.random.Generator, wanted: np.ndarray, free: np.ndarray, itself: bool = True
+) -> np.ndarray:
+    """For each of the patches `wanted` (n, P), which of `free` (m, P) has most of them.
+
+    Of `CHOICE` that are drawn; not its own number unless `itself`.
+    """
+    found = []
+    for number, one in enumerate(wanted):
+        drawn = rng.permutation(len(free))
+        drawn = drawn[: CHOICE + 1] if itself else drawn[drawn != number][: CHOICE + 1]
+        found.append(drawn[np.argmax((free[drawn] & one).sum(axis=1))])
+    return np.array(found)
 
 
 def groups(
@@ -155,7 +197,8 @@ def groups(
     source = drawn["class, cue"][np.arange(len(drawn["others"])) % len(drawn["class, cue"])]
     given = known.inputs(source)
     marks = known.marks(source)
-    region = torch.from_numpy(marks & known.off(source) & known.off(drawn["others"]))
+    given_off = widened(marks, known.grid) & known.off(source)
+    region = torch.from_numpy(given_off & ~known.thing(drawn["others"]))
     others = known.inputs(drawn["others"])
     light = bool(marks.mean() > 0.5)
     pictures = {
@@ -202,9 +245,3 @@ def _pasted(
 def _each(known: Known, of: Callable[[slice], Tensor], count: int) -> np.ndarray:
     parts = [of(slice(at, at + known.batch)) for at in range(0, count, known.batch)]
     return torch.cat(parts).float().cpu().numpy()
-
-
-def _drawn(rng: np.random.Generator, rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the rows, none twice while there are others."""
-    turns = -(-count // len(rows))
-    return np.concatenate([rng.permutation(rows) for _ in range(turns)])[:count]

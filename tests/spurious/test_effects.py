@@ -26,6 +26,12 @@ def test_log_odds_are_those_of_the_softmax():
     torch.testing.assert_close(log_odds(logits, classes), (p / (1 - p)).log())
 
 
+def test_answers_are_those_of_the_model(model):
+    images, classes = x(), torch.tensor([0, 3, 1])
+    with torch.no_grad():
+        torch.testing.assert_close(answer(model, images, classes), log_odds(model(images), classes))
+
+
 def without(model, image, gone):
     """Logits of one image whose tokens `gone` (P,) were dropped behind the embedding."""
     keep = torch.cat([torch.ones(model.num_prefix_tokens).bool(), ~gone])
@@ -65,3 +71,16 @@ def test_pixels_are_pasted_where_the_patches_are(model):
         here = (slice(None), slice(top, top + int(height)), slice(left, left + int(width)))
         wanted[image][here] = source[image][here]
     assert torch.equal(pasted(into, source, patches, grid), wanted)
+
+
+def test_the_light_of_a_cast_comes_with_it(model):
+    plain = x(1, 3)
+    shift = torch.tensor([0.5, 0.0, -0.5])[None, :, None, None]
+    grid = record(model, plain, grad=False).grid
+    patches = torch.zeros(1, 12).bool()
+    patches[0, :8] = True
+    lit = pasted(plain, plain + shift, patches, grid, light=True)
+    torch.testing.assert_close(lit, plain + shift)  # the rest as well
+    assert torch.equal(pasted(plain, plain + shift, patches, grid)[:, :, 32:], plain[:, :, 32:])
+    brighter = pasted(plain, plain + 0.3, patches, grid, light=True)
+    torch.testing.assert_close(brighter[:, :, 32:], plain[:, :, 32:])  # brightness stays
