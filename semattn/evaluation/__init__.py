@@ -5,7 +5,7 @@ from .measures import Measure, Setting, measures
 from .methods import DEFAULT, Map, method, peers
 from .run import Results, core, evaluate
 from .statistics import Difference, Estimate, difference, estimate, holm
-from .table import BASELINES, Table, check_baselines, markdown, table
+from .table import BASELINES, Table, check_baselines, heading, markdown, page, table
 
 assert _archives and _lrp and _peers  # entered as data and as rows
 
@@ -24,10 +24,12 @@ __all__ = [
     "difference",
     "estimate",
     "evaluate",
+    "heading",
     "holm",
     "markdown",
     "measures",
     "method",
+    "page",
     "peers",
     "table",
 ]
