@@ -18,9 +18,11 @@ from semattn.evaluation import (
     DEFAULT,
     Setting,
     evaluate,
+    heading,
     markdown,
     measures,
     method,
+    page,
     peers,
     table,
 )  # fmt: skip
@@ -191,6 +193,16 @@ def test_the_table_compares_in_pairs_and_puts_controls_last(found):
     assert text.count("less attention-rollout") == 1 and "random (control)" in text
     with pytest.raises(ValueError, match="baselines: expected some of"):
         table(found, ["grad-cam"])
+
+
+def test_a_page_says_what_was_measured_and_which_way_is_better(model, found):
+    text = page(found, table(found))
+    assert text.startswith(markdown(table(found)).rstrip("\n"))
+    assert "4 images" in text and "perturbed in 4 steps, blur" in text and "in float32" in text
+    assert "the predicted class explained" in text or "the true class explained" in text
+    assert (heading("ap"), heading("deletion")) == ("AP ↑", "deletion ↓")
+    refused = replace(found, refused={"random": "model: expected another"})
+    assert "Refused: random: model: expected another" in page(refused, table(refused))
 
 
 def test_names_tell_what_is_a_control():
