@@ -99,6 +99,14 @@ def test_half_precision_is_taken_where_the_processor_has_it(monkeypatch):
     assert read_precision("auto", "meta") == "float32"
 
 
+def test_what_failed_before_its_first_image_leaves_the_folder_free(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    given = ["bench", "explain", "--data", data, *SMALL, "--out", str(tmp_path / "out")]
+    assert main([*given, "--methods", "pytorch-grad-cam/GradCAM"]) == 2
+    assert main([*given, "--methods", "random", "--metrics", "ap"]) == 0
+    assert main([*given, "--methods", "center", "--metrics", "ap"]) == 2
+
+
 def _numbers(folder):
     """The lines of a result, but for the seconds."""
     with (folder / "bench.csv").open() as file:
@@ -109,7 +117,10 @@ def _numbers(folder):
     ("given", "said"),
     [
         (["--data", "mask:a"], "did you mean 'masks'"),
-        (["--data", "DATA", "--methods", "rolout"], "method: unknown name 'rolout'"),
+        (
+            ["--data", "DATA", "--methods", "rolout"],
+            "unknown name 'rolout' — did you mean 'attention-rollout'",
+        ),
         (["--data", "DATA", "--metrics", "app"], "did you mean 'ap'"),
         (["--data", "DATA", "--baselines", "grad-cam"], "baselines: expected some of"),
         (["--data", "DATA", "--baseline", "blurr"], "did you mean 'blur'"),
