@@ -51,6 +51,7 @@ VARIANTS = (
 GROWN = tuple(f"{one}+grown" for one in ("generic-relevance", "raw-attention", "gradient-rollout"))
 PAIRED = ("ap", "pointing", "insertion-deletion")
 SLOW = ("captum/Occlusion", "captum/KernelShap", "pytorch-grad-cam/ScoreCAM")
+RELEVANCE = ("hilrp/AttnLRP", "hilrp/CP-LRP")
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
     parser.add_argument("--methods", help="by commas; all that are not slow if left out")
     parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
+    parser.add_argument("--lrp", action="store_true", help="beside those, hilrp's (see the docs)")
     parser.add_argument("--grown", action="store_true", help="the best others, grown as ours is")
     parser.add_argument("--variants", action="store_true", help="our method's settings alone")
     parser.add_argument("--metrics", help="by commas; the core if left out")
@@ -144,6 +146,8 @@ def main() -> None:
         rows = [OURS, f"{OURS}:uniform", *GROWN]
     if options.variants:
         rows = list(VARIANTS)
+    if options.lrp:
+        rows = [*dict.fromkeys([*rows, *RELEVANCE])]
     model = semattn.load()
     own = Preprocessing.of(model)
     setting = evaluation.Setting(

@@ -7,14 +7,21 @@ benchmarks and the contract tests read it, so that registering is all that an ex
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 
 def choices(kind: str, given: object, names: Iterable[str]) -> str:
-    """The one line that answers an unknown name: the nearest one, then all of them."""
+    """The one line that answers an unknown name: the nearest one, then all of them.
+
+    A part of a name is enough to be near it: "rolout" is answered with "attention-rollout".
+    """
     known = sorted(names)
     near = difflib.get_close_matches(str(given), known, n=1)
+    if not near:
+        parts = {part: name for name in reversed(known) for part in re.split("[-/]", name)}
+        near = [parts[one] for one in difflib.get_close_matches(str(given), parts, 1, 0.75)]
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{kind}: unknown name {given!r} — {hint}choose from {', '.join(known)}"
 

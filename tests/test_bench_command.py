@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from semattn.cli import main
+from semattn.commands.reading import read_precision
 from tests.conftest import refused
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -88,6 +89,24 @@ def test_a_killed_run_goes_on(data, tmp_path):
         assert row == other
 
 
+def test_half_precision_is_taken_where_the_processor_has_it(monkeypatch):
+    for known in (True, False):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda known=known: known)
+        assert read_precision("auto", "cpu") == ("bfloat16" if known else "float32")
+        assert read_precision("float16", "cpu") == "float16"
+    monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
+    assert read_precision("auto", "cpu") == "float32"
+    assert read_precision("auto", "meta") == "float32"
+
+
+def test_what_failed_before_its_first_image_leaves_the_folder_free(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    given = ["bench", "explain", "--data", data, *SMALL, "--out", str(tmp_path / "out")]
+    assert main([*given, "--methods", "pytorch-grad-cam/GradCAM"]) == 2
+    assert main([*given, "--methods", "random", "--metrics", "ap"]) == 0
+    assert main([*given, "--methods", "center", "--metrics", "ap"]) == 2
+
+
 def _numbers(folder):
     """The lines of a result, but for the seconds."""
     with (folder / "bench.csv").open() as file:
@@ -98,11 +117,16 @@ def _numbers(folder):
     ("given", "said"),
     [
         (["--data", "mask:a"], "did you mean 'masks'"),
-        (["--data", "DATA", "--methods", "rolout"], "method: unknown name 'rolout'"),
+        (
+            ["--data", "DATA", "--methods", "rolout"],
+            "unknown name 'rolout' — did you mean 'attention-rollout'",
+        ),
         (["--data", "DATA", "--metrics", "app"], "did you mean 'ap'"),
         (["--data", "DATA", "--baselines", "grad-cam"], "baselines: expected some of"),
         (["--data", "DATA", "--baseline", "blurr"], "did you mean 'blur'"),
         (["--data", "DATA", "--refine", "guide"], "did you mean 'guided'"),
+        (["--data", "DATA", "--precision", "half"], "precision: unknown name 'half'"),
+        (["--data", "masks:images"], "data: expected masks:IMAGES,MASKS, got 1 path"),
         ([], "--data"),
     ],
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from . import options
 from .console import bar, busy, report_benchmark, told
-from .reading import load_model, read_device, read_names
+from .reading import load_model, read_device, read_names, read_precision
 
-QUICK = {"images": 20, "steps": 8}
+QUICK = {"images": 10, "steps": 8}
 
 
 def explain(
@@ -26,7 +26,7 @@ def explain(
     steps: options.PerturbationSteps = 16,
     quick: options.Quick = False,
     batch_size: options.PerturbationBatch = 32,
-    precision: options.Precision = "float32",
+    precision: options.Precision = "auto",
     seed: options.BenchSeed = 0,
     device: options.Device = "cpu",
     out: options.BenchFolder = None,
@@ -69,7 +69,7 @@ def explain(
             black = tuple(-mean / std for mean, std in zip(own.mean, own.std, strict=True))
         setting = evaluation.Setting(
             baseline=baseline, black=black, steps=steps, batch_size=batch_size, seed=seed,
-            precision=precision,
+            precision=read_precision(precision, device),
         )  # fmt: skip
         with bar() as progress:
             found = evaluation.evaluate(
@@ -81,6 +81,7 @@ def explain(
             made = evaluation.table(found, compared, seed)
             titles = {name: evaluation.measures[name].title for name in found.metrics}
             files = output.write_benchmark(
-                found, made, folder, markdown=evaluation.markdown(made), titles=titles
-            )
+                found, made, folder, markdown=evaluation.page(found, made),
+                titles={name: evaluation.heading(name) for name in found.metrics},
+            )  # fmt: skip
     report_benchmark(found, made, titles, files, notes)

@@ -210,7 +210,7 @@ Data = Annotated[
         "DATA",
         "Images with the masks of their objects: [bold]masks:IMAGES,MASKS[/] (folders), "
         "[bold]voc:ROOT[/], [bold]coco:IMAGES,ANNOTATIONS[/] or "
-        "[bold]imagenet-segmentation:FILE[/].",
+        "[bold]imagenet-segmentation:FILE[/]; [bold]folder:IMAGES[/] has none.",
     ),
 ]
 BenchMethods = Annotated[
@@ -241,9 +241,14 @@ PerturbationBatch = Annotated[
 ]
 Precision = Annotated[
     str,
-    _option(HOW, "TYPE", "What perturbed images are computed in: float32, bfloat16 or float16."),
+    _option(
+        HOW,
+        "TYPE",
+        "What perturbed images are computed in: float32, bfloat16 or float16; [bold]auto[/] is "
+        "bfloat16 where the machine computes in it.",
+    ),
 ]
-Quick = Annotated[bool, _option(HOW, None, "20 images and 8 steps at most.", "--quick")]
+Quick = Annotated[bool, _option(HOW, None, "10 images and 8 steps at most.", "--quick")]
 BenchSeed = Annotated[int, _option(HOW, "S", "Of the ties, the draws and the intervals.", min=0)]
 BenchFolder = Annotated[
     Path | None, _option(WHERE, "FOLDER", "Where the results go; ./semattn-bench if left out.")

@@ -198,6 +198,19 @@ def read_layers(given: str | None) -> str | list[int] | None:
     return numbers
 
 
+def read_precision(name: str, device: str) -> str:
+    """The name of a precision; "auto" is bfloat16 where the device's own instructions know it."""
+    import torch
+
+    if name != "auto":
+        return name
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every release
+    return "bfloat16" if kind == "cpu" and asked is not None and asked() else "float32"
+
+
 def read_device(name: str) -> str:
     """The name of a device, once it is known that this machine has it."""
     import torch

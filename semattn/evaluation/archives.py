@@ -79,7 +79,8 @@ class Coco:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SemattnError(
                 f"coco: expected COCO's annotations of instances, got {annotations} "
-                f"({type(error).__name__}: {' '.join(str(error).split())})"
+                f"({type(error).__name__}: {' '.join(str(error).split())}) — give the pictures' "
+                "folder, then a file such as instances_val2017.json"
             ) from error
         self.root, self.by_image = images, by_image
         self.order = [one for one in self.files if one in by_image]
@@ -171,7 +172,7 @@ class ImageNetSegmentation:
         except (OSError, KeyError, TypeError, AttributeError) as error:
             raise SemattnError(
                 f"imagenet-segmentation: expected gtsegs_ijcv.mat, got {file} "
-                f"({' '.join(str(error).split())})"
+                f"({' '.join(str(error).split())}) — give the path of that file"
             ) from error
         self.about: dict[str, Any] = {
             "name": "imagenet-segmentation", "root": file.name, "of": len(self.images)

@@ -6,6 +6,7 @@ and what it is (`about`, ready for JSON). `read("masks:IMAGES,MASKS")` makes one
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,20 @@ def read(spec: str) -> Data:
     paths = [part for part in rest.split(",") if part]
     if kind not in datasets or not colon:
         raise ValueError(f"{choices('data', kind, datasets)}, followed by : and paths")
+    form = inspect.signature(datasets[kind])
     try:
-        made: Data = datasets[kind](*(Path(part) for part in paths))
-        return made
+        given = form.bind(*(Path(part) for part in paths))
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise ValueError(f"data: expected other paths for {kind}, got {len(paths)}") from error
+        named = [
+            one.name.upper() if one.default is one.empty else f"[{one.name.upper()}]"
+            for one in form.parameters.values()
+        ]
+        raise ValueError(
+            f"data: expected {kind}:{','.join(named)}, got {len(paths)} "
+            f"{'path' if len(paths) == 1 else 'paths'} — give each, with commas between"
+        ) from error
+    made: Data = datasets[kind](*given.args)
+    return made
 
 
 class First:
@@ -158,5 +166,5 @@ def whole(masks: Sequence[np.ndarray]) -> np.ndarray:
     return np.logical_or.reduce(list(masks))
 
 
-datasets["masks"] = Folder
+datasets["masks"] = lambda images, masks: Folder(images, masks)
 datasets["folder"] = lambda images: Folder(images)

@@ -226,14 +226,21 @@ class _Store:
                 known = json.loads(about.read_text(encoding="utf-8")).get("digest")
             except (ValueError, AttributeError):
                 known = None
-            if known != own["digest"]:
+            if known != own["digest"] and any(folder.glob("[0-9]*.json")):
                 raise SemattnError(
                     f"out: expected the beginning of this run, got {folder} with that of another — "
                     "remove it, or choose another folder"
                 )
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(about, own)
+            if known == own["digest"]:
+                return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(about, own)
+        except OSError as error:
+            raise SemattnError(
+                f"out: expected a folder to write to, got {folder} ({error.strerror}) — choose "
+                "another"
+            ) from error
 
     def read(self, index: int) -> dict[str, Any] | None:
         """What is kept of an image."""

@@ -106,9 +106,33 @@ def _key(sign: int, one: Estimate) -> float:
     return np.inf if np.isnan(one.mean) else sign * one.mean
 
 
+def heading(metric: str) -> str:
+    """A metric's title, and an arrow to where the better values are."""
+    return f"{measures[metric].title} {'↑' if measures[metric].more else '↓'}"
+
+
+def page(found: Results, made: Table) -> str:
+    """The table in Markdown, and under it on what it was measured, and how it is read."""
+    data, at = found.manifest["data"], found.manifest["setting"]
+    right = [one for one in found.right if one is not None]
+    classes = "the predicted class explained"
+    if right:
+        classes = f"the true class explained (the model is right on {sum(right)})"
+    images = "1 image" if len(found.names) == 1 else f"{len(found.names)} images"
+    said = (
+        f"{images} ({data['name']}), {classes}; refinement: {found.manifest['refine']}; "
+        f"perturbed in {at['steps']} steps, {at['baseline']} for what is gone, in "
+        f"{at['precision']}. Means, and differences in pairs, with 95 % bootstrap intervals over "
+        "images; \\* p < .05 by flips of the signs, after Holm's correction over all pairs of a "
+        "metric. ↑ more is better, ↓ less. Seconds and MiB of one map: medians over images."
+    )
+    refused = [f"Refused: {name}: {why}" for name, why in found.refused.items()]
+    return "\n\n".join([markdown(made).rstrip("\n"), said, *refused]) + "\n"
+
+
 def markdown(made: Table) -> str:
     """The table in Markdown: means with intervals, then differences to each baseline."""
-    arrows = [f"{measures[one].title} {'↑' if measures[one].more else '↓'}" for one in made.metrics]
+    arrows = [heading(one) for one in made.metrics]
     lines = [
         _line(["method", *arrows, "seconds", "MiB"]),
         _line(["---", *["---:"] * (len(arrows) + 2)]),

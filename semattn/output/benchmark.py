@@ -33,7 +33,8 @@ def write_benchmark(
         For a folder that cannot be written to; nothing is left behind.
     """
     with staged(folder) as stage:
-        headline = f"{len(found.names)} images, {len(made.methods)} methods"
+        counted = zip((found.names, made.methods), ("image", "method"), strict=True)
+        headline = ", ".join(f"{len(one)} {name}{'s' * (len(one) != 1)}" for one, name in counted)
         benchmark(made, titles, headline).savefig(stage / BENCHMARK_FILES["figure"])
         (stage / BENCHMARK_FILES["table"]).write_text(markdown, encoding="utf-8")
         with (stage / BENCHMARK_FILES["images"]).open("w", newline="", encoding="utf-8") as file:

@@ -11,21 +11,34 @@ if TYPE_CHECKING:
 
     from ..evaluation.table import Table
 
-MOST = 6  # panels
+MOST, ACROSS = 6, 3  # panels, and of them in a row
+READING = (
+    "means, and 95 % bootstrap intervals over images; hollow: controls; ↑ more is better, ↓ less"
+)
 
 
 def benchmark(made: Table, titles: dict[str, str], headline: str) -> Figure:
-    """Dots at means, lines over 95 % intervals; controls are hollow."""
+    """Dots at means, lines over 95 % intervals; controls are hollow.
+
+    Parameters
+    ----------
+    titles : of the metrics, arrows and all
+    headline : over it
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = made.metrics[:MOST]
-    height = 1.35 + 0.27 * len(made.methods)
-    drawn = Figure(figsize=(3.2 + 2.3 * len(shown), height), dpi=200, facecolor="white")
+    columns = min(len(shown), ACROSS)
+    rows = -(-len(shown) // columns)
+    height = 0.9 + rows * (0.65 + 0.24 * len(made.methods))
+    drawn = Figure(figsize=(2.6 + 2.5 * columns, height), dpi=200, facecolor="white")
     FigureCanvasAgg(drawn)
-    panels = drawn.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    panels = drawn.subplots(rows, columns, sharey=True, squeeze=False)
+    for spare in panels.flat[len(shown) :]:
+        spare.set_axis_off()
     places = range(len(made.methods))
-    for panel, metric in zip(panels, shown, strict=True):
+    for panel, metric in zip(panels.flat, shown, strict=False):
         for at, name in zip(places, made.methods, strict=True):
             one = made.estimates[name, metric]
             hollow = name in made.controls
@@ -36,18 +49,20 @@ def benchmark(made: Table, titles: dict[str, str], headline: str) -> Figure:
             )  # fmt: skip
         panel.set_title(titles[metric], fontsize=9, color=INK, loc="left")
         panel.grid(axis="x", color="0.9", linewidth=0.6)
+        panel.set_axisbelow(True)
         panel.tick_params(labelsize=7.5, colors=MUTED, length=0)
         for side in ("top", "right", "left"):
             panel.spines[side].set_visible(False)
         panel.spines["bottom"].set_color("0.8")
-    panels[0].set_yticks(list(places), made.methods)
-    for label in panels[0].get_yticklabels():
-        label.set(color=INK, fontsize=8)
-    panels[0].invert_yaxis()
+    for first in panels[:, 0]:
+        first.set_yticks(list(places), made.methods)
+        for label in first.get_yticklabels():
+            label.set(color=INK, fontsize=8)
+    panels[0, 0].invert_yaxis()  # the others share it
     drawn.suptitle(headline, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=INK)
     drawn.text(
-        0.01, 0.01, "means, and 95 % bootstrap intervals over images; hollow: controls",
+        0.01, 0.06 / height, READING,
         fontsize=7.5, color=MUTED, parse_math=False,
     )  # fmt: skip
-    drawn.tight_layout(rect=(0, 0.03, 1, 0.97))
+    drawn.tight_layout(rect=(0, 0.2 / height, 1, 1 - 0.05 / height))
     return drawn

@@ -72,8 +72,10 @@ def test_what_is_wrong_with_folders_is_said(folders, tmp_path):
     [
         ("mask:a,b", "data: unknown name 'mask' — did you mean 'masks'"),
         ("masks", "followed by : and paths"),
-        ("masks:a,b,c", "data: expected other paths for masks, got 3"),
-        ("coco:a", "data: expected other paths for coco, got 1"),
+        ("masks:a,b,c", "data: expected masks:IMAGES,MASKS, got 3 paths"),
+        ("masks:a", "data: expected masks:IMAGES,MASKS, got 1 path "),
+        ("voc:a,b,c", r"data: expected voc:ROOT,\[SPLIT\], got 3 paths"),
+        ("coco:a", "data: expected coco:IMAGES,ANNOTATIONS, got 1 path "),
         ("voc:nowhere", "voc: expected nowhere"),
         ("coco:a,nowhere.json", "coco: expected COCO's annotations"),
         ("folder:nowhere", "folder: expected one that can be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,12 +18,15 @@ from semattn.evaluation import (
     DEFAULT,
     Setting,
     evaluate,
+    heading,
     markdown,
     measures,
     method,
+    page,
     peers,
     table,
 )  # fmt: skip
+from semattn.evaluation.lrp import put_back
 from semattn.evaluation.table import is_control
 from semattn.explain import explainers
 from semattn.explain.refine import refinements
@@ -191,6 +195,16 @@ def test_the_table_compares_in_pairs_and_puts_controls_last(found):
         table(found, ["grad-cam"])
 
 
+def test_a_page_says_what_was_measured_and_which_way_is_better(model, found):
+    text = page(found, table(found))
+    assert text.startswith(markdown(table(found)).rstrip("\n"))
+    assert "4 images" in text and "perturbed in 4 steps, blur" in text and "in float32" in text
+    assert "the predicted class explained" in text or "the true class explained" in text
+    assert (heading("ap"), heading("deletion")) == ("AP ↑", "deletion ↓")
+    refused = replace(found, refused={"random": "model: expected another"})
+    assert "Refused: random: model: expected another" in page(refused, table(refused))
+
+
 def test_names_tell_what_is_a_control():
     said = [is_control(name) for name in ("random", "grad-cam", "grad-cam:sobel", "legrad:size")]
     assert said == [True, False, True, False]
@@ -245,6 +259,7 @@ def test_nothing_readable_is_an_error(model):
 PACKAGES = {
     "captum": "captum",
     "fast-vit-rollout": "fast_vit_rollout",
+    "hilrp": "hilrp.vit_lxt",
     "pytorch-grad-cam": "pytorch_grad_cam",
     "torchcam": "torchcam",
 }
@@ -252,7 +267,7 @@ PACKAGES = {
 
 @pytest.mark.parametrize("name", sorted(peers))
 def test_peers_run_as_rows(model, name):
-    pytest.importorskip(PACKAGES[name.split("/")[0]])
+    pytest.importorskip(PACKAGES[name.split("/")[0]], exc_type=ImportError)
     pre = Preprocessing.of(model)
     if name == "torchcam/LeGrad":
         from torchvision.models import VisionTransformer
@@ -280,6 +295,37 @@ def test_a_peer_refuses_a_model_of_another_make(model):
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
     with pytest.raises(UnsupportedModelError, match="expected a vision transformer of torchvision"):
         method("torchcam/LeGrad")(model, pixels, 3)
+
+
+def test_hilrps_patches_of_torchs_classes_do_not_stay(model):
+    pytest.importorskip("hilrp.vit_lxt", exc_type=ImportError)
+    pixels = prepare(Data()[0].image, Preprocessing.of(model))
+    before = method("input-x-gradient")(model, pixels, 3).heat
+    kept = {one: dict(vars(one)) for one in (torch.nn.GELU, torch.nn.LayerNorm)}
+    method("hilrp/AttnLRP")(model, pixels, 3)
+    assert all(dict(vars(one)) == own for one, own in kept.items())
+    torch.testing.assert_close(method("input-x-gradient")(model, pixels, 3).heat, before)
+    with pytest.raises(UnsupportedModelError, match="expected a plain vision transformer of timm"):
+        peers["hilrp/AttnLRP"](torch.nn.Linear(2, 2), pixels.inputs, 3, None)
+
+
+def test_what_is_patched_is_put_back():
+    class Patched:
+        kept, replaced = 1, 2
+
+    with put_back([Patched]):
+        Patched.replaced, Patched.added = 3, 4
+    assert (Patched.kept, Patched.replaced) == (1, 2) and not hasattr(Patched, "added")
+
+
+def test_a_peer_that_is_not_there_is_told_in_one_line(model, monkeypatch):
+    for module in ("hilrp", "pytorch_grad_cam"):
+        monkeypatch.setitem(sys.modules, module, None)
+    pixels = prepare(Data()[0].image, Preprocessing.of(model))
+    for name in ("hilrp/AttnLRP", "pytorch-grad-cam/GradCAM"):
+        with pytest.raises(SemattnError, match="expected the packages? .*pip install") as error:
+            method(name)(model, pixels, 3)
+        assert "\n" not in str(error.value)
 
 
 def test_a_row_with_options_is_the_explainer_with_them(model):

@@ -1,6 +1,8 @@
-"""Curves of deletion and insertion, and what is made of them, against slow loops and Quantus."""
+"""Curves of deletion and insertion, what is made of them: against slow loops, Quantus, torchcam."""
 
 from __future__ import annotations
+
+import contextlib
 
 import numpy as np
 import pytest
@@ -149,6 +151,41 @@ def test_deletion_is_quantus_selectivity(model, x, scores):
     )
     made = curves(square, images, own, TARGET, grid=grid, baseline=torch.zeros(3, 1, 1), parts=9)
     np.testing.assert_allclose(np.array(theirs), made.deletion[:, 1:], atol=1e-5)
+
+
+@pytest.mark.parametrize(("patches", "baseline"), [(1, 0.0), (3, 0.5)])
+def test_both_areas_are_torchcams(model, x, scores, patches, baseline):
+    """torchcam takes pixels; of a map that is even within patches, patch by patch."""
+    theirs = pytest.importorskip("torchcam.metrics", exc_type=ImportError)
+
+    class Given:
+        def __init__(self, index: int) -> None:
+            self.model, self.index = model, index
+
+        def __call__(self, *_: object, **__: object) -> list[Tensor]:
+            return [GRID.upsample(scores[self.index : self.index + 1], mode="nearest")]
+
+        def fuse_cams(self, cams: list[Tensor]) -> Tensor:
+            return cams[0]
+
+        def _hooks_off(self) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext()
+
+    parts = [step / 12 for step in range(0, 13, patches)]
+    for index in range(3):
+        part = slice(index, index + 1)
+        metric = theirs.DeletionInsertionMetric(
+            Given(index), nn.Softmax(-1), steps=len(parts) - 1,
+            baseline=torch.full((1, 3, 1, 1), baseline), batch_size=7,
+        )  # fmt: skip
+        metric.update(x[part], int(TARGET[index]))
+        made = curves(
+            model, x[part], scores[part], TARGET[part], grid=GRID,
+            baseline=torch.full((3, 1, 1), baseline), parts=parts,
+        )  # fmt: skip
+        found = metric.summary()
+        assert float(metrics.deletion(made)) == pytest.approx(found["deletion_auc"], abs=1e-5)
+        assert float(metrics.insertion(made)) == pytest.approx(found["insertion_auc"], abs=1e-5)
 
 
 def test_correlation_by_a_slow_loop(model, x, scores):
