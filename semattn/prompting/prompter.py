@@ -250,7 +250,9 @@ class AttentionPrompter(nn.Module):
         weights = self.density if weights is None else weights
         nats = self._away if away else lambda s: attend(s, self.clip)
         if callable(getattr(weights, "bias", None)):
-            return Given(on_grid(weights.bias(call.images), grid, batch, "bias of the cue"))
+            with apart():  # a cue may ask the model itself
+                made = weights.bias(call.images)
+            return Given(on_grid(made, grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
             pixels = pixels_of(
                 call.images.detach(), self.preprocessing or (lambda: Preprocessing.of(self.model))

@@ -47,10 +47,11 @@ def fit_space(features: np.ndarray, seed: int) -> Space:
             axes[part] = np.diag(1 / own.std(axis=0).clip(min=1e-6))
         else:
             count = min(axes.shape[1], len(own))
-            made = PCA(count, random_state=seed).fit(own)
             axes = axes[:, :count]
-            width = np.sqrt(made.explained_variance_.mean())
-            axes[part] = made.components_.T / max(width, 1e-6)
+            if own.any():  # else nothing tells patches apart
+                made = PCA(count, random_state=seed).fit(own)
+                width = np.sqrt(made.explained_variance_.mean())
+                axes[part] = made.components_.T / max(width, 1e-6)
         found.append(axes)
     start = found[0].shape[1]
     things = slice(start, start + found[1].shape[1])

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import nn
@@ -70,7 +71,7 @@ def load_discovery(file: str | os.PathLike[str], model: nn.Module | None = None)
     """
     path = Path(file)
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             arrays = dict(kept)
         about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
         if about.pop("form") != FORM:
@@ -86,7 +87,15 @@ def load_discovery(file: str | os.PathLike[str], model: nn.Module | None = None)
         raise SemattnError(
             f"file: expected a discovery, got {path}, which does not exist"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        EOFError,
+        BadZipFile,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise SemattnError(
             f"file: expected what save_discovery wrote, got {path} ({error}) — it is damaged, or "
             "something else"

@@ -202,8 +202,7 @@ def groups(
     others = known.inputs(drawn["others"])
     light = bool(marks.mean() > 0.5)
     pictures = {
-        "class, cue": known.inputs(drawn["class, cue"]),
-        "class, no cue": known.inputs(drawn["class, no cue"]),
+        **{name: known.inputs(drawn[name]) for name in GROUPS[:2] if len(drawn[name])},
         "others, cue put there": pasted(others, given, region, known.grid, light),
         "others": others,
     }
@@ -218,9 +217,8 @@ def groups(
                 right.append(output_tensor(known.model(part)).argmax(-1).cpu())
                 with prompter.steer(cue(part).to(part.device), away=True):
                     prompted.append(output_tensor(known.model(part)).argmax(-1).cpu())
-        if right:
-            hits = [float((torch.cat(one).numpy() == wanted).mean()) for one in (right, prompted)]
-            found.append(Group(name, len(images), *hits))
+        hits = [float((torch.cat(one).numpy() == wanted).mean()) for one in (right, prompted)]
+        found.append(Group(name, len(images), *hits))
     return tuple(found)
 
 

@@ -1,0 +1,194 @@
+"""A mark that is planted is found, confirmed and kept; what is no data set is told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semattn import discover_spurious
+from semattn.errors import SemattnError
+from semattn.prompting import AttentionPrompter
+from semattn.spurious import load_discovery, looked, save_discovery
+from tests import models
+
+from . import planted
+
+NAMES = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return planted.images(24, 0.95)
+
+
+@pytest.fixture(scope="module")
+def model(pairs):
+    return planted.model_of(pairs)
+
+
+@pytest.fixture(scope="module")
+def found(model, pairs):
+    return discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
+
+
+def same(one, other):
+    texts = [json.dumps(each.summary() | {"manifest": 0}, sort_keys=True) for each in (one, other)]
+    return texts[0] == texts[1]
+
+
+def test_the_mark_is_the_first_cue(found):
+    cue = found.cues[0]
+    assert cue.confirmed and cue.name == "red" and found.classes[0].name == "red"
+    assert cue.where == "same place" and cue.inside > 0.6 and cue.outside < 0.1
+    assert cue.removed.low > 0 and cue.transplanted.low > 0
+    rows, columns = np.unravel_index(cue.place.argmax(), cue.place.shape)
+    assert 8 <= rows <= 11 and 8 <= columns <= 11  # patches of the mark
+    assert found.confirmed[0] is cue and found.images == 72 and found.accuracy > 0.9
+    assert {one.name for one in cue.groups} >= {"class, cue", "others, cue put there"}
+    assert all(not bool(np.isnan(one.matches).any()) for one in cue.examples)
+
+
+def test_it_is_found_in_images_that_nobody_searched(found, model):
+    fresh = planted.images(8, 0.5, seed=9)
+    matches = found.cues[0].matches(planted.inputs_of(fresh))
+    bears = np.array([one[planted.MARK].max() == 250 and one[81, 70, 0] > 200 for one, _ in fresh])
+    inside = matches.reshape(-1, 12, 12)[:, 9:11, 9:11].mean(dim=(1, 2)).numpy()
+    assert inside[bears].min() > inside[~bears].max()
+    x = planted.inputs_of(fresh)
+    prompter = AttentionPrompter(model, preprocessing=planted.OWN)
+    with torch.no_grad(), prompter.steer(found.cues[0]):
+        led = model(x)
+    assert not torch.equal(led, model(x))
+
+
+def test_a_seed_gives_the_same_and_the_model_is_left_alone(model, pairs, found):
+    before = models.state_of(model)
+    again = discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
+    assert same(found, again) and models.state_of(model) == before
+
+
+def test_a_stopped_search_goes_on(model, pairs, found, tmp_path, monkeypatch):
+    real, calls = looked.Looker.look, []
+
+    def stop(self, images):
+        calls.append(len(images.pixels))
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
+    monkeypatch.setattr(looked.Looker, "look", stop)
+    with pytest.raises(KeyboardInterrupt):
+        discover_spurious(model, pairs, **options)
+    done = len(list((tmp_path / "search").glob("look-*.npz")))
+    assert done == 7 - 4  # four batches make the space
+    monkeypatch.setattr(looked.Looker, "look", real)
+    assert same(found, discover_spurious(model, pairs, **options))
+    assert not (tmp_path / "search").exists()
+
+
+def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(looked.Looker, "look", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
+    with pytest.raises(KeyboardInterrupt):
+        discover_spurious(model, pairs, **options)
+    with pytest.raises(SemattnError, match="expected the beginning of this search"):
+        discover_spurious(model, pairs, seed=1, **options)
+
+
+def test_what_is_kept_is_read_again(found, model, tmp_path):
+    file = save_discovery(found, tmp_path / "found.npz")
+    read = load_discovery(file, model)
+    assert json.dumps(read.summary()) == json.dumps(found.summary())
+    x = planted.inputs_of(planted.images(2, 1.0, seed=5))
+    own = [dataclasses.replace(one.cues[0], preprocessing=planted.OWN) for one in (found, read)]
+    torch.testing.assert_close(own[0].matches(x), own[1].matches(x))
+    assert np.array_equal(read.cues[0].examples[0].pixels, found.cues[0].examples[0].pixels)
+    with pytest.raises(ValueError, match="expected the model that the cue was found in"):
+        load_discovery(file).cues[0].matches(x)
+    with pytest.raises(ValueError, match="features a patch"):
+        read.cues[0].matches(x[..., :48, :64], models.build("class-token"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", pickle.dumps({"a": 1})])
+def test_a_file_that_is_none_is_refused(content, tmp_path):
+    file = tmp_path / "found.npz"
+    file.write_bytes(content)
+    with pytest.raises(SemattnError, match="expected what save_discovery wrote"):
+        load_discovery(file)
+    with pytest.raises(SemattnError, match="which does not exist"):
+        load_discovery(tmp_path / "none.npz")
+
+
+def folder_of(pairs, folder, names=NAMES):
+    for number, (pixels, label) in enumerate(pairs):
+        (folder / names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / names[label] / f"{number:03}.png")
+    return folder
+
+
+def test_broken_images_are_skipped_and_said(model, pairs, tmp_path):
+    folder = folder_of(pairs, tmp_path / "data")
+    (folder / "green" / "broken.png").write_bytes(b"no picture")
+    (folder / "blue" / "half.png").write_bytes((folder / "blue" / "002.png").read_bytes()[:300])
+    found = discover_spurious(model, folder, names=NAMES, preprocessing=planted.OWN)
+    assert sorted(one.name.rsplit("/", 1)[-1] for one in found.skipped) == [
+        "broken.png",
+        "half.png",
+    ]
+    assert found.images == 72 and found.confirmed[0].name == "red"
+
+
+def test_without_labels_the_predicted_classes_stand_in(model, pairs):
+    found = discover_spurious(model, [one for one, _ in pairs], names=NAMES,
+                              preprocessing=planted.OWN)  # fmt: skip
+    assert found.accuracy is None and "the class that the model predicts" in found.notes[0]
+    assert found.confirmed[0].name == "red"
+
+
+def test_labels_that_the_model_does_not_have(model, pairs, tmp_path):
+    folder = folder_of(pairs, tmp_path, ("red", "green", "violet"))
+    found = discover_spurious(model, folder, names=NAMES, preprocessing=planted.OWN)
+    assert "violet is no class of the model" in found.notes[0]
+    with pytest.raises(SemattnError, match="expected labels below 3, the model's outputs, got 3"):
+        discover_spurious(model, [(one, label + 1) for one, label in pairs], names=NAMES,
+                          preprocessing=planted.OWN)  # fmt: skip
+
+
+BLANK = np.zeros((96, 96, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ([], {}, "dataset: expected images, got none"),
+        (iter([]), {}, "dataset: expected a folder, a list of images"),
+        ("nowhere", {}, "got nowhere, which does not exist"),
+        ([(BLANK, 0)] * 8, {}, "expected images of two classes at least, got red alone"),
+        ([(BLANK, 0), (BLANK, 1)], {}, "expected 6 images of a class at least"),
+        (["none.png", "two.png"], {}, "expected images that can be read, got none"),
+        ([(BLANK, 0)], {"level": 2}, "level: expected one between 0 and 1, got 2"),
+        ([(BLANK, 0)], {"most": 0}, "most: expected 1 at least, got 0"),
+        ([(BLANK, 0), (BLANK, 1)], {"classes": ["rad"]}, "did you mean 'red'"),
+        ([(BLANK, 0), (BLANK, 1)], {"classes": [2]}, "expected ones that images are of, got blue"),
+        ([(BLANK, 0)], {"names": ("a", "b")}, "classes: expected 3 names"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")
+def test_wrong_input_is_one_line(model, data, options, message):
+    options = {"names": NAMES, "preprocessing": planted.OWN} | options
+    with pytest.raises((SemattnError, ValueError), match=re.escape(message)) as caught:
+        discover_spurious(model, data, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder(model, tmp_path):
+    with pytest.raises(SemattnError, match="expected pictures, got none"):
+        discover_spurious(model, tmp_path, names=NAMES, preprocessing=planted.OWN)
