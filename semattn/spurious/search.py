@@ -31,6 +31,7 @@ def discover_spurious(
     classes: Sequence[int | str] | None = None,
     names: Sequence[str] | None = None,
     level: float = 0.05,
+    lift: float = 3.0,
     most: int = 2,
     batch_size: int = 16,
     detector: Any = "sift",
@@ -54,6 +55,8 @@ def discover_spurious(
     classes : the ones to search, by number or name; None is all
     names : of the model's classes; None is ``model.classes``
     level : of significance, of the search as a whole
+    lift : how many times as many images of the class must show a cue as of the others; what lies
+        beside an object, or is missed of it, is often twice as frequent
     most : candidates of a class that are tried
     batch_size : images in the model at once
     detector, preprocessing, seed : as for `semattn.explain.Explainer`
@@ -77,6 +80,8 @@ def discover_spurious(
     """
     if not 0 < level < 1:
         raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
+    if not lift >= 1:
+        raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
     for name, value, least in (("most", most, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}: expected {least} at least, got {value}")
@@ -86,7 +91,7 @@ def discover_spurious(
     looker = Looker(model, preprocessing, detector, seed)
     data = read(dataset, names, _outputs(looker, dataset))
     options = {
-        "level": level, "most": most, "batch_size": batch_size, "seed": seed,
+        "level": level, "lift": lift, "most": most, "batch_size": batch_size, "seed": seed,
         "classes": None if classes is None else [str(one) for one in classes],
         "detector": getattr(detector, "__name__", str(detector)),
         "preprocessing": None if preprocessing is None else str(preprocessing),
@@ -99,7 +104,7 @@ def discover_spurious(
     shelf = Shelf(None if folder is None else Path(folder), manifest | {"names": _names(data)})
     try:
         looked = Looked(looker, data, shelf, batch_size, seed, said)
-        study = Study(looked, level, most, seed, said)
+        study = Study(looked, level, lift, most, seed, said)
         found = study.search(_chosen(classes, looked), manifest)
     except BaseException:
         if shelf.temporary:

@@ -39,6 +39,12 @@ class Tried:
     one: Candidate
     detector: Detector
 
+    @property
+    def lift(self) -> float:
+        """How many times as many images of the class show it as of the others."""
+        inside, outside = self.one.bears[self.mine], self.one.bears[~self.mine]
+        return float(inside.mean() / max(outside.mean(), 1 / len(outside)))
+
 
 class Study:
     """A search of images that were looked at.
@@ -46,12 +52,14 @@ class Study:
     Parameters
     ----------
     looked : at what
-    level, most, seed : as of `discover_spurious`
+    level, lift, most, seed : as of `discover_spurious`
     said : told of the progress
     """
 
-    def __init__(self, looked: Looked, level: float, most: int, seed: int, said: Progress) -> None:
-        self.looked, self.level, self.most = looked, level, most
+    def __init__(
+        self, looked: Looked, level: float, lift: float, most: int, seed: int, said: Progress
+    ) -> None:
+        self.looked, self.level, self.lift, self.most = looked, level, lift, most
         self.seed, self.said = seed, said
         self.reference = strided(np.arange(len(looked)), REFERENCE)
         self._reference = looked.gather(self.reference)
@@ -71,7 +79,8 @@ class Study:
                 judged += count
                 found += some
             self.said("comparing", done, len(targets))
-        tried = [one for one in found if one.one.p * judged < self.level]
+        frequent = [one for one in found if one.one.p * judged < self.level]
+        tried = [one for one in frequent if one.lift >= self.lift]
         parts = shares([one.one.p for one in tried])
         cues = []
         for number, (one, share) in enumerate(zip(tried, parts, strict=True)):
@@ -79,6 +88,11 @@ class Study:
             self.said("trying", number + 1, len(tried))
         cues.sort(key=lambda one: (not one.confirmed, -one.score))
         notes = [one for one in (looked.data.note,) if one]
+        if len(tried) < len(frequent):
+            notes.append(
+                f"not tried: {len(frequent) - len(tried)} kinds of patches that a class shows more "
+                f"often, but less than {self.lift:g} times as often as others"
+            )
         if small:
             notes.append(f"left out, for fewer than {FEWEST} images: {self._counted(small)}")
         return Discovery(
