@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
     parser.add_argument("--methods", help="by commas; all that are not slow if left out")
     parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
-    parser.add_argument("--lrp", action="store_true", help="beside those, hilrp's (see the docs)")
+    parser.add_argument("--lrp", action="store_true", help="hilrp's (see the docs); with --slow all")
     parser.add_argument("--grown", action="store_true", help="the best others, grown as ours is")
     parser.add_argument("--variants", action="store_true", help="our method's settings alone")
     parser.add_argument("--metrics", help="by commas; the core if left out")
@@ -147,7 +147,7 @@ def main() -> None:
     if options.variants:
         rows = list(VARIANTS)
     if options.lrp:
-        rows = [*dict.fromkeys([*rows, *RELEVANCE])]
+        rows = [*rows, *RELEVANCE] if options.slow else [OURS, RELEVANCE[0]]
     model = semattn.load()
     own = Preprocessing.of(model)
     setting = evaluation.Setting(
@@ -160,7 +160,7 @@ def main() -> None:
         metrics = options.metrics.split(",")
     name = options.split.replace("-", "_")
     name += "_slow" * options.slow + "_variants" * options.variants
-    name += "_grown" * options.grown
+    name += "_grown" * options.grown + "_lrp" * (options.lrp and not options.slow)
     name += f"_{options.refine}" * (options.refine != "none")
     found = evaluation.evaluate(
         model, Masked(options.split, options.images, options.seed), rows, metrics, setting=setting,

@@ -130,6 +130,7 @@ SHORT = {
     "grad-cam+grown": "Grad-CAM, grown",
     "pytorch-grad-cam/HiResCAM": "HiResCAM, pytorch-grad-cam's",
     "captum/SmoothGrad": "SmoothGrad, Captum's",
+    "hilrp/AttnLRP": "AttnLRP, hilrp's",
     "keypoint-density": "keypoints alone (control)",
     "keypoint-density:sobel": "edges alone (control)",
     "center": "centre (control)",
@@ -141,9 +142,12 @@ SETS = {"explain_test": "test", "explain_unseen_objects": "unseen objects"}
 def _explained() -> dict[str, Any]:
     """The rows of both test sets that a reader looks for first."""
     made = {name: json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in SETS}
-    grown = {name: json.loads((RESULTS / f"{name}_grown.json").read_text("utf-8")) for name in SETS}
+    later = [
+        {name: json.loads((RESULTS / f"{name}_{what}.json").read_text("utf-8")) for name in SETS}
+        for what in ("grown", "lrp")
+    ]
     found = {
-        name: {row["method"]: row for one in (grown, made) for row in one[name]["rows"]}
+        name: {row["method"]: row for one in (*later, made) for row in one[name]["rows"]}
         for name in SETS
     }
     columns, rows = [{"key": "name", "title": "map"}], []
