@@ -19,6 +19,7 @@ from .commands.compare import compare
 from .commands.explain import explain
 from .commands.models import models
 from .commands.prompt import prompt
+from .commands.spurious import spurious
 from .errors import SemattnError
 from .version import __version__
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, analyze, prompt, models):
+for command in (explain, compare, analyze, prompt, spurious, models):
     app.command()(command)
 benches = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 benches.command()(bench.explain)

@@ -60,6 +60,34 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
 
 
 @contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal for one thing after another, each with the time that is left."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    seen = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not seen) as shown:
+        tasks: dict[str, Any] = {}
+
+        def say(what: str, done: int, total: int) -> None:
+            for other, task in tasks.items():
+                if other != what:
+                    shown.update(task, visible=False)
+            if what not in tasks:
+                tasks[what] = shown.add_task(escape(what), total=total)
+            shown.update(tasks[what], completed=done, total=total, visible=True)
+
+        yield say
+
+
+@contextmanager
 def told() -> Iterator[list[str]]:
     """Collect what the library warns of, to be said once, in plain words, after the result."""
     notes: list[str] = []
@@ -78,7 +106,7 @@ def report_explanation(
     """A short table on standard output: the prediction, what was explained, where the files are."""
     console = Console(highlight=False)
     _prediction(console, made, predictions)
-    _closing(console, [*made.notes, *notes], made.explains, files)
+    closing(console, [*made.notes, *notes], made.explains, files)
 
 
 def report_comparison(
@@ -117,7 +145,7 @@ def report_comparison(
         )
     for reason, names in _by_reason(compared).items():
         console.print(f"[yellow]refused:[/] {', '.join(names)}: {escape(reason)}", soft_wrap=True)
-    _closing(console, [*compared.notes, *notes], first.explains, files)
+    closing(console, [*compared.notes, *notes], first.explains, files)
 
 
 def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
@@ -148,7 +176,7 @@ def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int
         )
     if not made.flips():
         console.print("the prediction does not change", soft_wrap=True)
-    _closing(console, [*first.notes, *notes], "", files)
+    closing(console, [*first.notes, *notes], "", files)
 
 
 def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -> None:
@@ -187,7 +215,7 @@ def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -
             console.print(f"  {escape(one.name)}: {escape(one.reason)}", soft_wrap=True)
         if len(found.skipped) > MOST_SKIPPED:
             console.print("  … the others are in the result", soft_wrap=True)
-    _closing(console, notes, "", files)
+    closing(console, notes, "", files)
 
 
 def report_benchmark(
@@ -211,7 +239,7 @@ def report_benchmark(
         console.print(f"[yellow]refused:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
     for image, why in found.skipped[:MOST_SKIPPED]:
         console.print(f"[yellow]skipped:[/] {escape(image)}: {escape(why)}", soft_wrap=True)
-    _closing(console, notes, "", files)
+    closing(console, notes, "", files)
 
 
 def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:
@@ -235,7 +263,7 @@ def _prediction(console: Console, made: Explanation, predictions: list[dict[str,
         console.print(f"explained: [bold]{escape(made.label(target))}[/], not among those above")
 
 
-def _closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
+def closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
     """Each note once, but for that which says what was explained, and where the files are."""
     for note in dict.fromkeys(notes):
         if not (explains and explains in note):

@@ -203,6 +203,32 @@ Report = Annotated[
 ]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]
+LabelledFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="Images in a folder a class, named as the model's classes are; or a folder of images "
+        "alone: then each counts as the class that the model predicts. Other files are skipped.",
+    ),
+]
+Search = Annotated[
+    str | None,
+    _option(
+        WHAT,
+        "CLASS,…",
+        "The classes to search, by names or numbers; all that images are of if left out.",
+    ),
+]
+Level = Annotated[
+    float,
+    _option(HOW, "P", "The chance that the whole search confirms a cue where there is none."),
+]
+Most = Annotated[int, _option(HOW, "N", "How many candidates of a class are tried at most.", min=1)]
+SearchSeed = Annotated[int, _option(HOW, "S", "Of the draws, the clusters, the intervals.", min=0)]
+SpuriousFolder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder for the results; semattn-spurious, here, if left out."),
+]
 Data = Annotated[
     str,
     _option(

@@ -1,7 +1,7 @@
 """What a command leaves on the disk: pictures, maps, and a record of how they came about.
 
 A folder of results is complete or it is not there. Knows explanations, comparisons, analyses,
-steps, benchmarks and how to draw them, and nothing of the command line.
+steps, benchmarks, searches for cues and how to draw them, and nothing of the command line.
 """
 
 from .analysis import ANALYSIS_FILES, write_analysis
@@ -9,6 +9,7 @@ from .benchmark import BENCHMARK_FILES, write_benchmark
 from .comparison import COMPARISON_FILES, write_comparison
 from .explanation import FILES, predicted, summary, write
 from .folder import OutputError, check_folder, staged
+from .spurious import SPURIOUS_FILES, write_spurious
 from .steps import STEPS_FILES, write_steps
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "BENCHMARK_FILES",
     "COMPARISON_FILES",
     "FILES",
+    "SPURIOUS_FILES",
     "STEPS_FILES",
     "OutputError",
     "check_folder",
@@ -26,5 +28,6 @@ __all__ = [
     "write_analysis",
     "write_benchmark",
     "write_comparison",
+    "write_spurious",
     "write_steps",
 ]

@@ -2,7 +2,7 @@
 
 The only package that draws. It uses matplotlib's figures without pyplot, so it changes no global
 state, opens no window and works on any machine. It knows an `Explanation`, a `Comparison`, an
-`Analysis`, `Steps` and the `Table` of a benchmark, and nothing of models.
+`Analysis`, `Steps`, a `Discovery` and the `Table` of a benchmark, and nothing of models.
 """
 
 from .analysis import analysis
@@ -10,6 +10,16 @@ from .benchmark import benchmark
 from .comparison import comparison
 from .figure import figure
 from .overlay import Picture, overlay
+from .spurious import spurious
 from .steps import steps
 
-__all__ = ["Picture", "analysis", "benchmark", "comparison", "figure", "overlay", "steps"]
+__all__ = [
+    "Picture",
+    "analysis",
+    "benchmark",
+    "comparison",
+    "figure",
+    "overlay",
+    "spurious",
+    "steps",
+]
