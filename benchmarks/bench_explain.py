@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
     parser.add_argument("--methods", help="by commas; all that are not slow if left out")
     parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
-    parser.add_argument("--lrp", action="store_true", help="hilrp's (see the docs); with --slow all")
+    parser.add_argument("--lrp", action="store_true", help="hilrp's (docs); with --slow all")
     parser.add_argument("--grown", action="store_true", help="the best others, grown as ours is")
     parser.add_argument("--variants", action="store_true", help="our method's settings alone")
     parser.add_argument("--metrics", help="by commas; the core if left out")
