@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ MOST_CUES = 12  # rows of the table
 
 def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str]) -> None:
     """The confirmed cues, what was tried, what was skipped and why, where the files are."""
-    from ..viz.cues import figure, nats, outcome, reason, share
+    from ..viz.cues import figure, nats, outcome, share
 
     console = Console(highlight=False)
     shown = found.confirmed[:MOST_CUES]
@@ -45,7 +46,7 @@ def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str])
     console.print(f"[bold]{escape(outcome(found))}[/]", soft_wrap=True)
     if len(found.confirmed) > MOST_CUES:
         console.print("… the other confirmed ones are in the files", soft_wrap=True)
-    for words, names in _unconfirmed(found, reason).items():
+    for words, names in _unconfirmed(found).items():
         console.print(f"[dim]not confirmed:[/] {escape(names)}: {words}", soft_wrap=True)
     right = "" if found.accuracy is None else f", the model is right on {share(found.accuracy)}"
     classes = ", ".join(one.name for one in found.classes[:8])
@@ -55,21 +56,21 @@ def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str])
     )
     if found.skipped:
         console.print(f"\n[yellow]skipped:[/] {len(found.skipped)}", soft_wrap=True)
-        for one in found.skipped[:MOST_SKIPPED]:
-            console.print(f"  {escape(one.name)}: {escape(one.reason)}", soft_wrap=True)
+        for file in found.skipped[:MOST_SKIPPED]:
+            console.print(f"  {escape(file.name)}: {escape(file.reason)}", soft_wrap=True)
         if len(found.skipped) > MOST_SKIPPED:
             console.print("  … the others are in the result", soft_wrap=True)
     closing(console, [*found.notes, *notes], "", files)
 
 
-def _unconfirmed(found: Discovery, reason: object) -> dict[str, str]:
+def _unconfirmed(found: Discovery) -> dict[str, str]:
     """Why cues were not confirmed, and of which classes they are."""
-    from collections import Counter
+    from ..viz.cues import reason
 
     made: dict[str, Counter[str]] = {}
     for one in found.cues:
         if not one.confirmed:
-            made.setdefault(reason(one, found), Counter())[one.name] += 1  # type: ignore[operator]
+            made.setdefault(reason(one, found), Counter())[one.name] += 1
     return {
         words: ", ".join(name + (f" ({count})" if count > 1 else "") for name, count in of.items())
         for words, of in made.items()

@@ -25,6 +25,7 @@ SCRIPT = (
     "methods.js",
     "charts.js",
     "analysis.js",
+    "spurious.js",
     "start.js",
 )
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}

@@ -17,9 +17,11 @@ from ..attention.sites import as_taken
 from ..comparison import Comparison
 from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
+from ..spurious import Discovery
 from ..steps import Steps
 from ..version import __version__
 from ..viz import Picture
+from .cues import about_discovery
 from .page import as_json, render
 from .parts import about_comparison, about_explanation, about_image, about_prompting, palettes
 from .prompted import content as steps_content, prompted
@@ -82,6 +84,7 @@ def of(
     model: nn.Module | None = None,
     comparison: Comparison | None = None,
     analysis: Summarised | None = None,
+    discovery: Discovery | None = None,
     index: int = 0,
     backdrop: Picture | None = None,
     additional_forward_args: Any = None,
@@ -97,6 +100,7 @@ def of(
         step of prompting
     comparison : what `semattn.compare` returned, of the same image
     analysis : what `semattn.interrelation.analyze` returned; alone, it makes a page of a folder
+    discovery : what `semattn.discover_spurious` returned; alone, it makes a page of its cues
     index : which image of the explanation
     backdrop : as for `semattn.viz.overlay`
     additional_forward_args : as `Explainer.attribute` took them
@@ -123,13 +127,12 @@ def of(
     >>> made.title, made.html[:15]
     ('image 0 · semattn', '<!doctype html>')
     """
-    _check(explanation, comparison, analysis)
+    _check(explanation, comparison, analysis, discovery)
     if explanation is None and comparison is not None:
         explanation, index = comparison.explanation, 0
     content: dict[str, Any] = {"version": __version__, "palettes": palettes(), "missing": []}
-    name = "analysis"
-    if analysis is not None:
-        content["analysis"] = about_analysis(analysis.summary())
+    content |= _of_folders(analysis, discovery)
+    name = "spurious" if analysis is None else "analysis"
     if comparison is not None:
         content["comparison"] = about_comparison(comparison)
     taken = None
@@ -184,15 +187,16 @@ def inline(page: str, height: int = HEIGHT) -> str:
     )
 
 
-def _check(explanation: Any, comparison: Any, analysis: Any) -> None:
-    if explanation is None and comparison is None and analysis is None:
+def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any) -> None:
+    if all(one is None for one in (explanation, comparison, analysis, discovery)):
         raise ValueError(
-            "report: expected an explanation, a comparison or an analysis, got none — "
-            "pass what explain, compare or analyze returned"
+            "report: expected an explanation, a comparison, an analysis or a discovery, got none — "
+            "pass what explain, compare, analyze or discover_spurious returned"
         )
     for name, given, kind in (
         ("explanation", explanation, Explanation),
         ("comparison", comparison, Comparison),
+        ("discovery", discovery, Discovery),
     ):
         if given is not None and not isinstance(given, kind):
             hint = " — use explainer.explain(…), not attribute" if name == "explanation" else ""
@@ -209,6 +213,16 @@ def _check(explanation: Any, comparison: Any, analysis: Any) -> None:
         raise ShapeError(
             f"comparison: expected one of the same image {tuple(mine)}, got one of {tuple(other)}"
         )
+
+
+def _of_folders(analysis: Summarised | None, discovery: Discovery | None) -> dict[str, Any]:
+    """The parts that are of many images."""
+    made = {}
+    if analysis is not None:
+        made["analysis"] = about_analysis(analysis.summary())
+    if discovery is not None:
+        made["spurious"] = about_discovery(discovery)
+    return made
 
 
 def _record(model: nn.Module, explanation: Explanation, index: int, extra: Any) -> AttentionRecord:

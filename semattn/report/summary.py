@@ -30,7 +30,7 @@ def about_analysis(summary: dict[str, Any]) -> dict[str, Any]:
                     f"analysis: expected {heads} heads in {name}.{part}, got {counted} — "
                     "one row a layer, one entry a head"
                 )
-    return _clean(summary)
+    return clean(summary)
 
 
 def _tables(table: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -40,14 +40,14 @@ def _tables(table: dict[str, Any]) -> list[tuple[str, Any]]:
     return found
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """Plain lists and numbers; NaN and infinity, which JSON has not, as null."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):
-        return {str(name): _clean(part) for name, part in value.items()}
+        return {str(name): clean(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean(part) for part in value]
+        return [clean(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,9 +1,10 @@
 // What the page is of, its theme, and the parts that there is something to show in.
 
 function headlines() {
-  const { explanation, analysis: found, image } = content;
-  byId('headline').textContent = explanation ? explanation.headline : `Attention and keypoints in ${count(found.images, 'image')}`;
-  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [found.model];
+  const { explanation, analysis: found, spurious: cues, image } = content;
+  const folder = () => (found ? `Attention and keypoints in ${count(found.images, 'image')}` : `Spurious correlations in ${count(cues.images, 'image')}`);
+  byId('headline').textContent = explanation ? explanation.headline : folder();
+  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [(found ?? cues).model];
   byId('subline').textContent = parts.filter(Boolean).join('  ·  ');
   const notes = [...(explanation?.notes ?? []), ...content.missing];
   const rows = content.attention;
@@ -34,11 +35,12 @@ function theme() {
 
 function about() {
   const place = byId('about-body');
-  place.append(make('p', { className: 'muted', textContent: `Made by semattn ${content.version}. The file holds all that it shows; nothing is loaded from anywhere. `
-    + 'Attention is kept as bytes on a square-root scale: a value is off by at most 0.4 % of the greatest of its row, small ones by far less.' }));
-  if (!content.explanation) return;
+  const precision = content.attention ? ' Attention is kept as bytes on a square-root scale: a value is off by at most 0.4 % of the greatest of its row, small ones by far less.' : '';
+  place.append(make('p', { className: 'muted', textContent: `Made by semattn ${content.version}. The file holds all that it shows; nothing is loaded from anywhere.${precision}` }));
+  const manifest = content.explanation?.manifest ?? content.spurious?.manifest;
+  if (!manifest) return;
   const list = make('dl', { className: 'facts' });
-  for (const [name, value] of Object.entries(content.explanation.manifest)) {
+  for (const [name, value] of Object.entries(manifest)) {
     list.append(make('dt', { textContent: name }), make('dd', { textContent: typeof value === 'string' ? value : JSON.stringify(value) }));
   }
   place.append(make('details', {}, make('summary', { textContent: 'Model, method and versions' }), list));
@@ -50,4 +52,5 @@ if (content.explanation) explorer();
 if (content.prompting) prompting();
 if (content.comparison) methods();
 if (content.analysis) analysis();
+if (content.spurious) spurious();
 about();
