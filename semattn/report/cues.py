@@ -90,11 +90,9 @@ def about_discovery(found: Discovery) -> dict[str, Any]:
 
 def next_steps(found: Discovery) -> list[dict[str, str]]:
     """What a reader may do now: some sentences each, with the code where there is some."""
-    if found.confirmed:
-        steps = ((LOOK, ""), (LEAD, PROMPT), (MEND, MATCHES), (AGAIN, COMMAND))
-    else:
-        steps = ((WIDE, ""), (DOUBT, ""), (AGAIN, COMMAND))
-    return [{"text": text, "code": code} for text, code in steps]
+    found_some = [(LOOK, ""), (LEAD, PROMPT), (MEND, MATCHES)]
+    steps = found_some if found.confirmed else [(WIDE, ""), (DOUBT, "")]
+    return [{"text": text, "code": code} for text, code in (*steps, (AGAIN, COMMAND))]
 
 
 def _cue(cue: SpuriousCue) -> dict[str, Any]:
