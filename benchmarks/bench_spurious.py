@@ -38,8 +38,8 @@ from .prompting_arms import normalised
 
 TRAIN, SEARCH, FRESH = 780, 390, 130
 BATCH = 32
-SEEDS = (2, 3, 4)  # 0 and 1 are development
-BIASED = (4, 1, 12, 8, 7)  # flower, bird, vehicle, mushroom, mammal: with the cue, by seed
+SEEDS = (3, 4, 5)  # 0 to 2 are development
+BIASED = (4, 1, 12, 8, 7, 10)  # flower, bird, vehicle, mushroom, mammal, sign: by seed
 RATES = (0.95, 0.8, 0.5)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 SEEN = 0.05  # of a patch's pixels: it bears the cue

@@ -169,8 +169,8 @@ def main() -> None:
     every = list(done(options.work))
     setting = (
         f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
-        f"{SEARCH} of them searched; class and images by seed ({', '.join(map(str, SEEDS))}; 0 and "
-        "1 were development). "
+        f"{SEARCH} of them searched; class and images by seed ({', '.join(map(str, SEEDS))}; 0 to "
+        "2 were development). "
     )
     tables = {
         "spurious": _table(
