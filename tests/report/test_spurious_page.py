@@ -1,0 +1,156 @@
+"""The page of a search for cues in a real browser: pictures, buttons, keys, narrow screens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from semattn import report
+from tests.discoveries import NONE, cue, discovery
+from tests.report.pages import NASTY
+from tests.report.test_browser import Browser, browser, pytestmark  # noqa: F401 — shared
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    some = discovery(
+        cue(NASTY), cue("cat", number=0, removed=NONE, groups=(), examples=3),
+        cue("dog", confirmed=False, number=1),
+    )  # fmt: skip
+    none = discovery(cue(NASTY, confirmed=False), accuracy=None, skipped=(), notes=(NASTY,))
+    return (
+        report.write(folder / "some.html", discovery=some),
+        report.write(folder / "none.html", discovery=none),
+    )
+
+
+@pytest.fixture
+def opened(browser, files) -> Iterator[Browser]:  # noqa: F811
+    yield browser.open(files[0])
+    assert browser.complaints() == []
+
+
+def shown(browser: Browser, card: int = 0) -> list[bool]:  # noqa: F811
+    """Which pictures of a card have their patches shown."""
+    return browser.js(
+        """const card = document.querySelectorAll('.cue')[arguments[0]];
+        return [...card.querySelectorAll('.shot')].map((one) => {
+          const seen = getComputedStyle(one.querySelector('canvas')).display !== 'none';
+          if (String(seen) !== one.getAttribute('aria-pressed')) throw new Error('not of one mind');
+          return seen;
+        })""",
+        card,
+    )
+
+
+def test_a_card_says_what_is_known_of_its_cue(opened):
+    cards = opened.all(".cue")
+    assert len(cards) == 2
+    said = cards[1].text
+    for part in ("2 cat", "confirmed", "same place", "keypoint-rich", "92 % of the images of cat",
+                 "3.0 % of others", "not tried", "0.75 [0.50, 1.00] nats, 24 images"):  # fmt: skip
+        assert part in said or part in opened.js("return arguments[0].textContent", cards[1])
+    rows = [one.text for one in cards[0].find_elements("css selector", "table tbody tr")]
+    assert len(rows) == 4 and rows[2].endswith("24 42 % 79 % +37")
+    assert NASTY in opened.text(".cue h3"), "a name is text"
+    assert opened.js("return window.hacked === undefined")
+    assert "2 cues confirmed at level .05" in opened.text("#spurious-outcome").lower()
+    assert [one.text for one in opened.all("#spurious-notes .note")] == ["A note."]
+    ranks = [one.text for one in opened.all("#ranks tbody tr")]
+    assert ranks[1] == "cat 40 none confirmed" and ranks[0].endswith("40 1.20")
+
+
+def test_examples_are_pictures_with_their_probabilities(opened):
+    first = opened.all(".cue")[0].find_elements("css selector", ".example")
+    assert len(first) == 8
+    assert first[0].text.split() == ["0.png", "with", "it", "90", "%", "without", "25", "%"]
+    assert first[1].text.split() == ["1.png", "not", "tried"]
+    sizes = opened.js(
+        "return [...document.querySelectorAll('.shot img')].map((one) => one.naturalWidth)"
+    )
+    assert set(sizes) == {64}
+    ink = opened.js(
+        """const canvas = document.querySelector('.shot canvas');
+        const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        const at = (i, j) => {
+          const x = Math.floor((j + .5) / 4 * canvas.width);
+          const y = Math.floor((i + .5) / 3 * canvas.height);
+          const start = 4 * (y * canvas.width + x);
+          return [...all.data.subarray(start, start + 4)];
+        };
+        return [at(2, 3), at(0, 0)]"""
+    )
+    assert ink[0][3] == 0 and ink[1][3] > 100, "the cue is clear and the rest steps back"
+
+
+def test_a_button_shows_all_pictures_as_they_are_and_each_answers_alone(opened):
+    assert shown(opened) == [True] * 8
+    button = opened.one(".cue .row button")
+    opened.js("arguments[0].click()", button)
+    assert shown(opened) == [False] * 8 and shown(opened, 1) == [True] * 3
+    assert button.text == "Show where the cue is"
+    opened.js("document.querySelectorAll('.shot')[2].click()")
+    assert shown(opened) == [False, False, True, *[False] * 5]
+    opened.js("arguments[0].click()", button)
+    assert shown(opened) == [True] * 8
+
+
+def test_the_keyboard_goes_through_the_pictures(opened):
+    opened.js("document.querySelector('.cue .row button').focus()")
+    opened.press("TAB", "ARROW_RIGHT", "ENTER")
+    assert shown(opened)[:3] == [True, False, True]
+    opened.press("END", "ARROW_RIGHT", "SPACE")
+    assert shown(opened) == [True, False, *[True] * 5, False]
+    opened.press("HOME", "ARROW_LEFT", "SPACE")
+    assert shown(opened)[0] is False
+    opened.press("TAB")
+    assert opened.js("return document.activeElement.closest('.gallery') === null")
+    outline = opened.js(
+        """const shot = document.querySelector('.shot'); shot.focus();
+        return getComputedStyle(shot).outlineStyle"""
+    )
+    assert outline == "solid"
+
+
+def test_the_place_map_is_of_the_patches(opened):
+    label = opened.one(".place").get_attribute("aria-label")
+    assert "95 %, in row 3 of 3, column 4 of 4" in label
+    light = opened.js(
+        """const pen = document.querySelector('.place').getContext('2d');
+        return [...pen.getImageData(0, 0, 4, 3).data].filter((_, i) => i % 4 === 1)"""
+    )
+    assert max(light) == light[11] > 200 and len(set(light[:11])) == 1
+
+
+def test_what_was_tried_and_skipped_is_folded_and_next_steps_have_code(opened):
+    tried = opened.one("#spurious-tried details")
+    assert tried.get_attribute("open") is None
+    opened.js("arguments[0].open = true", tried)
+    assert "nothing comes with it to images of other classes" in tried.text
+    assert "broken.png" in opened.text("#spurious-skipped")
+    assert len(opened.all("#next li")) == 4
+    assert "with prompter.steer(cue):" in opened.text("#next")
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_screen_is_too_narrow(browser, files, width, which):  # noqa: F811
+    browser.open(files[which], width, dark=width == 390)
+    browser.js("for (const one of document.querySelectorAll('details')) one.open = true")
+    browser.frame()
+    assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.complaints() == []
+
+
+def test_nothing_confirmed_is_said_plainly(browser, files):  # noqa: F811
+    browser.open(files[1])
+    said = browser.text("#spurious-outcome")
+    assert said.startswith("No cue confirmed at level .05 among 57 candidates, 1 tried; that is no")
+    assert not browser.all(".cue")
+    assert len(browser.all("#next li")) == 3
+    assert browser.js("return window.hacked === undefined")
+    assert all(one.startswith(("file:", "data:")) for one in browser.requests())
+    assert browser.complaints() == []

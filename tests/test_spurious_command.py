@@ -1,0 +1,270 @@
+"""`semattn spurious`: what it writes, what it says, what it refuses, how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semattn import output, report, viz
+from semattn.spurious import Effect, load_discovery
+from semattn.viz.cues import figure, nats, outcome, reason
+from semattn.viz.spurious import marked
+from tests.conftest import refused
+from tests.discoveries import NONE, cue, discovery
+from tests.report.pages import NASTY, content_of
+
+FILES = sorted([*output.SPURIOUS_FILES.values(), "report.html"])
+
+
+def fill(folder, count=8, first=0):
+    """Smooth pictures of noise, all different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        rng = np.random.default_rng((len(folder.name), number))
+        small = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        small.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def folder(elsewhere):
+    """Two classes of the tiny model, and files that are no pictures."""
+    for name in ("dog", "cup_or pot"):
+        fill(elsewhere / "photos" / name)
+    (elsewhere / "photos/dog/words.txt").write_text("no picture")
+    (elsewhere / "photos/dog/[red].png").write_bytes(b"")
+    return elsewhere / "photos"
+
+
+def test_it_writes_everything_and_says_where(run, folder, tmp_path):
+    status, out, err = run("spurious", folder)
+    assert status == 0, err
+    assert not err
+    made = tmp_path / "semattn-spurious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", made.name]
+    assert sorted(path.name for path in made.iterdir()) == FILES
+    assert "skipped: 2" in out and "[red].png:" in out and "words.txt:" in out
+    assert "searched: dog, Cup or pot" in out or "searched: Cup or pot, dog" in out
+    assert out.endswith("spurious.png, spurious.csv, spurious.json, spurious.npz, report.html\n")
+    result = json.loads((made / "spurious.json").read_text(), parse_constant=pytest.fail)
+    assert result["images"] == 16 and len(result["skipped"]) == 2
+    if not any(one["confirmed"] for one in result["cues"]):
+        assert "no cue confirmed at level .05 among" in out and "no proof" in out
+    assert load_discovery(made / "spurious.npz").images == 16
+    with (made / "spurious.csv").open() as stream:
+        assert len(list(csv.DictReader(stream))) == len(result["cues"])
+    with Image.open(made / "spurious.png") as picture:
+        assert picture.width > 1500
+    page = content_of((made / "report.html").read_text())
+    assert page["spurious"]["outcome"] in out
+    assert page["spurious"]["accuracy"] == result["accuracy"] is not None
+
+
+def test_the_page_can_be_left_out_and_a_class_asked_for(run, folder, tmp_path):
+    status, out, err = run("spurious", folder, "--no-report", "--search", "DOG", "--out", "made")
+    assert status == 0, err
+    assert "searched: dog\n" in out
+    assert sorted(one.name for one in (tmp_path / "made").iterdir()) == FILES[1:]
+
+
+def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, monkeypatch):
+    from semattn.spurious import looking
+
+    look = looking.Looker.look
+
+    def see(self, images):
+        """The tiny model knows one class only; here half of the pictures are of another."""
+        from dataclasses import replace
+
+        made = look(self, images)
+        logits = made.logits.clone()
+        logits[::2, 1], logits[1::2, 4] = 50, 50
+        return replace(made, logits=logits)
+
+    monkeypatch.setattr(looking.Looker, "look", see)
+    for path in folder.iterdir():
+        path.rename(folder / {"dog": "wolf", "cup_or pot": "jug"}[path.name])
+    status, out, err = run("spurious", folder, "--no-report")
+    assert status == 0, err
+    assert "jug, wolf are no classes of the model: every image is searched under the class" in out
+    result = json.loads((tmp_path / "semattn-spurious/spurious.json").read_text())
+    assert result["accuracy"] is None
+    assert {one["name"] for one in result["classes"]} == {"dog", "Car, cars"}
+
+
+def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
+    from semattn.spurious.looking import Looker
+
+    assert run("spurious", folder, "--out", "whole", "--batch-size", 4)[0] == 0
+    look, seen = Looker.look, []
+
+    def interrupt(self, images):
+        seen.append(len(images.pixels))
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        return look(self, images)
+
+    monkeypatch.setattr(Looker, "look", interrupt)
+    arguments = ("spurious", folder, "--out", "parts", "--batch-size", 4)
+    status, out, err = run(*arguments)
+    assert status == 130 and not out and err.count("\n") == 1
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [".search"]
+    refused(run(*arguments, "--seed", 3), "out: expected the beginning of this search")
+    assert (tmp_path / "parts/.search").exists(), "a refusal takes nothing away"
+    done = len(seen)
+    status, out, err = run(*arguments)
+    assert status == 0, err
+    assert len(seen) - done == 4 + 4 - (7 - 1), "only what was not done"
+    whole, parts = ((tmp_path / one / "spurious.json").read_text() for one in ("whole", "parts"))
+    assert json.loads(whole) == json.loads(parts)
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == FILES
+
+
+def nothing(folder):
+    pass
+
+
+def empty(folder):
+    folder.mkdir()
+
+
+def one_class(folder):
+    fill(folder / "dog")
+
+
+def one_image(folder):
+    for name in ("dog", "cup or pot"):
+        fill(folder / name, count=1)
+
+
+def no_pictures(folder):
+    for name in ("dog", "cup or pot"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.png").write_bytes(b"no picture")
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "parts"),
+    [
+        (nothing, [], ["some", "folder: expected one that can be read"]),
+        (empty, [], ["folder: expected pictures, got none in some"]),
+        (one_class, [], ["images of two classes at least, got dog alone"]),
+        (one_image, [], ["expected 6 images of a class at least", "dog (1)"]),
+        (no_pictures, [], ["expected images that can be read, got none", "a.png"]),
+        (one_class, ["--search", "dgo"], ["target: unknown class 'dgo'", "did you mean 'dog'"]),
+        (one_class, ["--level", "2"], ["level: expected one between 0 and 1, got 2"]),
+        (one_class, ["--most", "0"], ["--most"]),
+        (one_class, ["--detector", "sfit"], ["did you mean 'sift'"]),
+        (one_class, ["--device", "abacus"], ["abacus", "--device cpu"]),
+        (one_class, ["--classes", "nothing.txt"], ["classes: expected a text file"]),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_left(run, tmp_path, prepare, arguments, parts):
+    prepare(tmp_path / "some")
+    refused(run("spurious", "some", *arguments), *parts)
+    assert {path.name for path in tmp_path.iterdir()} <= {"some"}
+
+
+def test_a_class_with_too_few_images_is_left_out_and_named(run, folder):
+    fill(folder / "owl, owls", count=2)
+    status, out, err = run("spurious", folder, "--no-report")
+    assert status == 0, err
+    assert "left out, for fewer than 6 images: owl, owls (2)" in out
+
+
+def found():
+    return discovery(
+        cue(NASTY, where="around the object"), cue("cat", number=0, removed=NONE, interval=(0, 0)),
+        cue("dog", confirmed=False, number=1),
+    )  # fmt: skip
+
+
+def test_words_are_honest():
+    assert outcome(found()) == "2 cues confirmed at level .05 among 57 candidates, 3 tried"
+    none = discovery(cue(confirmed=False))
+    assert outcome(none).startswith("no cue confirmed at level .05 among 57 candidates, 1 tried")
+    assert "no proof that there is none" in outcome(none)
+    assert reason(none.cues[0], none).startswith("nothing comes with it")
+    weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 0.3, 24),
+               transplanted=Effect(1.0, 0.5, 2.0, 0.001, 24))  # fmt: skip
+    assert reason(weak, discovery(weak)) == "nothing sure goes with it"
+    assert reason(cue(), found()) == ""
+    assert [figure(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
+    assert nats(NONE) == "–" and nats(Effect(-0.001, -1, 1, 0.5, 3)) == "0.00 [−1.00, 1.00]"
+
+
+def test_the_figure_has_a_row_a_cue_with_its_patches_outlined():
+    drawn = viz.spurious(found())
+    said = " ".join(one.get_text() for one in drawn.texts)
+    assert "2 cues confirmed" in said and "90 % → 25 % without it" in said
+    assert "1.50 [1.00, 2.00]" in said and "$" not in said
+    panels = [one for one in drawn.axes if one.images]
+    assert len(panels) == 2 * 6
+    assert len(panels[0].collections[0].get_segments()) == 4, "a single patch has four sides"
+    picture = marked(found().cues[0].examples[0])
+    assert (picture[32:, 48:] == (250, 240, 60)).all(), "the cue stays as it is"
+    assert (picture[:32, :48] > 60).all(), "the rest steps back"
+    assert len([one for one in viz.spurious(discovery(*[cue()] * 9)).axes if one.images]) == 24
+
+
+def test_the_figure_says_that_nothing_is_confirmed():
+    for none in (discovery(), discovery(cue("a$b^_" * 20, confirmed=False, groups=()))):
+        drawn = viz.spurious(none)
+        said = " ".join(one.get_text() for one in drawn.texts)
+        assert "No cue confirmed" in said and "no proof that there is none" in said
+        drawn.canvas.draw()
+
+
+def test_files_of_a_discovery_by_hand(tmp_path):
+    files = output.write_spurious(found(), tmp_path / "made")
+    result = json.loads(files["result"].read_text(), parse_constant=pytest.fail)
+    assert result["cues"][1]["removed"]["mean"] is None
+    with files["table"].open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["confirmed"] for row in rows] == ["True", "True", "False"]
+    assert rows[0]["class"] == NASTY and float(rows[0]["removed_low"]) == 1.0
+    assert rows[1]["removed"] == "" and float(rows[1]["transplanted"]) == 0.75
+    again = load_discovery(files["cues"])
+    assert [one.name for one in again.confirmed] == [NASTY, "cat"]
+    assert math.isnan(again.cues[1].removed.mean)
+
+
+def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
+    made = report.of(discovery=found())
+    assert made.title == "spurious · semattn"
+    assert "<img src=x" not in made.html and made.html.count("</script>") == 2
+    part = content_of(made.html)["spurious"]
+    assert [one["class"] for one in part["cues"]] == [NASTY, "cat"]
+    assert [len(one["examples"]) for one in part["cues"]] == [8, 8]
+    assert all(one["source"].startswith("data:image/jpeg;base64,")
+               for one in part["cues"][0]["examples"])  # fmt: skip
+    assert part["cues"][0]["examples"][1]["before"] is None
+    assert part["cues"][1]["removed"]["mean"] is None
+    assert part["tried"][0]["examples"] == [] and part["tried"][0]["reason"]
+    assert any("prompter.steer(cue)" in one["code"] for one in part["next"])
+    assert part["left_out"] == 0
+    size = sum(len(one["source"]) + len(one["matches"]) for one in part["cues"][0]["examples"])
+    monkeypatch.setattr("semattn.report.cues.ROOM", 2 * size)
+    part = content_of(report.html(discovery=discovery(*[cue()] * 3)))["spurious"]
+    assert [len(one["examples"]) for one in part["cues"]] == [8, 8, 0]
+    assert part["left_out"] == 1
+    with pytest.raises(TypeError, match="discovery: expected a Discovery, got dict"):
+        report.of(discovery={})
+
+
+def test_forty_cues_of_large_noisy_pictures_stay_small():
+    rng = np.random.default_rng(0)
+    from dataclasses import replace
+
+    pixels = rng.integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    noisy = cue(examples=8)
+    noisy = replace(noisy, examples=tuple(replace(one, pixels=pixels) for one in noisy.examples))
+    page = report.html(discovery=discovery(*[noisy] * 40))
+    assert len(page.encode()) < 8e6
+    part = content_of(page)["spurious"]
+    assert part["left_out"] > 0 and part["cues"][0]["examples"] and not part["cues"][-1]["examples"]
