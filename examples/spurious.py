@@ -3,7 +3,9 @@
     python examples/spurious.py
 
 Runs without any weights: the pictures are made here, with a bright tag on all of one class, and the
-model is a tiny timm ViT whose head is fitted to them. Results: spurious.png, spurious.npz and report.html.
+model is a tiny timm ViT whose head is fitted to them. Attention that was never trained does not
+know what an object is, so what comes out means little. Results: spurious.png, spurious.npz and
+report.html.
 """
 
 from __future__ import annotations

@@ -158,6 +158,7 @@ def no_pictures(folder):
         (no_pictures, [], ["expected images that can be read, got none", "a.png"]),
         (one_class, ["--search", "dgo"], ["target: unknown class 'dgo'", "did you mean 'dog'"]),
         (one_class, ["--level", "2"], ["level: expected one between 0 and 1, got 2"]),
+        (one_class, ["--lift", "0.5"], ["lift: expected 1 at least, got 0.5"]),
         (one_class, ["--most", "0"], ["--most"]),
         (one_class, ["--detector", "sfit"], ["did you mean 'sift'"]),
         (one_class, ["--device", "abacus"], ["abacus", "--device cpu"]),
@@ -193,6 +194,8 @@ def test_words_are_honest():
     weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 0.3, 24),
                transplanted=Effect(1.0, 0.5, 2.0, 0.001, 24))  # fmt: skip
     assert reason(weak, discovery(weak)) == "nothing sure goes with it"
+    alone = cue(confirmed=False, p=0.4, removed=Effect(1.0, 0.5, 2.0, 0.0001, 24))
+    assert reason(alone, discovery(alone)).startswith("nothing sure comes with it")
     assert reason(cue(), found()) == ""
     assert [figure(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
     assert nats(NONE) == "–" and nats(Effect(-0.001, -1, 1, 0.5, 3)) == "0.00 [−1.00, 1.00]"

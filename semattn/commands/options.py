@@ -223,6 +223,10 @@ Level = Annotated[
     float,
     _option(HOW, "P", "The chance that the whole search confirms a cue where there is none."),
 ]
+Lift = Annotated[
+    float,
+    _option(HOW, "L", "How many times as often as others a class must show what is tried."),
+]
 Most = Annotated[int, _option(HOW, "N", "How many candidates of a class are tried at most.", min=1)]
 SearchSeed = Annotated[int, _option(HOW, "S", "Of the draws, the clusters, the intervals.", min=0)]
 SpuriousFolder = Annotated[

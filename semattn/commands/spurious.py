@@ -27,6 +27,7 @@ def spurious(
     search: options.Search = None,
     most: options.Most = 2,
     level: options.Level = 0.05,
+    lift: options.Lift = 3.0,
     detector: options.Detector = "sift",
     batch_size: options.Batch = 16,
     seed: options.SearchSeed = 0,
@@ -37,11 +38,11 @@ def spurious(
 ) -> None:
     """Find what a model uses for a class that is not the class's object.
 
-    Patches off the object that a class shows more often than others are candidates.
-    A cue is [bold]confirmed[/] where it is more frequent in the class, on images that
-    it was not learned from; where the log-odds of the class fall when it is removed;
-    and where those of other classes' images rise when it is put there: all three at
-    the level asked for, corrected for how many were judged and tried. A class needs
+    Patches off the object that a class shows several times as often as others are
+    tried. A cue is [bold]confirmed[/] where it is more frequent in the class, on images
+    that it was not learned from; where the log-odds of the class fall when it is
+    removed; and where those of other classes' images rise when it is put there: all
+    at the level asked for, corrected for how many were judged and tried. A class needs
     six images; give some dozens. What cannot be read is skipped and listed. The
     search is kept in a hidden folder of --out as it goes: after an interruption,
     the same command goes on.
@@ -59,6 +60,8 @@ def spurious(
     output.check_folder(made)
     if not 0 < level < 1:
         raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
+    if not lift >= 1:
+        raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
     with told() as notes:
         with busy("reading the folder") as say:
             listed(folder)  # before the model, which may take long to fetch, is asked for
@@ -70,8 +73,9 @@ def spurious(
             wanted = _searched(search, getattr(network, "classes", None))
         with _kept(made / SEARCH), phases() as progress:
             found = discover_spurious(
-                network, folder, classes=wanted, level=level, most=most, batch_size=batch_size,
-                detector=detector, seed=seed, folder=made / SEARCH, progress=progress,
+                network, folder, classes=wanted, level=level, lift=lift, most=most,
+                batch_size=batch_size, detector=detector, seed=seed, folder=made / SEARCH,
+                progress=progress,
             )  # fmt: skip
         with busy("drawing"):
             files = output.write_spurious(found, made, pages(report, discovery=found))

@@ -63,20 +63,19 @@ def figure(p: float) -> str:
 
 def reason(cue: SpuriousCue, found: Discovery) -> str:
     """Why a cue that was tried is not confirmed; "" for one that is."""
+    from ..spurious.trials import WAYS
+
     if cue.confirmed:
         return ""
-    tried = len(found.cues)
     if not cue.removed.count:
         return "nothing comes with it to images of other classes; removal was not tried"
-    missing = [
-        words
-        for words, effect in (
-            ("nothing sure comes with it to images of other classes", cue.transplanted),
-            ("nothing sure goes with it", cue.removed),
-        )
-        if not effect.p * tried < found.level
-    ]
-    return ", and ".join(missing) or "not more frequent in the class for sure"
+    # The cue's p is the greatest of these times what both are corrected by, or 1.
+    own = {
+        "nothing sure comes with it to images of other classes": cue.transplanted.p,
+        "nothing sure goes with it": WAYS * cue.removed.p,
+    }
+    most = max(own.values())
+    return ", and ".join(words for words, p in own.items() if p * cue.p / most >= found.level)
 
 
 def examples_said(cue: SpuriousCue) -> str:
