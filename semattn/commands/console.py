@@ -73,7 +73,10 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
     )
     console = Console(stderr=True)
     seen = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not seen) as shown:
+    # A step may take a minute: the speed is that of the last hour, not of the last half minute.
+    with Progress(
+        *columns, console=console, transient=True, disable=not seen, speed_estimate_period=3600
+    ) as shown:
         tasks: dict[str, Any] = {}
 
         def say(what: str, done: int, total: int) -> None:

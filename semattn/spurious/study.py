@@ -83,6 +83,8 @@ class Study:
         tried = [one for one in frequent if one.lift >= self.lift]
         parts = shares([one.one.p for one in tried])
         cues = []
+        if tried:
+            self.said("trying", 0, len(tried))
         for number, (one, share) in enumerate(zip(tried, parts, strict=True)):
             cues.append(self._cue(number, one, judged, share))
             self.said("trying", number + 1, len(tried))
