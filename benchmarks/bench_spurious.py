@@ -225,6 +225,13 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     return made
 
 
+def keep(file: Path, made: dict[str, Any]) -> None:
+    """Write a result: whole, or not at all."""
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(made), encoding="utf-8")
+    partial.replace(file)
+
+
 def main() -> None:
     """Run what is not done yet; `bench_spurious_table` renders it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -238,9 +245,7 @@ def main() -> None:
         if number % parts != part or file.exists():
             continue
         made = run(case, options.work)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(made), encoding="utf-8")
-        partial.replace(file)
+        keep(file, made)
         best = made.get("top") or [{}]
         print(case.file, "confirmed", made["confirmed"], "of", made["tried"],
               {k: v for k, v in best[0].items() if k != "scores"}, flush=True)  # fmt: skip

@@ -9,7 +9,7 @@ Strength and layers of either are chosen on further images of the training scene
 from __future__ import annotations
 
 import argparse
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,18 @@ from semattn.prompting import AttentionPrompter
 from semattn.spurious import load_discovery
 from semattn.zoo import cache_dir
 
-from .bench_spurious import BATCH, KINDS, OWN, SEEDS, SEEN, Case, matches, model_of, patches_of
+from .bench_spurious import (
+    BATCH,
+    KINDS,
+    OWN,
+    SEEDS,
+    SEEN,
+    Case,
+    keep,
+    matches,
+    model_of,
+    patches_of,
+)
 from .objects_on_scenes import NAMES
 from .prompting_arms import normalised
 
@@ -80,8 +91,6 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     found = load_discovery(work / case.file.replace(".json", ".npz"), model)
     if not found.cues:
         raise SystemExit(f"{case.file}: no cue was tried, there is nothing to suppress")
-    from dataclasses import replace
-
     cue = replace(found.cues[0], preprocessing=OWN)
     made: dict[str, Any] = {
         "case": vars(case) | {"on": case.on}, "confirmed": cue.confirmed,
@@ -118,9 +127,7 @@ def main() -> None:
         if file.exists() or not (options.work / case.file).exists():
             continue
         made = run(case, options.work)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(made), encoding="utf-8")
-        partial.replace(file)
+        keep(file, made)
         told = {name: np.round(arm["groups"], 2).tolist() for name, arm in made["arms"].items()}
         print(file.name, made["confirmed"], told, flush=True)
 

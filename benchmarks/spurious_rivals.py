@@ -16,7 +16,6 @@ every fresh image, and ranks the classes by how biased it holds them:
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from semattn.keypoints import detect
 from semattn.spurious.effects import answer
 from semattn.zoo import cache_dir
 
-from .bench_spurious import BATCH, GRID, KINDS, SEEDS, Case, _all, fresh, model_of
+from .bench_spurious import BATCH, GRID, KINDS, SEEDS, Case, _all, fresh, keep, model_of
 from .objects_on_scenes import NAMES
 from .prompting_arms import normalised
 
@@ -170,9 +169,7 @@ def main() -> None:
         if file.exists():
             continue
         made = run(case, options.work)
-        partial = file.with_suffix(".part")
-        partial.write_text(json.dumps(made), encoding="utf-8")
-        partial.replace(file)
+        keep(file, made)
         told = {n: (round(m["ap"], 3), m["rank"]) for n, m in made["methods"].items()}
         print(file.name, told, flush=True)
 
