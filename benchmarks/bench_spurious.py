@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -202,11 +203,13 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     model = model_of(case, work)
     given = list(_all(case.data(SEARCH)))
     pairs = [(one.image, one.label) for one in given]
+    search = work / f"search-{case.file}"
     found: Discovery = discover_spurious(
         model, pairs, names=NAMES, preprocessing=OWN, batch_size=BATCH, seed=case.seed,
-        folder=work / f"search-{case.file}",
+        folder=search,
     )  # fmt: skip
     save_discovery(found, work / case.file.replace(".json", ".npz"))
+    shutil.rmtree(search)
     made: dict[str, Any] = {
         "case": asdict(case) | {"on": case.on},
         "confirmed": len(found.confirmed), "tried": len(found.cues), "judged": found.candidates,

@@ -79,6 +79,7 @@ def spurious(
             )  # fmt: skip
         with busy("drawing"):
             files = output.write_spurious(found, made, pages(report, discovery=found))
+        shutil.rmtree(made / SEARCH, ignore_errors=True)
     report_discovery(found, files, notes)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import SemattnError
 from ..images import listed
+from .folders import numbers_of
 
 SHOWN = 4  # names that an error or a note lists
 
@@ -103,26 +104,16 @@ def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> Labelled:
         said = PREDICTED.format("the folder has images outside class folders" if classes else
                                 "the folder has no class folders")  # fmt: skip
         return Labelled(paths, (None,) * len(paths), names, said)
-    numbers, note = _numbers(classes, names, outputs)
+    numbers, missing = numbers_of(classes, names, outputs)
+    note = _unknown(missing, numbers)
     labels = tuple(numbers.get(one[0]) for one in parents)
     return Labelled(paths, labels, names or (tuple(classes) if not note else ()), note)
 
 
-def _numbers(
-    classes: list[str], names: tuple[str, ...], outputs: int
-) -> tuple[dict[str, int], str]:
-    """The class number of each folder that has one, and what to say of the others."""
-    known = {_plain(name): number for number, name in enumerate(names)}
-    found = {one: known[_plain(one)] for one in classes if _plain(one) in known}
-    missing = [one for one in classes if one not in found]
+def _unknown(missing: list[str], known: dict[str, int]) -> str:
+    """What to say of folders that are no class of the model."""
     if not missing:
-        return found, ""
-    if not names and len(classes) == outputs:
-        return {one: number for number, one in enumerate(classes)}, ""
+        return ""
     some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
     what = "is no class" if len(missing) == 1 else "are no classes"
-    return found, PREDICTED.format(f"{some} {what} of the model") + " there" * bool(found)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
+    return PREDICTED.format(f"{some} {what} of the model") + " there" * bool(known)

@@ -60,7 +60,8 @@ def discover_spurious(
     most : candidates of a class that are tried
     batch_size : images in the model at once
     detector, preprocessing, seed : as for `semattn.explain.Explainer`
-    folder : where the search is kept as it goes, to go on after an interruption; removed at the end
+    folder : where the search is kept as it goes, to go on after an interruption; the same search
+        is read from there later, until you remove it. None keeps it in a temporary folder
     progress : called with what is being done, how much of it is done, and how much there is
 
     Raises
@@ -105,13 +106,10 @@ def discover_spurious(
     try:
         looked = Looked(looker, data, shelf, batch_size, seed, said)
         study = Study(looked, level, lift, most, seed, said)
-        found = study.search(_chosen(classes, looked), manifest)
-    except BaseException:
+        return study.search(_chosen(classes, looked), manifest)
+    finally:
         if shelf.temporary:
             shelf.clear()
-        raise
-    shelf.clear()
-    return found
 
 
 def _names(data: Labelled) -> list[str]:
@@ -146,6 +144,7 @@ def _chosen(classes: Sequence[int | str] | None, looked: Looked) -> list[int]:
         raise SemattnError(
             f"dataset: expected images of two classes at least, got {data.name(there[0])} alone — "
             "what a class has more often shows against others"
+            + (f" ({data.note})" if data.note else "")
         )
     if classes is None:
         return there

@@ -67,7 +67,7 @@ class Shelf:
         partial.replace(file)
 
     def clear(self) -> None:
-        """Remove all of it: the search is done."""
+        """Remove all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, kind: str, number: int) -> Path:

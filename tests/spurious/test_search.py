@@ -6,6 +6,10 @@ import dataclasses
 import json
 import pickle
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from PIL import Image
 from semattn import discover_spurious
 from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
+from semattn.spurious import folders as folders_of
 from semattn.spurious import load_discovery, looked, save_discovery
 from tests import models
 
@@ -91,7 +96,37 @@ def test_a_stopped_search_goes_on(model, pairs, found, tmp_path, monkeypatch):
     assert done == 7 - 4  # four batches make the space
     monkeypatch.setattr(looked.Looker, "look", real)
     assert same(found, discover_spurious(model, pairs, **options))
-    assert not (tmp_path / "search").exists()
+    monkeypatch.setattr(looked.Looker, "look", None)  # what is done is not done again
+    assert same(found, discover_spurious(model, pairs, **options))
+
+
+SEARCH = """
+import sys
+from semattn import discover_spurious
+from tests.spurious import planted
+pairs = planted.images(24, 0.95)
+discover_spurious(planted.model_of(pairs), pairs, names=("red", "green", "blue"),
+                  preprocessing=planted.OWN, folder=sys.argv[1])
+"""
+
+
+def test_a_killed_search_loses_a_batch_at_most(model, pairs, found, tmp_path):
+    search = tmp_path / "search"
+    for least in (2, 4, 6):  # space, four batches of images (16 each) and a half, trials
+        command = [sys.executable, "-W", "error", "-c", SEARCH, str(search)]
+        before = set(search.glob("*.npz"))
+        with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+            while len(list(search.glob("*.npz"))) < least and process.poll() is None:
+                time.sleep(0.002)
+            process.kill()
+        kept = {one: one.stat().st_mtime_ns for one in search.glob("*.npz")}
+        assert before <= set(kept) and len(kept) >= least
+        for one in kept:
+            with np.load(one, allow_pickle=False) as arrays:
+                assert arrays.files
+    options = {"names": NAMES, "preprocessing": planted.OWN, "folder": search}
+    assert same(found, discover_spurious(model, pairs, **options))
+    assert all(one.stat().st_mtime_ns == then for one, then in kept.items()), "not done again"
 
 
 def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeypatch):
@@ -151,6 +186,30 @@ def test_without_labels_the_predicted_classes_stand_in(model, pairs):
                               preprocessing=planted.OWN)  # fmt: skip
     assert found.accuracy is None and "the class that the model predicts" in found.notes[0]
     assert found.confirmed[0].name == "red"
+
+
+def test_where_one_class_is_predicted_it_says_that_it_is_predicted(model, pairs):
+    red = [one for one, label in pairs if label == 0]
+    with pytest.raises(SemattnError, match="red alone .*the class that the model predicts"):
+        discover_spurious(model, red, names=NAMES, preprocessing=planted.OWN)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "outputs", "known", "missing"),
+    [
+        (["Red", "sea_horse"], ["red", "sea horse"], 2, {"Red": 0, "sea_horse": 1}, []),
+        (["tench"], ["tench, Tinca tinca", "crane"], 2, {"tench": 0}, []),
+        (["crane"], ["crane, bird", "crane, machine"], 2, {}, ["crane"]),
+        (["crane"], ["crane, bird", "crane"], 2, {"crane": 1}, []),
+        (["a", "b"], [], 2, {"a": 0, "b": 1}, []),
+        (["a"], [], 2, {}, ["a"]),
+        (["n01440764", "n01443537"], [], 1000, {"n01440764": 0, "n01443537": 1}, []),
+        (["n01440764"], [], 13, {}, ["n01440764"]),
+        (["n01440764", "x"], [], 1000, {"n01440764": 0}, ["x"]),
+    ],
+)
+def test_which_class_a_folder_is(folders, names, outputs, known, missing):
+    assert folders_of.numbers_of(folders, names, outputs) == (known, missing)
 
 
 def test_labels_that_the_model_does_not_have(model, pairs, tmp_path):
