@@ -19,8 +19,7 @@ from PIL import Image
 from semattn import discover_spurious
 from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
-from semattn.spurious import folders as folders_of
-from semattn.spurious import load_discovery, looked, save_discovery
+from semattn.spurious import folders as folders_of, load_discovery, looked, save_discovery
 from tests import models
 
 from . import planted
