@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_discovery
+from semattn.spurious.looking import Looker
 from semattn.zoo import cache_dir
 
 from .bench_prompting import load
@@ -172,15 +173,18 @@ def _bearing(chosen: list[Planted]) -> np.ndarray:
     return made
 
 
-def matches(cue: SpuriousCue, inputs: Tensor) -> np.ndarray:
-    """How surely each patch shows a cue, (n, P)."""
-    parts = [cue.matches(inputs[at : at + BATCH]) for at in range(0, len(inputs), BATCH)]
+def features(model: nn.Module, inputs: Tensor) -> np.ndarray:
+    """What a cue's detector looks at: (n, P, E)."""
+    looker = Looker(model, OWN, "sift", 0)
+    parts = [looker.features(inputs[at : at + BATCH]) for at in range(0, len(inputs), BATCH)]
     return torch.cat(parts).numpy()
 
 
-def judged(case: Case, cue: SpuriousCue, on: Fresh, given: list[Planted]) -> dict[str, Any]:
-    """How well a cue is the planted one."""
-    scores = matches(cue, on.inputs)
+def judged(
+    case: Case, cue: SpuriousCue, on: Fresh, seen: np.ndarray, given: list[Planted]
+) -> dict[str, Any]:
+    """How well a cue is the planted one; `seen` are the features of the fresh images."""
+    scores = cue.detector(seen)
     bears = on.planted.any(axis=1)
     mine = on.labels == case.on
     both = (scores > 0.5) & on.planted
@@ -224,7 +228,8 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     if case.twin != "clean":
         on = fresh(case, model)
         made["fresh"] = {"labels": on.labels.tolist(), "bears": on.planted.any(axis=1).tolist()}
-        made["top"] = [judged(case, one, on, given) for one in found.cues[:5]]
+        seen = features(model, on.inputs)
+        made["top"] = [judged(case, one, on, seen, given) for one in found.cues[:5]]
     return made
 
 

@@ -9,7 +9,6 @@ Strength and layers of either are chosen on further images of the training scene
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,11 @@ from semattn.zoo import cache_dir
 from .bench_spurious import (
     BATCH,
     KINDS,
-    OWN,
     SEEDS,
     SEEN,
     Case,
+    features,
     keep,
-    matches,
     model_of,
     patches_of,
 )
@@ -91,7 +89,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     found = load_discovery(work / case.file.replace(".json", ".npz"), model)
     if not found.cues:
         raise SystemExit(f"{case.file}: no cue was tried, there is nothing to suppress")
-    cue = replace(found.cues[0], preprocessing=OWN)
+    cue = found.cues[0]
     made: dict[str, Any] = {
         "case": vars(case) | {"on": case.on}, "confirmed": cue.confirmed,
         "class_right": cue.target == case.on, "arms": {},
@@ -100,7 +98,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     arms = {}
     for name in ("found", "oracle"):
         scores = [
-            torch.from_numpy(matches(cue, normalised(model, on.inputs)))
+            torch.from_numpy(cue.detector(features(model, normalised(model, on.inputs)))).float()
             if name == "found" else on.planted
             for on in (choose, test)
         ]  # fmt: skip

@@ -144,13 +144,18 @@ def result(rows: list[dict[str, Any]], caption: str) -> dict[str, Any]:
             {"key": "memory_ratio", "title": "memory ratio", "format": ".2f"},
         ],
         "rows": rows,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        },
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
     }
 
 

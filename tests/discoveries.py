@@ -9,7 +9,7 @@ import numpy as np
 from semattn.spurious import Discovery, Effect, Example, Group, Rank, Skipped, SpuriousCue
 from semattn.spurious.detector import Detector
 
-NONE = Effect(math.nan, math.nan, math.nan, 1.0, 0)
+NONE = Effect(math.nan, math.nan, math.nan, 0, 1.0)
 GRID, SIZE = (3, 4), (48, 64)
 
 
@@ -34,10 +34,10 @@ def cue(
     place = np.zeros(GRID)
     place[2, 3] = 0.95
     effects = {
-        "removed": Effect(1.5, 1.0, 2.0, 0.0001, 24) if confirmed else NONE,
-        "transplanted": Effect(0.75, 0.5, 1.0, 0.0001, 24)
+        "removed": Effect(1.5, 1.0, 2.0, 24, 0.0001) if confirmed else NONE,
+        "transplanted": Effect(0.75, 0.5, 1.0, 24, 0.0001)
         if confirmed
-        else Effect(-0.25, -0.5, 0.125, 0.8, 12),
+        else Effect(-0.25, -0.5, 0.125, 12, 0.8),
     }
     groups = (
         Group("class, cue", 24, 0.96, 0.92),

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "semattn"
 
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
-    {"cost", "digest", "errors", "registry", "version"},
+    {"cost", "digest", "errors", "registry", "statistics", "version"},
     {"manifest"},
     {"grid", "images"},
     {"keypoints", "attention"},

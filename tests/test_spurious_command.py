@@ -191,14 +191,14 @@ def test_words_are_honest():
     assert outcome(none).startswith("no cue confirmed at level .05 among 57 candidates, 1 tried")
     assert "no proof that there is none" in outcome(none)
     assert reason(none.cues[0], none).startswith("nothing comes with it")
-    weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 0.3, 24),
-               transplanted=Effect(1.0, 0.5, 2.0, 0.001, 24))  # fmt: skip
+    weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 24, 0.3),
+               transplanted=Effect(1.0, 0.5, 2.0, 24, 0.001))  # fmt: skip
     assert reason(weak, discovery(weak)) == "nothing sure goes with it"
-    alone = cue(confirmed=False, p=0.4, removed=Effect(1.0, 0.5, 2.0, 0.0001, 24))
+    alone = cue(confirmed=False, p=0.4, removed=Effect(1.0, 0.5, 2.0, 24, 0.0001))
     assert reason(alone, discovery(alone)).startswith("nothing sure comes with it")
     assert reason(cue(), found()) == ""
     assert [figure(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
-    assert nats(NONE) == "–" and nats(Effect(-0.001, -1, 1, 0.5, 3)) == "0.00 [−1.00, 1.00]"
+    assert nats(NONE) == "–" and nats(Effect(-0.001, -1, 1, 3, 0.5)) == "0.00 [−1.00, 1.00]"
 
 
 def test_the_figure_has_a_row_a_cue_with_its_patches_outlined():

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS = 2000
-LEVEL = 0.95
+from ..statistics import LEVEL, Estimate, estimate, sign_flip
+
+DRAWS = 2000  # of a bootstrap
+FLIPS = 20_000
 
 
 @dataclass(frozen=True)
-class Effect:
-    """A mean over `count` images, its 95 % interval, nats; `p` of a one-sided sign-flip test."""
+class Effect(Estimate):
+    """A mean of nats with its 95 % interval, and `p` of a one-sided sign-flip test."""
 
-    mean: float
-    low: float
-    high: float
-    p: float
-    count: int
+    p: float = 1.0
 
 
 def effect(values: np.ndarray, seed: int = 0) -> Effect:
@@ -32,17 +30,8 @@ def effect(values: np.ndarray, seed: int = 0) -> Effect:
     1.0
     """
     values = np.asarray(values, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Effect(float("nan"), float("nan"), float("nan"), 1.0, 0)
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    signs = 2 * rng.integers(2, size=(10 * DRAWS, len(values)), dtype=np.int8) - 1
-    by_chance = (signs * values).mean(axis=1)
-    extreme = int((by_chance >= values.mean() - 1e-12 * np.abs(values).mean()).sum())
-    p = (1 + extreme) / (1 + len(signs))
-    return Effect(float(values.mean()), float(low), float(high), p, len(values))
+    p = sign_flip(values, seed, FLIPS, greater=True)
+    return Effect(**vars(estimate(values, seed, DRAWS)), p=p)
 
 
 def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:

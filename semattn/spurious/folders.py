@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from ..zoo import synsets
+
 WORDNET = re.compile(r"n\d{8}")  # what ImageNet calls its folders
 
 
@@ -31,7 +33,7 @@ def numbers_of(
     """
     known = _known(names)
     if any(map(WORDNET.fullmatch, folders)):
-        known = _wordnet(outputs) | known
+        known = {one: number for number, one in enumerate(synsets(outputs))} | known
     found = {one: known[_plain(one)] for one in folders if _plain(one) in known}
     if not names and not found and len(folders) == outputs:
         found = {one: number for number, one in enumerate(folders)}
@@ -45,15 +47,6 @@ def _known(names: Sequence[str]) -> dict[str, int]:
     known = {one: number for number, some in enumerate(synonyms)
              for one in some if count[one] == 1}  # fmt: skip
     return known | {_plain(name): number for number, name in enumerate(names)}
-
-
-def _wordnet(outputs: int) -> dict[str, int]:
-    """Classes by WordNet number, where as many outputs are known to be a list of ImageNet's."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset({"num_classes": outputs})
-    names = ImageNetInfo(subset).label_names() if subset else []
-    return {name: number for number, name in enumerate(names)}
 
 
 def _plain(name: str) -> str:

@@ -46,7 +46,7 @@ def nats(effect: Effect) -> str:
     Examples
     --------
     >>> from semattn.spurious import Effect
-    >>> nats(Effect(1.25, 1, -0.5, 0.01, 9)), nats(Effect(math.nan, math.nan, math.nan, 1.0, 0))
+    >>> nats(Effect(1.25, 1, -0.5, 9, 0.01)), nats(Effect(math.nan, math.nan, math.nan, 0, 1.0))
     ('1.25 [1.00, −0.50]', '–')
     """
     if not math.isfinite(effect.mean):

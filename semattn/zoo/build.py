@@ -174,6 +174,12 @@ def _named(model: nn.Module, pretrained: bool) -> nn.Module:
     return model
 
 
+def synsets(outputs: int) -> tuple[str, ...]:
+    """WordNet numbers of the classes, where so many outputs are a list of ImageNet's; else ()."""
+    subset = infer_imagenet_subset({"num_classes": outputs})
+    return tuple(ImageNetInfo(subset).label_names()) if subset else ()
+
+
 def _with_checkpoint(name: str, path: Path) -> nn.Module:
     state = _read(path)
     model = timm.create_model(name, pretrained=False)

@@ -45,20 +45,29 @@ def estimate(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Estimate:
 
 
 def difference(one: np.ndarray, other: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Difference:
-    """`one` less `other`, image by image (n,), with its interval and a sign-flip test.
-
-    The test asks how often signs that are drawn at random give a mean as far from 0; the data as
-    they are count as one draw, so that p is never 0.
-    """
+    """`one` less `other`, image by image (n,), with its interval and a sign-flip test."""
     pairs = one - other
-    found = estimate(pairs, seed, draws)
-    known = pairs[~np.isnan(pairs)]
+    found, p = estimate(pairs, seed, draws), sign_flip(pairs, seed, draws)
+    return Difference(found.mean, found.low, found.high, found.count, p, p)
+
+
+def sign_flip(
+    values: np.ndarray, seed: int = 0, draws: int = DRAWS, *, greater: bool = False
+) -> float:
+    """How often signs that are drawn at random give values (n,) a mean as far from 0; 1 of none.
+
+    With `greater`, as far above it. The data as they are count as one draw: p is never 0.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return 1.0
     rng = np.random.default_rng((seed, 1))
     signs = 2 * rng.integers(2, size=(draws, len(known)), dtype=np.int8) - 1
-    by_chance = np.abs((signs * known).mean(axis=1)) if len(known) else np.zeros(draws)
-    extreme = (by_chance >= abs(found.mean) * (1 - 1e-12)).sum() if len(known) else draws
-    p = (1 + int(extreme)) / (1 + draws)
-    return Difference(found.mean, found.low, found.high, found.count, p, p)
+    by_chance, mean = (signs * known).mean(axis=1), known.mean()
+    if not greater:
+        by_chance, mean = np.abs(by_chance), abs(mean)
+    extreme = int((by_chance >= mean - 1e-12 * np.abs(known).mean()).sum())
+    return (1 + extreme) / (1 + draws)
 
 
 def holm(p: Sequence[float]) -> list[float]:
