@@ -225,7 +225,7 @@ Level = Annotated[
 ]
 Lift = Annotated[
     float,
-    _option(HOW, "L", "How many times as often as others a class must show what is tried."),
+    _option(HOW, "L", "How many times as often as others a class must surely show what is tried."),
 ]
 Most = Annotated[int, _option(HOW, "N", "How many candidates of a class are tried at most.", min=1)]
 SearchSeed = Annotated[int, _option(HOW, "S", "Of the draws, the clusters, the intervals.", min=0)]

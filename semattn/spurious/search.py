@@ -55,8 +55,8 @@ def discover_spurious(
     classes : the ones to search, by number or name; None is all
     names : of the model's classes; None is ``model.classes``
     level : of significance, of the search as a whole
-    lift : how many times as many images of the class must show a cue as of the others; what lies
-        beside an object, or is missed of it, is often twice as frequent
+    lift : how many times as often images of the class must show a cue as those of others, at 95 %
+        confidence; what lies beside an object, or is missed of it, is often twice as frequent
     most : candidates of a class that are tried
     batch_size : images in the model at once
     detector, preprocessing, seed : as for `semattn.explain.Explainer`

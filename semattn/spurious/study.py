@@ -15,7 +15,7 @@ from .candidates import FOLDS, SAME, Candidate, Patches, distinct, find, shared
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .detector import Detector, fit_detector
 from .discovery import Discovery, Rank
-from .evidence import effect, score, shares
+from .evidence import effect, lift, score, shares
 from .looked import Looked, Progress, strided
 
 REFERENCE = 1300  # images that a class is held against, at most
@@ -41,9 +41,8 @@ class Tried:
 
     @property
     def lift(self) -> float:
-        """How many times as many images of the class show it as of the others."""
-        inside, outside = self.one.bears[self.mine], self.one.bears[~self.mine]
-        return float(inside.mean() / max(outside.mean(), 1 / len(outside)))
+        """How many times as many images of the class show it as of the others, at least."""
+        return lift(self.one.bears[self.mine], self.one.bears[~self.mine])
 
 
 class Study:
@@ -93,7 +92,7 @@ class Study:
         if len(tried) < len(frequent):
             notes.append(
                 f"not tried: {len(frequent) - len(tried)} kinds of patches that a class shows more "
-                f"often, but less than {self.lift:g} times as often as others"
+                f"often, but not surely {self.lift:g} times as often as others"
             )
         if small:
             notes.append(f"left out, for fewer than {FEWEST} images: {self._counted(small)}")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from semattn.evaluation import difference, estimate, holm
+from semattn.statistics import difference, estimate, holm, sign_flip
 
 
 def test_an_interval_is_that_of_the_bootstrap():
@@ -40,6 +40,7 @@ def test_the_test_is_the_one_of_all_signs():
     assert found.p == pytest.approx(exact, abs=0.005)
     assert difference(-pairs, np.zeros(8), draws=40_000).p == found.p
     assert difference(np.zeros(8), np.zeros(8)).p == 1
+    assert sign_flip(np.ones(60), draws=99) == 1 / 100, "the data count as one draw"
 
 
 def test_it_rejects_at_its_level_where_nothing_differs():

@@ -12,7 +12,7 @@ from semattn.keypoints import Keypoints
 from semattn.spurious import places
 from semattn.spurious.candidates import Patches, _needed, find, shared
 from semattn.spurious.detector import Detector, fit_detector
-from semattn.spurious.evidence import contrast_p, effect, score, shares
+from semattn.spurious.evidence import contrast_p, effect, lift, score, shares
 from semattn.spurious.features import blocks_of, colours, descriptors
 from semattn.spurious.space import Space, fit_space, whiten
 from semattn.spurious.trials import _fitting, widened
@@ -46,6 +46,16 @@ def test_the_score_is_contrast_times_removal():
     assert score(outside, inside, np.array([1.0]))[0] == 0
     assert score(inside, outside, np.array([]))[0] == 0
     assert shares([1e-4, 1e-4]) == pytest.approx([0.5, 0.5])
+    assert shares([1e-8, 1e-4]) == pytest.approx([0.8, 0.2])
+
+
+def test_how_many_times_as_often_is_said_with_confidence():
+    inside, outside = np.arange(30) < 15, np.arange(360) < 52
+    spread = np.sqrt(1 / 15 - 1 / 30 + 1 / 52 - 1 / 360)  # of the logarithm (Katz et al. 1978)
+    ratio = (15 / 30) / (52 / 360)
+    assert lift(inside, outside) == pytest.approx(ratio * np.exp(-1.96 * spread), rel=1e-4)
+    assert lift(inside, np.zeros(360, bool)) > 3  # as if one did
+    assert lift(np.zeros(30, bool), outside) == 0
 
 
 def test_what_is_on_the_object_and_beside_it():
@@ -53,6 +63,7 @@ def test_what_is_on_the_object_and_beside_it():
     thing[0, 12] = 1  # the middle of 5 x 5
     over = places.on_object(thing)
     assert over.sum() == 1
+    assert places.on_object(np.array([[0.0, 0.2, 0.5, 0.9]])).tolist() == [[False] * 2 + [True] * 2]
     off = places.off_object(over, np.zeros(25, bool), (5, 5)).reshape(5, 5)
     wanted = np.ones((5, 5), bool)
     wanted[1:4, 1:4] = False
@@ -66,9 +77,12 @@ def test_a_mark_stands_out_at_a_fixed_place():
     over = np.zeros((10, 4), bool)
     over[:5, 3] = True  # in the class alone
     over[:, 0] = True  # everywhere
+    over[:1, 1] = True  # an object that happens to be there
     mine = np.arange(10) < 5
     assert places.fixed_places(over, mine).tolist() == [False, False, False, True]
-    assert places.sameness(over[:5]) == 1
+    assert places.sameness(over[1:5]) == 1
+    half = places.sameness(np.array([[True, True, False], [False, True, True]]))
+    assert half == pytest.approx(1 / 3)
     assert places.sameness(np.eye(3, dtype=bool)) == 0
     assert np.isnan(places.sameness(np.zeros((3, 4), bool)))
 
@@ -98,7 +112,12 @@ def test_a_space_weighs_every_kind_alike_and_a_detector_goes_before_it():
     parts = [made[:, :6], made[:, space.things]]
     assert [float(one.var(axis=0).mean()) for one in parts] == pytest.approx([1, 1], rel=1e-2)
     assert blocks_of(width)[1] == slice(6, 12)
-    detector = Detector(rng.normal(size=made.shape[1]).astype(np.float32), 0.3, 1.0, 0.0)
+    detector = Detector(rng.normal(size=made.shape[1]).astype(np.float32), 0.3, 1.0, -0.5)
+    images = made[:12].reshape(3, 4, -1)
+    count = (detector.scores(images) > 0).sum(axis=1)
+    shown = 1 / (1 + np.exp(-(1.0 * np.log(1 + count) - 0.5)))
+    own = 1 / (1 + np.exp(-detector.scores(images)))
+    np.testing.assert_allclose(detector(images), own * shown[:, None], rtol=1e-5)
     before = detector.before(space)
     np.testing.assert_allclose(before.scores(sample), detector.scores(made), atol=1e-3)
     white = whiten(made)(made)
@@ -125,6 +144,12 @@ def test_candidates_are_what_the_class_shows_more_often():
                             ~best.bears & ~patches.mine, 0)  # fmt: skip
     matches = detector(patches.values)
     assert matches[patches.mine][:, 3].min() > matches[~patches.mine].max()
+
+
+def test_patches_on_the_object_are_not_counted():
+    patches, space = planted(9.0)
+    patches.off[:, 3] = False
+    assert min(one.p for one in find(patches, space, 0)) > 1e-3
 
 
 def test_where_there_is_nothing_no_more_than_chance_is_found():
