@@ -3,7 +3,7 @@
 The cue that `discover_spurious` ranked first on training images at rate .95 (`bench_spurious`) is
 suppressed at inference, on images of the test split: the class that bore it and the others, each
 with the cue and without. Beside it stand no prompt, and the oracle: the true patches of the cue.
-Strength and layers of either are chosen on further images of the training scenes.
+Both lead attention away as the search's own report does.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ from .bench_spurious import (
 from .objects_on_scenes import NAMES
 from .prompting_arms import normalised
 
-OPTIONS: tuple[tuple[float, str], ...] = ((1.0, "last-half"), (2.0, "last-half"), (1.0, "all"))
+STRENGTH, LAYERS = 1.0, "last-half"  # as `semattn spurious` prompts
+OWN, REST = 60, 240  # images of the class, and of the others, with the cue and as many without
 GROUPS = ("class, cue", "class, no cue", "others, cue", "others, no cue")
 
 
 class Groups:
-    """Images of the four groups: `own` of the class that bears the cue, `rest` of the others."""
+    """Images of the four groups, of the test split."""
 
-    def __init__(self, case: Case, split: str, own: int, rest: int, seed: int) -> None:
+    def __init__(self, case: Case) -> None:
         self.labels, self.group = [], []
         images, planted = [], []
         for with_it in (True, False):
             rate = float(with_it)
-            data = case.data(len(NAMES) * own, split=split, seed=seed, rate=rate, others=rate)
-            rows = [i for i in range(len(data)) if i % len(NAMES) == case.on][:own]
-            rows += [i for i in range(len(data)) if i % len(NAMES) != case.on][:rest]
+            data = case.data(len(NAMES) * OWN, split="test", seed=8, rate=rate, others=rate)
+            rows = [i for i in range(len(data)) if i % len(NAMES) == case.on][:OWN]
+            rows += [i for i in range(len(data)) if i % len(NAMES) != case.on][:REST]
             for one in (data[i] for i in rows):
                 images.append(one.image)
                 planted.append(one.cue)
@@ -58,21 +59,15 @@ class Groups:
         self.planted = torch.from_numpy(patches_of(np.stack(planted)) > SEEN).float()
 
 
-def right(
-    model: nn.Module, on: Groups, away: Tensor | None = None, strength: float = 0.0,
-    layers: str = "last-half",
-) -> np.ndarray:  # fmt: skip
+def right(model: nn.Module, on: Groups, away: Tensor | None = None) -> np.ndarray:
     """Whether the model is right on each image, attention led away from patches (n, P)."""
-    prompter = AttentionPrompter(model, strength=strength, layers=layers)
+    prompter = AttentionPrompter(model, strength=0 if away is None else STRENGTH, layers=LAYERS)
     made = []
     for at in range(0, len(on.inputs), BATCH):
         x = normalised(model, on.inputs[at : at + BATCH])
-        with torch.inference_mode():
-            if away is None:
-                made.append(model(x).argmax(-1))
-            else:
-                with prompter.steer(away[at : at + BATCH], away=True):
-                    made.append(model(x).argmax(-1))
+        some = None if away is None else away[at : at + BATCH]
+        with torch.inference_mode(), prompter.steer(some, away=True):
+            made.append(model(x).argmax(-1))
     hits: np.ndarray = torch.cat(made).numpy() == np.array(on.labels)
     return hits
 
@@ -90,29 +85,19 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     if not found.cues:
         raise SystemExit(f"{case.file}: no cue was tried, there is nothing to suppress")
     cue = found.cues[0]
-    made: dict[str, Any] = {
+    on = Groups(case)
+    seen = features(model, normalised(model, on.inputs))
+    arms = {
+        "none": right(model, on),
+        "found": right(model, on, torch.from_numpy(cue.detector(seen)).float()),
+        "oracle": right(model, on, on.planted),
+    }
+    return {
         "case": vars(case) | {"on": case.on}, "confirmed": cue.confirmed,
-        "class_right": cue.target == case.on, "arms": {},
+        "class_right": cue.target == case.on, "group": on.group,
+        "arms": {name: {"groups": by_group(on, hits), "right": hits.tolist()}
+                 for name, hits in arms.items()},
     }  # fmt: skip
-    choose, test = Groups(case, "train", 16, 48, 7), Groups(case, "test", 30, 120, 8)
-    arms = {}
-    for name in ("found", "oracle"):
-        scores = [
-            torch.from_numpy(cue.detector(features(model, normalised(model, on.inputs)))).float()
-            if name == "found" else on.planted
-            for on in (choose, test)
-        ]  # fmt: skip
-        path = {option: by_group(choose, right(model, choose, scores[0], *option))
-                for option in OPTIONS}  # fmt: skip
-        best = max(path, key=lambda one: (min(path[one]), np.mean(path[one])))
-        arms[name] = right(model, test, scores[1], *best)
-        made["arms"][name] = {"chosen": list(best)}
-    arms["none"] = right(model, test)
-    for name, hits in arms.items():
-        made["arms"].setdefault(name, {})
-        made["arms"][name] |= {"groups": by_group(test, hits), "right": hits.tolist()}
-    made["group"] = test.group
-    return made
 
 
 def main() -> None:
