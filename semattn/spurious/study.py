@@ -81,11 +81,13 @@ class Study:
         frequent = [one for one in found if one.one.p * judged < self.level]
         tried = [one for one in frequent if one.lift >= self.lift]
         parts = shares([one.one.p for one in tried])
-        cues = []
+        cues: list[SpuriousCue] = []
         if tried:
             self.said("trying", 0, len(tried))
         for number, (one, share) in enumerate(zip(tried, parts, strict=True)):
-            cues.append(self._cue(number, one, judged, share))
+            known = [other.detector for other, cue in zip(tried, cues, strict=False)
+                     if cue.confirmed and cue.target == one.target]  # fmt: skip
+            cues.append(self._cue(number, one, judged, share, known))
             self.said("trying", number + 1, len(tried))
         cues.sort(key=lambda one: (not one.confirmed, -one.score))
         notes = [one for one in (looked.data.note,) if one]
@@ -159,13 +161,19 @@ class Study:
                 break
         return len(every), kept
 
-    def _cue(self, number: int, tried: Tried, judged: int, share: float) -> SpuriousCue:
-        """Both trials of a candidate, and what is known of it."""
+    def _cue(
+        self, number: int, tried: Tried, judged: int, share: float, confirmed: list[Detector]
+    ) -> SpuriousCue:
+        """Both trials of a candidate, and what is known of it.
+
+        Patches of cues of the class that are `confirmed` already stay out of its trials: what is
+        inside a frame is not to borrow the effect of the frame.
+        """
         looked, one, mine = self.looked, tried.one, tried.mine
         known = trials.Known(
             looked.looker.model, looked.grid, looked.inputs,
             lambda rows: tried.detector.scores(looked.gather(rows)["values"]) > 0,
-            lambda rows: self._off(rows, tried),
+            lambda rows: self._off(rows, tried, confirmed),
             lambda rows: places.on_object(looked.gather(rows)["thing"]), looked.size,
         )  # fmt: skip
         bears = tried.rows[one.bears & mine]
@@ -206,11 +214,15 @@ class Study:
         made = trials.groups(known, cue.matches, cue.target, rows, looked.labels, self.seed)
         return replace(cue, groups=made)
 
-    def _off(self, rows: np.ndarray, tried: Tried) -> np.ndarray:
-        """Patches (n, P) of rows that are not on the object."""
-        over = places.on_object(self.looked.gather(rows)["thing"])
+    def _off(self, rows: np.ndarray, tried: Tried, confirmed: list[Detector]) -> np.ndarray:
+        """Patches (n, P) of rows that are not on the object, nor of a confirmed cue."""
+        known = self.looked.gather(rows)
+        over = places.on_object(known["thing"])
         exempt = (self.looked.labels[rows] == tried.target)[:, None] & tried.fixed
-        return places.off_object(over, exempt, self.looked.grid.shape)
+        off = places.off_object(over, exempt, self.looked.grid.shape)
+        for one in confirmed:
+            off &= one.scores(known["values"]) <= 0
+        return off
 
     def _examples(
         self, tried: Tried, rows: np.ndarray, values: np.ndarray, trial: trials.Trial
