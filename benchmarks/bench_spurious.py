@@ -42,13 +42,6 @@ TRAIN, SEARCH, FRESH = 780, 390, 130
 BATCH = 32
 SEEDS = (6, 7, 8)  # 0 to 5 are development
 BIASED = (4, 1, 12, 8, 7, 10, 3, 6, 0)  # by seed: flower, bird, vehicle, mushroom, mammal, …
-    4,
-    1,
-    12,
-    8,
-    7,
-    10,
-)  # flower, bird, vehicle, mushroom, mammal, sign: by seed, round and round
 RATES = (0.95, 0.8, 0.5)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 SEEN = 0.05  # of a patch's pixels: it bears the cue
