@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from semattn.spurious.detector import Detector, fit_detector
 from semattn.spurious.evidence import contrast_p, effect, lift, score, shares
 from semattn.spurious.features import blocks_of, colours, descriptors
 from semattn.spurious.space import Space, fit_space, whiten
+from semattn.spurious.study import Study
 from semattn.spurious.trials import _fitting, widened
 
 
@@ -71,6 +74,22 @@ def test_what_is_on_the_object_and_beside_it():
     fixed = np.zeros(25, bool)
     fixed[12] = True
     assert places.off_object(over, fixed, (5, 5)).all()
+
+
+def test_confirmed_cues_stay_out_of_later_trials():
+    values, thing = np.full((2, 9, 1), -1.0), np.zeros((2, 9))
+    thing[:, 0] = 1  # the object, in a corner
+    values[0, 8] = 1  # patches of a cue that is confirmed
+    looked = SimpleNamespace(
+        gather=lambda rows: {"values": values[rows], "thing": thing[rows]},
+        labels=np.array([1, 0]), grid=PatchGrid((3, 3), (9, 9), (3, 3)),
+    )  # fmt: skip
+    tried = SimpleNamespace(target=1, fixed=np.zeros(9, bool))
+    known = Detector(np.ones(1), 0.0, 1.0, 0.0)
+    rows = np.arange(2)
+    before = Study._off(SimpleNamespace(looked=looked), rows, tried, [])
+    after = Study._off(SimpleNamespace(looked=looked), rows, tried, [known])
+    assert np.argwhere(before & ~after).tolist() == [[0, 8]] and not (after & ~before).any()
 
 
 def test_a_mark_stands_out_at_a_fixed_place():
