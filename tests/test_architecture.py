@@ -18,7 +18,7 @@ PACKAGE = ROOT / "semattn"
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
     {"cost", "digest", "errors", "registry", "statistics", "version"},
-    {"manifest"},
+    {"manifest", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "growth", "zoo", "metrics"},

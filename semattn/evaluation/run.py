@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from ..errors import SemattnError, UnsupportedModelError
 from ..images import Images, Preprocessing, prepare
 from ..manifest import about_model, versions
 from ..registry import choices
+from ..shelf import Shelf
 from .measures import Case, Setting, measures
 from .methods import Method, method
 
@@ -101,15 +100,16 @@ def evaluate(
         "setting": vars(setting), "refine": refine, "preprocessing": str(own),
         "versions": versions(),
     }  # fmt: skip
-    store = _Store(folder, manifest)
+    shelf = None if folder is None else Shelf(folder, manifest, "run")
     wants = _wanted_classes(data, classes)
     study = _Study(model, data, list(methods), wanted, setting, refine, own, wants)
     rows = []
     for index in range(len(data)):
-        row = store.read(index)
+        row = None if shelf is None else shelf.row(f"{index:06d}")
         if row is None:
             row = study.measure(index)
-            store.write(index, row)
+            if shelf is not None:
+                shelf.keep_row(f"{index:06d}", row)
         rows.append(row)
         if progress:
             progress(index + 1, len(data))
@@ -209,56 +209,6 @@ class _Study:
         if len(self._kept) > 2 * OTHERS:
             self._kept.pop(next(iter(self._kept)))
         return found
-
-
-class _Store:
-    """One file an image, written whole; the settings beside them."""
-
-    def __init__(self, folder: Path | None, manifest: dict[str, Any]) -> None:
-        self.folder = folder
-        if folder is None:
-            return
-        text = json.dumps(manifest, sort_keys=True, default=str)
-        own = {"digest": hashlib.sha256(text.encode()).hexdigest(), "manifest": manifest}
-        about = folder / "about.json"
-        if about.exists():
-            try:
-                known = json.loads(about.read_text(encoding="utf-8")).get("digest")
-            except (ValueError, AttributeError):
-                known = None
-            if known != own["digest"] and any(folder.glob("[0-9]*.json")):
-                raise SemattnError(
-                    f"out: expected the beginning of this run, got {folder} with that of another — "
-                    "remove it, or choose another folder"
-                )
-            if known == own["digest"]:
-                return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(about, own)
-        except OSError as error:
-            raise SemattnError(
-                f"out: expected a folder to write to, got {folder} ({error.strerror}) — choose "
-                "another"
-            ) from error
-
-    def read(self, index: int) -> dict[str, Any] | None:
-        """What is kept of an image."""
-        if self.folder is None or not (file := self.folder / f"{index:06d}.json").exists():
-            return None
-        row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return row
-
-    def write(self, index: int, row: dict[str, Any]) -> None:
-        """Keep what is known of an image."""
-        if self.folder is not None:
-            _write(self.folder / f"{index:06d}.json", row)
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(content, default=str), encoding="utf-8")
-    partial.replace(file)
 
 
 def _wanted_classes(data: Any, classes: Sequence[str] | None) -> list[int] | None:

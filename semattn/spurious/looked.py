@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..images import Images
+from ..shelf import Shelf
 from .data import Labelled
 from .discovery import Skipped
 from .looking import Looker
-from .shelf import Shelf
 from .space import Space, fit_space
 
 SAMPLED = 64  # images that the space is made of
@@ -59,10 +59,10 @@ class Looked:
         grid: dict[str, np.ndarray] = {}
         for number, start in enumerate(range(0, len(data), size)):
             stop = min(start + size, len(data))
-            kept = shelf.get("look", number)
+            kept = shelf.arrays(f"look-{number:06d}")
             if kept is None:
                 kept = self._look(range(start, stop))
-                shelf.put("look", number, kept)
+                shelf.keep_arrays(f"look-{number:06d}", kept)
             for index, why in zip(kept["skipped"], kept["reasons"], strict=True):
                 self.skipped.append(Skipped(data.source_name(int(index)), str(why)))
             sources += kept["sources"].tolist()
@@ -93,7 +93,7 @@ class Looked:
         for row in rows:
             wanted, place = self._at[row]
             if wanted != number:
-                number, batch = wanted, self.shelf.get("look", wanted) or {}
+                number, batch = wanted, self.shelf.arrays(f"look-{wanted:06d}") or {}
             for name, kept in made.items():
                 kept.append(batch[name][place])
         return {name: np.stack(kept).astype(np.float32) for name, kept in made.items()}
@@ -113,7 +113,7 @@ class Looked:
         return self.images(rows).inputs
 
     def _space(self, seed: int, said: Progress) -> Space:
-        kept = self.shelf.get("space", 0)
+        kept = self.shelf.arrays("space")
         if kept is None:
             parts = []
             wanted = strided(np.arange(len(self.data)), SAMPLED)
@@ -132,7 +132,7 @@ class Looked:
             made = fit_space(np.concatenate(parts), seed)
             things = np.array([made.things.start, made.things.stop])
             kept = {"mean": made.mean, "axes": made.axes, "things": things}
-            self.shelf.put("space", 0, kept)
+            self.shelf.keep_arrays("space", kept)
         return Space(kept["mean"], kept["axes"], slice(*kept["things"].tolist()))
 
     def _look(self, every: Sequence[int]) -> dict[str, np.ndarray]:

@@ -16,11 +16,11 @@ from ..images import Preprocessing
 from ..keypoints import detectors
 from ..manifest import about_model, versions
 from ..registry import choices
+from ..shelf import Shelf
 from .data import Labelled, read
 from .discovery import Discovery
 from .looked import Looked, Progress
 from .looking import Looker
-from .shelf import Shelf
 from .study import Study
 
 
@@ -102,7 +102,8 @@ def discover_spurious(
         "parameters": options, "versions": versions(),
     }  # fmt: skip
     said = progress or (lambda *_: None)
-    shelf = Shelf(None if folder is None else Path(folder), manifest | {"names": _names(data)})
+    known = manifest | {"names": _names(data)}
+    shelf = Shelf(None if folder is None else Path(folder), known, "search")
     try:
         looked = Looked(looker, data, shelf, batch_size, seed, said)
         study = Study(looked, level, lift, most, seed, said)

@@ -177,11 +177,11 @@ class Study:
             lambda rows: places.on_object(looked.gather(rows)["thing"]), looked.size,
         )  # fmt: skip
         bears = tried.rows[one.bears & mine]
-        kept = looked.shelf.get("trial", number)
+        kept = looked.shelf.arrays(f"trial-{number:06d}")
         if kept is None:
             others = tried.rows[~one.bears & ~mine]
             kept = vars(trials.run(known, tried.target, bears, others, self.seed))
-            looked.shelf.put("trial", number, kept)
+            looked.shelf.keep_arrays(f"trial-{number:06d}", kept)
         trial = trials.Trial(**kept)
         removed, put = effect(trial.removed, self.seed), effect(trial.put, self.seed)
         p = min(1.0, max(one.p * judged, trials.WAYS * removed.p / share, put.p / share))

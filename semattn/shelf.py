@@ -1,0 +1,103 @@
+"""What is done of a long run, on the disk: a file a batch, whole or not there, nothing pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .errors import SemattnError
+
+
+class Shelf:
+    """Batches by name in a folder; without one, in a temporary folder of its own.
+
+    Parameters
+    ----------
+    folder : where, for a run that may be stopped and go on; None for one that may not
+    manifest : what a run must have in common with the one that began in the folder, JSON
+    what : the run, in an error: "search"
+
+    Raises
+    ------
+    SemattnError
+        For a folder that another run began in, and for one that cannot be written to.
+    """
+
+    def __init__(self, folder: Path | None, manifest: dict[str, Any], what: str) -> None:
+        self.temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="semattn-")) if folder is None else folder
+        text = json.dumps(manifest, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        about = self.folder / "about.json"
+        known = _digest(about)
+        if known == digest:
+            return
+        if known is not None and any(one.stem != "about" for one in self.folder.iterdir()):
+            raise SemattnError(
+                f"out: expected the beginning of this {what}, got {self.folder} with that of "
+                "another — remove it, or choose another folder"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.keep_row("about", {"digest": digest, "manifest": manifest})
+        except OSError as error:
+            raise SemattnError(
+                f"out: expected a folder to write to, got {self.folder} ({error.strerror}) — "
+                "choose another"
+            ) from error
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """A row of JSON, None where it is still to be done."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            return None
+        made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return made
+
+    def keep_row(self, name: str, row: dict[str, Any]) -> None:
+        """Keep a row of JSON."""
+        with self._whole(f"{name}.json") as stream:
+            stream.write(json.dumps(row, default=str).encode())
+
+    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a batch, None where it is still to be done."""
+        file = self.folder / f"{name}.npz"
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as kept:
+            return dict(kept)
+
+    def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keep the arrays of a batch."""
+        with self._whole(f"{name}.npz") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[IO[bytes]]:
+        file = self.folder / name
+        partial = file.with_suffix(".part")
+        with partial.open("wb") as stream:
+            yield stream
+        partial.replace(file)
+
+
+def _digest(about: Path) -> str | None:
+    """Of the run that began here: None for none, "" where nobody can tell."""
+    if not about.exists():
+        return None
+    try:
+        return str(json.loads(about.read_text(encoding="utf-8"))["digest"])
+    except (ValueError, TypeError, KeyError):
+        return ""
