@@ -40,7 +40,7 @@ from .prompting_arms import normalised
 
 TRAIN, SEARCH, FRESH = 780, 390, 130
 BATCH = 32
-SEEDS = (6, 7, 8)  # 0 to 5 are development
+SEEDS = (16, 17, 18)  # those below are development
 BIASED = (4, 1, 12, 8, 7, 10, 3, 6, 0)  # by seed: flower, bird, vehicle, mushroom, mammal, …
 RATES = (0.95, 0.8, 0.5)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)

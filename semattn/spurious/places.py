@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 FIXED = 0.3  # more often than in other classes: what stands out there is no object
+BESIDE = 0.7  # of its patches that lie by another's, to be a part of that
 SAME = 0.4  # mean overlap of the patches of two images, to be the same place
 
 
@@ -35,6 +36,19 @@ def fixed_places(over: np.ndarray, mine: np.ndarray) -> np.ndarray:
     """Patches (P,) that stand out in a class more often than in others, by `FIXED` of images."""
     made: np.ndarray = over[mine].mean(axis=0) - over[~mine].mean(axis=0) > FIXED
     return made
+
+
+def beside(marks: np.ndarray, others: np.ndarray, shape: tuple[int, int]) -> float:
+    """The part of patches `marks` (n, P) within two patches of `others` (n, P) of the same image.
+
+    A part ends within a patch, so that two parts of one thing may have a patch between them. Images
+    that have none of either do not count; 0 where no image has both.
+    """
+    from scipy.ndimage import maximum_filter
+
+    both = marks.any(axis=1) & others.any(axis=1)
+    wide = maximum_filter(others[both].reshape(-1, *shape), size=(1, 5, 5), mode="constant")
+    return float((marks[both] & wide.reshape(-1, marks.shape[1])).sum() / max(1, marks[both].sum()))
 
 
 def sameness(marks: np.ndarray) -> float:

@@ -22,6 +22,7 @@ REFERENCE = 1300  # images that a class is held against, at most
 OWN = 400  # images of a class that are looked through, at most
 FEWEST = 2 * FOLDS  # images of a class that can be searched
 SHOWN = 12  # examples of a cue
+TOGETHER = 0.7  # of the images that show one show another, of which it may be a part
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Tried:
     """A candidate that is tried: the rows that it was judged on, and what finds it in the space.
 
     `mine` says which rows are of the class, `fixed` (P,) which patches stand out there at a fixed
-    place.
+    place, `marks` which patches of the class's rows it is found in.
     """
 
     target: int
@@ -38,6 +39,7 @@ class Tried:
     fixed: np.ndarray
     one: Candidate
     detector: Detector
+    marks: np.ndarray
 
     @property
     def lift(self) -> float:
@@ -147,19 +149,36 @@ class Study:
             fold[rng.permutation(part)] = np.arange(len(part)) % FOLDS
         every = find(Patches(values, off, mine, fold), looked.space, self.seed)
         kept: list[Tried] = []
-        marked: list[np.ndarray] = []
         for one in distinct(every, mine, 2 * self.most):
             bears = one.bears & mine
             if bears.sum() < FOLDS or not (one.like & bears[:, None]).any():
                 continue
             finder = fit_detector(values, one.like, bears, ~one.bears & ~mine, self.seed)
-            marks = finder.scores(values[mine]) > 0
-            if all(shared(marks, other) <= SAME for other in marked):
-                kept.append(Tried(target, rows, mine, fixed, one, finder))
-                marked.append(marks)
-            if len(kept) == self.most:
-                break
+            new = Tried(target, rows, mine, fixed, one, finder, finder.scores(values[mine]) > 0)
+            if any(shared(new.marks, other.marks) > SAME for other in kept):
+                continue
+            whole = next((n for n, other in enumerate(kept) if self._part(new, other)), None)
+            if whole is not None:
+                kept[whole] = self._joined(kept[whole], new, values)
+            elif len(kept) < self.most:
+                kept.append(new)
         return len(every), kept
+
+    def _part(self, one: Tried, other: Tried) -> bool:
+        """Whether one is a part of another: the same images show it, in patches beside its own."""
+        ours, theirs = one.one.bears & one.mine, other.one.bears & other.mine
+        together = float((ours & theirs).sum()) / max(1, ours.sum())
+        inside = ours[one.mine, None]
+        near = places.beside(one.marks & inside, other.marks & inside, self.looked.grid.shape)
+        return together > TOGETHER and near > places.BESIDE
+
+    def _joined(self, one: Tried, part: Tried, values: np.ndarray) -> Tried:
+        """One with the patches of another: still counted as it was, found by both."""
+        whole = replace(one.one, like=one.one.like | part.one.like)
+        bears, never = whole.bears & one.mine, ~whole.bears & ~one.mine
+        finder = fit_detector(values, whole.like, bears, never, self.seed)
+        marks = finder.scores(values[one.mine]) > 0
+        return replace(one, one=whole, detector=finder, marks=marks)
 
     def _cue(
         self, number: int, tried: Tried, judged: int, share: float, confirmed: list[Detector]

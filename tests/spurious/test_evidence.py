@@ -100,6 +100,10 @@ def test_a_mark_stands_out_at_a_fixed_place():
     mine = np.arange(10) < 5
     assert places.fixed_places(over, mine).tolist() == [False, False, False, True]
     assert places.sameness(over[1:5]) == 1
+    corner = np.eye(16, dtype=bool)[:1]
+    near, apart = np.roll(corner, 10, axis=1), np.roll(corner, 3, axis=1)  # of 4 x 4
+    assert places.beside(near | apart, corner, (4, 4)) == 0.5
+    assert places.beside(corner, np.zeros((1, 16), bool), (4, 4)) == 0
     half = places.sameness(np.array([[True, True, False], [False, True, True]]))
     assert half == pytest.approx(1 / 3)
     assert places.sameness(np.eye(3, dtype=bool)) == 0
