@@ -12,6 +12,7 @@ from ..statistics import LEVEL, Estimate, estimate, sign_flip
 
 DRAWS = 2000  # of a bootstrap
 FLIPS = 20_000
+WAYS = 2  # of removing a cue, the surer of which counts
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,17 @@ def shares(p: Sequence[float]) -> list[float]:
     """
     weights = [math.log(max(one, 1e-300)) ** 2 for one in p]
     return [one / sum(weights) for one in weights]
+
+
+def surely(contrast: float, judged: int, removed: float, put: float, share: float) -> float:
+    """The p-value of a cue: the greatest of its three, each corrected.
+
+    That of the frequencies for all candidates `judged`; those of removal, in `WAYS`, and of the
+    transplant by the `share` of the level that the cue has.
+
+    Examples
+    --------
+    >>> surely(1e-4, 100, 0.001, 0.001, 0.5)
+    0.01
+    """
+    return min(1.0, max(contrast * judged, WAYS * removed / share, put / share))

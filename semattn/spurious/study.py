@@ -15,7 +15,7 @@ from .candidates import FOLDS, SAME, Candidate, Patches, distinct, find, shared
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .detector import Detector, fit_detector
 from .discovery import Discovery, Rank
-from .evidence import effect, lift, score, shares
+from .evidence import effect, lift, score, shares, surely
 from .looked import Looked, Progress, strided
 
 REFERENCE = 1300  # images that a class is held against, at most
@@ -203,7 +203,7 @@ class Study:
             looked.shelf.keep_arrays(f"trial-{number:06d}", kept)
         trial = trials.Trial(**kept)
         removed, put = effect(trial.removed, self.seed), effect(trial.put, self.seed)
-        p = min(1.0, max(one.p * judged, trials.WAYS * removed.p / share, put.p / share))
+        p = surely(one.p, judged, removed.p, put.p, share)
         inside, outside = one.bears[mine], one.bears[~mine]
         went = trial.removed[np.isfinite(trial.removed)]
         value, interval = score(inside, outside, went, self.seed)

@@ -17,7 +17,6 @@ from .effects import answer, answer_without, pasted
 from .evidence import effect
 
 TRIED = 30  # images of a trial
-WAYS = 2  # of removing
 ROUNDS = 4  # each with other partners
 HOPELESS = 0.5  # p of a first round of transplants after which nothing more is tried
 CHOICE = 12  # images that the one with most room is taken of

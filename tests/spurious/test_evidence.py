@@ -14,7 +14,7 @@ from semattn.keypoints import Keypoints
 from semattn.spurious import places
 from semattn.spurious.candidates import Patches, _needed, find, shared
 from semattn.spurious.detector import Detector, fit_detector
-from semattn.spurious.evidence import contrast_p, effect, lift, score, shares
+from semattn.spurious.evidence import contrast_p, effect, lift, score, shares, surely
 from semattn.spurious.features import blocks_of, colours, descriptors
 from semattn.spurious.space import Space, fit_space, whiten
 from semattn.spurious.study import Study
@@ -50,6 +50,13 @@ def test_the_score_is_contrast_times_removal():
     assert score(inside, outside, np.array([]))[0] == 0
     assert shares([1e-4, 1e-4]) == pytest.approx([0.5, 0.5])
     assert shares([1e-8, 1e-4]) == pytest.approx([0.8, 0.2])
+
+
+def test_a_cue_is_as_sure_as_its_weakest_evidence():
+    assert surely(1e-3, 20, 1e-4, 1e-4, 1.0) == pytest.approx(0.02)
+    assert surely(1e-9, 20, 1e-2, 1e-4, 0.5) == pytest.approx(0.04)
+    assert surely(1e-9, 20, 1e-4, 1e-2, 0.5) == pytest.approx(0.02)
+    assert surely(0.5, 20, 1e-4, 1e-2, 0.5) == 1
 
 
 def test_how_many_times_as_often_is_said_with_confidence():
