@@ -171,10 +171,11 @@ def digest_of(pictures: Sequence[Any], detector: str, longest: int) -> str:
 def _found(picture: Any, detector: str, longest: int) -> Keypoints:
     """The keypoints of one picture, in its own pixels."""
     whole = read(picture)
-    seen, factor = whole, longest / min(whole.size)
-    if factor < 1:
-        sides = max(1, round(whole.width * factor)), max(1, round(whole.height * factor))
-        seen = whole.resize(sides, Image.Resampling.BICUBIC)
+    factor = longest / min(whole.size)
+    if factor >= 1:
+        return detect(np.asarray(whole)[None], detector)[0]
+    sides = round(whole.width * factor), round(whole.height * factor)
+    seen = whole.resize(sides, Image.Resampling.BICUBIC)
     found = detect(np.asarray(seen)[None], detector)[0]
     stretch = torch.tensor([whole.width / seen.width, whole.height / seen.height])
     return Keypoints(

@@ -101,18 +101,34 @@ class MaskedImages(Dataset):
             raise ImageError("pictures: expected one at least, got none — give photographs")
         if self.other and len(self.pictures) < 2:
             raise ValueError("density: expected two pictures at least for 'other', got one")
-        if self.cache is None or not self.masking.looks:
-            return
-        if len(self.cache) != len(self.pictures):
+        # What a policy cannot do with so many patches, it says now.
+        self.masking.noise(np.zeros(self.grid.patches), self.grid.shape, 0)
+        if self.cache is not None:
+            self.use(self.cache)
+
+    def use(self, cache: KeypointCache) -> None:
+        """Take keypoints from a cache from now on."""
+        self.check_cacheable()
+        if len(cache) != len(self.pictures):
             raise ValueError(
                 f"cache: expected the keypoints of {len(self.pictures)} pictures, got those of "
-                f"{len(self.cache)} — build it from the same list"
+                f"{len(cache)} — build it from the same list"
             )
-        if "descriptors" in self.needs:
+        self.cache = cache
+
+    def check_cacheable(self) -> None:
+        """Raise ValueError unless the density does with what a cache keeps."""
+        if self.masking.looks and "descriptors" in self.needs:
             raise ValueError(
-                "density: expected one without descriptors, which no cache keeps — leave the "
-                "cache out, or take count, size, gaussian, response or surround"
+                "density: expected one without descriptors, which no cache keeps — find the "
+                "keypoints in each crop, or take count, size, gaussian, response or surround"
             )
+
+    @property
+    def uses_keypoints(self) -> bool:
+        """Whether items depend on keypoints at all."""
+        guided = self.masking.looks and (self.other or bool(self.needs))
+        return guided or self.loss_weight != "none"
 
     def __len__(self) -> int:
         return len(self.pictures)

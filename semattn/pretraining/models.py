@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError, UnsupportedModelError
+from ..errors import SemattnError, ShapeError, UnsupportedModelError
 from ..registry import choices
 
 
@@ -30,16 +32,34 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+class MissingPackageError(SemattnError, ImportError):
+    """An optional package that is not installed."""
+
+
 def need() -> None:
-    """Raise ImportError, in one line, unless transformers and accelerate are there."""
+    """Raise MissingPackageError unless transformers and accelerate are there."""
     try:
         import accelerate  # noqa: F401 — transformers' trainer needs it
         import transformers  # noqa: F401
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"pretrain: expected transformers and accelerate, got {error} — "
             "pip install 'semattn[pretrain]'"
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars about each file that it reads and writes."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def build_model(
@@ -72,7 +92,8 @@ def build_model(
 
     made: Any
     if isinstance(model, (str, os.PathLike)) and Path(model).is_dir():
-        made = ViTMAEForPreTraining.from_pretrained(model, local_files_only=True)
+        with quiet():
+            made = ViTMAEForPreTraining.from_pretrained(model, local_files_only=True)
     elif isinstance(model, (str, dict)):
         if isinstance(model, str) and model not in SIZES:
             raise ValueError(choices("model", model, SIZES) + ", or the folder of a saved one")

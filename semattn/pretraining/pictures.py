@@ -29,7 +29,7 @@ def draw(model: Any, data: MaskedImages, count: int, done: int, out: Path) -> No
     beside = [
         describe(data, max(done - 1, 0)),
         "" if np.isnan(part) else f"{part:.0%} of the keypoints are in masked patches",
-        "error: of masked patches, each normalised" if model.config.norm_pix_loss else "",
+        "patches are predicted but for their true mean and contrast" * model.config.norm_pix_loss,
     ]
     name = f"Reconstruction after {done} epoch" + ("" if done == 1 else "s")
     drawn = viz.reconstruction(made, headline=name, beside="  ·  ".join(filter(None, beside)))

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..density import densities
 from ..manifest import versions
 from ..masking import GuidedMasking, KeypointCache, Masking
 from ..masking.cache import digest_of
 from ..registry import choices
 from .checkpoints import RUN, RunError, check_run, latest, write_json
 from .data import FixedMasks, MaskedImages, Order
-from .models import build_model, need
+from .models import build_model, need, quiet
 from .pictures import draw, due
 
 MODEL, KEYPOINTS = "model", "keypoints"
@@ -125,6 +124,10 @@ def pretrain(
     masking = GuidedMasking(seed=seed) if masking is None else masking
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     steps = _steps(len(pictures), batch_size, processes)
+    data = MaskedImages(
+        pictures, masking, size=image_size, patch_size=patch_size, density=density,
+        detector=detector, loss_weight=loss_weight, temperature=temperature, scale=scale, seed=seed,
+    )  # fmt: skip
     network = build_model(
         model, image_size=image_size, patch_size=patch_size, mask_ratio=masking.mask_ratio,
         norm_pix_loss=norm_pix_loss, seed=seed,
@@ -140,6 +143,9 @@ def pretrain(
         "warmup": warmup, "seed": seed, "precision": precision,
     }  # fmt: skip
     _check(settings, place, device)
+    caches = keypoints == "cache" and data.uses_keypoints
+    if caches:
+        data.check_cacheable()
     began = check_run(place, settings)
 
     from . import callbacks as own
@@ -154,9 +160,10 @@ def pretrain(
     main = arguments.process_index == 0
     # The main process comes first, and the others find its work done.
     with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
-        cache, spent = None, 0.0
-        if keypoints == "cache" and _needs_keypoints(masking, density, loss_weight):
+        spent = 0.0
+        if caches:
             cache, spent = _cache(place, pictures, detector, image_size, workers, say, main)
+            data.use(cache)
         if main:
             place.mkdir(parents=True, exist_ok=True)
             if began is None:
@@ -164,11 +171,6 @@ def pretrain(
                 write_json(place / RUN, {"settings": settings, **about, "finished": False})
             latest(place, tidy=True)
         began = check_run(place, settings) or {}
-
-    data = MaskedImages(
-        pictures, masking, size=image_size, patch_size=patch_size, density=density, cache=cache,
-        detector=detector, loss_weight=loss_weight, temperature=temperature, scale=scale, seed=seed,
-    )  # fmt: skip
     order, checkpoint = Order(len(pictures), seed), latest(place, tidy=False)
     trainer = MaskedTrainer(
         model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
@@ -192,7 +194,7 @@ def pretrain(
         [own.Epochs(order, steps), log, own.After(after, log, steps), own.Marks(place),
          own.Progress(say), *callbacks],
     )  # fmt: skip
-    with _no_bars():
+    with quiet():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if main:
             _keep_model(network, place)
@@ -245,16 +247,6 @@ def _check(settings: dict[str, Any], out: Path, device: str) -> None:
         raise RunError(f"out: expected a folder, got the file {out} — choose another name")
 
 
-def _needs_keypoints(masking: Masking, density: Any, loss_weight: str) -> bool:
-    if loss_weight != "none":
-        return True
-    if not masking.looks:
-        return False
-    if density == "other":
-        return True
-    return bool(getattr(densities.ensure(density), "needs", ("keypoints",)))
-
-
 def _cache(
     out: Path, pictures: Sequence[Any], detector: str, size: int, workers: int, say: Say, main: bool
 ) -> tuple[KeypointCache, float]:
@@ -267,20 +259,6 @@ def _cache(
         workers=workers or None, progress=lambda done, total: say("keypoints", done, total),
     )  # fmt: skip
     return made, time.perf_counter() - start
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' bars about each file that it writes."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _keep_model(model: Any, out: Path) -> None:

@@ -32,6 +32,13 @@ class MaskedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         return self.order
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers 5 writes some weights under their names of version 4, and its trainer reads
+        # the file as it is and leaves out what has another name. `from_pretrained` knows both.
+        own: Any = self.model if model is None else model
+        there = type(own).from_pretrained(resume_from_checkpoint, local_files_only=True)
+        own.load_state_dict(there.state_dict())
+
     def compute_loss(
         self,
         model: Any,
