@@ -53,9 +53,9 @@ def pretrain(
     A masked autoencoder ([bold]ViTMAEForPreTraining[/]), trained by transformers and
     Accelerate: [bold]pip install 'semattn\[pretrain]'[/]. What is hidden of a photograph
     depends on its place in the folder, the epoch and the seed, whatever the number
-    of processes. After an interruption the same command goes on. In several
-    processes, or on several GPUs: [bold]torchrun --nproc-per-node 2 -m semattn
-    pretrain FOLDER[/], or [bold]accelerate launch -m semattn pretrain FOLDER[/].
+    of processes. After an interruption the same command goes on. On several GPUs:
+    [bold]accelerate launch -m semattn pretrain FOLDER[/], or, as on a CPU as well,
+    [bold]torchrun --nproc-per-node 2 -m semattn pretrain FOLDER[/].
 
     Writes [bold]model/[/] (for [bold]from_pretrained[/]), [bold]metrics.jsonl[/] (a line an
     epoch, or each 50 steps), [bold]reconstruction.png[/] (what the model makes of

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 from ..density import Scene, count, densities
 from ..errors import ImageError
 from ..grid import PatchGrid
-from ..images import Preprocessing, listed, read
+from ..images import listed, read
 from ..keypoints import Keypoints, detect
 from ..masking import Crop, KeypointCache, Masking, RandomMasking, generator, kept, loss_weights
 from ..masking.crop import SCALE
@@ -93,7 +93,7 @@ class MaskedImages(Dataset):
         self.loss_weight, self.temperature = loss_weight, temperature
         loss_weights(loss_weight, np.zeros(1), 1.0, temperature)  # refuses unknown names
         self.scale, self.seed = scale, seed
-        self.preprocessing = Preprocessing((size, size), mean, std)
+        self.mean, self.std = (torch.tensor(one).reshape(3, 1, 1) for one in (mean, std))
         self._check()
 
     def _check(self) -> None:
@@ -150,36 +150,40 @@ class MaskedImages(Dataset):
     def item(self, picture: Image.Image, crop: Crop, epoch: int, index: int) -> dict[str, Tensor]:
         """An item, for a picture and a crop of it."""
         seen = crop.image(picture)
-        made = {"pixel_values": self.preprocessing.normalize(seen)}
+        pixels = np.array(seen)
+        made = {"pixel_values": self.normalized(pixels)}
         s = np.zeros(self.grid.patches)
         if self.masking.looks:
-            s = self.densities(seen, crop, epoch, index)
+            s = self.densities(pixels, crop, epoch, index)
         made["noise"] = torch.from_numpy(self.masking.noise(s, self.grid.shape, index, epoch))
         if self.loss_weight != "none":
-            found = self.keypoints(seen, crop, index)
-            counts = count(self._scene(seen, found))[0]
+            counts = count(self._scene(pixels, self.keypoints(pixels, crop, index)))[0]
             area = self.grid.cell[0] * self.grid.cell[1]
             weight = loss_weights(self.loss_weight, counts, area, self.temperature)
             assert weight is not None
             made["loss_weight"] = weight
         return made
 
-    def densities(self, seen: Image.Image, crop: Crop, epoch: int, index: int) -> np.ndarray:
-        """The density (P,) that guides."""
+    def normalized(self, pixels: np.ndarray) -> Tensor:
+        """Pixels (H, W, 3) uint8 as the model takes them, (3, H, W)."""
+        chw = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float()
+        return chw.div_(255).sub_(self.mean).div_(self.std)
+
+    def densities(self, pixels: np.ndarray, crop: Crop, epoch: int, index: int) -> np.ndarray:
+        """The density (P,) that guides, of the pixels (H, W, 3) of a crop."""
         found = None
         if self.other:
             found = self._of_another(epoch, index)
         elif self.needs:
-            found = self.keypoints(seen, crop, index)
-        return self.density(self._scene(seen, found))[0].numpy()
+            found = self.keypoints(pixels, crop, index)
+        return self.density(self._scene(pixels, found))[0].numpy()
 
-    def keypoints(self, seen: Image.Image, crop: Crop, index: int) -> Keypoints:
-        """The keypoints of what is seen: from the cache, or found in it."""
+    def keypoints(self, pixels: np.ndarray, crop: Crop, index: int) -> Keypoints:
+        """The keypoints of the pixels (H, W, 3) of a crop: from the cache, or found in them."""
         if self.cache is not None:
             return crop.keypoints(self.cache[index])
-        pixels = np.asarray(seen)[None]
         wanted = "descriptors" in self.needs
-        return detect(pixels, self.detector, workers=1, descriptors=wanted)[0]
+        return detect(pixels[None], self.detector, workers=1, descriptors=wanted)[0]
 
     def _of_another(self, epoch: int, index: int) -> Keypoints:
         """Those of another picture, as it is seen itself in this epoch."""
@@ -191,11 +195,11 @@ class MaskedImages(Dataset):
             return self.crop(found.image_size[::-1], epoch, other).keypoints(found)
         picture = self.picture(other)
         crop = self.crop(picture.size, epoch, other)
-        return self.keypoints(crop.image(picture), crop, other)
+        return self.keypoints(np.array(crop.image(picture)), crop, other)
 
-    def _scene(self, seen: Image.Image, found: Keypoints | None) -> Scene:
+    def _scene(self, pixels: np.ndarray, found: Keypoints | None) -> Scene:
         given = () if found is None else (found,)
-        return Scene(np.asarray(seen)[None], given, self.grid, self.seed)
+        return Scene(pixels[None], given, self.grid, self.seed)
 
 
 class FixedMasks(Dataset):
@@ -216,7 +220,7 @@ class FixedMasks(Dataset):
             data.pictures if pictures is None else pictures,
             RandomMasking(data.masking.mask_ratio, seed),
             size=size, patch_size=cell,
-            mean=data.preprocessing.mean, std=data.preprocessing.std,
+            mean=tuple(data.mean.flatten().tolist()), std=tuple(data.std.flatten().tolist()),
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -75,14 +75,12 @@ def reconstruct(
     indices : which pictures
     epoch : from 0
     """
-    crops, pictures, found, items = [], [], [], []
+    crops, found, items = [], [], []
     for index in indices:
         picture = data.picture(index)
         crop = middle(picture, data.grid.image_size)
-        seen = crop.image(picture)
-        crops.append(np.asarray(seen))
-        pictures.append(picture)
-        found.append(data.keypoints(seen, crop, index))
+        crops.append(np.array(crop.image(picture)))
+        found.append(data.keypoints(crops[-1], crop, index))
         items.append(data.item(picture, crop, epoch, index))
     device, training = next(model.parameters()).device, model.training
     inputs = torch.stack([one["pixel_values"] for one in items]).to(device)
@@ -104,7 +102,7 @@ def reconstruct(
         spread = (target.var(-1, keepdim=True) + EPSILON) ** 0.5
         predicted = predicted * spread + target.mean(-1, keepdim=True)
     whole = model.unpatchify(torch.where(masked[..., None], predicted, target))
-    levels = (data.preprocessing.restore(whole.float().cpu()) * 255).round().clamp(0, 255)
+    levels = ((whole.float().cpu() * data.std + data.mean) * 255).round().clamp(0, 255)
     return Reconstruction(
         pixels=np.stack(crops),
         reconstructed=levels.to(torch.uint8).permute(0, 2, 3, 1).numpy(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -63,6 +62,7 @@ def pretrain(
     density: Any = "count",
     detector: str = "sift",
     keypoints: str = "cache",
+    cache: str | os.PathLike[str] | None = None,
     loss_weight: str = "none",
     temperature: float = 0.5,
     scale: tuple[float, float] = (0.2, 1.0),
@@ -100,6 +100,8 @@ def pretrain(
     density, detector, loss_weight, temperature, scale : as for `MaskedImages`
     keypoints : "cache": found once in the whole pictures, and cropped with them; or "detect": found
         in each crop
+    cache : the folder of that cache; one in `out` if left out. Runs on the same pictures may share
+        one, and each counts the seconds that it took to make
     epochs, batch_size : the batch is that of all processes
     learning_rate : for a batch of 256, and scaled with it; cosine, after `warmup` of the steps
     seed : of weights, order and crops
@@ -162,8 +164,11 @@ def pretrain(
     with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
         spent = 0.0
         if caches:
-            cache, spent = _cache(place, pictures, detector, image_size, workers, say, main)
-            data.use(cache)
+            home = place / KEYPOINTS if cache is None else Path(cache)
+            if main:
+                _cache(home, pictures, detector, image_size, workers, say)
+            data.use(KeypointCache(home))
+            spent = KeypointCache(home).seconds
         if main:
             place.mkdir(parents=True, exist_ok=True)
             if began is None:
@@ -248,17 +253,13 @@ def _check(settings: dict[str, Any], out: Path, device: str) -> None:
 
 
 def _cache(
-    out: Path, pictures: Sequence[Any], detector: str, size: int, workers: int, say: Say, main: bool
-) -> tuple[KeypointCache, float]:
-    """The cache, and the seconds that it took to make."""
-    if not main:
-        return KeypointCache(out / KEYPOINTS), 0.0
-    start = time.perf_counter()
-    made = KeypointCache.build(
-        pictures, out / KEYPOINTS, detector=detector, longest=round(LONGEST * size),
+    folder: Path, pictures: Sequence[Any], detector: str, size: int, workers: int, say: Say
+) -> KeypointCache:
+    """The keypoints of all pictures; the main process finds those that are not there."""
+    return KeypointCache.build(
+        pictures, folder, detector=detector, longest=round(LONGEST * size),
         workers=workers or None, progress=lambda done, total: say("keypoints", done, total),
     )  # fmt: skip
-    return made, time.perf_counter() - start
 
 
 def _keep_model(model: Any, out: Path) -> None:

@@ -264,6 +264,6 @@ def test_another_images_keypoints_guide():
             [smooth, textured], GuidedMasking(beta=1e3), density=density, size=32, patch_size=8,
         )  # fmt: skip
         crop = data.crop((32, 32), 0, 0)
-        seen_ = crop.image(data.picture(0))
+        seen_ = np.array(crop.image(data.picture(0)))
         made[density] = data.densities(seen_, crop, 0, 0).sum()
     assert made["count"] == 0 < made["other"]
