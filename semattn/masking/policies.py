@@ -161,7 +161,6 @@ class BlockwiseMasking(Masking):
             idle = 0 if len(new) else idle + 1
             if idle > TRIES:
                 new = np.flatnonzero(~hidden)[:1]
-            if len(new) > missing:
-                new = chance.choice(new, missing, replace=False)
             hidden.flat[new] = True
+        # What the last block hides too much stays visible, by chance.
         return np.lexsort((chance.permutation(h * w), hidden.ravel()))

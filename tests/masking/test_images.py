@@ -88,6 +88,8 @@ def test_kamims_weights_are_those_of_the_paper(values, temperature):
     slow = [np.exp(min(one / temperature, 20)) for one in values]
     assert w[0].tolist() == pytest.approx([one / min(slow) for one in slow])
     assert w.min() == 1
+    both = kamim_weight(torch.cat([density, 2 * density + 1]), temperature)
+    assert both[:1].equal(w) and both[1].min() == 1, "each image for itself"
 
 
 def test_weights_by_name():

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 pytest.importorskip("accelerate")
 
 from semattn.masking import BlockwiseMasking, RandomMasking
-from semattn.pretraining import FixedMasks, MaskedImages, build_model, features, pretrain
+from semattn.pretraining import FixedMasks, MaskedImages, Order, build_model, features, pretrain
 from semattn.pretraining.checkpoints import RunError, latest
+from semattn.pretraining.reconstruction import masked_loss
 from tests.pretraining.runs import TINY, options, pictures
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +219,51 @@ def test_a_saved_model_is_gone_on_from(alone, tmp_path):
     assert same(weights(tmp_path), weights(alone))
     with pytest.raises(ValueError, match="expected image size 64"):
         build_model(alone / "model", image_size=64, patch_size=8)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_weighted_loss_is_that_of_a_slow_loop(normalised):
+    chance = torch.Generator().manual_seed(0)
+    predicted, target = torch.rand(2, 3, 5, 12, generator=chance, dtype=torch.float64)
+    mask = torch.tensor([[1.0, 0, 1, 1, 0], [0, 1, 1, 0, 1], [1, 1, 1, 0, 0]], dtype=torch.float64)
+    weight = 1 + 5 * torch.rand(3, 5, generator=chance, dtype=torch.float64)
+    images = []
+    for i in range(3):
+        total = parts = 0.0
+        for p in range(5):
+            if mask[i, p]:
+                wanted = target[i, p]
+                if normalised:
+                    wanted = (wanted - wanted.mean()) / (wanted.var() + 1e-6).sqrt()
+                total += weight[i, p] * ((predicted[i, p] - wanted) ** 2).mean()
+                parts += weight[i, p]
+        images.append(total / parts)
+    made = masked_loss(predicted, target, mask, weight, normalised)
+    assert made.item() == pytest.approx(float(sum(images) / 3), rel=1e-12)
+
+
+def test_with_equal_weights_it_is_the_models_own_loss():
+    model = build_model(TINY, image_size=32, patch_size=8)
+    pixels = torch.rand(4, 3, 32, 32)
+    out = model(pixels, noise=torch.rand(4, 16))
+    equal = masked_loss(
+        out.logits, model.patchify(pixels), out.mask, torch.full((4, 16), 3.0), True
+    )
+    assert equal.item() == pytest.approx(out.loss.item(), rel=1e-6)
+
+
+def test_the_order_knows_its_epoch_from_the_step():
+    from types import SimpleNamespace
+
+    from semattn.pretraining.callbacks import Epochs
+
+    order = Order(5, seed=3)
+    first = list(order)
+    assert sorted(first) == [(0, index) for index in range(5)]
+    Epochs(order, steps=4).on_epoch_begin(None, SimpleNamespace(global_step=10), None)
+    later = list(order)
+    assert sorted(later) == [(2, index) for index in range(5)]
+    assert [index for _, index in first] != [index for _, index in later]
 
 
 def test_only_whole_checkpoints_count(tmp_path):
