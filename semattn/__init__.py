@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .images import Images, Preprocessing, prepare
     from .interrelation import Analysis, analyze
     from .keypoints import Keypoints, detectors
+    from .masking import GuidedMasking, Masks, mask_images
+    from .pretraining import pretrain
     from .prompting import AttentionPrompter
     from .spurious import Discovery, SpuriousCue, discover_spurious
     from .zoo import load
@@ -56,12 +58,14 @@ _HOME = {
     "GenericRelevance": "explain",
     "GradCAM": "explain",
     "GradientRollout": "explain",
+    "GuidedMasking": "masking",
     "Images": "images",
     "InputXGradient": "explain",
     "IntegratedGradients": "explain",
     "KeypointDensity": "explain",
     "Keypoints": "keypoints",
     "LeGrad": "explain",
+    "Masks": "masking",
     "Occlusion": "explain",
     "PatchGrid": "grid",
     "Preprocessing": "images",
@@ -78,13 +82,18 @@ _HOME = {
     "discover_spurious": "spurious",
     "explainers": "explain",
     "load": "zoo",
+    "mask_images": "masking",
     "prepare": "images",
+    "pretrain": "pretraining",
     "record": "attention",
     "steer": "attention",
 }
 
 # Parts that are called by their own names: semattn.report.write(…).
-_PARTS = ("adapters", "interrelation", "prompting", "report", "spurious", "viz", "zoo")
+_PARTS = (
+    "adapters", "interrelation", "masking", "pretraining", "prompting", "report", "spurious",
+    "viz", "zoo",
+)  # fmt: skip
 
 __all__ = [
     "Analysis",
@@ -98,12 +107,14 @@ __all__ = [
     "GenericRelevance",
     "GradCAM",
     "GradientRollout",
+    "GuidedMasking",
     "Images",
     "InputXGradient",
     "IntegratedGradients",
     "KeypointDensity",
     "Keypoints",
     "LeGrad",
+    "Masks",
     "Occlusion",
     "PatchGrid",
     "Preprocessing",
@@ -121,7 +132,9 @@ __all__ = [
     "discover_spurious",
     "explainers",
     "load",
+    "mask_images",
     "prepare",
+    "pretrain",
     "record",
     "steer",
 ]

@@ -18,6 +18,7 @@ from .commands.analyze import analyze
 from .commands.compare import compare
 from .commands.explain import explain
 from .commands.models import models
+from .commands.pretrain import pretrain
 from .commands.prompt import prompt
 from .commands.spurious import spurious
 from .errors import SemattnError
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, analyze, prompt, spurious, models):
+for command in (explain, compare, analyze, prompt, spurious, pretrain, models):
     app.command()(command)
 benches = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 benches.command()(bench.explain)

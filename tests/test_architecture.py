@@ -26,6 +26,7 @@ LEVELS = (
     {"spurious", "adapters", "comparison", "evaluation", "steps"},
     {"viz"},
     {"report", "audit", "output"},
+    {"pretraining"},
     {"commands"},
     {"cli"},
 )
@@ -38,7 +39,8 @@ ONLY = {
     "skimage": ("keypoints", "density", "explain"),
     "sklearn": ("spurious",),
     "timm": ("zoo",),
-    "transformers": ("attention",),
+    "transformers": ("attention", "pretraining"),
+    "accelerate": ("pretraining",),
     "onnx": ("zoo",),
     "typer": ("cli", "commands"),
     "rich": ("cli", "commands", "adapters"),  # a bar over a data loader, lazily

@@ -283,3 +283,128 @@ BenchSeed = Annotated[int, _option(HOW, "S", "Of the ties, the draws and the int
 BenchFolder = Annotated[
     Path | None, _option(WHERE, "FOLDER", "Where the results go; ./semattn-bench if left out.")
 ]
+
+TRAINING = "Training"
+PhotoFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="Photographs, with those in its folders; no labels are needed. Other files are "
+        "skipped.",
+    ),
+]
+MaskingName = Annotated[
+    str,
+    _option(
+        HOW,
+        "NAME",
+        "Which patches are hidden: [bold]guided[/] by keypoints, [bold]random[/] as in MAE, or "
+        "[bold]block-wise[/] as in BEiT.",
+        "--masking",
+    ),
+]
+Beta = Annotated[
+    float,
+    _option(
+        HOW,
+        "B",
+        "How strongly guided masking prefers patches with many keypoints: above 0 hides them, "
+        "below 0 hides the others, 0 is random.",
+    ),
+]
+BetaEnd = Annotated[
+    float | None,
+    _option(HOW, "B", "Beta in the last epoch; it stays as it is if left out."),
+]
+ScheduleShape = Annotated[
+    str, _option(HOW, "NAME", "How beta gets there: [bold]linear[/] or [bold]cosine[/].")
+]
+Hint = Annotated[
+    float,
+    _option(HOW, "H", "Part of the patches most wanted hidden that stay visible for certain."),
+]
+MaskRatio = Annotated[float, _option(HOW, "R", "Part of the patches that is hidden.")]
+MaskDensity = Annotated[
+    str,
+    _option(
+        HOW,
+        "NAME",
+        "What guides: [bold]count, response, size, gaussian, surround[/]; or a control: sobel, "
+        "canny, center, random, shifted, permuted, [bold]other[/] (another image's keypoints).",
+        "--density",
+    ),
+]
+LossWeight = Annotated[
+    str,
+    _option(
+        HOW,
+        "NAME",
+        "How patches count in the loss: [bold]none[/] (alike), [bold]kamim[/] or "
+        "[bold]kamim-relative[/] (those with keypoints more).",
+    ),
+]
+Temperature = Annotated[float, _option(HOW, "T", "Of --loss-weight; the lower, the stronger.")]
+KeypointsFrom = Annotated[
+    str,
+    _option(
+        HOW,
+        "WHERE",
+        "[bold]cache[/]: found once in the whole photographs, kept on the disk, and cropped with "
+        "them; or [bold]detect[/]: found in every crop.",
+        "--keypoints",
+    ),
+]
+MaeModel = Annotated[
+    str,
+    _option(
+        TRAINING,
+        "NAME|DIR",
+        "The size of the ViT: [bold]tiny, small, base[/]; or a model saved by transformers.",
+        "--model",
+    ),
+]
+ImageSize = Annotated[int, _option(TRAINING, "N", "Side of a crop, pixels.", min=16)]
+PatchSize = Annotated[int, _option(TRAINING, "N", "Side of a patch, pixels.", min=2)]
+EpochCount = Annotated[int, _option(TRAINING, "N", "How often each photograph is seen.", min=1)]
+TrainBatch = Annotated[
+    int, _option(TRAINING, "B", "Photographs a step, in all processes.", "--batch-size", min=1)
+]
+LearningRate = Annotated[
+    float, _option(TRAINING, "LR", "For a batch of 256, and scaled with the batch.")
+]
+Workers = Annotated[
+    int | None,
+    _option(
+        TRAINING, "N", "Processes that load photographs; by the machine's processors if left out.",
+        min=0,
+    ),
+]  # fmt: skip
+TrainPrecision = Annotated[
+    str,
+    _option(
+        TRAINING,
+        "TYPE",
+        "float32, bfloat16, float16 (on a GPU); [bold]auto[/] is bfloat16 where the machine "
+        "computes in it.",
+        "--precision",
+    ),
+]
+TrainDevice = Annotated[
+    str, _option(TRAINING, "NAME", "[bold]auto[/]: a GPU where there is one; or cpu.", "--device")
+]
+TrainSeed = Annotated[
+    int, _option(TRAINING, "S", "Of weights, order, crops and masks.", "--seed", min=0)
+]
+CheckpointSteps = Annotated[
+    int | None, _option(TRAINING, "N", "Steps between checkpoints; an epoch if left out.", min=1)
+]
+Validation = Annotated[
+    Path | None,
+    _option(
+        TRAINING, "FOLDER", "Photographs whose loss under fixed random masks is logged each epoch."
+    ),
+]
+PretrainFolder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder of the run; semattn-pretrain, here, if left out."),
+]

@@ -63,12 +63,12 @@ class Scene:
 
         Keypoints that lie in no patch do not count.
         """
-        s = torch.zeros(len(self), self.grid.patches, dtype=torch.float64)
+        s = np.zeros((len(self), self.grid.patches))
         for row, found in zip(s, self.found(), strict=True):
-            patch = self.grid.patch_of(found.xy)
+            patch = self.grid.patch_of(found.xy).numpy()
             inside = patch >= 0
-            row.index_add_(0, patch[inside], weight(found).to(torch.float64)[inside])
-        return s
+            np.add.at(row, patch[inside], weight(found).numpy()[inside])
+        return torch.from_numpy(s)
 
     def found(self) -> Sequence[Keypoints]:
         """The keypoints, which the asking density needs."""

@@ -10,6 +10,7 @@ from .benchmark import benchmark
 from .comparison import comparison
 from .figure import figure
 from .overlay import Picture, overlay
+from .reconstruction import reconstruction
 from .spurious import spurious
 from .steps import steps
 
@@ -20,6 +21,7 @@ __all__ = [
     "comparison",
     "figure",
     "overlay",
+    "reconstruction",
     "spurious",
     "steps",
 ]

@@ -1,0 +1,80 @@
+"""Pre-train a masked autoencoder on a folder of photographs, hiding patches by their keypoints.
+
+    python examples/pretrain_mae.py                      # pictures made here, a minute at most
+    python examples/pretrain_mae.py photos/ --model small --size 224 --patch 16 --epochs 100
+    torchrun --nproc-per-node 2 examples/pretrain_mae.py photos/ …
+    accelerate launch examples/pretrain_mae.py photos/ …
+
+transformers' trainer does the work, so that its callbacks may be given; `semattn pretrain` is the
+same on the command line. Run again after an interruption, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from semattn.masking import GuidedMasking, Schedule
+from semattn.pretraining import features, pretrain, readable
+
+TINY = {
+    "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96,
+    "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 64,
+}  # fmt: skip
+
+
+def pictures(count: int = 48) -> list[np.ndarray]:
+    """Smooth ground with a piece of texture somewhere."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(40, 216, (4, 4, 3), dtype=np.uint8))
+        picture = np.array(coarse.resize((80, 80), Image.Resampling.BICUBIC))
+        top, left = rng.integers(0, 48, 2)
+        picture[top : top + 32, left : left + 32] = rng.integers(0, 256, (8, 8, 3)).repeat(
+            4, 0).repeat(4, 1)  # fmt: skip
+        made.append(picture)
+    return made
+
+
+def main() -> None:
+    """One run, and what its encoder makes of an image."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="photographs; made here if left out")
+    parser.add_argument("--out", type=Path, default=Path("pretrain-mae"))
+    parser.add_argument("--model", default=None, help="tiny, small, base; tinier if left out")
+    parser.add_argument("--size", type=int, default=32, help="side of a crop, pixels (32)")
+    parser.add_argument("--patch", type=int, default=8, help="side of a patch, pixels (8)")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=16, help="of all processes (16)")
+    options = parser.parse_args()
+
+    # From poor patches to rich ones: easy beginnings, hard ends.
+    beta = Schedule(-2.0, 2.0, options.epochs, "cosine")
+    run = pretrain(
+        pictures() if options.folder is None else readable(options.folder)[0],
+        options.out,
+        masking=GuidedMasking(mask_ratio=0.75, beta=beta),
+        model=options.model or TINY,
+        image_size=options.size,
+        patch_size=options.patch,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=1e-2 if options.model is None else 1.5e-4,
+        device="cpu" if options.model is None else "auto",
+    )
+    if not run.main:
+        return
+    for line in run.log:
+        print(f"epoch {line['epoch']:g}: loss {line['loss']:.4f}, {line['seconds']:.1f} s")
+    pixels = run.data[0, 0]["pixel_values"][None].to(run.model.device)
+    print("features", tuple(features(run.model, pixels).shape), "model", options.out / "model")
+    print(f"picture: {options.out / 'reconstruction.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Guided masks and KAMIM's weights for models that take `bool_masked_pos`: SimMIM, BEiT.
+
+python examples/simmim_masks.py
+"""
+
+import torch
+from transformers import ViTConfig, ViTForMaskedImageModeling
+
+from semattn.masking import GuidedMasking, mask_images
+
+model = ViTForMaskedImageModeling(ViTConfig(image_size=96, num_hidden_layers=2, hidden_size=192,
+                                            num_attention_heads=3))  # fmt: skip
+pixel_values = torch.rand(4, 3, 96, 96)
+masks = mask_images(pixel_values, GuidedMasking(0.6, beta=2.0), loss_weight="kamim")
+out = model(pixel_values, bool_masked_pos=masks.bool_masked_pos)
+error = (out.reconstruction - pixel_values).abs().mean(1)  # (B, H, W)
+error = torch.nn.functional.avg_pool2d(error, 16).flatten(1)  # (B, P)
+loss = (error * masks.mask * masks.loss_weight).sum() / masks.mask.sum()
+loss.backward()
+print("SimMIM's loss", out.loss.item(), "weighted as in KAMIM", loss.item())

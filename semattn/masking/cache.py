@@ -1,0 +1,247 @@
+"""`KeypointCache`: the keypoints of a data set, found once and kept on the disk.
+
+A folder of shards, each a safetensors file with the keypoints of some thousand pictures, and one
+JSON file that says of which pictures they are. A shard is whole or not there, so that a build that
+was stopped goes on; reading maps the files, so that workers share the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from semattn.errors import SemattnError
+from semattn.images import read
+from semattn.keypoints import Keypoints, detect
+
+SHARD = 1024  # pictures a file
+INDEX = "keypoints.json"
+FORMAT = 1
+
+
+class CacheError(SemattnError, ValueError):
+    """A cache of other pictures, or one that is damaged."""
+
+
+class KeypointCache:
+    """The keypoints of each picture of a list, in the picture's own pixels.
+
+    Parameters
+    ----------
+    folder : where `build` wrote them
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    >>> picture[12:16, 44:48] = 255
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = KeypointCache.build([picture], folder)
+    ...     len(cache), cache[0].xy.round().tolist()
+    (1, [[46.0, 14.0]])
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        try:
+            about = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+            self.count, self.shard = int(about["count"]), int(about["shard"])
+            self.detector, self.digest = str(about["detector"]), str(about["digest"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CacheError(
+                f"cache: expected the keypoints of a data set, got {self.folder} without a whole "
+                f"{INDEX} — build it again"
+            ) from error
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}  # each process opens the files for itself
+
+    def __getitem__(self, index: int) -> Keypoints:
+        if not 0 <= index < self.count:
+            raise IndexError(f"index: expected 0 to {self.count - 1}, got {index}")
+        number, place = divmod(index, self.shard)
+        offsets, sizes, rows = self._shard(number)
+        table: Tensor = rows[offsets[place] : offsets[place + 1]]
+        height, width = sizes[place]
+        return Keypoints(
+            xy=table[:, :2],
+            response=table[:, 2],
+            size=table[:, 3],
+            angle=table[:, 4],
+            descriptor=None,
+            image_size=(height, width),
+            detector=self.detector,
+        )
+
+    @property
+    def seconds(self) -> float:
+        """What finding all of them took, whenever that was."""
+        from safetensors import safe_open
+
+        total = 0.0
+        for number in range(-(-self.count // self.shard)):
+            with safe_open(self.folder / _file(number), framework="pt") as opened:
+                total += float((opened.metadata() or {}).get("seconds", 0.0))
+        return total
+
+    def _shard(self, number: int) -> Any:
+        if number not in self._open:
+            from safetensors import SafetensorError, safe_open
+
+            file = self.folder / _file(number)
+            try:
+                # The tensors lie in the file, which is mapped: what is not asked for is not read.
+                with safe_open(file, framework="pt") as opened:
+                    offsets, sizes, rows = (
+                        opened.get_tensor(name) for name in ("offsets", "sizes", "rows")
+                    )
+                self._open[number] = (offsets.tolist(), sizes.tolist(), rows)
+            except (OSError, SafetensorError) as error:
+                raise CacheError(
+                    f"cache: expected the whole file {file}, got {error} — delete it and build "
+                    "the cache again"
+                ) from error
+        return self._open[number]
+
+    @classmethod
+    def build(
+        cls,
+        pictures: Sequence[Any],
+        folder: str | os.PathLike[str],
+        *,
+        detector: str = "sift",
+        longest: int = 512,
+        workers: int | None = None,
+        shard: int = SHARD,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> KeypointCache:
+        """Find the keypoints of every picture, or of those that are not there yet.
+
+        Parameters
+        ----------
+        pictures : paths, arrays or PIL images, as `semattn.images.read` takes them
+        folder : made if it is not there
+        detector : a name in `semattn.detectors`
+        longest : pictures whose shorter side is longer are looked at shrunk to it; what is finer
+            would not be seen in a crop of half that size
+        workers : threads; one a processor by default
+        shard : pictures a file
+        progress : told how many are done, and of how many
+
+        Raises
+        ------
+        CacheError
+            Where the folder holds the keypoints of other pictures.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        about = {
+            "format": FORMAT, "count": len(pictures), "shard": shard, "detector": detector,
+            "longest": longest, "digest": digest_of(pictures, detector, longest),
+        }  # fmt: skip
+        _claim(place, about)
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+            for number, first in enumerate(range(0, len(pictures), shard)):
+                chosen = range(first, min(first + shard, len(pictures)))
+                if not (place / _file(number)).exists():
+                    start = time.perf_counter()
+                    found = pool.map(lambda i: _found(pictures[i], detector, longest), chosen)
+                    _write_shard(place / _file(number), list(found), time.perf_counter() - start)
+                if progress is not None:
+                    progress(chosen.stop, len(pictures))
+        return cls(place)
+
+
+def digest_of(pictures: Sequence[Any], detector: str, longest: int) -> str:
+    """What tells one data set from another: names and sizes of files, or the pixels of arrays."""
+    total = hashlib.sha256(f"{FORMAT} {detector} {longest}\n".encode())
+    for one in pictures:
+        if isinstance(one, (str, os.PathLike)):
+            # A part of the path, so that a data set may move.
+            path = Path(one)
+            said = f"{'/'.join(path.parts[-2:])} {path.stat().st_size}"
+        else:
+            said = str(zlib.crc32(np.asarray(one).tobytes()))
+        total.update(f"{said}\n".encode())
+    return total.hexdigest()
+
+
+def _found(picture: Any, detector: str, longest: int) -> Keypoints:
+    """The keypoints of one picture, in its own pixels."""
+    whole = read(picture)
+    factor = longest / min(whole.size)
+    if factor >= 1:
+        return detect(np.asarray(whole)[None], detector)[0]
+    sides = round(whole.width * factor), round(whole.height * factor)
+    seen = whole.resize(sides, Image.Resampling.BICUBIC)
+    found = detect(np.asarray(seen)[None], detector)[0]
+    stretch = torch.tensor([whole.width / seen.width, whole.height / seen.height])
+    return Keypoints(
+        xy=(found.xy + 0.5) * stretch - 0.5,
+        response=found.response,
+        size=found.size * float(stretch.prod().sqrt()),
+        angle=found.angle,
+        descriptor=None,
+        image_size=(whole.height, whole.width),
+        detector=found.detector,
+    )
+
+
+def _write_shard(file: Path, found: list[Keypoints], seconds: float) -> None:
+    from safetensors.torch import save
+
+    rows = [
+        torch.cat([one.xy, one.response[:, None], one.size[:, None], one.angle[:, None]], dim=1)
+        for one in found
+    ]
+    counts = torch.tensor([0, *map(len, rows)])
+    content = save(
+        {
+            "rows": torch.cat(rows).contiguous(),
+            "offsets": counts.cumsum(0),
+            "sizes": torch.tensor([one.image_size for one in found]),
+        },
+        metadata={"seconds": f"{seconds:.3f}"},
+    )
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Write the index, or refuse a folder that has another one."""
+    index = folder / INDEX
+    if index.exists():
+        try:
+            there = json.loads(index.read_text(encoding="utf-8"))
+        except ValueError:
+            there = None
+        if there != about:
+            raise CacheError(
+                f"cache: expected the keypoints of these {about['count']} pictures, got those of "
+                f"others in {folder} — give another folder, or delete this one"
+            )
+        return
+    partial = index.with_name(f".{INDEX}.{os.getpid()}")
+    partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    partial.replace(index)
+
+
+def _file(number: int) -> str:
+    return f"keypoints-{number:05}.safetensors"

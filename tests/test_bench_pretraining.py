@@ -1,0 +1,184 @@
+"""The benchmark of pre-training: its smoke size runs, goes on, and its figures are worked out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("accelerate")
+
+from benchmarks import bench_pretraining as bench, pretraining_data, pretraining_table as table
+from benchmarks.bench_pretraining_cost import measure, rows_of
+from benchmarks.pretraining_probes import knn, linear
+from semattn.masking import generator
+from semattn.pretraining import MaskedImages
+
+
+def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
+    shared = ["--smoke", "--work", str(tmp_path)]
+    bench.main([*shared, "--seeds", "1", "--arms", "random,edges"])
+    capsys.readouterr()
+    given = [*shared, "--seeds", "0"]
+    bench.main(given)
+    names = {f"{bench.short(arm)}-0.json" for arm in bench.ARMS}
+    names |= {"random-1.json", "edges-1.json"}
+    assert {path.name for path in tmp_path.glob("*.json")} == names | {"raw_pixels.json"}
+    made = json.loads((tmp_path / "SIFT-rich-0.json").read_text())
+    assert [one["epoch"] for one in made["curve"]] == [0, 1, 2]
+    seconds = [one["seconds"] for one in made["curve"]]
+    assert 0 < made["keypoints_seconds"] <= seconds[0] < seconds[1] < seconds[2]
+    random = json.loads((tmp_path / "random-0.json").read_text())
+    assert random["keypoints_seconds"] == 0 == random["curve"][0]["seconds"]
+    # the same beginning for every arm of a seed, and another for another seed
+    first = {name: json.loads((tmp_path / name).read_text())["curve"][0] for name in sorted(names)}
+    losses = {name: one["fixed_loss"] for name, one in first.items()}
+    assert len({losses[name] for name in names if name.endswith("-0.json")}) == 1
+    assert losses["random-0.json"] != losses["random-1.json"]
+
+    # what is lost is run again, with the same result; what is there is not
+    (tmp_path / "edges-0.json").unlink()
+    again, run = [], bench.pretrain
+    monkeypatch.setattr(bench, "pretrain", lambda *a, **k: again.append(a[1].name) or run(*a, **k))
+    bench.shutil.rmtree(tmp_path / "runs" / "edges-0")
+    before = capsys.readouterr().out
+    bench.main(given)
+    assert again == ["edges-0"]
+    after = capsys.readouterr().out
+    assert [line[: line.rindex(",")] for line in after.splitlines()] == [
+        line[: line.rindex(",")] for line in before.splitlines()
+    ]
+    with pytest.MonkeyPatch.context() as other:
+        other.setattr(bench, "BETA", 3.0)
+        with pytest.raises(SystemExit, match="give another --work"):
+            bench.main([*given, "--arms", "random"])
+
+    found = table.read(tmp_path)
+    assert set(found) == set(bench.ARMS)
+    raw = json.loads((tmp_path / "raw_pixels.json").read_text())
+    made = table.result(found, raw)
+    assert [row["arm"] for row in made["rows"]] == [*bench.ARMS, "untrained encoder", "raw pixels"]
+    json.dumps(made, allow_nan=False)
+
+
+def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
+    data = pretraining_data.drawn(32, pictures=16, train=12, test=6)
+    protocol = bench.Protocol(bench.LEAST, 32, 8, 3, 8, device="cpu", reconstructions=0)
+    whole = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "whole")
+
+    class StopError(Exception):
+        pass
+
+    keep, kept = bench.keep, []
+
+    def stop(file, made):
+        keep(file, made)
+        kept.append(made)
+        if len(kept) == 2:
+            raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "keep", stop)
+        with pytest.raises(StopError):
+            bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts")
+    parts = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts")
+    for ours, theirs in zip(parts["curve"], whole["curve"], strict=True):
+        for name in ("epoch", "knn_right", "linear_right", "fixed_loss"):
+            assert ours[name] == theirs[name]
+    cpu = [one["cpu_seconds"] for one in parts["curve"]]
+    assert cpu == sorted(cpu)
+
+
+def test_crops_are_the_same_in_every_arm():
+    pictures = pretraining_data.drawn(32, 6, 3, 3).pictures
+    seen = []
+    for arm in bench.ARMS.values():
+        data = MaskedImages(
+            pictures, arm.masking(0.75, 4, 2), size=32, patch_size=8, density=arm.density,
+            loss_weight=arm.loss_weight, seed=4,
+        )  # fmt: skip
+        seen.append(data[1, 2]["pixel_values"])
+    assert all(torch.equal(one, seen[0]) for one in seen)
+
+
+def test_the_speed_up_worked_out_by_hand():
+    at = np.array([0.0, 10, 20, 30])
+    base, arm = np.array([0.1, 0.3, 0.4, 0.5]), np.array([0.1, 0.3, 0.7, 0.2])
+    assert table.reached(at, base, 0.5) == 30 and table.reached(at, arm, 0.5) == 15
+    assert table.speedup(arm, base, at, at) == 2
+    assert table.speedup(arm, base, 2 * at, at) == 1
+    assert table.speedup(np.full(4, 0.4), base, at, at) == 0
+    # random masking may itself be there sooner than at its end
+    assert table.reached(at, np.array([0.1, 0.6, 0.4, 0.5]), 0.5) == pytest.approx(8)
+    assert table.said_times({"value": 2.0, "low": 0.0, "high": 3.0}) == "2.00 [not reached, 3.00]"
+    assert table.said_times({"value": 0.0, "low": 0.0, "high": 0.0}) == "not reached"
+    assert table.said_points({"value": 0.01, "low": -0.002, "high": 0.022}) == "+1.0 [-0.2, +2.2]"
+
+
+def curves(accuracy, images=400, seeds=3, noise=0):
+    """Curves whose accuracy at each epoch is so, on images that differ from seed to seed."""
+    rng = np.random.default_rng(noise)
+    right = np.stack([
+        np.stack([rng.permutation(images) < round(a * images) for a in accuracy])
+        for _ in range(seeds)
+    ]).astype(float)  # fmt: skip
+    at = 10.0 * np.arange(len(accuracy))
+    probes = dict.fromkeys(table.PROBES, right)
+    return table.Curves(at, np.stack([at] * seeds), probes, np.ones((seeds, 1)))
+
+
+def test_intervals_hold_the_point_and_know_equals():
+    base, fast = curves([0.2, 0.3, 0.4, 0.5]), curves([0.2, 0.4, 0.6, 0.7], noise=1)
+    made = table.compared(fast, base, "knn", draws=200)
+    assert made["difference"]["value"] == pytest.approx(0.2)
+    assert made["epochs"]["value"] == pytest.approx(2)
+    assert made["epochs"]["low"] < 2 < made["epochs"]["high"]
+    assert made["difference"]["low"] > 0
+    same = table.compared(base, base, "knn", draws=50)
+    assert same["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert same["epochs"] == {"value": 1, "low": 1, "high": 1}
+
+
+def test_the_probes_tell_clusters_apart():
+    chance = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(3, 8, generator=chance)
+    labels = torch.arange(90) % 3
+    x = centres[labels] + torch.randn(90, 8, generator=chance)
+    for probe in (knn, linear):
+        assert (probe(x[:60], labels[:60], x[60:], 3) == labels[60:]).float().mean() > 0.9
+        chance_level = probe(x[:60], labels[:60][torch.randperm(60)], x[60:], 3)
+        assert chance_level.shape == (30,)
+
+
+def test_a_folder_as_imagenets(tmp_path):
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("owl", "cat"):
+            for number in range(count):
+                path = tmp_path / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                level = int(generator(0, 0, f"{split}{name}{number}").integers(0, 255))
+                Image.new("RGB", (40, 50), (level, 0, 0)).save(path)
+    data = pretraining_data.image_folder(tmp_path, size=32, train=6, test=100)
+    assert len(data.pictures) == 8
+    assert data.train.pixels.shape == (6, 32, 32, 3) and set(data.train.labels) == {0, 1}
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_costs_are_ratios_of_steps():
+    made = {"random": [1.0, 1.0], "guided, cached keypoints": [2.0, 2.0]}
+    whole = {"random": [9.0, 11.0], "guided, cached keypoints": [12.0, 14.0]}
+    first, second = rows_of("case", made, whole)
+    assert first["time_ratio"] == 1 and first["bar"] is None
+    # passes take 9 and 11 on the mean, whatever the way
+    assert second["time_ratio"] == pytest.approx((11 / 10 + 13 / 12) / 2)
+    assert second["bar"] == 1.05 and second["held"] is False
+
+
+def test_costs_are_measured():
+    case = {"model": bench.LEAST, "size": 32, "patch": 8, "batch": 2}
+    making, whole = measure(case, rounds=2)
+    assert set(making) == {"random", "guided, cached keypoints", "guided, keypoints of each crop"}
+    assert all(len(one) == 2 and min(one) > 0 for one in (*making.values(), *whole.values()))

@@ -1,0 +1,119 @@
+"""`semattn pretrain`: what it writes, what it says, what it refuses, how it goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("accelerate")
+
+from semattn.pretraining import models
+from tests.conftest import refused
+from tests.pretraining.runs import TINY, pictures
+
+SMALL = ("--model", "least", "--image-size", 32, "--patch-size", 8, "--batch-size", 8,
+         "--device", "cpu", "--workers", 0, "--precision", "float32",
+         "--learning-rate", 0.01)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.SIZES, "least", TINY)
+    monkeypatch.chdir(tmp_path)
+    for number, picture in enumerate(pictures(12)):
+        path = tmp_path / "photos" / "abc"[number % 3] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    (tmp_path / "photos/a/words.txt").write_text("no picture")
+    (tmp_path / "photos/b/[red].png").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def test_it_writes_everything_and_says_where(run, folder, tmp_path):
+    status, out, err = run("pretrain", folder, *SMALL, "--epochs", 2, "--validation", folder)
+    assert status == 0, err
+    assert not err
+    made = tmp_path / "semattn-pretrain"
+    assert sorted(path.name for path in made.iterdir()) == [
+        "checkpoints", "keypoints", "metrics.jsonl", "model", "pretrain.json", "reconstruction.png",
+    ]  # fmt: skip
+    assert out.startswith("12 photographs, 2 epochs, guided masking, beta 2: rich patches hidden")
+    assert "skipped: 2" in out and "[red].png" in out and "words.txt" in out
+    assert "loss under fixed random masks" in out
+    assert out.endswith("model, metrics.jsonl, pretrain.json, reconstruction.png\n")
+    lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    assert [one["epoch"] for one in lines] == [1, 1, 2, 2]
+    about = json.loads((made / "pretrain.json").read_text(), parse_constant=pytest.fail)
+    assert about["finished"] and about["settings"]["masking"]["beta"] == 2
+    with Image.open(made / "reconstruction.png") as picture:
+        assert picture.width > 1500
+
+    status, out, err = run("pretrain", folder, *SMALL, "--epochs", 2, "--validation", folder)
+    assert status == 0 and "went on from step 2" in out
+    said = refused(run("pretrain", folder, *SMALL, "--epochs", 3), "got one in semattn-pretrain")
+    assert "epochs 2 in place of 3" in said
+
+
+def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
+    arguments = ("pretrain", folder, *SMALL, "--epochs", 3, "--masking", "block-wise")
+    assert run(*arguments, "--out", "whole")[0] == 0
+    from semattn.pretraining import callbacks
+
+    say, calls = callbacks.Progress.on_train_begin, []
+
+    def interrupt(self, args, state, control, **more):
+        calls.append(state.global_step)
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Progress, "on_step_end", interrupt)
+    status, out, err = run(*arguments, "--out", "parts")
+    assert status == 130 and not out and err.count("\n") == 1 and calls == [1, 2, 3]
+    monkeypatch.setattr(callbacks.Progress, "on_step_end", say)
+    status, out, err = run(*arguments, "--out", "parts")
+    assert status == 0, err
+    assert "went on from step 2" in out
+    whole, parts = (tmp_path / one / "model/model.safetensors" for one in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_beta_moves(run, folder, tmp_path):
+    status, out, err = run(
+        "pretrain", folder, *SMALL, "--epochs", 2, "--beta", -1, "--beta-end", -3, "--hint", 0.1,
+        "--schedule", "cosine", "--density", "sobel", "--loss-weight", "kamim", "--out", "made",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "beta -3: poor patches hidden more" in out
+    about = json.loads((tmp_path / "made/pretrain.json").read_text())["settings"]
+    assert about["masking"]["beta"] == {"start": -1, "end": -3, "epochs": 2, "shape": "cosine"}
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (("--masking", "gided"), "masking: unknown name 'gided' — did you mean 'guided'"),
+    (("--schedule", "step"), "schedule: unknown name"),
+    (("--mask-ratio", 1.5), "mask_ratio: expected one between 0 and 1"),
+    (("--batch-size", 64), "batch_size: expected at most 12"),
+    (("--model", "large"), "model: unknown name 'large'"),
+    (("--density", "cuont"), "density: unknown name"),
+    (("--device", "tpu"), "device: unknown name"),
+    (("--out", "photos/a/words.txt"), "out: expected a folder, got the file"),
+])  # fmt: skip
+def test_what_is_refused(run, folder, tmp_path, more, said):
+    refused(run("pretrain", folder, *SMALL, *more), said)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"], "nothing is left behind"
+
+
+def test_folders_without_pictures_are_refused(run, folder, tmp_path):
+    refused(run("pretrain", tmp_path / "nowhere"), "folder: expected")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/a.txt").write_text("a")
+    refused(run("pretrain", tmp_path / "words"), "folder: expected pictures, got 1 files")
+
+
+def test_without_transformers_it_says_what_to_install(run, folder, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refused(run("pretrain", folder), "pip install 'semattn[pretrain]'")
