@@ -129,7 +129,10 @@ def test_a_killed_search_loses_a_batch_at_most(model, pairs, found, tmp_path):
 
 
 def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr(looked.Looker, "look", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(looked.Looked, "_look", stop)  # the space is there by then
     options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
