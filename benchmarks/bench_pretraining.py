@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semattn.files import write_text
 from semattn.masking import BlockwiseMasking, GuidedMasking, Masking, RandomMasking, Schedule
 from semattn.pretraining import build_model, pretrain
-from semattn.pretraining.checkpoints import write_text
 from semattn.zoo import cache_dir
 
 from . import pretraining_data

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from skimage import data as photographs
 
+from semattn.files import write_text
 from semattn.masking import GuidedMasking, KeypointCache, RandomMasking
 from semattn.pretraining import MaskedImages, build_model
-from semattn.pretraining.checkpoints import write_text
 from semattn.pretraining.run import LONGEST, collate
 
 from . import measuring

@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from semattn.files import whole, write_text
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_discovery
@@ -115,10 +116,8 @@ def model_of(case: Case, work: Path) -> nn.Module:
         labels = np.array([one.label for one in data])
         head = LogisticRegression(C=0.1, max_iter=5000)
         head.fit(class_features(np.stack([one.image for one in data])), labels)
-        partial = file.with_suffix(".part")
-        with partial.open("wb") as stream:
+        with whole(file) as stream:
             np.savez(stream, weight=head.coef_, bias=head.intercept_)
-        partial.replace(file)
     model = load(torch.bfloat16)
     model.head = nn.Linear(384, len(NAMES))
     with np.load(file) as kept:
@@ -235,15 +234,27 @@ def run(case: Case, work: Path) -> dict[str, Any]:
 
 def keep(file: Path, made: dict[str, Any]) -> None:
     """Write a result: whole, or not at all."""
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(made), encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps(made))
+
+
+def remaining(work: Path, start: str) -> Iterator[tuple[Case, Path]]:
+    """Searches of the first rate that have no result called `start` yet, and where it goes."""
+    for case in (Case(kind, seed, RATES[0]) for seed in SEEDS for kind in KINDS):
+        file = work / f"{start}{case.file}"
+        if not file.exists():
+            yield case, file
+
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """A parser that knows where results are kept, for what the first line of a docstring says."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
+    return parser
 
 
 def main() -> None:
-    """Run what is not done yet; `bench_spurious_table` renders it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
+    """Run what is not done yet; `spurious_table` renders it."""
+    parser = arguments(__doc__)
     parser.add_argument("--part", default="0/1", help="which of several processes: 0/2, 1/2")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

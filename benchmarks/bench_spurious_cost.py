@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from semattn.files import write_text
 from semattn.zoo import cache_dir
 
 from .measuring import machine
@@ -88,9 +89,7 @@ def main() -> None:
         ],
         "rows": rows, "machine": machine(),
     }  # fmt: skip
-    partial = RESULTS.with_suffix(".part")
-    partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULTS)
+    write_text(RESULTS, json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

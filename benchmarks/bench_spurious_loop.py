@@ -8,7 +8,6 @@ Both lead attention away as the search's own report does.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,17 @@ from torch import Tensor, nn
 
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import load_discovery
-from semattn.zoo import cache_dir
 
 from .bench_spurious import (
     BATCH,
-    KINDS,
-    SEEDS,
     SEEN,
     Case,
+    arguments,
     features,
     keep,
     model_of,
     patches_of,
+    remaining,
 )
 from .objects_on_scenes import NAMES
 from .prompting_arms import normalised
@@ -102,14 +100,11 @@ def run(case: Case, work: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run what is not done yet and has been searched."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
-    options = parser.parse_args()
-    for case in (Case(kind, seed, 0.95) for seed in SEEDS for kind in KINDS):
-        file = options.work / f"loop-{case.file}"
-        if file.exists() or not (options.work / case.file).exists():
+    work = arguments(__doc__).parse_args().work
+    for case, file in remaining(work, "loop-"):
+        if not (work / case.file).exists():
             continue
-        made = run(case, options.work)
+        made = run(case, work)
         keep(file, made)
         told = {name: np.round(arm["groups"], 2).tolist() for name, arm in made["arms"].items()}
         print(file.name, made["confirmed"], told, flush=True)

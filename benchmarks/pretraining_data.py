@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from semattn.files import whole
 from semattn.images import read
-from semattn.masking import Crop
 from semattn.pretraining import readable
-from semattn.pretraining.data import CENTER
+from semattn.pretraining.data import middle
 
 from .objects_on_scenes import ObjectsOnScenes
 from .objects_on_scenes.fetch import default_root
@@ -64,14 +64,12 @@ def _made(work: Path, split: str, count: int, seed: int, side: int) -> tuple[np.
     if not file.exists():
         data = ObjectsOnScenes(default_root(), split, size=side, count=count, seed=seed)
         made = [data[number] for number in range(count)]
-        partial = file.with_suffix(".part")
-        with partial.open("wb") as stream:
+        with whole(file) as stream:
             np.savez(
                 stream,
                 images=np.stack([one.image for one in made]),
                 labels=np.array([one.label for one in made]),
             )
-        partial.replace(file)
     with np.load(file) as kept:
         return kept["images"], kept["labels"]
 
@@ -126,6 +124,5 @@ def drawn(size: int, pictures: int, train: int, test: int) -> Data:
 
 def _middle(picture: Any, size: int) -> np.ndarray:
     """The middle of a picture, (size, size, 3), as evaluation sees it."""
-    whole = read(picture)
-    crop = Crop.center((whole.height, whole.width), (size, size), CENTER)
-    return np.asarray(crop.image(whole))
+    image = read(picture)
+    return np.asarray(middle(image, (size, size)).image(image))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semattn.files import write_text
 from semattn.zoo import cache_dir
 
 from .bench_pretraining import ARMS, file_of
@@ -211,9 +212,7 @@ def main() -> None:
     options = parser.parse_args()
     raw = json.loads((options.work / "raw_pixels.json").read_text(encoding="utf-8"))
     made = result(read(options.work), raw)
-    partial = options.out.with_suffix(".part")
-    partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    partial.replace(options.out)
+    write_text(options.out, json.dumps(made, indent=1) + "\n")
     for row in made["rows"]:
         print({key: value for key, value in row.items() if value is not None})
 

@@ -15,7 +15,6 @@ every fresh image, and ranks the classes by how biased it holds them:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from torch import Tensor, nn
 from semattn import SIFTPatchInterrelation
 from semattn.keypoints import detect
 from semattn.spurious.effects import answer
-from semattn.zoo import cache_dir
 
-from .bench_spurious import BATCH, GRID, KINDS, SEEDS, Case, _all, fresh, keep, model_of
+from .bench_spurious import BATCH, GRID, Case, _all, arguments, fresh, keep, model_of, remaining
 from .objects_on_scenes import NAMES
 from .prompting_arms import normalised
 
@@ -161,14 +159,9 @@ def _ap(planted: np.ndarray, scores: np.ndarray) -> float:
 
 def main() -> None:
     """Run what is not done yet."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
-    options = parser.parse_args()
-    for case in (Case(kind, seed, 0.95) for seed in SEEDS for kind in KINDS):
-        file = options.work / f"rivals-{case.file}"
-        if file.exists():
-            continue
-        made = run(case, options.work)
+    work = arguments(__doc__).parse_args().work
+    for case, file in remaining(work, "rivals-"):
+        made = run(case, work)
         keep(file, made)
         told = {n: (round(m["ap"], 3), m["rank"]) for n, m in made["methods"].items()}
         print(file.name, told, flush=True)

@@ -8,7 +8,6 @@ over the fresh images of all seeds.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,20 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from semattn.zoo import cache_dir
+from semattn.files import write_text
 
-from .bench_spurious import KINDS, OVERLAP, RATES, SEARCH, SEEDS, TRAIN, Case, cases, fresh_planted
+from .bench_spurious import (
+    KINDS,
+    OVERLAP,
+    RATES,
+    SEARCH,
+    SEEDS,
+    TRAIN,
+    Case,
+    arguments,
+    cases,
+    fresh_planted,
+)
 from .bench_spurious_loop import GROUPS
 from .spurious_rivals import METHODS
 
@@ -180,9 +190,7 @@ def _table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[str, 
 
 def main() -> None:
     """Write what there is to write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     every = list(done(options.work))
     setting = (
         f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
@@ -260,10 +268,7 @@ def main() -> None:
     }
     for name, made in tables.items():
         if made["rows"]:
-            file = RESULTS / f"{name}.json"
-            partial = file.with_suffix(".part")
-            partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            partial.replace(file)
+            write_text(RESULTS / f"{name}.json", json.dumps(made, indent=1) + "\n")
             print(name, len(made["rows"]), "rows")
 
 

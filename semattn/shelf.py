@@ -6,14 +6,13 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from .errors import SemattnError
+from .files import whole, write_text
 
 
 class Shelf:
@@ -40,7 +39,7 @@ class Shelf:
         known = _digest(about)
         if known == digest:
             return
-        if known is not None and any(one.stem != "about" for one in self.folder.iterdir()):
+        if known is not None and self._begun():
             raise SemattnError(
                 f"out: expected the beginning of this {what}, got {self.folder} with that of "
                 "another — remove it, or choose another folder"
@@ -64,8 +63,7 @@ class Shelf:
 
     def keep_row(self, name: str, row: dict[str, Any]) -> None:
         """Keep a row of JSON."""
-        with self._whole(f"{name}.json") as stream:
-            stream.write(json.dumps(row, default=str).encode())
+        write_text(self.folder / f"{name}.json", json.dumps(row, default=str))
 
     def arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of a batch, None where it is still to be done."""
@@ -77,20 +75,17 @@ class Shelf:
 
     def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep the arrays of a batch."""
-        with self._whole(f"{name}.npz") as stream:
+        with whole(self.folder / f"{name}.npz") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+    def _begun(self) -> bool:
+        """Whether a batch is kept; hidden files are what was cut short."""
+        names = (one.name for one in self.folder.iterdir())
+        return any(not name.startswith((".", "about.")) for name in names)
 
     def clear(self) -> None:
         """Remove all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    @contextmanager
-    def _whole(self, name: str) -> Iterator[IO[bytes]]:
-        file = self.folder / name
-        partial = file.with_suffix(".part")
-        with partial.open("wb") as stream:
-            yield stream
-        partial.replace(file)
 
 
 def _digest(about: Path) -> str | None:

@@ -55,13 +55,11 @@ def spurious(
     from .. import output
     from ..images import listed
     from ..spurious import discover_spurious
+    from ..spurious.search import check
 
     made = out or Path("semattn-spurious")
     output.check_folder(made)
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
-    if not lift >= 1:
-        raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
+    check(level, lift)
     with told() as notes:
         with busy("reading the folder") as say:
             listed(folder)  # before the model, which may take long to fetch, is asked for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import zipfile
 import zlib
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SemattnError
+from ..files import whole
 from ..grid import PatchGrid
 from .figures import Figures, Skipped
 from .tally import Tally
@@ -41,15 +41,9 @@ def save(found: Figures, file: Path, **more: Any) -> Path:
     text = json.dumps(about, ensure_ascii=False, allow_nan=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".semattn-", dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                arrays: dict[str, Any] = {"about": np.array(text), **sums}
-                np.savez_compressed(stream, **arrays)
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(file)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        arrays: dict[str, Any] = {"about": np.array(text), **sums}
+        with whole(file) as stream:
+            np.savez_compressed(stream, **arrays)
     except OSError as error:
         raise _unwritable(file, error) from error
     return file
@@ -120,10 +114,3 @@ def _unwritable(file: Path, error: OSError) -> AnalysisFileError:
     return AnalysisFileError(
         f"file: expected to write {file}, got {' '.join(str(error).split())} — save it elsewhere"
     )
-
-
-def _umask() -> int:
-    """What a file's permissions lack on this system; reading it means setting it."""
-    now = os.umask(0)
-    os.umask(now)
-    return now

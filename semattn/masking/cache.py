@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from semattn.errors import SemattnError
+from semattn.files import whole, write_text
 from semattn.images import read
 from semattn.keypoints import Keypoints, detect
 
@@ -219,9 +220,8 @@ def _write_shard(file: Path, found: list[Keypoints], seconds: float) -> None:
         },
         metadata={"seconds": f"{seconds:.3f}"},
     )
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(file)
+    with whole(file) as stream:
+        stream.write(content)
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
@@ -238,9 +238,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
                 f"others in {folder} — give another folder, or delete this one"
             )
         return
-    partial = index.with_name(f".{INDEX}.{os.getpid()}")
-    partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    partial.replace(index)
+    write_text(index, json.dumps(about, indent=1) + "\n")
 
 
 def _file(number: int) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from .checkpoints import CHECKPOINTS, mark, write_text
+from ..files import write_text
+from .checkpoints import CHECKPOINTS, mark
 from .data import Order
 
 LOG = "metrics.jsonl"

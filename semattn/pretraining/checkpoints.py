@@ -9,12 +9,12 @@ that no file can run code.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ..errors import SemattnError
+from ..files import write_text
 
 MARK = "complete.json"
 CHECKPOINTS, RUN = "checkpoints", "pretrain.json"
@@ -24,15 +24,8 @@ class RunError(SemattnError, ValueError):
     """A folder that holds another run."""
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file: whole, or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """As `write_text`, indented."""
+    """Write an object, indented: whole, or not at all."""
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import viz
+from ..files import whole
 from ..masking import GuidedMasking
 from .data import MaskedImages
 from .reconstruction import reconstruct, richness
@@ -33,9 +33,8 @@ def draw(model: Any, data: MaskedImages, count: int, done: int, out: Path) -> No
     ]
     name = f"Reconstruction after {done} epoch" + ("" if done == 1 else "s")
     drawn = viz.reconstruction(made, headline=name, beside="  ·  ".join(filter(None, beside)))
-    partial = out / f".{PICTURE}.{os.getpid()}"
-    drawn.savefig(partial, format="png")
-    partial.replace(out / PICTURE)
+    with whole(out / PICTURE) as stream:
+        drawn.savefig(stream, format="png")
 
 
 def describe(data: MaskedImages, epoch: int) -> str:

@@ -79,10 +79,7 @@ def discover_spurious(
     grow with the number of images: features lie on the disk, and a class is held against 1,300
     images of others at most.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
-    if not lift >= 1:
-        raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
+    check(level, lift)
     for name, value, least in (("most", most, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}: expected {least} at least, got {value}")
@@ -111,6 +108,14 @@ def discover_spurious(
     finally:
         if shelf.temporary:
             shelf.clear()
+
+
+def check(level: float, lift: float) -> None:
+    """Raise ValueError for what `discover_spurious` would refuse, before a model is loaded."""
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
+    if not lift >= 1:
+        raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
 
 
 def _names(data: Labelled) -> list[str]:

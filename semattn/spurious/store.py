@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from ..errors import SemattnError
+from ..files import whole
 from .cue import Example, SpuriousCue
 from .detector import Detector
 from .discovery import Discovery, Rank, Skipped
@@ -54,10 +55,8 @@ def save_discovery(found: Discovery, file: str | os.PathLike[str]) -> Path:
         "skipped": [asdict(one) for one in found.skipped],
     })  # fmt: skip
     arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as stream:
+    with whole(path) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
     return path
 
 

@@ -191,9 +191,7 @@ class Study:
         looked, one, mine = self.looked, tried.one, tried.mine
         known = trials.Known(
             looked.looker.model, looked.grid, looked.inputs,
-            lambda rows: tried.detector.scores(looked.gather(rows)["values"]) > 0,
-            lambda rows: self._off(rows, tried, confirmed),
-            lambda rows: places.on_object(looked.gather(rows)["thing"]), looked.size,
+            lambda rows: self._patches(rows, tried, confirmed), looked.size,
         )  # fmt: skip
         bears = tried.rows[one.bears & mine]
         kept = looked.shelf.arrays(f"trial-{number:06d}")
@@ -233,15 +231,15 @@ class Study:
         made = trials.groups(known, cue.matches, cue.target, rows, looked.labels, self.seed)
         return replace(cue, groups=made)
 
-    def _off(self, rows: np.ndarray, tried: Tried, confirmed: list[Detector]) -> np.ndarray:
-        """Patches (n, P) of rows that are not on the object, nor of a confirmed cue."""
+    def _patches(self, rows: np.ndarray, tried: Tried, confirmed: list[Detector]) -> trials.Patches:
+        """The patches of rows, as trials know them; those of confirmed cues are not off."""
         known = self.looked.gather(rows)
-        over = places.on_object(known["thing"])
+        thing = places.on_object(known["thing"])
         exempt = (self.looked.labels[rows] == tried.target)[:, None] & tried.fixed
-        off = places.off_object(over, exempt, self.looked.grid.shape)
+        off = places.off_object(thing, exempt, self.looked.grid.shape)
         for one in confirmed:
             off &= one.scores(known["values"]) <= 0
-        return off
+        return trials.Patches(tried.detector.scores(known["values"]) > 0, thing, off)
 
     def _examples(
         self, tried: Tried, rows: np.ndarray, values: np.ndarray, trial: trials.Trial

@@ -55,6 +55,22 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Patches:
+    """Patches (n, P) of images.
+
+    Parameters
+    ----------
+    marks : those that show the cue
+    thing : those that are on the object
+    off : those that are neither on the object, nor beside it, nor of a cue that is known already
+    """
+
+    marks: np.ndarray
+    thing: np.ndarray
+    off: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Known:
     """What a trial may use: rows are numbers of images.
 
@@ -62,18 +78,14 @@ class Known:
     ----------
     model, grid : of the search
     inputs : from rows (n,) to images (n, C, H, W)
-    marks : from rows to patches that show the cue (n, P)
-    off : from rows to patches that are neither on the object nor beside it (n, P)
-    thing : from rows to patches that are on the object (n, P)
+    patches : from rows to what is known of their patches
     batch : images in the model at once
     """
 
     model: nn.Module
     grid: PatchGrid
     inputs: Callable[[np.ndarray], Tensor]
-    marks: Callable[[np.ndarray], np.ndarray]
-    off: Callable[[np.ndarray], np.ndarray]
-    thing: Callable[[np.ndarray], np.ndarray]
+    patches: Callable[[np.ndarray], Patches]
     batch: int
 
 
@@ -91,12 +103,12 @@ def run(known: Known, target: int, bears: np.ndarray, others: np.ndarray, seed: 
     """
     rng = np.random.default_rng((seed, target))
     rows = bears if len(bears) <= TRIED else np.sort(rng.choice(bears, TRIED, replace=False))
-    images, marks = known.inputs(rows), known.marks(rows)
-    shown = widened(marks, known.grid)
-    gone = shown & known.off(rows)
-    everywhere = bool(marks.mean() > 0.5)
+    images, own, theirs = known.inputs(rows), known.patches(rows), known.patches(others)
+    shown = widened(own.marks, known.grid)
+    gone = shown & own.off
+    everywhere = bool(own.marks.mean() > 0.5)
     before = _answers(known, images, target)
-    bare, hidden = known.off(others), known.thing(others)
+    bare, hidden = theirs.off, theirs.thing
     put: list[np.ndarray] = []
     for _ in range(ROUNDS):
         into = _fitting(rng, gone, ~hidden)
@@ -195,11 +207,11 @@ def groups(
         return ()
     source = drawn["class, cue"][np.arange(len(drawn["others"])) % len(drawn["class, cue"])]
     given = known.inputs(source)
-    marks = known.marks(source)
-    given_off = widened(marks, known.grid) & known.off(source)
-    region = torch.from_numpy(given_off & ~known.thing(drawn["others"]))
+    own = known.patches(source)
+    gone = widened(own.marks, known.grid) & own.off
+    region = torch.from_numpy(gone & ~known.patches(drawn["others"]).thing)
     others = known.inputs(drawn["others"])
-    light = bool(marks.mean() > 0.5)
+    light = bool(own.marks.mean() > 0.5)
     pictures = {
         **{name: known.inputs(drawn[name]) for name in GROUPS[:2] if len(drawn[name])},
         "others, cue put there": pasted(others, given, region, known.grid, light),

@@ -91,11 +91,11 @@ def test_confirmed_cues_stay_out_of_later_trials():
         gather=lambda rows: {"values": values[rows], "thing": thing[rows]},
         labels=np.array([1, 0]), grid=PatchGrid((3, 3), (9, 9), (3, 3)),
     )  # fmt: skip
-    tried = SimpleNamespace(target=1, fixed=np.zeros(9, bool))
     known = Detector(np.ones(1), 0.0, 1.0, 0.0)
+    tried = SimpleNamespace(target=1, fixed=np.zeros(9, bool), detector=known)
     rows = np.arange(2)
-    before = Study._off(SimpleNamespace(looked=looked), rows, tried, [])
-    after = Study._off(SimpleNamespace(looked=looked), rows, tried, [known])
+    before = Study._patches(SimpleNamespace(looked=looked), rows, tried, []).off
+    after = Study._patches(SimpleNamespace(looked=looked), rows, tried, [known]).off
     assert np.argwhere(before & ~after).tolist() == [[0, 8]] and not (after & ~before).any()
 
 

@@ -1,0 +1,32 @@
+"""Files that are written whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[IO[bytes]]:
+    """A stream that becomes `file` at the end of the ``with``; where it fails, nothing is left.
+
+    It is written beside it under a hidden name of its own, and renamed: who reads sees the old
+    file or the new one, whichever processes and threads write it.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with partial.open("wb") as stream:
+            yield stream
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text: whole, or not at all."""
+    with whole(file) as stream:
+        stream.write(text.encode("utf-8"))
