@@ -10,9 +10,14 @@ from semattn.files import whole, write_text
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "a.json"
     write_text(file, "old é")
-    with pytest.raises(RuntimeError), whole(file) as stream:
-        stream.write(b"half")
-        raise RuntimeError
+
+    def fail():
+        with whole(file) as stream:
+            stream.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert file.read_text(encoding="utf-8") == "old é"
     assert list(tmp_path.iterdir()) == [file]
     with whole(file) as stream:

@@ -88,7 +88,7 @@ def pretrain(
 
     By transformers' trainer: started by `torchrun` or `accelerate launch` it runs in several
     processes, and the batch is shared among them. On a CPU, a run that was killed and resumed ends
-    with the weights of one left alone, bit for bit.
+    with the weights of one left alone, bit for bit, where it has as many threads.
 
     Parameters
     ----------

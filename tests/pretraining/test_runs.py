@@ -54,6 +54,15 @@ def seen(out):
     return [{(epoch, index): content for epoch, index, content in one["seen"]} for one in found]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes that are started: sums of another number of threads have other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A run left alone, in this process."""
