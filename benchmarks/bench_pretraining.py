@@ -4,11 +4,14 @@ Every arm pre-trains the same masked autoencoder on the same pictures: for a see
 and crops are the same in all arms, and only masks (or the weights of the loss) differ. After each
 epoch, or some of them, k-NN and a linear probe judge the encoder on labelled images, and the loss
 is taken under one set of random masks. Seconds include finding keypoints and drawing masks, and not
-the probes. Floors: the encoder before training, and the pixels themselves.
+the probes; they are the processor's where that trains, so that what else runs does not count.
+Floors: the encoder before training, and the pixels themselves.
 
-One file for each arm and seed in ``--work``, written whole after each epoch; a run that was stopped
-goes on from its last checkpoint, and several processes may share the folder (``--part 0/2``).
-``--folder`` takes images as ImageNet's, on a GPU where there is one. ``pretraining_table`` renders.
+One file for each arm and seed in ``--results``, written whole after each epoch; a run that was
+stopped goes on from its last checkpoint in ``--work``, and several processes may share the folders
+(``--part 0/2``). Seeds below 2 are development, on the validation split; the test split is for the
+others. ``--folder`` takes images as ImageNet's, on a GPU where there is one. `pretraining_table`
+renders.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from semattn.files import write_text
 from semattn.masking import BlockwiseMasking, GuidedMasking, Masking, RandomMasking, Schedule
 from semattn.pretraining import build_model, pretrain
@@ -33,16 +38,20 @@ from .pretraining_probes import probed, raw
 
 BETA = 2.0
 RATIO = 0.75
-SEEDS = (0, 1, 2)
+SEEDS = {"validation": (0, 1), "test": (2, 3, 4)}
+EPOCHS = 5
 PROBES = 20  # probed epochs of a run, at least
+RESULTS = Path(__file__).parent / "results"
 
-# What two cores train in minutes: a ViT of 6 layers and 128 channels on 64 pixels.
+# What one core trains in minutes: a ViT of 4 layers and 96 channels on 64 pixels.
 SMALL = {
-    "hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512,
+    "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 384,
     "decoder_hidden_size": 64, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4,
     "decoder_intermediate_size": 256,
 }  # fmt: skip
-LEAST = {name: {6: 1, 4: 2}.get(value, min(value, 32)) for name, value in SMALL.items()}
+LEAST = {**SMALL, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "intermediate_size": 32, "decoder_hidden_size": 32, "decoder_num_hidden_layers": 1,
+         "decoder_num_attention_heads": 2, "decoder_intermediate_size": 32}  # fmt: skip
 
 
 Make = Callable[[float, int, int], Masking]  # of the mask ratio, the seed, the number of epochs
@@ -108,7 +117,7 @@ class Protocol:
     patch_size: int
     epochs: int
     batch_size: int
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 8e-3
     scale: tuple[float, float] = (0.2, 1.0)
     precision: str = "float32"
     device: str = "auto"
@@ -133,14 +142,17 @@ class Protocol:
         return done == self.epochs or done % max(1, self.epochs // PROBES) == 0
 
 
-def file_of(work: Path, arm: str, seed: int) -> Path:
+def file_of(results: Path, arm: str, seed: int) -> Path:
     """Where the result of an arm is kept."""
-    return work / f"{short(arm)}-{seed}.json"
+    return results / f"{short(arm)}-{seed}.json"
 
 
-def run(arm: str, seed: int, data: Data, protocol: Protocol, work: Path) -> dict[str, Any]:
+def run(
+    arm: str, seed: int, data: Data, protocol: Protocol, work: Path, results: Path
+) -> dict[str, Any]:
     """One arm with one seed: its curve, an entry an epoch, from before training on."""
-    file, place = file_of(work, arm, seed), work / "runs" / file_of(work, arm, seed).stem
+    file = file_of(results, arm, seed)
+    place = work / "runs" / file.stem
     about = protocol.about(data)
     made = read(file, about) or {
         "arm": arm, "seed": seed, "about": about, "curve": [], "finished": False,
@@ -154,20 +166,20 @@ def run(arm: str, seed: int, data: Data, protocol: Protocol, work: Path) -> dict
             protocol.model, image_size=protocol.image_size, patch_size=protocol.patch_size,
             mask_ratio=RATIO, seed=seed,
         )  # fmt: skip
-        curve[0] = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, **probed(untrained, data)}
-    since = time.process_time()
+        curve[0] = {"epoch": 0, "seconds": 0.0, **probed(untrained, data)}
+    clock = clock_of(protocol)
+    since = clock()
 
     def after(under_way: Any, done: int, seconds: float) -> None:
         nonlocal since
-        spent = time.process_time() - since
+        spent = clock() - since
         curve[0]["seconds"] = under_way.keypoints_seconds
-        before = curve.get(done - 1, {}).get("cpu_seconds", 0.0)
-        curve[done] = {"epoch": done, "seconds": seconds, "cpu_seconds": before + spent}
+        curve[done] = {"epoch": done, "seconds": curve[done - 1]["seconds"] + spent}
         if protocol.due(done):
             curve[done] |= probed(under_way.model, data)
         keep(file, {**made, "keypoints_seconds": under_way.keypoints_seconds,
                     "curve": [curve[epoch] for epoch in sorted(curve)]})  # fmt: skip
-        since = time.process_time()
+        since = clock()
 
     finished = pretrain(
         data.pictures, place, masking=chosen.masking(RATIO, seed, protocol.epochs), seed=seed,
@@ -183,6 +195,12 @@ def run(arm: str, seed: int, data: Data, protocol: Protocol, work: Path) -> dict
     return made
 
 
+def clock_of(protocol: Protocol) -> Callable[[], float]:
+    """Seconds of this process on a processor, where all is done by it; of the wall elsewhere."""
+    alone = not protocol.workers and (protocol.device == "cpu" or not torch.cuda.is_available())
+    return time.process_time if alone else time.perf_counter
+
+
 def read(file: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     """A result that was begun; one by another protocol is refused."""
     if not file.exists():
@@ -190,7 +208,7 @@ def read(file: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if made["about"] != json.loads(json.dumps(about)):
         raise SystemExit(f"{file}: expected a result of this protocol, got one of another — "
-                         "give another --work")  # fmt: skip
+                         "give another --results")  # fmt: skip
     return made
 
 
@@ -199,9 +217,9 @@ def keep(file: Path, made: dict[str, Any]) -> None:
     write_text(file, json.dumps(made))
 
 
-def floor(data: Data, protocol: Protocol, work: Path) -> dict[str, Any]:
+def floor(data: Data, protocol: Protocol, results: Path) -> dict[str, Any]:
     """The probes of raw pixels."""
-    file, about = work / "raw_pixels.json", protocol.about(data)
+    file, about = results / "raw_pixels.json", protocol.about(data)
     made = read(file, about)
     if made is None:
         made = {"arm": "raw pixels", "about": about, **raw(data)}
@@ -213,21 +231,23 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-pretraining")
+    parser.add_argument("--results", type=Path, help="results/pretraining beside this script, or "
+                        "results/pretraining-validation")  # fmt: skip
     parser.add_argument("--part", default="0/1", help="which of several processes: 0/2, 1/2")
     parser.add_argument("--arms", default=",".join(short(arm) for arm in ARMS),
                         help=f"of {', '.join(map(short, ARMS))}")  # fmt: skip
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="by commas")
+    parser.add_argument("--seeds", help="by commas; those of the split if left out")
     parser.add_argument("--folder", type=Path, help="images as ImageNet's, with train/ and val/")
     parser.add_argument("--split", default="validation", choices=("validation", "test"))
-    parser.add_argument("--pictures", type=int, default=4000, help="compositions to learn from")
-    parser.add_argument("--probe-train", type=int, default=2600, help="images for the probes")
-    parser.add_argument("--probe-test", type=int, default=1300, help="images that test them")
+    parser.add_argument("--pictures", type=int, default=10_000, help="photographs to learn from")
+    parser.add_argument("--probe-train", type=int, default=3000, help="images for the probes")
+    parser.add_argument("--probe-test", type=int, default=2000, help="images that test them")
     parser.add_argument("--model", default=None, help="tiny, small, base; smaller if left out")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--patch-size", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="for a batch of 256")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=8e-3, help="for a batch of 256")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--workers", type=int, default=0)
@@ -243,12 +263,17 @@ def short(arm: str) -> str:
 def main(given: Sequence[str] | None = None) -> None:
     """Run what is not done yet."""
     options = arguments(given)
-    options.work.mkdir(parents=True, exist_ok=True)
+    results = options.results or RESULTS / (
+        "pretraining" if options.split == "test" else "pretraining-validation"
+    )
+    for folder in (options.work, results):
+        folder.mkdir(parents=True, exist_ok=True)
     names = {short(arm): arm for arm in ARMS}
     unknown = set(options.arms.split(",")) - names.keys()
     if unknown:
         raise SystemExit(f"--arms: expected some of {', '.join(names)}, got {', '.join(unknown)}")
-    seeds = [int(one) for one in options.seeds.split(",")]
+    own = ",".join(map(str, SEEDS[options.split]))
+    seeds = [int(one) for one in (options.seeds or own).split(",")]
     if options.smoke:
         data = pretraining_data.drawn(32, pictures=24, train=30, test=15)
         protocol = Protocol(LEAST, 32, 8, epochs=2, batch_size=8, device="cpu", reconstructions=0)
@@ -259,21 +284,19 @@ def main(given: Sequence[str] | None = None) -> None:
         if options.folder is not None:
             data = pretraining_data.image_folder(options.folder, **sizes)
         else:
-            data = pretraining_data.compositions(
-                options.work, pictures=options.pictures, split=options.split, **sizes
-            )
+            data = pretraining_data.cifar(pictures=options.pictures, split=options.split, **sizes)
         protocol = Protocol(
             options.model or SMALL, options.image_size, options.patch_size, options.epochs,
             options.batch_size, options.learning_rate, precision=options.precision,
             device=options.device, workers=options.workers,
         )  # fmt: skip
-    floor(data, protocol, options.work)
+    floor(data, protocol, results)
     part, parts = map(int, options.part.split("/"))
     todo = [(names[arm], seed) for seed in seeds for arm in options.arms.split(",")]
     for number, (arm, seed) in enumerate(todo):
         if number % parts != part:
             continue
-        last = run(arm, seed, data, protocol, options.work)["curve"][-1]
+        last = run(arm, seed, data, protocol, options.work, results)["curve"][-1]
         print(
             f"{arm}, seed {seed}: k-NN {last['knn']:.3f}, linear {last['linear']:.3f}, "
             f"fixed loss {last['fixed_loss']:.4f}, {last['seconds']:.0f} s", flush=True,

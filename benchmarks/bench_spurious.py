@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from semattn.commands.reading import read_precision
 from semattn.files import whole, write_text
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
@@ -93,9 +94,16 @@ def cases(seeds: tuple[int, ...] = SEEDS) -> Iterator[Case]:
 
 
 @lru_cache(maxsize=1)
+def precision() -> torch.dtype:
+    """Half precision where the processor has instructions for it."""
+    made: torch.dtype = getattr(torch, read_precision("auto", "cpu"))
+    return made
+
+
+@lru_cache(maxsize=1)
 def backbone() -> nn.Module:
-    """The frozen backbone, in half precision."""
-    return load(torch.bfloat16)
+    """The frozen backbone."""
+    return load(precision())
 
 
 @torch.inference_mode()
@@ -118,13 +126,13 @@ def model_of(case: Case, work: Path) -> nn.Module:
         head.fit(class_features(np.stack([one.image for one in data])), labels)
         with whole(file) as stream:
             np.savez(stream, weight=head.coef_, bias=head.intercept_)
-    model = load(torch.bfloat16)
+    model = load(torch.float32)
     model.head = nn.Linear(384, len(NAMES))
     with np.load(file) as kept:
         model.head.weight.data = torch.from_numpy(kept["weight"]).float()
         model.head.bias.data = torch.from_numpy(kept["bias"]).float()
     model.classes = NAMES
-    return model.to(torch.bfloat16).requires_grad_(False).eval()
+    return model.to(precision()).requires_grad_(False).eval()
 
 
 def _all(data: PlantedCue) -> Iterator[Planted]:
@@ -214,7 +222,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     save_discovery(found, work / case.file.replace(".json", ".npz"))
     shutil.rmtree(search)
     made: dict[str, Any] = {
-        "case": asdict(case) | {"on": case.on},
+        "case": asdict(case) | {"on": case.on}, "precision": str(precision()),
         "confirmed": len(found.confirmed), "tried": len(found.cues), "judged": found.candidates,
         "accuracy": found.accuracy,
         "classes": [[one.target, one.score] for one in found.classes],

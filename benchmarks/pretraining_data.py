@@ -1,7 +1,7 @@
 """The data of `bench_pretraining`: pictures to learn from, and labelled ones to probe with.
 
-By default compositions of `objects_on_scenes`, kept as arrays where they were made; a folder as
-ImageNet's (FOLDER/train/CLASS/…, FOLDER/val/CLASS/…) does as well; for a smoke test they are drawn.
+By default CIFAR-10; a folder as ImageNet's (FOLDER/train/CLASS/…, FOLDER/val/CLASS/…) does as well;
+for a smoke test they are drawn.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from semattn.files import whole
 from semattn.images import read
 from semattn.pretraining import readable
 from semattn.pretraining.data import middle
 
-from .objects_on_scenes import ObjectsOnScenes
-from .objects_on_scenes.fetch import default_root
+from . import cifar10
 
-LARGER = 1.5  # compositions are this many times the input's side, so that crops enlarge little
-PROBE_SEED = 1000  # of compositions to probe with; those to learn from have 0
+LARGER = 1.5  # drawn images are this many times the input's side, so that crops enlarge little
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,34 +41,36 @@ class Data:
     about: dict[str, Any]
 
 
-def compositions(
-    work: Path, *, size: int, pictures: int, train: int, test: int, split: str
-) -> Data:
-    """Objects on scenes; `split` is "validation" while anything is chosen, then "test" once."""
-    side = round(LARGER * size)
-    learned, _ = _made(work, "train", pictures, 0, side)
-    sets = [
-        _labelled(*_made(work, which, count, PROBE_SEED, side), size)
-        for which, count in (("train", train), (split, test))
-    ]
-    about = {"data": "objects on scenes", "split": split, "pictures": pictures}
-    return Data(learned, sets[0], sets[1], about)
+def cifar(*, size: int, pictures: int, train: int, test: int, split: str) -> Data:
+    """CIFAR-10, enlarged; `split` is "validation" while anything is chosen, then "test" once.
+
+    Pictures to learn from are the first of the training split, those that train the probes come
+    next, and validation images are its last.
+    """
+    images, labels = cifar10.load(cifar10.default_root(), "train")
+    if pictures + train + test > len(images):
+        raise ValueError(
+            f"pictures: expected {len(images) - train - test} at most beside {train + test} images "
+            f"for the probes, got {pictures}"
+        )
+    trained = slice(pictures, pictures + train)
+    if split == "test":
+        held, truth = (one[:test] for one in cifar10.load(cifar10.default_root(), "test"))
+    else:
+        held, truth = images[-test:], labels[-test:]
+    about = {"data": "CIFAR-10", "split": split, "pictures": pictures, "train": train, "test": test}
+    return Data(
+        _enlarged(images[:pictures], size),
+        Labelled(_enlarged(images[trained], size), labels[trained]),
+        Labelled(_enlarged(held, size), truth),
+        about,
+    )
 
 
-def _made(work: Path, split: str, count: int, seed: int, side: int) -> tuple[np.ndarray, Any]:
-    """Compositions (n, side, side, 3) and their classes, kept in a file."""
-    file = work / f"compositions-{split}-{count}-{seed}-{side}.npz"
-    if not file.exists():
-        data = ObjectsOnScenes(default_root(), split, size=side, count=count, seed=seed)
-        made = [data[number] for number in range(count)]
-        with whole(file) as stream:
-            np.savez(
-                stream,
-                images=np.stack([one.image for one in made]),
-                labels=np.array([one.label for one in made]),
-            )
-    with np.load(file) as kept:
-        return kept["images"], kept["labels"]
+def _enlarged(images: np.ndarray, size: int) -> np.ndarray:
+    """Images (n, side, side, 3) at another size, by bicubic interpolation."""
+    made = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in images]
+    return np.stack([np.asarray(one) for one in made])
 
 
 def _labelled(images: np.ndarray, labels: np.ndarray, size: int) -> Labelled:
@@ -93,12 +92,10 @@ def image_folder(root: Path, *, size: int, train: int, test: int) -> Data:
             pixels, np.array([number[path.relative_to(folder).parts[0]] for path in picked])
         )
 
-    return Data(
-        pictures,
-        chosen(pictures, root / "train", train),
-        chosen(held, root / "val", test),
-        {"data": root.name, "split": "val", "pictures": len(pictures)},
-    )
+    learned, judged = chosen(pictures, root / "train", train), chosen(held, root / "val", test)
+    counts = {"train": len(learned.labels), "test": len(judged.labels)}
+    about = {"data": root.name, "split": "val", "pictures": len(pictures), **counts}
+    return Data(pictures, learned, judged, about)
 
 
 def drawn(size: int, pictures: int, train: int, test: int) -> Data:
@@ -118,7 +115,9 @@ def drawn(size: int, pictures: int, train: int, test: int) -> Data:
         return made, labels
 
     sets = [_labelled(*make(count, seed), size) for count, seed in ((train, 1), (test, 2))]
-    about = {"data": "drawn", "split": "smoke", "pictures": pictures}
+    about = {
+        "data": "drawn", "split": "smoke", "pictures": pictures, "train": train, "test": test,
+    }  # fmt: skip
     return Data(make(pictures, 0)[0], sets[0], sets[1], about)
 
 

