@@ -24,6 +24,7 @@ from skimage import data
 
 import semattn
 from semattn import viz
+from semattn.files import write_text
 from semattn.interrelation import Analysis, analyze
 
 from .objects_on_scenes import ObjectsOnScenes
@@ -132,9 +133,7 @@ def main() -> None:
     columns += [{"key": title, "title": title} for title, *_ in COLUMNS]
     made = {"caption": caption, "columns": columns, "rows": table, "findings": findings}
     if not options.smoke:
-        text = json.dumps(made, indent=1, ensure_ascii=False)
-        RESULTS.with_suffix(".part").write_text(text, encoding="utf-8")
-        RESULTS.with_suffix(".part").replace(RESULTS)
+        write_text(RESULTS, json.dumps(made, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from sklearn.metrics import average_precision_score
 import semattn
 from semattn.attention import record
 from semattn.density import Scene, concentration, densities
+from semattn.files import write_text
 from semattn.images import Preprocessing, prepare
 from semattn.keypoints import detect
 
@@ -127,9 +128,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="development images (300)")
     options = parser.parse_args()
     result = run(options.count)
-    partial = RESULT.with_suffix(".part")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULT)
+    write_text(RESULT, json.dumps(result, indent=1) + "\n")
     for row in result["rows"]:
         print(f"{row['density']:<10} {row['ap']:.3f} {row['all'] or ''}")
 

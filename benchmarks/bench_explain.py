@@ -20,6 +20,7 @@ from PIL import Image
 
 import semattn
 from semattn import evaluation
+from semattn.files import write_text
 from semattn.images import Preprocessing
 from semattn.zoo import cache_dir
 
@@ -179,10 +180,7 @@ def main() -> None:
         "`python -m benchmarks.bench_explain`."
     )
     file = RESULTS / f"explain_{name}.json"
-    partial = file.with_suffix(".part")
-    text = json.dumps(result(found, made, caption), indent=1, default=str)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps(result(found, made, caption), indent=1, default=str) + "\n")
     print(evaluation.markdown(made))
 
 

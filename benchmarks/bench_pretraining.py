@@ -232,7 +232,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-pretraining")
     parser.add_argument("--results", type=Path, help="results/pretraining beside this script, or "
-                        "results/pretraining-validation")  # fmt: skip
+                        "results/pretraining_validation")  # fmt: skip
     parser.add_argument("--part", default="0/1", help="which of several processes: 0/2, 1/2")
     parser.add_argument("--arms", default=",".join(short(arm) for arm in ARMS),
                         help=f"of {', '.join(map(short, ARMS))}")  # fmt: skip
@@ -264,7 +264,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Run what is not done yet."""
     options = arguments(given)
     results = options.results or RESULTS / (
-        "pretraining" if options.split == "test" else "pretraining-validation"
+        "pretraining" if options.split == "test" else "pretraining_validation"
     )
     for folder in (options.work, results):
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,8 +290,9 @@ def main(given: Sequence[str] | None = None) -> None:
             options.batch_size, options.learning_rate, precision=options.precision,
             device=options.device, workers=options.workers,
         )  # fmt: skip
-    floor(data, protocol, results)
     part, parts = map(int, options.part.split("/"))
+    if part == 0:
+        floor(data, protocol, results)
     todo = [(names[arm], seed) for seed in seeds for arm in options.arms.split(",")]
     for number, (arm, seed) in enumerate(todo):
         if number % parts != part:

@@ -25,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from semattn.attention import steer
+from semattn.files import write_text
 from semattn.prompting import AttentionPrompter, attend
 from semattn.zoo import cache_dir
 from semattn.zoo.weights import backbone
@@ -189,10 +190,8 @@ def run_seed(model: nn.Module, seed: int, sizes: Sizes, work: Path) -> dict[str,
         for name, one in heads.items():
             right = one.predict(features) == test.label
             made["arms"][arm.name][name] = "".join("01"[int(ok)] for ok in right)
-    partial = path.with_suffix(".part")
     work.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(made))
-    partial.replace(path)
+    write_text(path, json.dumps(made))
     return made
 
 
@@ -209,15 +208,9 @@ def main() -> None:
     seeds = [
         run_seed(model, seed, sizes, options.work) for seed in range(FIRST, FIRST + options.seeds)
     ]
-    write(RESULT, result(seeds, sizes.train, sizes.validation, LIMIT, OURS, DRAWS))
-    write(SCENES, scenes(seeds, OURS, LIMIT))
-
-
-def write(file: Path, made: dict[str, Any]) -> None:
-    """A result, whole or not at all."""
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    made = result(seeds, sizes.train, sizes.validation, LIMIT, OURS, DRAWS)
+    for file, one in ((RESULT, made), (SCENES, scenes(seeds, OURS, LIMIT))):
+        write_text(file, json.dumps(one, indent=1) + "\n")
 
 
 if __name__ == "__main__":

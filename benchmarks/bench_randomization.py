@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import semattn
 from semattn import evaluation
+from semattn.files import write_text
 from semattn.images import Images, Preprocessing, prepare
 from semattn.metrics.randomization import mprt
 
@@ -68,9 +69,7 @@ def main() -> None:
         for row in ROWS:
             found[row].append(every[row])
         print(f"{number} of {len(data)}", flush=True)
-    partial = RESULT.with_suffix(".part")
-    partial.write_text(json.dumps(result(found), indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULT)
+    write_text(RESULT, json.dumps(result(found), indent=1) + "\n")
 
 
 def result(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from semattn.files import write_text
 from semattn.grid import PatchGrid
 from semattn.prompting import AttentionPrompter, Mask, coverage
 
@@ -204,9 +205,7 @@ def main() -> None:
     for seed, planted in enumerate(PLANTED):
         found.append(run(model, planted, seed))
         print(planted, {name: np.mean(one) for name, one in found[-1]["right"].items()}, flush=True)
-    partial = RESULT.with_suffix(".part")
-    partial.write_text(json.dumps(result(found), indent=1) + "\n", encoding="utf-8")
-    partial.replace(RESULT)
+    write_text(RESULT, json.dumps(result(found), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from semattn.files import write_text
 
 PATCH, TARGET = 14, 1
 SMALL = 65  # tokens of the warm-up call before memory is measured
@@ -166,11 +167,7 @@ def versions() -> str:
 
 def write(made: dict[str, Any], out: Path) -> None:
     """Write a result, whole or not at all, and say its ratios."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=out.parent, suffix=".part", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(made, file, indent=1)
-    Path(file.name).replace(out)
+    write_text(out, json.dumps(made, indent=1))
     for line in made["rows"]:
         ratio = "-" if line["time_ratio"] is None else f"{line['time_ratio']:.2f}x"
         print(f"{line['tokens']:>6} {line['way']:<38} {ratio}")

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import semattn
+from semattn.files import write_text
 from semattn.zoo import DEFAULT, cache_dir
 from semattn.zoo.weights import DIGEST, backbone
 
@@ -261,7 +262,7 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "timm": timm.__version__},
     }
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(RESULT, json.dumps(result, indent=1) + "\n")
     (DATA / "MODEL_CARD.md").write_text(card(result))
     print(card(result))
 

@@ -16,6 +16,7 @@ import typer
 from .commands import bench
 from .commands.analyze import analyze
 from .commands.compare import compare
+from .commands.doctor import doctor
 from .commands.explain import explain
 from .commands.models import models
 from .commands.pretrain import pretrain
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, analyze, prompt, spurious, pretrain, models):
+for command in (explain, compare, analyze, prompt, spurious, pretrain, models, doctor):
     app.command()(command)
 benches = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 benches.command()(bench.explain)

@@ -67,7 +67,7 @@ class Scene:
         for row, found in zip(s, self.found(), strict=True):
             patch = self.grid.patch_of(found.xy).numpy()
             inside = patch >= 0
-            np.add.at(row, patch[inside], weight(found).numpy()[inside])
+            row += np.bincount(patch[inside], weight(found).numpy()[inside], len(row))
         return torch.from_numpy(s)
 
     def found(self) -> Sequence[Keypoints]:

@@ -1,0 +1,63 @@
+"""`semattn doctor`: what is here, what works, and what is broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from semattn.cli import main
+from semattn.commands import doctor
+
+
+def test_all_is_well_here(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for what in ("torch", "keypoints", "fused attention", "embedded model", "transformers"):
+        assert what in said
+    assert said.rstrip().endswith("all that is needed works")
+
+
+def test_json_has_every_finding(capsys):
+    assert main(["doctor", "--json"]) == 0
+    found = {one["what"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["keypoints"]["status"] == "works" and "by SIFT" in found["keypoints"]["said"]
+    assert found["unfused attention"]["said"].startswith("a map of 160 x 160")
+    assert found["accelerator"]["status"] == "works"
+
+
+def test_what_is_broken_is_named_and_counts(capsys, monkeypatch):
+    def fails(*given, **more):
+        raise RuntimeError("no\nSIFT")
+
+    monkeypatch.setattr("semattn.keypoints.detect", fails)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "RuntimeError: no SIFT" in said
+    assert "broken: keypoints" in said
+
+
+@pytest.mark.parametrize(
+    ("here", "status", "said"),
+    [(None, "broken", "expected >=2.4, got none"), ("2.3", "broken", "expected >=2.4, got 2.3"),
+     ("2.5.1+cpu", "works", "2.5.1+cpu")],
+)  # fmt: skip
+def test_versions_are_held_against_what_is_asked_for(monkeypatch, here, status, said):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.4", "h5py>=3; extra == 'test'"])
+    monkeypatch.setattr(doctor, "_version", lambda name: here)
+    (only,) = doctor._packages()
+    assert (only.what, only.status, only.said) == ("torch", status, said)
+
+
+def test_the_other_opencv_is_good_enough(monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["opencv-python>=4.8"])
+    monkeypatch.setattr(doctor, "_version", {"opencv-python-headless": "4.10"}.get)
+    (only,) = doctor._packages()
+    assert (only.status, only.said) == ("works", "4.10")
+
+
+def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEMATTN_CACHE", str(tmp_path / "weights"))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    found = doctor._tried("embedded model", doctor._weights)
+    assert found.status == "broken" and "set SEMATTN_CACHE" in found.said
