@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ COLOURS = ("#c1440e", "#1f6fb4", "#2c8a4b", "#8a4fa3", "#b58900")  # of arms tha
 PROBE = "linear"
 
 
-def means(curves: list[list[dict[str, Any]]], key: str) -> np.ndarray:
+def means(curves: dict[str, list[dict[str, Any]]], key: str, seeds: Iterable[str]) -> np.ndarray:
     """The mean over seeds at each probed epoch."""
-    made: np.ndarray = np.mean([[one[key] for one in curve] for curve in curves], axis=0)
+    made: np.ndarray = np.mean([[one[key] for one in curves[seed]] for seed in seeds], axis=0)
     return made
 
 
@@ -36,8 +37,7 @@ def draw(made: dict[str, Any]) -> Figure:
     drawn = Figure(figsize=(9.6, 4.2), dpi=150, facecolor="white")
     FigureCanvasAgg(drawn)
     left, right = drawn.subplots(1, 2)
-    base = means(made["curves"]["random"], PROBE)
-    colours = iter(COLOURS)
+    random, colours = made["curves"]["random"], iter(COLOURS)
     for arm, curves in made["curves"].items():
         line: dict[str, Any] = {"label": arm, "linewidth": 1.6}
         if arm == "random":
@@ -46,16 +46,16 @@ def draw(made: dict[str, Any]) -> Figure:
             line |= {"color": MUTED, "linewidth": 1.0, "linestyle": "--", "label": None}
         else:
             line |= {"color": next(colours)}
-        accuracy = means(curves, PROBE)
+        accuracy, base = (100 * means(one, PROBE, curves) for one in (curves, random))
         for panel, x, y in (
-            (left, means(curves, "epoch"), 100 * (accuracy - base)),
-            (right, means(curves, "seconds"), 100 * accuracy),
+            (left, means(curves, "epoch", curves), accuracy - base),
+            (right, means(curves, "seconds", curves), accuracy),
         ):
             panel.plot(x, y, **line)
             if line["label"] is None:
                 panel.annotate(arm, (x[-1], y[-1]), (3, 0), textcoords="offset points",
                                fontsize=6, color=MUTED, va="center")  # fmt: skip
-    right.axhline(100 * base[-1], color=INK, linewidth=0.8, linestyle=":")
+    right.axhline(100 * means(random, PROBE, random)[-1], color=INK, linewidth=0.8, linestyle=":")
     for panel, title, axis in (
         (left, "linear probe − random masks, points", "epochs"),
         (right, "linear probe, %; dotted: random masks at the end", "seconds, keypoints included"),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from semattn.files import write_text
 
-from .bench_pretraining import ARMS, RESULTS, file_of
+from .bench_pretraining import ARMS, RESULTS, short
 from .pretraining_probes import unpacked
 
 DRAWS, LEVEL = 2000, 95
@@ -129,32 +129,33 @@ def said_points(figure: dict[str, float]) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def read(work: Path) -> dict[str, list[dict[str, Any]]]:
-    """The finished results of each arm, for the seeds that all of these arms have."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in ARMS:
-        for path in sorted(
-            work.glob(file_of(work, arm, 0).name.replace("-0.json", "-[0-9]*.json"))
-        ):
+def read(results: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """The finished results of each arm by seed, for the seeds that random masks have too."""
+    found: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
+    for arm, own in found.items():
+        for path in sorted(results.glob(f"{short(arm)}-*.json")):
             made = json.loads(path.read_text(encoding="utf-8"))
             if made["finished"] and made["arm"] == arm:
-                found.setdefault(arm, {})[made["seed"]] = made
-    if "random" not in found:
-        raise SystemExit(f"{work}: expected finished runs of the arm random, got none — run "
+                own[made["seed"]] = made
+    if not found["random"]:
+        raise SystemExit(f"{results}: expected finished runs of the arm random, got none — run "
                          "python -m benchmarks.bench_pretraining")  # fmt: skip
-    seeds = set.intersection(*(set(one) for one in found.values()))
-    if not seeds:
-        raise SystemExit(f"{work}: expected a seed that all begun arms have, got none")
-    return {arm: [made[seed] for seed in sorted(seeds)] for arm, made in found.items()}
+    shared = {
+        arm: {seed: own[seed] for seed in sorted(own.keys() & found["random"].keys())}
+        for arm, own in found.items()
+    }
+    return {arm: own for arm, own in shared.items() if own}
 
 
-def result(found: dict[str, list[dict[str, Any]]], raw: dict[str, Any]) -> dict[str, Any]:
+def result(found: dict[str, dict[int, dict[str, Any]]], raw: dict[str, Any]) -> dict[str, Any]:
     """Rows as `render_tables` reads them, and the curves behind them."""
-    base = curves_of(found["random"])
+    random = found["random"]
     rows: list[dict[str, Any]] = []
-    for arm, results in found.items():
-        mine = curves_of(results)
-        row: dict[str, Any] = {"arm": arm, "fixed_loss": float(mine.loss[:, -1].mean()),
+    for arm, own in found.items():
+        mine = curves_of(list(own.values()))
+        base = curves_of([random[seed] for seed in own])
+        row: dict[str, Any] = {"arm": arm, "seeds": len(own),
+                               "fixed_loss": float(mine.loss[:, -1].mean()),
                                "seconds": float(mine.seconds[:, -1].mean())}  # fmt: skip
         for probe in PROBES:
             row[probe] = 100 * float(mine.right[probe][:, -1].mean())
@@ -164,12 +165,13 @@ def result(found: dict[str, list[dict[str, Any]]], raw: dict[str, Any]) -> dict[
                 row[f"{probe}_epochs"] = said_times(figures["epochs"])
                 row[f"{probe}_seconds"] = said_times(figures["seconds"])
         rows.append(row)
+    every = curves_of(list(random.values()))
     for name, values in (
-        ("untrained encoder", {p: float(base.right[p][:, 0].mean()) for p in PROBES}),
+        ("untrained encoder", {p: float(every.right[p][:, 0].mean()) for p in PROBES}),
         ("raw pixels", {p: raw[p] for p in PROBES}),
     ):
         rows.append({"arm": name, **{p: 100 * value for p, value in values.items()}})
-    columns = [{"key": "arm", "title": "masks"}]
+    columns = [{"key": "arm", "title": "masks"}, {"key": "seeds", "title": "seeds", "format": "d"}]
     for probe, title in PROBES.items():
         columns += [
             {"key": probe, "title": f"{title}, %", "format": ".1f"},
@@ -179,19 +181,21 @@ def result(found: dict[str, list[dict[str, Any]]], raw: dict[str, Any]) -> dict[
         ]
     columns += [{"key": "fixed_loss", "title": "fixed loss", "format": ".4f"},
                 {"key": "seconds", "title": "seconds", "format": ",.0f"}]  # fmt: skip
-    first = found["random"][0]
-    about, seeds = first["about"], [made["seed"] for made in found["random"]]
+    about, seeds = next(iter(random.values()))["about"], sorted(random)
     caption = (
         f"{about['epochs']} epochs of {about['pictures']:,} pictures ({about['data']}), "
         f"{about['image_size']} pixels, patches of {about['patch_size']}; probes on the "
-        f"{about['split']} split; seeds {', '.join(map(str, seeds))}. × epochs, × seconds: how "
+        f"{about['split']} split, {about['test']:,} images; seeds {', '.join(map(str, seeds))}, "
+        "each arm against random masks of the same seeds. × epochs, × seconds: how "
         "many times sooner random masking's final accuracy is reached, keypoints included; "
         f"{LEVEL} % intervals over seeds and images. Made by `python -m benchmarks."
         "bench_pretraining` and `pretraining_table`."
     )
     return {
         "caption": caption, "columns": columns, "rows": rows, "about": about, "seeds": seeds,
-        "curves": {arm: [_light(made) for made in results] for arm, results in found.items()},
+        "curves": {
+            arm: {str(seed): _light(one) for seed, one in own.items()} for arm, own in found.items()
+        },
     }  # fmt: skip
 
 

@@ -63,9 +63,13 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
 
     found = table.read(tmp_path)
     assert set(found) == set(bench.ARMS)
+    assert {arm: list(own) for arm, own in found.items()} == {
+        arm: [0, 1] if arm in ("random", "edges") else [0] for arm in bench.ARMS
+    }
     raw = json.loads((tmp_path / "raw_pixels.json").read_text())
     made = table.result(found, raw)
     assert [row["arm"] for row in made["rows"]] == [*bench.ARMS, "untrained encoder", "raw pixels"]
+    assert [row.get("seeds") for row in made["rows"][:5]] == [2, 1, 1, 1, 2]
     json.dumps(made, allow_nan=False)
 
 

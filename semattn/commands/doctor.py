@@ -160,7 +160,7 @@ def _explanation(fused: bool) -> str:
     model = load("test_vit", pretrained=False)
     for part in model.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = fused
+            part.fused_attn = fused  # type: ignore[assignment]
     image = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     made = SIFTPatchInterrelation().attribute(model, image)
     if not torch.isfinite(made).all():
