@@ -54,7 +54,7 @@ LEAST = {**SMALL, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_head
          "decoder_num_attention_heads": 2, "decoder_intermediate_size": 32}  # fmt: skip
 
 
-Make = Callable[[float, int, int], Masking]  # of the mask ratio, the seed, the number of epochs
+Make = Callable[[float, int, int, float], Masking]  # of mask ratio, seed, number of epochs, beta
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,24 @@ class Arm:
     control: bool = False
 
 
-def _random(ratio: float, seed: int, epochs: int) -> Masking:
+def _random(ratio: float, seed: int, epochs: int, beta: float) -> Masking:
     return RandomMasking(ratio, seed)
 
 
-def _blocks(ratio: float, seed: int, epochs: int) -> Masking:
+def _blocks(ratio: float, seed: int, epochs: int, beta: float) -> Masking:
     return BlockwiseMasking(ratio, seed)
 
 
-def _rich(ratio: float, seed: int, epochs: int) -> Masking:
-    return GuidedMasking(ratio, seed, BETA)
+def _rich(ratio: float, seed: int, epochs: int, beta: float) -> Masking:
+    return GuidedMasking(ratio, seed, beta)
 
 
-def _poor(ratio: float, seed: int, epochs: int) -> Masking:
-    return GuidedMasking(ratio, seed, -BETA)
+def _poor(ratio: float, seed: int, epochs: int, beta: float) -> Masking:
+    return GuidedMasking(ratio, seed, -beta)
 
 
-def _scheduled(ratio: float, seed: int, epochs: int) -> Masking:
-    return GuidedMasking(ratio, seed, Schedule(-BETA, BETA, epochs))
+def _scheduled(ratio: float, seed: int, epochs: int, beta: float) -> Masking:
+    return GuidedMasking(ratio, seed, Schedule(-beta, beta, epochs))
 
 
 ARMS: dict[str, Arm] = {
@@ -119,6 +119,7 @@ class Protocol:
     batch_size: int
     learning_rate: float = 8e-3
     scale: tuple[float, float] = (0.2, 1.0)
+    beta: float = BETA
     precision: str = "float32"
     device: str = "auto"
     workers: int = 0
@@ -132,7 +133,12 @@ class Protocol:
 
     def about(self, data: Data) -> dict[str, Any]:
         """What results must share to stand in one table."""
-        shared = {**self.options(), "scale": list(self.scale), "beta": BETA, "mask_ratio": RATIO}
+        shared = {
+            **self.options(),
+            "scale": list(self.scale),
+            "beta": self.beta,
+            "mask_ratio": RATIO,
+        }
         for own in ("device", "workers", "reconstructions"):  # which change no result
             del shared[own]
         return {**shared, **data.about}
@@ -182,7 +188,8 @@ def run(
         since = clock()
 
     finished = pretrain(
-        data.pictures, place, masking=chosen.masking(RATIO, seed, protocol.epochs), seed=seed,
+        data.pictures, place, seed=seed,
+        masking=chosen.masking(RATIO, seed, protocol.epochs, protocol.beta),
         density=chosen.density, loss_weight=chosen.loss_weight, cache=work / "keypoints",
         after_epoch=after, **protocol.options(),
     )  # fmt: skip
@@ -248,6 +255,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=8e-3, help="for a batch of 256")
+    parser.add_argument("--beta", type=float, default=BETA, help="of the guided arms; a negative "
+                        "one turns them round")  # fmt: skip
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"))
     parser.add_argument("--workers", type=int, default=0)
@@ -276,7 +285,9 @@ def main(given: Sequence[str] | None = None) -> None:
     seeds = [int(one) for one in (options.seeds or own).split(",")]
     if options.smoke:
         data = pretraining_data.drawn(32, pictures=24, train=30, test=15)
-        protocol = Protocol(LEAST, 32, 8, epochs=2, batch_size=8, device="cpu", reconstructions=0)
+        protocol = Protocol(
+            LEAST, 32, 8, epochs=2, batch_size=8, beta=options.beta, device="cpu", reconstructions=0
+        )
         seeds = seeds[:2]
     else:
         sizes = {"size": options.image_size, "train": options.probe_train,
@@ -287,7 +298,8 @@ def main(given: Sequence[str] | None = None) -> None:
             data = pretraining_data.cifar(pictures=options.pictures, split=options.split, **sizes)
         protocol = Protocol(
             options.model or SMALL, options.image_size, options.patch_size, options.epochs,
-            options.batch_size, options.learning_rate, precision=options.precision,
+            options.batch_size, options.learning_rate, beta=options.beta,
+            precision=options.precision,
             device=options.device, workers=options.workers,
         )  # fmt: skip
     part, parts = map(int, options.part.split("/"))

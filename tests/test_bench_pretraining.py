@@ -56,10 +56,8 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     assert [line[: line.rindex(",")] for line in after.splitlines()] == [
         line[: line.rindex(",")] for line in before.splitlines()
     ]
-    with pytest.MonkeyPatch.context() as other:
-        other.setattr(bench, "BETA", 3.0)
-        with pytest.raises(SystemExit, match="give another --results"):
-            bench.main([*given, "--arms", "random"])
+    with pytest.raises(SystemExit, match="give another --results"):
+        bench.main([*given, "--arms", "random", "--beta", "3"])
 
     found = table.read(tmp_path)
     assert set(found) == set(bench.ARMS)
@@ -106,8 +104,8 @@ def test_crops_are_the_same_in_every_arm():
     seen = []
     for arm in bench.ARMS.values():
         data = MaskedImages(
-            pictures, arm.masking(0.75, 4, 2), size=32, patch_size=8, density=arm.density,
-            loss_weight=arm.loss_weight, seed=4,
+            pictures, arm.masking(0.75, 4, 2, bench.BETA), size=32, patch_size=8,
+            density=arm.density, loss_weight=arm.loss_weight, seed=4,
         )  # fmt: skip
         seen.append(data[1, 2]["pixel_values"])
     assert all(torch.equal(one, seen[0]) for one in seen)
