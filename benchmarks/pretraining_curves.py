@@ -67,7 +67,7 @@ def draw(made: dict[str, Any]) -> Figure:
         panel.margins(x=0.12)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-    right.legend(fontsize=7.5, frameon=False, loc="lower right")
+    left.legend(fontsize=7.5, frameon=False, loc="lower left")
     drawn.tight_layout()
     return drawn
 

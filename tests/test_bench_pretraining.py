@@ -14,6 +14,7 @@ pytest.importorskip("accelerate")
 from benchmarks import (
     bench_pretraining as bench,
     cifar10,
+    pretraining_curves,
     pretraining_data,
     pretraining_table as table,
 )
@@ -69,6 +70,11 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     assert [row["arm"] for row in made["rows"]] == [*bench.ARMS, "untrained encoder", "raw pixels"]
     assert [row.get("seeds") for row in made["rows"][:5]] == [2, 1, 1, 1, 2]
     json.dumps(made, allow_nan=False)
+
+    left, right = pretraining_curves.draw(made).axes
+    for panel in (left, right):
+        assert len(panel.lines) >= len(bench.ARMS)
+    assert not left.lines[0].get_ydata().any()  # random masks, less themselves
 
 
 def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
