@@ -31,7 +31,7 @@ from .bench_pretraining import SMALL
 RESULTS = Path(__file__).parent / "results" / "pretraining_cost.json"
 BARS = {"guided, cached keypoints": 1.05, "guided, keypoints of each crop": 1.15}
 CASES: dict[str, dict[str, Any]] = {
-    "ViT of 6 layers, 64 px": {"model": SMALL, "size": 64, "patch": 8, "batch": 64},
+    "ViT of 4 layers, 64 px": {"model": SMALL, "size": 64, "patch": 8, "batch": 64},
     "ViT-S/16, 224 px": {"model": "small", "size": 224, "patch": 16, "batch": 16},
     "ViT-B/16, 224 px": {"model": "base", "size": 224, "patch": 16, "batch": 16},
 }

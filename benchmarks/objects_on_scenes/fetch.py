@@ -66,7 +66,7 @@ def fetch(root: Path, debs: Path | None = None) -> None:
             continue
         root.mkdir(parents=True, exist_ok=True)
         deb = _find(debs or root, package) or _download(package, root)
-        found = _sha256(deb)
+        found = sha256(deb)
         if found != digest:
             raise FetchError(
                 f"{package}: expected sha256 {digest[:12]}…, got {found[:12]}… — delete {deb} and "
@@ -113,7 +113,8 @@ def _download(package: str, folder: Path) -> Path:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The digest of a file."""
     total = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
