@@ -5,8 +5,9 @@ a part (`rate`) of one class. `discover_spurious` searches training images; what
 held against the truth on fresh images of the same kind. Twins bear no cue, or bear it on half of
 all classes; a third control looks at images that bear it with a model that was trained without.
 
-Every search is a file in ``--work``, so that a run that was stopped goes on; several processes may
-share the folder (``--part 0/2``).
+Every search is a file in ``--results``, so that a run that was stopped goes on, and several
+processes may share the folder (``--part 0/2``); what its companions go on from is in ``--work``.
+An empty folder for ``--results`` searches all anew.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from .planted_cues import KINDS, Planted, PlantedCue
 from .prompting_arms import normalised
 
 TRAIN, SEARCH, FRESH = 780, 390, 130
+RESULTS = Path(__file__).parent / "results"
+SEARCHES = RESULTS / "spurious"
 BATCH = 32
 SEEDS = (16, 17, 18)  # those below are development
 BIASED = (4, 1, 12, 8, 7, 10, 3, 6, 0)  # by seed: flower, bird, vehicle, mushroom, mammal, …
@@ -188,10 +191,9 @@ def features(model: nn.Module, inputs: Tensor) -> np.ndarray:
 
 
 def judged(
-    case: Case, cue: SpuriousCue, on: Fresh, seen: np.ndarray, given: list[Planted]
+    case: Case, cue: SpuriousCue, on: Fresh, scores: np.ndarray, given: list[Planted]
 ) -> dict[str, Any]:
-    """How well a cue is the planted one; `seen` are the features of the fresh images."""
-    scores = cue.detector(seen)
+    """How well a cue is the planted one, by the scores (n, P) that it gives fresh images."""
     bears = on.planted.any(axis=1)
     mine = on.labels == case.on
     both = (scores > 0.5) & on.planted
@@ -205,7 +207,6 @@ def judged(
         "precision10": float(np.mean([given[i].bears for i in first])),
         **{name: float(average_precision_score(on.planted[rows].ravel(), scores[rows].ravel()))
            for name, rows in pools.items()},
-        "scores": scores.astype(np.float16).tolist(),
     }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
         model, pairs, names=NAMES, preprocessing=OWN, batch_size=BATCH, seed=case.seed,
         folder=search,
     )  # fmt: skip
-    save_discovery(found, work / case.file.replace(".json", ".npz"))
+    save_discovery(found, discovery_file(case, work))
     shutil.rmtree(search)
     made: dict[str, Any] = {
         "case": asdict(case) | {"on": case.on}, "precision": str(precision()),
@@ -234,15 +235,30 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     }  # fmt: skip
     if case.twin != "clean":
         on = fresh(case, model)
-        made["fresh"] = {"labels": on.labels.tolist(), "bears": on.planted.any(axis=1).tolist()}
         seen = features(model, on.inputs)
-        made["top"] = [judged(case, one, on, seen, given) for one in found.cues[:5]]
+        scores = [one.detector(seen) for one in found.cues[:5]]
+        with whole(scores_file(case, work)) as stream:
+            np.savez_compressed(stream, first=scores[0] if scores else np.zeros(on.planted.shape))
+        made["top"] = [
+            judged(case, cue, on, one, given)
+            for cue, one in zip(found.cues[:5], scores, strict=True)
+        ]
     return made
+
+
+def discovery_file(case: Case, work: Path) -> Path:
+    """Where the discovery of a search is."""
+    return work / case.file.replace(".json", ".npz")
+
+
+def scores_file(case: Case, work: Path) -> Path:
+    """Where the scores (n, P) are that the first cue gives fresh images."""
+    return work / f"scores-{case.file}".replace(".json", ".npz")
 
 
 def keep(file: Path, made: dict[str, Any]) -> None:
     """Write a result: whole, or not at all."""
-    write_text(file, json.dumps(made))
+    write_text(file, json.dumps(made) + "\n")
 
 
 def remaining(work: Path, start: str) -> Iterator[tuple[Case, Path]]:
@@ -257,6 +273,7 @@ def arguments(about: str | None) -> argparse.ArgumentParser:
     """A parser that knows where results are kept, for what the first line of a docstring says."""
     parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
+    parser.add_argument("--results", type=Path, default=SEARCHES, help="a file for each search")
     return parser
 
 
@@ -266,16 +283,16 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="which of several processes: 0/2, 1/2")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    options.results.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, options.part.split("/"))
     for number, case in enumerate(cases()):
-        file = options.work / case.file
+        file = options.results / case.file
         if number % parts != part or file.exists():
             continue
         made = run(case, options.work)
         keep(file, made)
         best = made.get("top") or [{}]
-        print(case.file, "confirmed", made["confirmed"], "of", made["tried"],
-              {k: v for k, v in best[0].items() if k != "scores"}, flush=True)  # fmt: skip
+        print(case.file, "confirmed", made["confirmed"], "of", made["tried"], best[0], flush=True)
 
 
 if __name__ == "__main__":

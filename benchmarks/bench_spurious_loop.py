@@ -23,6 +23,7 @@ from .bench_spurious import (
     SEEN,
     Case,
     arguments,
+    discovery_file,
     features,
     keep,
     model_of,
@@ -79,7 +80,7 @@ def by_group(on: Groups, hits: np.ndarray) -> list[float]:
 def run(case: Case, work: Path) -> dict[str, Any]:
     """Accuracies of the arms."""
     model = model_of(case, work)
-    found = load_discovery(work / case.file.replace(".json", ".npz"), model)
+    found = load_discovery(discovery_file(case, work), model)
     if not found.cues:
         raise SystemExit(f"{case.file}: no cue was tried, there is nothing to suppress")
     cue = found.cues[0]
@@ -102,7 +103,7 @@ def main() -> None:
     """Run what is not done yet and has been searched."""
     work = arguments(__doc__).parse_args().work
     for case, file in remaining(work, "loop-"):
-        if not (work / case.file).exists():
+        if not discovery_file(case, work).exists():
             continue
         made = run(case, work)
         keep(file, made)

@@ -22,6 +22,7 @@ from .bench_spurious import (
     KINDS,
     OVERLAP,
     RATES,
+    RESULTS,
     SEARCH,
     SEEDS,
     TRAIN,
@@ -29,19 +30,19 @@ from .bench_spurious import (
     arguments,
     cases,
     fresh_planted,
+    scores_file,
 )
 from .bench_spurious_loop import GROUPS
 from .spurious_rivals import METHODS
 
-RESULTS = Path(__file__).parent / "results"
 DRAWS = 200
 LOOP_DRAWS = 5000
 
 
-def done(work: Path, start: str = "") -> Iterator[tuple[Case, dict[str, Any]]]:
+def done(folder: Path, start: str = "") -> Iterator[tuple[Case, dict[str, Any]]]:
     """The cases that have a result."""
     for case in cases():
-        file = work / f"{start}{case.file}"
+        file = folder / f"{start}{case.file}"
         if file.exists():
             yield case, json.loads(file.read_text(encoding="utf-8"))
 
@@ -107,16 +108,17 @@ def methods(work: Path, every: list[tuple[Case, dict[str, Any]]]) -> Iterator[di
     both = []
     for case, one in every:
         file = work / f"rivals-{case.file}"
-        if (case.rate, case.twin, case.trained) == (RATES[0], "", "") and file.exists():
+        if file.exists() and scores_file(case, work).exists():
             both.append((case, one, json.loads(file.read_text(encoding="utf-8"))))
     if not both:
         return
     ours, others = [], {name: [] for name in METHODS}
-    for number, (case, one, rivals) in enumerate(both):
+    for number, (case, _, rivals) in enumerate(both):
         truth = fresh_planted(case)
         rng = np.random.default_rng(number)
         drawn = [np.arange(len(truth)), *rng.integers(len(truth), size=(DRAWS, len(truth)))]
-        top = np.array(one["top"][0]["scores"]) if one["top"] else np.zeros(truth.shape)
+        with np.load(scores_file(case, work)) as kept:
+            top = kept["first"]
         ours.append(_draws(truth, top, drawn))
         for name in METHODS:
             others[name].append(_draws(truth, np.array(rivals["methods"][name]["scores"]), drawn))
@@ -191,7 +193,7 @@ def _table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[str, 
 def main() -> None:
     """Write what there is to write."""
     options = arguments(__doc__).parse_args()
-    every = list(done(options.work))
+    every = list(done(options.results))
     setting = (
         f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
         f"{SEARCH} of them searched; class and images by seed ({', '.join(map(str, SEEDS))}). "
