@@ -15,6 +15,7 @@ import typer
 
 from .commands import bench
 from .commands.analyze import analyze
+from .commands.audit import audit
 from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.explain import explain
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, analyze, prompt, spurious, pretrain, models, doctor):
+for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
     app.command()(command)
 benches = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
 benches.command()(bench.explain)

@@ -30,3 +30,16 @@ def write_text(file: Path, text: str) -> None:
     """Write a text: whole, or not at all."""
     with whole(file) as stream:
         stream.write(text.encode("utf-8"))
+
+
+def claim(file: Path, text: str) -> str:
+    """Write a text unless the file is there already: what stands in it, whoever was first."""
+    own = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        own.write_text(text, encoding="utf-8")
+        os.link(own, file)
+    except FileExistsError:
+        return file.read_text(encoding="utf-8")
+    finally:
+        own.unlink(missing_ok=True)
+    return text

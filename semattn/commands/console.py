@@ -48,6 +48,7 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn("images"),
+        TextColumn("{task.speed:.1f}/s", table_column=None),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

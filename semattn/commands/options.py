@@ -233,6 +233,43 @@ SpuriousFolder = Annotated[
     Path | None,
     _option(WHERE, "DIR", "The folder for the results; semattn-spurious, here, if left out."),
 ]
+AuditSource = Annotated[
+    str,
+    typer.Argument(
+        metavar="FOLDER|ARCHIVES|LIST",
+        help="A folder of photographs, or of one folder a class; a folder of tar archives, one of "
+        "them, or shard-{000..063}.tar (WebDataset); or a text file with a path a line, and after "
+        "a tab the class.",
+    ),
+]
+Jobs = Annotated[
+    str,
+    _option(WHAT, "A,B,C", "What is done: [bold]explain[/], [bold]analyze[/], [bold]spurious[/]."),
+]
+AuditBatch = Annotated[
+    int | None,
+    _option(
+        HOW, "B", "Images in the model at once; chosen from the free memory if left out.",
+        "--batch-size", min=1,
+    ),
+]  # fmt: skip
+ReadingWorkers = Annotated[
+    int | None,
+    _option(
+        HOW, "N", "Processes that read images and find keypoints; as many as the model leaves "
+        "processors, if left out.", "--workers", min=0,
+    ),
+]  # fmt: skip
+Process = Annotated[
+    str | None,
+    _option(
+        HOW, "K/N", "Which of several processes this is, from 0/N; as torchrun says if left out."
+    ),
+]  # fmt: skip
+AuditFolder = Annotated[
+    Path | None,
+    _option(WHERE, "DIR", "The folder for the results; semattn-audit-NAME, here, if left out."),
+]
 Data = Annotated[
     str,
     _option(

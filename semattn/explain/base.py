@@ -25,7 +25,7 @@ from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, prepare
-from ..keypoints import Keypoints, detectors, start
+from ..keypoints import Keypoints, detectors, ready, start
 from ..manifest import about_model, versions
 from ..registry import Registry, choices
 from .refine import refinements
@@ -232,13 +232,18 @@ class Explainer(Attribution):
         target: Target = None,
         additional_forward_args: Any = None,
         manifest: dict[str, Any] | None = None,
+        keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
         """As `attribute`, with all that the map was made from: picture, keypoints, manifest.
 
-        `manifest` is that of an earlier batch of the same model, whose weights are not read anew.
+        `manifest` is that of an earlier batch of the same model, whose weights are not read anew;
+        `keypoints` are those of each image, where they are known already, with descriptors if the
+        density looks at them.
         """
         model, source, target = self._read(args, inputs, target)
-        made = self._make(model, _only(source), target, additional_forward_args, draw=True)
+        made = self._make(
+            model, _only(source), target, additional_forward_args, draw=True, keypoints=keypoints
+        )
         manifest = manifest or about_model(model) | {
             "method": self.name,
             "parameters": self.parameters(),
@@ -269,23 +274,30 @@ class Explainer(Attribution):
         return model, rest[0], target
 
     def _make(
-        self, model: nn.Module, source: Any, target: Target, extra: Any, *, draw: bool
+        self,
+        model: nn.Module,
+        source: Any,
+        target: Target,
+        extra: Any,
+        *,
+        draw: bool,
+        keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
         module = refuse(model, compiled=True)
         images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
-        found = self._find_keypoints(images, draw)
+        found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
         run = Run(module, as_taken(module, images.inputs), target, extra, images, found)
         try:
             maps = self.maps(run)
         finally:
-            keypoints = run.keypoints()
+            run.keypoints()  # no thread is left behind
         taken = maps.taken
         check_finite("map", maps.heat)
         return Explanation(
             heat=maps.heat,
             patch_map=taken.grid.fold(maps.patches),
             images=images,
-            keypoints=keypoints,
+            keypoints=run.keypoints(),
             concentration=maps.concentration,
             grid=taken.grid,
             logits=taken.logits,

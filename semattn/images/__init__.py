@@ -6,7 +6,8 @@ model's input already and is never changed; only its pixels are looked for (`bat
 here knows more of a model than the few attributes that say how it wants its input.
 """
 
-from .batch import Images, luma, pixels_of, prepare
+from .archives import Archive, TarMember, members
+from .batch import Images, called, luma, pixels_of, prepare
 from .listing import listed
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
@@ -14,11 +15,15 @@ from .preprocessing import Preprocessing
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
+    "Archive",
     "Images",
     "Picture",
     "Preprocessing",
+    "TarMember",
+    "called",
     "listed",
     "luma",
+    "members",
     "pixels_of",
     "prepare",
     "read",

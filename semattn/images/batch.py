@@ -18,6 +18,7 @@ from torch import Tensor
 
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError
 
+from .archives import TarMember
 from .picture import read
 from .preprocessing import Preprocessing
 
@@ -51,7 +52,7 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
     ----------
     source : float tensor (C, H, W) or (B, C, H, W), given to the model unchanged; or a picture that
         `read` takes, a uint8 tensor (C, H, W), a list of those, an array (B, H, W, C), or a uint8
-        tensor (B, C, H, W)
+        tensor (B, C, H, W); `Images` are handed back
     preprocessing : what the model wants, or a function that finds it out; needed for pictures
 
     Raises
@@ -67,6 +68,8 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
     >>> images.inputs.shape, images.pixels.shape, images.names, images.batched
     (torch.Size([1, 3, 28, 28]), (1, 28, 28, 3), ('image 0',), False)
     """
+    if isinstance(source, Images):
+        return source
     if isinstance(source, Tensor) and source.dtype != torch.uint8:
         batched = source.ndim != 3
         inputs = source if batched else source.unsqueeze(0)
@@ -86,11 +89,18 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
         inputs=torch.stack([wanted.normalize(picture) for picture in fitted]),
         pixels=np.stack([np.asarray(picture.convert("RGB")) for picture in fitted]),
         names=tuple(
-            Path(one).name if isinstance(one, (str, os.PathLike)) else f"image {i}"
+            Path(said).name if (said := called(one)) else f"image {i}"
             for i, one in enumerate(sources)
         ),
         batched=batched,
     )
+
+
+def called(source: Any) -> str:
+    """What a picture is called: its path, or its place in an archive; "" for what has no name."""
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).as_posix()
+    return str(source) if isinstance(source, TarMember) else ""
 
 
 def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:

@@ -16,7 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from semattn.errors import ImageError, ShapeError
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+from .archives import TarMember
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | TarMember"
 
 MAX_PIXELS = 64_000_000  # of a file: its header is enough to refuse it
 MIN_SIDE = 16  # pixels; a smaller picture shows nothing that a patch could hold
@@ -32,8 +34,8 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Parameters
     ----------
-    source : path, encoded bytes, PIL image, or array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) of
-        uint8, uint16, or floats in [0, 1]
+    source : path, encoded bytes, member of a tar archive, PIL image, or array (H, W), (H, W, 1),
+        (H, W, 3), (H, W, 4) of uint8, uint16, or floats in [0, 1]
     max_pixels : the most pixels that a file may claim to have
 
     Raises
@@ -56,6 +58,9 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     elif isinstance(source, bytes):
         label = f"{len(source)} bytes"
         picture = _decode(io.BytesIO(source), label, max_pixels)
+    elif isinstance(source, TarMember):
+        label = repr(str(source))
+        picture = _decode(io.BytesIO(_bytes(source)), label, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
         picture = _decode(_existing(Path(source), label), label, max_pixels)
@@ -70,6 +75,13 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"{picture.width}x{picture.height} — give a larger picture"
         )
     return picture
+
+
+def _bytes(member: TarMember) -> bytes:
+    try:
+        return member.read_bytes()
+    except OSError as error:
+        raise _damaged(repr(str(member)), error) from error
 
 
 def _existing(path: Path, label: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,41 +16,92 @@ import torch
 from torch import nn
 
 from ..errors import ImageError, ShapeError
-from ..images import Images, prepare
+from ..images import Images, called, prepare
 from ..keypoints import Keypoints, detect
 from .figures import Skipped
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The readable images of one batch, with their keypoints, and those that are none."""
+    """The readable images of one batch, with their keypoints and numbers, and those that are none.
+
+    `given` is how many there were in all.
+    """
 
     images: Images | None
     keypoints: list[Keypoints]
     skipped: list[Skipped]
     given: int
+    numbers: tuple[int, ...] = ()
+
+    def part(self, rows: slice) -> Loaded:
+        """Some of the images that could be read."""
+        assert self.images is not None
+        images = Images(
+            self.images.inputs[rows], self.images.pixels[rows], self.images.names[rows],
+            batched=True,
+        )  # fmt: skip
+        return Loaded(images, self.keypoints[rows], [], len(images.names), self.numbers[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Loaded]) -> Loaded:
+        """Several batches as one."""
+        some = [one for one in parts if one.images is not None]
+        every = [one.images for one in some if one.images is not None]
+        images = None
+        if every:
+            images = Images(
+                torch.cat([one.inputs for one in every]),
+                np.concatenate([one.pixels for one in every]),
+                tuple(name for one in every for name in one.names),
+                batched=True,
+            )
+        return cls(
+            images,
+            [found for one in some for found in one.keypoints],
+            [one for part in parts for one in part.skipped],
+            sum(one.given for one in parts),
+            tuple(number for one in some for number in one.numbers),
+        )
 
 
 class Reader:
-    """Reads pictures as a model wants them, and finds their keypoints; all must be of one size."""
+    """Reads pictures as a model wants them, and finds their keypoints; all must be of one size.
 
-    def __init__(self, wanted: Any, detector: Any, needs: tuple[str, ...]) -> None:
-        self.wanted, self.detector = wanted, detector
+    Parameters
+    ----------
+    wanted : a `Preprocessing`, or a function that finds it out
+    detector, needs : which keypoints, and with what
+    names : of all pictures, by number; their own for None
+    """
+
+    def __init__(
+        self, wanted: Any, detector: Any, needs: Iterable[str], names: Sequence[str] | None = None
+    ) -> None:
+        self.wanted, self.detector, self.names = wanted, detector, names
         self.descriptors = "descriptors" in needs
         self.sizes: set[tuple[int, ...]] = set()
 
-    def load(self, first: int, sources: list[Any], strict: bool = False) -> Loaded:
+    def name(self, number: int, source: Any) -> str:
+        """What a picture is called."""
+        return self.names[number] if self.names else called(source) or f"image {number}"
+
+    def load(
+        self, first: int, sources: list[Any], strict: bool = False, threads: int | None = None
+    ) -> Loaded:
         """Read pictures, the first of which is number `first`, and find their keypoints.
 
-        `strict` raises for one that is none.
+        `strict` raises for one that is none; `threads` look for keypoints, one a processor for
+        None.
         """
         good: list[Images] = []
-        names, skipped = [], []
+        names, numbers, skipped = [], [], []
         for number, source in enumerate(sources, first):
-            name = str(source) if isinstance(source, (str, Path)) else f"image {number}"
+            name = self.name(number, source)
             try:
                 good.append(prepare(source, self.wanted))
                 names.append(name)
+                numbers.append(number)
             except (ImageError, ShapeError, OSError) as error:
                 if strict:
                     raise
@@ -76,8 +127,8 @@ class Reader:
             tuple(names),
             batched=True,
         )
-        found = detect(images.pixels, self.detector, descriptors=self.descriptors)
-        return Loaded(images, found, skipped, len(sources))
+        found = detect(images.pixels, self.detector, workers=threads, descriptors=self.descriptors)
+        return Loaded(images, found, skipped, len(sources), tuple(numbers))
 
 
 def read_ahead(

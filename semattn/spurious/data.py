@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SemattnError
-from ..images import listed
+from ..images import called, listed
 from .folders import numbers_of
 
 SHOWN = 4  # names that an error or a note lists
@@ -58,8 +58,7 @@ class Labelled:
 
     def source_name(self, index: int) -> str:
         """What an image is called."""
-        one = self.sources[index]
-        return Path(one).as_posix() if isinstance(one, (str, os.PathLike)) else f"image {index}"
+        return called(self.sources[index]) or f"image {index}"
 
 
 def read(dataset: Any, names: Sequence[str], outputs: int) -> Labelled:
@@ -71,6 +70,8 @@ def read(dataset: Any, names: Sequence[str], outputs: int) -> Labelled:
         For a folder that is none or empty, and for what is no data set.
     """
     names = tuple(names)
+    if isinstance(dataset, Labelled):
+        return dataset
     if names and len(names) != outputs:
         raise SemattnError(
             f"classes: expected {outputs} names, one an output of the model, got {len(names)}"

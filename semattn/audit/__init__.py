@@ -1,0 +1,11 @@
+"""Audits of data sets: every image explained and analysed, in shards, by one process or many.
+
+What is done lies on the disk, unit by unit; a run that was stopped, or that shares the work with
+others, makes the same tables in the end. Knows nothing of pages and pictures.
+"""
+
+from .run import audit
+from .sources import Source, open_source
+from .work import JOBS, Audit
+
+__all__ = ["JOBS", "Audit", "Source", "audit", "open_source"]

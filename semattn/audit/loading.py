@@ -1,0 +1,158 @@
+"""Batches on their way to the model: by the workers of a DataLoader, one of which may die.
+
+The loader lives in a thread of its own. There, torch has no signal handler that would raise in
+the middle of the model's work when a worker dies; the batch is read again, image by image.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..interrelation import Skipped
+from ..interrelation.reading import Loaded, Reader
+
+AHEAD = 2  # batches that wait for the model
+KILLED = "image: expected a picture, got one that killed the process that read it — remove it"
+_DIED = "DataLoader worker"  # how torch's error begins when one is gone
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which images are read together: from `first` on, `stop` excluded."""
+
+    first: int
+    stop: int
+
+
+class Batches(Dataset):
+    """Batches of a data set, read as the model takes them, with their keypoints.
+
+    Parameters
+    ----------
+    reader : reads
+    sources : the pictures
+    threads : that look for keypoints in a batch; one a processor for None
+    """
+
+    def __init__(self, reader: Reader, sources: Sequence[Any], threads: int | None) -> None:
+        self.reader, self.sources, self.threads = reader, sources, threads
+
+    def __getitem__(self, batch: Batch) -> Loaded:
+        chosen = [self.sources[i] for i in range(batch.first, batch.stop)]
+        return self.reader.load(batch.first, chosen, threads=self.threads)
+
+
+def stream(
+    reader: Reader, sources: Sequence[Any], batches: Sequence[Batch], workers: int
+) -> Generator[Loaded, None, None]:
+    """Every batch, in order, read ahead by `workers` processes; 0 reads in this one.
+
+    A picture whose reading kills a worker is skipped, and the others go on.
+    """
+    if not workers:
+        own = Batches(reader, sources, None)
+        yield from (own[one] for one in batches)
+        return
+    data = Batches(reader, sources, 1)
+    done = 0
+    while done < len(batches):
+        with _Behind(partial(_loader, data, batches[done:], workers)) as coming:
+            try:
+                for loaded in coming:
+                    done += 1
+                    yield loaded
+            except RuntimeError as error:
+                if not str(error).startswith(_DIED):
+                    raise
+                yield _alone(data, batches[done])
+                done += 1
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that read: none where they would take from the model what they give."""
+    cores = os.cpu_count() or 1
+    if device.type == "cpu" and torch.get_num_threads() >= cores:
+        return 0
+    return max(1, min(8, cores - 1))
+
+
+def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:
+    made = DataLoader(
+        data, batch_size=None, sampler=list(batches), num_workers=min(workers, len(batches))
+    )  # fmt: skip
+    return iter(made)
+
+
+def _alone(data: Batches, batch: Batch) -> Loaded:
+    """A batch whose reading killed a worker: each image by a worker of its own."""
+    parts: list[Loaded] = []
+    for number in range(batch.first, batch.stop):
+        with _Behind(partial(_loader, data, [Batch(number, number + 1)], 1)) as coming:
+            try:
+                parts += coming
+            except RuntimeError as error:
+                if not str(error).startswith(_DIED):
+                    raise
+                name = data.reader.name(number, data.sources[number])
+                parts.append(Loaded(None, [], [Skipped(name, KILLED)], 1))
+    return Loaded.joined(parts)
+
+
+class _Behind:
+    """An iterator that is run through in a thread, a few steps ahead; what it raises comes over."""
+
+    def __init__(self, start: Callable[[], Iterator[Loaded]]) -> None:
+        self.waiting: queue.Queue[Any] = queue.Queue(AHEAD)
+        self.over = threading.Event()
+        self.thread = threading.Thread(
+            target=self._run, args=(start,), name="semattn-loading", daemon=True
+        )
+
+    def __enter__(self) -> Iterator[Loaded]:
+        self.thread.start()
+        return self._coming()
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        while self.thread.is_alive():
+            try:
+                self.waiting.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self.thread.join()
+
+    def _coming(self) -> Iterator[Loaded]:
+        while True:
+            kind, value = self.waiting.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    def _run(self, start: Callable[[], Iterator[Loaded]]) -> None:
+        try:
+            for one in start():
+                self._put(("batch", one))
+                if self.over.is_set():
+                    return
+            self._put(("end", None))
+        except BaseException as error:  # noqa: BLE001 — it is raised where the batches are taken
+            self._put(("error", error))
+
+    def _put(self, what: Any) -> None:
+        while not self.over.is_set():
+            try:
+                self.waiting.put(what, timeout=0.05)
+                return
+            except queue.Full:
+                continue

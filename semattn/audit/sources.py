@@ -1,0 +1,146 @@
+"""What an audit goes through: a folder, a list of files, or tar archives, image by image."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import SemattnError
+from ..images import TarMember, called, members
+from ..spurious.data import PREDICTED, Labelled, read
+from ..spurious.folders import numbers_of
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of archives: shard-{000..063}.tar
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of an audit, always in the same order.
+
+    Parameters
+    ----------
+    data : the images and their classes
+    names : of each image, as it stands in the tables: its path from where the source lies
+    broken : what could not even be listed, and why
+    """
+
+    data: Labelled
+    names: tuple[str, ...]
+    broken: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_source(given: str | os.PathLike[str], names: Sequence[str], outputs: int) -> Source:
+    """List the images of a source; none is read.
+
+    Parameters
+    ----------
+    given : a folder of pictures, or of one folder a class; a folder of tar archives, one of them,
+        or ``shard-{000..063}.tar`` (WebDataset, classes from members ``.cls``); or a text file with
+        a path a line, from where the file lies, and after a tab the class, by name or number
+    names : of the model's classes, () where they have none
+    outputs : of the model: how many classes
+
+    Raises
+    ------
+    SemattnError
+        For what is none of these, or holds no picture.
+
+    Examples
+    --------
+    >>> open_source("nowhere", (), 2)
+    Traceback (most recent call last):
+    semattn.errors.SemattnError: source: expected a folder, a list of files or a tar archive, got \
+nowhere, which does not exist
+    """
+    text = os.fspath(given)
+    if RANGE.search(text) or text.endswith(".tar"):
+        return _archives(_expanded(text), names)
+    path = Path(given)
+    if path.is_dir():
+        archives = sorted(one for one in path.iterdir() if one.suffix == ".tar" and one.is_file())
+        return _archives(archives, names) if archives else _folder(path, names, outputs)
+    if not path.is_file():
+        raise SemattnError(
+            "source: expected a folder, a list of files or a tar archive, got "
+            f"{path}, which does not exist"
+        )
+    return _list(path, names, outputs)
+
+
+def _folder(folder: Path, names: Sequence[str], outputs: int) -> Source:
+    data = read(folder, names, outputs)
+    return Source(data, tuple(Path(one).relative_to(folder).as_posix() for one in data.sources))
+
+
+def _list(file: Path, names: Sequence[str], outputs: int) -> Source:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SemattnError(
+            f"source: expected a text file with a path a line, got {file} ({error})"
+        ) from error
+    rows = [line.partition("\t") for line in lines if line.strip()]
+    if not rows:
+        raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
+    words = [word.strip() for _, _, word in rows]
+    numbers, missing = numbers_of(
+        sorted({one for one in words if one and not one.isdigit()}), names, outputs
+    )
+    if missing:
+        raise SemattnError(
+            f"source: expected classes of the model after the tab, got {missing[0]!r} in {file} — "
+            "write its number, or leave it out"
+        )
+    labels = tuple((int(one) if one.isdigit() else numbers[one]) if one else None for one in words)
+    paths = [file.parent / path.strip() for path, _, _ in rows]
+    note = PREDICTED.format("the list has no classes") if not any(words) else ""
+    return Source(Labelled(paths, labels, tuple(names), note), tuple(path for path, _, _ in rows))
+
+
+def _archives(files: Sequence[Path], names: Sequence[str]) -> Source:
+    pictures: list[TarMember] = []
+    labels: list[int | None] = []
+    broken = []
+    for one in files:
+        try:
+            found = members(one)
+        except SemattnError as error:
+            broken.append((one.name, str(error)))
+            continue
+        pictures += found.pictures
+        labels += found.labels
+        if found.broken:
+            broken.append((one.name, found.broken))
+    if not pictures:
+        said = f" ({broken[0][1]})" if broken else ""
+        raise SemattnError(
+            f"source: expected pictures in the archives, got none in {len(files)}{said}"
+        )
+    known = any(one is not None for one in labels)
+    note = "" if known else PREDICTED.format("the archives have no members .cls")
+    data = Labelled(pictures, tuple(labels), tuple(names), note)
+    return Source(data, tuple(called(one) for one in pictures), tuple(broken))
+
+
+def _expanded(text: str) -> list[Path]:
+    """``a-{00..02}.tar`` as three paths, zeros kept."""
+    found = RANGE.search(text)
+    if found is None:
+        return [Path(text)]
+    first, last = found.groups()
+    if not int(first) <= int(last) < int(first) + 1_000_000:
+        raise SemattnError(
+            f"source: expected a range such as {{000..063}}, got {found[0]} — the first comes first"
+        )
+    every: list[Any] = [
+        _expanded(f"{text[: found.start()]}{number:0{len(first)}}{text[found.end() :]}")
+        for number in range(int(first), int(last) + 1)
+    ]
+    return [path for one in every for path in one]

@@ -1,0 +1,157 @@
+"""The tables of an audit in Parquet: a row an explained image, a row a skipped one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import SemattnError
+from ..files import whole
+from .explained import COLUMNS, NONE
+
+TABLE, SKIPPED = "explain.parquet", "skipped.parquet"
+GROUP = 65536  # rows that are written at once
+
+Part = dict[str, np.ndarray]
+
+
+def check_parquet() -> None:
+    """Raise SemattnError unless pyarrow is there."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise SemattnError(
+            "audit: expected pyarrow, which writes the tables, got none — "
+            "pip install 'semattn[audit]'"
+        ) from error
+
+
+def write_tables(
+    folder: Path, parts: Iterator[tuple[int, Part]], names: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Write both tables, unit by unit: the summary of what is in them.
+
+    Parameters
+    ----------
+    folder : where
+    parts : each unit's number and what was kept of it
+    names : of the images, by number
+    classes : names of the model's classes, () where they have none
+    """
+    import pyarrow as pa
+
+    told = _Summary()
+    explain = pa.schema(
+        [
+            ("name", pa.string()), ("label", pa.int32()), ("predicted", pa.int32()),
+            ("class", pa.string()), ("probability", pa.float32()), ("correct", pa.bool_()),
+            *((name, pa.from_numpy_dtype(COLUMNS[name]))
+              for name in ("keypoints", "spread", "x", "y", "on_empty")),
+            ("unit", pa.int32()), ("row", pa.int32()),
+        ]
+    )  # fmt: skip
+    skipped = pa.schema([("name", pa.string()), ("job", pa.string()), ("reason", pa.string())])
+    with _Writer(folder / TABLE, explain) as rows, _Writer(folder / SKIPPED, skipped) as left:
+        for unit, part in parts:
+            told.take(part)
+            left.add({name: part[f"skipped_{name}"].tolist() for name in skipped.names})
+            rows.add(_rows(unit, part, names, classes))
+    return told.all()
+
+
+def _rows(unit: int, part: Part, names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    label, predicted = _known(part["label"]), _known(part["predicted"])
+    floats = ("probability", "spread", "x", "y", "on_empty")
+    return {
+        "name": [names[number] for number in part["number"]],
+        "label": label,
+        "predicted": predicted,
+        "class": [classes[one] if one is not None and one < len(classes) else None
+                  for one in predicted],
+        "correct": [None if None in (a, b) else a == b
+                    for a, b in zip(label, predicted, strict=True)],
+        "keypoints": part["keypoints"],
+        **{name: [None if np.isnan(one) else one for one in part[name]] for name in floats},
+        "unit": [unit] * len(label), "row": list(range(len(label))),
+    }  # fmt: skip
+
+
+def _known(values: np.ndarray) -> list[int | None]:
+    return [None if one == NONE else one for one in values.tolist()]
+
+
+class _Writer:
+    """A Parquet file that is there when all is written, some thousand rows at once."""
+
+    def __init__(self, file: Path, schema: Any) -> None:
+        self.file, self.schema = file, schema
+        self.waiting: list[Any] = []
+        self.count = 0
+
+    def __enter__(self) -> _Writer:
+        from pyarrow import parquet
+
+        self.whole = whole(self.file)
+        self.writer = parquet.ParquetWriter(self.whole.__enter__(), self.schema)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if error[0] is None:
+                self._flush()
+            self.writer.close()
+        finally:
+            self.whole.__exit__(*error)
+
+    def add(self, columns: dict[str, Any]) -> None:
+        """Rows, a column each name of the schema."""
+        import pyarrow as pa
+
+        made = pa.table({name: columns[name] for name in self.schema.names}, schema=self.schema)
+        self.waiting.append(made)
+        self.count += len(made)
+        if self.count >= GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self.count:
+            self.writer.write_table(pa.concat_tables(self.waiting).combine_chunks())
+        self.waiting, self.count = [], 0
+
+
+class _Summary:
+    """Counts and means over the units."""
+
+    def __init__(self) -> None:
+        self.counts = {"explained": 0, "labelled": 0, "correct": 0, "skipped": 0}
+        self.sums: dict[str, list[float]] = {}
+
+    def take(self, part: Part) -> None:
+        """One more unit."""
+        known = (part["label"] != NONE) & (part["predicted"] != NONE)
+        for name, count in (
+            ("explained", len(part["number"])), ("labelled", known.sum()),
+            ("correct", (known & (part["label"] == part["predicted"])).sum()),
+            ("skipped", len(part["skipped_name"])),
+        ):  # fmt: skip
+            self.counts[name] += int(count)
+        for name in ("probability", "keypoints", "spread", "on_empty"):
+            values = part[name].astype(np.float64)
+            one = self.sums.setdefault(name, [0.0, 0.0])
+            one[0] += float(np.nansum(values))
+            one[1] += float(np.isfinite(values).sum())
+
+    def all(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        labelled = self.counts["labelled"]
+        return {
+            **self.counts,
+            "accuracy": self.counts["correct"] / labelled if labelled else None,
+            "means": {name: total / count if count else None
+                      for name, (total, count) in self.sums.items()},
+        }  # fmt: skip

@@ -1,0 +1,45 @@
+"""The units of an audit: what is lost where it is killed, the same for any number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .loading import Batch
+
+BATCHES = 16  # of a unit
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Images `first` to `stop`, excluded, in batches of `size`."""
+
+    number: int
+    first: int
+    stop: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        return f"{self.number:06d}"
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The batches, which never reach into another unit."""
+        starts = range(self.first, self.stop, self.size)
+        return [Batch(start, min(start + self.size, self.stop)) for start in starts]
+
+
+def units_of(images: int, size: int) -> list[Unit]:
+    """All units of so many images.
+
+    Examples
+    --------
+    >>> [(one.first, one.stop) for one in units_of(40, 2)]
+    [(0, 32), (32, 40)]
+    """
+    step = BATCHES * size
+    return [
+        Unit(number, first, min(first + step, images), size)
+        for number, first in enumerate(range(0, images, step))
+    ]

@@ -1,0 +1,185 @@
+"""`semattn audit FOLDER|ARCHIVES|LIST`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..registry import choices
+from . import options
+from .console import MOST_SKIPPED, bar, busy, closing, phases, told
+from .pages import pages
+from .reading import load_model, read_device, read_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..audit import Audit, Source
+
+JOBS = ("explain", "analyze", "spurious")
+UNFIT = re.compile(r"[^\w.-]+")  # in the name of a folder
+SEARCH = ".audit/search"  # what is done of a search
+
+
+def audit(
+    source: options.AuditSource,
+    jobs: options.Jobs = "explain,analyze",
+    model: options.ModelName = None,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    classes: options.ClassNames = None,
+    method: options.Method = "sift-patch-interrelation",
+    density: options.Density = "count",
+    detector: options.Detector = "sift",
+    batch_size: options.AuditBatch = None,
+    workers: options.ReadingWorkers = None,
+    process: options.Process = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    report: options.Report = True,
+    out: options.AuditFolder = None,
+    debug: options.Debug = False,
+) -> None:
+    """Explain and analyse a whole data set, in one process or many.
+
+    [bold]explain[/] makes a map of every image and a row of a table: prediction,
+    probability, keypoints, how far the map spreads, where its centre is, and its
+    share on patches without a keypoint. [bold]analyze[/] and [bold]spurious[/] are those
+    commands, over all images. What is done lies on the disk: after a kill the
+    same command goes on, with nothing lost or doubled. Several processes share
+    the work, on one machine or many with a common disk:
+    [bold]torchrun --nproc-per-node 8 -m semattn audit …[/], or [bold]--process 3/64[/] on
+    each; the tables are those of one process. What cannot be read, and what the
+    model fails on, is skipped and listed.
+
+    Writes [bold]explain.parquet[/] (a row an image), [bold]maps/[/] (the maps; `unit` and `row`
+    of the table say where), [bold]skipped.parquet[/], [bold]audit.json[/] (counts, means,
+    settings), [bold]analyze/[/] and [bold]spurious/[/] (as those commands do).
+    """
+    from .. import output
+    from ..audit import audit as run, open_source
+
+    folder = out or Path(f"semattn-audit-{UNFIT.sub('_', Path(source).resolve().stem)}")
+    output.check_folder(folder)
+    wanted = _jobs(jobs)
+    place = _place(process)
+    first = place[0] == 0
+    own = tuple(one for one in wanted if one != "spurious")
+    with told() as notes:
+        with busy("loading the model, which fetches its weights the first time") as say:
+            network = load_model(
+                model, checkpoint, names=classes, pretrained=not random_weights,
+                device=read_device(_local(device)),
+            )  # fmt: skip
+            say("listing the images")
+            names = tuple(getattr(network, "classes", None) or ())
+            found = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
+        shown: AbstractContextManager[Callable[[int, int | None], None] | None]
+        made = None
+        if own:
+            shown = bar() if first else nullcontext()
+            with shown as progress:
+                made = run(
+                    network, found, folder, jobs=own, method=method, density=density,
+                    detector=detector, batch_size=batch_size, workers=workers, seed=seed,
+                    process=place, progress=progress,
+                )  # fmt: skip
+        files = dict(made.files) if made else {}
+        if made is not None and made.analysis is not None:
+            with busy("drawing"):
+                page = pages(report, analysis=made.analysis)
+                output.write_analysis(made.analysis, folder / "analyze", page)
+            files["analyze"] = folder / "analyze"
+        if "spurious" in wanted and first:
+            _search(network, found, folder, detector, batch_size, seed, report)
+            files["spurious"] = folder / "spurious"
+    if first or files:
+        _report(made, found, files, notes)
+
+
+def _jobs(given: str) -> list[str]:
+    wanted = read_names(given) or []
+    for one in wanted:
+        if one not in JOBS:
+            raise ValueError(choices("job", one, JOBS))
+    if not wanted:
+        raise ValueError(f"jobs: expected one at least, got none — choose from {', '.join(JOBS)}")
+    return wanted
+
+
+def _place(given: str | None) -> tuple[int, int]:
+    """The place of this process and how many there are: as told, or as torchrun says."""
+    if given is None:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    found = re.fullmatch(r"(\d+)/(\d+)", given)
+    if not found or not int(found[1]) < int(found[2]):
+        raise ValueError(
+            f"process: expected K/N with K from 0 up to N - 1, got {given!r} — 0/1 is one process"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _local(device: str) -> str:
+    """A device of its own for each process of a machine."""
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{number}" if device == "cuda" and number else device
+
+
+def _search(
+    network: nn.Module, source: Source, folder: Path, detector: str, batch: int | None, seed: int,
+    report: bool,
+) -> None:  # fmt: skip
+    """The search for cues, which the first process does."""
+    from .. import output
+    from ..spurious import discover_spurious
+
+    kept = folder / SEARCH
+    with phases() as progress:
+        found = discover_spurious(
+            network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
+            folder=kept, progress=progress,
+        )  # fmt: skip
+    with busy("drawing"):
+        output.write_spurious(found, folder / "spurious", pages(report, discovery=found))
+
+
+def _report(made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]) -> None:
+    """Counts, means, speed, what was skipped and why, where the files are."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    if made is not None:
+        if made.images:
+            speed = made.images / made.seconds
+            console.print(f"{made.images} images in {made.seconds:,.0f} s, {speed:.1f} a second")
+        told_of = made.summary
+        if told_of is None:
+            console.print(
+                f"{made.waiting} units are left to other processes: the last one writes the tables",
+                soft_wrap=True,
+            )
+        elif told_of["explained"]:
+            right = told_of["accuracy"]
+            means = told_of["means"]
+            said = "" if right is None else f", the model is right on {right:.1%}"
+            console.print(
+                f"[bold]{told_of['explained']}[/] explained{said}; on average "
+                f"{means['keypoints']:.0f} keypoints, a map on {means['spread']:.0%} of the "
+                f"patches, {means['on_empty']:.0%} of it on patches without a keypoint",
+                soft_wrap=True,
+            )
+        for name, reason in source.broken:
+            console.print(f"[yellow]broken:[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+        if made.skipped:
+            console.print(f"[yellow]skipped:[/] {len(made.skipped)}")
+            for one in made.skipped[:MOST_SKIPPED]:
+                console.print(f"  {escape(one.name)}: {escape(one.reason)}", soft_wrap=True)
+            if len(made.skipped) > MOST_SKIPPED:
+                console.print("  … the others are in skipped.parquet", soft_wrap=True)
+    if files:
+        closing(console, notes, "", files)
