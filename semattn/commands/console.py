@@ -14,12 +14,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table as _Table
+from rich.text import Text
 
 from ..errors import NoKeypointWarning
 
@@ -40,6 +43,14 @@ def busy(first: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(f"{text} …")
 
 
+class _Speed(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until it is known."""
+        return Text("" if not task.speed else f"{task.speed:.1f}/s")
+
+
 @contextmanager
 def bar() -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar on a terminal, with images a second and the time that is left."""
@@ -48,7 +59,7 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn("images"),
-        TextColumn("{task.speed:.1f}/s", table_column=None),
+        _Speed(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

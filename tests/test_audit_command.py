@@ -1,0 +1,112 @@
+"""`semattn audit`: what it writes, what it says, what it refuses, alone and with others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pyarrow.parquet as parquet
+import pytest
+
+from tests.audit.pictures import archive, folder, results
+from tests.conftest import CLASSES, refused
+
+
+def test_it_writes_everything_and_says_where(run, elsewhere):
+    made = folder(elsewhere / "photos", 6)
+    (made / "[red].png").write_bytes(b"")
+    status, out, err = run("audit", made)
+    assert status == 0, err
+    folders = elsewhere / "semattn-audit-photos"
+    assert sorted(one.name for one in folders.iterdir()) == [
+        ".audit", "analyze", "audit.json", "explain.parquet", "maps", "skipped.parquet",
+    ]  # fmt: skip
+    assert {one.name for one in (folders / "analyze").iterdir()} >= {"analysis.png", "report.html"}
+    assert "7 images in" in out and "a second" in out and "6 explained" in out
+    assert "skipped: 1" in out and "[red].png:" in out
+    assert out.endswith("explain.parquet, skipped.parquet, audit.json, analyze\n")
+    every = parquet.read_table(folders / "explain.parquet").to_pylist()
+    assert {row["class"] for row in every} <= set(CLASSES)
+    told = json.loads((folders / "audit.json").read_text(), parse_constant=pytest.fail)
+    assert told["summary"]["explained"] == 6 and told["manifest"]["source"]["images"] == 7
+    before = results(folders)
+    status, out, _ = run("audit", made)
+    assert status == 0 and "images in" not in out and results(folders) == before
+
+
+def test_all_jobs_on_archives(run, elsewhere):
+    archive(elsewhere / "a-0.tar", 8)
+    archive(elsewhere / "a-1.tar", 8, first=8)
+    (elsewhere / "a-2.tar").write_bytes(b"no archive")
+    status, out, err = run(
+        "audit", elsewhere / "a-{0..2}.tar", "--jobs", "explain,spurious", "--no-report",
+        "--out", "made",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "16 explained, the model is right on" in out and "broken: a-2.tar:" in out
+    assert (elsewhere / "made/spurious/spurious.json").exists()
+    assert not (elsewhere / "made/spurious/report.html").exists()
+
+
+def test_processes_of_one_audit_share_it(run, elsewhere, monkeypatch):
+    made = folder(elsewhere / "photos", 5)
+    many = ("audit", made, "--batch-size", "1", "--no-report")
+    monkeypatch.setattr("semattn.audit.units.BATCHES", 2)
+    assert run(*many, "--out", "one")[0] == 0
+    status, out, _ = run(*many, "--out", "two", "--process", "0/2")
+    assert status == 0 and "1 units are left to other processes" in out
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, out, _ = run(*many, "--out", "two")
+    assert status == 0 and "5 explained" in out
+    assert results(elsewhere / "one") == results(elsewhere / "two")
+
+
+TORCHRUN = textwrap.dedent("""
+    import sys
+    from semattn import zoo
+    from semattn.audit import units
+    from semattn.cli import main
+    from tests.conftest import CLASSES, tiny
+
+    def load(name=None, **options):
+        model = tiny()
+        model.classes = CLASSES
+        return model
+
+    zoo.load, units.BATCHES = load, 2
+    sys.exit(main(["audit", *sys.argv[1:]]))
+""")
+
+
+def test_torchrun_makes_the_tables_of_one_process(elsewhere):
+    made = folder(elsewhere / "photos", 9)
+    script = elsewhere / "script.py"
+    script.write_text(TORCHRUN)
+    told = [str(script), str(made), "--batch-size", "2", "--no-report", "--out"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])
+    }  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+    for count, out in ((1, "one"), (2, "two")):
+        command = [*torchrun, str(count), "--master-port", "0", *told, out]
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=elsewhere
+        )
+        assert ended.returncode == 0, ended.stderr
+    one, two = results(elsewhere / "one"), results(elsewhere / "two")
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+def test_wrong_words_are_refused(run, elsewhere):
+    refused(run("audit", elsewhere / "nowhere"), "does not exist")
+    made = folder(elsewhere / "photos", 2)
+    refused(run("audit", made, "--jobs", "explian"), "did you mean 'explain'")
+    refused(run("audit", made, "--jobs", ","), "jobs: expected one at least")
+    refused(run("audit", made, "--process", "2/2"), "expected K/N")
+    refused(run("audit", made, "--batch-size", "0"), "batch")
+    assert not (elsewhere / "semattn-audit-photos").exists()
