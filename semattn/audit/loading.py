@@ -6,9 +6,12 @@ the middle of the model's work when a worker dies; the batch is read again, imag
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.process
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +24,7 @@ from ..interrelation import Skipped
 from ..interrelation.reading import Loaded, Reader
 
 AHEAD = 2  # batches that wait for the model
+GRACE = 15.0  # seconds: torch finds out a death within 5
 KILLED = "image: expected a picture, got one that killed the process that read it — remove it"
 _DIED = "DataLoader worker"  # how torch's error begins when one is gone
 
@@ -108,11 +112,16 @@ def _alone(data: Batches, batch: Batch) -> Loaded:
 
 
 class _Behind:
-    """An iterator that is run through in a thread, a few steps ahead; what it raises comes over."""
+    """A loader that is run through in a thread, a few steps ahead; what it raises comes over.
+
+    A worker that is killed while it writes leaves half a message, for whose rest torch waits
+    forever. So its death is watched for from here, too, and the waiting thread is given up.
+    """
 
     def __init__(self, start: Callable[[], Iterator[Loaded]]) -> None:
         self.waiting: queue.Queue[Any] = queue.Queue(AHEAD)
         self.over = threading.Event()
+        self.workers: list[multiprocessing.process.BaseProcess] = []
         self.thread = threading.Thread(
             target=self._run, args=(start,), name="semattn-loading", daemon=True
         )
@@ -123,25 +132,42 @@ class _Behind:
 
     def __exit__(self, *error: object) -> None:
         self.over.set()
-        while self.thread.is_alive():
+        end = time.monotonic() + GRACE
+        while self.thread.is_alive() and time.monotonic() < end:
             try:
                 self.waiting.get(timeout=0.05)
             except queue.Empty:
                 continue
-        self.thread.join()
+        for one in self.workers:
+            one.kill()
 
     def _coming(self) -> Iterator[Loaded]:
         while True:
-            kind, value = self.waiting.get()
+            kind, value = self._next()
             if kind == "end":
                 return
             if kind == "error":
                 raise value
             yield value
 
+    def _next(self) -> Any:
+        """The next message; an error where a worker died and nothing comes any more."""
+        since = None
+        while True:
+            try:
+                return self.waiting.get(timeout=0.5)
+            except queue.Empty:
+                if any(one.exitcode for one in self.workers):
+                    since = since or time.monotonic()
+                    if time.monotonic() - since > GRACE:
+                        return "error", RuntimeError(f"{_DIED} is gone")
+
     def _run(self, start: Callable[[], Iterator[Loaded]]) -> None:
         try:
-            for one in start():
+            before = set(multiprocessing.active_children())
+            coming = start()
+            self.workers = [one for one in multiprocessing.active_children() if one not in before]
+            for one in coming:
                 self._put(("batch", one))
                 if self.over.is_set():
                     return

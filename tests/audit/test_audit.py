@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -313,3 +315,27 @@ def test_wrong_words_are_refused(tmp_path, source):
         audit(tiny(), source, tmp_path / "out", jobs=[])
     with pytest.raises(ValueError, match="batch_size"):
         audit(tiny(), source, tmp_path / "out", batch_size=0)
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message_is_noticed(tmp_path, source, monkeypatch):
+    """Torch waits forever for the rest of it."""
+    loader, hung = loading._loader, []
+
+    def start(data, batches, workers):
+        coming = loader(data, batches, workers)
+        if hung:
+            return coming
+        hung.append(True)
+
+        def half():
+            yield next(coming)
+            for one in multiprocessing.active_children():
+                one.kill()
+            time.sleep(30)  # a read that never ends
+
+        return half()
+
+    monkeypatch.setattr(loading, "_loader", start)
+    monkeypatch.setattr(loading, "GRACE", 1.0)
+    made = audit(tiny(), source, tmp_path / "out", batch_size=3, workers=1)
+    assert hung and made.summary["explained"] == 11

@@ -1,0 +1,149 @@
+"""How fast an audit goes: ``python -m benchmarks.bench_throughput [--images 96]``.
+
+Held against the slower of its two halves alone: reading and SIFT, and the model's forward and
+backward pass. Compositions of the training set as files; the embedded model; the ways take turns,
+and ratios are of the same round. The result goes to benchmarks/results/throughput.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from semattn.audit import audit, open_source
+from semattn.files import write_text
+from semattn.images import Preprocessing
+from semattn.interrelation.reading import Reader
+from semattn.zoo import load
+
+from . import measuring
+from .objects_on_scenes import ObjectsOnScenes
+from .objects_on_scenes.fetch import default_root
+
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+BAR = 0.9
+SIDE, CLASSES = 448, 13
+READING, PASSES, EXPLAIN = "reading and SIFT", "forward and backward", "semattn audit, explain"
+
+Way = Callable[[int], float]
+
+
+def files(folder: Path, count: int) -> Path:
+    """Compositions as JPEG files."""
+    folder.mkdir()
+    data = ObjectsOnScenes(default_root(), split="train", size=SIDE, count=count)
+    for number in range(count):
+        Image.fromarray(data[number].image).save(folder / f"{number:05}.jpg", quality=92)
+    return folder
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[str, Way]:
+    """What is timed: a function of the round, which gives its seconds."""
+    device = next(model.parameters()).device
+    size = options.batch_size
+    source = open_source(files(folder / "in", options.images), tuple(model.classes), CLASSES)
+    reader = Reader(Preprocessing.of(model), "sift", ("keypoints",))
+    paths = list(source.data.sources)
+    batches = [paths[at : at + size] for at in range(0, len(paths), size)]
+    first = reader.load(0, batches[0]).images
+    assert first is not None
+
+    def reading(turn: int) -> float:
+        return timed(lambda: [reader.load(0, batch) for batch in batches])
+
+    def passes(turn: int) -> float:
+        return timed(lambda: [both(len(batch)) for batch in batches])
+
+    def both(count: int) -> None:
+        x = first.inputs[:count].to(device).requires_grad_(True)
+        model(x).max(dim=1).values.sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def whole(*jobs: str) -> Way:
+        return lambda turn: audit(
+            model, source, folder / f"{len(jobs)}-{turn}", jobs=jobs, batch_size=size,
+            workers=options.workers,
+        ).seconds  # fmt: skip
+
+    return {
+        READING: reading, PASSES: passes, EXPLAIN: whole("explain"),
+        "semattn audit, explain and analyze": whole("explain", "analyze"),
+    }  # fmt: skip
+
+
+def rows_of(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]]:
+    """A row a way: its rate, and that over the rate of the slower half in the same round."""
+    halves = zip(seconds[READING], seconds[PASSES], strict=True)
+    slower = [max(two) for two in halves]
+    return [
+        {
+            "way": way, "rate": images / statistics.median(took),
+            "ratio": statistics.median(
+                alone / mine for alone, mine in zip(slower, took, strict=True)
+            ),
+            "bar": BAR if way == EXPLAIN else None,
+        }
+        for way, took in seconds.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    model = load(device=options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        every = ways(model, Path(folder), options)
+        seconds: dict[str, list[float]] = {way: [] for way in every}
+        for turn in range(options.rounds + 1):
+            for way, call in every.items():
+                took = call(turn)
+                if turn:
+                    seconds[way].append(took)
+            print(f"round {turn} of {options.rounds}", file=sys.stderr)
+    made = measuring.result([], (
+        f"{options.images} photographs of {SIDE} pixels, the embedded model, batches of "
+        f"{options.batch_size}, {options.device}; median of {options.rounds} rounds in which the "
+        "ways take turns, after one that does not count. Of the slower half: the rate over that of "
+        f"the slower of the first two; {measuring.versions()} Made by "
+        "`python -m benchmarks.bench_throughput`."
+    ))  # fmt: skip
+    made["rows"] = rows_of(seconds, options.images)
+    made["columns"] = [
+        {"key": "way", "title": "what"},
+        {"key": "rate", "title": "images a second", "format": ",.1f"},
+        {"key": "ratio", "title": "of the slower half", "format": ".2f"},
+        {"key": "bar", "title": "bar", "format": ".2f"},
+    ]
+    write_text(options.out, json.dumps(made, indent=1) + "\n")
+    for row in made["rows"]:
+        print(f"{row['way']:<40} {row['rate']:.1f}/s {row['ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
