@@ -32,8 +32,8 @@ lint: env ## ruff: rules and format
 types: env ## mypy on semattn
 	$(BIN)/mypy
 
-unit: env ## the tests, those with the packaged weights included
-	$(BIN)/python -m pytest -m 'not slow'
+unit: env ## the tests, those with the packaged weights included, side by side
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist worksteal
 
 coverage: env ## the tests that need no weights, with coverage by branch
 	$(BIN)/python -m coverage run -m pytest
