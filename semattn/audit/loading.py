@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.process
 import os
+import pickle
 import queue
 import threading
 import time
@@ -50,9 +51,15 @@ class Batches(Dataset):
     def __init__(self, reader: Reader, sources: Sequence[Any], threads: int | None) -> None:
         self.reader, self.sources, self.threads = reader, sources, threads
 
-    def __getitem__(self, batch: Batch) -> Loaded:
+    def load(self, batch: Batch) -> Loaded:
+        """The images of a batch."""
         chosen = [self.sources[i] for i in range(batch.first, batch.stop)]
         return self.reader.load(batch.first, chosen, threads=self.threads)
+
+    def __getitem__(self, batch: Batch) -> bytes:
+        # As bytes, a batch goes through a pipe; tensors would go by shared memory, and where that
+        # is full, torch loses the batch without a word.
+        return pickle.dumps(self.load(batch))
 
 
 def stream(
@@ -64,7 +71,7 @@ def stream(
     """
     if not workers:
         own = Batches(reader, sources, None)
-        yield from (own[one] for one in batches)
+        yield from (own.load(one) for one in batches)
         return
     data = Batches(reader, sources, 1)
     done = 0
@@ -90,10 +97,11 @@ def default_workers(device: torch.device) -> int:
 
 
 def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:
+    """The batches, as workers send them."""
     made = DataLoader(
         data, batch_size=None, sampler=list(batches), num_workers=min(workers, len(batches))
     )  # fmt: skip
-    return iter(made)
+    return map(pickle.loads, made)  # what our own workers made
 
 
 def _alone(data: Batches, batch: Batch) -> Loaded:
