@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import (  # noqa: F401 — the _PARTS below
+        adapters,
+        interrelation,
+        masking,
+        pretraining,
+        prompting,
+        report,
+        spurious,
+        viz,
+        zoo,
+    )
     from .attention import AttentionRecord, record, steer
     from .comparison import Comparison, compare
     from .density import densities
@@ -140,15 +151,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `name` from the module that defines it (PEP 562)."""
-    if name in _PARTS:
-        return import_module(f".{name}", __name__)
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else every name would be known, misspelled ones too
+
+    def __getattr__(name: str) -> Any:
+        """Import `name` from the module that defines it (PEP 562)."""
+        if name in _PARTS:
+            return import_module(f".{name}", __name__)
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -23,6 +23,7 @@ from .images import luma
 from .registry import Registry, choices
 
 detectors = Registry("detector")
+"""Name to a function from pixels (H, W, 3) uint8 to `Keypoints`."""
 
 # skimage's SIFT doubles the image about the corner of its first pixel and takes positions as if
 # about its centre: they come out a quarter of a pixel too far.

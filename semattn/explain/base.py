@@ -32,6 +32,7 @@ from .refine import refinements
 from .result import Explanation
 
 explainers = Registry("explainer")
+"""Name to a class that extends `Explainer`."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from semattn.registry import Registry
 from .masks import Masks, generator, kept, noise_of
 
 policies = Registry("masking")
+"""Name to a class that extends `Masking`."""
 
 MASK = 1  # purpose of the chance: masks are drawn by another one than crops
 

@@ -27,7 +27,7 @@ SIMILARITIES = ("spearman", "pearson", "ssim")
 def moved(one: Tensor, other: Tensor) -> Tensor:
     """The part of each map (B, …) that is elsewhere in another: their total variation distance.
 
-    Half the sum of differences of |map| / sum |map|: 0 where they are the same but for a factor,
+    Half the sum of differences of `|map| / sum |map|`: 0 where they are the same but for a factor,
     1 where they share no patch; NaN where one is zero everywhere. Of maps for two classes this is
     the target sensitivity.
 

@@ -11,7 +11,7 @@ from ..errors import ShapeError
 def gini(values: Tensor) -> Tensor:
     """Gini index of the magnitudes of values (B, …): 0 is even, near 1 all in one place.
 
-    With the magnitudes in ascending order, 1 − 2 Σ_k |v|_k / Σ|v| · (n − k + ½) / n, k from 1.
+    With the magnitudes in ascending order, `1 − 2 Σ_k |v|_k / Σ|v| · (n − k + ½) / n`, k from 1.
     0 for values that are all 0. Source: Hurley & Rickard 2009 (arXiv 0811.4706).
 
     Examples
