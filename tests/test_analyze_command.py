@@ -88,11 +88,11 @@ def test_a_folder_finishes_lists_what_it_skipped_and_counts_the_good(run, folder
 
 
 def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
-    from semattn.interrelation import run as running
+    from semattn.interrelation import study as running
 
     assert run("analyze", folder, "--out", "whole", "--batch-size", 1)[0] == 0
     monkeypatch.setattr(running, "EVERY", 1)
-    take, seen = running._Study.take, []
+    take, seen = running.Study.take, []
 
     def interrupt(study, loaded):
         seen.append(loaded)
@@ -100,7 +100,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         take(study, loaded)
 
-    monkeypatch.setattr(running._Study, "take", interrupt)
+    monkeypatch.setattr(running.Study, "take", interrupt)
     status, out, err = run("analyze", folder, "--out", "parts", "--batch-size", 1)
     assert status == 130 and not out and err.count("\n") == 1
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [".semattn-analysis.npz"]

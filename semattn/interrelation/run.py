@@ -63,7 +63,7 @@ def analyze(
 
     Examples
     --------
-    >>> import timm
+    >>> import timm, torch
     >>> vit = timm.create_model("test_vit", img_size=64)
     >>> found = analyze(vit, torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)))
     >>> found.mean("alignment").shape  # layers, heads

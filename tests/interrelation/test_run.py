@@ -17,7 +17,7 @@ from PIL import Image
 
 from semattn.errors import ImageError, SemattnError
 from semattn.images import Preprocessing
-from semattn.interrelation import Analysis, analyze, run as module
+from semattn.interrelation import Analysis, analyze, run as running, study as module
 from semattn.interrelation.store import AnalysisFileError
 from semattn.interrelation.tally import Tally
 from tests import families, models
@@ -223,7 +223,7 @@ def every_batch(monkeypatch):
 def test_a_run_that_was_stopped_goes_on(
     model, photos, others, tmp_path, monkeypatch, batch_size, ahead
 ):
-    monkeypatch.setattr(module, "has_spare_cores", lambda _: ahead)
+    monkeypatch.setattr(running, "has_spare_cores", lambda _: ahead)
     mixed = [others["text.jpg"], *photos[:3], others["blank.png"], *photos[3:], others["gone"]]
     options = {"batch_size": batch_size, "pool": 4}
     whole = of(model, mixed, **options)
@@ -354,7 +354,7 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
 
     made = []
     for ahead in (False, True):
-        monkeypatch.setattr(module, "has_spare_cores", lambda _, ahead=ahead: ahead)
+        monkeypatch.setattr(running, "has_spare_cores", lambda _, ahead=ahead: ahead)
         taken.clear()
         made.append(
             analyze(
@@ -367,7 +367,7 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
 
 
 def test_no_thread_is_left_behind(model, photos, monkeypatch):
-    monkeypatch.setattr(module, "has_spare_cores", lambda _: True)
+    monkeypatch.setattr(running, "has_spare_cores", lambda _: True)
     with pytest.raises(StoppedError):
         of(model, photos, batch_size=1, pool=0, progress=stop_after(2))
     gc.collect()
@@ -375,7 +375,7 @@ def test_no_thread_is_left_behind(model, photos, monkeypatch):
 
 
 def test_an_error_while_reading_ahead_is_the_callers(model, photos, monkeypatch):
-    monkeypatch.setattr(module, "has_spare_cores", lambda _: True)
+    monkeypatch.setattr(running, "has_spare_cores", lambda _: True)
 
     def pictures():
         yield photos[0]

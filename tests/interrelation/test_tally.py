@@ -290,10 +290,10 @@ def test_planted_outliers_change_the_figures_that_leave_them_out(monkeypatch):
         lambda _m, _i, out: torch.cat([out[:, :1], 50 * out[:, 1:2], out[:, 2:]], 1)
     )
     try:
-        from semattn.interrelation import run
+        from semattn.interrelation import study
 
         monkeypatch.setattr(
-            run,
+            study,
             "strata",
             lambda s, seed: torch.where(torch.arange(s.shape[1]) == 0, 0, strata(s, seed)).to(
                 torch.int8
