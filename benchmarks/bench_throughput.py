@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    model = load(device=options.device)
+    model = load(device=options.device).requires_grad_(False)  # no gradients of weights in any way
     with tempfile.TemporaryDirectory() as folder:
         every = ways(model, Path(folder), options)
         seconds: dict[str, list[float]] = {way: [] for way in every}
