@@ -23,7 +23,8 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,20 +101,37 @@ def names(out: Path) -> list[str]:
     return [*explained, *(row["name"] for row in skipped if row["job"] in ("read", "explain"))]
 
 
-def judged(fault: str, times: int, whole: Path, out: Path, found: Any) -> dict[str, Any]:
-    """A row: what of a result differs from the undisturbed one."""
-    count, wanted = Counter(names(out)), Counter(names(whole))
-    mine, theirs = files(out), files(whole)
-    same = found.analysis.images == WHOLE_IMAGES[0]
-    return {
-        "fault": fault, "times": times, "images": sum(wanted.values()),
-        "lost": sum((wanted - count).values()), "doubled": sum((count - wanted).values()),
-        "different": sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
-        + (not same),
-    }  # fmt: skip
+@dataclass(frozen=True)
+class Undisturbed:
+    """The audit that others are held against: of `given`, in `out`, with so many analysed."""
+
+    given: Path
+    out: Path
+    analysed: int
+
+    def counted(self, out: Path) -> dict[str, int]:
+        """Images that a result lost, or has more than once."""
+        count, wanted = Counter(names(out)), Counter(names(self.out))
+        return {"images": sum(wanted.values()), "lost": sum((wanted - count).values()),
+                "doubled": sum((count - wanted).values())}  # fmt: skip
+
+    def held(self, fault: str, times: int, out: Path) -> dict[str, Any]:
+        """A row: the audit in `out` goes on to its end; what of it differs."""
+        analysed = run(self.given, out).analysis.images
+        mine, theirs = files(out), files(self.out)
+        different = [one for one in mine.keys() | theirs.keys() if mine.get(one) != theirs.get(one)]
+        return {"fault": fault, "times": times, **self.counted(out),
+                "different": len(different) + (analysed != self.analysed)}  # fmt: skip
 
 
-WHOLE_IMAGES = [0]
+def added(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a fault, with the sums of all its rows."""
+    made: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        one = made.setdefault(row["fault"], {"fault": row["fault"]})
+        for name in row.keys() - {"fault"}:
+            one[name] = one.get(name, 0) + row[name]
+    return [made[fault] for fault in sorted(made)]
 
 
 def child(call: Callable[[], object]) -> int:
@@ -131,19 +149,16 @@ def child(call: Callable[[], object]) -> int:
         os._exit(1)
 
 
-def killed(
-    given: Path, whole: Path, work: Path, kills: int, seconds: float
-) -> list[dict[str, Any]]:
+def killed(whole: Undisturbed, work: Path, kills: int, seconds: float) -> Iterator[dict[str, Any]]:
     """Processes that are killed at random moments, until the audit is done."""
     rng, done = random.Random(0), 0
-    totals: dict[str, dict[str, Any]] = {}
     while done < kills:
         processes, workers = rng.choice(((1, 0), (1, 2), (2, 0), (2, 1)))
         out = work / f"killed-{done}"
         here = 0
         for _ in range(rng.randint(2, 6)):
             running = [
-                child(partial(run, given, out, process=(place, processes), workers=workers))
+                child(partial(run, whole.given, out, process=(place, processes), workers=workers))
                 for place in range(processes)
             ]
             time.sleep(rng.uniform(0, seconds))
@@ -154,26 +169,18 @@ def killed(
                     os.kill(one, signal.SIGKILL)
                 _, status = os.waitpid(one, 0)
                 here += os.WIFSIGNALED(status)
-        found = run(given, out)
-        row = judged("killed", here, whole, out, found)
         done += here
-        said = f"kill -9, {processes} at once, {workers} workers"
-        before = totals.setdefault(said, {**row, "fault": said, "times": 0, "images": 0, "lost": 0,
-                                          "doubled": 0, "different": 0})  # fmt: skip
-        for name in ("times", "images", "lost", "doubled", "different"):
-            before[name] += row[name]
+        yield whole.held(f"kill -9, {processes} at once, {workers} workers", here, out)
         shutil.rmtree(out)
         print(f"{done} of {kills} kills", file=sys.stderr)
-    return [totals[name] for name in sorted(totals)]
 
 
-def workers_killed(given: Path, whole: Path, work: Path, times: int) -> dict[str, Any]:
+def workers_killed(whole: Undisturbed, work: Path, times: int) -> Iterator[dict[str, Any]]:
     """Workers are killed while the audit runs; it goes on by itself."""
     out, done = work / "workers", 0
     rng = random.Random(1)
-    total = None
     while done < times:
-        number = child(partial(run, given, out, workers=2))
+        number, here = child(partial(run, whole.given, out, workers=2)), 0
         while os.waitpid(number, os.WNOHANG)[0] == 0:
             time.sleep(rng.uniform(0.3, 1.5))
             try:
@@ -181,59 +188,44 @@ def workers_killed(given: Path, whole: Path, work: Path, times: int) -> dict[str
                 workers = [one for task in tasks for one in (task / "children").read_text().split()]
                 if workers:
                     os.kill(int(rng.choice(workers)), signal.SIGKILL)
-                    done += 1
+                    here += 1
             except OSError:
                 continue
-        found = run(given, out)
-        row = judged("a worker is killed", 0, whole, out, found)
-        total = (
-            row
-            if total is None
-            else {
-                **total,
-                **{k: total[k] + row[k] for k in ("images", "lost", "doubled", "different")},
-            }
-        )
+        done += here
+        yield whole.held("a worker is killed", here, out)
         shutil.rmtree(out)
-    assert total is not None
-    return {**total, "times": done}
 
 
-def limited(given: Path, whole: Path, work: Path) -> dict[str, Any]:
+def limited(whole: Undisturbed, work: Path) -> dict[str, Any]:
     """No file may grow: the call fails with a word, and goes on when there is room again."""
     out, status = work / "limited", []
     for limit in (200, 2_000, LIMIT):
 
         def call(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            run(given, out)
+            run(whole.given, out)
 
         _, ended = os.waitpid(child(call), 0)
         status.append(os.waitstatus_to_exitcode(ended))
-    row = judged("files may not grow", 3, whole, out, run(given, out))
     assert 1 in status
-    return row
+    return whole.held("files may not grow", len(status), out)
 
 
-def failing(given: Path, whole: Path, work: Path, kind: str) -> dict[str, Any]:
+def failing(whole: Undisturbed, work: Path, kind: str) -> dict[str, Any]:
     """A model that fails on some images: those are named, and no others."""
     from semattn.images import Preprocessing, prepare
 
     wanted = Preprocessing.of(Faulty())
     bad = [f"{number:04}.png" for number in range(0, IMAGES, EVERY)]
-    inputs = torch.cat([prepare(given / name, wanted).inputs for name in bad])
+    inputs = torch.cat([prepare(whole.given / name, wanted).inputs for name in bad])
     model = Faulty(kind, tuple(inputs[:, 0, SIDE // 2, SIDE // 2].tolist()))
     out = work / kind
-    run(given, out, model)
+    run(whole.given, out, model)
     rows = parquet.read_table(out / "skipped.parquet").to_pylist()
     left = {row["name"] for row in rows if row["job"] == "explain"}
     expected = set() if kind == "no memory for a batch" else set(bad)
-    count, all_names = Counter(names(out)), Counter(names(whole))
-    return {
-        "fault": f"the model: {kind}", "times": IMAGES if not expected else len(bad),
-        "images": sum(all_names.values()), "lost": sum((all_names - count).values()),
-        "doubled": sum((count - all_names).values()), "different": len(left ^ expected),
-    }  # fmt: skip
+    return {"fault": f"the model: {kind}", "times": len(bad) if expected else IMAGES,
+            **whole.counted(out), "different": len(left ^ expected)}  # fmt: skip
 
 
 def cut(given: Path, work: Path) -> dict[str, Any]:
@@ -275,16 +267,15 @@ def main() -> None:
     units.BATCHES = 2
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        given, whole = work / "in", work / "whole"
+        given, out = work / "in", work / "whole"
         draw(given)
         start = time.perf_counter()
-        WHOLE_IMAGES[0] = run(given, whole).analysis.images
+        whole = Undisturbed(given, out, run(given, out).analysis.images)
         seconds = time.perf_counter() - start
-        rows = killed(given, whole, work, options.kills, seconds)
-        rows.append(workers_killed(given, whole, work, max(2, options.kills // 3)))
-        rows.append(limited(given, whole, work))
-        rows += [failing(given, whole, work, kind)
-                 for kind in ("raises", "NaN", "no memory for a batch")]  # fmt: skip
+        rows = added(killed(whole, work, options.kills, seconds))
+        rows += added(workers_killed(whole, work, max(2, options.kills // 3)))
+        rows.append(limited(whole, work))
+        rows += [failing(whole, work, kind) for kind in ("raises", "NaN", "no memory for a batch")]
         rows.append(cut(given, work))
     made = {
         "caption": f"Audits of {IMAGES} drawn pictures and 3 broken files, held against one left "

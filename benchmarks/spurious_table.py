@@ -3,7 +3,7 @@
     python -m benchmarks.spurious_table [--work …]
 
 Means over the seeds that are done; how many those are stands in every row. Intervals are bootstraps
-over the fresh images of all seeds. A row whose searches are not in ``--results`` stays as it was.
+over the fresh images of all seeds.
 """
 
 from __future__ import annotations
@@ -181,14 +181,6 @@ def _gain(found: list[dict[str, Any]], arm: str, groups: np.ndarray) -> str:
     return _said(np.mean(means, axis=0), "+.1f")
 
 
-def completed(name: str, rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    """Rows, and those of the committed table that none of them is; in its order."""
-    file = RESULTS / f"{name}.json"
-    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    made = {tuple(row[key] for key in keys): row for row in (*known, *rows)}
-    return list(made.values())
-
-
 def _table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """`columns` are lines "key | title | format"."""
     made = []
@@ -227,7 +219,7 @@ def main() -> None:
             precision10 | precision@10 | .2f
             false | false | .2f
             """,
-            completed("spurious", list(planted(every)), "kind", "rate"),
+            list(planted(every)),
         ),
         "spurious_twins": _table(
             setting + "Cues that were confirmed where there is none to find, at level .05 of a "
@@ -240,7 +232,7 @@ def main() -> None:
             confirmed | confirmed in all | d
             tried | tried in one | .1f
             """,
-            completed("spurious_twins", list(twins(every)), "kind", "what"),
+            list(twins(every)),
         ),
         "spurious_methods": _table(
             setting + "Rate .95. AP of planted patches over all patches of the fresh images, mean "

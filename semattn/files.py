@@ -17,7 +17,7 @@ def whole(file: Path) -> Iterator[IO[bytes]]:
     It is written beside it under a hidden name of its own, and renamed: who reads sees the old
     file or the new one, whichever processes and threads write it.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    partial = _hidden(file)
     try:
         with partial.open("wb") as stream:
             yield stream
@@ -34,7 +34,7 @@ def write_text(file: Path, text: str) -> None:
 
 def claim(file: Path, text: str) -> str:
     """Write a text unless the file is there already: what stands in it, whoever was first."""
-    own = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    own = _hidden(file)
     try:
         own.write_text(text, encoding="utf-8")
         os.link(own, file)
@@ -43,3 +43,8 @@ def claim(file: Path, text: str) -> str:
     finally:
         own.unlink(missing_ok=True)
     return text
+
+
+def _hidden(file: Path) -> Path:
+    """A name beside a file that no other process or thread takes."""
+    return file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")

@@ -112,6 +112,13 @@ def start(
     return future
 
 
+def ready(found: list[Keypoints]) -> Future[list[Keypoints]]:
+    """Keypoints that are known already, as `start` hands them over."""
+    future: Future[list[Keypoints]] = Future()
+    future.set_result(found)
+    return future
+
+
 @detectors.register("sift")
 def sift(
     pixels: np.ndarray,
@@ -228,13 +235,6 @@ def _window(center: np.ndarray, sigma: np.ndarray, length: int) -> np.ndarray:
     mirrored = np.stack([at, -1 - at, 2 * length - 1 - at])
     weights = np.exp(-(((mirrored[:, None] - center[:, None]) / sigma[:, None]) ** 2) / 2).sum(0)
     return weights / weights.sum(1, keepdims=True)
-
-
-def ready(found: list[Keypoints]) -> Future[list[Keypoints]]:
-    """Keypoints that are known already, as `start` hands them over."""
-    future: Future[list[Keypoints]] = Future()
-    future.set_result(found)
-    return future
 
 
 def _check(pixels: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import SemattnError
-from .files import whole, write_text
+from .files import claim, whole, write_text
 
 
 class Shelf:
@@ -65,12 +65,22 @@ class Shelf:
         """Keep a row of JSON."""
         write_text(self.folder / f"{name}.json", json.dumps(row, default=str))
 
+    def claim_row(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+        """Keep a row unless one is there: the one that stands, whichever process was first."""
+        stands: dict[str, Any] = json.loads(
+            claim(self.folder / f"{name}.json", json.dumps(row, default=str))
+        )
+        return stands
+
+    def has_arrays(self, name: str) -> bool:
+        """Whether a batch is done."""
+        return (self.folder / f"{name}.npz").exists()
+
     def arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of a batch, None where it is still to be done."""
-        file = self.folder / f"{name}.npz"
-        if not file.exists():
+        if not self.has_arrays(name):
             return None
-        with np.load(file, allow_pickle=False) as kept:
+        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as kept:
             return dict(kept)
 
     def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:

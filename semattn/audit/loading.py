@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..interrelation import Skipped
-from ..interrelation.reading import Loaded, Reader
+from ..interrelation.reading import Loaded, Reader, has_spare_cores
 
 AHEAD = 2  # batches that wait for the model
+MOST_WORKERS = 8
 GRACE = 15.0  # seconds: torch finds out a death within 5
 KILLED = "image: expected a picture, got one that killed the process that read it — remove it"
 _DIED = "DataLoader worker"  # how torch's error begins when one is gone
@@ -88,12 +89,11 @@ def stream(
                 done += 1
 
 
-def default_workers(device: torch.device) -> int:
+def default_workers(model: nn.Module) -> int:
     """Processes that read: none where they would take from the model what they give."""
-    cores = os.cpu_count() or 1
-    if device.type == "cpu" and torch.get_num_threads() >= cores:
+    if not has_spare_cores(model):
         return 0
-    return max(1, min(8, cores - 1))
+    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 1))
 
 
 def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:

@@ -55,12 +55,17 @@ def audit(
     SemattnError
         For another audit's folder; of the model, before the first image.
     """
-    for job in jobs:
-        if job not in JOBS:
-            raise ValueError(choices("job", job, JOBS))
-    if not jobs:
-        raise ValueError(f"jobs: expected one at least, got none — choose from {', '.join(JOBS)}")
+    check_jobs(jobs)
     check_parquet()
     options = {"method": method, "density": density, "detector": detector, "seed": seed}
     work = Work(model, source, Path(out), tuple(jobs), options, preprocessing)
     return work.run(batch_size, workers, process, progress)
+
+
+def check_jobs(jobs: Sequence[str], known: Sequence[str] = JOBS) -> None:
+    """Raise ValueError unless there is a job, and each is one of those known."""
+    for job in jobs:
+        if job not in known:
+            raise ValueError(choices("job", job, known))
+    if not jobs:
+        raise ValueError(f"jobs: expected one at least, got none — choose from {', '.join(known)}")

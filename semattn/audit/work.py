@@ -19,7 +19,7 @@ from ..attention.sites import refuse
 from ..density import densities
 from ..errors import SemattnError
 from ..explain import Explanation, explainers
-from ..files import claim, whole, write_text
+from ..files import whole, write_text
 from ..images import Preprocessing
 from ..interrelation import Analysis, Skipped
 from ..interrelation.reading import Loaded, Reader
@@ -85,10 +85,11 @@ class Work:
         chosen = {name: options[name] for name in ("density", "detector", "seed")}
         self.explainer = explainers.ensure(options["method"])(**chosen, preprocessing=self.wanted)
         detectors.ensure(options["detector"])
-        self.needs = getattr(densities.ensure(options["density"]), "needs", ("keypoints",))
-        self.reader = Reader(self.wanted, options["detector"], self.needs, source.names)
+        needs = getattr(densities.ensure(options["density"]), "needs", ("keypoints",))
+        self.reader = Reader(self.wanted, options["detector"], needs, source.names)
         self.device = next(model.parameters()).device
-        self.manifest = about_model(model) | {
+        self.about = about_model(model)
+        self.manifest = self.about | {
             "source": {"images": len(source), "sha256": _digest(source)},
             "jobs": list(jobs),
             "parameters": {**options, "preprocessing": str(self.wanted)},
@@ -115,7 +116,7 @@ class Work:
         todo = [one for one in units[place::count] if not self._done(one)]
         total, done, start = sum(one.stop - one.first for one in todo), 0, time.perf_counter()
         every = [batch for unit in todo for batch in unit.batches]
-        chosen = default_workers(self.device) if workers is None else workers
+        chosen = default_workers(self.model) if workers is None else workers
         flow = stream(self.reader, self.source.data.sources, every, chosen)
 
         def coming(unit: Unit) -> Iterator[Loaded]:
@@ -135,7 +136,7 @@ class Work:
         return Audit(told, found, tuple(self.skipped), total, seconds, waiting, files)
 
     def _done(self, unit: Unit) -> bool:
-        return (self.shelf.folder / f"unit-{unit.name}.npz").exists()
+        return self.shelf.has_arrays(f"unit-{unit.name}")
 
     def _do(self, unit: Unit, batches: Iterator[Loaded], sums: Sums) -> None:
         """One unit: its maps and sums first, then what says that it is done."""
@@ -211,9 +212,11 @@ class Work:
             raise ValueError(f"batch_size: expected 1 at least, got {asked}")
         known = self.shelf.row("batch")
         if known is None:
-            self._blank(1)  # finds out now, not image by image, what the model cannot do
+            # An image runs either way: what the model cannot do is found out now, and only once.
+            if asked is not None:
+                self._blank(1)
             size = asked or memory.batch_size(self._blank, self.device)
-            known = json.loads(claim(self.shelf.folder / "batch.json", json.dumps({"size": size})))
+            known = self.shelf.claim_row("batch", {"size": size})
         if asked not in (None, known["size"]):
             raise SemattnError(
                 f"batch_size: expected {known['size']}, with which this audit began, got {asked} — "
@@ -225,19 +228,19 @@ class Work:
         """All that is done with a batch, for images of noise."""
         rng = np.random.default_rng(0)
         noise = [rng.integers(0, 256, (*self.wanted.size, 3), dtype=np.uint8) for _ in range(size)]
-        reader = Reader(self.wanted, self.options["detector"], self.needs)
-        loaded = reader.load(0, noise, strict=True)
+        study = self._study(size)
+        loaded = study.reader.load(0, noise, strict=True)
         if "explain" in self.jobs:
             self._explanation(loaded)
         if "analyze" in self.jobs:
-            self._study(size).take(loaded)
+            study.take(loaded)
 
     def _study(self, size: int) -> Study:
         return Study(self.model, {
             "density": self.options["density"], "detector": self.options["detector"],
             "layers": None, "draws": 3, "pool": 32, "replicates": 200, "batch_size": size,
             "seed": self.options["seed"], "preprocessing": self.wanted,
-        })  # fmt: skip
+        }, self.about)  # fmt: skip
 
 
 def _digest(source: Source) -> str:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..registry import choices
 from . import options
 from .console import MOST_SKIPPED, bar, busy, closing, phases, told
 from .pages import pages
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from ..audit import Audit, Source
 
-JOBS = ("explain", "analyze", "spurious")
 UNFIT = re.compile(r"[^\w.-]+")  # in the name of a folder
 SEARCH = ".audit/search"  # what is done of a search
 
@@ -61,11 +59,12 @@ def audit(
     settings), [bold]analyze/[/] and [bold]spurious/[/] (as those commands do).
     """
     from .. import output
-    from ..audit import audit as run, open_source
+    from ..audit import JOBS, audit as run, check_jobs, open_source
 
     folder = out or Path(f"semattn-audit-{UNFIT.sub('_', Path(source).resolve().stem)}")
     output.check_folder(folder)
-    wanted = _jobs(jobs)
+    wanted = read_names(jobs) or []
+    check_jobs(wanted, (*JOBS, "spurious"))
     place = _place(process)
     first = place[0] == 0
     own = tuple(one for one in wanted if one != "spurious")
@@ -99,16 +98,6 @@ def audit(
             files["spurious"] = folder / "spurious"
     if first or files:
         _report(made, found, files, notes)
-
-
-def _jobs(given: str) -> list[str]:
-    wanted = read_names(given) or []
-    for one in wanted:
-        if one not in JOBS:
-            raise ValueError(choices("job", one, JOBS))
-    if not wanted:
-        raise ValueError(f"jobs: expected one at least, got none — choose from {', '.join(JOBS)}")
-    return wanted
 
 
 def _place(given: str | None) -> tuple[int, int]:

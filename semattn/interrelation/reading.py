@@ -48,16 +48,8 @@ class Loaded:
         """Several batches as one."""
         some = [one for one in parts if one.images is not None]
         every = [one.images for one in some if one.images is not None]
-        images = None
-        if every:
-            images = Images(
-                torch.cat([one.inputs for one in every]),
-                np.concatenate([one.pixels for one in every]),
-                tuple(name for one in every for name in one.names),
-                batched=True,
-            )
         return cls(
-            images,
+            _together(every, [name for one in every for name in one.names]) if every else None,
             [found for one in some for found in one.keypoints],
             [one for part in parts for one in part.skipped],
             sum(one.given for one in parts),
@@ -121,14 +113,19 @@ class Reader:
                 f"{', '.join(map(str, sorted(self.sizes)))} — "
                 "give them at the size of the model's input"
             )
-        images = Images(
-            torch.cat([one.inputs for one in good]),
-            np.concatenate([one.pixels for one in good]),
-            tuple(names),
-            batched=True,
-        )
+        images = _together(good, names)
         found = detect(images.pixels, self.detector, workers=threads, descriptors=self.descriptors)
         return Loaded(images, found, skipped, len(sources), tuple(numbers))
+
+
+def _together(every: Sequence[Images], names: Sequence[str]) -> Images:
+    """Images of one size as one batch, under these names."""
+    return Images(
+        torch.cat([one.inputs for one in every]),
+        np.concatenate([one.pixels for one in every]),
+        tuple(names),
+        batched=True,
+    )
 
 
 def read_ahead(

@@ -48,9 +48,12 @@ class Study:
     model : a vision transformer
     options : density, detector, layers, draws, pool, replicates, batch_size, preprocessing and
         seed, all of them, as of `analyze`
+    about : the model's `about_model`, where it is known: its weights are not read anew
     """
 
-    def __init__(self, model: nn.Module, options: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, options: dict[str, Any], about: dict[str, Any] | None = None
+    ) -> None:
         self.model, self.options = model, options
         self.class_token = any(CLASS_TOKEN.search(name) for name, _ in model.named_parameters())
         self.density = densities.ensure(options["density"])
@@ -65,7 +68,8 @@ class Study:
         self.reader = Reader(wanted, options["detector"], needs)
         said = {name: _said(value) for name, value in options.items()}
         said["preprocessing"] = said["preprocessing"] or _own_preprocessing(model)
-        self.manifest = about_model(model) | {"options": said, "versions": versions()}
+        about = about or about_model(model)
+        self.manifest = about | {"options": said, "versions": versions()}
         self.pool = Pool(options["pool"])
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
