@@ -111,6 +111,8 @@ class Work:
         place, count = process
         units = units_of(len(self.source), self._size(batch_size))
         self.study = self._study(units[0].size)
+        if "analyze" in self.jobs:  # of noise: the model may fail on the first image of a unit
+            self.study.find_grid(self._noise(1, self.study))
         (self.out / MAPS).mkdir(parents=True, exist_ok=True)
         sums = Sums(self.shelf.folder, f"{place:04d}")
         todo = [one for one in units[place::count] if not self._done(one)]
@@ -226,14 +228,17 @@ class Work:
 
     def _blank(self, size: int) -> None:
         """All that is done with a batch, for images of noise."""
-        rng = np.random.default_rng(0)
-        noise = [rng.integers(0, 256, (*self.wanted.size, 3), dtype=np.uint8) for _ in range(size)]
         study = self._study(size)
-        loaded = study.reader.load(0, noise, strict=True)
+        loaded = self._noise(size, study)
         if "explain" in self.jobs:
             self._explanation(loaded)
         if "analyze" in self.jobs:
             study.take(loaded)
+
+    def _noise(self, size: int, study: Study) -> Loaded:
+        rng = np.random.default_rng(0)
+        noise = [rng.integers(0, 256, (*self.wanted.size, 3), dtype=np.uint8) for _ in range(size)]
+        return study.reader.load(0, noise, strict=True)
 
     def _study(self, size: int) -> Study:
         return Study(self.model, {

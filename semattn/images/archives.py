@@ -86,6 +86,8 @@ def members(archive: str | os.PathLike[str]) -> Archive:
                         said = b"" if text is None else text.read()
                         if said.strip().isdigit():
                             labels[key] = int(said)
+                if whole < opened.offset + tarfile.BLOCKSIZE:  # every whole one ends with zeros
+                    raise tarfile.ReadError("no mark of its end")
             except tarfile.TarError as error:
                 last = next(reversed(found.values())).name if found else "the beginning"
                 broken = f"the archive is damaged after {last} ({error}): what follows is missing"

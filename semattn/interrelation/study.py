@@ -76,11 +76,17 @@ class Study:
         self.skipped: list[Skipped] = []
 
     def anew(self) -> Study:
-        """Another one of the same model and options, with nothing in it."""
+        """Another one of the same model and options, with nothing in it but the grid."""
         made = copy(self)
         made.pool = Pool(self.options["pool"])
-        made.tally, made.grid, made.skipped = None, None, []
+        made.tally, made.skipped = None, []
         return made
+
+    def find_grid(self, loaded: Loaded) -> None:
+        """Learn from a pass of the first image how the model cuts all of them."""
+        assert loaded.images is not None
+        inputs = as_taken(self.model, loaded.images.inputs[:1])
+        self.grid = record(self.model, inputs, layers=self.options["layers"], grad=False).grid
 
     def pooled(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
         """The same batches, once the pool is full of what they begin with."""
@@ -171,9 +177,8 @@ class Study:
         if loaded.images is None or not self.options["pool"]:
             return
         if self.grid is None:
-            inputs = as_taken(self.model, loaded.images.inputs[:1])
-            taken = record(self.model, inputs, layers=self.options["layers"], grad=False)
-            self.grid = taken.grid
+            self.find_grid(loaded)
+            assert self.grid is not None
         scene, _, *both = self._sorted(loaded.images, loaded.keypoints, self.grid)
         for key, p, sorted_in in zip(keys_of(scene), *both, strict=True):
             if full is None or len(self.pool) < full:

@@ -59,17 +59,31 @@ def test_a_sample_keeps_its_folder_and_its_dots(tmp_path):
     assert found.labels == (7,)
 
 
-@pytest.mark.parametrize("cut", [200, 512, 3000])
+@pytest.mark.parametrize("cut", [1, 13, 100])
 def test_a_damaged_archive_gives_what_comes_before(tmp_path, cut):
     file = archive(tmp_path / "a.tar", 4)
     whole = members(file)
     last = whole.pictures[-1]
-    file.write_bytes(file.read_bytes()[: last.offset + last.size - 1 - cut % 100])
+    file.write_bytes(file.read_bytes()[: last.offset + last.size - cut])
     found = members(file)
     assert found.pictures == whole.pictures[:-1]
     assert "damaged after 0002.png" in found.broken
     source = open_source(file, (), 10)
     assert source.broken == (("a.tar", found.broken),) and len(source) == 3
+
+
+def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
+    file = archive(tmp_path / "a.tar", 4)
+    assert members(file).broken == ""
+    third = members(file).pictures[2]
+    end = third.offset + third.size
+    end += -end % 512
+    content = file.read_bytes()
+    for cut in (end, end + 1, end + 511):  # before and within the header of the next
+        file.write_bytes(content[:cut])
+        found = members(file)
+        assert len(found.pictures) == 3
+        assert "damaged after 0002.png (no mark of its end)" in found.broken
 
 
 def test_what_is_no_source_is_refused(tmp_path):
