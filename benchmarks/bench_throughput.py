@@ -2,13 +2,15 @@
 
 Held against the slower of its two halves alone: reading and SIFT, and the model's forward and
 backward pass. Compositions of the training set as files; the embedded model; the ways take turns,
-and ratios are of the same round. The result goes to benchmarks/results/throughput.json.
+and ratios are of the same round. The result goes to benchmarks/results/throughput.json, with what
+`scale` plans from: operations, memory, and bytes on the disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
@@ -20,10 +22,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from semattn.audit import audit, open_source
+from semattn.explain import explainers
 from semattn.files import write_text
-from semattn.images import Preprocessing
+from semattn.images import Preprocessing, prepare
 from semattn.interrelation.reading import Reader
 from semattn.zoo import load
 
@@ -34,7 +38,9 @@ from .objects_on_scenes.fetch import default_root
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 BAR = 0.9
 SIDE, CLASSES = 448, 13
-READING, PASSES, EXPLAIN = "reading and SIFT", "forward and backward", "semattn audit, explain"
+DECODING, READING = "reading alone", "reading and SIFT"
+PASSES, EXPLAIN = "forward and backward", "semattn audit, explain"
+BOTH = "semattn audit, explain and analyze"
 
 Way = Callable[[int], float]
 
@@ -66,6 +72,9 @@ def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[st
     first = reader.load(0, batches[0]).images
     assert first is not None
 
+    def decoding(turn: int) -> float:
+        return timed(lambda: [prepare(path, reader.wanted) for path in paths])
+
     def reading(turn: int) -> float:
         return timed(lambda: [reader.load(0, batch) for batch in batches])
 
@@ -85,8 +94,8 @@ def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[st
         ).seconds  # fmt: skip
 
     return {
-        READING: reading, PASSES: passes, EXPLAIN: whole("explain"),
-        "semattn audit, explain and analyze": whole("explain", "analyze"),
+        DECODING: decoding, READING: reading, PASSES: passes, EXPLAIN: whole("explain"),
+        BOTH: whole("explain", "analyze"),
     }  # fmt: skip
 
 
@@ -104,6 +113,22 @@ def rows_of(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]
         }
         for way, took in seconds.items()
     ]  # fmt: skip
+
+
+def needs(model: nn.Module, folder: Path, images: int) -> dict[str, float]:
+    """What an image takes besides time; `folder` is that of `ways` after the first round."""
+    x = torch.zeros(1, 3, *Preprocessing.of(model).size, device=next(model.parameters()).device)
+    with FlopCounterMode(display=False) as counted:
+        explainers["sift-patch-interrelation"](density="center").attribute(model, x)
+    done = folder / "1-0"
+    rows = (done / "explain.parquet").stat().st_size
+    maps = sum(one.stat().st_size for one in (done / "maps").iterdir())
+    sums = sum(one.stat().st_size for one in (folder / "2-0" / ".audit").glob("analysis-*.npz"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "gflop": counted.get_total_flops() / 1e9, "row_bytes": rows / images,
+        "map_bytes": maps / images, "sums_mib": sums / 2**20, "peak_mib": peak / 2**10,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -126,6 +151,7 @@ def main() -> None:
                 if turn:
                     seconds[way].append(took)
             print(f"round {turn} of {options.rounds}", file=sys.stderr)
+        wanted = needs(model, Path(folder), options.images)
     made = measuring.result([], (
         f"{options.images} photographs of {SIDE} pixels, the embedded model, batches of "
         f"{options.batch_size}, {options.device}; median of {options.rounds} rounds in which the "
@@ -134,6 +160,7 @@ def main() -> None:
         "`python -m benchmarks.bench_throughput`."
     ))  # fmt: skip
     made["rows"] = rows_of(seconds, options.images)
+    made["needs"] = wanted
     made["columns"] = [
         {"key": "way", "title": "what"},
         {"key": "rate", "title": "images a second", "format": ",.1f"},

@@ -26,6 +26,7 @@ from ..interrelation.reading import Loaded, Reader, has_spare_cores
 
 AHEAD = 2  # batches that wait for the model
 MOST_WORKERS = 8
+TRIES = 3  # workers may be killed by others, for memory
 GRACE = 15.0  # seconds: torch finds out a death within 5
 KILLED = "image: expected a picture, got one that killed the process that read it — remove it"
 _DIED = "DataLoader worker"  # how torch's error begins when one is gone
@@ -106,17 +107,19 @@ def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[L
 
 def _alone(data: Batches, batch: Batch) -> Loaded:
     """A batch whose reading killed a worker: each image by a worker of its own."""
-    parts: list[Loaded] = []
-    for number in range(batch.first, batch.stop):
+    return Loaded.joined([_one(data, number) for number in range(batch.first, batch.stop)])
+
+
+def _one(data: Batches, number: int) -> Loaded:
+    """One image; it is to blame where every worker dies that reads it, and nothing else."""
+    for _ in range(TRIES):
         with _Behind(partial(_loader, data, [Batch(number, number + 1)], 1)) as coming:
             try:
-                parts += coming
+                return next(iter(coming))
             except RuntimeError as error:
                 if not str(error).startswith(_DIED):
                     raise
-                name = data.reader.name(number, data.sources[number])
-                parts.append(Loaded(None, [], [Skipped(name, KILLED)], 1))
-    return Loaded.joined(parts)
+    return Loaded(None, [], [Skipped(data.reader.name(number, data.sources[number]), KILLED)], 1)
 
 
 class _Behind:
