@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
@@ -45,9 +46,14 @@ BOTH = "semattn audit, explain and analyze"
 Way = Callable[[int], float]
 
 
-def files(folder: Path, count: int) -> Path:
-    """Compositions as JPEG files."""
+def files(folder: Path, count: int, pictures: Path | None) -> Path:
+    """Compositions as JPEG files; or those of a folder, over and over."""
     folder.mkdir()
+    if pictures:
+        made = sorted(pictures.iterdir())
+        for number in range(count):
+            shutil.copy(made[number % len(made)], folder / f"{number:05}.jpg")
+        return folder
     data = ObjectsOnScenes(default_root(), split="train", size=SIDE, count=count)
     for number in range(count):
         Image.fromarray(data[number].image).save(folder / f"{number:05}.jpg", quality=92)
@@ -65,7 +71,8 @@ def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[st
     """What is timed: a function of the round, which gives its seconds."""
     device = next(model.parameters()).device
     size = options.batch_size
-    source = open_source(files(folder / "in", options.images), tuple(model.classes), CLASSES)
+    given = files(folder / "in", options.images, options.pictures)
+    source = open_source(given, tuple(model.classes), CLASSES)
     reader = Reader(Preprocessing.of(model), "sift", ("keypoints",))
     paths = list(source.data.sources)
     batches = [paths[at : at + size] for at in range(0, len(paths), size)]
@@ -139,9 +146,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--pictures", type=Path, help="JPEG files in place of compositions")
+    parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    model = load(device=options.device).requires_grad_(False)  # no gradients of weights in any way
+    model = load(pretrained=not options.random_weights, device=options.device)
+    model.requires_grad_(False)  # no gradients of weights in any way
     with tempfile.TemporaryDirectory() as folder:
         every = ways(model, Path(folder), options)
         seconds: dict[str, list[float]] = {way: [] for way in every}

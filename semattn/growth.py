@@ -19,7 +19,7 @@ ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
 REACH = 0.99  # of what a patch of a region has, the part that is its neighbours'
 GROWTH = 0.9  # the same of a map's
 APART = 1e-5  # how much even patches that are not alike have in common
-AT_ONCE = 1 << 20  # pairs of patches that are numbers at one time
+AT_ONCE = 1 << 22  # pairs of patches that are numbers at one time
 EXACT = 16  # rounding errors that may be left
 
 
@@ -52,46 +52,57 @@ def within(one: SiteRecord, grid: PatchGrid, share: Tensor) -> Tensor:
 def walked(one: SiteRecord, grid: PatchGrid, starts: Tensor, reach: float = REACH) -> Tensor | None:
     """What starts (B, P, R) become by the walk; None where no keys are known.
 
-    `reach` is the part of what a patch has that comes from its like, in [0, 1). One image at a
-    time.
+    `reach` is the part of what a patch has that comes from its like, in [0, 1). As many images at
+    a time as there is room for.
     """
     if one.key is None:
         return None
     channels = one.key.to(one.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
     keys = grid.drop_prefix(one.keys_at.collect(channels)).transpose(-2, -1)
     keys = F.normalize(keys, dim=-1)
-    return torch.stack([_walk(mine, own, reach) for mine, own in zip(keys, starts, strict=True)])
+    together = max(1, AT_ONCE // grid.patches**2)
+    parts = zip(keys.split(together), starts.split(together), strict=True)
+    return torch.cat([_walk(mine, own, reach) for mine, own in parts])
 
 
 def _walk(keys: Tensor, starts: Tensor, reach: float) -> Tensor:
-    """The solution r (P, R) of r = (1 - reach) starts + reach T r, T the mean over like patches.
+    """The solution r (B, P, R) of r = (1 - reach) starts + reach T r, T the mean over like patches.
 
     By conjugate gradients: the system is symmetric and positive once each row is taken times its
-    number of neighbours, and things are few, so that some ten steps are enough. Of the P x P pairs
-    one byte each is kept.
+    number of neighbours, and things are few, so that some ten steps are enough. Each column stops
+    where it is solved, so that none depends on what it is solved beside. Of the P x P pairs one
+    byte each is kept.
     """
-    patches = len(keys)
-    parts = torch.arange(patches, device=keys.device).split(max(1, AT_ONCE // patches))
-    alike = [keys[part] @ keys.T > ALIKE for part in parts]
+    images, patches = keys.shape[:2]
+    rows = max(1, AT_ONCE // (images * patches))
+    other = keys.transpose(1, 2)
+    alike = [part @ other > ALIKE for part in keys.split(rows, dim=1)]
 
     def of_neighbours(values: Tensor) -> Tensor:
-        like = torch.cat([part.to(values.dtype) @ values for part in alike])
-        return (1 - APART) * like + APART * values.sum(dim=0)
+        like = torch.cat([part.to(values.dtype) @ values for part in alike], dim=1)
+        return (1 - APART) * like + APART * _total(values)
 
-    degree = of_neighbours(torch.ones_like(starts[:, :1]))
+    tiny = torch.finfo(starts.dtype).tiny
+    degree = of_neighbours(torch.ones_like(starts[..., :1]))
     wanted = (1 - reach) * degree * starts
     found = starts
     left = wanted - (degree * found - reach * of_neighbours(found))
-    enough = (wanted * wanted / degree).sum(dim=0) * (EXACT * torch.finfo(starts.dtype).eps) ** 2
+    enough = _total(wanted * wanted / degree) * (EXACT * torch.finfo(starts.dtype).eps) ** 2
     along = left / degree
-    size = (left * along).sum(dim=0)
+    size = _total(left * along)
     for _ in range(patches):
-        if bool((size <= enough).all()):
+        going = size > enough
+        if not bool(going.any()):
             break
         ahead = degree * along - reach * of_neighbours(along)
-        step = size / (along * ahead).sum(dim=0).clamp(min=torch.finfo(size.dtype).tiny)
+        step = going * size / _total(along * ahead).clamp(min=tiny)
         found = found + step * along
         left = left - step * ahead
-        before, size = size, (left * left / degree).sum(dim=0)
-        along = left / degree + size / before.clamp(min=torch.finfo(size.dtype).tiny) * along
+        before, size = size, _total(left * left / degree)
+        along = left / degree + size / before.clamp(min=tiny) * along
     return found
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sums over the patches of (B, P, R): (B, 1, R)."""
+    return values.sum(dim=1, keepdim=True)

@@ -75,6 +75,18 @@ def test_the_walk_is_the_one_of_the_definition(seen):
     torch.testing.assert_close(found[0], share[0] * inside / (inside + outside))
 
 
+def test_a_column_is_solved_as_if_it_were_alone(seen, monkeypatch):
+    one, grid, _ = seen
+    starts = torch.rand(2, grid.patches, 3, dtype=torch.float64)
+    starts[0, :, 1] = 1  # solved from the start
+    together = walked(one, grid, starts)
+    for column in range(3):
+        alone = walked(one, grid, starts[..., column, None])
+        torch.testing.assert_close(together[..., column, None], alone, rtol=1e-13, atol=0)
+    monkeypatch.setattr("semattn.growth.AT_ONCE", 1)  # one image and one row at a time
+    torch.testing.assert_close(walked(one, grid, starts), together, rtol=1e-13, atol=0)
+
+
 def test_from_one_patch_its_thing_is_found(seen):
     one, grid = things(seen, [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1])
     start = torch.zeros(2, grid.patches, dtype=torch.float64)

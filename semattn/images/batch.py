@@ -83,11 +83,12 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
             "preprocessing=Preprocessing(size, mean, std), or a float tensor"
         )
     fitted = [wanted.fit(read(_channels_last(one))) for one in sources]
-    if len(wanted.mean) == 1:
-        fitted = [picture.convert("L") for picture in fitted]  # what the model cannot see, nor SIFT
+    # What the model cannot see, SIFT does not see either.
+    seen = [picture.convert(wanted.mode).convert("RGB") for picture in fitted]
+    pixels = np.stack([np.asarray(picture) for picture in seen])
     return Images(
-        inputs=torch.stack([wanted.normalize(picture) for picture in fitted]),
-        pixels=np.stack([np.asarray(picture.convert("RGB")) for picture in fitted]),
+        inputs=wanted.inputs(pixels),
+        pixels=pixels,
         names=tuple(
             Path(said).name if (said := called(one)) else f"image {i}"
             for i, one in enumerate(sources)

@@ -153,9 +153,18 @@ class Preprocessing:
 
     def normalize(self, picture: Image.Image) -> Tensor:
         """A fitted picture as the model takes it, (C, H, W) float32."""
-        values = np.array(picture.convert("L" if len(self.mean) == 1 else "RGB"))
-        chw = torch.from_numpy(values.reshape(*values.shape[:2], -1)).permute(2, 0, 1).contiguous()
-        return chw.float().div(255).sub_(_column(self.mean)).div_(_column(self.std))
+        return self.inputs(np.asarray(picture.convert(self.mode).convert("RGB"))[None])[0]
+
+    def inputs(self, pixels: np.ndarray) -> Tensor:
+        """Fitted pixels (B, H, W, 3) as the model takes them, (B, C, H, W) float32."""
+        planes = pixels[..., : len(self.mean)].transpose(0, 3, 1, 2)
+        values = torch.from_numpy(planes.astype(np.float32, order="C"))
+        return values.div_(255).sub_(_column(self.mean)).div_(_column(self.std))
+
+    @property
+    def mode(self) -> str:
+        """What the model sees of a picture, in Pillow's words: "RGB", or "L" for one channel."""
+        return "L" if len(self.mean) == 1 else "RGB"
 
     def restore(self, inputs: Tensor) -> Tensor:
         """Undo the normalisation of (…, C, H, W)."""
