@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
+OLDEST ?= python3.10
 PHOTO ?= examples/flower.jpg
 PIP_ARGS ?=
 
@@ -12,11 +13,11 @@ STAMP := $(VENV)/.semattn-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit coverage format tables picture clean distclean opencv
+.PHONY: help env demo test lint types unit coverage format tables picture dist check-wheel oldest clean distclean opencv
 
 help: ## list the targets
 	@echo 'semattn: make TARGET [PYTHON=python3.12] [VENV=.venv] [PHOTO=photo.jpg] [OUT=demo]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP) ## make the environment in $(VENV); quick once it stands
 
@@ -54,12 +55,26 @@ picture: demo ## make the pictures of README.md anew; some minutes
 	  [shrink(Image.open("$(OUT)/" + made).convert("RGB")).save("docs/" + kept, quality=88, subsampling=0, optimize=True) \
 	   for made, kept in (("figure.png", "explain.jpg"), ("compare/compare.png", "compare.jpg"), ("prompt/prompt.png", "prompt.jpg"))]'
 
+dist: env ## wheel and source distribution, in ./dist
+	rm -rf dist
+	$(BIN)/python -m build
+
+check-wheel: dist ## use the wheel as a user does: fresh environment, another folder, mypy --strict; minutes
+	PYTHON=$(PYTHON) PIP_ARGS='$(PIP_ARGS)' .ci/check-wheel
+
+oldest: ## the tests with the oldest releases that setup.cfg allows; $(OLDEST) says which Python
+	$(OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	  --constraint .ci/oldest.txt --editable '.[test]'
+	@$(MAKE) --no-print-directory opencv VENV=.venv-oldest
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist worksteal
+
 clean: ## remove what the tools and the demo left
 	rm -rf build dist *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## and the environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
