@@ -1,0 +1,175 @@
+"""Hostile inputs: ``python -m benchmarks.reliability_fuzz [--inputs 100000] [--seed 0]``.
+
+Each area draws its inputs by the seed, hands them to semattn one by one, in a process of its own,
+and counts: answered as promised, refused clearly, crashed, and left changed. Memory is taken after
+a warm-up and at the end. The table is written after every area, so that a run may be stopped and go
+on with the areas that are left: ``--areas pictures arrays``. The result goes to
+benchmarks/results/reliability_fuzz.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semattn.files import write_text
+
+from . import (
+    fuzzing,
+    fuzzing_archives,
+    fuzzing_arguments,
+    fuzzing_files,
+    fuzzing_images,
+    fuzzing_models,
+    fuzzing_patches,
+)
+
+RESULTS = Path(__file__).parent / "results" / "reliability_fuzz.json"
+WARM_UP = 1000  # inputs, or a tenth of them, after which memory is taken
+
+# Area: what makes it, and what it is in the table.
+AREAS: dict[str, tuple[Any, str]] = {
+    "pictures": (fuzzing_images.pictures, "pictures: damaged and forged files"),
+    "arrays": (fuzzing_images.arrays, "arrays, tensors, PIL images, and none of them"),
+    "keypoints": (fuzzing_patches.keypoints, "keypoints: detectors, crops"),
+    "density": (fuzzing_patches.density, "densities, concentration, strata, grids"),
+    "masking": (fuzzing_patches.masking, "masks and loss weights"),
+    "explained": (fuzzing_models.explained, "explanations: images, targets, options, models"),
+    "attention": (fuzzing_models.attention, "attention recorded, steered, prompted"),
+    "archives": (fuzzing_archives.archives, "archives, lists, folders"),
+    "kept": (fuzzing_files.kept, "maps, analyses, searches, keypoints on the disk"),
+    "checkpoints": (fuzzing_files.checkpoints, "weights"),
+    "arguments": (fuzzing_arguments.arguments, "command lines"),
+}
+
+
+def measured(area: str, inputs: int, seed: int, work: Path) -> dict[str, Any]:
+    """Try so many inputs of an area: a row of the table, and what crashed."""
+    torch.set_num_threads(1)
+    place, own = work / "place", work / "tmp"
+    for one in (place, own):
+        one.mkdir()
+    tempfile.tempdir = str(own)
+    make, title = AREAS[area]
+    attempt = make(place)
+    count: Counter[str] = Counter()
+    crashes: dict[str, str] = {}
+    warm, start = 0.0, time.perf_counter()
+    before = fuzzing.state()
+    for index in range(inputs):
+        if index == min(WARM_UP, inputs // 10):
+            warm = fuzzing.resident()
+        rng = np.random.default_rng([seed, zlib.crc32(area.encode()), index])
+        verdict, said = fuzzing.judge(lambda chance=rng: attempt(chance))
+        after = fuzzing.state()
+        left = [name for name, value in after.items() if value != before[name]]
+        before = after
+        count[verdict] += 1
+        count["left"] += bool(left)
+        if verdict == "crashed" or left:
+            crashes.setdefault(said.partition(": ")[0], f"{area} {index}: {said} {left or ''}")
+        if (index + 1) % 1000 == 0:
+            print(f"{area}: {index + 1} of {inputs}, {dict(count)}", file=sys.stderr, flush=True)
+    tried = inputs - min(WARM_UP, inputs // 10)
+    return {
+        "area": title,
+        "inputs": inputs,
+        **{name: count[name] for name in ("answered", "refused", "crashed", "left")},
+        "growth": round((fuzzing.resident() - warm) * 10_000 / max(tried, 1), 1),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "milliseconds": round(1000 * (time.perf_counter() - start) / max(inputs, 1), 1),
+        "crashes": list(crashes.values()),
+    }
+
+
+def alone(area: str, inputs: int, seed: int) -> dict[str, Any]:
+    """The same in a process of its own, which may even die."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        file = Path(folder) / "row.json"
+        line = [sys.executable, "-m", "benchmarks.reliability_fuzz", "--alone", str(file)]
+        line += ["--areas", area, "--inputs", str(inputs), "--seed", str(seed)]
+        ended = subprocess.run(line, check=False, cwd=folder, env=_environment())
+        if not file.exists():
+            raise RuntimeError(f"{area}: the process ended with {ended.returncode}")
+        row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return row
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[1])
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": root, "MPLBACKEND": "agg"}
+
+
+def result(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """The table."""
+    total: dict[str, Any] = {
+        name: sum(row[name] for row in rows)
+        for name in ("inputs", "answered", "refused", "crashed", "left")
+    }
+    total |= {"area": "all", "growth": None, "peak": max(row["peak"] for row in rows)}
+    return {
+        "caption": f"Hostile inputs, drawn by the seed {seed}. Answered: as promised, which is "
+        "checked; refused: by one line of semattn's own that says what was expected, or by the "
+        "model or function that was given; crashed: anything else, also a warning, and half a "
+        "minute without an answer; left: hooks, modes, threads, files or settings that a call left "
+        "behind. Memory "
+        "of the process: what 10,000 inputs add after a warm-up, and the most that it ever had. "
+        "Made by `python -m benchmarks.reliability_fuzz`.",
+        "columns": [
+            {"key": "area", "title": "area"},
+            {"key": "inputs", "title": "inputs", "format": ","},
+            {"key": "answered", "title": "answered", "format": ","},
+            {"key": "refused", "title": "refused", "format": ","},
+            {"key": "crashed", "title": "crashed", "format": ","},
+            {"key": "left", "title": "left", "format": ","},
+            {"key": "growth", "title": "MiB more in 10,000", "format": ".1f"},
+            {"key": "peak", "title": "MiB at most", "format": ","},
+        ],
+        "rows": [*rows, total],
+    }
+
+
+def main() -> None:
+    """Try all areas and write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--inputs", type=int, default=110_000, help="of all areas together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS))
+    parser.add_argument("--smoke", action="store_true", help="a few inputs of each")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+            row = measured(options.areas[0], options.inputs, options.seed, Path(folder))
+        write_text(options.alone, json.dumps(row))
+        return
+    inputs = 1_100 if options.smoke else options.inputs
+    rows: dict[str, dict[str, Any]] = {}
+    if options.out.exists():
+        told = json.loads(options.out.read_text(encoding="utf-8"))
+        rows = {row["area"]: row for row in told["rows"] if row["area"] != "all"}
+    for area in options.areas:
+        row = alone(area, -(-inputs // len(AREAS)), options.seed)
+        rows[row["area"]] = row
+        order = [rows[title] for _, title in AREAS.values() if title in rows]
+        write_text(options.out, json.dumps(result(order, options.seed), indent=1) + "\n")
+        print({name: value for name, value in row.items() if name != "crashes"}, flush=True)
+        print("\n".join(row["crashes"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
