@@ -13,7 +13,7 @@ STAMP := $(VENV)/.semattn-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit coverage format tables picture dist check-wheel oldest clean distclean opencv
+.PHONY: help env demo test lint types unit coverage format tables picture docs gallery dist check-wheel oldest clean distclean opencv
 
 help: ## list the targets
 	@echo 'semattn: make TARGET [PYTHON=python3.12] [VENV=.venv] [PHOTO=photo.jpg] [OUT=demo]'
@@ -55,6 +55,12 @@ picture: demo ## make the pictures of README.md anew; some minutes
 	  [shrink(Image.open("$(OUT)/" + made).convert("RGB")).save("docs/" + kept, quality=88, subsampling=0, optimize=True) \
 	   for made, kept in (("figure.png", "explain.jpg"), ("compare/compare.png", "compare.jpg"), ("prompt/prompt.png", "prompt.jpg"))]'
 
+docs: env ## the site, in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+gallery: env ## run the examples and keep what they draw in docs/gallery; some minutes
+	$(BIN)/python docs/gallery/make.py
+
 dist: env ## wheel and source distribution, in ./dist
 	rm -rf dist
 	$(BIN)/python -m build
@@ -70,7 +76,7 @@ oldest: ## the tests with the oldest releases that setup.cfg allows; $(OLDEST) s
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist worksteal
 
 clean: ## remove what the tools and the demo left
-	rm -rf build dist *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo
+	rm -rf build dist docs/_build *.egg-info .coverage .hypothesis htmlcov .mypy_cache .pytest_cache .ruff_cache demo
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## and the environment
@@ -83,7 +89,7 @@ $(STAMP): setup.cfg pyproject.toml
 	  { echo 'error: PYTHON: expected the venv module, got none — on Debian and Ubuntu: apt install python3-venv'; exit 2; }
 	@echo 'making the environment in $(VENV): several GB, mostly PyTorch; minutes, and once'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,docs]'
 	@$(MAKE) --no-print-directory opencv
 	@touch $@
 

@@ -1,0 +1,81 @@
+"""The pages of the site hang together: read as text, without Sphinx; `make docs` does the rest."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import semattn
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(one for one in DOCS.rglob("*.md") if "_build" not in one.parts)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+GALLERY = (DOCS / "gallery.md").read_text(encoding="utf-8")
+
+
+def where(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+def tree(page: Path) -> set[Path]:
+    """The pages that the toctrees of a page name."""
+    blocks = re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line[:1] not in ("", ":")]
+    names = [re.sub(r"^.* <(.+)>$", r"\1", line) for line in lines]
+    return {page.parent / f"{name}.md" for name in names}
+
+
+def reference() -> dict[str, set[str]]:
+    """Module to the pages of the reference that show it."""
+    found: dict[str, set[str]] = {}
+    for page in (DOCS / "api").glob("*.md"):
+        for module in re.findall(r"automodule:: (\S+)", page.read_text(encoding="utf-8")):
+            found.setdefault(module, set()).add(page.stem)
+    return found
+
+
+def test_every_page_is_in_one_toctree():
+    named = [one for page in PAGES for one in tree(page)]
+    assert len(named) == len(set(named))
+    left = set(PAGES) - {*named, DOCS / "index.md"}
+    assert not left, f"enter them in a toctree of docs/index.md: {sorted(map(where, left))}"
+    assert not set(named) - set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|``?[^`]*``?", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+        assert (page.parent / link).exists(), f"{where(page)} links to {link}"
+
+
+def test_the_reference_has_every_public_name():
+    text = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    shown = reference()
+    for name, home in semattn._HOME.items():
+        assert f"{{any}}`{name} <semattn.{home}.{name}>`" in text, f"docs/api/index.md lacks {name}"
+        assert f"semattn.{home}" in shown
+    assert {f"semattn.{one}" for one in semattn._PARTS} <= set(shown)
+
+
+@pytest.mark.parametrize("module", sorted(reference()))
+def test_the_modules_of_the_reference_exist(module):
+    assert import_module(module).__doc__
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda one: one.name)
+def test_the_gallery_has_every_example(script):
+    assert f"({script.stem}-py)=" in GALLERY
+    assert f"literalinclude}} ../examples/{script.name}" in GALLERY
+    assert (DOCS / "gallery" / f"{script.stem}.txt").stat().st_size
+    drawn = {one.name for one in (DOCS / "gallery").glob(f"{script.stem}*.jpg")}
+    assert drawn == set(re.findall(rf"\(gallery/({script.stem}(?:-\d)?\.jpg)\)", GALLERY))
+
+
+def test_pictures_of_the_gallery_are_small():
+    for picture in (DOCS / "gallery").glob("*.jpg"):
+        assert picture.stat().st_size < 150_000, picture.name
