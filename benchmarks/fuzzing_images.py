@@ -205,7 +205,9 @@ def array(rng: Chance) -> Any:
     elif kind == 1:
         made = np.asfortranarray(made)
     elif kind == 2:
-        made = np.broadcast_to(made[(0,) * made.ndim], made.shape) if made.size else made
+        made = (
+            np.broadcast_to(made[(0,) * made.ndim], made.shape) if made.size and made.ndim else made
+        )
     elif kind == 3:
         made = np.ma.masked_array(made)
     return made

@@ -81,7 +81,7 @@ def keypoints(work: Path) -> Try:
         sides = pick(rng, ((32, 48), (16, 16), (1, 1), (7, 40), (3, 3), (2, 64)))
         pixels = smooth(rng, pick(rng, (0, 1, 1, 2)), *sides) if kind < 0.8 else array(rng)
         options: dict[str, Any] = {}
-        for name in ("contrast_threshold", "duplicates", "workers", "descriptors", "nothing"):
+        for name in ("contrast_threshold", "duplicates", "workers", "descriptors"):
             if rng.random() < 0.1:
                 options[name] = pick(rng, ("drop", "keep", True)) if rng.random() < 0.5 else (
                     number(rng))  # fmt: skip

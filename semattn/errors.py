@@ -5,8 +5,28 @@ exception that a caller without semattn in mind would catch.
 """
 
 
+def plain(text: str) -> str:
+    r"""A text that is one line, can be shown and can be stored, whatever a file is called.
+
+    Line ends, what moves a terminal's cursor, and what is no Unicode stand as their escapes.
+
+    Examples
+    --------
+    >>> print(plain("cat\x1b[2J\n\udcff.png"))
+    cat\x1b[2J\n\udcff.png
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
 class SemattnError(Exception):
     """Anything that semattn refuses."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class ShapeError(SemattnError, ValueError):

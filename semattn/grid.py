@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_values
 from .errors import ShapeError
+from .registry import choices
+
+MODES = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,17 @@ class PatchGrid:
         return self.prefix + self.patches
 
     def patch_of(self, xy: Tensor) -> Tensor:
-        """Patch index (K,) of the positions (K, 2) in pixels; -1 outside the grid."""
+        """Patch index (K,) of the positions (K, 2) in pixels; -1 outside the grid, and for NaN."""
+        check_values("positions", xy)
+        if xy.shape[-1] != 2:
+            raise ShapeError(f"positions: expected (K, 2), x and y, got {tuple(xy.shape)}")
         # By numpy: masking asks for every image of every step, and this costs less than torch.
-        places = xy.numpy().astype(np.float64) + 0.5
-        column = np.floor(places[..., 0] / self.cell[1]).astype(np.int64)
-        row = np.floor(places[..., 1] / self.cell[0]).astype(np.int64)
+        places = xy.detach().double().cpu().numpy() + 0.5
+        column = np.floor(places[..., 0] / self.cell[1])
+        row = np.floor(places[..., 1] / self.cell[0])
         h, w = self.shape
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-        return torch.from_numpy(np.where(inside, row * w + column, -1))
+        return torch.from_numpy(np.where(inside, row * w + column, -1).astype(np.int64))
 
     def centers(self) -> Tensor:
         """Centre (P, 2) of each patch as (x, y), pixels."""
@@ -70,6 +77,7 @@ class PatchGrid:
 
     def drop_prefix(self, per_token: Tensor) -> Tensor:
         """(…, N) without its prefix tokens: (…, P)."""
+        check_values("per-token values", per_token)
         if per_token.shape[-1] != self.tokens:
             raise ShapeError(
                 f"per-token values: expected (…, {self.tokens}) for {self}, got "
@@ -89,6 +97,7 @@ class PatchGrid:
 
     def check(self, per_patch: Tensor, name: str) -> None:
         """Raise ShapeError unless the last axis of `per_patch` is P long."""
+        check_values(name, per_patch)
         if per_patch.shape[-1] == self.patches:
             return
         hint = (
@@ -107,9 +116,16 @@ class PatchGrid:
 
         `mode` is one of `torch.nn.functional.interpolate`; pixels beyond the last patch repeat it.
         """
+        if mode not in MODES:
+            raise ValueError(choices("mode", mode, MODES))
         picture = self.fold(per_patch).unsqueeze(1)
+        if per_patch.ndim != 2 or not per_patch.is_floating_point():
+            raise ShapeError(
+                f"per-patch values: expected floats (B, {self.patches}), got {per_patch.dtype} "
+                f"{tuple(per_patch.shape)} — one row an image"
+            )
         covered = (round(self.shape[0] * self.cell[0]), round(self.shape[1] * self.cell[1]))
-        smooth = {} if mode.startswith("nearest") else {"align_corners": False}
+        smooth = {} if mode.startswith("nearest") or mode == "area" else {"align_corners": False}
         large = F.interpolate(picture, size=covered, mode=mode, **smooth)
         height, width = self.image_size
         beyond = (0, max(width - covered[1], 0), 0, max(height - covered[0], 0))
@@ -119,7 +135,8 @@ class PatchGrid:
 
     def pool(self, per_pixel: Tensor) -> Tensor:
         """Mean of (B, H, W) over each patch: (B, P). Pixels in no patch do not count."""
-        if tuple(per_pixel.shape[-2:]) != self.image_size:
+        check_values("per-pixel values", per_pixel)
+        if per_pixel.ndim != 3 or tuple(per_pixel.shape[-2:]) != self.image_size:
             raise ShapeError(
                 f"per-pixel values: expected (B, {self.image_size[0]}, {self.image_size[1]}), "
                 f"got {tuple(per_pixel.shape)} — give them at the size of the model's input"

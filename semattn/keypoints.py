@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_number
 from .errors import ShapeError
 from .images import luma
 from .registry import Registry, choices
@@ -54,6 +55,24 @@ class Keypoints:
     image_size: tuple[int, int]
     detector: str
 
+    def __post_init__(self) -> None:
+        for name in ("xy", "response", "size", "angle", "descriptor"):
+            value = getattr(self, name)
+            if name == "descriptor" and value is None:
+                continue
+            if not isinstance(value, Tensor) or value.requires_grad or value.is_complex():
+                raise TypeError(
+                    f"keypoints: expected {name} as a tensor of numbers without a gradient, got "
+                    f"{getattr(value, 'dtype', type(value).__name__)} — torch.as_tensor(…).detach()"
+                )
+            count = tuple(self.xy.shape[:1])
+            wanted = {"xy": (*count, 2), "descriptor": (*count, *value.shape[1:2])}.get(name, count)
+            if not count or tuple(value.shape) != wanted:
+                raise ShapeError(
+                    f"keypoints: expected {name} for {tuple(self.xy.shape)} positions, got "
+                    f"{tuple(value.shape)} — one row a keypoint"
+                )
+
     def __len__(self) -> int:
         return len(self.xy)
 
@@ -85,6 +104,8 @@ def detect(
     """
     find = detectors.ensure(detector)
     _check(pixels)
+    if workers is not None:
+        check_number("workers", workers, least=0, whole=True)
     if descriptors:
         options["descriptors"] = True
     threads = min(len(pixels), workers or os.cpu_count() or 1)
@@ -138,8 +159,11 @@ def sift(
         "keep" has one for each orientation, so that ambiguous ones count more
     descriptors : whether descriptors are computed too
     """
+    check_number("contrast_threshold", contrast_threshold, least=0)
     cv2 = _cv2()
-    finder = cv2.SIFT_create(contrastThreshold=contrast_threshold, enable_precise_upscale=True)
+    finder = cv2.SIFT_create(
+        contrastThreshold=float(contrast_threshold), enable_precise_upscale=True
+    )
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     if descriptors:
         found, descriptor = finder.detectAndCompute(grey, None)
@@ -171,6 +195,7 @@ def sift_skimage(
     """
     from skimage.feature import SIFT
 
+    check_number("contrast_threshold", contrast_threshold, least=0)
     grey = luma(pixels)
     table = np.zeros((0, 5), dtype=np.float32)
     descriptor = np.zeros((0, 128), dtype=np.float32) if descriptors else None

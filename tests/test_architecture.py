@@ -18,7 +18,7 @@ PACKAGE = ROOT / "semattn"
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
     {"cost", "digest", "errors", "files", "registry", "statistics", "version"},
-    {"manifest", "shelf"},
+    {"checks", "manifest", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "growth", "zoo", "metrics"},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SemattnError
+from ..errors import SemattnError, plain
 from ..images import TarMember, called, members
 from ..spurious.data import PREDICTED, Labelled, read
 from ..spurious.folders import numbers_of
@@ -76,7 +76,7 @@ nowhere, which does not exist
 
 def _folder(folder: Path, names: Sequence[str], outputs: int) -> Source:
     data = read(folder, names, outputs)
-    return Source(data, tuple(Path(one).relative_to(folder).as_posix() for one in data.sources))
+    return Source(data, tuple(called(Path(one).relative_to(folder)) for one in data.sources))
 
 
 def _list(file: Path, names: Sequence[str], outputs: int) -> Source:
@@ -101,7 +101,9 @@ def _list(file: Path, names: Sequence[str], outputs: int) -> Source:
     labels = tuple((int(one) if one.isdigit() else numbers[one]) if one else None for one in words)
     paths = [file.parent / path.strip() for path, _, _ in rows]
     note = PREDICTED.format("the list has no classes") if not any(words) else ""
-    return Source(Labelled(paths, labels, tuple(names), note), tuple(path for path, _, _ in rows))
+    return Source(
+        Labelled(paths, labels, tuple(names), note), tuple(plain(path) for path, _, _ in rows)
+    )
 
 
 def _archives(files: Sequence[Path], names: Sequence[str]) -> Source:
@@ -112,12 +114,12 @@ def _archives(files: Sequence[Path], names: Sequence[str]) -> Source:
         try:
             found = members(one)
         except SemattnError as error:
-            broken.append((one.name, str(error)))
+            broken.append((plain(one.name), str(error)))
             continue
         pictures += found.pictures
         labels += found.labels
         if found.broken:
-            broken.append((one.name, found.broken))
+            broken.append((plain(one.name), found.broken))
     if not pictures:
         said = f" ({broken[0][1]})" if broken else ""
         raise SemattnError(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semattn.checks import check_number
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
 from semattn.keypoints import Keypoints
@@ -40,12 +41,17 @@ class Scene:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 4 or self.pixels.shape[1:3] != self.grid.image_size:
+        shape = self.pixels.shape if isinstance(self.pixels, np.ndarray) else ()
+        if len(shape) != 4 or shape[1:] != (*self.grid.image_size, 3) or not shape[0]:
             height, width = self.grid.image_size
             raise ShapeError(
                 f"pixels: expected (B, {height}, {width}, 3) for this grid, got "
-                f"{self.pixels.shape} — take them at the size of the model's input"
+                f"{shape or type(self.pixels).__name__} — one image at least, at the size of the "
+                "model's input"
             )
+        if self.pixels.dtype != np.uint8:
+            raise TypeError(f"pixels: expected uint8, got {self.pixels.dtype} — images.pixels_of")
+        check_number("seed", self.seed, least=0, whole=True)
         if len(self.keypoints) not in (0, len(self.pixels)):
             raise ShapeError(
                 f"keypoints: expected those of {len(self.pixels)} images, got "

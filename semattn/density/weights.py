@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 import zlib
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semattn.checks import check_number, check_values
 from semattn.errors import NoKeypointWarning, ShapeError
 
 EMPTY, LOW, HIGH = 0, 1, 2
@@ -34,10 +34,7 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
     tensor([[0.1250, 0.5000, 0.2500, 0.1250]], dtype=torch.float64)
     """
     s = _checked(s)
-    if not (smoothing >= 0 and math.isfinite(smoothing)):
-        raise ValueError(
-            f"smoothing: expected a finite number >= 0, got {smoothing} — .1 is the usual one"
-        )
+    check_number("smoothing", smoothing, least=0, most=1e6)
     greatest = s.amax(-1, keepdim=True)
     empty = greatest == 0
     if empty.any():
@@ -49,7 +46,7 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
             stacklevel=2,
         )
     s = torch.where(empty, 1.0, s / greatest)  # the scale cancels; so nothing overflows
-    s = s + smoothing * s.mean(-1, keepdim=True)
+    s = s + float(smoothing) * s.mean(-1, keepdim=True)
     return s / s.sum(-1, keepdim=True)
 
 
@@ -65,6 +62,9 @@ def strata(s: Tensor, seed: int = 0) -> Tensor:
     [[0, 2, 1, 2]]
     """
     s = _checked(s)
+    check_number("seed", seed, least=0, whole=True)
+    if not len(s):
+        return s.to(torch.int8)
     rank = torch.stack([_ranks(row, seed) for row in s.detach().cpu().numpy()]).to(s.device)
     empty = (s == 0).sum(1, keepdim=True)
     high = rank - empty >= (s.shape[1] - empty) // 2
@@ -80,6 +80,7 @@ def _ranks(row: np.ndarray, seed: int) -> Tensor:
 
 def _checked(s: Tensor) -> Tensor:
     """S as float64, or why not."""
+    check_values("density", s)
     if s.ndim != 2 or s.shape[1] == 0:
         raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)} — one value a patch")
     s = s.to(torch.float64)

@@ -12,10 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from semattn.errors import ImageError
+from semattn.errors import ImageError, plain
 
 LABEL = ".cls"  # the ending of a member that holds a class number
 LONGEST_LABEL = 64  # bytes
+
+# What tarfile raises of headers that are damaged or lie.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -65,38 +68,50 @@ def members(archive: str | os.PathLike[str]) -> Archive:
         For a file that cannot be opened, or that is no tar archive.
     """
     path = Path(archive)
-    endings = {one for one in Image.registered_extensions() if one != ".pdf"}
     found: dict[str, TarMember] = {}
     labels: dict[str, int] = {}
     broken = ""
     try:
         with tarfile.open(path, mode="r:") as opened:
-            whole = path.stat().st_size
             try:
-                for one in opened:
-                    key, ending = _parted(one.name)
-                    if not one.isreg():
-                        continue
-                    if one.offset_data + one.size > whole:
-                        raise tarfile.ReadError("unexpected end of data")
-                    if ending in endings:
-                        found.setdefault(key, TarMember(path, one.name, one.offset_data, one.size))
-                    elif ending == LABEL and one.size <= LONGEST_LABEL:
-                        text = opened.extractfile(one)
-                        said = b"" if text is None else text.read()
-                        if said.strip().isdigit():
-                            labels[key] = int(said)
-                if whole < opened.offset + tarfile.BLOCKSIZE:  # every whole one ends with zeros
-                    raise tarfile.ReadError("no mark of its end")
-            except tarfile.TarError as error:
+                _list(opened, path, found, labels)
+            except _DAMAGE as error:
                 last = next(reversed(found.values())).name if found else "the beginning"
-                broken = f"the archive is damaged after {last} ({error}): what follows is missing"
-    except (tarfile.TarError, OSError, EOFError) as error:
+                broken = plain(
+                    f"the archive is damaged after {last} ({error}): what follows is missing"
+                )
+    except _DAMAGE as error:
         raise ImageError(
             f"archive: expected a tar file that is not compressed, got {path} ({error}) — "
             "unpack it, or write it anew"
         ) from error
     return Archive(tuple(found.values()), tuple(labels.get(key) for key in found), broken)
+
+
+def _list(
+    opened: tarfile.TarFile, path: Path, found: dict[str, TarMember], labels: dict[str, int]
+) -> None:
+    """Enter the pictures and the class numbers of an archive by their keys."""
+    endings = {one for one in Image.registered_extensions() if one != ".pdf"}
+    whole, last = path.stat().st_size, -1
+    for one in opened:
+        if one.size < 0 or one.offset <= last:  # or it would be gone through in circles
+            raise tarfile.ReadError("a member of less than nothing")
+        last = one.offset
+        key, ending = _parted(one.name)
+        if not one.isreg():
+            continue
+        if one.offset_data + one.size > whole:
+            raise tarfile.ReadError("unexpected end of data")
+        if ending in endings:
+            found.setdefault(key, TarMember(path, one.name, one.offset_data, one.size))
+        elif ending == LABEL and one.size <= LONGEST_LABEL:
+            text = opened.extractfile(one)
+            said = b"" if text is None else text.read(LONGEST_LABEL)
+            if said.strip().isdigit():
+                labels[key] = int(said)
+    if whole < opened.offset + tarfile.BLOCKSIZE:  # every whole one ends with zeros
+        raise tarfile.ReadError("no mark of its end")
 
 
 def _parted(name: str) -> tuple[str, str]:

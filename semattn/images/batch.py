@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semattn.errors import ImageError, ShapeError, UnsupportedModelError
+from semattn.checks import check_values
+from semattn.errors import ImageError, ShapeError, UnsupportedModelError, plain
 
 from .archives import TarMember
 from .picture import read
@@ -98,10 +99,13 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
 
 
 def called(source: Any) -> str:
-    """What a picture is called: its path, or its place in an archive; "" for what has no name."""
+    """What a picture is called: its path, or its place in an archive; "" for what has no name.
+
+    Of signs that cannot be shown, the escapes.
+    """
     if isinstance(source, (str, os.PathLike)):
-        return Path(source).as_posix()
-    return str(source) if isinstance(source, TarMember) else ""
+        return plain(Path(source).as_posix())
+    return plain(str(source)) if isinstance(source, TarMember) else ""
 
 
 def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
@@ -123,6 +127,7 @@ def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
     >>> pixels_of(torch.tensor([-2.0, 0.0, 2.0]).expand(1, 3, 1, 3))[0, 0, :, 0].tolist()
     [0, 128, 255]
     """
+    check_values("inputs", inputs)
     if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or inputs.numel() == 0:
         raise ShapeError(
             "inputs: expected (B, C, H, W) with C of 1 or 3 and nothing empty, got "
@@ -171,6 +176,8 @@ def _raw(image: Tensor, wanted: Preprocessing | None) -> Tensor:
     if wanted is not None and _is_raw(restored := wanted.restore(image)):
         return restored
     least, greatest = image.aminmax()
+    if (greatest - least).isinf():
+        image, least, greatest = image / 2, least / 2, greatest / 2
     return (image - least) / (greatest - least).clamp(min=torch.finfo(image.dtype).tiny)
 
 
@@ -202,4 +209,5 @@ def _channels_last(source: Any) -> Any:
             f"image: expected a uint8 tensor (C, H, W) of 1, 3 or 4 channels, got "
             f"{tuple(source.shape)} — move the channels first"
         )
+    check_values("image", source)
     return source.permute(1, 2, 0).cpu().numpy()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from semattn.errors import ImageError, ShapeError
 
@@ -23,14 +23,28 @@ Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray 
 MAX_PIXELS = 64_000_000  # of a file: its header is enough to refuse it
 MIN_SIDE = 16  # pixels; a smaller picture shows nothing that a patch could hold
 
+# What Pillow hands to another program to be drawn.
+_PROGRAMS = ("EPS", "WMF", "EMF")
+
+_ORIENTATION = 0x0112  # of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 _ROUNDING = 1e-4  # by how much float levels may leave [0, 1]
 
 
 def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Any picture as an upright RGB image of 8 bits.
 
-    The EXIF turn is applied, transparency is laid on white, 16-bit levels are divided by 257,
-    palettes, grey and CMYK become RGB. Of an animation, the first frame counts.
+    The EXIF turn is applied where EXIF can be read, transparency is laid on white, 16-bit levels
+    are divided by 257, palettes, grey and CMYK become RGB. Of an animation, the first frame counts.
 
     Parameters
     ----------
@@ -85,6 +99,15 @@ def _bytes(member: TarMember) -> bytes:
 
 
 def _existing(path: Path, label: str) -> Path:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass  # said below
+    except (OSError, ValueError) as error:  # a folder that is closed, a loop, too long a name
+        raise ImageError(
+            f"image: expected a file that can be read, got {_short(label)} "
+            f"({getattr(error, 'strerror', None) or error}) — check its name and permissions"
+        ) from error
     if path.is_dir():
         raise ImageError(
             f"image: expected a picture file, got the folder {label} — give the files in it"
@@ -115,9 +138,19 @@ def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Image.Image
     except Exception as error:  # decoders raise anything on damaged bytes
         raise _damaged(label, error) from error
     with opened:
+        if opened.format in _PROGRAMS:
+            raise ImageError(
+                f"image: expected pixels, got {label}, drawing instructions of {opened.format} — "
+                "save it as PNG"
+            )
         if opened.width * opened.height > max_pixels:
             raise ImageError(f"{too_large} of {opened.width}x{opened.height} — shrink it first")
         return _rgb(opened, label)
+
+
+def _short(label: str) -> str:
+    """A name, or the beginning of it."""
+    return label if len(label) <= 200 else f"{label[:200]}…"
 
 
 def _damaged(label: str, error: Exception) -> ImageError:
@@ -131,19 +164,34 @@ def _damaged(label: str, error: Exception) -> ImageError:
 def _rgb(image: Image.Image, label: str) -> Image.Image:
     """Upright 8-bit RGB of whatever PIL holds."""
     try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            return Image.fromarray(_to_bytes(_levels(upright), label)).convert("RGB")
-        if upright.has_transparency_data:
-            solid = upright.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert(
-                "RGB"
-            )
-        return upright.convert("RGB")
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        made = _colours(image if turn is None else image.transpose(turn), label)
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything on damaged bytes
         raise _damaged(label, error) from error
+    made.info.clear()  # or it would be turned again, where it is read again
+    return made
+
+
+def _colours(upright: Image.Image, label: str) -> Image.Image:
+    """8-bit RGB, another image than what came in."""
+    if upright.mode.startswith("I") or upright.mode == "F":
+        return Image.fromarray(_to_bytes(_levels(upright), label)).convert("RGB")
+    if upright.has_transparency_data:
+        solid = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The number that EXIF has for how the camera was held; 1, upright, where EXIF is broken."""
+    try:
+        said = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 — the pixels are whole, and parsers raise anything
+        return 1
+    return said if isinstance(said, int) else 1
 
 
 def _levels(image: Image.Image) -> np.ndarray:
@@ -167,14 +215,16 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _to_bytes(levels: np.ndarray, label: str) -> np.ndarray:
     """8-bit levels: uint16 over its whole range, floats from [0, 1]."""
+    levels = np.asarray(levels)  # without a mask
     if levels.dtype == np.uint8:
         return np.ascontiguousarray(levels)
     if levels.dtype.kind == "u" and levels.dtype.itemsize == 2:
         return np.rint(levels / 257).astype(np.uint8)
     if levels.dtype.kind != "f":
+        reach = f" in [{levels.min()}, {levels.max()}]" if levels.dtype.kind in "biu" else ""
         raise ImageError(
-            f"image: expected uint8, uint16, or floats in [0, 1], got {label} of {levels.dtype} "
-            f"in [{levels.min()}, {levels.max()}] — convert it with .astype(np.uint8)"
+            f"image: expected uint8, uint16, or floats in [0, 1], got {label} of {levels.dtype}"
+            f"{reach} — convert it with .astype(np.uint8)"
         )
     if not np.isfinite(levels).all():
         raise ImageError(f"image: expected finite levels, got {label} with NaN or inf — clean it")

@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from semattn.errors import ShapeError, UnsupportedModelError
+from semattn.errors import ImageError, ShapeError, UnsupportedModelError
 from semattn.registry import choices
 
 from . import processors
+from .picture import MAX_PIXELS
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
@@ -133,7 +134,13 @@ class Preprocessing:
         )
 
     def fit(self, picture: Image.Image) -> Image.Image:
-        """Resize and crop an RGB picture to `size`."""
+        """Resize and crop an RGB picture to `size`.
+
+        Raises
+        ------
+        ImageError
+            For one so long and narrow that it would be resized to more than `MAX_PIXELS`.
+        """
         wanted = [math.floor(side / self.crop_pct) for side in self.size]
         sides = [picture.height, picture.width]
         ratios = [have / want for have, want in zip(sides, wanted, strict=True)]
@@ -147,6 +154,11 @@ class Preprocessing:
             scaled = [int(wanted[0] * side / min(sides)) for side in sides]
         else:
             scaled = [round(side / min(ratios)) for side in sides]
+        if scaled[0] * scaled[1] > MAX_PIXELS:
+            raise ImageError(
+                f"image: expected sides that differ less, got {sides[1]}x{sides[0]}, which would be"
+                f" resized to {scaled[1]}x{scaled[0]} — crop it first"
+            )
         resampling = Image.Resampling[self.interpolation.upper()]
         resized = picture.resize((max(scaled[1], 1), max(scaled[0], 1)), resampling)
         return _center(resized, self.size, (fill[0], fill[1], fill[2]), self.crop_rounding)

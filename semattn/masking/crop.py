@@ -58,6 +58,7 @@ class Crop:
         scale : least and greatest part of the picture's area
         flip : the chance that it is mirrored
         """
+        _check(picture, size)
         height, width = picture
         mirrored = bool(chance.random() < flip)
         for _ in range(TRIES):
@@ -79,6 +80,7 @@ class Crop:
         >>> Crop.center((100, 200), (64, 64)).box
         (50, 0, 100, 100)
         """
+        _check(picture, size)
         height, width = picture
         factor = part * min(height / size[0], width / size[1])
         h, w = max(1, round(factor * size[0])), max(1, round(factor * size[1]))
@@ -112,6 +114,11 @@ class Crop:
                 f"of {found.image_size[1]}x{found.image_size[0]} — detect them on this picture"
             )
         # By numpy: this runs for every image of every step, and its calls cost less than torch's.
+        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite lies outside
+            return self._moved(found, smallest)
+
+    def _moved(self, found: Keypoints, smallest: float) -> Keypoints:
+        left, top, width, height = self.box
         across, down = self.size[1] / width, self.size[0] / height
         x = (found.xy[:, 0].numpy() + np.float32(0.5 - left)) * np.float32(across) - np.float32(0.5)
         y = (found.xy[:, 1].numpy() + np.float32(0.5 - top)) * np.float32(down) - np.float32(0.5)
@@ -132,4 +139,12 @@ class Crop:
             descriptor=None,
             image_size=self.size,
             detector=found.detector,
+        )
+
+
+def _check(picture: tuple[int, int], size: tuple[int, int]) -> None:
+    if min(*picture, *size) < 1:
+        raise ShapeError(
+            f"crop: expected sides of 1 pixel at least, got {picture[1]}x{picture[0]} for "
+            f"{size[1]}x{size[0]}"
         )

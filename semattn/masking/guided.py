@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semattn.checks import check_number
 from semattn.registry import choices
 
 from .masks import kept
 from .policies import Masking, View, policies
 
 SHAPES = ("constant", "linear", "cosine")
+MOST_BETA = 1e12  # beyond it, nothing is left to chance
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(choices("schedule", self.shape, SHAPES))
-        if self.epochs < 1:
-            raise ValueError(f"epochs: expected 1 at least, got {self.epochs}")
+        for name in ("start", "end"):
+            check_number(name, getattr(self, name))
+        check_number("epochs", self.epochs, least=1, whole=True)
 
     def __call__(self, epoch: int) -> float:
         """The number in an epoch, counted from 0; after the last one it stays."""
@@ -86,10 +89,11 @@ class GuidedMasking(Masking):
     looks = True
 
     def __post_init__(self) -> None:
+        check_number("hint", self.hint)
         if not 0 <= self.hint < 1:
             raise ValueError(f"hint: expected a part from 0 up to 1, got {self.hint} — 0 is none")
-        if not isinstance(self.beta, Schedule) and not math.isfinite(self.beta):
-            raise ValueError(f"beta: expected a finite number, got {self.beta} — 2 is the default")
+        if not isinstance(self.beta, Schedule):
+            check_number("beta", self.beta, -MOST_BETA, MOST_BETA)
 
     def beta_at(self, epoch: int) -> float:
         """Beta in an epoch, counted from 0."""

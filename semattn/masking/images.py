@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from semattn.checks import check_number
 from semattn.density import Scene, count, densities
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
@@ -48,7 +49,7 @@ def densities_of(
     ShapeError
         For images that do not divide into patches.
     """
-    pixels = inputs if isinstance(inputs, np.ndarray) else pixels_of(inputs, preprocessing)
+    pixels = _pixels(inputs, patch_size, preprocessing)
     height, width = pixels.shape[1:3]
     if height % patch_size or width % patch_size:
         raise ShapeError(
@@ -68,6 +69,19 @@ def densities_of(
     grid = PatchGrid(shape, (height, width), (patch_size, patch_size))
     made: Tensor = chosen(Scene(pixels, keypoints or (), grid, seed))
     return made
+
+
+def _pixels(inputs: Tensor | np.ndarray, patch_size: int, preprocessing: Any) -> np.ndarray:
+    """Pixels (B, H, W, 3) of what may be given, or why not."""
+    check_number("patch_size", patch_size, least=1, whole=True)
+    if not isinstance(inputs, np.ndarray):
+        return pixels_of(inputs, preprocessing)
+    if inputs.ndim != 4 or inputs.shape[-1] != 3 or inputs.dtype != np.uint8:
+        raise ShapeError(
+            f"inputs: expected pixels (B, H, W, 3) of uint8, got {inputs.shape} of {inputs.dtype} "
+            "— or a tensor (B, C, H, W)"
+        )
+    return inputs
 
 
 def mask_images(
@@ -102,7 +116,7 @@ def mask_images(
     (torch.Size([2, 16]), [12, 12])
     """
     policy = policies.ensure(masking)() if isinstance(masking, str) else masking
-    pixels = inputs if isinstance(inputs, np.ndarray) else pixels_of(inputs, preprocessing)
+    pixels = _pixels(inputs, patch_size, preprocessing)
     if images is None:
         images = [zlib.crc32(one.tobytes()) for one in pixels]
     if len(images) != len(pixels):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semattn.checks import check_number
 from semattn.errors import ShapeError
 
 
@@ -86,6 +87,7 @@ def kept(patches: int, mask_ratio: float) -> int:
     >>> kept(196, 0.75), kept(49, 0.6)
     (49, 19)
     """
+    check_number("mask_ratio", mask_ratio)
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio: expected one between 0 and 1, got {mask_ratio} — .75 is MAE")
     visible = int(patches * (1 - mask_ratio))
@@ -119,7 +121,12 @@ def generator(seed: int, epoch: int, image: int | str, purpose: int = 0) -> np.r
     True
     """
     if isinstance(image, str):
-        image = int.from_bytes(hashlib.blake2b(image.encode(), digest_size=8).digest(), "little")
+        image = int.from_bytes(
+            hashlib.blake2b(image.encode("utf-8", "surrogatepass"), digest_size=8).digest(),
+            "little",
+        )
+    for name, value in (("seed", seed), ("epoch", epoch), ("image", image)):
+        check_number(name, value, whole=True)
     if min(seed, epoch, image) < 0:
         raise ValueError(
             f"seed, epoch, image: expected integers >= 0, got {seed}, {epoch}, {image} — "

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semattn.checks import check_values
 from semattn.errors import ShapeError
 from semattn.registry import Registry
 
@@ -111,7 +112,13 @@ class Masking:
                     "semattn.masking.densities_of makes it from images"
                 )
             return np.zeros((count, patches))
-        values = s.detach().cpu().numpy() if isinstance(s, Tensor) else np.asarray(s)
+        if isinstance(s, Tensor):
+            check_values("density", s)
+            values = s.detach().double().cpu().numpy()
+        else:
+            values = np.asarray(s)
+            if values.dtype.kind not in "biuf":
+                raise TypeError(f"density: expected numbers, got {values.dtype}")
         if values.shape != (count, patches):
             raise ShapeError(
                 f"density: expected ({count}, {patches}), got {values.shape} — one row an image, "

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semattn.checks import check_number, check_values
+from semattn.errors import ShapeError
 from semattn.registry import choices
 
 CLIP = 20.0  # of the exponent, both ways; as KAMIM's code does
@@ -31,9 +33,15 @@ def kamim_weight(density: Tensor, temperature: float = 0.5) -> Tensor:
     >>> kamim_weight(torch.tensor([[0.0, 0.5, 1.0]])).round(decimals=2).tolist()
     [[1.0, 2.7200000286102295, 7.389999866485596]]
     """
+    check_values("density", density)
+    if not density.shape[-1]:
+        raise ShapeError(f"density: expected (B, P), got {tuple(density.shape)}")
+    if not density.is_floating_point() or density.itemsize == 1:
+        density = density.float()
+    check_number("temperature", temperature, most=1e12)
     if not temperature > 0:
         raise ValueError(f"temperature: expected one above 0, got {temperature} — .5 is KAMIM's")
-    exponent = (density / temperature).clamp(-CLIP, CLIP)
+    exponent = (density / float(temperature)).clamp(-CLIP, CLIP)
     return (exponent - exponent.amin(-1, keepdim=True)).exp()
 
 
@@ -59,9 +67,14 @@ def loss_weights(
         raise ValueError(choices("loss_weight", name, LOSS_WEIGHTS))
     if name == "none":
         return None
-    counts = torch.as_tensor(s, dtype=torch.float64)
+    check_number("area", area, least=1, most=1e12)
+    s = s if isinstance(s, Tensor) else torch.as_tensor(np.asarray(s, dtype=np.float64))
+    check_values("density", s)
+    if not s.numel():
+        raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)}")
+    counts = s.to(torch.float64)
     if name == "kamim":
-        density = counts / area
+        density = counts / float(area)
     else:
         density = counts / counts.amax(-1, keepdim=True).clamp(min=torch.finfo(counts.dtype).tiny)
     return kamim_weight(density, temperature).float()
