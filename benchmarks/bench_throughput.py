@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semattn.audit import audit, open_source
+from semattn.audit.loading import Batch, default_workers, stream
 from semattn.explain import explainers
 from semattn.files import write_text
 from semattn.images import Preprocessing, prepare
@@ -75,18 +78,19 @@ def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[st
     source = open_source(given, tuple(model.classes), CLASSES)
     reader = Reader(Preprocessing.of(model), "sift", ("keypoints",))
     paths = list(source.data.sources)
-    batches = [paths[at : at + size] for at in range(0, len(paths), size)]
-    first = reader.load(0, batches[0]).images
+    places = [Batch(at, min(at + size, len(paths))) for at in range(0, len(paths), size)]
+    workers = default_workers(model) if options.workers is None else options.workers
+    first = reader.load(0, paths[:size]).images
     assert first is not None
 
     def decoding(turn: int) -> float:
         return timed(lambda: [prepare(path, reader.wanted) for path in paths])
 
     def reading(turn: int) -> float:
-        return timed(lambda: [reader.load(0, batch) for batch in batches])
+        return timed(lambda: deque(stream(reader, paths, places, workers), maxlen=0))
 
     def passes(turn: int) -> float:
-        return timed(lambda: [both(len(batch)) for batch in batches])
+        return timed(lambda: [both(place.stop - place.first) for place in places])
 
     def both(count: int) -> None:
         x = first.inputs[:count].to(device).requires_grad_(True)
@@ -97,7 +101,7 @@ def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[st
     def whole(*jobs: str) -> Way:
         return lambda turn: audit(
             model, source, folder / f"{len(jobs)}-{turn}", jobs=jobs, batch_size=size,
-            workers=options.workers,
+            workers=workers,
         ).seconds  # fmt: skip
 
     return {
@@ -120,6 +124,12 @@ def rows_of(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]
         }
         for way, took in seconds.items()
     ]  # fmt: skip
+
+
+def where(device: str) -> str:
+    """The device, and the cores that read for it."""
+    name = torch.cuda.get_device_name(device) if device != "cpu" else "the processor"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def needs(model: nn.Module, folder: Path, images: int) -> dict[str, float]:
@@ -163,8 +173,9 @@ def main() -> None:
             print(f"round {turn} of {options.rounds}", file=sys.stderr)
         wanted = needs(model, Path(folder), options.images)
     made = measuring.result([], (
-        f"{options.images} photographs of {SIDE} pixels, the embedded model, batches of "
-        f"{options.batch_size}, {options.device}; median of {options.rounds} rounds in which the "
+        f"{options.images} photographs of {SIDE} pixels, the embedded model"
+        f"{' with random weights' * options.random_weights}, batches of {options.batch_size}, on "
+        f"{where(options.device)}; median of {options.rounds} rounds in which the "
         "ways take turns, after one that does not count. Of the slower half: the rate over that of "
         f"the slower of the first two; {measuring.versions()} Made by "
         "`python -m benchmarks.bench_throughput`."
