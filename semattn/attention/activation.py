@@ -5,7 +5,6 @@ The graph begins there: what lies before is computed without one.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .features import FeatureLayout, follow_features
+from .owner import Owner, calling, nested
 from .quiet import quiet
 from .recorder import _HALF_SCALES
 from .sites import refuse
@@ -62,10 +62,11 @@ def activation(
     """
     inner = refuse(model, compiled=True)
     name, module = _found(inner, layer)
-    with torch.inference_mode(False), torch.enable_grad(), quiet(inner):
+    with nested(), torch.inference_mode(False), torch.enable_grad(), quiet(inner):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         with _watched(name, module, entering) as seen:
-            output = inner(inputs, *additional_forward_args)
+            with calling():
+                output = inner(inputs, *additional_forward_args)
             seen.open = False
             if seen.tensor is None:
                 raise UnsupportedModelError(
@@ -110,11 +111,11 @@ class _Seen:
     open: bool = True
     tensor: Tensor | None = None
     calls: int = 0
-    owner: threading.Thread = field(default_factory=threading.current_thread)
+    owner: Owner = field(default_factory=Owner)
 
     @property
     def mine(self) -> bool:
-        return self.open and threading.current_thread() is self.owner
+        return self.open and self.owner.calls()
 
 
 @contextmanager

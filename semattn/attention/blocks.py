@@ -7,7 +7,6 @@ blocks do so at once, as more images of one batch, and no block passes a gradien
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from .owner import Owner, nested
 from .sites import find_sites
 
 # From the model's output for R rows, and the number of the image of each, to R scores.
@@ -45,35 +45,36 @@ def head_after_each_block(
     UnsupportedModelError
         For a model whose blocks cannot be told apart, or whose last block gives no tokens.
     """
-    reading = _Reading(last, shape, scores)
-    handles = [
-        module.register_forward_hook(partial(reading.leave, name))
-        for name, module in blocks_of(model).items()
-    ]
-    try:
-        handles.append(model.register_forward_pre_hook(reading.begin))
-        handles.append(model.register_forward_hook(reading.finish))
-        yield reading.left_out
-    finally:
-        for handle in handles:
-            handle.remove()
+    with nested():
+        reading = _Reading(last, shape, scores)
+        handles = [
+            module.register_forward_hook(partial(reading.leave, name))
+            for name, module in blocks_of(model).items()
+        ]
+        try:
+            handles.append(model.register_forward_pre_hook(reading.begin))
+            handles.append(model.register_forward_hook(reading.finish))
+            yield reading.left_out
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 class _Reading:
-    """The hooks of one pass, and what they hold on to; only for the thread that made it."""
+    """The hooks of one pass, and what they hold on to; only for the owner that made them."""
 
     def __init__(self, last: str, shape: tuple[int, int], scores: Scores) -> None:
         self.last = last
         self.shape = shape
         self.scores = scores
         self.left_out: list[str] = []
-        self.owner = threading.current_thread()
+        self.owner = Owner()
         self.images: Tensor | None = None  # (B,), their numbers, while the model runs
         self.features: dict[str, Tensor] = {}
 
     @property
     def watches(self) -> bool:
-        return torch.is_grad_enabled() and threading.current_thread() is self.owner
+        return torch.is_grad_enabled() and self.owner.calls()
 
     def begin(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self.watches:

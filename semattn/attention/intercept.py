@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .owner import Owner, depth
 from .sites import AttentionSite
 
 SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
@@ -136,29 +136,6 @@ Call = FusedCall | DenseCall
 Handler = Callable[[AttentionSite, Call], Tensor]
 
 
-_apart = threading.local()
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """What runs inside the ``with`` is seen by no attachment that was there before it.
-
-    For a look at a model, or for sums of one's own, from within its pass.
-    """
-    outer = depth()
-    _apart.depth = outer + 1
-    try:
-        yield
-    finally:
-        _apart.depth = outer
-
-
-def depth() -> int:
-    """How many `apart` this thread is in."""
-    found: int = getattr(_apart, "depth", 0)
-    return found
-
-
 class _Intercept(TorchFunctionMode):
     def __init__(self, site: AttentionSite, handler: Handler) -> None:
         super().__init__()
@@ -224,42 +201,36 @@ def _opened(
     return copy(*args, **kwargs)
 
 
-def _works_for(owner: threading.Thread) -> bool:
-    """Whether this is the owner's thread, or an autograd worker that no Python thread started."""
-    here = threading.current_thread()
-    if here is owner:
-        return True
-    foreign = isinstance(here, threading._DummyThread)
-    return foreign and torch._C._current_graph_task_id() != -1
-
-
 @contextmanager
 def attach(
-    sites: dict[nn.Module, AttentionSite], handler: Handler, *, outermost: bool = False
+    sites: dict[nn.Module, AttentionSite],
+    handler: Handler,
+    *,
+    outermost: bool = False,
+    owner: Owner | None = None,
 ) -> Iterator[set[nn.Module]]:
-    """Send every attention call of `sites` made by this thread through `handler`.
+    """Send every attention call of `sites` that `owner` makes through `handler`.
 
-    The handler returns what the call is to return. Attachments nest: the one made last sees a
-    call first and hands on what it changed; an `outermost` one sees what all others have made of
-    it. Hooks are gone when the body ends, also by an exception, or when attaching fails half-way.
-    What is handed over is the set of the modules that were entered so far.
+    By default the owner is who attaches. The handler returns what the call is to return.
+    Attachments nest: the one made last sees a call first and hands on what it changed; an
+    `outermost` one sees what all others have made of it. Hooks are gone when the body ends, also by
+    an exception, or when attaching fails half-way. What is handed over is the set of the modules
+    that were entered so far.
     """
-    owner = threading.current_thread()
-    level = depth()
+    owner = owner or Owner()
     modes: list[_Intercept] = []
     entered: set[nn.Module] = set()
     handles = []
 
     def enter(module: nn.Module, _: Any) -> None:
-        if _works_for(owner) and depth() == level:
+        if owner.calls_again():
             mode = _Intercept(sites[module], handler)
             mode.__enter__()
             modes.append(mode)
             entered.add(module)
 
     def leave(module: nn.Module, *_: Any) -> None:
-        here = depth() == level
-        if here and _works_for(owner) and modes and modes[-1].site is sites[module]:
+        if owner.calls_again() and modes and modes[-1].site is sites[module]:
             modes.pop().__exit__(None, None, None)
 
     try:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import Call, FusedCall, apart, attach
+from .intercept import Call, FusedCall, attach
+from .owner import apart
 from .placement import Placement
 from .sites import AttentionSite
 from .trace import Planes, Trace, mixed

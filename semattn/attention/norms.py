@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .blocks import blocks_of
+from .owner import Owner, nested
 
 
 @contextmanager
@@ -23,12 +23,17 @@ def watch_norms(model: nn.Module) -> Iterator[list[Tensor]]:
     blocks cannot be told apart, or whose last one gives no tokens. Of further passes, with which
     `record` follows the tokens of some models, nothing is kept.
     """
+    with nested():
+        yield from _watched(model)
+
+
+def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
-    owner = threading.current_thread()
+    owner = Owner()
 
     def leave(_: nn.Module, _inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) and output else output
-        if found or threading.current_thread() is not owner:
+        if found or not owner.calls():
             return
         if isinstance(first, Tensor) and first.ndim == 3:
             exact = torch.promote_types(first.dtype, torch.float32)

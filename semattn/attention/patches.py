@@ -7,7 +7,6 @@ by reshaping instead names their size in `patch_size`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
+from .owner import Owner
 
 MOST_PREFIX_TOKENS = 32
 
@@ -62,12 +62,12 @@ class PatchWatch:
 
 @contextmanager
 def watch_patches(model: nn.Module) -> Iterator[PatchWatch]:
-    """Watch this thread's convolutions of `model` until `PatchWatch.open` is set to False."""
+    """Watch the convolutions of `model` until `PatchWatch.open` is set to False."""
     watch = PatchWatch()
-    owner = threading.current_thread()
+    owner = Owner()
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if watch.open and output.ndim == 4 and threading.current_thread() is owner:
+        if watch.open and output.ndim == 4 and owner.calls():
             h, w = output.shape[-2:]
             whole = inputs[0].shape[1] <= 4  # colours: this convolution reads the image itself
             stride, kernel = module.stride, module.kernel_size

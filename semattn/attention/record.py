@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from .layout import Layout, common_grid
+from .owner import calling, nested
 from .patches import watch_patches
 from .quiet import quiet
 from .recorder import Recorder
@@ -145,12 +146,18 @@ def record(
     extra = _as_tuple(additional_forward_args)
     layouts: dict[str, Layout] = {}
     left_out: tuple[AttentionSite, ...] = ()
-    with torch.inference_mode(False), torch.set_grad_enabled(bool(grad)), quiet(module):
+    with (
+        nested(),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(bool(grad)),
+        quiet(module),
+    ):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         while True:
             recorder = Recorder(sites, layers, grad)
             with watch_patches(module) as patches, recorder.attached(patches) as entered:
-                output = module(inputs, *extra)
+                with calling():
+                    output = module(inputs, *extra)
                 recorder.open = False
                 if entered and len(entered) < len(sites):  # a tower that this pass does not use
                     sites = find_sites(module, among=entered)

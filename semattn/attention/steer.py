@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,25 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedModelError
 from ..registry import choices
 from .intercept import Call, attach
+from .owner import Owner, in_backward
 from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
 from .survey import Survey
 
 QUERIES = ("all", "class", "patches")
 
 Look = tuple[int, Callable[[AttentionSite, Call], None]]
+
+
+@dataclass
+class Aim:
+    """What one call of a model gets: `bias` in the layers `wanted`, and who `looks` at which."""
+
+    wanted: set[str]
+    looked: str | None
+    look: Callable[[AttentionSite, Call], None] | None
+    survey: Survey | None
+    bias: Tensor | Callable[[], Tensor]
+    made: Tensor | None  # the bias, spread
 
 
 class Steering:
@@ -40,7 +54,12 @@ class Steering:
         if queries not in QUERIES:
             raise ValueError(choices("queries", queries, QUERIES))
         self.layers, self.heads, self.queries = layers, heads, queries
-        self.rest()
+        self.aims: list[Aim | None] = []  # of the calls under way, one within the other
+        self.last: Aim | None = None
+
+    def begin(self) -> None:
+        """A call of the model begins, for which `aim` says what it gets; it may be in another."""
+        self.aims.append(None)
 
     def aim(
         self,
@@ -48,7 +67,7 @@ class Steering:
         survey: Survey | None = None,
         look: Look | None = None,
     ) -> None:
-        """What the next calls get; parameters as of `steer`."""
+        """What the call that has begun gets; parameters as of `steer`."""
         names = [site.name for site in self.sites.values()]
         if survey is not None:
             names = [name for name in names if name in survey.layouts]
@@ -56,36 +75,40 @@ class Steering:
             raise ValueError(
                 f"survey: expected one for queries={self.queries!r}, got None — survey(model, x)"
             )
-        self.wanted = {names[number] for number in choose_layers(self.layers, len(names))}
-        self.looked = None if look is None else names[look[0]]
-        self.look = None if look is None else look[1]
-        self.survey, self.bias = survey, bias
-        self.made = None if callable(bias) else spread(bias)
-        self.aimed = True
+        self.last = self.aims[-1] = Aim(
+            wanted={names[number] for number in choose_layers(self.layers, len(names))},
+            looked=None if look is None else names[look[0]],
+            look=None if look is None else look[1],
+            survey=survey,
+            bias=bias,
+            made=None if callable(bias) else spread(bias),
+        )
 
-    def rest(self) -> None:
-        """From now on calls are an error, but for those that a backward pass makes again."""
-        self.aimed = False
+    def end(self) -> None:
+        """The call is over; what a backward pass makes again of it is still steered."""
+        if self.aims:
+            self.aims.pop()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Inside the ``with``, calls are steered."""
-        with attach(self.sites, self._handle):
+        with attach(self.sites, self._handle, owner=Owner(every_pass=True)):
             yield
 
     def _handle(self, site: AttentionSite, call: Call) -> Tensor:
-        if not self.aimed and torch._C._current_graph_task_id() == -1:
+        aim = self.aims[-1] if self.aims else self.last if in_backward() else None
+        if aim is None:
             raise UnsupportedModelError(
                 f"{site}: expected the prompted model to be called as a whole, got a call of a "
                 "part of it — call model(x)"
             )
-        if self.look is not None and site.name == self.looked:
-            self.look(site, call)
-        if site.name in self.wanted:
-            if self.made is None:
-                assert callable(self.bias)
-                self.made = spread(self.bias())
-            _add(site, call, self.made, self.heads, self.queries, self.survey)
+        if aim.look is not None and site.name == aim.looked:
+            aim.look(site, call)
+        if site.name in aim.wanted:
+            if aim.made is None:
+                assert callable(aim.bias)
+                aim.made = spread(aim.bias())
+            _add(site, call, aim.made, self.heads, self.queries, aim.survey)
         return call.run()
 
 
@@ -133,6 +156,7 @@ def steer(
     ...     logits = vit(torch.zeros(1, 3, 64, 64))
     """
     steering = Steering(model, layers, heads, queries)
+    steering.begin()
     steering.aim(bias, survey, look)
     with steering.attached():
         yield

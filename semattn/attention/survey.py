@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import Call, apart
+from .intercept import Call
 from .layout import Layout
+from .owner import apart
 from .record import AttentionRecord, record
 from .recorder import site_record
 from .rows import SiteRecord

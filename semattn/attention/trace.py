@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .intercept import depth
+from .owner import depth
 
 # Of one tensor, each of its shape: the image's number, and the fractions of height and width of the
 # image. NaN is no place in the image (a class token); image -1 is padding.

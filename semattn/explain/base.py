@@ -19,6 +19,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
+from ..attention.owner import nested
 from ..attention.sites import Layers, as_taken, refuse
 from ..attention.target import Target
 from ..density import Scene, concentration, densities
@@ -289,7 +290,8 @@ class Explainer(Attribution):
         found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
         run = Run(module, as_taken(module, images.inputs), target, extra, images, found)
         try:
-            maps = self.maps(run)
+            with nested():
+                maps = self.maps(run)
         finally:
             run.keypoints()  # no thread is left behind
         taken = maps.taken

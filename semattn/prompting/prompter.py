@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.intercept import Call as AttentionCall, apart, depth
+from ..attention.intercept import Call as AttentionCall
+from ..attention.owner import Owner, apart, looking
 from ..attention.sites import AttentionSite, Layers, choose_layers
 from ..attention.steer import Steering, steer
 from ..attention.survey import Survey, survey
@@ -134,7 +134,7 @@ class AttentionPrompter(nn.Module):
 
     @contextmanager
     def steer(self, weights: Any = None, *, away: bool = False) -> Iterator[None]:
-        """Prompt every call of the model itself inside the ``with``, by this thread.
+        """Prompt every call of the model itself inside the ``with``, by this thread and task.
 
         Contexts of several prompters nest, and their biases add up.
 
@@ -147,28 +147,35 @@ class AttentionPrompter(nn.Module):
         away : lead away from there: scores in [0, 1], or a region, of what is to be overlooked
         """
         off = not isinstance(self.strength, Tensor) and self.strength == 0
-        if off or depth():  # or somebody looks at how the model is laid out
+        if off or looking():  # or somebody looks at how the model is laid out
             yield
             return
-        owner = threading.current_thread()
         steering = Steering(self.model, self.layers, self.heads, self.queries)
+        with self._aimed(steering, weights, away), steering.attached():
+            yield
+
+    @contextmanager
+    def _aimed(self, steering: Steering, weights: Any, away: bool) -> Iterator[None]:
+        """Inside the ``with``, each call of the model is aimed at its own images."""
+        owner = Owner(every_pass=True)
 
         @torch.compiler.disable
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.current_thread() is owner and not depth():
+            if owner.calls():
+                steering.begin()
                 self._aim(steering, read_call(args, kwargs), weights, away)
 
+        @torch.compiler.disable
         def leave(*_: Any) -> None:
-            if threading.current_thread() is owner and not depth():
-                steering.rest()
+            if owner.calls():
+                steering.end()
 
         handles = [
             self.model.register_forward_pre_hook(enter, with_kwargs=True),
             self.model.register_forward_hook(leave, always_call=True),
         ]
         try:
-            with steering.attached():
-                yield
+            yield
         finally:
             for handle in handles:
                 handle.remove()
