@@ -15,6 +15,7 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .intercept import attach
 from .layout import UnplacedError, ranks, run_traced
+from .owner import Owner
 from .sites import find_sites
 from .trace import Planes, Trace, mixed
 
@@ -96,9 +97,11 @@ def follow_features(
     size = (inputs.shape[-2], inputs.shape[-1])
     module = model.get_submodule(name)
     with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-        trace = Trace(inputs := inputs.clone())
+        trace, owner = Trace(inputs := inputs.clone()), Owner()
 
         def note(_: nn.Module, given: Any, named: dict[str, Any], *output: Any) -> None:
+            if not owner.calls():
+                return
             tensors = [*given, *named.values()] if entering else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
             found.append(trace.of(first))
