@@ -133,9 +133,10 @@ def _watched(name: str, module: nn.Module, entering: bool) -> Iterator[_Seen]:
         seen.tensor = begun
         return begun
 
-    def enter(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def enter(_: nn.Module, *given: Any) -> Any:  # args and kwargs: see `owner`
         if not seen.mine:
             return None
+        args, named = given
         first = _first_features([*args, *named.values()], name)
         begun = hold(first)
         # Queries, keys and values may be one tensor, given three times.

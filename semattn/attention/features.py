@@ -99,9 +99,10 @@ def follow_features(
     with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
         trace, owner = Trace(inputs := inputs.clone()), Owner()
 
-        def note(_: nn.Module, given: Any, named: dict[str, Any], *output: Any) -> None:
+        def note(_: nn.Module, *told: Any) -> None:  # args, kwargs, output: see `owner`
             if not owner.calls():
                 return
+            given, named, *output = told
             tensors = [*given, *named.values()] if entering else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
             found.append(trace.of(first))

@@ -1,7 +1,9 @@
 """Whose calls an attachment sees: those of the thread and the asyncio task that made it.
 
 Hooks lie on the model, which many may use at once; each looks first who is calling. A pass within
-a pass, as a hook of the model may start one, is told apart by its depth.
+a pass, as a hook of the model may start one, is told apart by its depth. While one thread puts a
+hook there or takes it away, PyTorch may call it in another one without the kwargs that it was
+registered for, so that a hook with kwargs must not name its parameters.
 """
 
 from __future__ import annotations

@@ -160,10 +160,10 @@ class AttentionPrompter(nn.Module):
         owner = Owner(every_pass=True)
 
         @torch.compiler.disable
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def enter(_: nn.Module, *given: Any) -> None:  # args and kwargs: see `owner`
             if owner.calls():
                 steering.begin()
-                self._aim(steering, read_call(args, kwargs), weights, away)
+                self._aim(steering, read_call(*given), weights, away)
 
         @torch.compiler.disable
         def leave(*_: Any) -> None:
