@@ -80,7 +80,7 @@ def main() -> None:
             {"key": "setup", "title": "machines"},
             {"key": "reading", "title": "reading and SIFT, images a second", "format": ",.0f"},
             {"key": "explaining", "title": "explaining, images a second", "format": ",.0f"},
-            {"key": "hours", "title": "hours", "format": ",.2f"},
+            {"key": "hours", "title": "hours", "format": ".2g"},
             {"key": "slower", "title": "slower half"},
             {"key": "memory", "title": "memory, GiB", "format": ",.1f"},
             {"key": "disk", "title": "results, GiB", "format": ",.1f"},
@@ -89,7 +89,7 @@ def main() -> None:
     }
     write_text(RESULTS, json.dumps(made, indent=1) + "\n")
     for row in made["rows"]:
-        print(f"{row['setup']:<36} {row['hours']:.2f} h, {row['slower']}")
+        print(f"{row['setup']:<36} {row['hours']:.2g} h, {row['slower']}")
 
 
 if __name__ == "__main__":
