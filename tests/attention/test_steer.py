@@ -30,7 +30,7 @@ def test_bias_equals_renormalised_attention(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_steered_logits_are_those_of_the_steered_record(name: str) -> None:
-    model, x = build(name), images()
+    model, x = build(name).requires_grad_(False), images()  # the same kernels throughout
     tokens = record(model, x, grad=False).grid.tokens
     bias = _bias(tokens).float()
     with torch.no_grad():

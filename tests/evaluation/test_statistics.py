@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import numpy as np
@@ -15,9 +16,11 @@ from semattn.statistics import difference, estimate, holm, sign_flip
 def test_an_interval_is_that_of_the_bootstrap():
     values = np.random.default_rng(3).exponential(size=40)
     found = estimate(values, draws=20_000)
+    chance = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"
     theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
-    ).confidence_interval
+        (values,), np.mean, n_resamples=20_000, method="percentile",
+        **{chance: np.random.default_rng(5)},
+    ).confidence_interval  # fmt: skip
     assert found.mean == pytest.approx(values.mean()) and found.count == 40
     assert found.low == pytest.approx(theirs.low, abs=0.02)
     assert found.high == pytest.approx(theirs.high, abs=0.02)
