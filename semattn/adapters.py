@@ -191,8 +191,10 @@ def _bar(loader: Iterable[Any], *, shown: bool) -> Iterator[Iterable[Any]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    disable = not (shown and console.is_terminal)
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=disable)
+    if not (shown and console.is_terminal):
+        yield loader
+        return
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
     total = len(loader) if isinstance(loader, Sized) else None
     with bar:
         yield bar.track(loader, total=total, description="explaining")

@@ -51,6 +51,10 @@ class _Speed(ProgressColumn):
         return Text("" if not task.speed else f"{task.speed:.1f}/s")
 
 
+def _unseen(*_: object) -> None:
+    """Nobody looks: no terminal. Even a disabled bar of rich < 14.3 leaves an empty line."""
+
+
 @contextmanager
 def bar() -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar on a terminal, with images a second and the time that is left."""
@@ -65,8 +69,10 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    seen = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not seen) as shown:
+    if not console.is_terminal:
+        yield _unseen
+        return
+    with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("", total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
@@ -84,11 +90,11 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    seen = console.is_terminal
+    if not console.is_terminal:
+        yield _unseen
+        return
     # A step may take a minute: the speed is that of the last hour, not of the last half minute.
-    with Progress(
-        *columns, console=console, transient=True, disable=not seen, speed_estimate_period=3600
-    ) as shown:
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=3600) as shown:
         tasks: dict[str, Any] = {}
 
         def say(what: str, done: int, total: int) -> None:

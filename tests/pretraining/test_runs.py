@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 def start(out, *launcher, check=True, **settings):
     """The run of `runs.py` in processes of its own."""
-    command = [sys.executable, "-W", "error", *launcher, "-m", "tests.pretraining.runs"]
+    warnings = ("-W", "error", "-W", "ignore:mtime may not be reliable:UserWarning")
+    command = [sys.executable, *warnings, *launcher, "-m", "tests.pretraining.runs"]
     if launcher:
         command = [sys.executable, *launcher, "-m", "tests.pretraining.runs"]
     run = subprocess.run(
@@ -290,8 +291,9 @@ def test_only_whole_checkpoints_count(tmp_path):
 
 def test_nothing_in_a_checkpoint_can_run_code(alone):
     """What transformers reads of a checkpoint passes torch's reader of tensors alone."""
-    from transformers.trainer_pt_utils import safe_globals
+    from transformers import trainer, trainer_pt_utils
 
+    safe_globals = getattr(trainer_pt_utils, "safe_globals", None) or trainer.safe_globals
     place = latest(alone, tidy=False)
     with safe_globals():
         for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
