@@ -154,9 +154,9 @@ def judge(attempt: Callable[[], object]) -> tuple[str, str]:
 
 def foreign(files: Sequence[str]) -> bool:
     """Whether an error is of the model or function that was given, and handed on as it is."""
-    asked = next((place for place, one in enumerate(files) if one.startswith(OURS)), len(files))
     own = files[-1].startswith(HERE) or files[-1].endswith("torch/nn/modules/module.py")
-    return (own and asked < len(files)) or any(one.startswith(TIMM) for one in files[asked:])
+    through = any(one.startswith(OURS) for one in files)
+    return (own and through) or any(one.startswith(TIMM) for one in files)
 
 
 class Refused(Exception):  # noqa: N818 — no error

@@ -184,9 +184,9 @@ def forgery(rng: Chance, ran: Path) -> bytes:
 def swollen() -> bytes:
     """An npz that is a thousand times as large once it is unpacked."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
-        for one in ("about", "x", "images", "layers"):
-            made.writestr(f"{one}.npy", header((2**27,), "|u1") + bytes(2**27))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
+        for one in ("about", "x", "images", "layers", "sums"):
+            made.writestr(f"{one}.npy", header((2**28,), "|u1") + bytes(2**28))
     return stream.getvalue()
 
 

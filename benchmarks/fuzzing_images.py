@@ -190,7 +190,7 @@ P_SIDES = (0.3, 0.2, 0.2, 0.15, 0.05, 0.05, 0.05)
 
 def array(rng: Chance) -> Any:
     """An array of any type, shape, level and layout."""
-    levels = rng.random(shape(rng)) * pick(rng, (1.0, 1.0, 1.0, 255.0, 65535.0, -3.0))
+    levels = np.asarray(rng.random(shape(rng)) * pick(rng, (1.0, 1.0, 1.0, 255.0, 65535.0, -3.0)))
     if levels.size and rng.random() < 0.15:
         levels.flat[int(rng.integers(levels.size))] = pick(rng, LEVELS)
     with warnings.catch_warnings():

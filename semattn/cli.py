@@ -23,7 +23,7 @@ from .commands.models import models
 from .commands.pretrain import pretrain
 from .commands.prompt import prompt
 from .commands.spurious import spurious
-from .errors import SemattnError
+from .errors import SemattnError, plain
 from .version import __version__
 
 INTERRUPTED = 130  # the shell's exit status for control-C
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, status: int) -> int:
     """One line on standard error, whatever the message was."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {plain(' '.join(message.split()))}", err=True)
     return status
 
 

@@ -272,6 +272,10 @@ def _check(pixels: np.ndarray) -> None:
         raise ShapeError(
             f"pixels: expected (B, H, W, 3), got {pixels.shape} — a single image is pixels[None]"
         )
+    if not pixels.shape[1] * pixels.shape[2]:
+        raise ShapeError(
+            f"pixels: expected images of a pixel at least, got {pixels.shape} — leave them out"
+        )
 
 
 def _cv2() -> Any:

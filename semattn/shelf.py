@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import SemattnError
-from .files import claim, whole, write_text
+from .files import DAMAGE, claim, read_arrays, whole, write_text
 
 
 class Shelf:
@@ -58,8 +58,10 @@ class Shelf:
         file = self.folder / f"{name}.json"
         if not file.exists():
             return None
-        made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return made
+        try:
+            return _row(file.read_text(encoding="utf-8"))
+        except DAMAGE as error:
+            raise _damaged(file, error) from error
 
     def keep_row(self, name: str, row: dict[str, Any]) -> None:
         """Keep a row of JSON."""
@@ -67,10 +69,11 @@ class Shelf:
 
     def claim_row(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
         """Keep a row unless one is there: the one that stands, whichever process was first."""
-        stands: dict[str, Any] = json.loads(
-            claim(self.folder / f"{name}.json", json.dumps(row, default=str))
-        )
-        return stands
+        file = self.folder / f"{name}.json"
+        try:
+            return _row(claim(file, json.dumps(row, default=str)))
+        except DAMAGE as error:
+            raise _damaged(file, error) from error
 
     def has_arrays(self, name: str) -> bool:
         """Whether a batch is done."""
@@ -80,8 +83,11 @@ class Shelf:
         """The arrays of a batch, None where it is still to be done."""
         if not self.has_arrays(name):
             return None
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as kept:
-            return dict(kept)
+        file = self.folder / f"{name}.npz"
+        try:
+            return read_arrays(file)
+        except DAMAGE as error:
+            raise _damaged(file, error) from error
 
     def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep the arrays of a batch."""
@@ -104,5 +110,20 @@ def _digest(about: Path) -> str | None:
         return None
     try:
         return str(json.loads(about.read_text(encoding="utf-8"))["digest"])
-    except (ValueError, TypeError, KeyError):
+    except DAMAGE:
         return ""
+
+
+def _row(text: str) -> dict[str, Any]:
+    made = json.loads(text)
+    if not isinstance(made, dict):
+        raise ValueError(f"no object but {type(made).__name__}")
+    return made
+
+
+def _damaged(file: Path, error: Exception) -> SemattnError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return SemattnError(
+        f"out: expected what was kept of the run, got {file}, which is damaged ({reason[:200]}) — "
+        "remove that file, and it is made anew"
+    )

@@ -22,7 +22,7 @@ from semattn.errors import ImageError, ShapeError
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing, called, listed, members, pixels_of, prepare, read
 from semattn.keypoints import Keypoints, detect
-from semattn.masking import Crop, GuidedMasking, RandomMasking, kept
+from semattn.masking import Crop, GuidedMasking, RandomMasking, kept, loss_weights
 
 UNMENDED = {"explained", "attention", "archives",
             "kept", "checkpoints", "arguments"}  # fmt: skip
@@ -282,3 +282,17 @@ def test_a_line_says_what_a_file_is_called_on_one_line():
     error = ImageError("image: expected a picture, got a\x1b[2J\nb\udcff.png")
     assert str(error) == "image: expected a picture, got a\\x1b[2J\\nb\\udcff.png"
     assert called(Path("a\tb\u202egnp.exe")) == "a\\tb\\u202egnp.exe"
+
+
+# --- found by the long run ------------------------------------------------------------------------
+
+
+def test_densities_that_are_no_numbers_weigh_nothing():
+    with refuses(TypeError, "density: expected numbers", "got set"):
+        loss_weights("kamim", {1, 2}, 64)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 8, 3), (2, 8, 0, 3)])
+def test_images_without_a_pixel_have_no_keypoints(shape):
+    with refuses(ShapeError, "pixels: expected images of a pixel", "leave them out"):
+        detect(np.zeros(shape, dtype=np.uint8))

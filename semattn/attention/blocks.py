@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from .owner import Owner, nested
 from .sites import find_sites
+from .target import check_batch
 
 # From the model's output for R rows, and the number of the image of each, to R scores.
 Scores = Callable[[Any, Tensor], Tensor]
@@ -105,7 +106,9 @@ class _Reading:
             return None
         images, self.images = self.images, None
         count = len(self.features) - len(self.left_out)
-        return self.scores(output, images.repeat(count)).reshape(count, -1).sum(dim=0)
+        scores = self.scores(output, images.repeat(count))
+        check_batch(scores, count * len(images))
+        return scores.reshape(count, -1).sum(dim=0)
 
 
 def blocks_of(model: nn.Module) -> Mapping[str, nn.Module]:

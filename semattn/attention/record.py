@@ -22,7 +22,7 @@ from .quiet import quiet
 from .recorder import Recorder
 from .rows import Rule, SiteRecord
 from .sites import AttentionSite, Layers, find_sites, refuse
-from .target import Target, output_tensor, score
+from .target import Target, check_batch, output_tensor, score
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,7 @@ def record(
                     continue
                 recorder.check_called()
                 logits = output_tensor(output)
+                check_batch(logits, len(inputs))
                 asked = score(output, target, module) if grad else (None, None, "")
                 chosen, classes, explains = asked
                 gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -143,7 +143,7 @@ def choose_layers(layers: Layers, depth: int) -> list[int]:
             f"this model has layers 0 to {depth - 1}"
         )
     else:
-        numbers = [layers] if isinstance(layers, int) else list(layers)
+        numbers = list(layers) if isinstance(layers, Iterable) else [layers]
         if not all(isinstance(number, int) and -depth <= number < depth for number in numbers):
             raise ValueError(
                 f"layers: expected numbers in {-depth} … {depth - 1}, got {reprlib.repr(layers)} — "

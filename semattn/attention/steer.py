@@ -7,13 +7,15 @@ expanded to N x N; for some queries alone it rides on one more channel of querie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_values
 from ..errors import ShapeError, UnsupportedModelError
 from ..registry import choices
 from .intercept import Call, attach
@@ -184,6 +186,7 @@ def _add(
 
 def spread(bias: Tensor) -> Tensor:
     """A bias of any shape that `steer` takes as (B, H, Q, N), checked."""
+    check_values("bias", bias)
     if not bias.detach().isfinite().all():
         raise ValueError("bias: expected finite numbers, got NaN or infinity — clip it first")
     if bias.ndim == 1:
@@ -212,10 +215,12 @@ def _fit(site: AttentionSite, call: Call, bias: Tensor, heads: Sequence[int] | N
 
 def _chosen(site: AttentionSite, heads: Sequence[int], count: int, bias: Tensor) -> Tensor:
     """1 for the chosen heads, (1, H, 1, 1)."""
-    if not heads or not all(-count <= head < count for head in heads):
+    numbers = list(heads) if isinstance(heads, Iterable) else [heads]
+    if not numbers or not all(isinstance(one, int) and -count <= one < count for one in numbers):
         raise ValueError(
-            f"heads: expected some of 0 … {count - 1}, got {list(heads)} — {site} has {count} heads"
+            f"heads: expected some of 0 … {count - 1}, got {reprlib.repr(heads)} — {site} has "
+            f"{count} heads"
         )
     chosen = torch.zeros(1, count, 1, 1, dtype=bias.dtype, device=bias.device)
-    chosen[:, list(heads)] = 1
+    chosen[:, numbers] = 1
     return chosen

@@ -82,6 +82,11 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
     Score(values=tensor([4.], grad_fn=...), classes=None, explains='<lambda> of the output')
     """
     name, tensor = _named_tensor(output)
+    if not tensor.is_floating_point():
+        raise UnsupportedModelError(
+            f"model output: expected real numbers that have a gradient, got {tensor.dtype} — "
+            "wrap the model so that it returns its logits"
+        )
     if callable(target):
         values = _answered(target(output), tensor.shape[:1], "one number an image")
         return Score(values, None, f"{_called(target)} of the output")
@@ -99,6 +104,10 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
                 "only an output (B, classes) has a predicted class; give an index for every axis, "
                 "or a function of the output"
             )
+        if not tensor.shape[1]:
+            raise TargetError(
+                f"target: expected an output of one class at least, got {tuple(tensor.shape)}"
+            )
         target = tensor.detach().argmax(dim=1)
     _check(tensor, target)
     chosen = _select_targets(tensor, target)
@@ -110,6 +119,15 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
     classes = _classes(tensor, target)
     explains = f"the output at {reprlib.repr(target)}" if classes is None else ""
     return Score(chosen, classes, explains)
+
+
+def check_batch(tensor: Tensor, batch: int) -> None:
+    """Raise UnsupportedModelError unless an output has a row for each of the images."""
+    if len(tensor) != batch:
+        raise UnsupportedModelError(
+            f"model output: expected a row for each of {batch} images, got {tuple(tensor.shape)} — "
+            "wrap the model so that it returns its logits (B, …)"
+        )
 
 
 def _named_tensor(output: Any) -> tuple[str, Tensor]:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import SemattnError, plain
 from ..images import TarMember, called, members
 from ..spurious.data import PREDICTED, Labelled, read
 from ..spurious.folders import numbers_of
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of archives: shard-{000..063}.tar
+RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")  # of archives: shard-{000..063}.tar
+NUMBER = re.compile("[0-9]{1,9}")  # of a class
+MOST_ARCHIVES = 1_000_000  # that a range may stand for
+SHORT = 200  # letters of a name that an error shows
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ nowhere, which does not exist
     if RANGE.search(text) or text.endswith(".tar"):
         return _archives(_expanded(text), names)
     path = Path(given)
+    try:
+        path.is_dir()
+    except OSError as error:  # too long a name, a closed folder
+        raise SemattnError(
+            "source: expected a folder, a list of files or a tar archive, got "
+            f"{text[:SHORT]} ({error.strerror}) — check its name and permissions"
+        ) from error
     if path.is_dir():
         archives = sorted(one for one in path.iterdir() if one.suffix == ".tar" and one.is_file())
         return _archives(archives, names) if archives else _folder(path, names, outputs)
@@ -91,14 +100,16 @@ def _list(file: Path, names: Sequence[str], outputs: int) -> Source:
         raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
     words = [word.strip() for _, _, word in rows]
     numbers, missing = numbers_of(
-        sorted({one for one in words if one and not one.isdigit()}), names, outputs
+        sorted({one for one in words if one and not NUMBER.fullmatch(one)}), names, outputs
     )
     if missing:
         raise SemattnError(
             f"source: expected classes of the model after the tab, got {missing[0]!r} in {file} — "
             "write its number, or leave it out"
         )
-    labels = tuple((int(one) if one.isdigit() else numbers[one]) if one else None for one in words)
+    labels = tuple(
+        (int(one) if NUMBER.fullmatch(one) else numbers[one]) if one else None for one in words
+    )
     paths = [file.parent / path.strip() for path, _, _ in rows]
     note = PREDICTED.format("the list has no classes") if not any(words) else ""
     return Source(
@@ -133,16 +144,17 @@ def _archives(files: Sequence[Path], names: Sequence[str]) -> Source:
 
 def _expanded(text: str) -> list[Path]:
     """``a-{00..02}.tar`` as three paths, zeros kept."""
-    found = RANGE.search(text)
-    if found is None:
-        return [Path(text)]
-    first, last = found.groups()
-    if not int(first) <= int(last) < int(first) + 1_000_000:
-        raise SemattnError(
-            f"source: expected a range such as {{000..063}}, got {found[0]} — the first comes first"
-        )
-    every: list[Any] = [
-        _expanded(f"{text[: found.start()]}{number:0{len(first)}}{text[found.end() :]}")
-        for number in range(int(first), int(last) + 1)
-    ]
-    return [path for one in every for path in one]
+    count = 1
+    for first, last in RANGE.findall(text):
+        count *= max(0, int(last) - int(first) + 1)
+        if not 0 < count <= MOST_ARCHIVES:
+            raise SemattnError(
+                f"source: expected a range such as {{000..063}}, got {{{first}..{last}}} — the "
+                f"first comes first, and all together are at most {MOST_ARCHIVES:,}"
+            )
+    parts = RANGE.split(text)  # between the ranges, their first and last numbers
+    names = parts[:1]
+    for first, last, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        numbers = [f"{one:0{len(first)}}" for one in range(int(first), int(last) + 1)]
+        names = [f"{name}{one}{rest}" for name in names for one in numbers]
+    return [Path(one) for one in names]

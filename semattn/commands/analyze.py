@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import options
 from .console import bar, busy, report_analysis, told
 from .pages import pages
-from .reading import load_model, read_device, read_layers, sharp
+from .reading import load_model, name_of, read_device, read_layers, sharp
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +53,7 @@ def analyze(
     from .. import interrelation, output
     from ..images import listed, read
 
-    folder = out or Path(f"semattn-analyze-{images.resolve().stem}")
+    folder = out or Path(f"semattn-analyze-{name_of(images)}")
     output.check_folder(folder)
     settings: dict[str, Any] = {
         "density": density, "detector": detector, "layers": read_layers(layers),

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import options
-from .console import MOST_SKIPPED, bar, busy, closing, phases, told
+from .console import MOST_SKIPPED, bar, busy, closing, phases, told, verbatim
 from .pages import pages
-from .reading import load_model, read_device, read_names
+from .reading import load_model, name_of, read_device, read_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ def audit(
     from .. import output
     from ..audit import JOBS, audit as run, check_jobs, open_source
 
-    folder = out or Path(f"semattn-audit-{UNFIT.sub('_', Path(source).resolve().stem)}")
+    folder = out or Path(f"semattn-audit-{UNFIT.sub('_', name_of(Path(source)))}")
     output.check_folder(folder)
     wanted = read_names(jobs) or []
     check_jobs(wanted, (*JOBS, "spurious"))
@@ -104,7 +104,7 @@ def _place(given: str | None) -> tuple[int, int]:
     """The place of this process and how many there are: as told, or as torchrun says."""
     if given is None:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    found = re.fullmatch(r"(\d+)/(\d+)", given)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", given)
     if not found or not int(found[1]) < int(found[2]):
         raise ValueError(
             f"process: expected K/N with K from 0 up to N - 1, got {given!r} — 0/1 is one process"
@@ -139,7 +139,6 @@ def _search(
 def _report(made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]) -> None:
     """Counts, means, speed, what was skipped and why, where the files are."""
     from rich.console import Console
-    from rich.markup import escape
 
     console = Console(highlight=False)
     if made is not None:
@@ -163,11 +162,13 @@ def _report(made: Audit | None, source: Source, files: dict[str, Path], notes: l
                 soft_wrap=True,
             )
         for name, reason in source.broken:
-            console.print(f"[yellow]broken:[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+            console.print(
+                f"[yellow]broken:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True
+            )
         if made.skipped:
             console.print(f"[yellow]skipped:[/] {len(made.skipped)}")
             for one in made.skipped[:MOST_SKIPPED]:
-                console.print(f"  {escape(one.name)}: {escape(one.reason)}", soft_wrap=True)
+                console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
             if len(made.skipped) > MOST_SKIPPED:
                 console.print("  … the others are in skipped.parquet", soft_wrap=True)
     if files:

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table as _Table
 from rich.text import Text
 
-from ..errors import NoKeypointWarning
+from ..errors import NoKeypointWarning, plain
 
 if TYPE_CHECKING:
     from ..comparison import Comparison
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from ..steps import Steps
 
 MOST_SKIPPED = 10  # that are listed one by one
+
+
+def verbatim(text: str) -> str:
+    r"""A text as the console shows it: no markup of rich's, nothing that moves the cursor.
+
+    Examples
+    --------
+    >>> print(verbatim("[red]cat[/]\x1b[2J"))
+    \[red]cat\[/]\x1b\[2J
+    """
+    return escape(plain(text))
 
 
 @contextmanager
@@ -102,7 +113,7 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
                 if other != what:
                     shown.update(task, visible=False)
             if what not in tasks:
-                tasks[what] = shown.add_task(escape(what), total=total)
+                tasks[what] = shown.add_task(verbatim(what), total=total)
             shown.update(tasks[what], completed=done, total=total, visible=True)
 
         yield say
@@ -160,12 +171,12 @@ def report_comparison(
     if compared.other is not None:
         console.print(
             "sensitivity: how much of the map moves when "
-            f"[bold]{escape(first.label(compared.other))}[/] is explained instead, "
+            f"[bold]{verbatim(first.label(compared.other))}[/] is explained instead, "
             "from 0 (nothing) to 1 (all of it)",
             soft_wrap=True,
         )
     for reason, names in _by_reason(compared).items():
-        console.print(f"[yellow]refused:[/] {', '.join(names)}: {escape(reason)}", soft_wrap=True)
+        console.print(f"[yellow]refused:[/] {', '.join(names)}: {verbatim(reason)}", soft_wrap=True)
     closing(console, [*compared.notes, *notes], first.explains, files)
 
 
@@ -181,18 +192,18 @@ def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int
         row = chance[:, number].tolist()
         best = [int(one.argmax()) == number for one in chance]
         table.add_row(
-            escape(first.label(number)),
+            verbatim(first.label(number)),
             *(
                 f"[bold]{p:.1%}[/]" if wins else f"{p:.1%}"
                 for p, wins in zip(row, best, strict=True)
             ),
         )
     console.print(table)
-    console.print(f"\nattention is led {escape(made.prompt)}", soft_wrap=True)
+    console.print(f"\nattention is led {verbatim(made.prompt)}", soft_wrap=True)
     for strength, before, after in made.flips():
         console.print(
-            f"from strength {strength:g} on: [bold]{escape(first.label(after))}[/] in place of "
-            f"{escape(first.label(before))}",
+            f"from strength {strength:g} on: [bold]{verbatim(first.label(after))}[/] in place of "
+            f"{verbatim(first.label(before))}",
             soft_wrap=True,
         )
     if not made.flips():
@@ -229,11 +240,11 @@ def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -
         "[dim]means over heads, × uniform attention; distance in pixels[/]\n", soft_wrap=True
     )
     for finding in found.findings():
-        console.print(f"· {escape(finding.text)}", soft_wrap=True)
+        console.print(f"· {verbatim(finding.text)}", soft_wrap=True)
     if found.skipped:
         console.print(f"\n[yellow]skipped:[/] {len(found.skipped)}", soft_wrap=True)
         for one in found.skipped[:MOST_SKIPPED]:
-            console.print(f"  {escape(one.name)}: {escape(one.reason)}", soft_wrap=True)
+            console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
         if len(found.skipped) > MOST_SKIPPED:
             console.print("  … the others are in the result", soft_wrap=True)
     closing(console, notes, "", files)
@@ -250,16 +261,16 @@ def report_benchmark(
         table.add_column(title, justify="right", min_width=6)
     for name in made.methods:
         means = [_number(made.estimates[name, metric].mean, ".3f") for metric in made.metrics]
-        shown = f"[dim]{escape(name)}[/]" if name in made.controls else escape(name)
+        shown = f"[dim]{verbatim(name)}[/]" if name in made.controls else verbatim(name)
         table.add_row(shown, *means, _number(made.seconds[name], ".3f"))
     console.print(table)
     known = [one for one in found.right if one is not None]
     said = f", the model is right on {sum(known)}" if known else ""
     console.print(f"[dim]{len(found.names)} images{said}; intervals are in the files[/]")
     for name, why in found.refused.items():
-        console.print(f"[yellow]refused:[/] {escape(name)}: {escape(why)}", soft_wrap=True)
+        console.print(f"[yellow]refused:[/] {verbatim(name)}: {verbatim(why)}", soft_wrap=True)
     for image, why in found.skipped[:MOST_SKIPPED]:
-        console.print(f"[yellow]skipped:[/] {escape(image)}: {escape(why)}", soft_wrap=True)
+        console.print(f"[yellow]skipped:[/] {verbatim(image)}: {verbatim(why)}", soft_wrap=True)
     closing(console, notes, "", files)
 
 
@@ -271,7 +282,7 @@ def _prediction(console: Console, made: Explanation, predictions: list[dict[str,
     table.add_column()
     for one in predictions:
         chosen = one["class"] == target
-        name = escape(one["name"])
+        name = verbatim(one["name"])
         table.add_row(
             f"{one['probability']:.1%}", f"[bold]{name}[/]  ← explained" if chosen else name
         )
@@ -279,19 +290,19 @@ def _prediction(console: Console, made: Explanation, predictions: list[dict[str,
         console.print(table)
     if target is None:
         said = made.explains or "the model's own feature direction"
-        console.print(f"explained: {escape(said)}", soft_wrap=True)
+        console.print(f"explained: {verbatim(said)}", soft_wrap=True)
     elif all(one["class"] != target for one in predictions):
-        console.print(f"explained: [bold]{escape(made.label(target))}[/], not among those above")
+        console.print(f"explained: [bold]{verbatim(made.label(target))}[/], not among those above")
 
 
 def closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
     """Each note once, but for that which says what was explained, and where the files are."""
     for note in dict.fromkeys(notes):
         if not (explains and explains in note):
-            console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
-    names = ", ".join(path.name for path in files.values())
+            console.print(f"[yellow]note:[/] {verbatim(note)}", soft_wrap=True)
+    names = ", ".join(verbatim(path.name) for path in files.values())
     folder = next(iter(files.values())).parent
-    console.print(f"in [bold]{escape(str(folder))}[/]: {names}", soft_wrap=True)
+    console.print(f"in [bold]{verbatim(str(folder))}[/]: {names}", soft_wrap=True)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from .console import MOST_SKIPPED, closing
+from .console import MOST_SKIPPED, closing, verbatim
 
 if TYPE_CHECKING:
     from ..spurious import Discovery
@@ -33,7 +32,7 @@ def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str])
             table.add_column(title, justify="right", no_wrap=title in ("in", "p"))
         for one in shown:
             table.add_row(
-                escape(one.name), one.where, one.tag.removeprefix("keypoint-"),
+                verbatim(one.name), one.where, one.tag.removeprefix("keypoint-"),
                 share(one.inside), share(one.outside), nats(one.removed), nats(one.transplanted),
                 figure(one.p),
             )  # fmt: skip
@@ -43,21 +42,21 @@ def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str])
             "log-odds of the class, nats [95 %][/]\n",
             soft_wrap=True,
         )
-    console.print(f"[bold]{escape(outcome(found))}[/]", soft_wrap=True)
+    console.print(f"[bold]{verbatim(outcome(found))}[/]", soft_wrap=True)
     if len(found.confirmed) > MOST_CUES:
         console.print("… the other confirmed ones are in the files", soft_wrap=True)
     for words, names in _unconfirmed(found).items():
-        console.print(f"[dim]not confirmed:[/] {escape(names)}: {words}", soft_wrap=True)
+        console.print(f"[dim]not confirmed:[/] {verbatim(names)}: {words}", soft_wrap=True)
     right = "" if found.accuracy is None else f", the model is right on {share(found.accuracy)}"
     classes = ", ".join(one.name for one in found.classes[:8])
     more = ", …" if len(found.classes) > 8 else ""
     console.print(
-        f"[dim]{found.images} images{right}; searched: {escape(classes)}{more}[/]", soft_wrap=True
+        f"[dim]{found.images} images{right}; searched: {verbatim(classes)}{more}[/]", soft_wrap=True
     )
     if found.skipped:
         console.print(f"\n[yellow]skipped:[/] {len(found.skipped)}", soft_wrap=True)
         for file in found.skipped[:MOST_SKIPPED]:
-            console.print(f"  {escape(file.name)}: {escape(file.reason)}", soft_wrap=True)
+            console.print(f"  {verbatim(file.name)}: {verbatim(file.reason)}", soft_wrap=True)
         if len(found.skipped) > MOST_SKIPPED:
             console.print("  … the others are in the result", soft_wrap=True)
     closing(console, [*found.notes, *notes], "", files)

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from . import options
+from .console import verbatim
 
 FINE, MISSING, BROKEN = "works", "not installed", "broken"
 COLOURS = {FINE: "green", MISSING: "dim", BROKEN: "red"}
@@ -186,7 +186,7 @@ def _show(found: list[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in found:
-        table.add_row(one.what, f"[{COLOURS[one.status]}]{one.status}[/]", escape(one.said))
+        table.add_row(one.what, f"[{COLOURS[one.status]}]{one.status}[/]", verbatim(one.said))
     console = Console(highlight=False)
     console.print(table)
     broken = [one.what for one in found if one.status == BROKEN]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..registry import choices
 from . import options
+from .console import verbatim
 
 if TYPE_CHECKING:
     from ..zoo.known import Known
@@ -56,7 +56,7 @@ def models(
             reasons.setdefault((one.status, said), []).append(one.name)
     for (status, said), names in reasons.items():
         of = "all of them" if len(names) == len(found) > 1 else ", ".join(names)
-        console.print(f"\n[{COLOURS[status]}]{status}:[/] {of}\n  {escape(said)}", soft_wrap=True)
+        console.print(f"\n[{COLOURS[status]}]{status}:[/] {of}\n  {verbatim(said)}", soft_wrap=True)
 
 
 def _families(everything: dict[str, Known]) -> Table:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..registry import choices
 from . import options
-from .console import MOST_SKIPPED, busy, phases, told
+from .console import MOST_SKIPPED, busy, phases, told, verbatim
 from .reading import read_precision
 
 if TYPE_CHECKING:
@@ -128,7 +128,6 @@ def _precision(name: str, device: str) -> str:
 def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[str]) -> None:
     """What came out, and where it is."""
     from rich.console import Console
-    from rich.markup import escape
 
     from ..pretraining.callbacks import LOG
     from ..pretraining.pictures import PICTURE, describe
@@ -152,7 +151,7 @@ def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[s
     if skipped:
         console.print(f"[yellow]skipped:[/] {len(skipped)}, which are no pictures")
         for path, _ in skipped[:MOST_SKIPPED]:
-            console.print(f"  {escape(path.name)}", soft_wrap=True)
+            console.print(f"  {verbatim(path.name)}", soft_wrap=True)
     names: dict[str, Any] = {"model": "model", "log": LOG, "settings": "pretrain.json"}
     if (finished.out / PICTURE).exists():
         names["picture"] = PICTURE

@@ -74,11 +74,21 @@ def read_names(given: str | None) -> list[str] | None:
     return [part.strip() for part in given.split(",") if part.strip()]
 
 
+def name_of(path: Path) -> str:
+    """What a path is called, without its ending: "." and ".." by where they lead."""
+    try:
+        return path.resolve().stem
+    except (OSError, RuntimeError, ValueError):  # a link in a circle, a name that cannot be
+        return path.stem
+
+
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
     """The names in a file, one a line; as many as the model has classes."""
     try:
+        if file.exists() and not file.is_file():  # which may never end
+            raise OSError("it is no plain file")
         lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"classes: expected a text file with one name a line, got {file} ({error})"
         ) from error
@@ -95,7 +105,7 @@ def read_target(given: str | None, classes: tuple[str, ...] | None) -> int | Non
     """A class number, or a name as people write it: any case, one of several synonyms."""
     if given is None:
         return None
-    if re.fullmatch(r"-?[0-9]+", given):
+    if re.fullmatch(r"-?[0-9]{1,18}", given):
         return int(given)
     if not classes:
         raise TargetError(
@@ -192,7 +202,7 @@ def read_layers(given: str | None) -> str | list[int] | None:
     numbers: list[int] = []
     for part in given.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not all(re.fullmatch("[0-9]{1,4}", one) for one in (first, *([last] if dash else []))):
             return given
         numbers += range(int(first), int(last if dash else first) + 1)
     return numbers

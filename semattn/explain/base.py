@@ -22,6 +22,7 @@ from ..attention import AttentionRecord, record
 from ..attention.owner import nested
 from ..attention.sites import Layers, as_taken, refuse
 from ..attention.target import Target
+from ..checks import check_number
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
@@ -128,6 +129,7 @@ class Explainer(Attribution):
             densities.ensure(density)
         detectors.ensure(detector)
         refinements.ensure(refine)
+        check_number("seed", seed, least=0, most=2**63 - 1, whole=True)
         self.density = density
         self.detector = detector
         self.layers = self.usual_layers if layers is None else layers

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.rows import last_asking
+from ..checks import check_number
 from ..grid import PatchGrid
 from ..growth import GROWTH, walked
 from .base import Explainer, explainers
@@ -78,6 +79,7 @@ class SIFTPatchInterrelation(Explainer):
         super().__init__(model, **options)
         if queries not in QUERIES:
             raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {queries!r}")
+        check_number("growth", growth)
         if not 0 <= growth < 1:
             raise ValueError(
                 f"growth: expected a part in [0, 1), got {growth!r} — {GROWTH} is the default"

@@ -123,7 +123,16 @@ def load_maps(file: str | os.PathLike[str]) -> StoredMaps:
         raise StoreError(
             f"file: expected the maps that were saved, got {file} with others — save them again"
         )
-    about = json.loads(metadata["about"])
+    try:
+        return _stored(tensors, json.loads(metadata["about"]))
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise StoreError(
+            f"file: expected maps and what belongs to them, got {file} without "
+            f"({type(error).__name__}: {error}) — save them again"
+        ) from error
+
+
+def _stored(tensors: dict[str, Tensor], about: dict[str, Any]) -> StoredMaps:
     return StoredMaps(
         heat=tensors["heat"],
         patch_map=tensors["patch_map"],

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import SemattnError
-from ..files import whole
+from ..files import DAMAGE, read_arrays, whole
 from ..grid import PatchGrid
 from .figures import Figures, Skipped
 from .tally import Tally
 
 FORMAT = "semattn analysis 2"
-
-# What numpy and zipfile raise of a damaged file; RuntimeError of one that seems to be encrypted.
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, MemoryError)
 
 
 class AnalysisFileError(SemattnError, OSError):
@@ -92,8 +87,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         For a file that is missing, damaged, or that something else wrote.
     """
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
+        arrays = read_arrays(file)
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != FORMAT:
             raise ValueError(f"the format {about['format']!r}")
@@ -103,7 +97,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
         skipped = tuple(Skipped(*one) for one in about["skipped"])
         return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
-    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise AnalysisFileError(
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "
             "give a file that Analysis.save wrote"

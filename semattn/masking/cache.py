@@ -60,7 +60,9 @@ class KeypointCache:
             about = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
             self.count, self.shard = int(about["count"]), int(about["shard"])
             self.detector, self.digest = str(about["detector"]), str(about["digest"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if self.count < 0 or self.shard < 1:
+                raise ValueError("a count below 0")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CacheError(
                 f"cache: expected the keypoints of a data set, got {self.folder} without a whole "
                 f"{INDEX} — build it again"
@@ -112,8 +114,10 @@ class KeypointCache:
                     offsets, sizes, rows = (
                         opened.get_tensor(name) for name in ("offsets", "sizes", "rows")
                     )
+                if rows.ndim != 2 or rows.shape[1] != 5 or len(offsets) != len(sizes) + 1:
+                    raise ValueError(f"rows {tuple(rows.shape)}, of {len(offsets)} pictures")
                 self._open[number] = (offsets.tolist(), sizes.tolist(), rows)
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, ValueError) as error:
                 raise CacheError(
                     f"cache: expected the whole file {file}, got {error} — delete it and build "
                     "the cache again"

@@ -68,7 +68,13 @@ def loss_weights(
     if name == "none":
         return None
     check_number("area", area, least=1, most=1e12)
-    s = s if isinstance(s, Tensor) else torch.as_tensor(np.asarray(s, dtype=np.float64))
+    if not isinstance(s, Tensor):
+        try:
+            s = torch.as_tensor(np.asarray(s, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"density: expected numbers (…, P), got {type(s).__name__} — one a patch"
+            ) from None
     check_values("density", s)
     if not s.numel():
         raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)}")

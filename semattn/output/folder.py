@@ -23,6 +23,15 @@ class OutputError(SemattnError, OSError):
 
 def check_folder(folder: Path) -> None:
     """Raise OutputError unless `folder` is one that can be written to, or can be made."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a link in a circle, a name that cannot be
+        raise OutputError(
+            f"out: expected a folder, got {str(folder)[:200]} "
+            f"({getattr(error, 'strerror', None) or error}) — choose another name"
+        ) from error
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"out: expected a folder, got the file {folder} — choose another name")
     if folder.is_symlink() and not folder.exists():

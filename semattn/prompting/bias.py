@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_values
 from ..density import concentration
 from ..errors import ShapeError
 from ..grid import PatchGrid
@@ -70,7 +71,11 @@ class Known:
 
 def on_grid(values: Any, grid: PatchGrid, batch: int, name: str = "weights") -> Tensor:
     """Values (P,), (B, P) or (B, h, w) as (1 or B, P), or the one line that says what is wrong."""
-    given = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    try:
+        given = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected numbers, got {type(values).__name__}") from error
+    check_values(name, given)
     if given.ndim == 3 and tuple(given.shape[1:]) == grid.shape:
         given = given.flatten(1)
     given = given[None] if given.ndim == 1 else given

@@ -17,10 +17,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..checks import check_number
 from ..errors import ShapeError
 from ..grid import PatchGrid
 
 RADIUS = 0.08  # of a point, in the longer side of the picture
+FARTHEST = 1_000_000  # pixels; what is farther off can no longer be drawn
 FINE = 4  # borders are drawn on so many times the pixels, and averaged
 
 
@@ -97,10 +99,26 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
     return share
 
 
+def _check(region: Box | Polygon | Points) -> None:
+    """Raise unless a region is made of finite numbers, two for a point."""
+    if isinstance(region, Box):
+        pairs: Any = [(region.left, region.top), (region.right, region.bottom)]
+    else:
+        pairs = region.corners if isinstance(region, Polygon) else region.xy
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list, np.ndarray)) or len(pair) != 2:
+            raise TypeError(f"region: expected points (x, y), got {type(pair).__name__}")
+        for one in pair:
+            check_number("region", one, -FARTHEST, FARTHEST)
+    if isinstance(region, Points) and region.radius is not None:
+        check_number("radius", region.radius, most=FARTHEST)
+
+
 def draw(region: Region, size: tuple[int, int]) -> np.ndarray:
     """The region as (H, W), float32 in [0, 1], of a picture of `size` (H, W)."""
     if isinstance(region, Mask):
         return _mask(region.inside, size)
+    _check(region)
     height, width = size
     page = Image.new("L", (width * FINE, height * FINE))
     pen = ImageDraw.Draw(page)

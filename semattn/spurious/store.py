@@ -7,13 +7,12 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from torch import nn
 
 from ..errors import SemattnError
-from ..files import whole
+from ..files import DAMAGE, read_arrays, whole
 from .cue import Example, SpuriousCue
 from .detector import Detector
 from .discovery import Discovery, Rank, Skipped
@@ -70,8 +69,7 @@ def load_discovery(file: str | os.PathLike[str], model: nn.Module | None = None)
     """
     path = Path(file)
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            arrays = dict(kept)
+        arrays = read_arrays(path)
         about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
         if about.pop("form") != FORM:
             raise ValueError("of another version")
@@ -86,15 +84,7 @@ def load_discovery(file: str | os.PathLike[str], model: nn.Module | None = None)
         raise SemattnError(
             f"file: expected a discovery, got {path}, which does not exist"
         ) from None
-    except (
-        OSError,
-        EOFError,
-        BadZipFile,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except DAMAGE as error:
         raise SemattnError(
             f"file: expected what save_discovery wrote, got {path} ({error}) — it is damaged, or "
             "something else"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -19,7 +19,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as read_safetensors, load_file
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
@@ -184,7 +183,7 @@ def _with_checkpoint(name: str, path: Path) -> nn.Module:
     state = _read(path)
     model = timm.create_model(name, pretrained=False)
     head = state.get(f"{model.pretrained_cfg.get('classifier')}.weight")
-    classes = 0 if head is None else head.shape[0]
+    classes = head.shape[0] if head is not None and head.ndim else 0
     if classes != model.num_classes:
         model = timm.create_model(name, pretrained=False, num_classes=classes)
     wanted = model.state_dict()
@@ -213,11 +212,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"checkpoint: expected a file, got {str(path)!r} — check the path")
     found: Any
     try:
-        if path.suffix == ".safetensors":
-            found = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        with warnings.catch_warnings():  # torch's, of how the file was written
+            warnings.simplefilter("ignore")
+            if path.suffix == ".safetensors":
+                found = load_file(path)
+            else:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpicklers raise anything on damaged bytes
         raise WeightsError(
             f"checkpoint: expected tensors only, got {str(path)!r}, which is damaged or holds "
             "other objects — save model.state_dict() as .safetensors"
@@ -232,4 +233,18 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"checkpoint: expected a dict of tensors, got {type(found).__name__} in "
             f"{str(path)!r} — save model.state_dict()"
         )
+    for key, tensor in found.items():
+        if not _is_whole(tensor):
+            raise WeightsError(
+                f"checkpoint: expected real numbers for each place of {key!r}, got {tensor.dtype} "
+                f"{tuple(tensor.shape)} without in {str(path)!r} — save model.state_dict()"
+            )
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor holds as many real numbers as its shape says: it may claim any shape."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    held = tensor.untyped_storage().nbytes()
+    return not tensor.is_complex() and tensor.numel() * tensor.element_size() <= held
