@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from benchmarks import reliability_fuzz
+from semattn import AttentionPrompter
 from semattn.audit import open_source
 from semattn.density import Scene, concentration, densities, strata
 from semattn.errors import ImageError, ShapeError
@@ -23,6 +24,7 @@ from semattn.grid import PatchGrid
 from semattn.images import Preprocessing, called, listed, members, pixels_of, prepare, read
 from semattn.keypoints import Keypoints, detect
 from semattn.masking import Crop, GuidedMasking, RandomMasking, kept, loss_weights
+from tests.models import build
 
 UNMENDED = {"explained", "attention", "archives",
             "kept", "checkpoints", "arguments"}  # fmt: skip
@@ -296,3 +298,22 @@ def test_densities_that_are_no_numbers_weigh_nothing():
 def test_images_without_a_pixel_have_no_keypoints(shape):
     with refuses(ShapeError, "pixels: expected images of a pixel", "leave them out"):
         detect(np.zeros(shape, dtype=np.uint8))
+
+
+def test_sparse_images_are_refused_by_a_prompter():
+    prompter = AttentionPrompter(build("class-token"))
+    with refuses(ShapeError, "inputs: expected a batch of images", "got", "dense"):
+        prompter(torch.zeros(1, 3, 48, 64).to_sparse())
+
+
+def test_an_archive_whose_header_claims_more_than_there_is_memory_is_damaged(tmp_path, monkeypatch):
+    where = tmp_path / "one.tar"
+    with tarfile.open(where, "w") as made:
+        made.addfile(tarfile.TarInfo("a.jpg"))
+
+    def greedy(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(tarfile.TarFile, "next", greedy)
+    with refuses(ImageError, "archive: expected a tar file", "one.tar"):
+        members(where)

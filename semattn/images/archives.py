@@ -18,7 +18,9 @@ LABEL = ".cls"  # the ending of a member that holds a class number
 LONGEST_LABEL = 64  # bytes
 
 # What tarfile raises of headers that are damaged or lie.
-_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
+_DAMAGE = (
+    tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Call:
 
 
 def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Find the images: the first tensor of four axes.
+    """Find the images: the first dense tensor of four axes.
 
     Raises
     ------
@@ -48,7 +48,8 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """
     places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for where, one in places:
-        if isinstance(one, Tensor) and one.ndim == 4 and one.numel():
+        dense = isinstance(one, Tensor) and one.layout == torch.strided
+        if dense and one.ndim == 4 and one.numel():
             return Call(args, kwargs, where)
     got = [
         f"{name}{tuple(one.shape)}" if isinstance(one, Tensor) else f"{name}{type(one).__name__}"
@@ -56,7 +57,7 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     ]
     raise ShapeError(
         f"inputs: expected a batch of images (B, C, H, W), got {', '.join(got) or 'nothing'} — "
-        "a single image is x[None]"
+        "dense; a single image is x[None]"
     )
 
 
