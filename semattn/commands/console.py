@@ -42,7 +42,7 @@ def verbatim(text: str) -> str:
     Examples
     --------
     >>> print(verbatim("[red]cat[/]\x1b[2J"))
-    \[red]cat\[/]\x1b\[2J
+    \[red]cat\[/]\x1b[2J
     """
     return escape(plain(text))
 
