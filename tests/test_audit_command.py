@@ -65,6 +65,20 @@ def test_processes_of_one_audit_share_it(run, elsewhere, monkeypatch):
     assert results(elsewhere / "one") == results(elsewhere / "two")
 
 
+def test_processes_of_one_audit_share_the_search(run, elsewhere):
+    made = archive(elsewhere / "photos.tar", 24)
+    many = ("audit", made, "--jobs", "spurious", "--batch-size", "4", "--no-report")
+    assert run(*many, "--out", "one")[0] == 0
+    for place in (2, 0):
+        status, out, err = run(*many, "--out", "many", "--process", f"{place}/3")
+        assert status == 0, err
+        assert ("left to the process that looks at the last images" in out) == (place == 0)
+    assert not (elsewhere / "many/spurious").exists()
+    status, out, err = run(*many, "--out", "many", "--process", "1/3")
+    assert status == 0 and out.endswith("spurious\n"), err
+    assert results(elsewhere / "one") == results(elsewhere / "many")
+
+
 TORCHRUN = textwrap.dedent("""
     import sys
     from semattn import zoo

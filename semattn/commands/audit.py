@@ -93,11 +93,13 @@ def audit(
                 page = pages(report, analysis=made.analysis)
                 output.write_analysis(made.analysis, folder / "analyze", page)
             files["analyze"] = folder / "analyze"
-        if "spurious" in wanted and first:
-            _search(network, found, folder, detector, batch_size, seed, report)
+        searched = "spurious" not in wanted or _search(
+            network, found, folder, detector, batch_size, seed, place, report
+        )
+        if "spurious" in wanted and searched:
             files["spurious"] = folder / "spurious"
     if first or files:
-        _report(made, found, files, notes)
+        _report(made, found, files, notes, searched)
 
 
 def _place(given: str | None) -> tuple[int, int]:
@@ -120,23 +122,28 @@ def _local(device: str) -> str:
 
 def _search(
     network: nn.Module, source: Source, folder: Path, detector: str, batch: int | None, seed: int,
-    report: bool,
-) -> None:  # fmt: skip
-    """The search for cues, which the first process does."""
+    place: tuple[int, int], report: bool,
+) -> bool:  # fmt: skip
+    """This process's part in the search for cues; whether it was the one to end it."""
     from .. import output
-    from ..spurious import discover_spurious
+    from ..spurious import Search
 
-    kept = folder / SEARCH
     with phases() as progress:
-        found = discover_spurious(
+        search = Search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
-            folder=kept, progress=progress,
+            folder=folder / SEARCH, progress=progress,
         )  # fmt: skip
+        if not search.look(place):
+            return False
+        found = search.discover()
     with busy("drawing"):
         output.write_spurious(found, folder / "spurious", pages(report, discovery=found))
+    return True
 
 
-def _report(made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]) -> None:
+def _report(
+    made: Audit | None, source: Source, files: dict[str, Path], notes: list[str], searched: bool
+) -> None:
     """Counts, means, speed, what was skipped and why, where the files are."""
     from rich.console import Console
 
@@ -171,5 +178,11 @@ def _report(made: Audit | None, source: Source, files: dict[str, Path], notes: l
                 console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
             if len(made.skipped) > MOST_SKIPPED:
                 console.print("  … the others are in skipped.parquet", soft_wrap=True)
+    if not searched:
+        console.print(
+            "the search for cues is left to the process that looks at the last images: where all "
+            "is looked at, the first one of the next run",
+            soft_wrap=True,
+        )
     if files:
         closing(console, notes, "", files)

@@ -3,7 +3,7 @@
 from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank, Skipped
 from .evidence import Effect
-from .search import discover_spurious
+from .search import Search, discover_spurious
 from .store import load_discovery, save_discovery
 from .trials import Group
 
@@ -13,6 +13,7 @@ __all__ = [
     "Example",
     "Group",
     "Rank",
+    "Search",
     "Skipped",
     "SpuriousCue",
     "discover_spurious",

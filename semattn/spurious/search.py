@@ -19,9 +19,10 @@ from ..registry import choices
 from ..shelf import Shelf
 from .data import Labelled, read
 from .discovery import Discovery
-from .looked import Looked, Progress
+from .looked import Looked
 from .looking import Looker
 from .study import Study
+from .views import Progress, Views
 
 
 def discover_spurious(
@@ -79,35 +80,98 @@ def discover_spurious(
     grow with the number of images: features lie on the disk, and a class is held against 1,300
     images of others at most.
     """
-    check(level, lift)
-    for name, value, least in (("most", most, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name}: expected {least} at least, got {value}")
-    detectors.ensure(detector)
-    refuse(model, compiled=True)
-    names = tuple(names if names is not None else getattr(model, "classes", None) or ())
-    looker = Looker(model, preprocessing, detector, seed)
-    data = read(dataset, names, _outputs(looker, dataset))
-    options = {
-        "level": level, "lift": lift, "most": most, "batch_size": batch_size, "seed": seed,
-        "classes": None if classes is None else [str(one) for one in classes],
-        "detector": getattr(detector, "__name__", str(detector)),
-        "preprocessing": None if preprocessing is None else str(preprocessing),
-    }  # fmt: skip
-    manifest = about_model(model) | {
-        "data": {"images": len(data), "labels": data.note or "given"},
-        "parameters": options, "versions": versions(),
-    }  # fmt: skip
-    said = progress or (lambda *_: None)
-    known = manifest | {"names": _names(data)}
-    shelf = Shelf(None if folder is None else Path(folder), known, "search")
-    try:
-        looked = Looked(looker, data, shelf, batch_size, seed, said)
-        study = Study(looked, level, lift, most, seed, said)
-        return study.search(_chosen(classes, looked), manifest)
-    finally:
-        if shelf.temporary:
-            shelf.clear()
+    search = Search(
+        model, dataset, classes=classes, names=names, level=level, lift=lift, most=most,
+        batch_size=batch_size, detector=detector, preprocessing=preprocessing, seed=seed,
+        folder=folder, progress=progress,
+    )  # fmt: skip
+    with search:
+        return search.discover()
+
+
+class Search:
+    """A search that several processes may share: each looks at its part, the last one goes on.
+
+    Parameters are those of `discover_spurious`, which is `discover` alone. Sharing takes a folder
+    that all of them see.
+
+    Examples
+    --------
+    Of process 3 of 8::
+
+        search = Search(model, "photographs", folder="shared/search")
+        if search.look((3, 8)):
+            discovery = search.discover()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Any,
+        *,
+        classes: Sequence[int | str] | None = None,
+        names: Sequence[str] | None = None,
+        level: float = 0.05,
+        lift: float = 3.0,
+        most: int = 2,
+        batch_size: int = 16,
+        detector: Any = "sift",
+        preprocessing: Preprocessing | None = None,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        check(level, lift)
+        for name, value, least in (
+            ("most", most, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise ValueError(f"{name}: expected {least} at least, got {value}")
+        detectors.ensure(detector)
+        refuse(model, compiled=True)
+        names = tuple(names if names is not None else getattr(model, "classes", None) or ())
+        looker = Looker(model, preprocessing, detector, seed)
+        data = read(dataset, names, _outputs(looker, dataset))
+        options = {
+            "level": level, "lift": lift, "most": most, "batch_size": batch_size, "seed": seed,
+            "classes": None if classes is None else [str(one) for one in classes],
+            "detector": getattr(detector, "__name__", str(detector)),
+            "preprocessing": None if preprocessing is None else str(preprocessing),
+        }  # fmt: skip
+        self.manifest = about_model(model) | {
+            "data": {"images": len(data), "labels": data.note or "given"},
+            "parameters": options, "versions": versions(),
+        }  # fmt: skip
+        known = self.manifest | {"names": _names(data)}
+        self.classes, self.level, self.lift, self.most = classes, level, lift, most
+        self.shelf = Shelf(None if folder is None else Path(folder), known, "search")
+        self.views = Views(
+            looker, data, self.shelf, batch_size, seed, progress or (lambda *_: None)
+        )
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what was kept, unless a folder was given for it."""
+        if self.shelf.temporary:
+            self.shelf.clear()
+
+    def look(self, process: tuple[int, int] = (0, 1)) -> bool:
+        """Look at the part of a process; whether it is this one that is to go on.
+
+        That is the one which found nothing left for others; where all is looked at already, as
+        after an interruption, the first.
+        """
+        looked = self.views.look(process)
+        return not self.views.missing() and (looked > 0 or process[0] == 0)
+
+    def discover(self) -> Discovery:
+        """Candidates and trials, of all images; what nobody has looked at yet is looked at."""
+        views = self.views
+        looked = Looked(views)
+        study = Study(looked, self.level, self.lift, self.most, views.seed, views.said)
+        return study.search(_chosen(self.classes, looked), self.manifest)
 
 
 def check(level: float, lift: float) -> None:

@@ -16,7 +16,8 @@ from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .detector import Detector, fit_detector
 from .discovery import Discovery, Rank
 from .evidence import effect, lift, score, shares, surely
-from .looked import Looked, Progress, strided
+from .looked import Looked
+from .views import Progress, strided
 
 REFERENCE = 1300  # images that a class is held against, at most
 OWN = 400  # images of a class that are looked through, at most

@@ -19,7 +19,7 @@ from PIL import Image
 from semattn import discover_spurious
 from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
-from semattn.spurious import folders as folders_of, load_discovery, looked, save_discovery
+from semattn.spurious import Search, folders as folders_of, load_discovery, save_discovery, views
 from tests import models
 
 from . import planted
@@ -79,7 +79,7 @@ def test_a_seed_gives_the_same_and_the_model_is_left_alone(model, pairs, found):
 
 
 def test_a_stopped_search_goes_on(model, pairs, found, tmp_path, monkeypatch):
-    real, calls = looked.Looker.look, []
+    real, calls = views.Looker.look, []
 
     def stop(self, images):
         calls.append(len(images.pixels))
@@ -88,14 +88,14 @@ def test_a_stopped_search_goes_on(model, pairs, found, tmp_path, monkeypatch):
         return real(self, images)
 
     options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
-    monkeypatch.setattr(looked.Looker, "look", stop)
+    monkeypatch.setattr(views.Looker, "look", stop)
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
     done = len(list((tmp_path / "search").glob("look-*.npz")))
     assert done == 7 - 4  # four batches make the space
-    monkeypatch.setattr(looked.Looker, "look", real)
+    monkeypatch.setattr(views.Looker, "look", real)
     assert same(found, discover_spurious(model, pairs, **options))
-    monkeypatch.setattr(looked.Looker, "look", None)  # what is done is not done again
+    monkeypatch.setattr(views.Looker, "look", None)  # what is done is not done again
     assert same(found, discover_spurious(model, pairs, **options))
 
 
@@ -128,11 +128,43 @@ def test_a_killed_search_loses_a_batch_at_most(model, pairs, found, tmp_path):
     assert all(one.stat().st_mtime_ns == then for one, then in kept.items()), "not done again"
 
 
+def test_processes_share_what_there_is_to_look_at(model, pairs, found, tmp_path, monkeypatch):
+    """Nobody looks twice, the last one goes on, and all is as one process has it, byte for byte."""
+    said, seen = [], []
+    real = views.Looker.look
+    monkeypatch.setattr(
+        views.Looker, "look", lambda *given: seen.append(len(given[1].pixels)) or real(*given)
+    )
+    options = {
+        "names": NAMES,
+        "preprocessing": planted.OWN,
+        "progress": lambda *one: said.append(one),
+    }
+    parts = [Search(model, pairs, folder=tmp_path / "many", **options) for _ in range(3)]
+    assert not parts[1].look((1, 3)) and said[-1] == ("looking", 24, 24)  # of 16 and 8
+    assert not parts[0].look((0, 3)) and not parts[0].look((0, 3))
+    assert parts[2].look((2, 3)) and said[-1] == ("looking", 16, 16)
+    assert sum(seen) == 72 + 64  # every image, and the sample that the space is made of
+    assert not parts[1].look((1, 3)) and parts[0].look((0, 3)), "all is done: the first goes on"
+    assert same(found, parts[2].discover()) and sum(seen) == 72 + 64
+    discover_spurious(model, pairs, folder=tmp_path / "one", **options)
+    one, many = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+                 for name in ("one", "many"))  # fmt: skip
+    assert one == many
+
+
+def test_a_search_without_a_folder_leaves_nothing(model, pairs):
+    with Search(model, pairs, names=NAMES, preprocessing=planted.OWN) as search:
+        search.look((0, 5))
+        assert search.shelf.folder.exists()
+    assert not search.shelf.folder.exists()
+
+
 def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(looked.Looked, "_look", stop)  # the space is there by then
+    monkeypatch.setattr(views.Views, "_look", stop)  # the space is there by then
     options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
