@@ -170,6 +170,30 @@ def test_in_a_prompted_pass_every_call_of_the_model_is_prompted(place):
     assert state_of(model) == before
 
 
+def test_what_a_cue_asks_is_answered_as_anywhere_else():
+    """A cue asks a prompter, a record of it and the model itself: in the pass that it is for."""
+    model, x = build("registers"), images()
+    weights = torch.rand(len(x), 12, generator=torch.manual_seed(3))
+    inner = AttentionPrompter(model, strength=1.5, density="count")
+
+    def ask() -> list[Tensor]:
+        with inner.steer(weights):
+            led = model(x)
+        layers = [one.attention() for one in record(inner, x, grad=False).sites]
+        return [inner(x), led, model(x), *layers]
+
+    class Cue:
+        def bias(self, _: Tensor) -> Tensor:
+            self.told = ask()
+            return weights
+
+    wanted, cue = ask(), Cue()
+    assert not torch.equal(wanted[0], wanted[2])
+    with AttentionPrompter(model, strength=0.7).steer(cue):
+        model(x)
+    assert all(torch.equal(one, other) for one, other in zip(wanted, cue.told, strict=True))
+
+
 def test_an_explanation_where_another_one_failed():
     model, x = build("class-token"), images()
     wanted = SIFTPatchInterrelation().patch_map(model, x, target=1)

@@ -155,7 +155,7 @@ def follow(
     layouts: dict[AttentionSite, Layout] = {}
     few = inputs if extra else inputs[:2]
     size = (inputs.shape[-2], inputs.shape[-1])
-    with apart(), torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+    with apart(layout=True), torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
         trace = Trace(few := few.clone())
 
         def handle(site: AttentionSite, call: Call) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 
 class _Here(threading.local):
     looks: int = 0  # how many `apart` this thread is in
+    layouts: int = 0  # and how many of them only see how a model is laid out
     passes: int = 0  # how many passes within passes
     calling: bool = False
 
@@ -63,16 +64,19 @@ def in_backward() -> bool:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def apart(*, layout: bool = False) -> Iterator[None]:
     """What runs inside the ``with`` is seen by no attachment that was there before it.
 
-    For a look at a model, or for sums of one's own, from within its pass.
+    For a look at a model, or for sums of one's own, from within its pass. With `layout`, nothing
+    but the places of tokens is looked at: a prompter that is called leaves the model as it is.
     """
     _here.looks += 1
+    _here.layouts += layout
     try:
         yield
     finally:
         _here.looks -= 1
+        _here.layouts -= layout
 
 
 @contextmanager
@@ -104,9 +108,9 @@ def depth() -> tuple[int, int]:
     return _here.looks, _here.passes
 
 
-def looking() -> bool:
-    """Whether this thread is in an `apart`."""
-    return _here.looks > 0
+def laying_out() -> bool:
+    """Whether this thread only sees how a model is laid out."""
+    return _here.layouts > 0
 
 
 def _task() -> Any:

@@ -108,5 +108,5 @@ def survey(model: nn.Module, inputs: Tensor) -> Survey:
     UnsupportedModelError
         As `semattn.record` does.
     """
-    with apart():
+    with apart(layout=True):
         return Survey.of(record(model, inputs, grad=False))

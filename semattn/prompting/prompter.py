@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.intercept import Call as AttentionCall
-from ..attention.owner import Owner, apart, looking
+from ..attention.owner import Owner, apart, laying_out
 from ..attention.sites import AttentionSite, Layers, choose_layers
 from ..attention.steer import Steering, steer
 from ..attention.survey import Survey, survey
@@ -147,7 +147,7 @@ class AttentionPrompter(nn.Module):
         away : lead away from there: scores in [0, 1], or a region, of what is to be overlooked
         """
         off = not isinstance(self.strength, Tensor) and self.strength == 0
-        if off or looking():  # or somebody looks at how the model is laid out
+        if off or laying_out():
             yield
             return
         steering = Steering(self.model, self.layers, self.heads, self.queries)
