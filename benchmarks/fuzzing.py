@@ -16,7 +16,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,8 +183,8 @@ def timely() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def state() -> dict[str, Any]:
-    """All of a process that a call could leave changed."""
+def state(there: Collection[threading.Thread] = ()) -> dict[str, Any]:
+    """All of a process that a call could leave changed; threads but those that were `there`."""
     return {
         "function modes": torch.overrides._len_torch_function_stack(),
         "gradients": torch.is_grad_enabled(),
@@ -192,7 +192,9 @@ def state() -> dict[str, Any]:
         "autocast": torch.is_autocast_enabled("cpu"),
         "dtype": torch.get_default_dtype(),
         "threads of torch": torch.get_num_threads(),
-        "threads": sorted(one.name for one in threading.enumerate() if not ending(one)),
+        "threads": sorted(
+            one.name for one in threading.enumerate() if not (one in there or ending(one))
+        ),
         "folder": Path.cwd(),
         "Pillow's limit": Image.MAX_IMAGE_PIXELS,
         "temporary files": sorted(one.name for one in Path(tempfile.gettempdir()).iterdir()),

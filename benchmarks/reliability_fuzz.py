@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections import Counter
@@ -68,13 +69,14 @@ def measured(area: str, inputs: int, seed: int, work: Path) -> dict[str, Any]:
     count: Counter[str] = Counter()
     crashes: dict[str, str] = {}
     warm, start = 0.0, time.perf_counter()
-    before = fuzzing.state()
+    there = set(threading.enumerate())  # of those who run this, tests among them
+    before = fuzzing.state(there)
     for index in range(inputs):
         if index == min(WARM_UP, inputs // 10):
             warm = fuzzing.resident()
         rng = np.random.default_rng([seed, zlib.crc32(area.encode()), index])
         verdict, said = fuzzing.judge(lambda chance=rng: attempt(chance))
-        after = fuzzing.state()
+        after = fuzzing.state(there)
         left = [name for name, value in after.items() if value != before[name]]
         before = after
         count[verdict] += 1
