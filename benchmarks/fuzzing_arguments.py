@@ -28,6 +28,12 @@ CLASSES = ("<b>cat</b>", "[red]dog[/]", "\x1b[31mowl", "</script><script>alert(1
 COMMANDS = ("explain", "compare", "analyze", "prompt", "spurious", "audit", "models", "doctor")
 WHOLE = 0.004  # of command lines: what may run to its end, which takes a second
 
+WARMING = (
+    ["explain", "picture.png"], ["analyze", "picture.png"], ["prompt", "picture.png"],
+    ["compare", "picture.png", "--methods", "grad-cam,integrated-gradients"],
+    ["audit", "list.txt", "--workers", "0", "--jobs", "explain,analyze,spurious"],
+)  # fmt: skip
+
 NUMERIC = ("0", "1", "-1", "3", "1e400", "nan", "inf", "-inf", "9" * 5000, "²", "٣", "1_0", "0x1f",
            "", " ", "1.5.2", "999999999999")  # fmt: skip
 VALUES: dict[str, Sequence[str]] = {
@@ -109,7 +115,7 @@ def hurried(rng: Chance, line: list[str]) -> list[str]:
     """The same, but made to be refused at the last, so that nothing long is begun."""
     if rng.random() < WHOLE or line[0] in ("models", "doctor"):
         return line
-    at_last = {"explain": ["--layers", "77"], "compare": ["--target", "77"],
+    at_last = {"explain": ["--layers", "77"], "compare": ["--target", "77777"],
                "prompt": ["--layers", "77"], "analyze": ["--layers", "77"]}  # fmt: skip
     return [*line, *at_last.get(line[0], ["--classes", "few.txt"])]
 
@@ -129,6 +135,26 @@ def arguments(work: Path) -> Try:
             return model
         return kept(called, checkpoint=checkpoint, **options | {"pretrained": False})
 
+    def said(line: list[str]) -> tuple[int, str, str]:
+        """What a command in the folder says: its status, standard output, standard error."""
+        here, out, err = Path.cwd(), io.StringIO(), io.StringIO()
+        zoo.load = load  # type: ignore[attr-defined]
+        os.chdir(root)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                return main(line), out.getvalue(), err.getvalue()
+        finally:
+            os.chdir(here)
+            zoo.load = kept  # type: ignore[attr-defined]
+
+    root.mkdir()  # what commands import, they import once: it is not to count as growth
+    (root / "picture.png").write_bytes(picture(np.random.default_rng(0)))
+    (root / "list.txt").write_text("picture.png\t0\npicture.png\t1\n" * 6, encoding="utf-8")
+    for line in WARMING:
+        status, _, err = said([*line, "--out", "out"])
+        assert not status, f"{line}: {err}"
+    shutil.rmtree(root)
+
     def attempt(rng: Chance) -> None:
         if not root.exists() or rng.random() < 0.02:
             shutil.rmtree(root, ignore_errors=True)
@@ -137,17 +163,9 @@ def arguments(work: Path) -> Try:
             if rng.random() < 0.5:
                 tree(rng, root / "folder")
         line = hurried(rng, drawn(rng, root))
-        before, here = set(names_in(root)), Path.cwd()
-        out, err = io.StringIO(), io.StringIO()
-        zoo.load = load  # type: ignore[attr-defined]
-        os.chdir(root)
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                status = main(line)
-        finally:
-            os.chdir(here)
-            zoo.load = kept  # type: ignore[attr-defined]
-        answer(status, out.getvalue(), err.getvalue(), f"semattn {line}"[:300])
+        before = set(names_in(root))
+        status, out, err = said(line)
+        answer(status, out, err, f"semattn {line}"[:300])
         assert not (root / "ran").exists(), "a file was run"
         new = set(names_in(root)) - before
         if status:

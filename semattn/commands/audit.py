@@ -15,6 +15,7 @@ from .pages import pages
 from .reading import load_model, name_of, read_device, read_names
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import nn
 
     from ..audit import Audit, Source
@@ -124,7 +125,7 @@ def _search(
     network: nn.Module, source: Source, folder: Path, detector: str, batch: int | None, seed: int,
     place: tuple[int, int], report: bool,
 ) -> bool:  # fmt: skip
-    """This process's part in the search for cues; whether it was the one to end it."""
+    """The part of this process in the search for cues; whether it was the one to end it."""
     from .. import output
     from ..spurious import Search
 
@@ -149,35 +150,7 @@ def _report(
 
     console = Console(highlight=False)
     if made is not None:
-        if made.images:
-            speed = made.images / made.seconds
-            console.print(f"{made.images} images in {made.seconds:,.0f} s, {speed:.1f} a second")
-        told_of = made.summary
-        if told_of is None:
-            console.print(
-                f"{made.waiting} units are left to other processes: the last one writes the tables",
-                soft_wrap=True,
-            )
-        elif told_of["explained"]:
-            right = told_of["accuracy"]
-            means = told_of["means"]
-            said = "" if right is None else f", the model is right on {right:.1%}"
-            console.print(
-                f"[bold]{told_of['explained']}[/] explained{said}; on average "
-                f"{means['keypoints']:.0f} keypoints, a map on {means['spread']:.0%} of the "
-                f"patches, {means['on_empty']:.0%} of it on patches without a keypoint",
-                soft_wrap=True,
-            )
-        for name, reason in source.broken:
-            console.print(
-                f"[yellow]broken:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True
-            )
-        if made.skipped:
-            console.print(f"[yellow]skipped:[/] {len(made.skipped)}")
-            for one in made.skipped[:MOST_SKIPPED]:
-                console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
-            if len(made.skipped) > MOST_SKIPPED:
-                console.print("  … the others are in skipped.parquet", soft_wrap=True)
+        _report_images(console, made, source)
     if not searched:
         console.print(
             "the search for cues is left to the process that looks at the last images: where all "
@@ -186,3 +159,34 @@ def _report(
         )
     if files:
         closing(console, notes, "", files)
+
+
+def _report_images(console: Console, made: Audit, source: Source) -> None:
+    """What came of the explanations and analyses."""
+    if made.images:
+        speed = made.images / made.seconds
+        console.print(f"{made.images} images in {made.seconds:,.0f} s, {speed:.1f} a second")
+    told_of = made.summary
+    if told_of is None:
+        console.print(
+            f"{made.waiting} units are left to other processes: the last one writes the tables",
+            soft_wrap=True,
+        )
+    elif told_of["explained"]:
+        right = told_of["accuracy"]
+        means = told_of["means"]
+        said = "" if right is None else f", the model is right on {right:.1%}"
+        console.print(
+            f"[bold]{told_of['explained']}[/] explained{said}; on average "
+            f"{means['keypoints']:.0f} keypoints, a map on {means['spread']:.0%} of the "
+            f"patches, {means['on_empty']:.0%} of it on patches without a keypoint",
+            soft_wrap=True,
+        )
+    for name, reason in source.broken:
+        console.print(f"[yellow]broken:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
+    if made.skipped:
+        console.print(f"[yellow]skipped:[/] {len(made.skipped)}")
+        for one in made.skipped[:MOST_SKIPPED]:
+            console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
+        if len(made.skipped) > MOST_SKIPPED:
+            console.print("  … the others are in skipped.parquet", soft_wrap=True)

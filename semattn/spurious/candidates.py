@@ -54,8 +54,10 @@ class Candidate:
 
 
 def find(patches: Patches, space: Space, seed: int) -> list[Candidate]:
-    """All candidates, the surest first."""
-    found = []
+    """All candidates, the surest first; none where too few images have a patch off the object."""
+    found: list[Candidate] = []
+    if not all(patches.off[part].any() for one in _learned(patches) for part in one):
+        return found
     for part in (space.things, slice(None)):
         own = patches.values[..., part]
         white = whiten(own[patches.off][:: max(1, int(patches.off.sum()) // 60_000)])
@@ -85,10 +87,10 @@ def _candidates(patches: Patches, values: np.ndarray, seed: int) -> Iterator[Can
     from sklearn.cluster import KMeans
 
     mine, off, fold = patches.mine, patches.off, patches.fold
-    everyone = np.ones(len(mine), bool)
-    learned = [fold != number for number in range(FOLDS)] + [everyone]
-    others = [_mean(values, off, part & ~mine) for part in learned]
-    probes = [_mean(values, off, part & mine) for part in learned]
+    probes, others = (
+        [_mean(values, off, part) for part in parts]
+        for parts in zip(*_learned(patches), strict=True)
+    )
     probe = _by_fold(values, fold, probes, others)
     yield _judged(patches, probe, _scores(values, probes[-1], others[-1]))
     sure = (probe > np.quantile(probe[~mine][off[~mine]], SURE)) & off & mine[:, None]
@@ -105,6 +107,13 @@ def _candidates(patches: Patches, values: np.ndarray, seed: int) -> Iterator[Can
             means = [points[one].mean(axis=0) for one in folds]
             scores = _by_fold(values, fold, means, others)
             yield _judged(patches, scores, _scores(values, means[-1], others[-1]))
+
+
+def _learned(patches: Patches) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What each fold is judged by, and at last all: images of the class, and of the others."""
+    mine, fold = patches.mine, patches.fold
+    parts = [fold != number for number in range(FOLDS)] + [np.ones(len(mine), bool)]
+    return [(part & mine, part & ~mine) for part in parts]
 
 
 def _mean(values: np.ndarray, off: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -75,11 +75,14 @@ class Study:
                 f"dataset: expected {FEWEST} images of a class at least, and as many of others, "
                 f"got {self._counted(small[:4])} — give more images"
             )
+        full = []
         for done, target in enumerate(targets, 1):
             if target not in small:
                 count, some = self._candidates(target)
                 judged += count
                 found += some
+                if not count:
+                    full.append(target)
             self.said("comparing", done, len(targets))
         frequent = [one for one in found if one.one.p * judged < self.level]
         tried = [one for one in frequent if one.lift >= self.lift]
@@ -101,6 +104,11 @@ class Study:
             )
         if small:
             notes.append(f"left out, for fewer than {FEWEST} images: {self._counted(small)}")
+        if full:
+            notes.append(
+                "left out, for too few images with patches beside what stands out in them: "
+                + self._counted(full)
+            )
         return Discovery(
             tuple(cues), self._ranking(cues, targets), len(looked), judged,
             None if looked.data.note else float(looked.right.mean()), self.level,

@@ -19,7 +19,14 @@ from PIL import Image
 from semattn import discover_spurious
 from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
-from semattn.spurious import Search, folders as folders_of, load_discovery, save_discovery, views
+from semattn.spurious import (
+    Search,
+    folders as folders_of,
+    load_discovery,
+    places,
+    save_discovery,
+    views,
+)
 from tests import models
 
 from . import planted
@@ -220,6 +227,19 @@ def test_without_labels_the_predicted_classes_stand_in(model, pairs):
                               preprocessing=planted.OWN)  # fmt: skip
     assert found.accuracy is None and "the class that the model predicts" in found.notes[0]
     assert found.confirmed[0].name == "red"
+
+
+def test_images_that_are_all_alike_have_no_cue(model):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    found = discover_spurious(model, [(noise, label) for label in (0, 1) * 6], names=NAMES,
+                              preprocessing=planted.OWN)  # fmt: skip
+    assert not found.confirmed
+
+
+def test_where_nothing_lies_beside_the_object_it_is_said(model, pairs, monkeypatch):
+    monkeypatch.setattr(places, "off_object", lambda over, *_: np.zeros_like(over, bool))
+    found = discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
+    assert not found.cues and "beside what stands out in them: red (24), gre" in found.notes[0]
 
 
 def test_where_one_class_is_predicted_it_says_that_it_is_predicted(model, pairs):
