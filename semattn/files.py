@@ -66,13 +66,17 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     Raises
     ------
     ValueError
-        For arrays that would take more than `MOST` bytes; for damage, one of `DAMAGE`.
+        For arrays that would take more than `MOST` bytes, and for what is no array; for damage,
+        one of `DAMAGE`.
     """
     with file.open("rb") as stream:
         with zipfile.ZipFile(stream) as packed:
             size = sum(one.file_size for one in packed.infolist())
+            other = [name for name in packed.namelist() if not name.endswith(".npy")]
         if size > MOST:
             raise ValueError(f"arrays of {size:,} bytes")
+        if other:
+            raise ValueError(f"{other[0][:40]!r}, which is no array")
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as kept:
             return dict(kept)
