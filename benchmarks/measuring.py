@@ -162,7 +162,8 @@ def machine() -> dict[str, Any]:
 
 def versions() -> str:
     """The end of a caption: threads and the version of PyTorch."""
-    return f"{torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}."
+    count = torch.get_num_threads()
+    return f"{count} thread{'' if count == 1 else 's'}, torch {torch.__version__.split('+')[0]}."
 
 
 def write(made: dict[str, Any], out: Path) -> None:

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from hypothesis import settings
 
 from semattn.cli import main
+
+# The same cases in every run; `--hypothesis-profile default` draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "flower.jpg"

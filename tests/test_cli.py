@@ -248,7 +248,7 @@ def test_bare_help_and_version(run):
     assert run() == run("--help")
     assert "explain" in run()[1]
     assert re.fullmatch(r"semattn \d+\.\d+\.\d+\S*\n", run("--version")[1])
-    refused(run("explian", PHOTO), "explain")
+    refused(run("explian", PHOTO), "explian", "--help")
     refused(run("explain"), "IMAGE")
 
 

@@ -461,8 +461,8 @@ def test_concentration_is_a_distribution(rows, smoothing):
             assert torch.equal(concentration(s[i : i + 1], smoothing)[0], p[i])
             order = s[i].argsort()
             assert (p[i][order].diff() >= 0).all()
-        smaller = concentration(s / 4, smoothing)
-        torch.testing.assert_close(smaller, p)
+        if torch.equal(s / 4 * 4, s):  # a number may be too small to be divided
+            torch.testing.assert_close(concentration(s / 4, smoothing), p)
         flipped = concentration(s.flip(1), smoothing).flip(1)
         torch.testing.assert_close(flipped, p)
 

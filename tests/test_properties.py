@@ -55,6 +55,7 @@ def test_every_batch_has_a_map_for_any_target(name, device, seed, batch, target,
     assert state_of(model) == before and torch.equal(x, kept_x)
 
 
+@pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")
 @FEW
 @given(SEEDS, st.integers(2, 4), st.integers(0, CLASSES - 1))
 def test_a_map_does_not_depend_on_its_batch(seed, batch, target):

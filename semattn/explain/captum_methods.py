@@ -83,7 +83,7 @@ class PixelExplainer(Explainer):
             inputs = run.inputs.detach().clone().to(exact).requires_grad_()
             image = torch.arange(len(inputs), device=inputs.device)
             forward = _forward(run, asked(run, taken))
-            attribution = self.pixels(forward, inputs, image, taken.grid).detach()
+            attribution = self.pixels(forward, inputs, image, taken.grid).detach().to(exact)
         check_finite("map", attribution)
         with torch.no_grad():
             heat = attribution.sum(dim=1)

@@ -233,10 +233,12 @@ class AttentionPrompter(nn.Module):
         found = self._survey(call)
         source = self._source(call, found, weights, away)
 
+        @torch.compiler.disable
         def see(site: AttentionSite, made: AttentionCall) -> None:
             with apart():
                 source.see(found.record(site, made))
 
+        @torch.compiler.disable
         def bias() -> Tensor:
             with apart():
                 patches = source.bias()

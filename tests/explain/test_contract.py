@@ -91,7 +91,8 @@ def test_half_precision_on_every_family(explain: partial[Any], family: str) -> N
     dtype = torch.bfloat16 if "swin-v2" in family else torch.float16
     x = (images(3) * 64).round() / 64  # exact in half precision, so that it is the same picture
     exact = explain(model).attribute(x, target=TARGETS)
-    rough = explain(model.to(dtype)).attribute(x.to(dtype), target=TARGETS)
+    model = families.build(family).to(dtype)  # anew: timm 1.0.17 keeps LeViT's biases of a call
+    rough = explain(model).attribute(x.to(dtype), target=TARGETS)
     assert rough.dtype == torch.float32
     assert (rough - exact).norm() < 80 * torch.finfo(dtype).eps * exact.norm()
 
@@ -104,7 +105,8 @@ def test_both_call_forms_are_equal_on_every_model(explain: partial[Any], name: s
     captum = explain(model).attribute(x, target=[1, 3])
     assert torch.equal(own, captum)
     assert own.shape == x.shape and own.is_contiguous() and own.isfinite().all()
-    assert own.std() > 0
+    every = (explain(model).attribute(x, target=target) for target in range(5))
+    assert own.std() > 0 or any(one.std() > 0 for one in every)  # Grad-CAM keeps what is positive
     assert torch.equal(explain(model).attribute(x, [1, 3]), captum)
     assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum)
 
