@@ -3,9 +3,9 @@
 A small model explains and analyses drawn pictures, undisturbed; then again and again while
 processes are killed at random moments, alone and two together, with and without workers; while
 workers are killed; with files that may not grow; with a damaged archive; and with a model that
-raises, answers NaN or runs out of memory on some images. Each time the same call goes on, and every
-file of the result is held against the undisturbed one. The result goes to
-benchmarks/results/reliability_audit.json.
+raises, answers NaN or runs out of memory on some images. A search for cues by two processes is
+killed likewise. Each time the same call goes on, and every file of the result is held against the
+undisturbed one. The result goes to benchmarks/results/reliability_audit.json.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from torch import Tensor, nn
 
 from semattn.audit import audit, open_source, units
 from semattn.files import write_text
+
+from . import reliability_search
 
 RESULTS = Path(__file__).parent / "results" / "reliability_audit.json"
 IMAGES, SIZE, SIDE = 120, 3, 64
@@ -283,11 +285,13 @@ def main() -> None:
         rows.append(limited(whole, work))
         rows += [failing(whole, work, kind) for kind in ("raises", "NaN", "no memory for a batch")]
         rows.append(cut(given, work))
+        rows += added(reliability_search.killed(Faulty, child, work, options.kills))
     made = {
-        "caption": f"Audits of {IMAGES} drawn pictures and 3 broken files, held against one left "
-        "alone, file by file, byte by byte. Lost and doubled: images that stand in neither table, "
-        "or more than once; different: files that differ, or images that are left out without need "
-        "or without a word. Made by `python -m benchmarks.reliability_audit`.",
+        "caption": f"Audits of {IMAGES} drawn pictures and 3 broken files, and searches of "
+        f"{len(reliability_search.pictures())} pictures, held against one left alone, file by "
+        "file, byte by byte. Lost and doubled: images that stand in neither table, or more than "
+        "once; different: files that differ, or images that are left out without need or without "
+        "a word. Made by `python -m benchmarks.reliability_audit`.",
         "columns": [
             {"key": "fault", "title": "fault"},
             {"key": "times", "title": "times", "format": "d"},

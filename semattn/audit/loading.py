@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..images import Images, Preprocessing
 from ..interrelation import Skipped
-from ..interrelation.reading import Loaded, Reader, has_spare_cores
+from ..interrelation.reading import Loaded, Reader
 
 AHEAD = 2  # batches that wait for the model
 MOST_WORKERS = 16
@@ -117,10 +117,15 @@ def stream(
 
 
 def default_workers(model: nn.Module) -> int:
-    """Processes that read: none where they would take from the model what they give."""
-    if not has_spare_cores(model):
-        return 0
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 1))
+    """Processes that read: as many as the model leaves of this process's share of the cores.
+
+    With a GPU there is one at least; torchrun says how many processes share the machine.
+    """
+    mine = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    weight = next(model.parameters(), None)
+    if weight is not None and weight.device.type != "cpu":
+        return max(1, min(MOST_WORKERS, mine - 1))
+    return max(0, min(MOST_WORKERS, mine - torch.get_num_threads()))
 
 
 def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:

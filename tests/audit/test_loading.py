@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from semattn.audit.loading import Batch, Batches
+from semattn.audit.loading import Batch, Batches, default_workers
 from semattn.images import Preprocessing
 from semattn.interrelation.reading import Reader
 from tests.audit.pictures import folder
@@ -32,3 +32,20 @@ def test_a_worker_sends_what_was_read_bit_for_bit(tmp_path, channels):
         for name, value in vars(other).items():
             mine = getattr(one, name)
             assert torch.equal(mine, value) if isinstance(value, torch.Tensor) else mine == value
+
+
+@pytest.mark.parametrize(
+    ("cores", "beside", "threads", "device", "wanted"),
+    [
+        (2, None, 2, "cpu", 0), (8, None, 2, "cpu", 6), (8, "8", 1, "cpu", 0),
+        (8, "2", 1, "cpu", 3), (16, None, 16, "meta", 15), (64, "8", 8, "meta", 7),
+        (64, None, 1, "meta", 16), (4, "8", 1, "meta", 1),
+    ],
+)  # fmt: skip
+def test_workers_take_the_cores_that_are_left(monkeypatch, cores, beside, threads, device, wanted):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if beside:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
+    assert default_workers(torch.nn.Linear(1, 1, device=device)) == wanted
