@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 
 from ..errors import SemattnError
 from . import places, trials
-from .candidates import FOLDS, SAME, Candidate, Patches, distinct, find, shared
+from .candidates import FOLDS, SAME, Patches, distinct, find, shared
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .detector import Detector, fit_detector
 from .discovery import Discovery, Rank
-from .evidence import effect, lift, score, shares, surely
+from .evidence import effect, score, shares, surely
 from .looked import Looked
+from .tried import Tried, packed, unpacked
 from .views import Progress, strided
 
 REFERENCE = 1300  # images that a class is held against, at most
@@ -24,28 +25,6 @@ OWN = 400  # images of a class that are looked through, at most
 FEWEST = 2 * FOLDS  # images of a class that can be searched
 SHOWN = 12  # examples of a cue
 TOGETHER = 0.7  # of the images that show one show another, of which it may be a part
-
-
-@dataclass(frozen=True, eq=False)
-class Tried:
-    """A candidate that is tried: the rows that it was judged on, and what finds it in the space.
-
-    `mine` says which rows are of the class, `fixed` (P,) which patches stand out there at a fixed
-    place, `marks` which patches of the class's rows it is found in.
-    """
-
-    target: int
-    rows: np.ndarray
-    mine: np.ndarray
-    fixed: np.ndarray
-    one: Candidate
-    detector: Detector
-    marks: np.ndarray
-
-    @property
-    def lift(self) -> float:
-        """How many times as many images of the class show it as of the others, at least."""
-        return lift(self.one.bears[self.mine], self.one.bears[~self.mine])
 
 
 class Study:
@@ -78,14 +57,14 @@ class Study:
         full = []
         for done, target in enumerate(targets, 1):
             if target not in small:
-                count, some = self._candidates(target)
+                count, some = self._kept(target)
                 judged += count
-                found += some
+                # More are judged as it goes on, so what is not frequent now will never be.
+                found = [one for one in (*found, *some) if one.one.p * judged < self.level]
                 if not count:
                     full.append(target)
             self.said("comparing", done, len(targets))
-        frequent = [one for one in found if one.one.p * judged < self.level]
-        tried = [one for one in frequent if one.lift >= self.lift]
+        tried = [one for one in found if one.lift >= self.lift]
         parts = shares([one.one.p for one in tried])
         cues: list[SpuriousCue] = []
         if tried:
@@ -97,9 +76,9 @@ class Study:
             self.said("trying", number + 1, len(tried))
         cues.sort(key=lambda one: (not one.confirmed, -one.score))
         notes = [one for one in (looked.data.note,) if one]
-        if len(tried) < len(frequent):
+        if len(tried) < len(found):
             notes.append(
-                f"not tried: {len(frequent) - len(tried)} kinds of patches that a class shows more "
+                f"not tried: {len(found) - len(tried)} kinds of patches that a class shows more "
                 f"often, but not surely {self.lift:g} times as often as others"
             )
         if small:
@@ -136,6 +115,15 @@ class Study:
             for one in targets
         ]
         return tuple(sorted(ranks, key=lambda one: (-one.score, -best(one.target, False))))
+
+    def _kept(self, target: int) -> tuple[int, list[Tried]]:
+        """What `_candidates` gives, from the shelf where it was done already."""
+        shelf, name = self.looked.shelf, f"class-{target:06d}"
+        kept = shelf.arrays(name)
+        if kept is None:
+            kept = packed(*self._candidates(target))
+            shelf.keep_arrays(name, kept)
+        return unpacked(target, kept)
 
     def _candidates(self, target: int) -> tuple[int, list[Tried]]:
         """How many kinds of patches were judged, and the distinct ones, the surest first."""

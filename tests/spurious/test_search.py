@@ -25,6 +25,7 @@ from semattn.spurious import (
     load_discovery,
     places,
     save_discovery,
+    study,
     views,
 )
 from tests import models
@@ -103,6 +104,7 @@ def test_a_stopped_search_goes_on(model, pairs, found, tmp_path, monkeypatch):
     monkeypatch.setattr(views.Looker, "look", real)
     assert same(found, discover_spurious(model, pairs, **options))
     monkeypatch.setattr(views.Looker, "look", None)  # what is done is not done again
+    monkeypatch.setattr(study, "find", None)
     assert same(found, discover_spurious(model, pairs, **options))
 
 
@@ -118,7 +120,7 @@ discover_spurious(planted.model_of(pairs), pairs, names=("red", "green", "blue")
 
 def test_a_killed_search_loses_a_batch_at_most(model, pairs, found, tmp_path):
     search = tmp_path / "search"
-    for least in (2, 4, 6):  # space, four batches of images (16 each) and a half, trials
+    for least in (2, 5, 8):  # space, four batches of images (16 each) and a half, classes, trials
         command = [sys.executable, "-W", "error", "-c", SEARCH, str(search)]
         before = set(search.glob("*.npz"))
         with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
