@@ -67,7 +67,7 @@ def audit(
     wanted = read_names(jobs) or []
     check_jobs(wanted, (*JOBS, "spurious"))
     place = _place(process)
-    first = place[0] == 0
+    shows = os.environ.get("LOCAL_RANK", "0") == "0"  # the first of torchrun's, on its machine
     own = tuple(one for one in wanted if one != "spurious")
     with told() as notes:
         with busy("loading the model, which fetches its weights the first time") as say:
@@ -81,7 +81,7 @@ def audit(
         shown: AbstractContextManager[Callable[[int, int | None], None] | None]
         made = None
         if own:
-            shown = bar() if first else nullcontext()
+            shown = bar() if shows else nullcontext()
             with shown as progress:
                 made = run(
                     network, found, folder, jobs=own, method=method, density=density,
@@ -95,11 +95,11 @@ def audit(
                 output.write_analysis(made.analysis, folder / "analyze", page)
             files["analyze"] = folder / "analyze"
         searched = "spurious" not in wanted or _search(
-            network, found, folder, detector, batch_size, seed, place, report
+            network, found, folder, detector, batch_size, seed, place, report, shows
         )
         if "spurious" in wanted and searched:
             files["spurious"] = folder / "spurious"
-    if first or files:
+    if shows or files:
         _report(made, found, files, notes, searched)
 
 
@@ -123,13 +123,13 @@ def _local(device: str) -> str:
 
 def _search(
     network: nn.Module, source: Source, folder: Path, detector: str, batch: int | None, seed: int,
-    place: tuple[int, int], report: bool,
+    place: tuple[int, int], report: bool, shows: bool,
 ) -> bool:  # fmt: skip
     """The part of this process in the search for cues; whether it was the one to end it."""
     from .. import output
     from ..spurious import Search
 
-    with phases() as progress:
+    with phases() if shows else nullcontext() as progress:
         search = Search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
             folder=folder / SEARCH, progress=progress,
