@@ -183,7 +183,7 @@ def timely() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def state(there: Collection[threading.Thread] = ()) -> dict[str, Any]:
+def state(there: Collection[threading.Thread]) -> dict[str, Any]:
     """All of a process that a call could leave changed; threads but those that were `there`."""
     return {
         "function modes": torch.overrides._len_torch_function_stack(),

@@ -7,7 +7,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -60,8 +60,8 @@ def claim(file: Path, text: str) -> str:
     return text
 
 
-def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz``; nothing in it is unpickled.
+def read_arrays(file: Path, only: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz``, or `only` some that may be there; nothing in it is unpickled.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{other[0][:40]!r}, which is no array")
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as kept:
-            return dict(kept)
+            return {name: kept[name] for name in kept.files if only is None or name in only}
 
 
 def _hidden(file: Path) -> Path:

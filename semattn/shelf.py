@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,13 @@ class Shelf:
         """Whether a batch is done."""
         return (self.folder / f"{name}.npz").exists()
 
-    def arrays(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a batch, None where it is still to be done."""
+    def arrays(self, name: str, only: Sequence[str] | None = None) -> dict[str, np.ndarray] | None:
+        """The arrays of a batch, or `only` some, None where it is still to be done."""
         if not self.has_arrays(name):
             return None
         file = self.folder / f"{name}.npz"
         try:
-            return read_arrays(file)
+            return read_arrays(file, only)
         except DAMAGE as error:
             raise _damaged(file, error) from error
 

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "semattn"
 
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
-    {"cost", "digest", "errors", "files", "registry", "statistics", "version"},
+    {"cores", "cost", "digest", "errors", "files", "registry", "statistics", "version"},
     {"checks", "manifest", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import multiprocessing
 import multiprocessing.process
-import os
 import pickle
 import queue
 import threading
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..cores import spare_cores
 from ..images import Images, Preprocessing
 from ..interrelation import Skipped
 from ..interrelation.reading import Loaded, Reader
@@ -117,15 +117,8 @@ def stream(
 
 
 def default_workers(model: nn.Module) -> int:
-    """Processes that read: as many as the model leaves of this process's share of the cores.
-
-    With a GPU there is one at least; torchrun says how many processes share the machine.
-    """
-    mine = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    weight = next(model.parameters(), None)
-    if weight is not None and weight.device.type != "cpu":
-        return max(1, min(MOST_WORKERS, mine - 1))
-    return max(0, min(MOST_WORKERS, mine - torch.get_num_threads()))
+    """Processes that read: as many as the model leaves cores for."""
+    return min(MOST_WORKERS, spare_cores(model))
 
 
 def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:

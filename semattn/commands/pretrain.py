@@ -114,8 +114,9 @@ def _policy(
 
 def _workers() -> int:
     """Loading in the background where a process has processors to spare."""
-    mine = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(MOST_WORKERS, max(0, mine - 1))
+    from ..cores import own_cores
+
+    return min(MOST_WORKERS, max(0, own_cores() - 1))
 
 
 def _precision(name: str, device: str) -> str:

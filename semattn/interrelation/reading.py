@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..cores import spare_cores
 from ..errors import ImageError, ShapeError
 from ..images import Images, called, prepare
 from ..keypoints import Keypoints, detect
@@ -149,9 +149,7 @@ def read_ahead(
 
 def has_spare_cores(model: nn.Module) -> bool:
     """Whether reading does not take from the model what it gives."""
-    weight = next(model.parameters(), None)
-    elsewhere = weight is not None and weight.device.type != "cpu"
-    return elsewhere or torch.get_num_threads() < (os.cpu_count() or 1)
+    return spare_cores(model) > 0
 
 
 def several(images: Any) -> tuple[Iterable[Any] | None, int | None]:

@@ -44,7 +44,7 @@ class Looked:
         right: list[bool] = []
         grid: dict[str, np.ndarray] = {}
         for number in range(len(views)):
-            kept = views[number]
+            kept = views.about(number)
             for index, why in zip(kept["skipped"], kept["reasons"], strict=True):
                 self.skipped.append(Skipped(self.data.source_name(int(index)), str(why)))
             sources += kept["sources"].tolist()

@@ -11,6 +11,9 @@ from .candidates import Candidate
 from .detector import Detector
 from .evidence import lift
 
+# Of one kind, on the shelf.
+ARRAYS = ("rows", "mine", "fixed", "like", "bears", "marks", "weights", "numbers")
+
 
 @dataclass(frozen=True, eq=False)
 class Tried:
@@ -38,34 +41,39 @@ def packed(judged: int, some: Sequence[Tried]) -> dict[str, np.ndarray]:
     """The kinds of one class that are kept, of so many that were judged, as arrays."""
     made = {"judged": np.array(judged), "kept": np.array(len(some))}
     for number, tried in enumerate(some):
-        detector = tried.detector
-        own = {
-            "rows": tried.rows, "mine": tried.mine, "fixed": tried.fixed,
-            "like": np.packbits(tried.one.like), "bears": tried.one.bears,
-            "marks": np.packbits(tried.marks), "weights": detector.weights,
-            "numbers": np.array(
-                [tried.one.p, detector.offset, detector.slope, detector.start], np.float64
-            ),
-        }  # fmt: skip
-        made |= {f"{name}-{number}": value for name, value in own.items()}
+        made |= {f"{name}-{number}": value for name, value in _arrays(tried).items()}
     return made
 
 
 def unpacked(target: int, kept: dict[str, np.ndarray]) -> tuple[int, list[Tried]]:
     """What `packed` was given, of a class."""
-    made = []
-    for number in range(int(kept["kept"])):
+    every = [
+        _of_arrays(target, {name: kept[f"{name}-{number}"] for name in ARRAYS})
+        for number in range(int(kept["kept"]))
+    ]
+    return int(kept["judged"]), every
 
-        def own(name: str, number: int = number) -> np.ndarray:
-            return kept[f"{name}-{number}"]
 
-        def patches(name: str, count: int) -> np.ndarray:
-            shape = count, len(own("fixed"))
-            return np.unpackbits(own(name), count=shape[0] * shape[1]).astype(bool).reshape(shape)
+def _arrays(tried: Tried) -> dict[str, np.ndarray]:
+    """One kind as arrays: `ARRAYS`."""
+    one, found = tried.one, tried.detector
+    numbers = np.array([one.p, found.offset, found.slope, found.start], np.float64)
+    values = (
+        tried.rows, tried.mine, tried.fixed, np.packbits(one.like), one.bears,
+        np.packbits(tried.marks), found.weights, numbers,
+    )  # fmt: skip
+    return dict(zip(ARRAYS, values, strict=True))
 
-        rows, mine, (p, *numbers) = own("rows"), own("mine"), own("numbers").tolist()
-        one = Candidate(patches("like", len(rows)), own("bears"), p)
-        finder = Detector(own("weights"), *numbers)
-        marks = patches("marks", int(mine.sum()))
-        made.append(Tried(target, rows, mine, own("fixed"), one, finder, marks))
-    return int(kept["judged"]), made
+
+def _of_arrays(target: int, own: dict[str, np.ndarray]) -> Tried:
+    """What `_arrays` was given."""
+    rows, mine, fixed = own["rows"], own["mine"], own["fixed"]
+    p, *numbers = own["numbers"].tolist()
+    one = Candidate(_patches(own["like"], len(rows), len(fixed)), own["bears"], p)
+    marks = _patches(own["marks"], int(mine.sum()), len(fixed))
+    return Tried(target, rows, mine, fixed, one, Detector(own["weights"], *numbers), marks)
+
+
+def _patches(bits: np.ndarray, images: int, patches: int) -> np.ndarray:
+    """What was packed, (images, patches)."""
+    return np.unpackbits(bits, count=images * patches).astype(bool).reshape(images, patches)

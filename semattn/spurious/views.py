@@ -16,6 +16,7 @@ from .looking import Looker
 from .space import Space, fit_space
 
 SAMPLED = 64  # images that the space is made of
+ABOUT = ("sources", "labels", "right", "skipped", "reasons", "shape", "cell")  # small, of a batch
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,6 +55,11 @@ class Views:
             self.shelf.keep_arrays(name, kept)
         return kept
 
+    def about(self, number: int) -> dict[str, np.ndarray]:
+        """The same without what is known of patches, which is nearly all of it."""
+        kept = self.shelf.arrays(self._name(number), ABOUT)
+        return self[number] if kept is None else kept
+
     def missing(self) -> list[int]:
         """The batches that nobody has looked at yet."""
         return [one for one in range(len(self)) if not self.shelf.has_arrays(self._name(one))]
@@ -64,7 +70,7 @@ class Views:
         mine = [one for one in self.missing() if one % count == place]
         total, done = sum(len(self._of(one)) for one in mine), 0
         for number in mine:
-            self[number]
+            self.about(number)
             done += len(self._of(number))
             self.said("looking", done, total)
         return total
