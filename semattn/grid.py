@@ -44,6 +44,7 @@ class PatchGrid:
     image_size: tuple[int, int]
     cell: tuple[float, float]
     prefix: int = 0
+    origin: tuple[float, float] = (0.0, 0.0)
 
     @property
     def patches(self) -> int:

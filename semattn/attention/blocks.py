@@ -7,7 +7,7 @@ blocks do so at once, as more images of one batch, and no block passes a gradien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from .owner import Owner, nested
-from .sites import find_sites
+from .sites import AttentionSite
 from .target import check_batch
 
 # From the model's output for R rows, and the number of the image of each, to R scores.
@@ -26,7 +26,10 @@ Scores = Callable[[Any, Tensor], Tensor]
 
 @contextmanager
 def head_after_each_block(
-    model: nn.Module, last: str, shape: tuple[int, int], scores: Scores
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    shape: tuple[int, int],
+    scores: Scores,
 ) -> Iterator[list[str]]:
     """While this is on, a pass of `model` with gradients gives (B,): the sum of all blocks' scores.
 
@@ -37,7 +40,7 @@ def head_after_each_block(
 
     Parameters
     ----------
-    last : the name of the last self-attention site that the model calls
+    sites : the self-attention sites of the model, in the order of their calls
     shape : (h, w), the patches of its grid
     scores : what is asked of the outputs
 
@@ -47,10 +50,10 @@ def head_after_each_block(
         For a model whose blocks cannot be told apart, or whose last block gives no tokens.
     """
     with nested():
-        reading = _Reading(last, shape, scores)
+        reading = _Reading(sites[-1].name, shape, scores)
         handles = [
             module.register_forward_hook(partial(reading.leave, name))
-            for name, module in blocks_of(model).items()
+            for name, module in blocks_of(model, sites).items()
         ]
         try:
             handles.append(model.register_forward_pre_hook(reading.begin))
@@ -111,15 +114,14 @@ class _Reading:
         return scores.reshape(count, -1).sum(dim=0)
 
 
-def blocks_of(model: nn.Module) -> Mapping[str, nn.Module]:
+def blocks_of(model: nn.Module, sites: Sequence[AttentionSite]) -> Mapping[str, nn.Module]:
     """The block of each self-attention site: the outermost module that holds it and no other."""
-    sites = [site for site in find_sites(model).values() if site.kind == "self"]
     found = {}
     for site in sites:
-        parts = site.name.split(".")
+        parts = site.path.split(".")
         for depth in range(len(parts) + 1):
             name = ".".join(parts[:depth])
-            inside = [one for one in sites if f"{one.name}.".startswith(f"{name}." if name else "")]
+            inside = [one for one in sites if f"{one.path}.".startswith(f"{name}." if name else "")]
             module = model.get_submodule(name)
             if len(inside) == 1 and not isinstance(module, nn.ModuleList):
                 found[site.name] = module

@@ -5,6 +5,8 @@ As `layout` does for attention calls, by the places that `trace` followed to the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,10 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import attach
-from .layout import UnplacedError, ranks, run_traced
+from .layout import UnplacedError, ranks
+from .layout_pass import layout_pass
+from .model_call import ModelCall
 from .owner import Owner
-from .sites import find_sites
 from .trace import Planes, Trace, mixed
 
 _SAME = 2e-4  # of the image's side: places that agree
@@ -58,8 +60,8 @@ class FeatureLayout:
         real = (image >= 0) & ~image.isnan()
         if not bool(real.any()):
             raise UnplacedError("features that cannot be followed back to it")
-        rows, h, tall = ranks(down, real, size[0])
-        columns, w, wide = ranks(across, real, size[1])
+        rows, h, tall, top = ranks(down, real, size[0])
+        columns, w, wide, left = ranks(across, real, size[1])
         if h * w == 1:
             raise UnplacedError("mixtures of the whole image")
         token = torch.where(real, rows * w + columns, -1)
@@ -67,7 +69,8 @@ class FeatureLayout:
         seen = torch.bincount((image * h * w + token)[real], minlength=h * w)
         if not bool((seen == 1).all()):
             raise UnplacedError(f"features that do not fill a grid of {h}x{w} once")
-        return cls(PatchGrid((h, w), size, (tall, wide)), channels, image, token)
+        grid = PatchGrid((h, w), size, (tall, wide), origin=(top, left))
+        return cls(grid, channels, image, token)
 
     def place(self, features: Tensor, batch: int) -> Tensor:
         """The features of the patches (B, P, D)."""
@@ -96,8 +99,10 @@ def follow_features(
     found: list[Planes | None] = []
     size = (inputs.shape[-2], inputs.shape[-1])
     module = model.get_submodule(name)
-    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-        trace, owner = Trace(inputs := inputs.clone()), Owner()
+
+    @contextmanager
+    def watch(trace: Trace) -> Iterator[None]:
+        owner = Owner()
 
         def note(_: nn.Module, *told: Any) -> None:  # args, kwargs, output: see `owner`
             if not owner.calls():
@@ -110,11 +115,11 @@ def follow_features(
         hook = module.register_forward_pre_hook if entering else module.register_forward_hook
         handle = hook(note, with_kwargs=True)
         try:
-            sites = find_sites(model)
-            with attach(sites, lambda _, call: run_traced(trace, call)), trace:
-                model(inputs, *extra)
+            yield
         finally:
             handle.remove()
+
+    layout_pass(model, ModelCall((inputs, *extra), {}, 0), watch=watch, whole=True)
     try:
         if not found or found[0] is None:
             raise UnplacedError("features that cannot be followed back to it")

@@ -11,20 +11,37 @@ from __future__ import annotations
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .owner import Owner, depth
 from .sites import AttentionSite
 
-SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax}
+_SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax, torch._softmax, torch.special.softmax}
+_EXP = {torch.exp, Tensor.exp, torch.exp_, Tensor.exp_}
+_SUM = {torch.sum, Tensor.sum}
+_DIVIDE = {
+    torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide,
+    Tensor.div_, Tensor.divide_, Tensor.true_divide_, Tensor.__truediv__, Tensor.__itruediv__,
+}  # fmt: skip
+_KINDS = {
+    **dict.fromkeys(_SOFTMAX, "softmax"),
+    **dict.fromkeys(_EXP, "exp"),
+    **dict.fromkeys(_SUM, "sum"),
+    **dict.fromkeys(_DIVIDE, "divide"),
+    F.scaled_dot_product_attention: "fused",
+    F.multi_head_attention_forward: "multi-head",
+}
 
 
 @dataclass
@@ -40,6 +57,11 @@ class FusedCall:
     scale: float | None = None
     enable_gqa: bool = False
     width: int | None = None  # of the values, where channels have been added to them
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.query.device
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,6 +140,11 @@ class DenseCall:
     kwargs: dict[str, Any]
 
     @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.scores.device
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(B, H, Nq, Nk)."""
         return tuple(self.scores.shape)
@@ -133,15 +160,116 @@ class DenseCall:
 
 
 Call = FusedCall | DenseCall
+Reply = Callable[[Call], Tensor]
 Handler = Callable[[AttentionSite, Call], Tensor]
 
 
+class CallReader:
+    """Recognises attention calls among the functions that a model calls.
+
+    An attention call is `scaled_dot_product_attention`, `multi_head_attention_forward`, or a
+    softmax over one of the last two of three or more axes, also as exp(x) / sum(exp(x)).
+    """
+
+    def __init__(self) -> None:
+        self._scores = WeakTensorKeyDictionary()  # of exp(x): x
+        self._sums = WeakTensorKeyDictionary()  # of a sum of exp(x): exp(x), and the axis
+
+    def read(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[Reply], Any] | None:
+        """How to make the call if it is one of attention: a function of what answers the call."""
+        kind = _KINDS.get(func)
+        if kind is None:
+            return None
+        if kind == "fused":
+            return lambda reply: reply(FusedCall(*args, **kwargs))
+        if kind == "multi-head":
+            return lambda reply: _opened(reply, args, kwargs)
+        if kind == "softmax":
+            return _softmax(func, args, kwargs)
+        return self._read_quotient(kind, func, args, kwargs)
+
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Remember the parts of a softmax that is written out."""
+        kind = _KINDS.get(func)
+        if kind not in ("exp", "sum") or not args or not isinstance(result, Tensor):
+            return
+        if kind == "exp" and result.ndim > 2 and result is not args[0]:
+            self._scores[result] = args[0]
+        elif kind == "sum" and args[0] in self._scores and result.ndim == args[0].ndim:
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            self._sums[result] = (weakref.ref(args[0]), dim)
+
+    def _read_quotient(
+        self, kind: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[Reply], Any] | None:
+        if (
+            kind != "divide"
+            or len(args) < 2
+            or not all(isinstance(one, Tensor) for one in args[:2])
+        ):
+            return None
+        whole, total = args[:2]
+        if whole not in self._scores or total not in self._sums:
+            return None
+        summed, dim = self._sums[total]
+        if summed() is not whole:
+            return None
+        scores = self._scores[whole]
+
+        def quotient(given: Tensor, dim: int) -> Tensor:
+            same = given is scores
+            return func(*args, **kwargs) if same else torch.softmax(given, dim)
+
+        return _over_keys(scores, dim, lambda given, axis: quotient(given, axis))
+
+
+def _softmax(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Reply], Any] | None:
+    rest = dict(kwargs)
+    given = list(args)
+    scores = given.pop(0) if given else rest.pop("input", None)
+    dim = given.pop(0) if given else rest.pop("dim", None)
+    return _over_keys(scores, dim, lambda values, axis: func(values, axis, *given, **rest))
+
+
+def _over_keys(
+    scores: Any, dim: Any, function: Callable[[Tensor, int], Tensor]
+) -> Callable[[Reply], Any] | None:
+    """The call of a softmax over the last axis, or, with the keys first, over the one before."""
+    if isinstance(dim, (list, tuple)) and len(dim) == 1:
+        dim = dim[0]
+    if not isinstance(scores, Tensor) or scores.ndim < 3 or not isinstance(dim, int):
+        return None
+    axis = dim % scores.ndim - scores.ndim
+    if axis == -1:
+        return lambda reply: reply(DenseCall(scores, function, (dim,), {}))
+    if axis == -2:
+
+        def turned(values: Tensor, axis: int) -> Tensor:
+            untouched = values is flipped
+            return function(scores if untouched else values.mT, axis).mT
+
+        flipped = scores.mT
+        return lambda reply: reply(DenseCall(flipped, turned, (dim,), {})).mT
+    return None
+
+
 class _Intercept(TorchFunctionMode):
-    def __init__(self, site: AttentionSite, handler: Handler) -> None:
+    """Hands the attention calls of one module to a handler, while that module runs."""
+
+    def __init__(
+        self, sites: Sequence[AttentionSite], handler: Handler, running: list[Any]
+    ) -> None:
         super().__init__()
-        self.site = site
+        self.sites = sites
         self.handler = handler
+        self.running = running  # of this attachment, the innermost last
+        self.reader = CallReader()
         self.level = depth()
+        self.calls = 0  # that have been made since the module began
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -149,45 +277,36 @@ class _Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if depth() != self.level:
             return func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            return self.handler(self.site, FusedCall(*args, **kwargs))
-        if func in SOFTMAX and _over_keys(*args, **kwargs):
-            return self.handler(self.site, _dense(func, args, kwargs))
-        if func is F.multi_head_attention_forward:
-            return _opened(self.site, self.handler, args, kwargs)
+        make = self.reader.read(func, args, kwargs)
+        if make is None:
+            result = func(*args, **kwargs)
+            self.reader.note(func, args, kwargs, result)
+            return result
+        if self.running and self.running[-1] is self:  # modules around it make the same call
+            for mode in self.running:
+                mode.calls += 1
+        for site in self.sites:
+            if site.call is None or site.call == self.calls - 1:
+                return make(partial(self.handler, site))
         return func(*args, **kwargs)
 
 
-def _over_keys(scores: Any = None, dim: int | None = None, *_: Any, **named: Any) -> bool:
-    scores = named.get("input", scores)
-    return isinstance(scores, Tensor) and scores.ndim > 2 and dim in (-1, scores.ndim - 1)
+def _opened(reply: Reply, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`F.multi_head_attention_forward` with the attention call inside it answered by `reply`.
 
-
-def _dense(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DenseCall:
-    if args:
-        return DenseCall(args[0], func, args[1:], kwargs)
-    rest = {name: value for name, value in kwargs.items() if name != "input"}
-    return DenseCall(kwargs["input"], func, (), rest)
-
-
-def _opened(
-    site: AttentionSite, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """`F.multi_head_attention_forward` with the attention call inside it sent to `handler`.
-
-    PyTorch's own code runs, with other globals: there its attention call and its softmax are the
-    handler's. So nothing is replaced for anybody else, and nothing is written anew.
+    PyTorch's own code runs, with other globals: only there, its attention call and its softmax go
+    to `reply`.
     """
     given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs).arguments
     number = given["num_heads"]
 
     def fused(*call: Any, **named: Any) -> Tensor:
-        return handler(site, FusedCall(*call, **named))
+        return reply(FusedCall(*call, **named))
 
     def soft(scores: Tensor, dim: int) -> Tensor:
         folded = scores.ndim == 3  # (B * heads, Nq, Nk)
         whole = scores.unflatten(0, (-1, number)) if folded else scores
-        made = handler(site, DenseCall(whole, F.softmax, (dim,), {}))
+        made = reply(DenseCall(whole, F.softmax, (dim,), {}))
         return made.flatten(0, 1) if folded else made
 
     body = F.multi_head_attention_forward
@@ -203,45 +322,73 @@ def _opened(
 
 @contextmanager
 def attach(
-    sites: dict[nn.Module, AttentionSite],
+    sites: Mapping[nn.Module, AttentionSite | Sequence[AttentionSite]],
     handler: Handler,
     *,
     outermost: bool = False,
     owner: Owner | None = None,
-) -> Iterator[set[nn.Module]]:
+) -> Iterator[None]:
     """Send every attention call of `sites` that `owner` makes through `handler`.
 
     By default the owner is who attaches. The handler returns what the call is to return.
     Attachments nest: the one made last sees a call first and hands on what it changed; an
     `outermost` one sees what all others have made of it. Hooks are gone when the body ends, also by
-    an exception, or when attaching fails half-way. What is handed over is the set of the modules
-    that were entered so far.
+    an exception, or when attaching fails half-way.
     """
-    owner = owner or Owner()
-    modes: list[_Intercept] = []
-    entered: set[nn.Module] = set()
-    handles = []
-
-    def enter(module: nn.Module, _: Any) -> None:
-        if owner.calls_again():
-            mode = _Intercept(sites[module], handler)
-            mode.__enter__()
-            modes.append(mode)
-            entered.add(module)
-
-    def leave(module: nn.Module, *_: Any) -> None:
-        if owner.calls_again() and modes and modes[-1].site is sites[module]:
-            modes.pop().__exit__(None, None, None)
-
+    attachment = Attachment(handler, outermost=outermost, owner=owner)
     try:
-        for module in sites:
-            handles.append(module.register_forward_pre_hook(enter, prepend=outermost))
-            handles.append(
-                module.register_forward_hook(leave, always_call=True, prepend=not outermost)
-            )
-        yield entered
+        attachment.add(sites)
+        yield
     finally:
-        while modes:
-            modes.pop().__exit__(None, None, None)
-        for handle in handles:
-            handle.remove()
+        attachment.remove()
+
+
+class Attachment:
+    """The hooks of `attach`; modules can be added while it is there."""
+
+    def __init__(
+        self, handler: Handler, *, outermost: bool = False, owner: Owner | None = None
+    ) -> None:
+        self.handler = handler
+        self.outermost = outermost
+        self.owner = owner or Owner()
+        self.sites: dict[nn.Module, Sequence[AttentionSite]] = {}
+        self.running: list[tuple[nn.Module, _Intercept]] = []
+        self.modes: list[_Intercept] = []
+        self.handles: list[Any] = []
+
+    def add(self, sites: Mapping[nn.Module, AttentionSite | Sequence[AttentionSite]]) -> None:
+        """Hook modules that are not hooked yet; the sites of the others are set anew."""
+        for module, given in sites.items():
+            known = module in self.sites
+            self.sites[module] = (given,) if isinstance(given, AttentionSite) else tuple(given)
+            if not known:
+                before = module.register_forward_pre_hook(self.enter, prepend=self.outermost)
+                self.handles.append(before)
+                after = module.register_forward_hook(
+                    self._leave, always_call=True, prepend=not self.outermost
+                )
+                self.handles.append(after)
+
+    def remove(self) -> None:
+        """Take everything away."""
+        while self.modes:
+            self._pop()
+        while self.handles:
+            self.handles.pop().remove()
+
+    def enter(self, module: nn.Module, _: Any) -> None:
+        """A module begins."""
+        if self.owner.calls_again():
+            mode = _Intercept(self.sites[module], self.handler, self.modes)
+            mode.__enter__()
+            self.running.append((module, mode))
+            self.modes.append(mode)
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if self.owner.calls_again() and self.running and self.running[-1][0] is module:
+            self._pop()
+
+    def _pop(self) -> None:
+        self.running.pop()
+        self.modes.pop().__exit__(None, None, None)

@@ -7,23 +7,20 @@ image asking once is refused by name: overlapping windows, queries that are not 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import Call, FusedCall, attach
-from .owner import apart
 from .placement import Placement
-from .sites import AttentionSite
-from .trace import Planes, Trace, mixed
+from .trace import Planes
 
 _NEAR = 2e-4  # of the image's side: places that agree
 _EVEN = 0.05  # of a patch: how much the distances between patches may differ
+_EDGE = 0.02  # of a patch: how far the first may begin from the edge of the image
 
 
 class UnplacedError(Exception):
@@ -122,86 +119,47 @@ class Layout:
         return Placement(tokens.grid, common, batch, image, token)
 
 
-def plain(grid: PatchGrid, tokens: int, learned: bool) -> Layout:
-    """The layout of (B, heads, N, N): all tokens at once, as they come."""
-    own = PatchGrid(grid.shape, grid.image_size, grid.cell, tokens - grid.patches)
-    everything = Tokens(own, torch.arange(tokens)[None])
-    return Layout(everything, None if learned else everything)
-
-
 def common_grid(layouts: Sequence[Layout]) -> PatchGrid:
     """The finest grid that patches ask on, with prefix tokens for all."""
     grids = [one.grid for layout in layouts if (one := layout.queries or layout.keys)]
     asking = [layout.queries.grid for layout in layouts if layout.queries is not None]
     finest = max(asking or grids, key=lambda grid: grid.patches)
+    for grid in grids:
+        for side in (0, 1):
+            ends = [
+                (one.origin[side], one.origin[side] + one.cell[side] * one.shape[side])
+                for one in (grid, finest)
+            ]
+            apart = max(abs(ends[0][0] - ends[1][0]), abs(ends[0][1] - ends[1][1]))
+            if apart > 1.01 * max(grid.cell[side], finest.cell[side]):
+                raise UnsupportedModelError(
+                    f"model: expected layers that see the same part of the image, got grids of "
+                    f"{grid.shape} and {finest.shape} patches over different parts — "
+                    "choose layers of one part"
+                )
     return replace(finest, prefix=max(grid.prefix for grid in grids))
 
 
-def follow(
-    model: nn.Module,
-    inputs: Tensor,
-    extra: tuple[Any, ...],
-    sites: Mapping[nn.Module, AttentionSite],
-) -> dict[AttentionSite, Layout]:
-    """The layout of every site that `model` calls on `inputs` (B, C, H, W), by one forward pass.
+def has_places(planes: Planes) -> bool:
+    """Whether any element lies in the image."""
+    return bool((planes[0] >= 0).any())
 
-    Two images tell how a batch is laid out, so no more than two are run.
+
+def layout_of(queries: Planes | None, keys: Planes, size: tuple[int, int]) -> Layout:
+    """The layout of a call from the places of its queries (…, Nq) and keys (…, Nk).
+
+    Parameters
+    ----------
+    queries : None, or no place in the image, for learned queries
+    size : (H, W) of the images, pixels
 
     Raises
     ------
-    UnsupportedModelError
-        When the tokens of a site cannot be followed back to the image; it names the site.
+    UnplacedError
+        When the tokens are not every patch of a grid once.
     """
-    layouts: dict[AttentionSite, Layout] = {}
-    few = inputs if extra else inputs[:2]
-    size = (inputs.shape[-2], inputs.shape[-1])
-    with apart(layout=True), torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
-        trace = Trace(few := few.clone())
-
-        def handle(site: AttentionSite, call: Call) -> Tensor:
-            try:
-                layouts[site] = _layout(*_places(trace, call), size)
-            except UnplacedError as reason:
-                raise UnsupportedModelError(
-                    f"{site}: expected attention between patches of the image, got {reason} "
-                    f"in a call of shape {call.shape} — this kind is not supported"
-                ) from None
-            return run_traced(trace, call)
-
-        with attach(dict(sites), handle), trace:
-            model(few, *extra)
-    return layouts
-
-
-def run_traced(trace: Trace, call: Call) -> Tensor:
-    """Make the call; what comes out of a fused one is where its queries are."""
-    result = call.run()
-    if isinstance(call, FusedCall) and (asked := trace.of(call.query)):
-        there = mixed(asked[:3], [-1], True)
-        trace.put(result, tuple(plane.expand(result.shape) for plane in there))
-    return result
-
-
-def _places(trace: Trace, call: Call) -> tuple[Planes | None, Planes]:
-    """Places of the queries (…, Nq), if they have any, and of the keys (…, Nk)."""
-    if isinstance(call, FusedCall):
-        asked, known = trace.of(call.query), trace.of(call.key)
-        if known is None:
-            raise UnplacedError("keys that cannot be followed back to it")
-        keys = mixed(known[:3], [-1], False)
-        lead = call.shape[:-2]
-        if call.key.shape[:-2] != lead:  # heads that share their keys: one is enough to know
-            keys = tuple(plane[:, :1].expand(*lead, -1) for plane in keys)
-        return None if asked is None else mixed(asked[:3], [-1], False), keys
-    both = trace.of(call.scores)
-    if both is None:
-        raise UnplacedError("scores that cannot be followed back to it")
-    queries = mixed(both[:3], [-1], False) if len(both) == 6 else None
-    return queries, mixed(both[-3:], [-2], False)
-
-
-def _layout(queries: Planes | None, keys: Planes, size: tuple[int, int]) -> Layout:
-    queries = None if queries is None or (queries[0].isnan().all() and _few(queries)) else queries
+    if queries is not None and bool(queries[0].isnan().all()):
+        queries = None
     everything = torch.cat([torch.stack(one) for one in (queries, keys) if one is not None], -1)
     everything = everything.nan_to_num(-9.0)  # (3, …, Nq + Nk)
     lead = everything.shape[1:-1]
@@ -229,10 +187,6 @@ def _layout(queries: Planes | None, keys: Planes, size: tuple[int, int]) -> Layo
             raise UnplacedError("queries that are mixtures of the whole image")
         _asks_once(asked)
     return Layout(known, asked, heads, folded, heads_first, order)
-
-
-def _few(queries: Planes) -> bool:
-    return queries[0].shape[-1] <= 1
 
 
 def _all_alike(keys: Planes) -> bool:
@@ -278,30 +232,86 @@ def _images_first(image: Tensor) -> bool:
 
 def _tokens(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens | None:
     """Tokens of one image from the places (G, n) of all; None when all are in one place."""
-    image, down, across = planes
+    planes = _of_one_image(planes, images_first)
+    without = _without_summary(planes)
+    try:
+        tokens = _on_grid(planes, size)
+    except UnplacedError:
+        if without is None:
+            raise
+        return _on_grid(without, size)
+    if tokens is not None and without is not None and tokens.table.numel() > tokens.grid.tokens:
+        return _on_grid(without, size)  # the mean lies where the middle patch is
+    return tokens
+
+
+def _of_one_image(planes: Planes, images_first: bool) -> Planes:
+    """The places (g, n) of the first image's groups, which must be those of every image."""
+    image = planes[0]
     images = int(image.nan_to_num(-1).max()) + 1
     windows = len(image) // images
-    mine = slice(0, windows) if images_first else slice(0, None, images)
-    image, down, across = image[mine], down[mine], across[mine]
+    shape = (images, windows, -1) if images_first else (windows, images, -1)
+    each = [plane.reshape(shape) for plane in planes]
+    each = each if images_first else [plane.transpose(0, 1) for plane in each]
+    kinds = torch.where(each[0].isnan(), -2.0, each[0].clamp(max=0.0))
+    same = bool((kinds == kinds[:1]).all()) and all(
+        bool(((plane - plane[:1]).nan_to_num(0.0).abs() < _NEAR).all()) for plane in each[1:]
+    )
+    if not same:
+        raise UnplacedError("an order of tokens that differs from image to image")
+    return tuple(plane[0] for plane in each)
+
+
+def _on_grid(planes: Planes, size: tuple[int, int]) -> Tokens | None:
+    image, down, across = planes
     nowhere = image.isnan()
     real = (image >= 0) & ~nowhere
     if not bool(real.any()):
         raise UnplacedError("tokens that cannot be followed back to it")
-    rows, h, tall = ranks(down, real, size[0])
-    columns, w, wide = ranks(across, real, size[1])
+    rows, h, tall, top = ranks(down, real, size[0])
+    columns, w, wide, left = ranks(across, real, size[1])
     if h * w == 1 and real.sum() > 1:
         return None
     prefix = int(nowhere.sum(dim=1).max())
     table = torch.where(real, prefix + rows * w + columns, -1)
     table = torch.where(nowhere, nowhere.cumsum(dim=1) - 1, table)
-    grid = PatchGrid((h, w), size, (tall, wide), prefix)
+    grid = PatchGrid((h, w), size, (tall, wide), prefix, origin=(top, left))
     if len(table[table >= prefix].unique()) != grid.patches:
         raise UnplacedError(f"tokens that do not fill a grid of {h}x{w}")
     return Tokens(grid, table)
 
 
-def ranks(places: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float]:
-    """Row (or column) number of each place, their count, and the size of one in pixels."""
+def _without_summary(planes: Planes) -> Planes | None:
+    """The places with a first or last token that is the mean of all others counted as nowhere."""
+    image, down, across = planes
+    if len(image) > 1 or image.shape[1] < 3:
+        return None
+    for token, others in ((0, slice(1, None)), (-1, slice(None, -1))):
+        real = image[:, others] >= 0
+        means = [
+            (plane[:, others].nan_to_num(0.0) * real).sum(1) / real.sum(1).clamp(min=1)
+            for plane in (down, across)
+        ]
+        away = [
+            (plane[:, token] - mean).abs()
+            for plane, mean in zip((down, across), means, strict=True)
+        ]
+        if all(bool((one < _NEAR).all()) for one in away):
+            image = image.clone()
+            image[:, token] = torch.nan
+            return image, down, across
+    return None
+
+
+def ranks(places: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float, float]:
+    """Rows (or columns) of tokens along one side of the image.
+
+    Returns
+    -------
+    tuple
+        The number of each place's row, how many rows there are, the height of one and the edge of
+        the first, pixels.
+    """
     found = places[real].sort().values
     new = torch.cat([found.new_ones(1, dtype=torch.bool), found.diff() > _NEAR])
     marks = found[new]
@@ -309,10 +319,19 @@ def ranks(places: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float
     step = 1.0 if count == 1 else float(marks[-1] - marks[0]) / (count - 1)
     if count > 1 and bool(((marks.diff() - step).abs() > _EVEN * step).any()):
         raise UnplacedError("tokens at uneven distances")
-    if count > 1 and (marks[0] > 1.01 * step or 1 - marks[-1] > 1.51 * step):
-        raise UnplacedError("patches of a part of it alone")
+    start = float(marks[0]) - step / 2
+    if abs(start) < _EDGE * step:
+        start = 0.0
+    if count == 1 and start:
+        raise UnplacedError("a single row or column of patches beside the middle of it")
     ranks = torch.searchsorted(marks, places.nan_to_num(0.0).contiguous() - _NEAR / 2)
-    return ranks.clamp(max=count - 1), count, round(step * pixels * 64) / 64
+    return ranks.clamp(max=count - 1), count, _in_pixels(step * pixels), _in_pixels(start * pixels)
+
+
+def _in_pixels(length: float) -> float:
+    """A length without the rounding errors of single precision."""
+    exact = round(length * 64) / 64
+    return exact if abs(length - exact) < 1e-3 else length
 
 
 def _asks_once(asked: Tokens) -> None:

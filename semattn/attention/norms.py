@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,21 +13,22 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .blocks import blocks_of
 from .owner import Owner, nested
+from .sites import AttentionSite
 
 
 @contextmanager
-def watch_norms(model: nn.Module) -> Iterator[list[Tensor]]:
+def watch_norms(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
     """Inside the ``with``, the first pass of `model` leaves the norms of its last block's tokens.
 
-    They are (B, N) as the tokens come, for `norms_on` to read; nothing is left by a model whose
-    blocks cannot be told apart, or whose last one gives no tokens. Of further passes, with which
-    `record` follows the tokens of some models, nothing is kept.
+    `sites` are the self-attention sites. The norms are (B, N) as the tokens come, for `norms_on` to
+    read; nothing is left by a model whose blocks cannot be told apart, or whose last one gives no
+    tokens. Of further passes, with which `record` follows the tokens, nothing is kept.
     """
     with nested():
-        yield from _watched(model)
+        yield from _watched(model, sites)
 
 
-def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
+def _watched(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
     owner = Owner()
 
@@ -40,7 +41,7 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
             found.append(torch.linalg.vector_norm(first.detach().to(exact), dim=-1))
 
     try:
-        last = list(blocks_of(model).values())[-1]
+        last = list(blocks_of(model, sites).values())[-1]
     except UnsupportedModelError:
         yield found
         return

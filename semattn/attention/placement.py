@@ -60,6 +60,12 @@ class Placement:
             values = whole.index_put_(index, values, accumulate=True)[..., :-1]
         return self._resample(values, self.own, self.common, self._shares)
 
+    def padding(self) -> Tensor:
+        """1 for the tokens of the call that are padding, (G, n) or a single 0."""
+        if self.token is None:
+            return torch.zeros((), device=None if self.image is None else self.image.device)
+        return (self.token < 0).float()
+
     def per_image(self, values: Tensor) -> Tensor:
         """Sum of (G, …) over the groups of each image: (B, …)."""
         if self.image is None:

@@ -6,8 +6,9 @@ without one, so that explaining the last half of the layers costs less than a fu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,30 +16,35 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from .layout import Layout, common_grid
+from .model_call import ModelCall
+from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
 from .owner import calling, nested
-from .patches import watch_patches
 from .quiet import quiet
-from .recorder import Recorder
+from .recorder import GradientsKept, Recorder, StaleLayoutError
 from .rows import Rule, SiteRecord
-from .sites import AttentionSite, Layers, find_sites, refuse
-from .target import Target, check_batch, output_tensor, score
+from .sites import AttentionSite, Layers, refuse
+from .target import Score, Target, check_batch, output_tensor, score
+
+_BLOCKED = (
+    "The model runs a part without gradients (torch.no_grad or detach); gradients were taken "
+    "through it all the same."
+)
 
 
 @dataclass(frozen=True)
 class AttentionRecord:
     """What every recorded site of a model did with a batch of images.
 
-    `sites` are in the order of the layers; `grid` says where the tokens lie; `logits` is the
+    `sites` are in the order of their calls; `grid` says where the tokens lie; `logits` is the
     output (B, …); `score` (B,) is what was differentiated and `target` (B,) its class numbers,
     None when it is no class (`explains` then says what it is) or nothing was differentiated.
-    `reads_class_token` (B,) says whether the score depends on the first prefix token of the
-    model's last layer: measured, not assumed, since models that average their patches may have a
-    class token all the same.
-    `left_out` are sites whose attention is not between patches (channel attention); they have no
-    number among the layers.
+    `read_from` (B, N) says from which tokens of the last self-attention layer the score is read,
+    in parts of 1: the norm of the score's gradient with respect to each query's row of attention.
+    It is None where nothing was differentiated.
+    `left_out` are sites whose attention is not between patches of the image, or that the score does
+    not depend on; they have no number among the layers, and `notes` says why they are left out.
     `in_order` says whether all layers of the model, recorded or not, attend over the tokens of
-    `grid` as they come: no windows, no coarser grids.
+    `grid` as they come: no windows, no coarser grids, prefix tokens first, patches row by row.
     `depth` is how many self-attention layers the model has, recorded or not.
     """
 
@@ -47,11 +53,17 @@ class AttentionRecord:
     logits: Tensor
     score: Tensor | None
     target: Tensor | None
-    reads_class_token: Tensor
+    read_from: Tensor | None
     left_out: tuple[AttentionSite, ...] = ()
     explains: str = ""
     in_order: bool = True
     depth: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reads_class_token(self) -> Tensor:
+        """Whether the score of each image depends on a prefix token of the last layer: (B,)."""
+        return self.readout()[:, : self.grid.prefix].sum(dim=1) > 0
 
     def half_way(self) -> SiteRecord:
         """The recorded site nearest to half of the model's depth; of two, the earlier one."""
@@ -72,16 +84,19 @@ class AttentionRecord:
         raise ValueError(f"layer: expected one of the recorded {known}, got {layer}")
 
     def readout(self) -> Tensor:
-        """Where the answer is read: 1 for the class token, or 1/P for each patch: (B, N).
+        """From which tokens the score is read, in parts of 1: (B, N); see `read_from`.
 
-        The class token where the score depends on it (`reads_class_token`), else all patches alike.
+        Raises
+        ------
+        RuntimeError
+            When the record was made with ``grad=False``.
         """
-        even = self.logits.new_full((len(self.logits), self.grid.patches), 1 / self.grid.patches)
-        weights = self.grid.add_prefix(even.to(torch.promote_types(even.dtype, torch.float32)))
-        weights[self.reads_class_token] = 0
-        if self.grid.prefix:
-            weights[:, 0] = self.reads_class_token.to(weights)
-        return weights
+        if self.read_from is None:
+            raise RuntimeError(
+                "record: expected gradients, which show where the score is read, got a record "
+                "without — use record(…, grad='last')"
+            )
+        return self.read_from
 
     def reduce(self, weights: Tensor, rule: Rule | None = None) -> list[Tensor]:
         """For each self-attention site, sum_i weights_i rule(A, dA)_ij over queries i: (B,H,N).
@@ -103,6 +118,7 @@ def record(
     layers: Layers = None,
     grad: bool | str = True,
     additional_forward_args: Any = None,
+    sites: Sequence[str] | None = None,
 ) -> AttentionRecord:
     """Run `model` on `inputs` once and keep what its attention did.
 
@@ -116,8 +132,10 @@ def record(
     target : what is differentiated, see `semattn.attention.target`; None is the predicted class
     layers : which self-attention layers, see `choose_layers`; None is all
     grad : whether to keep dL/dO as well, at the cost of a backward pass; "last" differentiates
-        at the last layer alone, which tells `reads_class_token` and costs little; False nothing
+        at the last layer alone, which gives `read_from` and costs little; False nothing
     additional_forward_args : passed on to the model after `inputs`
+    sites : names of the modules that count as attention, or patterns of names as of `fnmatch`;
+        None is all modules that make an attention call between patches
 
     Raises
     ------
@@ -142,79 +160,188 @@ def record(
         )
     if grad not in (True, False, "last"):
         raise ValueError(f"grad: expected True, False or 'last', got {grad!r}")
-    sites = find_sites(module)
-    extra = _as_tuple(additional_forward_args)
-    layouts: dict[str, Layout] = {}
-    left_out: tuple[AttentionSite, ...] = ()
+    if isinstance(sites, str):
+        raise TypeError(f"sites: expected a list of names, got {sites!r} — write sites=[{sites!r}]")
+    call = ModelCall((inputs, *_as_tuple(additional_forward_args)), {}, 0)
+    return record_call(module, call, target=target, layers=layers, grad=grad, sites=sites)
+
+
+def record_call(
+    model: nn.Module,
+    call: ModelCall,
+    *,
+    target: Target,
+    layers: Layers,
+    grad: bool | str,
+    sites: Sequence[str] | None,
+) -> AttentionRecord:
+    """As `record`, for a model that is called with any arguments."""
     with (
         nested(),
         torch.inference_mode(False),
         torch.set_grad_enabled(bool(grad)),
-        quiet(module),
+        quiet(model),
     ):
-        inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
-        while True:
-            recorder = Recorder(sites, layers, grad)
-            with watch_patches(module) as patches, recorder.attached(patches) as entered:
-                with calling():
-                    output = module(inputs, *extra)
-                recorder.open = False
-                if entered and len(entered) < len(sites):  # a tower that this pass does not use
-                    sites = find_sites(module, among=entered)
+        images = call.images
+        images = images.clone() if images.is_inference() else images.detach()
+        return _Recording(model, call.with_images(images), target, layers, sites).run(grad)
+
+
+class _Recording:
+    """Passes of one model on one batch, until it is known which layers the score depends on."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        call: ModelCall,
+        target: Target,
+        layers: Layers,
+        sites: Sequence[str] | None,
+    ) -> None:
+        self.model, self.call, self.target, self.layers = model, call, target, layers
+        self.sites = sites
+        self.known = known_layout(model, call, sites)
+
+    def run(self, grad: bool | str) -> AttentionRecord:
+        """Record, and begin again where the first pass shows that other layers count."""
+        whole = self.known.layout
+        unreached = self.known.unreached if grad else frozenset()
+        thorough = bool(grad) and len(whole.towers()) > 1
+        for _ in range(4):
+            layout = whole.without(unreached, NO_INFLUENCE) if unreached else whole
+            also = whole.sites if thorough else [s for s in whole.sites if s.name in unreached]
+            recorder = Recorder(layout, self.layers, grad, _not_counted(also, layout))
+            try:
+                logits, asked, gradients = self._pass(recorder, grad)
+            except StaleLayoutError:
+                self.known = known_layout(self.model, self.call, self.sites, anew=True)
+                whole = self.known.layout
+                continue
+            ignored = frozenset(site.name for site, one in gradients.items() if one is None)
+            if self._is_blocked(ignored, gradients):
+                if not self.known.blocked:
+                    self.known.blocked = True
                     continue
-                recorder.check_called()
-                logits = output_tensor(output)
-                check_batch(logits, len(inputs))
-                asked = score(output, target, module) if grad else (None, None, "")
-                chosen, classes, explains = asked
-                gradients = {} if chosen is None else recorder.differentiate(chosen, logits.dtype)
-            if not layouts:
-                found = recorder.layouts(module, inputs, extra, patches)
-                layouts = {site.name: layout for site, layout in found.items()}
-                left_out = tuple(site for site in found if found[site].keys is None)
-                if left_out:
-                    sites = _between_patches(module, sites, left_out)
-                    continue
-            break
-    kept = [site for site in recorder.calls if site in recorder.wanted]
-    grid = common_grid([layouts[site.name] for site in kept])
-    batch, last = len(inputs), recorder.last
-    return AttentionRecord(
-        sites=tuple(
-            recorder.keep(
-                site,
-                layouts[site.name],
-                grid,
-                batch,
-                gradients.get(site) if grad is True else None,
+                if len(ignored) == len(gradients):
+                    self.known.blocked = False
+                    raise _no_gradient(recorder)
+            if ignored == unreached:
+                break
+            if grad is not True and not thorough:
+                thorough = True
+                continue
+            unreached = self.known.unreached = ignored
+        else:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: expected the same attention calls in every forward "
+                "pass, got others each time — fix what changes from pass to pass"
             )
-            for site in kept
-        ),
-        grid=grid,
-        logits=logits.detach(),
-        score=None if chosen is None else chosen.detach(),
-        target=classes,
-        reads_class_token=recorder.reads_first(layouts[last.name], gradients.get(last), batch),
-        left_out=left_out,
-        explains=explains,
-        in_order=all(layout.in_order_of(grid) for layout in layouts.values()),
-        depth=last.layer + 1,
-    )
+        layout.check_one_tower()
+        return self._keep(recorder, layout, logits, asked, gradients, grad)
 
+    def _is_blocked(
+        self, ignored: Collection[str], gradients: dict[AttentionSite, Tensor | None]
+    ) -> bool:
+        """Whether gradients stop on their way to layers whose results the score depends on."""
+        if len(ignored) == len(gradients):
+            return bool(gradients)
+        before = self.known.layout.before
+        reached = [site.name for site in gradients if site.name not in ignored]
+        return any(name in before[other] for name in ignored for other in reached)
 
-def _between_patches(
-    model: nn.Module,
-    sites: Mapping[nn.Module, AttentionSite],
-    left_out: Collection[AttentionSite],
-) -> dict[nn.Module, AttentionSite]:
-    """The sites that are not left out, with their layers numbered anew."""
-    among = [module for module, site in sites.items() if site not in left_out]
-    if not among:
-        raise UnsupportedModelError(
-            f"{next(iter(left_out))}: expected attention between patches, got attention between "
-            "channels in every layer — this kind is not supported"
+    def _pass(
+        self, recorder: Recorder, grad: bool | str
+    ) -> tuple[Tensor, Score | None, dict[AttentionSite, Tensor | None]]:
+        """One forward pass, and a backward pass to the sites that are to be differentiated."""
+        blocked = GradientsKept() if grad and self.known.blocked else nullcontext()
+        with recorder.attached(self.model):
+            with calling(), blocked:
+                output = self.call.run(self.model)
+            recorder.open = False
+            recorder.check_called()
+            logits = output_tensor(output)
+            check_batch(logits, len(self.call.images))
+            if not grad:
+                return logits, None, {}
+            asked = score(output, self.target, self.model)
+            return logits, asked, recorder.differentiate(asked.values, logits.dtype)
+
+    def _keep(
+        self,
+        recorder: Recorder,
+        layout: ModelLayout,
+        logits: Tensor,
+        asked: Score | None,
+        gradients: dict[AttentionSite, Tensor | None],
+        grad: bool | str,
+    ) -> AttentionRecord:
+        grid, batch = layout.grid, len(self.call.images)
+        ends = {
+            site: recorder.keep(site, grid, batch, gradients[site])
+            for site in layout.sites
+            if gradients.get(site) is not None
+        }
+        ends = {site: _with_learned(one) for site, one in ends.items()}
+        kept = []
+        for site in layout.sites:
+            if site not in recorder.wanted:
+                continue
+            whole = ends.get(site) or recorder.keep(site, grid, batch, None)
+            kept.append(whole if grad is True else whole.without_gradient())
+        last = ends.get(recorder.last)
+        return AttentionRecord(
+            sites=tuple(kept),
+            grid=grid,
+            logits=logits.detach(),
+            score=None if asked is None else asked.values.detach(),
+            target=None if asked is None else asked.classes,
+            read_from=None if last is None else _read_from(last),
+            left_out=tuple(one.site for one in layout.left_out),
+            explains="" if asked is None else asked.explains,
+            in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
+            depth=len(layout.selves),
+            notes=(*layout.notes(), *((_BLOCKED,) if grad and self.known.blocked else ())),
         )
-    return find_sites(model, among=among)
+
+
+def _read_from(last: SiteRecord) -> Tensor:
+    """The parts of 1 that the score is read from each token, (B, N)."""
+    assert last.queries_at is not None
+    norms = last.query_gradient_norms()
+    if bool((norms * last.queries_at.padding()).any()):
+        raise UnsupportedModelError(
+            f"{last.site}: expected the score to be read from patches or prefix tokens, got one "
+            "that reads padded tokens — this kind is not supported"
+        )
+    weights = last.queries_at.collect(norms[:, None])[:, 0]
+    total = weights.sum(dim=1, keepdim=True)
+    even = last.queries_at.common.add_prefix(
+        torch.ones_like(weights[:, last.queries_at.common.prefix :])
+    )
+    weights = torch.where(total > 0, weights, even)  # a score that nothing changes: all patches
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _with_learned(one: SiteRecord) -> SiteRecord:
+    """The record of a pool with the weights of its learned queries; any other as it is."""
+    if one.queries_at is not None:
+        return one
+    norms = one.query_gradient_norms()
+    norms = torch.where(norms.sum(dim=1, keepdim=True) > 0, norms, torch.ones_like(norms))
+    return replace(one, learned=norms / norms.sum(dim=1, keepdim=True))
+
+
+def _not_counted(sites: Collection[AttentionSite], layout: ModelLayout) -> list[AttentionSite]:
+    names = {site.name for site in layout.sites}
+    return [site for site in sites if site.name not in names]
+
+
+def _no_gradient(recorder: Recorder) -> UnsupportedModelError:
+    names = ", ".join(str(site) for site in recorder.results)
+    return UnsupportedModelError(
+        f"model output: expected it to depend on {names}, got no gradient — "
+        "the model leaves PyTorch, or runs in inference mode"
+    )
 
 
 def _as_tuple(extra: Any) -> tuple[Any, ...]:

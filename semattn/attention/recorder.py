@@ -1,72 +1,90 @@
-"""What `record` keeps of a forward pass: each call, its result, and what the score owes to it."""
+"""One recorded forward pass: the attention calls, their results and their gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .intercept import Call, DenseCall, FusedCall, attach
-from .layout import Layout, follow, plain
-from .patches import PatchWatch
+from .layout import Layout
 from .rows import SiteRecord
 from .sites import AttentionSite, Layers, choose_layers
+
+if TYPE_CHECKING:
+    from .model_layout import ModelLayout
 
 # Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.
 _HALF_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
+class StaleLayoutError(Exception):
+    """The model did not make the calls that its layout says."""
+
+
 class Recorder:
-    """Keeps the calls of the sites in `layers`, and lets the graph begin at the first of them."""
+    """Keeps the calls of the chosen layers, and lets the graph begin at the first of them.
+
+    Parameters
+    ----------
+    layout : the sites that count
+    layers : which of them are wanted
+    grad : as for `record`
+    also : sites that do not count so far, whose gradients are to show whether they should
+    """
 
     def __init__(
-        self, sites: Mapping[nn.Module, AttentionSite], layers: Layers, grad: bool | str
+        self,
+        layout: ModelLayout,
+        layers: Layers,
+        grad: bool | str,
+        also: Sequence[AttentionSite] = (),
     ) -> None:
-        self.sites = dict(sites)
-        selves = [site for site in sites.values() if site.kind == "self"]
-        if not selves:
-            names = ", ".join(map(str, sites.values()))
-            raise UnsupportedModelError(
-                f"model: expected self-attention over patches, got only pools ({names}) — "
-                "this kind is not supported"
-            )
+        self.layout = layout
+        selves = layout.selves
         numbers = set(choose_layers(layers, len(selves)))
-        self.wanted = {site for site in sites.values() if site.layer in numbers}
+        self.wanted = {site for site in layout.sites if site.layer in numbers}
         self.last = selves[-1]
-        watched = self.wanted | ({self.last} if grad else set())
-        self.watched = watched
-        self.differentiated = watched if grad is True else {self.last} if grad else set()
+        self.also = set(also)
+        pools = {site for site in layout.sites if site.kind == "pool"}
+        ends = {self.last, *pools, *self.also} if grad else set()
+        self.watched = self.wanted | ends
+        self.differentiated = self.watched if grad is True else ends
         self.open = True
         self.calls: dict[AttentionSite, Call] = {}
         self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
         self.results: dict[AttentionSite, Tensor] = {}
 
     @contextmanager
-    def attached(self, patches: PatchWatch) -> Iterator[set[nn.Module]]:
-        """Record what the model calls inside the ``with``; hands over the sites it has entered."""
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Record what the model calls inside the ``with``."""
 
         def handle(site: AttentionSite, call: Call) -> Tensor:
             if self.open:
-                patches.open = False  # what comes after the first attention cuts no patches
                 self._note(site, call)
             return self._run(site, call)
 
-        with attach(self.sites, handle, outermost=True) as entered:
-            yield entered
+        modules = self.layout.modules(model)
+        for site in self.also:
+            module = model.get_submodule(site.path)
+            modules[module] = (*modules.get(module, ()), site)
+        with attach(modules, handle, outermost=True):
+            yield
 
     def _note(self, site: AttentionSite, call: Call) -> None:
         if site in self.shapes:
-            raise UnsupportedModelError(
-                f"{site}: expected one attention call a forward pass, got a second one on "
-                f"{call.shape} — differential and shared attention are not supported"
-            )
+            raise StaleLayoutError(f"{site}: a second call of {call.shape}")
         self.shapes[site] = call.shape
+        expected = self.layout.shapes[site.name]
+        if call.shape[-2:] != expected:
+            raise StaleLayoutError(f"{site}: {call.shape} in place of {expected}")
 
     def _run(self, site: AttentionSite, call: Call) -> Tensor:
         result = call.run()
@@ -80,64 +98,25 @@ class Recorder:
         return result
 
     def check_called(self) -> None:
-        """Raise UnsupportedModelError for a site that was entered but made no call that is seen."""
-        for site in self.sites.values():
+        """Raise StaleLayoutError for a site that made no call."""
+        for site in self.layout.sites:
             if site not in self.shapes:
-                raise UnsupportedModelError(
-                    f"{site}: expected a call of scaled_dot_product_attention or softmax, "
-                    "got none — flash, flex and skipped attention are not supported"
-                )
+                raise StaleLayoutError(f"{site}: no call")
 
-    def layouts(
-        self, model: nn.Module, inputs: Tensor, extra: tuple[Any, ...], patches: PatchWatch
-    ) -> dict[AttentionSite, Layout]:
-        """How every call lays out its tokens: all at once, or as `follow` finds it to be."""
-        if self._all_at_once(len(inputs)):
-            tokens = self.shapes[self.last][-1]
-            try:
-                grid = patches.grid(model, (inputs.shape[-2], inputs.shape[-1]), tokens)
-            except UnsupportedModelError:
-                pass  # cut in another way: followed below
-            else:
-                return {
-                    site: plain(grid, self.shapes[site][-1], site.kind == "pool")
-                    for site in self.sites.values()
-                }
-        with torch.set_grad_enabled(False):
-            return follow(model, inputs, extra, self.sites)
-
-    def _all_at_once(self, batch: int) -> bool:
-        """Whether every layer attends over the same tokens of an image, all at once."""
-        tokens = self.shapes[self.last][-1]
-        return all(
-            len(shape) == 4
-            and shape[0] == batch
-            and (site.kind == "pool" or shape[2] == shape[3] == tokens)
-            for site, shape in self.shapes.items()
-        )
-
-    def differentiate(self, chosen: Tensor, dtype: torch.dtype) -> dict[AttentionSite, Tensor]:
-        """dL/dO (or dL/dA) of every site that is to be differentiated."""
-        if not chosen.requires_grad:
-            names = ", ".join(str(site) for site in self.results)
-            raise UnsupportedModelError(
-                f"model output: expected it to depend on {names}, got no gradient — "
-                "the model detaches its output or runs without gradients"
-            )
-        scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
+    def differentiate(
+        self, chosen: Tensor, dtype: torch.dtype
+    ) -> dict[AttentionSite, Tensor | None]:
+        """dL/dO (or dL/dA) of every site that is to be differentiated; None where L ignores it."""
         sites = [site for site in self.results if site in self.differentiated]
+        if not chosen.requires_grad:
+            return dict.fromkeys(sites)
+        scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
         watched = [self.results[site] for site in sites]
         for scale in scales:
             found = torch.autograd.grad(
                 chosen.sum() * scale, watched, allow_unused=True, retain_graph=scale != scales[-1]
             )
-            for site, gradient in zip(sites, found, strict=True):
-                if gradient is None:
-                    raise UnsupportedModelError(
-                        f"{site}: expected a gradient of the output, got none — "
-                        "the output does not depend on this layer"
-                    )
-            if all(bool(gradient.isfinite().all()) for gradient in found):
+            if all(bool(gradient.isfinite().all()) for gradient in found if gradient is not None):
                 break
         else:
             raise UnsupportedModelError(
@@ -146,31 +125,30 @@ class Recorder:
             )
         exact = torch.promote_types(dtype, torch.float32)
         return {
-            site: gradient if scale == 1.0 else gradient.to(exact) / scale
+            site: gradient if gradient is None or scale == 1.0 else gradient.to(exact) / scale
             for site, gradient in zip(sites, found, strict=True)
         }
 
-    def reads_first(self, layout: Layout, gradient: Tensor | None, batch: int) -> Tensor:
-        """Whether the gradient at the last layer reaches the first prefix token, (B,)."""
-        asked = layout.queries
-        if gradient is None or asked is None or not asked.grid.prefix:
-            some = next(iter(self.results.values()))
-            return torch.zeros(batch, dtype=torch.bool, device=some.device)
-        reached = layout.fold(gradient, self.shapes[self.last][:-2]).ne(0).any(dim=3).any(dim=1)
-        placed = layout.place(asked, asked.grid, batch).collect(reached[:, None].float())
-        return placed[:, 0, 0] > 0
-
     def keep(
-        self,
-        site: AttentionSite,
-        layout: Layout,
-        grid: PatchGrid,
-        batch: int,
-        gradient: Tensor | None,
+        self, site: AttentionSite, grid: PatchGrid, batch: int, gradient: Tensor | None
     ) -> SiteRecord:
         """The record of one site, with its tokens placed on `grid`."""
         call, result = self.calls[site], self.results[site].detach()
+        layout = self.layout.layouts[site.name]
         return site_record(site, call, layout, grid, batch, result, gradient)
+
+
+class GradientsKept(TorchFunctionMode):
+    """While this is on, `torch.no_grad` and `detach` inside a model do not stop gradients."""
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return func(True)
+        if func is Tensor.detach:
+            return args[0].view_as(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def site_record(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,10 @@ class SiteRecord:
     Either q (G,H,Nq,D), k and v (G,H,Nk,D), `mask` added to the scores (or None) and `gradient`
     dL/dO; or, of a module that makes its own softmax, `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
     A group is an image, or a window of one: `keys_at` and `queries_at` say which tokens of the
-    image are asked and ask. `queries_at` is None where learned queries ask. `layout` is where they
+    image are asked and ask. `queries_at` is None where learned queries ask; `learned` (G,Nq) is
+    then how much the score reads from each of them, in parts of 1 an image. `class_tokens` (N,) is
+    the part of the output that is read from each prefix token, where that is known, and 0 for
+    patches. `layout` is where they
     come from, for calls of other batches.
     """
 
@@ -47,6 +50,8 @@ class SiteRecord:
     dense: Tensor | None = None
     gradient: Tensor | None = None
     layout: Layout | None = None
+    learned: Tensor | None = None
+    class_tokens: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,13 +111,34 @@ class SiteRecord:
         assert self.value is not None
         return gradient @ self.value.to(self.dtype).transpose(-2, -1)
 
+    def query_gradient_norms(self) -> Tensor:
+        """The norm of dL/dA over heads and keys for each query: (G, Nq).
+
+        Of a fused call, ||dL/dA_i||^2 = dL/dO_i (V^T V) dL/dO_i^T, so that no row is made.
+        """
+        assert self.gradient is not None
+        gradient = self.gradient.to(self.dtype)
+        if self.dense is not None:
+            return gradient.square().sum(dim=(1, 3)).sqrt()
+        assert self.value is not None
+        value = self.value.to(self.dtype)
+        products = gradient @ (value.transpose(-2, -1) @ value)
+        return (products * gradient).sum(dim=(1, 3)).clamp(min=0).sqrt()
+
+    def without_gradient(self) -> SiteRecord:
+        """The same without its gradient; the weights of learned queries stay."""
+        return self if self.gradient is None else replace(self, gradient=None)
+
     def asking(self, weights: Tensor) -> Tensor:
         """Weights (B, N) of the record's tokens as those of this call's queries: (G, Nq).
 
-        Learned queries ask alike, whatever the weights.
+        Learned queries have weights of their own, by the gradient that reaches each of them; they
+        ask alike where there is none.
         """
         if self.queries_at is None:
-            return weights.new_full((self.shape[0], self.shape[2]), 1 / self.shape[2])
+            if self.learned is None:
+                return weights.new_full((self.shape[0], self.shape[2]), 1 / self.shape[2])
+            return self.learned
         return self.queries_at.spread(weights)
 
     def reduce(self, weights: Tensor, rule: Rule | None = None) -> Tensor:

@@ -1,8 +1,6 @@
-"""Which modules of a model attend, and which models cannot be read at all.
+"""Attention sites and their numbering, and the models that cannot be read at all.
 
-A site is the innermost module that attends: its class name says so, or it carries timm's
-`fused_attn` switch. What a site really does is seen when it is called (intercept.py); here only
-its place is known.
+Which modules attend is found by a pass (`layout_pass`); `find_sites` guesses it from their names.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 
-_ATTENDS = re.compile(r"attention|attn|^(MHSA|GPSA|XCA)$", re.IGNORECASE)
+NAMED_ATTENTION = re.compile(r"attention|attn|^(MHSA|GPSA|XCA)$", re.IGNORECASE)
 _POOLS = re.compile(r"pool|prr|class_?att", re.IGNORECASE)
 _POOL_HEAD = re.compile(r"att.*pool|pool.*att", re.IGNORECASE)  # of the module around a site
 
@@ -30,16 +28,23 @@ class AttentionSite:
 
     `name` is the module's dotted name, `layer` counts the self-attention sites from 0 (a pool has
     the number of the last one), `module` is the class and `kind` one of "self" (every token asks)
-    and "pool" (a few learned queries ask).
+    and "pool" (a few learned queries ask). `call` is the number of the attention call among those
+    that the module makes when it runs once; None is all of them.
     """
 
     name: str
     layer: int
     module: str
     kind: str
+    call: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The dotted name of the module; `name` adds the number of one of several calls."""
+        return self.name.partition("[")[0]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.module})"
+        return f"{self.name or 'the model'} ({self.module})"
 
 
 def refuse(model: object, *, compiled: bool = False) -> nn.Module:
@@ -82,7 +87,10 @@ def as_taken(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 def find_sites(
     model: nn.Module, among: Container[nn.Module] | None = None
 ) -> dict[nn.Module, AttentionSite]:
-    """The attention sites of `model`, in the order of its modules; only those `among` some."""
+    """The modules of `model` that are named for attention, in their order; only those `among` some.
+
+    A guess, for where no pass has shown yet what a model does; empty where no name tells.
+    """
     named = [
         (name, module)
         for name, module in model.named_modules()
@@ -104,16 +112,11 @@ def find_sites(
         place = max(layer - 1, 0) if kind == "pool" else layer
         found[module] = AttentionSite(name, place, type(module).__name__, kind)
         layer += kind == "self"
-    if not found:
-        raise UnsupportedModelError(
-            f"model: expected a vision transformer, got {type(model).__name__} with no module "
-            "that is named for attention — for a convolutional network use captum.attr.LayerGradCam"
-        )
     return found
 
 
 def _may_attend(module: nn.Module) -> bool:
-    return hasattr(module, "fused_attn") or bool(_ATTENDS.search(type(module).__name__))
+    return hasattr(module, "fused_attn") or bool(NAMED_ATTENTION.search(type(module).__name__))
 
 
 def choose_layers(layers: Layers, depth: int) -> list[int]:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ..checks import check_values
 from ..errors import ShapeError, UnsupportedModelError
 from ..registry import choices
-from .intercept import Call, attach
+from .intercept import Attachment, Call
+from .model_layout import ModelLayout, any_layout
 from .owner import Owner, in_backward
 from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
-from .survey import Survey
 
 QUERIES = ("all", "class", "patches")
 
@@ -35,29 +35,41 @@ class Aim:
     wanted: set[str]
     looked: str | None
     look: Callable[[AttentionSite, Call], None] | None
-    survey: Survey | None
+    layout: ModelLayout | None
     bias: Tensor | Callable[[], Tensor]
     made: Tensor | None  # the bias, spread
 
 
 class Steering:
-    """An attachment that adds a bias to the scores of a model, aimed anew for every call of it."""
+    """An attachment that adds a bias to the scores of a model, aimed anew for every call of it.
+
+    The sites are those of the layout that a call is aimed with. Before the first one they are those
+    of any layout that is known of the model, else the modules that are named for attention.
+    """
 
     def __init__(
         self, model: nn.Module, layers: Layers, heads: Sequence[int] | None, queries: str
     ) -> None:
-        module = refuse(model)
-        self.sites = {one: site for one, site in find_sites(module).items() if site.kind == "self"}
-        if not self.sites:
+        self.model = refuse(model)
+        known = any_layout(self.model)
+        guess = find_sites(self.model) if known is None else known.modules(self.model)
+        self.modules = {
+            module: selves
+            for module, sites in guess.items()
+            if (selves := _selves((sites,) if isinstance(sites, AttentionSite) else sites))
+        }
+        if known is not None and not self.modules:
             raise UnsupportedModelError(
-                f"{type(module).__name__}: expected self-attention to steer, got only pools"
+                f"{type(self.model).__name__}: expected self-attention to steer, got only pools"
             )
-        choose_layers(layers, len(self.sites))
+        if self.modules:
+            choose_layers(layers, sum(map(len, self.modules.values())))
         if queries not in QUERIES:
             raise ValueError(choices("queries", queries, QUERIES))
         self.layers, self.heads, self.queries = layers, heads, queries
         self.aims: list[Aim | None] = []  # of the calls under way, one within the other
         self.last: Aim | None = None
+        self.attachment = Attachment(self._handle, owner=Owner(every_pass=True))
 
     def begin(self) -> None:
         """A call of the model begins, for which `aim` says what it gets; it may be in another."""
@@ -66,22 +78,30 @@ class Steering:
     def aim(
         self,
         bias: Tensor | Callable[[], Tensor],
-        survey: Survey | None = None,
+        layout: ModelLayout | None = None,
         look: Look | None = None,
     ) -> None:
-        """What the call that has begun gets; parameters as of `steer`."""
-        names = [site.name for site in self.sites.values()]
-        if survey is not None:
-            names = [name for name in names if name in survey.layouts]
+        """Set what the call that has begun gets; parameters as of `steer`."""
+        if layout is not None:
+            self._attach_to(layout)
+            names = [site.name for site in layout.selves]
         elif self.queries != "all":
             raise ValueError(
-                f"survey: expected one for queries={self.queries!r}, got None — survey(model, x)"
+                f"layout: expected one for queries={self.queries!r}, got None — "
+                "model_layout(model, call)"
             )
+        elif not self.modules:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: expected a model whose attention is known, got none "
+                "that is named for it — call record(model, x) first"
+            )
+        else:
+            names = [site.name for sites in self.modules.values() for site in sites]
         self.last = self.aims[-1] = Aim(
             wanted={names[number] for number in choose_layers(self.layers, len(names))},
             looked=None if look is None else names[look[0]],
             look=None if look is None else look[1],
-            survey=survey,
+            layout=layout,
             bias=bias,
             made=None if callable(bias) else spread(bias),
         )
@@ -94,8 +114,26 @@ class Steering:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Inside the ``with``, calls are steered."""
-        with attach(self.sites, self._handle, owner=Owner(every_pass=True)):
+        self.attachment = Attachment(self._handle, owner=Owner(every_pass=True))
+        try:
+            self.attachment.add(self.modules)
+            if not self.modules:
+                self.attachment.add(_parts(self.model))
             yield
+        finally:
+            self.attachment.remove()
+
+    def _attach_to(self, layout: ModelLayout) -> None:
+        """Hook the modules of a layout that are not hooked yet."""
+        modules = {
+            module: selves
+            for module, sites in layout.modules(self.model).items()
+            if (selves := _selves(sites))
+        }
+        entered = self.model in modules and self.model not in self.attachment.sites
+        self.attachment.add(modules)
+        if entered:  # its own pre-hooks are running
+            self.attachment.enter(self.model, ())
 
     def _handle(self, site: AttentionSite, call: Call) -> Tensor:
         aim = self.aims[-1] if self.aims else self.last if in_backward() else None
@@ -104,13 +142,15 @@ class Steering:
                 f"{site}: expected the prompted model to be called as a whole, got a call of a "
                 "part of it — call model(x)"
             )
+        if aim.layout is not None and site.name not in aim.layout.layouts:
+            return call.run()
         if aim.look is not None and site.name == aim.looked:
             aim.look(site, call)
         if site.name in aim.wanted:
             if aim.made is None:
                 assert callable(aim.bias)
                 aim.made = spread(aim.bias())
-            _add(site, call, aim.made, self.heads, self.queries, aim.survey)
+            _add(site, call, aim.made, self.heads, self.queries, aim.layout)
         return call.run()
 
 
@@ -122,7 +162,7 @@ def steer(
     layers: Layers = None,
     heads: Sequence[int] | None = None,
     queries: str = "all",
-    survey: Survey | None = None,
+    layout: ModelLayout | None = None,
     look: Look | None = None,
 ) -> Iterator[None]:
     """Add `bias` to the attention scores of `model` inside the ``with``.
@@ -137,9 +177,9 @@ def steer(
         a function that gives it when the first call that it is for is made
     layers : which self-attention layers, see `choose_layers`; None is all
     heads : which heads; None is all
-    queries : "all", "class" (the class token's alone) or "patches"; the last two need a `survey`
-    survey : brings a bias (N,) or (B, N) on the tokens of its grid to the calls of models with
-        windows or several grids; without it every call must be over the N tokens
+    queries : "all", "class" (the class token's alone) or "patches"; the last two need a `layout`
+    layout : brings a bias (N,) or (B, N) on the tokens of its grid to every call; without it the
+        bias is for the N tokens as they come, and every call must be over these
     look : a layer, and what is to see its calls before they are steered
 
     Raises
@@ -159,9 +199,24 @@ def steer(
     """
     steering = Steering(model, layers, heads, queries)
     steering.begin()
-    steering.aim(bias, survey, look)
     with steering.attached():
+        steering.aim(bias, layout, look)
         yield
+
+
+def _selves(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
+    return tuple(site for site in sites if site.kind == "self")
+
+
+def _parts(model: nn.Module) -> dict[nn.Module, AttentionSite]:
+    """The parts of a model whose attention is not known yet, so that none is called by itself."""
+    parts: dict[nn.Module, AttentionSite] = {}
+    for name, module in model.named_children():
+        held = module.named_children() if isinstance(module, nn.ModuleList) else [("", module)]
+        for inner, part in held:
+            path = f"{name}.{inner}" if inner else name
+            parts[part] = AttentionSite(path, 0, type(part).__name__, "self")
+    return parts
 
 
 def _add(
@@ -170,18 +225,17 @@ def _add(
     bias: Tensor,
     heads: Sequence[int] | None,
     queries: str,
-    survey: Survey | None,
+    layout: ModelLayout | None,
 ) -> None:
-    if survey is None:
+    if layout is None:
         call.add_bias(_fit(site, call, bias, heads))
         return
     per_head = bias[:, :, 0]
     if heads is not None:
-        layout = survey.layouts[site.name]
-        chosen = _chosen(site, heads, layout.heads_of(call.shape[:-2]), bias)
-        per_head = per_head * chosen[:, :, 0]
-    asking = None if queries == "all" else survey.asking(site, call, queries)
-    call.add_bias(survey.place(site, call, per_head), asking)
+        count = layout.layouts[site.name].heads_of(call.shape[:-2])
+        per_head = per_head * _chosen(site, heads, count, bias)[:, :, 0]
+    asking = None if queries == "all" else layout.asking(site, call, queries)
+    call.add_bias(layout.place(site, call, per_head), asking)
 
 
 def spread(bias: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ on each element leaves them. No model family is known here, and none has to be.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,7 +52,52 @@ _RESIZED = {
     "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d",
 }  # fmt: skip
+_PRODUCTS = {"bmm", "baddbmm", "matmul"}
 _MULTIPLIED = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm"}
+# Writes of some elements into a copy of a tensor.
+_SCATTERED = {
+    "slice_scatter", "select_scatter", "index_put", "index_copy", "scatter", "masked_scatter",
+}  # fmt: skip
+# Writes of some elements in place: they are repeated on the places of the storage.
+_STORED = {"copy_", "index_put_", "_index_put_impl_", "index_copy_", "scatter_", "masked_scatter_"}
+
+# The values of the result come from the random generator.
+_RANDOM = {
+    "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal",
+    "normal_", "uniform_", "random_", "exponential_", "bernoulli", "bernoulli_", "multinomial",
+    "poisson", "native_dropout",
+}  # fmt: skip
+# Only the shape of a tensor argument counts, not its values.
+_VALUE_FREE = {
+    "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
+    "randint_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "size",
+    "sym_size", "zero_", "fill_", "normal_", "uniform_", "random_",
+}  # fmt: skip
+# What hands numbers to Python code, which may act on them.
+_READS_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique_dim"}
+# Calls whose elements are chosen by a tensor of numbers.
+_INDEXED = {
+    "index", "index_select", "gather", "take_along_dim", "index_put", "_index_put_impl",
+    "index_copy", "scatter", "_unsafe_index", "embedding",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the values of a tensor depend on.
+
+    `image` and `random`: the image, the random generator. `order`: "", or why the place of its
+    elements varies ("the image", "random numbers"). `calls`: numbers of the attention calls that it
+    has passed. `product`: for what may be scores, "image", "lost" (of the image, but from an
+    unknown place) or "foreign" (not of the image), and the modules that were running when the
+    product of queries and keys was made, outermost first.
+    """
+
+    image: bool = False
+    random: bool = False
+    order: str = ""
+    calls: frozenset[int] = frozenset()
+    product: tuple[str, tuple[Any, ...]] | None = None
 
 
 class Trace(TorchDispatchMode):
@@ -60,31 +106,61 @@ class Trace(TorchDispatchMode):
     Must be entered below autograd, where a tensor stays the same object from the call that makes
     it to the call that takes it. (It would under `torch.inference_mode`, too; but what a model
     caches there could never be differentiated again.)
+
+    `modules` is the stack of running modules, kept by the caller; `reads_values` says whether the
+    model's Python code has looked at numbers that depend on the image or on random numbers.
     """
 
     def __init__(self, inputs: Tensor) -> None:
         super().__init__()
-        self._known = WeakTensorKeyDictionary()
+        self._places = WeakTensorKeyDictionary()
+        self._origins = WeakTensorKeyDictionary()
+        self._bases = WeakTensorKeyDictionary()  # of a view: the tensor that it is a view of
+        self._written: dict[int, _Storage] = {}
         self._level = depth()
+        self.modules: list[Any] = []
+        self.reads_values = False
+        self._random_state: Any = None
         batch, _, height, width = inputs.shape
-        image = torch.arange(batch, dtype=torch.float32, device=inputs.device)
-        down = (torch.arange(height, device=inputs.device) + 0.5) / height
-        across = (torch.arange(width, device=inputs.device) + 0.5) / width
-        self.put(
-            inputs,
-            tuple(
-                one.expand(inputs.shape)
-                for one in (image[:, None, None, None], down[:, None], across)
-            ),
-        )
+        self._device = device = inputs.device
+        image = torch.arange(batch, dtype=torch.float32, device=device)
+        down = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+        across = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+        planes = (image[:, None, None, None], down[:, None], across)
+        self.put(inputs, tuple(plane.expand(inputs.shape) for plane in planes))
+        self._origins[inputs] = Origin(image=True)
 
     def of(self, tensor: Any) -> Planes | None:
         """The planes of a tensor; None where it does not come from the image."""
-        return self._known.get(tensor) if isinstance(tensor, Tensor) else None
+        if not isinstance(tensor, Tensor):
+            return None
+        if self._written and (storage := self._written.get(_storage_key(tensor))):
+            return storage.planes_of(tensor)
+        return self._places.get(tensor)
+
+    def origin(self, tensor: Any) -> Origin:
+        """What the values of a tensor depend on."""
+        if not isinstance(tensor, Tensor):
+            return _NOTHING
+        own = self._origins.get(tensor, _NOTHING)
+        storage = self._written.get(_storage_key(tensor)) if self._written else None
+        return own if storage is None else _merged(own, storage.origin)
 
     def put(self, tensor: Tensor, planes: Planes) -> None:
-        """Say where the elements of `tensor` are."""
-        self._known[tensor] = planes
+        """Set where the elements of `tensor` are."""
+        self._places[tensor] = planes
+
+    def put_origin(self, tensor: Tensor, origin: Origin) -> None:
+        """Set what the values of `tensor` depend on."""
+        self._origins[tensor] = origin
+
+    def restore_random_state(self) -> None:
+        """Leave the random generators as they were before the first call that used them."""
+        if self._random_state is None:
+            return
+        torch.set_rng_state(self._random_state[0])
+        if len(self._random_state) > 1:
+            torch.cuda.set_rng_state(self._random_state[1], self._device)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -93,21 +169,211 @@ class Trace(TorchDispatchMode):
         if depth() != self._level:
             return func(*args, **kwargs)
         name = func._schema.name.rpartition("::")[2]
-        rule = _rule(func, name)
+        rule = _rule(func, name.removesuffix("_") if func._schema.is_mutable else name)
         if rule is None:
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        given = [*_tensors(args), *_tensors(kwargs.values())]
+        if name in _RANDOM and self._random_state is None:
+            self._random_state = _random_state(self._device)
+        given = [*_tensors(args), *_tensors(kwargs.values())]
+        origin = self._origin_of(name, func, args, kwargs, given)
+        written = func._schema.is_mutable and args and isinstance(args[0], Tensor)
+        unplaced = bool(written) and self.of(args[0]) is None
         result = func(*args, **kwargs)
-        if rule is not None and any(self.of(one) is not None for one in _tensors(args)):
-            made = result[0] if isinstance(result, tuple) else result
-            places = rule(self.of, func, args, kwargs, made)
-            if places is not None:
-                several = made if isinstance(made, list) else [made]
-                for tensor, planes in zip(several, places, strict=True):
-                    self.put(tensor, planes)
+        self._note_results(result, given, origin)
+        if any(self.of(tensor) is not None for tensor in given):
+            if name in _STORED:
+                self._store(func, args, kwargs, origin)
+            elif rule is not None:
+                made = result[0] if isinstance(result, tuple) else result
+                places = rule(self.of, func, args, kwargs, made)
+                self._put_all(made, places, origin if unplaced else None)
+        if name in _PRODUCTS:
+            self._note_product(name, args, result)
         return result
+
+    def _note_results(self, result: Any, given: list[Tensor], origin: Origin) -> None:
+        """Keep what the results of a call depend on, and of which tensor they are views."""
+        for tensor in _tensors([result]):
+            if origin is not _NOTHING:
+                self._origins[tensor] = origin
+            if given and tensor is not given[0] and _shares_storage(tensor, given[0]):
+                self._bases[tensor] = self._bases.get(given[0], given[0])
+
+    def _put_all(self, made: Any, places: list[Planes] | None, written: Origin | None) -> None:
+        """Set the places of what a call has made, or has written into a tensor without places."""
+        several = made if isinstance(made, list) else [made]
+        for tensor, planes in zip(several, places or [], strict=places is not None):
+            if written is None:
+                self.put(tensor, planes)
+            else:
+                storage = self._storage(tensor)
+                storage.write(tensor, planes)
+                storage.origin = _merged(storage.origin, written)
+
+    def _origin_of(
+        self, name: str, func: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor]
+    ) -> Origin:
+        """What the values of the result of a call depend on."""
+        sources = [one for tensor in given if (one := self.origin(tensor)) is not _NOTHING]
+        if name in _READS_VALUES and any(one.image or one.random for one in sources):
+            self.reads_values = True
+        random = name in _RANDOM
+        if name in _VALUE_FREE:
+            sources = []
+        if not sources:
+            return Origin(random=True) if random else _NOTHING
+        order = next((one.order for one in sources if one.order), "")
+        if name.removesuffix("_") in _INDEXED:
+            indices = [self.origin(one) for one in _tensors(_index_arguments(func, args, kwargs))]
+            if any(one.random for one in indices):
+                order = "random numbers"
+            elif any(one.image for one in indices):
+                order = "the image"
+        keeps_scores = name not in _MULTIPLIED and name not in _REDUCED
+        products = [one.product for one in sources if one.product] if keeps_scores else []
+        return Origin(
+            image=any(one.image for one in sources),
+            random=random or any(one.random for one in sources),
+            order=order,
+            calls=frozenset().union(*(one.calls for one in sources)),
+            product=products[0] if products else None,
+        )
+
+    def _note_product(self, name: str, args: Any, result: Tensor) -> None:
+        """Mark a product of two tensors that may be that of queries and keys."""
+        first, second = args[1:3] if name == "baddbmm" else args[:2]
+        left, right = self.origin(first), self.origin(second)
+        if left.image or right.image:
+            known = all(
+                self.of(tensor) is not None or not origin.image
+                for tensor, origin in ((first, left), (second, right))
+            )
+            kind = "image" if known else "lost"
+        else:
+            kind = "foreign"
+        product = (kind, tuple(self.modules))
+        self._origins[result] = replace(self.origin(result), product=product)
+
+    def _storage(self, tensor: Tensor) -> _Storage:
+        """The places of a whole storage, of which `tensor` is a part."""
+        key = _storage_key(tensor)
+        if key not in self._written:
+            self._written[key] = _Storage(tensor)
+            whole = self._bases.get(tensor, tensor)
+            if (known := self._places.get(whole)) is not None:
+                self._written[key].write(whole, known)
+        return self._written[key]
+
+    def _store(self, func: Any, args: Any, kwargs: dict[str, Any], origin: Origin) -> None:
+        """Repeat a write into a part of a storage on the places of that storage."""
+        given = [planes for one in args[1:] if (planes := self.of(one)) is not None]
+        if len(given) == 1 and self._already(args[0], given[0]):
+            return
+        storage = self._storage(args[0])
+        storage.widen(max(map(len, given), default=3))
+        for number in range(len(storage.planes)):
+            planes = [storage.view(number, args[0]), *args[1:]]
+            for place, one in enumerate(args[1:], 1):
+                if not _is_values(one):
+                    continue
+                known = self.of(one)
+                planes[place] = (
+                    torch.full(one.shape, torch.nan, device=one.device)
+                    if known is None
+                    else known[number % len(known)].expand(one.shape)
+                )
+            func(*planes, **kwargs)
+        storage.origin = _merged(storage.origin, origin)
+
+    def _already(self, target: Tensor, planes: Planes) -> bool:
+        """Whether a part has these places already, as after ``x[:, 1:] += y``."""
+        known = self.of(target)
+        return (
+            known is not None
+            and len(known) == len(planes)
+            and all(one.shape == other.shape for one, other in zip(known, planes, strict=True))
+            and all(
+                torch.equal(one.nan_to_num(-9.0), other.nan_to_num(-9.0))
+                for one, other in zip(map(_once, known), map(_once, planes), strict=True)
+                if one.shape == other.shape
+            )
+            and all(
+                _once(one).shape == _once(other).shape
+                for one, other in zip(known, planes, strict=True)
+            )
+        )
+
+
+class _Storage:
+    """Places of every element of one storage, for tensors that are written part by part."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.kept = tensor  # keeps the storage, and so its key, alive
+        self.count = tensor.untyped_storage().nbytes() // tensor.element_size()
+        self.planes: list[Tensor] = []
+        self.origin = _NOTHING
+        self.widen(3)
+
+    def widen(self, planes: int) -> None:
+        """Have at least so many planes; a new one is nowhere."""
+        while len(self.planes) < planes:
+            nowhere = torch.full((self.count,), torch.nan, device=self.kept.device)
+            self.planes.append(nowhere)
+
+    def view(self, number: int, tensor: Tensor) -> Tensor:
+        """One plane as `tensor` lies in the storage."""
+        return self.planes[number].as_strided(
+            tensor.shape, tensor.stride(), tensor.storage_offset()
+        )
+
+    def planes_of(self, tensor: Tensor) -> Planes:
+        """The planes of a tensor of this storage, as they are now."""
+        return tuple(self.view(number, tensor).clone() for number in range(len(self.planes)))
+
+    def write(self, tensor: Tensor, planes: Planes) -> None:
+        """Set the planes of a part."""
+        self.widen(len(planes))
+        for number, plane in enumerate(planes):
+            self.view(number, tensor).copy_(plane.expand(tensor.shape))
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _storage_key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _shares_storage(first: Tensor, second: Tensor) -> bool:
+    return _storage_key(first) == _storage_key(second)
+
+
+_NOTHING = Origin()
+
+
+def _merged(first: Origin, second: Origin) -> Origin:
+    if first is _NOTHING or first == second:
+        return second
+    return Origin(
+        image=first.image or second.image,
+        random=first.random or second.random,
+        order=first.order or second.order,
+        calls=first.calls | second.calls,
+        product=first.product or second.product,
+    )
+
+
+def _index_arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments of a call that say which elements are taken."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return [given[name] for name in ("index", "indices") if name in given]
 
 
 Lookup = Callable[[Any], "Planes | None"]
@@ -122,7 +388,7 @@ def _tensors(args: Any) -> Iterator[Tensor]:
 
 
 def _rule(func: Any, name: str) -> Callable[..., list[Planes] | None] | None:
-    """What becomes of places in a call; None for what is not known (yet: it may decompose)."""
+    """The rule for the places in a call; None for what is not known (yet: it may decompose)."""
     rules: dict[str, Callable[..., list[Planes] | None]] = {
         "cat": _joined,
         "stack": _joined,
@@ -130,9 +396,11 @@ def _rule(func: Any, name: str) -> Callable[..., list[Planes] | None] | None:
         "concatenate": _joined,
         "constant_pad_nd": _padded,
         "convolution": _convolved,
-        "copy_": _copied,
+        "copy": _copied,
         "view_as_complex": lambda of, _f, args, _k, _m: [tuple(p[..., 0] for p in of(args[0]))],
-        "scaled_dot_product_attention": _attended,
+        "view_as_real": lambda of, _f, args, _k, made: [
+            tuple(p[..., None].expand(made.shape) for p in of(args[0]))
+        ],
     }
     for names, rule in (
         (_AS_IT_IS, _kept),
@@ -142,6 +410,7 @@ def _rule(func: Any, name: str) -> Callable[..., list[Planes] | None] | None:
         (_POOLED, _pooled),
         (_RESIZED, _resized),
         (_MULTIPLIED, _multiplied),
+        (_SCATTERED, _scattered),
     ):
         if name in names:
             return rule
@@ -204,11 +473,35 @@ def _joined(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list
     ]
 
 
+def _scattered(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
+    """Repeat the write on the planes; what is not from the image is nowhere."""
+    nowhere = torch.full((), torch.nan, device=made.device)
+    source = next((n for n, one in enumerate(args[1:], 1) if _is_values(one)), None)
+    if source is None:
+        return None
+    planes = []
+    for number in range(3):
+        parts = list(args)
+        for place in (0, source):
+            known = of(args[place])
+            parts[place] = (
+                nowhere.expand(args[place].shape).clone() if known is None else known[number]
+            )
+        planes.append(func(*parts, **kwargs))
+    return [tuple(planes)]
+
+
+def _is_values(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.is_floating_point()
+
+
 def _padded(of: Lookup, func: Any, args: Any, _kwargs: Any, _made: Tensor) -> list[Planes] | None:
     planes = of(args[0])
     if planes is None:
         return None
     pad = args[1]
+    if _pads_tokens(planes, pad):  # tokens put before or behind the patches, still zero
+        return [tuple(func(plane, pad, torch.nan) for plane in planes)]
     return [
         tuple(
             func(plane, pad, -1.0) if number % 3 == 0 else _continued(plane, pad)
@@ -217,12 +510,30 @@ def _padded(of: Lookup, func: Any, args: Any, _kwargs: Any, _made: Tensor) -> li
     ]
 
 
+def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
+    """Whether an axis of flattened patches is padded: places vary along it in both directions."""
+    for number in range(len(pad) // 2):
+        axis = planes[0].ndim - 1 - number
+        if (pad[2 * number] > 0 or pad[2 * number + 1] > 0) and all(
+            _varies(plane, axis) for plane in planes[1:3]
+        ):
+            return True
+    return False
+
+
+def _varies(plane: Tensor, axis: int) -> bool:
+    plane = _once(plane)
+    first = plane.narrow(axis, 0, 1)
+    return plane.shape[axis] > 1 and bool(((plane - first).nan_to_num(0.0).abs() > 1e-6).any())
+
+
 def _continued(plane: Tensor, pad: list[int]) -> Tensor:
     """The places go on beyond the border as they went before it."""
     for axis in range(len(pad) // 2):
         before, after = pad[2 * axis : 2 * axis + 2]
         size = plane.shape[-1 - axis]
-        plane = _at(plane, -1 - axis, torch.arange(-before, size + after).float())
+        positions = torch.arange(-before, size + after, device=plane.device).float()
+        plane = _at(plane, -1 - axis, positions)
     return plane
 
 
@@ -233,14 +544,14 @@ def _convolved(
     planes = of(inputs)
     if planes is None or transposed:
         return None
-    axes = inputs.ndim - 2
-    kernel = weight.shape[2:]
     where = [
-        torch.arange(made.shape[2 + axis]) * _each(stride, axis)
-        - _each(padding, axis)
-        + _each(dilation, axis) * (kernel[axis] - 1) / 2
-        for axis in range(axes)
-    ]
+        _centres(
+            planes[0], 2 + axis, made.shape[2 + axis],
+            (weight.shape[2 + axis] - 1) * _each(dilation, axis) + 1,
+            _each(stride, axis), _each(padding, axis),
+        )
+        for axis in range(inputs.ndim - 2)
+    ]  # fmt: skip
     return [_sampled(planes, where, made)]
 
 
@@ -251,21 +562,66 @@ def _pooled(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> li
     kernel = args[1]
     stride = args[2] if len(args) > 2 and args[2] else kernel
     padding = args[3] if len(args) > 3 else 0
+    first = made.ndim - len(kernel)
     where = [
-        torch.arange(made.shape[axis - len(kernel)]) * _each(stride, axis)
-        - _each(padding, axis)
-        + (kernel[axis] - 1) / 2
+        _centres(
+            planes[0], first + axis, made.shape[first + axis],
+            kernel[axis], _each(stride, axis), _each(padding, axis),
+        )
         for axis in range(len(kernel))
-    ]
+    ]  # fmt: skip
     return [_sampled(planes, where, made)]
 
 
-def _resized(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
+def _centres(
+    image: Tensor, axis: int, count: int, kernel: int, stride: int, padding: int
+) -> Tensor:
+    """Where along an axis the `count` outputs of a sliding window are.
+
+    Windows that do not overlap: at their centres. Windows that overlap and are padded so that they
+    cover the axis once, `stride` elements each: at the centres of those elements, so that the
+    padding, which differs from library to library, moves nothing.
+    """
+    steps = torch.arange(count, device=image.device, dtype=torch.float32) * stride
+    if kernel > stride:
+        for first, size in (_real_extent(image, axis), (0, image.shape[axis])):
+            if abs(count * stride - size) < stride:
+                return steps + first + (stride - 1) / 2
+    return steps - padding + (kernel - 1) / 2
+
+
+def _real_extent(image: Tensor, axis: int) -> tuple[int, int]:
+    """Where the elements that are no padding begin along an axis, and how many there are."""
+    size = image.shape[axis]
+    image = _once(image)
+    if image.shape[axis] == 1:
+        return 0, size
+    others = [one for one in range(image.ndim) if one != axis]
+    real = (image >= 0).any(dim=others) if others else image >= 0
+    numbers = real.nonzero().flatten()
+    if not len(numbers):
+        return 0, size
+    return int(numbers[0]), int(numbers[-1] - numbers[0]) + 1
+
+
+def _resized(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
     planes = of(args[0])
     if planes is None:
         return None
-    given, wanted = args[0].shape[-2:], made.shape[-2:]
-    where = [(torch.arange(m) + 0.5) * n / m - 0.5 for n, m in zip(given, wanted, strict=True)]
+    names = [argument.name for argument in func._schema.arguments]
+    known = dict(zip(names, args, strict=False)) | kwargs
+    where = []
+    for axis in (-2, -1):
+        size, count = args[0].shape[axis], made.shape[axis]
+        steps = torch.arange(count, device=made.device, dtype=torch.float32)
+        if known.get("align_corners"):
+            where.append(steps * (size - 1) / max(count - 1, 1))
+            continue
+        factors = known.get("scale_factors")
+        scale = known.get("scales_h" if axis == -2 else "scales_w")
+        if factors:
+            scale = factors[axis]
+        where.append((steps + 0.5) * (1 / scale if scale else size / count) - 0.5)
     return [_sampled(planes, where, made)]
 
 
@@ -336,14 +692,15 @@ def mixed(planes: Planes, dims: Any, keep: bool) -> Planes:
 def _multiplied(
     of: Lookup, func: Any, args: Any, _kwargs: Any, made: Tensor
 ) -> list[Planes] | None:
-    first, second = args[1:3] if func._schema.name.endswith("addmm") else args[:2]
+    name = func._schema.name.rpartition("::")[2]
+    first, second = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
     left, right = of(first), of(second)
     if first.ndim == 1 or second.ndim == 1:
         return None
     if left is not None:
         left = mixed(left, [-1], True)
     if right is not None:
-        right = mixed(right, [-2 if not func._schema.name.endswith("linear") else -1], True)
+        right = mixed(right, [-1 if name == "linear" else -2], True)
     if left is not None and right is not None:
         if len(left) == _PAIR:  # attention times values: where the query is
             chosen = left[:3]
@@ -351,17 +708,16 @@ def _multiplied(
             chosen = right[:3]
         else:
             chosen = left + right
+    elif left is not None:
+        chosen = left
+    elif right is not None:
+        if name in _PRODUCTS and len(right) == 3:  # learned queries, which are nowhere, and keys
+            nowhere = torch.full((1,) * made.ndim, torch.nan, device=made.device)
+            right = (nowhere, nowhere, nowhere, *right)
+        chosen = right
     else:
-        chosen = left if left is not None else right if right is not None else ()
-    return [tuple(plane.expand(made.shape) for plane in chosen)] if chosen else None
-
-
-def _attended(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
-    """A fused call outside of any site: where the query is."""
-    planes = of(args[0])
-    if planes is None:
         return None
-    return [tuple(p.expand(made.shape) for p in mixed(planes[:3], [-1], True))]
+    return [tuple(plane.expand(made.shape) for plane in chosen)]
 
 
 def _each(value: Any, axis: int) -> int:

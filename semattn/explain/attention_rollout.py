@@ -85,29 +85,55 @@ class AttentionRollout(Explainer):
 
     def relevance(self, taken: AttentionRecord, _p: Tensor) -> Tensor:
         """The rolled-out row (B, P)."""
-        tokens = start(taken, self._fused)
+        read = taken.readout()
+        tokens = start(taken, lambda one: self._fused(one, read))
         for one in reversed(layers(taken)):
-            moved, stays = roll(one, tokens, self._fused(one), self.residual)
+            moved, stays = roll(one, tokens, self._fused(one, read), self.residual)
             tokens = moved + tokens * stays
         return taken.grid.drop_prefix(tokens)
 
-    def _fused(self, one: SiteRecord) -> Fused:
+    def _fused(self, one: SiteRecord, read: Tensor) -> Fused:
         fuse = FUSIONS[self.head_fusion]
         if not self.discard_ratio:
             return lambda rows: fuse(one.attention(rows))
         whole = torch.cat([fuse(one.attention(rows)) for rows in one.chunks()], dim=1)
-        self._discard(one, whole)
+        self._discard(one, whole, read)
         return lambda rows: whole[:, rows]
 
-    def _discard(self, one: SiteRecord, whole: Tensor) -> None:
-        """Set the smallest of `whole` (G, Nq, Nk) to 0 in place, image by image."""
+    def _discard(self, one: SiteRecord, whole: Tensor, read: Tensor) -> None:
+        """Set the smallest of `whole` (G, Nq, Nk) to 0 in place, image by image.
+
+        What a prefix token that the score reads, by `read` (B, N), gives to itself stays.
+        """
         at = one.keys_at
         for image in range(at.batch):
             mine = slice(image, image + 1) if at.image is None else at.image == image
             flat = whole[mine].flatten()
-            first = flat[0].clone()
+            own = _own_entries(one, read[image], image)
+            stay = flat[own].clone()
             least = flat.topk(int(flat.numel() * self.discard_ratio), largest=False, sorted=False)
             flat[least.indices] = 0
-            if at.own.prefix:
-                flat[0] = first
+            flat[own] = stay
             whole[mine] = flat.view_as(whole[mine])
+
+
+def _own_entries(one: SiteRecord, read: Tensor, image: int) -> Tensor:
+    """Where the attention of each read prefix token to itself is, in one image's flat matrix."""
+    prefix = one.keys_at.own.prefix
+    chosen = (read[:prefix] > 0).nonzero().flatten()
+    if one.queries_at is None or not len(chosen):
+        return chosen[:0]
+    places = []
+    for at, count in ((one.queries_at, one.shape[2]), (one.keys_at, one.shape[3])):
+        if at.token is None or at.image is None:
+            token = torch.arange(count, device=read.device)[None]
+        else:
+            token = at.token[at.image == image]
+        places.append(token)
+    entries = []
+    for number in chosen.tolist():
+        for group, (queries, keys) in enumerate(zip(*places, strict=True)):
+            rows, columns = (queries == number).nonzero(), (keys == number).nonzero()
+            first = group * one.shape[2] * one.shape[3]
+            entries.append((first + rows * one.shape[3] + columns.T).flatten())
+    return torch.cat(entries)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,7 @@ class Run:
     extra: Any
     images: Images
     found: Future[list[Keypoints]] | None
+    sites: Sequence[str] | None = None
 
     @property
     def extra_args(self) -> tuple[Any, ...]:
@@ -57,7 +58,11 @@ class Run:
 
     def record(self, **options: Any) -> AttentionRecord:
         """`semattn.record` of this run; options as there."""
-        chosen = {"target": self.target, "additional_forward_args": self.extra_args} | options
+        chosen = {
+            "target": self.target,
+            "additional_forward_args": self.extra_args,
+            "sites": self.sites,
+        } | options
         taken = record(self.model, chosen.pop("inputs", self.inputs), **chosen)
         check_finite("model output", taken.logits)
         return taken
@@ -100,6 +105,8 @@ class Explainer(Attribution):
     refine : "none", "guided" or "superpixels": how patches become pixels
     preprocessing : how a picture becomes the model's input; None reads the model's own
     seed : of those densities that draw at random
+    sites : names of the modules that count as attention, or patterns of names such as "blocks.*";
+        None is every module that makes an attention call between patches of the image
     """
 
     name = "explainer"
@@ -120,6 +127,7 @@ class Explainer(Attribution):
         refine: str = "none",
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
+        sites: Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
@@ -136,6 +144,7 @@ class Explainer(Attribution):
         self.refine = refine
         self.preprocessing = preprocessing
         self.seed = seed
+        self.sites = None if sites is None else tuple(sites)
 
     def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
         """How much each patch counts, (B, P), given the concentration `p` (B, P)."""
@@ -165,6 +174,7 @@ class Explainer(Attribution):
             "layers": str(self.layers) if isinstance(self.layers, slice) else self.layers,
             "refine": self.refine,
             "seed": self.seed,
+            **({} if self.sites is None else {"sites": list(self.sites)}),
         }
 
     @log_usage()
@@ -290,7 +300,7 @@ class Explainer(Attribution):
         module = refuse(model, compiled=True)
         images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
         found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
-        run = Run(module, as_taken(module, images.inputs), target, extra, images, found)
+        run = Run(module, as_taken(module, images.inputs), target, extra, images, found, self.sites)
         try:
             with nested():
                 maps = self.maps(run)
@@ -387,12 +397,7 @@ def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, 
     notes = [*maps.notes]
     if taken.explains:
         notes.append(f"Explained, in place of a class: {taken.explains}.")
-    if taken.left_out:
-        kinds = ", ".join(sorted({site.module for site in taken.left_out}))
-        notes.append(
-            f"Not in the map, since it is not attention between patches: {kinds}, "
-            f"{len(taken.left_out)} layers."
-        )
+    notes += taken.notes
     if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
         notes.append(f"No keypoint weighs on the map of {even}: {method.without_keypoints}.")
     if blank := which((maps.patches == 0).all(dim=1)):

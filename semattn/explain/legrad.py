@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..attention import SiteRecord
 from ..attention.blocks import head_after_each_block
-from ..attention.sites import find_sites
 from .asked import asked, score_rows
 from .base import Explainer, Maps, Run, explainers
 from .rolling import carry, layers
@@ -50,8 +49,7 @@ class LeGrad(Explainer):
     def maps(self, run: Run) -> Maps:
         """One pass for the target, one for all layers' scores."""
         plain = run.record(layers="all", grad="last")
-        called = {one.site.name for one in layers(plain)} | {site.name for site in plain.left_out}
-        last = [one.name for one in find_sites(run.model).values() if one.name in called][-1]
+        called = [one.site for one in layers(plain)]
         shape = layers(plain)[-1].keys_at.own.shape
         plain = dataclasses.replace(plain, sites=())
         target = asked(run, plain)
@@ -59,21 +57,22 @@ class LeGrad(Explainer):
         def scores(output: object, image: Tensor) -> Tensor:
             return score_rows(output, image, target, run.model, len(run.inputs))
 
-        with head_after_each_block(run.model, last, shape, scores) as left_out:
+        with head_after_each_block(run.model, called, shape, scores) as left_out:
             taken = run.record(layers=self.layers, target=lambda output: output)
         sites = [one for one in layers(taken) if one.site.name not in left_out]
         if not sites:
             raise ValueError(
-                f"layers: expected some of the size of {last}, which the model's head reads, "
-                f"got {self.layers!r} — choose later ones"
+                f"layers: expected some of the size of {called[-1].name}, which the model's "
+                f"head reads, got {self.layers!r} — choose later ones"
             )
 
         def relevance(_p: Tensor) -> Tensor:
-            rows = [_positive(one, taken.readout()) for one in sites]
+            rows = [_positive(one, plain.readout()) for one in sites]
             return taken.grid.drop_prefix(torch.stack(rows).mean(dim=0))
 
         asked_for = {
-            name: getattr(plain, name) for name in ("logits", "score", "target", "explains")
+            name: getattr(plain, name)
+            for name in ("logits", "score", "target", "explains", "read_from", "notes", "left_out")
         }
         made = self.from_patches(run, dataclasses.replace(taken, **asked_for), relevance)
         return dataclasses.replace(made, notes=_notes(left_out))

@@ -42,8 +42,9 @@ class SIFTPatchInterrelation(Explainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    queries : "class", the class token asks alone (row form, O(N)); "all", the class token and all
-        patches ask; "auto", "class" where the output depends on a class token, else "all"
+    queries : "auto", the tokens that the score is read from ask: prefix tokens by the part that is
+        read from each, and the patches, by their concentration, for the rest; "class", prefix
+        tokens alone (row form, O(N)); "all", prefix tokens and all patches
     query_weights : False asks every patch alike, w_i = 1/P
     head_alignment : False counts every head alike, a_lh = 1
     growth : the part of a patch's relevance, in [0, 1), that it has from patches of like keys; 0
@@ -112,14 +113,7 @@ class SIFTPatchInterrelation(Explainer):
 
     def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
         """Relevance (B, P) of each patch, given the concentration `p` (B, P)."""
-        reads = taken.reads_class_token
-        if self.queries == "class" and not reads.all():
-            raise ValueError(
-                "queries: expected a class token for 'class', got a model that does not read its "
-                "answer from one — use queries='all' or 'auto'"
-            )
-        classic = reads if self.queries != "all" else torch.zeros_like(reads)
-        weights = self._ask(taken, p, classic[:, None])
+        weights = self._query_weights(taken, p)
         total = torch.zeros((), device=p.device)
         for one in taken.sites:
             total = total + self._site(one, taken.grid, p, weights)
@@ -128,13 +122,23 @@ class SIFTPatchInterrelation(Explainer):
             total = total if grown is None else grown[..., 0]
         return total
 
-    def _ask(self, taken: AttentionRecord, p: Tensor, classic: Tensor) -> Tensor:
-        """Query weights (B, N) of the tokens; `classic` (B, 1): the class token asks alone."""
-        asked = p if self.query_weights else torch.full_like(p, 1 / taken.grid.patches)
-        weights = taken.grid.add_prefix(torch.where(classic, 0, asked))
-        if taken.grid.prefix:
-            weights[:, 0] = taken.reads_class_token.to(weights)
-        return weights
+    def _query_weights(self, taken: AttentionRecord, p: Tensor) -> Tensor:
+        """Query weights (B, N): what is read from prefix tokens, and the rest by concentration."""
+        read = taken.readout().to(p)
+        read[:, taken.grid.prefix :] = 0
+        on_prefix = read.sum(dim=1, keepdim=True)
+        if self.queries == "class" and not bool((on_prefix > 0).all()):
+            raise ValueError(
+                "queries: expected a class token for 'class', got a model that does not read its "
+                "answer from one — use queries='all' or 'auto'"
+            )
+        patches = p if self.query_weights else torch.full_like(p, 1 / taken.grid.patches)
+        if self.queries != "auto":
+            read = torch.where(on_prefix > 0, read / on_prefix.clamp(min=TINY), read)
+            on_patches = torch.full_like(on_prefix, float(self.queries == "all"))
+        else:
+            on_patches = 1 - on_prefix
+        return read + taken.grid.add_prefix(on_patches * patches)
 
     def _site(self, one: SiteRecord, grid: PatchGrid, p: Tensor, weights: Tensor) -> Tensor:
         """One site's share of the relevance, (B, P)."""

@@ -60,7 +60,7 @@ class Measured:
         return replace(self, held=unknown, alone=self.alone | {"outlier_mass": mass})
 
 
-def measure(taken: AttentionRecord, against: Held, class_token: bool = True) -> Measured:
+def measure(taken: AttentionRecord, against: Held, class_tokens: Tensor | None = None) -> Measured:
     """The figures of every self-attention layer of a record.
 
     With p the concentration, A' the attention between patches, rows summing to 1, and u, v strata:
@@ -80,10 +80,11 @@ def measure(taken: AttentionRecord, against: Held, class_token: bool = True) -> 
 
     Parameters
     ----------
-    class_token : whether the first prefix token, if there is one, is a class token
+    class_tokens : (N,), the part of the output that is read from each prefix token, 0 for patches;
+        None is no class token
     """
     sites = [one for one in taken.sites if one.site.kind == "self"]
-    asked_for, asking = _asked_for(against), _asking(against, taken, class_token)
+    asked_for, asking = _asked_for(against), _asking(against, taken, class_tokens)
     made = []
     for group in alike(sites):
         places = Places.of(group[0], taken.logits.device)
@@ -249,15 +250,15 @@ def _asked_for(against: Held) -> Tensor:
     return torch.cat([counts[:, :2], each], dim=1)
 
 
-def _asking(against: Held, taken: AttentionRecord, class_token: bool) -> Tensor:
+def _asking(against: Held, taken: AttentionRecord, class_tokens: Tensor | None) -> Tensor:
     """Weights of the tokens that ask, (B, D, U, N): of each stratum, of all alike, of the class."""
     strata = [(against.strata == one) * against.weights for one in range(3)]
     alike = torch.ones_like(against.weights)
     alike[:, 1] = against.keep
     alike = alike / alike.sum(dim=-1, keepdim=True)
     asking = taken.grid.add_prefix(torch.stack([*strata, alike, torch.zeros_like(alike)], dim=2))
-    if taken.grid.prefix and class_token:
-        asking[..., _CLASS, 0] = 1
+    if class_tokens is not None and bool(class_tokens.any()):
+        asking[..., _CLASS, :] = (class_tokens / class_tokens.sum()).to(asking)
     return asking
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
+from ..attention.model_call import ModelCall
 from ..attention.norms import norms_on, watch_norms
+from ..attention.readout import with_readout
 from ..attention.sites import as_taken
 from ..density import Scene, concentration, densities, strata
 from ..errors import ImageError, SemattnError, ShapeError
@@ -37,7 +38,6 @@ BLANK = "no keypoint in any patch: there is nothing to hold attention against"
 BROKEN = "the model's output is not finite"
 EVERY = 20  # batches between two writings of the partial file
 FILL = 8  # how many times the pool's images are read to fill it, where many are blank
-CLASS_TOKEN = re.compile(r"(^|\.)(cls|class)_?(token|emb)")  # of a parameter's name
 
 
 class Study:
@@ -55,7 +55,6 @@ class Study:
         self, model: nn.Module, options: dict[str, Any], about: dict[str, Any] | None = None
     ) -> None:
         self.model, self.options = model, options
-        self.class_token = any(CLASS_TOKEN.search(name) for name, _ in model.named_parameters())
         self.density = densities.ensure(options["density"])
         if self.density is densities["other"]:
             raise ValueError(
@@ -127,7 +126,8 @@ class Study:
         if loaded.images is None:
             return
         inputs = as_taken(self.model, loaded.images.inputs)
-        with watch_norms(self.model) as norms:
+        layout = with_readout(self.model, ModelCall((inputs,), {}, 0))
+        with watch_norms(self.model, layout.selves) as norms:
             taken = record(self.model, inputs, layers=self.options["layers"], grad=False)
         scene, s, p, sorted_in = self._sorted(loaded.images, loaded.keypoints, taken.grid)
         reasons = _unusable(taken, s)
@@ -137,7 +137,7 @@ class Study:
         flagged = torch.zeros_like(s).bool() if found is None else outliers(found, sorted_in)
         against = held(p, sorted_in, ~flagged, scene, self.options["draws"], self.pool)
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            measured = measure(taken, against, self.class_token)
+            measured = measure(taken, against, layout.class_tokens)
         if self.tally is None or self.grid is None:
             self.tally = Tally(measured.layers, self.options["replicates"])
             self.grid = taken.grid

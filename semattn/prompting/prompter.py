@@ -10,19 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.intercept import Call as AttentionCall
+from ..attention.model_call import ModelCall, read_call
+from ..attention.model_layout import ModelLayout, model_layout
 from ..attention.owner import Owner, apart, laying_out
-from ..attention.sites import AttentionSite, Layers, choose_layers
+from ..attention.readout import with_readout
+from ..attention.sites import AttentionSite, Layers, choose_layers, refuse
 from ..attention.steer import Steering, steer
-from ..attention.survey import Survey, survey
 from ..density import concentration
 from ..grid import PatchGrid
 from ..images import Preprocessing, pixels_of
 from ..keypoints import detectors
 from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
 from .calibration import Calibration, Evaluation, calibrate, evaluate
-from .calls import AsCalled, Call, read_call
 from .pictures import Given, OfPictures, OfRegion, Source, read_density
 from .regions import Region, coverage
+from .sources import prompts
 
 STRENGTH = 0.5
 LAYERS = "last-third"
@@ -43,12 +45,13 @@ class AttentionPrompter(nn.Module):
     strength : 0 is the model itself, bit for bit; a tensor may ask for gradients
     layers : which self-attention layers: "last-third", "last-half", "all", numbers or a slice
     heads : numbers of heads; None is all
-    queries : who is led: "all", the "class" token alone, or "patches"
+    queries : whose attention gets the bias: "all", the "class" tokens alone (the prefix tokens that
+        the output is read from), or "patches"
     density : name in `semattn.densities`, a function of a `Scene`, weights (P,) or (B, P); or one
         that the model has a say in (`semattn.prompting.prompts`): "interrelation", "received",
         "received-class", and the controls "class-attention" and "class-grown"
     clip : nats, the most that one patch gains or loses at strength 1
-    detector, preprocessing, seed : as for `semattn.explain.Explainer`
+    detector, preprocessing, seed, sites : as for `semattn.explain.Explainer`
 
     Raises
     ------
@@ -91,6 +94,7 @@ class AttentionPrompter(nn.Module):
         detector: Any = "sift",
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
+        sites: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         Steering(model, layers, heads, queries)  # or why not
@@ -107,17 +111,15 @@ class AttentionPrompter(nn.Module):
         self.seed = seed
         self.validated: set[str] = set()
         self.opened: set[str] = set()
-        self._surveys: dict[Any, Survey] = {}
+        self.sites = sites
 
     def at(self, strength: float | Tensor, layers: Layers) -> AttentionPrompter:
         """Another prompter of the same model, at another strength and in other layers."""
-        other = AttentionPrompter(
+        return AttentionPrompter(
             self.model, strength=strength, layers=layers, heads=self.heads, queries=self.queries,
             density=self.density, clip=self.clip, detector=self.detector,
-            preprocessing=self.preprocessing, seed=self.seed,
+            preprocessing=self.preprocessing, seed=self.seed, sites=self.sites,
         )  # fmt: skip
-        other._surveys = self._surveys
-        return other
 
     def calibrate(self, loader: Any, **options: Any) -> Calibration:
         """Choose strength and layers on validation images: `semattn.prompting.calibrate`."""
@@ -196,7 +198,7 @@ class AttentionPrompter(nn.Module):
                 )
             return suppress(weights, self.clip) if away else attend(weighty(weights), self.clip)
         call = read_call((inputs,), {})
-        found = self._survey(call)
+        found = self._layout(call)
         source = self._source(call, found, weights, away)
         if source.looks:
             self._show(call, found, source)
@@ -204,7 +206,7 @@ class AttentionPrompter(nn.Module):
 
     def grid(self, inputs: Tensor) -> PatchGrid:
         """The patches of images (B, C, H, W) that weights are given for: P of them."""
-        return self._survey(read_call((inputs,), {})).grid
+        return self._layout(read_call((inputs,), {})).grid
 
     def weights(self, inputs: Tensor) -> Tensor:
         """The concentration p (B, P) that the images (B, C, H, W) are prompted by."""
@@ -228,9 +230,9 @@ class AttentionPrompter(nn.Module):
                 raise
             return value
 
-    def _aim(self, steering: Steering, call: Call, weights: Any, away: bool) -> None:
+    def _aim(self, steering: Steering, call: ModelCall, weights: Any, away: bool) -> None:
         """Aim at the images of one call of the model."""
-        found = self._survey(call)
+        found = self._layout(call)
         source = self._source(call, found, weights, away)
 
         @torch.compiler.disable
@@ -252,7 +254,7 @@ class AttentionPrompter(nn.Module):
         steering.aim(bias, found, (self._looked_at(found), see) if source.looks else None)
 
     def _source(
-        self, call: Call, found: Survey, weights: Any, away: bool
+        self, call: ModelCall, found: ModelLayout, weights: Any, away: bool
     ) -> Given | OfRegion | OfPictures:
         """Who says what the bias of one call is."""
         grid, batch = found.grid, len(call.images)
@@ -278,21 +280,28 @@ class AttentionPrompter(nn.Module):
         """The bias away from a density s (B, P), the greatest of each image for sure."""
         return suppress(s / s.amax(dim=1, keepdim=True).clamp(min=1e-12), self.clip)
 
-    def _survey(self, call: Call) -> Survey:
-        """How the model lays out images of this size; looked up once."""
-        rest = [repr(one) for one in call.kwargs.values() if not isinstance(one, Tensor)]
-        key = (call.images.shape[1:], *rest, None if call.alone else len(call.images))
-        if key not in self._surveys:
-            asked = AsCalled(self.model, call)
-            self._surveys[key] = survey(asked, asked.few).inside("model.")
-        return self._surveys[key]
+    def _layout(self, call: ModelCall) -> ModelLayout:
+        """How the model lays out images of this size; found once for each model and size."""
+        module = refuse(self.model)
+        layout = model_layout(module, call, self.sites)
+        layout.check_one_tower()
+        prompts_by_model = isinstance(self.density, str) and self.density in prompts
+        if self.queries != "class" and not prompts_by_model:
+            return layout
+        layout = with_readout(module, call, self.sites)
+        if self.queries == "class" and not layout.class_tokens.any():
+            raise ValueError(
+                "queries: expected a class token that the output is read from, for 'class', got "
+                "none — use queries='all' or 'patches'"
+            )
+        return layout
 
-    def _looked_at(self, found: Survey) -> int:
+    def _looked_at(self, found: ModelLayout) -> int:
         """The layer that a density sees: the middle one, or the first that is steered."""
-        count = len(found.layouts)
+        count = len(found.selves)
         return min(count // 2, choose_layers(self.layers, count)[0])
 
-    def _show(self, call: Call, found: Survey, source: Source) -> None:
+    def _show(self, call: ModelCall, found: ModelLayout, source: Source) -> None:
         """Let a source see the layer that it wants; the pass ends there."""
 
         def see(site: AttentionSite, made: AttentionCall) -> None:
@@ -305,7 +314,7 @@ class AttentionPrompter(nn.Module):
         args, kwargs = call.args, call.kwargs
         with apart(), torch.no_grad():
             try:
-                with steer(self.model, nothing, layers=layer, survey=found, look=(layer, see)):
+                with steer(self.model, nothing, layers=layer, layout=found, look=(layer, see)):
                     self.model(*args, **kwargs)
             except _EnoughError:
                 pass

@@ -51,10 +51,13 @@ def received(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
 
 @_register("class-attention", "uniform", control=True)
 def class_attention(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
-    """Attention of the class token alone, mean over heads; of all patches, where there is none."""
-    known = one.queries_at is not None and one.queries_at.own.prefix
-    asks = torch.zeros(len(p), grid.tokens, dtype=p.dtype, device=p.device)
-    asks[:, 0 if known else slice(grid.prefix, None)] = 1
+    """Attention of the class tokens that the output is read from, mean over heads.
+
+    Of all patches, where it is read from none.
+    """
+    asks = grid.add_prefix(torch.ones_like(p))
+    if one.class_tokens is not None and bool(one.class_tokens.any()):
+        asks = one.class_tokens.to(p).expand(len(p), -1)
     return grid.drop_prefix(one.reduce(asks).mean(dim=1))
 
 

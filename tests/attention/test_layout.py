@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from semattn.attention import record
 from semattn.attention.intercept import Call, FusedCall, attach
-from semattn.attention.layout import Layout, follow
+from semattn.attention.layout import Layout
+from semattn.attention.model_call import ModelCall
+from semattn.attention.model_layout import model_layout
 from semattn.attention.sites import AttentionSite, find_sites
 from semattn.errors import UnsupportedModelError
 from semattn.grid import PatchGrid
@@ -62,18 +65,19 @@ def _on_tokens(layout: Layout, change: Tensor, lead: tuple[int, ...], batch: int
 def _all_changes(name: str) -> Iterator[tuple[PatchGrid, AttentionSite, int, Tensor]]:
     """For every block of pixels and site: grid, site, patch of the block, changes (P,)."""
     model, x = build(name, torch.float64), images(2, torch.float64)
-    layouts = follow(model, x, (), find_sites(model))
+    layout = model_layout(model, ModelCall((x,), {}, 0))
+    layouts = layout.layouts
     before = _silenced_calls(model, x)
     for y, left in BLOCKS:
         moved = x.clone()
         moved[1, :, y : y + 4, left : left + 4] += 0.5
         for site, after in _silenced_calls(model, moved).items():
-            if layouts[site].keys is None:
+            if site.name not in layouts:
                 continue
             change = _changed(before[site], after)
-            on_tokens = _on_tokens(layouts[site], change, after.shape[:-2], 2)
+            on_tokens = _on_tokens(layouts[site.name], change, after.shape[:-2], 2)
             assert on_tokens[0].abs().max() < 1e-9, "another image's keys changed"
-            grid = layouts[site].keys.grid
+            grid = layouts[site.name].keys.grid
             here = int(grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
             yield grid, site, here, on_tokens[1]
 
@@ -301,15 +305,22 @@ def test_patches_that_are_seen_twice_are_refused() -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_cropped_image_is_refused() -> None:
+def test_a_cropped_image_has_its_patches_where_they_are() -> None:
     class Cropped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = build("swin")
+            self.inner = build("swin", torch.float64)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x[..., :48, :64])
+            return self.inner(x[..., 20:68, 7:71])
 
-    big = torch.rand(1, 3, SIZE[0] * 2, SIZE[1] * 2)
-    with pytest.raises(UnsupportedModelError, match="patches of a part of it alone"):
-        record(Cropped(), big, grad=False)
+    big = torch.rand(1, 3, SIZE[0] * 2, SIZE[1] * 2, dtype=torch.float64)
+    model = Cropped()
+    taken, plain = (
+        record(model, big, target=1),
+        record(model.inner, big[..., 20:68, 7:71], target=1),
+    )
+    assert taken.grid == replace(plain.grid, image_size=(96, 128), origin=(20.0, 7.0))
+    everywhere = torch.ones(1, plain.grid.tokens, dtype=torch.float64)
+    for one, other in zip(taken.sites, plain.sites, strict=True):
+        assert torch.equal(one.reduce(everywhere), other.reduce(everywhere))

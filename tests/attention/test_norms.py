@@ -6,7 +6,10 @@ from torch import nn
 
 from semattn import record
 from semattn.attention.blocks import blocks_of
+from semattn.attention.model_call import ModelCall
+from semattn.attention.model_layout import model_layout
 from semattn.attention.norms import norms_on, watch_norms
+from semattn.attention.sites import AttentionSite
 from tests import families, models
 
 PLAIN = (
@@ -15,16 +18,20 @@ PLAIN = (
 )  # fmt: skip
 
 
+def selves(model):
+    return model_layout(model, ModelCall((models.images(1),), {}, 0)).selves
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", [*models.MODELS, *PLAIN])
 def test_norms_are_those_of_a_pass_of_its_own(name, batch):
     model = models.build(name) if name in models.MODELS else families.build(name)
     x = models.images(batch, seed=3)
-    with watch_norms(model) as found:
+    with watch_norms(model, selves(model)) as found:
         taken = record(model, x, grad=False)
     norms = norms_on(taken.grid, found, taken.in_order)
     seen = []
-    hook = list(blocks_of(model).values())[-1].register_forward_hook(
+    hook = list(blocks_of(model, selves(model)).values())[-1].register_forward_hook(
         lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
     )
     with torch.no_grad():
@@ -40,7 +47,7 @@ def test_norms_are_those_of_the_last_blocks_tokens(name):
     seen = []
     hook = model.blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(out))
     before = models.state_of(model)
-    with watch_norms(model) as found:
+    with watch_norms(model, selves(model)) as found:
         taken = record(model, models.images(2), grad=False)
     assert models.state_of(model) == before
     hook.remove()
@@ -51,10 +58,11 @@ def test_norms_are_those_of_the_last_blocks_tokens(name):
 
 def test_tokens_in_windows_and_models_without_blocks_have_none():
     swin = families.build("swin")
-    with watch_norms(swin) as found:
+    with watch_norms(swin, selves(swin)) as found:
         taken = record(swin, models.images(2), grad=False)
     assert norms_on(taken.grid, found, taken.in_order) is None
-    with watch_norms(nn.ModuleList([swin.layers[0].blocks[0].attn])) as found:
+    part = nn.ModuleList([swin.layers[0].blocks[0].attn])
+    with watch_norms(part, (AttentionSite("0", 0, "WindowAttention", "self"),)) as found:
         pass
     assert found == []
 
@@ -62,6 +70,6 @@ def test_tokens_in_windows_and_models_without_blocks_have_none():
 def test_the_hook_goes_when_the_body_raises():
     model = models.build("class-token")
     before = models.state_of(model)
-    with pytest.raises(RuntimeError, match="no"), watch_norms(model):
+    with pytest.raises(RuntimeError, match="no"), watch_norms(model, selves(model)):
         raise RuntimeError("no")
     assert models.state_of(model) == before

@@ -327,16 +327,16 @@ class TwoCalls(nn.Module):
 
 def test_what_cannot_be_read_is_refused_by_name() -> None:
     x = torch.rand(1, 3, 64, 64)
-    with pytest.raises(UnsupportedModelError, match="got ResNet with no module that is named"):
+    with pytest.raises(UnsupportedModelError, match="got a model that makes no attention call"):
         record(timm.create_model("resnet18"), x)
     with pytest.raises(UnsupportedModelError, match="expected a torch.nn.Module, got function"):
         record(lambda x: x, x)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModelError, match="second one"):
         record(TwoCalls(), images(), target=0)
-    with pytest.raises(UnsupportedModelError, match="between channels in every layer"):
+    with pytest.raises(UnsupportedModelError, match="got none: .*XCA.*not attention between patches"):
         record(timm.create_model("edgenext_xx_small", depths=(1, 1, 1, 1)), x, target=0)
     coat = timm.create_model("coat_lite_tiny", img_size=64)
-    with pytest.raises(UnsupportedModelError, match=r"factoratt_crpe .*got none"):
+    with pytest.raises(UnsupportedModelError, match=r"got none: .*factoratt_crpe"):
         record(coat, x, target=0)
 
 
@@ -443,26 +443,66 @@ def test_half_precision_gradients_neither_overflow_nor_vanish() -> None:
         assert (rough - exact).norm() < 0.05 * exact.norm()
 
 
+def test_a_token_that_is_the_mean_of_all_is_a_prefix_token() -> None:
+    model = timm.create_model("resnet50_clip", num_classes=5).eval()
+    taken = record(model, torch.rand(1, 3, 224, 224), target=0)
+    assert taken.grid.shape == (7, 7) and taken.grid.prefix == 1
+    assert taken.reads_class_token.tolist() == [True]
+    assert torch.equal(taken.readout()[0], torch.eye(50)[0])
+
+
 def test_a_model_of_pools_alone_and_one_of_inference_tensors_are_refused() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut = nn.Conv2d(3, 8, 16, 16)
+            self.query = nn.Parameter(torch.rand(1, 1, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.cut(x).flatten(2).mT
+            return F.scaled_dot_product_attention(self.query.expand(len(x), -1, -1), tokens, tokens)
+
     with pytest.raises(UnsupportedModelError, match="got only pools"):
-        record(timm.create_model("resnet50_clip"), torch.rand(1, 3, 224, 224), target=0)
+        record(Pooled(), images(), grad=False)
     with torch.inference_mode():
         model = build("class-token")
     with pytest.raises(UnsupportedModelError, match="inference_mode"):
         record(model, images(), target=0)
 
 
-def test_an_output_without_gradient_is_refused() -> None:
+def test_gradients_pass_parts_that_run_without() -> None:
     class Detached(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.vit = build("class-token")
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.vit(x).detach()
+            with torch.no_grad():
+                return self.vit(x).detach()
 
-    with pytest.raises(UnsupportedModelError, match="no gradient"):
-        record(Detached(), images(), target=0)
+    model = Detached()
+    for _ in range(2):
+        taken = record(model, images(), target=0)
+        expected = record(model.vit, images(), target=0)
+        assert "without gradients" in " ".join(taken.notes) and expected.notes == ()
+        for one, other in zip(taken.sites, expected.sites, strict=True):
+            assert torch.equal(one.gradient, other.gradient)
+
+
+def test_an_output_that_no_layer_reaches_is_refused() -> None:
+    for _ in range(2):
+        with pytest.raises(UnsupportedModelError, match="no gradient"):
+            record(build("class-token"), images(), target=lambda logits: _Ignored.apply(logits))
+
+
+class _Ignored(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: object, logits: Tensor) -> Tensor:
+        return logits.sum(1)
+
+    @staticmethod
+    def backward(_ctx: object, *_gradients: Tensor) -> None:
+        return None
 
 
 @pytest.mark.parametrize("shape", [(3, 48, 64), (0, 3, 48, 64), (48, 64)])

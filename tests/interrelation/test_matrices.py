@@ -123,7 +123,7 @@ def alone(grid: PatchGrid, dtype: torch.dtype = torch.float64, **parts: Tensor) 
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
     one = SiteRecord(site, (1, parts["query"].shape[1], tokens, tokens), place, place, **parts)
     no = torch.zeros(1)
-    return AttentionRecord((one,), grid, no[:, None], None, None, no.bool())
+    return AttentionRecord((one,), grid, no[:, None], None, None, None)
 
 
 def of_density(s: Tensor) -> Held:

@@ -84,7 +84,8 @@ def test_every_figure_is_that_of_the_definition(name):
 def test_the_class_token_asks_alone(name):
     taken = record(models.build(name, torch.float64), models.images(2, torch.float64), grad=False)
     held = against(taken.grid)
-    found = measure(taken, held).held["class_alignment"]
+    first = torch.eye(taken.grid.tokens)[0] if taken.grid.prefix else None
+    found = measure(taken, held, first).held["class_alignment"]
     if name == "gap":
         assert found.isnan().all()
         return
@@ -165,9 +166,7 @@ def test_even_attention_to_what_a_query_sees_is_chance_in_windows_too(name):
         even.append(
             SiteRecord(one.site, one.shape, one.keys_at, one.queries_at, dense=dense.contiguous())
         )
-    record_of_even = AttentionRecord(
-        tuple(even), taken.grid, taken.logits, None, None, taken.reads_class_token
-    )
+    record_of_even = AttentionRecord(tuple(even), taken.grid, taken.logits, None, None, None)
     found = measure(record_of_even, against(taken.grid))
     for figure in ("alignment", "alignment_plain", "lift"):
         values = found.held[figure]

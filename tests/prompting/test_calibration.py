@@ -40,9 +40,7 @@ class Stepping(AttentionPrompter):
     """Tells its model the strength, so that the path is known beforehand."""
 
     def at(self, strength, layers):
-        other = Stepping(self.model, strength=strength, layers=layers, density="count")
-        other._surveys = self._surveys
-        return other
+        return Stepping(self.model, strength=strength, layers=layers, density="count")
 
     def steer(self, weights=None, *, away=False):
         self.model.now = float(self.strength)

@@ -358,7 +358,7 @@ def test_sources_give_weights_of_the_image_alone(name):
     assert together.shape == (3, 12) and together.isfinite().all()
     torch.testing.assert_close(prompter.bias(None, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
     seen = record(model, x, layers=2, grad=False).sites[0]
-    assert prompter._looked_at(prompter._survey(_call(x))) == 2
+    assert prompter._looked_at(prompter._layout(_call(x))) == 2
     grid = record(model, x, grad=False).grid
     p = torch.full((3, 12), 1 / 12)
     if name == "class-attention":
@@ -370,7 +370,7 @@ def test_sources_give_weights_of_the_image_alone(name):
 
 
 def _call(x: Tensor):
-    from semattn.prompting.calls import read_call
+    from semattn.attention.model_call import read_call
 
     return read_call((x,), {})
 

@@ -1,4 +1,4 @@
-"""The images among what a model is called with, and the same call with others in their place."""
+"""The arguments of one call of a model, with the images among them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ShapeError
 
 
 @dataclass(frozen=True)
-class Call:
+class ModelCall:
     """The arguments of one call of a model; `where` is the place of the images in them."""
 
     args: tuple[Any, ...]
@@ -31,14 +31,40 @@ class Call:
         """Whether the images are the only tensor, so that some of them can stand for all."""
         return sum(isinstance(one, Tensor) for one in (*self.args, *self.kwargs.values())) == 1
 
-    def with_images(self, images: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with other images."""
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """All that the layout of tokens may depend on: shapes, devices and the other arguments."""
+        rest = [
+            (tuple(one.shape), str(one.device)) if isinstance(one, Tensor) else repr(one)
+            for one in (*self.args, *self.kwargs.items())
+            if one is not self.images
+        ]
+        images = self.images
+        batch = None if self.alone else len(images)
+        return (images.shape[1:], batch, images.device, images.dtype, *rest)
+
+    def with_images(self, images: Tensor) -> ModelCall:
+        """The same call with other images."""
         if isinstance(self.where, str):
-            return self.args, self.kwargs | {self.where: images}
-        return (*self.args[: self.where], images, *self.args[self.where + 1 :]), self.kwargs
+            return ModelCall(self.args, self.kwargs | {self.where: images}, self.where)
+        args = (*self.args[: self.where], images, *self.args[self.where + 1 :])
+        return ModelCall(args, self.kwargs, self.where)
+
+    def few(self) -> ModelCall:
+        """A call that shows how tokens are laid out: two images where they can be chosen, else all.
+
+        Two images are needed to tell the axis of images from that of heads.
+        """
+        images = self.images.detach()
+        images = torch.cat([images, images])[:2] if self.alone else images
+        return self.with_images(images.clone())
+
+    def run(self, model: nn.Module) -> Any:
+        """Call the model."""
+        return model(*self.args, **self.kwargs)
 
 
-def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
     """Find the images: the first dense tensor of four axes.
 
     Raises
@@ -50,7 +76,7 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     for where, one in places:
         dense = isinstance(one, Tensor) and one.layout == torch.strided
         if dense and one.ndim == 4 and one.numel():
-            return Call(args, kwargs, where)
+            return ModelCall(args, kwargs, where)
     got = [
         f"{name}{tuple(one.shape)}" if isinstance(one, Tensor) else f"{name}{type(one).__name__}"
         for name, one in [*(("", one) for one in args), *((f"{k}=", v) for k, v in kwargs.items())]
@@ -59,23 +85,3 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         f"inputs: expected a batch of images (B, C, H, W), got {', '.join(got) or 'nothing'} — "
         "dense; a single image is x[None]"
     )
-
-
-class AsCalled(nn.Module):
-    """`model` as a function of its images alone, called as in `call`."""
-
-    def __init__(self, model: nn.Module, call: Call) -> None:
-        super().__init__()
-        self.model = model
-        self.call = call
-
-    def forward(self, images: Tensor) -> Any:
-        """What the model gives for other images."""
-        args, kwargs = self.call.with_images(images)
-        return self.model(*args, **kwargs)
-
-    @property
-    def few(self) -> Tensor:
-        """Images that tell how the model is laid out: two where they can be chosen, else all."""
-        images = self.call.images.detach()
-        return torch.cat([images, images])[:2] if self.call.alone else images

@@ -1,0 +1,34 @@
+"""From which tokens of the last self-attention layer the output of a model is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .model_call import ModelCall
+from .model_layout import ModelLayout, known_layout
+from .record import record_call
+from .target import output_tensor
+
+
+def with_readout(
+    model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
+) -> ModelLayout:
+    """The layout of `model` with its `readout`: measured once, by the gradient of all outputs."""
+    known = known_layout(model, call, sites)
+    if known.layout.readout is None:
+        taken = record_call(
+            model, call.few(), target=_all_outputs, layers=[-1], grad="last", sites=sites
+        )
+        known.layout = replace(known.layout, readout=taken.readout().mean(dim=0))
+    return known.layout
+
+
+def _all_outputs(output: Any) -> Tensor:
+    """One number an image that depends on each output in another way."""
+    flat = output_tensor(output).flatten(1)
+    return (flat * torch.cos(torch.arange(flat.shape[1], device=flat.device).to(flat.dtype))).sum(1)
