@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import UnsupportedModelError
 from .intercept import Call, CallReader, DenseCall, FusedCall
@@ -242,13 +243,14 @@ class _CallFinder(TorchFunctionMode):
                 f"in an order that stays, got an order that depends on {order} — "
                 "give the model a fixed order, such as its own noise argument"
             )
-        queries, keys = places_of(self.trace, call)
-        if not has_places(keys):
-            return None, NO_PATCHES
-        try:
-            layout = layout_of(queries, keys, self.size)
-        except UnplacedError as reason:
-            raise self._refusal(running, call, str(reason)) from None
+        with _disable_current_modes():  # these sums are not the model's
+            queries, keys = places_of(self.trace, call)
+            if not has_places(keys):
+                return None, NO_PATCHES
+            try:
+                layout = layout_of(queries, keys, self.size)
+            except UnplacedError as reason:
+                raise self._refusal(running, call, str(reason)) from None
         return (layout, "") if layout.keys is not None else (None, NOT_PATCHES)
 
     def _enter(self, call: Call, running: Running, number: int, layout: Layout) -> Tensor:

@@ -40,7 +40,7 @@ class ModelCall:
             if one is not self.images
         ]
         images = self.images
-        batch = None if self.alone else len(images)
+        batch = min(len(images), 2) if self.alone else len(images)
         return (images.shape[1:], batch, images.device, images.dtype, *rest)
 
     def with_images(self, images: Tensor) -> ModelCall:
@@ -53,11 +53,11 @@ class ModelCall:
     def few(self) -> ModelCall:
         """A call that shows how tokens are laid out: two images where they can be chosen, else all.
 
-        Two images are needed to tell the axis of images from that of heads.
+        Two images tell the axis of images from that of heads; for a single image it does not
+        matter.
         """
         images = self.images.detach()
-        images = torch.cat([images, images])[:2] if self.alone else images
-        return self.with_images(images.clone())
+        return self.with_images((images[:2] if self.alone else images).clone())
 
     def run(self, model: nn.Module) -> Any:
         """Call the model."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ class Trace(TorchDispatchMode):
         if depth() != self._level:
             return func(*args, **kwargs)
         name = func._schema.name.rpartition("::")[2]
-        rule = _rule(func, name.removesuffix("_") if func._schema.is_mutable else name)
+        rule = _rule(func)
         if rule is None:
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -377,6 +378,7 @@ def _index_arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any]:
 
 
 Lookup = Callable[[Any], "Planes | None"]
+Rule = Callable[..., "list[Planes] | None"]
 
 
 def _tensors(args: Any) -> Iterator[Tensor]:
@@ -387,36 +389,26 @@ def _tensors(args: Any) -> Iterator[Tensor]:
             yield from _tensors(one)
 
 
-def _rule(func: Any, name: str) -> Callable[..., list[Planes] | None] | None:
+@cache
+def _rule(func: Any) -> Rule | None:
     """The rule for the places in a call; None for what is not known (yet: it may decompose)."""
-    rules: dict[str, Callable[..., list[Planes] | None]] = {
-        "cat": _joined,
-        "stack": _joined,
-        "concat": _joined,
-        "concatenate": _joined,
-        "constant_pad_nd": _padded,
-        "convolution": _convolved,
-        "copy": _copied,
-        "view_as_complex": lambda of, _f, args, _k, _m: [tuple(p[..., 0] for p in of(args[0]))],
-        "view_as_real": lambda of, _f, args, _k, made: [
-            tuple(p[..., None].expand(made.shape) for p in of(args[0]))
-        ],
-    }
-    for names, rule in (
-        (_AS_IT_IS, _kept),
-        (_RESHAPED, _reshaped),
-        (_MOVED, _moved),
-        (_REDUCED, _reduced),
-        (_POOLED, _pooled),
-        (_RESIZED, _resized),
-        (_MULTIPLIED, _multiplied),
-        (_SCATTERED, _scattered),
-    ):
+    name = func._schema.name.rpartition("::")[2]
+    if func._schema.is_mutable:
+        name = name.removesuffix("_")
+    for names, rule in _RULES:
         if name in names:
             return rule
-    if name in rules:
-        return rules[name]
     return _kept if torch.Tag.pointwise in func.tags else None
+
+
+def _complex(of: Lookup, _func: Any, args: Any, _kwargs: Any, _made: Tensor) -> list[Planes] | None:
+    planes = of(args[0])
+    return None if planes is None else [tuple(plane[..., 0] for plane in planes)]
+
+
+def _real(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
+    planes = of(args[0])
+    return None if planes is None else [tuple(p[..., None].expand(made.shape) for p in planes)]
 
 
 def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
@@ -724,3 +716,21 @@ def _each(value: Any, axis: int) -> int:
     if isinstance(value, (list, tuple)):
         return value[axis] if len(value) > 1 else value[0]
     return value
+
+
+_RULES: tuple[tuple[set[str], Rule], ...] = (
+    (_AS_IT_IS, _kept),
+    (_RESHAPED, _reshaped),
+    (_MOVED, _moved),
+    (_REDUCED, _reduced),
+    (_POOLED, _pooled),
+    (_RESIZED, _resized),
+    (_MULTIPLIED, _multiplied),
+    (_SCATTERED, _scattered),
+    ({"cat", "stack", "concat", "concatenate"}, _joined),
+    ({"constant_pad_nd"}, _padded),
+    ({"convolution"}, _convolved),
+    ({"copy"}, _copied),
+    ({"view_as_complex"}, _complex),
+    ({"view_as_real"}, _real),
+)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from semattn.attention import choose_layers, record, steer
@@ -333,7 +334,7 @@ def test_what_cannot_be_read_is_refused_by_name() -> None:
         record(lambda x: x, x)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModelError, match="second one"):
         record(TwoCalls(), images(), target=0)
-    with pytest.raises(UnsupportedModelError, match="got none: .*XCA.*not attention between patches"):
+    with pytest.raises(UnsupportedModelError, match="CrossCovarianceAttn.: it is not attention"):
         record(timm.create_model("edgenext_xx_small", depths=(1, 1, 1, 1)), x, target=0)
     coat = timm.create_model("coat_lite_tiny", img_size=64)
     with pytest.raises(UnsupportedModelError, match=r"got none: .*factoratt_crpe"):
