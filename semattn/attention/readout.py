@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .model_call import ModelCall
 from .model_layout import ModelLayout, known_layout
@@ -22,13 +20,13 @@ def with_readout(
     known = known_layout(model, call, sites)
     if known.layout.readout is None:
         taken = record_call(
-            model, call.few(), target=_all_outputs, layers=[-1], grad="last", sites=sites
+            model,
+            call.few(),
+            target=lambda output: output_tensor(output).flatten(1).sum(dim=1),
+            layers=[-1],
+            grad="last",
+            sites=sites,
+            readout="output",
         )
         known.layout = replace(known.layout, readout=taken.readout().mean(dim=0))
     return known.layout
-
-
-def _all_outputs(output: Any) -> Tensor:
-    """One number an image that depends on each output in another way."""
-    flat = output_tensor(output).flatten(1)
-    return (flat * torch.cos(torch.arange(flat.shape[1], device=flat.device).to(flat.dtype))).sum(1)

@@ -119,6 +119,7 @@ def record(
     grad: bool | str = True,
     additional_forward_args: Any = None,
     sites: Sequence[str] | None = None,
+    readout: str = "score",
 ) -> AttentionRecord:
     """Run `model` on `inputs` once and keep what its attention did.
 
@@ -136,6 +137,8 @@ def record(
     additional_forward_args : passed on to the model after `inputs`
     sites : names of the modules that count as attention, or patterns of names as of `fnmatch`;
         None is all modules that make an attention call between patches
+    readout : whether `read_from` says where the "score" is read, or the whole "output", by one
+        fixed mixture of its numbers; the latter does not depend on the target
 
     Raises
     ------
@@ -162,8 +165,12 @@ def record(
         raise ValueError(f"grad: expected True, False or 'last', got {grad!r}")
     if isinstance(sites, str):
         raise TypeError(f"sites: expected a list of names, got {sites!r} — write sites=[{sites!r}]")
+    if readout not in ("score", "output"):
+        raise ValueError(f"readout: expected 'score' or 'output', got {readout!r}")
     call = ModelCall((inputs, *_as_tuple(additional_forward_args)), {}, 0)
-    return record_call(module, call, target=target, layers=layers, grad=grad, sites=sites)
+    return record_call(
+        module, call, target=target, layers=layers, grad=grad, sites=sites, readout=readout
+    )
 
 
 def record_call(
@@ -174,6 +181,7 @@ def record_call(
     layers: Layers,
     grad: bool | str,
     sites: Sequence[str] | None,
+    readout: str = "score",
 ) -> AttentionRecord:
     """As `record`, for a model that is called with any arguments."""
     with (
@@ -184,7 +192,8 @@ def record_call(
     ):
         images = call.images
         images = images.clone() if images.is_inference() else images.detach()
-        return _Recording(model, call.with_images(images), target, layers, sites).run(grad)
+        recording = _Recording(model, call.with_images(images), target, layers, sites, readout)
+        return recording.run(grad)
 
 
 class _Recording:
@@ -197,10 +206,12 @@ class _Recording:
         target: Target,
         layers: Layers,
         sites: Sequence[str] | None,
+        readout: str,
     ) -> None:
         self.model, self.call, self.target, self.layers = model, call, target, layers
-        self.sites = sites
+        self.sites, self.readout = sites, readout
         self.known = known_layout(model, call, sites)
+        self.read: dict[AttentionSite, Tensor | None] = {}  # gradients of the whole output
 
     def run(self, grad: bool | str) -> AttentionRecord:
         """Record, and begin again where the first pass shows that other layers count."""
@@ -264,6 +275,8 @@ class _Recording:
             if not grad:
                 return logits, None, {}
             asked = score(output, self.target, self.model)
+            if self.readout == "output":
+                self.read = recorder.differentiate(_mixture(logits), logits.dtype, ends=True)
             return logits, asked, recorder.differentiate(asked.values, logits.dtype)
 
     def _keep(
@@ -281,7 +294,11 @@ class _Recording:
             for site in layout.sites
             if gradients.get(site) is not None
         }
-        ends = {site: _with_learned(one) for site, one in ends.items()}
+        for site in recorder.ends & ends.keys():
+            read = self.read.get(site)
+            ends[site] = _with_learned(
+                ends[site], read if read is None else recorder.keep(site, grid, batch, read)
+            )
         kept = []
         for site in layout.sites:
             if site not in recorder.wanted:
@@ -289,6 +306,8 @@ class _Recording:
             whole = ends.get(site) or recorder.keep(site, grid, batch, None)
             kept.append(whole if grad is True else whole.without_gradient())
         last = ends.get(recorder.last)
+        if last is not None and (read := self.read.get(last.site)) is not None:
+            last = recorder.keep(last.site, grid, batch, read)
         return AttentionRecord(
             sites=tuple(kept),
             grid=grid,
@@ -322,11 +341,18 @@ def _read_from(last: SiteRecord) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _with_learned(one: SiteRecord) -> SiteRecord:
+def _mixture(logits: Tensor) -> Tensor:
+    """One number an image that depends on each number of its output in another way."""
+    flat = logits.flatten(1) if logits.ndim > 1 else logits[:, None]
+    steps = torch.arange(flat.shape[1], dtype=torch.float32, device=flat.device)
+    return (flat * torch.cos(steps).to(flat)).sum(dim=1)
+
+
+def _with_learned(one: SiteRecord, read: SiteRecord) -> SiteRecord:
     """The record of a pool with the weights of its learned queries; any other as it is."""
     if one.queries_at is not None:
         return one
-    norms = one.query_gradient_norms()
+    norms = read.query_gradient_norms()
     norms = torch.where(norms.sum(dim=1, keepdim=True) > 0, norms, torch.ones_like(norms))
     return replace(one, learned=norms / norms.sum(dim=1, keepdim=True))
 

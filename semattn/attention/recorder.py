@@ -54,7 +54,8 @@ class Recorder:
         self.last = selves[-1]
         self.also = set(also)
         pools = {site for site in layout.sites if site.kind == "pool"}
-        ends = {self.last, *pools, *self.also} if grad else set()
+        self.ends = {self.last, *pools} if grad else set()
+        ends = self.ends | (self.also if grad else set())
         self.watched = self.wanted | ends
         self.differentiated = self.watched if grad is True else ends
         self.open = True
@@ -104,17 +105,24 @@ class Recorder:
                 raise StaleLayoutError(f"{site}: no call")
 
     def differentiate(
-        self, chosen: Tensor, dtype: torch.dtype
+        self, chosen: Tensor, dtype: torch.dtype, *, ends: bool = False
     ) -> dict[AttentionSite, Tensor | None]:
-        """dL/dO (or dL/dA) of every site that is to be differentiated; None where L ignores it."""
-        sites = [site for site in self.results if site in self.differentiated]
+        """dL/dO (or dL/dA) of every site that is to be differentiated; None where L ignores it.
+
+        With `ends`, of the last self-attention layer and the pools alone; the graph is then kept.
+        """
+        wanted = self.ends if ends else self.differentiated
+        sites = [site for site in self.results if site in wanted]
         if not chosen.requires_grad:
             return dict.fromkeys(sites)
         scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
         watched = [self.results[site] for site in sites]
         for scale in scales:
             found = torch.autograd.grad(
-                chosen.sum() * scale, watched, allow_unused=True, retain_graph=scale != scales[-1]
+                chosen.sum() * scale,
+                watched,
+                allow_unused=True,
+                retain_graph=ends or scale != scales[-1],
             )
             if all(bool(gradient.isfinite().all()) for gradient in found if gradient is not None):
                 break

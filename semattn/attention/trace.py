@@ -271,42 +271,33 @@ class Trace(TorchDispatchMode):
 
     def _store(self, func: Any, args: Any, kwargs: dict[str, Any], origin: Origin) -> None:
         """Repeat a write into a part of a storage on the places of that storage."""
-        given = [planes for one in args[1:] if (planes := self.of(one)) is not None]
-        if len(given) == 1 and self._already(args[0], given[0]):
-            return
+        sources = [planes for one in args[1:] if (planes := self.of(one)) is not None]
+        if len(sources) == 1 and _same(self.of(args[0]), sources[0]):
+            return  # as after ``x[:, 1:] += y``
         storage = self._storage(args[0])
-        storage.widen(max(map(len, given), default=3))
+        storage.widen(max(map(len, sources), default=3))
         for number in range(len(storage.planes)):
-            planes = [storage.view(number, args[0]), *args[1:]]
-            for place, one in enumerate(args[1:], 1):
-                if not _is_values(one):
-                    continue
-                known = self.of(one)
-                planes[place] = (
-                    torch.full(one.shape, torch.nan, device=one.device)
-                    if known is None
-                    else known[number % len(known)].expand(one.shape)
-                )
-            func(*planes, **kwargs)
+            parts = [self._part(one, number) if _is_values(one) else one for one in args[1:]]
+            func(storage.view(number, args[0]), *parts, **kwargs)
         storage.origin = _merged(storage.origin, origin)
 
-    def _already(self, target: Tensor, planes: Planes) -> bool:
-        """Whether a part has these places already, as after ``x[:, 1:] += y``."""
-        known = self.of(target)
-        return (
-            known is not None
-            and len(known) == len(planes)
-            and all(one.shape == other.shape for one, other in zip(known, planes, strict=True))
-            and all(
-                torch.equal(one.nan_to_num(-9.0), other.nan_to_num(-9.0))
-                for one, other in zip(map(_once, known), map(_once, planes), strict=True)
-                if one.shape == other.shape
-            )
-            and all(
-                _once(one).shape == _once(other).shape
-                for one, other in zip(known, planes, strict=True)
-            )
-        )
+    def _part(self, values: Tensor, number: int) -> Tensor:
+        """One plane of what is written; nowhere for what is not of the image."""
+        known = self.of(values)
+        if known is None:
+            return torch.full(values.shape, torch.nan, device=values.device)
+        return known[number % len(known)].expand(values.shape)
+
+
+def _same(first: Planes | None, second: Planes) -> bool:
+    if first is None or len(first) != len(second):
+        return False
+    return all(
+        one.shape == other.shape
+        and _once(one).shape == _once(other).shape
+        and torch.equal(_once(one).nan_to_num(-9.0), _once(other).nan_to_num(-9.0))
+        for one, other in zip(first, second, strict=True)
+    )
 
 
 class _Storage:

@@ -48,6 +48,7 @@ class Run:
     images: Images
     found: Future[list[Keypoints]] | None
     sites: Sequence[str] | None = None
+    readout: str = "score"
 
     @property
     def extra_args(self) -> tuple[Any, ...]:
@@ -62,6 +63,7 @@ class Run:
             "target": self.target,
             "additional_forward_args": self.extra_args,
             "sites": self.sites,
+            "readout": self.readout,
         } | options
         taken = record(self.model, chosen.pop("inputs", self.inputs), **chosen)
         check_finite("model output", taken.logits)
@@ -300,7 +302,16 @@ class Explainer(Attribution):
         module = refuse(model, compiled=True)
         images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
         found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
-        run = Run(module, as_taken(module, images.inputs), target, extra, images, found, self.sites)
+        run = Run(
+            module,
+            as_taken(module, images.inputs),
+            target,
+            extra,
+            images,
+            found,
+            self.sites,
+            "score" if self.class_specific else "output",
+        )
         try:
             with nested():
                 maps = self.maps(run)
