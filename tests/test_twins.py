@@ -18,6 +18,7 @@ from semattn import AttentionPrompter, explainers, record
 from semattn.errors import SemattnError
 from semattn.explain.captum_methods import PixelExplainer
 from semattn.prompting import Box, Mask
+from tests.maps import CONTROLS, METHODS, QUICK, TARGET, TOLERANCE, assert_same, difference
 from tests.twins import (
     FACTORS,
     GEOMETRIES,
@@ -30,9 +31,6 @@ from tests.twins import (
     pictures,
 )
 
-TOLERANCE = 1e-5
-TARGET = 1
-
 # A choice of a factor, and the word that names the reason in the message. None may be refused: the
 # order of tokens of every twin is the same for all images and passes.
 MAY_BE_REFUSED: dict[tuple[str, str], str] = {}
@@ -40,18 +38,10 @@ MAY_BE_REFUSED: dict[tuple[str, str], str] = {}
 TWINS = pairwise()
 each_twin = pytest.mark.parametrize("twin", TWINS, ids=str)
 
-# Options that make a method quick on tiny models.
-QUICK: dict[str, dict[str, Any]] = {
-    "integrated-gradients": {"n_steps": 3},
-    "smooth-grad": {"nt_samples": 2},
-    "occlusion": {"window": (16, 16), "stride": (16, 16)},
-    "transition-attention": {"steps": 3},
-}
 # SIFT on a flipped picture finds other keypoints, so the map is compared without them.
 MODEL_ONLY: dict[str, dict[str, Any]] = {
     "sift-patch-interrelation": {"head_alignment": False, "query_weights": False},
 }
-CONTROLS = ("keypoint-density", "random", "center")  # ignore the model
 
 
 def _explainer(name: str, twin: Twin) -> Any:
@@ -81,10 +71,6 @@ def _expected(plain: Twin, geometry: str, name: str) -> Tensor:
     return GEOMETRIES[geometry].back(explainer.patch_map(build(plain), inner, target=TARGET))
 
 
-def _difference(value: Tensor, expected: Tensor) -> float:
-    return float((value - expected).abs().max() / expected.abs().max())
-
-
 def _outcome(twin: Twin, name: str, model: torch.nn.Module) -> str:
     """Compare one map: "equal", or a line that says what is wrong."""
     expected = _expected(twin.plain(), twin.geometry, name)
@@ -97,8 +83,8 @@ def _outcome(twin: Twin, name: str, model: torch.nn.Module) -> str:
     if twin.geometry == "pad":  # the scale depends on the number of patches of the picture
         total, wanted = value.sum((1, 2), keepdim=True), expected.sum((1, 2), keepdim=True)
         value, expected = value / total, expected / wanted
-    difference = _difference(value, expected)
-    return "equal" if difference <= TOLERANCE else f"differs by {difference:.1e}"
+    apart = difference(value, expected)
+    return "equal" if apart <= TOLERANCE else f"differs by {apart:.1e}"
 
 
 def _refusal(twin: Twin, error: SemattnError) -> str:
@@ -135,16 +121,12 @@ def test_twins_have_equal_logits(twin: Twin) -> None:
 def test_every_explainer_gives_twins_one_map(twin: Twin) -> None:
     model = build(twin)
     _report(
-        {
-            name: _outcome(twin, name, model)
-            for name in explainers
-            if _compares(name, twin.geometry)
-        }
+        {name: _outcome(twin, name, model) for name in explainers if _compares(name, twin.geometry)}
     )
 
 
 @pytest.mark.parametrize("geometry", ["crop", "resize and crop"])
-@pytest.mark.parametrize("name", [name for name in explainers if name not in CONTROLS])
+@pytest.mark.parametrize("name", METHODS)
 def test_no_heat_lies_where_the_model_sees_nothing(name: str, geometry: str) -> None:
     twin, x = Twin(geometry=geometry), pictures(geometry)
     heat = _explainer(name, twin).attribute(build(twin), x, target=TARGET).sum(dim=1)
@@ -220,7 +202,7 @@ def test_the_prompter_gives_twins_equal_logits(twin: Twin) -> None:
                 continue
             prompted = _prompted(plain, inner, queries, plainly_given)
             if queries == "all":
-                assert _difference(prompted, unprompted) > 1e-3, "the prompt changes nothing"
+                assert difference(prompted, unprompted) > 1e-3, "the prompt changes nothing"
             outcomes[f"{kind}, {queries}"] = _prompt_outcome(
                 twin, model, outer, queries, given, prompted
             )
@@ -231,10 +213,10 @@ def _prompt_outcome(
     twin: Twin, model: torch.nn.Module, x: Tensor, queries: str, weights: Any, expected: Tensor
 ) -> str:
     try:
-        difference = _difference(_prompted(model, x, queries, weights), expected)
+        apart = difference(_prompted(model, x, queries, weights), expected)
     except SemattnError as error:
         return _refusal(twin, error)
-    return "equal" if difference <= TOLERANCE else f"differs by {difference:.1e}"
+    return "equal" if apart <= TOLERANCE else f"differs by {apart:.1e}"
 
 
 READ = {  # the kinds of token that each readout reads
@@ -278,7 +260,7 @@ def test_one_readout_written_in_two_ways_gives_one_map(name: str, second: str) -
     torch.testing.assert_close(joined(x), model(x), atol=1e-9, rtol=1e-9)
     explainer = _explainer(name, Twin())
     expected = explainer.patch_map(model, x, target=TARGET)
-    assert _difference(explainer.patch_map(joined, x, target=TARGET), expected) <= TOLERANCE
+    assert_same(explainer.patch_map(joined, x, target=TARGET), expected)
 
 
 class _Joined(torch.nn.Module):

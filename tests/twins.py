@@ -113,7 +113,9 @@ GEOMETRIES: dict[str, Geometry] = {
     "crop": Geometry(
         (80, 96), lambda x: x[..., 16:64, 16:80], lambda m: m, False, (16, 64, 16, 80)
     ),
-    "resize and crop": Geometry((128, 160), _resize_and_crop, lambda m: m, False, (16, 112, 16, 144)),
+    "resize and crop": Geometry(
+        (128, 160), _resize_and_crop, lambda m: m, False, (16, 112, 16, 144)
+    ),
     "pad": Geometry(
         (32, 48), lambda x: F.pad(x, (16, 0, 16, 0)), lambda m: m[..., 1:, 1:], False
     ),
@@ -282,7 +284,12 @@ def write(segments: list[Tensor], writing: str) -> Tensor:
             for segment, start in zip(segments, starts, strict=True)
         ]
         return sum(padded[1:], padded[0])
-    sequence = torch.empty(batch, count, width, dtype=segments[0].dtype, device=segments[0].device)
+    return _write_into(segments[0].new_empty(batch, count, width), segments, starts, writing)
+
+
+def _write_into(
+    sequence: Tensor, segments: list[Tensor], starts: list[int], writing: str
+) -> Tensor:
     for segment, start in zip(segments, starts, strict=True):
         index = torch.arange(start, start + segment.shape[1])
         if writing == "views" and segment.shape[1] == 1:
