@@ -101,6 +101,22 @@ class Layout:
         assert self.keys is not None
         return math.prod(lead) // (self.heads_of(lead) * len(self.keys.table))
 
+    def is_same(self, other: Layout) -> bool:
+        """Whether another layout is equal to this one."""
+        pairs = ((self.keys, other.keys), (self.queries, other.queries))
+        if replace(self, keys=None, queries=None) != replace(other, keys=None, queries=None):
+            return False
+        return all(
+            one is two
+            or (
+                one is not None
+                and two is not None
+                and one.grid == two.grid
+                and torch.equal(one.table, two.table)
+            )
+            for one, two in pairs
+        )
+
     def in_order_of(self, grid: PatchGrid) -> bool:
         """Whether keys, and queries if patches ask, are the tokens of `grid` as they come."""
         both = [one for one in (self.keys, self.queries) if one is not None]

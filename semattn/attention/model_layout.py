@@ -96,6 +96,12 @@ class ModelLayout:
         gone = [LeftOut(site, reason) for site in self.sites if site.name in names]
         return replace(self, sites=kept, left_out=(*self.left_out, *gone))
 
+    def is_same(self, other: ModelLayout) -> bool:
+        """Whether another layout has the same sites, and their tokens at the same places."""
+        return self.sites == other.sites and all(
+            layout.is_same(other.layouts[name]) for name, layout in self.layouts.items()
+        )
+
     def notes(self) -> tuple[str, ...]:
         """What is left out and why, in sentences."""
         return tuple(
@@ -182,8 +188,15 @@ class _Known:
 
     attributes: tuple[Any, ...]
     layout: ModelLayout
+    volatile: frozenset[tuple[int, str]] = frozenset()  # attributes that change in every pass
     unreached: frozenset[str] = frozenset()  # sites that no score has depended on so far
     blocked: bool = False  # whether the model runs a part without gradients
+
+    def is_of(self, attributes: tuple[Any, ...]) -> bool:
+        """Whether a model with these attributes has this layout."""
+        return attributes == self.attributes or (
+            bool(self.volatile) and _changed(attributes, self.attributes) <= self.volatile
+        )
 
 
 @dataclass
@@ -223,10 +236,16 @@ def known_layout(
         with _lock:
             shelf = _shelves.setdefault(model, _Shelf())
             known = shelf.layouts.get(key)
-        if known is not None and known.attributes == attributes and not anew:
+        if known is not None and known.is_of(attributes) and not anew:
             return known
         found = layout_pass(model, call, sites)
-    known = _Known(attributes, _read(model, found))
+        layout, changed = _read(model, found), _changed(attributes, _attributes(model))
+        if changed and not layout.is_same(_read(model, layout_pass(model, call, sites))):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: expected tokens in the same order in every forward pass, "
+                "got an order that changes from pass to pass — fix the order"
+            )
+    known = _Known(attributes, layout, changed)
     if found.repeatable:
         with _lock:
             while len(shelf.layouts) >= _MOST_LAYOUTS:
@@ -324,6 +343,24 @@ def _attributes(model: nn.Module) -> tuple[Any, ...]:
         )
         for module in model.modules()
     )
+
+
+def _changed(first: tuple[Any, ...], second: tuple[Any, ...]) -> frozenset[tuple[int, str]]:
+    """Which attributes differ: the number of the module and the name; "" for the module itself."""
+    if first == second:
+        return frozenset()
+    if len(first) != len(second):
+        return frozenset({(-1, "")})
+    changed = set()
+    for number, (one, other) in enumerate(zip(first, second, strict=True)):
+        if (one[0], one[2]) != (other[0], other[2]):
+            changed.add((number, ""))
+        before, after = dict(one[1]), dict(other[1])
+        names = before.keys() | after.keys()
+        changed |= {
+            (number, name) for name in names if before.get(name, ...) != after.get(name, ...)
+        }
+    return frozenset(changed)
 
 
 def _is_plain(name: str, value: Any) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 from .model_call import ModelCall
 from .model_layout import ModelLayout, known_layout
+from .owner import apart
 from .record import record_call
 from .target import output_tensor
 
@@ -19,14 +20,15 @@ def with_readout(
     """The layout of `model` with its `readout`: measured once, by the gradient of all outputs."""
     known = known_layout(model, call, sites)
     if known.layout.readout is None:
-        taken = record_call(
-            model,
-            call.few(),
-            target=lambda output: output_tensor(output).flatten(1).sum(dim=1),
-            layers=[-1],
-            grad="last",
-            sites=sites,
-            readout="output",
-        )
+        with apart(layout=True):
+            taken = record_call(
+                model,
+                call.few(),
+                target=lambda output: output_tensor(output).flatten(1).sum(dim=1),
+                layers=[-1],
+                grad="last",
+                sites=sites,
+                readout="output",
+            )
         known.layout = replace(known.layout, readout=taken.readout().mean(dim=0))
     return known.layout

@@ -296,9 +296,8 @@ class _Recording:
         }
         for site in recorder.ends & ends.keys():
             read = self.read.get(site)
-            ends[site] = _with_learned(
-                ends[site], read if read is None else recorder.keep(site, grid, batch, read)
-            )
+            whole = ends[site] if read is None else recorder.keep(site, grid, batch, read)
+            ends[site] = _with_learned(ends[site], whole)
         kept = []
         for site in layout.sites:
             if site not in recorder.wanted:

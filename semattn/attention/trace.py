@@ -74,6 +74,8 @@ _VALUE_FREE = {
     "randint_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "size",
     "sym_size", "zero_", "fill_", "normal_", "uniform_", "random_",
 }  # fmt: skip
+# Of the second tensor, only the shape or the type counts.
+_SHAPED_LIKE = {"expand_as", "view_as", "reshape_as", "type_as"}
 # What hands numbers to Python code, which may act on them.
 _READS_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique_dim"}
 # Calls whose elements are chosen by a tensor of numbers.
@@ -177,9 +179,10 @@ class Trace(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         given = [*_tensors(args), *_tensors(kwargs.values())]
+        if name in _SHAPED_LIKE:
+            given = given[:1]
         if name in _RANDOM and self._random_state is None:
             self._random_state = _random_state(self._device)
-        given = [*_tensors(args), *_tensors(kwargs.values())]
         origin = self._origin_of(name, func, args, kwargs, given)
         written = func._schema.is_mutable and args and isinstance(args[0], Tensor)
         unplaced = bool(written) and self.of(args[0]) is None
@@ -410,7 +413,24 @@ def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list
     if not whole and placed:
         whole = [max(placed, key=lambda one: one[0].numel())[1]]
     pairs = [planes for planes in whole if len(planes) == _PAIR]
-    return [tuple(p.expand(made.shape) for p in (pairs or whole)[0])] if whole else None
+    if not whole:
+        return None
+    chosen, *others = pairs or whole
+    if not pairs and others:
+        chosen = _filled(chosen, others[0])
+    return [tuple(plane.expand(made.shape) for plane in chosen)]
+
+
+def _filled(planes: Planes, other: Planes) -> Planes:
+    """The planes, and those of another operand where they are nowhere: padded parts are added."""
+    empty = _once(planes[0]).isnan()
+    if planes[0].shape != other[0].shape or not bool(empty.any()):
+        return planes
+    if bool((empty & ~_once(other[0]).isnan()).any()):
+        return tuple(
+            torch.where(planes[0].isnan(), *pair) for pair in zip(other, planes, strict=True)
+        )
+    return planes
 
 
 def _reshaped(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:

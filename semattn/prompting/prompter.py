@@ -17,6 +17,7 @@ from ..attention.readout import with_readout
 from ..attention.sites import AttentionSite, Layers, choose_layers, refuse
 from ..attention.steer import Steering, steer
 from ..density import concentration
+from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import Preprocessing, pixels_of
 from ..keypoints import detectors
@@ -290,9 +291,9 @@ class AttentionPrompter(nn.Module):
             return layout
         layout = with_readout(module, call, self.sites)
         if self.queries == "class" and not layout.class_tokens.any():
-            raise ValueError(
-                "queries: expected a class token that the output is read from, for 'class', got "
-                "none — use queries='all' or 'patches'"
+            raise UnsupportedModelError(
+                f"{type(module).__name__}: expected a class token that the output is read from, "
+                "for queries='class', got none — use queries='all' or 'patches'"
             )
         return layout
 
