@@ -16,12 +16,12 @@ from ..attention.steer import Steering, steer
 from ..attention.survey import Survey, survey
 from ..density import concentration
 from ..grid import PatchGrid
-from ..images import Preprocessing, pixels_of
+from ..images import PICTURE_CHANNELS, Preprocessing, keypoint_channels_error, pixels_of
 from ..keypoints import detectors
 from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
 from .calibration import Calibration, Evaluation, calibrate, evaluate
 from .calls import AsCalled, Call, read_call
-from .pictures import Given, OfPictures, OfRegion, Source, read_density
+from .pictures import Given, OfPictures, OfRegion, Source, needs_of, read_density
 from .regions import Region, coverage
 
 STRENGTH = 0.5
@@ -263,9 +263,14 @@ class AttentionPrompter(nn.Module):
                 made = weights.bias(call.images)
             return Given(on_grid(made, grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
-            pixels = pixels_of(
-                call.images.detach(), self.preprocessing or (lambda: Preprocessing.of(self.model))
-            )
+            needs = needs_of(weights)
+            if needs and call.images.ndim == 4 and call.images.shape[1] not in PICTURE_CHANNELS:
+                raise keypoint_channels_error(
+                    call.images.shape[1],
+                    'give weights, one a patch, or density="uniform"',
+                )
+            wanted = self.preprocessing or (lambda: Preprocessing.of(self.model))
+            pixels = pixels_of(call.images.detach(), wanted, any_channels=not needs)
             return OfPictures(pixels, grid, read_density(weights), self.detector, self.seed, nats)
         if isinstance(weights, Region):
             grow, weights = weights.grow, coverage(weights, grid)
