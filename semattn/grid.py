@@ -3,7 +3,8 @@
 The only place that does this arithmetic. Pixel centres are integers, as in OpenCV: the pixel
 (x, y) covers [x - .5, x + .5], so that the patch column of a keypoint is
 floor((x + .5) / width of a patch). Patches are counted row by row; the prefix tokens (class token,
-registers) come before them.
+registers) come before them. The patches may cover a part of the image: `PatchGrid.origin` is then
+the place of the first one.
 """
 
 from __future__ import annotations

@@ -97,6 +97,15 @@ def test_quantised_tensors_are_numbers_scales_and_zero_points(by_channel):
     assert len({first, of(values + 1, 0.1, 0), of(2 * values, 0.2, 0), of(values, 0.1, 3)}) == 4
 
 
+def test_zero_points_of_channels_count():
+    numbers, scales = torch.ones(2, 2, dtype=torch.int8), torch.ones(2, dtype=torch.float64)
+    made = [
+        torch._make_per_channel_quantized_tensor(numbers, scales, torch.tensor(zero), 0)
+        for zero in ([0, 0], [0, 1])
+    ]
+    assert digest({"weight": made[0]}) != digest({"weight": made[1]})
+
+
 class Scaled(Tensor):
     """A tensor subclass that holds whole numbers and a scale, as torchao's and quanto's do."""
 
