@@ -1,16 +1,42 @@
-"""One number for a set of tensors: what a file or a model must be to be the same."""
+"""SHA-256 of a set of tensors and plain values: equal digests mean equal weights.
+
+Quantised tensors, packed parameters and tensor subclasses are taken apart into the tensors that
+they are made of. What cannot be read is refused, since its digest would be that of something else.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import hashlib
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Leaf: TypeAlias = tuple[str, Tensor | bytes]
+_PLAIN = (type(None), bool, int, float, complex, str)
+_NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.qscheme)
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and numbers, in the order of the names.
+
+class UnreadableError(ValueError):
+    """A value that no digest can be made of; the message says which and why."""
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over names, shapes, types and numbers, in the order of the names.
+
+    Parameters
+    ----------
+    values : tensors, plain values, and lists, tuples and dicts of those, as of a `state_dict`
+
+    Raises
+    ------
+    UnreadableError
+        For tensors without values (meta device), parts of sharded tensors, and unknown objects.
 
     Examples
     --------
@@ -18,8 +44,123 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     False
     """
     total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    for name in sorted(values):
+        for full_name, leaf in sorted(_leaves(name, values[name]), key=lambda one: one[0]):
+            if isinstance(leaf, bytes):
+                total.update(f"{full_name} = {len(leaf)} bytes\n".encode() + leaf)
+                continue
+            total.update(f"{full_name} {tuple(leaf.shape)} {leaf.dtype}\n".encode())
+            total.update(leaf.flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def _leaves(name: str, value: Any) -> Iterator[Leaf]:
+    """Take a value apart into plain tensors on the CPU and bytes, each with a name of its own."""
+    if isinstance(value, Tensor):
+        yield from _tensor_leaves(name, value)
+    elif isinstance(value, Mapping):
+        yield f"{name}:keys", repr(sorted(map(repr, value))).encode()
+        for key in value:
+            yield from _leaves(f"{name}[{key!r}]", value[key])
+    elif isinstance(value, (list, tuple)):
+        yield f"{name}:length", str(len(value)).encode()
+        for number, item in enumerate(value):
+            yield from _leaves(f"{name}[{number}]", item)
+    elif (plain := _plain_bytes(value)) is not None:
+        yield name, plain
+    elif isinstance(value, torch.ScriptObject):
+        yield from _leaves(name, _unpacked(name, value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield f"{name}:type", type(value).__qualname__.encode()
+        for field in dataclasses.fields(value):
+            yield from _leaves(f"{name}.{field.name}", getattr(value, field.name))
+    else:
+        raise UnreadableError(f"{name} holds a {type(value).__qualname__}, which cannot be read")
+
+
+def _plain_bytes(value: Any) -> bytes | None:
+    """Type and value of what is neither a tensor nor a container; None for other objects."""
+    kind = type(value).__name__
+    if isinstance(value, io.BytesIO):
+        value = value.getvalue()
+    if isinstance(value, (bytes, bytearray)):
+        return f"{kind} ".encode() + bytes(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        if value.dtype.kind not in "biufcSU":  # an array of objects
+            return None
+        return f"{value.dtype} {value.shape} ".encode() + value.tobytes()
+    if isinstance(value, (*_PLAIN, *_NAMED, enum.Enum)):
+        return f"{kind} {value!r}".encode()
+    return None
+
+
+def _tensor_leaves(name: str, tensor: Tensor) -> Iterator[Leaf]:
+    kind = type(tensor)
+    if kind.__module__.startswith("torch.distributed"):
+        raise UnreadableError(f"{name} is a part of a sharded tensor ({kind.__name__})")
+    if tensor.is_meta:
+        raise UnreadableError(f"{name} lies on the meta device")
+    tensor = tensor.detach()
+    if hasattr(tensor, "__tensor_flatten__"):
+        yield from _inner_leaves(name, tensor)
+    elif tensor.is_quantized:
+        yield from _quantised_leaves(name, tensor)
+    elif tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        yield f"{name}:shape", str(tuple(tensor.shape)).encode()
+        yield from _tensor_leaves(f"{name}:indices", tensor.indices())
+        yield from _tensor_leaves(f"{name}:values", tensor.values())
+    else:
+        yield name, _dense(name, tensor)
+
+
+def _inner_leaves(name: str, tensor: Any) -> Iterator[Leaf]:
+    """Leaves of a subclass that wraps other tensors, as torchao's and quanto's do."""
+    attributes, context = tensor.__tensor_flatten__()
+    about = f"{type(tensor).__qualname__} {tuple(tensor.shape)} {tensor.dtype}"
+    yield f"{name}:type", about.encode()
+    yield from _leaves(f"{name}:context", context)
+    for attribute in attributes:
+        yield from _leaves(f"{name}.{attribute}", getattr(tensor, attribute))
+
+
+def _quantised_leaves(name: str, tensor: Tensor) -> Iterator[Leaf]:
+    """Leaves of a tensor of `torch.quantize_per_tensor` or `quantize_per_channel`."""
+    yield f"{name}:qscheme", str(tensor.qscheme()).encode()
+    yield from _tensor_leaves(f"{name}:int_repr", tensor.int_repr())
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        yield from _leaves(f"{name}:scale", tensor.q_scale())
+        yield from _leaves(f"{name}:zero_point", tensor.q_zero_point())
+        return
+    yield from _leaves(f"{name}:axis", tensor.q_per_channel_axis())
+    yield from _tensor_leaves(f"{name}:scales", tensor.q_per_channel_scales())
+    yield from _tensor_leaves(f"{name}:zero_points", tensor.q_per_channel_zero_points())
+
+
+def _unpacked(name: str, packed: Any) -> Any:
+    """Weight and bias of packed parameters, or the state of another TorchScript object."""
+    for method in ("unpack", "__getstate__"):
+        try:
+            return getattr(packed, method)()
+        except Exception:  # noqa: BLE001, S112 — any error means that this way is closed
+            continue
+    raise UnreadableError(f"{name} holds packed parameters, which cannot be read")
+
+
+def _dense(name: str, tensor: Tensor) -> Tensor:
+    """The values as a plain, contiguous tensor on the CPU."""
+    try:
+        if tensor.layout != torch.strided:
+            tensor = tensor.to_dense()
+        if type(tensor) is not Tensor:
+            if tensor.numel() and not tensor.untyped_storage().data_ptr():
+                raise UnreadableError(f"{name} is a {type(tensor).__qualname__} without values")
+            tensor = tensor.as_subclass(Tensor)
+        tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+        tensor.flatten().view(torch.uint8)  # fails for values of less than a byte
+        return tensor
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UnreadableError(
+            f"{name} is a {type(tensor).__qualname__} that cannot be read ({reason})"
+        ) from error

@@ -3,12 +3,16 @@
 The only place that does this arithmetic. Pixel centres are integers, as in OpenCV: the pixel
 (x, y) covers [x - .5, x + .5], so that the patch column of a keypoint is
 floor((x + .5) / width of a patch). Patches are counted row by row; the prefix tokens (class token,
-registers) come before them.
+registers) come before them. The patches may cover a part of the image: `PatchGrid.origin` is then
+the place of the first one.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from .checks import check_values
 from .errors import ShapeError
 from .registry import choices
 
+WHOLE = 1e-6  # pixels by which the length of all patches may differ from a whole number
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
 
@@ -32,6 +37,8 @@ class PatchGrid:
     image_size : (H, W), pixels
     cell : (height, width) of a patch, pixels; fractional under a convolutional stem
     prefix : number of tokens before the patches
+    origin : (y, x) of the top left corner of the first patch, in pixels from the top left corner of
+        the image; not (0, 0) where the model crops or pads the image inside its own forward
 
     Examples
     --------
@@ -51,6 +58,54 @@ class PatchGrid:
         """P, the number of patches."""
         return self.shape[0] * self.shape[1]
 
+    def to_list(self) -> list[Any]:
+        """Return all fields, ready for JSON."""
+        return [
+            list(self.shape), list(self.image_size), list(self.cell), self.prefix, list(self.origin)
+        ]  # fmt: skip
+
+    @classmethod
+    def from_list(cls, fields: Sequence[Any]) -> PatchGrid:
+        """Return the grid of what `to_list` gave; files of earlier versions have no origin."""
+        (h, w), (height, width), (tall, wide), prefix, *origin = fields
+        y, x = origin[0] if origin else (0.0, 0.0)
+        return cls((h, w), (height, width), (tall, wide), prefix, (y, x))
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether pixels in no patch are unseen by the model, and not a rest at right or bottom.
+
+        True for an origin other than (0, 0), and where a whole cell or more is left over.
+        """
+        return self.origin != (0.0, 0.0) or any(
+            side - count * cell >= cell
+            for side, count, cell in zip(self.image_size, self.shape, self.cell, strict=True)
+        )
+
+    @property
+    def seen_part(self) -> tuple[slice, slice]:
+        """Rows and columns of the pixels that `upsample` gives a value to; the others are 0."""
+        if not self.is_partial:
+            return slice(0, self.image_size[0]), slice(0, self.image_size[1])
+        rows, columns = (
+            ((place >= 0) & (place < count)).nonzero().flatten()
+            for place, count in zip(self._places(), self.shape, strict=True)
+        )
+        if not len(rows) or not len(columns):
+            return slice(0, 0), slice(0, 0)
+        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Row coordinate of each pixel row (H,) and column coordinate of each column (W,).
+
+        In patches, float64, from the top left corner of the first patch.
+        """
+        y, x = (
+            (torch.arange(side, dtype=torch.float64, device="cpu") + 0.5 - start) / cell
+            for side, start, cell in zip(self.image_size, self.origin, self.cell, strict=True)
+        )
+        return y, x
+
     @property
     def tokens(self) -> int:
         """N, the number of tokens: prefix and patches."""
@@ -63,8 +118,8 @@ class PatchGrid:
             raise ShapeError(f"positions: expected (K, 2), x and y, got {tuple(xy.shape)}")
         # By numpy: masking asks for every image of every step, and this costs less than torch.
         places = xy.detach().double().cpu().numpy() + 0.5
-        column = np.floor(places[..., 0] / self.cell[1])
-        row = np.floor(places[..., 1] / self.cell[0])
+        column = np.floor((places[..., 0] - self.origin[1]) / self.cell[1])
+        row = np.floor((places[..., 1] - self.origin[0]) / self.cell[0])
         h, w = self.shape
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
         return torch.from_numpy(np.where(inside, row * w + column, -1).astype(np.int64))
@@ -72,8 +127,8 @@ class PatchGrid:
     def centers(self) -> Tensor:
         """Centre (P, 2) of each patch as (x, y), pixels."""
         h, w = self.shape
-        y = (torch.arange(h, dtype=torch.float64) + 0.5) * self.cell[0] - 0.5
-        x = (torch.arange(w, dtype=torch.float64) + 0.5) * self.cell[1] - 0.5
+        y = (torch.arange(h, dtype=torch.float64) + 0.5) * self.cell[0] + (self.origin[0] - 0.5)
+        x = (torch.arange(w, dtype=torch.float64) + 0.5) * self.cell[1] + (self.origin[1] - 0.5)
         return torch.stack([x.repeat(h), y.repeat_interleave(w)], dim=-1)
 
     def drop_prefix(self, per_token: Tensor) -> Tensor:
@@ -115,7 +170,8 @@ class PatchGrid:
     def upsample(self, per_patch: Tensor, mode: str = "bilinear") -> Tensor:
         """(B, P) to pixels (B, H, W), each patch's value at that patch's centre.
 
-        `mode` is one of `torch.nn.functional.interpolate`; pixels beyond the last patch repeat it.
+        `mode` is one of `torch.nn.functional.interpolate`. A rest of less than one cell at right
+        and bottom repeats the last patch; where the grid `is_partial`, pixels in no patch are 0.
         """
         if mode not in MODES:
             raise ValueError(choices("mode", mode, MODES))
@@ -125,7 +181,12 @@ class PatchGrid:
                 f"per-patch values: expected floats (B, {self.patches}), got {per_patch.dtype} "
                 f"{tuple(per_patch.shape)} — one row an image"
             )
-        covered = (round(self.shape[0] * self.cell[0]), round(self.shape[1] * self.cell[1]))
+        lengths = (self.shape[0] * self.cell[0], self.shape[1] * self.cell[1])
+        if self.is_partial or any(abs(one - round(one)) > WHOLE for one in lengths):
+            y, x = self._places()
+            tall = sample(picture[:, 0], y, 1, self.cell[0], mode)
+            return self._without_unseen(sample(tall, x, 2, self.cell[1], mode))
+        covered = (round(lengths[0]), round(lengths[1]))
         smooth = {} if mode.startswith("nearest") or mode == "area" else {"align_corners": False}
         large = F.interpolate(picture, size=covered, mode=mode, **smooth)
         height, width = self.image_size
@@ -133,6 +194,13 @@ class PatchGrid:
         if any(beyond):
             large = F.pad(large, beyond, mode="replicate")
         return large[:, 0, :height, :width].contiguous()
+
+    def _without_unseen(self, per_pixel: Tensor) -> Tensor:
+        """The same (B, H, W) with 0 outside `seen_part`."""
+        rows, columns = self.seen_part
+        made = torch.zeros_like(per_pixel, memory_format=torch.contiguous_format)
+        made[:, rows, columns] = per_pixel[:, rows, columns]
+        return made
 
     def pool(self, per_pixel: Tensor) -> Tensor:
         """Mean of (B, H, W) over each patch: (B, P). Pixels in no patch do not count."""
@@ -151,3 +219,53 @@ class PatchGrid:
         total = per_pixel.new_zeros(len(per_pixel), self.patches).index_add_(1, index, values)
         count = torch.bincount(index, minlength=self.patches).clamp(min=1)
         return total / count.to(total.dtype)
+
+
+def sample(values: Tensor, places: Tensor, dim: int, cell: float, mode: str) -> Tensor:
+    """Values of patches along one axis, at any places of it; beyond the ends the last one repeats.
+
+    Parameters
+    ----------
+    values : (…, h, …) with h patches along `dim`
+    places : (H,) float64, in patches from the outer edge of the first one
+    cell : length of a patch, pixels; the width of a pixel is 1 / cell for mode "area"
+    mode : one of `MODES`; "nearest" and "nearest-exact" take the patch that contains the place
+
+    Examples
+    --------
+    >>> sample(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.75, 1.5]), 0, 4, "bilinear").tolist()
+    [0.0, 0.25, 1.0]
+    """
+    if mode.startswith("nearest"):
+        first, weights = places.floor(), torch.ones_like(places)[:, None]
+    elif mode == "area":
+        low, high = places - 0.5 / cell, places + 0.5 / cell
+        first = low.floor()
+        most = math.ceil(1 / cell) + 1  # patches that a pixel can touch
+        edge = first[:, None] + torch.arange(most, dtype=torch.float64, device="cpu")
+        weights = torch.minimum(high[:, None], edge + 1) - torch.maximum(low[:, None], edge)
+        weights = weights.clamp(min=0) * cell
+    else:
+        taps = 2 if mode == "bilinear" else 4
+        first = (places - 0.5).floor() - (taps // 2 - 1)
+        tap = torch.arange(taps, dtype=torch.float64, device="cpu")
+        away = (places - 0.5 - first)[:, None] - tap
+        weights = 1 - away.abs() if mode == "bilinear" else _cubic(away.abs())
+    index = first[:, None].long() + torch.arange(weights.shape[1], device="cpu")
+    index = index.clamp(0, values.shape[dim] - 1).to(values.device)
+    weights = weights.to(values.dtype).to(values.device)
+    shape = [1] * values.ndim
+    shape[dim] = len(places)
+    total = values.index_select(dim, index[:, 0]) * weights[:, 0].reshape(shape)
+    for number in range(1, weights.shape[1]):
+        part = values.index_select(dim, index[:, number])
+        total = total + part * weights[:, number].reshape(shape)
+    return total
+
+
+def _cubic(away: Tensor) -> Tensor:
+    """Weights of cubic convolution at distances 0 to 2, with PyTorch's a = -0.75."""
+    a = -0.75
+    near = ((a + 2) * away - (a + 3)) * away**2 + 1
+    far = ((away - 5) * away + 8) * away * a - 4 * a
+    return torch.where(away <= 1, near, far)

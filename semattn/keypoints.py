@@ -115,6 +115,14 @@ def detect(
         return list(pool.map(lambda image: find(image, **options), pixels))
 
 
+def no_keypoints(image_size: tuple[int, int]) -> Keypoints:
+    """Return the keypoints of an image (H, W) on which no detector ran: none."""
+    empty = torch.zeros(0)
+    return Keypoints(
+        torch.zeros(0, 2), empty, empty, empty, torch.zeros(0, 128), image_size, detector="none"
+    )
+
+
 def start(
     pixels: np.ndarray, detector: str | Callable[..., Keypoints] = "sift", **options: Any
 ) -> Future[list[Keypoints]]:

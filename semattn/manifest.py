@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from .digest import digest
+from .digest import UnreadableError, digest
 
 _PACKAGES = (
     "semattn",
@@ -23,20 +24,45 @@ _PACKAGES = (
 
 
 def about_model(model: nn.Module) -> dict[str, Any]:
-    """What tells a model from another, ready for JSON."""
+    """Return what identifies a model, ready for JSON.
+
+    `weights_sha256` is None where no digest can be made; `weights_note` then says why.
+    """
     config = getattr(model, "pretrained_cfg", None)
-    return {
+    about: dict[str, Any] = {
         "model": type(model).__name__,
         "architecture": config.get("architecture") if isinstance(config, dict) else None,
-        "weights_sha256": weights_digest(model),
     }
+    try:
+        return about | {"weights_sha256": weights_digest(model)}
+    except UnreadableError as error:
+        note = f"weights_sha256 is null: {error}"
+        return about | {"weights_sha256": None, "weights_note": note}
 
 
 def weights_digest(model: nn.Module) -> str:
-    """The `digest` of the model's parameters and buffers."""
-    return digest(
-        {name: one for name, one in model.state_dict().items() if isinstance(one, Tensor)}
-    )
+    """Return the `digest` of everything in the model's `state_dict`.
+
+    Raises
+    ------
+    UnreadableError
+        For weights that are offloaded, sharded, or of an unknown kind.
+    """
+    try:
+        state = model.state_dict()
+    except Exception as error:  # of the model's own code
+        reason = " ".join(str(error).split())[:120]
+        raise UnreadableError(
+            f"the model's state_dict fails ({type(error).__name__}: {reason})"
+        ) from error
+    return digest(state)
+
+
+def unconfirmed(manifest: Mapping[str, Any]) -> str:
+    """Return why the model of a run cannot be compared with another; "" where it can."""
+    if manifest.get("weights_sha256", "") is not None:
+        return ""
+    return str(manifest.get("weights_note", "weights_sha256 is null"))
 
 
 def versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import SemattnError
 from .files import DAMAGE, claim, read_arrays, whole, write_text
+from .manifest import unconfirmed
 
 
 class Shelf:
@@ -28,7 +29,8 @@ class Shelf:
     Raises
     ------
     SemattnError
-        For a folder that another run began in, and for one that cannot be written to.
+        For a folder that another run began in, for one that any run began in where the digest of
+        the weights is None, and for one that cannot be written to.
     """
 
     def __init__(self, folder: Path | None, manifest: dict[str, Any], what: str) -> None:
@@ -38,6 +40,13 @@ class Shelf:
         digest = hashlib.sha256(text.encode()).hexdigest()
         about = self.folder / "about.json"
         known = _digest(about)
+        reason = unconfirmed(manifest)
+        if reason and known is not None and self._begun():
+            raise SemattnError(
+                f"out: expected an empty folder, got {self.folder} with the beginning of a "
+                f"{what}, whose model cannot be confirmed ({reason}) — remove it, or choose "
+                "another folder"
+            )
         if known == digest:
             return
         if known is not None and self._begun():

@@ -18,7 +18,8 @@ PACKAGE = ROOT / "semattn"
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
     {"cores", "cost", "digest", "errors", "files", "registry", "statistics", "version"},
-    {"checks", "manifest", "shelf"},
+    {"checks", "manifest"},
+    {"shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "growth", "zoo", "metrics"},

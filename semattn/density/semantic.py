@@ -60,8 +60,8 @@ def gaussian(scene: Scene) -> Tensor:
         inside = grid.patch_of(found.xy) >= 0
         width = SPREAD * found.size[inside].to(torch.float64)
         x, y = found.xy[inside].to(torch.float64).unbind(-1)
-        columns = _mass(x, width, grid.shape[1], grid.cell[1])
-        rows = _mass(y, width, grid.shape[0], grid.cell[0])
+        columns = _mass(x - grid.origin[1], width, grid.shape[1], grid.cell[1])
+        rows = _mass(y - grid.origin[0], width, grid.shape[0], grid.cell[0])
         row += (rows.mT @ columns).flatten()
     return s
 

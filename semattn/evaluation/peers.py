@@ -47,6 +47,11 @@ def _block(model: nn.Module) -> nn.Module:
 def _cam(name: str) -> None:
     @peers.register(f"pytorch-grad-cam/{name}")
     def cam(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
+        if grid.is_partial:  # it stretches its map over the whole image
+            raise UnsupportedModelError(
+                f"pytorch-grad-cam/{name}: expected patches that cover the image, got a model that "
+                "crops or pads it — leave this row out"
+            )
         library = _package("pytorch_grad_cam", "grad-cam")
         targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
 
@@ -140,8 +145,15 @@ def _shap(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchG
 
 
 def _patches_as_features(inputs: Tensor, grid: PatchGrid) -> Tensor:
+    """Number of the patch of each pixel (1, 1, H, W); pixels in no patch are one more feature."""
     numbers = torch.arange(grid.patches, dtype=torch.float32)[None]
-    return grid.upsample(numbers, mode="nearest-exact").long()[:, None].to(inputs.device)
+    features = grid.upsample(numbers, mode="nearest-exact").long()
+    if grid.is_partial:
+        rows, columns = grid.seen_part
+        seen = torch.zeros_like(features, dtype=torch.bool)
+        seen[:, rows, columns] = True
+        features[~seen] = grid.patches
+    return features[:, None].to(inputs.device)
 
 
 @_captum("Occlusion")

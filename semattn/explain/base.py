@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,11 @@ from ..checks import check_number
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from ..images import Images, Preprocessing, prepare
-from ..keypoints import Keypoints, detectors, ready, start
-from ..manifest import about_model, versions
+from ..images import Images, Preprocessing, keypoint_channels_error, prepare
+from ..keypoints import Keypoints, detectors, no_keypoints, ready, start
+from ..manifest import about_model, unconfirmed, versions
 from ..registry import Registry, choices
+from .notes import notes_of
 from .refine import refinements
 from .result import Explanation
 
@@ -265,7 +267,10 @@ class Explainer(Attribution):
             "parameters": self.parameters(),
             "versions": versions(),
         }
-        return dataclasses.replace(made, manifest=manifest)
+        notes = made.notes
+        if reason := unconfirmed(manifest):
+            notes = (*notes, f"{reason[:1].upper()}{reason[1:]}.")
+        return dataclasses.replace(made, manifest=manifest, notes=notes)
 
     def _read(
         self, args: tuple[Any, ...], inputs: Any, target: Target
@@ -300,7 +305,8 @@ class Explainer(Attribution):
         keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
         module = refuse(model, compiled=True)
-        images = prepare(source, self.preprocessing or (lambda: Preprocessing.of(module)))
+        wanted = self.preprocessing or (lambda: Preprocessing.of(module))
+        images = prepare(source, wanted, any_channels=True)
         found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
         run = Run(
             module,
@@ -313,23 +319,25 @@ class Explainer(Attribution):
             "score" if self.class_specific else "output",
         )
         try:
-            with nested():
+            with nested(), _channels_named(images):
                 maps = self.maps(run)
         finally:
             run.keypoints()  # no thread is left behind
-        taken = maps.taken
+        taken, points = maps.taken, run.keypoints()
         check_finite("map", maps.heat)
+        if draw and not points:
+            points = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
         return Explanation(
             heat=maps.heat,
             patch_map=taken.grid.fold(maps.patches),
             images=images,
-            keypoints=run.keypoints(),
+            keypoints=points,
             concentration=maps.concentration,
             grid=taken.grid,
             logits=taken.logits,
             target=taken.target,
             classes=_class_names(model),
-            notes=_notes(self, maps, images.names),
+            notes=notes_of(self, maps, images),
             explains=taken.explains,
             attribution=maps.attribution,
         )
@@ -337,7 +345,16 @@ class Explainer(Attribution):
     def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
         """SIFT, begun in other threads, so that it runs while the model does."""
         needs = () if isinstance(self.density, Tensor) else _needs(self.density)
-        if not draw and not (needs and self.uses_keypoints):
+        uses_them = bool(needs) and self.uses_keypoints
+        if images.pixels_are_mean:
+            if uses_them:
+                raise keypoint_channels_error(
+                    images.inputs.shape[1],
+                    'set density="uniform", which needs none, or call '
+                    "explain(…, keypoints=detect(pictures))",
+                )
+            return None
+        if not draw and not uses_them:
             return None
         return start(images.pixels, self.detector, descriptors="descriptors" in needs)
 
@@ -398,22 +415,19 @@ def _class_names(model: nn.Module) -> tuple[str, ...] | None:
     return None
 
 
-def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, ...]:
-    """What a reader of the map must know, in sentences."""
-    taken, p = maps.taken, maps.concentration
-
-    def which(chosen: Tensor) -> str:
-        return ", ".join(name for name, one in zip(names, chosen.tolist(), strict=True) if one)
-
-    notes = [*maps.notes]
-    if taken.explains:
-        notes.append(f"Explained, in place of a class: {taken.explains}.")
-    notes += taken.notes
-    if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
-        notes.append(f"No keypoint weighs on the map of {even}: {method.without_keypoints}.")
-    if blank := which((maps.patches == 0).all(dim=1)):
-        notes.append(f"The map of {blank} is zero: nothing there speaks for the target.")
-    return tuple(notes)
+@contextmanager
+def _channels_named(images: Images) -> Iterator[None]:
+    """Raise ShapeError where the model refuses inputs that are neither grey nor colour."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        if not images.pixels_are_mean or "channels" not in reason:
+            raise
+        raise ShapeError(
+            f"inputs: expected the channels that the model takes, got {images.inputs.shape[1]} "
+            f"({reason[:160]}) — give images as it was trained"
+        ) from error
 
 
 def _only(source: Any) -> Any:

@@ -7,6 +7,8 @@ They sharpen any map alike, so in a comparison they are given to every row or to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,9 +33,12 @@ def bilinear(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
 @refinements.register("superpixels")
 def superpixels(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
     """Mean of the bilinear map over SLIC superpixels of four sizes, averaged."""
+    return _on_seen_part(_superpixels, grid.upsample(patch_map), pixels, grid)
+
+
+def _superpixels(smooth: Tensor, pixels: np.ndarray) -> Tensor:
     from skimage.segmentation import slic
 
-    smooth = grid.upsample(patch_map)
     refined = torch.zeros_like(smooth)
     for image, values, out in zip(pixels, smooth, refined, strict=True):
         for segments in SEGMENTS:
@@ -54,7 +59,10 @@ def guided(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
     In every window the map is fitted as a linear function of the three colours; the fits are
     averaged. Kept within the range of what went in.
     """
-    smooth = grid.upsample(patch_map)
+    return _on_seen_part(_guided, grid.upsample(patch_map), pixels, grid)
+
+
+def _guided(smooth: Tensor, pixels: np.ndarray) -> Tensor:
     top = smooth.amax(dim=(1, 2), keepdim=True)
     source = (smooth / top.clamp(min=torch.finfo(smooth.dtype).tiny)).double()[:, None]
     guide = torch.from_numpy(pixels).to(source).permute(0, 3, 1, 2) / 255
@@ -68,6 +76,22 @@ def guided(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
     offset = mean_source - (slope * mean_guide).sum(dim=1, keepdim=True)
     refined = (_box(slope) * guide).sum(dim=1, keepdim=True) + _box(offset)
     return refined[:, 0].clamp(0, 1).to(smooth.dtype) * top
+
+
+def _on_seen_part(
+    refine: Callable[[Tensor, np.ndarray], Tensor],
+    smooth: Tensor,
+    pixels: np.ndarray,
+    grid: PatchGrid,
+) -> Tensor:
+    """Refine a map (B, H, W) on the pixels that the patches cover; the others stay 0."""
+    if not grid.is_partial:
+        return refine(smooth, pixels)
+    rows, columns = grid.seen_part
+    refined = torch.zeros_like(smooth)
+    seen = refine(smooth[:, rows, columns], np.ascontiguousarray(pixels[:, rows, columns]))
+    refined[:, rows, columns] = seen
+    return refined
 
 
 def _box(values: Tensor) -> Tensor:

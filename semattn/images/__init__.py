@@ -7,7 +7,15 @@ here knows more of a model than the few attributes that say how it wants its inp
 """
 
 from .archives import Archive, TarMember, members
-from .batch import Images, called, luma, pixels_of, prepare
+from .batch import (
+    PICTURE_CHANNELS,
+    Images,
+    called,
+    keypoint_channels_error,
+    luma,
+    pixels_of,
+    prepare,
+)
 from .listing import listed
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
@@ -15,12 +23,14 @@ from .preprocessing import Preprocessing
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
+    "PICTURE_CHANNELS",
     "Archive",
     "Images",
     "Picture",
     "Preprocessing",
     "TarMember",
     "called",
+    "keypoint_channels_error",
     "listed",
     "luma",
     "members",

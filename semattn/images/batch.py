@@ -25,6 +25,7 @@ from .preprocessing import Preprocessing
 
 Wanted: TypeAlias = "Preprocessing | Callable[[], Preprocessing] | None"
 
+PICTURE_CHANNELS = (1, 3)
 SLACK = 0.02  # by how much pixel values may leave [0, 1] after resizing or rounding
 
 
@@ -45,8 +46,16 @@ class Images:
     names: tuple[str, ...]
     batched: bool
 
+    @property
+    def pixels_are_mean(self) -> bool:
+        """Whether the inputs have neither 1 nor 3 channels, so that `pixels` are a grey stand-in.
 
-def prepare(source: Any, preprocessing: Wanted = None) -> Images:
+        Keypoints are not to be detected on it.
+        """
+        return self.inputs.shape[1] not in PICTURE_CHANNELS
+
+
+def prepare(source: Any, preprocessing: Wanted = None, *, any_channels: bool = False) -> Images:
     """Make a batch of any image.
 
     Parameters
@@ -55,13 +64,15 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
         `read` takes, a uint8 tensor (C, H, W), a list of those, an array (B, H, W, C), or a uint8
         tensor (B, C, H, W); `Images` are handed back
     preprocessing : what the model wants, or a function that finds it out; needed for pictures
+    any_channels : accept float tensors of any number of channels; where there are neither 1 nor 3,
+        the pixels are the mean of the channels (`mean_of_channels`)
 
     Raises
     ------
     ImageError
         A picture that cannot be read; NaN or inf in a tensor.
     ShapeError
-        Nothing in the batch; channels that are not 1 or 3.
+        Nothing in the batch; channels that are not 1 or 3, unless `any_channels`.
 
     Examples
     --------
@@ -74,7 +85,7 @@ def prepare(source: Any, preprocessing: Wanted = None) -> Images:
     if isinstance(source, Tensor) and source.dtype != torch.uint8:
         batched = source.ndim != 3
         inputs = source if batched else source.unsqueeze(0)
-        pixels = pixels_of(inputs, preprocessing)
+        pixels = pixels_of(inputs, preprocessing, any_channels=any_channels)
         return Images(inputs, pixels, tuple(f"image {i}" for i in range(len(inputs))), batched)
     sources, batched = _pictures(source)
     wanted = preprocessing() if callable(preprocessing) else preprocessing
@@ -108,12 +119,15 @@ def called(source: Any) -> str:
     return plain(str(source)) if isinstance(source, TarMember) else ""
 
 
-def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
+def pixels_of(
+    inputs: Tensor, preprocessing: Wanted = None, *, any_channels: bool = False
+) -> np.ndarray:
     """The pixels (B, H, W, 3), uint8, that inputs (B, C, H, W) stand for.
 
     Each image for itself: values in [0, 1] are pixels already; else the normalisation is undone,
     if that leads to [0, 1]; else the image is stretched between its least and greatest value, which
-    SIFT hardly notices.
+    SIFT hardly notices. With `any_channels`, inputs of neither 1 nor 3 channels give their mean
+    (`mean_of_channels`); keypoints are not to be detected on it.
 
     Raises
     ------
@@ -128,11 +142,55 @@ def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
     [0, 128, 255]
     """
     check_values("inputs", inputs)
-    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or inputs.numel() == 0:
+    is_picture = inputs.ndim == 4 and inputs.shape[1] in PICTURE_CHANNELS
+    if any_channels and inputs.ndim == 4 and not is_picture:
+        return mean_of_channels(inputs)
+    if not is_picture or inputs.numel() == 0:
         raise ShapeError(
             "inputs: expected (B, C, H, W) with C of 1 or 3 and nothing empty, got "
             f"{tuple(inputs.shape)} — one image at least, colour or grey, channels before height"
         )
+    values = _finite_values(inputs)
+    wanted = _known(preprocessing)
+    if wanted is not None and len(wanted.mean) != inputs.shape[1]:
+        raise ShapeError(
+            f"inputs: expected {len(wanted.mean)} channels for this model, got "
+            f"{tuple(inputs.shape)} — give grey or colour as it was trained"
+        )
+    return _levels(torch.stack([_raw(image, wanted) for image in values]))
+
+
+def mean_of_channels(inputs: Tensor) -> np.ndarray:
+    """Return a grey picture (B, H, W, 3), uint8, of inputs (B, C, H, W) with any C.
+
+    Each channel of each image is stretched between its least and greatest value; the picture is
+    the mean over channels.
+
+    Raises
+    ------
+    ImageError
+        NaN or inf, or a type that is neither float nor uint8.
+    ShapeError
+        An empty tensor.
+
+    Examples
+    --------
+    >>> two = torch.tensor([[0.0, 9.0], [0.0, 0.0]]).reshape(1, 2, 1, 2)
+    >>> mean_of_channels(two)[0, 0, :, 0].tolist()
+    [0, 128]
+    """
+    if inputs.ndim != 4 or inputs.numel() == 0:
+        raise ShapeError(
+            "inputs: expected (B, C, H, W) with nothing empty, got "
+            f"{tuple(inputs.shape)} — one image and one channel at least"
+        )
+    channels = _finite_values(inputs).flatten(0, 1)[:, None]
+    stretched = torch.stack([_stretched(channel) for channel in channels])
+    return _levels(stretched.unflatten(0, inputs.shape[:2])[:, :, 0].mean(dim=1, keepdim=True))
+
+
+def _finite_values(inputs: Tensor) -> Tensor:
+    """The values as float32 on the CPU; raise ImageError for NaN, inf and other types."""
     if inputs.dtype == torch.uint8:
         values = inputs.cpu() / 255
     elif inputs.is_floating_point():
@@ -145,15 +203,20 @@ def pixels_of(inputs: Tensor, preprocessing: Wanted = None) -> np.ndarray:
         raise ImageError(
             f"inputs: expected finite values, got NaN or inf in image {broken[0]} — clean it first"
         )
-    wanted = _known(preprocessing)
-    if wanted is not None and len(wanted.mean) != inputs.shape[1]:
-        raise ShapeError(
-            f"inputs: expected {len(wanted.mean)} channels for this model, got "
-            f"{tuple(inputs.shape)} — give grey or colour as it was trained"
-        )
-    raw = torch.stack([_raw(image, wanted) for image in values])
+    return values
+
+
+def _levels(raw: Tensor) -> np.ndarray:
+    """Pixels (B, H, W, 3), uint8, of values (B, 1 or 3, H, W) in about [0, 1]."""
     levels = (raw * 255).round_().clamp_(0, 255).to(torch.uint8)
     return levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def keypoint_channels_error(channels: int, instead: str) -> ShapeError:
+    """Return what to raise where keypoints are needed and inputs are neither grey nor colour."""
+    return ShapeError(
+        f"inputs: expected 1 or 3 channels to detect keypoints on, got {channels} — {instead}"
+    )
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -175,6 +238,11 @@ def _raw(image: Tensor, wanted: Preprocessing | None) -> Tensor:
         return image
     if wanted is not None and _is_raw(restored := wanted.restore(image)):
         return restored
+    return _stretched(image)
+
+
+def _stretched(image: Tensor) -> Tensor:
+    """The values moved to [0, 1]; all 0 where they are equal."""
     least, greatest = image.aminmax()
     if (greatest - least).isinf():
         image, least, greatest = image / 2, least / 2, greatest / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..manifest import unconfirmed
 from .figures import Figures
 from .findings import Finding, findings
 from .store import load, save
@@ -27,6 +28,11 @@ class Analysis(Figures):
             raise ValueError(
                 f"analysis: expected one of the same model, options and versions, got another "
                 f"{', '.join(wrong) or 'grid'} — analyse all parts alike"
+            )
+        if reason := unconfirmed(self.manifest):
+            raise ValueError(
+                f"analysis: expected models that can be compared, got {reason} — "
+                "analyse all images at once"
             )
         tally = Tally(self.tally.layers, self.tally.replicates)
         for one in (self.tally, other.tally):

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import SemattnError
 from ..files import DAMAGE, read_arrays, whole
 from ..grid import PatchGrid
+from ..manifest import unconfirmed
 from .figures import Figures, Skipped
 from .tally import Tally
 
@@ -28,7 +29,7 @@ def save(found: Figures, file: Path, **more: Any) -> Path:
     about = {
         "format": FORMAT,
         "sums": len(sums),
-        "grid": [found.grid.shape, found.grid.image_size, found.grid.cell, found.grid.prefix],
+        "grid": found.grid.to_list(),
         "skipped": found.skipped,
         "manifest": found.manifest,
         **more,
@@ -67,6 +68,8 @@ def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, in
     if found.manifest != manifest:
         differ = [name for name in manifest if manifest[name] != found.manifest.get(name)]
         raise not_the_beginning(file, f"another {', '.join(differ)}")
+    if reason := unconfirmed(manifest):
+        raise not_the_beginning(file, f"a model that cannot be confirmed ({reason})")
     return found, int(about["done"]), int(about["pixels"])
 
 
@@ -93,8 +96,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
             raise ValueError(f"the format {about['format']!r}")
         if about["sums"] != len(arrays):
             raise ValueError(f"{len(arrays)} of {about['sums']} sums")
-        shape, size, cell, prefix = about["grid"]
-        grid = PatchGrid(tuple(shape), tuple(size), tuple(cell), prefix)
+        grid = PatchGrid.from_list(about["grid"])
         skipped = tuple(Skipped(*one) for one in about["skipped"])
         return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
     except DAMAGE as error:

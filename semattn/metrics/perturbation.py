@@ -153,4 +153,5 @@ def ranks(scores: Tensor, seed: int = 0) -> Tensor:
 
 def kept_pixels(keep: Tensor, grid: PatchGrid) -> Tensor:
     """Which pixels stay, (N, 1, H, W) of bool, of patches (N, P) that do; those in no patch do."""
-    return grid.upsample(keep.float(), mode="nearest-exact")[:, None] > 0.5
+    gone = grid.upsample(1 - keep.float(), mode="nearest-exact")[:, None]
+    return gone <= 0.5

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from ..viz import Picture, comparison
-from .explanation import summary
+from .explanation import grid_entries, summary
 from .folder import Also, staged, write_json, write_others
 
 if TYPE_CHECKING:
     from ..comparison import Compared, Comparison
 
 COMPARISON_FILES = {"figure": "compare.png", "result": "compare.json", "maps": "maps.npz"}
-_OF_THE_MODEL = ("model", "architecture", "weights_sha256", "versions")
+_OF_THE_MODEL = ("model", "architecture", "weights_sha256", "weights_note", "versions")
+_OF_THE_GRID = ("patches", "patch_size", "patch_origin")
 
 
 def write_comparison(
@@ -66,9 +67,9 @@ def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
     """
     first = compared.explanation
     shared = summary(first, top=top)
-    for own in ("patches", "notes"):
+    for own in (*_OF_THE_GRID, "notes"):
         del shared[own]
-    model = {name: first.manifest[name] for name in _OF_THE_MODEL}
+    model = {name: first.manifest[name] for name in _OF_THE_MODEL if name in first.manifest}
     other = None
     if compared.other is not None:
         other = {"class": compared.other, "name": first.label(compared.other)}
@@ -88,7 +89,7 @@ def _row(row: Compared) -> dict[str, Any]:
         "peak_mib": row.peak_mib,
         "sensitivity": row.sensitivity,
         "refusal": row.refusal or None,
-        "patches": None if made is None else list(made.grid.shape),
+        **(dict.fromkeys(_OF_THE_GRID) if made is None else grid_entries(made.grid)),
         "parameters": None if made is None else made.manifest["parameters"],
         "notes": [] if made is None else list(made.notes),
     }

@@ -13,6 +13,7 @@ from .folder import Also, staged, write_json, write_others
 
 if TYPE_CHECKING:
     from ..explain import Explanation
+    from ..grid import PatchGrid
 
 FILES = {
     "overlay": "overlay.png",
@@ -78,10 +79,19 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
         "target": target,
         "explains": explanation.explains,
         "input_size": list(grid.image_size),
-        "patches": list(grid.shape),
+        **grid_entries(grid),
         "keypoints": {"detector": keypoints.detector, "count": len(keypoints)},
         "notes": list(explanation.notes),
         "manifest": explanation.manifest,
+    }
+
+
+def grid_entries(grid: PatchGrid) -> dict[str, list[float]]:
+    """Rows and columns of patches, size of one, and corner of the first (y, x), pixels."""
+    return {
+        "patches": list(grid.shape),
+        "patch_size": list(grid.cell),
+        "patch_origin": list(grid.origin),
     }
 
 

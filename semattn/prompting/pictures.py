@@ -82,7 +82,7 @@ class OfPictures:
         self.looks = self.source is not None
         self.density = densities.ensure(self.source.density if self.source else density)
         self.pixels, self.grid, self.seed, self.nats = pixels, grid, seed, nats
-        needs = getattr(self.density, "needs", ("keypoints",))
+        needs = needs_of(density)
         self.found = start(pixels, detector, descriptors="descriptors" in needs) if needs else None
         self.seen: SiteRecord | None = None
 
@@ -110,6 +110,13 @@ class OfPictures:
 
 
 Source = Given | OfRegion | OfPictures
+
+
+def needs_of(density: Any) -> frozenset[str]:
+    """Return what a density, or the density of a prompt, needs: "keypoints", "descriptors"."""
+    source = sources.prompts.get(density) if isinstance(density, str) else None
+    of_scene = densities.ensure(source.density if source else density)
+    return frozenset(getattr(of_scene, "needs", ("keypoints",)))
 
 
 def read_density(density: Any) -> Any:

@@ -19,11 +19,11 @@ from ..attention.steer import Steering, steer
 from ..density import concentration
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from ..images import Preprocessing, pixels_of
+from ..images import PICTURE_CHANNELS, Preprocessing, keypoint_channels_error, pixels_of
 from ..keypoints import detectors
 from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
 from .calibration import Calibration, Evaluation, calibrate, evaluate
-from .pictures import Given, OfPictures, OfRegion, Source, read_density
+from .pictures import Given, OfPictures, OfRegion, Source, needs_of, read_density
 from .regions import Region, coverage
 from .sources import prompts
 
@@ -266,9 +266,14 @@ class AttentionPrompter(nn.Module):
                 made = weights.bias(call.images)
             return Given(on_grid(made, grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
-            pixels = pixels_of(
-                call.images.detach(), self.preprocessing or (lambda: Preprocessing.of(self.model))
-            )
+            needs = needs_of(weights)
+            if needs and call.images.ndim == 4 and call.images.shape[1] not in PICTURE_CHANNELS:
+                raise keypoint_channels_error(
+                    call.images.shape[1],
+                    'give weights, one a patch, or density="uniform"',
+                )
+            wanted = self.preprocessing or (lambda: Preprocessing.of(self.model))
+            pixels = pixels_of(call.images.detach(), wanted, any_channels=not needs)
             return OfPictures(pixels, grid, read_density(weights), self.detector, self.seed, nats)
         if isinstance(weights, Region):
             grow, weights = weights.grow, coverage(weights, grid)

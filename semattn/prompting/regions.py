@@ -92,9 +92,16 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
     share = grid.pool(torch.from_numpy(drawn)[None])[0]
     if not bool(share.any()):
         height, width = grid.image_size
+        inside = f"the picture of {width}x{height} pixels"
+        if grid.is_partial:
+            rows, columns = grid.seen_part
+            inside = (
+                f"x {columns.start} to {columns.stop - 1} and y {rows.start} to {rows.stop - 1}, "
+                f"which is all that the model sees of {inside}"
+            )
         raise ValueError(
-            f"region: expected one inside the picture of {width}x{height} pixels, got "
-            f"{_said(region)} — x counts to the right and y down, from 0"
+            f"region: expected one inside {inside}, got {_said(region)} — "
+            "x counts to the right and y down, from 0"
         )
     return share
 

@@ -110,7 +110,8 @@ def _cue(cue: SpuriousCue) -> dict[str, Any]:
 def _example(one: Example) -> dict[str, Any]:
     return {
         "name": one.name, "source": thumbnail(one.pixels), "size": list(one.pixels.shape[:2]),
-        "grid": list(one.matches.shape), "matches": _bytes(one.matches),
+        "grid": list(one.matches.shape), "cell": list(one.patches.cell),
+        "origin": list(one.patches.origin), "matches": _bytes(one.matches),
         "before": float(one.before), "without": float(one.without),
     }  # fmt: skip
 

@@ -50,6 +50,7 @@ def about_image(explanation: Explanation, index: int, backdrop: Picture | None) 
         "size": [height, width],
         "grid": list(grid.shape),
         "cell": list(grid.cell),
+        "origin": list(grid.origin),
         "keypoints": marks,
         "detector": None if found is None else found.detector,
         "counts": counts.tolist(),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..grid import PatchGrid
 from ..images import Preprocessing
 from ..prompting import CLIP, suppress
 from .detector import Detector
@@ -23,6 +24,9 @@ SAME_PLACE, EVERYWHERE, AROUND = "same place", "all over the image", "around the
 class Example:
     """An image with the cue: pixels (H, W, 3) uint8, how surely each patch (h, w) shows it.
 
+    `grid` is where the patches lie; None in files of earlier versions, whose patches cover the
+    image evenly.
+
     `before` and `without` are the probability of the class, with and without the patches of the
     cue; NaN where that was not tried.
     """
@@ -32,6 +36,15 @@ class Example:
     matches: np.ndarray
     before: float = float("nan")
     without: float = float("nan")
+    grid: PatchGrid | None = None
+
+    @property
+    def patches(self) -> PatchGrid:
+        """Where the patches lie."""
+        if self.grid is not None:
+            return self.grid
+        (h, w), (height, width) = self.matches.shape, self.pixels.shape[:2]
+        return PatchGrid((h, w), (height, width), (height / h, width / w))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +68,7 @@ class SpuriousCue:
     examples : images with it, the surest first
     groups : accuracy of the model, and when attention is led away from the cue
     detector : what finds it in the patches of other images
+    grid : where the patches of `place` lie; None where they cover the image evenly
     """
 
     target: int
@@ -78,6 +92,7 @@ class SpuriousCue:
     model: nn.Module | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = field(default=None, repr=False)
     finder: Any = field(default="sift", repr=False)
+    grid: PatchGrid | None = None
 
     @property
     def tag(self) -> str:

@@ -61,14 +61,21 @@ def _keys(one: SiteRecord, grid: PatchGrid) -> Tensor:
 def colours(pixels: np.ndarray, grid: PatchGrid) -> Tensor:
     """Red and blue against green, lightness and contrast, on log scales: (B, P, 4)."""
     values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
-    mean = F.adaptive_avg_pool2d(values, grid.shape)
+    mean = _patch_mean(values, grid)
     grey = values.mean(dim=1, keepdim=True)
-    square = F.adaptive_avg_pool2d(grey.square(), grid.shape)
-    spread = (square - F.adaptive_avg_pool2d(grey, grid.shape).square()).clamp(min=0).sqrt()
+    square = _patch_mean(grey.square(), grid)
+    spread = (square - _patch_mean(grey, grid).square()).clamp(min=0).sqrt()
     logs = (mean + DARK).log()
     red, green, blue = logs.unbind(dim=1)
     made = [red - green, blue - green, logs.mean(dim=1), (spread[:, 0] + FLAT).log()]
     return torch.stack(made, dim=-1).flatten(1, 2)
+
+
+def _patch_mean(values: Tensor, grid: PatchGrid) -> Tensor:
+    """Mean of (B, C, H, W) over each patch: (B, C, h, w)."""
+    if not grid.is_partial:
+        return F.adaptive_avg_pool2d(values, grid.shape)
+    return grid.fold(grid.pool(values.flatten(0, 1))).unflatten(0, values.shape[:2])
 
 
 def descriptors(found: Sequence[Keypoints], grid: PatchGrid) -> Tensor:

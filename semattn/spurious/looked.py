@@ -9,7 +9,7 @@ from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..images import Images
 from .discovery import Skipped
-from .views import Views
+from .views import PATCHES, Views
 
 
 class Looked:
@@ -51,7 +51,7 @@ class Looked:
             labels += kept["labels"].tolist()
             right += kept["right"].tolist()
             self._at += [(number, place) for place in range(len(kept["sources"]))]
-            grid = grid or {name: kept[name] for name in ("shape", "cell") if name in kept}
+            grid = grid or {name: kept[name] for name in PATCHES if name in kept}
             views.said("looking", min((number + 1) * self.size, len(self.data)), len(self.data))
         if not sources:
             some = "; ".join(f"{one.name}: {one.reason}" for one in self.skipped[:3])
@@ -59,7 +59,8 @@ class Looked:
         self.sources, self.labels = np.array(sources), np.array(labels)
         self.right = np.array(right)
         h, w, height, width, prefix = grid["shape"].tolist()
-        self.grid = PatchGrid((h, w), (height, width), tuple(grid["cell"].tolist()), prefix)
+        origin = tuple(grid["origin"].tolist()) if "origin" in grid else (0.0, 0.0)
+        self.grid = PatchGrid((h, w), (height, width), tuple(grid["cell"].tolist()), prefix, origin)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import SemattnError
 from ..files import DAMAGE, read_arrays, whole
+from ..grid import PatchGrid
 from .cue import Example, SpuriousCue
 from .detector import Detector
 from .discovery import Discovery, Rank, Skipped
@@ -39,12 +40,13 @@ def save_discovery(found: Discovery, file: str | os.PathLike[str]) -> Path:
         plain = {
             name: value for name, value in vars(one).items()
             if name not in ("model", "preprocessing", "finder", "detector", "place", "examples",
-                            "removed", "transplanted", "groups")
+                            "removed", "transplanted", "groups", "grid")
         }  # fmt: skip
         cues.append(plain | {
             "removed": asdict(one.removed), "transplanted": asdict(one.transplanted),
             "groups": [asdict(group) for group in one.groups],
             "examples": [[e.name, e.before, e.without] for e in one.examples],
+            "grid": None if one.grid is None else one.grid.to_list(),
             "detector": [one.detector.offset, one.detector.slope, one.detector.start],
         })  # fmt: skip
     about = {name: value for name, value in vars(found).items()
@@ -95,9 +97,10 @@ def _cue(
     number: int, one: dict[str, Any], arrays: dict[str, np.ndarray], model: nn.Module | None
 ) -> SpuriousCue:
     start = f"cue{number}."
+    grid = PatchGrid.from_list(fields) if (fields := one.pop("grid", None)) else None
     examples = tuple(
         Example(name, arrays[f"{start}example{place}.pixels"],
-                arrays[f"{start}example{place}.matches"], before, without)
+                arrays[f"{start}example{place}.matches"], before, without, grid)
         for place, (name, before, without) in enumerate(one.pop("examples"))
     )  # fmt: skip
     finder = Detector(arrays[start + "weights"], *one.pop("detector"))
@@ -105,6 +108,6 @@ def _cue(
         examples=examples, detector=finder, place=arrays[start + "place"],
         removed=Effect(**one.pop("removed")), transplanted=Effect(**one.pop("transplanted")),
         groups=tuple(Group(**group) for group in one.pop("groups")),
-        interval=tuple(one.pop("interval")), **one,
+        interval=tuple(one.pop("interval")), grid=grid, **one,
     )  # fmt: skip
     return replace(made, model=model)

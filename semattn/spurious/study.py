@@ -217,6 +217,7 @@ class Study:
             examples=self._examples(tried, bears, own["values"], trial), groups=(),
             detector=tried.detector.before(looked.space), model=looked.looker.model,
             preprocessing=looked.looker.preprocessing, finder=looked.looker.detector,
+            grid=looked.grid,
         )  # fmt: skip
         if not cue.confirmed:
             return cue
@@ -253,5 +254,14 @@ class Study:
                 odds = [trial.before[place_of[row]], trial.without[place_of[row]]]
                 chances = torch.tensor(odds).sigmoid().tolist()
             shown = matches[place].reshape(self.looked.grid.shape)
-            made.append(Example(self.looked.name(row), images.pixels[place], shown, *chances))
+            made.append(
+                Example(
+                    self.looked.name(row),
+                    images.pixels[place],
+                    shown,
+                    chances[0],
+                    chances[1],
+                    self.looked.grid,
+                )
+            )
         return tuple(made)

@@ -16,7 +16,8 @@ from .looking import Looker
 from .space import Space, fit_space
 
 SAMPLED = 64  # images that the space is made of
-ABOUT = ("sources", "labels", "right", "skipped", "reasons", "shape", "cell")  # small, of a batch
+PATCHES = ("shape", "cell", "origin")  # of the grid
+ABOUT = ("sources", "labels", "right", "skipped", "reasons", *PATCHES)  # small, of a batch
 
 Progress = Callable[[str, int, int], None]
 
@@ -142,7 +143,7 @@ class Views:
             "thing": seen.thing.numpy().astype(np.float16),
             "keypoints": seen.keypoints.numpy().astype(np.float16),
             "shape": np.array([*grid.shape, *grid.image_size, grid.prefix], int),
-            "cell": np.array(grid.cell),
+            "cell": np.array(grid.cell), "origin": np.array(grid.origin, float),
         }  # fmt: skip
 
 

@@ -19,17 +19,26 @@ if TYPE_CHECKING:
 
 
 def draw_grid(axes: Axes, grid: PatchGrid, thickness: float = 1.0) -> None:
-    """The borders of the patches."""
+    """The borders of the patches; the outer ones too where they are not those of the image."""
     from matplotlib.collections import LineCollection
 
     (h, w), cell = grid.shape, grid.cell
-    bottom, right = h * cell[0] - 0.5, w * cell[1] - 0.5
-    across = [[(-0.5, i * cell[0] - 0.5), (right, i * cell[0] - 0.5)] for i in range(1, h)]
-    down = [[(j * cell[1] - 0.5, -0.5), (j * cell[1] - 0.5, bottom)] for j in range(1, w)]
+    left, right, bottom, top = patches_extent(grid)
+    outer = 0 if grid.is_partial else 1
+    rows = (top + i * cell[0] for i in range(outer, h + 1 - outer))
+    columns = (left + j * cell[1] for j in range(outer, w + 1 - outer))
+    across = [[(left, y), (right, y)] for y in rows]
+    down = [[(x, top), (x, bottom)] for x in columns]
     lines = LineCollection(
         across + down, colors="white", alpha=0.28, linewidths=0.45 * thickness
     )  # fmt: skip
     axes.add_collection(lines, autolim=False)
+
+
+def patches_extent(grid: PatchGrid) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top border of all patches, pixels, as `Axes.imshow` takes them."""
+    (h, w), (tall, wide), (y, x) = grid.shape, grid.cell, grid.origin
+    return x - 0.5, x + w * wide - 0.5, y + h * tall - 0.5, y - 0.5
 
 
 def draw_keypoints(axes: Axes, keypoints: Keypoints, thickness: float = 1.0) -> None:
@@ -57,10 +66,7 @@ def draw_concentration(axes: Axes, explanation: Explanation, index: int) -> floa
     highest = max(float(np.quantile(lift, CEILING, method="higher")), 1.0)
     value = (lift / highest).clip(0, 1)
     tile = np.concatenate([colours(DENSITY, value), (0.12 + 0.73 * value**0.7)[..., None]], axis=-1)
-    extent = (
-        -0.5, grid.shape[1] * grid.cell[1] - 0.5, grid.shape[0] * grid.cell[0] - 0.5, -0.5,
-    )  # fmt: skip
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(tile, extent=extent, interpolation="nearest", aspect="auto")
+    axes.imshow(tile, extent=patches_extent(grid), interpolation="nearest", aspect="auto")
     axes.set(xlim=limits[0], ylim=limits[1])
     return highest

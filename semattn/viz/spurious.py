@@ -7,9 +7,11 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .cues import examples_said, figure, nats, outcome, share
 from .frame import MARGIN, Frame
+from .marks import patches_extent
 from .overlay import Picture
 from .style import DENSITY, INK, MUTED, colours
 from .words import count, cut
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..grid import PatchGrid
     from ..spurious import Discovery, Effect, Example, SpuriousCue
 
 ROWS, EXAMPLES = 4, 5
@@ -59,38 +62,50 @@ def _row(frame: Frame, drawn: Figure, row: int, cue: SpuriousCue) -> None:
     for column, one in enumerate(cue.examples[:EXAMPLES]):
         axes = frame.axes(drawn, row, column)
         frame.show(axes, marked(one))
-        outline(axes, one.matches >= FROM, frame.image_size)
+        outline(axes, one.matches >= FROM, one.patches)
     where = f"{cue.where}, {cue.tag}, on {share(cue.covers)} of an image"
     frame.caption(drawn, (row, 0), f"{row + 1}  {cut(cue.name, 60)}", where)
     axes = frame.axes(drawn, row, EXAMPLES)
     most = float(cue.place.max()) if cue.place.size else 0.0
-    frame.show(axes, colours(DENSITY, cue.place / max(most, 1e-9)))
+    frame.show(axes, colours(DENSITY, _place(cue) / max(most, 1e-9)))
     frame.caption(drawn, (row, EXAMPLES), "Where it sits", f"brightest: {share(most)} of images")
     _bars(frame, drawn, row, cue)
 
 
 def marked(one: Example) -> Picture:
     """The picture of an example; where the cue is not, it steps back."""
-    height, width = one.pixels.shape[:2]
-    h, w = one.matches.shape
-    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
-    here = (one.matches >= FROM)[rows][:, columns][..., None]
+    matches = torch.from_numpy(np.asarray(one.matches >= FROM, dtype=np.float32))
+    here = one.patches.upsample(matches.flatten()[None], mode="nearest-exact")[0].numpy() > 0
+    here = here[..., None]
     grey = one.pixels.mean(axis=-1, keepdims=True)
     back = 0.35 * one.pixels + 0.30 * grey + 0.30 * 255
     made: Picture = np.where(here, one.pixels, back.clip(0, 255)).astype(np.uint8)
     return made
 
 
-def outline(axes: Axes, here: np.ndarray, size: tuple[int, int]) -> None:
+def _place(cue: SpuriousCue) -> np.ndarray:
+    """The place map (h, w); on pixels (H, W) where the patches cover a part of the image."""
+    if cue.grid is None or not cue.grid.is_partial:
+        return cue.place
+    values = torch.from_numpy(np.asarray(cue.place, dtype=np.float64))
+    shown: np.ndarray = cue.grid.upsample(values.flatten()[None], mode="nearest-exact")[0].numpy()
+    return shown
+
+
+def outline(axes: Axes, here: np.ndarray, grid: PatchGrid) -> None:
     """A line around patches (h, w) of bool, on a panel with the pixels of the image."""
     from matplotlib.collections import LineCollection
 
-    (height, width), (h, w) = size, here.shape
+    left, _, _, top = patches_extent(grid)
+    down, across = grid.cell
     wide = np.pad(here, 1)
-    down, across = height / h, width / w
-    lines = [[(j * across - 0.5, i * down - 0.5), ((j + 1) * across - 0.5, i * down - 0.5)]
+
+    def corner(row: int, column: int) -> tuple[float, float]:
+        return left + column * across, top + row * down
+
+    lines = [[corner(i, j), corner(i, j + 1)]
              for i, j in np.argwhere(wide[:-1, 1:-1] != wide[1:, 1:-1])]  # fmt: skip
-    lines += [[(j * across - 0.5, i * down - 0.5), (j * across - 0.5, (i + 1) * down - 0.5)]
+    lines += [[corner(i, j), corner(i + 1, j)]
               for i, j in np.argwhere(wide[1:-1, :-1] != wide[1:-1, 1:])]  # fmt: skip
     for colour, thick in (("black", 2.2), (OUTLINE, 1.2)):
         axes.add_collection(

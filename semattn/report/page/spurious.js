@@ -36,15 +36,15 @@ function spurious() {
     const values = bytes(example.matches);
     const pen = canvas.getContext('2d');
     const shows = (i, j) => i >= 0 && j >= 0 && i < h && j < w && values[i * w + j] / 255 >= SURE;
-    const x = (j) => Math.round((j * canvas.width) / w);
-    const y = (i) => Math.round((i * canvas.height) / h);
+    const x = (j) => Math.round(((example.origin[1] + j * example.cell[1]) * canvas.width) / width);
+    const y = (i) => Math.round(((example.origin[0] + i * example.cell[0]) * canvas.height) / height);
     const border = new Path2D();
+    pen.fillStyle = 'rgb(255 255 255 / 0.62)';
+    pen.fillRect(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < h; i += 1) {
       for (let j = 0; j < w; j += 1) {
-        if (!shows(i, j)) {
-          pen.fillStyle = 'rgb(255 255 255 / 0.62)';
-          pen.fillRect(x(j), y(i), x(j + 1) - x(j), y(i + 1) - y(i));
-        } else {
+        if (shows(i, j)) {
+          pen.clearRect(x(j), y(i), x(j + 1) - x(j), y(i + 1) - y(i));
           const sides = [[i - 1, j, j, i, j + 1, i], [i + 1, j, j, i + 1, j + 1, i + 1], [i, j - 1, j, i, j, i + 1], [i, j + 1, j + 1, i, j + 1, i + 1]];
           for (const [row, column, ax, ay, bx, by] of sides) {
             if (!shows(row, column)) { border.moveTo(x(ax), y(ay)); border.lineTo(x(bx), y(by)); }

@@ -38,10 +38,11 @@ class Stage {
     const w = content.image.grid[1];
     const row = Math.floor(patch / w);
     const column = patch % w;
-    const [down, across] = [0, 1].map((axis) => content.image.cell[axis] * this.scale[axis]);
-    const x = Math.round(column * across);
-    const y = Math.round(row * down);
-    return [x, y, Math.round((column + 1) * across) - x, Math.round((row + 1) * down) - y];
+    const { cell, origin } = content.image;
+    const [down, across] = [0, 1].map((axis) =>
+      (count) => Math.round((origin[axis] + count * cell[axis]) * this.scale[axis]));
+    const [x, y] = [across(column), down(row)];
+    return [x, y, across(column + 1) - x, down(row + 1) - y];
   }
 
   patchAt(event) {
@@ -49,8 +50,9 @@ class Stage {
     const x = ((event.clientX - box.left) / box.width) * this.width;
     const y = ((event.clientY - box.top) / box.height) * this.height;
     const [h, w] = content.image.grid;
-    const row = Math.floor(y / content.image.cell[0]);
-    const column = Math.floor(x / content.image.cell[1]);
+    const { cell, origin } = content.image;
+    const row = Math.floor((y - origin[0]) / cell[0]);
+    const column = Math.floor((x - origin[1]) / cell[1]);
     return row >= 0 && row < h && column >= 0 && column < w ? row * w + column : null;
   }
 
@@ -98,16 +100,20 @@ class Stage {
     this.pen.strokeStyle = 'rgb(255 255 255 / 0.22)';
     this.pen.lineWidth = 1;
     this.pen.beginPath();
-    const [, , right, bottom] = [0, 0, ...this.corner(h, w)];
+    const [left, top] = this.box(0);
+    const [right, bottom] = this.corner(h, w);
     for (let row = 1; row < h; row += 1) {
       const y = this.box(row * w)[1] - 0.5;
-      this.pen.moveTo(0, y);
+      this.pen.moveTo(left, y);
       this.pen.lineTo(right, y);
     }
     for (let column = 1; column < w; column += 1) {
       const x = this.box(column)[0] - 0.5;
-      this.pen.moveTo(x, 0);
+      this.pen.moveTo(x, top);
       this.pen.lineTo(x, bottom);
+    }
+    if (left > 0 || top > 0 || right < this.canvas.width - 1 || bottom < this.canvas.height - 1) {
+      this.pen.rect(left + 0.5, top + 0.5, right - left - 1, bottom - top - 1);
     }
     this.pen.stroke();
   }
