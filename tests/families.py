@@ -223,7 +223,7 @@ def _square_family(build: Callable[[], nn.Module]) -> nn.Module:
 # in how they attend; the contract takes a second for each explainer.
 _OF_VIT_PYTORCH = (
     "vit", "simple_vit_with_register_tokens", "vit_for_small_dataset", "deepvit", "parallel_vit",
-    "rvt", "nest", "pit", "cvt", "max_vit",
+    "nest", "pit", "cvt", "max_vit",
 )  # fmt: skip
 _OF_TRANSFORMERS = (
     "data2vec-vision", "deit-with-teacher", "ijepa", "clip", "siglip", "donut-swin", "hiera",
