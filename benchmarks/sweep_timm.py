@@ -6,7 +6,10 @@ Each model is built with random weights at its own input size, its depth cut whe
 lets, in a process of its own. *Works* means that the map of the default explainer is finite, varies
 over the patches, changes with the target, and lies where the pixels are (a changed block of pixels
 moves the keys of the first layer that are said to lie there); that the logits are those of the
-model alone; and that nothing is left on the model. A refusal names the module. All else is *wrong*.
+model alone; that nothing is left on the model; and that the maps of its *twins*, which flip or
+transpose the picture inside the model, are its own maps of the flipped or transposed picture,
+turned back. A refusal names the module. All else is *wrong*. A twin that is refused, though its
+model is not, is counted in the row under `twins`.
 
 The result goes to semattn/data/models.json after every model, so that a run that was cut off goes
 on where it was; `semattn models` and docs/models.md show it.
@@ -42,6 +45,7 @@ CLASSES = 10
 DEPTH = 2  # layers kept of a plain model, and of each stage of a hierarchical one
 CELLS = 2.0  # patches that the centre of the change may be away, convolutions and all
 SECONDS = 900
+TWIN_TOLERANCE = 1e-3  # of the maximum: how far the map of a twin may be from that of its model
 
 
 def names() -> dict[str, str]:
@@ -169,6 +173,8 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
     away = _away(model, x, taken)
     if away is not None and away > CELLS:
         wrong.append(f"misplaced by {away:.1f} patches")
+    twins = _twins(model, x, targets[0])
+    wrong += [f"twin ({turn}): {outcome}" for turn, outcome in twins.items() if "wrong" in outcome]
     if _state(model) != before:
         wrong.append("something left on the model")
     return {
@@ -178,10 +184,51 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
         "prefix": taken.grid.prefix,
         "layers": len({one.site.name for one in taken.sites}),
         **({} if away is None else {"away": round(away, 2)}),
+        "twins": twins,
         **(
             {"left_out": sorted({site.module for site in taken.left_out})} if taken.left_out else {}
         ),
     }
+
+
+def _twins(model: Any, x: Any, target: int | None) -> dict[str, str]:
+    """Compare the maps of models that turn the picture inside: "equal", "refused …" or "wrong …".
+
+    SIFT finds other keypoints on a turned picture, so the map is compared without them.
+    """
+    from semattn import SIFTPatchInterrelation
+    from semattn.errors import SemattnError
+
+    explainer = SIFTPatchInterrelation(density="uniform", head_alignment=False, query_weights=False)
+    turns: dict[str, Any] = {"flip": lambda images: images.flip(-1)}
+    if x.shape[-1] == x.shape[-2]:
+        turns["transpose"] = lambda images: images.transpose(-1, -2)
+    outcomes = {}
+    for name, turn in turns.items():
+        expected = explainer.patch_map(model, turn(x), target=target)
+        try:
+            value = explainer.patch_map(_turned(model, turn), x, target=target)
+        except SemattnError as refusal:
+            outcomes[name] = f"refused: {refusal}"
+            continue
+        apart = float((turn(value) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        outcomes[name] = "equal" if apart <= TWIN_TOLERANCE else f"wrong by {apart:.1e}"
+    return outcomes
+
+
+def _turned(model: Any, turn: Any) -> Any:
+    """The model as a part of one that turns its pictures first."""
+    from torch import nn
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Any) -> Any:
+            return self.model(turn(images))
+
+    return Turned().eval()
 
 
 def _away(model: Any, x: Any, taken: Any) -> float | None:

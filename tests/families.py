@@ -16,6 +16,8 @@ import torch
 from packaging.version import parse
 from torch import Tensor, nn
 
+from tests.families_transformers import TRANSFORMERS
+from tests.families_vit_pytorch import VIT_PYTORCH
 from tests.models import CLASSES, SIZE
 
 
@@ -213,6 +215,31 @@ class _Square(nn.Module):
         return self.inner(nn.functional.pad(inputs, (0, 0, 0, width - height)))
 
 
+def _square_family(build: Callable[[], nn.Module]) -> nn.Module:
+    return _Square(build())
+
+
+# Of the other two lists, those that tests/test_families.py does not let be refused and that differ
+# in how they attend; the contract takes a second for each explainer.
+_OF_VIT_PYTORCH = (
+    "vit", "simple_vit_with_register_tokens", "vit_for_small_dataset", "deepvit", "parallel_vit",
+    "nest", "pit", "cvt", "max_vit",
+)  # fmt: skip
+_OF_TRANSFORMERS = (
+    "data2vec-vision", "deit-with-teacher", "ijepa", "clip", "siglip", "donut-swin", "hiera",
+    "mobilevit", "pvt_v2", "segformer",
+)  # fmt: skip
+
+
+def _monai_vit() -> nn.Module:
+    from monai.networks.nets import ViT
+
+    return ViT(
+        3, SIZE, 16, hidden_size=16, mlp_dim=32, num_layers=4, num_heads=2, spatial_dims=2,
+        classification=True, num_classes=CLASSES, post_activation="",
+    )  # fmt: skip
+
+
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "swin": _swin,
     "swin-v2": _swin_v2,
@@ -240,6 +267,15 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "transformers-swin-eager": partial(_transformers_swin, "Swin", "eager"),
     "transformers-swin-v2": partial(_transformers_swin, "Swinv2", "eager"),
     "open-clip": _open_clip,
+    "monai-vit": _monai_vit,
+    **{
+        f"vit-pytorch-{name}": partial(_square_family, VIT_PYTORCH[name])
+        for name in _OF_VIT_PYTORCH
+    },
+    **{
+        f"transformers-{name}": partial(_square_family, TRANSFORMERS[name])
+        for name in _OF_TRANSFORMERS
+    },
 }
 
 
