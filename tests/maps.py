@@ -33,6 +33,7 @@ def patch_map(
 
 def difference(value: Tensor, expected: Tensor) -> float:
     """Return the largest difference, as a share of the largest expected value."""
+    value, expected = value.detach(), expected.detach()
     return float((value - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 

@@ -370,7 +370,7 @@ def test_results_and_pages_say_where_the_patches_lie():
 
 def test_a_note_says_what_the_patches_cover():
     class Taken:
-        explains, left_out, grid = "", (), PART
+        explains, notes, grid = "", (), PART
 
     class Made:
         taken, notes = Taken, ()
