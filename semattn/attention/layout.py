@@ -125,7 +125,7 @@ class Layout:
 def plain(grid: PatchGrid, tokens: int, learned: bool) -> Layout:
     """The layout of (B, heads, N, N): all tokens at once, as they come."""
     own = PatchGrid(grid.shape, grid.image_size, grid.cell, tokens - grid.patches)
-    everything = Tokens(own, torch.arange(tokens)[None])
+    everything = Tokens(own, torch.arange(tokens, device="cpu")[None])
     return Layout(everything, None if learned else everything)
 
 

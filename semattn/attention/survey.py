@@ -75,7 +75,7 @@ class Survey:
         at = layout.place(tokens, self.grid, layout.batch_of(lead))
         token = at.token
         if token is None:
-            token = torch.arange(tokens.grid.tokens)[None]
+            token = torch.arange(tokens.grid.tokens, device="cpu")[None]
         chosen = token == 0 if which == "class" else token >= tokens.grid.prefix
         if which == "class" and not tokens.grid.prefix:
             chosen = torch.zeros_like(chosen)

@@ -222,7 +222,9 @@ def _continued(plane: Tensor, pad: list[int]) -> Tensor:
     for axis in range(len(pad) // 2):
         before, after = pad[2 * axis : 2 * axis + 2]
         size = plane.shape[-1 - axis]
-        plane = _at(plane, -1 - axis, torch.arange(-before, size + after).float())
+        plane = _at(
+            plane, -1 - axis, torch.arange(-before, size + after, device=plane.device).float()
+        )
     return plane
 
 
@@ -236,7 +238,7 @@ def _convolved(
     axes = inputs.ndim - 2
     kernel = weight.shape[2:]
     where = [
-        torch.arange(made.shape[2 + axis]) * _each(stride, axis)
+        torch.arange(made.shape[2 + axis], device=made.device) * _each(stride, axis)
         - _each(padding, axis)
         + _each(dilation, axis) * (kernel[axis] - 1) / 2
         for axis in range(axes)
@@ -252,7 +254,7 @@ def _pooled(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> li
     stride = args[2] if len(args) > 2 and args[2] else kernel
     padding = args[3] if len(args) > 3 else 0
     where = [
-        torch.arange(made.shape[axis - len(kernel)]) * _each(stride, axis)
+        torch.arange(made.shape[axis - len(kernel)], device=made.device) * _each(stride, axis)
         - _each(padding, axis)
         + (kernel[axis] - 1) / 2
         for axis in range(len(kernel))
@@ -265,7 +267,10 @@ def _resized(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> l
     if planes is None:
         return None
     given, wanted = args[0].shape[-2:], made.shape[-2:]
-    where = [(torch.arange(m) + 0.5) * n / m - 0.5 for n, m in zip(given, wanted, strict=True)]
+    where = [
+        (torch.arange(m, device=made.device) + 0.5) * n / m - 0.5
+        for n, m in zip(given, wanted, strict=True)
+    ]
     return [_sampled(planes, where, made)]
 
 
