@@ -140,7 +140,7 @@ def _shap(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchG
 
 
 def _patches_as_features(inputs: Tensor, grid: PatchGrid) -> Tensor:
-    numbers = torch.arange(grid.patches, dtype=torch.float32)[None]
+    numbers = torch.arange(grid.patches, dtype=torch.float32, device="cpu")[None]
     return grid.upsample(numbers, mode="nearest-exact").long()[:, None].to(inputs.device)
 
 

@@ -50,7 +50,8 @@ def check(restored: Callable[[Image.Image], tuple[Tensor, Tensor]], call: Call, 
     picture = _test_picture()
     ours, std = restored(picture)
     try:
-        theirs = torch.as_tensor(call(picture)).to(torch.float32)
+        with torch.device("cpu"):  # other libraries' transforms follow the default device
+            theirs = torch.as_tensor(call(picture)).to(torch.float32)
     except Exception as error:  # whatever it raises, it is no answer
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _unlike(name, f"it fails on a picture ({reason})") from error
