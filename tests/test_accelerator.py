@@ -10,7 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from semattn import AttentionPrompter, Preprocessing, SIFTPatchInterrelation
+from semattn.images import pixels_of
+
+from . import families
 from .accelerator import DEVICE, accelerator
+from .device_cases import (
+    CASES,
+    PAIRS,
+    assert_same,
+    cue_numbers,
+    numbers,
+    on_cpu,
+    search,
+    searched,
+)
+from .models import SIZE, build
+from .report.pages import corners
+from .spurious import planted
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +141,53 @@ def test_gradients_are_those_of_the_cpu(fused):
     for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
         assert mine.grad.device == DEVICE
         torch.testing.assert_close(mine.grad.cpu(), theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+# --- the library on it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_maps_are_those_of_the_cpu(name):
+    assert_same(CASES[name](build("class-token").to(DEVICE), corners(2).to(DEVICE)), on_cpu(name))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("swin", "explain sift-patch-interrelation"), ("swin", "prompt count"),
+        ("swin", "explain grad-cam"), ("swin", "analyze"), ("hiera", "explain grad-cam"),
+        ("hiera", "prompt count"), ("torchvision-vit", "explain legrad"),
+        ("torchvision-vit", "prompt interrelation"),
+    ],
+)  # fmt: skip
+def test_models_with_windows_and_other_grids(family, name):
+    """Their positions are traced; the layout is on the device too."""
+    expected = numbers(CASES[name](families.build(family), corners(2)))
+    found = CASES[name](families.build(family).to(DEVICE), corners(2).to(DEVICE))
+    assert_same(found, expected)
+
+
+def test_pictures_are_prepared_for_the_device():
+    pixels = pixels_of(corners(2))
+    options = {"preprocessing": Preprocessing(SIZE, (0.5,) * 3, (0.5,) * 3)}
+    expected, found = (
+        SIFTPatchInterrelation(**options).explain(model, list(pixels))
+        for model in (build("class-token"), build("class-token").to(DEVICE))
+    )
+    assert found.heat.device == DEVICE
+    assert found.concentration.device.type == "cpu"
+    assert_same(found.heat, numbers(expected.heat))
+
+
+def test_the_search_for_spurious_cues():
+    cue, model = searched()
+    assert cue.confirmed
+    mine = copy.deepcopy(model).to(DEVICE)
+    found = search(mine).cues[0]
+    assert_same(cue_numbers(found), numbers(cue_numbers(cue)))
+    inputs = planted.inputs_of(PAIRS[:3])
+    bias = found.bias(inputs.to(DEVICE))
+    assert bias.device == DEVICE
+    assert_same(bias, numbers(cue.bias(inputs)))
+    with AttentionPrompter(mine).steer(found), AttentionPrompter(model).steer(cue):
+        assert_same(mine(inputs.to(DEVICE)), numbers(model(inputs)))
