@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import semattn
-from semattn import adapters, report
+from semattn import adapters, report, viz
 from semattn.density import Scene, clean_density, concentration, densities, strata
-from semattn.explain import explainers
+from semattn.explain import explainers, load_maps, save_maps
 from semattn.explain.refine import refinements
 from semattn.grid import PatchGrid
 from semattn.images import pixels_of
@@ -194,6 +196,15 @@ def _batches(model: nn.Module, inputs: Tensor) -> Any:
     ]
 
 
+def _files(model: nn.Module, inputs: Tensor) -> Any:
+    """A figure, and maps in a file."""
+    made = explainers["sift-patch-interrelation"]().explain(model, inputs)
+    viz.overlay(made)
+    with TemporaryDirectory() as folder:
+        save_maps(made, Path(folder) / "maps.safetensors")
+        return load_maps(Path(folder) / "maps.safetensors").heat
+
+
 def _masking(_: nn.Module, inputs: Tensor) -> Any:
     found = []
     for name in policies:
@@ -242,6 +253,7 @@ CASES: dict[str, Case] = {
     "quantus": _quantus,
     "cam": _cam,
     "batches": _batches,
+    "files": _files,
     "masking": _masking,
     "metrics": _metrics,
 }

@@ -191,3 +191,14 @@ def test_the_search_for_spurious_cues():
     assert_same(bias, numbers(cue.bias(inputs)))
     with AttentionPrompter(mine).steer(found), AttentionPrompter(model).steer(cue):
         assert_same(mine(inputs.to(DEVICE)), numbers(model(inputs)))
+
+
+@pytest.mark.parametrize(("first", "then"), [("cpu", DEVICE), (DEVICE, "cpu")])
+def test_a_prompter_goes_where_its_model_goes(first, then):
+    """The layout of windows is remembered; it is looked up again on another device."""
+    model, inputs = families.build("swin"), corners(2)
+    expected = numbers(AttentionPrompter(model, density="count")(inputs))
+    prompter = AttentionPrompter(model.to(first), density="count")
+    for place in (first, then):
+        model.to(place)
+        assert_same(prompter(inputs.to(place)), expected)

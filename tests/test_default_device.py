@@ -58,7 +58,7 @@ def test_the_search_for_spurious_cues(default_device):
     assert_same(cue_numbers(search(model).cues[0]), numbers(cue_numbers(cue)))
 
 
-def test_targets_of_other_libraries_models(default_device):
+def test_processors_of_other_libraries_are_read(default_device):
     """A processor of another library is compared on a test picture, which is on the CPU."""
     from torchvision.models import ViT_B_16_Weights
 

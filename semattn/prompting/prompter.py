@@ -281,7 +281,8 @@ class AttentionPrompter(nn.Module):
     def _survey(self, call: Call) -> Survey:
         """How the model lays out images of this size; looked up once."""
         rest = [repr(one) for one in call.kwargs.values() if not isinstance(one, Tensor)]
-        key = (call.images.shape[1:], *rest, None if call.alone else len(call.images))
+        count = None if call.alone else len(call.images)
+        key = (call.images.device, call.images.shape[1:], *rest, count)
         if key not in self._surveys:
             asked = AsCalled(self.model, call)
             self._surveys[key] = survey(asked, asked.few).inside("model.")
