@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention.target import Target
+from .checks import as_tensor
 from .explain import Explainer, Explanation, explainers
 from .registry import choices
 
@@ -57,11 +58,11 @@ def quantus_explain_func(
                 f"explain_func: expected explain_func_kwargs={{}}, got {', '.join(unknown)} — "
                 "give options to quantus_explain_func"
             )
-        images = torch.as_tensor(inputs)
+        images = as_tensor(inputs)
         parts = []
         for start in range(0, len(images), batch_size):
             one = slice(start, start + batch_size)
-            target = None if targets is None else torch.as_tensor(targets)[one].long()
+            target = None if targets is None else as_tensor(targets)[one].long()
             parts.append(_heat(explainer.attribute(model, images[one], target=target)))
         return np.concatenate(parts)[:, None]
 

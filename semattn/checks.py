@@ -73,6 +73,20 @@ def check_values(name: str, values: Any) -> None:
         )
 
 
+def as_tensor(values: Any) -> Tensor:
+    """Return `values` as a tensor.
+
+    A tensor is returned as it is, on its own device. Everything else becomes a tensor on the CPU,
+    also under another `torch.set_default_device`.
+
+    Examples
+    --------
+    >>> as_tensor([1, 2])
+    tensor([1, 2])
+    """
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+
+
 def _float(value: Any) -> float:
     try:
         return float(value)

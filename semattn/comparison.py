@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .attention.model_inputs import model_device
 from .attention.sites import refuse
 from .attention.target import Target
 from .cost import measured
@@ -185,8 +186,7 @@ class _Subject:
             known = wanted() if callable(wanted) else wanted
             self.options = options | {"preprocessing": replace(known, crop_pct=1.0)}
             self.source = Image.fromarray(self.images.pixels[0])
-        weight = next(self.model.parameters(), None)
-        self.device = torch.device("cpu") if weight is None else weight.device
+        self.device = model_device(self.model)
         self.first: Explanation | None = None
         self.other: int | None = None
 

@@ -15,7 +15,6 @@ def own_cores() -> int:
 
 def spare_cores(model: nn.Module) -> int:
     """Those that a model leaves of them; one at least for a model that runs elsewhere."""
-    weight = next(model.parameters(), None)
-    if weight is not None and weight.device.type != "cpu":
+    if any(weight.device.type != "cpu" for weight in model.parameters()):
         return max(1, own_cores() - 1)
     return max(0, own_cores() - torch.get_num_threads())

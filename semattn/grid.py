@@ -117,7 +117,7 @@ class PatchGrid:
         if xy.shape[-1] != 2:
             raise ShapeError(f"positions: expected (K, 2), x and y, got {tuple(xy.shape)}")
         # By numpy: masking asks for every image of every step, and this costs less than torch.
-        places = xy.detach().double().cpu().numpy() + 0.5
+        places = xy.detach().cpu().double().numpy() + 0.5
         column = np.floor((places[..., 0] - self.origin[1]) / self.cell[1])
         row = np.floor((places[..., 1] - self.origin[0]) / self.cell[0])
         h, w = self.shape
@@ -127,8 +127,12 @@ class PatchGrid:
     def centers(self) -> Tensor:
         """Centre (P, 2) of each patch as (x, y), pixels."""
         h, w = self.shape
-        y = (torch.arange(h, dtype=torch.float64) + 0.5) * self.cell[0] + (self.origin[0] - 0.5)
-        x = (torch.arange(w, dtype=torch.float64) + 0.5) * self.cell[1] + (self.origin[1] - 0.5)
+        y = (torch.arange(h, dtype=torch.float64, device="cpu") + 0.5) * self.cell[0] + (
+            self.origin[0] - 0.5
+        )
+        x = (torch.arange(w, dtype=torch.float64, device="cpu") + 0.5) * self.cell[1] + (
+            self.origin[1] - 0.5
+        )
         return torch.stack([x.repeat(h), y.repeat_interleave(w)], dim=-1)
 
     def drop_prefix(self, per_token: Tensor) -> Tensor:
@@ -211,7 +215,9 @@ class PatchGrid:
                 f"got {tuple(per_pixel.shape)} — give them at the size of the model's input"
             )
         height, width = self.image_size
-        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        y, x = torch.meshgrid(
+            torch.arange(height, device="cpu"), torch.arange(width, device="cpu"), indexing="ij"
+        )
         index = self.patch_of(torch.stack([x.flatten(), y.flatten()], dim=-1))
         inside = (index >= 0).to(per_pixel.device)
         index = index.to(per_pixel.device)[inside]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attention.model_inputs import move_to_model
 from .errors import SemattnError
 from .explain import Explainer, Explanation
 from .grid import PatchGrid
@@ -38,7 +39,7 @@ class Steps:
     @property
     def probabilities(self) -> Tensor:
         """(S, K), of the classes."""
-        return self.logits.to(torch.float64).softmax(dim=-1)
+        return self.logits.cpu().double().softmax(dim=-1)
 
     def leading(self, top: int = 5) -> list[int]:
         """The classes among the first `top` at some strength, in the order that they have at 0."""
@@ -96,7 +97,7 @@ def steps(
         )
     if len(first) != 1:
         raise SemattnError(f"image: expected one, got {len(first)} — prompt them one by one")
-    inputs = first.images.inputs.to(next(iter(model.parameters())))
+    inputs = move_to_model(model, first.images.inputs, prepared=first.images.prepared)
     bias = prompter.bias(weights, inputs, away=away)[0].detach().cpu()
     led = Known(bias[None])
     chosen = first.target.tolist()

@@ -110,6 +110,26 @@ def test_packages_are_named_only_where_they_belong(path):
         assert unit(path) in ONLY.get(top, (unit(path),)), f"{where(path)} imports {name}"
 
 
+# Functions that make a tensor where `torch.set_default_device` says, unless told otherwise.
+FACTORIES = {
+    "arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "ones", "rand",
+    "randint", "randn", "randperm", "tensor", "tril_indices", "triu_indices", "zeros",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=where)
+def test_every_factory_names_its_device(path):
+    calls = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+    ]
+    for call in calls:
+        named = "device" in {keyword.arg for keyword in call.keywords}
+        assert named or call.func.attr not in FACTORIES, f"line {call.lineno}: say device=…"
+
+
 def test_nobody_draws_through_global_state():
     assert not [path for path in SOURCES if "matplotlib.pyplot" in imports(path)]
 

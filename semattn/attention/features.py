@@ -40,8 +40,8 @@ class FeatureLayout:
     @classmethod
     def of_tokens(cls, grid: PatchGrid, batch: int, tokens: int) -> FeatureLayout:
         """Of the last `tokens` of `grid` as they come, (B, tokens, D)."""
-        token = torch.arange(tokens) - (tokens - grid.patches)
-        image = torch.arange(batch).repeat_interleave(tokens)
+        token = torch.arange(tokens, device="cpu") - (tokens - grid.patches)
+        image = torch.arange(batch, device="cpu").repeat_interleave(tokens)
         return cls(grid, 2, image, token.clamp(min=-1).repeat(batch))
 
     @classmethod

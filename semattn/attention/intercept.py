@@ -90,7 +90,7 @@ class FusedCall:
         With `asking`, (…,Nq,1) of ones and zeros, only to those of the queries that it names; the
         bias is then one number a key, (…,1,Nk).
         """
-        bias = bias.to(self.query.dtype)
+        bias = bias.to(self.query)
         if asking is not None:
             self._add_product(asking.to(bias), bias)
             return
@@ -155,7 +155,7 @@ class DenseCall:
 
     def add_bias(self, bias: Tensor, asking: Tensor | None = None) -> None:
         """Add `bias`, and only for the queries in `asking`, as `FusedCall.add_bias` does."""
-        bias = bias.to(self.scores.dtype)
+        bias = bias.to(self.scores)
         self.scores = self.scores + (bias if asking is None else asking.to(bias) * bias)
 
 

@@ -112,7 +112,8 @@ def _parts(wanted: int, given: int) -> Tensor:
     tensor([[1.0000, 0.5000, 0.0000],
             [0.0000, 0.5000, 1.0000]], dtype=torch.float64)
     """
-    row, column = torch.arange(wanted).double()[:, None], torch.arange(given).double()
+    row, column = (torch.arange(n, device="cpu").double() for n in (wanted, given))
+    row = row[:, None]
     high = torch.minimum((row + 1) / wanted, (column + 1) / given)
     shared = high - torch.maximum(row / wanted, column / given)
     return shared.clamp(min=0) * given

@@ -78,12 +78,6 @@ def refuse(model: object, *, compiled: bool = False) -> nn.Module:
     return inner
 
 
-def as_taken(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """`inputs` on the model's device and in its precision."""
-    weight = next((one for one in model.parameters() if one.is_floating_point()), None)
-    return inputs if weight is None else inputs.to(weight.device, weight.dtype)
-
-
 def find_sites(
     model: nn.Module, among: Container[nn.Module] | None = None
 ) -> dict[nn.Module, AttentionSite]:

@@ -30,13 +30,15 @@ def rows_of(
     are its centre, from 0 (left, top) to 1. `on_empty` is its share on patches without a keypoint.
     A map that is zero has NaN for all three.
     """
-    maps = made.patch_map.double().cpu()
+    maps = made.patch_map.cpu().double()
     flat = maps.flatten(1)
     parts = flat / flat.sum(dim=1, keepdim=True)
     entropy = torch.special.entr(parts).sum(dim=1)
     centers = made.grid.centers()
     height, width = made.grid.image_size
-    x, y = (parts @ ((centers + 0.5) / torch.tensor([width, height], dtype=torch.float64))).T
+    x, y = (
+        parts @ ((centers + 0.5) / torch.tensor([width, height], dtype=torch.float64, device="cpu"))
+    ).T
     keypoints = count(Scene(made.images.pixels, made.keypoints, made.grid))
     predicted, probability = _predicted(made)
     columns: dict[str, Any] = {

@@ -87,7 +87,7 @@ class _Sender(pickle.Pickler):
 
 def _received(wanted: Preprocessing, pixels: np.ndarray, names: tuple[str, ...]) -> Images:
     """What `prepare` made of these pictures."""
-    return Images(wanted.inputs(pixels), pixels, names, batched=True)
+    return Images(wanted.inputs(pixels), pixels, names, batched=True, prepared=True)
 
 
 def stream(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..attention.model_inputs import model_device
 from ..attention.sites import refuse
 from ..density import densities
 from ..errors import SemattnError
@@ -87,7 +88,7 @@ class Work:
         detectors.ensure(options["detector"])
         needs = getattr(densities.ensure(options["density"]), "needs", ("keypoints",))
         self.reader = Reader(self.wanted, options["detector"], needs, source.names)
-        self.device = next(model.parameters()).device
+        self.device = model_device(model)
         self.about = about_model(model)
         self.manifest = self.about | {
             "source": {"images": len(source), "sha256": _digest(source)},

@@ -161,7 +161,8 @@ def _explanation(fused: bool) -> str:
     for part in model.modules():
         if hasattr(part, "fused_attn"):
             part.fused_attn = fused  # type: ignore[assignment]
-    image = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    chance = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 160, 160, generator=chance, device="cpu")
     made = SIFTPatchInterrelation().attribute(model, image)
     if not torch.isfinite(made).all():
         raise RuntimeError("expected finite values, got others")

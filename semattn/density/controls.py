@@ -23,7 +23,7 @@ CENTER_WIDTH = 0.25  # standard deviation of `center`, in sides of the grid
 @register_density("uniform", control=True)
 def uniform(scene: Scene) -> Tensor:
     """The same everywhere."""
-    return torch.ones(len(scene), scene.grid.patches, dtype=torch.float64)
+    return torch.ones(len(scene), scene.grid.patches, dtype=torch.float64, device="cpu")
 
 
 @register_density("random", control=True)
@@ -37,8 +37,8 @@ def random(scene: Scene) -> Tensor:
 def center(scene: Scene) -> Tensor:
     """A Gaussian about the middle of the grid, a quarter of its sides wide."""
     h, w = scene.grid.shape
-    row = (torch.arange(h, dtype=torch.float64) + 0.5) / h - 0.5
-    column = (torch.arange(w, dtype=torch.float64) + 0.5) / w - 0.5
+    row = (torch.arange(h, dtype=torch.float64, device="cpu") + 0.5) / h - 0.5
+    column = (torch.arange(w, dtype=torch.float64, device="cpu") + 0.5) / w - 0.5
     away = (row[:, None] ** 2 + column**2) / CENTER_WIDTH**2
     return torch.exp(-away / 2).flatten().repeat(len(scene), 1)
 

@@ -55,7 +55,7 @@ def gaussian(scene: Scene) -> Tensor:
     back to the patches in proportion: the sum of s is the number of keypoints on the grid.
     """
     grid = scene.grid
-    s = torch.zeros(len(scene), grid.patches, dtype=torch.float64)
+    s = torch.zeros(len(scene), grid.patches, dtype=torch.float64, device="cpu")
     for row, found in zip(s, scene.found(), strict=True):
         inside = grid.patch_of(found.xy) >= 0
         width = SPREAD * found.size[inside].to(torch.float64)
@@ -106,8 +106,8 @@ def distinctness(found: Keypoints) -> Tensor:
     descriptor = found.descriptor.to(torch.float64)
     root = (descriptor / descriptor.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
     xy = found.xy.to(torch.float64)
-    unlike = torch.empty(len(found), dtype=torch.float64)
-    for part in torch.arange(len(found)).split(1024):  # K x K never stands in memory at once
+    unlike = torch.empty(len(found), dtype=torch.float64, device="cpu")
+    for part in torch.arange(len(found), device="cpu").split(1024):  # never K x K at once
         distance = (2 - 2 * root[part] @ root.mT).clamp(min=0).sqrt()  # both are of length 1
         near = torch.cdist(xy[part], xy) <= RIVAL_DISTANCE
         distance[near] = torch.inf
@@ -122,7 +122,7 @@ def distinctness(found: Keypoints) -> Tensor:
 
 def _mass(center: Tensor, width: Tensor, cells: int, cell: float) -> Tensor:
     """Mass (K, cells) of Gaussians in each of a row of cells; each sums to 1."""
-    edges = torch.arange(cells + 1, dtype=torch.float64) * cell - 0.5
+    edges = torch.arange(cells + 1, dtype=torch.float64, device="cpu") * cell - 0.5
     below = torch.special.ndtr((edges - center[:, None]) / width[:, None].clamp(min=1e-6))
     mass = below.diff(dim=1)
     return mass / mass.sum(1, keepdim=True)
@@ -142,9 +142,10 @@ def _stands_out(s: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def _blur(length: int, width: float) -> Tensor:
     """Matrix (length, length) of a Gaussian blur that mirrors at the borders and keeps the sum."""
-    at = torch.arange(length, dtype=torch.float64)
+    at = torch.arange(length, dtype=torch.float64, device="cpu")
     reach = math.ceil(8 * width / length) + 1
-    images = torch.arange(-reach, reach + 1, dtype=torch.float64)[:, None, None] * 2 * length
+    images = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
+    images = images[:, None, None] * 2 * length
     away = torch.cat([images + at - at[:, None], images - 1 - at - at[:, None]])
     weights = torch.exp(-((away / width) ** 2) / 2).sum(0)
     return weights / weights.sum(1, keepdim=True)

@@ -26,7 +26,8 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
     Returns
     -------
     Tensor
-        p (B, P), float64; rows sum to 1. Gradients flow to s.
+        p (B, P); rows sum to 1. Gradients flow to s. float64 on the CPU; on other devices in the
+        precision of s, float32 at least, because some have no float64.
 
     Examples
     --------
@@ -79,11 +80,12 @@ def _ranks(row: np.ndarray, seed: int) -> Tensor:
 
 
 def _checked(s: Tensor) -> Tensor:
-    """S as float64, or why not."""
+    """S as float64 on the CPU and as float32 at least elsewhere, or why not."""
     check_values("density", s)
     if s.ndim != 2 or s.shape[1] == 0:
         raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)} — one value a patch")
-    s = s.to(torch.float64)
+    least = torch.float64 if s.device.type == "cpu" else torch.float32
+    s = s.to(least if not s.is_floating_point() else torch.promote_types(s.dtype, least))
     values = s.detach()
     if not bool((values.isfinite() & (values >= 0)).all()):
         raise ValueError(

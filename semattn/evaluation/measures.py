@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -176,7 +176,7 @@ def _infidelity(case: Case) -> Tensor:
 
 
 def _again(case: Case, inputs: Tensor, target: int) -> Tensor:
-    images = Images(inputs, case.images.pixels, case.images.names, case.images.batched)
+    images = replace(case.images, inputs=inputs)
     return case.method(case.model, images, target).patches
 
 

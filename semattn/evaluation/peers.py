@@ -146,7 +146,7 @@ def _shap(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchG
 
 def _patches_as_features(inputs: Tensor, grid: PatchGrid) -> Tensor:
     """Number of the patch of each pixel (1, 1, H, W); pixels in no patch are one more feature."""
-    numbers = torch.arange(grid.patches, dtype=torch.float32)[None]
+    numbers = torch.arange(grid.patches, dtype=torch.float32, device="cpu")[None]
     features = grid.upsample(numbers, mode="nearest-exact").long()
     if grid.is_partial:
         rows, columns = grid.seen_part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..attention.model_inputs import move_to_model
 from ..attention.target import output_tensor
 from ..cost import measured
 from ..errors import SemattnError, UnsupportedModelError
@@ -180,9 +181,9 @@ class _Study:
         return {"values": found, "seconds": cost.seconds, "peak_mib": cost.peak_mib}
 
     def _prepared(self, item: Any) -> tuple[Images, Tensor | None]:
-        device = next(self.model.parameters())
         images = prepare(item.image, self.preprocessing)
-        moved = Images(images.inputs.to(device), images.pixels, images.names, images.batched)
+        inputs = move_to_model(self.model, images.inputs, prepared=images.prepared)
+        moved = replace(images, inputs=inputs)
         return moved, None if item.mask is None else self._fitted(item.mask)[None]
 
     def _fitted(self, mask: np.ndarray) -> Tensor:

@@ -62,7 +62,7 @@ def _by_batches(output: Any, image: Tensor, target: Target, model: nn.Module, ba
     for turn in range(max(map(len, waiting))):
         present = {number: rows[turn] for number, rows in enumerate(waiting) if turn < len(rows)}
         anyone = next(iter(present.values()))  # stands in for images that have no copy left
-        rows = torch.tensor([present.get(number, anyone) for number in range(batch)])
+        rows = torch.tensor([present.get(number, anyone) for number in range(batch)], device="cpu")
 
         def pick(leaf: Any, rows: Tensor = rows) -> Any:
             whole = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count

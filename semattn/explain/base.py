@@ -20,8 +20,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
+from ..attention.model_inputs import move_to_model
 from ..attention.owner import nested
-from ..attention.sites import Layers, as_taken, refuse
+from ..attention.sites import Layers, refuse
 from ..attention.target import Target
 from ..checks import check_number
 from ..density import Scene, concentration, densities
@@ -164,8 +165,9 @@ class Explainer(Attribution):
     ) -> Maps:
         """The maps of one number a patch: `relevance` makes it (B, P) from p (B, P)."""
         with torch.no_grad(), torch.autocast(taken.logits.device.type, enabled=False):
-            p = self.concentrate(run, taken.grid).to(taken.logits.device)
-            patches = relevance(p)
+            p = self.concentrate(run, taken.grid)  # float64, which some devices do not have
+            exact = torch.promote_types(taken.logits.dtype, torch.float32)
+            patches = relevance(p.to(exact).to(taken.logits.device))
             check_finite("map", patches)
             heat = refinements.ensure(self.refine)(patches, run.images.pixels, taken.grid)
         return Maps(taken, p, patches, heat)
@@ -308,10 +310,11 @@ class Explainer(Attribution):
         wanted = self.preprocessing or (lambda: Preprocessing.of(module))
         images = prepare(source, wanted, any_channels=True)
         found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
+        inputs = move_to_model(module, images.inputs, prepared=images.prepared)
         run = Run(
             module,
-            as_taken(module, images.inputs),
-            target,
+            inputs,
+            _beside(inputs, target),
             extra,
             images,
             found,
@@ -361,7 +364,7 @@ class Explainer(Attribution):
     def concentrate(self, run: Run, grid: PatchGrid) -> Tensor:
         """The concentration p (B, P) of the density on `grid`; uniform where none is used."""
         if not self.uses_keypoints and not run.found:
-            even = torch.tensor(1 / grid.patches, dtype=torch.float64)
+            even = torch.tensor(1 / grid.patches, dtype=torch.float64, device="cpu")
             return even.expand(len(run.inputs), grid.patches)
         scene = Scene(run.images.pixels, run.keypoints(), grid, self.seed)
         if not isinstance(self.density, Tensor):
@@ -400,6 +403,11 @@ def check_finite(name: str, values: Tensor) -> None:
             f"{name}: expected finite numbers, got NaN or infinity for image {broken[0]} — "
             "check the model's weights, or run it in float32"
         )
+
+
+def _beside(inputs: Tensor, target: Target) -> Target:
+    """The target on the device of the inputs; labels of a data loader are on the CPU."""
+    return target.to(inputs.device) if isinstance(target, Tensor) else target
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import captum.attr
@@ -83,7 +84,8 @@ class PixelExplainer(Explainer):
             inputs = run.inputs.detach().clone().to(exact).requires_grad_()
             image = torch.arange(len(inputs), device=inputs.device)
             forward = _forward(run, asked(run, taken))
-            attribution = self.pixels(forward, inputs, image, taken.grid).detach().to(exact)
+            with default_device("cpu"):  # Captum makes small tensors on it, and moves them
+                attribution = self.pixels(forward, inputs, image, taken.grid).detach().to(exact)
         check_finite("map", attribution)
         with torch.no_grad():
             heat = attribution.sum(dim=1)
@@ -91,15 +93,22 @@ class PixelExplainer(Explainer):
         return Maps(taken, made.concentration, made.patches, heat, attribution)
 
 
+def default_device(device: torch.device | str) -> AbstractContextManager[Any]:
+    """Inside the ``with``, factory functions make their tensors on `device`."""
+    device = torch.device(device)
+    return nullcontext() if torch.get_default_device() == device else device
+
+
 def _forward(run: Run, target: Target) -> Forward:
-    batch = len(run.inputs)
+    batch, callers = len(run.inputs), torch.get_default_device()
 
     def forward(copies: Tensor, image: Tensor) -> Tensor:
         extra = [
             one[image] if isinstance(one, Tensor) and one.ndim and len(one) == batch else one
             for one in run.extra_args
         ]
-        output = run.model(copies.to(run.inputs.dtype), *extra)
+        with default_device(callers):
+            output = run.model(copies.to(run.inputs.dtype), *extra)
         return score_rows(output, image, target, run.model, batch)
 
     return forward

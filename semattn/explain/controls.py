@@ -57,7 +57,7 @@ class _OfDensity(Explainer):
         taken = run.record(layers=self.layers, grad="last")
         scene = Scene(run.images.pixels, (), taken.grid, self.seed)
         weights = concentration(densities[self.shows](scene))
-        return self.from_patches(run, taken, lambda p: _as_output(taken, weights.to(p.device)))
+        return self.from_patches(run, taken, lambda p: _as_output(taken, weights).to(p.device))
 
 
 @explainers.register("random")

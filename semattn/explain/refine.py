@@ -64,14 +64,18 @@ def guided(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
 
 def _guided(smooth: Tensor, pixels: np.ndarray) -> Tensor:
     top = smooth.amax(dim=(1, 2), keepdim=True)
-    source = (smooth / top.clamp(min=torch.finfo(smooth.dtype).tiny)).double()[:, None]
+    source = (smooth / top.clamp(min=torch.finfo(smooth.dtype).tiny))[:, None]
+    if source.device.type == "cpu":  # some other devices have no float64
+        source = source.double()
     guide = torch.from_numpy(pixels).to(source).permute(0, 3, 1, 2) / 255
     mean_guide, mean_source = _box(guide), _box(source)
     covariance = _box(guide * source) - mean_guide * mean_source
     products = guide[:, :, None] * guide[:, None]
     variance = _box(products.flatten(1, 2)).unflatten(1, (3, 3))
     variance = variance - mean_guide[:, :, None] * mean_guide[:, None]
-    system = variance.permute(0, 3, 4, 1, 2) + EPSILON * torch.eye(3).to(source)
+    system = variance.permute(0, 3, 4, 1, 2) + EPSILON * torch.eye(
+        3, dtype=source.dtype, device=source.device
+    )
     slope = torch.linalg.solve(system, covariance.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     offset = mean_source - (slope * mean_guide).sum(dim=1, keepdim=True)
     refined = (_box(slope) * guide).sum(dim=1, keepdim=True) + _box(offset)

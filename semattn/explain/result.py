@@ -17,7 +17,8 @@ class Explanation:
     """A map of a batch of images, with all that it was made from.
 
     `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the same on patches, both
-    non-negative and unnormalised; `concentration` (B,P) is the density p, rows summing to 1;
+    non-negative and unnormalised; `concentration` (B,P) is the density p, float64 on the CPU,
+    rows summing to 1;
     `target` (B,) holds the explained classes, None where it is no class that was explained;
     `explains` then says what, in a few words. `notes` are sentences that a reader must know.
     `attribution` (B,C,H,W) is set by methods that tell the channels apart, and sums to `heat`;

@@ -146,5 +146,5 @@ def _stored(tensors: dict[str, Tensor], about: dict[str, Any]) -> StoredMaps:
 
 def _digest(tensors: dict[str, Tensor], about: str) -> str:
     """One number for all that is in a file."""
-    text = torch.tensor(list(about.encode()), dtype=torch.uint8)
+    text = torch.tensor(list(about.encode()), dtype=torch.uint8, device="cpu")
     return digest({**tensors, "about": text})

@@ -39,12 +39,14 @@ class Images:
     pixels : (B, H, W, 3) uint8, what a person sees of it, of the same H and W
     names : B file names, or "image 0", …
     batched : False when one image came without a batch axis
+    prepared : whether `inputs` were made from pictures; else they are the caller's own tensor
     """
 
     inputs: Tensor
     pixels: np.ndarray
     names: tuple[str, ...]
     batched: bool
+    prepared: bool = False
 
     @property
     def pixels_are_mean(self) -> bool:
@@ -106,6 +108,7 @@ def prepare(source: Any, preprocessing: Wanted = None, *, any_channels: bool = F
             for i, one in enumerate(sources)
         ),
         batched=batched,
+        prepared=True,
     )
 
 

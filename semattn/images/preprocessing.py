@@ -180,14 +180,15 @@ class Preprocessing:
 
     def restore(self, inputs: Tensor) -> Tensor:
         """Undo the normalisation of (…, C, H, W)."""
-        return inputs * _column(self.std) + _column(self.mean)
+        std, mean = (_column(one).to(inputs.device) for one in (self.std, self.mean))
+        return inputs * std + mean
 
     def _input_and_std(self, picture: Image.Image) -> tuple[Tensor, Tensor]:
-        return self.normalize(self.fit(picture)), torch.tensor(self.std)
+        return self.normalize(self.fit(picture)), torch.tensor(self.std, device="cpu")
 
 
 def _column(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+    return torch.tensor(values, dtype=torch.float32, device="cpu").reshape(-1, 1, 1)
 
 
 def _configured(model: Any) -> tuple[Any, dict[str, Any]]:

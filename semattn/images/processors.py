@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from semattn.checks import as_tensor
 from semattn.errors import UnsupportedModelError
 
 LEVELS = 3  # of 255; by how much two ways to resize may differ in rounding
@@ -50,7 +51,8 @@ def check(restored: Callable[[Image.Image], tuple[Tensor, Tensor]], call: Call, 
     picture = _test_picture()
     ours, std = restored(picture)
     try:
-        theirs = torch.as_tensor(call(picture)).to(torch.float32)
+        with torch.device("cpu"):  # other libraries' transforms follow the default device
+            theirs = as_tensor(call(picture)).to(torch.float32)
     except Exception as error:  # whatever it raises, it is no answer
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _unlike(name, f"it fails on a picture ({reason})") from error

@@ -54,7 +54,8 @@ class Measured:
     def without_outliers(self) -> Measured:
         """The same, where nobody could look for outliers: undefined, what depends on them."""
         unknown = {
-            name: one.index_fill(3, torch.tensor([1]), torch.nan) for name, one in self.held.items()
+            name: one.index_fill(3, torch.tensor([1], device="cpu"), torch.nan)
+            for name, one in self.held.items()
         }
         mass = torch.full_like(self.alone["outlier_mass"], torch.nan)
         return replace(self, held=unknown, alone=self.alone | {"outlier_mass": mass})
@@ -216,7 +217,7 @@ class _Sums:
     def figures(self) -> dict[str, Tensor]:
         """Name: (B, H, …), float64 on the CPU."""
         total, chance, means = (
-            self.sides.at.per_image(one).to("cpu", torch.float64)
+            self.sides.at.per_image(one).cpu().double()
             for one in (self.total, self.chance, self.means)
         )
         chance = chance[:, None]  # (B, 1, D, U, 4)

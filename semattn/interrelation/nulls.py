@@ -121,7 +121,7 @@ def _seeds(scene: Scene, image: int) -> tuple[int, int]:
 def _shifts(chance: np.random.Generator, shape: tuple[int, int], draws: int) -> Tensor:
     """Orders (R, P) of patches that move the grid round the torus: each by another amount."""
     h, w = shape
-    places = torch.arange(h * w).reshape(h, w)
+    places = torch.arange(h * w, device="cpu").reshape(h, w)
     every = h * w - 1
     amounts = 1 + chance.choice(every, size=min(draws, every), replace=False)
     return torch.stack(

@@ -7,7 +7,6 @@ says nothing of the patch that they stand on.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..density import EMPTY
@@ -22,10 +21,11 @@ def outliers(norms: Tensor, strata: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> outliers(torch.tensor([[1.0, 1.1, 0.9, 9.0, 1.0]]), torch.zeros(1, 5)).tolist()
     [[False, False, False, True, False]]
     """
-    norms = norms.to("cpu", torch.float64)
+    norms = norms.cpu().double()
     median = norms.quantile(0.5, dim=1, keepdim=True)
     spread = 1.4826 * (norms - median).abs().quantile(0.5, dim=1, keepdim=True)
     return (norms > median + FAR * spread) & (strata == EMPTY)

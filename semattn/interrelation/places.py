@@ -90,9 +90,9 @@ def _same(one: Placement | None, other: Placement | None) -> bool:
 
 def _centres(place: Placement) -> Tensor:
     own = place.own
-    nowhere = torch.full((own.prefix, 2), torch.nan, dtype=torch.float64)
+    nowhere = torch.full((own.prefix, 2), torch.nan, dtype=torch.float64, device="cpu")
     centres = torch.cat([nowhere, own.centers()])
     if place.token is None:
         return centres[None]
-    padded = torch.cat([centres, torch.full((1, 2), torch.nan, dtype=torch.float64)])
+    padded = torch.cat([centres, centres.new_full((1, 2), torch.nan)])
     return padded[place.token.cpu()]

@@ -39,7 +39,7 @@ class Loaded:
         assert self.images is not None
         images = Images(
             self.images.inputs[rows], self.images.pixels[rows], self.images.names[rows],
-            batched=True,
+            batched=True, prepared=self.images.prepared,
         )  # fmt: skip
         return Loaded(images, self.keypoints[rows], [], len(images.names), self.numbers[rows])
 
@@ -125,6 +125,7 @@ def _together(every: Sequence[Images], names: Sequence[str]) -> Images:
         np.concatenate([one.pixels for one in every]),
         tuple(names),
         batched=True,
+        prepared=all(one.prepared for one in every),
     )
 
 

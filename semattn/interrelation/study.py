@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
 from ..attention.model_call import ModelCall
+from ..attention.model_inputs import move_to_model
 from ..attention.norms import norms_on, watch_norms
 from ..attention.readout import with_readout
-from ..attention.sites import as_taken
 from ..density import Scene, concentration, densities, strata
 from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
@@ -84,8 +84,11 @@ class Study:
     def find_grid(self, loaded: Loaded) -> None:
         """Learn from a pass of the first image how the model cuts all of them."""
         assert loaded.images is not None
-        inputs = as_taken(self.model, loaded.images.inputs[:1])
+        inputs = self._inputs(loaded.images)[:1]
         self.grid = record(self.model, inputs, layers=self.options["layers"], grad=False).grid
+
+    def _inputs(self, images: Images) -> Tensor:
+        return move_to_model(self.model, images.inputs, prepared=images.prepared)
 
     def pooled(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
         """The same batches, once the pool is full of what they begin with."""
@@ -125,7 +128,7 @@ class Study:
         self.skipped += loaded.skipped
         if loaded.images is None:
             return
-        inputs = as_taken(self.model, loaded.images.inputs)
+        inputs = self._inputs(loaded.images)
         layout = with_readout(self.model, ModelCall((inputs,), {}, 0))
         with watch_norms(self.model, layout.selves) as norms:
             taken = record(self.model, inputs, layers=self.options["layers"], grad=False)

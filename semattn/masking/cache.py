@@ -196,7 +196,7 @@ def _found(picture: Any, detector: str, longest: int) -> Keypoints:
     sides = round(whole.width * factor), round(whole.height * factor)
     seen = whole.resize(sides, Image.Resampling.BICUBIC)
     found = detect(np.asarray(seen)[None], detector)[0]
-    stretch = torch.tensor([whole.width / seen.width, whole.height / seen.height])
+    stretch = torch.tensor([whole.width / seen.width, whole.height / seen.height], device="cpu")
     return Keypoints(
         xy=(found.xy + 0.5) * stretch - 0.5,
         response=found.response,
@@ -215,12 +215,12 @@ def _write_shard(file: Path, found: list[Keypoints], seconds: float) -> None:
         torch.cat([one.xy, one.response[:, None], one.size[:, None], one.angle[:, None]], dim=1)
         for one in found
     ]
-    counts = torch.tensor([0, *map(len, rows)])
+    counts = torch.tensor([0, *map(len, rows)], device="cpu")
     content = save(
         {
             "rows": torch.cat(rows).contiguous(),
             "offsets": counts.cumsum(0),
-            "sizes": torch.tensor([one.image_size for one in found]),
+            "sizes": torch.tensor([one.image_size for one in found], device="cpu"),
         },
         metadata={"seconds": f"{seconds:.3f}"},
     )

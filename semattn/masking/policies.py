@@ -114,7 +114,7 @@ class Masking:
             return np.zeros((count, patches))
         if isinstance(s, Tensor):
             check_values("density", s)
-            values = s.detach().double().cpu().numpy()
+            values = s.detach().cpu().double().numpy()
         else:
             values = np.asarray(s)
             if values.dtype.kind not in "biuf":

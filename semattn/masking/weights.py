@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semattn.checks import check_number, check_values
+from semattn.checks import as_tensor, check_number, check_values
 from semattn.errors import ShapeError
 from semattn.registry import choices
 
@@ -70,7 +70,7 @@ def loss_weights(
     check_number("area", area, least=1, most=1e12)
     if not isinstance(s, Tensor):
         try:
-            s = torch.as_tensor(np.asarray(s, dtype=np.float64))
+            s = as_tensor(np.asarray(s, dtype=np.float64))
         except (TypeError, ValueError):
             raise TypeError(
                 f"density: expected numbers (…, P), got {type(s).__name__} — one a patch"
@@ -78,7 +78,7 @@ def loss_weights(
     check_values("density", s)
     if not s.numel():
         raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)}")
-    counts = s.to(torch.float64)
+    counts = s.to(torch.float64 if s.device.type == "cpu" else torch.float32)
     if name == "kamim":
         density = counts / float(area)
     else:

@@ -123,10 +123,10 @@ def _said(
                 f"predict: expected logits ({len(index[part])}, K), got {tuple(made.shape)} — "
                 "give a function from images to the logits of all classes"
             )
-        column = wanted[index[part]][:, None].to(made.device)
-        exact = made.double()
-        logits.append(exact.gather(1, column)[:, 0].cpu())
-        chances.append(exact.softmax(dim=1).gather(1, column)[:, 0].cpu())
+        column = wanted[index[part]][:, None].cpu()
+        exact = made.cpu().double()
+        logits.append(exact.gather(1, column)[:, 0])
+        chances.append(exact.softmax(dim=1).gather(1, column)[:, 0])
     return torch.cat(logits), torch.cat(chances)
 
 
@@ -206,8 +206,10 @@ def faithfulness_correlation(
             f"got {size} and {draws} — 0.2 and 64 are usual"
         )
     chance = torch.Generator().manual_seed(seed)
-    sets = torch.stack([torch.randperm(grid.patches, generator=chance) for _ in range(draws)])
-    gone = torch.zeros(draws + 1, grid.patches, dtype=torch.bool)
+    sets = torch.stack(
+        [torch.randperm(grid.patches, generator=chance, device="cpu") for _ in range(draws)]
+    )
+    gone = torch.zeros(draws + 1, grid.patches, dtype=torch.bool, device="cpu")
     gone[1:].scatter_(1, sets[:, :size], True)
     keep = (~gone).to(images.device).repeat(len(images), 1)
     index = torch.arange(len(images), device=images.device).repeat_interleave(draws + 1)
@@ -215,7 +217,7 @@ def faithfulness_correlation(
     _, said = _said(predict, fill, index, keep, target, grid, batch_size)
     said = said.unflatten(0, (len(images), -1))
     lost = said[:, :1] - said[:, 1:]
-    taken = scores.double().cpu() @ gone[1:].double().T
+    taken = scores.cpu().double() @ gone[1:].double().T
     return _correlation(taken, lost)
 
 
@@ -231,8 +233,8 @@ def _parts(given: Sequence[float] | int) -> Tensor:
     if isinstance(given, int):
         if given < 1:
             raise ValueError(f"parts: expected one step at least, got {given}")
-        return torch.linspace(0, 1, given + 1, dtype=torch.float64)
-    made = torch.tensor(list(given), dtype=torch.float64)
+        return torch.linspace(0, 1, given + 1, dtype=torch.float64, device="cpu")
+    made = torch.tensor(list(given), dtype=torch.float64, device="cpu")
     rising = len(made) > 1 and bool((made.diff() > 0).all())
     if not rising or made[0] != 0 or made[-1] != 1:
         raise ValueError(f"parts: expected numbers rising from 0 to 1, got {list(given)}")

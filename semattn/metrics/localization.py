@@ -53,7 +53,7 @@ def energy_pointing_game(heat: Tensor, mask: Tensor) -> Tensor:
 
 def energy_over_chance(heat: Tensor, mask: Tensor) -> Tensor:
     """`energy_pointing_game` over the part of the image that the object takes: 1 is chance."""
-    return energy_pointing_game(heat, mask) / mask.double().mean(dim=(1, 2))
+    return energy_pointing_game(heat, mask) / mask.cpu().double().mean(dim=(1, 2))
 
 
 def average_precision(heat: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def average_precision(heat: Tensor, mask: Tensor) -> Tensor:
     heat, mask = _checked(heat, mask)
     flat, own = heat.flatten(1), mask.flatten(1).double()
     hits, ends = _ranked(flat, own)
-    taken = torch.arange(1, flat.shape[1] + 1, dtype=torch.double)
+    taken = torch.arange(1, flat.shape[1] + 1, dtype=torch.double, device="cpu")
     made = (hits / taken * _gained(hits, ends)).sum(dim=1) / own.sum(dim=1).clamp(min=1)
     return _known(made, mask)
 
@@ -131,7 +131,7 @@ def _near(mask: Tensor, tolerance: int) -> Tensor:
     """Whether a pixel is at most `tolerance` from the mask: row by row of a disc."""
     height, width = mask.shape[1:]
     sums = F.pad(mask.long().cumsum(dim=2), (1, 0))
-    x = torch.arange(width)
+    x = torch.arange(width, device="cpu")
     near = torch.zeros_like(mask)
     for down in range(min(tolerance, height - 1) + 1):
         half = math.isqrt(tolerance**2 - down**2)

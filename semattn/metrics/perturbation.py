@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import as_tensor
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..registry import Registry
@@ -51,7 +52,7 @@ def fill_of(baseline: Any, images: Tensor, black: Sequence[float] | Tensor | Non
                 f"baseline: expected a tensor that fits {tuple(images.shape)}, got "
                 f"{tuple(baseline.shape)} — give (B, C, H, W) or (C, 1, 1)"
             ) from error
-    value = None if black is None else torch.as_tensor(black).to(images)
+    value = None if black is None else as_tensor(black).to(images)
     fill: Fill = baselines.ensure(baseline)(images, value)
     return fill
 
@@ -63,7 +64,7 @@ def blur(images: Tensor, black: Tensor | None = None) -> Fill:
     soft = images
     for axis in (-2, -1):
         reach = min(round(3 * sigma), images.shape[axis] - 1)
-        at = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        at = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
         weights = (-0.5 * (at / sigma) ** 2).exp()
         weights = (weights / weights.sum()).to(images)
         pad = (0, 0, reach, reach) if axis == -2 else (reach, reach, 0, 0)
@@ -144,7 +145,8 @@ def ranks(scores: Tensor, seed: int = 0) -> Tensor:
     if not bool(scores.isfinite().all()):
         raise ValueError("scores: expected finite numbers, got NaN or infinity — clean them first")
     patches = scores.shape[-1]
-    mixed = torch.randperm(patches, generator=torch.Generator().manual_seed(seed))
+    chance = torch.Generator().manual_seed(seed)
+    mixed = torch.randperm(patches, generator=chance, device="cpu")
     mixed = mixed.to(scores.device)
     order = mixed[scores[:, mixed].sort(dim=1, descending=True, stable=True).indices]
     place = torch.arange(patches, device=scores.device).expand_as(order)

@@ -58,7 +58,7 @@ def similarity(one: Tensor, other: Tensor, by: str = "spearman") -> Tensor:
     if by not in SIMILARITIES:
         raise ValueError(choices("by", by, SIMILARITIES))
     pair = _pair(one, other)
-    uneven = torch.ones(len(one), dtype=torch.bool)
+    uneven = torch.ones(len(one), dtype=torch.bool, device="cpu")
     for values in pair:
         uneven &= values.flatten(1).amax(dim=1) != values.flatten(1).amin(dim=1)
     if by == "ssim":
@@ -182,7 +182,9 @@ def _randomized(
             "give one that keeps no tensors of a pass"
         ) from error
     layers = [(name, one) for name, one in made.named_modules() if list(one.parameters(False))]
-    seeds = torch.randint(2**62, (len(layers),), generator=torch.Generator().manual_seed(seed))
+    seeds = torch.randint(
+        2**62, (len(layers),), generator=torch.Generator().manual_seed(seed), device="cpu"
+    )
     drawn = list(zip(layers, seeds.tolist(), strict=True))
     for (name, layer), own in reversed(drawn) if top_down else drawn:
         before = {key: one.detach().clone() for key, one in _state(layer).items()}
@@ -210,7 +212,7 @@ def _anew(layer: nn.Module, seed: int, draw: str) -> dict[str, Tensor]:
     chance, made = torch.Generator().manual_seed(seed), {}
     for key, one in layer.named_parameters(recurse=False):
         was = one.detach().cpu().double()
-        noise = torch.randn(was.shape, generator=chance, dtype=torch.double)
+        noise = torch.randn(was.shape, generator=chance, dtype=torch.double, device="cpu")
         made[key] = was.mean() + was.std(correction=0) * noise
     return made
 
@@ -262,7 +264,7 @@ def _pair(one: Tensor, other: Tensor) -> list[Tensor]:
             f"maps: expected two of one shape (B, …), got {tuple(one.shape)} and "
             f"{tuple(other.shape)} — compare maps of the same images on one grid"
         )
-    return [values.detach().to("cpu", torch.float64) for values in (one, other)]
+    return [values.detach().cpu().double() for values in (one, other)]
 
 
 def _named(maps: Any) -> Mapping[str, Tensor]:

@@ -44,10 +44,10 @@ def infidelity(
             f"attribution: expected {tuple(images.shape)} as the images, got "
             f"{tuple(attribution.shape)} — give one value a pixel and channel"
         )
-    chance = torch.Generator(device=images.device).manual_seed(seed)
+    chance = torch.Generator().manual_seed(seed)
 
     def perturb(inputs: Any) -> tuple[Tensor, Tensor]:
-        made = noise * torch.randn(inputs.shape, generator=chance, device=inputs.device)
+        made = noise * torch.randn(inputs.shape, generator=chance, device="cpu")
         made = made.to(inputs)
         return made, inputs - made
 
@@ -56,7 +56,7 @@ def infidelity(
             predict, perturb, images, attribution.detach(), target=target,
             n_perturb_samples=draws, normalize=normalize,
         )  # fmt: skip
-    return found.double().cpu()
+    return found.cpu().double()
 
 
 def max_sensitivity(
@@ -75,12 +75,12 @@ def max_sensitivity(
     radius : in units of the input
     draws : of the noise, for each image
     """
-    chance = torch.Generator(device=images.device).manual_seed(seed)
+    chance = torch.Generator().manual_seed(seed)
 
     def perturb(inputs: Any, reach: float = radius) -> tuple[Tensor, ...]:
         single = isinstance(inputs, Tensor)
         return tuple(
-            one + reach * (2 * torch.rand(one.shape, generator=chance, device=one.device) - 1)
+            one + reach * (2 * torch.rand(one.shape, generator=chance, device="cpu") - 1).to(one)
             for one in ((inputs,) if single else inputs)
         )
 
@@ -88,4 +88,4 @@ def max_sensitivity(
         lambda *given: (explain(given[0][0] if isinstance(given[0], tuple) else given[0]),),
         images, perturb_func=perturb, perturb_radius=radius, n_perturb_samples=draws,
     )  # fmt: skip
-    return found.detach().double().cpu()
+    return found.detach().cpu().double()

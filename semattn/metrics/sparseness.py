@@ -21,7 +21,7 @@ def gini(values: Tensor) -> Tensor:
     """
     size = _sizes(values).sort(dim=1).values
     count = size.shape[1]
-    weight = (count - torch.arange(count, dtype=torch.double) - 0.5) / count
+    weight = (count - torch.arange(count, dtype=torch.double, device="cpu") - 0.5) / count
     whole = size.sum(dim=1)
     found = 1 - 2 * (size * weight).sum(dim=1) / whole
     return torch.where(whole == 0, 0.0, found)

@@ -99,7 +99,7 @@ def predicted(explanation: Explanation, *, index: int = 0, top: int = 5) -> list
     """The `top` classes by probability; none for a model that has no classes."""
     if explanation.target is None or explanation.logits.ndim != 2:
         return []
-    chance = explanation.logits[index].detach().to("cpu", torch.float64).softmax(-1)
+    chance = explanation.logits[index].detach().cpu().double().softmax(-1)
     values, numbers = chance.topk(min(top, len(chance)))
     return [
         {"class": number, "name": explanation.label(number), "probability": value}

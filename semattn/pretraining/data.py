@@ -93,7 +93,9 @@ class MaskedImages(Dataset):
         self.loss_weight, self.temperature = loss_weight, temperature
         loss_weights(loss_weight, np.zeros(1), 1.0, temperature)  # refuses unknown names
         self.scale, self.seed = scale, seed
-        self.mean, self.std = (torch.tensor(one).reshape(3, 1, 1) for one in (mean, std))
+        self.mean, self.std = (
+            torch.tensor(one, device="cpu").reshape(3, 1, 1) for one in (mean, std)
+        )
         self._check()
 
     def _check(self) -> None:

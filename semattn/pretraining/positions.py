@@ -33,13 +33,13 @@ def sincos(shape: tuple[int, int], width: int) -> Tensor:
     """
     if width % 4:
         raise ValueError(f"width: expected a multiple of 4 for sin-cos positions, got {width}")
-    rates = SLOWEST ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rates = SLOWEST ** (-torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
     row, column = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float64) for n in shape), indexing="ij"
+        *(torch.arange(n, dtype=torch.float64, device="cpu") for n in shape), indexing="ij"
     )
     waves = [at.reshape(-1, 1) * rates for at in (column, row)]
     made = torch.cat([turn(wave) for wave in waves for turn in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(1, width, dtype=made.dtype), made]).float()
+    return torch.cat([made.new_zeros(1, width), made]).float()
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..attention.model_inputs import model_device
 from ..density import count
 from ..grid import PatchGrid
 from ..keypoints import Keypoints
@@ -82,7 +83,7 @@ def reconstruct(
         crops.append(np.array(crop.image(picture)))
         found.append(data.keypoints(crops[-1], crop, index))
         items.append(data.item(picture, crop, epoch, index))
-    device, training = next(model.parameters()).device, model.training
+    device, training = model_device(model), model.training
     inputs = torch.stack([one["pixel_values"] for one in items]).to(device)
     noise = torch.stack([one["noise"] for one in items]).to(device)
     try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..checks import check_values
+from ..checks import as_tensor, check_values
 from ..density import concentration
 from ..errors import ShapeError
 from ..grid import PatchGrid
@@ -32,6 +31,7 @@ def attend(weights: Tensor, clip: float = CLIP) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> attend(torch.ones(1, 4)).tolist()
     [[0.0, 0.0, 0.0, 0.0]]
     >>> [round(b, 2) for b in attend(torch.tensor([[0.0, 0.0, 0.0, 9.0]]))[0].tolist()]
@@ -72,7 +72,7 @@ class Known:
 def on_grid(values: Any, grid: PatchGrid, batch: int, name: str = "weights") -> Tensor:
     """Values (P,), (B, P) or (B, h, w) as (1 or B, P), or the one line that says what is wrong."""
     try:
-        given = torch.as_tensor(values)
+        given = as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name}: expected numbers, got {type(values).__name__}") from error
     check_values(name, given)

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention.sites import Layers, as_taken
+from ..attention.model_inputs import move_to_model
+from ..attention.sites import Layers
 from ..attention.target import output_tensor
+from ..checks import as_tensor
 from ..errors import ShapeError
 from ..registry import choices
 from .bias import Known
@@ -181,14 +183,14 @@ def _sharing(trials: list[AttentionPrompter], inputs: Tensor) -> Iterator[Any]:
     known: dict[str, Known] = {}
     for one in trials:
         if one.strength and str(one.layers) not in known:
-            taken = as_taken(one.model, inputs)
+            taken = move_to_model(one.model, inputs)
             known[str(one.layers)] = Known(one.bias(None, taken))
         yield one, known.get(str(one.layers))
 
 
 def _logits(trial: Any, inputs: Tensor) -> Tensor:
     one, cue = trial if isinstance(trial, tuple) else (trial, None)
-    taken = as_taken(one.model, inputs)
+    taken = move_to_model(one.model, inputs)
     with torch.no_grad(), one.steer(cue):
         logits = output_tensor(one.model(taken)).detach().float().cpu()
     if logits.ndim != 2 or len(logits) != len(inputs):
@@ -244,7 +246,7 @@ class _Tally:
         groups: dict[str, float] = {}
         if right is not None:
             for name in sorted(set(self.groups)):
-                inside = torch.tensor([one == name for one in self.groups])
+                inside = torch.tensor([one == name for one in self.groups], device="cpu")
                 groups[name] = float(right[inside].mean())
         return Step(
             layers=trial.layers,
@@ -296,7 +298,7 @@ def _batches(loader: Iterable[Any]) -> Iterator[_Batch]:
                 f"are known, got {type(inputs).__name__}"
             )
         named = None if groups is None else [_name(one) for one in groups]
-        known = None if labels is None else torch.as_tensor(labels).cpu()
+        known = None if labels is None else as_tensor(labels).cpu()
         yield _Batch(inputs, known, named, _marks(inputs))
 
 

@@ -245,7 +245,7 @@ class AttentionPrompter(nn.Module):
         def bias() -> Tensor:
             with apart():
                 patches = source.bias()
-                exact = torch.promote_types(patches.dtype, torch.float32)
+                exact = torch.promote_types(call.images.dtype, torch.float32)
                 patches = patches.to(call.images.device, exact)
                 strength = self.strength
                 if isinstance(strength, Tensor):
@@ -316,7 +316,7 @@ class AttentionPrompter(nn.Module):
             raise _EnoughError
 
         layer = self._looked_at(found)
-        nothing = torch.zeros(found.grid.tokens)
+        nothing = torch.zeros(found.grid.tokens, device=call.images.device)
         args, kwargs = call.args, call.kwargs
         with apart(), torch.no_grad():
             try:

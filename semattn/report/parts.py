@@ -38,7 +38,7 @@ def about_image(explanation: Explanation, index: int, backdrop: Picture | None) 
     name = explanation.images.names[index]
     found = explanation.keypoints[index] if explanation.keypoints else None
     marks: list[Any] = []
-    counts = torch.zeros(grid.patches, dtype=torch.long)
+    counts = torch.zeros(grid.patches, dtype=torch.long, device="cpu")
     if found is not None:
         circles = torch.cat([found.xy, found.size[:, None]], dim=1)
         marks = circles.double().round(decimals=2).tolist()
@@ -118,7 +118,7 @@ def map_of(values: Tensor) -> str:
 
     Of signed maps the positive part. All 0 where the two quantiles agree.
     """
-    positive = values.detach().to("cpu", torch.float64).clamp(min=0).numpy()
+    positive = values.detach().cpu().double().clamp(min=0).numpy()
     low, high = np.quantile(positive, [FLOOR, CEILING])
     span = high - low
     if span <= 1e-12 * max(abs(high), 1e-300):
@@ -154,7 +154,7 @@ def _row(row: Compared) -> dict[str, Any]:
         "sensitivity": row.sensitivity,
     }
     if made is not None:
-        heat = made.heat[0].detach().to("cpu", torch.float64)
+        heat = made.heat[0].detach().cpu().double()
         size = [max(1, round(side * min(1, SIDE / max(heat.shape)))) for side in heat.shape]
         if size != list(heat.shape):
             heat = F.interpolate(heat[None, None], size=size, mode="area")[0, 0]
@@ -164,4 +164,4 @@ def _row(row: Compared) -> dict[str, Any]:
 
 def _numbers(values: Tensor) -> list[float]:
     """Four figures each, which is what a reader can use."""
-    return [float(f"{value:.4g}") for value in values.detach().to("cpu", torch.float64).tolist()]
+    return [float(f"{value:.4g}") for value in values.detach().cpu().double().tolist()]

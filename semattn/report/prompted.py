@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention.sites import as_taken
+from ..attention.model_inputs import move_to_model
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation, explainers
 from ..prompting import AttentionPrompter
@@ -30,7 +30,7 @@ def unsmoothed(p: Tensor) -> Tensor:
     >>> unsmoothed(p).round(decimals=6).tolist()
     [[0.0, 0.75, 0.25]]
     """
-    p = p.to(torch.float64)
+    p = p.cpu().double()
     even = SMOOTHING / p.shape[-1]
     s = (1 + SMOOTHING) * p - even
     return torch.where(s <= 1e-9 * even, 0.0, s)
@@ -82,7 +82,7 @@ def prompted(
     """
     alone = one_of(explanation, index)
     prompter = AttentionPrompter(model)
-    inputs = as_taken(model, alone.images.inputs)
+    inputs = move_to_model(model, alone.images.inputs, prepared=alone.images.prepared)
     density = alone.grid.upsample(unsmoothed(alone.concentration).cpu(), mode="nearest")
     return content(
         steps(

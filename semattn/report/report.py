@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..attention import AttentionRecord, record
-from ..attention.sites import as_taken
+from ..attention.model_inputs import move_to_model
 from ..comparison import Comparison
 from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
@@ -227,7 +227,9 @@ def _of_folders(analysis: Summarised | None, discovery: Discovery | None) -> dic
 
 def _record(model: nn.Module, explanation: Explanation, index: int, extra: Any) -> AttentionRecord:
     """All layers' attention, once it is sure that this model was explained."""
-    inputs = as_taken(model, explanation.images.inputs[index : index + 1])
+    images = explanation.images
+    inputs = images.inputs[index : index + 1]
+    inputs = move_to_model(model, inputs, prepared=images.prepared)
     taken = record(model, inputs, target=None, grad="last", additional_forward_args=extra)
     given = explanation.logits[index : index + 1].to(taken.logits)
     if given.shape == taken.logits.shape:

@@ -79,7 +79,7 @@ def gather(one: SiteRecord, shown: Placement, queries: Tensor) -> Tensor:
     queries : (R,), token numbers of the wanted grid
     """
     alone = torch.zeros(1, len(queries), shown.common.tokens, device=queries.device)
-    alone[0, torch.arange(len(queries)), queries] = 1
+    alone[0, torch.arange(len(queries), device=queries.device), queries] = 1
     assert one.queries_at is not None, "learned queries are no tokens"
     asking = one.queries_at.spread(shown.spread(alone)).to(one.dtype)
     groups, heads, _, keys = one.shape

@@ -25,7 +25,7 @@ def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
     [0.0]
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    at = classes[:, None]
+    at = classes.to(logits.device)[:, None]
     others = logits.scatter(1, at, -torch.inf)
     return logits.gather(1, at)[:, 0] - others.logsumexp(dim=1)
 

@@ -80,7 +80,7 @@ def _patch_mean(values: Tensor, grid: PatchGrid) -> Tensor:
 
 def descriptors(found: Sequence[Keypoints], grid: PatchGrid) -> Tensor:
     """The mean RootSIFT descriptor of each patch and log(1 + keypoints): (B, P, 129)."""
-    made = torch.zeros(len(found), grid.patches, DESCRIPTOR + 1)
+    made = torch.zeros(len(found), grid.patches, DESCRIPTOR + 1, device="cpu")
     for row, one in zip(made, found, strict=True):
         where = grid.patch_of(one.xy)
         inside = where >= 0

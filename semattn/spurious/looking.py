@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
-from ..attention.sites import as_taken
+from ..attention.model_inputs import move_to_model
 from ..density import Scene, concentration, densities
 from ..errors import ImageError, ShapeError
 from ..grid import PatchGrid
@@ -77,6 +77,7 @@ class Looker:
             np.concatenate([one.pixels for one in good]),
             tuple(one.names[0] for one in good),
             batched=True,
+            prepared=all(one.prepared for one in good),
         )
         return kept, images, skipped
 
@@ -100,7 +101,8 @@ class Looker:
         return features(self._record(inputs), pixels, found)
 
     def _record(self, inputs: Tensor) -> AttentionRecord:
-        inputs = as_taken(self.model, inputs)
+        # Tensors of a data set are prepared too: no caller has chosen their precision.
+        inputs = move_to_model(self.model, inputs, prepared=True)
         if not self.depth:
             self.depth = record(self.model, inputs[:1], grad=False, layers=[0]).depth
         layers = sorted({0, self.depth // 2})

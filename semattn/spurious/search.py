@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..attention.model_inputs import move_to_model
 from ..attention.sites import refuse
 from ..attention.target import output_tensor
 from ..errors import SemattnError
@@ -189,7 +190,6 @@ def _names(data: Labelled) -> list[str]:
 def _outputs(looker: Looker, dataset: Any) -> int:
     """How many outputs the model has: its classes."""
     wanted = looker.wanted if isinstance(looker.wanted, Preprocessing) else None
-    weight = next(looker.model.parameters())
     try:
         size = (wanted or looker.wanted()).size  # type: ignore[operator]
         channels = 3
@@ -198,7 +198,8 @@ def _outputs(looker: Looker, dataset: Any) -> int:
         first = first[0] if isinstance(first, (tuple, list)) else first
         channels, *size = first.shape[-3:]
     with torch.no_grad():
-        blank = torch.zeros(1, channels, *size, dtype=weight.dtype, device=weight.device)
+        blank = torch.zeros(1, channels, *size, device="cpu")
+        blank = move_to_model(looker.model, blank, prepared=True)
         output = output_tensor(looker.model(blank))
     if output.ndim != 2 or output.shape[1] < 2:
         raise SemattnError(

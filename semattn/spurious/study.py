@@ -252,7 +252,7 @@ class Study:
             chances = [float("nan")] * 2
             if row in place_of:
                 odds = [trial.before[place_of[row]], trial.without[place_of[row]]]
-                chances = torch.tensor(odds).sigmoid().tolist()
+                chances = torch.tensor(odds, device="cpu").sigmoid().tolist()
             shown = matches[place].reshape(self.looked.grid.shape)
             made.append(
                 Example(

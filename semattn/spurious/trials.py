@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention.sites import as_taken
+from ..attention.model_inputs import move_to_model
 from ..attention.target import output_tensor
 from ..grid import PatchGrid
 from ..prompting import AttentionPrompter
@@ -125,7 +125,7 @@ def run(known: Known, target: int, bears: np.ndarray, others: np.ndarray, seed: 
             return Trial(rows, before, nothing, nothing, put[0])
     removed, left = _exchanged(known, target, images, (shown, gone), others, bare, everywhere, rng)
     without = before - _each(known, lambda part: answer_without(
-        known.model, as_taken(known.model, images[part]), _classes(target, images[part]),
+        known.model, _moved(known, images[part]), _classes(target, images[part]),
         torch.from_numpy(gone[part]),
     ), len(rows))  # fmt: skip
     # Where it is most of an image, nothing would be left to attend to.
@@ -223,7 +223,7 @@ def groups(
         wanted = labels[drawn["others" if name.startswith("others") else name]]
         right, prompted = [], []
         for at in range(0, len(images), known.batch):
-            part = as_taken(known.model, images[at : at + known.batch])
+            part = _moved(known, images[at : at + known.batch])
             with torch.no_grad():
                 right.append(output_tensor(known.model(part)).argmax(-1).cpu())
                 with prompter.steer(cue(part).to(part.device), away=True):
@@ -233,13 +233,17 @@ def groups(
     return tuple(found)
 
 
+def _moved(known: Known, images: Tensor) -> Tensor:
+    return move_to_model(known.model, images, prepared=True)
+
+
 def _classes(target: int, images: Tensor) -> Tensor:
-    return torch.full((len(images),), target)
+    return torch.full((len(images),), target, device="cpu")
 
 
 def _answers(known: Known, images: Tensor, target: int) -> np.ndarray:
     return _each(known, lambda part: answer(
-        known.model, as_taken(known.model, images[part]), _classes(target, images[part])
+        known.model, _moved(known, images[part]), _classes(target, images[part])
     ), len(images))  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .overlay import CEILING
 from .style import ACCENT, DENSITY, colours
@@ -61,7 +60,7 @@ def draw_keypoints(axes: Axes, keypoints: Keypoints, thickness: float = 1.0) -> 
 def draw_concentration(axes: Axes, explanation: Explanation, index: int) -> float:
     """The concentration of each patch; returns the multiple of an even one that is full colour."""
     grid = explanation.grid
-    p = explanation.concentration[index].detach().to("cpu", torch.float64)
+    p = explanation.concentration[index].detach().cpu().double()
     lift = grid.fold(grid.patches * p).numpy()
     highest = max(float(np.quantile(lift, CEILING, method="higher")), 1.0)
     value = (lift / highest).clip(0, 1)

@@ -77,7 +77,7 @@ def picture_of(explanation: Explanation, index: int, backdrop: Picture | None) -
 
 def _resampled(heat: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.float64]:
     """A map (H, W) at another size."""
-    values = heat.detach().to("cpu", torch.float64)
+    values = heat.detach().cpu().double()
     if tuple(values.shape) != tuple(size):
         values = F.interpolate(values[None, None], size=size[:2], mode="bilinear")[0, 0]
     return values.numpy()

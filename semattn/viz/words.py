@@ -5,8 +5,6 @@ from __future__ import annotations
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from ..explain import Explanation
 
@@ -60,6 +58,6 @@ def count(number: int, thing: str) -> str:
 
 
 def _percent(explanation: Explanation, index: int, number: int) -> str:
-    chance = explanation.logits[index].detach().to("cpu", torch.float64).softmax(-1)
+    chance = explanation.logits[index].detach().cpu().double().softmax(-1)
     percent = 100 * float(chance[number])
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"

@@ -1,0 +1,313 @@
+"""Calls of a model and images, each as numbers that must be the same on every device.
+
+The same cases run on the simulated accelerator and under another default device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import semattn
+from semattn import adapters, report, viz
+from semattn.density import Scene, clean_density, concentration, densities, strata
+from semattn.explain import explainers, load_maps, save_maps
+from semattn.explain.refine import refinements
+from semattn.grid import PatchGrid
+from semattn.images import pixels_of
+from semattn.keypoints import detect
+from semattn.masking import kamim_weight, mask_images
+from semattn.masking.policies import policies
+from semattn.metrics import faithfulness, localization, randomization, robustness, sparseness
+from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompts
+from semattn.steps import steps
+
+from .models import SIZE, build
+from .report.pages import corners
+from .spurious import planted
+
+GRID = PatchGrid((3, 4), SIZE, (16, 16), prefix=1)
+Case = Callable[[nn.Module, Tensor], Any]
+
+# The fewest runs of the methods that run a model many times.
+_FEW: dict[str, dict[str, Any]] = {
+    "integrated-gradients": {"n_steps": 3},
+    "smooth-grad": {"nt_samples": 2},
+    "occlusion": {"window": (16, 16), "stride": (16, 16)},
+    "transition-attention": {"steps": 2},
+}
+
+
+def _explain(name: str, model: nn.Module, inputs: Tensor, **options: Any) -> Any:
+    method = explainers[name](model, **(_FEW.get(name, {}) | options))
+    found = method.explain(inputs)
+    named = method.attribute(inputs, target=[1, 3])
+    return found.heat, found.patch_map, found.concentration, found.logits, found.target, named
+
+
+def _given_density(model: nn.Module, inputs: Tensor) -> Any:
+    """Weights of patches that lie where the images lie."""
+    weights = inputs.new_ones(12).cumsum(0)
+    return _explain("sift-patch-interrelation", model, inputs, density=weights)
+
+
+def _label_targets(model: nn.Module, inputs: Tensor) -> Any:
+    """Labels as a data loader gives them: on the CPU."""
+    labels = torch.tensor([1, 3], device="cpu")
+    names = ("sift-patch-interrelation", "input-x-gradient", "occlusion")
+    return [
+        explainers[name](model, **_FEW.get(name, {})).attribute(inputs, target=labels)
+        for name in names
+    ]
+
+
+def _function_targets(model: nn.Module, inputs: Tensor) -> Any:
+    """Functions of the output, for copies of the images too."""
+    each = [lambda output: output[1], lambda output: output[3]]
+    return [
+        explainers["occlusion"](model, **_FEW["occlusion"]).attribute(inputs, target=target)
+        for target in (each, lambda output: output[:, 2])
+    ]
+
+
+def _density(name: str, _: nn.Module, inputs: Tensor) -> Any:
+    pixels = pixels_of(inputs)
+    found = detect(pixels, descriptors=True)
+    scene = Scene(pixels, found, GRID)
+    s = densities[name](scene)
+    return s, concentration(s), strata(s), clean_density(inputs, name)(scene)
+
+
+def _weights_of_patches(_: nn.Module, inputs: Tensor) -> Any:
+    """A density that lies where the images lie."""
+    s = inputs.new_ones(2, 12).cumsum(1)
+    return concentration(s).to(torch.float32), strata(s)
+
+
+def _prompt(density: str, model: nn.Module, inputs: Tensor) -> Any:
+    prompter = AttentionPrompter(model, density=density)
+    return prompter(inputs), prompter.bias(None, inputs), prompter.weights(inputs)
+
+
+def _prompt_options(model: nn.Module, inputs: Tensor) -> Any:
+    """Some heads, some queries, a strength that is learned."""
+    strength = torch.tensor(0.5, device=inputs.device, requires_grad=True)
+    learned = AttentionPrompter(model, strength=strength)(inputs)
+    (gradient,) = torch.autograd.grad(learned.float().sum(), strength)
+    found = [learned, gradient]
+    queries = ("all", "class", "patches")
+    return found + [AttentionPrompter(model, queries=one, heads=[1])(inputs) for one in queries]
+
+
+class _Cue:
+    """A cue by hand: its bias lies where the images lie."""
+
+    def bias(self, inputs: Tensor) -> Tensor:
+        """(B, P), nats."""
+        return -inputs.new_ones(len(inputs), 12).cumsum(1) / 6
+
+
+def _steer(model: nn.Module, inputs: Tensor) -> Any:
+    prompter = AttentionPrompter(model)
+    row = torch.arange(12, dtype=torch.float32, device="cpu")
+    drawn = np.zeros(SIZE, np.uint8)
+    drawn[8:40, 10:30] = 255
+    found = []
+    for weights in (
+        row, row.double(), row.to(inputs.device), row.numpy(), _Cue(), "count",
+        Box(8, 8, 30, 30), Box(8, 8, 30, 30, grow=None), Points(((20, 20),)),
+        Polygon(((4, 4), (40, 8), (20, 40))), Mask(drawn),
+    ):  # fmt: skip
+        with prompter.steer(weights):
+            found.append(model(inputs))
+    for weights in (row / 12, Box(8, 8, 30, 30)):
+        with prompter.steer(weights, away=True):
+            found.append(model(inputs))
+    return found
+
+
+def _calibrate(model: nn.Module, inputs: Tensor) -> Any:
+    labels = torch.tensor([1, 3], device="cpu")
+    prompter = AttentionPrompter(model, density="count")
+    chosen = prompter.calibrate([(inputs, labels, ["a", "b"])], strengths=(0.5,))
+    tested = prompter.evaluate([(inputs.flip(3), labels)])
+    return chosen.path, tested.plain, tested.prompted
+
+
+def _steps(model: nn.Module, inputs: Tensor) -> Any:
+    made = steps(
+        explainers["sift-patch-interrelation"](), AttentionPrompter(model), inputs[:1],
+        strengths=(1.0,),
+    )  # fmt: skip
+    return made.logits, made.maps, made.bias, made.probabilities
+
+
+def _analyze(model: nn.Module, inputs: Tensor) -> Any:
+    many = torch.cat([inputs, inputs.flip(2), inputs.flip(3)])
+    found = semattn.analyze(model, many, density="sobel", draws=3, pool=4, batch_size=3)
+    return [one for name, one in sorted(found.summary().items()) if name != "manifest"]
+
+
+def _report(model: nn.Module, inputs: Tensor) -> Any:
+    made = explainers["sift-patch-interrelation"]().explain(model, inputs)
+    compared = semattn.comparison.compare(model, inputs[:1], ["attention-rollout", "random"])
+    page = report.html(made, model=model, comparison=compared, index=1)
+    assert '"attention":null' not in page and "Prompting:" not in page
+    rows = [row.explanation.heat for row in compared.rows if row.explanation]
+    return [*rows, *[row.sensitivity for row in compared.rows]]
+
+
+def _quantus(model: nn.Module, inputs: Tensor) -> Any:
+    given, classes = inputs.cpu().numpy(), np.array([1, 3])
+    explain = adapters.quantus_explain_func("grad-cam", batch_size=1)
+    labels = torch.tensor([1, 3], device="cpu")
+    return (
+        explain(model, given, classes), explain(model, given, labels),
+        explain(model, inputs, labels.to(inputs.device)), explain(model, given),
+    )  # fmt: skip
+
+
+def _cam(model: nn.Module, inputs: Tensor) -> Any:
+    with adapters.CAM(model, "legrad") as cam:
+        return cam(inputs), cam(inputs, targets=[lambda output: output[1]] * 2)
+
+
+def _batches(model: nn.Module, inputs: Tensor) -> Any:
+    """Batches of a loader, images and labels on the CPU."""
+    images, labels = inputs.cpu(), torch.tensor([1, 3], device="cpu")
+    loaders: list[Any] = [
+        [(images, labels), (images[:1], labels[:1])],
+        [{"pixel_values": images, "labels": labels}],
+        [(images, [1, 3])],
+    ]
+    explainer = explainers["sift-patch-interrelation"](model)
+    return [
+        (made.heat, made.target)
+        for loader in loaders
+        for made in adapters.explain_batches(explainer, loader, target="labels", progress=False)
+    ]
+
+
+def _files(model: nn.Module, inputs: Tensor) -> Any:
+    """A figure, and maps in a file."""
+    made = explainers["sift-patch-interrelation"]().explain(model, inputs)
+    viz.overlay(made)
+    with TemporaryDirectory() as folder:
+        save_maps(made, Path(folder) / "maps.safetensors")
+        return load_maps(Path(folder) / "maps.safetensors").heat
+
+
+def _masking(_: nn.Module, inputs: Tensor) -> Any:
+    found = []
+    for name in policies:
+        masks = mask_images(inputs, name, loss_weight="kamim")
+        found.append((masks.noise, masks.mask, masks.ids_keep, masks.loss_weight))
+    return found, kamim_weight(inputs.new_ones(2, 12).cumsum(1)).to(torch.float32)
+
+
+def _metrics(model: nn.Module, inputs: Tensor) -> Any:
+    """Metrics of a map that lies where the model is, some of masks and labels on the CPU."""
+    scores = inputs.new_ones(2, 12).cumsum(1)
+    heat = GRID.upsample(scores)
+    mask = torch.zeros(2, *SIZE, dtype=torch.bool, device="cpu")
+    mask[:, 8:40, 10:30] = True
+    labels = torch.tensor([1, 3], device="cpu")
+    found = [
+        getattr(localization, name)(heat, mask.to(heat.device))
+        for name in ("pointing_game", "energy_pointing_game", "average_precision", "auroc",
+                     "shuffled_auroc", "iou_at_mean", "iou_area_matched")
+    ]  # fmt: skip
+    found += [sparseness.gini(scores), sparseness.complexity(scores)]
+    curves = faithfulness.curves(model, inputs, scores, labels, grid=GRID, parts=3)
+    found += [faithfulness.deletion(curves), faithfulness.insertion(curves)]
+    found.append(faithfulness.faithfulness_correlation(model, inputs, scores, labels, grid=GRID))
+    found += [randomization.moved(scores, scores.flip(1)), randomization.similarity(scores, scores)]
+    explain = explainers["attention-rollout"](model).attribute
+    found.append(robustness.max_sensitivity(explain, inputs, draws=2))
+    return found
+
+
+CASES: dict[str, Case] = {
+    **{f"explain {name}": partial(_explain, name) for name in sorted(explainers)},
+    **{f"refine {name}": partial(_explain, "legrad", refine=name) for name in sorted(refinements)},
+    "density given": _given_density,
+    "label targets": _label_targets,
+    "function targets": _function_targets,
+    **{f"density {name}": partial(_density, name) for name in sorted(densities)},
+    "weights of patches": _weights_of_patches,
+    **{f"prompt {name}": partial(_prompt, name) for name in [*sorted(prompts), "count", "center"]},
+    "prompt options": _prompt_options,
+    "steer": _steer,
+    "calibrate": _calibrate,
+    "steps": _steps,
+    "analyze": _analyze,
+    "report": _report,
+    "quantus": _quantus,
+    "cam": _cam,
+    "batches": _batches,
+    "files": _files,
+    "masking": _masking,
+    "metrics": _metrics,
+}
+
+
+PAIRS = planted.images(16, 0.95)
+
+
+def search(model: nn.Module) -> semattn.Discovery:
+    """The cue that is planted in the first class."""
+    return semattn.discover_spurious(model, PAIRS, preprocessing=planted.OWN, classes=[0], most=1)
+
+
+@cache
+def searched() -> tuple[semattn.SpuriousCue, nn.Module]:
+    """The cue as the CPU finds it, and the model."""
+    model = planted.model_of(PAIRS)
+    return search(model).cues[0], model
+
+
+def cue_numbers(cue: semattn.SpuriousCue) -> Any:
+    """What was measured of a cue, but for bootstrap intervals and p-values."""
+    groups = [(one.count, one.accuracy, one.prompted) for one in cue.groups]
+    effects = [cue.removed.mean, cue.transplanted.mean]
+    return cue.inside, cue.outside, cue.covers, cue.keypoints, cue.place, effects, groups
+
+
+@cache
+def on_cpu(name: str) -> list[np.ndarray]:
+    """The numbers of a case on the CPU."""
+    return numbers(CASES[name](build("class-token"), corners(2)))
+
+
+def numbers(value: Any) -> list[np.ndarray]:
+    """All numbers in a result, as arrays on the CPU, in order."""
+    if isinstance(value, Tensor):
+        values = value.detach().cpu()
+        return [values.double().numpy() if values.is_floating_point() else values.numpy()]
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, bool | int | float | np.generic):
+        return [np.asarray(value, dtype=np.float64)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return numbers([getattr(value, field.name) for field in fields(value)])
+    if isinstance(value, Mapping):
+        return numbers([value[name] for name in sorted(value)])
+    if isinstance(value, list | tuple):
+        return [array for one in value for array in numbers(one)]
+    return []
+
+
+def assert_same(found: Any, expected: list[np.ndarray]) -> None:
+    """Equal to float32 tolerance."""
+    pairs = list(zip(numbers(found), expected, strict=True))
+    assert pairs
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
