@@ -16,7 +16,11 @@ from tests.models import images
 
 BLOCKS = [(0, 0), (20, 28), (44, 60), (12, 16)]  # y, x
 # Their convolutions and strides spread what a block of pixels does.
-SPREAD = ("maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2")
+SPREAD = (
+    "maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2", "vit-pytorch-pit",
+    "vit-pytorch-cvt", "vit-pytorch-max_vit", "vit-pytorch-nest", "transformers-hiera",
+    "transformers-mobilevit", "transformers-pvt_v2", "transformers-segformer",
+)  # fmt: skip
 
 
 def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
