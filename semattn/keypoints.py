@@ -117,10 +117,10 @@ def detect(
 
 def no_keypoints(image_size: tuple[int, int]) -> Keypoints:
     """Return the keypoints of an image (H, W) on which no detector ran: none."""
-    empty = torch.zeros(0)
-    return Keypoints(
-        torch.zeros(0, 2), empty, empty, empty, torch.zeros(0, 128), image_size, detector="none"
+    empty, places, descriptors = (
+        torch.zeros(shape, device="cpu") for shape in ((0,), (0, 2), (0, 128))
     )
+    return Keypoints(places, empty, empty, empty, descriptors, image_size, detector="none")
 
 
 def start(

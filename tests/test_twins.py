@@ -78,9 +78,13 @@ def _outcome(twin: Twin, name: str, model: torch.nn.Module) -> str:
         value = _explainer(name, twin).patch_map(model, pictures(twin.geometry), target=TARGET)
     except SemattnError as error:
         return _refusal(twin, error)
+    if twin.geometry == "pad" and value.shape[1:] == GRID:  # a grid that holds the padding too
+        value = GEOMETRIES["pad"].back(value)
     if value.shape != expected.shape:
         return f"shape {tuple(value.shape)}, expected {tuple(expected.shape)}"
-    if twin.geometry == "pad":  # the scale depends on the number of patches of the picture
+    if twin.geometry == "pad" and not _on_pixels(
+        name
+    ):  # the scale depends on the number of patches of the picture
         total, wanted = value.sum((1, 2), keepdim=True), expected.sum((1, 2), keepdim=True)
         value, expected = value / total, expected / wanted
     apart = difference(value, expected)
@@ -158,6 +162,14 @@ def test_the_map_of_pixels_turns_with_the_picture(geometry: str) -> None:
     )
 
 
+READ = {  # the kinds of token that each readout reads
+    "class": {"class"},
+    "mean": {"patches"},
+    "mean of all": {"class", "patches"},
+    "class and mean": {"class", "patches"},
+    "distilled": {"class", "second"},
+}
+
 QUERIES = ("all", "class", "patches")
 
 
@@ -225,15 +237,6 @@ def _prompt_outcome(
     except SemattnError as error:
         return _refusal(twin, error)
     return "equal" if apart <= TOLERANCE else f"differs by {apart:.1e}"
-
-
-READ = {  # the kinds of token that each readout reads
-    "class": {"class"},
-    "mean": {"patches"},
-    "mean of all": {"class", "patches"},
-    "class and mean": {"class", "patches"},
-    "distilled": {"class", "second"},
-}
 
 
 @each_twin

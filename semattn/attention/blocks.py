@@ -92,7 +92,7 @@ class _Reading:
         tensor = _tensor(site, output)
         if tensor.requires_grad:
             self.features[site] = tensor
-        handed_on = self._stacked(tensor) if site == self.last else tensor.detach()
+        handed_on = self._stacked(tensor) if site == self.last else _detached(tensor)
         return (handed_on, *output[1:]) if isinstance(output, tuple) else handed_on
 
     def _stacked(self, end: Tensor) -> Tensor:
@@ -112,6 +112,12 @@ class _Reading:
         scores = self.scores(output, images.repeat(count))
         check_batch(scores, count * len(images))
         return scores.reshape(count, -1).sum(dim=0)
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    """Without its gradient, also where `recorder.GradientsKept` is on."""
+    with torch._C.DisableTorchFunction():
+        return tensor.detach()
 
 
 def blocks_of(model: nn.Module, sites: Sequence[AttentionSite]) -> Mapping[str, nn.Module]:

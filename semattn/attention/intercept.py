@@ -29,6 +29,7 @@ from .sites import AttentionSite
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax, torch._softmax, torch.special.softmax}
 _EXP = {torch.exp, Tensor.exp, torch.exp_, Tensor.exp_}
+_LOG = {torch.log_softmax, F.log_softmax, Tensor.log_softmax, torch.special.log_softmax}
 _SUM = {torch.sum, Tensor.sum}
 _DIVIDE = {
     torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide,
@@ -38,6 +39,7 @@ _KINDS = {
     **dict.fromkeys(_SOFTMAX, "softmax"),
     **dict.fromkeys(_EXP, "exp"),
     **dict.fromkeys(_SUM, "sum"),
+    **dict.fromkeys(_LOG, "log"),
     **dict.fromkeys(_DIVIDE, "divide"),
     F.scaled_dot_product_attention: "fused",
     F.multi_head_attention_forward: "multi-head",
@@ -164,97 +166,110 @@ Reply = Callable[[Call], Tensor]
 Handler = Callable[[AttentionSite, Call], Tensor]
 
 
+@dataclass(frozen=True)
+class FoundCall:
+    """A function call that may be attention, and how to make it.
+
+    `make` takes what answers the call, and the axis of the queries. `scores` and `dim` are those of
+    a softmax, None of other calls.
+    """
+
+    make: Callable[[Reply, int | None], Any]
+    scores: Tensor | None = None
+    dim: int = -1
+
+
 class CallReader:
     """Recognises attention calls among the functions that a model calls.
 
     An attention call is `scaled_dot_product_attention`, `multi_head_attention_forward`, or a
-    softmax over one of the last two of three or more axes, also as exp(x) / sum(exp(x)).
+    softmax over an axis of three or more, also as exp(x) / sum(exp(x)) or exp(log_softmax(x)).
     """
 
     def __init__(self) -> None:
         self._scores = WeakTensorKeyDictionary()  # of exp(x): x
         self._sums = WeakTensorKeyDictionary()  # of a sum of exp(x): exp(x), and the axis
+        self._logs = WeakTensorKeyDictionary()  # of log_softmax(x): x, and the axis
 
-    def read(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[Reply], Any] | None:
-        """How to make the call if it is one of attention: a function of what answers the call."""
+    def read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FoundCall | None:
+        """The call, if it may be one of attention."""
         kind = _KINDS.get(func)
         if kind is None:
             return None
         if kind == "fused":
-            return lambda reply: reply(FusedCall(*args, **kwargs))
+            return FoundCall(lambda reply, _: reply(FusedCall(*args, **kwargs)))
         if kind == "multi-head":
-            return lambda reply: _opened(reply, args, kwargs)
+            return FoundCall(lambda reply, _: _opened(reply, args, kwargs))
         if kind == "softmax":
             return _softmax(func, args, kwargs)
-        return self._read_quotient(kind, func, args, kwargs)
+        tensors = [one for one in args[:2] if isinstance(one, Tensor)]
+        if kind == "exp" and tensors and tensors[0] in self._logs:
+            scores, dim = self._logs[tensors[0]]
+            return _written_out(scores, dim, func, args, kwargs)
+        if kind == "divide" and len(tensors) == 2 and tensors[1] in self._sums:
+            whole, dim = self._sums[tensors[1]]
+            if whole() is tensors[0]:
+                return _written_out(self._scores[tensors[0]], dim, func, args, kwargs)
+        return None
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Remember the parts of a softmax that is written out."""
         kind = _KINDS.get(func)
-        if kind not in ("exp", "sum") or not args or not isinstance(result, Tensor):
+        if kind not in ("exp", "sum", "log") or not args or not isinstance(result, Tensor):
             return
-        if kind == "exp" and result.ndim > 2 and result is not args[0]:
-            self._scores[result] = args[0]
-        elif kind == "sum" and args[0] in self._scores and result.ndim == args[0].ndim:
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            self._sums[result] = (weakref.ref(args[0]), dim)
-
-    def _read_quotient(
-        self, kind: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[Reply], Any] | None:
-        if (
-            kind != "divide"
-            or len(args) < 2
-            or not all(isinstance(one, Tensor) for one in args[:2])
-        ):
-            return None
-        whole, total = args[:2]
-        if whole not in self._scores or total not in self._sums:
-            return None
-        summed, dim = self._sums[total]
-        if summed() is not whole:
-            return None
-        scores = self._scores[whole]
-
-        def quotient(given: Tensor, dim: int) -> Tensor:
-            same = given is scores
-            return func(*args, **kwargs) if same else torch.softmax(given, dim)
-
-        return _over_keys(scores, dim, lambda given, axis: quotient(given, axis))
+        first = args[0]
+        if not isinstance(first, Tensor) or result.ndim != first.ndim or result.ndim < 3:
+            return
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if kind == "exp" and result is not first:
+            self._scores[result] = first
+        elif kind == "sum" and first in self._scores:
+            self._sums[result] = (weakref.ref(first), dim)
+        elif kind == "log":
+            self._logs[result] = (first, dim)
 
 
-def _softmax(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[[Reply], Any] | None:
+def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FoundCall | None:
     rest = dict(kwargs)
     given = list(args)
     scores = given.pop(0) if given else rest.pop("input", None)
     dim = given.pop(0) if given else rest.pop("dim", None)
-    return _over_keys(scores, dim, lambda values, axis: func(values, axis, *given, **rest))
+    return _over_keys(scores, dim, lambda values: func(values, dim, *given, **rest))
 
 
-def _over_keys(
-    scores: Any, dim: Any, function: Callable[[Tensor, int], Tensor]
-) -> Callable[[Reply], Any] | None:
-    """The call of a softmax over the last axis, or, with the keys first, over the one before."""
+def _written_out(
+    scores: Tensor, dim: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> FoundCall | None:
+    """A softmax in several calls, of which `func` is the last; with a bias it is one call."""
+
+    def soften(values: Tensor) -> Tensor:
+        return func(*args, **kwargs) if values is scores else torch.softmax(values, dim)
+
+    return _over_keys(scores, dim, soften)
+
+
+def _over_keys(scores: Any, dim: Any, function: Callable[[Tensor], Tensor]) -> FoundCall | None:
+    """A softmax over one axis, that of the keys; `function` makes it of the scores as they are."""
     if isinstance(dim, (list, tuple)) and len(dim) == 1:
         dim = dim[0]
     if not isinstance(scores, Tensor) or scores.ndim < 3 or not isinstance(dim, int):
         return None
-    axis = dim % scores.ndim - scores.ndim
-    if axis == -1:
-        return lambda reply: reply(DenseCall(scores, function, (dim,), {}))
-    if axis == -2:
+    keys = dim % scores.ndim - scores.ndim
 
-        def turned(values: Tensor, axis: int) -> Tensor:
-            untouched = values is flipped
-            return function(scores if untouched else values.mT, axis).mT
+    def make(reply: Reply, queries: int | None) -> Any:
+        queries = (-1 if keys != -1 else -2) if queries is None else queries
+        if (queries, keys) == (-2, -1):
+            return reply(DenseCall(scores, function, (), {}))
+        moved = scores.movedim((queries, keys), (-2, -1))
 
-        flipped = scores.mT
-        return lambda reply: reply(DenseCall(flipped, turned, (dim,), {})).mT
-    return None
+        def turned(values: Tensor) -> Tensor:
+            untouched = values is moved
+            given = scores if untouched else values.movedim((-2, -1), (queries, keys))
+            return function(given).movedim((queries, keys), (-2, -1))
+
+        return reply(DenseCall(moved, turned, (), {})).movedim((-2, -1), (queries, keys))
+
+    return FoundCall(make, scores, keys)
 
 
 class _Intercept(TorchFunctionMode):
@@ -277,8 +292,8 @@ class _Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if depth() != self.level:
             return func(*args, **kwargs)
-        make = self.reader.read(func, args, kwargs)
-        if make is None:
+        found = self.reader.read(func, args, kwargs)
+        if found is None:
             result = func(*args, **kwargs)
             self.reader.note(func, args, kwargs, result)
             return result
@@ -287,7 +302,7 @@ class _Intercept(TorchFunctionMode):
                 mode.calls += 1
         for site in self.sites:
             if site.call is None or site.call == self.calls - 1:
-                return make(partial(self.handler, site))
+                return found.make(partial(self.handler, site), site.query_axis)
         return func(*args, **kwargs)
 
 

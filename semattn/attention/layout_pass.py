@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import UnsupportedModelError
-from .intercept import Call, CallReader, DenseCall, FusedCall
+from .intercept import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .layout import Layout, UnplacedError, has_places, layout_of
 from .model_call import ModelCall
 from .owner import Owner, apart, depth
@@ -52,6 +52,7 @@ class SiteCall:
     path: str
     module: str
     call: int
+    query_axis: int | None
     shape: tuple[int, ...]
     layout: Layout
     before: frozenset[int]
@@ -164,17 +165,34 @@ class _CallFinder(TorchFunctionMode):
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        make = self.reader.read(func, args, kwargs) if depth() == self.level else None
-        if make is None:
+        found = self.reader.read(func, args, kwargs) if depth() == self.level else None
+        if found is None:
             result = func(*args, **kwargs)
             self.reader.note(func, args, kwargs, result)
             return result
         numbers = [running.calls for running in self.trace.modules]
         for running in self.trace.modules:
             running.calls += 1
-        return make(lambda call: self._see(call, numbers))
+        axis = self._query_axis(found)
+        return found.make(lambda call: self._see(call, numbers, axis), axis)
 
-    def _see(self, call: Call, numbers: list[int]) -> Tensor:
+    def _query_axis(self, found: FoundCall) -> int | None:
+        """The axis of the queries in scores, where it is not the usual one beside the keys."""
+        planes = None if found.scores is None else self.trace.of(found.scores)
+        if planes is None or len(planes) != 6 or found.scores is None:
+            return None
+        usual = -1 if found.dim != -1 else -2
+        with _disable_current_modes():
+            first, second = planes[:3], planes[3:]
+            queries = first if _alike_along(first, found.dim) else second
+            varying = [
+                axis
+                for axis in range(-found.scores.ndim, 0)
+                if axis != found.dim and not _alike_along(queries[1:], axis)
+            ]
+        return None if usual in varying or len(varying) != 1 else varying[0]
+
+    def _see(self, call: Call, numbers: list[int], axis: int | None) -> Tensor:
         """Enter one call into what is found, and make it."""
         place = self._place_of(call)
         running, chosen = self.trace.modules[place], self._chosen(place)
@@ -188,7 +206,7 @@ class _CallFinder(TorchFunctionMode):
             self._leave_out(running, reason)
             return run_traced(self.trace, call)
         assert chosen is not None
-        return self._enter(call, running, numbers[chosen], layout)
+        return self._enter(call, running, (numbers[chosen], axis), layout)
 
     def _place_of(self, call: Call) -> int:
         """The innermost module that makes both the scores and the softmax, as a number."""
@@ -253,12 +271,14 @@ class _CallFinder(TorchFunctionMode):
                 raise self._refusal(running, call, str(reason)) from None
         return (layout, "") if layout.keys is not None else (None, NOT_PATCHES)
 
-    def _enter(self, call: Call, running: Running, number: int, layout: Layout) -> Tensor:
+    def _enter(
+        self, call: Call, running: Running, which: tuple[int, int | None], layout: Layout
+    ) -> Tensor:
         before = frozenset().union(*(one.calls for one in self._origins(call)))
         own = len(self.found.calls)
         self.found.calls.append(
             SiteCall(
-                running.name, type(running.module).__name__, number, call.shape, layout, before
+                running.name, type(running.module).__name__, *which, call.shape, layout, before
             )
         )
         result = run_traced(self.trace, call)
@@ -340,8 +360,8 @@ def places_of(trace: Trace, call: Call) -> tuple[Planes | None, Planes]:
 def _alike_along(planes: Planes, axis: int) -> bool:
     """Whether places do not change along an axis."""
     return all(
-        bool(((plane - plane.narrow(axis, 0, 1)).nan_to_num(0.0).abs() < 1e-6).all())
-        for plane in planes
+        bool(((plane - plane.narrow(axis, 0, 1)).abs() < 1e-6).all())
+        for plane in (plane.nan_to_num(-9.0) for plane in planes)
     )
 
 
@@ -349,4 +369,4 @@ def site_of(call: SiteCall, layer: int, several: bool) -> AttentionSite:
     """The site of a call; `several` says whether its module makes others."""
     kind = "pool" if call.layout.queries is None else "self"
     name = f"{call.path}[{call.call}]" if several else call.path
-    return AttentionSite(name, layer, call.module, kind, call.call)
+    return AttentionSite(name, layer, call.module, kind, call.call, call.query_axis)

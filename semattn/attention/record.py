@@ -45,6 +45,7 @@ class AttentionRecord:
     not depend on; they have no number among the layers, and `notes` says why they are left out.
     `in_order` says whether all layers of the model, recorded or not, attend over the tokens of
     `grid` as they come: no windows, no coarser grids, prefix tokens first, patches row by row.
+    `is_blocked` says whether the model runs a part without gradients.
     `depth` is how many self-attention layers the model has, recorded or not.
     """
 
@@ -59,6 +60,7 @@ class AttentionRecord:
     in_order: bool = True
     depth: int = 1
     notes: tuple[str, ...] = ()
+    is_blocked: bool = False
 
     @property
     def reads_class_token(self) -> Tensor:
@@ -318,6 +320,7 @@ class _Recording:
             explains="" if asked is None else asked.explains,
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
             depth=len(layout.selves),
+            is_blocked=bool(grad) and self.known.blocked,
             notes=(*layout.notes(), *((_BLOCKED,) if grad and self.known.blocked else ())),
         )
 

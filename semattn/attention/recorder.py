@@ -153,7 +153,7 @@ class GradientsKept(TorchFunctionMode):
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch._C._set_grad_enabled:
-            return func(True)
+            return None
         if func is Tensor.detach:
             return args[0].view_as(args[0])
         return func(*args, **(kwargs or {}))

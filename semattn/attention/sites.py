@@ -29,7 +29,8 @@ class AttentionSite:
     `name` is the module's dotted name, `layer` counts the self-attention sites from 0 (a pool has
     the number of the last one), `module` is the class and `kind` one of "self" (every token asks)
     and "pool" (a few learned queries ask). `call` is the number of the attention call among those
-    that the module makes when it runs once; None is all of them.
+    that the module makes when it runs once; None is all of them. `query_axis` is the axis of the
+    queries in scores that have it elsewhere than beside the keys.
     """
 
     name: str
@@ -37,6 +38,7 @@ class AttentionSite:
     module: str
     kind: str
     call: int | None = None
+    query_axis: int | None = None
 
     @property
     def path(self) -> str:

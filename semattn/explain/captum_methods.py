@@ -83,7 +83,7 @@ class PixelExplainer(Explainer):
         with torch.inference_mode(False), quiet(run.model):
             inputs = run.inputs.detach().clone().to(exact).requires_grad_()
             image = torch.arange(len(inputs), device=inputs.device)
-            forward = _forward(run, asked(run, taken))
+            forward = _forward(run, asked(run, taken), taken.is_blocked)
             with default_device("cpu"):  # Captum makes small tensors on it, and moves them
                 attribution = self.pixels(forward, inputs, image, taken.grid).detach().to(exact)
         check_finite("map", attribution)
@@ -99,7 +99,7 @@ def default_device(device: torch.device | str) -> AbstractContextManager[Any]:
     return nullcontext() if torch.get_default_device() == device else device
 
 
-def _forward(run: Run, target: Target) -> Forward:
+def _forward(run: Run, target: Target, is_blocked: bool) -> Forward:
     batch, callers = len(run.inputs), torch.get_default_device()
 
     def forward(copies: Tensor, image: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _forward(run: Run, target: Target) -> Forward:
             one[image] if isinstance(one, Tensor) and one.ndim and len(one) == batch else one
             for one in run.extra_args
         ]
-        with default_device(callers):
+        with default_device(callers), GradientsKept() if is_blocked else nullcontext():
             output = run.model(copies.to(run.inputs.dtype), *extra)
         return score_rows(output, image, target, run.model, batch)
 

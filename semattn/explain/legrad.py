@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..attention import SiteRecord
 from ..attention.blocks import head_after_each_block
+from ..errors import SemattnError, UnsupportedModelError
 from .asked import asked, score_rows
 from .base import Explainer, Maps, Run, explainers
 from .rolling import carry, layers
@@ -58,7 +59,16 @@ class LeGrad(Explainer):
             return score_rows(output, image, target, run.model, len(run.inputs))
 
         with head_after_each_block(run.model, called, shape, scores) as left_out:
-            taken = run.record(layers=self.layers, target=lambda output: output)
+            try:
+                taken = run.record(layers=self.layers, target=lambda output: output)
+            except RuntimeError as error:
+                if isinstance(error, SemattnError):
+                    raise
+                raise UnsupportedModelError(
+                    f"{type(run.model).__name__}: expected a head that reads the tokens of its "
+                    f"last layer, for any number of images, got {str(error).splitlines()[0][:120]} — "
+                    "choose another method"
+                ) from error
         sites = [one for one in layers(taken) if one.site.name not in left_out]
         if not sites:
             raise ValueError(

@@ -6,6 +6,7 @@ Application", arXiv 2211.08543, re-implemented from the abstract; the definition
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..attention.rows import last_asking
 from ..checks import check_number
 from ..grid import PatchGrid
 from ..growth import GROWTH, walked
-from .base import Explainer, explainers
+from .base import Explainer, Maps, Run, explainers
 
 QUERIES = ("auto", "class", "all")
 TINY = torch.finfo(torch.float32).tiny
@@ -110,6 +111,18 @@ class SIFTPatchInterrelation(Explainer):
             growth=self.growth,
             **self._options | {"density": "uniform"},
         )
+
+    def maps(self, run: Run) -> Maps:
+        """As `Explainer.maps`, with a note where affinity refinement has no keys to go by."""
+        made = super().maps(run)
+        middle = made.taken.half_way()
+        if not self.growth or middle.key is not None:
+            return made
+        note = (
+            f"The map is without affinity refinement: {middle.site} makes its own softmax, so that "
+            "its keys are not known."
+        )
+        return replace(made, notes=(*made.notes, note))
 
     def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
         """Relevance (B, P) of each patch, given the concentration `p` (B, P)."""

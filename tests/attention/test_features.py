@@ -16,7 +16,11 @@ from tests.models import images
 
 BLOCKS = [(0, 0), (20, 28), (44, 60), (12, 16)]  # y, x
 # Their convolutions and strides spread what a block of pixels does.
-SPREAD = ("maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2")
+SPREAD = (
+    "maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2", "vit-pytorch-pit",
+    "vit-pytorch-cvt", "vit-pytorch-max_vit", "vit-pytorch-nest", "transformers-hiera",
+    "transformers-mobilevit", "transformers-pvt_v2", "transformers-segformer",
+)  # fmt: skip
 
 
 def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
@@ -39,8 +43,9 @@ def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
 def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
     model, x = build(family, torch.float64), images(2, torch.float64)
     selves = [(m, site) for m, site in find_sites(model).items() if site.kind == "self"]
-    # CaiT's talking heads join patches though attention is silenced.
-    for module, site in {selves[0], selves[0 if family == "cait" else -1]}:
+    # CaiT's talking heads and DeepViT's join patches though attention is silenced.
+    joins = family in ("cait", "vit-pytorch-deepvit")
+    for module, site in {selves[0], selves[0 if joins else -1]}:
         at = follow_features(model, x, (), site.name, entering=True)
         before = at.place(_features(model, x, module), 2)
         assert before.shape[:2] == (2, at.grid.patches)
@@ -52,7 +57,7 @@ def test_the_features_that_change_are_those_of_the_changed_patch(family: str) ->
             here = int(at.grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
             if family in SPREAD:
                 if not change[1].any():  # behind a layer whose output is its attention's alone
-                    assert family == "levit" and site != selves[0][1]
+                    assert family in ("levit", "transformers-mobilevit") and site != selves[0][1]
                     continue
                 peak = at.grid.centers()[change[1].argmax()]
                 away = (peak - at.grid.centers()[here]).abs() / torch.tensor(at.grid.cell)
