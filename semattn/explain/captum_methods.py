@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..attention.quiet import quiet
+from ..attention.recorder import GradientsKept
 from ..attention.target import Target
 from ..grid import PatchGrid
 from .asked import asked, score_rows

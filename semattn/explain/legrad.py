@@ -65,7 +65,7 @@ class LeGrad(Explainer):
                 if isinstance(error, SemattnError):
                     raise
                 raise UnsupportedModelError(
-                    f"{type(run.model).__name__}: expected a head that reads the tokens of its "
+                    f"{type(run.model).__name__}: expected a head that reads the tokens of the "
                     f"last layer, for any number of images, got {str(error).splitlines()[0][:120]} — "
                     "choose another method"
                 ) from error
