@@ -52,12 +52,19 @@ def rows_of(
 
 
 def _predicted(made: Explanation) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest class of each image and its probability; none for a model without classes."""
-    if made.target is None:
-        nothing = np.full(len(made), NONE)
-        return nothing, np.full(len(made), np.nan)
-    best = made.logits.float().softmax(dim=-1).max(dim=-1)
-    return best.indices.cpu().numpy(), best.values.cpu().numpy()
+    """The predicted answer of each image and its probability.
+
+    No answer for a model without classes; no probability where the output is no percentage.
+    """
+    predicted = made.predicted()
+    nothing = np.full(len(made), np.nan)
+    if predicted is None:
+        return np.full(len(made), NONE), nothing
+    answers = predicted.cpu()
+    probabilities = made.output.probabilities(made.logits.cpu()) if made.output.in_percent else None
+    if probabilities is None:
+        return answers.numpy(), nothing
+    return answers.numpy(), probabilities.gather(1, answers[:, None])[:, 0].numpy()
 
 
 def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -19,16 +19,19 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
+from ..attention.output_meaning import decided_meaning, noted_meanings
 from ..attention.owner import nested
 from ..attention.sites import Layers, as_taken, refuse
 from ..attention.target import Target
 from ..checks import check_number
+from ..class_names import check_names, class_names
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, prepare
 from ..keypoints import Keypoints, detectors, ready, start
 from ..manifest import about_model, versions
+from ..outputs import OutputMeaning
 from ..registry import Registry, choices
 from .refine import refinements
 from .result import Explanation
@@ -186,7 +189,8 @@ class Explainer(Attribution):
             (C, H, W), or a tuple that holds one such tensor
         inputs : the same by keyword, as Captum names it
         target : class number, one an image, a tuple of indices, …, as Captum's; None explains
-            the predicted class, or the feature direction of a model without a classifier
+            the predicted class; of one logit the predicted answer, of a regression the value, of
+            a model without a classifier the direction of its features
         additional_forward_args : passed on to the model after the images
 
         Returns
@@ -292,12 +296,14 @@ class Explainer(Attribution):
         found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
         run = Run(module, as_taken(module, images.inputs), target, extra, images, found)
         try:
-            with nested():
+            with nested(), noted_meanings():
                 maps = self.maps(run)
+                output = decided_meaning(module)
         finally:
             run.keypoints()  # no thread is left behind
         taken = maps.taken
         check_finite("map", maps.heat)
+        names, name_note = _fitting_names(model, taken.logits, output)
         return Explanation(
             heat=maps.heat,
             patch_map=taken.grid.fold(maps.patches),
@@ -307,10 +313,11 @@ class Explainer(Attribution):
             grid=taken.grid,
             logits=taken.logits,
             target=taken.target,
-            classes=_class_names(model),
-            notes=_notes(self, maps, images.names),
+            classes=names,
+            notes=_notes(self, maps, images.names, (output.note, name_note)),
             explains=taken.explains,
             attribution=maps.attribution,
+            output=output,
         )
 
     def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
@@ -364,27 +371,40 @@ def check_finite(name: str, values: Tensor) -> None:
         )
 
 
-def _class_names(model: nn.Module) -> tuple[str, ...] | None:
-    """The model's `classes`, or those of its config (`id2label`), where they are names."""
-    names = getattr(model, "classes", None)
-    known = getattr(getattr(model, "config", None), "id2label", None)
-    if names is None and isinstance(known, dict) and known.keys() == set(range(len(known))):
-        names = [known[number] for number in range(len(known))]
-        if names == [f"LABEL_{number}" for number in range(len(known))]:  # nobody named them
-            return None
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return None
+def _fitting_names(
+    model: nn.Module, logits: Tensor, output: OutputMeaning
+) -> tuple[tuple[str, ...] | None, str]:
+    """The class names of the outputs, and a note where the model's config names others.
+
+    Raises
+    ------
+    SemattnError
+        Where `model.classes` has another number of names than the model has outputs.
+    """
+    names = class_names(model)
+    if names is None or logits.ndim > 2 or not output.has_answers:
+        return names, ""
+    outputs = 1 if logits.ndim == 1 else logits.shape[1]
+    if getattr(model, "classes", None) is not None:
+        check_names(names, outputs, binary=output.is_binary(outputs))
+    elif len(names) != outputs and not (output.is_binary(outputs) and len(names) == 2):
+        return None, (
+            f"Classes are shown by number: the model's config names {len(names)}, "
+            f"its head has {outputs} outputs."
+        )
+    return names, ""
 
 
-def _notes(method: Explainer, maps: Maps, names: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(
+    method: Explainer, maps: Maps, names: tuple[str, ...], of_the_output: tuple[str, ...]
+) -> tuple[str, ...]:
     """What a reader of the map must know, in sentences."""
     taken, p = maps.taken, maps.concentration
 
     def which(chosen: Tensor) -> str:
         return ", ".join(name for name, one in zip(names, chosen.tolist(), strict=True) if one)
 
-    notes = [*maps.notes]
+    notes = [*maps.notes, *filter(None, of_the_output)]
     if taken.explains:
         notes.append(f"Explained, in place of a class: {taken.explains}.")
     if taken.left_out:

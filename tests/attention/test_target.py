@@ -46,7 +46,7 @@ def test_none_is_the_predicted_class() -> None:
     assert numbers is not None and numbers.tolist() == [0, 0, 0]
     chosen, numbers, explains = score(torch.tensor([3.0, 4.0]), None, PLAIN)
     assert chosen.tolist() == [3, 4] and numbers is None
-    assert explains == "the model's one output"
+    assert explains == "the model's one logit, towards the predicted answer"
 
 
 def test_none_without_a_classifier_is_the_features_own_direction() -> None:

@@ -1,0 +1,411 @@
+"""Decides what a model's output is: class logits, one logit, probabilities, features, and so on.
+
+The decision rests on names in the output, on what the model says of itself, on the last layer that
+ran in the pass (forward hooks that `watch_output` sets), and on the values. Where these leave the
+kind open, the meaning carries a note.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..class_names import class_names
+from ..errors import UnsupportedModelError
+from ..outputs import OutputKind, OutputMeaning
+from .owner import Owner
+
+# Names of entries in the outputs of libraries; the first that is there is the output.
+LOGITS = ("logits", "logits_per_image")
+FEATURES = (
+    "image_embeds",
+    "image_features",
+    "pooler_output",
+    "x_norm_clstoken",
+    "last_hidden_state",
+    "features",
+    "embeddings",
+)
+_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
+_PROBLEMS = {
+    "multi_label_classification": OutputKind.MULTI_LABEL_LOGITS,
+    "regression": OutputKind.REGRESSION,
+    "single_label_classification": OutputKind.CLASS_LOGITS,
+}
+Call = tuple[nn.Module, Tensor]  # a layer and its result
+_KEPT_CALLS = 4  # last calls of layers that are kept until the pass ends
+_HOW = "set model.problem_type, or give a function of the output as target, if it is something else"
+
+
+@dataclass
+class OutputWatch:
+    """The last layers that ran in a pass of a model, and what its output was taken for.
+
+    `calls` are those of any layer, `heads` those of linear layers that returned rows (B, K).
+    """
+
+    model: nn.Module
+    owner: Owner = field(default_factory=lambda: Owner(every_pass=True))
+    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
+    heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
+    meaning: OutputMeaning | None = None
+
+    def note_call(self, module: nn.Module, _inputs: Any, result: Any) -> None:
+        """Keep the result of a layer; the forward hook."""
+        if self.meaning is None and isinstance(result, Tensor) and self.owner.calls():
+            self.calls.append((module, result))
+            if isinstance(module, _LINEAR) and result.numel() == len(result) * _width(result):
+                self.heads.append((module, result))
+
+    def decide(self, meaning: OutputMeaning) -> None:
+        """Keep the meaning, and nothing else of the pass."""
+        self.meaning = meaning
+        self.calls.clear()
+        self.heads.clear()
+
+
+_watch: ContextVar[OutputWatch | None] = ContextVar("semattn_output_watch", default=None)
+_Decisions = list[tuple[nn.Module | None, OutputMeaning]]
+_decisions: ContextVar[_Decisions | None] = ContextVar("semattn_decisions", default=None)
+
+
+@contextmanager
+def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
+    """Note the last layers of `model` that run inside the ``with``, for `output_meaning`.
+
+    Layers without sublayers are noted, since one of them makes the output. Hooks are removed after.
+    """
+    watch = OutputWatch(model)
+    leaves = [
+        module
+        for module in model.modules()
+        if not isinstance(module, _TRANSPARENT) and next(module.children(), None) is None
+    ]
+    hooks = [module.register_forward_hook(watch.note_call) for module in leaves]
+    token = _watch.set(watch)
+    try:
+        yield watch
+    finally:
+        _watch.reset(token)
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def noted_meanings() -> Iterator[None]:
+    """Collect the meanings that are decided inside the ``with``, for `decided_meaning`."""
+    token = _decisions.set([])
+    try:
+        yield
+    finally:
+        _decisions.reset(token)
+
+
+def decided_meaning(model: nn.Module) -> OutputMeaning:
+    """The first meaning of the output of `model` inside `noted_meanings`; else class logits."""
+    decisions = _decisions.get() or []
+    return next((meaning for owner, meaning in decisions if owner is model), OutputMeaning())
+
+
+def current_watch(model: nn.Module | None = None) -> OutputWatch | None:
+    """The watch that is open here, if it is one of `model`."""
+    watch = _watch.get()
+    if watch is None or (model is not None and watch.model is not model):
+        return None
+    return watch if watch.owner.calls() else None
+
+
+def predict(model: nn.Module, *args: Any) -> tuple[Tensor, OutputMeaning]:
+    """Call a model once: its output tensor, and the meaning of it."""
+    with watch_output(model):
+        return read_output(model(*args), model)
+
+
+def read_output(output: Any, model: nn.Module | None = None) -> tuple[Tensor, OutputMeaning]:
+    """The tensor (B, …) in what a model returned, and its meaning.
+
+    Inside `watch_output` the meaning is decided once, from the first output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For an output that holds no tensor, or several that may each be the answer.
+    """
+    watch = current_watch(model)
+    model = model if model is not None or watch is None else watch.model
+    if watch is not None and watch.meaning is not None:
+        return part_of(output, watch.meaning), watch.meaning
+    part, tensor, refusal = _choose(output, model, watch)
+    meaning = replace(_decide(part, tensor, model, watch), part=part, refusal=refusal)
+    if watch is not None:
+        watch.decide(meaning)
+    decisions = _decisions.get()
+    if decisions is not None and watch is not None:
+        decisions.append((model, meaning))
+    return tensor, meaning
+
+
+def part_of(output: Any, meaning: OutputMeaning) -> Tensor:
+    """The tensor of another output of the same model."""
+    found = output
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(meaning.part, str):
+        found = _entry(output, meaning.part)
+    elif meaning.part is not None:
+        found = _values(output)[meaning.part]
+    if not isinstance(found, Tensor):
+        raise _no_tensor(output)
+    return found
+
+
+def _choose(
+    output: Any, model: nn.Module | None, watch: OutputWatch | None
+) -> tuple[str | int | None, Tensor, str]:
+    """The part of an output that is explained, its tensor, and why it may be the wrong part."""
+    if isinstance(output, Tensor):
+        if not output.ndim:
+            raise _no_tensor(output)
+        return None, output, ""
+    for name in (*LOGITS, *FEATURES):
+        value = _entry(output, name)
+        if isinstance(value, Tensor) and value.ndim:
+            return name, value, ""
+    tensors = [
+        (place, value)
+        for place, value in enumerate(_values(output))
+        if isinstance(value, Tensor) and value.ndim
+    ]
+    if not tensors:
+        raise _no_tensor(output)
+    if len(tensors) == 1 or watch is None or _is_tower(model):
+        return *tensors[0], ""
+    return _only_reading(tensors, model, watch)
+
+
+def _only_reading(
+    tensors: list[tuple[int, Tensor]], model: nn.Module | None, watch: OutputWatch
+) -> tuple[int, Tensor, str]:
+    """Of several unnamed tensors the one that a classifier made; else the first."""
+    rows = [one for one in tensors if one[1].is_floating_point() and one[1].ndim == 2]
+    made = [one for one in rows if any(_same(one[1], result) for _, result in watch.heads)]
+    readings = made or rows
+    if len(readings) > 1:
+        sized = [one for one in readings if one[1].shape[1] == _declared_classes(model)]
+        readings = sized if len(sized) == 1 else readings
+    if len(readings) == 1 and (made or readings != rows):
+        return *readings[0], ""
+    if len(readings) < 2 or all(_same(one[1], readings[0][1]) for one in readings):
+        return *(readings[0] if made else tensors[0]), ""
+    shapes = " and ".join(str(tuple(one[1].shape)) for one in readings)
+    return (
+        *readings[0],
+        f"model output: expected one tensor of logits, got {shapes} — wrap the model so that it "
+        "returns one of them, or give a function of the output as target",
+    )
+
+
+def _decide(
+    part: str | int | None, tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None
+) -> OutputMeaning:
+    """The meaning of the output `tensor`."""
+    if part in FEATURES:
+        return OutputMeaning(OutputKind.FEATURES)
+    if tensor.ndim > 2:
+        return OutputMeaning(OutputKind.DENSE)
+    problem = _problem(model)
+    outputs = _width(tensor)
+    last = watch.calls[-1] if watch is not None and watch.calls else None
+    raw = last is not None and isinstance(last[0], _LINEAR) and _same(tensor, last[1])
+    if watch is not None and isinstance(part, int):  # a tuple: another layer may have run later
+        own = [call for call in watch.heads if _same(tensor, call[1])]
+        last, raw = (own[-1], True) if own else (last, raw)
+    if problem is OutputKind.REGRESSION:
+        return OutputMeaning(problem)
+    if part not in LOGITS and _declares_features(model, last, outputs, raw):
+        return OutputMeaning(OutputKind.FEATURES)
+    from_features = part not in LOGITS and not raw and _comes_from_features(tensor, last, model)
+    in_unit = not raw and _in_unit_interval(tensor)
+    bounded = _bounded(tensor, last, from_features) if in_unit else None
+    if bounded is not None:
+        return bounded
+    if problem is not None and outputs > 1:
+        return OutputMeaning(problem)
+    if from_features:
+        return OutputMeaning(
+            OutputKind.FEATURES,
+            f"The output of {outputs} numbers is taken for features: no classifier made it.",
+        )
+    if outputs == 1:
+        return OutputMeaning(
+            OutputKind.ONE_LOGIT,
+            "The output is shown as a logit, positive or negative: the head has 1 output. "
+            "For a regression, set model.problem_type = 'regression'.",
+        )
+    known = part in LOGITS or outputs == _declared_classes(model) or last is None
+    if known or (isinstance(last[0], _LINEAR) and last[0].bias is not None and not in_unit):
+        return OutputMeaning(OutputKind.CLASS_LOGITS)
+    return OutputMeaning(
+        OutputKind.CLASS_LOGITS,
+        f"The output is taken for the logits of {outputs} classes: neither its last layer nor the "
+        f"model says what it is; {_HOW}.",
+    )
+
+
+def _in_unit_interval(tensor: Tensor) -> bool:
+    """Whether all values lie between 0 and 1, and some differ from 0."""
+    return bool(((tensor >= 0) & (tensor <= 1)).all()) and bool(tensor.any())
+
+
+def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMeaning | None:
+    """The meaning of values between 0 and 1; None where they do not look like probabilities."""
+    values = tensor.detach().double()
+    tolerance = 0.01 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    sums = values.reshape(len(values), -1).sum(dim=1)
+    if _width(values) > 1 and bool(((sums - 1).abs() < tolerance).all()):
+        return OutputMeaning(
+            OutputKind.PROBABILITIES,
+            "The output is taken for probabilities: each row sums to 1, as after a softmax.",
+        )
+    if last is None or from_features:
+        return None
+    layer, result = last
+    if isinstance(layer, _LINEAR) and not _is_sigmoid_of(values, result):
+        return None
+    return OutputMeaning(
+        OutputKind.INDEPENDENT_PROBABILITIES,
+        "The output is taken for independent probabilities, as after a sigmoid: "
+        "each value lies between 0 and 1.",
+    )
+
+
+def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
+    """Whether values are the sigmoid of what the last linear layer returned."""
+    if result.numel() != values.numel():
+        return False
+    expected = result.detach().double().sigmoid().reshape(-1)
+    return bool(((expected - values.reshape(-1)).abs() < 0.01).all())
+
+
+def _comes_from_features(tensor: Tensor, last: Call | None, model: nn.Module | None) -> bool:
+    """Whether the last layer is not a classifier, and has the width of the output."""
+    outputs = _width(tensor)
+    if last is None or outputs == 1:
+        return False
+    layer, result = last
+    if isinstance(layer, _LINEAR):
+        if result.numel() == len(result) * _width(result) or outputs == _declared_classes(model):
+            return False
+        return result.shape[-1] == outputs and not _pooled(tensor, result)
+    if isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
+        return False
+    return outputs == (result.shape[1] if result.ndim == 4 else result.shape[-1])
+
+
+def _pooled(tensor: Tensor, result: Tensor) -> bool:
+    """Whether an output (B, K) is one token, or the mean of the tokens, of logits (B, N, K)."""
+    if tensor.ndim != 2 or result.ndim != 3 or len(result) != len(tensor):
+        return False
+    if bool((result == tensor[:, None]).all(dim=2).any()):
+        return True
+    means = [result[:, start:].mean(dim=1) for start in range(min(result.shape[1], 6))]
+    return any(torch.allclose(tensor.to(one), one, rtol=1e-3, atol=1e-4) for one in means)
+
+
+def _declares_features(
+    model: nn.Module | None, last: Call | None, outputs: int, raw: bool
+) -> bool:
+    """Whether the model, or the part of it that makes the output, says it has no classifier."""
+    if model is None:
+        return False
+    if _is_tower(model):
+        return True
+    layer = None if last is None else last[0]
+    if getattr(model, "num_classes", None) == 0:
+        return not (raw and _is_classifier_of(model, layer))
+    if last is None or not (raw or last[1].shape[-1] == outputs):
+        return False
+    return any(
+        getattr(part, "num_classes", None) == 0
+        and any(one is layer for one in part.modules())
+        and not (raw and _is_classifier_of(part, layer))
+        for part in model.modules()
+    )
+
+
+def _is_tower(model: nn.Module | None) -> bool:
+    """Whether a model is an image tower of CLIP, or a whole model of OpenCLIP."""
+    if model is None:
+        return False
+    projects = hasattr(model, "output_dim") and hasattr(model, "proj")
+    return projects or type(model).__module__.startswith("open_clip.")
+
+
+def _is_classifier_of(part: nn.Module, layer: nn.Module | None) -> bool:
+    """Whether a layer lies in what a part of a model calls its head."""
+    heads = [getattr(part, name, None) for name in ("head", "fc", "classifier", "heads")]
+    return any(
+        isinstance(head, nn.Module) and any(one is layer for one in head.modules())
+        for head in heads
+    )
+
+
+def _declared_classes(model: nn.Module | None) -> int | None:
+    """The number of classes that a model states, in itself or its config."""
+    if model is None:
+        return None
+    names = class_names(model)
+    for holder, name in ((model, "num_classes"), (getattr(model, "config", None), "num_labels")):
+        count = getattr(holder, name, None)
+        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
+            return count
+    return None if names is None else len(names)
+
+
+def _problem(model: nn.Module | None) -> OutputKind | None:
+    """The kind that the `problem_type` of the model, or of a part of it, states."""
+    if model is None:
+        return None
+    for part in model.modules():
+        for holder in (part, getattr(part, "config", None)):
+            stated = getattr(holder, "problem_type", None)
+            if stated in _PROBLEMS:
+                return _PROBLEMS[stated]
+    return None
+
+
+def _width(tensor: Tensor) -> int:
+    """The number of outputs of an image: K of (B, K) or (B, K, 1, 1), 1 of (B,)."""
+    return 1 if tensor.ndim == 1 else tensor.shape[1]
+
+
+def _same(tensor: Tensor, result: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, up to axes of length 1."""
+    if tensor.numel() != result.numel() or not result.ndim or len(tensor) != len(result):
+        return False
+    return torch.equal(tensor.detach().reshape(-1), result.detach().reshape(-1).to(tensor))
+
+
+def _entry(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
+def _values(output: Any) -> list[Any]:
+    if isinstance(output, Mapping):
+        return list(output.values())
+    return list(output) if isinstance(output, list | tuple) else []
+
+
+def _no_tensor(output: Any) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "model output: expected a tensor (B, …) or a result that holds one, "
+        f"got {type(output).__name__} — wrap the model so that it returns its logits"
+    )
