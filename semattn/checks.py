@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ShapeError
+from .errors import LabelError, ShapeError
 
 
 def check_number(
@@ -87,12 +87,9 @@ def check_labels(labels: Any, batch: int, classes: int, name: str = "labels") ->
 
     Raises
     ------
-    ShapeError
-        For another number of labels than images, or several labels for an image.
-    TypeError
-        For labels that are not integers.
-    ValueError
-        For a label out of range.
+    LabelError
+        For labels that are not integers, another number of labels than images, several labels for
+        an image, and a label out of range.
 
     Examples
     --------
@@ -103,13 +100,13 @@ def check_labels(labels: Any, batch: int, classes: int, name: str = "labels") ->
     if tuple(found.shape) == (batch, 1):
         found = found[:, 0]
     if tuple(found.shape) != (batch,):
-        raise ShapeError(
+        raise LabelError(
             f"{name}: expected one class number for each of {batch} images, ({batch},), got shape "
             f"{tuple(found.shape)} — give class numbers, not one-hot or multi-label rows"
         )
     outside = found[(found < 0) | (found >= classes)]
     if len(outside):
-        raise ValueError(
+        raise LabelError(
             f"{name}: expected class numbers from 0 to {classes - 1}, got {int(outside[0])} — "
             "give the numbers of the model's own classes"
         )
@@ -128,13 +125,13 @@ def as_integers(values: Any, name: str) -> Tensor:
         if array.dtype == object and array.size:
             array = _from_objects(array)
         if array.dtype.kind not in "biu":
-            raise TypeError(
+            raise LabelError(
                 f"{name}: expected integers, got {array.dtype if array.size else 'none'} "
                 f"({type(values).__name__}) — convert them to class numbers first"
             )
         return torch.from_numpy(array.astype(np.int64))
     if values.is_floating_point() or values.is_complex() or values.is_quantized:
-        raise TypeError(
+        raise LabelError(
             f"{name}: expected integers, got {values.dtype} {tuple(values.shape)} — "
             "convert them to class numbers first"
         )

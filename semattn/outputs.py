@@ -117,7 +117,7 @@ class OutputMeaning:
         if probabilities is None:
             raise ValueError(f"output: expected one with answers, got {self.kind.value}")
         entropy = torch.special.entr(probabilities)
-        if self._sums_to_one(probabilities.shape[1], logits):
+        if self._sums_to_one(logits):
             entropy = entropy.sum(dim=1)
         else:
             entropy = (entropy + torch.special.entr(1 - probabilities)).mean(dim=1)
@@ -178,7 +178,7 @@ class OutputMeaning:
             return names[number]
         return f"class {number}" if self.has_answers else f"output {number}"
 
-    def _sums_to_one(self, answers: int, logits: Tensor) -> bool:
+    def _sums_to_one(self, logits: Tensor) -> bool:
         if self.kind in (OutputKind.CLASS_LOGITS, OutputKind.PROBABILITIES):
             return True
         return self.is_binary(1 if logits.ndim == 1 else logits.shape[1])

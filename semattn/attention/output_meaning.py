@@ -1,17 +1,14 @@
 """Decides what a model's output is: class logits, one logit, probabilities, features, and so on.
 
 The decision rests on names in the output, on what the model says of itself, on the last layer that
-ran in the pass (forward hooks that `watch_output` sets), and on the values. Where these leave the
-kind open, the meaning carries a note.
+ran in the pass (see `output_watch`), and on the values. Where these leave the kind open, the
+meaning carries a note.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +17,15 @@ from torch import Tensor, nn
 from ..class_names import class_names
 from ..errors import UnsupportedModelError
 from ..outputs import OutputKind, OutputMeaning
-from .owner import Owner
+from .output_watch import (
+    LINEAR,
+    Call,
+    OutputWatch,
+    current_watch,
+    note_meaning,
+    watch_output,
+    width,
+)
 
 # Names of entries in the outputs of libraries; the first that is there is the output.
 LOGITS = ("logits", "logits_per_image")
@@ -33,94 +38,12 @@ FEATURES = (
     "features",
     "embeddings",
 )
-_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
-_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
 _PROBLEMS = {
     "multi_label_classification": OutputKind.MULTI_LABEL_LOGITS,
     "regression": OutputKind.REGRESSION,
     "single_label_classification": OutputKind.CLASS_LOGITS,
 }
-Call = tuple[nn.Module, Tensor]  # a layer and its result
-_KEPT_CALLS = 4  # last calls of layers that are kept until the pass ends
 _HOW = "set model.problem_type, or give a function of the output as target, if it is something else"
-
-
-@dataclass
-class OutputWatch:
-    """The last layers that ran in a pass of a model, and what its output was taken for.
-
-    `calls` are those of any layer, `heads` those of linear layers that returned rows (B, K).
-    """
-
-    model: nn.Module
-    owner: Owner = field(default_factory=lambda: Owner(every_pass=True))
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
-    heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
-    meaning: OutputMeaning | None = None
-
-    def note_call(self, module: nn.Module, _inputs: Any, result: Any) -> None:
-        """Keep the result of a layer; the forward hook."""
-        if self.meaning is None and isinstance(result, Tensor) and self.owner.calls():
-            self.calls.append((module, result))
-            if isinstance(module, _LINEAR) and result.numel() == len(result) * _width(result):
-                self.heads.append((module, result))
-
-    def decide(self, meaning: OutputMeaning) -> None:
-        """Keep the meaning, and nothing else of the pass."""
-        self.meaning = meaning
-        self.calls.clear()
-        self.heads.clear()
-
-
-_watch: ContextVar[OutputWatch | None] = ContextVar("semattn_output_watch", default=None)
-_Decisions = list[tuple[nn.Module | None, OutputMeaning]]
-_decisions: ContextVar[_Decisions | None] = ContextVar("semattn_decisions", default=None)
-
-
-@contextmanager
-def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
-    """Note the last layers of `model` that run inside the ``with``, for `output_meaning`.
-
-    Layers without sublayers are noted, since one of them makes the output. Hooks are removed after.
-    """
-    watch = OutputWatch(model)
-    leaves = [
-        module
-        for module in model.modules()
-        if not isinstance(module, _TRANSPARENT) and next(module.children(), None) is None
-    ]
-    hooks = [module.register_forward_hook(watch.note_call) for module in leaves]
-    token = _watch.set(watch)
-    try:
-        yield watch
-    finally:
-        _watch.reset(token)
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def noted_meanings() -> Iterator[None]:
-    """Collect the meanings that are decided inside the ``with``, for `decided_meaning`."""
-    token = _decisions.set([])
-    try:
-        yield
-    finally:
-        _decisions.reset(token)
-
-
-def decided_meaning(model: nn.Module) -> OutputMeaning:
-    """The first meaning of the output of `model` inside `noted_meanings`; else class logits."""
-    decisions = _decisions.get() or []
-    return next((meaning for owner, meaning in decisions if owner is model), OutputMeaning())
-
-
-def current_watch(model: nn.Module | None = None) -> OutputWatch | None:
-    """The watch that is open here, if it is one of `model`."""
-    watch = _watch.get()
-    if watch is None or (model is not None and watch.model is not model):
-        return None
-    return watch if watch.owner.calls() else None
 
 
 def predict(model: nn.Module, *args: Any) -> tuple[Tensor, OutputMeaning]:
@@ -147,9 +70,7 @@ def read_output(output: Any, model: nn.Module | None = None) -> tuple[Tensor, Ou
     meaning = replace(_decide(part, tensor, model, watch), part=part, refusal=refusal)
     if watch is not None:
         watch.decide(meaning)
-    decisions = _decisions.get()
-    if decisions is not None and watch is not None:
-        decisions.append((model, meaning))
+        note_meaning(model, meaning)
     return tensor, meaning
 
 
@@ -206,11 +127,11 @@ def _only_reading(
     if len(readings) < 2 or all(_same(one[1], readings[0][1]) for one in readings):
         return *(readings[0] if made else tensors[0]), ""
     shapes = " and ".join(str(tuple(one[1].shape)) for one in readings)
-    return (
-        *readings[0],
+    refusal = (
         f"model output: expected one tensor of logits, got {shapes} — wrap the model so that it "
-        "returns one of them, or give a function of the output as target",
+        "returns one of them, or give a function of the output as target"
     )
+    return *readings[0], refusal
 
 
 def _decide(
@@ -221,18 +142,14 @@ def _decide(
         return OutputMeaning(OutputKind.FEATURES)
     if tensor.ndim > 2:
         return OutputMeaning(OutputKind.DENSE)
+    outputs, named = width(tensor), part in LOGITS
+    last, raw = _last_layer(part, tensor, watch)
     problem = _problem(model)
-    outputs = _width(tensor)
-    last = watch.calls[-1] if watch is not None and watch.calls else None
-    raw = last is not None and isinstance(last[0], _LINEAR) and _same(tensor, last[1])
-    if watch is not None and isinstance(part, int):  # a tuple: another layer may have run later
-        own = [call for call in watch.heads if _same(tensor, call[1])]
-        last, raw = (own[-1], True) if own else (last, raw)
     if problem is OutputKind.REGRESSION:
         return OutputMeaning(problem)
-    if part not in LOGITS and _declares_features(model, last, outputs, raw):
+    if not named and _declares_features(model, last, outputs, raw):
         return OutputMeaning(OutputKind.FEATURES)
-    from_features = part not in LOGITS and not raw and _comes_from_features(tensor, last, model)
+    from_features = not named and not raw and _comes_from_features(tensor, last, model)
     in_unit = not raw and _in_unit_interval(tensor)
     bounded = _bounded(tensor, last, from_features) if in_unit else None
     if bounded is not None:
@@ -244,20 +161,46 @@ def _decide(
             OutputKind.FEATURES,
             f"The output of {outputs} numbers is taken for features: no classifier made it.",
         )
+    is_known = named or outputs == _declared_classes(model)
+    return _logits(outputs, is_known or _is_classifier(last, in_unit))
+
+
+def _logits(outputs: int, is_known: bool) -> OutputMeaning:
+    """The meaning of an output of logits; a note where that is assumed."""
     if outputs == 1:
         return OutputMeaning(
             OutputKind.ONE_LOGIT,
             "The output is shown as a logit, positive or negative: the head has 1 output. "
             "For a regression, set model.problem_type = 'regression'.",
         )
-    known = part in LOGITS or outputs == _declared_classes(model) or last is None
-    if known or (isinstance(last[0], _LINEAR) and last[0].bias is not None and not in_unit):
+    if is_known:
         return OutputMeaning(OutputKind.CLASS_LOGITS)
     return OutputMeaning(
         OutputKind.CLASS_LOGITS,
         f"The output is taken for the logits of {outputs} classes: neither its last layer nor the "
         f"model says what it is; {_HOW}.",
     )
+
+
+def _last_layer(
+    part: str | int | None, tensor: Tensor, watch: OutputWatch | None
+) -> tuple[Call | None, bool]:
+    """The layer that made the output, as far as known, and whether it is linear and unchanged."""
+    if watch is None or not watch.calls:
+        return None, False
+    if isinstance(part, int):  # of a tuple: layers of the other parts may have run later
+        own = [call for call in watch.heads if _same(tensor, call[1])]
+        if own:
+            return own[-1], True
+    last = watch.calls[-1]
+    return last, isinstance(last[0], LINEAR) and _same(tensor, last[1])
+
+
+def _is_classifier(last: Call | None, in_unit: bool) -> bool:
+    """Whether the last layer is linear with a bias, as classifiers are; True without a layer."""
+    if last is None:
+        return True
+    return isinstance(last[0], LINEAR) and last[0].bias is not None and not in_unit
 
 
 def _in_unit_interval(tensor: Tensor) -> bool:
@@ -270,7 +213,7 @@ def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMe
     values = tensor.detach().double()
     tolerance = 0.01 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-3
     sums = values.reshape(len(values), -1).sum(dim=1)
-    if _width(values) > 1 and bool(((sums - 1).abs() < tolerance).all()):
+    if width(values) > 1 and bool(((sums - 1).abs() < tolerance).all()):
         return OutputMeaning(
             OutputKind.PROBABILITIES,
             "The output is taken for probabilities: each row sums to 1, as after a softmax.",
@@ -278,7 +221,7 @@ def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMe
     if last is None or from_features:
         return None
     layer, result = last
-    if isinstance(layer, _LINEAR) and not _is_sigmoid_of(values, result):
+    if isinstance(layer, LINEAR) and not _is_sigmoid_of(values, result):
         return None
     return OutputMeaning(
         OutputKind.INDEPENDENT_PROBABILITIES,
@@ -297,12 +240,12 @@ def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
 
 def _comes_from_features(tensor: Tensor, last: Call | None, model: nn.Module | None) -> bool:
     """Whether the last layer is not a classifier, and has the width of the output."""
-    outputs = _width(tensor)
+    outputs = width(tensor)
     if last is None or outputs == 1:
         return False
     layer, result = last
-    if isinstance(layer, _LINEAR):
-        if result.numel() == len(result) * _width(result) or outputs == _declared_classes(model):
+    if isinstance(layer, LINEAR):
+        if result.numel() == len(result) * width(result) or outputs == _declared_classes(model):
             return False
         return result.shape[-1] == outputs and not _pooled(tensor, result)
     if isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
@@ -320,9 +263,7 @@ def _pooled(tensor: Tensor, result: Tensor) -> bool:
     return any(torch.allclose(tensor.to(one), one, rtol=1e-3, atol=1e-4) for one in means)
 
 
-def _declares_features(
-    model: nn.Module | None, last: Call | None, outputs: int, raw: bool
-) -> bool:
+def _declares_features(model: nn.Module | None, last: Call | None, outputs: int, raw: bool) -> bool:
     """Whether the model, or the part of it that makes the output, says it has no classifier."""
     if model is None:
         return False
@@ -382,13 +323,10 @@ def _problem(model: nn.Module | None) -> OutputKind | None:
     return None
 
 
-def _width(tensor: Tensor) -> int:
-    """The number of outputs of an image: K of (B, K) or (B, K, 1, 1), 1 of (B,)."""
-    return 1 if tensor.ndim == 1 else tensor.shape[1]
-
-
 def _same(tensor: Tensor, result: Tensor) -> bool:
     """Whether two tensors hold the same numbers, up to axes of length 1."""
+    if tensor is result:
+        return True
     if tensor.numel() != result.numel() or not result.ndim or len(tensor) != len(result):
         return False
     return torch.equal(tensor.detach().reshape(-1), result.detach().reshape(-1).to(tensor))

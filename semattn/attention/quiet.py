@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .batchnorm import right_gradients
-from .output_meaning import watch_output
+from .output_watch import watch_output
 
 
 @dataclass

@@ -19,7 +19,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
 from ..checks import as_integers
-from ..errors import TargetError, UnsupportedModelError
+from ..errors import LabelError, TargetError, UnsupportedModelError
 from ..outputs import OutputKind, OutputMeaning
 from .output_meaning import part_of, read_output
 
@@ -33,6 +33,7 @@ Target = (
     | list[Callable[[Tensor], Tensor]]
     | None
 )
+
 
 class Score(NamedTuple):
     """What is differentiated.
@@ -118,6 +119,25 @@ def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tens
     return explained
 
 
+def answer_target(answer: int, meaning: OutputMeaning, outputs: int) -> Target:
+    """The target that explains an answer: a class number, or the signed output of a binary model.
+
+    Parameters
+    ----------
+    answer : as `OutputMeaning.predicted` gives it
+    outputs : the number of outputs of the model
+    """
+    if not meaning.is_binary(outputs):
+        return answer
+    sign = 1 if answer else -1
+
+    def signed_output(output: Any) -> Tensor:
+        tensor = part_of(output, meaning)
+        return sign * tensor.reshape(len(tensor))
+
+    return signed_output
+
+
 def _own_score(tensor: Tensor, meaning: OutputMeaning) -> Score:
     """What target None explains: the predicted class, or what stands for it."""
     if meaning.kind is OutputKind.DENSE:
@@ -166,7 +186,9 @@ def _converted(target: Any) -> Any:
     if isinstance(target, tuple):
         return tuple(_plain_integer(one) for one in target)
     if isinstance(target, list):
-        return [_converted(one) if isinstance(one, tuple) else _plain_integer(one) for one in target]
+        return [
+            _converted(one) if isinstance(one, tuple) else _plain_integer(one) for one in target
+        ]
     if isinstance(target, Tensor) or hasattr(target, "__array__"):
         if getattr(target, "dtype", None) in (torch.bool, np.dtype(bool)):
             raise TargetError("target: expected class numbers, got booleans")
@@ -175,7 +197,7 @@ def _converted(target: Any) -> Any:
             raise TargetError(f"target: expected whole numbers (B,), got shape {shape}")
         try:
             found = as_integers(target, "target")
-        except TypeError as error:
+        except LabelError as error:
             got = getattr(target, "dtype", type(target).__name__)
             raise TargetError(f"target: expected whole numbers (B,), got {got} {shape}") from error
         return found

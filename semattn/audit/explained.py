@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import check_labels
 from ..density import Scene, count
 from ..explain import Explanation
 
@@ -29,7 +30,15 @@ def rows_of(
     `spread` is the part of the patches that the map is on: e to its entropy, over P. `x` and `y`
     are its centre, from 0 (left, top) to 1. `on_empty` is its share on patches without a keypoint.
     A map that is zero has NaN for all three.
+
+    Raises
+    ------
+    LabelError
+        For a label that is no class of the model.
     """
+    if made.output.has_answers:
+        known = [one for one in labels if one is not None]
+        check_labels(known, len(known), made.output.answers(made.outputs))
     maps = made.patch_map.double().cpu()
     flat = maps.flatten(1)
     parts = flat / flat.sum(dim=1, keepdim=True)

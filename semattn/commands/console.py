@@ -189,7 +189,7 @@ def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int
     for strength in made.strengths:
         table.add_column(f"{strength:g}", justify="right", no_wrap=True)
     for number in made.leading(top):
-        shares = made.share_texts(number)
+        shares = [share.replace(" %", "%") for share in made.share_texts(number)]
         table.add_row(
             verbatim(first.answer_label(number)),
             *(
@@ -201,8 +201,8 @@ def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int
     console.print(f"\nattention is led {verbatim(made.prompt)}", soft_wrap=True)
     for strength, before, after in made.flips():
         console.print(
-            f"from strength {strength:g} on: [bold]{verbatim(first.answer_label(after))}[/] in place of "
-            f"{verbatim(first.answer_label(before))}",
+            f"from strength {strength:g} on: [bold]{verbatim(first.answer_label(after))}[/] "
+            f"in place of {verbatim(first.answer_label(before))}",
             soft_wrap=True,
         )
     if not made.flips():
@@ -282,7 +282,7 @@ def _prediction(console: Console, made: Explanation, predictions: list[dict[str,
     for one in predictions:
         chosen = one["class"] == target
         name = verbatim(one["name"])
-        share = made.share_text(0, one["class"])
+        share = made.share_text(0, one["class"]).replace(" %", "%")
         table.add_row(share, f"[bold]{name}[/]  ← explained" if chosen else name)
     if predictions:
         console.print(table)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..attention import AttentionRecord
-from ..attention.output_meaning import decided_meaning
+from ..attention.output_watch import decided_meaning
 from ..attention.target import Target, fixed_target, score
 from .base import Run
 

@@ -19,7 +19,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
-from ..attention.output_meaning import decided_meaning, noted_meanings
+from ..attention.output_watch import decided_meaning, noted_meanings
 from ..attention.owner import nested
 from ..attention.sites import Layers, as_taken, refuse
 from ..attention.target import Target

@@ -76,10 +76,7 @@ def summary_of(made: Steps, top: int = 5, about: dict[str, Any] | None = None) -
         **summary(first, top=top),
         "prompt": {"led": made.prompt, **(about or {})},
         "strengths": list(made.strengths),
-        "classes": [
-            named(number) | shares(number)
-            for number in made.leading(top)
-        ],
+        "classes": [named(number) | shares(number) for number in made.leading(top)],
         "flips": [
             {"strength": strength, "before": named(before), "after": named(after)}
             for strength, before, after in made.flips()

@@ -112,7 +112,9 @@ def _chart(frame: Frame, drawn: Figure, made: Steps, column: int) -> None:
     if percent:
         axes.set(ylim=(0, 105))
     axes.set_xlabel("strength", size=7, color=MUTED, labelpad=1)
-    axes.set_ylabel("%" if percent else made.explanation.output.unit, size=7, color=MUTED, labelpad=1)
+    axes.set_ylabel(
+        "%" if percent else made.explanation.output.unit, size=7, color=MUTED, labelpad=1
+    )
     axes.tick_params(labelsize=6.5, length=2, colors=MUTED)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

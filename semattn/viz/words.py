@@ -61,4 +61,3 @@ def count(number: int, thing: str) -> str:
     ('1 keypoint', '0 keypoints')
     """
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
