@@ -124,6 +124,8 @@ def as_integers(values: Any, name: str) -> Tensor:
             array = np.empty(0, dtype=object)
         if array.dtype == object and array.size:
             array = _from_objects(array)
+        elif not array.size and array.dtype != object:
+            array = array.astype(np.int64)
         if array.dtype.kind not in "biu":
             raise LabelError(
                 f"{name}: expected integers, got {array.dtype if array.size else 'none'} "

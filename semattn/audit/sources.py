@@ -15,7 +15,7 @@ from ..spurious.data import PREDICTED, Labelled, read
 from ..spurious.folders import numbers_of
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")  # of archives: shard-{000..063}.tar
-NUMBER = re.compile("[0-9]{1,9}")  # of a class
+NUMBER = re.compile("#?[0-9]{1,9}")  # of a class
 MOST_ARCHIVES = 1_000_000  # that a range may stand for
 SHORT = 200  # letters of a name that an error shows
 
