@@ -1,4 +1,4 @@
-"""The meaning of outputs: which kind a model has, and the right value in every function that asks."""
+"""The meaning of outputs: the kind of each model, and the right value in every consumer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, compare, explainers, record
 from semattn.attention.output_meaning import predict, read_output
-from semattn.attention.output_watch import watch_output
+from semattn.attention.output_watch import current_watch, watch_output
 from semattn.audit.explained import NONE, rows_of
 from semattn.checks import check_labels
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError
@@ -52,6 +52,22 @@ class FeaturesAndLogits(nn.Module):
     def forward(self, inputs: Tensor) -> Any:
         features = self.trunk(inputs)
         return self.arrange(features, *(head(features) for head in self.heads_))
+
+
+class TwoHeads(nn.Module):
+    """The mean of two classifiers with one logit each; it lies between 0 and 1 by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = headless()
+        self.one, self.other = nn.Linear(16, 1), nn.Linear(16, 1)
+        for head, bias in ((self.one, 3.0), (self.other, -2.0)):
+            nn.init.zeros_(head.weight)
+            nn.init.constant_(head.bias, bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.trunk(inputs)
+        return (self.one(features) + self.other(features)) / 2
 
 
 def with_head(head: nn.Module, name: str = "class-token", **stated: Any) -> nn.Module:
@@ -116,6 +132,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Kind]] = {
     "ends in sigmoid": (lambda: Wrapped(torch.sigmoid), Kind.INDEPENDENT_PROBABILITIES),
     "ends in nn.Sigmoid": (
         lambda: with_head(nn.Sequential(nn.Linear(16, 5), nn.Sigmoid())),
+        Kind.INDEPENDENT_PROBABILITIES,
+    ),
+    "mean of two heads": (lambda: TwoHeads(), Kind.ONE_LOGIT),
+    "a probability of the other class": (
+        lambda: Wrapped(lambda one: torch.sigmoid(-one / 2), with_head(nn.Linear(16, 1))),
         Kind.INDEPENDENT_PROBABILITIES,
     ),
     "one probability": (
@@ -471,3 +492,14 @@ def test_labels_that_are_none_are_one_line(labels: Any, said: str) -> None:
     with pytest.raises(LabelError, match=f"labels: .*{said}") as raised:
         check_labels(labels, 2, 3)
     assert "\n" not in str(raised.value)
+
+
+def test_watches_may_end_in_any_order() -> None:
+    first, second = watch_output(build("gap")), watch_output(build("class-token"))
+    outer = first.__enter__()
+    inner = second.__enter__()
+    assert current_watch() is inner
+    first.__exit__(None, None, None)
+    assert current_watch() is inner and not outer.open
+    second.__exit__(None, None, None)
+    assert current_watch() is None

@@ -193,7 +193,18 @@ def _last_layer(
         if own:
             return own[-1], True
     last = watch.calls[-1]
-    return last, isinstance(last[0], LINEAR) and _same(tensor, last[1])
+    return last, isinstance(last[0], LINEAR) and (
+        _same(tensor, last[1]) or _is_mean_of_heads(tensor, watch)
+    )
+
+
+def _is_mean_of_heads(tensor: Tensor, watch: OutputWatch) -> bool:
+    """Whether an output is the mean of what several classifiers returned, as of distilled DeiT."""
+    results = [result for _, result in watch.heads if result.numel() == tensor.numel()]
+    if len(results) < 2:
+        return False
+    mean = torch.stack([one.detach().reshape(-1).to(tensor) for one in results[-2:]]).mean(dim=0)
+    return torch.allclose(tensor.detach().reshape(-1), mean, rtol=1e-2, atol=1e-3)
 
 
 def _is_classifier(last: Call | None, in_unit: bool) -> bool:
@@ -221,7 +232,9 @@ def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMe
     if last is None or from_features:
         return None
     layer, result = last
-    if isinstance(layer, LINEAR) and not _is_sigmoid_of(values, result):
+    # Results of a linear layer that leave the interval were mapped into it.
+    unmapped = isinstance(layer, LINEAR) and _in_unit_interval(result)
+    if unmapped and not _is_sigmoid_of(values, result):
         return None
     return OutputMeaning(
         OutputKind.INDEPENDENT_PROBABILITIES,

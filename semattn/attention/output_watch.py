@@ -35,6 +35,8 @@ class OutputWatch:
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
     heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
     meaning: OutputMeaning | None = None
+    outer: OutputWatch | None = None
+    open: bool = True
 
     def note_call(self, module: nn.Module, _inputs: Any, result: Any) -> None:
         """Keep the result of a layer; the forward hook."""
@@ -62,18 +64,22 @@ def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
 
     Layers without sublayers are noted, since one of them makes the output. Hooks are removed after.
     """
-    watch = OutputWatch(model)
+    watch = OutputWatch(model, outer=_watch.get())
     leaves = [
         module
         for module in model.modules()
         if not isinstance(module, _TRANSPARENT) and next(module.children(), None) is None
     ]
     hooks = [module.register_forward_hook(watch.note_call) for module in leaves]
-    token = _watch.set(watch)
+    _watch.set(watch)
     try:
         yield watch
     finally:
-        _watch.reset(token)
+        watch.open = False
+        current = _watch.get()
+        while current is not None and not current.open:  # contexts may end in any order
+            current = current.outer
+        _watch.set(current)
         for hook in hooks:
             hook.remove()
 
