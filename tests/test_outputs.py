@@ -54,6 +54,29 @@ class FeaturesAndLogits(nn.Module):
         return self.arrange(features, *(head(features) for head in self.heads_))
 
 
+class Cosine(nn.Module):
+    """A classifier of 16 classes that is no nn.Linear and states nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(16, 16))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 9 * nn.functional.normalize(features) @ nn.functional.normalize(self.weight).T
+
+
+class Projected(nn.Module):
+    """An image tower that ends in a projection, as CLIP's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = headless()
+        self.visual_projection = nn.Linear(16, 8, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.visual_projection(self.trunk(inputs))
+
+
 class TwoHeads(nn.Module):
     """The mean of two classifiers with one logit each; it lies between 0 and 1 by chance."""
 
@@ -134,6 +157,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Kind]] = {
         lambda: with_head(nn.Sequential(nn.Linear(16, 5), nn.Sigmoid())),
         Kind.INDEPENDENT_PROBABILITIES,
     ),
+    "a home-made linear layer": (lambda: with_head(Cosine()), Kind.CLASS_LOGITS),
+    "an activation behind the head": (
+        lambda: with_head(nn.Sequential(nn.Linear(16, 7), nn.Tanh())), Kind.CLASS_LOGITS,
+    ),
+    "a scaled activation behind the head": (
+        lambda: Wrapped(lambda one: one * 2, with_head(nn.Sequential(nn.Linear(16, 5), nn.ReLU()))),
+        Kind.CLASS_LOGITS,
+    ),
+    "a projection without bias": (lambda: Projected(), Kind.FEATURES),
     "mean of two heads": (lambda: TwoHeads(), Kind.ONE_LOGIT),
     "a probability of the other class": (
         lambda: Wrapped(lambda one: torch.sigmoid(-one / 2), with_head(nn.Linear(16, 1))),

@@ -14,9 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..class_names import class_names
 from ..errors import UnsupportedModelError
 from ..outputs import OutputKind, OutputMeaning
+from .declared_output import (
+    declared_classes,
+    declares_features,
+    is_projection,
+    is_tower,
+    stated_problem,
+)
 from .output_watch import (
     LINEAR,
     Call,
@@ -38,11 +44,6 @@ FEATURES = (
     "features",
     "embeddings",
 )
-_PROBLEMS = {
-    "multi_label_classification": OutputKind.MULTI_LABEL_LOGITS,
-    "regression": OutputKind.REGRESSION,
-    "single_label_classification": OutputKind.CLASS_LOGITS,
-}
 _HOW = "set model.problem_type, or give a function of the output as target, if it is something else"
 
 
@@ -107,7 +108,7 @@ def _choose(
     ]
     if not tensors:
         raise _no_tensor(output)
-    if len(tensors) == 1 or watch is None or _is_tower(model):
+    if len(tensors) == 1 or watch is None or is_tower(model):
         return *tensors[0], ""
     return _only_reading(tensors, model, watch)
 
@@ -120,7 +121,7 @@ def _only_reading(
     made = [one for one in rows if any(_same(one[1], result) for _, result in watch.heads)]
     readings = made or rows
     if len(readings) > 1:
-        sized = [one for one in readings if one[1].shape[1] == _declared_classes(model)]
+        sized = [one for one in readings if one[1].shape[1] == declared_classes(model)]
         readings = sized if len(sized) == 1 else readings
     if len(readings) == 1 and (made or readings != rows):
         return *readings[0], ""
@@ -144,12 +145,12 @@ def _decide(
         return OutputMeaning(OutputKind.DENSE)
     outputs, named = width(tensor), part in LOGITS
     last, raw = _last_layer(part, tensor, watch)
-    problem = _problem(model)
+    problem = stated_problem(model)
     if problem is OutputKind.REGRESSION:
         return OutputMeaning(problem)
-    if not named and _declares_features(model, last, outputs, raw):
+    if not named and declares_features(model, last, outputs, raw):
         return OutputMeaning(OutputKind.FEATURES)
-    from_features = not named and not raw and _comes_from_features(tensor, last, model)
+    from_features = not named and _comes_from_features(tensor, model, watch, last, raw)
     in_unit = not raw and _in_unit_interval(tensor)
     bounded = _bounded(tensor, last, from_features) if in_unit else None
     if bounded is not None:
@@ -161,7 +162,7 @@ def _decide(
             OutputKind.FEATURES,
             f"The output of {outputs} numbers is taken for features: no classifier made it.",
         )
-    is_known = named or outputs == _declared_classes(model)
+    is_known = named or outputs == declared_classes(model)
     return _logits(outputs, is_known or _is_classifier(last, in_unit))
 
 
@@ -251,19 +252,37 @@ def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
     return bool(((expected - values.reshape(-1)).abs() < 0.01).all())
 
 
-def _comes_from_features(tensor: Tensor, last: Call | None, model: nn.Module | None) -> bool:
+def _comes_from_features(
+    tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None, last: Call | None, raw: bool
+) -> bool:
     """Whether the last layer is not a classifier, and has the width of the output."""
     outputs = width(tensor)
-    if last is None or outputs == 1:
+    if watch is None or last is None or outputs in (1, declared_classes(model)):
         return False
     layer, result = last
     if isinstance(layer, LINEAR):
-        if result.numel() == len(result) * width(result) or outputs == _declared_classes(model):
-            return False
+        if raw or result.numel() == len(result) * width(result):
+            return raw and layer.bias is None and is_projection(model, layer)
         return result.shape[-1] == outputs and not _pooled(tensor, result)
-    if isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Sigmoid):
+    if not _keeps_width(layer) or _follows_head(watch, result):
         return False
     return outputs == (result.shape[1] if result.ndim == 4 else result.shape[-1])
+
+
+def _keeps_width(layer: nn.Module) -> bool:
+    """Whether a layer is a norm, a pool or an activation: none that maps features to classes."""
+    if "Linear" in type(layer).__name__ or isinstance(
+        layer, nn.Softmax | nn.LogSoftmax | nn.Sigmoid
+    ):
+        return False
+    return all(parameter.ndim < 2 for parameter in layer.parameters(recurse=False))
+
+
+def _follows_head(watch: OutputWatch, result: Tensor) -> bool:
+    """Whether the last layer is an activation of what a classifier returned."""
+    if len(watch.calls) < 2 or not watch.heads or watch.heads[-1] is not watch.calls[-2]:
+        return False
+    return watch.heads[-1][1].shape == result.shape
 
 
 def _pooled(tensor: Tensor, result: Tensor) -> bool:
@@ -274,66 +293,6 @@ def _pooled(tensor: Tensor, result: Tensor) -> bool:
         return True
     means = [result[:, start:].mean(dim=1) for start in range(min(result.shape[1], 6))]
     return any(torch.allclose(tensor.to(one), one, rtol=1e-3, atol=1e-4) for one in means)
-
-
-def _declares_features(model: nn.Module | None, last: Call | None, outputs: int, raw: bool) -> bool:
-    """Whether the model, or the part of it that makes the output, says it has no classifier."""
-    if model is None:
-        return False
-    if _is_tower(model):
-        return True
-    layer = None if last is None else last[0]
-    if getattr(model, "num_classes", None) == 0:
-        return not (raw and _is_classifier_of(model, layer))
-    if last is None or not (raw or last[1].shape[-1] == outputs):
-        return False
-    return any(
-        getattr(part, "num_classes", None) == 0
-        and any(one is layer for one in part.modules())
-        and not (raw and _is_classifier_of(part, layer))
-        for part in model.modules()
-    )
-
-
-def _is_tower(model: nn.Module | None) -> bool:
-    """Whether a model is an image tower of CLIP, or a whole model of OpenCLIP."""
-    if model is None:
-        return False
-    projects = hasattr(model, "output_dim") and hasattr(model, "proj")
-    return projects or type(model).__module__.startswith("open_clip.")
-
-
-def _is_classifier_of(part: nn.Module, layer: nn.Module | None) -> bool:
-    """Whether a layer lies in what a part of a model calls its head."""
-    heads = [getattr(part, name, None) for name in ("head", "fc", "classifier", "heads")]
-    return any(
-        isinstance(head, nn.Module) and any(one is layer for one in head.modules())
-        for head in heads
-    )
-
-
-def _declared_classes(model: nn.Module | None) -> int | None:
-    """The number of classes that a model states, in itself or its config."""
-    if model is None:
-        return None
-    names = class_names(model)
-    for holder, name in ((model, "num_classes"), (getattr(model, "config", None), "num_labels")):
-        count = getattr(holder, name, None)
-        if isinstance(count, int) and not isinstance(count, bool) and count > 0:
-            return count
-    return None if names is None else len(names)
-
-
-def _problem(model: nn.Module | None) -> OutputKind | None:
-    """The kind that the `problem_type` of the model, or of a part of it, states."""
-    if model is None:
-        return None
-    for part in model.modules():
-        for holder in (part, getattr(part, "config", None)):
-            stated = getattr(holder, "problem_type", None)
-            if stated in _PROBLEMS:
-                return _PROBLEMS[stated]
-    return None
 
 
 def _same(tensor: Tensor, result: Tensor) -> bool:

@@ -42,9 +42,10 @@ class OutputWatch:
         """Keep the result of a layer; the forward hook."""
         is_array = isinstance(result, Tensor) and result.ndim > 0 and not result.is_nested
         if self.meaning is None and is_array and self.owner.calls():
-            self.calls.append((module, result))
+            call = module, result
+            self.calls.append(call)
             if isinstance(module, LINEAR) and result.numel() == len(result) * width(result):
-                self.heads.append((module, result))
+                self.heads.append(call)
 
     def decide(self, meaning: OutputMeaning) -> None:
         """Keep the meaning, and nothing else of the pass."""
