@@ -20,6 +20,7 @@ from .owner import Owner
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
 Call = tuple[nn.Module, Tensor]  # a layer and its result
+_STACK, _BLOCK = 3, 6  # blocks of a stack, layers of a block, at least
 _KEPT_CALLS = 4  # last calls of layers that are kept until the pass ends
 
 
@@ -63,15 +64,11 @@ _decisions: ContextVar[_Decisions | None] = ContextVar("semattn_decisions", defa
 def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
     """Note the last layers of `model` that run inside the ``with``, for `output_meaning`.
 
-    Layers without sublayers are noted, since one of them makes the output. Hooks are removed after.
+    Layers without sublayers are noted, since one of them makes the output; of a stack of equal
+    blocks, those of its last block. Hooks are removed after.
     """
     watch = OutputWatch(model, outer=_watch.get())
-    leaves = [
-        module
-        for module in model.modules()
-        if not isinstance(module, _TRANSPARENT) and next(module.children(), None) is None
-    ]
-    hooks = [module.register_forward_hook(watch.note_call) for module in leaves]
+    hooks = [module.register_forward_hook(watch.note_call) for module in _last_layers(model)]
     _watch.set(watch)
     try:
         yield watch
@@ -83,6 +80,22 @@ def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
         _watch.set(current)
         for hook in hooks:
             hook.remove()
+
+
+def _last_layers(module: nn.Module, seen: frozenset[nn.Module] = frozenset()) -> list[nn.Module]:
+    """The layers without sublayers that may run last; `seen` are the modules around this one."""
+    children = [child for child in module.children() if child not in seen]
+    seen |= {module}
+    if not children:
+        return [] if isinstance(module, _TRANSPARENT) else [module]
+    stacked = isinstance(module, nn.ModuleList | nn.Sequential) and len(children) >= _STACK
+    if stacked and len({type(child) for child in children}) == 1:
+        last = _last_layers(children[-1], seen)
+        # Small equal children may be heads, each of which may make the output.
+        if len(last) >= _BLOCK:
+            return last
+    # A layer that is shared between parts runs once in the list.
+    return list(dict.fromkeys(layer for child in children for layer in _last_layers(child, seen)))
 
 
 @contextmanager
