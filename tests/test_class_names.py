@@ -15,6 +15,7 @@ from semattn.audit import open_source
 from semattn.class_names import check_names, class_names, matches, resolve_class
 from semattn.errors import SemattnError, TargetError
 from semattn.evaluation.run import _wanted_classes
+from semattn.spurious.data import read
 from semattn.spurious.folders import numbers_of
 from tests.conftest import PHOTO, refused
 from tests.models import build, images
@@ -135,6 +136,15 @@ def test_folders_have_the_name_of_one_class() -> None:
     found, missing = numbers_of(folders, NAMES, 5)
     assert found == {"great white shark": 4, "tinca_tinca": 0} and missing == ["crane"]
     assert numbers_of(["0", "1", "2", "3"], DIGITS, 4)[0] == {"0": 2, "1": 1, "2": 3, "3": 0}
+
+
+def test_a_folder_that_names_several_classes_is_told(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for folder in ("crane", "tench"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.png").write_bytes(b"")
+    data = read(tmp_path, NAMES, 5)
+    assert data.labels == (None, 0)
+    assert "crane is no class of the model (crane: the name of several classes)" in data.note
 
 
 def test_folders_of_digits_without_names() -> None:

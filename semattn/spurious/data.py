@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import check_labels
-from ..class_names import check_names
+from ..class_names import check_names, matches
 from ..errors import SemattnError
 from ..images import called, listed
 from .folders import numbers_of
@@ -110,17 +110,17 @@ def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> Labelled:
                                 "the folder has no class folders")  # fmt: skip
         return Labelled(paths, (None,) * len(paths), names, said)
     numbers, missing = numbers_of(classes, names, outputs)
-    note = _unknown(missing, numbers)
+    note = _unknown(missing, numbers, names)
     labels = tuple(numbers.get(one[0]) for one in parents)
     return Labelled(paths, labels, names or (tuple(classes) if not note else ()), note)
 
 
-def _unknown(missing: list[str], known: dict[str, int]) -> str:
-    """What to say of folders that are no class of the model."""
+def _unknown(missing: list[str], known: dict[str, int], names: Sequence[str]) -> str:
+    """The note on folders that are no class of the model, or that name several."""
     if not missing:
         return ""
     some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
     what = "is no class" if len(missing) == 1 else "are no classes"
-    return PREDICTED.format(f"{some} {what} of the model, or not of one alone") + " there" * bool(
-        known
-    )
+    shared = [one for one in missing if len(matches(one, names)) > 1]
+    several = f" ({', '.join(shared[:SHOWN])}: the name of several classes)" if shared else ""
+    return PREDICTED.format(f"{some} {what} of the model{several}") + " there" * bool(known)
