@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .attention.target import Target
-from .checks import as_tensor
+from .checks import as_tensor, check_labels
 from .explain import Explainer, Explanation, explainers
 from .registry import choices
 
+_MOST = 2**31  # labels are held against the outputs of the model later, as targets
 _QUANTUS = ("device", "method")  # what Quantus adds to a call by itself
 
 
@@ -59,10 +60,11 @@ def quantus_explain_func(
                 "give options to quantus_explain_func"
             )
         images = as_tensor(inputs)
+        labels = None if targets is None else check_labels(targets, len(images), _MOST, "targets")
         parts = []
         for start in range(0, len(images), batch_size):
             one = slice(start, start + batch_size)
-            target = None if targets is None else as_tensor(targets)[one].long()
+            target = None if labels is None else labels[one]
             parts.append(_heat(explainer.attribute(model, images[one], target=target)))
         return np.concatenate(parts)[:, None]
 
@@ -159,7 +161,9 @@ def explain_batches(
                     "target: expected batches with labels, got images alone — "
                     "give a target, or None for the predicted classes"
                 )
-            wanted: Any = labels if isinstance(target, str) else target
+            wanted: Any = target
+            if isinstance(target, str):
+                wanted = check_labels(labels, len(images), _MOST)
             made = explainer.explain(images, target=wanted, manifest=manifest)
             manifest = made.manifest
             yield made

@@ -9,10 +9,11 @@ import math
 import numbers
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ShapeError
+from .errors import LabelError, ShapeError
 
 
 def check_number(
@@ -85,6 +86,81 @@ def as_tensor(values: Any) -> Tensor:
     tensor([1, 2])
     """
     return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+
+
+def check_labels(labels: Any, batch: int, classes: int, name: str = "labels") -> Tensor:
+    """Labels as a long tensor (B,) on the CPU, once they are known to be class numbers.
+
+    Parameters
+    ----------
+    labels : class numbers as a list, an array, a series or a tensor of integers, (B,); a column
+        (B, 1) is read as (B,), since a batch of B images leaves it no other meaning
+    batch : B, the number of images
+    classes : the number of classes; labels lie below it
+    name : of the argument, for messages
+
+    Raises
+    ------
+    LabelError
+        For labels that are not integers, another number of labels than images, several labels for
+        an image, and a label out of range.
+
+    Examples
+    --------
+    >>> check_labels([[2], [0]], batch=2, classes=3).tolist()
+    [2, 0]
+    """
+    found = as_integers(labels, name)
+    if tuple(found.shape) == (batch, 1):
+        found = found[:, 0]
+    if tuple(found.shape) != (batch,):
+        raise LabelError(
+            f"{name}: expected one class number for each of {batch} images, ({batch},), got shape "
+            f"{tuple(found.shape)} — give class numbers, not one-hot or multi-label rows"
+        )
+    outside = found[(found < 0) | (found >= classes)]
+    if len(outside):
+        raise LabelError(
+            f"{name}: expected class numbers from 0 to {classes - 1}, got {int(outside[0])} — "
+            "give the numbers of the model's own classes"
+        )
+    return found
+
+
+def as_integers(values: Any, name: str) -> Tensor:
+    """Integers or booleans of any container as a long tensor on the CPU; floats are refused."""
+    if isinstance(values, (list, tuple)) and any(isinstance(one, Tensor) for one in values):
+        values = [one.tolist() if isinstance(one, Tensor) else one for one in values]
+    if not isinstance(values, Tensor):
+        try:
+            array = np.asarray(values)
+        except ValueError:  # rows of different lengths
+            array = np.empty(0, dtype=object)
+        if array.dtype == object and array.size:
+            array = _from_objects(array)
+        elif not array.size and array.dtype != object:
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "biu":
+            raise LabelError(
+                f"{name}: expected integers, got {array.dtype if array.size else 'none'} "
+                f"({type(values).__name__}) — convert them to class numbers first"
+            )
+        return torch.from_numpy(array.astype(np.int64))
+    if values.is_floating_point() or values.is_complex() or values.is_quantized:
+        raise LabelError(
+            f"{name}: expected integers, got {values.dtype} {tuple(values.shape)} — "
+            "convert them to class numbers first"
+        )
+    # A copy: tensors of torch.inference_mode cannot take part in a pass with gradients.
+    with torch.inference_mode(False):
+        return values.detach().to("cpu").to(torch.int64).clone()
+
+
+def _from_objects(array: np.ndarray) -> np.ndarray:
+    """An array of Python integers as one of int64, such as a pandas series of them may be."""
+    if all(isinstance(one, (numbers.Integral, np.bool_)) for one in array.flat):
+        return array.astype(np.int64)
+    return array
 
 
 def _float(value: Any) -> float:

@@ -222,7 +222,7 @@ class _Subject:
 
 def _most_probable_other(made: Explanation) -> int | None:
     """The class that would be predicted if it were not for the explained one."""
-    if made.target is None or made.logits.shape[-1] < 2:
+    if made.target is None or not made.output.has_answers or made.outputs < 2:
         return None
     logits = made.logits[0].detach().clone()
     logits[made.target[0]] = -torch.inf

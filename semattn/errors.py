@@ -41,6 +41,10 @@ class TargetError(SemattnError, ValueError):
     """A target that the model's output does not have."""
 
 
+class LabelError(SemattnError, ValueError):
+    """Labels that are not one class number of the model for each image."""
+
+
 class UnsupportedModelError(SemattnError, TypeError):
     """A model, or one attention call inside it, that cannot be read truthfully."""
 

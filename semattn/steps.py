@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention.model_inputs import move_to_model
+from .attention.target import fixed_target
 from .errors import SemattnError
 from .explain import Explainer, Explanation
 from .grid import PatchGrid
@@ -38,19 +39,39 @@ class Steps:
 
     @property
     def probabilities(self) -> Tensor:
-        """(S, K), of the classes."""
-        return self.logits.cpu().double().softmax(dim=-1)
+        """(S, A), of the answers; (S, 2) of a model with one logit."""
+        probabilities = self.explanation.output.probabilities(self.logits)
+        assert probabilities is not None, "steps refuses models without answers"
+        return probabilities
+
+    @property
+    def predicted(self) -> list[int]:
+        """The predicted answer at each strength."""
+        predicted = self.explanation.output.predicted(self.logits)
+        assert predicted is not None, "steps refuses models without answers"
+        found: list[int] = predicted.tolist()
+        return found
+
+    def share_texts(self, answer: int) -> list[str]:
+        """The share of an answer at each strength, as texts."""
+        output = self.explanation.output
+        return [output.share_text(row, answer) for row in self.logits]
 
     def leading(self, top: int = 5) -> list[int]:
-        """The classes among the first `top` at some strength, in the order that they have at 0."""
+        """The classes among the first `top` at some strength, in the order that they have at 0.
+
+        Of a binary model it is the answer that is predicted without prompt.
+        """
+        if self.explanation.output.is_binary(self.explanation.outputs):
+            return self.predicted[:1]
         chance = self.probabilities
         best = chance.topk(min(top, chance.shape[1]), dim=-1).indices
         return sorted(set(best.flatten().tolist()), key=lambda number: -float(chance[0, number]))
 
     def flips(self) -> list[tuple[float, int, int]]:
         """Where the prediction changes: (strength, class before, class from there on)."""
-        said = self.logits.argmax(dim=-1).tolist()
-        pairs = zip(self.strengths[1:], said, said[1:], strict=False)
+        predicted = self.predicted
+        pairs = zip(self.strengths[1:], predicted, predicted[1:], strict=False)
         return [(at, before, after) for at, before, after in pairs if before != after]
 
 
@@ -90,7 +111,8 @@ def steps(
     rest = {"additional_forward_args": additional_forward_args}
     wanted = (0.0, *sorted(float(one) for one in set(strengths) if one))
     first = explanation or explainer.explain(model, image, target=target, **rest)
-    if first.target is None or first.logits.ndim != 2:
+    binary = first.output.is_binary(first.outputs)
+    if not first.output.has_answers or (first.target is None and not (binary and target is None)):
         raise SemattnError(
             "target: expected a class, whose probability can move, got "
             f"{first.explains or 'something else'} — explain a class"
@@ -100,7 +122,9 @@ def steps(
     inputs = move_to_model(model, first.images.inputs, prepared=first.images.prepared)
     bias = prompter.bias(weights, inputs, away=away)[0].detach().cpu()
     led = Known(bias[None])
-    chosen = first.target.tolist()
+    chosen: Any = fixed_target(first.logits, first.output)
+    if first.target is not None:
+        chosen = first.target.tolist()
     logits, maps = [first.logits], [first.patch_map]
     for number, strength in enumerate(wanted[1:], 1):
         if progress:

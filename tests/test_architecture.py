@@ -18,7 +18,7 @@ PACKAGE = ROOT / "semattn"
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
     {"cores", "cost", "digest", "errors", "files", "registry", "statistics", "version"},
-    {"checks", "manifest"},
+    {"checks", "class_names", "manifest", "outputs"},
     {"shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},

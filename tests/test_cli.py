@@ -203,7 +203,7 @@ def test_files_are_staged_inside_a_folder_that_stands_and_never_behind_a_dead_li
 
 def test_class_names_must_be_as_many_as_the_classes(run, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\n")
-    refused(run("explain", PHOTO, "--classes", "names.txt"), "expected 5 names", "got 2")
+    refused(run("explain", PHOTO, "--classes", "names.txt"), "class names: expected 5", "got 2")
 
 
 def test_out_must_be_a_folder(run, tmp_path):

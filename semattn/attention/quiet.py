@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .batchnorm import right_gradients
+from .output_watch import watch_output
 
 
 @dataclass
@@ -51,7 +52,8 @@ def quiet(model: nn.Module) -> Iterator[None]:
                     _held[id(what)].holders += 1
                     mine.append(id(what))
                     _held[id(what)].set(False)
-        with right_gradients(model):
+        # The pass that runs here decides what the output is, see `output_meaning`.
+        with right_gradients(model), watch_output(model):
             yield
     finally:
         with _lock:

@@ -1,22 +1,27 @@
-"""From what a model returns to one number an image that is explained.
+"""From what a model returns to one number for each image, which is explained.
 
-A target is what Captum takes: a class number, one a sample (list or 1-D tensor), a tuple of
-indices into an output of more axes, or a list of such tuples. It may also be a function of the
-output, or a list of functions, one an image. None is the class that the model predicts; for a
-model without a classifier it is the direction of its own feature vector.
+A target is what Captum takes: a class number, one for each sample (list, 1-D tensor, array or
+series), a tuple of indices into an output of more axes, or a list of such tuples. It may also be a
+function of the output, or a list of functions, one for each image. None is the predicted class; of
+one logit it is the logit with the sign of the predicted answer, of a regression the value, and of
+features their own direction. Target 0 of one logit is the logit itself, as in Captum.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
-from ..errors import TargetError, UnsupportedModelError
+from ..checks import as_integers
+from ..errors import LabelError, TargetError, UnsupportedModelError
+from ..outputs import OutputKind, OutputMeaning
+from .output_meaning import part_of, read_output
 
 Target = (
     int
@@ -27,18 +32,6 @@ Target = (
     | Callable[[Any], Tensor]
     | list[Callable[[Tensor], Tensor]]
     | None
-)
-
-# What libraries call the entries of their outputs; the first that is there is taken.
-LOGITS = ("logits", "logits_per_image")
-FEATURES = (
-    "image_embeds",
-    "image_features",
-    "pooler_output",
-    "x_norm_clstoken",
-    "last_hidden_state",
-    "features",
-    "embeddings",
 )
 
 
@@ -58,8 +51,11 @@ class Score(NamedTuple):
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The tensor (B, …) of a model's output: itself, its logits, its features, or its first."""
-    return _named_tensor(output)[1]
+    """The tensor (B, …) of a model's output: itself, its logits, its features, or its first.
+
+    Inside `watch_output` it is the one that the model's classifier made, see `output_meaning`.
+    """
+    return read_output(output)[0]
 
 
 def score(output: Any, target: Target, model: nn.Module) -> Score:
@@ -81,7 +77,7 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
     >>> score({"image_embeds": embeds}, lambda output: output["image_embeds"] @ text, nn.Identity())
     Score(values=tensor([4.], grad_fn=...), classes=None, explains='<lambda> of the output')
     """
-    name, tensor = _named_tensor(output)
+    tensor, meaning = read_output(output, model)
     if not tensor.is_floating_point():
         raise UnsupportedModelError(
             f"model output: expected real numbers that have a gradient, got {tensor.dtype} — "
@@ -92,25 +88,13 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
         return Score(values, None, f"{_called(target)} of the output")
     if isinstance(target, list) and target and all(map(callable, target)):
         return Score(_each_answered(tensor, target), None, "a function of each image's output")
+    if meaning.refusal:
+        raise UnsupportedModelError(meaning.refusal)
     if target is None:
-        if _has_no_classes(name, model):
-            of = f" ({name})" if name else ""
-            return Score(_own_direction(tensor), None, f"the model's own feature direction{of}")
-        if tensor.ndim == 1:
-            return Score(tensor, None, "the model's one output")
-        if tensor.ndim != 2:
-            raise TargetError(
-                f"target: expected one for an output of shape {tuple(tensor.shape)}, got None — "
-                "only an output (B, classes) has a predicted class; give an index for every axis, "
-                "or a function of the output"
-            )
-        if not tensor.shape[1]:
-            raise TargetError(
-                f"target: expected an output of one class at least, got {tuple(tensor.shape)}"
-            )
-        target = tensor.detach().argmax(dim=1)
+        return _own_score(tensor, meaning)
+    target = _converted(target)
     _check(tensor, target)
-    chosen = _select_targets(tensor, target)
+    chosen = _select_targets(tensor, _on_device(target, tensor))
     if chosen.shape != tensor.shape[:1]:
         raise TargetError(
             f"target: expected one number an image, got {reprlib.repr(target)} which selects "
@@ -119,6 +103,119 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
     classes = _classes(tensor, target)
     explains = f"the output at {reprlib.repr(target)}" if classes is None else ""
     return Score(chosen, classes, explains)
+
+
+def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tensor]:
+    """What target None explains of images with these outputs, as a function for other versions.
+
+    Of one logit it is the predicted answer, of features their direction; neither is chosen again.
+    """
+    weights = _own_weights(logits.detach(), meaning)
+
+    def explained(output: Any) -> Tensor:
+        tensor = part_of(output, meaning).reshape(len(weights), -1)
+        return (tensor * weights.to(tensor)).sum(dim=1)
+
+    return explained
+
+
+def answer_target(answer: int, meaning: OutputMeaning, outputs: int) -> Target:
+    """The target that explains an answer: a class number, or the signed output of a binary model.
+
+    Parameters
+    ----------
+    answer : as `OutputMeaning.predicted` gives it
+    outputs : the number of outputs of the model
+    """
+    if not meaning.is_binary(outputs):
+        return answer
+    sign = 1 if answer else -1
+
+    def signed_output(output: Any) -> Tensor:
+        tensor = part_of(output, meaning)
+        return sign * tensor.reshape(len(tensor))
+
+    return signed_output
+
+
+def _own_score(tensor: Tensor, meaning: OutputMeaning) -> Score:
+    """What target None explains: the predicted class, or what stands for it."""
+    if meaning.kind is OutputKind.DENSE:
+        raise TargetError(
+            f"target: expected one for an output of shape {tuple(tensor.shape)}, got None — "
+            "only an output (B, classes) has a predicted class; give an index for every axis, "
+            "or a function of the output"
+        )
+    if not tensor.numel():
+        raise TargetError(
+            f"target: expected an output of one class at least, got {tuple(tensor.shape)}"
+        )
+    flat = tensor.reshape(len(tensor), -1)
+    part = f" ({meaning.part})" if isinstance(meaning.part, str) else ""
+    if meaning.kind is OutputKind.FEATURES:
+        values = (flat * _own_weights(flat.detach(), meaning)).sum(dim=1)
+        return Score(values, None, f"the model's own feature direction{part}")
+    if meaning.is_binary(flat.shape[1]):
+        values = (flat * _own_weights(flat.detach(), meaning)).sum(dim=1)
+        return Score(values, None, f"the model's one {meaning.unit}, towards the predicted answer")
+    if meaning.kind is OutputKind.REGRESSION:
+        if flat.shape[1] > 1:
+            raise TargetError(
+                f"target: expected the number of an output, 0 to {flat.shape[1] - 1}, got None — "
+                "a regression has no predicted class"
+            )
+        return Score(flat[:, 0], None, "the model's one output")
+    classes = flat.detach().argmax(dim=1)
+    return Score(flat.gather(1, classes[:, None])[:, 0], classes)
+
+
+def _own_weights(tensor: Tensor, meaning: OutputMeaning) -> Tensor:
+    """Weights (B, K) of the output whose sum target None explains."""
+    flat = tensor.reshape(len(tensor), -1)
+    if meaning.kind is OutputKind.FEATURES:
+        return _own_direction(flat)
+    if meaning.is_binary(flat.shape[1]):
+        predicted = meaning.predicted(flat)
+        assert predicted is not None
+        return (2 * predicted[:, None] - 1).to(flat)
+    return torch.ones_like(flat) / flat.shape[1]
+
+
+def _converted(target: Any) -> Any:
+    """A target with plain integers: arrays, series, 0-d tensors and NumPy integers are read."""
+    if isinstance(target, tuple):
+        return tuple(_plain_integer(one) for one in target)
+    if isinstance(target, list):
+        return [
+            _converted(one) if isinstance(one, tuple) else _plain_integer(one) for one in target
+        ]
+    if isinstance(target, Tensor) or hasattr(target, "__array__"):
+        if getattr(target, "dtype", None) in (torch.bool, np.dtype(bool)):
+            raise TargetError("target: expected class numbers, got booleans")
+        shape = tuple(np.shape(target) if not isinstance(target, Tensor) else target.shape)
+        if len(shape) > 1:
+            raise TargetError(f"target: expected whole numbers (B,), got shape {shape}")
+        try:
+            found = as_integers(target, "target")
+        except LabelError as error:
+            got = getattr(target, "dtype", type(target).__name__)
+            raise TargetError(f"target: expected whole numbers (B,), got {got} {shape}") from error
+        return found
+    return target
+
+
+def _plain_integer(value: Any) -> Any:
+    """An integer of NumPy, or of a tensor or array without axes, as one of Python."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        number = value.item()
+        return number if isinstance(number, int) else value
+    return value
+
+
+def _on_device(target: Any, tensor: Tensor) -> Any:
+    return target.to(tensor.device) if isinstance(target, Tensor) else target
 
 
 def check_batch(tensor: Tensor, batch: int) -> None:
@@ -130,40 +227,8 @@ def check_batch(tensor: Tensor, batch: int) -> None:
         )
 
 
-def _named_tensor(output: Any) -> tuple[str, Tensor]:
-    """The tensor (B, …) that targets point into, and its name where the output gives it one."""
-    values: list[Any] = []
-    if isinstance(output, Tensor):
-        values = [output]
-    elif isinstance(output, Mapping):
-        values = list(output.values())
-    elif isinstance(output, list | tuple):
-        values = list(output)
-    for name in (*LOGITS, *FEATURES):
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(value, Tensor) and value.ndim:
-            return name, value
-    for value in values:
-        if isinstance(value, Tensor) and value.ndim:
-            return "", value
-    raise UnsupportedModelError(
-        f"model output: expected a tensor (B, …) or a result that holds one, "
-        f"got {type(output).__name__} — wrap the model so that it returns its logits"
-    )
-
-
-def _has_no_classes(name: str, model: nn.Module) -> bool:
-    """Whether the output is features: by its name, else by what the model says of itself."""
-    if name:
-        return name in FEATURES
-    if getattr(model, "num_classes", None) == 0:
-        return True
-    # CLIP's image towers project to the space of the text; OpenCLIP's whole models return that.
-    tower = hasattr(model, "output_dim") and hasattr(model, "proj")
-    return tower or type(model).__module__.startswith("open_clip.")
-
-
 def _own_direction(features: Tensor) -> Tensor:
+    """The direction (B, D) of each image's features, of length 1."""
     flat = features.flatten(1)
     length = flat.detach().float().norm(dim=1)
     rounding = min(max(8 * torch.finfo(flat.dtype).eps, 1e-6), 0.01)
@@ -173,8 +238,7 @@ def _own_direction(features: Tensor) -> Tensor:
             "own direction they never change; give a function of the output, such as the "
             "similarity to a text embedding"
         )
-    direction = torch.nn.functional.normalize(flat.detach(), dim=1)
-    return (flat * direction).sum(dim=1)
+    return torch.nn.functional.normalize(flat.detach(), dim=1)
 
 
 def _each_answered(tensor: Tensor, functions: list[Any]) -> Tensor:

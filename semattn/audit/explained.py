@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import check_labels
 from ..density import Scene, count
 from ..explain import Explanation
 
@@ -29,7 +30,15 @@ def rows_of(
     `spread` is the part of the patches that the map is on: e to its entropy, over P. `x` and `y`
     are its centre, from 0 (left, top) to 1. `on_empty` is its share on patches without a keypoint.
     A map that is zero has NaN for all three.
+
+    Raises
+    ------
+    LabelError
+        For a label that is no class of the model.
     """
+    if made.output.has_answers:
+        known = [one for one in labels if one is not None]
+        check_labels(known, len(known), made.output.answers(made.outputs))
     maps = made.patch_map.cpu().double()
     flat = maps.flatten(1)
     parts = flat / flat.sum(dim=1, keepdim=True)
@@ -54,12 +63,19 @@ def rows_of(
 
 
 def _predicted(made: Explanation) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest class of each image and its probability; none for a model without classes."""
-    if made.target is None:
-        nothing = np.full(len(made), NONE)
-        return nothing, np.full(len(made), np.nan)
-    best = made.logits.float().softmax(dim=-1).max(dim=-1)
-    return best.indices.cpu().numpy(), best.values.cpu().numpy()
+    """The predicted answer of each image and its probability.
+
+    No answer for a model without classes; no probability where the output is no percentage.
+    """
+    predicted = made.predicted()
+    nothing = np.full(len(made), np.nan)
+    if predicted is None:
+        return np.full(len(made), NONE), nothing
+    answers = predicted.cpu()
+    probabilities = made.output.probabilities(made.logits.cpu()) if made.output.in_percent else None
+    if probabilities is None:
+        return answers.numpy(), nothing
+    return answers.numpy(), probabilities.gather(1, answers[:, None])[:, 0].numpy()
 
 
 def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

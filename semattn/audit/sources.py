@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SemattnError, plain
+from ..class_names import matches, resolve_class
+from ..errors import SemattnError, TargetError, plain
 from ..images import TarMember, called, members
 from ..spurious.data import PREDICTED, Labelled, read
 from ..spurious.folders import numbers_of
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")  # of archives: shard-{000..063}.tar
-NUMBER = re.compile("[0-9]{1,9}")  # of a class
+NUMBER = re.compile("#?[0-9]{1,9}")  # of a class
 MOST_ARCHIVES = 1_000_000  # that a range may stand for
 SHORT = 200  # letters of a name that an error shows
 
@@ -99,22 +100,33 @@ def _list(file: Path, names: Sequence[str], outputs: int) -> Source:
     if not rows:
         raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
     words = [word.strip() for _, _, word in rows]
-    numbers, missing = numbers_of(
-        sorted({one for one in words if one and not NUMBER.fullmatch(one)}), names, outputs
-    )
-    if missing:
-        raise SemattnError(
-            f"source: expected classes of the model after the tab, got {missing[0]!r} in {file} — "
-            "write its number, or leave it out"
-        )
-    labels = tuple(
-        (int(one) if NUMBER.fullmatch(one) else numbers[one]) if one else None for one in words
-    )
+    numbers = _numbers(sorted(set(words) - {""}), names, outputs, file)
+    labels = tuple(numbers[one] if one else None for one in words)
     paths = [file.parent / path.strip() for path, _, _ in rows]
     note = PREDICTED.format("the list has no classes") if not any(words) else ""
     return Source(
         Labelled(paths, labels, tuple(names), note), tuple(plain(path) for path, _, _ in rows)
     )
+
+
+def _numbers(
+    words: Sequence[str], names: Sequence[str], outputs: int, file: Path
+) -> dict[str, int]:
+    """The class number of each name or number in a list."""
+    digits = [one for one in words if NUMBER.fullmatch(one)]
+    found, missing = numbers_of([one for one in words if one not in digits], names, outputs)
+    candidates = [one for one in missing if len(matches(one, names)) > 1]
+    try:
+        for one in [*digits, *candidates]:
+            found[one] = resolve_class(one, names, outputs or None)
+    except TargetError as error:
+        raise SemattnError(f"source: {file}: {error}") from error
+    if missing:
+        raise SemattnError(
+            f"source: expected classes of the model after the tab, got {missing[0]!r} in {file} — "
+            "write its number, or leave it out"
+        )
+    return found
 
 
 def _archives(files: Sequence[Path], names: Sequence[str]) -> Source:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..class_names import class_names
 from . import options
 from .console import MOST_SKIPPED, bar, busy, closing, phases, told, verbatim
 from .pages import pages
@@ -76,7 +77,7 @@ def audit(
                 device=read_device(_local(device)),
             )  # fmt: skip
             say("listing the images")
-            names = tuple(getattr(network, "classes", None) or ())
+            names = class_names(network) or ()
             found = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
         shown: AbstractContextManager[Callable[[int, int | None], None] | None]
         made = None

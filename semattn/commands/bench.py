@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..class_names import class_names
 from . import options
 from .console import bar, busy, report_benchmark, told
 from .reading import load_model, read_device, read_names, read_precision
@@ -74,7 +75,7 @@ def explain(
         with bar() as progress:
             found = evaluation.evaluate(
                 network, items, names, wanted, setting=setting, refine=refine,
-                classes=getattr(network, "classes", None), folder=folder / "images",
+                classes=class_names(network), folder=folder / "images",
                 progress=progress,
             )  # fmt: skip
         with busy("drawing"):

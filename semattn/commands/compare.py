@@ -59,7 +59,7 @@ def compare(
             network,
             image,
             names,
-            target=read_target(target, getattr(network, "classes", None)),
+            target=read_target(target, network),
             progress=lambda number, total, name: say(f"{number} of {total}: {name}"),
             **settings,
         )

@@ -181,29 +181,28 @@ def report_comparison(
 
 
 def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
-    """The probabilities at each strength, where the prediction flips, where the files are."""
+    """The share of each class at each strength, where the prediction flips, where the files are."""
     console = Console(highlight=False)
-    first, chance = made.explanation, made.probabilities
+    first, predicted = made.explanation, made.predicted
     table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("strength", style="bold")
     for strength in made.strengths:
         table.add_column(f"{strength:g}", justify="right", no_wrap=True)
     for number in made.leading(top):
-        row = chance[:, number].tolist()
-        best = [int(one.argmax()) == number for one in chance]
+        shares = [share.replace(" %", "%") for share in made.share_texts(number)]
         table.add_row(
-            verbatim(first.label(number)),
+            verbatim(first.answer_label(number)),
             *(
-                f"[bold]{p:.1%}[/]" if wins else f"{p:.1%}"
-                for p, wins in zip(row, best, strict=True)
+                f"[bold]{share}[/]" if best == number else share
+                for share, best in zip(shares, predicted, strict=True)
             ),
         )
     console.print(table)
     console.print(f"\nattention is led {verbatim(made.prompt)}", soft_wrap=True)
     for strength, before, after in made.flips():
         console.print(
-            f"from strength {strength:g} on: [bold]{verbatim(first.label(after))}[/] in place of "
-            f"{verbatim(first.label(before))}",
+            f"from strength {strength:g} on: [bold]{verbatim(first.answer_label(after))}[/] "
+            f"in place of {verbatim(first.answer_label(before))}",
             soft_wrap=True,
         )
     if not made.flips():
@@ -276,23 +275,23 @@ def report_benchmark(
 
 def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:
     """The likeliest classes, the explained one marked; else what was explained."""
-    target = None if made.target is None else int(made.target[0])
+    target = made.target_answer(0)
     table = _Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right", style="cyan", no_wrap=True)
     table.add_column()
     for one in predictions:
         chosen = one["class"] == target
         name = verbatim(one["name"])
-        table.add_row(
-            f"{one['probability']:.1%}", f"[bold]{name}[/]  ← explained" if chosen else name
-        )
+        share = made.share_text(0, one["class"]).replace(" %", "%")
+        table.add_row(share, f"[bold]{name}[/]  ← explained" if chosen else name)
     if predictions:
         console.print(table)
     if target is None:
         said = made.explains or "the model's own feature direction"
         console.print(f"explained: {verbatim(said)}", soft_wrap=True)
     elif all(one["class"] != target for one in predictions):
-        console.print(f"explained: [bold]{verbatim(made.label(target))}[/], not among those above")
+        label = made.answer_label(target)
+        console.print(f"explained: [bold]{verbatim(label)}[/], not among those above")
 
 
 def closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:

@@ -54,7 +54,7 @@ def explain(
             device=read_device(device),
         )  # fmt: skip
         say("explaining")
-        wanted = read_target(target, getattr(network, "classes", None))
+        wanted = read_target(target, network)
         made = explainer.explain(network, image, target=wanted)
         say("drawing")
         picture = sharp(image, network)

@@ -75,7 +75,7 @@ def prompt(
             image,
             weights=read_region(region, image, network),
             away=away,
-            target=read_target(target, getattr(network, "classes", None)),
+            target=read_target(target, network),
             strengths=strengths,
             prompt=_words(region, density, away),
             progress=lambda number, total: say(f"strength {number} of {total - 1}"),

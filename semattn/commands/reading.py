@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TargetError
+from ..class_names import check_names, class_names, resolve_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,36 +92,16 @@ def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
             f"classes: expected a text file with one name a line, got {file} ({error})"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
-    if count is not None and len(names) != count:
-        raise ValueError(
-            f"classes: expected {count} names, one for each class of the model, got {len(names)} "
-            f"in {file}"
-        )
+    if count:
+        check_names(names, count, binary=count == 1)
     return names
 
 
-def read_target(given: str | None, classes: tuple[str, ...] | None) -> int | None:
-    """A class number, or a name as people write it: any case, one of several synonyms."""
+def read_target(given: str | None, network: nn.Module) -> int | None:
+    """The class that a name or a number stands for, see `semattn.class_names.resolve_class`."""
     if given is None:
         return None
-    if re.fullmatch(r"-?[0-9]{1,18}", given):
-        return int(given)
-    if not classes:
-        raise TargetError(
-            f"target: expected a class number, got {given!r} — the model names no classes; "
-            "give them with --classes FILE"
-        )
-    known: dict[str, int] = {}
-    for number, name in enumerate(classes):
-        for said in (name, *re.split(r",| or ", name)):
-            known.setdefault(said.strip().casefold(), number)
-    wanted = given.strip().casefold()
-    if wanted in known:
-        return known[wanted]
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    some = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
-    hint = f"did you mean {classes[known[near[0]]]!r}? " if near else ""
-    raise TargetError(f"target: unknown class {given!r} — {hint}choose from {some}")
+    return resolve_class(given, class_names(network))
 
 
 def read_strengths(given: str | None) -> tuple[float, ...] | None:

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..class_names import class_names, normalized, resolve_class
 from ..errors import SemattnError
 from . import options
 from .console import busy, phases, told
 from .discovery import report_discovery
 from .pages import pages
-from .reading import load_model, read_device, read_names, read_target
+from .reading import load_model, read_device, read_names
 
 SEARCH = ".search"  # what is done of a search, until all is
 
@@ -68,7 +69,7 @@ def spurious(
                 model, checkpoint, names=classes, pretrained=not random_weights,
                 device=read_device(device),
             )  # fmt: skip
-            wanted = _searched(search, getattr(network, "classes", None))
+            wanted = _searched(search, class_names(network))
         with _kept(made / SEARCH), phases() as progress:
             found = discover_spurious(
                 network, folder, classes=wanted, level=level, lift=lift, most=most,
@@ -87,9 +88,9 @@ def _searched(given: str | None, names: tuple[str, ...] | None) -> list[Any] | N
     if wanted is None or not names:
         return wanted
     # A name may have commas of its own, as ImageNet's have.
-    if given is not None and given.strip().casefold() in {one.casefold() for one in names}:
-        return [read_target(given, names)]
-    return [read_target(one, names) for one in wanted]
+    if given is not None and normalized(given) in {normalized(one) for one in names}:
+        return [resolve_class(given, names)]
+    return [resolve_class(one, names) for one in wanted]
 
 
 @contextmanager

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attention.target import output_tensor
+from ..attention.output_meaning import part_of
+from ..attention.target import answer_target
 from ..images import Images
 from ..metrics import faithfulness, localization, randomization, robustness, sparseness
+from ..outputs import OutputMeaning
 from ..registry import Registry, choices
 from .methods import Map, Method
 
@@ -45,7 +47,8 @@ class Case:
     """One map, and all that a measure may ask: what was asked once is kept.
 
     `mask` (1, H, W) is where the object is, None where nobody knows; `others` (M, H, W) are masks
-    of other images, for the shuffled AUROC; `second` is the likeliest other class.
+    of other images, for the shuffled AUROC; `second` is the likeliest other class. `output` says
+    what the `outputs` numbers of the model are.
     """
 
     model: nn.Module
@@ -57,14 +60,22 @@ class Case:
     mask: Tensor | None
     others: Tensor | None
     setting: Setting
+    output: OutputMeaning = field(default_factory=OutputMeaning)
+    outputs: int = 2
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits (N, K)."""
+        """The score of each class, (N, K); of a binary model those of its two answers."""
         low = self.setting.precision != "float32"
         dtype = getattr(torch, self.setting.precision) if low else torch.bfloat16
         with torch.autocast(images.device.type, dtype=dtype, enabled=low):
-            made = output_tensor(self.model(images))
+            made = self.output.scores(part_of(self.model(images), self.output))
         return made.float() if low else made
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """The probability of each class, (N, K), from what `predict` gives."""
+        found = self.output.score_probabilities(scores)
+        assert found is not None, "evaluate refuses models without classes"
+        return found
 
     @property
     def classes(self) -> Tensor:
@@ -86,7 +97,7 @@ class Case:
         return faithfulness.curves(
             self.predict, self.images.inputs, self.made.patches, self.classes,
             grid=self.made.grid, baseline=at.baseline, black=at.black, parts=parts,
-            batch_size=at.batch_size, seed=at.seed,
+            batch_size=at.batch_size, seed=at.seed, probabilities=self.probabilities,
         )  # fmt: skip
 
 
@@ -162,7 +173,7 @@ def _correlated(case: Case) -> Tensor:
     return faithfulness.faithfulness_correlation(
         case.predict, case.images.inputs, case.made.patches, case.classes, grid=case.made.grid,
         baseline=at.baseline, black=at.black, draws=at.draws, batch_size=at.batch_size,
-        seed=at.seed,
+        seed=at.seed, probabilities=case.probabilities,
     )  # fmt: skip
 
 
@@ -177,7 +188,8 @@ def _infidelity(case: Case) -> Tensor:
 
 def _again(case: Case, inputs: Tensor, target: int) -> Tensor:
     images = replace(case.images, inputs=inputs)
-    return case.method(case.model, images, target).patches
+    explained = answer_target(target, case.output, case.outputs)
+    return case.method(case.model, images, explained).patches
 
 
 @_enter("max-sensitivity", "max-sensitivity", more=False)

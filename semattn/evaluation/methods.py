@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import record
+from ..attention.target import Target
 from ..density import densities
 from ..errors import SemattnError, UnsupportedModelError
 from ..explain import explainers
@@ -47,7 +48,7 @@ class Map(NamedTuple):
     grid: PatchGrid
 
 
-Method = Callable[[nn.Module, Images, int], Map]
+Method = Callable[[nn.Module, Images, Target], Map]
 Peer = Callable[[nn.Module, Tensor, int, PatchGrid], Tensor]
 
 
@@ -87,7 +88,7 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
     made_of = explainers[base]
     made_of(**options)  # a wrong option is told at once
 
-    def run(model: nn.Module, images: Images, target: int) -> Map:
+    def run(model: nn.Module, images: Images, target: Target) -> Map:
         made = made_of(**options).explain(
             model, images.inputs, target=target, manifest={"made": "elsewhere"}
         )
@@ -104,7 +105,7 @@ def _literal(text: str) -> Any:
 
 
 def _grown(row: str, inner: Method, refine: str) -> Method:
-    def run(model: nn.Module, images: Images, target: int) -> Map:
+    def run(model: nn.Module, images: Images, target: Target) -> Map:
         made = inner(model, images, target)
         with torch.no_grad():
             taken = record(model, images.inputs, layers="last-half", grad=False)
@@ -128,9 +129,14 @@ def _grown(row: str, inner: Method, refine: str) -> Method:
 
 
 def _peer(name: str, call: Peer, refine: str) -> Method:
-    def run(model: nn.Module, images: Images, target: int) -> Map:
+    def run(model: nn.Module, images: Images, target: Target) -> Map:
         from .grids import grid_of
 
+        if not isinstance(target, int):
+            raise UnsupportedModelError(
+                f"{name}: expected a model with an output for each class, got one with a single "
+                "output — only semattn's own methods explain its two answers"
+            )
         grid = grid_of(model, images.inputs)
         try:
             heat = call(model, images.inputs, target, grid)[None].detach().float()

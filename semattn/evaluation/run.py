@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..attention.model_inputs import move_to_model
-from ..attention.target import output_tensor
+from ..attention.output_meaning import predict
+from ..attention.target import answer_target
 from ..cost import measured
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Images, Preprocessing, prepare
 from ..manifest import about_model, versions
+from ..outputs import OutputMeaning
 from ..registry import choices
 from ..shelf import Shelf
 from .measures import Case, Setting, measures
@@ -144,32 +146,42 @@ class _Study:
         except (SemattnError, OSError, ValueError) as error:
             return {"name": f"image {index}", "skipped": " ".join(str(error).split())}
         with torch.inference_mode():
-            logits = output_tensor(self.model(images.inputs))[0].float()
-        best = int(logits.argmax())
+            logits, meaning = predict(self.model, images.inputs)
+        scores = _class_scores(logits.float(), meaning)[0]
+        best = int(scores.argmax())
         label = None if self.classes is None or item.label is None else self.classes[item.label]
         target = best if label is None else label
-        others = logits.clone()
+        if target >= len(scores):
+            raise SemattnError(
+                f"data: expected classes of the model, 0 to {len(scores) - 1}, got {target} for "
+                f"{item.name} — give the model its class names"
+            )
+        others = scores.clone()
         others[target] = -torch.inf
+        second = int(others.argmax())
+        about = meaning, 1 if logits.ndim == 1 else logits.shape[1]
         row: dict[str, Any] = {
             "name": item.name, "right": None if label is None else best == label,
             "target": target, "methods": {},
         }  # fmt: skip
         for name, run in self.methods.items():
-            row["methods"][name] = self._one(run, images, target, int(others.argmax()), mask, index)
+            row["methods"][name] = self._one(run, images, about, target, second, mask, index)
         return row
 
     def _one(
-        self, run: Method, images: Images, target: int, second: int, mask: Any, index: int
-    ) -> dict[str, Any]:
-        device = images.inputs.device
+        self, run: Method, images: Images, about: tuple[OutputMeaning, int], target: int,
+        second: int, mask: Any, index: int,
+    ) -> dict[str, Any]:  # fmt: skip
+        device, (meaning, outputs) = images.inputs.device, about
         try:
-            made, cost = measured(lambda: run(self.model, images, target), device)
+            explained = answer_target(target, meaning, outputs)
+            made, cost = measured(lambda: run(self.model, images, explained), device)
         except UnsupportedModelError as error:
             return {"refused": " ".join(str(error).split())}
         needs = "shuffled-auroc" in self.wanted and mask is not None
         case = Case(
             self.model, images, target, second, run, made, mask,
-            self._masks(index) if needs else None, self.setting,
+            self._masks(index) if needs else None, self.setting, meaning, outputs,
         )  # fmt: skip
         found: dict[str, float | None] = {}
         for name in self.wanted:
@@ -212,11 +224,29 @@ class _Study:
         return found
 
 
+def _class_scores(logits: Tensor, meaning: OutputMeaning) -> Tensor:
+    """The score of each class, (B, K); of a binary model those of its two answers."""
+    if meaning.refusal:
+        raise UnsupportedModelError(meaning.refusal)
+    if not meaning.has_answers or logits.ndim > 2:
+        raise UnsupportedModelError(
+            f"model output: expected scores of classes (B, K), got {tuple(logits.shape)} "
+            f"({meaning.kind.value}) — compare methods on a classifier"
+        )
+    return meaning.scores(logits)
+
+
 def _wanted_classes(data: Any, classes: Sequence[str] | None) -> list[int] | None:
     """The model's class of each of the data's, where all have the same names."""
     names = getattr(data, "classes", ())
     if not names or classes is None or not set(names) <= set(classes):
         return None
+    for name in names:
+        if (count := list(classes).count(name)) > 1:
+            raise SemattnError(
+                f"classes: expected names that differ, got {name!r} for {count} classes — "
+                "rename one of them in the data and in the model"
+            )
     return [list(classes).index(name) for name in names]
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..attention import AttentionRecord
-from ..attention.target import Target, output_tensor, score
+from ..attention.output_watch import decided_meaning
+from ..attention.target import Target, fixed_target, score
 from .base import Run
 
 
@@ -22,10 +22,9 @@ def asked(run: Run, taken: AttentionRecord) -> Target:
     """The target of `run`, for other inputs of as many images: nothing is predicted anew."""
     if taken.target is not None:
         return taken.target
-    if run.target is not None or taken.logits.ndim == 1:
+    if run.target is not None:
         return run.target
-    direction = F.normalize(taken.logits.flatten(1), dim=1)
-    return lambda output: (output_tensor(output).flatten(1) * direction).sum(dim=1)
+    return fixed_target(taken.logits, decided_meaning(run.model))
 
 
 def score_rows(output: Any, image: Tensor, target: Target, model: nn.Module, batch: int) -> Tensor:

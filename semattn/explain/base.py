@@ -21,16 +21,19 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
 from ..attention.model_inputs import move_to_model
+from ..attention.output_watch import decided_meaning, noted_meanings
 from ..attention.owner import nested
 from ..attention.sites import Layers, refuse
 from ..attention.target import Target
 from ..checks import check_number
+from ..class_names import check_names, class_names
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, keypoint_channels_error, prepare
 from ..keypoints import Keypoints, detectors, no_keypoints, ready, start
 from ..manifest import about_model, unconfirmed, versions
+from ..outputs import OutputMeaning
 from ..registry import Registry, choices
 from .notes import notes_of
 from .refine import refinements
@@ -202,7 +205,8 @@ class Explainer(Attribution):
             (C, H, W), or a tuple that holds one such tensor
         inputs : the same by keyword, as Captum names it
         target : class number, one an image, a tuple of indices, …, as Captum's; None explains
-            the predicted class, or the feature direction of a model without a classifier
+            the predicted class; of one logit the predicted answer, of a regression the value, of
+            a model without a classifier the direction of its features
         additional_forward_args : passed on to the model after the images
 
         Returns
@@ -314,7 +318,7 @@ class Explainer(Attribution):
         run = Run(
             module,
             inputs,
-            _beside(inputs, target),
+            target,
             extra,
             images,
             found,
@@ -322,14 +326,16 @@ class Explainer(Attribution):
             "score" if self.class_specific else "output",
         )
         try:
-            with nested(), _channels_named(images):
+            with nested(), noted_meanings(), _channels_named(images):
                 maps = self.maps(run)
+                output = decided_meaning(module)
         finally:
             run.keypoints()  # no thread is left behind
         taken, points = maps.taken, run.keypoints()
         check_finite("map", maps.heat)
         if draw and not points:
             points = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
+        names, name_note = _fitting_names(model, taken.logits, output)
         return Explanation(
             heat=maps.heat,
             patch_map=taken.grid.fold(maps.patches),
@@ -339,10 +345,11 @@ class Explainer(Attribution):
             grid=taken.grid,
             logits=taken.logits,
             target=taken.target,
-            classes=_class_names(model),
-            notes=notes_of(self, maps, images),
+            classes=names,
+            notes=notes_of(self, maps, images, (output.note, name_note)),
             explains=taken.explains,
             attribution=maps.attribution,
+            output=output,
         )
 
     def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
@@ -405,24 +412,6 @@ def check_finite(name: str, values: Tensor) -> None:
         )
 
 
-def _beside(inputs: Tensor, target: Target) -> Target:
-    """The target on the device of the inputs; labels of a data loader are on the CPU."""
-    return target.to(inputs.device) if isinstance(target, Tensor) else target
-
-
-def _class_names(model: nn.Module) -> tuple[str, ...] | None:
-    """The model's `classes`, or those of its config (`id2label`), where they are names."""
-    names = getattr(model, "classes", None)
-    known = getattr(getattr(model, "config", None), "id2label", None)
-    if names is None and isinstance(known, dict) and known.keys() == set(range(len(known))):
-        names = [known[number] for number in range(len(known))]
-        if names == [f"LABEL_{number}" for number in range(len(known))]:  # nobody named them
-            return None
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return None
-
-
 @contextmanager
 def _channels_named(images: Images) -> Iterator[None]:
     """Raise ShapeError where the model refuses inputs that are neither grey nor colour."""
@@ -436,6 +425,30 @@ def _channels_named(images: Images) -> Iterator[None]:
             f"inputs: expected the channels that the model takes, got {images.inputs.shape[1]} "
             f"({reason[:160]}) — give images as it was trained"
         ) from error
+
+
+def _fitting_names(
+    model: nn.Module, logits: Tensor, output: OutputMeaning
+) -> tuple[tuple[str, ...] | None, str]:
+    """The class names of the outputs, and a note where the model's config names others.
+
+    Raises
+    ------
+    SemattnError
+        Where `model.classes` has another number of names than the model has outputs.
+    """
+    names = class_names(model)
+    if names is None or logits.ndim > 2 or not output.has_answers:
+        return names, ""
+    outputs = 1 if logits.ndim == 1 else logits.shape[1]
+    if getattr(model, "classes", None) is not None:
+        check_names(names, outputs, binary=output.is_binary(outputs))
+    elif len(names) != outputs and not (output.is_binary(outputs) and len(names) == 2):
+        return None, (
+            f"Classes are shown by number: the model's config names {len(names)}, "
+            f"its head has {outputs} outputs."
+        )
+    return names, ""
 
 
 def _only(source: Any) -> Any:

@@ -66,7 +66,7 @@ class LeGrad(Explainer):
                     raise
                 raise UnsupportedModelError(
                     f"{type(run.model).__name__}: expected a head that reads the tokens of the "
-                    f"last layer, for any number of images, got {str(error).splitlines()[0][:120]} — "
+                    f"last layer, for any number of images ({str(error).splitlines()[0][:120]}) — "
                     "choose another method"
                 ) from error
         sites = [one for one in layers(taken) if one.site.name not in left_out]

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .base import Explainer, Maps
 
 
-def notes_of(method: Explainer, maps: Maps, images: Images) -> tuple[str, ...]:
+def notes_of(
+    method: Explainer, maps: Maps, images: Images, about_output: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Return what a reader of the map must know, in sentences."""
     taken, p = maps.taken, maps.concentration
 
@@ -21,7 +23,7 @@ def notes_of(method: Explainer, maps: Maps, images: Images) -> tuple[str, ...]:
         chosen_names = zip(images.names, chosen.tolist(), strict=True)
         return ", ".join(name for name, one in chosen_names if one)
 
-    notes = [*maps.notes]
+    notes = [*maps.notes, *filter(None, about_output)]
     if images.pixels_are_mean:
         notes.append(f"The picture shows the mean of the {images.inputs.shape[1]} channels.")
     if taken.grid.is_partial:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..grid import PatchGrid
 from ..images import Images
 from ..keypoints import Keypoints
+from ..outputs import OutputMeaning
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Explanation:
     `target` (B,) holds the explained classes, None where it is no class that was explained;
     `explains` then says what, in a few words. `notes` are sentences that a reader must know.
     `attribution` (B,C,H,W) is set by methods that tell the channels apart, and sums to `heat`;
-    those of Captum may be negative.
+    those of Captum may be negative. `output` says what the model's output is.
     """
 
     heat: Tensor
@@ -38,13 +39,39 @@ class Explanation:
     manifest: dict[str, Any] = field(default_factory=dict)
     attribution: Tensor | None = None
     explains: str = ""
+    output: OutputMeaning = field(default_factory=OutputMeaning)
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.heat)
 
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of an image."""
+        return 1 if self.logits.ndim == 1 else self.logits.shape[1]
+
     def label(self, number: int) -> str:
-        """The name of class `number`, or the number where the model names no classes."""
-        if self.classes is not None and 0 <= number < len(self.classes):
-            return self.classes[number]
-        return f"class {number}"
+        """The name of output `number`, or the number where the model names no classes.
+
+        The one output of a binary model has the name of its positive answer.
+        """
+        binary = self.output.is_binary(self.outputs)
+        return self.output.label(1 if binary else number, self.classes, self.outputs)
+
+    def answer_label(self, number: int) -> str:
+        """The name of answer `number`: of a class, or of the negative or positive answer."""
+        return self.output.label(number, self.classes, self.outputs)
+
+    def predicted(self) -> Tensor | None:
+        """The predicted answer of each image, (B,); None for features and plain numbers."""
+        return self.output.predicted(self.logits.detach())
+
+    def share_text(self, index: int, answer: int) -> str:
+        """The share of an answer as a text: "93.1 %", or the number where it has no share."""
+        return self.output.share_text(self.logits[index], answer)
+
+    def target_answer(self, index: int) -> int | None:
+        """The answer that was explained of image `index`; None where it was no class."""
+        if self.target is None:
+            return None
+        return 1 if self.output.is_binary(self.outputs) else int(self.target[index])

@@ -19,6 +19,13 @@ from ..grid import PatchGrid
 from .perturbation import Fill, fill_of, kept_pixels, ranks
 
 Predict = Callable[[Tensor], Tensor]  # from images (N, C, H, W) to logits (N, K)
+Probabilities = Callable[[Tensor], Tensor]  # from logits (N, K) to probabilities (N, K)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """The probabilities (N, K) of class logits (N, K)."""
+    return logits.softmax(dim=1)
+
 
 ERASER = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Parts of the patches at which sufficiency and comprehensiveness are averaged (arXiv 1911.03429).
@@ -57,6 +64,7 @@ def curves(
     parts: Sequence[float] | int = 16,
     batch_size: int = 32,
     seed: int = 0,
+    probabilities: Probabilities = softmax,
 ) -> Curves:
     """Deletion and insertion of patches by their scores.
 
@@ -70,6 +78,8 @@ def curves(
     baseline, black : what stands for a patch that is not there: `perturbation.fill_of`
     parts : how many steps of the same size, or the parts of the patches themselves, from 0 to 1
     batch_size : perturbed images in the model at once
+    probabilities : from what `predict` gives, in float64, to probabilities, where it gives other
+        than class logits; see `semattn.outputs.OutputMeaning.score_probabilities`
 
     Returns
     -------
@@ -91,7 +101,7 @@ def curves(
     gone = place[:, None] < count[:, None].to(place.device)  # (B, S + 1, P)
     keep = torch.cat([~gone, gone[:, 1:-1]], dim=1).flatten(0, 1)
     index = torch.arange(len(images), device=images.device).repeat_interleave(2 * len(steps) - 2)
-    said = _said(predict, fill, index, keep, target, grid, batch_size)
+    said = _said(predict, fill, index, keep, target, grid, batch_size, probabilities)
     logit, chance = (one.unflatten(0, (len(images), -1)) for one in said)
     return Curves(steps.double(), *_both(chance, len(steps)), *_both(logit, len(steps)))
 
@@ -111,6 +121,7 @@ def _said(
     target: Tensor,
     grid: PatchGrid,
     batch_size: int,
+    probabilities: Probabilities,
 ) -> tuple[Tensor, Tensor]:
     """Logit and probability of the target for each perturbed image (N,), on the CPU."""
     logits, chances = [], []
@@ -126,7 +137,7 @@ def _said(
         column = wanted[index[part]][:, None].cpu()
         exact = made.cpu().double()
         logits.append(exact.gather(1, column)[:, 0])
-        chances.append(exact.softmax(dim=1).gather(1, column)[:, 0])
+        chances.append(probabilities(exact).gather(1, column)[:, 0])
     return torch.cat(logits), torch.cat(chances)
 
 
@@ -186,6 +197,7 @@ def faithfulness_correlation(
     draws: int = 64,
     batch_size: int = 32,
     seed: int = 0,
+    probabilities: Probabilities = softmax,
 ) -> Tensor:
     """Correlation of a random set's score with the probability that goes with it: (B,).
 
@@ -214,7 +226,7 @@ def faithfulness_correlation(
     keep = (~gone).to(images.device).repeat(len(images), 1)
     index = torch.arange(len(images), device=images.device).repeat_interleave(draws + 1)
     fill = fill_of(baseline, images, black)
-    _, said = _said(predict, fill, index, keep, target, grid, batch_size)
+    _, said = _said(predict, fill, index, keep, target, grid, batch_size, probabilities)
     said = said.unflatten(0, (len(images), -1))
     lost = said[:, :1] - said[:, 1:]
     taken = scores.cpu().double() @ gone[1:].double().T

@@ -64,20 +64,19 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
     """What was predicted and explained of one image, ready for JSON.
 
     `predictions` are the `top` classes with their probabilities; `target` is the explained one,
-    None where no class was explained; `explains` then says what was.
+    None where no class was explained; `explains` then says what was. `output` says what the
+    model's output is; where it is no percentage, `probability` is null and `value` is the number.
     """
     predictions = predicted(explanation, index=index, top=top)
-    target = None
-    if explanation.target is not None:
-        number = int(explanation.target[index])
-        everything = predicted(explanation, index=index, top=explanation.logits.shape[-1])
-        target = next(one for one in everything if one["class"] == number)
+    answer = explanation.target_answer(index)
+    target = None if answer is None else _answer(explanation, index, answer)
     grid, keypoints = explanation.grid, explanation.keypoints[index]
     return {
         "image": explanation.images.names[index],
         "predictions": predictions,
         "target": target,
         "explains": explanation.explains,
+        "output": explanation.output.kind.value,
         "input_size": list(grid.image_size),
         **grid_entries(grid),
         "keypoints": {"detector": keypoints.detector, "count": len(keypoints)},
@@ -96,12 +95,27 @@ def grid_entries(grid: PatchGrid) -> dict[str, list[float]]:
 
 
 def predicted(explanation: Explanation, *, index: int = 0, top: int = 5) -> list[dict[str, Any]]:
-    """The `top` classes by probability; none for a model that has no classes."""
-    if explanation.target is None or explanation.logits.ndim != 2:
+    """The `top` classes by their score; none for a model without classes.
+
+    Of a binary model it is the predicted answer alone.
+    """
+    binary = explanation.output.is_binary(explanation.outputs)
+    if not explanation.output.has_answers or (explanation.target is None and not binary):
         return []
-    chance = explanation.logits[index].detach().cpu().double().softmax(-1)
-    values, numbers = chance.topk(min(top, len(chance)))
-    return [
-        {"class": number, "name": explanation.label(number), "probability": value}
-        for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
-    ]
+    scores = explanation.output.scores(explanation.logits[index : index + 1].detach())[0].cpu()
+    best = scores.topk(1 if binary else min(top, len(scores))).indices.tolist()
+    return [_answer(explanation, index, answer) for answer in best]
+
+
+def _answer(explanation: Explanation, index: int, answer: int) -> dict[str, Any]:
+    """One answer: its number, name, and share."""
+    row = explanation.logits[index].detach().cpu().double().reshape(1, -1)
+    meaning = explanation.output
+    probabilities = meaning.probabilities(row) if meaning.in_percent else None
+    binary = meaning.is_binary(row.shape[1])
+    return {
+        "class": answer,
+        "name": explanation.answer_label(answer),
+        "probability": None if probabilities is None else float(probabilities[0, answer]),
+        "value": float(row[0, 0 if binary else answer]),
+    }

@@ -59,19 +59,24 @@ def write_steps(
 
 def summary_of(made: Steps, top: int = 5, about: dict[str, Any] | None = None) -> dict[str, Any]:
     """What was explained, what led, and the probabilities at every strength, ready for JSON."""
-    first, chance = made.explanation, made.probabilities
+    first = made.explanation
+    binary = first.output.is_binary(first.outputs)
+    probabilities = made.probabilities
+    rows = made.logits.reshape(len(made.logits), -1)
 
     def named(number: int) -> dict[str, Any]:
-        return {"class": number, "name": first.label(number)}
+        return {"class": number, "name": first.answer_label(number)}
+
+    def shares(number: int) -> dict[str, Any]:
+        if first.output.in_percent:
+            return {"probabilities": [round(p, 6) for p in probabilities[:, number].tolist()]}
+        return {"values": [round(one, 6) for one in rows[:, 0 if binary else number].tolist()]}
 
     return {
         **summary(first, top=top),
         "prompt": {"led": made.prompt, **(about or {})},
         "strengths": list(made.strengths),
-        "classes": [
-            named(number) | {"probabilities": [round(p, 6) for p in chance[:, number].tolist()]}
-            for number in made.leading(top)
-        ],
+        "classes": [named(number) | shares(number) for number in made.leading(top)],
         "flips": [
             {"strength": strength, "before": named(before), "after": named(after)}
             for strength, before, after in made.flips()

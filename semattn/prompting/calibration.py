@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ..attention.model_inputs import move_to_model
+from ..attention.output_meaning import part_of, predict
 from ..attention.sites import Layers
-from ..attention.target import output_tensor
-from ..checks import as_tensor
-from ..errors import ShapeError
+from ..checks import check_labels
+from ..errors import ShapeError, UnsupportedModelError
+from ..outputs import OutputMeaning
 from ..registry import choices
 from .bias import Known
 
@@ -85,7 +86,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class _Batch:
     inputs: Tensor
-    labels: Tensor | None
+    labels: Any
     groups: list[str] | None
     marks: list[str]  # of each image
 
@@ -105,7 +106,8 @@ def calibrate(
     Parameters
     ----------
     loader : batches: images (B, C, H, W); or (images, labels), or (images, labels, groups); or a
-        mapping with "pixel_values" and, if known, "labels" and "groups"
+        mapping with "pixel_values" and, if known, "labels" and "groups". Labels are integers (B,)
+        or (B, 1); those of a model with one logit are 0 (negative) and 1 (positive)
     strengths : to choose from; 0 is always among them
     layers : sets of layers to choose from; None is the prompter's own
     rule : "worst-group" (greatest accuracy of the worst group), "accuracy", or, without labels,
@@ -117,7 +119,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        For images that were a test already, no images, or a rule that the data do not allow.
+        For images that were a test already, no images, labels that are no classes of the model,
+        or a rule that the data do not allow.
     """
     if rule not in (*RULES, "auto"):
         raise ValueError(choices("rule", rule, (*RULES, "auto")))
@@ -126,11 +129,13 @@ def calibrate(
     trials = [prompter.at(0.0, prompter.layers)]
     trials += [prompter.at(s, each) for each in sets for s in wanted if s]
     tally, batches = _Tally(len(trials)), _batches(loader)
+    outputs = _Outputs(prompter)
     marks: list[str] = []
     for number, batch in enumerate(batches, 1):
         _refuse(batch.marks, prompter.opened, "validation images", "evaluated as the test")
         marks += batch.marks
-        tally.add(batch, [_logits(one, batch.inputs) for one in _sharing(trials, batch.inputs)])
+        shared = _sharing(trials, batch.inputs)
+        tally.add(batch, outputs, [outputs.of(one, batch.inputs) for one in shared])
         if progress:
             progress(number, len(loader) if isinstance(loader, Sized) else None)
     path = tally.steps(trials)
@@ -162,6 +167,7 @@ def evaluate(
     """
     trials = [prompter.at(0.0, prompter.layers), prompter]
     tally, batches = _Tally(2), _batches(loader)
+    outputs = _Outputs(prompter)
     marks: list[str] = []
     for number, batch in enumerate(batches, 1):
         if batch.labels is None:
@@ -170,7 +176,7 @@ def evaluate(
         if not again:
             _refuse(batch.marks, prompter.opened, "a test that is opened once", "evaluated before")
         marks += batch.marks
-        tally.add(batch, [_logits(one, batch.inputs) for one in trials])
+        tally.add(batch, outputs, [outputs.of(one, batch.inputs) for one in trials])
         if progress:
             progress(number, len(loader) if isinstance(loader, Sized) else None)
     plain, prompted = tally.steps(trials)
@@ -188,17 +194,44 @@ def _sharing(trials: list[AttentionPrompter], inputs: Tensor) -> Iterator[Any]:
         yield one, known.get(str(one.layers))
 
 
-def _logits(trial: Any, inputs: Tensor) -> Tensor:
-    one, cue = trial if isinstance(trial, tuple) else (trial, None)
-    taken = move_to_model(one.model, inputs)
-    with torch.no_grad(), one.steer(cue):
-        logits = output_tensor(one.model(taken)).detach().float().cpu()
-    if logits.ndim != 2 or len(logits) != len(inputs):
-        raise ShapeError(
-            f"model output: expected scores of classes (B, K), got {tuple(logits.shape)} — "
-            "calibrate a classifier"
-        )
-    return logits
+class _Outputs:
+    """What the model's output is, decided on the first batch, and the outputs of the trials."""
+
+    def __init__(self, prompter: AttentionPrompter) -> None:
+        self.model = prompter.model
+        self.meaning: OutputMeaning | None = None
+
+    def of(self, trial: Any, inputs: Tensor) -> Tensor:
+        """The outputs (B, K) of a prompter, or of a prompter with its bias, on the CPU."""
+        prompter, bias = trial if isinstance(trial, tuple) else (trial, None)
+        taken = move_to_model(self.model, inputs)
+        with torch.no_grad(), prompter.steer(bias):
+            if self.meaning is None:
+                found, self.meaning = predict(self.model, taken)
+            else:
+                found = part_of(self.model(taken), self.meaning)
+        logits = found.detach().float().cpu()
+        logits = logits[:, None] if logits.ndim == 1 else logits
+        if self.meaning.refusal:
+            raise UnsupportedModelError(self.meaning.refusal)
+        if logits.ndim != 2 or len(logits) != len(inputs) or not self.meaning.has_answers:
+            raise ShapeError(
+                f"model output: expected scores of classes (B, K), got {tuple(found.shape)} "
+                f"({self.meaning.kind.value}) — calibrate a classifier"
+            )
+        return logits
+
+    def statistics(self, logits: Tensor) -> Tensor:
+        """The predicted class, the entropy and the margin of each image: (B, 3)."""
+        assert self.meaning is not None
+        entropy, margin = self.meaning.uncertainty(logits)
+        classes = self.meaning.scores(logits).argmax(dim=1)
+        return torch.stack((classes.double(), entropy, margin), dim=1)
+
+    def classes(self, logits: Tensor) -> int:
+        """The number of classes that labels may have."""
+        assert self.meaning is not None
+        return self.meaning.answers(logits.shape[1])
 
 
 class _Tally:
@@ -210,17 +243,14 @@ class _Tally:
         self.groups: list[str] = []
         self.images = 0
 
-    def add(self, batch: _Batch, logits: list[Tensor]) -> None:
-        """Take in a batch: of each trial (B, 3): class, entropy, margin."""
-        for kept, one in zip(self.said, logits, strict=True):
-            chance = one.double().softmax(dim=1)
-            two = chance.topk(min(2, chance.shape[1]), dim=1).values
-            margin = two[:, 0] - two[:, 1:].sum(dim=1)
-            columns = (chance.argmax(1).double(), torch.special.entr(chance).sum(1), margin)
-            kept.append(torch.stack(columns, 1))
-        self.images += len(batch.inputs)
+    def add(self, batch: _Batch, outputs: _Outputs, logits: list[Tensor]) -> None:
+        """Add a batch: of each trial (B, 3): class, entropy, margin."""
         if batch.labels is not None:
-            self.labels.append(batch.labels)
+            classes = outputs.classes(logits[0])
+            self.labels.append(check_labels(batch.labels, len(batch.inputs), classes))
+        for kept, one in zip(self.said, logits, strict=True):
+            kept.append(outputs.statistics(one))
+        self.images += len(batch.inputs)
         self.groups += batch.groups or []
 
     def steps(self, trials: list[AttentionPrompter]) -> tuple[Step, ...]:
@@ -298,8 +328,7 @@ def _batches(loader: Iterable[Any]) -> Iterator[_Batch]:
                 f"are known, got {type(inputs).__name__}"
             )
         named = None if groups is None else [_name(one) for one in groups]
-        known = None if labels is None else as_tensor(labels).cpu()
-        yield _Batch(inputs, known, named, _marks(inputs))
+        yield _Batch(inputs, labels, named, _marks(inputs))
 
 
 def _name(group: Any) -> str:

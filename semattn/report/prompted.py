@@ -98,15 +98,21 @@ def prompted(
 
 
 def content(made: Steps) -> dict[str, Any]:
-    """`led`: where to; `strengths`; `classes`, with their probabilities; `maps`, one (P,) each."""
-    explained = None if made.explanation.target is None else int(made.explanation.target[0])
+    """`led`: where to; `strengths`; `classes`, with their shares; `maps`, one (P,) each.
+
+    `probability` is the length of a bar, `shares` what stands beside it; `percent` says whether
+    these are percentages.
+    """
+    explained = made.explanation.target_answer(0)
     chance = made.probabilities
     return {
         "led": made.prompt,
         "strengths": list(made.strengths),
+        "percent": made.explanation.output.in_percent,
         "classes": [
             {
-                "label": made.explanation.label(number),
+                "label": made.explanation.answer_label(number),
+                "shares": made.share_texts(number),
                 "explained": number == explained,
                 "probability": [round(value, 6) for value in chance[:, number].tolist()],
             }

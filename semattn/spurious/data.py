@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import check_labels
+from ..class_names import check_names, matches
 from ..errors import SemattnError
 from ..images import called, listed
 from .folders import numbers_of
@@ -50,7 +52,7 @@ class Labelled:
                 f"dataset: expected pairs (image, label), got {type(pair).__name__} at {index} — "
                 "give images alone as a list"
             )
-        return pair[0], None if pair[1] is None else int(pair[1])
+        return pair[0], None if pair[1] is None else _label(pair[1], index)
 
     def name(self, number: int) -> str:
         """What a class is called."""
@@ -72,10 +74,7 @@ def read(dataset: Any, names: Sequence[str], outputs: int) -> Labelled:
     names = tuple(names)
     if isinstance(dataset, Labelled):
         return dataset
-    if names and len(names) != outputs:
-        raise SemattnError(
-            f"classes: expected {outputs} names, one an output of the model, got {len(names)}"
-        )
+    check_names(names, outputs)
     if isinstance(dataset, (str, os.PathLike)):
         return _folder(Path(dataset), names, outputs)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
@@ -89,6 +88,11 @@ def read(dataset: Any, names: Sequence[str], outputs: int) -> Labelled:
     if isinstance(first, (tuple, list)) and len(first) == 2:
         return Labelled(dataset, (), names)
     return Labelled(dataset, (None,) * len(dataset), names, PREDICTED.format("no labels are given"))
+
+
+def _label(given: Any, index: int) -> int:
+    """A label of one image as an integer; its range is checked with the model's outputs."""
+    return int(check_labels([given], 1, 2**31, f"label of image {index}")[0])
 
 
 PREDICTED = "{}: every image is searched under the class that the model predicts"
@@ -106,15 +110,17 @@ def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> Labelled:
                                 "the folder has no class folders")  # fmt: skip
         return Labelled(paths, (None,) * len(paths), names, said)
     numbers, missing = numbers_of(classes, names, outputs)
-    note = _unknown(missing, numbers)
+    note = _unknown(missing, numbers, names)
     labels = tuple(numbers.get(one[0]) for one in parents)
     return Labelled(paths, labels, names or (tuple(classes) if not note else ()), note)
 
 
-def _unknown(missing: list[str], known: dict[str, int]) -> str:
-    """What to say of folders that are no class of the model."""
+def _unknown(missing: list[str], known: dict[str, int], names: Sequence[str]) -> str:
+    """The note on folders that are no class of the model, or that name several."""
     if not missing:
         return ""
     some = ", ".join(missing[:SHOWN]) + (", …" if len(missing) > SHOWN else "")
     what = "is no class" if len(missing) == 1 else "are no classes"
-    return PREDICTED.format(f"{some} {what} of the model") + " there" * bool(known)
+    shared = [one for one in missing if len(matches(one, names)) > 1]
+    several = f" ({', '.join(shared[:SHOWN])}: the name of several classes)" if shared else ""
+    return PREDICTED.format(f"{some} {what} of the model{several}") + " there" * bool(known)

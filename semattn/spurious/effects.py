@@ -9,31 +9,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..attention.target import output_tensor
+from ..attention.output_meaning import predict
 from ..grid import PatchGrid
+from ..outputs import OutputMeaning
 from ..prompting import AttentionPrompter
 
 GONE = 30.0  # nats: e^-30 of the attention that a patch had is left
 
 
 def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
-    """Log p / (1 - p) of one class an image: logits (B, K), classes (B,), to (B,).
+    """Log p / (1 - p) of one class an image: class logits (B, K), classes (B,), to (B,).
 
     Examples
     --------
     >>> log_odds(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).tolist()
     [0.0]
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    at = classes.to(logits.device)[:, None]
-    others = logits.scatter(1, at, -torch.inf)
-    return logits.gather(1, at)[:, 0] - others.logsumexp(dim=1)
+    return OutputMeaning().log_odds(logits, classes)
 
 
 def answer(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     """The log-odds (B,) of one class an image."""
     with torch.no_grad():
-        return log_odds(output_tensor(model(inputs)), classes)
+        logits, meaning = predict(model, inputs)
+        return meaning.log_odds(logits, classes)
 
 
 def answer_without(model: nn.Module, inputs: Tensor, classes: Tensor, gone: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from ..attention.model_inputs import move_to_model
+from ..attention.output_meaning import predict
 from ..attention.sites import refuse
-from ..attention.target import output_tensor
-from ..errors import SemattnError
+from ..class_names import class_names, resolve_class
+from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
 from ..keypoints import detectors
 from ..manifest import about_model, versions
-from ..registry import choices
 from ..shelf import Shelf
 from .data import Labelled, read
 from .discovery import Discovery
@@ -130,7 +130,7 @@ class Search:
                 raise ValueError(f"{name}: expected {least} at least, got {value}")
         detectors.ensure(detector)
         refuse(model, compiled=True)
-        names = tuple(names if names is not None else getattr(model, "classes", None) or ())
+        names = tuple(names if names is not None else class_names(model) or ())
         looker = Looker(model, preprocessing, detector, seed)
         data = read(dataset, names, _outputs(looker, dataset))
         options = {
@@ -200,10 +200,13 @@ def _outputs(looker: Looker, dataset: Any) -> int:
     with torch.no_grad():
         blank = torch.zeros(1, channels, *size, device="cpu")
         blank = move_to_model(looker.model, blank, prepared=True)
-        output = output_tensor(looker.model(blank))
-    if output.ndim != 2 or output.shape[1] < 2:
+        output, meaning = predict(looker.model, blank)
+    if meaning.refusal:
+        raise UnsupportedModelError(meaning.refusal)
+    if output.ndim != 2 or output.shape[1] < 2 or not meaning.has_answers:
         raise SemattnError(
-            f"model: expected a classifier with outputs (B, K), got {tuple(output.shape)}"
+            f"model: expected a classifier with outputs (B, K), K > 1, got {tuple(output.shape)} "
+            f"({meaning.kind.value})"
         )
     return int(output.shape[1])
 
@@ -221,14 +224,11 @@ def _chosen(classes: Sequence[int | str] | None, looked: Looked) -> list[int]:
         return there
     numbers = []
     for one in classes:
-        if isinstance(one, str) and not one.isdigit():
-            if one not in data.names:
-                raise ValueError(choices("class", one, data.names))
-            one = data.names.index(one)
-        if int(one) not in there:
+        number = resolve_class(one, data.names)
+        if number not in there:
             raise SemattnError(
-                f"classes: expected ones that images are of, got {data.name(int(one))} — there are "
-                + ", ".join(data.name(number) for number in there[:8])
+                f"classes: expected ones that images are of, got {data.name(number)} — there are "
+                + ", ".join(data.name(other) for other in there[:8])
             )
-        numbers.append(int(one))
+        numbers.append(number)
     return list(dict.fromkeys(numbers))

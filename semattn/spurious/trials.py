@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.model_inputs import move_to_model
-from ..attention.target import output_tensor
+from ..attention.output_meaning import predict
 from ..grid import PatchGrid
 from ..prompting import AttentionPrompter
 from .effects import answer, answer_without, pasted
@@ -225,9 +225,9 @@ def groups(
         for at in range(0, len(images), known.batch):
             part = _moved(known, images[at : at + known.batch])
             with torch.no_grad():
-                right.append(output_tensor(known.model(part)).argmax(-1).cpu())
+                right.append(_predicted(known.model, part))
                 with prompter.steer(cue(part).to(part.device), away=True):
-                    prompted.append(output_tensor(known.model(part)).argmax(-1).cpu())
+                    prompted.append(_predicted(known.model, part))
         hits = [float((torch.cat(one).numpy() == wanted).mean()) for one in (right, prompted)]
         found.append(Group(name, len(images), *hits))
     return tuple(found)
@@ -235,6 +235,12 @@ def groups(
 
 def _moved(known: Known, images: Tensor) -> Tensor:
     return move_to_model(known.model, images, prepared=True)
+
+
+def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The predicted class of each image, (B,)."""
+    logits, meaning = predict(model, inputs)
+    return meaning.scores(logits).argmax(dim=1).cpu()
 
 
 def _classes(target: int, images: Tensor) -> Tensor:

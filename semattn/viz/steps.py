@@ -59,13 +59,15 @@ def steps(made: Steps, *, backdrop: Picture | None = None) -> Figure:
     for axes, place in zip(panels[2:], places, strict=True):
         heat = first.grid.upsample(made.maps[place].flatten()[None])[0]
         frame.show(axes, blended(heat, picture))
-        chance = made.probabilities[place]
-        best = int(chance.argmax())
+        best = made.predicted[place]
         captions.append(
             (f"Strength {made.strengths[place]:g}",
-             f"{cut(first.label(best), 26)}, {float(chance[best]):.0%}")
+             f"{cut(first.answer_label(best), 26)}, {made.share_texts(best)[place]}")
         )  # fmt: skip
-    captions.append(("Probability", "of each class, by strength"))
+    if first.output.in_percent:
+        captions.append(("Probability", "of each class, by strength"))
+    else:
+        captions.append((first.output.unit.capitalize(), "of the model, by strength"))
     for column, (title, detail) in enumerate(captions):
         frame.caption(drawn, (0, column), title, detail)
     _chart(frame, drawn, made, len(captions) - 1)
@@ -90,23 +92,29 @@ def _led(made: Steps, picture: Picture) -> NDArray[np.float64]:
 
 
 def _chart(frame: Frame, drawn: Figure, made: Steps, column: int) -> None:
-    """The probabilities of the leading classes."""
+    """The probabilities of the leading classes, or the logit of a model that has only one."""
     left, top = frame.left(column) + 0.3, frame.top(0)
     axes: Axes = drawn.add_axes(frame.box(left, top, frame.panel - 0.35, frame.tall - 0.2))
-    chance = made.probabilities.numpy()
+    percent = made.explanation.output.in_percent
+    values = 100 * made.probabilities.numpy() if percent else made.logits.double().numpy()
     for colour, number in zip(LINES, made.leading()[:SHOWN], strict=False):
-        axes.plot(made.strengths, 100 * chance[:, number], color=colour, lw=1.6)
-        at = int(chance[:, number].argmax())
-        if chance[at, number] < FAINT:
+        shown = values[:, number] if percent else values.reshape(len(values), -1)[:, 0]
+        axes.plot(made.strengths, shown, color=colour, lw=1.6)
+        at = int(shown.argmax())
+        if percent and shown[at] < 100 * FAINT:
             continue  # their names would lie on each other
         axes.annotate(
-            cut(made.explanation.label(number), 22), (made.strengths[at], 100 * chance[at, number]),
+            cut(made.explanation.answer_label(number), 22), (made.strengths[at], shown[at]),
             xytext=(3, 3), textcoords="offset points", size=6.5, color=colour, parse_math=False,
             ha="left" if at < len(made.strengths) / 2 else "right",
         )  # fmt: skip
-    axes.set(xlim=(0, made.strengths[-1]), ylim=(0, 105))
+    axes.set(xlim=(0, made.strengths[-1]))
+    if percent:
+        axes.set(ylim=(0, 105))
     axes.set_xlabel("strength", size=7, color=MUTED, labelpad=1)
-    axes.set_ylabel("%", size=7, color=MUTED, labelpad=1)
+    axes.set_ylabel(
+        "%" if percent else made.explanation.output.unit, size=7, color=MUTED, labelpad=1
+    )
     axes.tick_params(labelsize=6.5, length=2, colors=MUTED)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

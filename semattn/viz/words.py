@@ -24,20 +24,26 @@ def explained(explanation: Explanation, index: int) -> str:
 def headline(explanation: Explanation, index: int, length: int = 60) -> str:
     """What was explained, in so many characters, and its probability where it is a class."""
     said = cut(explained(explanation, index), length)
-    if explanation.target is None:
+    answer = explanation.target_answer(index)
+    if answer is None:
         return said[:1].upper() + said[1:]
-    return f"{said}  {_percent(explanation, index, int(explanation.target[index]))}"
+    return f"{said}  {explanation.share_text(index, answer)}"
 
 
 def how_chosen(explanation: Explanation, index: int) -> str:
     """Whether the explained class is the predicted one; the predicted one, where it is not."""
-    if explanation.target is None:
+    predicted = explanation.predicted()
+    answer = explanation.target_answer(index)
+    binary = explanation.output.is_binary(explanation.outputs)
+    if predicted is None or (answer is None and not binary):
         return "explained in place of a class"
-    best = int(explanation.logits[index].argmax())
-    if int(explanation.target[index]) == best:
+    best = int(predicted[index])
+    share = explanation.share_text(index, best)
+    if answer is None:
+        return f"predicted is {cut(explanation.answer_label(best), 60)}, {share}"
+    if answer == best:
         return "the predicted class"
-    said = f"{cut(explanation.label(best), 60)} {_percent(explanation, index, best)}"
-    return f"asked for; predicted is {said}"
+    return f"asked for; predicted is {cut(explanation.answer_label(best), 60)} {share}"
 
 
 def model_name(explanation: Explanation) -> str:
@@ -55,9 +61,3 @@ def count(number: int, thing: str) -> str:
     ('1 keypoint', '0 keypoints')
     """
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _percent(explanation: Explanation, index: int, number: int) -> str:
-    chance = explanation.logits[index].detach().cpu().double().softmax(-1)
-    percent = 100 * float(chance[number])
-    return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"

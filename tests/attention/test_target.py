@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
-from semattn import SIFTPatchInterrelation, record
+from semattn import SIFTPatchInterrelation, explainers, record
 from semattn.attention.target import output_tensor, score
 from semattn.errors import TargetError, UnsupportedModelError
 from tests.models import build, images
@@ -46,7 +47,7 @@ def test_none_is_the_predicted_class() -> None:
     assert numbers is not None and numbers.tolist() == [0, 0, 0]
     chosen, numbers, explains = score(torch.tensor([3.0, 4.0]), None, PLAIN)
     assert chosen.tolist() == [3, 4] and numbers is None
-    assert explains == "the model's one output"
+    assert explains == "the model's one logit, towards the predicted answer"
 
 
 def test_none_without_a_classifier_is_the_features_own_direction() -> None:
@@ -254,3 +255,58 @@ def test_one_class_of_a_map_of_classes() -> None:
         TargetError, match="expected one for an output of shape .2, 5, 3, 4., got None"
     ):
         explainer.attribute(x)
+
+
+# --- containers of integers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "classes"),
+    [
+        (np.int64(2), [2, 2, 2]),
+        (np.uint8(2), [2, 2, 2]),
+        (np.array(2), [2, 2, 2]),
+        (np.array([2]), [2, 2, 2]),
+        (np.array([0, 1, 3]), [0, 1, 3]),
+        (np.array([0, 1, 3], np.int16), [0, 1, 3]),
+        (np.array([0, 1, 3], object), [0, 1, 3]),
+        ([np.int64(0), torch.tensor(1), np.array(3)], [0, 1, 3]),
+        ((np.int32(1),), [1, 1, 1]),
+        ([(np.int32(0),), (1,), (torch.tensor(3),)], [0, 1, 3]),
+        (torch.tensor([0, 1, 3], dtype=torch.int32), [0, 1, 3]),
+    ],
+)
+def test_integers_of_every_container(target, classes) -> None:  # type: ignore[no-untyped-def]
+    chosen, numbers, explains = score(OUTPUT, target, PLAIN)
+    assert numbers is not None and numbers.tolist() == classes and not explains
+    assert torch.equal(chosen, OUTPUT[torch.arange(3), torch.tensor(classes)])
+
+
+def test_a_series_of_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series([0, 1, 3], index=[5, 6, 7])
+    assert score(OUTPUT, series, PLAIN).classes.tolist() == [0, 1, 3]
+    with pytest.raises(TargetError, match="expected 3, one an image, got 2"):
+        score(OUTPUT, series[:2], PLAIN)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [np.array([0.0, 1.0, 3.0]), np.float32(1), np.array([[0], [1], [3]]), np.array([True] * 3),
+     torch.tensor([True] * 3), torch.tensor(1.0), np.array(["a", "b", "c"]), np.array([])],
+)  # fmt: skip
+def test_arrays_of_something_else_are_one_line(target) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(TargetError, match="^target: expected") as raised:
+        score(OUTPUT, target, PLAIN)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", sorted(explainers))
+def test_targets_made_in_inference_mode_and_of_numpy(name: str) -> None:
+    model, x = build("class-token"), images()
+    explainer = explainers.ensure(name)(model)
+    expected = explainer.patch_map(x, target=[1, 3])
+    with torch.inference_mode():
+        target = torch.tensor([1, 3])
+    assert torch.equal(explainer.patch_map(x, target=target), expected)
+    assert torch.equal(explainer.patch_map(x, target=np.array([1, 3])), expected)

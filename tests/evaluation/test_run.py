@@ -352,3 +352,40 @@ def test_a_grown_row_is_grown_as_ours_is(model):
     torch.testing.assert_close(guided(model, pixels, 3).heat, wanted)
     with pytest.raises(ValueError, match="expected 'grown'|did you mean 'grown'"):
         method("random+gron")
+
+
+@pytest.mark.parametrize("change", [lambda one: one, torch.sigmoid], ids=["logit", "probability"])
+def test_a_binary_model_is_measured_by_the_probability_of_its_answer(change):
+    class Binary(torch.nn.Module):
+        def __init__(self, sign: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.vit = timm.create_model("test_vit", img_size=64, num_classes=1).eval()
+            torch.nn.init.normal_(self.vit.head.weight)
+            self.vit.head.bias.data.zero_()
+            self.sign = sign
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return change(self.sign * self.vit(x))
+
+    own = Preprocessing.of(Binary(1).vit)
+    options = {"setting": SETTING, "preprocessing": own, "classes": ("cat", "dog")}
+    metrics = ["insertion", "deletion", "target-sensitivity"]
+    rows = ["sift-patch-interrelation", "captum/IntegratedGradients"]
+    one, other = (evaluate(Binary(sign), Data(None), rows, metrics, **options) for sign in (1, -1))
+    images = [prepare(Data(None)[i].image, own).inputs for i in range(5)]
+    logits = torch.cat([Binary(1).vit(x) for x in images])[:, 0]
+    assert one.right == tuple(bool((z > 0) == (i % 2)) for i, z in enumerate(logits))
+    assert other.right == tuple(not right for right in one.right)
+    assert "expected a model with an output for each class" in one.refused[rows[1]]
+    # The label is explained. With the sign of the output, classes 0 and 1 change places.
+    p = one.values[:, 0, :2]
+    q = other.values[:, 0, :2]
+    assert ((p > 0) & (p < 1)).all() and not np.allclose(p, q)
+
+
+def test_a_model_without_classes_is_no_benchmark(model):
+    torch.manual_seed(0)
+    features = timm.create_model("test_vit", img_size=64, num_classes=0).eval()
+    with pytest.raises(UnsupportedModelError, match="compare methods on a classifier"):
+        evaluate(features, Data(), ["random"], ["gini"])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn import AttentionPrompter
+from semattn.errors import SemattnError
 from semattn.prompting import calibrate
 from tests import models
 
@@ -124,7 +125,11 @@ def test_splits_are_kept_apart():
         (loader(groups=False, labels=False), {"rule": "accuracy"}, "rule: expected labels"),
         (loader(), {"rule": "best"}, "rule: unknown name 'best'"),
         ([(torch.ones(3, 2),)], {}, "loader: expected batches of images"),
-        ([(models.images(3), torch.tensor([1, 2]))], {}, "labels: expected 3, got 2"),
+        (
+            [(models.images(3), torch.tensor([1, 2]))],
+            {},
+            "labels: expected one class number for each of 3 images",
+        ),
     ],
 )
 def test_wrong_data_are_one_clear_line(data, options, words):
@@ -145,3 +150,89 @@ def test_batches_of_other_kinds():
     )
     assert mapped.digest == listed.digest and mapped.strength == listed.strength
     assert set(listed.path[0].groups) == {"0", "1"}
+
+
+class _Head(nn.Module):
+    """A model whose output is computed from that of a ViT with `outputs` outputs."""
+
+    def __init__(self, change, outputs: int = 1) -> None:
+        super().__init__()
+        self.vit = models.build("class-token")
+        self.vit.head = nn.Linear(16, outputs)
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.vit(x))
+
+
+def _centred(model: _Head, x: Tensor) -> _Head:
+    """The model with a bias at which it answers both ways."""
+    with torch.no_grad():
+        model.vit.head.bias -= model.vit(x).median(dim=0).values - 1e-3
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda one: one, lambda one: one[:, 0], torch.sigmoid, lambda one: one.sigmoid()[:, 0]],
+    ids=["logit (B, 1)", "logit (B,)", "probability (B, 1)", "probability (B,)"],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_a_binary_model_that_is_always_right(change, shape):
+    x = models.images(4)
+    model = _centred(_Head(change), x)
+    labels = (model.vit(x)[:, 0] > 0).long()
+    assert set(labels.tolist()) == {0, 1}
+    data = [(x, labels.view(shape), ["a", "a", "b", "b"])]
+    prompter = AttentionPrompter(model, density="count")
+    step = prompter.calibrate(data, strengths=[0.0]).path[0]
+    assert step.accuracy == step.worst_group == 1.0
+    p = model.vit(x)[:, 0].double().sigmoid().detach()
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+    assert step.entropy == pytest.approx(float(entropy), rel=1e-5)
+    assert step.margin == pytest.approx(float((2 * p - 1).abs().mean()), rel=1e-5)
+    other = [(models.images(4, seed=9), labels)]
+    expected = ((model.vit(other[0][0])[:, 0] > 0).long() == labels).double().mean()
+    made = AttentionPrompter(model, density="count", strength=0.0).evaluate(other)
+    assert made.plain.accuracy == made.prompted.accuracy == float(expected)
+    wrong = [(models.images(4, seed=5), 1 - (model.vit(models.images(4, seed=5))[:, 0] > 0).long())]
+    assert AttentionPrompter(model).evaluate(wrong).plain.accuracy == 0.0
+
+
+def test_probabilities_are_not_put_through_softmax_again():
+    x = models.images(4)
+    model = _Head(lambda one: one.softmax(1), outputs=5)
+    chance = model(x).double().detach()
+    step = AttentionPrompter(model).calibrate([x], strengths=[0.0]).path[0]
+    entropy = torch.special.entr(chance).sum(1).mean()
+    two = chance.topk(2, dim=1).values
+    assert step.entropy == pytest.approx(float(entropy), rel=1e-5)
+    assert step.margin == pytest.approx(float((two[:, 0] - two[:, 1]).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.tensor([0.0, 1.0, 2.0]), "labels: expected integers, got torch.float32"),
+        (torch.tensor([0, 1, 5]), "labels: expected class numbers from 0 to 4, got 5"),
+        (torch.eye(3, 5).long(), "labels: .*got shape .3, 5. — give class numbers, not one-hot"),
+        (["cat", "dog", "owl"], "labels: expected integers"),
+    ],
+)
+def test_labels_are_checked_at_the_door(labels, words):
+    x = models.images(3)
+    for call in (AttentionPrompter.calibrate, AttentionPrompter.evaluate):
+        with pytest.raises(SemattnError, match=words) as error:
+            call(AttentionPrompter(models.build("class-token")), [(x, labels)])
+        assert "\n" not in str(error.value)
+
+
+def test_features_and_regressions_are_not_calibrated():
+    x = models.images(3)
+    features = models.build("class-token")
+    features.head = nn.Identity()
+    regression = _Head(lambda one: one)
+    regression.problem_type = "regression"
+    for model in (features, regression):
+        with pytest.raises(SemattnError, match="expected scores of classes .*calibrate a class"):
+            AttentionPrompter(model).calibrate([x], strengths=[0.0])

@@ -293,7 +293,7 @@ BLANK = np.zeros((96, 96, 3), np.uint8)
         ([(BLANK, 0)], {"most": 0}, "most: expected 1 at least, got 0"),
         ([(BLANK, 0), (BLANK, 1)], {"classes": ["rad"]}, "did you mean 'red'"),
         ([(BLANK, 0), (BLANK, 1)], {"classes": [2]}, "expected ones that images are of, got blue"),
-        ([(BLANK, 0)], {"names": ("a", "b")}, "classes: expected 3 names"),
+        ([(BLANK, 0)], {"names": ("a", "b")}, "class names: expected 3, one for each output"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")

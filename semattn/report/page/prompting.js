@@ -33,12 +33,13 @@ function prompting() {
     part.classes.forEach((one, at) => {
       const chance = one.probability[state.step];
       rows[at].fill.style.width = `${(100 * chance).toFixed(2)}%`;
-      rows[at].share.textContent = percent(chance);
+      rows[at].share.textContent = part.percent ? percent(chance) : one.shares[state.step];
     });
     const best = part.classes.reduce((top, one) => (one.probability[state.step] > top.probability[state.step] ? one : top));
     const moved = best.probability[state.step] - best.probability[0];
-    const words = state.step === 0 ? '' : `, ${signed(100 * moved)} points from strength 0`;
-    byId('prompting-said').textContent = `At strength ${part.strengths[state.step]}: ${best.label}, ${percent(best.probability[state.step])}${words}.`;
+    const words = state.step === 0 || !part.percent ? '' : `, ${signed(100 * moved)} points from strength 0`;
+    const share = part.percent ? percent(best.probability[state.step]) : best.shares[state.step];
+    byId('prompting-said').textContent = `At strength ${part.strengths[state.step]}: ${best.label}, ${share}${words}.`;
   }
 
   show('prompting');

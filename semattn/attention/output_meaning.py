@@ -1,0 +1,321 @@
+"""Decides what a model's output is: class logits, one logit, probabilities, features, and so on.
+
+The decision rests on names in the output, on what the model says of itself, on the last layer that
+ran in the pass (see `output_watch`), and on the values. Where these leave the kind open, the
+meaning carries a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+from ..outputs import OutputKind, OutputMeaning
+from .declared_output import (
+    declared_classes,
+    declares_features,
+    is_projection,
+    is_tower,
+    stated_problem,
+)
+from .output_watch import (
+    LINEAR,
+    Call,
+    OutputWatch,
+    current_watch,
+    note_meaning,
+    watch_output,
+    width,
+)
+
+# Names of entries in the outputs of libraries; the first that is there is the output.
+LOGITS = ("logits", "logits_per_image")
+FEATURES = (
+    "image_embeds",
+    "image_features",
+    "pooler_output",
+    "x_norm_clstoken",
+    "last_hidden_state",
+    "features",
+    "embeddings",
+)
+_HOW = "set model.problem_type, or give a function of the output as target, if it is something else"
+
+
+def predict(model: nn.Module, *args: Any) -> tuple[Tensor, OutputMeaning]:
+    """Call a model once: its output tensor, and the meaning of it."""
+    with watch_output(model):
+        return read_output(model(*args), model)
+
+
+def read_output(output: Any, model: nn.Module | None = None) -> tuple[Tensor, OutputMeaning]:
+    """The tensor (B, …) in what a model returned, and its meaning.
+
+    Inside `watch_output` the meaning is decided once, from the first output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For an output that holds no tensor, or several that may each be the answer.
+    """
+    watch = current_watch(model)
+    model = model if model is not None or watch is None else watch.model
+    if watch is not None and watch.meaning is not None:
+        return part_of(output, watch.meaning), watch.meaning
+    part, tensor, refusal = _choose(output, model, watch)
+    meaning = replace(_decide(part, tensor, model, watch), part=part, refusal=refusal)
+    if watch is not None:
+        watch.decide(meaning)
+        note_meaning(model, meaning)
+    return tensor, meaning
+
+
+def part_of(output: Any, meaning: OutputMeaning) -> Tensor:
+    """The tensor of another output of the same model."""
+    found = output
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(meaning.part, str):
+        found = _entry(output, meaning.part)
+    elif meaning.part is not None:
+        found = _values(output)[meaning.part]
+    if not isinstance(found, Tensor):
+        raise _no_tensor(output)
+    return found
+
+
+def _choose(
+    output: Any, model: nn.Module | None, watch: OutputWatch | None
+) -> tuple[str | int | None, Tensor, str]:
+    """The part of an output that is explained, its tensor, and why it may be the wrong part."""
+    if isinstance(output, Tensor):
+        if not output.ndim:
+            raise _no_tensor(output)
+        return None, output, ""
+    for name in (*LOGITS, *FEATURES):
+        value = _entry(output, name)
+        if isinstance(value, Tensor) and value.ndim:
+            return name, value, ""
+    tensors = [
+        (place, value)
+        for place, value in enumerate(_values(output))
+        if isinstance(value, Tensor) and value.ndim
+    ]
+    if not tensors:
+        raise _no_tensor(output)
+    if len(tensors) == 1 or watch is None or is_tower(model):
+        return *tensors[0], ""
+    return _only_reading(tensors, model, watch)
+
+
+def _only_reading(
+    tensors: list[tuple[int, Tensor]], model: nn.Module | None, watch: OutputWatch
+) -> tuple[int, Tensor, str]:
+    """Of several unnamed tensors the one that a classifier made; else the first."""
+    rows = [one for one in tensors if one[1].is_floating_point() and one[1].ndim == 2]
+    made = [one for one in rows if any(_same(one[1], result) for _, result in watch.heads)]
+    readings = made or rows
+    if len(readings) > 1:
+        sized = [one for one in readings if one[1].shape[1] == declared_classes(model)]
+        readings = sized if len(sized) == 1 else readings
+    if len(readings) == 1 and (made or readings != rows):
+        return *readings[0], ""
+    if len(readings) < 2 or all(_same(one[1], readings[0][1]) for one in readings):
+        return *(readings[0] if made else tensors[0]), ""
+    shapes = " and ".join(str(tuple(one[1].shape)) for one in readings)
+    refusal = (
+        f"model output: expected one tensor of logits, got {shapes} — wrap the model so that it "
+        "returns one of them, or give a function of the output as target"
+    )
+    return *readings[0], refusal
+
+
+def _decide(
+    part: str | int | None, tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None
+) -> OutputMeaning:
+    """The meaning of the output `tensor`."""
+    if part in FEATURES:
+        return OutputMeaning(OutputKind.FEATURES)
+    if tensor.ndim > 2:
+        return OutputMeaning(OutputKind.DENSE)
+    outputs, named = width(tensor), part in LOGITS
+    last, raw = _last_layer(part, tensor, watch)
+    problem = stated_problem(model)
+    if problem is OutputKind.REGRESSION:
+        return OutputMeaning(problem)
+    if not named and declares_features(model, last, outputs, raw):
+        return OutputMeaning(OutputKind.FEATURES)
+    from_features = not named and _comes_from_features(tensor, model, watch, last, raw)
+    in_unit = not raw and _in_unit_interval(tensor)
+    bounded = _bounded(tensor, last, from_features) if in_unit else None
+    if bounded is not None:
+        return bounded
+    if problem is not None and outputs > 1:
+        return OutputMeaning(problem)
+    if from_features:
+        return OutputMeaning(
+            OutputKind.FEATURES,
+            f"The output of {outputs} numbers is taken for features: no classifier made it.",
+        )
+    is_known = named or outputs == declared_classes(model)
+    return _logits(outputs, is_known or _is_classifier(last, in_unit))
+
+
+def _logits(outputs: int, is_known: bool) -> OutputMeaning:
+    """The meaning of an output of logits; a note where that is assumed."""
+    if outputs == 1:
+        return OutputMeaning(
+            OutputKind.ONE_LOGIT,
+            "The output is shown as a logit, positive or negative: the head has 1 output. "
+            "For a regression, set model.problem_type = 'regression'.",
+        )
+    if is_known:
+        return OutputMeaning(OutputKind.CLASS_LOGITS)
+    return OutputMeaning(
+        OutputKind.CLASS_LOGITS,
+        f"The output is taken for the logits of {outputs} classes: neither its last layer nor the "
+        f"model says what it is; {_HOW}.",
+    )
+
+
+def _last_layer(
+    part: str | int | None, tensor: Tensor, watch: OutputWatch | None
+) -> tuple[Call | None, bool]:
+    """The layer that made the output, as far as known, and whether it is linear and unchanged."""
+    if watch is None or not watch.calls:
+        return None, False
+    if isinstance(part, int):  # of a tuple: layers of the other parts may have run later
+        own = [call for call in watch.heads if _same(tensor, call[1])]
+        if own:
+            return own[-1], True
+    last = watch.calls[-1]
+    return last, isinstance(last[0], LINEAR) and (
+        _same(tensor, last[1]) or _is_mean_of_heads(tensor, watch)
+    )
+
+
+def _is_mean_of_heads(tensor: Tensor, watch: OutputWatch) -> bool:
+    """Whether an output is the mean of what several classifiers returned, as of distilled DeiT."""
+    results = [result for _, result in watch.heads if result.numel() == tensor.numel()]
+    if len(results) < 2:
+        return False
+    mean = torch.stack([one.detach().reshape(-1).to(tensor) for one in results[-2:]]).mean(dim=0)
+    return torch.allclose(tensor.detach().reshape(-1), mean, rtol=1e-2, atol=1e-3)
+
+
+def _is_classifier(last: Call | None, in_unit: bool) -> bool:
+    """Whether the last layer is linear with a bias, as classifiers are; True without a layer."""
+    if last is None:
+        return True
+    return isinstance(last[0], LINEAR) and last[0].bias is not None and not in_unit
+
+
+def _in_unit_interval(tensor: Tensor) -> bool:
+    """Whether all values lie between 0 and 1, and some differ from 0."""
+    return bool(((tensor >= 0) & (tensor <= 1)).all()) and bool(tensor.any())
+
+
+def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMeaning | None:
+    """The meaning of values between 0 and 1; None where they do not look like probabilities."""
+    values = tensor.detach().double()
+    tolerance = 0.01 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    sums = values.reshape(len(values), -1).sum(dim=1)
+    if width(values) > 1 and bool(((sums - 1).abs() < tolerance).all()):
+        return OutputMeaning(
+            OutputKind.PROBABILITIES,
+            "The output is taken for probabilities: each row sums to 1, as after a softmax.",
+        )
+    if last is None or from_features:
+        return None
+    layer, result = last
+    # Results of a linear layer that leave the interval were mapped into it.
+    unmapped = isinstance(layer, LINEAR) and _in_unit_interval(result)
+    if unmapped and not _is_sigmoid_of(values, result):
+        return None
+    return OutputMeaning(
+        OutputKind.INDEPENDENT_PROBABILITIES,
+        "The output is taken for independent probabilities, as after a sigmoid: "
+        "each value lies between 0 and 1.",
+    )
+
+
+def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
+    """Whether values are the sigmoid of what the last linear layer returned."""
+    if result.numel() != values.numel():
+        return False
+    expected = result.detach().double().sigmoid().reshape(-1)
+    return bool(((expected - values.reshape(-1)).abs() < 0.01).all())
+
+
+def _comes_from_features(
+    tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None, last: Call | None, raw: bool
+) -> bool:
+    """Whether the last layer is not a classifier, and has the width of the output."""
+    outputs = width(tensor)
+    if watch is None or last is None or outputs in (1, declared_classes(model)):
+        return False
+    layer, result = last
+    if isinstance(layer, LINEAR):
+        if raw or result.numel() == len(result) * width(result):
+            return raw and layer.bias is None and is_projection(model, layer)
+        return result.shape[-1] == outputs and not _pooled(tensor, result)
+    if not _keeps_width(layer) or _follows_head(watch, result):
+        return False
+    return outputs == (result.shape[1] if result.ndim == 4 else result.shape[-1])
+
+
+def _keeps_width(layer: nn.Module) -> bool:
+    """Whether a layer is a norm, a pool or an activation: none that maps features to classes."""
+    if "Linear" in type(layer).__name__ or isinstance(
+        layer, nn.Softmax | nn.LogSoftmax | nn.Sigmoid
+    ):
+        return False
+    return all(parameter.ndim < 2 for parameter in layer.parameters(recurse=False))
+
+
+def _follows_head(watch: OutputWatch, result: Tensor) -> bool:
+    """Whether the last layer is an activation of what a classifier returned."""
+    if len(watch.calls) < 2 or not watch.heads or watch.heads[-1] is not watch.calls[-2]:
+        return False
+    return watch.heads[-1][1].shape == result.shape
+
+
+def _pooled(tensor: Tensor, result: Tensor) -> bool:
+    """Whether an output (B, K) is one token, or the mean of the tokens, of logits (B, N, K)."""
+    if tensor.ndim != 2 or result.ndim != 3 or len(result) != len(tensor):
+        return False
+    if bool((result == tensor[:, None]).all(dim=2).any()):
+        return True
+    means = [result[:, start:].mean(dim=1) for start in range(min(result.shape[1], 6))]
+    return any(torch.allclose(tensor.to(one), one, rtol=1e-3, atol=1e-4) for one in means)
+
+
+def _same(tensor: Tensor, result: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, up to axes of length 1."""
+    if tensor is result:
+        return True
+    if tensor.numel() != result.numel() or not result.ndim or len(tensor) != len(result):
+        return False
+    return torch.equal(tensor.detach().reshape(-1), result.detach().reshape(-1).to(tensor))
+
+
+def _entry(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
+def _values(output: Any) -> list[Any]:
+    if isinstance(output, Mapping):
+        return list(output.values())
+    return list(output) if isinstance(output, list | tuple) else []
+
+
+def _no_tensor(output: Any) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "model output: expected a tensor (B, …) or a result that holds one, "
+        f"got {type(output).__name__} — wrap the model so that it returns its logits"
+    )

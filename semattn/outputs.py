@@ -1,0 +1,193 @@
+"""The meaning of a model's output: class logits, one logit, probabilities, features, and so on.
+
+`OutputMeaning` is the one place that turns an output into scores, probabilities, a predicted
+answer and a text. `semattn.attention.output_meaning` decides which kind an output is.
+This module imports neither models nor images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class OutputKind(Enum):
+    """The kinds of output that a model may have; the value is the name that messages show."""
+
+    CLASS_LOGITS = "class logits"
+    ONE_LOGIT = "one logit"
+    MULTI_LABEL_LOGITS = "multi-label logits"
+    PROBABILITIES = "probabilities"
+    INDEPENDENT_PROBABILITIES = "independent probabilities"
+    REGRESSION = "regression"
+    FEATURES = "features"
+    DENSE = "an output of more than two axes"
+
+
+_WITHOUT_ANSWER = (OutputKind.REGRESSION, OutputKind.FEATURES, OutputKind.DENSE)
+_WITHOUT_PERCENT = (*_WITHOUT_ANSWER, OutputKind.ONE_LOGIT)
+
+
+@dataclass(frozen=True)
+class OutputMeaning:
+    """The kind of a model's output, and what follows from it.
+
+    An *answer* is what a model can predict: class 0 … K-1, or 0 (negative) and 1 (positive) of a
+    model with one logit or one probability. A *target* 0 of such a model is its one output.
+
+    Parameters
+    ----------
+    kind : the kind of output
+    note : a sentence for a reader, where the kind is assumed or unusual; "" otherwise
+    part : name or number of the part of the model's result that is the output; None for all of it
+    refusal : why no part can be chosen, as an error message; "" where one is
+
+    Examples
+    --------
+    >>> binary = OutputMeaning(OutputKind.ONE_LOGIT)
+    >>> logits = torch.tensor([[-7.0]])
+    >>> binary.predicted(logits).tolist(), binary.share_text(logits[0], 0)
+    ([0], 'logit -7.00')
+    """
+
+    kind: OutputKind = OutputKind.CLASS_LOGITS
+    note: str = ""
+    part: str | int | None = None
+    refusal: str = ""
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the model predicts one of several answers."""
+        return self.kind not in _WITHOUT_ANSWER
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether the output is shown as percentages; otherwise the numbers themselves are."""
+        return self.kind not in _WITHOUT_PERCENT
+
+    def is_binary(self, outputs: int) -> bool:
+        """Whether a single output stands for two answers."""
+        single = self.kind is OutputKind.INDEPENDENT_PROBABILITIES and outputs == 1
+        return single or self.kind is OutputKind.ONE_LOGIT
+
+    def answers(self, outputs: int) -> int:
+        """The number of answers of a model with that many outputs; 0 for features and numbers."""
+        if not self.has_answers:
+            return 0
+        return 2 if self.is_binary(outputs) else outputs
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """One score for each answer, (B, A), from the output (B, K) or (B,); the greatest wins."""
+        rows = logits[:, None] if logits.ndim == 1 else logits
+        if not self.is_binary(rows.shape[1]):
+            return rows
+        negative = -rows if self.kind is OutputKind.ONE_LOGIT else 1 - rows
+        return torch.cat([negative, rows], dim=1)
+
+    def score_probabilities(self, scores: Tensor) -> Tensor | None:
+        """The probability of each answer, (…, A) float64, from `scores`; None without answers."""
+        exact = scores.to(torch.float64)
+        if self.kind is OutputKind.CLASS_LOGITS:
+            return exact.softmax(dim=-1)
+        if self.kind in (OutputKind.MULTI_LABEL_LOGITS, OutputKind.ONE_LOGIT):
+            return exact.sigmoid()
+        return exact if self.has_answers else None
+
+    def probabilities(self, logits: Tensor) -> Tensor | None:
+        """The probability of each answer, (B, A) float64; None for features and plain numbers."""
+        return self.score_probabilities(self.scores(logits)) if self.has_answers else None
+
+    def predicted(self, logits: Tensor) -> Tensor | None:
+        """The predicted answer of each image, (B,); None for features and plain numbers.
+
+        The greatest score. Of a single logit or probability, 1 where it is positive, or above 1/2.
+        """
+        return self.scores(logits).argmax(dim=1) if self.has_answers else None
+
+    def uncertainty(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Entropy in nats, and the margin between the two most probable answers, each (B,).
+
+        For multi-label outputs the entropy is the mean over the labels.
+        """
+        probabilities = self.probabilities(logits)
+        if probabilities is None:
+            raise ValueError(f"output: expected one with answers, got {self.kind.value}")
+        entropy = torch.special.entr(probabilities)
+        if self._sums_to_one(logits):
+            entropy = entropy.sum(dim=1)
+        else:
+            entropy = (entropy + torch.special.entr(1 - probabilities)).mean(dim=1)
+        two = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
+        return entropy, two[:, 0] - two[:, 1:].sum(dim=1)
+
+    def log_odds(self, logits: Tensor, answers: Tensor) -> Tensor:
+        """Log p / (1 - p) of one answer for each image, (B,) nats.
+
+        Parameters
+        ----------
+        logits : (B, K) or (B,)
+        answers : (B,), an answer for each image
+        """
+        scores = self.scores(logits)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        at = answers.to(scores.device)[:, None]
+        chosen = scores.gather(1, at)[:, 0]
+        if self.kind in (OutputKind.MULTI_LABEL_LOGITS, OutputKind.ONE_LOGIT):
+            return chosen
+        if self.kind is OutputKind.CLASS_LOGITS:
+            return chosen - scores.scatter(1, at, -torch.inf).logsumexp(dim=1)
+        return chosen.logit(eps=torch.finfo(scores.dtype).eps)
+
+    def share_text(self, row: Tensor, number: int) -> str:
+        """The share of one answer as a text: a percentage, or the number where it has no share.
+
+        Parameters
+        ----------
+        row : the output of one image, (K,) or ()
+        number : the answer; of a single logit both answers show the logit
+
+        Examples
+        --------
+        >>> OutputMeaning().share_text(torch.tensor([0.0, 1.0]), 1)
+        '73.1 %'
+        >>> OutputMeaning(OutputKind.REGRESSION).share_text(torch.tensor([3.25]), 0)
+        'value 3.25'
+        """
+        row = row.detach().cpu().double().reshape(1, -1)
+        probabilities = self.probabilities(row) if self.in_percent else None
+        if probabilities is None:
+            value = float(row[0, 0 if self.kind is OutputKind.ONE_LOGIT else number])
+            return f"{self.unit} {value:.2f}"
+        percent = 100 * float(probabilities[0, number])
+        return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
+
+    @property
+    def unit(self) -> str:
+        """The name of one number of the output: "logit" or "value"."""
+        return "logit" if "logit" in self.kind.value else "value"
+
+    def label(self, number: int, names: Sequence[str] | None, outputs: int) -> str:
+        """The name of an answer, or its number where the model names none."""
+        if self.is_binary(outputs):
+            return _binary_names(names)[number]
+        if names is not None and 0 <= number < len(names):
+            return names[number]
+        return f"class {number}" if self.has_answers else f"output {number}"
+
+    def _sums_to_one(self, logits: Tensor) -> bool:
+        if self.kind in (OutputKind.CLASS_LOGITS, OutputKind.PROBABILITIES):
+            return True
+        return self.is_binary(1 if logits.ndim == 1 else logits.shape[1])
+
+
+def _binary_names(names: Sequence[str] | None) -> tuple[str, str]:
+    """The names of the negative and the positive answer."""
+    if names is not None and len(names) == 2:
+        return names[0], names[1]
+    if names is not None and len(names) == 1:
+        return f"not {names[0]}", names[0]
+    return "negative", "positive"
