@@ -39,6 +39,8 @@ class PatchGrid:
     prefix : number of tokens before the patches
     origin : (y, x) of the top left corner of the first patch, in pixels from the top left corner of
         the image; not (0, 0) where the model crops or pads the image inside its own forward
+    reach : (y, x) pixels beyond the outer patches that these see as well, where the windows that
+        patches are cut by overlap; a pixel there belongs to the nearest patch
 
     Examples
     --------
@@ -52,6 +54,7 @@ class PatchGrid:
     cell: tuple[float, float]
     prefix: int = 0
     origin: tuple[float, float] = (0.0, 0.0)
+    reach: tuple[float, float] = (0.0, 0.0)
 
     @property
     def patches(self) -> int:
@@ -61,15 +64,16 @@ class PatchGrid:
     def to_list(self) -> list[Any]:
         """Return all fields, ready for JSON."""
         return [
-            list(self.shape), list(self.image_size), list(self.cell), self.prefix, list(self.origin)
+            list(self.shape), list(self.image_size), list(self.cell), self.prefix,
+            list(self.origin), list(self.reach),
         ]  # fmt: skip
 
     @classmethod
     def from_list(cls, fields: Sequence[Any]) -> PatchGrid:
         """Return the grid of what `to_list` gave; files of earlier versions have no origin."""
-        (h, w), (height, width), (tall, wide), prefix, *origin = fields
-        y, x = origin[0] if origin else (0.0, 0.0)
-        return cls((h, w), (height, width), (tall, wide), prefix, (y, x))
+        (h, w), (height, width), (tall, wide), prefix, *rest = fields
+        (y, x), (down, across) = (*rest, (0.0, 0.0), (0.0, 0.0))[:2]
+        return cls((h, w), (height, width), (tall, wide), prefix, (y, x), (down, across))
 
     @property
     def is_partial(self) -> bool:
@@ -88,8 +92,10 @@ class PatchGrid:
         if not self.is_partial:
             return slice(0, self.image_size[0]), slice(0, self.image_size[1])
         rows, columns = (
-            ((place >= 0) & (place < count)).nonzero().flatten()
-            for place, count in zip(self._places(), self.shape, strict=True)
+            ((place >= -reach / cell) & (place < count + reach / cell)).nonzero().flatten()
+            for place, count, reach, cell in zip(
+                self._places(), self.shape, self.reach, self.cell, strict=True
+            )
         )
         if not len(rows) or not len(columns):
             return slice(0, 0), slice(0, 0)
@@ -118,11 +124,21 @@ class PatchGrid:
             raise ShapeError(f"positions: expected (K, 2), x and y, got {tuple(xy.shape)}")
         # By numpy: masking asks for every image of every step, and this costs less than torch.
         places = xy.detach().cpu().double().numpy() + 0.5
-        column = np.floor((places[..., 0] - self.origin[1]) / self.cell[1])
-        row = np.floor((places[..., 1] - self.origin[0]) / self.cell[0])
         h, w = self.shape
+        column = self._numbers(places[..., 0], 1)
+        row = self._numbers(places[..., 1], 0)
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
         return torch.from_numpy(np.where(inside, row * w + column, -1).astype(np.int64))
+
+    def _numbers(self, places: np.ndarray, side: int) -> np.ndarray:
+        """Row (side 0) or column (side 1) of places from the edge of the image, pixels."""
+        from_edge = places - self.origin[side]
+        numbers = np.floor(from_edge / self.cell[side])
+        reach, length = self.reach[side], self.shape[side] * self.cell[side]
+        if not reach:
+            return numbers
+        seen = (from_edge >= -reach) & (from_edge < length + reach)
+        return np.where(seen, numbers.clip(0, self.shape[side] - 1), numbers)
 
     def centers(self) -> Tensor:
         """Centre (P, 2) of each patch as (x, y), pixels."""

@@ -37,7 +37,7 @@ MAY_BE_REFUSED = {
     "vit-pytorch-cross_vit": "tower|patches",  # two towers of other patch sizes
     "vit-pytorch-look_vit": "patches",  # two resolutions that read each other
     "vit-pytorch-looped_vit": "second|more than once",  # runs its blocks several times
-    "vit-pytorch-regionvit": "second|more than once",  # one module for regions and windows
+    "vit-pytorch-regionvit": "uneven",  # one module for regions and windows
     "vit-pytorch-jet_vit": "patches",  # linear attention in part of the layers
     "vit-pytorch-simple_vit_with_fft": "patches",  # tokens of the spectrum
     "vit-pytorch-simple_vit_attn_residual": "patches",  # attention over layers
@@ -186,7 +186,7 @@ def test_the_keys_that_change_are_those_of_the_changed_patch(family: str) -> Non
         block = moved[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
         block.copy_(block.flip(-1, -2))
         scores = [record(model, one, layers=0, grad=False).dense(0).log() for one in (x, moved)]
-        change = scores[1] - scores[0]
+        change = (scores[1] - scores[0]).nan_to_num(0.0)  # a layer may mask its diagonal
         change = change - change.median(dim=-1, keepdim=True).values
         by_key = change.abs().median(dim=-2).values.amax(dim=1)[:, grid.prefix :]
         assert by_key.argmax(dim=1).tolist() == [4 * row + column] * 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,14 +26,14 @@ _SAME = 2e-4  # of the image's side: places that agree
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Of a tensor of features: which axis holds channels, and which patch each position is.
+    """Of a tensor of features: which axes hold channels, and which patch each position is.
 
     `image` and `token` (M,) are those of the other axes' positions, flattened; -1 is no patch of
     `grid`, as a class token is none, and padding.
     """
 
     grid: PatchGrid
-    channels: int
+    channels: tuple[int, ...]
     image: Tensor
     token: Tensor
 
@@ -42,11 +42,13 @@ class FeatureLayout:
         """Of the last `tokens` of `grid` as they come, (B, tokens, D)."""
         token = torch.arange(tokens, device="cpu") - (tokens - grid.patches)
         image = torch.arange(batch, device="cpu").repeat_interleave(tokens)
-        return cls(grid, 2, image, token.clamp(min=-1).repeat(batch))
+        return cls(grid, (2,), image, token.clamp(min=-1).repeat(batch))
 
     @classmethod
-    def of(cls, planes: Planes, size: tuple[int, int]) -> FeatureLayout:
-        """Read it off the places of a tensor, of images of `size` (H, W)."""
+    def of(
+        cls, planes: Planes, size: tuple[int, int], reach: tuple[float, float] = (0.0, 0.0)
+    ) -> FeatureLayout:
+        """Read it off the places of a tensor, of images of `size` (H, W); `reach` as of `trace`."""
         everything = torch.stack(planes).nan_to_num(-9.0)
         alike = [
             axis
@@ -55,8 +57,7 @@ class FeatureLayout:
         ]
         if not alike:
             raise UnplacedError("no axis of channels")
-        channels = max(alike, key=lambda axis: planes[0].shape[axis])
-        image, down, across = (one.flatten() for one in mixed(planes, [channels], False))
+        image, down, across = (one.flatten() for one in mixed(planes, alike, False))
         real = (image >= 0) & ~image.isnan()
         if not bool(real.any()):
             raise UnplacedError("features that cannot be followed back to it")
@@ -70,11 +71,14 @@ class FeatureLayout:
         if not bool((seen == 1).all()):
             raise UnplacedError(f"features that do not fill a grid of {h}x{w} once")
         grid = PatchGrid((h, w), size, (tall, wide), origin=(top, left))
-        return cls(grid, channels, image, token)
+        if grid.origin != (0.0, 0.0):
+            grid = replace(grid, reach=(reach[0] * size[0], reach[1] * size[1]))
+        return cls(grid, tuple(alike), image, token)
 
     def place(self, features: Tensor, batch: int) -> Tensor:
         """The features of the patches (B, P, D)."""
-        flat = features.movedim(self.channels, -1).flatten(0, -2)
+        last = tuple(range(-len(self.channels), 0))
+        flat = features.movedim(self.channels, last).flatten(-len(last)).flatten(0, -2)
         real = self.token >= 0
         placed = flat.new_zeros(batch, self.grid.patches, flat.shape[-1])
         placed[self.image[real], self.token[real]] = flat[real]
@@ -96,7 +100,7 @@ def follow_features(
     UnsupportedModelError
         When its features cannot be followed back to the image.
     """
-    found: list[Planes | None] = []
+    found: list[tuple[Planes | None, tuple[float, float]]] = []
     size = (inputs.shape[-2], inputs.shape[-1])
     module = model.get_submodule(name)
 
@@ -110,7 +114,7 @@ def follow_features(
             given, named, *output = told
             tensors = [*given, *named.values()] if entering else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
-            found.append(trace.of(first))
+            found.append((trace.of(first), trace.origin(first).reach))
 
         hook = module.register_forward_pre_hook if entering else module.register_forward_hook
         handle = hook(note, with_kwargs=True)
@@ -121,9 +125,10 @@ def follow_features(
 
     layout_pass(model, ModelCall((inputs, *extra), {}, 0), watch=watch, whole=True)
     try:
-        if not found or found[0] is None:
+        planes, reach = found[0] if found else (None, (0.0, 0.0))
+        if planes is None:
             raise UnplacedError("features that cannot be followed back to it")
-        return FeatureLayout.of(found[0][:3], size)
+        return FeatureLayout.of(planes[:3], size, reach)
     except UnplacedError as reason:
         raise UnsupportedModelError(
             f"layer {name}: expected features of the image's patches, got {reason} — "

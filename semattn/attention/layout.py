@@ -20,7 +20,7 @@ from .trace import Planes
 
 _NEAR = 2e-4  # of the image's side: places that agree
 _EVEN = 0.05  # of a patch: how much the distances between patches may differ
-_EDGE = 0.02  # of a patch: how far the first may begin from the edge of the image
+_EDGE = 0.04  # of a patch: how far the first may begin from the edge of the image
 
 
 class UnplacedError(Exception):
@@ -161,13 +161,19 @@ def has_places(planes: Planes) -> bool:
     return bool((planes[0] >= 0).any())
 
 
-def layout_of(queries: Planes | None, keys: Planes, size: tuple[int, int]) -> Layout:
+def layout_of(
+    queries: Planes | None,
+    keys: Planes,
+    size: tuple[int, int],
+    reach: tuple[float, float] = (0.0, 0.0),
+) -> Layout:
     """The layout of a call from the places of its queries (…, Nq) and keys (…, Nk).
 
     Parameters
     ----------
     queries : None, or no place in the image, for learned queries
     size : (H, W) of the images, pixels
+    reach : how far patches overlap beyond their cells, in parts of the image
 
     Raises
     ------
@@ -191,11 +197,11 @@ def layout_of(queries: Planes | None, keys: Planes, size: tuple[int, int]) -> La
         return tuple(layout.fold(plane[..., None], lead)[:, 0, :, 0] for plane in planes)
 
     order = _images_first(first_head(keys)[0])
-    asked = None if queries is None else _tokens(first_head(queries), order, size)
+    asked = None if queries is None else _tokens(first_head(queries), order, size, reach)
     nothing = Layout(None, None, heads, folded, heads_first, order)
     if _all_alike(first_head(keys)):  # no keys: the scores are made of the asking patch alone
         return nothing
-    known = _tokens(first_head(keys), order, size)
+    known = _tokens(first_head(keys), order, size, reach)
     if known is None:  # keys that are all in one place are mixtures of the whole image: channels
         return nothing
     if queries is not None:
@@ -246,8 +252,19 @@ def _images_first(image: Tensor) -> bool:
     raise UnplacedError("images in no order")
 
 
-def _tokens(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens | None:
+def _tokens(
+    planes: Planes, images_first: bool, size: tuple[int, int], reach: tuple[float, float]
+) -> Tokens | None:
     """Tokens of one image from the places (G, n) of all; None when all are in one place."""
+    tokens = _summarised(planes, images_first, size)
+    if tokens is None or tokens.grid.origin == (0.0, 0.0):
+        return tokens
+    pixels = (_in_pixels(reach[0] * size[0]), _in_pixels(reach[1] * size[1]))
+    return replace(tokens, grid=replace(tokens.grid, reach=pixels))
+
+
+def _summarised(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens | None:
+    """As `_tokens`; a token that is the mean of all others is a prefix token."""
     planes = _of_one_image(planes, images_first)
     without = _without_summary(planes)
     try:

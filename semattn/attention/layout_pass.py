@@ -190,7 +190,8 @@ class _CallFinder(TorchFunctionMode):
                 for axis in range(-found.scores.ndim, 0)
                 if axis != found.dim and not _alike_along(queries[1:], axis)
             ]
-        return None if usual in varying or len(varying) != 1 else varying[0]
+        single = found.scores.shape[usual] == 1
+        return None if single or usual in varying or len(varying) != 1 else varying[0]
 
     def _see(self, call: Call, numbers: list[int], axis: int | None) -> Tensor:
         """Enter one call into what is found, and make it."""
@@ -236,9 +237,9 @@ class _CallFinder(TorchFunctionMode):
         if isinstance(call, FusedCall):
             return True
         planes, product = self.trace.of(call.scores), self.trace.origin(call.scores).product
-        if planes is not None:
-            return len(planes) == 6
-        return product is not None
+        if product is not None and product[0] == "lost":
+            return True
+        return product is not None if planes is None else len(planes) == 6
 
     def _layout(self, call: Call, running: Running) -> tuple[Layout | None, str]:
         """The layout of a call between tokens of the image, or why it is left out."""
@@ -246,7 +247,7 @@ class _CallFinder(TorchFunctionMode):
             parts = [call.scores]
             product = self.trace.origin(call.scores).product
             foreign = product is not None and product[0] == "foreign"
-            lost = self.trace.of(call.scores) is None and not foreign
+            lost = product is not None and product[0] == "lost"
         else:
             parts = [call.query, call.key]
             lost = any(self.trace.of(one) is None and self.trace.origin(one).image for one in parts)
@@ -266,7 +267,7 @@ class _CallFinder(TorchFunctionMode):
             if not has_places(keys):
                 return None, NO_PATCHES
             try:
-                layout = layout_of(queries, keys, self.size)
+                layout = layout_of(queries, keys, self.size, self.trace.origin(parts[-1]).reach)
             except UnplacedError as reason:
                 raise self._refusal(running, call, str(reason)) from None
         return (layout, "") if layout.keys is not None else (None, NOT_PATCHES)

@@ -72,16 +72,25 @@ class AttentionRecord:
         return min(self.sites, key=lambda one: abs(one.site.layer - self.depth // 2))
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
-        """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`."""
+        """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`.
+
+        Tokens are in the order of the grid, prefix tokens first; those of windows and of coarser
+        grids are as the call has them.
+        """
         for one in self.sites:
-            if one.site.kind == "self":
+            if one.site.kind != "self":
+                continue
+            order = one.token_order()
+            if order is None:
                 yield one.site, one.attention(queries)
+            else:
+                yield one.site, one.attention(order[queries])[..., order]
 
     def dense(self, layer: int) -> Tensor:
-        """The whole attention (B,H,N,N) of one layer; N x N, so only on request."""
-        for one in self.sites:
-            if one.site.kind == "self" and one.site.layer == layer:
-                return one.attention()
+        """The whole attention (B,H,N,N) of one layer; N x N, so only on request. As `rows`."""
+        for site, attention in self.rows(slice(None)):
+            if site.layer == layer:
+                return attention
         known = [one.site.layer for one in self.sites if one.site.kind == "self"]
         raise ValueError(f"layer: expected one of the recorded {known}, got {layer}")
 

@@ -67,13 +67,13 @@ class SiteRecord:
         assert kept is not None
         return kept.device
 
-    def attention(self, rows: slice = slice(None)) -> Tensor:
+    def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """A after softmax for the queries in `rows`: (G,H,Q,Nk), the caller's own."""
         if self.dense is not None:
             return self.dense[:, :, rows].to(self.dtype, copy=True)
         return torch.softmax(self.scores(rows), dim=-1)
 
-    def scores(self, rows: slice = slice(None), groups: slice = slice(None)) -> Tensor:
+    def scores(self, rows: slice | Tensor = slice(None), groups: slice = slice(None)) -> Tensor:
         """What the softmax takes for the queries in `rows`, nats: (G,H,Q,Nk), the caller's own.
 
         Up to a constant a query, which the softmax does not see; -inf where nothing is attended to.
@@ -110,6 +110,25 @@ class SiteRecord:
             return gradient
         assert self.value is not None
         return gradient @ self.value.to(self.dtype).transpose(-2, -1)
+
+    def token_order(self) -> Tensor | None:
+        """The places of the record's tokens in this call, (N,), where they come in another order.
+
+        None where they come in order, and for windows and coarser grids, which hold a part.
+        """
+        at, asking = self.keys_at, self.queries_at
+        if at.token is None or asking is None or asking.token is None:
+            return None
+        table = at.token[0]
+        whole = len(at.token) == at.batch and bool(
+            (table.sort().values == self._counted(table)).all()
+        )
+        same = asking.token.shape == at.token.shape and torch.equal(asking.token, at.token)
+        return table.argsort() if whole and same and at.own.shape == at.common.shape else None
+
+    @staticmethod
+    def _counted(table: Tensor) -> Tensor:
+        return torch.arange(len(table), device=table.device)
 
     def query_gradient_norms(self) -> Tensor:
         """The norm of dL/dA over heads and keys for each query: (G, Nq).
@@ -175,7 +194,7 @@ def last_asking(asking: Tensor) -> int:
     return int(columns[-1]) + 1 if len(columns) else 1
 
 
-def _masked(scores: Tensor, mask: Tensor, rows: slice) -> Tensor:
+def _masked(scores: Tensor, mask: Tensor, rows: slice | Tensor) -> Tensor:
     if mask.ndim >= 2 and mask.shape[-2] > 1:
         mask = mask[..., rows, :]
     if mask.dtype == torch.bool:

@@ -53,6 +53,8 @@ _RESIZED = {
     "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d",
 }  # fmt: skip
+# Windows that slide over a picture.
+_WINDOWS = {"convolution", "im2col"}
 _PRODUCTS = {"bmm", "baddbmm", "matmul"}
 _MULTIPLIED = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm"}
 # Writes of some elements into a copy of a tensor.
@@ -93,7 +95,9 @@ class Origin:
     elements varies ("the image", "random numbers"). `calls`: numbers of the attention calls that it
     has passed. `product`: for what may be scores, "image", "lost" (of the image, but from an
     unknown place) or "foreign" (not of the image), and the modules that were running when the
-    product of queries and keys was made, outermost first.
+    product of queries and keys was made, outermost first. `picture`: its elements are pixels.
+    `reach`: the parts of the image's height and width by which the windows that cut it overlap
+    beyond their cells.
     """
 
     image: bool = False
@@ -101,6 +105,8 @@ class Origin:
     order: str = ""
     calls: frozenset[int] = frozenset()
     product: tuple[str, tuple[Any, ...]] | None = None
+    picture: bool = False
+    reach: tuple[float, float] = (0.0, 0.0)
 
 
 class Trace(TorchDispatchMode):
@@ -131,7 +137,7 @@ class Trace(TorchDispatchMode):
         across = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
         planes = (image[:, None, None, None], down[:, None], across)
         self.put(inputs, tuple(plane.expand(inputs.shape) for plane in planes))
-        self._origins[inputs] = Origin(image=True)
+        self._origins[inputs] = Origin(image=True, picture=True)
 
     def of(self, tensor: Any) -> Planes | None:
         """The planes of a tensor; None where it does not come from the image."""
@@ -192,12 +198,18 @@ class Trace(TorchDispatchMode):
             if name in _STORED:
                 self._store(func, args, kwargs, origin)
             elif rule is not None:
+                rule = _picture_padded if rule is _padded and origin.picture else rule
                 made = result[0] if isinstance(result, tuple) else result
                 places = rule(self.of, func, args, kwargs, made)
                 self._put_all(made, places, origin if unplaced else None)
+        self._note_windows_and_products(name, args, result)
+        return result
+
+    def _note_windows_and_products(self, name: str, args: Any, result: Any) -> None:
+        if name in _WINDOWS and self.origin(args[0]).picture:
+            self._note_reach(name, args, result)
         if name in _PRODUCTS:
             self._note_product(name, args, result)
-        return result
 
     def _note_results(self, result: Any, given: list[Tensor], origin: Origin) -> None:
         """Keep what the results of a call depend on, and of which tensor they are views."""
@@ -245,7 +257,24 @@ class Trace(TorchDispatchMode):
             order=order,
             calls=frozenset().union(*(one.calls for one in sources)),
             product=products[0] if products else None,
+            picture=keeps_scores and name not in _WINDOWS and all(one.picture for one in sources),
+            reach=max((one.reach for one in sources), default=(0.0, 0.0)),
         )
+
+    def _note_reach(self, name: str, args: Any, result: Tensor) -> None:
+        """Keep how far unpadded windows over a picture overlap, as parts of the image."""
+        planes = self.of(args[0])
+        if planes is None or args[0].ndim != 4:
+            return
+        kernel = args[1] if name == "im2col" else args[1].shape[2:]
+        stride, padding = (args[4], args[3]) if name == "im2col" else args[3:5]
+        reach = []
+        for side, plane in enumerate(planes[1:]):
+            line = _once(plane).flatten()
+            beyond = (kernel[side] - _each(stride, side)) / 2
+            padded = _each(padding, side) > 0 or beyond <= 0 or len(line) < 2
+            reach.append(0.0 if padded else beyond * abs(float(line[1] - line[0])))
+        self._origins[result] = replace(self.origin(result), reach=(reach[0], reach[1]))
 
     def _note_product(self, name: str, args: Any, result: Tensor) -> None:
         """Mark a product of two tensors that may be that of queries and keys."""
@@ -361,6 +390,8 @@ def _merged(first: Origin, second: Origin) -> Origin:
         order=first.order or second.order,
         calls=first.calls | second.calls,
         product=first.product or second.product,
+        picture=first.picture and second.picture,
+        reach=max(first.reach, second.reach),
     )
 
 
@@ -511,6 +542,14 @@ def _padded(of: Lookup, func: Any, args: Any, _kwargs: Any, _made: Tensor) -> li
             for number, plane in enumerate(planes)
         )
     ]
+
+
+def _picture_padded(
+    of: Lookup, _func: Any, args: Any, _kwargs: Any, _made: Tensor
+) -> list[Planes] | None:
+    """Patches of a picture's padding are patches all the same, beside the picture."""
+    planes = of(args[0])
+    return None if planes is None else [tuple(_continued(plane, args[1]) for plane in planes)]
 
 
 def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
@@ -699,28 +738,48 @@ def _multiplied(
     first, second = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
     left, right = of(first), of(second)
     if first.ndim == 1 or second.ndim == 1:
-        return None
-    if left is not None:
-        left = mixed(left, [-1], True)
-    if right is not None:
-        right = mixed(right, [-1 if name == "linear" else -2], True)
-    if left is not None and right is not None:
-        if len(left) == _PAIR:  # attention times values: where the query is
-            chosen = left[:3]
-        elif len(right) == _PAIR:
-            chosen = right[:3]
-        else:
-            chosen = left + right
-    elif left is not None:
-        chosen = left
-    elif right is not None:
-        if name in _PRODUCTS and len(right) == 3:  # learned queries, which are nowhere, and keys
-            nowhere = torch.full((1,) * made.ndim, torch.nan, device=made.device)
-            right = (nowhere, nowhere, nowhere, *right)
-        chosen = right
+        chosen = _times_vector(left, right, second.ndim == 1)
     else:
-        return None
-    return [tuple(plane.expand(made.shape) for plane in chosen)]
+        axis = -1 if name == "linear" else -2
+        within = left is not None and right is not None and _in_one_token(left, right)
+        left = left and mixed(left, [-1], True)
+        right = right and mixed(right, [axis], True)
+        chosen = left if within else _product(left, right, name in _PRODUCTS)
+    return None if chosen is None else [tuple(plane.expand(made.shape) for plane in chosen)]
+
+
+def _times_vector(left: Planes | None, right: Planes | None, behind: bool) -> Planes | None:
+    """A vector of weights, behind a matrix or before it, takes one axis away."""
+    planes, vector, axis = (left, right, -1) if behind else (right, left, -2)
+    return None if planes is None or vector is not None else mixed(planes, [axis], False)
+
+
+def _product(left: Planes | None, right: Planes | None, of_batches: bool) -> Planes | None:
+    """The places in a product of rows with places and columns with places."""
+    if left is None or right is None:
+        if right is None or not of_batches or len(right) != 3:
+            return left or right
+        nowhere = torch.full((1,) * right[0].ndim, torch.nan, device=right[0].device)
+        return (nowhere, nowhere, nowhere, *right)  # learned queries, and keys
+    if len(left) == _PAIR:  # attention times values: where the query is
+        return left[:3]
+    if len(right) == _PAIR:
+        return right[:3]
+    return left + right
+
+
+def _in_one_token(left: Planes, right: Planes) -> bool:
+    """Whether two matrices hold parts of the same token, so that no two tokens meet."""
+    if len(left) != 3 or len(right) != 3 or left[0].shape[-2] * right[0].shape[-1] == 1:
+        return False
+    places = [plane.nan_to_num(-9.0) for plane in (*left, *right)]
+    first = [plane[..., :1, :1] for plane in places]
+    return all(
+        bool(((plane - one).abs() < 1e-6).all()) for plane, one in zip(places, first, strict=True)
+    ) and all(
+        bool(((one - other).abs() < 1e-6).all())
+        for one, other in zip(first[:3], first[3:], strict=True)
+    )
 
 
 def _each(value: Any, axis: int) -> int:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from semattn.attention.features import follow_features
 from semattn.attention.intercept import attach
-from semattn.attention.sites import find_sites
+from semattn.attention.model_call import ModelCall
+from semattn.attention.model_layout import ModelLayout, model_layout
 from semattn.errors import UnsupportedModelError
 from semattn.explain import GradCAM
 from tests.families import FAMILIES, build
@@ -20,6 +21,7 @@ SPREAD = (
     "maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2", "vit-pytorch-pit",
     "vit-pytorch-cvt", "vit-pytorch-max_vit", "vit-pytorch-nest", "transformers-hiera",
     "transformers-mobilevit", "transformers-pvt_v2", "transformers-segformer",
+    "vit-pytorch-vit_for_small_dataset",
 )  # fmt: skip
 
 
@@ -30,19 +32,24 @@ def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
     def keep(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         seen.append([*args, *named.values()][0].clone())
 
+    sites = _layout(model, x).modules(model)
     handle = module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        with torch.no_grad(), attach(find_sites(model), lambda _, c: torch.zeros_like(c.run())):
+        with torch.no_grad(), attach(sites, lambda _, c: torch.zeros_like(c.run())):
             model(x)
     finally:
         handle.remove()
     return seen[0]
 
 
+def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
+    return model_layout(model, ModelCall((x,), {}, 0))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
     model, x = build(family, torch.float64), images(2, torch.float64)
-    selves = [(m, site) for m, site in find_sites(model).items() if site.kind == "self"]
+    selves = [(model.get_submodule(site.path), site) for site in _layout(model, x).selves]
     # CaiT's talking heads and DeepViT's join patches though attention is silenced.
     joins = family in ("cait", "vit-pytorch-deepvit")
     for module, site in {selves[0], selves[0 if joins else -1]}:
@@ -73,7 +80,8 @@ def test_the_features_that_change_are_those_of_the_changed_patch(family: str) ->
 def test_shifted_windows_are_the_picture_that_they_were_cut_from(family: str, picture: str) -> None:
     model, x = build(family, torch.float64), images(dtype=torch.float64)
     windows = picture.replace("norm1", "attn")
-    number = [site.name for site in find_sites(model).values()].index(windows)
+    sites = _layout(model, images(dtype=torch.float64)).sites
+    number = [site.name for site in sites].index(windows)
     cut = GradCAM(layers=[number]).patch_map(model, x, target=[1, 3])
     whole = GradCAM(layer=picture).patch_map(model, x, target=[1, 3])  # (B, h, w, D)
     torch.testing.assert_close(cut, whole)

@@ -20,6 +20,7 @@ from semattn.attention.layout import Layout
 from semattn.attention.model_call import ModelCall
 from semattn.attention.model_layout import model_layout
 from semattn.attention.sites import AttentionSite, find_sites
+from semattn.attention.target import output_tensor
 from semattn.errors import UnsupportedModelError
 from semattn.grid import PatchGrid
 from tests.families import FAMILIES, build
@@ -179,7 +180,7 @@ def test_logits_are_bit_equal_while_recording(name: str) -> None:
     ways = []
     for asked in (x, x.clone().requires_grad_()):
         made = model(asked)
-        ways.append(made if isinstance(made, Tensor) else made.logits)
+        ways.append(output_tensor(made))
     logits = record(model, x, target=0).logits
     assert any(torch.equal(logits, one) for one in ways)
     torch.testing.assert_close(logits, ways[0])
