@@ -236,13 +236,13 @@ def _away(model: Any, x: Any, taken: Any) -> float | None:
     import torch
 
     from semattn.attention.intercept import FusedCall, attach
-    from semattn.attention.layout import follow
-    from semattn.attention.sites import find_sites
+    from semattn.attention.model_call import ModelCall
+    from semattn.attention.model_layout import model_layout
 
     first = next((one for one in taken.sites if one.site.kind == "self"), None)
     if first is None:
         return None
-    sites, calls = find_sites(model), []
+    known, calls = model_layout(model, ModelCall((x,), {}, 0)), []
 
     def see(site: Any, call: Any) -> Any:
         if site.name == first.site.name:
@@ -255,7 +255,7 @@ def _away(model: Any, x: Any, taken: Any) -> float | None:
     bottom, right = round((row + 1) * own.cell[0]), round((column + 1) * own.cell[1])
     moved = x.clone()
     moved[:, :, top:bottom, left:right] = 1 - moved[:, :, top:bottom, left:right]
-    with torch.no_grad(), attach(sites, see):
+    with torch.no_grad(), attach(known.modules(model), see):
         model(x)
         model(moved)
     one, two = calls
@@ -265,8 +265,7 @@ def _away(model: Any, x: Any, taken: Any) -> float | None:
             change = change.mean(dim=1, keepdim=True)
     else:
         change = (two.scores - one.scores).abs().amin(dim=-2)
-    layouts = {site.name: layout for site, layout in follow(model, x, (), sites).items()}
-    layout = layouts[first.site.name]
+    layout = known.layouts[first.site.name]
     folded = layout.fold(change[..., None], one.shape[:-2])[..., 0]
     placed = first.keys_at.collect(folded).sum(dim=1)
     grid = taken.grid
