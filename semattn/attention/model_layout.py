@@ -65,8 +65,11 @@ class ModelLayout:
 
     @property
     def grid(self) -> PatchGrid:
-        """The grid that patches are counted on: the finest of all self-attention sites."""
-        return common_grid([self.layouts[site.name] for site in self.selves])
+        """The grid that patches are counted on: the finest of all self-attention sites.
+
+        Of all pools, in a model whose layers do not attend between patches otherwise.
+        """
+        return common_grid([self.layouts[site.name] for site in self.selves or self.sites])
 
     @property
     def class_tokens(self) -> Tensor:
@@ -87,10 +90,10 @@ class ModelLayout:
     def without(self, names: Collection[str], reason: str) -> ModelLayout:
         """The same with some sites left out, and the layers of the others numbered anew."""
         kept = number_layers([site for site in self.sites if site.name not in names])
-        if not any(site.kind == "self" for site in kept):
+        if not kept:
             first = next(site for site in self.sites if site.name in names)
             raise UnsupportedModelError(
-                f"{first}: expected self-attention that counts, got none: {reason} — "
+                f"{first}: expected attention that counts, got none: {reason} — "
                 "explain an output that depends on attention between patches"
             )
         gone = [LeftOut(site, reason) for site in self.sites if site.name in names]
@@ -120,7 +123,8 @@ class ModelLayout:
             for tower in towers:
                 joined |= tower if tower & joined else set()
             towers = [*apart, joined]
-        return [one for one in towers if any(site.name in one for site in self.selves)]
+        counted = self.selves or self.sites
+        return [one for one in towers if any(site.name in one for site in counted)]
 
     def check_one_tower(self) -> None:
         """Raise UnsupportedModelError for towers that never exchange tokens, as in an ensemble."""
@@ -279,8 +283,8 @@ def _read(model: nn.Module, found: Findings) -> ModelLayout:
     )
     paths = [one.path for one in found.calls]
     sites = number_layers([site_of(one, 0, paths.count(one.path) > 1) for one in found.calls])
-    if not any(site.kind == "self" for site in sites):
-        raise _nothing_found(model, sites, left_out)
+    if not sites:
+        raise _nothing_found(model, left_out)
     for number, one in enumerate(found.calls):
         for other in range(number):
             if found.calls[other].path != one.path:
@@ -303,16 +307,8 @@ def _read(model: nn.Module, found: Findings) -> ModelLayout:
     )
 
 
-def _nothing_found(
-    model: nn.Module, pools: Sequence[AttentionSite], left_out: Sequence[LeftOut]
-) -> UnsupportedModelError:
+def _nothing_found(model: nn.Module, left_out: Sequence[LeftOut]) -> UnsupportedModelError:
     kind = type(model).__name__
-    if pools:
-        names = ", ".join(map(str, pools))
-        return UnsupportedModelError(
-            f"{kind}: expected self-attention over patches, got only pools ({names}) — "
-            "this kind is not supported"
-        )
     if left_out:
         reasons = "; ".join(f"{one.site}: {one.reason}" for one in left_out[:3])
         more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""

@@ -315,16 +315,19 @@ class _Recording:
                 continue
             whole = ends.get(site) or recorder.keep(site, grid, batch, None)
             kept.append(whole if grad is True else whole.without_gradient())
-        last = ends.get(recorder.last)
+        last = None if recorder.last is None else ends.get(recorder.last)
         if last is not None and (read := self.read.get(last.site)) is not None:
             last = recorder.keep(last.site, grid, batch, read)
+        read_from = None if last is None else _read_from(last)
+        if ends and not layout.selves:  # pools alone read the patches
+            read_from = _even(grid, logits)
         return AttentionRecord(
             sites=tuple(kept),
             grid=grid,
             logits=logits.detach(),
             score=None if asked is None else asked.values.detach(),
             target=None if asked is None else asked.classes,
-            read_from=None if last is None else _read_from(last),
+            read_from=read_from,
             left_out=tuple(one.site for one in layout.left_out),
             explains="" if asked is None else asked.explains,
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
@@ -345,11 +348,16 @@ def _read_from(last: SiteRecord) -> Tensor:
         )
     weights = last.queries_at.collect(norms[:, None])[:, 0]
     total = weights.sum(dim=1, keepdim=True)
-    even = last.queries_at.common.add_prefix(
-        torch.ones_like(weights[:, last.queries_at.common.prefix :])
-    )
+    even = _even(last.queries_at.common, weights)
     weights = torch.where(total > 0, weights, even)  # a score that nothing changes: all patches
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _even(grid: PatchGrid, like: Tensor) -> Tensor:
+    """Each patch alike, in parts of 1: (B, N)."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    part = torch.full((len(like), grid.patches), 1 / grid.patches, dtype=dtype, device=like.device)
+    return grid.add_prefix(part)
 
 
 def _mixture(logits: Tensor) -> Tensor:

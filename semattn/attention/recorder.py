@@ -49,12 +49,12 @@ class Recorder:
     ) -> None:
         self.layout = layout
         selves = layout.selves
-        numbers = set(choose_layers(layers, len(selves)))
+        numbers = set(choose_layers(layers, max(len(selves), 1)))
         self.wanted = {site for site in layout.sites if site.layer in numbers}
-        self.last = selves[-1]
+        self.last = selves[-1] if selves else None
         self.also = set(also)
         pools = {site for site in layout.sites if site.kind == "pool"}
-        self.ends = {self.last, *pools} if grad else set()
+        self.ends = {*selves[-1:], *pools} if grad else set()
         ends = self.ends | (self.also if grad else set())
         self.watched = self.wanted | ends
         self.differentiated = self.watched if grad is True else ends

@@ -83,6 +83,10 @@ class Steering:
     ) -> None:
         """Set what the call that has begun gets; parameters as of `steer`."""
         if layout is not None:
+            if not layout.selves:
+                raise UnsupportedModelError(
+                    f"{type(self.model).__name__}: expected self-attention to steer, got only pools"
+                )
             self._attach_to(layout)
             names = [site.name for site in layout.selves]
         elif self.queries != "all":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from semattn import AttentionPrompter
 from semattn.attention import choose_layers, record, steer
 from semattn.attention.quiet import quiet
 from semattn.errors import ShapeError, TargetError, UnsupportedModelError
@@ -452,7 +453,7 @@ def test_a_token_that_is_the_mean_of_all_is_a_prefix_token() -> None:
     assert torch.equal(taken.readout()[0], torch.eye(50)[0])
 
 
-def test_a_model_of_pools_alone_and_one_of_inference_tensors_are_refused() -> None:
+def test_a_model_of_pools_alone_is_recorded_and_one_of_inference_tensors_refused() -> None:
     class Pooled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -463,8 +464,12 @@ def test_a_model_of_pools_alone_and_one_of_inference_tensors_are_refused() -> No
             tokens = self.cut(x).flatten(2).mT
             return F.scaled_dot_product_attention(self.query.expand(len(x), -1, -1), tokens, tokens)
 
-    with pytest.raises(UnsupportedModelError, match="got only pools"):
-        record(Pooled(), images(), grad=False)
+    model = Pooled()
+    taken = record(model, images(), target=lambda output: output[:, 0, 0])
+    assert taken.grid.shape == GRID and [one.site.kind for one in taken.sites] == ["pool"]
+    assert torch.equal(taken.readout(), torch.full((2, 12), 1 / 12))
+    with pytest.raises(UnsupportedModelError, match="got only pools"), torch.no_grad():
+        AttentionPrompter(model, density="count", layers="all")(images())
     with torch.inference_mode():
         model = build("class-token")
     with pytest.raises(UnsupportedModelError, match="inference_mode"):
