@@ -18,8 +18,13 @@ class DenseRecord:
     logits: Tensor
 
 
-def dense_record(model: nn.Module, inputs: Tensor, target: list[int]) -> DenseRecord:
-    """The way of the peers: fused attention off, a hook on every dropout, all matrices kept."""
+def dense_record(
+    model: nn.Module, inputs: Tensor, target: list[int], *, whole_output: bool = False
+) -> DenseRecord:
+    """The way of the peers: fused attention off, a hook on every dropout, all matrices kept.
+
+    With `whole_output`, the gradient is that of sum_k cos(k) logit_k.
+    """
     model = copy.deepcopy(model).eval()
     kept: list[Tensor] = []
 
@@ -33,7 +38,10 @@ def dense_record(model: nn.Module, inputs: Tensor, target: list[int]) -> DenseRe
         if hasattr(module, "attn_drop"):
             module.attn_drop.register_forward_hook(keep)
     logits = model(inputs)
-    logits[torch.arange(len(logits)), torch.tensor(target)].sum().backward()
+    if whole_output:
+        (logits * torch.arange(logits.shape[1]).cos().to(logits)).sum().backward()
+    else:
+        logits[torch.arange(len(logits)), torch.tensor(target)].sum().backward()
     gradients = [one.grad for one in kept if one.grad is not None]
     return DenseRecord([one.detach() for one in kept], gradients, logits.detach())
 
@@ -77,20 +85,33 @@ def interrelation(
     return total
 
 
-def readout(batch: int, prefix: int, patches: int, class_token: bool) -> Tensor:
-    """The row of the answer: the class token's, or the mean of the patches'."""
-    row = torch.zeros(batch, prefix + patches, dtype=torch.float64)
-    if class_token:
-        row[:, 0] = 1
-    else:
-        row[:, prefix:] = 1 / patches
-    return row
+def readout(dense: DenseRecord) -> Tensor:
+    """From which queries of the last layer the score is read, by loops: (B, N), rows of sum 1."""
+    gradient = dense.gradient[-1].double()
+    batch, heads, queries, keys = gradient.shape
+    row = torch.zeros(batch, queries, dtype=torch.float64)
+    for image in range(batch):
+        for query in range(queries):
+            total = 0.0
+            for head in range(heads):
+                for key in range(keys):
+                    total += float(gradient[image, head, query, key]) ** 2
+            row[image, query] = total**0.5
+    return row / row.sum(dim=1, keepdim=True)
 
 
 def rollout(
-    dense: DenseRecord, *, head_fusion: str = "mean", discard_ratio: float = 0.0, residual: float
+    dense: DenseRecord,
+    *,
+    head_fusion: str = "mean",
+    discard_ratio: float = 0.0,
+    residual: float,
+    class_token: bool = True,
 ) -> Tensor:
-    """arXiv 2005.00928 with the discarding of vit-explain: all rows, (B,N,N)."""
+    """arXiv 2005.00928 with the discarding of vit-explain: all rows, (B,N,N).
+
+    With a class token, which vit-explain assumes, what it gives to itself is spared.
+    """
     fuse = {"mean": Tensor.mean, "max": Tensor.amax, "min": Tensor.amin}[head_fusion]
     product = None
     for attention in dense.attention:
@@ -100,7 +121,7 @@ def rollout(
                 (float(image[i, j]), i, j) for i in range(len(image)) for j in range(len(image))
             )
             for _, i, j in ranked[: int(len(ranked) * discard_ratio)]:
-                if (i, j) != (0, 0):
+                if (i, j) != (0, 0) or not class_token:
                     image[i, j] = 0
         product = _then(product, (1 - residual) * fused, residual)
     assert product is not None

@@ -136,7 +136,8 @@ def test_no_heat_lies_where_the_model_sees_nothing(name: str, geometry: str) -> 
     heat = _explainer(name, twin).attribute(build(twin), x, target=TARGET).sum(dim=1)
     top, bottom, left, right = GEOMETRIES[geometry].seen or (0, 0, 0, 0)
     if issubclass(explainers[name], PixelExplainer) and geometry == "resize and crop":
-        reach = 4  # pixels beside the crop that smoothing brings into it
+        # Pixels beside the crop that smoothing brings into it, or that are occluded with it.
+        reach = 16 if name == "occlusion" else 4
         top, bottom, left, right = top - reach, bottom + reach, left - reach, right + reach
     inside = heat[:, top:bottom, left:right].clone()
     heat[:, top:bottom, left:right] = 0

@@ -183,7 +183,7 @@ class Explainer(Attribution):
             "layers": str(self.layers) if isinstance(self.layers, slice) else self.layers,
             "refine": self.refine,
             "seed": self.seed,
-            **({} if self.sites is None else {"sites": list(self.sites)}),
+            "sites": None if self.sites is None else list(self.sites),
         }
 
     @log_usage()

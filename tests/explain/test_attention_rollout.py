@@ -24,10 +24,10 @@ def test_rollout_equals_the_oracle(name: str, head_fusion: str, discard_ratio: f
     model, x = build(name, torch.float64), images(dtype=torch.float64)
     prefix, class_token = CASES[name]
     options = {"head_fusion": head_fusion, "discard_ratio": discard_ratio}
-    if discard_ratio and not prefix:
-        pytest.skip("vit-explain spares the class token's entry, and there is none")
-    whole = rollout(dense_record(model, x, TARGET), residual=0.5, **options)
-    row = readout(2, prefix, 12, class_token)
+    dense = dense_record(model, x, TARGET)
+    whole = rollout(dense, residual=0.5, class_token=class_token, **options)
+    row = readout(dense_record(model, x, TARGET, whole_output=True))
+    assert class_token == bool((row[:, 0] == 1).all())
     wanted = torch.einsum("bi,bij->bj", row, whole)[:, prefix:]
     got = AttentionRollout(**options).patch_map(model, x, target=TARGET).flatten(1)
     torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-9)
@@ -52,8 +52,10 @@ def test_everything_small_is_discarded_where_no_class_token_is_spared() -> None:
 def test_gradient_rollout_equals_the_oracle(name: str) -> None:
     model, x = build(name, torch.float64), images(dtype=torch.float64)
     prefix, class_token = CASES[name]
-    whole, stays = gradient_rollout(dense_record(model, x, TARGET))
-    row = readout(2, prefix, 12, class_token)
+    dense = dense_record(model, x, TARGET)
+    whole, stays = gradient_rollout(dense)
+    row = readout(dense)
+    assert class_token == bool((row[:, 0] == 1).all())
     wanted = (torch.einsum("bi,bij->bj", row, whole) - row * stays)[:, prefix:]
     got = GradientRollout().patch_map(model, x, target=TARGET).flatten(1)
     torch.testing.assert_close(got, wanted, atol=1e-14, rtol=1e-9)
@@ -100,9 +102,9 @@ def test_what_is_discarded_is_decided_image_by_image_in_windows_too(name: str) -
 def test_a_window_is_rolled_out_as_the_whole_image_would_be() -> None:
     """Swin's windows, written as one matrix over all patches, loop by loop."""
     model, x = families.build("swin", torch.float64), images(dtype=torch.float64)
-    taken = record(model, x, grad="last", layers=[0, 1])
+    taken = record(model, x, grad="last", layers=[0, 1], readout="output")
     tokens = taken.grid.tokens
-    wanted = torch.full((2, tokens), 1 / tokens, dtype=torch.float64)
+    wanted = taken.readout()
     for one in reversed(taken.sites):
         at = one.keys_at
         assert at.own.shape == taken.grid.shape and at.token is not None and at.image is not None

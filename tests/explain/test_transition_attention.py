@@ -7,7 +7,7 @@ import torch
 
 from semattn import TransitionAttention
 from tests.models import build, images
-from tests.oracles import readout, transition_attention
+from tests.oracles import dense_record, readout, transition_attention
 
 TARGET = [1, 3]
 CASES = {"class-token": (1, True), "registers": (5, True), "gap": (0, False)}
@@ -18,7 +18,8 @@ CASES = {"class-token": (1, True), "registers": (5, True), "gap": (0, False)}
 def test_equals_the_oracle(name: str, start_layer: int | None, first: int) -> None:
     model, x = build(name, torch.float64), images(dtype=torch.float64)
     prefix, class_token = CASES[name]
-    row = readout(2, prefix, 12, class_token)
+    row = readout(dense_record(model, x, TARGET))
+    assert class_token == bool((row[:, 0] == 1).all())
     wanted = transition_attention(model, x, TARGET, row, first, steps=4)[:, prefix:]
     explainer = TransitionAttention(start_layer=start_layer, steps=4)
     got = explainer.patch_map(model, x, target=TARGET).flatten(1)
