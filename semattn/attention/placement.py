@@ -63,7 +63,7 @@ class Placement:
     def padding(self) -> Tensor:
         """1 for the tokens of the call that are padding, (G, n) or a single 0."""
         if self.token is None:
-            return torch.zeros((), device=None if self.image is None else self.image.device)
+            return torch.zeros((), device="cpu")
         return (self.token < 0).float()
 
     def per_image(self, values: Tensor) -> Tensor:
