@@ -47,8 +47,8 @@ class ModelLayout:
 
     `layouts` and `shapes` (without leading axes) are those of each site by name; `before` names the
     sites whose results a site depends on. `grid` is that of the self-attention sites' patches.
-    `readout` (N,) is the part of the output that is read from each token of the last layer, where
-    that has been measured (`readout.with_readout`).
+    `readout` (N,) says which tokens of the last layer the output is read from, where that has been
+    measured (`readout.with_readout`).
     """
 
     sites: tuple[AttentionSite, ...]
@@ -73,11 +73,11 @@ class ModelLayout:
 
     @property
     def class_tokens(self) -> Tensor:
-        """What is read from each prefix token, 0 for patches: (N,)."""
+        """Weights of the prefix tokens that are read, all alike, sum 1; 0 for the others: (N,)."""
         assert self.readout is not None
-        return self.readout * (
-            torch.arange(len(self.readout), device=self.readout.device) < self.grid.prefix
-        )
+        numbers = torch.arange(len(self.readout), device=self.readout.device)
+        read = (self.readout & (numbers < self.grid.prefix)).to(torch.float32)
+        return read / read.sum().clamp(min=1)
 
     def modules(self, model: nn.Module) -> dict[nn.Module, tuple[AttentionSite, ...]]:
         """The sites of each module of the model."""

@@ -30,5 +30,5 @@ def with_readout(
                 sites=sites,
                 readout="output",
             )
-        known.layout = replace(known.layout, readout=taken.readout().mean(dim=0))
+        known.layout = replace(known.layout, readout=(taken.readout() > 0).any(dim=0))
     return known.layout

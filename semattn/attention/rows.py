@@ -31,10 +31,9 @@ class SiteRecord:
     dL/dO; or, of a module that makes its own softmax, `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
     A group is an image, or a window of one: `keys_at` and `queries_at` say which tokens of the
     image are asked and ask. `queries_at` is None where learned queries ask; `learned` (G,Nq) is
-    then how much the score reads from each of them, in parts of 1 an image. `class_tokens` (N,) is
-    the part of the output that is read from each prefix token, where that is known, and 0 for
-    patches. `layout` is where they
-    come from, for calls of other batches.
+    then how much the score reads from each of them, in parts of 1 an image. `class_tokens` (N,)
+    are the weights of the prefix tokens that the output is read from, where these are known.
+    `layout` is that of the call, for calls of other batches.
     """
 
     site: AttentionSite

@@ -99,8 +99,9 @@ Queries = Annotated[
     _option(
         HOW,
         "WHO",
-        "Whose attention counts: [bold]class[/] (the class token's), [bold]all[/] (every patch's "
-        "too), or [bold]auto[/] (the class token's where the model reads its answer from one).",
+        "Whose attention counts: [bold]class[/] (that of the class token, or of all prefix tokens "
+        "that the answer is read from), [bold]all[/] (every patch's too), or [bold]auto[/] (that "
+        "of the tokens that the answer is read from).",
     ),
 ]
 Region = Annotated[

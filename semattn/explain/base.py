@@ -121,6 +121,7 @@ class Explainer(Attribution):
     needs_gradient = True  # of each attention; else it is enough to know where the answer is read
     uses_keypoints = True  # through the concentration p; else p is not computed
     class_specific = True  # whether the map depends on the target
+    uses_readout = True  # whether it begins with the tokens that the answer is read from
     control = False  # whether it is one to compare with, which owes nothing to the model
     usual_layers: Layers = "last-half"
     without_keypoints = "it is the model's alone"  # what the map is, where p is uniform

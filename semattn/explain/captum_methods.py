@@ -42,6 +42,7 @@ class PixelExplainer(Explainer):
     """
 
     uses_keypoints = False
+    uses_readout = False
     usual_layers = "all"  # so that the grid is the finest
 
     def __init__(

@@ -33,6 +33,7 @@ class KeypointDensity(Explainer):
     name = "keypoint-density"
     needs_gradient = False
     class_specific = False
+    uses_readout = False
     control = True
     usual_layers = "all"  # so that the grid is the finest
     without_keypoints = "it is even"
@@ -48,6 +49,7 @@ class _OfDensity(Explainer):
     needs_gradient = False
     uses_keypoints = False
     class_specific = False
+    uses_readout = False
     control = True
     usual_layers = "all"  # so that the grid is the finest
     shows: ClassVar[str]

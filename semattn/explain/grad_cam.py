@@ -39,6 +39,7 @@ class GradCAM(Explainer):
     """
 
     name = "grad-cam"
+    uses_readout = False
     uses_keypoints = False
     usual_layers = (-1,)
 

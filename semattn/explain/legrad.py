@@ -44,6 +44,7 @@ class LeGrad(Explainer):
     """
 
     name = "legrad"
+    uses_readout = False
     uses_keypoints = False
     usual_layers = "all"
 

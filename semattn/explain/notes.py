@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..attention import AttentionRecord
 from ..grid import PatchGrid
 from ..images import Images
 
@@ -31,11 +32,28 @@ def notes_of(
     if taken.explains:
         notes.append(f"Explained, in place of a class: {taken.explains}.")
     notes += taken.notes
+    if method.uses_readout and (read := _readout_note(taken)):
+        notes.append(read)
     if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
         notes.append(f"No keypoint weighs on the map of {even}: {method.without_keypoints}.")
     if blank := which((maps.patches == 0).all(dim=1)):
         notes.append(f"The map of {blank} is zero: nothing there speaks for the target.")
     return tuple(notes)
+
+
+def _readout_note(taken: AttentionRecord) -> str:
+    """From which tokens the answer is read, unless it is one class token or the patches alone."""
+    if taken.read_from is None:
+        return ""
+    prefix = taken.grid.prefix
+    parts = taken.read_from.mean(dim=0)
+    read = [number for number in range(prefix) if parts[number] > 0]
+    on_patches = float(parts[prefix:].sum())
+    if len(read) + (on_patches > 0) <= 1:
+        return ""
+    shares = [f"prefix token {number} ({100 * float(parts[number]):.0f} %)" for number in read]
+    shares += [f"the patches ({100 * on_patches:.0f} %)"] if on_patches > 0 else []
+    return f"The answer is read from {' and '.join(shares)} of the last layer."
 
 
 def _seen_part_note(grid: PatchGrid) -> str:

@@ -12,10 +12,11 @@ from .rolling import Fused, carry, layers, readers
 
 @explainers.register("raw-attention")
 class RawAttention(Explainer):
-    """The last layer's attention, averaged over heads, in the row that the answer is read from.
+    """The last layer's attention, averaged over heads, in the rows that the answer is read from.
 
-    The class token's row where the output depends on it, else the mean of the patches' rows; the
-    learned query's where an attention pool comes last. It does not depend on the target.
+    Rows are weighed by how much of the output is read from each (`AttentionRecord.readout`): the
+    class token's row alone, that of several prefix tokens, or those of the patches; the learned
+    query's where an attention pool comes last. It does not depend on the target.
 
     Parameters
     ----------

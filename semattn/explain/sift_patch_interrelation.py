@@ -33,8 +33,8 @@ class SIFTPatchInterrelation(Explainer):
 
     * head alignment ``a_lh = P sum_i w_i sum_j A_ij p_j / sum_i w_i``, rows of A renormalised over
       the patches: how many times more attention than chance the head gives to dense patches;
-    * query weights ``w_i``: 1 for the class token and p_i for patch i, so that what semantic
-      patches gather counts more.
+    * query weights ``w_i``: for a prefix token the part of the score that is read from it; for
+      patch i the rest times p_i, so that what semantic patches gather counts more.
 
     Then relevance is evened out over each thing: r = (1 - growth) relevance + growth T r, where T
     is the mean over the patches whose keys, in the layer nearest to half of the depth, are like a
@@ -54,7 +54,9 @@ class SIFTPatchInterrelation(Explainer):
 
     Notes
     -----
-    Attention pools are one more layer, asked by their learned queries alike. Registers never ask.
+    Attention pools are one more layer, asked by their learned queries, each by the part of the
+    score that is read from it. Prefix tokens that the score does not read, such as registers,
+    never ask.
     A uniform p, as of an image without keypoints, gives the model-only map, to rounding.
 
     Examples

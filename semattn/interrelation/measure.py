@@ -259,7 +259,7 @@ def _asking(against: Held, taken: AttentionRecord, class_tokens: Tensor | None) 
     alike = alike / alike.sum(dim=-1, keepdim=True)
     asking = taken.grid.add_prefix(torch.stack([*strata, alike, torch.zeros_like(alike)], dim=2))
     if class_tokens is not None and bool(class_tokens.any()):
-        asking[..., _CLASS, :] = (class_tokens / class_tokens.sum()).to(asking)
+        asking[..., _CLASS, :] = (class_tokens / class_tokens.sum()).cpu().to(asking)
     return asking
 
 

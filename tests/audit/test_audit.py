@@ -222,7 +222,7 @@ def test_a_model_that_cannot_be_explained_is_refused_before_the_first_image(tmp_
     class Plain(nn.Sequential):
         pretrained_cfg = tiny().pretrained_cfg
 
-    model = Plain(nn.Flatten(), nn.Linear(3 * 64 * 64, 3))
+    model = Plain(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     with pytest.raises(UnsupportedModelError):
         audit(model, source, tmp_path / "out", batch_size=2)
 
