@@ -227,7 +227,7 @@ _OF_VIT_PYTORCH = (
 )  # fmt: skip
 _OF_TRANSFORMERS = (
     "data2vec-vision", "deit-with-teacher", "ijepa", "clip", "siglip", "donut-swin", "hiera",
-    "mobilevit", "pvt_v2", "segformer",
+    "pvt_v2", "segformer",
 )  # fmt: skip
 
 

@@ -153,7 +153,12 @@ Growth = Annotated[
 ]
 PromptQueries = Annotated[
     str,
-    _option(HOW, "WHO", "Who is led: [bold]all[/], the [bold]class[/] token, or [bold]patches[/]."),
+    _option(
+        HOW,
+        "WHO",
+        "Whose attention is biased: that of [bold]all[/] tokens, of the [bold]class[/] tokens (the "
+        "prefix tokens that the answer is read from), or of [bold]patches[/].",
+    ),
 ]
 PromptFolder = Annotated[
     Path | None,

@@ -57,7 +57,7 @@ TARGETS = [1, 3, 0]
 WITHOUT_BLOCKS = {
     "vit-pytorch-vit", "vit-pytorch-deepvit", "vit-pytorch-simple_vit_with_register_tokens",
     "vit-pytorch-vit_for_small_dataset", "vit-pytorch-parallel_vit", "vit-pytorch-pit",
-    "vit-pytorch-cvt", "vit-pytorch-max_vit", "transformers-mobilevit", "transformers-pvt_v2",
+    "vit-pytorch-cvt", "vit-pytorch-max_vit", "transformers-pvt_v2",
 }  # fmt: skip
 
 
@@ -101,7 +101,9 @@ def test_half_precision_on_every_family(explain: partial[Any], family: str) -> N
         pytest.skip("no module holds a whole block")
     model = families.build(family)
     # Swin v2 divides by norms with an epsilon that is 0 in float16: its own gradients are NaN.
-    dtype = torch.bfloat16 if "swin-v2" in family else torch.float16
+    # Gradients of transformers' Hiera at its pixels lose more in float16 than is allowed here.
+    coarse = ("swin-v2", "transformers-hiera")
+    dtype = torch.bfloat16 if any(name in family for name in coarse) else torch.float16
     x = (images(3) * 64).round() / 64  # exact in half precision, so that it is the same picture
     exact = explain(model).attribute(x, target=TARGETS)
     model = families.build(family).to(dtype)  # anew: timm 1.0.17 keeps LeViT's biases of a call
