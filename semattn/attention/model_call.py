@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class ModelCall:
         """All that the layout of tokens may depend on: shapes, devices and the other arguments."""
         rest = [
             (tuple(one.shape), str(one.device)) if isinstance(one, Tensor) else repr(one)
-            for one in (*self.args, *self.kwargs.items())
+            for one in (*self.args, *self.kwargs, *self.kwargs.values())
             if one is not self.images
         ]
         images = self.images
@@ -59,9 +60,21 @@ class ModelCall:
         images = self.images.detach()
         return self.with_images((images[:2] if self.alone else images).clone())
 
+    def other_tensors(self) -> list[Tensor]:
+        """The tensors among the arguments that are not the images, also those in lists."""
+        return [one for one in _tensors((*self.args, *self.kwargs.values())) if one is not self.images]
+
     def run(self, model: nn.Module) -> Any:
         """Call the model."""
         return model(*self.args, **self.kwargs)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for one in values.values() if isinstance(values, dict) else values:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (list, tuple, dict)):
+            yield from _tensors(one)
 
 
 def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:

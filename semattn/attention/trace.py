@@ -9,7 +9,7 @@ on each element leaves them. No model family is known here, and none has to be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -91,7 +91,8 @@ _INDEXED = {
 class Origin:
     """What the values of a tensor depend on.
 
-    `image` and `random`: the image, the random generator. `order`: "", or why the place of its
+    `image`, `random` and `argument`: the image, the random generator, the values of another tensor
+    that the model is called with. `order`: "", or why the place of its
     elements varies ("the image", "random numbers"). `calls`: numbers of the attention calls that it
     has passed. `product`: for what may be scores, "image", "lost" (of the image, but from an
     unknown place) or "foreign" (not of the image), and the modules that were running when the
@@ -102,6 +103,7 @@ class Origin:
 
     image: bool = False
     random: bool = False
+    argument: bool = False
     order: str = ""
     calls: frozenset[int] = frozenset()
     product: tuple[str, tuple[Any, ...]] | None = None
@@ -117,10 +119,11 @@ class Trace(TorchDispatchMode):
     caches there could never be differentiated again.)
 
     `modules` is the stack of running modules, kept by the caller; `reads_values` says whether the
-    model's Python code has looked at numbers that depend on the image or on random numbers.
+    places may be others for other images or arguments: the model's Python code has looked at
+    numbers that depend on them or on random numbers, or an argument chooses elements.
     """
 
-    def __init__(self, inputs: Tensor) -> None:
+    def __init__(self, inputs: Tensor, arguments: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self._places = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
@@ -137,13 +140,18 @@ class Trace(TorchDispatchMode):
         across = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
         planes = (image[:, None, None, None], down[:, None], across)
         self.put(inputs, tuple(plane.expand(inputs.shape) for plane in planes))
+        for argument in arguments:
+            self._origins[argument] = Origin(argument=True)
         self._origins[inputs] = Origin(image=True, picture=True)
 
     def of(self, tensor: Any) -> Planes | None:
         """The planes of a tensor; None where it does not come from the image."""
         if not isinstance(tensor, Tensor):
             return None
-        if self._written and (storage := self._written.get(_storage_key(tensor))):
+        storage = self._written.get(_storage_key(tensor)) if self._written else None
+        if storage is not None and storage.is_lost:
+            return None
+        if storage is not None and storage.holds(tensor):
             return storage.planes_of(tensor)
         return self._places.get(tensor)
 
@@ -162,6 +170,13 @@ class Trace(TorchDispatchMode):
     def put_origin(self, tensor: Tensor, origin: Origin) -> None:
         """Set what the values of `tensor` depend on."""
         self._origins[tensor] = origin
+
+    def note_read(self, tensors: Iterable[Any]) -> None:
+        """Note that Python code reads the values of these tensors."""
+        for tensor in tensors:
+            origin = self.origin(tensor)
+            if origin.image or origin.random or origin.argument:
+                self.reads_values = True
 
     def restore_random_state(self) -> None:
         """Leave the random generators as they were before the first call that used them."""
@@ -190,8 +205,10 @@ class Trace(TorchDispatchMode):
         if name in _RANDOM and self._random_state is None:
             self._random_state = _random_state(self._device)
         origin = self._origin_of(name, func, args, kwargs, given)
-        written = func._schema.is_mutable and args and isinstance(args[0], Tensor)
-        unplaced = bool(written) and self.of(args[0]) is None
+        if name == "where":
+            origin = self._origin_of_choice(args, origin)
+        target = _written_tensor(func, args, kwargs)
+        before = None if target is None else self.of(target)
         result = func(*args, **kwargs)
         self._note_results(result, given, origin)
         if any(self.of(tensor) is not None for tensor in given):
@@ -200,8 +217,14 @@ class Trace(TorchDispatchMode):
             elif rule is not None:
                 rule = _picture_padded if rule is _padded and origin.picture else rule
                 made = result[0] if isinstance(result, tuple) else result
+                func = _without_out(func)
+                kwargs = {key: one for key, one in kwargs.items() if key != "out"}
                 places = rule(self.of, func, args, kwargs, made)
-                self._put_all(made, places, origin if unplaced else None)
+                self._put_all(made, places, before, None if target is None else origin)
+            elif target is not None and any(
+                self.of(one) is not None for one in given if one is not target
+            ):
+                self._storage(target).lose(origin)  # written in a way that is not known
         self._note_windows_and_products(name, args, result)
         return result
 
@@ -219,24 +242,44 @@ class Trace(TorchDispatchMode):
             if given and tensor is not given[0] and _shares_storage(tensor, given[0]):
                 self._bases[tensor] = self._bases.get(given[0], given[0])
 
-    def _put_all(self, made: Any, places: list[Planes] | None, written: Origin | None) -> None:
-        """Set the places of what a call has made, or has written into a tensor without places."""
+    def _put_all(
+        self,
+        made: Any,
+        places: list[Planes] | None,
+        before: Planes | None,
+        written: Origin | None,
+    ) -> None:
+        """Set the places of what a call has made.
+
+        Of what it has `written` into a tensor that was at other places, also those of the storage.
+        """
         several = made if isinstance(made, list) else [made]
         for tensor, planes in zip(several, places or [], strict=places is not None):
-            if written is None:
+            if written is None or _same(before, planes):
                 self.put(tensor, planes)
             else:
                 storage = self._storage(tensor)
                 storage.write(tensor, planes)
                 storage.origin = _merged(storage.origin, written)
 
+    def _origin_of_choice(self, args: Any, origin: Origin) -> Origin:
+        """What the result of `torch.where` depends on: a choice between places is an order."""
+        first, second = self.of(args[1]), self.of(args[2])
+        if first is None or second is None or _agree(first, second):
+            return origin
+        condition = self.origin(args[0])
+        if condition.argument:
+            self.reads_values = True
+        order = "the image" if condition.image else "random numbers" if condition.random else ""
+        return replace(origin, order=order or origin.order)
+
     def _origin_of(
         self, name: str, func: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor]
     ) -> Origin:
         """What the values of the result of a call depend on."""
         sources = [one for tensor in given if (one := self.origin(tensor)) is not _NOTHING]
-        if name in _READS_VALUES and any(one.image or one.random for one in sources):
-            self.reads_values = True
+        if name in _READS_VALUES:
+            self.note_read(given)
         random = name in _RANDOM
         if name in _VALUE_FREE:
             sources = []
@@ -249,11 +292,14 @@ class Trace(TorchDispatchMode):
                 order = "random numbers"
             elif any(one.image for one in indices):
                 order = "the image"
+            elif any(one.argument for one in indices):
+                self.reads_values = True
         keeps_scores = name not in _MULTIPLIED and name not in _REDUCED
         products = [one.product for one in sources if one.product] if keeps_scores else []
         return Origin(
             image=any(one.image for one in sources),
             random=random or any(one.random for one in sources),
+            argument=any(one.argument for one in sources),
             order=order,
             calls=frozenset().union(*(one.calls for one in sources)),
             product=products[0] if products else None,
@@ -339,8 +385,14 @@ class _Storage:
         self.kept = tensor  # keeps the storage, and so its key, alive
         self.count = tensor.untyped_storage().nbytes() // tensor.element_size()
         self.planes: list[Tensor] = []
+        self.is_lost = False
         self.origin = _NOTHING
         self.widen(3)
+
+    def lose(self, origin: Origin) -> None:
+        """Note that it is no longer known where the elements are."""
+        self.is_lost = True
+        self.origin = _merged(self.origin, origin)
 
     def widen(self, planes: int) -> None:
         """Have at least so many planes; a new one is nowhere."""
@@ -353,6 +405,10 @@ class _Storage:
         return self.planes[number].as_strided(
             tensor.shape, tensor.stride(), tensor.storage_offset()
         )
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor has elements of the same size, not pairs of them as complex ones."""
+        return tensor.element_size() == self.kept.element_size()
 
     def planes_of(self, tensor: Tensor) -> Planes:
         """The planes of a tensor of this storage, as they are now."""
@@ -381,12 +437,30 @@ def _shares_storage(first: Tensor, second: Tensor) -> bool:
 _NOTHING = Origin()
 
 
+def _written_tensor(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a call writes into; None for a call that makes a new one."""
+    if not func._schema.is_mutable:
+        return None
+    target = kwargs.get("out", args[0] if args else None)
+    return target if isinstance(target, Tensor) else None
+
+
+def _without_out(func: Any) -> Any:
+    """The same function where it makes a new tensor, not one that is given as `out`."""
+    if not func._schema.overload_name.endswith("out"):
+        return func
+    packet = func.overloadpacket
+    name = func._schema.overload_name.removesuffix("out").removesuffix("_") or "default"
+    return getattr(packet, name, func)
+
+
 def _merged(first: Origin, second: Origin) -> Origin:
     if first is _NOTHING or first == second:
         return second
     return Origin(
         image=first.image or second.image,
         random=first.random or second.random,
+        argument=first.argument or second.argument,
         order=first.order or second.order,
         calls=first.calls | second.calls,
         product=first.product or second.product,
@@ -450,6 +524,27 @@ def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list
     if not pairs and others:
         chosen = _filled(chosen, others[0])
     return [tuple(plane.expand(made.shape) for plane in chosen)]
+
+
+def _of_choice(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
+    """`torch.where`: the places of what is chosen."""
+    first, second = (of(one) for one in args[1:3]) if len(args) > 2 else (None, None)
+    if first is None or second is None or len(first) != len(second):
+        return _kept(of, func, args, kwargs, made)
+    pairs = zip(first, second, strict=True)
+    return [tuple(torch.where(args[0], *pair).expand(made.shape) for pair in pairs)]
+
+
+def _agree(first: Planes, second: Planes) -> bool:
+    """Whether places that broadcast to each other are equal."""
+    return len(first) == len(second) and all(
+        bool(((one - other).abs() < 1e-6).all())
+        for one, other in zip(
+            (plane.nan_to_num(-9.0) for plane in first),
+            (plane.nan_to_num(-9.0) for plane in second),
+            strict=True,
+        )
+    )
 
 
 def _filled(planes: Planes, other: Planes) -> Planes:
@@ -564,9 +659,9 @@ def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
 
 
 def _varies(plane: Tensor, axis: int) -> bool:
-    plane = _once(plane)
+    plane = _once(plane).nan_to_num(-9.0)
     first = plane.narrow(axis, 0, 1)
-    return plane.shape[axis] > 1 and bool(((plane - first).nan_to_num(0.0).abs() > 1e-6).any())
+    return plane.shape[axis] > 1 and bool(((plane - first).abs() > 1e-6).any())
 
 
 def _continued(plane: Tensor, pad: list[int]) -> Tensor:
@@ -673,11 +768,13 @@ def _sampled(planes: Planes, where: list[Tensor], made: Tensor) -> Planes:
     for number, plane in enumerate(planes):
         axes = range(plane.ndim - len(where), plane.ndim)
         channel = plane.ndim - len(where) - 1
-        if number % 3 == 0:  # the image: padding stays out of it
-            one = _once(plane).amax(dim=(channel, *axes), keepdim=True)
+        one = _once(plane)
+        if number % 3 == 0 and not bool(one.isnan().any()):  # the image: padding stays out of it
+            one = one.amax(dim=(channel, *axes), keepdim=True)
         else:
-            one = _once(plane).mean(dim=channel, keepdim=True)
+            one = one.mean(dim=channel, keepdim=True)
             for axis, positions in zip(axes, where, strict=True):
+                positions = positions.round() if number % 3 == 0 else positions
                 one = _at(one, axis, positions.float())
         sampled.append(one.expand(made.shape))
     return tuple(sampled)
@@ -702,7 +799,10 @@ def _at(plane: Tensor, axis: int, positions: Tensor) -> Tensor:
     part = part.reshape([-1 if one == axis % plane.ndim else 1 for one in range(plane.ndim)])
     first = plane.index_select(axis, low.long())
     second = plane.index_select(axis, low.long() + 1)
-    return (first + part * (second - first)).expand(shape)
+    between = first + part * (second - first)
+    # A neighbour that is nowhere does not count.
+    between = torch.where(part == 0, first, torch.where(part == 1, second, between))
+    return between.expand(shape)
 
 
 def _reduced(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
@@ -741,11 +841,37 @@ def _multiplied(
         chosen = _times_vector(left, right, second.ndim == 1)
     else:
         axis = -1 if name == "linear" else -2
-        within = left is not None and right is not None and _in_one_token(left, right)
-        left = left and mixed(left, [-1], True)
-        right = right and mixed(right, [axis], True)
-        chosen = left if within else _product(left, right, name in _PRODUCTS)
+        if left is not None and right is None and _varies_along(left, -1):
+            matrix = second if name == "linear" else second.mT
+            chosen = _picked([plane.mT for plane in left], matrix)
+            chosen = tuple(plane.mT for plane in chosen)
+        elif right is not None and left is None and _varies_along(right, axis):
+            turned = right if axis == -2 else tuple(plane.mT for plane in right)
+            chosen = _picked(turned, first)
+        else:
+            within = left is not None and right is not None and _in_one_token(left, right)
+            left = left and mixed(left, [-1], True)
+            right = right and mixed(right, [axis], True)
+            chosen = left if within else _product(left, right, name in _PRODUCTS)
     return None if chosen is None else [tuple(plane.expand(made.shape) for plane in chosen)]
+
+
+def _varies_along(planes: Planes, axis: int) -> bool:
+    return len(planes) == 3 and any(_varies(plane, axis % plane.ndim) for plane in planes[1:])
+
+
+def _picked(planes: Sequence[Tensor], matrix: Tensor) -> Planes:
+    """The places in matrix (…, n, N) x tokens (…, N, D): (…, n, D).
+
+    A matrix with one element in each row that is not 0 picks tokens; another one mixes all.
+    """
+    picks = matrix != 0
+    if not bool((picks.sum(dim=-1) == 1).all()):
+        return mixed(tuple(planes), [-2], True)
+    index = picks.int().argmax(dim=-1, keepdim=True)
+    shape = torch.broadcast_shapes(planes[0].shape[:-2], index.shape[:-2])
+    index = index.expand(*shape, -1, planes[0].shape[-1])
+    return tuple(plane.expand(*shape, -1, -1).gather(-2, index) for plane in planes)
 
 
 def _times_vector(left: Planes | None, right: Planes | None, behind: bool) -> Planes | None:
@@ -798,6 +924,7 @@ _RULES: tuple[tuple[set[str], Rule], ...] = (
     (_MULTIPLIED, _multiplied),
     (_SCATTERED, _scattered),
     ({"cat", "stack", "concat", "concatenate"}, _joined),
+    ({"where"}, _of_choice),
     ({"constant_pad_nd"}, _padded),
     ({"convolution"}, _convolved),
     ({"copy"}, _copied),
