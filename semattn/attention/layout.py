@@ -31,17 +31,32 @@ class UnplacedError(Exception):
 class Tokens:
     """The queries, or the keys, of one image: on which grid, and the windows (g, n) they are in.
 
-    `table` holds token numbers in the order of `grid`, prefix tokens first, -1 for padding.
+    `table` holds token numbers in the order of `grid`, prefix tokens first, -1 for padding. `names`
+    are those of the prefix tokens, the same for one token in all layers.
     """
 
     grid: PatchGrid
     table: Tensor
+    names: tuple[tuple[int, int], ...] = ()
 
     @property
     def in_order(self) -> bool:
         """Whether one group holds all tokens as they come."""
         count = torch.arange(self.grid.tokens, device=self.table.device)
         return self.table.shape == (1, len(count)) and bool((self.table[0] == count).all())
+
+
+    def renumbered(self, names: Sequence[tuple[int, int]]) -> Tokens:
+        """The same with prefix tokens numbered as in `names`, which holds all of them."""
+        numbers = [names.index(name) for name in self.names]
+        if numbers == list(range(len(numbers))):
+            return self
+        own = torch.tensor(numbers, device=self.table.device)
+        prefix = self.table.clamp(min=0, max=self.grid.prefix - 1)
+        patches = self.table + (len(names) - self.grid.prefix)
+        table = torch.where(self.table < self.grid.prefix, own[prefix], patches)
+        table = torch.where(self.table < 0, -1, table)
+        return Tokens(replace(self.grid, prefix=len(names)), table, tuple(names))
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,23 @@ def common_grid(layouts: Sequence[Layout]) -> PatchGrid:
                     "choose layers of one part"
                 )
     return replace(finest, prefix=max(grid.prefix for grid in grids))
+
+
+def with_same_prefix(layouts: Sequence[Layout]) -> list[Layout]:
+    """The layouts with each prefix token under the same number in all of them."""
+    names: dict[tuple[int, int], None] = {}
+    for layout in layouts:
+        for tokens in (layout.keys, layout.queries):
+            names.update(dict.fromkeys(() if tokens is None else tokens.names))
+    order = list(names)
+    return [
+        replace(
+            layout,
+            keys=None if layout.keys is None else layout.keys.renumbered(order),
+            queries=None if layout.queries is None else layout.queries.renumbered(order),
+        )
+        for layout in layouts
+    ]
 
 
 def has_places(planes: Planes) -> bool:
@@ -314,7 +346,17 @@ def _on_grid(planes: Planes, size: tuple[int, int]) -> Tokens | None:
     grid = PatchGrid((h, w), size, (tall, wide), prefix, origin=(top, left))
     if len(table[table >= prefix].unique()) != grid.patches:
         raise UnplacedError(f"tokens that do not fill a grid of {h}x{w}")
-    return Tokens(grid, table)
+    return Tokens(grid, table, _names(nowhere, down))
+
+
+def _names(nowhere: Tensor, down: Tensor) -> tuple[tuple[int, int], ...]:
+    """The names of the prefix tokens of a group: a number, and how many have had it before."""
+    group = int(nowhere.sum(dim=1).argmax())
+    numbers = [
+        int(number) if number < 0 else 0
+        for number in down[group][nowhere[group]].nan_to_num(0.0).round().tolist()
+    ]
+    return tuple((one, numbers[:place].count(one)) for place, one in enumerate(numbers))
 
 
 def _without_summary(planes: Planes) -> Planes | None:

@@ -21,7 +21,7 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .attributes import attributes_of, changed
 from .intercept import Call
-from .layout import Layout, common_grid
+from .layout import Layout, common_grid, with_same_prefix
 from .layout_pass import Findings, layout_pass, site_of
 from .model_call import ModelCall
 from .quiet import quiet
@@ -311,9 +311,10 @@ def _read(model: nn.Module, found: Findings) -> ModelLayout:
                     f"forward pass, or calls that follow each other, got a second one on "
                     f"{one.shape} — differential and shared attention are not supported"
                 )
+    layouts = with_same_prefix([one.layout for one in found.calls])
     return ModelLayout(
         sites=sites,
-        layouts={site.name: one.layout for site, one in zip(sites, found.calls, strict=True)},
+        layouts={site.name: one for site, one in zip(sites, layouts, strict=True)},
         shapes={site.name: one.shape[-2:] for site, one in zip(sites, found.calls, strict=True)},
         before={
             site.name: frozenset(sites[number].name for number in one.before)

@@ -22,7 +22,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .owner import depth
 
 # Of one tensor, each of its shape: the image's number, and the fractions of height and width of the
-# image. NaN is no place in the image (a class token); image -1 is padding.
+# image. Image -1 is padding. Image NaN is no place in the image (a class token); "down" is then a
+# negative number by which the token is known in other layers, or NaN.
 Planes = tuple[Tensor, ...]
 
 # Of scores or attention: the planes of the queries and those of the keys, one after the other.
@@ -63,6 +64,10 @@ _SCATTERED = {
 }  # fmt: skip
 # Writes of some elements in place: they are repeated on the places of the storage.
 _STORED = {"copy_", "index_put_", "_index_put_impl_", "index_copy_", "scatter_", "masked_scatter_"}
+
+_JOINED = {"cat", "stack", "concat", "concatenate"}
+# Calls that put tokens which have no place between others.
+_ADDS_TOKENS = _JOINED | _SCATTERED | {"constant_pad_nd"}
 
 # The values of the result come from the random generator.
 _RANDOM = {
@@ -133,6 +138,7 @@ class Trace(TorchDispatchMode):
         self.modules: list[Any] = []
         self.reads_values = False
         self._random_state: Any = None
+        self._names = 0
         batch, _, height, width = inputs.shape
         self._device = device = inputs.device
         image = torch.arange(batch, dtype=torch.float32, device=device)
@@ -220,6 +226,9 @@ class Trace(TorchDispatchMode):
                 func = _without_out(func)
                 kwargs = {key: one for key, one in kwargs.items() if key != "out"}
                 places = rule(self.of, func, args, kwargs, made)
+                if name in _ADDS_TOKENS and places is not None:
+                    axis = _argument(func, args, kwargs, "dim") if name in _JOINED else None
+                    places = [self._named(planes, axis) for planes in places]
                 self._put_all(made, places, before, None if target is None else origin)
             elif target is not None and any(
                 self.of(one) is not None for one in given if one is not target
@@ -261,6 +270,19 @@ class Trace(TorchDispatchMode):
                 storage = self._storage(tensor)
                 storage.write(tensor, planes)
                 storage.origin = _merged(storage.origin, written)
+
+    def _named(self, planes: Planes, axis: int | None) -> Planes:
+        """The planes with a new number for tokens without a place, one each along `axis`."""
+        image, down = planes[:2]
+        new = image.isnan() & down.isnan()
+        if len(planes) != 3 or not bool(new.any()):
+            return planes
+        count = 1 if axis is None else image.shape[axis]
+        numbers = -1.0 - self._names - torch.arange(count, device=down.device)
+        self._names += count
+        if axis is not None:
+            numbers = numbers.reshape(-1, *[1] * (image.ndim - 1 - axis % image.ndim))
+        return image, torch.where(new, numbers.to(down), down), planes[2]
 
     def _origin_of_choice(self, args: Any, origin: Origin) -> Origin:
         """What the result of `torch.where` depends on: a choice between places is an order."""
@@ -354,6 +376,7 @@ class Trace(TorchDispatchMode):
             return  # as after ``x[:, 1:] += y``
         storage = self._storage(args[0])
         storage.widen(max(map(len, sources), default=3))
+        self._names += 1
         for number in range(len(storage.planes)):
             parts = [self._part(one, number) if _is_values(one) else one for one in args[1:]]
             func(storage.view(number, args[0]), *parts, **kwargs)
@@ -363,7 +386,8 @@ class Trace(TorchDispatchMode):
         """One plane of what is written; nowhere for what is not of the image."""
         known = self.of(values)
         if known is None:
-            return torch.full(values.shape, torch.nan, device=values.device)
+            nowhere = -float(self._names) if number == 1 else torch.nan
+            return torch.full(values.shape, nowhere, device=values.device)
         return known[number % len(known)].expand(values.shape)
 
 
@@ -469,6 +493,14 @@ def _merged(first: Origin, second: Origin) -> Origin:
     )
 
 
+def _argument(func: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:
+    """An argument of a call, also where it is the default."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            return args[place] if place < len(args) else kwargs.get(name, argument.default_value)
+    return None
+
+
 def _index_arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any]:
     """The arguments of a call that say which elements are taken."""
     names = [argument.name for argument in func._schema.arguments]
@@ -549,13 +581,11 @@ def _agree(first: Planes, second: Planes) -> bool:
 
 def _filled(planes: Planes, other: Planes) -> Planes:
     """The planes, and those of another operand where they are nowhere: padded parts are added."""
-    empty = _once(planes[0]).isnan()
-    if planes[0].shape != other[0].shape or not bool(empty.any()):
+    if planes[0].shape != other[0].shape or not bool(_once(planes[0]).isnan().any()):
         return planes
-    if bool((empty & ~_once(other[0]).isnan()).any()):
-        return tuple(
-            torch.where(planes[0].isnan(), *pair) for pair in zip(other, planes, strict=True)
-        )
+    empty = planes[0].isnan() & ~other[0].isnan()
+    if bool(empty.any()):
+        return tuple(torch.where(empty, *pair) for pair in zip(other, planes, strict=True))
     return planes
 
 
@@ -923,7 +953,7 @@ _RULES: tuple[tuple[set[str], Rule], ...] = (
     (_RESIZED, _resized),
     (_MULTIPLIED, _multiplied),
     (_SCATTERED, _scattered),
-    ({"cat", "stack", "concat", "concatenate"}, _joined),
+    (_JOINED, _joined),
     ({"where"}, _of_choice),
     ({"constant_pad_nd"}, _padded),
     ({"convolution"}, _convolved),
