@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,16 @@ class ModelCall:
 
     def run(self, model: nn.Module) -> Any:
         """Call the model."""
-        return model(*self.args, **self.kwargs)
+        try:
+            return model(*self.args, **self.kwargs)
+        except AssertionError as error:
+            if "NestedTensor" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: expected tokens in a tensor, got a nested tensor, as "
+                "nn.TransformerEncoder makes of a padding mask — build it with "
+                "enable_nested_tensor=False"
+            ) from error
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -893,15 +893,22 @@ def _varies_along(planes: Planes, axis: int) -> bool:
 def _picked(planes: Sequence[Tensor], matrix: Tensor) -> Planes:
     """The places in matrix (…, n, N) x tokens (…, N, D): (…, n, D).
 
-    A matrix with one element in each row that is not 0 picks tokens; another one mixes all.
+    A matrix that takes at most half of the tokens in each row picks tokens or averages a few;
+    another one mixes all.
     """
-    picks = matrix != 0
-    if not bool((picks.sum(dim=-1) == 1).all()):
+    taken = matrix != 0
+    if bool((2 * taken.sum(dim=-1) > matrix.shape[-1]).any()):
         return mixed(tuple(planes), [-2], True)
-    index = picks.int().argmax(dim=-1, keepdim=True)
-    shape = torch.broadcast_shapes(planes[0].shape[:-2], index.shape[:-2])
-    index = index.expand(*shape, -1, planes[0].shape[-1])
-    return tuple(plane.expand(*shape, -1, -1).gather(-2, index) for plane in planes)
+    weights = matrix.abs().to(torch.float32)
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+    image, down, across = (_weighted(weights, plane) for plane in planes)
+    return image.round(), down, across
+
+
+def _weighted(weights: Tensor, plane: Tensor) -> Tensor:
+    """The weighted mean of places; NaN where one that counts is NaN."""
+    unknown = (weights > 0).float() @ plane.isnan().float() > 0
+    return torch.where(unknown, torch.nan, weights @ plane.nan_to_num(0.0))
 
 
 def _times_vector(left: Planes | None, right: Planes | None, behind: bool) -> Planes | None:
