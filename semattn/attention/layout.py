@@ -7,7 +7,7 @@ image asking once is refused by name: overlapping windows, queries that are not 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,10 @@ from .trace import Planes
 _NEAR = 2e-4  # of the image's side: places that agree
 _EVEN = 0.05  # of a patch: how much the distances between patches may differ
 _EDGE = 0.04  # of a patch: how far the first may begin from the edge of the image
+
+
+# Of a token without a place: its number, and how many before it in the call have the same number.
+Name = tuple[int, int]
 
 
 class UnplacedError(Exception):
@@ -37,7 +41,7 @@ class Tokens:
 
     grid: PatchGrid
     table: Tensor
-    names: tuple[tuple[int, int], ...] = ()
+    names: tuple[Name, ...] = ()
 
     @property
     def in_order(self) -> bool:
@@ -45,10 +49,9 @@ class Tokens:
         count = torch.arange(self.grid.tokens, device=self.table.device)
         return self.table.shape == (1, len(count)) and bool((self.table[0] == count).all())
 
-
-    def renumbered(self, names: Sequence[tuple[int, int]]) -> Tokens:
-        """The same with prefix tokens numbered as in `names`, which holds all of them."""
-        numbers = [names.index(name) for name in self.names]
+    def renumbered(self, names: Sequence[Name], same: Mapping[Name, Name]) -> Tokens:
+        """The same with prefix tokens numbered as in `names`, under which those in `same` are."""
+        numbers = [names.index(same.get(name, name)) for name in self.names]
         if numbers == list(range(len(numbers))):
             return self
         own = torch.tensor(numbers, device=self.table.device)
@@ -176,16 +179,24 @@ def common_grid(layouts: Sequence[Layout]) -> PatchGrid:
 
 def with_same_prefix(layouts: Sequence[Layout]) -> list[Layout]:
     """The layouts with each prefix token under the same number in all of them."""
-    names: dict[tuple[int, int], None] = {}
+    order: list[Name] = []
+    same: dict[
+        Name, Name
+    ] = {}  # of a token that has changed its name, such as one of several mixed
+    last: tuple[Name, ...] = ()
     for layout in layouts:
         for tokens in (layout.keys, layout.queries):
-            names.update(dict.fromkeys(() if tokens is None else tokens.names))
-    order = list(names)
+            names = () if tokens is None else tuple(same.get(one, one) for one in tokens.names)
+            if len(names) == len(last) and not set(names) & set(order):
+                same.update(zip(names, last, strict=True))
+                names = last
+            order.extend(name for name in names if name not in order)
+            last = names or last
     return [
         replace(
             layout,
-            keys=None if layout.keys is None else layout.keys.renumbered(order),
-            queries=None if layout.queries is None else layout.queries.renumbered(order),
+            keys=None if layout.keys is None else layout.keys.renumbered(order, same),
+            queries=None if layout.queries is None else layout.queries.renumbered(order, same),
         )
         for layout in layouts
     ]
@@ -349,12 +360,12 @@ def _on_grid(planes: Planes, size: tuple[int, int]) -> Tokens | None:
     return Tokens(grid, table, _names(nowhere, down))
 
 
-def _names(nowhere: Tensor, down: Tensor) -> tuple[tuple[int, int], ...]:
+def _names(nowhere: Tensor, down: Tensor) -> tuple[Name, ...]:
     """The names of the prefix tokens of a group: a number, and how many have had it before."""
     group = int(nowhere.sum(dim=1).argmax())
     numbers = [
-        int(number) if number < 0 else 0
-        for number in down[group][nowhere[group]].nan_to_num(0.0).round().tolist()
+        round(number * 1024) if number < 0 else 0
+        for number in down[group][nowhere[group]].nan_to_num(0.0).tolist()
     ]
     return tuple((one, numbers[:place].count(one)) for place, one in enumerate(numbers))
 

@@ -62,7 +62,9 @@ class ModelCall:
 
     def other_tensors(self) -> list[Tensor]:
         """The tensors among the arguments that are not the images, also those in lists."""
-        return [one for one in _tensors((*self.args, *self.kwargs.values())) if one is not self.images]
+        return [
+            one for one in _tensors((*self.args, *self.kwargs.values())) if one is not self.images
+        ]
 
     def run(self, model: nn.Module) -> Any:
         """Call the model."""

@@ -265,13 +265,17 @@ def _watched_pass(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None
 ) -> tuple[Findings, bool]:
     """What a pass finds, and whether the model draws random numbers of Python or NumPy."""
-    before = random.getstate(), np.random.get_state()[1:3]
+    before = _random_states()
     found = layout_pass(model, call, sites)
     if not found.repeatable and len(call.images) > len(call.few().images):
         found = layout_pass(model, call, sites, whole=True)  # other images may have other places
-    after = random.getstate(), np.random.get_state()[1:3]
-    same = before[0] == after[0] and before[1][1] == after[1][1]
-    return found, not (same and np.array_equal(before[1][0], after[1][0]))
+    return found, _random_states() != before
+
+
+def _random_states() -> tuple[Any, ...]:
+    """The states of the random generators of Python and NumPy."""
+    name, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (models may use it)
+    return random.getstate(), name, bytes(numbers), *rest
 
 
 def any_layout(model: nn.Module) -> ModelLayout | None:

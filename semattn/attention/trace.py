@@ -9,6 +9,7 @@ on each element leaves them. No model family is known here, and none has to be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -211,8 +212,6 @@ class Trace(TorchDispatchMode):
         if name in _RANDOM and self._random_state is None:
             self._random_state = _random_state(self._device)
         origin = self._origin_of(name, func, args, kwargs, given)
-        if name == "where":
-            origin = self._origin_of_choice(args, origin)
         target = _written_tensor(func, args, kwargs)
         before = None if target is None else self.of(target)
         result = func(*args, **kwargs)
@@ -223,12 +222,7 @@ class Trace(TorchDispatchMode):
             elif rule is not None:
                 rule = _picture_padded if rule is _padded and origin.picture else rule
                 made = result[0] if isinstance(result, tuple) else result
-                func = _without_out(func)
-                kwargs = {key: one for key, one in kwargs.items() if key != "out"}
-                places = rule(self.of, func, args, kwargs, made)
-                if name in _ADDS_TOKENS and places is not None:
-                    axis = _argument(func, args, kwargs, "dim") if name in _JOINED else None
-                    places = [self._named(planes, axis) for planes in places]
+                places = self._places_by(rule, func, args, kwargs, made)
                 self._put_all(made, places, before, None if target is None else origin)
             elif target is not None and any(
                 self.of(one) is not None for one in given if one is not target
@@ -271,6 +265,18 @@ class Trace(TorchDispatchMode):
                 storage.write(tensor, planes)
                 storage.origin = _merged(storage.origin, written)
 
+    def _places_by(
+        self, rule: Rule, func: Any, args: Any, kwargs: dict[str, Any], made: Any
+    ) -> list[Planes] | None:
+        """The places of what a call has made; tokens without a place get a name."""
+        name = func._schema.name.rpartition("::")[2]
+        kwargs = {key: one for key, one in kwargs.items() if key != "out"}
+        places = rule(self.of, _without_out(func), args, kwargs, made)
+        if name not in _ADDS_TOKENS or places is None:
+            return places
+        axis = _argument(func, args, kwargs, "dim") if name in _JOINED else None
+        return [self._named(planes, axis) for planes in places]
+
     def _named(self, planes: Planes, axis: int | None) -> Planes:
         """The planes with a new number for tokens without a place, one each along `axis`."""
         image, down = planes[:2]
@@ -278,22 +284,21 @@ class Trace(TorchDispatchMode):
         if len(planes) != 3 or not bool(new.any()):
             return planes
         count = 1 if axis is None else image.shape[axis]
-        numbers = -1.0 - self._names - torch.arange(count, device=down.device)
-        self._names += count
+        first, self._names = self._names, self._names + count
+        numbers = torch.tensor([_name(first + one) for one in range(count)], device=down.device)
         if axis is not None:
             numbers = numbers.reshape(-1, *[1] * (image.ndim - 1 - axis % image.ndim))
         return image, torch.where(new, numbers.to(down), down), planes[2]
 
-    def _origin_of_choice(self, args: Any, origin: Origin) -> Origin:
-        """What the result of `torch.where` depends on: a choice between places is an order."""
+    def _order_of_choice(self, args: Any) -> str:
+        """What `torch.where` chooses by between tokens of different places."""
         first, second = self.of(args[1]), self.of(args[2])
         if first is None or second is None or _agree(first, second):
-            return origin
+            return ""
         condition = self.origin(args[0])
         if condition.argument:
             self.reads_values = True
-        order = "the image" if condition.image else "random numbers" if condition.random else ""
-        return replace(origin, order=order or origin.order)
+        return "the image" if condition.image else "random numbers" if condition.random else ""
 
     def _origin_of(
         self, name: str, func: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor]
@@ -308,6 +313,8 @@ class Trace(TorchDispatchMode):
         if not sources:
             return Origin(random=True) if random else _NOTHING
         order = next((one.order for one in sources if one.order), "")
+        if name == "where" and len(args) > 2:
+            order = self._order_of_choice(args) or order
         if name.removesuffix("_") in _INDEXED:
             indices = [self.origin(one) for one in _tensors(_index_arguments(func, args, kwargs))]
             if any(one.random for one in indices):
@@ -386,7 +393,7 @@ class Trace(TorchDispatchMode):
         """One plane of what is written; nowhere for what is not of the image."""
         known = self.of(values)
         if known is None:
-            nowhere = -float(self._names) if number == 1 else torch.nan
+            nowhere = _name(self._names) if number == 1 else torch.nan
             return torch.full(values.shape, nowhere, device=values.device)
         return known[number % len(known)].expand(values.shape)
 
@@ -443,6 +450,11 @@ class _Storage:
         self.widen(len(planes))
         for number, plane in enumerate(planes):
             self.view(number, tensor).copy_(plane.expand(tensor.shape))
+
+
+def _name(number: int) -> float:
+    """A negative number for a token without a place; no mean of some is that of another."""
+    return -1.0 - 10.0 * math.sqrt(number)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
