@@ -89,7 +89,7 @@ class _Reading:
     def leave(self, site: str, _: nn.Module, _inputs: Any, output: Any) -> Any:
         if not self.watches or self.images is None:
             return None
-        tensor = _tensor(site, output)
+        tensor = _tensor(site, output, len(self.images))
         if tensor.requires_grad:
             self.features[site] = tensor
         handed_on = self._stacked(tensor) if site == self.last else _detached(tensor)
@@ -140,11 +140,13 @@ def blocks_of(model: nn.Module, sites: Sequence[AttentionSite]) -> Mapping[str, 
     return found
 
 
-def _tensor(site: str, output: Any) -> Tensor:
+def _tensor(site: str, output: Any, batch: int) -> Tensor:
     first = output[0] if isinstance(output, tuple) and output else output
-    if not isinstance(first, Tensor) or first.ndim not in (3, 4):
+    is_tensor = isinstance(first, Tensor)
+    if not is_tensor or first.ndim not in (3, 4) or len(first) != batch:
+        got = tuple(first.shape) if is_tensor else type(first).__name__
         raise UnsupportedModelError(
-            f"{site}: expected its block to give tokens (B, N, D), got {type(first).__name__} — "
+            f"{site}: expected its block to give tokens (B, N, D) of {batch} images, got {got} — "
             "this kind is not supported"
         )
     return first

@@ -68,7 +68,10 @@ class FusedCall:
     @property
     def shape(self) -> tuple[int, ...]:
         """(B, H, Nq, Nk), or fewer axes where the call had fewer."""
-        return (*self.query.shape[:-1], self.key.shape[-2])
+        lead = self.query.shape[:-2]
+        if not self.enable_gqa:  # learned queries may be the same for all images
+            lead = torch.broadcast_shapes(lead, self.key.shape[:-2])
+        return (*lead, self.query.shape[-2], self.key.shape[-2])
 
     def run(self) -> Tensor:
         """Make the call: (B,H,Nq,D)."""

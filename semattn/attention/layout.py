@@ -7,7 +7,7 @@ image asking once is refused by name: overlapping windows, queries that are not 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,10 @@ _EVEN = 0.05  # of a patch: how much the distances between patches may differ
 _EDGE = 0.04  # of a patch: how far the first may begin from the edge of the image
 
 
+# Of a token without a place: its number, and how many before it in the call have the same number.
+Name = tuple[int, int]
+
+
 class UnplacedError(Exception):
     """Why the tokens of a call have no places; becomes an UnsupportedModelError with its site."""
 
@@ -31,17 +35,31 @@ class UnplacedError(Exception):
 class Tokens:
     """The queries, or the keys, of one image: on which grid, and the windows (g, n) they are in.
 
-    `table` holds token numbers in the order of `grid`, prefix tokens first, -1 for padding.
+    `table` holds token numbers in the order of `grid`, prefix tokens first, -1 for padding. `names`
+    are those of the prefix tokens, the same for one token in all layers.
     """
 
     grid: PatchGrid
     table: Tensor
+    names: tuple[Name, ...] = ()
 
     @property
     def in_order(self) -> bool:
         """Whether one group holds all tokens as they come."""
         count = torch.arange(self.grid.tokens, device=self.table.device)
         return self.table.shape == (1, len(count)) and bool((self.table[0] == count).all())
+
+    def renumbered(self, names: Sequence[Name], same: Mapping[Name, Name]) -> Tokens:
+        """The same with prefix tokens numbered as in `names`, under which those in `same` are."""
+        numbers = [names.index(same.get(name, name)) for name in self.names]
+        if numbers == list(range(len(numbers))):
+            return self
+        own = torch.tensor(numbers, device=self.table.device)
+        prefix = self.table.clamp(min=0, max=self.grid.prefix - 1)
+        patches = self.table + (len(names) - self.grid.prefix)
+        table = torch.where(self.table < self.grid.prefix, own[prefix], patches)
+        table = torch.where(self.table < 0, -1, table)
+        return Tokens(replace(self.grid, prefix=len(names)), table, tuple(names))
 
 
 @dataclass(frozen=True)
@@ -147,13 +165,41 @@ def common_grid(layouts: Sequence[Layout]) -> PatchGrid:
                 for one in (grid, finest)
             ]
             apart = max(abs(ends[0][0] - ends[1][0]), abs(ends[0][1] - ends[1][1]))
-            if apart > 1.01 * max(grid.cell[side], finest.cell[side]):
+            cells = grid.cell[side], finest.cell[side]
+            # Coarse cells may reach beyond the image; rows of the same height are dropped ones.
+            same = abs(cells[0] - cells[1]) < 0.01 * cells[1]
+            if apart > (0.5 if same else 1.01) * max(cells):
                 raise UnsupportedModelError(
                     f"model: expected layers that see the same part of the image, got grids of "
                     f"{grid.shape} and {finest.shape} patches over different parts — "
                     "choose layers of one part"
                 )
     return replace(finest, prefix=max(grid.prefix for grid in grids))
+
+
+def with_same_prefix(layouts: Sequence[Layout]) -> list[Layout]:
+    """The layouts with each prefix token under the same number in all of them."""
+    order: list[Name] = []
+    same: dict[
+        Name, Name
+    ] = {}  # of a token that has changed its name, such as one of several mixed
+    last: tuple[Name, ...] = ()
+    for layout in layouts:
+        for tokens in (layout.keys, layout.queries):
+            names = () if tokens is None else tuple(same.get(one, one) for one in tokens.names)
+            if len(names) == len(last) and not set(names) & set(order):
+                same.update(zip(names, last, strict=True))
+                names = last
+            order.extend(name for name in names if name not in order)
+            last = names or last
+    return [
+        replace(
+            layout,
+            keys=None if layout.keys is None else layout.keys.renumbered(order, same),
+            queries=None if layout.queries is None else layout.queries.renumbered(order, same),
+        )
+        for layout in layouts
+    ]
 
 
 def has_places(planes: Planes) -> bool:
@@ -311,7 +357,17 @@ def _on_grid(planes: Planes, size: tuple[int, int]) -> Tokens | None:
     grid = PatchGrid((h, w), size, (tall, wide), prefix, origin=(top, left))
     if len(table[table >= prefix].unique()) != grid.patches:
         raise UnplacedError(f"tokens that do not fill a grid of {h}x{w}")
-    return Tokens(grid, table)
+    return Tokens(grid, table, _names(nowhere, down))
+
+
+def _names(nowhere: Tensor, down: Tensor) -> tuple[Name, ...]:
+    """The names of the prefix tokens of a group: a number, and how many have had it before."""
+    group = int(nowhere.sum(dim=1).argmax())
+    numbers = [
+        round(number * 1024) if number < 0 else 0
+        for number in down[group][nowhere[group]].nan_to_num(0.0).tolist()
+    ]
+    return tuple((one, numbers[:place].count(one)) for place, one in enumerate(numbers))
 
 
 def _without_summary(planes: Planes) -> Planes | None:

@@ -26,6 +26,9 @@ from .owner import Owner, apart, depth
 from .sites import NAMED_ATTENTION, AttentionSite
 from .trace import Planes, Trace, mixed
 
+# Calls that hand numbers to Python code without a call of an operator.
+_READS_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+
 FOREIGN = "its tokens do not come from the image"
 NOT_PATCHES = "it is not attention between patches"
 NO_PATCHES = "its keys are no patches of the image"
@@ -98,7 +101,7 @@ def layout_pass(
         stack.enter_context(apart(layout=True))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        trace = Trace(few.images)
+        trace = Trace(few.images, few.other_tensors())
         stack.callback(trace.restore_random_state)
         finder = _CallFinder(trace, (few.images.shape[-2], few.images.shape[-1]), sites)
         stack.enter_context(_modules_followed(model, trace.modules, finder.entered))
@@ -165,6 +168,8 @@ class _CallFinder(TorchFunctionMode):
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _READS_ARRAYS:
+            self.trace.note_read(args)
         found = self.reader.read(func, args, kwargs) if depth() == self.level else None
         if found is None:
             result = func(*args, **kwargs)
@@ -349,7 +354,10 @@ def places_of(trace: Trace, call: Call) -> tuple[Planes | None, Planes]:
         lead = call.shape[:-2]
         if call.key.shape[:-2] != lead:  # heads that share their keys: one is enough
             keys = tuple(plane[:, :1].expand(*lead, -1) for plane in keys)
-        return None if queries is None else mixed(queries[:3], [-1], False), keys
+        if queries is None:
+            return None, keys
+        queries = mixed(queries[:3], [-1], False)
+        return tuple(plane.expand(*lead, -1) for plane in queries), keys
     both = trace.of(call.scores)
     assert both is not None
     first, second = both[:3], both[3:]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ModelCall:
         """All that the layout of tokens may depend on: shapes, devices and the other arguments."""
         rest = [
             (tuple(one.shape), str(one.device)) if isinstance(one, Tensor) else repr(one)
-            for one in (*self.args, *self.kwargs.items())
+            for one in (*self.args, *self.kwargs, *self.kwargs.values())
             if one is not self.images
         ]
         images = self.images
@@ -59,9 +60,32 @@ class ModelCall:
         images = self.images.detach()
         return self.with_images((images[:2] if self.alone else images).clone())
 
+    def other_tensors(self) -> list[Tensor]:
+        """The tensors among the arguments that are not the images, also those in lists."""
+        return [
+            one for one in _tensors((*self.args, *self.kwargs.values())) if one is not self.images
+        ]
+
     def run(self, model: nn.Module) -> Any:
         """Call the model."""
-        return model(*self.args, **self.kwargs)
+        try:
+            return model(*self.args, **self.kwargs)
+        except AssertionError as error:
+            if "NestedTensor" not in str(error):
+                raise
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: expected tokens in a tensor, got a nested tensor, as "
+                "nn.TransformerEncoder makes of a padding mask — build it with "
+                "enable_nested_tensor=False"
+            ) from error
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for one in values.values() if isinstance(values, dict) else values:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (list, tuple, dict)):
+            yield from _tensors(one)
 
 
 def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:

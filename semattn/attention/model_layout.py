@@ -6,20 +6,22 @@ of its plain attributes changes.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
+from .attributes import attributes_of, changed
 from .intercept import Call
-from .layout import Layout, common_grid
+from .layout import Layout, common_grid, with_same_prefix
 from .layout_pass import Findings, layout_pass, site_of
 from .model_call import ModelCall
 from .quiet import quiet
@@ -29,7 +31,6 @@ from .sites import AttentionSite
 
 NO_INFLUENCE = "the score does not depend on it"
 
-_PLAIN = (bool, int, float, str, type(None))
 _MOST_LAYOUTS = 64  # kept for each model
 
 
@@ -195,11 +196,12 @@ class _Known:
     volatile: frozenset[tuple[int, str]] = frozenset()  # attributes that change in every pass
     unreached: frozenset[str] = frozenset()  # sites that no score has depended on so far
     blocked: bool = False  # whether the model runs a part without gradients
+    weights: tuple[Any, ...] = ()  # those that the readout was measured with
 
     def is_of(self, attributes: tuple[Any, ...]) -> bool:
         """Whether a model with these attributes has this layout."""
         return attributes == self.attributes or (
-            bool(self.volatile) and _changed(attributes, self.attributes) <= self.volatile
+            bool(self.volatile) and changed(attributes, self.attributes) <= self.volatile
         )
 
 
@@ -235,27 +237,45 @@ def known_layout(
 ) -> _Known:
     """As `model_layout`, with what passes have shown since."""
     with quiet(model):
-        attributes = _attributes(model)
+        attributes = attributes_of(model)
         key = (call.key, None if sites is None else tuple(sites))
         with _lock:
             shelf = _shelves.setdefault(model, _Shelf())
             known = shelf.layouts.get(key)
         if known is not None and known.is_of(attributes) and not anew:
             return known
-        found = layout_pass(model, call, sites)
-        layout, changed = _read(model, found), _changed(attributes, _attributes(model))
-        if changed and not layout.is_same(_read(model, layout_pass(model, call, sites))):
+        found, outside = _watched_pass(model, call, sites)
+        layout, varying = _read(model, found), changed(attributes, attributes_of(model))
+        again = varying or outside
+        if again and not layout.is_same(_read(model, layout_pass(model, call, sites))):
             raise UnsupportedModelError(
                 f"{type(model).__name__}: expected tokens in the same order in every forward pass, "
                 "got an order that changes from pass to pass — fix the order"
             )
-    known = _Known(attributes, layout, changed)
+    known = _Known(attributes, layout, varying)
     if found.repeatable:
         with _lock:
             while len(shelf.layouts) >= _MOST_LAYOUTS:
                 shelf.layouts.pop(next(iter(shelf.layouts)))
             shelf.layouts[key] = known
     return known
+
+
+def _watched_pass(
+    model: nn.Module, call: ModelCall, sites: Sequence[str] | None
+) -> tuple[Findings, bool]:
+    """What a pass finds, and whether the model draws random numbers of Python or NumPy."""
+    before = _random_states()
+    found = layout_pass(model, call, sites)
+    if not found.repeatable and len(call.images) > len(call.few().images):
+        found = layout_pass(model, call, sites, whole=True)  # other images may have other places
+    return found, _random_states() != before
+
+
+def _random_states() -> tuple[Any, ...]:
+    """The states of the random generators of Python and NumPy."""
+    name, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (models may use it)
+    return random.getstate(), name, bytes(numbers), *rest
 
 
 def any_layout(model: nn.Module) -> ModelLayout | None:
@@ -295,9 +315,10 @@ def _read(model: nn.Module, found: Findings) -> ModelLayout:
                     f"forward pass, or calls that follow each other, got a second one on "
                     f"{one.shape} — differential and shared attention are not supported"
                 )
+    layouts = with_same_prefix([one.layout for one in found.calls])
     return ModelLayout(
         sites=sites,
-        layouts={site.name: one.layout for site, one in zip(sites, found.calls, strict=True)},
+        layouts={site.name: one for site, one in zip(sites, layouts, strict=True)},
         shapes={site.name: one.shape[-2:] for site, one in zip(sites, found.calls, strict=True)},
         before={
             site.name: frozenset(sites[number].name for number in one.before)
@@ -327,52 +348,3 @@ def _listed(sites: Sequence[AttentionSite]) -> str:
     kinds = ", ".join(dict.fromkeys(site.module for site in sites))
     count = f"{len(sites)} layers" if len(sites) > 1 else sites[0].name or "the model"
     return f"{kinds}, {count}"
-
-
-def _attributes(model: nn.Module) -> tuple[Any, ...]:
-    """The classes and plain attributes of all modules, on which the layout may depend."""
-    return tuple(
-        (
-            type(module),
-            tuple((name, value) for name, value in vars(module).items() if _is_plain(name, value)),
-            _own_hooks(module),
-        )
-        for module in model.modules()
-    )
-
-
-def _changed(first: tuple[Any, ...], second: tuple[Any, ...]) -> frozenset[tuple[int, str]]:
-    """Which attributes differ: the number of the module and the name; "" for the module itself."""
-    if first == second:
-        return frozenset()
-    if len(first) != len(second):
-        return frozenset({(-1, "")})
-    changed = set()
-    for number, (one, other) in enumerate(zip(first, second, strict=True)):
-        if (one[0], one[2]) != (other[0], other[2]):
-            changed.add((number, ""))
-        before, after = dict(one[1]), dict(other[1])
-        names = before.keys() | after.keys()
-        changed |= {
-            (number, name) for name in names if before.get(name, ...) != after.get(name, ...)
-        }
-    return frozenset(changed)
-
-
-def _is_plain(name: str, value: Any) -> bool:
-    if type(value) in _PLAIN:
-        return True
-    if type(value) is tuple:
-        return all(type(one) in _PLAIN for one in value)
-    return name == "forward"
-
-
-def _own_hooks(module: nn.Module) -> tuple[int, ...]:
-    """The hooks that are not semattn's."""
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return tuple(id(hook) for hook in hooks if not _is_ours(hook))
-
-
-def _is_ours(hook: Any) -> bool:
-    function = hook.func if isinstance(hook, partial) else hook
-    return str(getattr(function, "__module__", "")).startswith("semattn.")

@@ -17,9 +17,10 @@ from .target import output_tensor
 def with_readout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
 ) -> ModelLayout:
-    """The layout of `model` with its `readout`: measured once, by the gradient of all outputs."""
+    """The layout of `model` with its `readout`, measured once for the weights that it has."""
     known = known_layout(model, call, sites)
-    if known.layout.readout is None:
+    weights = tuple((id(one), one._version) for one in model.parameters())
+    if known.layout.readout is None or known.weights != weights:
         with apart(layout=True):
             taken = record_call(
                 model,
@@ -31,4 +32,5 @@ def with_readout(
                 readout="output",
             )
         known.layout = replace(known.layout, readout=(taken.readout() > 0).any(dim=0))
+        known.weights = weights
     return known.layout

@@ -286,7 +286,9 @@ class _Recording:
             if not grad:
                 return logits, None, {}
             asked = score(output, self.target, self.model)
-            if self.readout == "output":
+            # A function may read another output than the first, which the mixture is of.
+            several = callable(self.target) and not isinstance(output, Tensor)
+            if self.readout == "output" and not several:
                 self.read = recorder.differentiate(_mixture(logits), logits.dtype, ends=True)
             return logits, asked, recorder.differentiate(asked.values, logits.dtype)
 

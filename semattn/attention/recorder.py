@@ -178,7 +178,7 @@ def site_record(
         dense = layout.fold(call.run().detach() if result is None else result, lead)
         shape = (*dense.shape[:2], call.shape[-2], call.shape[-1])
         return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient, layout=layout)
-    query = layout.fold(call.query.detach(), lead)
+    query = layout.fold(call.query.detach().expand(*lead, -1, -1), lead)
     mask = None if call.attn_mask is None else call.attn_mask.detach()
     return SiteRecord(
         site,

@@ -214,13 +214,11 @@ def _selves(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
 
 def _parts(model: nn.Module) -> dict[nn.Module, AttentionSite]:
     """The parts of a model whose attention is not known yet, so that none is called by itself."""
-    parts: dict[nn.Module, AttentionSite] = {}
-    for name, module in model.named_children():
-        held = module.named_children() if isinstance(module, nn.ModuleList) else [("", module)]
-        for inner, part in held:
-            path = f"{name}.{inner}" if inner else name
-            parts[part] = AttentionSite(path, 0, type(part).__name__, "self")
-    return parts
+    return {
+        part: AttentionSite(name, 0, type(part).__name__, "self")
+        for name, part in model.named_modules()
+        if name
+    }
 
 
 def _add(

@@ -9,7 +9,8 @@ on each element leaves them. No model family is known here, and none has to be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -22,7 +23,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .owner import depth
 
 # Of one tensor, each of its shape: the image's number, and the fractions of height and width of the
-# image. NaN is no place in the image (a class token); image -1 is padding.
+# image. Image -1 is padding. Image NaN is no place in the image (a class token); "down" is then a
+# negative number by which the token is known in other layers, or NaN.
 Planes = tuple[Tensor, ...]
 
 # Of scores or attention: the planes of the queries and those of the keys, one after the other.
@@ -64,6 +66,10 @@ _SCATTERED = {
 # Writes of some elements in place: they are repeated on the places of the storage.
 _STORED = {"copy_", "index_put_", "_index_put_impl_", "index_copy_", "scatter_", "masked_scatter_"}
 
+_JOINED = {"cat", "stack", "concat", "concatenate"}
+# Calls that put tokens which have no place between others.
+_ADDS_TOKENS = _JOINED | _SCATTERED | {"constant_pad_nd"}
+
 # The values of the result come from the random generator.
 _RANDOM = {
     "rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal",
@@ -91,7 +97,8 @@ _INDEXED = {
 class Origin:
     """What the values of a tensor depend on.
 
-    `image` and `random`: the image, the random generator. `order`: "", or why the place of its
+    `image`, `random` and `argument`: the image, the random generator, the values of another tensor
+    that the model is called with. `order`: "", or why the place of its
     elements varies ("the image", "random numbers"). `calls`: numbers of the attention calls that it
     has passed. `product`: for what may be scores, "image", "lost" (of the image, but from an
     unknown place) or "foreign" (not of the image), and the modules that were running when the
@@ -102,6 +109,7 @@ class Origin:
 
     image: bool = False
     random: bool = False
+    argument: bool = False
     order: str = ""
     calls: frozenset[int] = frozenset()
     product: tuple[str, tuple[Any, ...]] | None = None
@@ -117,10 +125,11 @@ class Trace(TorchDispatchMode):
     caches there could never be differentiated again.)
 
     `modules` is the stack of running modules, kept by the caller; `reads_values` says whether the
-    model's Python code has looked at numbers that depend on the image or on random numbers.
+    places may be others for other images or arguments: the model's Python code has looked at
+    numbers that depend on them or on random numbers, or an argument chooses elements.
     """
 
-    def __init__(self, inputs: Tensor) -> None:
+    def __init__(self, inputs: Tensor, arguments: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self._places = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
@@ -130,6 +139,7 @@ class Trace(TorchDispatchMode):
         self.modules: list[Any] = []
         self.reads_values = False
         self._random_state: Any = None
+        self._names = 0
         batch, _, height, width = inputs.shape
         self._device = device = inputs.device
         image = torch.arange(batch, dtype=torch.float32, device=device)
@@ -137,13 +147,18 @@ class Trace(TorchDispatchMode):
         across = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
         planes = (image[:, None, None, None], down[:, None], across)
         self.put(inputs, tuple(plane.expand(inputs.shape) for plane in planes))
+        for argument in arguments:
+            self._origins[argument] = Origin(argument=True)
         self._origins[inputs] = Origin(image=True, picture=True)
 
     def of(self, tensor: Any) -> Planes | None:
         """The planes of a tensor; None where it does not come from the image."""
         if not isinstance(tensor, Tensor):
             return None
-        if self._written and (storage := self._written.get(_storage_key(tensor))):
+        storage = self._written.get(_storage_key(tensor)) if self._written else None
+        if storage is not None and storage.is_lost:
+            return None
+        if storage is not None and storage.holds(tensor):
             return storage.planes_of(tensor)
         return self._places.get(tensor)
 
@@ -162,6 +177,13 @@ class Trace(TorchDispatchMode):
     def put_origin(self, tensor: Tensor, origin: Origin) -> None:
         """Set what the values of `tensor` depend on."""
         self._origins[tensor] = origin
+
+    def note_read(self, tensors: Iterable[Any]) -> None:
+        """Note that Python code reads the values of these tensors."""
+        for tensor in tensors:
+            origin = self.origin(tensor)
+            if origin.image or origin.random or origin.argument:
+                self.reads_values = True
 
     def restore_random_state(self) -> None:
         """Leave the random generators as they were before the first call that used them."""
@@ -190,8 +212,8 @@ class Trace(TorchDispatchMode):
         if name in _RANDOM and self._random_state is None:
             self._random_state = _random_state(self._device)
         origin = self._origin_of(name, func, args, kwargs, given)
-        written = func._schema.is_mutable and args and isinstance(args[0], Tensor)
-        unplaced = bool(written) and self.of(args[0]) is None
+        target = _written_tensor(func, args, kwargs)
+        before = None if target is None else self.of(target)
         result = func(*args, **kwargs)
         self._note_results(result, given, origin)
         if any(self.of(tensor) is not None for tensor in given):
@@ -200,8 +222,12 @@ class Trace(TorchDispatchMode):
             elif rule is not None:
                 rule = _picture_padded if rule is _padded and origin.picture else rule
                 made = result[0] if isinstance(result, tuple) else result
-                places = rule(self.of, func, args, kwargs, made)
-                self._put_all(made, places, origin if unplaced else None)
+                places = self._places_by(rule, func, args, kwargs, made)
+                self._put_all(made, places, before, None if target is None else origin)
+            elif target is not None and any(
+                self.of(one) is not None for one in given if one is not target
+            ):
+                self._storage(target).lose(origin)  # written in a way that is not known
         self._note_windows_and_products(name, args, result)
         return result
 
@@ -219,41 +245,90 @@ class Trace(TorchDispatchMode):
             if given and tensor is not given[0] and _shares_storage(tensor, given[0]):
                 self._bases[tensor] = self._bases.get(given[0], given[0])
 
-    def _put_all(self, made: Any, places: list[Planes] | None, written: Origin | None) -> None:
-        """Set the places of what a call has made, or has written into a tensor without places."""
+    def _put_all(
+        self,
+        made: Any,
+        places: list[Planes] | None,
+        before: Planes | None,
+        written: Origin | None,
+    ) -> None:
+        """Set the places of what a call has made.
+
+        Of what it has `written` into a tensor that was at other places, also those of the storage.
+        """
         several = made if isinstance(made, list) else [made]
         for tensor, planes in zip(several, places or [], strict=places is not None):
-            if written is None:
+            if written is None or _same(before, planes):
                 self.put(tensor, planes)
             else:
                 storage = self._storage(tensor)
                 storage.write(tensor, planes)
                 storage.origin = _merged(storage.origin, written)
 
+    def _places_by(
+        self, rule: Rule, func: Any, args: Any, kwargs: dict[str, Any], made: Any
+    ) -> list[Planes] | None:
+        """The places of what a call has made; tokens without a place get a name."""
+        name = func._schema.name.rpartition("::")[2]
+        kwargs = {key: one for key, one in kwargs.items() if key != "out"}
+        places = rule(self.of, _without_out(func), args, kwargs, made)
+        if name not in _ADDS_TOKENS or places is None:
+            return places
+        axis = _argument(func, args, kwargs, "dim") if name in _JOINED else None
+        return [self._named(planes, axis) for planes in places]
+
+    def _named(self, planes: Planes, axis: int | None) -> Planes:
+        """The planes with a new number for tokens without a place, one each along `axis`."""
+        image, down = planes[:2]
+        new = image.isnan() & down.isnan()
+        if len(planes) != 3 or not bool(new.any()):
+            return planes
+        count = 1 if axis is None else image.shape[axis]
+        first, self._names = self._names, self._names + count
+        numbers = torch.tensor([_name(first + one) for one in range(count)], device=down.device)
+        if axis is not None:
+            numbers = numbers.reshape(-1, *[1] * (image.ndim - 1 - axis % image.ndim))
+        return image, torch.where(new, numbers.to(down), down), planes[2]
+
+    def _order_of_choice(self, args: Any) -> str:
+        """What `torch.where` chooses by between tokens of different places."""
+        first, second = self.of(args[1]), self.of(args[2])
+        if first is None or second is None or _agree(first, second):
+            return ""
+        condition = self.origin(args[0])
+        if condition.argument:
+            self.reads_values = True
+        return "the image" if condition.image else "random numbers" if condition.random else ""
+
     def _origin_of(
         self, name: str, func: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor]
     ) -> Origin:
         """What the values of the result of a call depend on."""
         sources = [one for tensor in given if (one := self.origin(tensor)) is not _NOTHING]
-        if name in _READS_VALUES and any(one.image or one.random for one in sources):
-            self.reads_values = True
+        if name in _READS_VALUES:
+            self.note_read(given)
         random = name in _RANDOM
         if name in _VALUE_FREE:
             sources = []
         if not sources:
             return Origin(random=True) if random else _NOTHING
         order = next((one.order for one in sources if one.order), "")
+        if name == "where" and len(args) > 2:
+            order = self._order_of_choice(args) or order
         if name.removesuffix("_") in _INDEXED:
             indices = [self.origin(one) for one in _tensors(_index_arguments(func, args, kwargs))]
             if any(one.random for one in indices):
                 order = "random numbers"
             elif any(one.image for one in indices):
                 order = "the image"
+            elif any(one.argument for one in indices):
+                self.reads_values = True
         keeps_scores = name not in _MULTIPLIED and name not in _REDUCED
         products = [one.product for one in sources if one.product] if keeps_scores else []
         return Origin(
             image=any(one.image for one in sources),
             random=random or any(one.random for one in sources),
+            argument=any(one.argument for one in sources),
             order=order,
             calls=frozenset().union(*(one.calls for one in sources)),
             product=products[0] if products else None,
@@ -308,6 +383,7 @@ class Trace(TorchDispatchMode):
             return  # as after ``x[:, 1:] += y``
         storage = self._storage(args[0])
         storage.widen(max(map(len, sources), default=3))
+        self._names += 1
         for number in range(len(storage.planes)):
             parts = [self._part(one, number) if _is_values(one) else one for one in args[1:]]
             func(storage.view(number, args[0]), *parts, **kwargs)
@@ -317,7 +393,8 @@ class Trace(TorchDispatchMode):
         """One plane of what is written; nowhere for what is not of the image."""
         known = self.of(values)
         if known is None:
-            return torch.full(values.shape, torch.nan, device=values.device)
+            nowhere = _name(self._names) if number == 1 else torch.nan
+            return torch.full(values.shape, nowhere, device=values.device)
         return known[number % len(known)].expand(values.shape)
 
 
@@ -339,8 +416,14 @@ class _Storage:
         self.kept = tensor  # keeps the storage, and so its key, alive
         self.count = tensor.untyped_storage().nbytes() // tensor.element_size()
         self.planes: list[Tensor] = []
+        self.is_lost = False
         self.origin = _NOTHING
         self.widen(3)
+
+    def lose(self, origin: Origin) -> None:
+        """Note that it is no longer known where the elements are."""
+        self.is_lost = True
+        self.origin = _merged(self.origin, origin)
 
     def widen(self, planes: int) -> None:
         """Have at least so many planes; a new one is nowhere."""
@@ -354,6 +437,10 @@ class _Storage:
             tensor.shape, tensor.stride(), tensor.storage_offset()
         )
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor has elements of the same size, not pairs of them as complex ones."""
+        return tensor.element_size() == self.kept.element_size()
+
     def planes_of(self, tensor: Tensor) -> Planes:
         """The planes of a tensor of this storage, as they are now."""
         return tuple(self.view(number, tensor).clone() for number in range(len(self.planes)))
@@ -363,6 +450,11 @@ class _Storage:
         self.widen(len(planes))
         for number, plane in enumerate(planes):
             self.view(number, tensor).copy_(plane.expand(tensor.shape))
+
+
+def _name(number: int) -> float:
+    """A negative number for a token without a place; no mean of some is that of another."""
+    return -1.0 - 10.0 * math.sqrt(number)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
@@ -381,18 +473,44 @@ def _shares_storage(first: Tensor, second: Tensor) -> bool:
 _NOTHING = Origin()
 
 
+def _written_tensor(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that a call writes into; None for a call that makes a new one."""
+    if not func._schema.is_mutable:
+        return None
+    target = kwargs.get("out", args[0] if args else None)
+    return target if isinstance(target, Tensor) else None
+
+
+def _without_out(func: Any) -> Any:
+    """The same function where it makes a new tensor, not one that is given as `out`."""
+    if not func._schema.overload_name.endswith("out"):
+        return func
+    packet = func.overloadpacket
+    name = func._schema.overload_name.removesuffix("out").removesuffix("_") or "default"
+    return getattr(packet, name, func)
+
+
 def _merged(first: Origin, second: Origin) -> Origin:
     if first is _NOTHING or first == second:
         return second
     return Origin(
         image=first.image or second.image,
         random=first.random or second.random,
+        argument=first.argument or second.argument,
         order=first.order or second.order,
         calls=first.calls | second.calls,
         product=first.product or second.product,
         picture=first.picture and second.picture,
         reach=max(first.reach, second.reach),
     )
+
+
+def _argument(func: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:
+    """An argument of a call, also where it is the default."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            return args[place] if place < len(args) else kwargs.get(name, argument.default_value)
+    return None
 
 
 def _index_arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any]:
@@ -452,15 +570,34 @@ def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list
     return [tuple(plane.expand(made.shape) for plane in chosen)]
 
 
+def _of_choice(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
+    """`torch.where`: the places of what is chosen."""
+    first, second = (of(one) for one in args[1:3]) if len(args) > 2 else (None, None)
+    if first is None or second is None or len(first) != len(second):
+        return _kept(of, func, args, kwargs, made)
+    pairs = zip(first, second, strict=True)
+    return [tuple(torch.where(args[0], *pair).expand(made.shape) for pair in pairs)]
+
+
+def _agree(first: Planes, second: Planes) -> bool:
+    """Whether places that broadcast to each other are equal."""
+    return len(first) == len(second) and all(
+        bool(((one - other).abs() < 1e-6).all())
+        for one, other in zip(
+            (plane.nan_to_num(-9.0) for plane in first),
+            (plane.nan_to_num(-9.0) for plane in second),
+            strict=True,
+        )
+    )
+
+
 def _filled(planes: Planes, other: Planes) -> Planes:
     """The planes, and those of another operand where they are nowhere: padded parts are added."""
-    empty = _once(planes[0]).isnan()
-    if planes[0].shape != other[0].shape or not bool(empty.any()):
+    if planes[0].shape != other[0].shape or not bool(_once(planes[0]).isnan().any()):
         return planes
-    if bool((empty & ~_once(other[0]).isnan()).any()):
-        return tuple(
-            torch.where(planes[0].isnan(), *pair) for pair in zip(other, planes, strict=True)
-        )
+    empty = planes[0].isnan() & ~other[0].isnan()
+    if bool(empty.any()):
+        return tuple(torch.where(empty, *pair) for pair in zip(other, planes, strict=True))
     return planes
 
 
@@ -564,9 +701,9 @@ def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
 
 
 def _varies(plane: Tensor, axis: int) -> bool:
-    plane = _once(plane)
+    plane = _once(plane).nan_to_num(-9.0)
     first = plane.narrow(axis, 0, 1)
-    return plane.shape[axis] > 1 and bool(((plane - first).nan_to_num(0.0).abs() > 1e-6).any())
+    return plane.shape[axis] > 1 and bool(((plane - first).abs() > 1e-6).any())
 
 
 def _continued(plane: Tensor, pad: list[int]) -> Tensor:
@@ -673,11 +810,13 @@ def _sampled(planes: Planes, where: list[Tensor], made: Tensor) -> Planes:
     for number, plane in enumerate(planes):
         axes = range(plane.ndim - len(where), plane.ndim)
         channel = plane.ndim - len(where) - 1
-        if number % 3 == 0:  # the image: padding stays out of it
-            one = _once(plane).amax(dim=(channel, *axes), keepdim=True)
+        one = _once(plane)
+        if number % 3 == 0 and not bool(one.isnan().any()):  # the image: padding stays out of it
+            one = one.amax(dim=(channel, *axes), keepdim=True)
         else:
-            one = _once(plane).mean(dim=channel, keepdim=True)
+            one = one.mean(dim=channel, keepdim=True)
             for axis, positions in zip(axes, where, strict=True):
+                positions = positions.round() if number % 3 == 0 else positions
                 one = _at(one, axis, positions.float())
         sampled.append(one.expand(made.shape))
     return tuple(sampled)
@@ -702,7 +841,10 @@ def _at(plane: Tensor, axis: int, positions: Tensor) -> Tensor:
     part = part.reshape([-1 if one == axis % plane.ndim else 1 for one in range(plane.ndim)])
     first = plane.index_select(axis, low.long())
     second = plane.index_select(axis, low.long() + 1)
-    return (first + part * (second - first)).expand(shape)
+    between = first + part * (second - first)
+    # A neighbour that is nowhere does not count.
+    between = torch.where(part == 0, first, torch.where(part == 1, second, between))
+    return between.expand(shape)
 
 
 def _reduced(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:
@@ -741,11 +883,44 @@ def _multiplied(
         chosen = _times_vector(left, right, second.ndim == 1)
     else:
         axis = -1 if name == "linear" else -2
-        within = left is not None and right is not None and _in_one_token(left, right)
-        left = left and mixed(left, [-1], True)
-        right = right and mixed(right, [axis], True)
-        chosen = left if within else _product(left, right, name in _PRODUCTS)
+        if left is not None and right is None and _varies_along(left, -1):
+            matrix = second if name == "linear" else second.mT
+            chosen = _picked([plane.mT for plane in left], matrix)
+            chosen = tuple(plane.mT for plane in chosen)
+        elif right is not None and left is None and _varies_along(right, axis):
+            turned = right if axis == -2 else tuple(plane.mT for plane in right)
+            chosen = _picked(turned, first)
+        else:
+            within = left is not None and right is not None and _in_one_token(left, right)
+            left = left and mixed(left, [-1], True)
+            right = right and mixed(right, [axis], True)
+            chosen = left if within else _product(left, right, name in _PRODUCTS)
     return None if chosen is None else [tuple(plane.expand(made.shape) for plane in chosen)]
+
+
+def _varies_along(planes: Planes, axis: int) -> bool:
+    return len(planes) == 3 and any(_varies(plane, axis % plane.ndim) for plane in planes[1:])
+
+
+def _picked(planes: Sequence[Tensor], matrix: Tensor) -> Planes:
+    """The places in matrix (…, n, N) x tokens (…, N, D): (…, n, D).
+
+    A matrix that takes at most half of the tokens in each row picks tokens or averages a few;
+    another one mixes all.
+    """
+    taken = matrix != 0
+    if bool((2 * taken.sum(dim=-1) > matrix.shape[-1]).any()):
+        return mixed(tuple(planes), [-2], True)
+    weights = matrix.abs().to(torch.float32)
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+    image, down, across = (_weighted(weights, plane) for plane in planes)
+    return image.round(), down, across
+
+
+def _weighted(weights: Tensor, plane: Tensor) -> Tensor:
+    """The weighted mean of places; NaN where one that counts is NaN."""
+    unknown = (weights > 0).float() @ plane.isnan().float() > 0
+    return torch.where(unknown, torch.nan, weights @ plane.nan_to_num(0.0))
 
 
 def _times_vector(left: Planes | None, right: Planes | None, behind: bool) -> Planes | None:
@@ -797,7 +972,8 @@ _RULES: tuple[tuple[set[str], Rule], ...] = (
     (_RESIZED, _resized),
     (_MULTIPLIED, _multiplied),
     (_SCATTERED, _scattered),
-    ({"cat", "stack", "concat", "concatenate"}, _joined),
+    (_JOINED, _joined),
+    ({"where"}, _of_choice),
     ({"constant_pad_nd"}, _padded),
     ({"convolution"}, _convolved),
     ({"copy"}, _copied),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.activation import Activation, activation
+from ..errors import UnsupportedModelError
 from .asked import asked
 from .base import Explainer, Maps, Run, explainers
 
@@ -68,6 +69,11 @@ class GradCAM(Explainer):
             raise ValueError(
                 f"layers: expected one for grad-cam, got {len(sites)} — give its number, "
                 "or a module as layer="
+            )
+        if self.layer is None and (not sites[0].path or sites[0].name != sites[0].path):
+            raise UnsupportedModelError(
+                f"{sites[0]}: expected a module that makes one attention call, for the features "
+                "that enter it, got several calls — give a module as layer="
             )
         seen = activation(
             run.model,
