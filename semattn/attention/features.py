@@ -19,7 +19,8 @@ from .layout import UnplacedError, ranks
 from .layout_pass import layout_pass
 from .model_call import ModelCall
 from .owner import Owner
-from .trace import Planes, Trace, mixed
+from .place_rules import Planes, mixed
+from .trace import Trace
 
 _SAME = 2e-4  # of the image's side: places that agree
 

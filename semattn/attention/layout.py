@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
+from .place_rules import Planes
 from .placement import Placement
-from .trace import Planes
 
 _NEAR = 2e-4  # of the image's side: places that agree
 _EVEN = 0.05  # of a patch: how much the distances between patches may differ

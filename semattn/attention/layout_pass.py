@@ -23,8 +23,9 @@ from .intercept import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .layout import Layout, UnplacedError, has_places, layout_of
 from .model_call import ModelCall
 from .owner import Owner, apart, depth
+from .place_rules import Planes, mixed
 from .sites import NAMED_ATTENTION, AttentionSite
-from .trace import Planes, Trace, mixed
+from .trace import Trace
 
 # Calls that hand numbers to Python code without a call of an operator.
 _READS_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
@@ -43,6 +44,9 @@ class Running:
     name: str
     module: nn.Module
     calls: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the model'} ({type(self.module).__name__})"
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ class _CallFinder(TorchFunctionMode):
         self.reader = CallReader()
         self.level = depth()
         self.found = Findings()
+        self.ignored: list[tuple[str, tuple[int, ...]]] = []  # softmax calls of other scores
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -204,6 +209,7 @@ class _CallFinder(TorchFunctionMode):
         running, chosen = self.trace.modules[place], self._chosen(place)
         layout, reason = None, NOT_CHOSEN
         if not self._is_attention(call):
+            self.ignored.append((running.name, call.shape))
             return run_traced(self.trace, call)
         if chosen is not None:
             running = self.trace.modules[chosen]
@@ -263,8 +269,7 @@ class _CallFinder(TorchFunctionMode):
             return None, FOREIGN
         if order := next((one for part in parts if (one := self.trace.origin(part).order)), ""):
             raise UnsupportedModelError(
-                f"{running.name or 'the model'} ({type(running.module).__name__}): expected tokens "
-                f"in an order that stays, got an order that depends on {order} — "
+                f"{running}: expected tokens in an order that stays, got an order that depends on {order} — "
                 "give the model a fixed order, such as its own noise argument"
             )
         with _disable_current_modes():  # these sums are not the model's
@@ -305,13 +310,13 @@ class _CallFinder(TorchFunctionMode):
 
     def _refusal(self, running: Running, call: Call, reason: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{running.name or 'the model'} ({type(running.module).__name__}): expected attention "
-            f"between patches of the image, got {reason} in a call of shape {call.shape} — "
+            f"{running}: expected attention between patches of the image, got {reason} in a call of shape {call.shape} — "
             "this kind is not supported; sites=[…] names the modules that count"
         )
 
     def findings(self) -> Findings:
         """What was found, with the modules that are named for attention but make no call."""
+        self._check_alone()
         self.found.repeatable = not self.trace.reads_values
         seen = [one.path for one in self.found.calls] + [one[0] for one in self.found.left_out]
         named = [
@@ -326,6 +331,23 @@ class _CallFinder(TorchFunctionMode):
                 self.found.left_out.append((name, kind, NO_CALL))
         return self.found
 
+    def _check_alone(self) -> None:
+        """Raise where a model attends by calls that are not seen, or that are not of tokens."""
+        for running, name in self.trace.unseen:
+            raise UnsupportedModelError(
+                f"{running}: expected attention by scaled_dot_product_attention or softmax, got a "
+                f"direct call of {name}, which cannot be read — use the functions of torch.nn"
+            )
+        for one in self.found.calls:
+            for path, shape in self.ignored:
+                if path == one.path and shape[-2:] == one.shape[-2:] and shape[-1] > 1:
+                    raise UnsupportedModelError(
+                        f"{one.path or 'the model'} ({one.module}): expected one attention call a "
+                        f"forward pass, got a second softmax of shape {shape} over scores that are "
+                        "no product of tokens — positional and differential attention are not "
+                        "supported"
+                    )
+
 
 def _inside(name: str, outer: str) -> bool:
     return name != outer and (not outer or name.startswith(f"{outer}."))
@@ -333,7 +355,11 @@ def _inside(name: str, outer: str) -> bool:
 
 def run_traced(trace: Trace, call: Call) -> Tensor:
     """Make the call; what comes out of a fused one is where its queries are."""
-    result = call.run()
+    trace.inside_call = True
+    try:
+        result = call.run()
+    finally:
+        trace.inside_call = False
     if isinstance(call, FusedCall) and trace.of(call.key) is not None:
         queries = trace.of(call.query)
         if queries is None:  # learned queries

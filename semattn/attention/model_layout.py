@@ -274,7 +274,8 @@ def _watched_pass(
 
 def _random_states() -> tuple[Any, ...]:
     """The states of the random generators of Python and NumPy."""
-    name, numbers, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (models may use it)
+    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 (models may use it)
+    name, numbers, *rest = state
     return random.getstate(), name, bytes(numbers), *rest
 
 

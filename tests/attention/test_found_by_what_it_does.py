@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semattn import AttentionPrompter, explainers, record
+from semattn.errors import UnsupportedModelError
 from tests.maps import METHODS, TARGET, assert_same, attempt, patch_map
 from tests.models import CLASSES, SIZE, build, images, state_of
 
@@ -466,3 +467,45 @@ def test_monai_equals_the_same_attention_in_a_plain_form(kind: str, target: Any,
         assert (kind, name) == ("UNETR", "legrad"), refusal
         return
     assert_same(value, patch_map(name, plain, x, target, **options))
+
+
+# --- attention that is not one call of known functions ---
+
+
+class _Direct(MSA):
+    """Attention by the operator itself, past the functions of torch."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.form == "operator":
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0]
+        return torch.ops.aten._softmax(q @ k.mT * self.scale, -1, False) @ v
+
+
+class _Positional(MSA):
+    """Attention of ConViT's kind: a part of the weights depends on positions alone."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        count = q.shape[-2]
+        places = torch.linspace(0, 1, count * count, dtype=q.dtype).view(1, 1, count, count)
+        content = torch.softmax(q @ k.mT * self.scale, dim=-1)
+        return (0.5 * content + 0.5 * places.softmax(dim=-1)) @ v
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "reason"),
+    [
+        (_Direct, "operator", "direct call of _scaled_dot_product"),
+        (_Direct, "softmax", "direct call of _softmax"),
+        (_Positional, "", "a second softmax"),
+    ],
+)
+def test_attention_that_cannot_be_read_whole_is_refused_by_name(
+    kind: type[MSA], form: str, reason: str
+) -> None:
+    model: Any = build("class-token", torch.float64)
+    block = model.blocks[2]
+    block.attn = kind(block.attn, form)
+    with torch.no_grad():
+        assert model(_x()).isfinite().all()
+    with pytest.raises(UnsupportedModelError, match=rf"blocks\.2\.attn.*{reason}"):
+        record(model, _x(), target=TARGET)
