@@ -17,7 +17,10 @@ from .target import output_tensor
 def with_readout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
 ) -> ModelLayout:
-    """The layout of `model` with its `readout`, by the gradient of all outputs; once for its weights."""
+    """The layout of `model` with its `readout`, measured once for its weights.
+
+    It is the gradient of all outputs.
+    """
     known = known_layout(model, call, sites)
     weights = tuple((id(one), one._version) for one in model.parameters())
     if known.layout.readout is None or known.weights != weights:
