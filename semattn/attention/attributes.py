@@ -11,10 +11,11 @@ from types import MethodType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-_PLAIN = (bool, int, float, str, type(None))
-_OWN = frozenset(vars(nn.Module()))  # what every module has
+_PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
+_OWN = frozenset(vars(nn.Module())) - {"training"}  # what every module has
 _DEEPEST = 3
 _LONGEST = 4096  # elements of a list, a dict or an array
 
@@ -25,12 +26,12 @@ def attributes_of(model: nn.Module) -> tuple[Any, ...]:
         (
             type(module),
             tuple(
-                (name, _snapshot(value))
+                (name, value if type(value) in _PLAIN else _snapshot(value))
                 for name, value in vars(module).items()
-                if name not in _OWN or name == "training"
+                if name not in _OWN
             ),
-            tuple(_of_tensor(one) for one in module._buffers.values()),
-            _own_hooks(module),
+            tuple(map(_of_tensor, module._buffers.values())) if module._buffers else (),
+            _own_hooks(module) if module._forward_hooks or module._forward_pre_hooks else (),
         )
         for module in model.modules()
     )
@@ -54,7 +55,8 @@ def changed(first: tuple[Any, ...], second: tuple[Any, ...]) -> frozenset[tuple[
 
 def _snapshot(value: Any, deep: int = 0) -> Any:
     """Return a value that is equal to another snapshot while `value` does not change."""
-    if type(value) in _PLAIN:
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and all(type(one) in _PLAIN for one in value)):
         return value
     if isinstance(value, Tensor):
         return _of_tensor(value)

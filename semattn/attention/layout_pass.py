@@ -269,8 +269,8 @@ class _CallFinder(TorchFunctionMode):
             return None, FOREIGN
         if order := next((one for part in parts if (one := self.trace.origin(part).order)), ""):
             raise UnsupportedModelError(
-                f"{running}: expected tokens in an order that stays, got an order that depends on {order} — "
-                "give the model a fixed order, such as its own noise argument"
+                f"{running}: expected tokens in an order that stays, got an order that depends on "
+                f"{order} — give the model a fixed order, such as its own noise argument"
             )
         with _disable_current_modes():  # these sums are not the model's
             queries, keys = places_of(self.trace, call)
@@ -310,8 +310,9 @@ class _CallFinder(TorchFunctionMode):
 
     def _refusal(self, running: Running, call: Call, reason: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{running}: expected attention between patches of the image, got {reason} in a call of shape {call.shape} — "
-            "this kind is not supported; sites=[…] names the modules that count"
+            f"{running}: expected attention between patches of the image, got {reason} in a call "
+            f"of shape {call.shape} — this kind is not supported; sites=[…] names the modules that "
+            "count"
         )
 
     def findings(self) -> Findings:

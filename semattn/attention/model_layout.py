@@ -274,9 +274,8 @@ def _watched_pass(
 
 def _random_states() -> tuple[Any, ...]:
     """The states of the random generators of Python and NumPy."""
-    state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 (models may use it)
-    name, numbers, *rest = state
-    return random.getstate(), name, bytes(numbers), *rest
+    state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (models may use it)
+    return random.getstate(), repr(state["state"]), bytes(state["state"]["key"])
 
 
 def any_layout(model: nn.Module) -> ModelLayout | None:

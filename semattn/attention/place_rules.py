@@ -46,6 +46,8 @@ _RESIZED = {
     "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d",
 }  # fmt: skip
+_SUMS = {"add", "sub", "rsub", "lerp"}
+_APART = 0.015  # of the image's side: places of tokens that are not the same
 # Windows that slide over a picture.
 WINDOWS = {"convolution", "im2col"}
 PRODUCTS = {"bmm", "baddbmm", "matmul"}
@@ -92,8 +94,11 @@ def _real(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list
     return None if planes is None else [tuple(p[..., None].expand(made.shape) for p in planes)]
 
 
-def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
-    """Element by element: the places of the largest operand that has any."""
+def _kept(of: Lookup, func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[Planes] | None:
+    """Element by element: the places of the largest operand that has any.
+
+    Sums of tokens at different places have none.
+    """
     known = [(one, of(one)) for one in tensors_in(args)]
     placed = [(one, planes) for one, planes in known if planes is not None]
     whole = [planes for one, planes in placed if one.shape == made.shape]
@@ -104,8 +109,28 @@ def _kept(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> list
         return None
     chosen, *others = pairs or whole
     if not pairs and others:
+        name = func._schema.name.rpartition("::")[2].removesuffix("_")
+        if name in _SUMS and _are_apart(chosen, others[0]):
+            return None
         chosen = _filled(chosen, others[0])
     return [tuple(plane.expand(made.shape) for plane in chosen)]
+
+
+def _are_apart(first: Planes, second: Planes) -> bool:
+    """Whether two tensors hold tokens of different places, and neither holds one summary."""
+    first, second = (tuple(map(once, planes)) for planes in (first, second))
+    if not (_has_several_places(first) and _has_several_places(second)):
+        return False
+    real = (first[0] >= 0) & (second[0] >= 0)
+    far = (first[0] != second[0]) | ((first[1] - second[1]).abs() > _APART)
+    return bool((real & (far | ((first[2] - second[2]).abs() > _APART))).any())
+
+
+def _has_several_places(planes: Planes) -> bool:
+    real = planes[0] >= 0
+    least = [torch.where(real, plane, torch.inf).amin() for plane in planes[1:3]]
+    most = [torch.where(real, plane, -torch.inf).amax() for plane in planes[1:3]]
+    return any(bool(high - low > _APART) for low, high in zip(least, most, strict=True))
 
 
 def _of_choice(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> list[Planes] | None:

@@ -188,13 +188,10 @@ class Trace(TorchDispatchMode):
         given = [*tensors_in(args), *tensors_in(kwargs.values())]
         if name in _SHAPED_LIKE:
             given = given[:1]
-        if name in _RANDOM and self._random_state is None:
-            self._random_state = _random_state(self._device)
         origin = self._origin_of(name, func, args, kwargs, given)
         target = _written_tensor(func, args, kwargs)
         before = None if target is None else self.of(target)
-        if not self.inside_call and self._attends(name, args):
-            self.unseen.append((self.modules[-1] if self.modules else None, name))
+        self._before(name, args)
         result = func(*args, **kwargs)
         self._note_results(result, given, origin)
         if any(self.of(tensor) is not None for tensor in given):
@@ -211,6 +208,13 @@ class Trace(TorchDispatchMode):
                 self._storage(target).lose(origin)  # written in a way that is not known
         self._note_windows_and_products(name, args, result)
         return result
+
+    def _before(self, name: str, args: Any) -> None:
+        """Note what a call is about to do to the random generators, or that it attends."""
+        if name in _RANDOM and self._random_state is None:
+            self._random_state = _random_state(self._device)
+        if not self.inside_call and self._attends(name, args):
+            self.unseen.append((self.modules[-1] if self.modules else None, name))
 
     def _note_windows_and_products(self, name: str, args: Any, result: Any) -> None:
         if name in WINDOWS and self.origin(args[0]).picture:

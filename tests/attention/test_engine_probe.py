@@ -115,6 +115,30 @@ class _WhereOfOrders(_ViT):
         return torch.cat([self.own("class", images), chosen], dim=1)
 
 
+class _BlendOfOrders(_ViT):
+    """Two orders of the patches, of which masks of ones and zeros choose."""
+
+    kind = "product"
+
+    def start(self, images: Tensor) -> Tensor:
+        patches = self.patches(images)
+        mask = (torch.arange(PATCHES)[:, None] < 6).to(patches)
+        turned = patches.flip(1)
+        if self.kind == "product":
+            chosen = patches * mask + turned * (1 - mask)
+        else:
+            chosen = torch.lerp(turned, patches, mask)
+        return torch.cat([self.own("class", images), chosen], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["product", "lerp"])
+def test_a_sum_of_tokens_of_two_orders_is_refused(kind: str) -> None:
+    model = _made(_BlendOfOrders)
+    model.kind = kind
+    with pytest.raises(UnsupportedModelError, match="cannot be followed back"):
+        patch_map("raw-attention", model, pictures())
+
+
 class _JoinedIntoBuffer(_ViT):
     place = PATCHES
 
