@@ -223,8 +223,10 @@ def test_a_plain_call_in_the_middle_of_a_record_is_refused_by_name():
     def hook(*_):
         if not inside:
             inside.append(None)
-            model(x)
-            inside.clear()
+            try:
+                model(x)
+            finally:
+                inside.clear()
 
     handle = model.blocks[1].register_forward_hook(hook)
     inside.append(None)

@@ -378,7 +378,7 @@ def test_a_note_says_what_the_patches_cover():
         patches = torch.ones(1, 12)
 
     class Method:
-        uses_keypoints = False
+        uses_keypoints = uses_readout = False
 
     notes = notes_of(Method, Made, explanation().images)
     said = "The patches cover a part of the 90 x 70 pixels: x 20 to 83, y 5 to 52; "

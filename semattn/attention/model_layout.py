@@ -27,7 +27,7 @@ from .model_call import ModelCall
 from .quiet import quiet
 from .recorder import site_record
 from .rows import SiteRecord
-from .sites import AttentionSite
+from .sites import AttentionSite, find_sites
 
 NO_INFLUENCE = "the score does not depend on it"
 
@@ -266,7 +266,16 @@ def _watched_pass(
 ) -> tuple[Findings, bool]:
     """What a pass finds, and whether the model draws random numbers of Python or NumPy."""
     before = _random_states()
-    found = layout_pass(model, call, sites)
+    try:
+        found = layout_pass(model, call, sites)
+    except RuntimeError as error:
+        if find_sites(model):  # an error of the model's own
+            raise
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: expected a vision transformer that takes images of "
+            f"{tuple(call.images.shape[1:])}, got an error in its forward pass "
+            f"({' '.join(str(error).split())[:120]}) — check the model and the size of the images"
+        ) from error
     if not found.repeatable and len(call.images) > len(call.few().images):
         found = layout_pass(model, call, sites, whole=True)  # other images may have other places
     return found, _random_states() != before

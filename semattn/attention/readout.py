@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .model_call import ModelCall
 from .model_layout import ModelLayout, known_layout
@@ -25,8 +26,8 @@ def with_readout(
             taken = record_call(
                 model,
                 call.few(),
-                target=lambda output: output_tensor(output).flatten(1).sum(dim=1),
-                layers=[-1],
+                target=_sum,
+                layers=None,
                 grad="last",
                 sites=sites,
                 readout="output",
@@ -34,3 +35,8 @@ def with_readout(
         known.layout = replace(known.layout, readout=(taken.readout() > 0).any(dim=0))
         known.weights = weights
     return known.layout
+
+
+def _sum(output: Any) -> Tensor:
+    tensor = output_tensor(output)
+    return tensor.reshape(len(tensor), -1).sum(dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
+from .layout import common_grid
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
 from .owner import calling, nested
@@ -301,7 +302,10 @@ class _Recording:
         gradients: dict[AttentionSite, Tensor | None],
         grad: bool | str,
     ) -> AttentionRecord:
-        grid, batch = layout.grid, len(self.call.images)
+        batch = len(self.call.images)
+        grid = common_grid(
+            [layout.layouts[site.name] for site in layout.sites if site in recorder.wanted]
+        )
         ends = {
             site: recorder.keep(site, grid, batch, gradients[site])
             for site in layout.sites

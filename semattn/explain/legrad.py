@@ -78,12 +78,12 @@ class LeGrad(Explainer):
             )
 
         def relevance(_p: Tensor) -> Tensor:
-            rows = [_positive(one, plain.readout()) for one in sites]
+            rows = [_positive(one, taken.readout()) for one in sites]
             return taken.grid.drop_prefix(torch.stack(rows).mean(dim=0))
 
         asked_for = {
             name: getattr(plain, name)
-            for name in ("logits", "score", "target", "explains", "read_from", "notes", "left_out")
+            for name in ("logits", "score", "target", "explains", "notes", "left_out")
         }
         made = self.from_patches(run, dataclasses.replace(taken, **asked_for), relevance)
         return dataclasses.replace(made, notes=_notes(left_out))

@@ -139,7 +139,7 @@ def test_uniform_attention_is_chance_everywhere(dtype, tolerance):
     )
     taken = record(model.to(dtype).eval(), models.images(2, dtype), grad=False)
     held = against(taken.grid)
-    found = measure(taken, held)
+    found = measure(taken, held, torch.eye(taken.grid.tokens)[0])
     for name in ("alignment", "alignment_plain", "class_alignment"):
         same(found.held[name], 1, rtol=tolerance, atol=0)
     lift = found.held["lift"]
@@ -204,7 +204,7 @@ def by_hand() -> tuple[AttentionRecord, Held]:
 def test_a_table_worked_out_by_hand():
     # A' of the patches: (.4 .2 .2 .2), (0 1 0 0), (0 0 .5 .5), (.5 0 0 .5)
     taken, held = by_hand()
-    found = measure(taken, held)
+    found = measure(taken, held, torch.eye(taken.grid.tokens)[0])
     lift = found.held["lift"][0, 0, 0, 0]
     # EMPTY asks: .4 to EMPTY of 1/4, .2 to LOW of 1/4, .4 to HIGH of 1/2
     same(lift[0], [1.6, 0.8, 0.8])
