@@ -77,7 +77,7 @@ class PatchGrid:
 
     @property
     def is_partial(self) -> bool:
-        """Whether pixels in no patch are unseen by the model, and not a rest at right or bottom.
+        """Return whether pixels in no patch are unseen, and not a rest at right or bottom.
 
         True for an origin other than (0, 0), and where a whole cell or more is left over.
         """

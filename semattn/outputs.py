@@ -61,16 +61,16 @@ class OutputMeaning:
 
     @property
     def has_answers(self) -> bool:
-        """Whether the model predicts one of several answers."""
+        """Return whether the model predicts one of several answers."""
         return self.kind not in _WITHOUT_ANSWER
 
     @property
     def in_percent(self) -> bool:
-        """Whether the output is shown as percentages; otherwise the numbers themselves are."""
+        """Return whether the output is shown as percentages, and not the numbers themselves."""
         return self.kind not in _WITHOUT_PERCENT
 
     def is_binary(self, outputs: int) -> bool:
-        """Whether a single output stands for two answers."""
+        """Return whether a single output stands for two answers."""
         single = self.kind is OutputKind.INDEPENDENT_PROBABILITIES and outputs == 1
         return single or self.kind is OutputKind.ONE_LOGIT
 

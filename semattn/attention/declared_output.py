@@ -16,7 +16,7 @@ _PROBLEMS = {
 
 
 def declares_features(model: nn.Module | None, last: Call | None, outputs: int, raw: bool) -> bool:
-    """Whether the model, or the part of it that makes the output, says it has no classifier."""
+    """Return whether the model, or the part that makes the output, says it has no classifier."""
     if model is None:
         return False
     if is_tower(model):
@@ -35,7 +35,7 @@ def declares_features(model: nn.Module | None, last: Call | None, outputs: int, 
 
 
 def is_tower(model: nn.Module | None) -> bool:
-    """Whether a model is an image tower of CLIP, or a whole model of OpenCLIP."""
+    """Return whether a model is an image tower of CLIP, or a whole model of OpenCLIP."""
     if model is None:
         return False
     projects = hasattr(model, "output_dim") and hasattr(model, "proj")
@@ -43,7 +43,7 @@ def is_tower(model: nn.Module | None) -> bool:
 
 
 def _is_classifier_of(part: nn.Module, layer: nn.Module | None) -> bool:
-    """Whether a layer lies in what a part of a model calls its head."""
+    """Return whether a layer lies in what a part of a model calls its head."""
     heads = [getattr(part, name, None) for name in ("head", "fc", "classifier", "heads")]
     return any(
         isinstance(head, nn.Module) and any(one is layer for one in head.modules())
@@ -76,7 +76,7 @@ def stated_problem(model: nn.Module | None) -> OutputKind | None:
 
 
 def is_projection(model: nn.Module | None, layer: nn.Module) -> bool:
-    """Whether a model calls a layer a projection or an embedding, as CLIP does."""
+    """Return whether a model calls a layer a projection or an embedding, as CLIP does."""
     modules = () if model is None else model.named_modules()
     names = [name.rpartition(".")[2] for name, module in modules if module is layer]
     return any("proj" in name or "embed" in name for name in names)

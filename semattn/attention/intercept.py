@@ -62,7 +62,7 @@ class FusedCall:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         return self.query.device
 
     @property
@@ -146,7 +146,7 @@ class DenseCall:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         return self.scores.device
 
     @property

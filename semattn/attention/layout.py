@@ -120,7 +120,7 @@ class Layout:
         return math.prod(lead) // (self.heads_of(lead) * len(self.keys.table))
 
     def is_same(self, other: Layout) -> bool:
-        """Whether another layout is equal to this one."""
+        """Return whether another layout is equal to this one."""
         pairs = ((self.keys, other.keys), (self.queries, other.queries))
         if replace(self, keys=None, queries=None) != replace(other, keys=None, queries=None):
             return False
@@ -203,7 +203,7 @@ def with_same_prefix(layouts: Sequence[Layout]) -> list[Layout]:
 
 
 def has_places(planes: Planes) -> bool:
-    """Whether any element lies in the image."""
+    """Return whether any element lies in the image."""
     return bool((planes[0] >= 0).any())
 
 

@@ -67,7 +67,7 @@ class SiteCall:
 
 @dataclass
 class Findings:
-    """What the pass has found.
+    """Findings of the pass.
 
     `left_out` has (path, class, reason) of the modules that attend, or are named so, but not
     between patches. `repeatable` says whether the layout can be taken for that of other images.
@@ -244,7 +244,7 @@ class _CallFinder(TorchFunctionMode):
         return None
 
     def _is_attention(self, call: Call) -> bool:
-        """Whether a softmax is over scores that are a product, and not that of a gate."""
+        """Return whether a softmax is over scores that are a product, and not that of a gate."""
         if isinstance(call, FusedCall):
             return True
         planes, product = self.trace.of(call.scores), self.trace.origin(call.scores).product
@@ -316,7 +316,7 @@ class _CallFinder(TorchFunctionMode):
         )
 
     def findings(self) -> Findings:
-        """What was found, with the modules that are named for attention but make no call."""
+        """Return the findings, with the modules named for attention that make no attention call."""
         self._check_alone()
         self.found.repeatable = not self.trace.reads_values
         seen = [one.path for one in self.found.calls] + [one[0] for one in self.found.left_out]
@@ -394,7 +394,7 @@ def places_of(trace: Trace, call: Call) -> tuple[Planes | None, Planes]:
 
 
 def _alike_along(planes: Planes, axis: int) -> bool:
-    """Whether places do not change along an axis."""
+    """Return whether places do not change along an axis."""
     return all(
         bool(((plane - plane.narrow(axis, 0, 1)).abs() < 1e-6).all())
         for plane in (plane.nan_to_num(-9.0) for plane in planes)

@@ -29,7 +29,7 @@ class ModelCall:
 
     @property
     def alone(self) -> bool:
-        """Whether the images are the only tensor, so that some of them can stand for all."""
+        """Return whether the images are the only tensor, so that some of them can stand for all."""
         return sum(isinstance(one, Tensor) for one in (*self.args, *self.kwargs.values())) == 1
 
     @property

@@ -65,5 +65,5 @@ def _first_weight(model: nn.Module) -> Tensor | None:
 
 
 def _is_plain_float(weight: Tensor) -> bool:
-    """Whether inputs can have this dtype; 8-bit floats only store weights."""
+    """Return whether inputs can have this dtype; 8-bit floats only store weights."""
     return weight.is_floating_point() and weight.dtype.itemsize > 1

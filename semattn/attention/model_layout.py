@@ -1,4 +1,4 @@
-"""Where a model attends and where the tokens of every attention call lie, for images of one size.
+"""Attention sites of a model and the token layout of their calls, for images of one size.
 
 Found once by `layout_pass` and kept with the model, until the model is called in another way or one
 of its plain attributes changes.
@@ -101,13 +101,13 @@ class ModelLayout:
         return replace(self, sites=kept, left_out=(*self.left_out, *gone))
 
     def is_same(self, other: ModelLayout) -> bool:
-        """Whether another layout has the same sites, and their tokens at the same places."""
+        """Return whether another layout has the same sites, and their tokens at the same places."""
         return self.sites == other.sites and all(
             layout.is_same(other.layouts[name]) for name, layout in self.layouts.items()
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What is left out and why, in sentences."""
+        """Return a sentence for each reason why sites are left out."""
         return tuple(
             f"Not in the map, since {reason}: {_listed(group)}."
             for reason in dict.fromkeys(one.reason for one in self.left_out)
@@ -170,7 +170,7 @@ class ModelLayout:
         return layout.unfold(spread[:, None, :, None].to(torch.float32), lead)
 
     def record(self, site: AttentionSite, call: Call) -> SiteRecord:
-        """What one call did, as `semattn.record` keeps it, without its result."""
+        """Return the record of one call, as `semattn.record` keeps it, without its result."""
         layout = self.seen(site, call)
         one = site_record(site, call, layout, self.grid, layout.batch_of(call.shape[:-2]))
         return one if self.readout is None else replace(one, class_tokens=self.class_tokens)
@@ -189,7 +189,7 @@ class ModelLayout:
 
 @dataclass
 class _Known:
-    """What is kept of a model for one way of calling it."""
+    """Layout of a model for one way of calling it, and what passes have shown since."""
 
     attributes: tuple[Any, ...]
     layout: ModelLayout
@@ -199,7 +199,7 @@ class _Known:
     weights: tuple[Any, ...] = ()  # those that the readout was measured with
 
     def is_of(self, attributes: tuple[Any, ...]) -> bool:
-        """Whether a model with these attributes has this layout."""
+        """Return whether a model with these attributes has this layout."""
         return attributes == self.attributes or (
             bool(self.volatile) and changed(attributes, self.attributes) <= self.volatile
         )
@@ -235,7 +235,7 @@ def model_layout(
 def known_layout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None, *, anew: bool = False
 ) -> _Known:
-    """As `model_layout`, with what passes have shown since."""
+    """Return the same as `model_layout`, with what passes have shown since."""
     with quiet(model):
         attributes = attributes_of(model)
         key = (call.key, None if sites is None else tuple(sites))
@@ -264,7 +264,7 @@ def known_layout(
 def _watched_pass(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None
 ) -> tuple[Findings, bool]:
-    """What a pass finds, and whether the model draws random numbers of Python or NumPy."""
+    """Return the findings of a pass, and whether it drew random numbers of Python or NumPy."""
     before = _random_states()
     try:
         found = layout_pass(model, call, sites)

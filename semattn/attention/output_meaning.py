@@ -200,7 +200,7 @@ def _last_layer(
 
 
 def _is_mean_of_heads(tensor: Tensor, watch: OutputWatch) -> bool:
-    """Whether an output is the mean of what several classifiers returned, as of distilled DeiT."""
+    """Return whether an output is the mean of several classifiers, as of distilled DeiT."""
     results = [result for _, result in watch.heads if result.numel() == tensor.numel()]
     if len(results) < 2:
         return False
@@ -209,14 +209,14 @@ def _is_mean_of_heads(tensor: Tensor, watch: OutputWatch) -> bool:
 
 
 def _is_classifier(last: Call | None, in_unit: bool) -> bool:
-    """Whether the last layer is linear with a bias, as classifiers are; True without a layer."""
+    """Return whether the last layer is linear with a bias; True without a layer."""
     if last is None:
         return True
     return isinstance(last[0], LINEAR) and last[0].bias is not None and not in_unit
 
 
 def _in_unit_interval(tensor: Tensor) -> bool:
-    """Whether all values lie between 0 and 1, and some differ from 0."""
+    """Return whether all values lie between 0 and 1, and some differ from 0."""
     return bool(((tensor >= 0) & (tensor <= 1)).all()) and bool(tensor.any())
 
 
@@ -245,7 +245,7 @@ def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMe
 
 
 def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
-    """Whether values are the sigmoid of what the last linear layer returned."""
+    """Return whether values are the sigmoid of what the last linear layer returned."""
     if result.numel() != values.numel():
         return False
     expected = result.detach().double().sigmoid().reshape(-1)
@@ -255,7 +255,7 @@ def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
 def _comes_from_features(
     tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None, last: Call | None, raw: bool
 ) -> bool:
-    """Whether the last layer is not a classifier, and has the width of the output."""
+    """Return whether the last layer is not a classifier, and has the width of the output."""
     outputs = width(tensor)
     if watch is None or last is None or outputs in (1, declared_classes(model)):
         return False
@@ -270,7 +270,7 @@ def _comes_from_features(
 
 
 def _keeps_width(layer: nn.Module) -> bool:
-    """Whether a layer is a norm, a pool or an activation: none that maps features to classes."""
+    """Return whether a layer is a norm, a pool or an activation."""
     if "Linear" in type(layer).__name__ or isinstance(
         layer, nn.Softmax | nn.LogSoftmax | nn.Sigmoid
     ):
@@ -279,14 +279,14 @@ def _keeps_width(layer: nn.Module) -> bool:
 
 
 def _follows_head(watch: OutputWatch, result: Tensor) -> bool:
-    """Whether the last layer is an activation of what a classifier returned."""
+    """Return whether the last layer is an activation of what a classifier returned."""
     if len(watch.calls) < 2 or not watch.heads or watch.heads[-1] is not watch.calls[-2]:
         return False
     return watch.heads[-1][1].shape == result.shape
 
 
 def _pooled(tensor: Tensor, result: Tensor) -> bool:
-    """Whether an output (B, K) is one token, or the mean of the tokens, of logits (B, N, K)."""
+    """Return whether an output (B, K) is one token, or the mean, of logits (B, N, K)."""
     if tensor.ndim != 2 or result.ndim != 3 or len(result) != len(tensor):
         return False
     if bool((result == tensor[:, None]).all(dim=2).any()):
@@ -296,7 +296,7 @@ def _pooled(tensor: Tensor, result: Tensor) -> bool:
 
 
 def _same(tensor: Tensor, result: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, up to axes of length 1."""
+    """Return whether two tensors hold the same numbers, up to axes of length 1."""
     if tensor is result:
         return True
     if tensor.numel() != result.numel() or not result.ndim or len(tensor) != len(result):

@@ -1,4 +1,4 @@
-"""What becomes of places in one call of PyTorch, for every call that `trace` knows.
+"""Rules for the places of elements in one call of PyTorch, for every call that `trace` knows.
 
 A call that moves elements moves their places; one that mixes elements has the mean of their places;
 one that works on each element leaves them. No model family is known here.
@@ -117,7 +117,7 @@ def _kept(of: Lookup, func: Any, args: Any, _kwargs: Any, made: Tensor) -> list[
 
 
 def _are_apart(first: Planes, second: Planes) -> bool:
-    """Whether two tensors hold tokens of different places, and neither holds one summary."""
+    """Return whether two tensors hold tokens of different places, and neither holds one summary."""
     first, second = (tuple(map(once, planes)) for planes in (first, second))
     if not (_has_several_places(first) and _has_several_places(second)):
         return False
@@ -143,7 +143,7 @@ def _of_choice(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> l
 
 
 def agree(first: Planes, second: Planes) -> bool:
-    """Whether places that broadcast to each other are equal."""
+    """Return whether places that broadcast to each other are equal."""
     return len(first) == len(second) and all(
         bool(((one - other).abs() < 1e-6).all())
         for one, other in zip(
@@ -226,7 +226,7 @@ def _scattered(of: Lookup, func: Any, args: Any, kwargs: Any, made: Tensor) -> l
 
 
 def is_values(argument: Any) -> bool:
-    """Whether an argument holds numbers that are written, and not indices."""
+    """Return whether an argument holds numbers that are written, and not indices."""
     return isinstance(argument, Tensor) and argument.is_floating_point()
 
 
@@ -255,7 +255,7 @@ def picture_padded(
 
 
 def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
-    """Whether an axis of flattened patches is padded: places vary along it in both directions."""
+    """Return whether an axis of flattened patches is padded: places vary along it both ways."""
     for number in range(len(pad) // 2):
         axis = planes[0].ndim - 1 - number
         if (pad[2 * number] > 0 or pad[2 * number + 1] > 0) and all(
@@ -320,7 +320,7 @@ def _pooled(of: Lookup, _func: Any, args: Any, _kwargs: Any, made: Tensor) -> li
 def _centres(
     image: Tensor, axis: int, count: int, kernel: int, stride: int, padding: int
 ) -> Tensor:
-    """Where along an axis the `count` outputs of a sliding window are.
+    """Return the positions of the `count` outputs of a sliding window along an axis.
 
     Windows that do not overlap: at their centres. Windows that overlap and are padded so that they
     cover the axis once, `stride` elements each: at the centres of those elements, so that the
@@ -335,7 +335,7 @@ def _centres(
 
 
 def _real_extent(image: Tensor, axis: int) -> tuple[int, int]:
-    """Where the elements that are no padding begin along an axis, and how many there are."""
+    """Return the first element along an axis that is no padding, and how many there are."""
     size = image.shape[axis]
     image = once(image)
     if image.shape[axis] == 1:
@@ -509,7 +509,7 @@ def _product(left: Planes | None, right: Planes | None, of_batches: bool) -> Pla
 
 
 def _in_one_token(left: Planes, right: Planes) -> bool:
-    """Whether two matrices hold parts of the same token, so that no two tokens meet."""
+    """Return whether two matrices hold parts of the same token, so that no two tokens meet."""
     if len(left) != 3 or len(right) != 3 or left[0].shape[-2] * right[0].shape[-1] == 1:
         return False
     places = [plane.nan_to_num(-9.0) for plane in (*left, *right)]

@@ -1,4 +1,4 @@
-"""From which tokens of the last self-attention layer the output of a model is read."""
+"""Measurement of the tokens that the output of a model is read from."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class AttentionRecord:
 
     @property
     def reads_class_token(self) -> Tensor:
-        """Whether the score of each image depends on a prefix token of the last layer: (B,)."""
+        """Return whether each score depends on a prefix token of the last layer: (B,)."""
         return self.readout()[:, : self.grid.prefix].sum(dim=1) > 0
 
     def half_way(self) -> SiteRecord:
@@ -96,7 +96,7 @@ class AttentionRecord:
         raise ValueError(f"layer: expected one of the recorded {known}, got {layer}")
 
     def readout(self) -> Tensor:
-        """From which tokens the score is read, in parts of 1: (B, N); see `read_from`.
+        """Return how much of the score is read from each token, in parts of 1: (B, N).
 
         Raises
         ------
@@ -195,7 +195,7 @@ def record_call(
     sites: Sequence[str] | None,
     readout: str = "score",
 ) -> AttentionRecord:
-    """As `record`, for a model that is called with any arguments."""
+    """Record as `record` does, for a model that is called with any arguments."""
     with (
         nested(),
         torch.inference_mode(False),
@@ -265,7 +265,7 @@ class _Recording:
     def _is_blocked(
         self, ignored: Collection[str], gradients: dict[AttentionSite, Tensor | None]
     ) -> bool:
-        """Whether gradients stop on their way to layers whose results the score depends on."""
+        """Return whether gradients stop before layers whose results the score depends on."""
         if len(ignored) == len(gradients):
             return bool(gradients)
         before = self.known.layout.before

@@ -106,7 +106,7 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
 
 
 def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tensor]:
-    """What target None explains of images with these outputs, as a function for other versions.
+    """Return what target None explains of these outputs, as a function for other versions.
 
     Of one logit it is the predicted answer, of features their direction; neither is chosen again.
     """
@@ -139,7 +139,7 @@ def answer_target(answer: int, meaning: OutputMeaning, outputs: int) -> Target:
 
 
 def _own_score(tensor: Tensor, meaning: OutputMeaning) -> Score:
-    """What target None explains: the predicted class, or what stands for it."""
+    """Return what target None explains: the predicted class, or what stands for it."""
     if meaning.kind is OutputKind.DENSE:
         raise TargetError(
             f"target: expected one for an output of shape {tuple(tensor.shape)}, got None — "

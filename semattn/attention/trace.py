@@ -72,7 +72,7 @@ _INDEXED = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What the values of a tensor depend on.
+    """Dependencies of the values of a tensor.
 
     `image`, `random` and `argument`: the image, the random generator, the values of another tensor
     that the model is called with. `order`: "", or why the place of its
@@ -142,7 +142,7 @@ class Trace(TorchDispatchMode):
         return self._places.get(tensor)
 
     def origin(self, tensor: Any) -> Origin:
-        """What the values of a tensor depend on."""
+        """Return what the values of a tensor depend on."""
         if not isinstance(tensor, Tensor):
             return _NOTHING
         own = self._origins.get(tensor, _NOTHING)
@@ -223,7 +223,7 @@ class Trace(TorchDispatchMode):
             self._note_product(name, args, result)
 
     def _attends(self, name: str, args: Any) -> bool:
-        """Whether a call is one of attention between tokens of the image."""
+        """Return whether a call is one of attention between tokens of the image."""
         if name.startswith(("_scaled_dot_product", "_flash_attention", "_efficient_attention")):
             return any(self.of(one) is not None for one in args[:2])
         planes = self.of(args[0]) if name in _SOFTMAX else None
@@ -283,7 +283,7 @@ class Trace(TorchDispatchMode):
         return image, torch.where(new, numbers.to(down), down), planes[2]
 
     def _order_of_choice(self, args: Any) -> str:
-        """What `torch.where` chooses by between tokens of different places."""
+        """Return what `torch.where` chooses by between tokens of different places."""
         first, second = self.of(args[1]), self.of(args[2])
         if first is None or second is None or agree(first, second):
             return ""
@@ -295,7 +295,7 @@ class Trace(TorchDispatchMode):
     def _origin_of(
         self, name: str, func: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor]
     ) -> Origin:
-        """What the values of the result of a call depend on."""
+        """Return what the values of the result of a call depend on."""
         sources = [one for tensor in given if (one := self.origin(tensor)) is not _NOTHING]
         if name in _READS_VALUES:
             self.note_read(given)
@@ -430,7 +430,7 @@ class _Storage:
         )
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor has elements of the same size, not pairs of them as complex ones."""
+        """Return whether a tensor has elements of the same size, not pairs as complex ones."""
         return tensor.element_size() == self.kept.element_size()
 
     def planes_of(self, tensor: Tensor) -> Planes:

@@ -118,7 +118,7 @@ class AttentionRollout(Explainer):
 
 
 def _own_entries(one: SiteRecord, read: Tensor, image: int) -> Tensor:
-    """Where the attention of each read prefix token to itself is, in one image's flat matrix."""
+    """Return the flat indices of the attention of each read prefix token to itself."""
     prefix = one.keys_at.own.prefix
     chosen = (read[:prefix] > 0).nonzero().flatten()
     if one.queries_at is None or not len(chosen):

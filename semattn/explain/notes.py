@@ -42,7 +42,7 @@ def notes_of(
 
 
 def _readout_note(taken: AttentionRecord) -> str:
-    """From which tokens the answer is read, unless it is one class token or the patches alone."""
+    """Return a note on the tokens that are read, unless it is one class token or the patches."""
     if taken.read_from is None:
         return ""
     prefix = taken.grid.prefix

@@ -115,7 +115,7 @@ class SIFTPatchInterrelation(Explainer):
         )
 
     def maps(self, run: Run) -> Maps:
-        """As `Explainer.maps`, with a note where affinity refinement has no keys to go by."""
+        """Compute the maps, with a note where affinity refinement has no keys."""
         made = super().maps(run)
         middle = made.taken.half_way()
         if not self.growth or middle.key is not None:

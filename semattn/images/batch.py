@@ -50,7 +50,7 @@ class Images:
 
     @property
     def pixels_are_mean(self) -> bool:
-        """Whether the inputs have neither 1 nor 3 channels, so that `pixels` are a grey stand-in.
+        """Return whether the inputs have neither 1 nor 3 channels: `pixels` are a grey stand-in.
 
         Keypoints are not to be detected on it.
         """

@@ -195,7 +195,7 @@ def _sharing(trials: list[AttentionPrompter], inputs: Tensor) -> Iterator[Any]:
 
 
 class _Outputs:
-    """What the model's output is, decided on the first batch, and the outputs of the trials."""
+    """Meaning of the model's output, decided on the first batch, and outputs of the trials."""
 
     def __init__(self, prompter: AttentionPrompter) -> None:
         self.model = prompter.model

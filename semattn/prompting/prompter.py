@@ -287,7 +287,7 @@ class AttentionPrompter(nn.Module):
         return suppress(s / s.amax(dim=1, keepdim=True).clamp(min=1e-12), self.clip)
 
     def _layout(self, call: ModelCall) -> ModelLayout:
-        """How the model lays out images of this size; found once for each model and size."""
+        """Return the token layout for images of this size; found once for each model and size."""
         module = refuse(self.model)
         layout = model_layout(module, call, self.sites)
         layout.check_one_tower()

@@ -40,7 +40,7 @@ class Example:
 
     @property
     def patches(self) -> PatchGrid:
-        """Where the patches lie."""
+        """Grid of the patches."""
         if self.grid is not None:
             return self.grid
         (h, w), (height, width) = self.matches.shape, self.pixels.shape[:2]
