@@ -25,8 +25,7 @@ from .layout import Layout, common_grid, with_same_prefix
 from .layout_pass import Findings, layout_pass, site_of
 from .model_call import ModelCall
 from .quiet import quiet
-from .recorder import site_record
-from .rows import SiteRecord
+from .rows import SiteRecord, site_record
 from .sites import AttentionSite, find_sites
 
 NO_INFLUENCE = "the score does not depend on it"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import Call, DenseCall, FusedCall, attach
-from .layout import Layout
-from .rows import SiteRecord
+from .intercept import Call, attach
+from .model_layout import ModelLayout
+from .rows import SiteRecord, site_record
 from .sites import AttentionSite, Layers, choose_layers
-
-if TYPE_CHECKING:
-    from .model_layout import ModelLayout
 
 # Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.
 _HALF_SCALES = (2.0**10, 1.0, 2.0**-10)
@@ -157,46 +153,3 @@ class GradientsKept(TorchFunctionMode):
         if func is Tensor.detach:
             return args[0].view_as(args[0])
         return func(*args, **(kwargs or {}))
-
-
-def site_record(
-    site: AttentionSite,
-    call: Call,
-    layout: Layout,
-    grid: PatchGrid,
-    batch: int,
-    result: Tensor | None = None,
-    gradient: Tensor | None = None,
-) -> SiteRecord:
-    """The record of one call, with its tokens placed on `grid`; a dense one is its `result`."""
-    assert layout.keys is not None
-    lead = tuple(call.shape[:-2])
-    at = layout.place(layout.keys, grid, batch)
-    asking = None if layout.queries is None else layout.place(layout.queries, grid, batch)
-    gradient = None if gradient is None else layout.fold(gradient, lead)
-    if isinstance(call, DenseCall):
-        dense = layout.fold(call.run().detach() if result is None else result, lead)
-        shape = (*dense.shape[:2], call.shape[-2], call.shape[-1])
-        return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient, layout=layout)
-    query = layout.fold(call.query.detach().expand(*lead, -1, -1), lead)
-    mask = None if call.attn_mask is None else call.attn_mask.detach()
-    return SiteRecord(
-        site,
-        (*query.shape[:2], call.shape[-2], call.shape[-1]),
-        at,
-        asking,
-        query=query,
-        key=layout.fold(_per_head(call, call.key), lead),
-        value=layout.fold(_per_head(call, call.value), lead),
-        mask=None if mask is None else layout.fold(mask, lead),
-        causal=call.is_causal,
-        scale=1 / math.sqrt(call.query.shape[-1]) if call.scale is None else call.scale,
-        gradient=gradient,
-        layout=layout,
-    )
-
-
-def _per_head(call: FusedCall, shared: Tensor) -> Tensor:
-    """Keys or values (B,H,N,D), repeated where several heads share one (grouped queries)."""
-    times = call.query.shape[1] // shared.shape[1] if shared.ndim == 4 else 1
-    return shared.detach() if times == 1 else shared.detach().repeat_interleave(times, dim=1)

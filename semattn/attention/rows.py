@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..grid import PatchGrid
+from .intercept import Call, DenseCall, FusedCall
 from .layout import Layout
 from .placement import Placement
 from .sites import AttentionSite
@@ -199,3 +201,46 @@ def _masked(scores: Tensor, mask: Tensor, rows: slice | Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return scores.masked_fill(~mask, -math.inf)
     return scores + mask.to(scores.dtype)
+
+
+def site_record(
+    site: AttentionSite,
+    call: Call,
+    layout: Layout,
+    grid: PatchGrid,
+    batch: int,
+    result: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> SiteRecord:
+    """The record of one call, with its tokens placed on `grid`; a dense one is its `result`."""
+    assert layout.keys is not None
+    lead = tuple(call.shape[:-2])
+    at = layout.place(layout.keys, grid, batch)
+    asking = None if layout.queries is None else layout.place(layout.queries, grid, batch)
+    gradient = None if gradient is None else layout.fold(gradient, lead)
+    if isinstance(call, DenseCall):
+        dense = layout.fold(call.run().detach() if result is None else result, lead)
+        shape = (*dense.shape[:2], call.shape[-2], call.shape[-1])
+        return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient, layout=layout)
+    query = layout.fold(call.query.detach().expand(*lead, -1, -1), lead)
+    mask = None if call.attn_mask is None else call.attn_mask.detach()
+    return SiteRecord(
+        site,
+        (*query.shape[:2], call.shape[-2], call.shape[-1]),
+        at,
+        asking,
+        query=query,
+        key=layout.fold(_per_head(call, call.key), lead),
+        value=layout.fold(_per_head(call, call.value), lead),
+        mask=None if mask is None else layout.fold(mask, lead),
+        causal=call.is_causal,
+        scale=1 / math.sqrt(call.query.shape[-1]) if call.scale is None else call.scale,
+        gradient=gradient,
+        layout=layout,
+    )
+
+
+def _per_head(call: FusedCall, shared: Tensor) -> Tensor:
+    """Keys or values (B,H,N,D), repeated where several heads share one (grouped queries)."""
+    times = call.query.shape[1] // shared.shape[1] if shared.ndim == 4 else 1
+    return shared.detach() if times == 1 else shared.detach().repeat_interleave(times, dim=1)
