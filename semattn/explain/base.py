@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from ..attention import AttentionRecord, record
+from ..attention import AttentionRecord
 from ..attention.model_inputs import move_to_model
 from ..attention.output_watch import decided_meaning, noted_meanings
 from ..attention.owner import nested
@@ -28,7 +27,7 @@ from ..attention.target import Target
 from ..checks import check_number
 from ..class_names import check_names, class_names
 from ..density import Scene, concentration, densities
-from ..errors import ShapeError, UnsupportedModelError
+from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, keypoint_channels_error, prepare
 from ..keypoints import Keypoints, detectors, no_keypoints, ready, start
@@ -38,62 +37,10 @@ from ..registry import Registry, choices
 from .notes import notes_of
 from .refine import refinements
 from .result import Explanation
+from .run import Maps, Run, check_finite
 
 explainers = Registry("explainer")
 """Name to a class that extends `Explainer`."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One batch on its way through a method: what the model gets, and what a person sees of it."""
-
-    model: nn.Module
-    inputs: Tensor
-    target: Target
-    extra: Any
-    images: Images
-    found: Future[list[Keypoints]] | None
-    sites: Sequence[str] | None = None
-    readout: str = "score"
-
-    @property
-    def extra_args(self) -> tuple[Any, ...]:
-        """What the model takes after its images."""
-        if self.extra is None:
-            return ()
-        return self.extra if isinstance(self.extra, tuple) else (self.extra,)
-
-    def record(self, **options: Any) -> AttentionRecord:
-        """`semattn.record` of this run; options as there."""
-        chosen = {
-            "target": self.target,
-            "additional_forward_args": self.extra_args,
-            "sites": self.sites,
-            "readout": self.readout,
-        } | options
-        taken = record(self.model, chosen.pop("inputs", self.inputs), **chosen)
-        check_finite("model output", taken.logits)
-        return taken
-
-    def keypoints(self) -> list[Keypoints]:
-        """Those of each image, once they are found; none if nothing asked for them."""
-        return self.found.result() if self.found else []
-
-
-@dataclass(frozen=True)
-class Maps:
-    """What a method makes of a run: one number a patch (B, P), and one a pixel (B, H, W).
-
-    `attribution` (B, C, H, W) is set by a method that tells the channels apart; it sums to `heat`.
-    `notes` are sentences that a reader of the map must know.
-    """
-
-    taken: AttentionRecord
-    concentration: Tensor
-    patches: Tensor
-    heat: Tensor
-    attribution: Tensor | None = None
-    notes: tuple[str, ...] = ()
 
 
 class Explainer(Attribution):
@@ -400,17 +347,6 @@ def _options(method: type[Explainer]) -> set[str]:
         for name, parameter in inspect.signature(one.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-
-
-def check_finite(name: str, values: Tensor) -> None:
-    """Raise UnsupportedModelError for NaN or infinity in `values` (B, …)."""
-    finite = values.isfinite().reshape(len(values), -1).all(dim=1)
-    broken = (~finite).nonzero().flatten().tolist()
-    if broken:
-        raise UnsupportedModelError(
-            f"{name}: expected finite numbers, got NaN or infinity for image {broken[0]} — "
-            "check the model's weights, or run it in float32"
-        )
 
 
 @contextmanager

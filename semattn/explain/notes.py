@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
 from ..attention import AttentionRecord
 from ..grid import PatchGrid
 from ..images import Images
+from .run import Maps
 
-if TYPE_CHECKING:
-    from .base import Explainer, Maps
+
+class Method(Protocol):
+    """The attributes of an explainer that notes depend on."""
+
+    uses_keypoints: bool
+    uses_readout: bool
+    without_keypoints: str
 
 
 def notes_of(
-    method: Explainer, maps: Maps, images: Images, about_output: tuple[str, ...] = ()
+    method: Method, maps: Maps, images: Images, about_output: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Return what a reader of the map must know, in sentences."""
     taken, p = maps.taken, maps.concentration
