@@ -64,7 +64,7 @@ def models() -> list[nn.Module]:
         VisionTransformer(**PLAIN | {"num_classes": 0}),
         grey,
         *(Odd(answer) for answer in ANSWERS),
-        nn.Linear(3, 3), nn.Sequential(),
+        nn.Identity(), nn.Sequential(),
     ]  # fmt: skip
     for one in made:
         one.eval()

@@ -26,7 +26,7 @@ from .layout_pass import Findings, layout_pass, site_of
 from .model_call import ModelCall
 from .quiet import quiet
 from .rows import SiteRecord, site_record
-from .sites import AttentionSite, find_sites
+from .sites import AttentionSite
 
 NO_INFLUENCE = "the score does not depend on it"
 
@@ -265,16 +265,7 @@ def _watched_pass(
 ) -> tuple[Findings, bool]:
     """Return the findings of a pass, and whether it drew random numbers of Python or NumPy."""
     before = _random_states()
-    try:
-        found = layout_pass(model, call, sites)
-    except RuntimeError as error:
-        if find_sites(model):  # an error of the model's own
-            raise
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: expected a vision transformer that takes images of "
-            f"{tuple(call.images.shape[1:])}, got an error in its forward pass "
-            f"({' '.join(str(error).split())[:120]}) — check the model and the size of the images"
-        ) from error
+    found = layout_pass(model, call, sites)
     if not found.repeatable and len(call.images) > len(call.few().images):
         found = layout_pass(model, call, sites, whole=True)  # other images may have other places
     return found, _random_states() != before

@@ -57,7 +57,7 @@ TARGETS = [1, 3, 0]
 WITHOUT_BLOCKS = {
     "vit-pytorch-vit", "vit-pytorch-deepvit", "vit-pytorch-simple_vit_with_register_tokens",
     "vit-pytorch-vit_for_small_dataset", "vit-pytorch-parallel_vit", "vit-pytorch-pit",
-    "vit-pytorch-cvt", "vit-pytorch-max_vit", "transformers-pvt_v2",
+    "vit-pytorch-cvt", "vit-pytorch-max_vit", "vit-pytorch-nest", "transformers-pvt_v2",
 }  # fmt: skip
 
 
