@@ -228,29 +228,32 @@ def model_layout(
     UnsupportedModelError
         For a model whose attention cannot be read truthfully; it names the module.
     """
-    return known_layout(model, call, sites, anew=anew).layout
+    with quiet(model):
+        return known_layout(model, call, sites, anew=anew).layout
 
 
 def known_layout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None, *, anew: bool = False
 ) -> _Known:
-    """Return the same as `model_layout`, with what passes have shown since."""
-    with quiet(model):
-        attributes = attributes_of(model)
-        key = (call.key, None if sites is None else tuple(sites))
-        with _lock:
-            shelf = _shelves.setdefault(model, _Shelf())
-            known = shelf.layouts.get(key)
-        if known is not None and known.is_of(attributes) and not anew:
-            return known
-        found, outside = _watched_pass(model, call, sites)
-        layout, varying = _read(model, found), changed(attributes, attributes_of(model))
-        again = varying or outside
-        if again and not layout.is_same(_read(model, layout_pass(model, call, sites))):
-            raise UnsupportedModelError(
-                f"{type(model).__name__}: expected tokens in the same order in every forward pass, "
-                "got an order that changes from pass to pass — fix the order"
-            )
+    """Return the same as `model_layout`, with what passes have shown since.
+
+    The caller holds the model in evaluation mode (`quiet`).
+    """
+    attributes = attributes_of(model)
+    key = (call.key, None if sites is None else tuple(sites))
+    with _lock:
+        shelf = _shelves.setdefault(model, _Shelf())
+        known = shelf.layouts.get(key)
+    if known is not None and known.is_of(attributes) and not anew:
+        return known
+    found, outside = _watched_pass(model, call, sites)
+    layout, varying = _read(model, found), changed(attributes, attributes_of(model))
+    again = varying or outside
+    if again and not layout.is_same(_read(model, layout_pass(model, call, sites))):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: expected tokens in the same order in every forward pass, "
+            "got an order that changes from pass to pass — fix the order"
+        )
     known = _Known(attributes, layout, varying)
     if found.repeatable:
         with _lock:

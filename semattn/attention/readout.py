@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .model_call import ModelCall
 from .model_layout import ModelLayout, known_layout
 from .owner import apart
+from .quiet import quiet
 from .record import record_call
 from .target import output_tensor
 
@@ -19,7 +20,8 @@ def with_readout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
 ) -> ModelLayout:
     """The layout of `model` with its `readout`, measured once for the weights that it has."""
-    known = known_layout(model, call, sites)
+    with quiet(model):
+        known = known_layout(model, call, sites)
     weights = tuple((id(one), one._version) for one in model.parameters())
     if known.layout.readout is None or known.weights != weights:
         with apart(layout=True):
