@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .layout import UnplacedError, ranks
+from .layout import UnplacedError, ranks, with_reach
 from .layout_pass import layout_pass
 from .model_call import ModelCall
 from .owner import Owner
@@ -72,9 +72,7 @@ class FeatureLayout:
         if not bool((seen == 1).all()):
             raise UnplacedError(f"features that do not fill a grid of {h}x{w} once")
         grid = PatchGrid((h, w), size, (tall, wide), origin=(top, left))
-        if grid.origin != (0.0, 0.0):
-            grid = replace(grid, reach=(reach[0] * size[0], reach[1] * size[1]))
-        return cls(grid, tuple(alike), image, token)
+        return cls(with_reach(grid, reach), tuple(alike), image, token)
 
     def place(self, features: Tensor, batch: int) -> Tensor:
         """The features of the patches (B, P, D)."""

@@ -303,10 +303,15 @@ def _tokens(
 ) -> Tokens | None:
     """Tokens of one image from the places (G, n) of all; None when all are in one place."""
     tokens = _summarised(planes, images_first, size)
-    if tokens is None or tokens.grid.origin == (0.0, 0.0):
-        return tokens
-    pixels = (_in_pixels(reach[0] * size[0]), _in_pixels(reach[1] * size[1]))
-    return replace(tokens, grid=replace(tokens.grid, reach=pixels))
+    return None if tokens is None else replace(tokens, grid=with_reach(tokens.grid, reach))
+
+
+def with_reach(grid: PatchGrid, reach: tuple[float, float]) -> PatchGrid:
+    """Return a grid with its `reach`, given in parts of the image; 0 for a grid from its corner."""
+    if grid.origin == (0.0, 0.0):
+        return grid
+    height, width = grid.image_size
+    return replace(grid, reach=(_in_pixels(reach[0] * height), _in_pixels(reach[1] * width)))
 
 
 def _summarised(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens | None:

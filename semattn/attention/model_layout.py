@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -204,12 +204,7 @@ class _Known:
         )
 
 
-@dataclass
-class _Shelf:
-    layouts: dict[Any, _Known] = field(default_factory=dict)
-
-
-_shelves: WeakKeyDictionary[nn.Module, _Shelf] = WeakKeyDictionary()
+_shelves: WeakKeyDictionary[nn.Module, dict[Any, _Known]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -242,8 +237,8 @@ def known_layout(
     attributes = attributes_of(model)
     key = (call.key, None if sites is None else tuple(sites))
     with _lock:
-        shelf = _shelves.setdefault(model, _Shelf())
-        known = shelf.layouts.get(key)
+        shelf = _shelves.setdefault(model, {})
+        known = shelf.get(key)
     if known is not None and known.is_of(attributes) and not anew:
         return known
     found, outside = _watched_pass(model, call, sites)
@@ -257,9 +252,9 @@ def known_layout(
     known = _Known(attributes, layout, varying)
     if found.repeatable:
         with _lock:
-            while len(shelf.layouts) >= _MOST_LAYOUTS:
-                shelf.layouts.pop(next(iter(shelf.layouts)))
-            shelf.layouts[key] = known
+            while len(shelf) >= _MOST_LAYOUTS:
+                shelf.pop(next(iter(shelf)))
+            shelf[key] = known
     return known
 
 
@@ -284,7 +279,7 @@ def any_layout(model: nn.Module) -> ModelLayout | None:
     """A layout that was found for some way of calling the model, the latest; None without one."""
     with _lock:
         shelf = _shelves.get(model)
-        return next(reversed(shelf.layouts.values())).layout if shelf and shelf.layouts else None
+        return next(reversed(shelf.values())).layout if shelf else None
 
 
 def number_layers(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
