@@ -15,6 +15,7 @@ from semattn.errors import ImageError
 from semattn.images import listed
 from semattn.interrelation import load_analysis
 from tests.conftest import PHOTO, refused
+from tests.result_files import names_in
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -45,7 +46,7 @@ def test_analyze_writes_everything_and_says_where(run, tmp_path):
     made = tmp_path / "semattn-analyze-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == [made.name]
     names = sorted([*output.ANALYSIS_FILES.values(), "keypoints.png", "report.html"])
-    assert sorted(path.name for path in made.iterdir()) == names
+    assert names_in(made) == names
     assert out.endswith("analysis.json, analysis.npz, keypoints.png, report.html\n")
     page = (made / "report.html").read_text()
     assert "flower.jpg" in page and '"findings"' in page
@@ -103,7 +104,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(running.Study, "take", interrupt)
     status, out, err = run("analyze", folder, "--out", "parts", "--batch-size", 1)
     assert status == 130 and not out and err.count("\n") == 1
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [".semattn-analysis.npz"]
+    assert names_in(tmp_path / "parts") == [".semattn-analysis.npz"]
     refused(
         run("analyze", folder, "--out", "parts", "--batch-size", 1, "--seed", 3),
         "partial: expected the beginning of this analysis", "options",
@@ -116,7 +117,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     for name, values in whole.tally.arrays().items():
         assert np.array_equal(values, parts.tally.arrays()[name]), name
     names = sorted([*output.ANALYSIS_FILES.values(), "report.html"])
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == names
+    assert names_in(tmp_path / "parts") == names
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "semattn"
 
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
-    {"cores", "cost", "digest", "errors", "files", "registry", "statistics", "version"},
-    {"checks", "class_names", "manifest", "outputs"},
-    {"shelf"},
+    {"cores", "cost", "digest", "errors", "files", "identity", "registry", "statistics", "version"},
+    {"checks", "class_names", "locks", "manifest", "outputs"},
+    {"result_folder", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},
     {"density", "growth", "zoo", "metrics"},

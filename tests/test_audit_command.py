@@ -13,6 +13,7 @@ import pytest
 
 from tests.audit.pictures import archive, folder, results
 from tests.conftest import CLASSES, refused
+from tests.result_files import names_in
 
 
 def test_it_writes_everything_and_says_where(run, elsewhere):
@@ -21,7 +22,7 @@ def test_it_writes_everything_and_says_where(run, elsewhere):
     status, out, err = run("audit", made)
     assert status == 0, err
     folders = elsewhere / "semattn-audit-photos"
-    assert sorted(one.name for one in folders.iterdir()) == [
+    assert names_in(folders) == [
         ".audit", "analyze", "audit.json", "explain.parquet", "maps", "skipped.parquet",
     ]  # fmt: skip
     assert {one.name for one in (folders / "analyze").iterdir()} >= {"analysis.png", "report.html"}

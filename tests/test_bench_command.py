@@ -57,9 +57,9 @@ def test_the_whole_way(data, tmp_path, capsys):
     with Image.open(out / "bench.png") as drawn:
         assert drawn.size[0] > 1000
     assert "| less attention-rollout |" in (out / "bench.md").read_text()
-    kept = {one: one.stat().st_mtime_ns for one in (out / "images").iterdir()}
+    kept = {one: one.stat().st_mtime_ns for one in (out / ".bench").iterdir()}
     assert main([*given, "--out", str(out)]) == 0
-    assert {one: one.stat().st_mtime_ns for one in (out / "images").iterdir()} == kept
+    assert {one: one.stat().st_mtime_ns for one in (out / ".bench").iterdir()} == kept
     assert json.loads((out / "bench.json").read_text()) == made
 
 
@@ -76,11 +76,11 @@ def test_a_killed_run_goes_on(data, tmp_path):
 
     with start(cut) as process:
         until = time.monotonic() + 120
-        while not list(cut.glob("images/*1.json")) and process.poll() is None:
+        while not list(cut.glob(".bench/*1.json")) and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.002)
         process.kill()
-    kept = {one: one.read_bytes() for one in cut.glob("images/*.json")}
+    kept = {one: one.read_bytes() for one in cut.glob(".bench/*.json")}
     assert len(kept) >= 2 and not (cut / "bench.json").exists()
     for folder in (whole, cut):
         assert start(folder).wait(120) == 0

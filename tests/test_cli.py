@@ -22,6 +22,7 @@ from semattn.explain import explainers
 from semattn.explain.refine import refinements
 from semattn.keypoints import detectors
 from tests.conftest import PHOTO, ROOT, refused
+from tests.result_files import names_in
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -35,7 +36,7 @@ def test_explain_writes_everything_and_says_where(run, tmp_path):
     assert not err
     folder = tmp_path / "semattn-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["semattn-flower"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES.values())
+    assert names_in(folder) == sorted(FILES.values())
     assert "in semattn-flower: overlay.png, figure.png, map.npy, result.json" in out
     assert len(re.findall(r"^ *\d+\.\d%", out, re.MULTILINE)) == 3
     assert out.count("← explained") == 1
@@ -96,7 +97,9 @@ def test_results_replace_older_ones_and_leave_the_rest(run, tmp_path):
     folder.mkdir()
     (folder / "mine.txt").write_text("mine")
     (folder / "map.npy").write_text("old")
-    assert run("explain", PHOTO, "--out", folder)[0] == 0
+    refused(run("explain", PHOTO, "--out", folder), "map.npy was not written by semattn", "--force")
+    assert (folder / "map.npy").read_text() == "old"
+    assert run("explain", PHOTO, "--out", folder, "--force")[0] == 0
     assert (folder / "mine.txt").read_text() == "mine"
     assert np.load(folder / "map.npy").shape == (64, 64)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
@@ -194,7 +197,7 @@ def test_files_are_staged_inside_a_folder_that_stands_and_never_behind_a_dead_li
     monkeypatch.setattr(tempfile, "mkdtemp", watch)
     assert run("explain", PHOTO, "--out", folder)[0] == 0
     assert folder in staged, "the folder may be a disk of its own"
-    assert {path.name for path in folder.iterdir()} == {
+    assert set(names_in(folder)) == {
         "mine.txt", *FILES.values()
     }  # fmt: skip
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")

@@ -15,6 +15,7 @@ from semattn.errors import UnsupportedModelError
 from semattn.explain import explainers
 from semattn.zoo import known as known_models
 from tests.conftest import PHOTO, refused
+from tests.result_files import names_in
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -28,7 +29,7 @@ def test_compare_writes_everything_and_says_where(run, tmp_path):
     assert not err
     folder = tmp_path / "semattn-compare-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES.values())
+    assert names_in(folder) == sorted(FILES.values())
     assert out.endswith(
         "in semattn-compare-flower: compare.png, compare.json, maps.npz, report.html\n"
     )

@@ -12,6 +12,7 @@ pytest.importorskip("accelerate")
 from semattn.pretraining import models
 from tests.conftest import refused
 from tests.pretraining.runs import TINY, pictures
+from tests.result_files import names_in
 
 SMALL = ("--model", "least", "--image-size", 32, "--patch-size", 8, "--batch-size", 8,
          "--device", "cpu", "--workers", 0, "--precision", "float32",
@@ -36,7 +37,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert status == 0, err
     assert not err
     made = tmp_path / "semattn-pretrain"
-    assert sorted(path.name for path in made.iterdir()) == [
+    assert names_in(made) == [
         "checkpoints", "keypoints", "metrics.jsonl", "model", "pretrain.json", "reconstruction.png",
     ]  # fmt: skip
     assert out.startswith("12 photographs, 2 epochs, guided masking, beta 2: rich patches hidden")

@@ -17,6 +17,7 @@ from semattn.prompting import attend
 from semattn.steps import steps
 from tests import models
 from tests.conftest import PHOTO, refused, tiny
+from tests.result_files import names_in
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -27,7 +28,7 @@ def test_prompt_writes_everything_and_says_where(run, tmp_path):
     assert not err
     made = tmp_path / "semattn-prompt-flower"
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
-    assert sorted(path.name for path in made.iterdir()) == [
+    assert names_in(made) == [
         "maps.npz", "prompt.json", "prompt.png", "report.html",
     ]  # fmt: skip
     assert "attention is led to what count finds" in out

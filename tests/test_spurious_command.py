@@ -17,6 +17,7 @@ from semattn.viz.spurious import marked
 from tests.conftest import refused
 from tests.discoveries import NONE, cue, discovery
 from tests.report.pages import NASTY, content_of
+from tests.result_files import names_in
 
 FILES = sorted([*output.SPURIOUS_FILES.values(), "report.html"])
 
@@ -46,7 +47,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert not err
     made = tmp_path / "semattn-spurious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", made.name]
-    assert sorted(path.name for path in made.iterdir()) == FILES
+    assert names_in(made) == FILES
     assert "skipped: 2" in out and "[red].png:" in out and "words.txt:" in out
     assert "searched: dog, Cup or pot" in out or "searched: Cup or pot, dog" in out
     assert out.endswith("spurious.png, spurious.csv, spurious.json, spurious.npz, report.html\n")
@@ -68,7 +69,7 @@ def test_the_page_can_be_left_out_and_a_class_asked_for(run, folder, tmp_path):
     status, out, err = run("spurious", folder, "--no-report", "--search", "DOG", "--out", "made")
     assert status == 0, err
     assert "searched: dog\n" in out
-    assert sorted(one.name for one in (tmp_path / "made").iterdir()) == FILES[1:]
+    assert names_in(tmp_path / "made") == FILES[1:]
 
 
 def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, monkeypatch):
@@ -112,7 +113,7 @@ def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
     arguments = ("spurious", folder, "--out", "parts", "--batch-size", 4)
     status, out, err = run(*arguments)
     assert status == 130 and not out and err.count("\n") == 1
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [".search"]
+    assert names_in(tmp_path / "parts") == [".search"]
     refused(run(*arguments, "--seed", 3), "out: expected the beginning of this search")
     assert (tmp_path / "parts/.search").exists(), "a refusal takes nothing away"
     done = len(seen)
@@ -121,7 +122,7 @@ def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
     assert len(seen) - done == 4 + 4 - (7 - 1), "only what was not done"
     whole, parts = ((tmp_path / one / "spurious.json").read_text() for one in ("whole", "parts"))
     assert json.loads(whole) == json.loads(parts)
-    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == FILES
+    assert names_in(tmp_path / "parts") == FILES
 
 
 def nothing(folder):

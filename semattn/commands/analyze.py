@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import options
 from .console import bar, busy, report_analysis, told
-from .pages import pages
+from .folders import result_folder
+from .pages import PAGE, pages
 from .reading import load_model, name_of, read_device, read_layers, sharp
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def analyze(
     device: options.Device = "cpu",
     report: options.Report = True,
     out: options.AnalysisFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what attention does between patches with many, few and no keypoints.
@@ -53,8 +55,10 @@ def analyze(
     from .. import interrelation, output
     from ..images import listed, read
 
-    folder = out or Path(f"semattn-analyze-{name_of(images)}")
-    output.check_folder(folder)
+    names = [*output.ANALYSIS_FILES.values(), PAGE]
+    folder = result_folder(
+        out, f"semattn-analyze-{name_of(images)}", "analyze", (images,), names, force=force
+    )
     settings: dict[str, Any] = {
         "density": density, "detector": detector, "layers": read_layers(layers),
         "draws": draws, "batch_size": batch_size, "seed": seed,
@@ -72,9 +76,9 @@ def analyze(
         if many is None:
             found = interrelation.analyze(network, images, **settings)
         else:
-            with bar() as progress:
+            with folder.running(names), bar() as progress:
                 found = interrelation.analyze(
-                    network, many, partial=folder / PARTIAL, progress=progress, **settings
+                    network, many, partial=folder.path / PARTIAL, progress=progress, **settings
                 )
         with busy("drawing"):
             also = _one(images, network, found, report, settings) if many is None else None

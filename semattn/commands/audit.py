@@ -6,12 +6,15 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..class_names import class_names
+from ..result_folder import ResultFolder
 from . import options
 from .console import MOST_SKIPPED, bar, busy, closing, phases, told, verbatim
+from .folders import result_folder
 from .pages import pages
 from .reading import load_model, name_of, read_device, read_names
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from ..audit import Audit, Source
 
 UNFIT = re.compile(r"[^\w.-]+")  # in the name of a folder
+FILES = ("explain.parquet", "skipped.parquet", "audit.json", "maps/")
 SEARCH = ".audit/search"  # what is done of a search
 
 
@@ -42,6 +46,7 @@ def audit(
     device: options.Device = "cpu",
     report: options.Report = True,
     out: options.AuditFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Explain and analyse a whole data set, in one process or many.
@@ -63,11 +68,14 @@ def audit(
     from .. import output
     from ..audit import JOBS, audit as run, check_jobs, open_source
 
-    folder = out or Path(f"semattn-audit-{UNFIT.sub('_', name_of(Path(source)))}")
-    output.check_folder(folder)
+    name = f"semattn-audit-{UNFIT.sub('_', name_of(Path(source)))}"
+    inputs = (Path(source),)
+    results = result_folder(out, name, "audit", inputs, FILES, force=force)
+    folder = results.path
     wanted = read_names(jobs) or []
     check_jobs(wanted, (*JOBS, "spurious"))
     place = _place(process)
+    part = "-{}-of-{}".format(*place)
     shows = os.environ.get("LOCAL_RANK", "0") == "0"  # the first of torchrun's, on its machine
     own = tuple(one for one in wanted if one != "spurious")
     with told() as notes:
@@ -83,7 +91,7 @@ def audit(
         made = None
         if own:
             shown = bar() if shows else nullcontext()
-            with shown as progress:
+            with results.running(FILES, part), shown as progress:
                 made = run(
                     network, found, folder, jobs=own, method=method, density=density,
                     detector=detector, batch_size=batch_size, workers=workers, seed=seed,
@@ -93,11 +101,16 @@ def audit(
         if made is not None and made.analysis is not None:
             with busy("drawing"):
                 page = pages(report, analysis=made.analysis)
-                output.write_analysis(made.analysis, folder / "analyze", page)
+                output.write_analysis(
+                    made.analysis, replace(results, path=folder / "analyze"), page
+                )
             files["analyze"] = folder / "analyze"
-        searched = "spurious" not in wanted or _search(
-            network, found, folder, detector, batch_size, seed, place, report, shows
-        )
+        searched = True
+        if "spurious" in wanted:
+            with results.running(FILES, part):
+                searched = _search(
+                    network, found, results, detector, batch_size, seed, place, report, shows
+                )
         if "spurious" in wanted and searched:
             files["spurious"] = folder / "spurious"
     if shows or files:
@@ -123,8 +136,8 @@ def _local(device: str) -> str:
 
 
 def _search(
-    network: nn.Module, source: Source, folder: Path, detector: str, batch: int | None, seed: int,
-    place: tuple[int, int], report: bool, shows: bool,
+    network: nn.Module, source: Source, results: ResultFolder, detector: str, batch: int | None,
+    seed: int, place: tuple[int, int], report: bool, shows: bool,
 ) -> bool:  # fmt: skip
     """The part of this process in the search for cues; whether it was the one to end it."""
     from .. import output
@@ -133,13 +146,14 @@ def _search(
     with phases() if shows else nullcontext() as progress:
         search = Search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
-            folder=folder / SEARCH, progress=progress,
+            folder=results.path / SEARCH, progress=progress,
         )  # fmt: skip
         if not search.look(place):
             return False
         found = search.discover()
     with busy("drawing"):
-        output.write_spurious(found, folder / "spurious", pages(report, discovery=found))
+        spurious = replace(results, path=results.path / "spurious")
+        output.write_spurious(found, spurious, pages(report, discovery=found))
     return True
 
 

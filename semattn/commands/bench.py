@@ -7,8 +7,10 @@ from pathlib import Path
 from ..class_names import class_names
 from . import options
 from .console import bar, busy, report_benchmark, told
+from .folders import result_folder
 from .reading import load_model, read_device, read_names, read_precision
 
+KEPT = ".bench"  # folder: the numbers of each image
 QUICK = {"images": 10, "steps": 8}
 
 
@@ -31,6 +33,7 @@ def explain(
     seed: options.BenchSeed = 0,
     device: options.Device = "cpu",
     out: options.BenchFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Compare explanation methods on images whose objects are known.
@@ -49,8 +52,9 @@ def explain(
     from ..evaluation.masked import First, read
     from ..images import Preprocessing
 
-    folder = out or Path("semattn-bench")
-    output.check_folder(folder)
+    outputs = list(output.BENCHMARK_FILES.values())
+    inputs = tuple(Path(part) for part in data.partition(":")[2].split(",") if part)
+    folder = result_folder(out, "semattn-bench", "bench", inputs, outputs, force=force)
     names = read_names(methods) or list(evaluation.DEFAULT)
     wanted = read_names(metrics) or evaluation.core()
     compared = evaluation.check_baselines(read_names(baselines), names)
@@ -72,10 +76,10 @@ def explain(
             baseline=baseline, black=black, steps=steps, batch_size=batch_size, seed=seed,
             precision=read_precision(precision, device),
         )  # fmt: skip
-        with bar() as progress:
+        with folder.running(outputs), bar() as progress:
             found = evaluation.evaluate(
                 network, items, names, wanted, setting=setting, refine=refine,
-                classes=class_names(network), folder=folder / "images",
+                classes=class_names(network), folder=folder.path / KEPT,
                 progress=progress,
             )  # fmt: skip
         with busy("drawing"):

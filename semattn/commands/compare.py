@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from . import options
 from .console import busy, report_comparison, told
-from .pages import pages
+from .folders import result_folder
+from .pages import PAGE, pages
 from .reading import load_model, read_device, read_methods, read_target, sharp
 
 SHARPNESS = 448  # pixels of the longer side of each picture: there are many in one figure
@@ -26,6 +25,7 @@ def compare(
     device: options.Device = "cpu",
     report: options.Report = True,
     out: options.ComparisonFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Explain IMAGE by many methods, side by side.
@@ -44,8 +44,10 @@ def compare(
     from .. import comparison, output
     from ..images import read
 
-    folder = out or Path(f"semattn-compare-{image.stem}")
-    output.check_folder(folder)
+    folder = result_folder(
+        out, f"semattn-compare-{image.stem}", "compare", (image,),
+        [*output.COMPARISON_FILES.values(), PAGE], force=force,
+    )  # fmt: skip
     settings = {"density": density, "detector": detector, "refine": refine}
     with busy("reading the picture") as say, told() as notes:
         read(image)  # before the model, which may take long to fetch, is asked for

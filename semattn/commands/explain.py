@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from . import options
 from .console import busy, report_explanation, told
-from .pages import pages
+from .folders import result_folder
+from .pages import PAGE, pages
 from .reading import load_model, read_device, read_explainer, read_layers, read_target, sharp
 
 
@@ -27,6 +26,7 @@ def explain(
     device: options.Device = "cpu",
     report: options.Report = True,
     out: options.Folder = None,
+    force: options.Force = False,
     top: options.Top = 3,
     debug: options.Debug = False,
 ) -> None:
@@ -40,8 +40,10 @@ def explain(
     from .. import output
     from ..images import read
 
-    folder = out or Path(f"semattn-{image.stem}")
-    output.check_folder(folder)
+    folder = result_folder(
+        out, f"semattn-{image.stem}", "explain", (image,), [*output.FILES.values(), PAGE],
+        force=force,
+    )  # fmt: skip
     with busy("reading the picture") as say, told() as notes:
         read(image)  # before the model, which may take long to fetch, is asked for
         explainer = read_explainer(

@@ -207,6 +207,15 @@ Report = Annotated[
         "--report/--no-report",
     ),
 ]
+Force = Annotated[
+    bool,
+    _option(
+        WHERE,
+        None,
+        "Replace files in the folder that semattn did not write; never the input.",
+        "--force",
+    ),
+]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]
 LabelledFolder = Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..registry import choices
 from . import options
 from .console import MOST_SKIPPED, busy, phases, told, verbatim
+from .folders import result_folder
 from .reading import read_precision
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ..pretraining import Pretrained
 
 MOST_WORKERS = 8
+FILES = (
+    "pretrain.json", "metrics.jsonl", "reconstruction.png", "model/", "keypoints/", "checkpoints/",
+)  # fmt: skip
 
 
 def pretrain(
@@ -46,6 +50,7 @@ def pretrain(
     checkpoint_steps: options.CheckpointSteps = None,
     validation: options.Validation = None,
     out: options.PretrainFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     r"""Pre-train a ViT on photographs without labels, hiding patches by their keypoints.
@@ -62,10 +67,8 @@ def pretrain(
     six photographs, drawn anew as it learns), [bold]pretrain.json[/] (settings and
     versions), [bold]keypoints/[/] and [bold]checkpoints/[/].
     """
-    from .. import output
-
-    made, main = out or Path("semattn-pretrain"), os.environ.get("RANK", "0") == "0"
-    output.check_folder(made)
+    main = os.environ.get("RANK", "0") == "0"
+    place = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
     policy = _policy(masking, beta, beta_end, schedule, hint, mask_ratio, seed, epochs)
     from ..pretraining import pretrain as run, readable
 
@@ -75,9 +78,9 @@ def pretrain(
             others = None if validation is None else readable(validation)[0]
         shown: AbstractContextManager[Callable[[str, int, int], None] | None]
         shown = phases() if main else nullcontext()
-        with shown as progress:
+        with place.running(FILES) if main else nullcontext(), shown as progress:
             finished = run(
-                pictures, made, masking=policy, model=model, image_size=image_size,
+                pictures, place.path, masking=policy, model=model, image_size=image_size,
                 patch_size=patch_size, density=density, detector=detector, keypoints=keypoints,
                 loss_weight=loss_weight, temperature=temperature, epochs=epochs,
                 batch_size=batch_size, learning_rate=learning_rate, seed=seed,

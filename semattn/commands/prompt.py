@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..result_folder import source_of
 from . import options
 from .console import busy, report_steps, told
-from .pages import pages
+from .folders import result_folder
+from .pages import PAGE, pages
 from .reading import (
     load_model,
     read_device,
@@ -36,6 +38,7 @@ def prompt(
     device: options.Device = "cpu",
     report: options.Report = True,
     out: options.PromptFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Lead attention to the keypoints of IMAGE, or to a region, and see what changes.
@@ -55,8 +58,11 @@ def prompt(
     from ..prompting import AttentionPrompter
     from ..steps import STRENGTHS, steps
 
-    folder = out or Path(f"semattn-prompt-{image.stem}")
-    output.check_folder(folder)
+    inputs = (image, Path(region)) if region and Path(region).is_file() else (image,)
+    folder = result_folder(
+        out, f"semattn-prompt-{image.stem}", "prompt", inputs,
+        [*output.STEPS_FILES.values(), PAGE], source=source_of((image,)), force=force,
+    )  # fmt: skip
     strengths = read_strengths(strength) or STRENGTHS
     with busy("reading the picture") as say, told() as notes:
         read(image)  # before the model, which may take long to fetch, is asked for

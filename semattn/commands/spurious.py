@@ -13,7 +13,8 @@ from ..errors import SemattnError
 from . import options
 from .console import busy, phases, told
 from .discovery import report_discovery
-from .pages import pages
+from .folders import result_folder
+from .pages import PAGE, pages
 from .reading import load_model, read_device, read_names
 
 SEARCH = ".search"  # what is done of a search, until all is
@@ -35,6 +36,7 @@ def spurious(
     device: options.Device = "cpu",
     report: options.Report = True,
     out: options.SpuriousFolder = None,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Find what a model uses for a class that is not the class's object.
@@ -58,8 +60,9 @@ def spurious(
     from ..spurious import discover_spurious
     from ..spurious.search import check
 
-    made = out or Path("semattn-spurious")
-    output.check_folder(made)
+    names = [*output.SPURIOUS_FILES.values(), PAGE]
+    place = result_folder(out, "semattn-spurious", "spurious", (folder,), names, force=force)
+    made = place.path
     check(level, lift)
     with told() as notes:
         with busy("reading the folder") as say:
@@ -70,14 +73,14 @@ def spurious(
                 device=read_device(device),
             )  # fmt: skip
             wanted = _searched(search, class_names(network))
-        with _kept(made / SEARCH), phases() as progress:
+        with place.running(names), _kept(made / SEARCH), phases() as progress:
             found = discover_spurious(
                 network, folder, classes=wanted, level=level, lift=lift, most=most,
                 batch_size=batch_size, detector=detector, seed=seed, folder=made / SEARCH,
                 progress=progress,
             )  # fmt: skip
         with busy("drawing"):
-            files = output.write_spurious(found, made, pages(report, discovery=found))
+            files = output.write_spurious(found, place, pages(report, discovery=found))
         shutil.rmtree(made / SEARCH, ignore_errors=True)
     report_discovery(found, files, notes)
 

@@ -4,11 +4,11 @@ A folder of results is complete or it is not there. Knows explanations, comparis
 steps, benchmarks, searches for cues and how to draw them, and nothing of the command line.
 """
 
+from ..result_folder import OutputError, ResultFolder, default_folder, source_of
 from .analysis import ANALYSIS_FILES, write_analysis
 from .benchmark import BENCHMARK_FILES, write_benchmark
 from .comparison import COMPARISON_FILES, write_comparison
 from .explanation import FILES, predicted, summary, write
-from .folder import OutputError, check_folder, staged
 from .spurious import SPURIOUS_FILES, write_spurious
 from .steps import STEPS_FILES, write_steps
 
@@ -20,9 +20,10 @@ __all__ = [
     "SPURIOUS_FILES",
     "STEPS_FILES",
     "OutputError",
-    "check_folder",
+    "ResultFolder",
+    "default_folder",
     "predicted",
-    "staged",
+    "source_of",
     "summary",
     "write",
     "write_analysis",

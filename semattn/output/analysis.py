@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import viz
-from .folder import Also, staged, write_json, write_others
+from ..result_folder import FolderLike, ResultFolder
+from .folder import Also, write_json, write_others
 
 if TYPE_CHECKING:
     from ..interrelation import Analysis
@@ -20,7 +21,7 @@ ANALYSIS_FILES = {
 }
 
 
-def write_analysis(found: Analysis, folder: Path, also: Also = None) -> dict[str, Path]:
+def write_analysis(found: Analysis, folder: FolderLike, also: Also = None) -> dict[str, Path]:
     """Write picture, table, result and sums of an analysis into `folder`: the path of each.
 
     ``analysis.csv`` has a row a figure, layer and head; ``analysis.json`` is `Analysis.summary`;
@@ -29,22 +30,25 @@ def write_analysis(found: Analysis, folder: Path, also: Also = None) -> dict[str
     Parameters
     ----------
     found : what `semattn.interrelation.analyze` returned
-    folder : made with its parents if it is not there
+    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
+        names the command and the inputs
     also : more files, by name, and what writes each
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to; nothing is left behind.
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
     """
     columns = found.table()
-    with staged(folder) as stage:
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
         viz.analysis(found).savefig(stage / ANALYSIS_FILES["figure"])
         with (stage / ANALYSIS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
             rows.writerow(columns)
             rows.writerows(zip(*columns.values(), strict=True))
-        write_json(stage / ANALYSIS_FILES["result"], found.summary())
+        write_json(stage / ANALYSIS_FILES["result"], found.summary() | place.inputs_entry())
         found.save(stage / ANALYSIS_FILES["sums"])
         files = ANALYSIS_FILES | write_others(stage, also)
-    return {name: folder / file for name, file in files.items()}
+    return {name: place.path / file for name, file in files.items()}

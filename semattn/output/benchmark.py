@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..result_folder import FolderLike, ResultFolder
 from ..viz import benchmark
-from .folder import staged, write_json
+from .folder import write_json
 
 if TYPE_CHECKING:
     from ..evaluation.run import Results
@@ -21,7 +22,12 @@ BENCHMARK_FILES = {
 
 
 def write_benchmark(
-    found: Results, made: Table, folder: Path, *, markdown: str, titles: dict[str, str]
+    found: Results,
+    made: Table,
+    folder: FolderLike,
+    *,
+    markdown: str,
+    titles: dict[str, str],
 ) -> dict[str, Path]:
     """Write figure, table, result and the numbers of every image into `folder`: the path of each.
 
@@ -30,9 +36,11 @@ def write_benchmark(
     Raises
     ------
     OutputError
-        For a folder that cannot be written to; nothing is left behind.
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
     """
-    with staged(folder) as stage:
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
         counted = zip((found.names, made.methods), ("image", "method"), strict=True)
         headline = ", ".join(f"{len(one)} {name}{'s' * (len(one) != 1)}" for one, name in counted)
         benchmark(made, titles, headline).savefig(stage / BENCHMARK_FILES["figure"])
@@ -46,7 +54,7 @@ def write_benchmark(
                         numbers = [*found.values[i, j], found.seconds[i, j]]
                         lines.writerow([image, method, *(_plain(float(one)) for one in numbers)])
         write_json(stage / BENCHMARK_FILES["result"], summary_of(found, made))
-    return {name: folder / file for name, file in BENCHMARK_FILES.items()}
+    return {name: place.path / file for name, file in BENCHMARK_FILES.items()}
 
 
 def summary_of(found: Results, made: Table) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..result_folder import FolderLike, ResultFolder
 from ..viz import Picture, comparison
 from .explanation import grid_entries, summary
-from .folder import Also, staged, write_json, write_others
+from .folder import Also, write_json, write_others
 
 if TYPE_CHECKING:
     from ..comparison import Compared, Comparison
@@ -22,7 +23,7 @@ _OF_THE_GRID = ("patches", "patch_size", "patch_origin")
 
 def write_comparison(
     compared: Comparison,
-    folder: Path,
+    folder: FolderLike,
     *,
     top: int = 5,
     backdrop: Picture | None = None,
@@ -35,7 +36,8 @@ def write_comparison(
     Parameters
     ----------
     compared : what `semattn.compare` returned
-    folder : made with its parents if it is not there
+    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
+        names the command and the inputs
     top : how many classes of the prediction are kept
     backdrop : as for `semattn.viz.comparison`
     also : more files, by name, and what writes each
@@ -43,20 +45,22 @@ def write_comparison(
     Raises
     ------
     OutputError
-        For a folder that cannot be written to; nothing is left behind.
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
     """
     maps: dict[str, Any] = {
         row.method: row.explanation.heat[0].detach().to("cpu", torch.float32).numpy()
         for row in compared.rows
         if row.explanation is not None
     }
-    with staged(folder) as stage:
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
         comparison(compared, backdrop=backdrop).savefig(stage / COMPARISON_FILES["figure"])
         np.savez_compressed(stage / COMPARISON_FILES["maps"], **maps)
         files = COMPARISON_FILES | write_others(stage, also)
-        result = summary_of(compared, top=top) | {"files": files}
+        result = summary_of(compared, top=top) | place.inputs_entry() | {"files": files}
         write_json(stage / COMPARISON_FILES["result"], result)
-    return {name: folder / file for name, file in files.items()}
+    return {name: place.path / file for name, file in files.items()}
 
 
 def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..result_folder import FolderLike, ResultFolder
 from ..viz import Picture, figure, overlay
-from .folder import Also, staged, write_json, write_others
+from .folder import Also, write_json, write_others
 
 if TYPE_CHECKING:
     from ..explain import Explanation
@@ -25,7 +26,7 @@ FILES = {
 
 def write(
     explanation: Explanation,
-    folder: Path,
+    folder: FolderLike,
     *,
     index: int = 0,
     top: int = 5,
@@ -37,27 +38,30 @@ def write(
     Parameters
     ----------
     explanation, index, backdrop : as for `semattn.viz.overlay`
-    folder : made with its parents if it is not there
+    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
+        names the command and the inputs
     top : how many classes of the prediction are kept
     also : more files, by name, and what writes each
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to; nothing is left behind.
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
     """
     from PIL import Image
 
     result = summary(explanation, index=index, top=top)
-    with staged(folder) as stage:
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
         laid_over = Image.fromarray(overlay(explanation, index, backdrop=backdrop))
         laid_over.save(stage / FILES["overlay"])
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
         heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
         np.save(stage / FILES["map"], heat)
         files = FILES | write_others(stage, also)
-        write_json(stage / FILES["result"], {**result, "files": files})
-    return {name: folder / file for name, file in files.items()}
+        write_json(stage / FILES["result"], result | place.inputs_entry() | {"files": files})
+    return {name: place.path / file for name, file in files.items()}
 
 
 def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import viz
-from .folder import Also, staged, write_json, write_others
+from ..result_folder import FolderLike, ResultFolder
+from .folder import Also, write_json, write_others
 
 if TYPE_CHECKING:
     from ..spurious import Discovery
@@ -26,7 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_spurious(found: Discovery, folder: Path, also: Also = None) -> dict[str, Path]:
+def write_spurious(found: Discovery, folder: FolderLike, also: Also = None) -> dict[str, Path]:
     """Write figure, table, result and cues of a search into `folder`: the path of each.
 
     ``spurious.csv`` has a row a cue, the confirmed ones first; ``spurious.json`` is
@@ -35,18 +36,21 @@ def write_spurious(found: Discovery, folder: Path, also: Also = None) -> dict[st
     Parameters
     ----------
     found : what `semattn.discover_spurious` returned
-    folder : made with its parents if it is not there
+    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
+        names the command and the inputs
     also : more files, by name, and what writes each
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to; nothing is left behind.
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
     """
     from ..spurious import save_discovery
 
     result = found.summary()
-    with staged(folder) as stage:
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
         viz.spurious(found).savefig(stage / SPURIOUS_FILES["figure"])
         with (stage / SPURIOUS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
             rows = csv.DictWriter(stream, COLUMNS)
@@ -55,7 +59,7 @@ def write_spurious(found: Discovery, folder: Path, also: Also = None) -> dict[st
         write_json(stage / SPURIOUS_FILES["result"], result)
         save_discovery(found, stage / SPURIOUS_FILES["cues"])
         files = SPURIOUS_FILES | write_others(stage, also)
-    return {name: folder / file for name, file in files.items()}
+    return {name: place.path / file for name, file in files.items()}
 
 
 def _row(cue: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..result_folder import FolderLike, ResultFolder
 from ..viz import Picture, steps
 from .explanation import summary
-from .folder import Also, staged, write_json, write_others
+from .folder import Also, write_json, write_others
 
 if TYPE_CHECKING:
     from ..steps import Steps
@@ -19,7 +20,7 @@ STEPS_FILES = {"figure": "prompt.png", "result": "prompt.json", "maps": "maps.np
 
 def write_steps(
     made: Steps,
-    folder: Path,
+    folder: FolderLike,
     *,
     top: int = 5,
     about: dict[str, Any] | None = None,
@@ -33,7 +34,8 @@ def write_steps(
     Parameters
     ----------
     made : what `semattn.steps.steps` returned
-    folder : made with its parents if it is not there
+    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
+        names the command and the inputs
     top : how many classes of each prediction are kept
     about : more about the prompt, ready for JSON
     backdrop : as for `semattn.viz.overlay`
@@ -42,9 +44,11 @@ def write_steps(
     Raises
     ------
     OutputError
-        For a folder that cannot be written to; nothing is left behind.
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
     """
-    with staged(folder) as stage:
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
         steps(made, backdrop=backdrop).savefig(stage / STEPS_FILES["figure"])
         np.savez_compressed(
             stage / STEPS_FILES["maps"],
@@ -53,8 +57,9 @@ def write_steps(
             bias=made.grid.fold(made.bias).numpy().astype(np.float32),
         )
         files = STEPS_FILES | write_others(stage, also)
-        write_json(stage / STEPS_FILES["result"], summary_of(made, top, about) | {"files": files})
-    return {name: folder / file for name, file in files.items()}
+        result = summary_of(made, top, about) | place.inputs_entry() | {"files": files}
+        write_json(stage / STEPS_FILES["result"], result)
+    return {name: place.path / file for name, file in files.items()}
 
 
 def summary_of(made: Steps, top: int = 5, about: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""Advisory locks on files: held by one process, released by the system when that process ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import SemattnError
+
+
+class LockedError(SemattnError, OSError):
+    """A folder in which another process is at work."""
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `file`, which is created and stays there.
+
+    Where the file system has no locks, nothing is locked and nothing is refused.
+
+    Raises
+    ------
+    LockedError
+        While another process, or another thread of this one, holds it; the message names it.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _lock(descriptor):
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+            folder = file.parent.parent
+            raise LockedError(
+                f"out: expected a folder that no other process writes to, got {folder}, where "
+                f"{holder or 'another process'} is at work — wait for it, or choose another folder"
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(file: Path) -> bool:
+    """Return whether another process, or another thread of this one, holds the lock on `file`."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock until the descriptor is closed; False where another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock: there, nothing is locked
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    return True
