@@ -48,13 +48,16 @@ def test_checkpoint_saved_by_torch(tmp_path, state, wrap):
 def test_checkpoint_of_safetensors_and_of_a_wrapped_model(tmp_path, state):
     path = tmp_path / "weights.safetensors"
     save_file({f"module.{name}": tensor for name, tensor in state.items()}, path)
-    assert torch.equal(load(TINY, checkpoint=str(path)).head.weight, state["head.weight"])
+    with pytest.warns(UserWarning, match="prefix 'module.' removed"):
+        model = load(TINY, checkpoint=str(path))
+    assert torch.equal(model.head.weight, state["head.weight"])
 
 
 def test_checkpoint_without_a_head_gives_features(tmp_path, state):
     path = tmp_path / "weights.safetensors"
     save_file({name: item for name, item in state.items() if not name.startswith("head")}, path)
-    assert load(TINY, checkpoint=path).num_classes == 0
+    with pytest.warns(UserWarning, match="no classifier: the model gives features"):
+        assert load(TINY, checkpoint=path).num_classes == 0
 
 
 def test_checkpoint_that_lacks_a_weight(tmp_path, state):

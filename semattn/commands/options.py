@@ -35,7 +35,10 @@ ModelName = Annotated[
 Checkpoint = Annotated[
     Path | None,
     _option(
-        WHAT, "FILE", "Weights for --model: safetensors, or a PyTorch file that holds tensors only."
+        WHAT,
+        "FILE",
+        "Weights for --model: safetensors or a PyTorch file, also one of a training run; "
+        "[bold]FILE#state_dict_ema[/] chooses among several sets of weights in it.",
     ),
 ]
 RandomWeights = Annotated[

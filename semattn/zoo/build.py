@@ -19,14 +19,16 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load as read_safetensors, load_file
+from safetensors.torch import load as read_safetensors
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ..registry import Registry
+from .checkpoints import check_weights, find_weights, read_states, split_choice
 from .weights import WeightsError, backbone
 
 DEFAULT = "semattn-vits14"
+AVERAGED = "fc_norm.weight"  # in a state dict of timm: patches are averaged before the classifier
 embedded = Registry("model")
 """Models that need no hub: name -> function of (pretrained) that gives the model."""
 
@@ -43,9 +45,10 @@ def load(
     Parameters
     ----------
     name : one of `embedded` (the embedded default when None), or any name that timm knows
-    checkpoint : file of weights for a model of timm's: `.safetensors`, or a `state_dict` saved by
-        torch, which is read without running code that it may carry; its head sets the number of
-        classes
+    checkpoint : file of weights for a model of timm's: `.safetensors`, or a file of torch, such as
+        timm, Lightning, DeiT and MAE save in training, which is read without running code that it
+        may carry. ``FILE#state_dict_ema`` chooses where a file holds several sets of weights.
+        The classifier in it sets the number of classes; a warning says what was assumed.
     pretrained : False gives random weights
     device : where the model goes
 
@@ -138,7 +141,7 @@ def merge(state: dict[str, Tensor], changes: dict[str, Tensor]) -> dict[str, Ten
 
 def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn.Module:
     if checkpoint is not None:
-        return _with_checkpoint(name, Path(checkpoint))
+        return _with_checkpoint(name, checkpoint)
     try:
         with _hushed("huggingface_hub"):  # it tells every retry; one line at the end is enough
             return _named(timm.create_model(name, pretrained=pretrained), pretrained)
@@ -179,72 +182,35 @@ def synsets(outputs: int) -> tuple[str, ...]:
     return tuple(ImageNetInfo(subset).label_names()) if subset else ()
 
 
-def _with_checkpoint(name: str, path: Path) -> nn.Module:
-    state = _read(path)
+def _with_checkpoint(name: str, given: str | Path) -> nn.Module:
+    """Build the model of that name with the weights of a file: `checkpoint` of `load`."""
+    path, label = split_choice(given)
+    states = read_states(path)
+    options: dict[str, Any] = {}
     model = timm.create_model(name, pretrained=False)
-    head = state.get(f"{model.pretrained_cfg.get('classifier')}.weight")
+    is_averaged = any(key.endswith(AVERAGED) for _, state in states for key in state)
+    if is_averaged and isinstance(getattr(model, "fc_norm", None), nn.Identity):
+        options["global_pool"] = "avg"  # as MAE's fine-tuned models: the mean of the patches
+        model = timm.create_model(name, pretrained=False, **options)
+    classifiers = _classifiers(model)
+    weights = find_weights(states, path, label, name, _shapes(model), classifiers)
+    head = weights.tensors.get(f"{classifiers[0]}.weight") if classifiers else None
     classes = head.shape[0] if head is not None and head.ndim else 0
     if classes != model.num_classes:
-        model = timm.create_model(name, pretrained=False, num_classes=classes)
-    wanted = model.state_dict()
-    for kind, keys in (
-        ("lacks", wanted.keys() - state.keys()),
-        ("has unknown", state.keys() - wanted.keys()),
-    ):
-        if keys:
-            raise WeightsError(
-                f"checkpoint: expected the weights of {name!r}, got {path}, which {kind} "
-                f"{min(keys)!r} (and {len(keys) - 1} more) — name the architecture it is from"
-            )
-    for key, tensor in wanted.items():
-        if state[key].shape != tensor.shape:
-            raise WeightsError(
-                f"checkpoint: expected {key} {tuple(tensor.shape)} for {name!r}, got "
-                f"{tuple(state[key].shape)} in {path} — name the architecture it was saved from"
-            )
-    model.load_state_dict(state, strict=True)
+        model = timm.create_model(name, pretrained=False, num_classes=classes, **options)
+    check_weights(weights, path, name, _shapes(model), getattr(model, "num_prefix_tokens", 0))
+    model.load_state_dict(weights.tensors, strict=True)
+    note = weights.note(has_classifier=classes > 0)
+    if note:
+        warnings.warn(note, stacklevel=4)
     return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file, by name; nothing in the file is run."""
-    if not path.is_file():
-        raise WeightsError(f"checkpoint: expected a file, got {str(path)!r} — check the path")
-    found: Any
-    try:
-        with warnings.catch_warnings():  # torch's, of how the file was written
-            warnings.simplefilter("ignore")
-            if path.suffix == ".safetensors":
-                found = load_file(path)
-            else:
-                found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpicklers raise anything on damaged bytes
-        raise WeightsError(
-            f"checkpoint: expected tensors only, got {str(path)!r}, which is damaged or holds "
-            "other objects — save model.state_dict() as .safetensors"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict) or not all(
-        isinstance(key, str) and isinstance(item, Tensor) for key, item in found.items()
-    ):
-        raise WeightsError(
-            f"checkpoint: expected a dict of tensors, got {type(found).__name__} in "
-            f"{str(path)!r} — save model.state_dict()"
-        )
-    for key, tensor in found.items():
-        if not _is_whole(tensor):
-            raise WeightsError(
-                f"checkpoint: expected real numbers for each place of {key!r}, got {tensor.dtype} "
-                f"{tuple(tensor.shape)} without in {str(path)!r} — save model.state_dict()"
-            )
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def _is_whole(tensor: Tensor) -> bool:
-    """Whether a tensor holds as many real numbers as its shape says: it may claim any shape."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        return False
-    held = tensor.untyped_storage().nbytes()
-    return not tensor.is_complex() and tensor.numel() * tensor.element_size() <= held
+def _classifiers(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules that give the classes; a distilled model has two."""
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
