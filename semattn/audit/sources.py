@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..class_names import matches, resolve_class
-from ..errors import SemattnError, TargetError, plain
-from ..images import TarMember, called, members
+from ..errors import SemattnError, plain
+from ..images import called
+from ..images.archives import scan
+from ..images.samples import Samples, pair
 from ..spurious.data import PREDICTED, Labelled, read
-from ..spurious.folders import numbers_of
+from .labels import IN_ORDER, NUMBER, class_numbers, counts_from_one
+from .lists import ImageList, read_list
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")  # of archives: shard-{000..063}.tar
-NUMBER = re.compile("#?[0-9]{1,9}")  # of a class
 MOST_ARCHIVES = 1_000_000  # that a range may stand for
+NO_LABELS = "no members of the archives, such as .cls, give classes"
 SHORT = 200  # letters of a name that an error shows
 
 
@@ -45,15 +48,21 @@ def open_source(given: str | os.PathLike[str], names: Sequence[str], outputs: in
     Parameters
     ----------
     given : a folder of pictures, or of one folder a class; a folder of tar archives, one of them,
-        or ``shard-{000..063}.tar`` (WebDataset, classes from members ``.cls``); or a text file with
-        a path a line, from where the file lies, and after a tab the class, by name or number
+        or ``shard-{000..063}.tar`` (WebDataset, classes from members ``.cls``), with
+        ``#input.png`` where a sample has several pictures; or a text file with a path a line, from
+        where the file lies, and after a tab, comma or space the class, by name or number
     names : of the model's classes, () where they have none
     outputs : of the model: how many classes
 
     Raises
     ------
     SemattnError
-        For what is none of these, or holds no picture.
+        For what is none of these, or holds no picture, and where two readings are possible.
+
+    Warns
+    -----
+    UserWarning
+        In one line, what was assumed.
 
     Examples
     --------
@@ -62,10 +71,18 @@ def open_source(given: str | os.PathLike[str], names: Sequence[str], outputs: in
     semattn.errors.SemattnError: source: expected a folder, a list of files or a tar archive, got \
 nowhere, which does not exist
     """
-    text = os.fspath(given)
+    source, notes = _listed(os.fspath(given), names, outputs)
+    if notes:
+        warnings.warn(plain(f"source: {'; '.join(notes)}"), stacklevel=2)
+    return source
+
+
+def _listed(text: str, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
+    """Return the images of a source, and what was assumed."""
+    text, extension = _split_extension(text)
     if RANGE.search(text) or text.endswith(".tar"):
-        return _archives(_expanded(text), names)
-    path = Path(given)
+        return _archives(_expanded(text), names, outputs, extension)
+    path = Path(text)
     try:
         path.is_dir()
     except OSError as error:  # too long a name, a closed folder
@@ -74,8 +91,13 @@ nowhere, which does not exist
             f"{text[:SHORT]} ({error.strerror}) — check its name and permissions"
         ) from error
     if path.is_dir():
-        archives = sorted(one for one in path.iterdir() if one.suffix == ".tar" and one.is_file())
-        return _archives(archives, names) if archives else _folder(path, names, outputs)
+        archives = sorted(
+            one for one in path.iterdir()
+            if one.suffix == ".tar" and one.is_file() and not one.name.startswith(".")
+        )  # fmt: skip
+        if archives:
+            return _archives(archives, names, outputs, extension)
+        return _folder(path, names, outputs), []
     if not path.is_file():
         raise SemattnError(
             "source: expected a folder, a list of files or a tar archive, got "
@@ -84,74 +106,94 @@ nowhere, which does not exist
     return _list(path, names, outputs)
 
 
+def _split_extension(text: str) -> tuple[str, str]:
+    """Return the archives and the extension of ``ARCHIVES#EXTENSION``."""
+    archives, _, extension = text.rpartition("#")
+    try:
+        is_choice = bool(archives) and not Path(text).exists() and (
+            archives.endswith(".tar") or bool(RANGE.search(archives)) or Path(archives).is_dir()
+        )  # fmt: skip
+    except OSError:
+        is_choice = False
+    return (archives, extension) if is_choice else (text, "")
+
+
 def _folder(folder: Path, names: Sequence[str], outputs: int) -> Source:
     data = read(folder, names, outputs)
     return Source(data, tuple(called(Path(one).relative_to(folder)) for one in data.sources))
 
 
-def _list(file: Path, names: Sequence[str], outputs: int) -> Source:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SemattnError(
-            f"source: expected a text file with a path a line, got {file} ({error})"
-        ) from error
-    rows = [line.partition("\t") for line in lines if line.strip()]
-    if not rows:
-        raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
-    words = [word.strip() for _, _, word in rows]
-    numbers = _numbers(sorted(set(words) - {""}), names, outputs, file)
-    labels = tuple(numbers[one] if one else None for one in words)
-    paths = [file.parent / path.strip() for path, _, _ in rows]
-    note = PREDICTED.format("the list has no classes") if not any(words) else ""
-    return Source(
-        Labelled(paths, labels, tuple(names), note), tuple(plain(path) for path, _, _ in rows)
-    )
+def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
+    found = read_list(file)
+    numbers = _numbers(found, names, outputs, file)
+    labels = tuple(numbers[word] if word else None for word in found.words)
+    note = "" if any(found.words) else PREDICTED.format("the list has no classes")
+    data = Labelled(list(found.paths), labels, tuple(names), note)
+    notes = list(found.notes)
+    if any(found.words) and not names and not all(map(NUMBER.fullmatch, numbers)):
+        notes.append(IN_ORDER)
+    return Source(data, tuple(map(plain, found.names))), notes
 
 
-def _numbers(
-    words: Sequence[str], names: Sequence[str], outputs: int, file: Path
-) -> dict[str, int]:
-    """The class number of each name or number in a list."""
-    digits = [one for one in words if NUMBER.fullmatch(one)]
-    found, missing = numbers_of([one for one in words if one not in digits], names, outputs)
-    candidates = [one for one in missing if len(matches(one, names)) > 1]
-    try:
-        for one in [*digits, *candidates]:
-            found[one] = resolve_class(one, names, outputs or None)
-    except TargetError as error:
-        raise SemattnError(f"source: {file}: {error}") from error
-    if missing:
-        raise SemattnError(
-            f"source: expected classes of the model after the tab, got {missing[0]!r} in {file} — "
-            "write its number, or leave it out"
-        )
-    return found
+def _numbers(found: ImageList, names: Sequence[str], outputs: int, file: Path) -> dict[str, int]:
+    """Return the class number of each name or number in a list."""
+    numbers, wrong = class_numbers(set(found.words) - {""}, names, outputs)
+    if not wrong:
+        return numbers
+    place, word = next((n, word) for n, word in enumerate(found.words) if word in wrong)
+    advice = "write the number of a class, or leave it out"
+    if counts_from_one(found.words, outputs):
+        advice = f"the list counts classes from 1 to {outputs}, the model from 0: subtract 1"
+    reason = wrong[word] if " — " in wrong[word] else f"{wrong[word]} — {advice}"
+    raise SemattnError(f"source: line {found.lines[place]} of {file}: {reason}")
 
 
-def _archives(files: Sequence[Path], names: Sequence[str]) -> Source:
-    pictures: list[TarMember] = []
-    labels: list[int | None] = []
-    broken = []
-    for one in files:
+def _archives(
+    files: Sequence[Path], names: Sequence[str], outputs: int, extension: str
+) -> tuple[Source, list[str]]:
+    scans, broken = [], []
+    for file in files:
         try:
-            found = members(one)
+            scans.append(scan(file))
         except SemattnError as error:
-            broken.append((plain(one.name), str(error)))
+            broken.append((plain(file.name), str(error)))
             continue
-        pictures += found.pictures
-        labels += found.labels
-        if found.broken:
-            broken.append((plain(one.name), found.broken))
-    if not pictures:
+        if scans[-1].broken:
+            broken.append((plain(file.name), scans[-1].broken))
+    if not any(one.pictures for one in scans):
         said = f" ({broken[0][1]})" if broken else ""
         raise SemattnError(
             f"source: expected pictures in the archives, got none in {len(files)}{said}"
         )
-    known = any(one is not None for one in labels)
-    note = "" if known else PREDICTED.format("the archives have no members .cls")
-    data = Labelled(pictures, tuple(labels), tuple(names), note)
-    return Source(data, tuple(called(one) for one in pictures), tuple(broken))
+    samples = pair(scans, extension)
+    labels, notes = _member_labels(samples, names, outputs)
+    has_labels = any(label is not None for label in labels)
+    note = "" if has_labels else PREDICTED.format(NO_LABELS)
+    data = Labelled(list(samples.pictures), labels, tuple(names), note)
+    notes = [*samples.notes, *notes]
+    return Source(data, tuple(map(called, samples.pictures)), tuple(broken)), notes
+
+
+def _member_labels(
+    samples: Samples, names: Sequence[str], outputs: int
+) -> tuple[tuple[int | None, ...], list[str]]:
+    """Return the class number of each picture, and notes on labels that are no class."""
+    words = [word for word in samples.words if word]
+    numbers, wrong = class_numbers(words, names, outputs)
+    if not wrong:
+        in_order = numbers and not names and not any(map(NUMBER.fullmatch, numbers))
+        return tuple(map(numbers.get, samples.words)), [IN_ORDER] if in_order else []
+    word = next(word for word in words if word in wrong)
+    count = sum(word in wrong for word in words)
+    said = f"{count} of {len(words)} members .{samples.ending} give no class of the model"
+    reason = f"{said} ({wrong[word].partition(' — ')[0]})"
+    if samples.ending == "txt":
+        return (None,) * len(samples.words), [f"{reason}: they are taken for captions"]
+    if any(NUMBER.fullmatch(word) for word in wrong):
+        if counts_from_one(words, outputs):
+            reason += f", since they count from 1 to {outputs} and the model from 0"
+        return (None,) * len(samples.words), [f"{reason}: no label is used"]
+    return tuple(map(numbers.get, samples.words)), [f"{reason}: those images have no label"]
 
 
 def _expanded(text: str) -> list[Path]:

@@ -6,7 +6,7 @@ model's input already and is never changed; only its pixels are looked for (`bat
 here knows more of a model than the few attributes that say how it wants its input.
 """
 
-from .archives import Archive, TarMember, members
+from .archives import TarMember
 from .batch import (
     PICTURE_CHANNELS,
     Images,
@@ -19,6 +19,7 @@ from .batch import (
 from .listing import listed
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
+from .samples import Archive, members
 
 __all__ = [
     "MAX_PIXELS",

@@ -1,21 +1,27 @@
-"""Pictures in tar archives, as WebDataset has them: found by their headers, read by place.
+"""Pictures and labels in tar archives of WebDataset: found by their headers, read by place.
 
 A sample is all members of one name without its ending: ``n01440764_18.jpg``, ``n01440764_18.cls``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from semattn.errors import ImageError, plain
+from ..errors import ImageError, plain
+from ..text_files import decode
 
-LABEL = ".cls"  # the ending of a member that holds a class number
-LONGEST_LABEL = 64  # bytes
+LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt")  # hold a class
+LATER_LABELS = ("json", "txt")  # looked at where there are none of LABELS
+JSON_KEYS = ("label", "cls", "class", "class_id", "label_id", "target", "class_name")
+LONGEST_LABEL, LONGEST_JSON = 256, 65536  # bytes
 
 # What tarfile raises of headers that are damaged or lie.
 _DAMAGE = (
@@ -50,16 +56,27 @@ class TarMember:
 
 
 @dataclass(frozen=True)
-class Archive:
-    """What an archive holds: its pictures, a class number for each or None, and what is broken."""
+class Scan:
+    """Members of an archive, by its headers.
+
+    Parameters
+    ----------
+    pictures : every picture
+    words : ending of a label -> name of the member without it -> the text of the label
+    hidden : number of members that a system adds, such as ``._a.jpg``
+    unreadable : number of members with labels that are no text
+    broken : what is damaged, "" for nothing
+    """
 
     pictures: tuple[TarMember, ...]
-    labels: tuple[int | None, ...]
+    words: Mapping[str, Mapping[str, str]]
+    hidden: int = 0
+    unreadable: int = 0
     broken: str = ""
 
 
-def members(archive: str | os.PathLike[str]) -> Archive:
-    """The pictures of a tar file, by its headers; no picture is read.
+def scan(archive: str | os.PathLike[str]) -> Scan:
+    """Read the headers and labels of a tar file; no picture is read.
 
     A damaged archive gives what comes before the damage, and says in `broken` what that is.
     Compressed archives are refused, since nothing in them can be read by its place.
@@ -70,55 +87,114 @@ def members(archive: str | os.PathLike[str]) -> Archive:
         For a file that cannot be opened, or that is no tar archive.
     """
     path = Path(archive)
-    found: dict[str, TarMember] = {}
-    labels: dict[str, int] = {}
+    reading = _Reading(path)
     broken = ""
     try:
         with tarfile.open(path, mode="r:") as opened:
             try:
-                _list(opened, path, found, labels)
+                reading.read(opened)
             except _DAMAGE as error:
-                last = next(reversed(found.values())).name if found else "the beginning"
+                last = reading.pictures[-1].name if reading.pictures else "the beginning"
                 broken = plain(
                     f"the archive is damaged after {last} ({error}): what follows is missing"
                 )
+            with suppress(*_DAMAGE):
+                reading.read_later_labels(opened)
     except _DAMAGE as error:
         raise ImageError(
             f"archive: expected a tar file that is not compressed, got {path} ({error}) — "
-            "unpack it, or write it anew"
+            "unpack it, or write it again"
         ) from error
-    return Archive(tuple(found.values()), tuple(labels.get(key) for key in found), broken)
+    words = {ending: found for ending, found in reading.words.items() if found}
+    return Scan(tuple(reading.pictures), words, reading.hidden, reading.unreadable, broken)
 
 
-def _list(
-    opened: tarfile.TarFile, path: Path, found: dict[str, TarMember], labels: dict[str, int]
-) -> None:
-    """Enter the pictures and the class numbers of an archive by their keys."""
-    endings = {one for one in Image.registered_extensions() if one != ".pdf"}
-    whole, last = path.stat().st_size, -1
-    for one in opened:
-        if one.size < 0 or one.offset <= last:  # or it would be gone through in circles
-            raise tarfile.ReadError("a member of less than nothing")
-        last = one.offset
-        key, ending = _parted(one.name)
-        if not one.isreg():
-            continue
-        if one.offset_data + one.size > whole:
-            raise tarfile.ReadError("unexpected end of data")
-        if ending in endings:
-            found.setdefault(key, TarMember(path, one.name, one.offset_data, one.size))
-        elif ending == LABEL and one.size <= LONGEST_LABEL:
-            text = opened.extractfile(one)
-            said = b"" if text is None else text.read(LONGEST_LABEL)
-            if said.strip().isdigit():
-                labels[key] = int(said)
-    if whole < opened.offset + tarfile.BLOCKSIZE:  # every whole one ends with zeros
-        raise tarfile.ReadError("no mark of its end")
+class _Reading:
+    """The members of one archive, while its headers are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pictures: list[TarMember] = []
+        self.words: dict[str, dict[str, str]] = {}
+        self.later: list[tuple[tarfile.TarInfo, str, str]] = []
+        self.hidden = self.unreadable = 0
+
+    def read(self, opened: tarfile.TarFile) -> None:
+        """Enter every member."""
+        endings = {one for one in Image.registered_extensions() if one != ".pdf"}
+        size, last = self.path.stat().st_size, -1
+        for member in opened:
+            if member.size < 0 or member.offset <= last:  # or it would be gone through in circles
+                raise tarfile.ReadError("a member of less than nothing")
+            last = member.offset
+            if not member.isreg():
+                continue
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError("unexpected end of data")
+            folder, _, base = member.name.rpartition("/")
+            suffix = PurePosixPath(base).suffix.lower()
+            if base.startswith(".") or "__MACOSX" in folder.split("/"):
+                self.hidden += 1
+            elif suffix in endings:
+                picture = TarMember(self.path, member.name, member.offset_data, member.size)
+                self.pictures.append(picture)
+            elif suffix in _LABEL_SUFFIXES:
+                self._enter_label(opened, member, suffix)
+        if size < opened.offset + tarfile.BLOCKSIZE:  # every whole one ends with zeros
+            raise tarfile.ReadError("no mark of its end")
+
+    def _enter_label(self, opened: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
+        lower = member.name.lower()
+        ending = next((one for one in _LONGEST_FIRST if lower.endswith(f".{one}")), suffix[1:])
+        stem = member.name[: -len(ending) - 1]
+        if ending in LATER_LABELS:
+            self.later.append((member, stem, ending))
+        else:
+            self._keep_word(ending, stem, self._content(opened, member, LONGEST_LABEL))
+
+    def read_later_labels(self, opened: tarfile.TarFile) -> None:
+        """Read labels in JSON and plain text, where no other member has labels."""
+        if self.words:
+            return
+        for member, stem, ending in self.later:
+            longest = LONGEST_JSON if ending == "json" else LONGEST_LABEL
+            if member.size > longest:  # a caption, or other data
+                continue
+            content = self._content(opened, member, longest)
+            if ending == "json" and content is not None:
+                content = _json_label(content)
+                if content is None:
+                    continue
+            self._keep_word(ending, stem, content)
+
+    def _content(
+        self, opened: tarfile.TarFile, member: tarfile.TarInfo, longest: int
+    ) -> bytes | None:
+        stream = opened.extractfile(member) if member.size <= longest else None
+        return None if stream is None else stream.read(longest)
+
+    def _keep_word(self, ending: str, stem: str, content: bytes | None) -> None:
+        try:
+            word = decode(content)[0].strip() if content is not None else None
+        except ValueError:
+            word = None
+        if word is None:
+            self.unreadable += 1
+        else:
+            self.words.setdefault(ending, {})[stem] = word
 
 
-def _parted(name: str) -> tuple[str, str]:
-    """The key of a sample and the ending of a member, in small letters."""
-    base = PurePosixPath(name).name
-    stem, dot, ending = base.partition(".")
-    last = PurePosixPath(ending).suffix or dot + ending
-    return name[: len(name) - len(base)] + stem, last.lower()
+_LONGEST_FIRST = sorted(LABELS, key=len, reverse=True)
+_LABEL_SUFFIXES = {f".{one.rpartition('.')[2]}" for one in (*LABELS, *LATER_LABELS)}
+
+
+def _json_label(content: bytes) -> bytes | None:
+    """Return the label in the JSON of a sample; None where it has none."""
+    try:
+        about = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    keys = [key for key in JSON_KEYS if key in about] if isinstance(about, dict) else []
+    if not keys or not isinstance(about[keys[0]], str | int):
+        return None
+    return str(about[keys[0]]).encode()

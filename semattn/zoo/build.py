@@ -23,6 +23,7 @@ from safetensors.torch import load as read_safetensors
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from ..errors import plain
 from ..registry import Registry
 from .checkpoints import check_weights, find_weights, read_states, split_choice
 from .weights import WeightsError, backbone
@@ -202,7 +203,7 @@ def _with_checkpoint(name: str, given: str | Path) -> nn.Module:
     model.load_state_dict(weights.tensors, strict=True)
     note = weights.note(has_classifier=classes > 0)
     if note:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(plain(note), stacklevel=4)
     return model
 
 

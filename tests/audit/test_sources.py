@@ -92,8 +92,9 @@ def test_what_is_no_source_is_refused(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"no archive at all" * 100)
     with pytest.raises(SemattnError, match="none in 1 .*not compressed"):
         open_source(tmp_path / "x.tar", (), 2)
+    folder(tmp_path / "in", 3)
     (tmp_path / "list.txt").write_text("in/002.png\tdgo\n")
-    with pytest.raises(SemattnError, match="'dgo'"):
+    with pytest.raises(SemattnError, match="line 1 of .*'dgo'"):
         open_source(tmp_path / "list.txt", ("cat", "dog"), 2)
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(SemattnError, match="a path a line"):
