@@ -25,7 +25,7 @@ CLASS_COLUMNS = {
     "class_name", "classname", "class_index", "label_id", "category_id", "synset", "y",
 }  # fmt: skip
 _QUOTED = re.compile(r"""(["'])(.*)\1""")
-_QUOTED_FIRST = re.compile(r'"([^"]*)"\s+(.*)')
+_QUOTED_FIRST = re.compile(r'"([^"]*)"(?:\s+(.*))?')
 
 Row = tuple[str, str]  # path and class, as they are written
 
@@ -210,7 +210,7 @@ def _row(line: str, form: _Form, place: _Place) -> Row:
     if separator == " ":
         quoted = _QUOTED_FIRST.fullmatch(line)
         if quoted:
-            return quoted[1], _unquoted(quoted[2])
+            return quoted[1], _unquoted(quoted[2] or "")
         return _split(line, r"\s+", place.is_file)
     cells = _cells(line, separator)
     if form.label is not None:

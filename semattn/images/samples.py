@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import ImageError
 from .archives import LABELS, LATER_LABELS, Scan, TarMember, scan
 
+Cut: TypeAlias = Callable[[str], tuple[str, str]]  # the name of a member -> key, extension
 EACH_PICTURE = "*"  # the extension that takes every picture for itself
 MANY = 8  # extensions, which are parts of names
 SHOWN = 6  # extensions that an error lists
@@ -100,7 +102,7 @@ def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
                 f"{_listing(every)} — choose one of these"
             )
         every = chosen
-    elif not _is_single(every):
+    elif not _is_single(every, _first_dot):
         if _names_have_dots(every, words):
             cut = _last_dot
             notes.append("names in the archives have dots: a sample's name ends at its last dot")
@@ -115,7 +117,7 @@ def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
     return Samples(tuple(every), found, ending, tuple(notes))
 
 
-def _key(stem: str, cut: Callable[[str], tuple[str, str]]) -> str:
+def _key(stem: str, cut: Cut) -> str:
     """Return the key of the sample of a label, whose name is given without the label's ending."""
     return stem if cut is _last_dot else _first_dot(stem)[0]
 
@@ -133,15 +135,17 @@ def _last_dot(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _is_single(pictures: Sequence[TarMember]) -> bool:
-    """Return whether each sample, cut at the first dot, has one picture."""
-    return len({(one.archive, _first_dot(one.name)[0]) for one in pictures}) == len(pictures)
+def _is_single(pictures: Sequence[TarMember], cut: Cut) -> bool:
+    """Return whether each sample has one picture."""
+    return len({(one.archive, cut(one.name)[0]) for one in pictures}) == len(pictures)
 
 
 def _names_have_dots(
     pictures: Sequence[TarMember], words: Mapping[Path, Mapping[str, str]]
 ) -> bool:
     """Return whether dots are part of the names, rather than several pictures of a sample."""
+    if not _is_single(pictures, _last_dot):
+        return False
     if all(_last_dot(one.name)[0] in words[one.archive] for one in pictures):
         return True  # each has a label of its own
     if any(words.values()):
@@ -162,7 +166,7 @@ def _photographs(pictures: list[TarMember], notes: list[str]) -> list[TarMember]
         else:
             chosen.append(picture)
     samples = {(one.archive, _first_dot(one.name)[0]) for one in pictures}
-    if len(chosen) != len(samples) or not _is_single(chosen):
+    if len(chosen) != len(samples) or not _is_single(chosen, _first_dot):
         choices = _listing(pictures)
         first = choices.partition(",")[0]
         raise ImageError(
