@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -143,3 +144,41 @@ def random_list(
     file = folder / f"list-{seed}.{rng.choice(('txt', 'csv', 'tsv', 'lst'))}"
     write_form(form, file, rows, rng.choice(ENCODINGS), rng.choice(LINE_ENDS))
     return form, file, tuple(path for path, _ in rows), tuple(label for _, label in rows)
+
+
+# name -> writer of class names
+CLASS_FILES: dict[str, Callable[[Sequence[str]], str]] = {
+    "lines": lambda names: "\n".join(names),
+    "blank lines": lambda names: "\n\n" + "\n\n".join(f"  {name} " for name in names) + "\n\n",
+    "number and space": lambda names: "\n".join(f"{n} {name}" for n, name in enumerate(names)),
+    "number and colon": lambda names: "\n".join(f"{n}: {name}" for n, name in enumerate(names)),
+    "number and tab": lambda names: "\n".join(f"{n}\t{name}" for n, name in enumerate(names)),
+    "number and comma": lambda names: "\n".join(f"{n},{name}" for n, name in enumerate(names)),
+    "from one": lambda names: "\n".join(f"{n}. {name}" for n, name in enumerate(names, 1)),
+    "backwards": lambda names: "\n".join(
+        f"{n} {name}" for n, name in reversed(list(enumerate(names)))
+    ),
+    "name and comma": lambda names: "\n".join(f"{name},{n}" for n, name in enumerate(names)),
+    "name and space": lambda names: "\n".join(f"{name} {n}" for n, name in enumerate(names)),
+    "header": lambda names: "index,name\n" + "\n".join(
+        f'{n},"{name}"' for n, name in enumerate(names)
+    ),
+    "quotes": lambda names: "\n".join(f'"{name}"' for name in names),
+    "WordNet": lambda names: "\n".join(f"n{n:08} {name}" for n, name in enumerate(names)),
+    "JSON list": json.dumps,
+    "JSON by number": lambda names: json.dumps({str(n): one for n, one in enumerate(names)}),
+    "ImageNet's index": lambda names: json.dumps(
+        {str(n): [f"n{n:08}", one] for n, one in enumerate(names)}, indent=1
+    ),
+    "class_to_idx": lambda names: json.dumps({one: n for n, one in enumerate(names)}),
+    "id2label": lambda names: json.dumps({"id2label": dict(enumerate(names))}),
+    "Python": lambda names: (
+        "{" + ",\n ".join(f"{n}: {one!r}" for n, one in enumerate(names)) + "}"
+    ),
+}  # fmt: skip
+
+
+def write_classes(name: str, file: Path, names: Sequence[str], encoding: str = "utf-8") -> Path:
+    """Write class names in the form of that name."""
+    file.write_bytes(CLASS_FILES[name](names).encode(encoding))
+    return file

@@ -21,7 +21,7 @@ LEVELS = (
         "cores", "cost", "digest", "errors", "files", "identity", "registry", "statistics",
         "text_files", "version",
     },
-    {"checks", "class_names", "locks", "manifest", "outputs"},
+    {"checks", "class_files", "class_names", "locks", "manifest", "outputs"},
     {"result_folder", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},

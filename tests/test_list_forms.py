@@ -7,8 +7,10 @@ import warnings
 import pytest
 
 from semattn.audit import open_source
+from semattn.commands.reading import read_classes
 from semattn.errors import SemattnError
 from tests.list_forms import (
+    CLASS_FILES,
     ENCODINGS,
     FORMS,
     LINE_ENDS,
@@ -18,6 +20,7 @@ from tests.list_forms import (
     SIMPLE_NAMES,
     pictures,
     random_list,
+    write_classes,
     write_form,
 )
 
@@ -181,3 +184,59 @@ def test_names_without_a_model_that_has_them_are_numbered_and_that_is_said(tmp_p
     source, notes = opened(tmp_path / "list.txt", (), 2)
     assert source.data.labels == (1, 0)
     assert notes == ["source: its class names are numbered in alphabetical order"]
+
+
+# --- files of class names -------------------------------------------------------------------------
+
+
+def classes_of(file, count=5):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        names = read_classes(file, count)
+    return names, [str(one.message) for one in caught]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("form", CLASS_FILES)
+def test_class_names_in_every_form(form, encoding, tmp_path):
+    names, notes = classes_of(write_classes(form, tmp_path / "names", NAMES, encoding))
+    assert names == NAMES
+    assert len(notes) == (form not in ("lines", "blank lines"))
+    assert all(note.startswith("classes: ") and "\n" not in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("class 0", "class 1", "class 2"),
+        ("0", "1", "2"),
+        ("101 dalmatians", "7 eleven", "3 musketeers"),
+        ("#1", "[a]", "{b}"),
+        ("[a", "b", "c]"),
+        ("cat, 3", "cat, 1", "cat, 2"),
+        ("n01440764", "n01443537", "n01484850"),
+    ],
+)
+def test_names_that_look_like_another_form_stay(names, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert classes_of(tmp_path / "names.txt", 3) == (names, [])
+
+
+def test_class_names_with_two_readings_are_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("0 1\n1 2\n2 0\n")
+    with pytest.raises(SemattnError, match="two readings — write one name a line"):
+        read_classes(tmp_path / "names.txt", 3)
+
+
+def test_western_class_names_are_read_and_said(tmp_path):
+    (tmp_path / "names.txt").write_bytes("Löwe\nBär".encode("latin-1"))
+    names, notes = classes_of(tmp_path / "names.txt", 2)
+    assert names == ("Löwe", "Bär")
+    assert notes == ["classes: bytes that are no UTF-8 are read as cp1252"]
+
+
+@pytest.mark.parametrize("text", ['{"0": "a", "2": "b"}', '[["a", 1]]', "[1, 2]", '{"a": {}}'])
+def test_json_without_names_is_refused(text, tmp_path):
+    (tmp_path / "names.json").write_text(text)
+    with pytest.raises(ValueError, match="expected a list of names, or a name for each number"):
+        read_classes(tmp_path / "names.json", 2)

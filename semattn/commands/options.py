@@ -52,7 +52,12 @@ RandomWeights = Annotated[
 ]
 ClassNames = Annotated[
     Path | None,
-    _option(WHAT, "FILE", "Names of the classes, one a line, in the order of the model's output."),
+    _option(
+        WHAT,
+        "FILE",
+        "Names of the classes, one a line, in the order of the model's output; or lines with "
+        "numbers, or JSON, as ImageNet's class index.",
+    ),
 ]
 Target = Annotated[
     str | None,
@@ -256,8 +261,8 @@ AuditSource = Annotated[
     typer.Argument(
         metavar="FOLDER|ARCHIVES|LIST",
         help="A folder of photographs, or of one folder a class; a folder of tar archives, one of "
-        "them, or shard-{000..063}.tar (WebDataset); or a text file with a path a line, and after "
-        "a tab the class.",
+        "them, or shard-{000..063}.tar (WebDataset), with #EXTENSION where a sample has several "
+        "pictures; or a text file with a path a line, and after a tab, comma or space the class.",
     ),
 ]
 Jobs = Annotated[

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..class_files import read_class_names
 from ..class_names import check_names, class_names, resolve_class
+from ..errors import plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,16 +85,10 @@ def name_of(path: Path) -> str:
 
 
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
-    """The names in a file, one a line; as many as the model has classes."""
-    try:
-        if file.exists() and not file.is_file():  # which may never end
-            raise OSError("it is no plain file")
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"classes: expected a text file with one name a line, got {file} ({error})"
-        ) from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    """The names in a file, as many as the model has classes; a warning says what was assumed."""
+    names, note = read_class_names(file)
+    if note:
+        warnings.warn(plain(note), stacklevel=1)
     if count:
         check_names(names, count, binary=count == 1)
     return names
