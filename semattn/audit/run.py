@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
 
+from ..errors import SemattnError
 from ..images import Preprocessing
 from ..registry import choices
 from .sources import Source
 from .tables import check_parquet
 from .work import JOBS, Audit, Work
+
+SHOWN = 4  # reasons that an error lists
 
 
 def audit(
@@ -53,13 +58,33 @@ def audit(
     Raises
     ------
     SemattnError
-        For another audit's folder; of the model, before the first image.
+        For another audit's folder; of the model, before the first image; and, after the tables
+        are written, for a source of which no image can be read.
     """
     check_jobs(jobs)
     check_parquet()
     options = {"method": method, "density": density, "detector": detector, "seed": seed}
     work = Work(model, source, Path(out), tuple(jobs), options, preprocessing)
-    return work.run(batch_size, workers, process, progress)
+    made = work.run(batch_size, workers, process, progress)
+    if made.summary is not None and made.summary["skipped"] >= len(source):
+        check_read(made.files["skipped"], len(source))
+    return made
+
+
+def check_read(table: Path, images: int) -> None:
+    """Raise SemattnError where the table of what is skipped has every image as one not read."""
+    import pyarrow.parquet as parquet
+
+    rows = parquet.read_table(table, columns=["job", "reason"]).to_pylist()
+    reasons = [row["reason"].partition(" — ")[0] for row in rows if row["job"] == "read"]
+    if len(reasons) < images:
+        return
+    counts = Counter(re.sub("'.*'", "a file", reason) for reason in reasons)
+    said = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common(SHOWN))
+    raise SemattnError(
+        f"source: expected an image that can be read, got none of {images} ({said}) — {table} "
+        "lists them"
+    )
 
 
 def check_jobs(jobs: Sequence[str], known: Sequence[str] = JOBS) -> None:

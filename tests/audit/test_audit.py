@@ -340,3 +340,24 @@ def test_a_worker_that_dies_in_the_middle_of_a_message_is_noticed(tmp_path, sour
     monkeypatch.setattr(loading, "GRACE", 1.0)
     made = audit(tiny(), source, tmp_path / "out", batch_size=3, workers=1)
     assert hung and made.summary["explained"] == 11
+
+
+@pytest.mark.parametrize("jobs", [("explain",), ("analyze",)])
+def test_a_source_without_an_image_that_can_be_read_is_refused(tmp_path, jobs):
+    """After the tables are written, and again when it is called again; the reasons are counted."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.txt").write_text("no picture")
+    (tmp_path / "in" / "e.png").write_bytes(b"")
+    for _ in range(2):
+        source = open_source(tmp_path / "in", (), 1000)
+        with pytest.raises(SemattnError, match="expected an image that can be read") as error:
+            audit(tiny(), source, tmp_path / "out", jobs=jobs, batch_size=2, workers=0)
+        said = str(error.value)
+        assert "got none of 4 (3: image: expected a picture, got a file, which no decoder" in said
+        assert "; 1: image: " in said and f"{tmp_path / 'out' / 'skipped.parquet'} lists" in said
+    assert len(rows(tmp_path / "out", "skipped")) == 4
+    picture(0).save(tmp_path / "in" / "0.txt", "PNG")  # one that can be read is enough
+    source = open_source(tmp_path / "in", (), 1000)
+    made = audit(tiny(), source, tmp_path / "new", jobs=jobs, batch_size=2, workers=0)
+    assert made.summary["skipped"] == 3
