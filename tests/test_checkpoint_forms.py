@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from semattn.zoo import WeightsError, load
 from tests.checkpoint_wrappings import CONTENTS, prefixed, random_wrapping, write_wrapping
+from tests.conftest import PHOTO, refused
 
 TINY = "test_vit"
 CASES = 40  # of random wrappings
@@ -230,3 +231,13 @@ def test_a_namespace_in_a_file_is_no_namespace(tmp_path):
     torch.save({"args": args, "weight": torch.ones(1)}, tmp_path / "w.pt")
     read = read_file(tmp_path / "w.pt")["args"]
     assert type(read) is not argparse.Namespace and not vars(read)
+
+
+def test_the_command_says_what_was_assumed_and_refuses_two_sets(run, tmp_path, states):
+    file = tmp_path / "last.pth.tar"
+    torch.save({"state_dict": prefixed(states[1], "module."), "state_dict_ema": states[0]}, file)
+    words = ("explain", PHOTO, "--model", TINY, "--no-report", "--out", tmp_path / "out")
+    refused(run(*words, "--checkpoint", file), f"give {file}#state_dict or {file}#state_dict_ema")
+    status, out, err = run(*words, "--checkpoint", f"{file}#state_dict_ema")
+    assert status == 0, err
+    assert "weights of 'state_dict_ema' (EMA; the file also holds 'state_dict')" in out

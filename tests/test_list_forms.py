@@ -9,6 +9,8 @@ import pytest
 from semattn.audit import open_source
 from semattn.commands.reading import read_classes
 from semattn.errors import SemattnError
+from tests.audit.pictures import picture
+from tests.conftest import refused
 from tests.list_forms import (
     CLASS_FILES,
     ENCODINGS,
@@ -184,6 +186,23 @@ def test_names_without_a_model_that_has_them_are_numbered_and_that_is_said(tmp_p
     source, notes = opened(tmp_path / "list.txt", (), 2)
     assert source.data.labels == (1, 0)
     assert notes == ["source: its class names are numbered in alphabetical order"]
+
+
+def test_the_command_says_what_was_assumed_and_ends_with_2_where_nothing_is_read(run, elsewhere):
+    for number in range(2):
+        picture(number).save(elsewhere / f"{number}.png")
+    (elsewhere / "list.csv").write_text("path,label\n0.png,1\n1.png,2\n", encoding="utf-16")
+    words = ("--jobs", "explain", "--workers", "0", "--batch-size", "2")
+    status, out, err = run("audit", "list.csv", *words)
+    assert status == 0, err
+    assert "note: source: its first line 'path,label' names the columns; commas separate" in out
+    (elsewhere / "list.csv").write_text("0.png,1\n1.png,9\n")
+    refused(run("audit", "list.csv", *words, "--out", "b"), "from 0 to 4, got 9", "line 2 of list")
+    for number in range(2):
+        (elsewhere / f"{number}.png").write_text("no picture")
+    (elsewhere / "list.csv").write_text("0.png,1\n1.png,2\n")
+    said = refused(run("audit", "list.csv", *words, "--out", "c"), "none of 2 (2: image: expected")
+    assert "skipped.parquet lists them" in said
 
 
 # --- files of class names -------------------------------------------------------------------------
