@@ -102,6 +102,13 @@ def test_a_label_that_the_file_lacks_lists_those_it_has(tmp_path, states):
     assert "w.pt#model or " in str(error.value) and "w.pt#ema" in str(error.value)
 
 
+def test_a_label_of_equal_sets_is_a_label(tmp_path, states, image):
+    torch.save({"model": states[0], "ema": dict(states[0])}, tmp_path / "w.pt")
+    model, notes = quiet_load(f"{tmp_path / 'w.pt'}#ema")
+    assert notes == ["checkpoint: weights of 'ema' (EMA; the file also holds 'model')"]
+    assert torch.equal(model(image), logits_of(states[0], image))
+
+
 def test_a_file_whose_name_has_a_hash(tmp_path, states, image):
     torch.save(states[0], tmp_path / "run#3.pt")
     model, notes = quiet_load(tmp_path / "run#3.pt")
