@@ -57,7 +57,7 @@ def test_random_archives_give_every_picture_and_its_label(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "extensions", [("input.png", "target.png"), ("jpg", "png"), ("a.png", "b.png")]
+    "extensions", [("input.png", "target.png"), ("jpg", "png"), ("view1.png", "view2.png")]
 )
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_two_pictures_a_sample_are_refused_until_one_is_chosen(extensions, with_labels, tmp_path):

@@ -144,11 +144,13 @@ def test_a_list_of_few_files_finds_them(tmp_path):
     assert notes == ["source: commas separate path and class"]
 
 
-def test_two_readings_are_refused(tmp_path):
+@pytest.mark.parametrize("separator", [" ", ",", ";"])
+def test_two_readings_are_refused(separator, tmp_path):
     pictures(tmp_path, ["a.png"])
-    (tmp_path / "in" / "a.png 1").write_bytes((tmp_path / "in" / "a.png").read_bytes())
-    (tmp_path / "list.txt").write_text("in/a.png 1\n")
-    with pytest.raises(SemattnError, match="expected one reading of the line 'in/a.png 1'"):
+    line = f"in/a.png{separator}1"
+    (tmp_path / line).write_bytes((tmp_path / "in" / "a.png").read_bytes())
+    (tmp_path / "list.txt").write_text(f"{line}\n")
+    with pytest.raises(SemattnError, match=f"expected one reading of the line '{line}'"):
         open_source(tmp_path / "list.txt", (), 5)
     (tmp_path / "list.txt").write_text("in/a.png\t1\n")  # the advice
     assert opened(tmp_path / "list.txt")[0].data.labels == (1,)
