@@ -18,8 +18,16 @@ PACKAGE = ROOT / "semattn"
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
     {
-        "cores", "cost", "digest", "errors", "files", "identity", "registry", "statistics",
-        "text_files", "version",
+        "cores",
+        "cost",
+        "digest",
+        "errors",
+        "files",
+        "identity",
+        "registry",
+        "statistics",
+        "text_files",
+        "version",
     },
     {"checks", "class_files", "class_names", "locks", "manifest", "outputs"},
     {"result_folder", "shelf"},
