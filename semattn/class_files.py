@@ -81,7 +81,7 @@ def _of_structure(content: Any, file: Path) -> tuple[str, ...]:
     else:
         ordered = list(content)
     if ordered is not None:  # ImageNet's index has the WordNet number and the name
-        names = [one[-1] if isinstance(one, list | tuple) and one else one for one in ordered]
+        names = [item[-1] if isinstance(item, list | tuple) and item else item for item in ordered]
         if names and all(isinstance(name, str) for name in names):
             return tuple(name.strip() for name in names)
     raise ValueError(
@@ -96,9 +96,9 @@ def _of_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], str]:
     columns = re.split(r"[\s,;:]+", lines[0].casefold()) if lines else []
     rows = lines[1:] if len(columns) == 2 and COLUMNS.issuperset(columns) else lines
     for number, name, pattern in ((1, 2, _NUMBER_FIRST), (2, 1, _NUMBER_LAST)):
-        found = [pattern.fullmatch(line) for line in rows]
-        if rows and all(found):
-            names = _ordered([(one[number], one[name]) for one in found if one])
+        matches = [pattern.fullmatch(line) for line in rows]
+        if rows and all(matches):
+            names = _ordered([(match[number], match[name]) for match in matches if match])
             # "class 0", "class 1" are names: those of numbered lines differ
             if names is not None and 2 * len(set(names)) > len(names):
                 readings[tuple(map(_unquoted, names))] = NUMBERED
@@ -111,7 +111,7 @@ def _of_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], str]:
         return next(iter(readings.items()))
     wordnet = [_WORDNET_FIRST.fullmatch(line) for line in lines]
     if lines and all(wordnet):
-        names = [one[1] for one in wordnet if one]
+        names = [match[1] for match in wordnet if match]
         return tuple(names), "WordNet numbers before its names are left out"
     if lines and all(map(_QUOTED.fullmatch, lines)):
         return tuple(map(_unquoted, lines)), "quotes around its names are left out"

@@ -30,13 +30,13 @@ def class_numbers(
     >>> class_numbers(["dog", "3"], ["cat", "dog"], 2)
     ({'dog': 1}, {'3': 'expected a class number from 0 to 1, got 3'})
     """
-    every = sorted(set(words))
-    digits = {word: word for word in every if NUMBER.fullmatch(word)}
-    for word in every:
+    unique = sorted(set(words))
+    digits = {word: word for word in unique if NUMBER.fullmatch(word)}
+    for word in unique:
         whole = FLOAT.fullmatch(word)
         if whole and not matches(word, names):
             digits[word] = whole[1]
-    numbers, missing = numbers_of([word for word in every if word not in digits], names, outputs)
+    numbers, missing = numbers_of([word for word in unique if word not in digits], names, outputs)
     wrong = {}
     for word in (*digits, *missing):
         try:

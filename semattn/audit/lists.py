@@ -98,12 +98,12 @@ def read_list(file: Path) -> ImageList:
         ) from error
     notes = [f"bytes that are no UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
     numbered = [(number, text.strip()) for number, text in enumerate(texts, 1) if text.strip()]
-    comments = [one for one in numbered if one[1].startswith("#") and not _exists(file, one[1])]
+    comments = [row for row in numbered if row[1].startswith("#") and not _exists(file, row[1])]
     if comments:
-        said = "lines with # are comments" if len(comments) > 1 else "line with # is a comment"
-        notes.append(f"{len(comments)} {said}")
+        words = "lines with # are comments" if len(comments) > 1 else "line with # is a comment"
+        notes.append(f"{len(comments)} {words}")
         left_out = set(comments)
-        numbered = [one for one in numbered if one not in left_out]
+        numbered = [row for row in numbered if row not in left_out]
     if not numbered:
         raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
     lines = [text for _, text in numbered]
@@ -146,10 +146,10 @@ def _find_form(file: Path, lines: Sequence[str]) -> tuple[_Place, _Form]:
                     best[2].append(form)
             if best[0] >= len(sample) - 1 > 0:  # all but a line with names of columns
                 break
-        count, found, forms = best
-        if found is not None:
-            _check_readings(sample, forms, found)
-            return found, forms[0]
+        count, nearest, forms = best
+        if nearest is not None:
+            _check_readings(sample, forms, nearest)
+            return nearest, forms[0]
     first = _row(lines[0], _Form("tabs"), _Place(file.parent, has_backslashes=False))[0]
     raise SemattnError(
         f"source: expected paths of images in {file}, got {first[:SHORT]!r} in the first line, "
@@ -226,7 +226,7 @@ def _split(line: str, pattern: str, is_file: Callable[[str], bool]) -> Row:
 
     A line that is a path as a whole has no class.
     """
-    places = [(found.start(), found.end()) for found in re.finditer(pattern, line)]
+    places = [(match.start(), match.end()) for match in re.finditer(pattern, line)]
     rows = [(_unquoted(line[:start]), _unquoted(line[end:])) for start, end in reversed(places)]
     existing = next((row for row in rows if is_file(row[0])), None)
     if is_file(line):

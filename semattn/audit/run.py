@@ -65,10 +65,10 @@ def audit(
     check_parquet()
     options = {"method": method, "density": density, "detector": detector, "seed": seed}
     work = Work(model, source, Path(out), tuple(jobs), options, preprocessing)
-    made = work.run(batch_size, workers, process, progress)
-    if made.summary is not None and made.summary["skipped"] >= len(source):
-        check_read(made.files["skipped"], len(source))
-    return made
+    result = work.run(batch_size, workers, process, progress)
+    if result.summary is not None and result.summary["skipped"] >= len(source):
+        check_read(result.files["skipped"], len(source))
+    return result
 
 
 def check_read(table: Path, images: int) -> None:
@@ -80,9 +80,9 @@ def check_read(table: Path, images: int) -> None:
     if len(reasons) < images:
         return
     counts = Counter(re.sub("'.*'", "a file", reason) for reason in reasons)
-    said = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common(SHOWN))
+    summary = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common(SHOWN))
     raise SemattnError(
-        f"source: expected an image that can be read, got none of {images} ({said}) — {table} "
+        f"source: expected an image that can be read, got none of {images} ({summary}) — {table} "
         "lists them"
     )
 

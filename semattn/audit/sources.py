@@ -92,8 +92,8 @@ def _listed(text: str, names: Sequence[str], outputs: int) -> tuple[Source, list
         ) from error
     if path.is_dir():
         archives = sorted(
-            one for one in path.iterdir()
-            if one.suffix == ".tar" and one.is_file() and not one.name.startswith(".")
+            file for file in path.iterdir()
+            if file.suffix == ".tar" and file.is_file() and not file.name.startswith(".")
         )  # fmt: skip
         if archives:
             return _archives(archives, names, outputs, extension)
@@ -124,28 +124,28 @@ def _folder(folder: Path, names: Sequence[str], outputs: int) -> Source:
 
 
 def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
-    found = read_list(file)
-    numbers = _numbers(found, names, outputs, file)
-    labels = tuple(numbers[word] if word else None for word in found.words)
-    note = "" if any(found.words) else PREDICTED.format("the list has no classes")
-    data = Labelled(list(found.paths), labels, tuple(names), note)
-    notes = list(found.notes)
-    if any(found.words) and not names and not all(map(NUMBER.fullmatch, numbers)):
+    listing = read_list(file)
+    numbers = _numbers(listing, names, outputs, file)
+    labels = tuple(numbers[word] if word else None for word in listing.words)
+    note = "" if any(listing.words) else PREDICTED.format("the list has no classes")
+    data = Labelled(list(listing.paths), labels, tuple(names), note)
+    notes = list(listing.notes)
+    if any(listing.words) and not names and not all(map(NUMBER.fullmatch, numbers)):
         notes.append(IN_ORDER)
-    return Source(data, tuple(map(plain, found.names))), notes
+    return Source(data, tuple(map(plain, listing.names))), notes
 
 
-def _numbers(found: ImageList, names: Sequence[str], outputs: int, file: Path) -> dict[str, int]:
+def _numbers(listing: ImageList, names: Sequence[str], outputs: int, file: Path) -> dict[str, int]:
     """Return the class number of each name or number in a list."""
-    numbers, wrong = class_numbers(set(found.words) - {""}, names, outputs)
+    numbers, wrong = class_numbers(set(listing.words) - {""}, names, outputs)
     if not wrong:
         return numbers
-    place, word = next((n, word) for n, word in enumerate(found.words) if word in wrong)
+    place, word = next((n, word) for n, word in enumerate(listing.words) if word in wrong)
     advice = "write the number of a class, or leave it out"
-    if counts_from_one(found.words, outputs):
+    if counts_from_one(listing.words, outputs):
         advice = f"the list counts classes from 1 to {outputs}, the model from 0: subtract 1"
     reason = wrong[word] if " — " in wrong[word] else f"{wrong[word]} — {advice}"
-    raise SemattnError(f"source: line {found.lines[place]} of {file}: {reason}")
+    raise SemattnError(f"source: line {listing.lines[place]} of {file}: {reason}")
 
 
 def _archives(
@@ -160,10 +160,10 @@ def _archives(
             continue
         if scans[-1].broken:
             broken.append((plain(file.name), scans[-1].broken))
-    if not any(one.pictures for one in scans):
-        said = f" ({broken[0][1]})" if broken else ""
+    if not any(contents.pictures for contents in scans):
+        reason = f" ({broken[0][1]})" if broken else ""
         raise SemattnError(
-            f"source: expected pictures in the archives, got none in {len(files)}{said}"
+            f"source: expected pictures in the archives, got none in {len(files)}{reason}"
         )
     samples = pair(scans, extension)
     labels, notes = _member_labels(samples, names, outputs)
@@ -185,8 +185,8 @@ def _member_labels(
         return tuple(map(numbers.get, samples.words)), [IN_ORDER] if in_order else []
     word = next(word for word in words if word in wrong)
     count = sum(word in wrong for word in words)
-    said = f"{count} of {len(words)} members .{samples.ending} give no class of the model"
-    reason = f"{said} ({wrong[word].partition(' — ')[0]})"
+    summary = f"{count} of {len(words)} members .{samples.ending} give no class of the model"
+    reason = f"{summary} ({wrong[word].partition(' — ')[0]})"
     if samples.ending == "txt":
         return (None,) * len(samples.words), [f"{reason}: they are taken for captions"]
     if any(NUMBER.fullmatch(word) for word in wrong):

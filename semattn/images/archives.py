@@ -105,7 +105,7 @@ def scan(archive: str | os.PathLike[str]) -> Scan:
             f"archive: expected a tar file that is not compressed, got {path} ({error}) — "
             "unpack it, or write it again"
         ) from error
-    words = {ending: found for ending, found in reading.words.items() if found}
+    words = {ending: texts for ending, texts in reading.words.items() if texts}
     return Scan(tuple(reading.pictures), words, reading.hidden, reading.unreadable, broken)
 
 
@@ -121,7 +121,7 @@ class _Reading:
 
     def read(self, opened: tarfile.TarFile) -> None:
         """Enter every member."""
-        endings = {one for one in Image.registered_extensions() if one != ".pdf"}
+        endings = {suffix for suffix in Image.registered_extensions() if suffix != ".pdf"}
         size, last = self.path.stat().st_size, -1
         for member in opened:
             if member.size < 0 or member.offset <= last:  # or it would be gone through in circles
@@ -145,7 +145,9 @@ class _Reading:
 
     def _enter_label(self, opened: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
         lower = member.name.lower()
-        ending = next((one for one in _LONGEST_FIRST if lower.endswith(f".{one}")), suffix[1:])
+        ending = next(
+            (label for label in _LONGEST_FIRST if lower.endswith(f".{label}")), suffix[1:]
+        )
         stem = member.name[: -len(ending) - 1]
         if ending in LATER_LABELS:
             self.later.append((member, stem, ending))
@@ -185,7 +187,7 @@ class _Reading:
 
 
 _LONGEST_FIRST = sorted(LABELS, key=len, reverse=True)
-_LABEL_SUFFIXES = {f".{one.rpartition('.')[2]}" for one in (*LABELS, *LATER_LABELS)}
+_LABEL_SUFFIXES = {f".{label.rpartition('.')[2]}" for label in (*LABELS, *LATER_LABELS)}
 
 
 def _json_label(content: bytes) -> bytes | None:

@@ -57,11 +57,11 @@ class Archive:
 
 def members(archive: str | os.PathLike[str], extension: str = "") -> Archive:
     """Return the pictures of one tar file and their labels: `scan`, then `pair`."""
-    found = scan(archive)
-    samples = pair([found], extension)
-    labels = tuple(int(one) if re.fullmatch("[0-9]{1,18}", one) else one or None
-                   for one in samples.words)  # fmt: skip
-    return Archive(samples.pictures, labels, found.broken, samples.notes)
+    contents = scan(archive)
+    samples = pair([contents], extension)
+    labels = tuple(int(word) if re.fullmatch("[0-9]{1,18}", word) else word or None
+                   for word in samples.words)  # fmt: skip
+    return Archive(samples.pictures, labels, contents.broken, samples.notes)
 
 
 def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
@@ -81,40 +81,51 @@ def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
     ImageError
         For samples of several pictures, where `extension` does not choose.
     """
-    every = [picture for one in scans for picture in one.pictures]
+    pictures = [picture for contents in scans for picture in contents.pictures]
     notes: list[str] = []
-    hidden, unreadable = sum(one.hidden for one in scans), sum(one.unreadable for one in scans)
+    hidden, unreadable = (
+        sum(contents.hidden for contents in scans),
+        sum(contents.unreadable for contents in scans),
+    )
     if hidden:
         notes.append(f"{hidden} hidden members of the archives (such as ._a.jpg) are left out")
     if unreadable:
         notes.append(f"{unreadable} members of the archives hold no label that can be read")
-    ending = next((one for one in (*LABELS, *LATER_LABELS)
-                   if any(one in each.words for each in scans)), "cls")  # fmt: skip
-    words = {one.pictures[0].archive: one.words.get(ending, {}) for one in scans if one.pictures}
+    ending = next((label for label in (*LABELS, *LATER_LABELS)
+                   if any(label in contents.words for contents in scans)), "cls")  # fmt: skip
+    words = {
+        contents.pictures[0].archive: contents.words.get(ending, {})
+        for contents in scans
+        if contents.pictures
+    }
     cut = _first_dot
     if extension == EACH_PICTURE:
         cut = _last_dot
     elif extension:
-        chosen = [one for one in every if _first_dot(one.name)[1] == extension.lower().lstrip(".")]
+        chosen = [
+            picture
+            for picture in pictures
+            if _first_dot(picture.name)[1] == extension.lower().lstrip(".")
+        ]
         if not chosen:
             raise ImageError(
                 f"archive: expected pictures with the extension {extension!r}, got "
-                f"{_listing(every)} — choose one of these"
+                f"{_listing(pictures)} — choose one of these"
             )
-        every = chosen
-    elif not _is_single(every, _first_dot):
-        if _names_have_dots(every, words):
+        pictures = chosen
+    elif not _is_single(pictures, _first_dot):
+        if _names_have_dots(pictures, words):
             cut = _last_dot
             notes.append("names in the archives have dots: a sample's name ends at its last dot")
         else:
-            every = _photographs(every, notes)
+            pictures = _photographs(pictures, notes)
     labels = [{_key(stem, cut): word for stem, word in words[archive].items()}
               for archive in words]  # fmt: skip
     by_archive = dict(zip(words, labels, strict=True))
-    found = tuple(by_archive[one.archive].get(cut(one.name)[0], "") for one in every)
-    if ending != "cls" and any(found):
+    texts = tuple(by_archive[picture.archive].get(cut(picture.name)[0], "") for picture in pictures)
+    if ending != "cls" and any(texts):
         notes.append(f"classes are read from the members .{ending} of the archives")
-    return Samples(tuple(every), found, ending, tuple(notes))
+    return Samples(tuple(pictures), texts, ending, tuple(notes))
 
 
 def _key(stem: str, cut: Cut) -> str:
@@ -137,7 +148,7 @@ def _last_dot(name: str) -> tuple[str, str]:
 
 def _is_single(pictures: Sequence[TarMember], cut: Cut) -> bool:
     """Return whether each sample has one picture."""
-    return len({(one.archive, cut(one.name)[0]) for one in pictures}) == len(pictures)
+    return len({(picture.archive, cut(picture.name)[0]) for picture in pictures}) == len(pictures)
 
 
 def _names_have_dots(
@@ -146,13 +157,13 @@ def _names_have_dots(
     """Return whether dots are part of the names, rather than several pictures of a sample."""
     if not _is_single(pictures, _last_dot):
         return False
-    if all(_last_dot(one.name)[0] in words[one.archive] for one in pictures):
+    if all(_last_dot(picture.name)[0] in words[picture.archive] for picture in pictures):
         return True  # each has a label of its own
     if any(words.values()):
         return False
-    samples = {(one.archive, _first_dot(one.name)[0]) for one in pictures}
-    extensions = {_first_dot(one.name)[1] for one in pictures}
-    numbered = all(re.search("[0-9]", one.rpartition(".")[0]) for one in extensions)
+    samples = {(picture.archive, _first_dot(picture.name)[0]) for picture in pictures}
+    extensions = {_first_dot(picture.name)[1] for picture in pictures}
+    numbered = all(re.search("[0-9]", extension.rpartition(".")[0]) for extension in extensions)
     return len(extensions) > len(samples) and (numbered or len(extensions) >= MANY)
 
 
@@ -165,7 +176,7 @@ def _photographs(pictures: list[TarMember], notes: list[str]) -> list[TarMember]
             other.add(extension)
         else:
             chosen.append(picture)
-    samples = {(one.archive, _first_dot(one.name)[0]) for one in pictures}
+    samples = {(picture.archive, _first_dot(picture.name)[0]) for picture in pictures}
     if len(chosen) != len(samples) or not _is_single(chosen, _first_dot):
         choices = _listing(pictures)
         first = choices.partition(",")[0]
@@ -180,6 +191,6 @@ def _photographs(pictures: list[TarMember], notes: list[str]) -> list[TarMember]
 
 
 def _listing(pictures: Sequence[TarMember]) -> str:
-    counts = Counter(_first_dot(one.name)[1] for one in pictures)
+    counts = Counter(_first_dot(picture.name)[1] for picture in pictures)
     some = ", ".join(name for name, _ in counts.most_common(SHOWN))
     return some + ", …" * (len(counts) > SHOWN)

@@ -183,9 +183,9 @@ def synsets(outputs: int) -> tuple[str, ...]:
     return tuple(ImageNetInfo(subset).label_names()) if subset else ()
 
 
-def _with_checkpoint(name: str, given: str | Path) -> nn.Module:
+def _with_checkpoint(name: str, checkpoint: str | Path) -> nn.Module:
     """Build the model of that name with the weights of a file: `checkpoint` of `load`."""
-    path, label = split_choice(given)
+    path, label = split_choice(checkpoint)
     states = read_states(path)
     options: dict[str, Any] = {}
     model = timm.create_model(name, pretrained=False)

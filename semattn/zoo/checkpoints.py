@@ -25,7 +25,7 @@ WHOLE_FILE = "."  # label of weights that no dict and no prefix holds
 DEPTH = 3  # of dicts in dicts
 
 
-def split_choice(given: str | os.PathLike[str]) -> tuple[Path, str]:
+def split_choice(checkpoint: str | os.PathLike[str]) -> tuple[Path, str]:
     """Return the path and the label of ``FILE#LABEL``; a file that has this whole name comes first.
 
     Examples
@@ -33,7 +33,7 @@ def split_choice(given: str | os.PathLike[str]) -> tuple[Path, str]:
     >>> split_choice("last.pth#state_dict_ema")
     (PosixPath('last.pth'), 'state_dict_ema')
     """
-    path, text = Path(given), os.fspath(given)
+    path, text = Path(checkpoint), os.fspath(checkpoint)
     if "#" not in text or path.exists():
         return path, ""
     file, _, label = text.rpartition("#")
@@ -78,11 +78,15 @@ def find_weights(
         For a file with no set of weights of the model, and with several where none is chosen.
     """
     body = {key: tuple(shape) for key, shape in shapes.items() if not is_in(key, classifiers)}
-    complete = [one for state in states for one in complete_sets(*state, body, shapes, classifiers)]
+    complete = [
+        weights for state in states for weights in complete_sets(*state, body, shapes, classifiers)
+    ]
     if not complete:
         raise _differs(path, name, "lacks", fewest_missing(states, body))
-    explained = [one for one in complete if not one.unknown] or complete
-    fitting = [one for one in explained if _first_misfit(one.tensors, body) is None] or explained
+    explained = [weights for weights in complete if not weights.unknown] or complete
+    fitting = [
+        weights for weights in explained if _first_misfit(weights.tensors, body) is None
+    ] or explained
     chosen = _choose(fitting, label, path, name)
     if chosen.unknown:
         raise _differs(path, name, "has unknown", chosen.unknown)
@@ -115,14 +119,14 @@ def check_weights(
     if key is None:
         return
     expected, got = tuple(shapes[key]), tuple(weights.tensors[key].shape)
-    said, advice = "", "name the architecture it was saved from"
+    sizes, advice = "", "name the architecture it was saved from"
     if key.rpartition(".")[2] == "pos_embed" and len(expected) == len(got) == 3:
         sides = [round(max(0, size[1] - prefix_tokens) ** 0.5) for size in (expected, got)]
         if expected[2] == got[2] and got[1] == sides[1] ** 2 + prefix_tokens:
-            said = f", so {sides[1]}x{sides[1]} patches in place of {sides[0]}x{sides[0]},"
+            sizes = f", so {sides[1]}x{sides[1]} patches in place of {sides[0]}x{sides[0]},"
             advice = "name the architecture of that image size"
     raise WeightsError(
-        f"checkpoint: expected {key} {expected} for {name!r}, got {got}{said} in {path} — {advice}"
+        f"checkpoint: expected {key} {expected} for {name!r}, got {got}{sizes} in {path} — {advice}"
     )
 
 
@@ -149,9 +153,9 @@ def _first_misfit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[i
 def _distinct(sets: Sequence[Weights]) -> list[Weights]:
     """Return the sets whose tensors differ from those of every earlier one."""
     distinct: list[Weights] = []
-    for one in sets:
-        if not any(_are_equal(one.tensors, other.tensors) for other in distinct):
-            distinct.append(one)
+    for weights in sets:
+        if not any(_are_equal(weights.tensors, other.tensors) for other in distinct):
+            distinct.append(weights)
     return distinct
 
 
@@ -170,10 +174,11 @@ def _are_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> boo
 
 def _labels(sets: Sequence[Weights]) -> list[str]:
     """Return what chooses each set: its entry, where that is enough; else its whole place."""
-    counts = Counter(one.entry for one in sets)
+    counts = Counter(weights.entry for weights in sets)
     return [
-        (one.entry if one.entry and counts[one.entry] == 1 else one.label) or WHOLE_FILE
-        for one in sets
+        (weights.entry if weights.entry and counts[weights.entry] == 1 else weights.label)
+        or WHOLE_FILE
+        for weights in sets
     ]
 
 
@@ -182,15 +187,19 @@ def _choose(sets: list[Weights], label: str, path: Path, name: str) -> Weights:
     if not label:
         sets = _distinct(sets)
     labels = _labels(sets)
-    chosen = [one for one, called in zip(sets, labels, strict=True) if label in (called, one.label)]
+    chosen = [
+        weights
+        for weights, shown in zip(sets, labels, strict=True)
+        if label in (shown, weights.label)
+    ]
     if label and not chosen:
-        chosen = [one for one in sets if f".{label}." in f".{one.label}."]
+        chosen = [weights for weights in sets if f".{label}." in f".{weights.label}."]
     chosen = _distinct(chosen) if label else sets
     if len(chosen) == 1:
-        number = next(n for n, one in enumerate(sets) if one is chosen[0])
+        number = next(n for n, weights in enumerate(sets) if weights is chosen[0])
         also = tuple(labels[:number] + labels[number + 1 :])
         return replace(chosen[0], chosen_by=labels[number], also=also)
-    choices = " or ".join(f"{path}#{one}" for one in labels)
+    choices = " or ".join(f"{path}#{choice}" for choice in labels)
     if not chosen:
         raise WeightsError(
             f"checkpoint: expected weights of {name!r} in {str(path)!r}, got none called "

@@ -58,23 +58,23 @@ class Weights:
 
     def note(self, has_classifier: bool) -> str:
         """Return what was assumed, in one line; "" for a plain state dict."""
-        said = []
+        parts = []
         is_ema = _EMA.search(self.label) is not None
         if self.also or is_ema or self.entry not in PLAIN_ENTRIES:
             others = " and ".join(map(repr, self.also))
             more = [*["EMA"] * is_ema, *[f"the file also holds {others}"] * bool(others)]
-            said.append(f"weights of {self.chosen_by!r}" + f" ({'; '.join(more)})" * bool(more))
+            parts.append(f"weights of {self.chosen_by!r}" + f" ({'; '.join(more)})" * bool(more))
         if self.prefix:
-            said.append(f"prefix {self.prefix!r} removed")
+            parts.append(f"prefix {self.prefix!r} removed")
         if self.outside:
-            said.append(f"{' and '.join(self.outside)} taken as the classifier")
+            parts.append(f"{' and '.join(self.outside)} taken as the classifier")
         if self.ignored:
             some = ", ".join(self.ignored[:SHOWN]) + ", …" * (len(self.ignored) > SHOWN)
             many = f"{len(self.ignored)} other tensor{'s' * (len(self.ignored) > 1)}"
-            said.append(f"{many} ignored ({some})")
+            parts.append(f"{many} ignored ({some})")
         if not has_classifier:
-            said.append("it has no classifier: the model gives features (num_classes=0)")
-        return f"checkpoint: {', '.join(said)}" if said else ""
+            parts.append("it has no classifier: the model gives features (num_classes=0)")
+        return f"checkpoint: {', '.join(parts)}" if parts else ""
 
 
 def _without_wrappers(key: str) -> str:
@@ -109,7 +109,7 @@ def complete_sets(
     keys = _unwrapped(state)
     counts = _prefixes(keys, body)
     sets: dict[str, dict[str, str]] = {}  # prefix -> key of the model -> key without wrappers
-    for prefix in (one for one, count in counts.items() if count == len(body)):
+    for prefix in (start for start, count in counts.items() if count == len(body)):
         sets[prefix] = {key: prefix + key for key in body}
         outer = _classifier_prefix(prefix, keys, state, shapes, classifiers)
         for key in _classifier_keys(classifiers):
@@ -118,7 +118,7 @@ def complete_sets(
     unused = keys.keys() - {key for used in sets.values() for key in used.values()}
     weights = []
     for prefix, used in sets.items():
-        nested = tuple(one for one in sets if one != prefix and one.startswith(prefix))
+        nested = tuple(other for other in sets if other != prefix and other.startswith(prefix))
         unknown = [
             keys[key]
             for key in sorted(unused)
