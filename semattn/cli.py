@@ -7,8 +7,10 @@ and exit status 1; `--debug` shows where either arose. A further command is a fu
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -20,9 +22,11 @@ from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.explain import explain
 from .commands.models import models
+from .commands.parsing import Command, Group
 from .commands.pretrain import pretrain
 from .commands.prompt import prompt
 from .commands.spurious import spurious
+from .commands.terminal import text_output
 from .errors import SemattnError, plain
 from .version import __version__
 
@@ -30,20 +34,23 @@ INTERRUPTED = 130  # the shell's exit status for control-C
 
 app = typer.Typer(
     name="semattn",
+    cls=Group,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
-    app.command()(command)
-benches = typer.Typer(rich_markup_mode="rich", no_args_is_help=True)
-benches.command()(bench.explain)
+    app.command(cls=Command)(command)
+benches = typer.Typer(cls=Group, rich_markup_mode="rich", invoke_without_command=True)
+benches.command(cls=Command)(bench.explain)
 
 
 @benches.callback()
-def _benches() -> None:
+def _benches(context: typer.Context) -> None:
     """Comparisons that anyone can repeat."""
+    if context.invoked_subcommand is None:  # as `semattn` alone does
+        typer.echo(context.get_help())
 
 
 app.add_typer(benches, name="bench")
@@ -52,6 +59,20 @@ app.add_typer(benches, name="bench")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with text_output() as (output, _), _rare_collections():
+        status = _run(given)
+        output.flush()
+        if output.failure is not None and not status:
+            return _fail(
+                f"standard output: expected room for the text, got {output.failure.strerror} — "
+                "send it elsewhere; result files are not affected",
+                2,
+            )
+    return status
+
+
+def _run(given: list[str]) -> int:
+    """Run the command line, with one line on standard error for what goes wrong."""
     # Looked for here, because it must hold for what goes wrong while options are read, too.
     debug = "--debug" in given
     # click's UsageError, wherever typer keeps click.
@@ -59,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(given or ["--help"], prog_name="semattn", standalone_mode=False)
     except misused as error:
-        told = error.format_message().rstrip(".")
-        return _fail(f"{told} — semattn COMMAND --help lists what there is", 2)
+        return _fail(_usage(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:
@@ -74,10 +94,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _usage(error: Any) -> str:
+    """Return what is wrong with the arguments, and the command that lists them."""
+    message = error.format_message().rstrip(".")
+    if " — " in message:
+        return message.removeprefix("Invalid value: ")
+    command = error.ctx.command_path if error.ctx else "semattn"
+    return f"{message} — {command} --help lists what there is"
+
+
 def _fail(message: str, status: int) -> int:
     """One line on standard error, whatever the message was."""
     typer.echo(f"error: {plain(' '.join(message.split()))}", err=True)
     return status
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Collect garbage more rarely: imports make many objects, and hardly any of them in cycles."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _version(asked: bool) -> None:

@@ -161,9 +161,9 @@ def _report(
     made: Audit | None, source: Source, files: dict[str, Path], notes: list[str], searched: bool
 ) -> None:
     """Counts, means, speed, what was skipped and why, where the files are."""
-    from rich.console import Console
+    from .terminal import open_console
 
-    console = Console(highlight=False)
+    console = open_console()
     if made is not None:
         _report_images(console, made, source)
     if not searched:

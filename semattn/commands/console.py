@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,12 +20,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table as _Table
 from rich.text import Text
 
 from ..errors import NoKeypointWarning, plain
+from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..comparison import Comparison
     from ..evaluation import Results, Table
     from ..explain import Explanation
@@ -50,7 +51,7 @@ def verbatim(text: str) -> str:
 @contextmanager
 def busy(first: str) -> Iterator[Callable[[str], None]]:
     """A spinner on a terminal that says what is going on; nothing where nobody looks."""
-    with Console(stderr=True).status(f"{first} …", spinner="dots") as status:
+    with open_console(error=True).status(f"{first} …", spinner="dots") as status:
         yield lambda text: status.update(f"{text} …")
 
 
@@ -79,7 +80,7 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
+    console = open_console(error=True)
     if not console.is_terminal:
         yield _unseen
         return
@@ -100,7 +101,7 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
+    console = open_console(error=True)
     if not console.is_terminal:
         yield _unseen
         return
@@ -136,7 +137,7 @@ def report_explanation(
     made: Explanation, predictions: list[dict[str, Any]], files: dict[str, Path], notes: list[str]
 ) -> None:
     """A short table on standard output: the prediction, what was explained, where the files are."""
-    console = Console(highlight=False)
+    console = open_console()
     _prediction(console, made, predictions)
     closing(console, [*made.notes, *notes], made.explains, files)
 
@@ -148,10 +149,10 @@ def report_comparison(
     notes: list[str],
 ) -> None:
     """The prediction, then a row a method: what it cost, and how much it minds the target."""
-    console = Console(highlight=False)
+    console = open_console()
     first = compared.explanation
     _prediction(console, first, predictions)
-    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table = new_table(3)
     table.add_column("method", style="bold", no_wrap=True)
     for title in ("seconds", "MiB", "sensitivity"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -166,7 +167,7 @@ def report_comparison(
             _number(row.sensitivity, ".2f"),
         )
     console.print()
-    console.print(table)
+    print_table(console, table)
     console.print()
     if compared.other is not None:
         console.print(
@@ -182,9 +183,9 @@ def report_comparison(
 
 def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
     """The share of each class at each strength, where the prediction flips, where the files are."""
-    console = Console(highlight=False)
+    console = open_console()
     first, predicted = made.explanation, made.predicted
-    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    table = new_table(3)
     table.add_column("strength", style="bold")
     for strength in made.strengths:
         table.add_column(f"{strength:g}", justify="right", no_wrap=True)
@@ -197,7 +198,7 @@ def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int
                 for share, best in zip(shares, predicted, strict=True)
             ),
         )
-    console.print(table)
+    print_table(console, table)
     console.print(f"\nattention is led {verbatim(made.prompt)}", soft_wrap=True)
     for strength, before, after in made.flips():
         console.print(
@@ -214,8 +215,8 @@ def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -
     """The figures by layer, what they say, what was skipped and why, where the files are."""
     import numpy as np
 
-    console = Console(highlight=False)
-    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    console = open_console()
+    table = new_table(3)
     table.add_column("layer", justify="right", style="bold")
     shown = {
         "HIGH→HIGH": found.mean("lift")[..., 2, 2],
@@ -234,7 +235,7 @@ def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -
             for mean, form in zip(means, forms, strict=True)
         ]
         table.add_row(str(layer), *cells)
-    console.print(table)
+    print_table(console, table)
     console.print(
         "[dim]means over heads, × uniform attention; distance in pixels[/]\n", soft_wrap=True
     )
@@ -253,8 +254,8 @@ def report_benchmark(
     found: Results, made: Table, titles: dict[str, str], files: dict[str, Path], notes: list[str]
 ) -> None:
     """A row a method: the mean of each metric, and what a map costs."""
-    console = Console(highlight=False)
-    table = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    console = open_console()
+    table = new_table(2)
     table.add_column("method", style="bold", no_wrap=True)
     for title in (*titles.values(), "seconds"):
         table.add_column(title, justify="right", min_width=6)
@@ -262,7 +263,7 @@ def report_benchmark(
         means = [_number(made.estimates[name, metric].mean, ".3f") for metric in made.metrics]
         shown = f"[dim]{verbatim(name)}[/]" if name in made.controls else verbatim(name)
         table.add_row(shown, *means, _number(made.seconds[name], ".3f"))
-    console.print(table)
+    print_table(console, table)
     known = [one for one in found.right if one is not None]
     said = f", the model is right on {sum(known)}" if known else ""
     console.print(f"[dim]{len(found.names)} images{said}; intervals are in the files[/]")
@@ -276,7 +277,7 @@ def report_benchmark(
 def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:
     """The likeliest classes, the explained one marked; else what was explained."""
     target = made.target_answer(0)
-    table = _Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = new_table(2, header=False)
     table.add_column(justify="right", style="cyan", no_wrap=True)
     table.add_column()
     for one in predictions:
@@ -285,7 +286,7 @@ def _prediction(console: Console, made: Explanation, predictions: list[dict[str,
         share = made.share_text(0, one["class"]).replace(" %", "%")
         table.add_row(share, f"[bold]{name}[/]  ← explained" if chosen else name)
     if predictions:
-        console.print(table)
+        print_table(console, table)
     if target is None:
         said = made.explains or "the model's own feature direction"
         console.print(f"explained: {verbatim(said)}", soft_wrap=True)

@@ -6,10 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from .console import MOST_SKIPPED, closing, verbatim
+from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
     from ..spurious import Discovery
@@ -21,10 +19,10 @@ def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str])
     """The confirmed cues, what was tried, what was skipped and why, where the files are."""
     from ..viz.cues import figure, nats, outcome, share
 
-    console = Console(highlight=False)
+    console = open_console()
     shown = found.confirmed[:MOST_CUES]
     if shown:
-        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+        table = new_table(2)
         table.add_column("class", style="bold", min_width=6)
         table.add_column("where", min_width=8)
         table.add_column("keypoints")
@@ -36,7 +34,7 @@ def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str])
                 share(one.inside), share(one.outside), nats(one.removed), nats(one.transplanted),
                 figure(one.p),
             )  # fmt: skip
-        console.print(table)
+        print_table(console, table)
         console.print(
             "[dim]in, others: images of the class and of others that show it; lost, gained: "
             "log-odds of the class, nats [95 %][/]\n",

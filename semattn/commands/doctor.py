@@ -11,11 +11,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from . import options
 from .console import verbatim
+from .terminal import new_table, open_console, print_table
 
 FINE, MISSING, BROKEN = "works", "not installed", "broken"
 COLOURS = {FINE: "green", MISSING: "dim", BROKEN: "red"}
@@ -182,14 +181,14 @@ def _weights() -> str:
 
 
 def _show(found: list[Finding]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table = new_table(2, header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for one in found:
         table.add_row(one.what, f"[{COLOURS[one.status]}]{one.status}[/]", verbatim(one.said))
-    console = Console(highlight=False)
-    console.print(table)
+    console = open_console()
+    print_table(console, table)
     broken = [one.what for one in found if one.status == BROKEN]
     told = (
         f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]all that is needed works[/]"

@@ -6,14 +6,15 @@ import fnmatch
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ..registry import choices
 from . import options
 from .console import verbatim
+from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..zoo.known import Known
 
 COLOURS = {"works": "green", "refused": "yellow", "wrong": "red", "not tried": "dim"}
@@ -38,9 +39,9 @@ def models(
     from ..zoo.known import known, sweep
 
     everything = known()
-    console = Console(highlight=False)
+    console = open_console()
     if pattern is None:
-        console.print(_families(everything))
+        print_table(console, _families(everything))
         works = sum(one.status == "works" for one in everything.values())
         console.print(
             f"\n[bold]{works}[/] of {len(everything)} architectures of timm {sweep()['timm']} "
@@ -49,7 +50,7 @@ def models(
         )
         return
     found = _matching(everything, pattern)
-    console.print(_names(found))
+    print_table(console, _names(found))
     reasons: dict[tuple[str, str], list[str]] = {}
     for one in found:
         if said := _remark(one):
@@ -90,7 +91,7 @@ def _names(found: list[Known]) -> Table:
 
 
 def _table(first: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table = new_table(2)
     table.add_column(first, style="bold", no_wrap=True)
     return table
 

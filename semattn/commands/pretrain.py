@@ -131,13 +131,12 @@ def _precision(name: str, device: str) -> str:
 
 def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[str]) -> None:
     """What came out, and where it is."""
-    from rich.console import Console
-
     from ..pretraining.callbacks import LOG
     from ..pretraining.pictures import PICTURE, describe
     from .console import closing
+    from .terminal import open_console
 
-    console = Console(highlight=False)
+    console = open_console()
     settings = finished.settings
     console.print(
         f"[bold]{settings['pictures']}[/] photographs, {settings['epochs']} epochs, "
