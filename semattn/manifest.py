@@ -22,10 +22,26 @@ _PACKAGES = (
     "numpy",
 )
 
+WEIGHTS_SOURCE = "weights_source"  # attribute of a model that `about_model` reads
+
+
+def model_label(manifest: Mapping[str, Any]) -> str:
+    """Return the name of the model of a result, for people.
+
+    Examples
+    --------
+    >>> model_label({"architecture": "vit_tiny", "weights": "random, seed 0"})
+    'vit_tiny (weights: random, seed 0)'
+    """
+    name = str(manifest.get("architecture") or manifest.get("model") or "")
+    weights = manifest.get("weights")
+    return f"{name} (weights: {weights})" if weights else name
+
 
 def about_model(model: nn.Module) -> dict[str, Any]:
     """Return what identifies a model, ready for JSON.
 
+    `weights` says where they are from, where they are not those that the architecture is known for.
     `weights_sha256` is None where no digest can be made; `weights_note` then says why.
     """
     config = getattr(model, "pretrained_cfg", None)
@@ -33,6 +49,8 @@ def about_model(model: nn.Module) -> dict[str, Any]:
         "model": type(model).__name__,
         "architecture": config.get("architecture") if isinstance(config, dict) else None,
     }
+    if source := getattr(model, WEIGHTS_SOURCE, None):
+        about["weights"] = str(source)
     try:
         return about | {"weights_sha256": weights_digest(model)}
     except UnreadableError as error:

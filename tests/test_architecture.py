@@ -24,12 +24,13 @@ LEVELS = (
         "errors",
         "files",
         "identity",
+        "matplotlib_import",
         "registry",
         "statistics",
         "text_files",
         "version",
     },
-    {"checks", "class_files", "class_names", "locks", "manifest", "outputs"},
+    {"captum_library", "checks", "class_files", "class_names", "locks", "manifest", "outputs"},
     {"result_folder", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},
@@ -46,7 +47,8 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 # The only modules that may name these packages; () allows nobody.
 ONLY = {
-    "matplotlib": ("viz", "report"),
+    "captum": ("captum_library",),  # which sees to it that it can be imported
+    "matplotlib": ("matplotlib_import", "viz", "report"),
     "cv2": ("keypoints",),
     "skimage": ("keypoints", "density", "explain"),
     "sklearn": ("spurious",),

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
+from ..captum_library import select_targets
 from ..checks import as_integers
 from ..errors import LabelError, TargetError, UnsupportedModelError
 from ..outputs import OutputKind, OutputMeaning
@@ -94,7 +94,7 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
         return _own_score(tensor, meaning)
     target = _converted(target)
     _check(tensor, target)
-    chosen = _select_targets(tensor, _on_device(target, tensor))
+    chosen = select_targets(tensor, _on_device(target, tensor))
     if chosen.shape != tensor.shape[:1]:
         raise TargetError(
             f"target: expected one number an image, got {reprlib.repr(target)} which selects "

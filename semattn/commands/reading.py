@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..class_files import read_class_names
 from ..class_names import check_names, class_names, resolve_class
 from ..errors import plain
+from ..manifest import WEIGHTS_SOURCE
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..viz import Picture
 
+RANDOM_SEED = 0  # of --random-weights
 SHARPNESS = 896  # pixels of the longer side of a picture that is looked at alone, about
 
 
@@ -42,10 +44,27 @@ def load_model(
     pretrained: bool,
     device: str,
 ) -> nn.Module:
-    """A model of the zoo; with the class names of a file, where one was given."""
+    """A model of the zoo; with the class names of a file, where one was given.
+
+    Random weights are the same in every run; a warning and the manifest say that they are random.
+    """
+    import torch
+
     from .. import zoo
 
-    network = zoo.load(name, checkpoint=checkpoint, pretrained=pretrained, device=device)
+    if pretrained or checkpoint is not None:
+        network = zoo.load(name, checkpoint=checkpoint, pretrained=pretrained, device=device)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            network = zoo.load(name, pretrained=False, device=device)
+        setattr(network, WEIGHTS_SOURCE, f"random, seed {RANDOM_SEED}")
+        warnings.warn(
+            f"model: its weights are random (seed {RANDOM_SEED}), so that its answers and maps "
+            "mean nothing — leave out --random-weights for trained ones",
+            UserWarning,
+            stacklevel=1,
+        )
     if names is not None:
         count = getattr(network, "num_classes", None)
         network.classes = read_classes(names, count)  # type: ignore[assignment]

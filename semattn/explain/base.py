@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from captum.attr import Attribution
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord
@@ -24,6 +22,7 @@ from ..attention.output_watch import decided_meaning, noted_meanings
 from ..attention.owner import nested
 from ..attention.sites import Layers, refuse
 from ..attention.target import Target
+from ..captum_library import Attribution, log_usage
 from ..checks import check_number
 from ..class_names import check_names, class_names
 from ..density import Scene, concentration, densities

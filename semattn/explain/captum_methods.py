@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import captum.attr
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -19,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ..attention.quiet import quiet
 from ..attention.recorder import GradientsKept
 from ..attention.target import Target
+from ..captum_library import attr
 from ..grid import PatchGrid
 from .asked import asked, score_rows
 from .base import Explainer, Maps, Run, check_finite, explainers
@@ -136,7 +136,7 @@ class InputXGradient(PixelExplainer):
 
     def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, _grid: PatchGrid) -> Tensor:
         """`captum.attr.InputXGradient`."""
-        method = captum.attr.InputXGradient(forward)
+        method = attr.InputXGradient(forward)
         return method.attribute(inputs, additional_forward_args=image)
 
 
@@ -188,7 +188,7 @@ class IntegratedGradients(PixelExplainer):
 
     def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, _grid: PatchGrid) -> Tensor:
         """`captum.attr.IntegratedGradients`."""
-        return captum.attr.IntegratedGradients(forward).attribute(
+        return attr.IntegratedGradients(forward).attribute(
             inputs,
             baselines=_like(self.baselines, inputs),
             additional_forward_args=image,
@@ -250,7 +250,7 @@ class SmoothGrad(PixelExplainer):
 
     def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, _grid: PatchGrid) -> Tensor:
         """`captum.attr.NoiseTunnel` over `captum.attr.Saliency`, image by image."""
-        tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(forward))
+        tunnel = attr.NoiseTunnel(attr.Saliency(forward))
         made = []
         for one, number in zip(inputs.detach().split(1), image.split(1), strict=True):
             with _SeededNoise(self.seed):
@@ -351,7 +351,7 @@ class Occlusion(PixelExplainer):
                     f"window, stride: expected stride <= window <= image, got strides {stride}, "
                     f"windows {window} on {sides[0]}x{sides[1]} — some pixels are never covered"
                 )
-        return captum.attr.Occlusion(forward).attribute(
+        return attr.Occlusion(forward).attribute(
             inputs.detach(),
             sliding_window_shapes=(channels, *window),
             strides=(channels, *stride),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..manifest import model_label
 from .figures import MEANING, Array, Figures, number
 from .findings import findings
 
@@ -21,7 +22,7 @@ def summary(found: Figures) -> dict[str, Any]:
     return {
         "images": found.images,
         "skipped": [{"name": one.name, "reason": one.reason} for one in found.skipped],
-        "model": found.manifest.get("architecture") or found.manifest["model"],
+        "model": model_label(found.manifest),
         "density": found.manifest["options"]["density"],
         "grid": list(found.grid.shape),
         "layers": [{"layer": layer, "heads": heads} for layer, heads in found.layers],

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from captum import metrics as captum
 from torch import Tensor
 
+from ..captum_library import metrics
 from ..errors import ShapeError
 
 Predict = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ def infidelity(
         return made, inputs - made
 
     with torch.no_grad():
-        found: Tensor = captum.infidelity(
+        found: Tensor = metrics.infidelity(
             predict, perturb, images, attribution.detach(), target=target,
             n_perturb_samples=draws, normalize=normalize,
         )  # fmt: skip
@@ -84,7 +84,7 @@ def max_sensitivity(
             for one in ((inputs,) if single else inputs)
         )
 
-    found: Tensor = captum.sensitivity_max(
+    found: Tensor = metrics.sensitivity_max(
         lambda *given: (explain(given[0][0] if isinstance(given[0], tuple) else given[0]),),
         images, perturb_func=perturb, perturb_radius=radius, n_perturb_samples=draws,
     )  # fmt: skip

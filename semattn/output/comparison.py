@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..comparison import Compared, Comparison
 
 COMPARISON_FILES = {"figure": "compare.png", "result": "compare.json", "maps": "maps.npz"}
-_OF_THE_MODEL = ("model", "architecture", "weights_sha256", "weights_note", "versions")
+_OF_THE_MODEL = ("model", "architecture", "weights", "weights_sha256", "weights_note", "versions")
 _OF_THE_GRID = ("patches", "patch_size", "patch_origin")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..manifest import model_label
 from ..viz.cues import examples_said, outcome, reason
 from .summary import clean
 
@@ -79,7 +80,7 @@ def about_discovery(found: Discovery) -> dict[str, Any]:
         cues.append(made)
     summary = found.summary()
     kept = ("images", "candidates", "accuracy", "level", "classes", "skipped", "notes", "manifest")
-    model = found.manifest.get("architecture") or found.manifest.get("model") or ""
+    model = model_label(found.manifest)
     said: dict[str, Any] = clean(
         {name: summary[name] for name in kept}
         | {"outcome": outcome(found), "model": str(model), "cues": cues, "tried": tried,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..manifest import model_label
+from .canvas import default_settings, new_figure
 from .style import EMPTY, INK, MUTED
 from .words import count, cut
 
@@ -25,6 +27,7 @@ PAIRS = ((2, 2, "HIGH → HIGH", "#c2410c"), (2, 0, "HIGH → EMPTY", "#2563eb")
          (0, 2, "EMPTY → HIGH", "#f59e0b"), (0, 0, "EMPTY → EMPTY", "#64748b"))  # fmt: skip
 
 
+@default_settings()
 def analysis(found: Analysis, null: str = "shifted") -> Figure:
     """Alignment of every head, lift by depth, and attention distance against alignment.
 
@@ -38,18 +41,14 @@ def analysis(found: Analysis, null: str = "shifted") -> Figure:
     found : what `semattn.interrelation.analyze` returned
     null : which null dots and dashes stand for; another one if there is none of this name
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     null = null if null in found.nulls("alignment") else (*found.nulls("alignment"), "")[0]
-    drawn = Figure(figsize=(WIDE, HIGH), dpi=200, facecolor="white")
-    FigureCanvasAgg(drawn)
+    drawn = new_figure(WIDE, HIGH)
     places = ((LEFT, 0.21), (0.34, 0.28), (0.70, 0.25))
     axes = [drawn.add_axes((left, BELOW, width, TALL)) for left, width in places]
     _heads(axes[0], drawn, found, null)
     _depth(axes[1], found, null)
     _distances(axes[2], drawn, found)
-    model = found.manifest.get("architecture") or found.manifest["model"]
+    model = model_label(found.manifest)
     beside = [
         count(found.images, "image"),
         f"{len(found.skipped)} skipped" if found.skipped else "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .canvas import default_settings, new_figure
+from .letters import use_fonts_with_letters
 from .style import INK, MUTED
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ READING = (
 )
 
 
+@default_settings()
 def benchmark(made: Table, titles: dict[str, str], headline: str) -> Figure:
     """Dots at means, lines over 95 % intervals; controls are hollow.
 
@@ -25,15 +28,11 @@ def benchmark(made: Table, titles: dict[str, str], headline: str) -> Figure:
     titles : of the metrics, arrows and all
     headline : over it
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = made.metrics[:MOST]
     columns = min(len(shown), ACROSS)
     rows = -(-len(shown) // columns)
     height = 0.9 + rows * (0.65 + 0.24 * len(made.methods))
-    drawn = Figure(figsize=(2.6 + 2.5 * columns, height), dpi=200, facecolor="white")
-    FigureCanvasAgg(drawn)
+    drawn = new_figure(2.6 + 2.5 * columns, height)
     panels = drawn.subplots(rows, columns, sharey=True, squeeze=False)
     for spare in panels.flat[len(shown) :]:
         spare.set_axis_off()
@@ -64,5 +63,6 @@ def benchmark(made: Table, titles: dict[str, str], headline: str) -> Figure:
         0.01, 0.06 / height, READING,
         fontsize=7.5, color=MUTED, parse_math=False,
     )  # fmt: skip
+    use_fonts_with_letters(drawn)  # which tight_layout measures
     drawn.tight_layout(rect=(0, 0.2 / height, 1, 1 - 0.05 / height))
     return drawn

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .canvas import default_settings
 from .frame import Frame
 from .marks import draw_grid, draw_keypoints
 from .overlay import Picture, is_signed, overlay, picture_of
 from .style import EMPTY, MAP, MUTED, faded
-from .words import count, cut, headline, how_chosen, model_name
+from .words import count, cut, headline, how_chosen, model_name, with_drawable_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from ..comparison import Compared, Comparison
+    from ..explain import Explanation
 
 PANEL = 2.05  # inches
 LETTER = 0.062  # inches, of the small print, about
@@ -25,6 +27,7 @@ THIN = 0.65  # of the lines in a figure of larger panels
 MOST, LEAST = 6, 4  # columns
 
 
+@default_settings()
 def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figure:
     """The image, its keypoints, and each method's map, drawn as `overlay` draws it.
 
@@ -42,10 +45,10 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
     ShapeError
         As `overlay` does.
     """
-    first = compared.explanation
+    first = with_drawable_names(compared.explanation)
     picture = picture_of(first, 0, backdrop)
     places = columns(2 + len(compared.rows))
-    notes = _notes(compared, (places - 1 or 1) * PANEL)
+    notes = _notes(compared, first, (places - 1 or 1) * PANEL)
     frame = Frame(
         first.grid.image_size,
         columns=places,
@@ -103,11 +106,11 @@ def _measured(row: Compared) -> str:
     return f"sensitivity {moves}  ·  {took:.{2 if took < 10 else 0}f} s"
 
 
-def _notes(compared: Comparison, width: float) -> list[str]:
+def _notes(compared: Comparison, first: Explanation, width: float) -> list[str]:
     """The lines below, so many inches wide, which is short enough to stand beside the scale."""
     notes = []
     if compared.other is not None:
-        name = cut(compared.explanation.label(compared.other), 40)
+        name = cut(first.label(compared.other), 40)
         notes.append(
             f"Sensitivity: how much of the map moves when {name} is explained instead, "
             "from 0 (nothing) to 1 (all of it)."

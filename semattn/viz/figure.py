@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .canvas import default_settings
 from .frame import Frame
 from .marks import draw_concentration, draw_grid, draw_keypoints
 from .overlay import Picture, is_signed, overlay, picture_of
 from .style import DENSITY, MAP, faded
-from .words import count, cut, explained, headline, how_chosen, model_name
+from .words import count, cut, explained, headline, how_chosen, model_name, with_drawable_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..explain import Explanation
 
 
+@default_settings()
 def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None = None) -> Figure:
     """What the map was made of, side by side: image, keypoints, concentration, map.
 
@@ -32,6 +34,7 @@ def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None
     ShapeError
         As `overlay` does.
     """
+    explanation = with_drawable_names(explanation)
     picture = picture_of(explanation, index, backdrop)
     frame = Frame(explanation.grid.image_size, columns=4)
     drawn = frame.empty()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas import new_figure
 from .style import INK, MUTED, colours
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ class Frame:
 
     def empty(self) -> Figure:
         """A figure of this size with nothing in it."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        drawn = Figure(figsize=self.inches, dpi=200, facecolor="white")
-        FigureCanvasAgg(drawn)
-        return drawn
+        return new_figure(*self.inches)
 
     def axes(self, drawn: Figure, row: int, column: int) -> Axes:
         """The panel at a place, for `show` to draw in."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas import default_settings
 from .frame import Frame
 from .marks import draw_grid, draw_keypoints
 
@@ -17,6 +18,7 @@ PANEL = 1.75  # inches
 HIDDEN = 0.88  # grey of a masked patch
 
 
+@default_settings()
 def reconstruction(made: Any, *, headline: str, beside: str = "") -> Figure:
     """Three rows: the images with their keypoints, what the model saw, what it reconstructed.
 

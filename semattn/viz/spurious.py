@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..manifest import model_label
+from .canvas import default_settings, new_figure
 from .cues import examples_said, figure, nats, outcome, share
 from .frame import MARGIN, Frame
+from .letters import drawable_name
 from .marks import patches_extent
 from .overlay import Picture
 from .style import DENSITY, INK, MUTED, colours
@@ -31,6 +34,7 @@ OUTLINE = "#ffc53d"
 REMOVED, PUT = "#c2410c", "#2563eb"
 
 
+@default_settings()
 def spurious(found: Discovery) -> Figure:
     """The first confirmed cues: examples, where they sit, and what they do to the answer.
 
@@ -64,7 +68,9 @@ def _row(frame: Frame, drawn: Figure, row: int, cue: SpuriousCue) -> None:
         frame.show(axes, marked(one))
         outline(axes, one.matches >= FROM, one.patches)
     where = f"{cue.where}, {cue.tag}, on {share(cue.covers)} of an image"
-    frame.caption(drawn, (row, 0), f"{row + 1}  {cut(cue.name, 60)}", where)
+    frame.caption(
+        drawn, (row, 0), f"{row + 1}  {cut(drawable_name(cue.name, cue.target), 60)}", where
+    )
     axes = frame.axes(drawn, row, EXAMPLES)
     most = float(cue.place.max()) if cue.place.size else 0.0
     frame.show(axes, colours(DENSITY, _place(cue) / max(most, 1e-9)))
@@ -156,14 +162,10 @@ def _bars(frame: Frame, drawn: Figure, row: int, cue: SpuriousCue) -> None:
 
 def _nothing(found: Discovery) -> Figure:
     """A page that says so, with what was tried."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tried = found.cues[:8]
     wide, line = 9.6, 0.26
     high = 1.95 + line * (len(tried) + 1 if tried else 0)
-    drawn = Figure(figsize=(wide, high), dpi=200, facecolor="white")
-    FigureCanvasAgg(drawn)
+    drawn = new_figure(wide, high)
 
     def say(x: float, below: float, text: str, **style: Any) -> None:
         usual: dict[str, Any] = {"size": 8.5, "color": INK, "parse_math": False}
@@ -181,7 +183,8 @@ def _nothing(found: Discovery) -> Figure:
     for x, title in zip(places, titles, strict=True):
         say(x, top, title, size=7.5, color=MUTED)
     for number, cue in enumerate(tried, 1):
-        cells = (cut(cue.name, 32), cue.where, cue.tag, share(cue.inside), share(cue.outside),
+        name = cut(drawable_name(cue.name, cue.target), 32)
+        cells = (name, cue.where, cue.tag, share(cue.inside), share(cue.outside),
                  nats(cue.transplanted), nats(cue.removed))  # fmt: skip
         for x, cell in zip(places, cells, strict=True):
             say(x, top + line * number, cell)
@@ -190,7 +193,7 @@ def _nothing(found: Discovery) -> Figure:
 
 def _beside(found: Discovery, *more: str, outcome_too: bool = True) -> str:
     """What was searched, in a line."""
-    model = found.manifest.get("architecture") or found.manifest.get("model") or ""
+    model = model_label(found.manifest)
     parts = [
         outcome(found) if outcome_too else "",
         f"{count(found.images, 'image')} of {len(found.classes)} classes",

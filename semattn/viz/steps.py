@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas import default_settings
 from .frame import Frame
 from .marks import draw_grid
 from .overlay import Picture, blended, picture_of
 from .style import INK, MAP, MUTED, faded
-from .words import cut, headline, how_chosen, model_name
+from .words import cut, headline, how_chosen, model_name, with_drawable_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ FAINT = 0.05  # of probability: classes below it have no name there
 PANEL = 2.6  # inches
 
 
+@default_settings()
 def steps(made: Steps, *, backdrop: Picture | None = None) -> Figure:
     """The image, where attention is led, the map at three strengths, and the probabilities.
 
@@ -42,7 +44,7 @@ def steps(made: Steps, *, backdrop: Picture | None = None) -> Figure:
     ShapeError
         As `overlay` does.
     """
-    first = made.explanation
+    first = with_drawable_names(made.explanation)
     picture = picture_of(first, 0, backdrop)
     places = sorted({0, len(made.strengths) // 2, len(made.strengths) - 1})
     frame = Frame(first.grid.image_size, columns=3 + len(places), panel=PANEL)
@@ -95,7 +97,8 @@ def _chart(frame: Frame, drawn: Figure, made: Steps, column: int) -> None:
     """The probabilities of the leading classes, or the logit of a model that has only one."""
     left, top = frame.left(column) + 0.3, frame.top(0)
     axes: Axes = drawn.add_axes(frame.box(left, top, frame.panel - 0.35, frame.tall - 0.2))
-    percent = made.explanation.output.in_percent
+    names = with_drawable_names(made.explanation)
+    percent = names.output.in_percent
     values = 100 * made.probabilities.numpy() if percent else made.logits.double().numpy()
     for colour, number in zip(LINES, made.leading()[:SHOWN], strict=False):
         shown = values[:, number] if percent else values.reshape(len(values), -1)[:, 0]
@@ -104,7 +107,7 @@ def _chart(frame: Frame, drawn: Figure, made: Steps, column: int) -> None:
         if percent and shown[at] < 100 * FAINT:
             continue  # their names would lie on each other
         axes.annotate(
-            cut(made.explanation.answer_label(number), 22), (made.strengths[at], shown[at]),
+            cut(names.answer_label(number), 22), (made.strengths[at], shown[at]),
             xytext=(3, 3), textcoords="offset points", size=6.5, color=colour, parse_math=False,
             ha="left" if at < len(made.strengths) / 2 else "right",
         )  # fmt: skip

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..matplotlib_import import import_matplotlib
+
 # Perceptually uniform; two of them, so that neither passes for the other.
 MAP, DENSITY = "inferno", "viridis"
 INK, MUTED, ACCENT, EMPTY = "#17181c", "#6c7078", "#ffc53d", "#eceef1"
@@ -14,6 +16,7 @@ INK, MUTED, ACCENT, EMPTY = "#17181c", "#6c7078", "#ffc53d", "#eceef1"
 
 def colours(palette: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values in [0, 1] as (…, 3); the palette's lowest tenth, nearly black, is left out."""
+    import_matplotlib()
     from matplotlib import colormaps
 
     return colormaps[palette](0.1 + 0.9 * values)[..., :3]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import shorten
 from typing import TYPE_CHECKING
+
+from ..manifest import model_label
+from .letters import DrawableNames
 
 if TYPE_CHECKING:
     from ..explain import Explanation
@@ -12,6 +16,13 @@ if TYPE_CHECKING:
 def cut(text: str, length: int) -> str:
     """A text of at most so many characters, cut between words."""
     return shorten(text, length, placeholder=" …")
+
+
+def with_drawable_names(explanation: Explanation) -> Explanation:
+    """Return the explanation with class names that a figure can show; see `DrawableNames`."""
+    if not explanation.classes:
+        return explanation
+    return replace(explanation, classes=DrawableNames(explanation.classes))
 
 
 def explained(explanation: Explanation, index: int) -> str:
@@ -48,8 +59,7 @@ def how_chosen(explanation: Explanation, index: int) -> str:
 
 def model_name(explanation: Explanation) -> str:
     """What the model calls itself."""
-    manifest = explanation.manifest
-    return str(manifest.get("architecture") or manifest.get("model") or "")
+    return model_label(explanation.manifest)
 
 
 def count(number: int, thing: str) -> str:
