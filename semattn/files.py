@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
+import tempfile
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO
@@ -16,6 +18,7 @@ from typing import IO
 import numpy as np
 
 MOST = 2**30  # bytes of all arrays in a file
+TEXT = "text"  # the file in the folder of a claim
 
 # What numpy, zipfile and json raise of a file that is damaged, or made to do harm.
 DAMAGE = (
@@ -48,15 +51,53 @@ def write_text(file: Path, text: str) -> None:
 
 
 def claim(file: Path, text: str) -> str:
-    """Write a text unless the file is there already: what stands in it, whoever was first."""
+    """Write a text unless the file is there already, and return the text that the file holds.
+
+    Of several processes and threads exactly one writes, and none sees a part of the text. Needs no
+    hard links: exFAT and many network disks have none.
+    """
     own = _hidden(file)
     try:
         own.write_text(text, encoding="utf-8")
         os.link(own, file)
     except FileExistsError:
         return file.read_text(encoding="utf-8")
+    except (OSError, NotImplementedError, AttributeError):  # no hard links here, or no room
+        return _claim_by_folder(file, text)
     finally:
         own.unlink(missing_ok=True)
+    return text
+
+
+def _claim_by_folder(file: Path, text: str) -> str:
+    """Claim a file by renaming a folder that holds its text, which fails where one is already.
+
+    The folder is complete when it gets its name, so that a process that dies leaves a claim that
+    the next one completes. A claim is removed only once the file stands: whoever reads a claim and
+    finds no file afterwards has read the first claim.
+    """
+    claimed = file.with_name(f".{file.name}.claim")
+    own = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
+    try:
+        (own / TEXT).write_text(text, encoding="utf-8")
+        try:
+            own.rename(claimed)
+        except OSError:
+            if not claimed.is_dir() and not file.exists():
+                raise
+        try:
+            text = (claimed / TEXT).read_text(encoding="utf-8")
+        except FileNotFoundError:  # removed by the process that wrote the file
+            return file.read_text(encoding="utf-8")
+        if file.exists():
+            text = file.read_text(encoding="utf-8")
+        else:
+            write_text(file, text)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    with suppress(OSError):
+        (claimed / TEXT).unlink()
+        claimed.rmdir()
     return text
 
 

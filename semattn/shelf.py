@@ -82,6 +82,13 @@ class Shelf:
         file = self.folder / f"{name}.json"
         try:
             return _row(claim(file, json.dumps(row, default=str)))
+        except OSError as error:
+            if file.exists():
+                raise _damaged(file, error) from error
+            raise SemattnError(
+                f"out: expected to write {file}, got {error.strerror or error} — choose a folder "
+                "that can be written to"
+            ) from error
         except DAMAGE as error:
             raise _damaged(file, error) from error
 
