@@ -58,7 +58,12 @@ app.add_typer(benches, name="bench")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # the program itself, which ends next
+        try:
+            return main(sys.argv[1:])
+        finally:
+            gc.freeze()  # Python would visit each object of torch before it ends, for a second
+    given = list(arguments)
     with text_output() as (output, _), _rare_collections():
         status = _run(given)
         output.flush()

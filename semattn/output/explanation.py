@@ -55,7 +55,7 @@ def write(
     place = ResultFolder.of(folder)
     with place.staged() as stage:
         laid_over = Image.fromarray(overlay(explanation, index, backdrop=backdrop))
-        laid_over.save(stage / FILES["overlay"])
+        laid_over.save(stage / FILES["overlay"], compress_level=2)  # quick, and hardly larger
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
         heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
         np.save(stage / FILES["map"], heat)

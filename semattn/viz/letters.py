@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -58,9 +59,7 @@ class DrawableNames(tuple[str, ...]):
 
 def use_fonts_with_letters(figure: Any) -> None:
     """Give each text of a figure the fonts that have its letters; others become escapes."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
+    for text in _texts(figure):
         shown = text.get_text()
         if shown.isascii():
             continue
@@ -72,6 +71,17 @@ def use_fonts_with_letters(figure: Any) -> None:
         text.set_text("".join(_escaped(one) if one in missing else one for one in kept))
         if families:
             text.set_fontfamily([FONT, *families])
+
+
+def _texts(figure: Any) -> Iterator[Any]:
+    """Yield the texts of a figure; without those of hidden axes, which matplotlib would create."""
+    from matplotlib.text import Text
+
+    yield from figure.texts
+    if figure._suptitle is not None:
+        yield figure._suptitle
+    for axes in figure.axes:
+        yield from axes.findobj(Text) if axes.axison else axes.texts
 
 
 def _letters(text: str) -> set[str]:

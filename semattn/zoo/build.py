@@ -94,21 +94,23 @@ def load(
 def _everyday(pretrained: bool) -> nn.Module:
     """The embedded DINOv2 ViT-S/14 with the head over everyday classes that semattn carries."""
     classes = tuple(json.loads(_data("classes.json")))
-    model = timm.create_model(
-        "vit_small_patch14_dinov2",
-        pretrained=False,
-        img_size=518,
-        num_classes=len(classes),
-        pretrained_cfg_overlay={
-            "url": "",
-            "hf_hub_id": None,
-            "tag": DEFAULT,
-            "input_size": (3, 224, 224),
-        },
-    )
+    # Weights that are replaced at once are not drawn.
+    with torch.device("meta" if pretrained else "cpu"):
+        model = timm.create_model(
+            "vit_small_patch14_dinov2",
+            pretrained=False,
+            img_size=518,
+            num_classes=len(classes),
+            pretrained_cfg_overlay={
+                "url": "",
+                "hf_hub_id": None,
+                "tag": DEFAULT,
+                "input_size": (3, 224, 224),
+            },
+        )
     if pretrained:
         state = merge(backbone(), read_safetensors(_data(f"{DEFAULT}.safetensors")))
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state, strict=True, assign=True)
     model.set_input_size((224, 224))
     model.classes = classes
     return model
