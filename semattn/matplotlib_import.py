@@ -32,6 +32,8 @@ def import_matplotlib() -> None:
                 import matplotlib as mpl
             except (ValueError, OSError):  # a matplotlibrc that is no text, or cannot be read
                 os.environ["MATPLOTLIBRC"] = str(_packaged_settings())
+                for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+                    del sys.modules[name]  # parts of the import that failed
                 import matplotlib as mpl
         finally:
             for name, value in before.items():

@@ -68,6 +68,7 @@ def findings() -> Iterator[Finding]:
     yield _tried("keypoints", _keypoints)
     yield _tried("fused attention", lambda: _explanation(fused=True))
     yield _tried("unfused attention", lambda: _explanation(fused=False))
+    yield _tried("figures", _figures)
     yield _tried("embedded model", _weights)
     yield from _extras()
 
@@ -166,6 +167,22 @@ def _explanation(fused: bool) -> str:
     if not torch.isfinite(made).all():
         raise RuntimeError("expected finite values, got others")
     return f"a map of {made.shape[-2]} x {made.shape[-1]} of a small ViT"
+
+
+def _figures() -> str:
+    import io
+
+    from ..viz.canvas import new_figure
+
+    drawn = new_figure(1, 1)
+    drawn.text(0.1, 0.5, "patch")
+    stream = io.BytesIO()
+    drawn.savefig(stream, format="png")
+    if not stream.getvalue().startswith(b"\x89PNG"):
+        raise RuntimeError("expected a PNG picture, got other bytes")
+    unused = [name for name in ("MPLBACKEND", "MATPLOTLIBRC") if os.environ.get(name)]
+    ignored = "".join(f"; {name}={os.environ[name]} is not used" for name in unused)
+    return f"drawn by matplotlib {version('matplotlib')} on its Agg canvas{ignored}"
 
 
 def _weights() -> str:

@@ -13,20 +13,26 @@ class _Unrepeated:
     """Refusal of an option that takes one value and stands more than once among the arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments as click does, then refuse a repeated option."""
-        # A parser of its own: click keeps only the last value of each option.
-        parser = self.make_parser(ctx)  # type: ignore[attr-defined]
-        remaining: list[str] = super().parse_args(ctx, list(args))  # type: ignore[misc]
-        _, _, order = parser.parse_args(args=list(args))
-        for parameter, count in Counter(order).items():
+        """Refuse a repeated option, then read the arguments as click does."""
+        for parameter, count in Counter(self._order(ctx, list(args))).items():
             takes_many = getattr(parameter, "multiple", False) or getattr(parameter, "count", False)
             if parameter.param_type_name == "option" and count > 1 and not takes_many:
                 name = max(parameter.opts, key=len)
                 raise typer.BadParameter(
-                    f"{name}: expected it once, got it {count} times — keep one of them",
-                    ctx=ctx,
+                    f"{name}: expected it once, got it {count} times — keep one of them", ctx=ctx
                 )
+        remaining: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         return remaining
+
+    def _order(self, ctx: Any, args: list[str]) -> list[Any]:
+        """Return each option and argument as often as it stands there; click keeps the last."""
+        try:
+            _, _, order = self.make_parser(ctx).parse_args(args=args)  # type: ignore[attr-defined]
+        except typer.BadParameter.__bases__[
+            0
+        ]:  # click's UsageError: it is raised again in a moment
+            return []
+        return list(order)
 
 
 class Command(_Unrepeated, TyperCommand):

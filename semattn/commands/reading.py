@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..class_files import read_class_names
 from ..class_names import check_names, class_names, resolve_class
 from ..errors import plain
-from ..manifest import WEIGHTS_SOURCE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +50,7 @@ def load_model(
     import torch
 
     from .. import zoo
+    from ..manifest import WEIGHTS_SOURCE
 
     if pretrained or checkpoint is not None:
         network = zoo.load(name, checkpoint=checkpoint, pretrained=pretrained, device=device)

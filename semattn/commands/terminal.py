@@ -166,7 +166,7 @@ def new_table(gap: int, *, header: bool = True) -> Table:
 
 def print_table(to: Console, rows: Table) -> None:
     """Print a table; on a narrow terminal its cells fold, and none is cut."""
-    wanted = Measurement.get(to, to.options, rows).maximum
+    wanted = Measurement.get(to, to.options.update(width=UNLIMITED), rows).maximum
     if wanted <= to.width:
         to.print(rows)
         return
@@ -177,4 +177,4 @@ def print_table(to: Console, rows: Table) -> None:
             column.min_width = None
         to.print(rows)
     else:  # the terminal breaks the lines
-        to.print(rows, width=wanted, crop=False, soft_wrap=False)
+        Console(file=to.file, highlight=False, width=UNLIMITED, force_terminal=True).print(rows)

@@ -1,0 +1,291 @@
+"""Figures are the same whatever matplotlib's environment is, and show names in any alphabet."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import font_manager
+from PIL import Image
+
+from semattn import explainers
+from semattn.viz import figure, letters
+from semattn.viz.canvas import default_settings, new_figure
+from tests.conftest import PHOTO, ROOT, tiny
+
+SETTINGS = {
+    "text.usetex": True, "axes.unicode_minus": False, "font.size": 30.0, "savefig.bbox": "tight",
+    "font.family": ["cursive"], "figure.facecolor": "red", "path.sketch": (1.0, 100.0, 2.0),
+    "savefig.dpi": 20.0, "image.cmap": "gray", "image.origin": "lower", "lines.linewidth": 9.0,
+    "axes.titlesize": 40.0, "text.parse_math": True, "axes.axisbelow": True,
+}  # fmt: skip
+EXPLAIN = ["explain", str(PHOTO), "--model", "test_vit", "--random-weights", "--no-report"]
+
+INHERITED = """
+import os, sys
+before = dict(os.environ)
+from semattn.cli import main
+assert main([*sys.argv[1].split("|"), "--out", "out"]) == 0
+assert main(["doctor", "--json"]) == 0
+assert dict(os.environ) == before
+import matplotlib
+assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 30
+"""
+
+UNREADABLE = """
+import os
+from semattn.matplotlib_import import import_matplotlib
+import_matplotlib()
+import matplotlib
+assert matplotlib.rcParams["font.size"] == 10
+assert os.environ["MPLBACKEND"] == "nonsense" and os.environ["MATPLOTLIBRC"].endswith("binary")
+import captum, matplotlib.pyplot
+"""
+
+CHOSEN = """
+import semattn.matplotlib_import as ours
+ours.import_matplotlib()
+import matplotlib
+assert matplotlib.get_backend().lower() == "svg", matplotlib.get_backend()
+"""
+
+
+def python(code: str, folder, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", code, *arguments]
+    known = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    known |= {"PYTHONPATH": str(ROOT)} | environment
+    answer = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=known, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    words = answer.stderr.replace(f"Cannot decode configuration file '{folder}/binary'", "")
+    assert words.strip() in ("", "as utf-8.")  # matplotlib's own line
+    return answer.stdout
+
+
+def test_commands_draw_the_same_in_the_environment_of_a_notebook(tmp_path, run):
+    rc = tmp_path / "matplotlibrc"
+    rc.write_text(
+        "text.usetex: true\naxes.unicode_minus: False\nfont.size: 30\nsavefig.bbox: tight\n"
+        "figure.facecolor: red\nfont.family: cursive\npath.sketch: 1, 100, 2\n"
+    )
+    said = python(
+        INHERITED, tmp_path, "|".join(EXPLAIN), MATPLOTLIBRC=str(rc),
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
+    )  # fmt: skip
+    status, _, err = run(*EXPLAIN, "--out", tmp_path / "here")
+    assert (status, err) == (0, "")
+    for name in ("figure.png", "overlay.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    findings = {row["what"]: row for row in json.loads(said[said.index("[\n") :])}
+    assert {row["status"] for row in findings.values()} <= {"works", "not installed"}
+    assert (
+        "MPLBACKEND=module://matplotlib_inline.backend_inline is not used"
+        in (findings["figures"]["said"])
+    )
+
+
+def test_matplotlib_is_imported_whatever_the_environment_holds(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    python(UNREADABLE, tmp_path, MPLBACKEND="nonsense", MATPLOTLIBRC=str(tmp_path / "binary"))
+    python(CHOSEN, tmp_path, MPLBACKEND="svg")
+
+
+def explained(classes=None):
+    model = tiny()
+    if classes:
+        model.classes = classes
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return explainers["sift-patch-interrelation"]().explain(model, images, target=0)
+
+
+def pixels(drawn, file) -> np.ndarray:
+    drawn.savefig(file)
+    with Image.open(file) as picture:
+        return np.asarray(picture)
+
+
+def test_the_settings_of_the_caller_change_nothing_and_stay(tmp_path):
+    made = explained()
+    expected = pixels(figure(made), tmp_path / "a.png")
+    with mpl.rc_context(SETTINGS):
+        before = dict(mpl.rcParams)
+        drawn = figure(made)
+        seen = pixels(drawn, tmp_path / "b.png")
+        drawn.savefig(tmp_path / "b.svg")
+        assert dict(mpl.rcParams) == before
+        with pytest.raises(ZeroDivisionError), default_settings(), default_settings():
+            1 / mpl.rcParams["text.usetex"]
+        assert dict(mpl.rcParams) == before
+    assert np.array_equal(seen, expected)
+
+
+def test_threads_that_draw_leave_the_settings_of_the_caller(tmp_path):
+    made = explained()
+    expected = pixels(figure(made), tmp_path / "a.png")
+    with mpl.rc_context(SETTINGS):
+        before = dict(mpl.rcParams)
+        with ThreadPoolExecutor(4) as pool:
+            files = [tmp_path / f"{number}.png" for number in range(8)]
+            pictures = list(pool.map(lambda file: pixels(figure(made), file), files))
+        assert dict(mpl.rcParams) == before
+    assert all(np.array_equal(picture, expected) for picture in pictures)
+
+
+# Letters
+
+NAMES = ("猫", "कुत्ता", "قطة", "🐱", "cat")
+
+
+@pytest.fixture
+def no_more_fonts(monkeypatch):
+    """Only matplotlib's own fonts, whichever this machine has."""
+    monkeypatch.setattr(letters, "_candidates", lambda _: [])
+    monkeypatch.setattr(letters, "_add_new_fonts", lambda _: None)
+    letters._fonts.cache_clear()
+    yield
+    letters._fonts.cache_clear()
+
+
+@pytest.fixture
+def cat_font(tmp_path, monkeypatch):
+    """A font with a black square as the letter 猫, installed after matplotlib listed its fonts."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 1000), (1000, 1000), (1000, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    empty = TTGlyphPen(None).glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "cat"])
+    builder.setupCharacterMap({ord("猫"): "cat"})
+    builder.setupGlyf({".notdef": empty, "cat": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "cat": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=1000, descent=0)
+    builder.setupNameTable({"familyName": "Cat Sans", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    file = tmp_path / "cat.ttf"
+    builder.save(file)
+    listed = [one for one in font_manager.fontManager.ttflist if "DejaVu" in one.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(file)])
+    letters._fonts.cache_clear()
+    yield "Cat Sans"
+    letters._fonts.cache_clear()
+
+
+def test_an_installed_font_with_the_letters_is_used(cat_font, tmp_path):
+    assert letters.missing_letters("猫 cat é") == ""
+    assert letters.missing_letters("猫犬") == "犬"
+    made = explained(("猫", "b", "c", "d", "e"))
+    drawn = figure(made)
+    picture = pixels(drawn, tmp_path / "a.png")
+    texts = [text for text in drawn.texts if "猫" in text.get_text()]
+    assert texts and all(text.get_fontfamily() == ["DejaVu Sans", cat_font] for text in texts)
+    headline = picture[round(200 * 0.2) : round(200 * 0.4), 50 : 50 + 40]
+    assert (headline < 60).mean() > 0.5, "the square of the font stands there"
+
+
+def test_a_name_without_a_font_becomes_its_number(no_more_fonts, tmp_path):
+    names = letters.DrawableNames(NAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names[4] == "cat" and names[-1] == "cat" and names[3:] == NAMES[3:]
+        assert letters.drawable_name("cät × 2", 7) == "cät × 2"
+    with pytest.warns(UserWarning, match=r"no installed font has the letters of '猫': .* class 0"):
+        assert names[0] == "class 0"
+    made = explained(NAMES)
+    with pytest.warns(UserWarning, match="no installed font has the letters of") as caught:
+        drawn = figure(made)
+    assert all("Glyph" not in str(warning.message) for warning in caught)
+    pixels(drawn, tmp_path / "a.png")
+    words = " ".join(text.get_text() for text in drawn.texts)
+    assert "class 0" in words and "猫" not in words
+    assert made.label(0) == "猫", "the explanation keeps its names"
+
+
+def test_other_texts_without_a_font_are_escaped(no_more_fonts, tmp_path):
+    drawn = new_figure(2, 1)
+    drawn.text(0.1, 0.5, "犬.jpg × 2 \ufe0f", parse_math=False)
+    with pytest.warns(UserWarning, match="letters of '犬.jpg"):
+        pixels(drawn, tmp_path / "a.png")
+    assert drawn.texts[0].get_text() == "\\u72ac.jpg × 2 "
+    pixels(drawn, tmp_path / "a.png")  # and is not warned of again
+
+
+def test_letters_that_matplotlib_does_not_join_are_not_drawn(no_more_fonts, monkeypatch):
+    monkeypatch.setattr(mpl, "__version_info__", (3, 10, 0))
+    assert letters.missing_letters("قطة") and letters.missing_letters("कु")
+    with pytest.warns(UserWarning, match=r"cannot join the letters of 'قطة'; 3.11 does"):
+        assert letters.drawable_name("قطة", 2) == "class 2"
+
+
+def test_the_command_says_one_line_of_names_without_a_font(no_more_fonts, elsewhere, run, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES), encoding="utf-8")
+    status, out, err = run("explain", PHOTO, "--classes", names, "--target", "0", "--out", "a")
+    assert (status, err) == (0, "")
+    assert out.count("no installed font has the letters of '猫'") == 1 and "Glyph" not in out
+    assert "猫  ← explained" in out
+    result = json.loads((tmp_path / "a" / "result.json").read_text(encoding="utf-8"))
+    assert result["target"]["name"] == "猫"
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert json.dumps("猫")[1:-1] in page, "a browser has fonts of its own"
+
+
+# Random weights
+
+
+def test_random_weights_are_the_same_in_each_run_and_marked(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    results = []
+    for folder in ("a", "b"):
+        status, out, err = run(*EXPLAIN, "--out", folder)
+        assert (status, err) == (0, "")
+        assert out.count("note: model: its weights are random (seed 0)") == 1
+        results.append(json.loads((tmp_path / folder / "result.json").read_text()))
+    assert torch.equal(torch.rand(3), expected), "the generator of the caller stays as it is"
+    first, second = (result["manifest"] for result in results)
+    assert first["weights"] == "random, seed 0"
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert results[0]["predictions"] == results[1]["predictions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["compare", PHOTO, "--methods", "raw-attention"], "compare.json"),
+        (["prompt", PHOTO, "--strength", "1"], "prompt.json"),
+        (["analyze", PHOTO, "--draws", "2"], "analysis.json"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_every_result_of_random_weights_is_marked(run, tmp_path, monkeypatch, arguments, file):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*arguments, *EXPLAIN[2:-1], "--out", "a")
+    assert (status, err) == (0, "")
+    assert "its weights are random (seed 0)" in out
+    assert '"weights": "random, seed 0"' in (tmp_path / "a" / file).read_text()
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "test_vit (weights: random, seed 0)" in page
+
+
+def test_trained_weights_are_not_marked(elsewhere, run, tmp_path):
+    status, out, _ = run("explain", PHOTO, "--no-report", "--out", "a")
+    assert status == 0 and "random" not in out
+    assert "weights" not in json.loads((tmp_path / "a" / "result.json").read_text())["manifest"]
