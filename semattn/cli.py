@@ -22,7 +22,7 @@ from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.explain import explain
 from .commands.models import models
-from .commands.parsing import Command, Group
+from .commands.parsing import Command, Group, joined_lines
 from .commands.pretrain import pretrain
 from .commands.prompt import prompt
 from .commands.spurious import spurious
@@ -41,9 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
-    app.command(cls=Command)(command)
+    app.command(cls=Command, help=joined_lines(command.__doc__))(command)
 benches = typer.Typer(cls=Group, rich_markup_mode="rich", invoke_without_command=True)
-benches.command(cls=Command)(bench.explain)
+benches.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)
 
 
 @benches.callback()
@@ -134,7 +134,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def semattn(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Explain the attention of vision transformers through the keypoints of the image."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -224,6 +226,26 @@ def test_a_command_without_its_argument_says_a_true_line(run, words):
     else:
         said = refused((status, out, err), "Missing", f"{' '.join(('semattn', *words))} --help")
         assert run(*words, "--help")[0] == 0, said
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("words", [*commands(), ("bench",), ()], ids=" ".join)
+def test_help_at_80_columns_is_whole(run, monkeypatch, words, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, out, err = run(*words, "--help")
+    assert (status, err, os.environ["COLUMNS"]) == (0, "", str(columns))
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not re.search(r"\w…", out), "nothing is cut"
+    command = commands().get(words)
+    for option in command.params if command else ():
+        if option.param_type_name == "option":
+            assert all(re.search(rf"{name}(?![\w-])", out) for name in option.opts)
+    # A line of a paragraph is broken where the next word would not fit.
+    text = [line for line in lines if line.startswith(" ") and line.strip()]
+    for line, following in itertools.pairwise(lines):
+        if line in text and following in text and "Usage" not in line:
+            assert len(line.rstrip()) + 1 + len(following.split()[0]) > 78, line
 
 
 def test_the_advice_of_a_usage_error_works(run):

@@ -31,11 +31,12 @@ EXPLAIN = ["explain", str(PHOTO), "--model", "test_vit", "--random-weights", "--
 
 INHERITED = """
 import os, sys
-before = dict(os.environ)
+names = ('MPLBACKEND', 'MATPLOTLIBRC')
+before = [os.environ[name] for name in names]
 from semattn.cli import main
 assert main([*sys.argv[1].split("|"), "--out", "out"]) == 0
 assert main(["doctor", "--json"]) == 0
-assert dict(os.environ) == before
+assert [os.environ[name] for name in names] == before
 import matplotlib
 assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 30
 """

@@ -41,7 +41,8 @@ class Finding:
 
 def doctor(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, to go with a report of a defect.")
+        bool,
+        typer.Option("--json", metavar="", help="Print JSON, to go with a report of a defect."),
     ] = False,
     debug: options.Debug = False,
 ) -> None:
@@ -172,10 +173,11 @@ def _explanation(fused: bool) -> str:
 def _figures() -> str:
     import io
 
-    from ..viz.canvas import new_figure
+    from ..viz.canvas import default_settings, new_figure
 
-    drawn = new_figure(1, 1)
-    drawn.text(0.1, 0.5, "patch")
+    with default_settings():
+        drawn = new_figure(1, 1)
+        drawn.text(0.1, 0.5, "patch")
     stream = io.BytesIO()
     drawn.savefig(stream, format="png")
     if not stream.getvalue().startswith(b"\x89PNG"):

@@ -11,7 +11,8 @@ WHAT, HOW, WHERE = "What is explained", "How", "Output"
 
 
 def _option(panel: str, metavar: str | None, words: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, metavar=metavar, rich_help_panel=panel, help=words, **more)
+    # "" for a flag: `--debug <bool>` would read as if a value followed.
+    return typer.Option(*names, metavar=metavar or "", rich_help_panel=panel, help=words, **more)
 
 
 ImageFile = Annotated[
@@ -156,7 +157,7 @@ Growth = Annotated[
         HOW,
         "G",
         "The part of a patch's relevance that it has from patches of like keys, in [0, 1): 0.9 if "
-        "left out, 0 for the map not grown.",
+        "left out; 0 leaves the map as it is.",
     ),
 ]
 PromptQueries = Annotated[
@@ -319,7 +320,9 @@ Metrics = Annotated[
 ]
 Baselines = Annotated[
     str | None,
-    _option(WHAT, "NAMES", "Rows that every other is compared with; rollout, Grad-CAM, … if out."),
+    _option(
+        WHAT, "NAMES", "Rows that every other is compared with; rollout, Grad-CAM, … if left out."
+    ),
 ]
 Images = Annotated[int, _option(WHAT, "N", "How many images, spread over the data.", min=1)]
 Perturbation = Annotated[

@@ -1,16 +1,33 @@
-"""Commands and groups that refuse an option that is repeated."""
+"""Commands and groups that refuse an option that is repeated, and whose help can be read."""
 
 from __future__ import annotations
 
+import inspect
+import os
+import shutil
 from collections import Counter
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+HELP_WIDTH = 80  # columns that a help page needs; a narrower terminal breaks its lines
 
-class _Unrepeated:
+
+class _Strict:
     """Refusal of an option that takes one value and stands more than once among the arguments."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page, in at least `HELP_WIDTH` columns: in fewer, names are cut."""
+        before = os.environ.get("COLUMNS")
+        if shutil.get_terminal_size().columns < HELP_WIDTH:
+            os.environ["COLUMNS"] = str(HELP_WIDTH)
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        finally:
+            os.environ.pop("COLUMNS", None)
+            if before is not None:
+                os.environ["COLUMNS"] = before
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse a repeated option, then read the arguments as click does."""
@@ -35,9 +52,21 @@ class _Unrepeated:
         return list(order)
 
 
-class Command(_Unrepeated, TyperCommand):
+class Command(_Strict, TyperCommand):
     """A command whose options are given once."""
 
 
-class Group(_Unrepeated, TyperGroup):
+class Group(_Strict, TyperGroup):
     """A group of commands whose own options are given once."""
+
+
+def joined_lines(docstring: str | None) -> str:
+    r"""Return a docstring whose paragraphs are one line each, for the width of the terminal.
+
+    Examples
+    --------
+    >>> joined_lines("Compare\n    methods.\n\n    On\n    images.")
+    'Compare methods.\n\nOn images.'
+    """
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
