@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST = 2**30  # bytes of all arrays in a file
 TEXT = "text"  # the file in the folder of a claim
@@ -110,6 +111,8 @@ def read_arrays(file: Path, only: Sequence[str] | None = None) -> dict[str, np.n
         For arrays that would take more than `MOST` bytes, and for what is no array; for damage,
         one of `DAMAGE`.
     """
+    import numpy as np
+
     with file.open("rb") as stream:
         with zipfile.ZipFile(stream) as packed:
             size = sum(one.file_size for one in packed.infolist())

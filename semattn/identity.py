@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 Stamp = tuple[int, int, int]  # bytes, time of last write and of last change, nanoseconds
 NO_STAMP: Stamp = (-1, 0, 0)
 UNREADABLE = "unreadable"
@@ -93,6 +91,8 @@ def content_digest(source: Any) -> str:
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         source = source.float() if str(source.dtype) == "torch.bfloat16" else source
+    import numpy as np
+
     values = np.ascontiguousarray(source)
     mode = getattr(source, "mode", "")  # of a PIL image
     mode = mode if isinstance(mode, str) else ""

@@ -43,11 +43,10 @@ class _Strict:
 
     def _order(self, ctx: Any, args: list[str]) -> list[Any]:
         """Return each option and argument as often as it stands there; click keeps the last."""
+        misused: Any = typer.BadParameter.__bases__[0]  # click's UsageError
         try:
             _, _, order = self.make_parser(ctx).parse_args(args=args)  # type: ignore[attr-defined]
-        except typer.BadParameter.__bases__[
-            0
-        ]:  # click's UsageError: it is raised again in a moment
+        except misused:  # it is raised again in a moment
             return []
         return list(order)
 

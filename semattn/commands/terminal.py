@@ -129,7 +129,7 @@ def text_output() -> Iterator[tuple[TextStream, TextStream]]:
     if None in before:
         _fill_descriptors()
     streams = TextStream(before[0]), TextStream(before[1])
-    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    sys.stdout, sys.stderr = streams
     try:
         yield streams
     finally:
