@@ -52,6 +52,11 @@ class Standard(io.TextIOWrapper):
         return self.buffer.getvalue().decode(self.encoding)
 
 
+def written(folder):
+    """The result files in a folder, without the hidden list of them."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 @pytest.fixture
 def outcome(monkeypatch):
     """Run a command on streams of its own: status, standard output, standard error."""
@@ -89,7 +94,7 @@ def test_a_result_is_listed_in_every_encoding(outcome, encoding, tmp_path):
     status, out, err = outcome(*EXPLAIN, "--classes", names, "--target", "0", "--out", "猫 é",
                                encoding=encoding)  # fmt: skip
     assert (status, err) == (0, "")
-    assert {path.name for path in (tmp_path / "猫 é").iterdir()} == WRITTEN
+    assert written(tmp_path / "猫 é") == WRITTEN
     expected = {
         "ascii": ("\\u732b  <- explained", "in \\u732b \\xe9: overlay.png"),
         "cp1252": ("\\u732b  <- explained", "in \\u732b é: overlay.png"),
@@ -111,14 +116,14 @@ def test_replacements_are_ascii_and_readable():
 def test_a_reader_that_has_gone_changes_nothing(outcome, gone, tmp_path):
     status, out, err = outcome(*EXPLAIN, "--out", "a", gone=gone)
     assert (status, out, err) == (0, "", "")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == WRITTEN
+    assert written(tmp_path / "a") == WRITTEN
     assert outcome("models", "no such", gone=gone)[0] == 2
     assert outcome("--help", gone=gone)[0] == 0
 
 
 def test_closed_standard_streams_change_nothing(outcome, tmp_path):
     assert outcome(*EXPLAIN, "--out", "a", out=None, err=None) == (0, "", "")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == WRITTEN
+    assert written(tmp_path / "a") == WRITTEN
     status, _, err = outcome("models", "no such", out=None)
     assert status == 2 and "unknown" in err
 
