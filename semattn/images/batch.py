@@ -183,7 +183,12 @@ def pixels_of(
     if wanted is not None and len(wanted.mean) != inputs.shape[1]:
         raise ShapeError(
             f"inputs: expected {len(wanted.mean)} channels for this model, got "
-            f"{tuple(inputs.shape)} — give grey or colour as it was trained"
+            f"{tuple(inputs.shape)} — "
+            + (
+                "pass the picture, or x.mean(dim=1, keepdim=True)"
+                if len(wanted.mean) == 1
+                else "pass the picture, or x.expand(-1, 3, -1, -1)"
+            )
         )
     return _levels(torch.stack([_raw(image, wanted) for image in values]))
 

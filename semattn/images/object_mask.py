@@ -337,7 +337,7 @@ def _shaded_palette(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Ru
             f"mask: expected labels and shades of the palette that agree, got {plural(labels)} of "
             f"the labels, drawn in {plural(shades)} of grey — {ADVICE}"
         )
-    return rules[0]
+    return next((pair for pair in rules if pair[1].is_plain), rules[0])
 
 
 def _varies(numbers: np.ndarray) -> bool:

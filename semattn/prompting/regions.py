@@ -166,8 +166,12 @@ def draw(region: Region, size: tuple[int, int]) -> np.ndarray:
 
 
 def _mask(inside: Any, size: tuple[int, int]) -> np.ndarray:
-    if not isinstance(inside, Image.Image) and np.asarray(inside).dtype.kind == "f":
-        return _shares(np.asarray(inside, dtype=np.float32), size)
+    if not isinstance(inside, Image.Image):
+        inside = np.asarray(inside)
+        if inside.dtype.kind == "f":
+            return _shares(inside.astype(np.float32), size)
+        if np.isin(inside, (0, 1)).all():
+            inside = inside.astype(bool)
     found = read_mask(inside)
     _check_mask_size(found.inside.shape, size)
     if not found.is_plain:
