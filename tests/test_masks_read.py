@@ -49,7 +49,9 @@ def test_two_readings_are_refused_in_one_line(name, tmp_path):
     for seed in SEEDS:
         inside = written.shape(seed)
         file = written.ambiguous[name](inside, np.random.default_rng(seed), tmp_path)
-        with pytest.raises(ImageError, match=f"^mask: expected .*, got .* in {file.name} — ") as error:
+        with pytest.raises(
+            ImageError, match=f"^mask: expected .*, got .* in {file.name} — "
+        ) as error:
             read_mask(file)
         assert "\n" not in str(error.value)
 
@@ -190,7 +192,12 @@ def test_bench_reads_every_encoding(name, data):
         same(found[index].mask, inside, name)
     assert found.about["mask_reading"]
     plain = {"white on black", "BMP", "TIFF", "GIF", "one bit", "RGB, white on black"}
-    plain |= {"palette of black and white", "RGBA with alpha of 255", "32 bits", "16 bits of 0 and 65535"}
+    plain |= {
+        "palette of black and white",
+        "RGBA with alpha of 255",
+        "32 bits",
+        "16 bits of 0 and 65535",
+    }
     plain |= {"16 bits of 0 and 255", "floats of 0 and 1", "floats of 0 and 255"}
     lines = [str(warning.message) for warning in caught]
     assert (not lines) == (name in plain), lines

@@ -90,7 +90,6 @@ class ModelCall:
                 "enable_nested_tensor=False"
             ) from error
 
-
     def _wrong_channels(self, reason: str) -> ShapeError | None:
         """The error of a convolution of the images themselves, in one line; else None."""
         shape = list(self.images.shape)
