@@ -266,6 +266,17 @@ def _jpeg_rgb(inside: np.ndarray, rng: np.random.Generator, folder: Path) -> Pat
     return saved(Image.fromarray(white), folder, "lossy-rgb", "jpg", quality=quality)
 
 
+@encoding("JPEG of a warm white")
+def _jpeg_warm(inside: np.ndarray, rng: np.random.Generator, folder: Path) -> Path:
+    white = (inside[..., None] * np.array([255, 250, 240])).astype(np.uint8)
+    return saved(Image.fromarray(white), folder, "lossy-warm", "jpg", quality=90)
+
+
+@encoding("shades of grey with a palette")
+def _soft_palette(inside: np.ndarray, rng: np.random.Generator, folder: Path) -> Path:
+    return saved(Image.fromarray(soft(inside, rng)).convert("P"), folder, "soft-palette")
+
+
 @encoding("PNG of a JPEG")
 def _png_of_jpeg(inside: np.ndarray, rng: np.random.Generator, folder: Path) -> Path:
     with Image.open(_jpeg(inside, rng, folder)) as lossy:

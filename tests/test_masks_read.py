@@ -20,7 +20,7 @@ from tests import mask_encodings as written
 from tests.conftest import tiny
 
 SEEDS = range(6)
-LOSSY = {"JPEG", "JPEG in colour", "PNG of a JPEG"}
+LOSSY = {"JPEG", "JPEG in colour", "JPEG of a warm white", "PNG of a JPEG"}
 
 
 def same(found: np.ndarray, inside: np.ndarray, name: str) -> None:
@@ -146,6 +146,7 @@ def test_other_masks_settle_two_readings():
     with pytest.raises(ImageError, match="levels up to 255, as the other masks hold"):
         read_mask(levels(0, 1), coding=greys)
 
+    assert not coding_of_masks([levels(0, 255), levels(0, 1, 255)]).void
     plain_labels = coding_of_masks([levels(0, 3), levels(0, 1)])
     with pytest.raises(ImageError, match="labels below 128"):
         read_mask(levels(0, 255), coding=plain_labels)

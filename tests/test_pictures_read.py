@@ -38,6 +38,7 @@ def test_every_depth_of_grey_gives_the_same_pixels(name, tmp_path):
         levels = written.picture(seed)
         pixels, notes = pixels_and_notes(written.encodings[name](levels, tmp_path))
         assert np.abs(pixels - levels[..., None]).max() <= 1
+        assert (pixels.min(), pixels.max()) == (0, 255)
         bits = re.match(r"(8|10|12|14) bits", name)
         assert len(notes) == (bits is not None), notes
         assert not bits or f"are read as {bits[1]} bits" in notes[0]

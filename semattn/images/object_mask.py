@@ -332,7 +332,7 @@ def _shaded_palette(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Ru
     if not rules:
         raise refusals[0]
     insides = [rule.inside(numbers) for numbers, rule in rules]
-    if len(rules) == 2 and not np.array_equal(*insides):
+    if not np.array_equal(insides[0], insides[-1]):
         raise ImageError(
             f"mask: expected labels and shades of the palette that agree, got {plural(labels)} of "
             f"the labels, drawn in {plural(shades)} of grey — {ADVICE}"
