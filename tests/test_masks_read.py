@@ -116,6 +116,12 @@ def test_a_mask_is_turned_as_its_exif_data_says(tmp_path):
     np.testing.assert_array_equal(found.inside, inside)
 
 
+def test_a_grey_picture_with_a_palette_is_read_as_grey():
+    numbers = np.resize(np.array([0, 60, 130, 255], np.uint8), (12, 12))
+    found = read_mask(Image.fromarray(numbers).convert("P"))
+    np.testing.assert_array_equal(found.inside, numbers >= 128)
+
+
 def test_white_about_the_picture_is_said():
     inside = written.shape(2)
     found = read_mask(~inside * np.uint8(255))

@@ -18,9 +18,10 @@ from .batch import (
 )
 from .listing import listed
 from .mask_levels import Coding
-from .object_mask import ObjectMask, coding_of_masks, open_mask, read_mask
+from .object_mask import ObjectMask, coding_of_masks, read_mask
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
+from .raw_mask import open_mask
 from .samples import Archive, members
 from .strays import by_class_folder, is_picture, left_out_note, named
 
