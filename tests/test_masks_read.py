@@ -221,6 +221,17 @@ def test_an_empty_mask_is_said_once(data, tmp_path):
     assert len(caught) == 1
 
 
+def test_the_masks_of_a_folder_settle_two_readings_of_a_file(data, tmp_path):
+    spec, objects = data("labels of one channel with a void rim")
+    rims = (objects[1] * 1 + written.rim(objects[1]) * 255).astype(np.uint8)
+    with pytest.raises(ImageError, match="levels 0, 1, 255"):
+        read_mask(rims)
+    Image.fromarray(rims).save(tmp_path / "masks" / "1.png")
+    with pytest.warns(UserWarning, match="255 is a void, which counts as background .3 of the 3"):
+        found = read(spec)
+    np.testing.assert_array_equal(found[1].mask, objects[1])
+
+
 def test_a_mask_of_two_readings_is_left_to_its_image(data, tmp_path):
     spec, objects = data("white on black")
     Image.fromarray((objects[0] * 4 + 3).astype(np.uint8)).save(tmp_path / "masks" / "0.png")
