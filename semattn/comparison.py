@@ -216,8 +216,8 @@ class _Subject:
     def _named(self, made: Explanation) -> Explanation:
         """An explanation of the prepared picture with the name of the one that was given."""
         (nameless,), (name,) = made.images.names, self.images.names
-        notes = tuple(note.replace(nameless, name) for note in made.notes)
-        return replace(made, images=self.images, notes=notes)
+        notes = (*self.images.notes, *(note.replace(nameless, name) for note in made.notes))
+        return replace(made, images=self.images, notes=tuple(dict.fromkeys(notes)))
 
 
 def _most_probable_other(made: Explanation) -> int | None:

@@ -60,17 +60,17 @@ def test_a_region_is_in_the_pixels_of_the_photograph(tmp_path):
     photograph = tmp_path / "wide.png"
     Image.fromarray(np.zeros((100, 400, 3), np.uint8)).save(photograph)
     network = tiny()  # sees 64 x 64: here the middle 100 x 100, or what its crop leaves of it
-    middle = np.asarray(read_region("150,0,199,99", photograph, network).inside) / 255
+    middle = np.asarray(read_region("150,0,199,99", photograph, network).inside)
     assert middle[:, :30].mean() > 0.9 and middle[:, 34:].mean() < 0.1
     page = Image.new("L", (400, 100))
     ImageDraw.Draw(page).rectangle((150, 0, 199, 99), fill=255)
     page.save(tmp_path / "mask.png")
-    drawn = np.asarray(read_region(str(tmp_path / "mask.png"), photograph, network).inside) / 255
+    drawn = np.asarray(read_region(str(tmp_path / "mask.png"), photograph, network).inside)
     np.testing.assert_allclose(drawn, middle, atol=0.02)
     corners = "polygon=149.5,-1;199.5,-1;199.5,100;149.5,100"
-    polygon = np.asarray(read_region(corners, photograph, network).inside) / 255
+    polygon = np.asarray(read_region(corners, photograph, network).inside)
     np.testing.assert_allclose(polygon, middle, atol=0.02)
-    points = np.asarray(read_region("points=200,50", photograph, network).inside) / 255
+    points = np.asarray(read_region("points=200,50", photograph, network).inside)
     rows, columns = np.nonzero(points > 0.5)
     assert abs(rows.mean() - 31.5) < 1.5 and abs(columns.mean() - 32) < 1.5
 

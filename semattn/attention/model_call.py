@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,9 +68,19 @@ class ModelCall:
         ]
 
     def run(self, model: nn.Module) -> Any:
-        """Call the model."""
+        """Call the model.
+
+        Raises
+        ------
+        ShapeError
+            For images of other channels than its first convolution takes.
+        """
         try:
             return model(*self.args, **self.kwargs)
+        except RuntimeError as error:
+            if wrong := self._wrong_channels(str(error)):
+                raise wrong from error
+            raise
         except AssertionError as error:
             if "NestedTensor" not in str(error):
                 raise
@@ -78,6 +89,26 @@ class ModelCall:
                 "nn.TransformerEncoder makes of a padding mask — build it with "
                 "enable_nested_tensor=False"
             ) from error
+
+    def _wrong_channels(self, reason: str) -> ShapeError | None:
+        """The error of a convolution of the images themselves, in one line; else None."""
+        shape = list(self.images.shape)
+        found = _CONVOLUTION.search(reason)
+        if found is None or found[1] != str(shape):
+            return None
+        channels, taken = shape[1], int(found[2])
+        advice = {
+            (3, 1): "pass the picture, or x.mean(dim=1, keepdim=True)",
+            (1, 3): "pass the picture, or x.expand(-1, 3, -1, -1)",
+        }.get((channels, taken), "give images as it was trained")
+        return ShapeError(
+            f"inputs: expected the channels that the model takes, got {channels} in place of "
+            f"{taken} — {advice}"
+        )
+
+
+# The message of PyTorch where a convolution gets other channels than it takes.
+_CONVOLUTION = re.compile(r"expected input(\[[\d, ]+\]) to have (\d+) channels")
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -148,7 +148,7 @@ def read_region(given: str | None, image: Path, network: nn.Module) -> Any:
 
     photograph = read(image)
     size = photograph.size[1], photograph.size[0]
-    region = _region(given)
+    region = _region(given, photograph.size)
     drawn = draw(region, size)
     if not drawn.any():
         raise ValueError(
@@ -162,12 +162,11 @@ def read_region(given: str | None, image: Path, network: nn.Module) -> Any:
             f"region: expected one in the part of the photograph that the model sees, got "
             f"{given!r}, which the crop cuts off"
         )
-    return Mask(seen, region.grow)
+    return Mask(seen.astype(np.float32) / 255, region.grow)
 
 
-def _region(given: str) -> Any:
-    """What was typed, as a region of `semattn.prompting`."""
-    from ..images import read
+def _region(given: str, size: tuple[int, int]) -> Any:
+    """What was typed, as a region of `semattn.prompting` on a photograph of (width, height)."""
     from ..prompting import Box, Mask, Points, Polygon
 
     kind, equals, rest = given.partition("=")
@@ -187,7 +186,17 @@ def _region(given: str) -> Any:
             f"region: expected left,top,right,bottom, points=x,y;x,y, polygon=x,y;x,y;x,y or the "
             f"file of a mask, got {given!r}"
         )
-    return Mask(read(Path(given)))
+    return Mask(_mask_file(Path(given), size))
+
+
+def _mask_file(file: Path, size: tuple[int, int]) -> Any:
+    """The object of a mask file of the photograph's size (width, height)."""
+    from ..images import read_mask
+
+    found = read_mask(file, size)
+    if not found.is_plain:
+        warnings.warn(f"region: of the mask {file.name}, {found.reading}", stacklevel=2)
+    return found.inside
 
 
 def read_layers(given: str | None) -> str | list[int] | None:

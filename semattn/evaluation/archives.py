@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import ImageError, SemattnError
 from ..images import read as read_picture
-from .masked import Item, datasets, grey, whole
+from .masked import Item, datasets, label_map, whole
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -50,8 +50,8 @@ class Voc:
     def __getitem__(self, index: int) -> Item:
         name = Path(self.names[index]).name
         image = read_picture(self.root / "JPEGImages" / f"{name}.jpg")
-        drawn = grey(self.root / "SegmentationClass" / f"{name}.png", image.size)
-        areas = np.bincount(drawn.ravel(), minlength=256)[1:VOID]
+        drawn = label_map(self.root / "SegmentationClass" / f"{name}.png", image.size)
+        areas = np.bincount(drawn.astype(np.int64).ravel(), minlength=256)[1:VOID]
         label = int(areas.argmax())
         if not areas[label] or label >= len(VOC_CLASSES):
             raise ImageError(f"mask: expected a class of 1 to {len(VOC_CLASSES)} in {name}.png")

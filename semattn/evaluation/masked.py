@@ -7,6 +7,8 @@ and what it is (`about`, ready for JSON). `read("masks:IMAGES,MASKS")` makes one
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,22 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError, SemattnError
-from ..images import listed, read as read_picture
+from ..images import (
+    Coding,
+    by_class_folder,
+    coding_of_masks,
+    is_picture,
+    left_out_note,
+    listed,
+    named,
+    open_mask,
+    read as read_picture,
+    read_mask,
+)
 from ..registry import Registry, choices
 
-INSIDE = 127  # of a grey mask: what is above is the object
+LOOKED_AT = 32  # masks of a folder that decide together how all are read
+SHOWN = 4  # readings that notes list
 
 
 @dataclass(frozen=True)
@@ -95,8 +109,10 @@ class First:
 class Folder:
     """Images in a folder, by class if it holds folders, and masks of the same names in another.
 
-    A mask is a grey picture of the image's size, white on the object; its ending may differ.
-    Without a folder of masks, nobody knows where the objects are.
+    A mask has the image's size and any encoding that `semattn.images.read_mask` reads; its ending
+    may differ. Files that are not pictures are left out. Where there are class folders, a picture
+    that lies in none has no label, and is left out if it has no mask. A warning says so.
+    Without a folder of masks, the objects are unknown.
 
     Raises
     ------
@@ -106,24 +122,43 @@ class Folder:
 
     def __init__(self, images: Path, masks: Path | None = None) -> None:
         self.images, self.masks = images, masks
-        self.paths = [one.relative_to(images) for one in listed(images)]
-        parents = [one.parts[0] if len(one.parts) > 1 else None for one in self.paths]
-        self.classes = tuple(sorted({one for one in parents if one})) if all(parents) else ()
-        self.labels = [self.classes.index(str(one)) if self.classes else None for one in parents]
+        notes: list[str] = []
+        paths = _pictures(images, notes)
+        self.classes, beside = _classes(paths, images)
+        self.by_stem = {} if masks is None else self._read_masks(masks, notes)
+        no_mask = [path for path in beside if masks is not None and path not in self]
+        kept = [path for path in paths if path not in set(no_mask)]
+        if no_mask:
+            notes.append(f"left out, beside the class folders without a mask: {_some(no_mask)}")
+        if with_mask := [path for path in beside if path not in set(no_mask)]:
+            notes.append(f"beside the class folders, without a label: {_some(with_mask)}")
+        missing = [path for path in kept if masks is not None and path not in self]
+        if missing:
+            raise SemattnError(
+                f"masks: expected one of the name of each image, got none for {len(missing)}, such "
+                f"as {missing[0]} — add it, or move the image away"
+            )
+        self.paths = kept
+        parents = [None if path in set(beside) else path.parts[0] for path in kept]
+        self.labels = [
+            self.classes.index(str(parent)) if self.classes and parent else None
+            for parent in parents
+        ]
         self.about: dict[str, Any] = {
             "name": "masks" if masks else "folder", "root": images.name, "of": len(self.paths)
         }  # fmt: skip
-        self.found: dict[Path, Path] = {}
+        self.coding: Coding | None = None
+        self._empty_named = False
         if masks is not None:
-            every = [one.relative_to(masks) for one in listed(masks)]
-            self.found = {one.with_suffix(""): one for one in every}
-            twice = len(every) - len(self.found)
-            missing = [one for one in self.paths if one.with_suffix("") not in self.found]
-            if missing or twice:
-                raise SemattnError(
-                    f"masks: expected one of the name of each image, got none for {len(missing)}"
-                    f"{f', such as {missing[0]}' if missing else ''}, and {twice} names twice"
-                )
+            self._look_at_masks(notes)
+        if notes:
+            self.about["notes"] = notes
+        for note in notes:
+            warnings.warn(f"{self.about['name']}: {note}", stacklevel=3)
+
+    def __contains__(self, path: Path) -> bool:
+        """Return whether an image has a mask."""
+        return path.with_suffix("") in self.by_stem
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -133,32 +168,89 @@ class Folder:
         image = read_picture(self.images / path)
         mask = None
         if self.masks is not None:
-            mask = grey(self.masks / self.found[path.with_suffix("")], image.size) > INSIDE
+            mask = read_mask(self._mask_of(path), image.size, self.coding).inside
+            if not mask.any() and not self._empty_named:
+                self._empty_named = True  # one of them is enough
+                warnings.warn(
+                    f"masks: no object in the mask of {path.as_posix()} (and perhaps of others): "
+                    "metrics that need an object leave it out",
+                    stacklevel=2,
+                )
         return Item(path.as_posix(), image, mask, self.labels[index])
 
+    def _mask_of(self, path: Path) -> Path:
+        assert self.masks is not None
+        return self.masks / self.by_stem[path.with_suffix("")]
 
-def grey(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """A mask as it stands in its file, (H, W) uint8; a palette's numbers stay numbers.
+    def _read_masks(self, masks: Path, notes: list[str]) -> dict[Path, Path]:
+        """The masks by their names without an ending."""
+        every = _pictures(masks, notes)
+        by_stem = {path.with_suffix(""): path for path in every}
+        if twice := [path for path in every if by_stem[path.with_suffix("")] != path]:
+            raise SemattnError(
+                f"masks: expected one mask a name, got {len(twice)} names twice, such as "
+                f"{twice[0]} and {by_stem[twice[0].with_suffix('')]} — keep one of them"
+            )
+        return by_stem
+
+    def _look_at_masks(self, notes: list[str]) -> None:
+        """Decide from a sample how the masks are read, and say so."""
+        picked = np.linspace(0, len(self.paths) - 1, min(LOOKED_AT, len(self.paths)))
+        files = [self._mask_of(self.paths[int(number)]) for number in picked.round()]
+        self.coding = coding_of_masks(files)
+        readings: Counter[tuple[str, bool]] = Counter()
+        for file in files:
+            try:
+                found = read_mask(file, coding=self.coding)
+            except ImageError:
+                continue  # skipped with its reason, when its image is measured
+            if found.inside.any():
+                readings[found.reading, found.is_plain] += 1
+        self.about["mask_reading"] = "; ".join(reading for reading, _ in readings)
+        notes += [
+            f"{reading} ({count} of the {len(files)} masks looked at)"
+            for (reading, is_plain), count in readings.most_common(SHOWN)
+            if not is_plain
+        ]
+
+
+def _pictures(folder: Path, notes: list[str]) -> list[Path]:
+    """The pictures below a folder, by their paths in it; a note tells of other files."""
+    every = listed(folder)
+    pictures = [path for path in every if is_picture(path)]
+    if not pictures:
+        raise SemattnError(f"data: expected pictures, got none in {folder} — give photographs")
+    if note := left_out_note([path for path in every if path not in set(pictures)], folder):
+        notes.append(note)
+    return [path.relative_to(folder) for path in pictures]
+
+
+def _classes(paths: list[Path], images: Path) -> tuple[tuple[str, ...], list[Path]]:
+    """The class folders, and the pictures that lie in none; without such folders all are ()."""
+    classes, beside = by_class_folder([images / path for path in paths], images)
+    return tuple(classes), [path.relative_to(images) for path in beside] if classes else []
+
+
+def _some(paths: Sequence[Path]) -> str:
+    """How many files, and the first of their names."""
+    return f"{len(paths)} ({named(paths, Path())})"
+
+
+def label_map(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """Return the labels (H, W) of a file, as they stand in it.
 
     Raises
     ------
     ImageError
-        For a file that is no picture, or of another size than (width, height).
+        For a file that is no picture, of another size than (width, height), or without labels.
     """
-    try:
-        with Image.open(file) as opened:
-            if opened.size != size:
-                raise ImageError(
-                    f"mask: expected {size[0]}x{size[1]} pixels as the image has, got "
-                    f"{opened.size[0]}x{opened.size[1]} in {file.name}"
-                )
-            return np.asarray(opened if opened.mode == "P" else opened.convert("L"))
-    except ImageError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raw = open_mask(file, size)
+    if raw.numbers is None or raw.alpha is not None or raw.lossy:
         raise ImageError(
-            f"mask: expected a picture, got {file} ({' '.join(str(error).split())})"
-        ) from error
+            f"mask: expected labels in a palette or in one channel, got colours, alpha or a lossy "
+            f"file in {file.name} — give the files of the data set as they were published"
+        )
+    return raw.numbers
 
 
 def whole(masks: Sequence[np.ndarray]) -> np.ndarray:

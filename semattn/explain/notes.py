@@ -30,7 +30,7 @@ def notes_of(
         chosen_names = zip(images.names, chosen.tolist(), strict=True)
         return ", ".join(name for name, one in chosen_names if one)
 
-    notes = [*maps.notes, *filter(None, about_output)]
+    notes = [*images.notes, *maps.notes, *filter(None, about_output)]
     if images.pixels_are_mean:
         notes.append(f"The picture shows the mean of the {images.inputs.shape[1]} channels.")
     if taken.grid.is_partial:

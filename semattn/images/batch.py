@@ -7,6 +7,7 @@ into pixels. Everything else is a picture and takes the way of `picture` and `pr
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from semattn.checks import check_values
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError, plain
 
 from .archives import TarMember
-from .picture import read
+from .picture import read_with_note
 from .preprocessing import Preprocessing
 
 Wanted: TypeAlias = "Preprocessing | Callable[[], Preprocessing] | None"
 
 PICTURE_CHANNELS = (1, 3)
+LEAST_SEEN = 0.6  # of a picture; photographs of 4:3 and 3:2 are cropped to 0.75 and 0.67
 SLACK = 0.02  # by how much pixel values may leave [0, 1] after resizing or rounding
 
 
@@ -40,6 +43,7 @@ class Images:
     names : B file names, or "image 0", …
     batched : False when one image came without a batch axis
     prepared : whether `inputs` were made from pictures; else they are the caller's own tensor
+    notes : sentences about how the pictures were read that a person must know
     """
 
     inputs: Tensor
@@ -47,6 +51,7 @@ class Images:
     names: tuple[str, ...]
     batched: bool
     prepared: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def pixels_are_mean(self) -> bool:
@@ -96,19 +101,39 @@ def prepare(source: Any, preprocessing: Wanted = None, *, any_channels: bool = F
             "preprocessing: expected one for a picture, got None — pass "
             "preprocessing=Preprocessing(size, mean, std), or a float tensor"
         )
-    fitted = [wanted.fit(read(_channels_last(one))) for one in sources]
+    names = tuple(
+        Path(said).name if (said := called(one)) else f"image {i}" for i, one in enumerate(sources)
+    )
+    fitted: list[Image.Image] = []
+    notes: list[str] = []
+    for name, one in zip(names, sources, strict=True):
+        picture, note = read_with_note(_channels_last(one))
+        if note:
+            warnings.warn(note, stacklevel=2)
+        notes += filter(None, (note, _crop_note(name, picture.size, wanted)))
+        fitted.append(wanted.fit(picture))
     # What the model cannot see, SIFT does not see either.
     seen = [picture.convert(wanted.mode).convert("RGB") for picture in fitted]
     pixels = np.stack([np.asarray(picture) for picture in seen])
     return Images(
         inputs=wanted.inputs(pixels),
         pixels=pixels,
-        names=tuple(
-            Path(said).name if (said := called(one)) else f"image {i}"
-            for i, one in enumerate(sources)
-        ),
+        names=names,
         batched=batched,
         prepared=True,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _crop_note(name: str, size: tuple[int, int], wanted: Preprocessing) -> str:
+    """The note on a picture of which the model sees a small part; "" for any other."""
+    share = wanted.seen_share(size)
+    if share >= LEAST_SEEN:
+        return ""
+    return (
+        f"The model sees the middle {100 * share:.0f} % of {name} ({size[0]} x {size[1]} pixels): "
+        "crop it to the part of interest, or in Python pass preprocessing=dataclasses.replace("
+        "Preprocessing.of(model), crop_mode='squash'), or 'border'."
     )
 
 
@@ -158,7 +183,12 @@ def pixels_of(
     if wanted is not None and len(wanted.mean) != inputs.shape[1]:
         raise ShapeError(
             f"inputs: expected {len(wanted.mean)} channels for this model, got "
-            f"{tuple(inputs.shape)} — give grey or colour as it was trained"
+            f"{tuple(inputs.shape)} — "
+            + (
+                "pass the picture, or x.mean(dim=1, keepdim=True)"
+                if len(wanted.mean) == 1
+                else "pass the picture, or x.expand(-1, 3, -1, -1)"
+            )
         )
     return _levels(torch.stack([_raw(image, wanted) for image in values]))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from semattn.errors import ImageError, ShapeError
 
 from .archives import TarMember
+from .depth import colours_to_bytes, deep_colours, significant_bits, to_bytes
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | TarMember"
 
@@ -37,19 +39,21 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_ROUNDING = 1e-4  # by how much float levels may leave [0, 1]
+Reading: TypeAlias = tuple[Image.Image, str]  # a picture, and a note on what was assumed, or ""
 
 
 def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Any picture as an upright RGB image of 8 bits.
 
-    The EXIF turn is applied where EXIF can be read, transparency is laid on white, 16-bit levels
-    are divided by 257, palettes, grey and CMYK become RGB. Of an animation, the first frame counts.
+    The EXIF turn is applied where EXIF can be read, transparency is laid on white, palettes, grey
+    and CMYK become RGB. Of an animation, the first frame counts. Levels of 10, 12, 14 and 16 bits
+    are scaled to 8; where the file does not say how many count, the greatest level decides, and a
+    warning says so.
 
     Parameters
     ----------
     source : path, encoded bytes, member of a tar archive, PIL image, or array (H, W), (H, W, 1),
-        (H, W, 3), (H, W, 4) of uint8, uint16, or floats in [0, 1]
+        (H, W, 3), (H, W, 4) of bool, integers from 0 to 65535, or floats in [0, 1]
     max_pixels : the most pixels that a file may claim to have
 
     Raises
@@ -65,19 +69,27 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     >>> read(np.full((16, 20), 65535, dtype=np.uint16)).getpixel((0, 0))
     (255, 255, 255)
     """
+    picture, note = read_with_note(source, max_pixels=max_pixels)
+    if note:
+        warnings.warn(note, stacklevel=2)
+    return picture
+
+
+def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
+    """As `read`, with what was assumed as a text, "" for nothing, in place of a warning."""
     if isinstance(source, Image.Image):
-        label, picture = "a PIL image", _rgb(source, "a PIL image")
+        label, (picture, note) = "a PIL image", _rgb(source, "a PIL image")
     elif isinstance(source, np.ndarray):
-        label, picture = "an array", _from_array(source)
+        label, (picture, note) = "an array", _from_array(source)
     elif isinstance(source, bytes):
         label = f"{len(source)} bytes"
-        picture = _decode(io.BytesIO(source), label, max_pixels)
+        picture, note = _decode(io.BytesIO(source), label, max_pixels)
     elif isinstance(source, TarMember):
         label = repr(str(source))
-        picture = _decode(io.BytesIO(_bytes(source)), label, max_pixels)
+        picture, note = _decode(io.BytesIO(_bytes(source)), label, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
-        picture = _decode(_existing(Path(source), label), label, max_pixels)
+        picture, note = _decode(_existing(Path(source), label), label, max_pixels)
     else:
         raise TypeError(
             f"image: expected a path, bytes, a PIL image or an array, got "
@@ -88,7 +100,7 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"image: expected at least {MIN_SIDE} pixels a side, got {label} of "
             f"{picture.width}x{picture.height} — give a larger picture"
         )
-    return picture
+    return picture, note
 
 
 def _bytes(member: TarMember) -> bytes:
@@ -119,7 +131,7 @@ def _existing(path: Path, label: str) -> Path:
     return path
 
 
-def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Image.Image:
+def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Reading:
     size = file.stat().st_size if isinstance(file, Path) else len(file.getvalue())
     if size == 0:
         raise ImageError(f"image: expected a picture, got {label}, which is empty — copy it again")
@@ -145,7 +157,7 @@ def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Image.Image
             )
         if opened.width * opened.height > max_pixels:
             raise ImageError(f"{too_large} of {opened.width}x{opened.height} — shrink it first")
-        return _rgb(opened, label)
+        return _rgb(opened, label, file)
 
 
 def _short(label: str) -> str:
@@ -161,28 +173,45 @@ def _damaged(label: str, error: Exception) -> ImageError:
     )
 
 
-def _rgb(image: Image.Image, label: str) -> Image.Image:
-    """Upright 8-bit RGB of whatever PIL holds."""
+def upright(image: Image.Image) -> Image.Image:
+    """Return a PIL image, loaded, and turned as its EXIF data says."""
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image, label: str, file: Path | io.BytesIO | None = None) -> Reading:
+    """Upright 8-bit RGB of a PIL image, and a note; `file` is where it was opened from."""
     try:
-        image.load()
-        turn = _TURNS.get(_orientation(image))
-        made = _colours(image if turn is None else image.transpose(turn), label)
+        colours = None if file is None else deep_colours(image, file)
+        if colours is not None and file is not None:
+            bits = significant_bits(image, file, colours)
+            levels, note = colours_to_bytes(colours, label, bits)
+            turn = _TURNS.get(_orientation(image))
+            picture = Image.fromarray(levels)
+            picture = _colours(picture if turn is None else picture.transpose(turn))
+        elif image.mode.startswith("I") or image.mode == "F":
+            turned = upright(image)
+            numbers = np.asarray(turned)
+            bits = None if file is None else significant_bits(image, file, numbers)
+            levels, note = to_bytes(numbers, label, bits)
+            picture = Image.fromarray(levels).convert("RGB")
+        else:
+            picture, note = _colours(upright(image)), ""
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything on damaged bytes
         raise _damaged(label, error) from error
-    made.info.clear()  # or it would be turned again, where it is read again
-    return made
+    picture.info.clear()  # or it would be turned again, where it is read again
+    return picture, note
 
 
-def _colours(upright: Image.Image, label: str) -> Image.Image:
+def _colours(image: Image.Image) -> Image.Image:
     """8-bit RGB, another image than what came in."""
-    if upright.mode.startswith("I") or upright.mode == "F":
-        return Image.fromarray(_to_bytes(_levels(upright), label)).convert("RGB")
-    if upright.has_transparency_data:
-        solid = upright.convert("RGBA")
+    if image.has_transparency_data:
+        solid = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
-    return upright.convert("RGB")
+    return image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -194,44 +223,13 @@ def _orientation(image: Image.Image) -> int:
     return said if isinstance(said, int) else 1
 
 
-def _levels(image: Image.Image) -> np.ndarray:
-    """Grey levels of PIL's modes I;16, I (16-bit files, by way of 32-bit integers) and F."""
-    levels = np.asarray(image)
-    if levels.dtype.kind in "iu" and levels.min() >= 0 and levels.max() <= 65535:
-        return levels.astype(np.uint16)
-    return levels
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray) -> Reading:
     if array.ndim not in (2, 3) or array.size == 0 or array.shape[2:] not in ((), (1,), (3,), (4,)):
         channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         fix = "move the channels last" if channels_first else "give one picture"
         raise ShapeError(
             f"image: expected an array (H, W) or (H, W, 1|3|4), got {array.shape} — {fix}"
         )
-    levels = _to_bytes(array, "an array")
-    return _rgb(Image.fromarray(levels[..., 0] if array.shape[2:] == (1,) else levels), "an array")
-
-
-def _to_bytes(levels: np.ndarray, label: str) -> np.ndarray:
-    """8-bit levels: uint16 over its whole range, floats from [0, 1]."""
-    levels = np.asarray(levels)  # without a mask
-    if levels.dtype == np.uint8:
-        return np.ascontiguousarray(levels)
-    if levels.dtype.kind == "u" and levels.dtype.itemsize == 2:
-        return np.rint(levels / 257).astype(np.uint8)
-    if levels.dtype.kind != "f":
-        reach = f" in [{levels.min()}, {levels.max()}]" if levels.dtype.kind in "biu" else ""
-        raise ImageError(
-            f"image: expected uint8, uint16, or floats in [0, 1], got {label} of {levels.dtype}"
-            f"{reach} — convert it with .astype(np.uint8)"
-        )
-    if not np.isfinite(levels).all():
-        raise ImageError(f"image: expected finite levels, got {label} with NaN or inf — clean it")
-    if levels.min() < -_ROUNDING or levels.max() > 1 + _ROUNDING:
-        raise ImageError(
-            f"image: expected floats in [0, 1], got {label} in [{levels.min():.4g}, "
-            f"{levels.max():.4g}] — divide by 255, or pass a normalised picture as a tensor "
-            "(C, H, W)"
-        )
-    return np.rint(levels.astype(np.float64).clip(0, 1) * 255).astype(np.uint8)
+    levels, note = colours_to_bytes(array, "an array")
+    image = Image.fromarray(levels[..., 0] if array.shape[2:] == (1,) else levels)
+    return _rgb(image, "an array")[0], note

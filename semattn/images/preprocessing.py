@@ -133,6 +133,25 @@ class Preprocessing:
             crop_mode=config["crop_mode"],
         )
 
+    def seen_share(self, size: tuple[int, int]) -> float:
+        """Return which part of a picture's area the model sees, the usual border left out.
+
+        The usual border is what `crop_pct` cuts off a picture of the model's own proportions.
+
+        Parameters
+        ----------
+        size : (width, height) of the picture
+
+        Examples
+        --------
+        >>> Preprocessing((16, 16), (0.5,), (0.5,)).seen_share((4000, 1000))
+        0.25
+        """
+        if self.crop_mode != "center":
+            return 1.0
+        ratios = (size[1] / self.size[0], size[0] / self.size[1])
+        return min(ratios) / max(ratios)
+
     def fit(self, picture: Image.Image) -> Image.Image:
         """Resize and crop an RGB picture to `size`.
 

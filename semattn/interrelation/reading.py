@@ -126,6 +126,7 @@ def _together(every: Sequence[Images], names: Sequence[str]) -> Images:
         tuple(names),
         batched=True,
         prepared=all(one.prepared for one in every),
+        notes=tuple(dict.fromkeys(note for one in every for note in one.notes)),
     )
 
 

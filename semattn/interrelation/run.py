@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def analyze(
     if partial is not None:
         check_writable(Path(partial))
     if many is None:
-        study.take(study.reader.load(0, [images], strict=True))
+        loaded = study.reader.load(0, [images], strict=True)
+        for note in loaded.images.notes if loaded.images else ():
+            warnings.warn(note, stacklevel=2)
+        study.take(loaded)
     else:
         study.take_all(
             read_ahead(study.reader.load, many, batch_size, has_spare_cores(module)),

@@ -8,6 +8,7 @@ the model tell (`semattn.growth`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..checks import check_number
 from ..errors import ShapeError
 from ..grid import PatchGrid
+from ..images import read_mask
 
 RADIUS = 0.08  # of a point, in the longer side of the picture
 FARTHEST = 1_000_000  # pixels; what is farther off can no longer be drawn
@@ -59,7 +61,11 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A mask (H, W), of bool, of numbers from 0 to 1, or a grey picture (255 is inside)."""
+    """A mask (H, W): floats from 0 to 1, the share of each pixel that is inside, or an object mask.
+
+    An object mask is an array of bool or integers, or a PIL image, in any encoding that
+    `semattn.images.read_mask` reads; its pixels are inside or not.
+    """
 
     inside: Any
     grow: Grow = None
@@ -160,17 +166,36 @@ def draw(region: Region, size: tuple[int, int]) -> np.ndarray:
 
 
 def _mask(inside: Any, size: tuple[int, int]) -> np.ndarray:
-    values = np.asarray(inside.convert("L") if isinstance(inside, Image.Image) else inside)
-    if values.shape != size:
+    if not isinstance(inside, Image.Image):
+        inside = np.asarray(inside)
+        if inside.dtype.kind == "f":
+            return _shares(inside.astype(np.float32), size)
+        if np.isin(inside, (0, 1)).all():
+            inside = inside.astype(bool)
+    found = read_mask(inside)
+    _check_mask_size(found.inside.shape, size)
+    if not found.is_plain:
+        warnings.warn(f"region: of the mask, {found.reading}", stacklevel=2)
+    return found.inside.astype(np.float32)
+
+
+def _shares(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Floats as they are: how much of each pixel is inside."""
+    _check_mask_size(values.shape, size)
+    if not bool(np.isfinite(values).all()) or values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            "region: expected a mask of floats from 0 to 1, got others — divide by the greatest "
+            "value, or pass integers"
+        )
+    return values
+
+
+def _check_mask_size(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    if shape != size:
         raise ShapeError(
-            f"region: expected a mask of {size[0]}x{size[1]}, got {values.shape} — resize it to "
+            f"region: expected a mask of {size[0]}x{size[1]}, got {shape} — resize it to "
             "the model's input"
         )
-    scale = 255 if values.dtype == np.uint8 else 1
-    values = values.astype(np.float32) / scale
-    if not bool(np.isfinite(values).all()) or values.min() < 0 or values.max() > 1:
-        raise ValueError("region: expected a mask of values in [0, 1], got others — scale them")
-    return values
 
 
 def _said(region: Region) -> str:

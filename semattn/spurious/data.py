@@ -8,6 +8,7 @@ where nobody knows them, the model's own answers take their place.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from ..checks import check_labels
 from ..class_names import check_names, matches
 from ..errors import SemattnError
-from ..images import called, listed
+from ..images import by_class_folder, called, is_picture, left_out_note, listed, named
 from .folders import numbers_of
 
 SHOWN = 4  # names that an error or a note lists
@@ -32,12 +33,14 @@ class Labelled:
     labels : a class number for each, None where nobody knows; () where pairs say it
     names : of the model's classes, () where they have none
     note : what a reader should know of how the labels came about, "" for nothing
+    strays : what lies beside the class folders of a folder, and what becomes of it, "" for nothing
     """
 
     sources: Sequence[Any]
     labels: tuple[int | None, ...]
     names: tuple[str, ...]
     note: str = ""
+    strays: str = ""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -103,16 +106,35 @@ def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> Labelled:
         what = "which is a file" if folder.exists() else "which does not exist"
         raise SemattnError(f"dataset: expected a folder of images, got {folder}, {what}")
     paths = listed(folder)
-    parents = [one.relative_to(folder).parts[:-1] for one in paths]
-    classes = sorted({one[0] for one in parents if one})
-    if not all(parents) or not classes:
-        said = PREDICTED.format("the folder has images outside class folders" if classes else
-                                "the folder has no class folders")  # fmt: skip
+    classes, beside = by_class_folder(paths, folder)
+    if not classes:
+        said = PREDICTED.format("the folder has no class folders")
         return Labelled(paths, (None,) * len(paths), names, said)
+    strays = [path for path in beside if is_picture(path)]
+    left_out = sorted(set(beside) - set(strays))
+    notes = (_strays_note(strays, folder), left_out_note(left_out, folder))
+    if strays_note := "; ".join(filter(None, notes)):
+        warnings.warn(strays_note, stacklevel=3)
+    dropped = set(left_out)
+    kept = [path for path in paths if path not in dropped]
     numbers, missing = numbers_of(classes, names, outputs)
     note = _unknown(missing, numbers, names)
-    labels = tuple(numbers.get(one[0]) for one in parents)
-    return Labelled(paths, labels, names or (tuple(classes) if not note else ()), note)
+    labels = tuple(numbers.get(path.relative_to(folder).parts[0]) for path in kept)
+    known = names or (tuple(classes) if not note else ())
+    return Labelled(kept, labels, known, note, strays_note)
+
+
+def _strays_note(strays: Sequence[Path], folder: Path) -> str:
+    """The note on pictures that lie beside the class folders."""
+    if not strays:
+        return ""
+    where = f"beside the class folders ({named(strays, folder)})"
+    if len(strays) == 1:
+        return f"1 picture {where} has no label: the class that the model predicts counts for it"
+    return (
+        f"{len(strays)} pictures {where} have no label: the class that the model predicts counts "
+        "for them"
+    )
 
 
 def _unknown(missing: list[str], known: dict[str, int], names: Sequence[str]) -> str:

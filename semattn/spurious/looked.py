@@ -65,6 +65,12 @@ class Looked:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def accuracy(self) -> float:
+        """Return the share of labelled images that the model is right on."""
+        given = self.data.labels
+        has_label = [not given or given[source] is not None for source in self.sources]
+        return float(self.right[has_label].mean())
+
     def name(self, row: int) -> str:
         """What an image is called."""
         return self.data.source_name(int(self.sources[row]))

@@ -191,8 +191,8 @@ def _outputs(looker: Looker, dataset: Any) -> int:
     """How many outputs the model has: its classes."""
     wanted = looker.wanted if isinstance(looker.wanted, Preprocessing) else None
     try:
-        size = (wanted or looker.wanted()).size  # type: ignore[operator]
-        channels = 3
+        prepared = wanted or looker.wanted()  # type: ignore[operator]
+        channels, size = len(prepared.mean), prepared.size
     except SemattnError:
         first = dataset[0]
         first = first[0] if isinstance(first, (tuple, list)) else first

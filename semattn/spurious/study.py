@@ -75,7 +75,7 @@ class Study:
             cues.append(self._cue(number, one, judged, share, known))
             self.said("trying", number + 1, len(tried))
         cues.sort(key=lambda one: (not one.confirmed, -one.score))
-        notes = [one for one in (looked.data.note,) if one]
+        notes = [note for note in (looked.data.note, looked.data.strays) if note]
         if len(tried) < len(found):
             notes.append(
                 f"not tried: {len(found) - len(tried)} kinds of patches that a class shows more "
@@ -90,7 +90,7 @@ class Study:
             )
         return Discovery(
             tuple(cues), self._ranking(cues, targets), len(looked), judged,
-            None if looked.data.note else float(looked.right.mean()), self.level,
+            None if looked.data.note else looked.accuracy(), self.level,
             tuple(looked.skipped), tuple(notes), manifest,
         )  # fmt: skip
 

@@ -103,6 +103,9 @@ def test_pascal_voc(tmp_path):
     np.testing.assert_array_equal(data[0].mask, a_mask())
     with pytest.raises(ImageError, match="mask: expected a class of 1 to 20"):
         data[1]
+    Image.new("RGB", (WIDE, HIGH), (128, 0, 0)).save(tmp_path / "SegmentationClass" / "one.png")
+    with pytest.raises(ImageError, match="mask: expected labels in a palette .* in one.png"):
+        data[0]
 
 
 def packed(runs: list[int]) -> str:
