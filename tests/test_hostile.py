@@ -163,7 +163,7 @@ def test_tensors_without_numbers_to_look_at(odd):
 
 @pytest.mark.parametrize("dtype", ["S3", "U2", "datetime64[s]", "object", [("r", "u1")]])
 def test_arrays_of_what_is_no_number(dtype):
-    with refuses(ImageError, "expected uint8, uint16, or floats"):
+    with refuses(ImageError, "expected numbers"):
         read(np.zeros((16, 16), dtype))
 
 

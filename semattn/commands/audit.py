@@ -173,7 +173,7 @@ def _report(
             soft_wrap=True,
         )
     if files:
-        closing(console, notes, "", files)
+        closing(console, [*filter(None, [source.data.note]), *notes], "", files)
 
 
 def _report_images(console: Console, made: Audit, source: Source) -> None:
