@@ -38,9 +38,9 @@ def explain(
 ) -> Content:
     """Show what in IMAGE made the model decide as it did.
 
-    Of several images, each has a folder of its own in the folder for the results, and
-    [bold]index.html[/] shows them all. An image that cannot be read or explained is skipped
-    and listed with the reason; the exit status is 2 where none is left, else 0.
+    Of several images, each has a folder of its own in the folder for the results,
+    and [bold]index.html[/] shows them all. An image that cannot be read or explained is
+    skipped and listed; the exit status is 2 where none is left, else 0.
 
     Writes [bold]overlay.png[/] (the map on the picture), [bold]figure.png[/] (picture, keypoints,
     concentration, map), [bold]map.npy[/] (the map on the pixels that the model saw),

@@ -79,10 +79,12 @@ def result_content(
     skipped : pairs of a name and a reason; those in the result if empty
     """
     content: Content = {} if result is None else json.loads(result.read_text(encoding="utf-8"))
-    pairs = [tuple(pair) for pair in skipped] or [
-        tuple(entry.values()) if isinstance(entry, dict) else tuple(entry)
-        for entry in content.get("skipped", [])
-    ]
+    pairs = [tuple(pair) for pair in skipped]
+    if not pairs and isinstance(content.get("skipped"), list):  # audit.json has their number
+        pairs = [
+            tuple(entry.values()) if isinstance(entry, dict) else tuple(entry)
+            for entry in content["skipped"]
+        ]
     return content | {
         "files": dict(files),
         "skipped": [{"name": str(name), "reason": str(reason)} for name, reason in pairs],

@@ -18,7 +18,7 @@ def _option(panel: str, metavar: str | None, words: str, *names: str, **more: An
 ImageFiles = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGE…",
+        metavar="IMAGE",
         help="Photographs: any files that Pillow reads; folders, with the folders in them; "
         "patterns in quotes such as [bold]'photos/**/*.jpg'[/]; or [bold]-[/], the bytes of one on "
         "standard input.",
@@ -27,7 +27,7 @@ ImageFiles = Annotated[
 ImagesOrFolder = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGE|FOLDER…",
+        metavar="IMAGE|FOLDER",
         help="A photograph, or several that are analysed together: files, folders, with the "
         "folders in them, patterns in quotes such as [bold]'photos/*.jpg'[/]; or [bold]-[/], the "
         "bytes of one on standard input. Other files are skipped.",
@@ -254,8 +254,8 @@ Json = Annotated[
     _option(
         WHERE,
         None,
-        "Print one JSON object, and all other text on standard error; where the command fails, "
-        "nothing is printed.",
+        "Print one JSON object on standard output and all other text on standard error; where the "
+        "command fails, no object is printed.",
         "--json",
     ),
 ]

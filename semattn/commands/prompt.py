@@ -55,10 +55,10 @@ def prompt(
     The scores of attention get a bias, stronger and stronger; nothing is trained.
     The table tells the probabilities of the likeliest classes at each strength,
     and where the prediction flips. A prompted model is another model: look at
-    validation images before you trust it with a strength. Of several images, each has
-    a folder of its own in the folder for the results, and [bold]index.html[/] shows them
-    all. An image that cannot be read is skipped and listed; the exit status is 2 where
-    none is left, else 0.
+    validation images before you trust it with a strength. Of several images, each
+    has a folder of its own in the folder for the results, and [bold]index.html[/] shows
+    them all. An image that cannot be read is skipped and listed; the exit status
+    is 2 where none is left, else 0.
 
     Writes [bold]prompt.png[/] (where attention is led, the maps, the probabilities),
     [bold]prompt.json[/] (all figures), [bold]maps.npz[/] (the map at each strength, and the bias)

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from ..errors import Interrupted, SemattnError, TargetError, UnsupportedModelError, plain
 from ..result_folder import OutputError, ResultFolder
 from .console import MOST_SKIPPED, bar, busy, told, verbatim
@@ -18,6 +15,7 @@ from .folders import INDEX, ImageFolders
 from .images import ImageInput, ImageInputs
 from .json_output import Content, result_content
 from .pages import PAGE
+from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
     from ..explain import Explanation
@@ -203,13 +201,13 @@ def _report(
     rows: list[_Row], skipped: list[tuple[str, str]], notes: list[str], top: ResultFolder
 ) -> None:
     """A row an image, what was skipped and why, each note once, where the files are."""
-    console = Console(highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    console = open_console()
+    table = new_table(3, header=False)
     for _ in range(2):
         table.add_column(overflow="fold")
     for row in rows[:MOST_ROWS]:
         table.add_row(verbatim(row.name), f"[bold]{verbatim(row.headline)}[/]")
-    console.print(table)
+    print_table(console, table)
     if len(rows) > MOST_ROWS:
         console.print(f"… the other {len(rows) - MOST_ROWS} are in {INDEX}")
     if skipped:
