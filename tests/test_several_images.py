@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image, ImageOps
 
-from semattn.commands import several
+from semattn.commands import reading, several
 from semattn.commands.images import ImageInput, ImageInputs, read_images
 from semattn.errors import UnsupportedModelError
 from tests.conftest import PHOTO, ROOT, refused
@@ -34,6 +34,30 @@ QUICK = {
 }
 PICTURE = {"explain": "overlay.png", "compare": "compare.png", "prompt": "prompt.png"}
 RESULT = {"explain": "result.json", "compare": "compare.json", "prompt": "prompt.json"}
+
+
+class Drawing:
+    """A figure that is written quickly."""
+
+    def savefig(self, file: Path) -> None:
+        Image.new("RGB", (16, 16)).save(file)
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch):
+    """Figures of the commands are blank and overlays are small; other tests look at them."""
+    for module, name in (
+        ("explanation", "figure"),
+        ("comparison", "comparison"),
+        ("steps", "steps"),
+    ):
+        monkeypatch.setattr(f"semattn.output.{module}.{name}", lambda *a, **k: Drawing())
+    monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
+    for command in ("explain", "compare", "prompt"):
+        monkeypatch.setattr(
+            f"semattn.commands.{command}.sharp",
+            lambda image, network, *sharpness: reading.sharp(image, network, 64),
+        )
 
 
 def save(path: Path, turn=lambda image: image) -> Path:
@@ -210,19 +234,10 @@ def test_what_the_model_refuses_of_one_image_is_skipped_and_of_all_is_an_error(
 def test_target_holds_for_all_images_and_a_wrong_one_is_refused(run, photos, tmp_path):
     assert run("explain", photos, "--target", "dog", "--out", "o", "--no-report")[0] == 0
     for name in ("a b#c", "cat-001", "dog-001"):
-        assert json.loads((tmp_path / "o" / name / "result.json").read_text())["target"] == (
-            pytest.approx({"class": 1, "name": "dog"}, abs=0)
-            | {key: value for key, value in _target(tmp_path / "o" / name).items() if key in VALUES}
-        )
+        target = json.loads((tmp_path / "o" / name / "result.json").read_text())["target"]
+        assert (target["class"], target["name"]) == (1, "dog")
     refused(run("explain", photos, "--target", "99", "--out", "p"), "0 to 4", "99")
     assert not (tmp_path / "p").exists()
-
-
-VALUES = ("probability", "value")
-
-
-def _target(folder: Path) -> dict[str, object]:
-    return json.loads((folder / "result.json").read_text())["target"]
 
 
 def test_a_region_needs_one_image(run, photos):
@@ -301,7 +316,7 @@ def test_analyze_takes_several_images_together(run, photos, tmp_path, monkeypatc
 
 def test_an_input_is_never_replaced_by_the_results_of_another(run, tmp_path):
     first = save(tmp_path / "o/a/overlay.png")
-    second = save(tmp_path / "x/a.jpg")
+    second = save(tmp_path / "o/a.jpg")
     before = first.read_bytes()
     line = refused(run("explain", first, second, "--out", "o", "--force"), "expected a folder")
     assert "choose another folder" in line
