@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image, ImageOps
 
-from semattn.commands import reading, several
+from semattn.commands import several
 from semattn.commands.images import ImageInput, ImageInputs, read_images
 from semattn.errors import UnsupportedModelError
 from tests.conftest import PHOTO, ROOT, refused
 from tests.result_files import contents_of, names_in
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
+pytestmark = pytest.mark.usefixtures("elsewhere", "quick_figures")
 QUICK = {
     "explain": ["--no-report"],
     "compare": ["--no-report", "--methods", "legrad,center"],
@@ -34,30 +34,6 @@ QUICK = {
 }
 PICTURE = {"explain": "overlay.png", "compare": "compare.png", "prompt": "prompt.png"}
 RESULT = {"explain": "result.json", "compare": "compare.json", "prompt": "prompt.json"}
-
-
-class Drawing:
-    """A figure that is written quickly."""
-
-    def savefig(self, file: Path) -> None:
-        Image.new("RGB", (16, 16)).save(file)
-
-
-@pytest.fixture(autouse=True)
-def quick_figures(monkeypatch):
-    """Figures of the commands are blank and overlays are small; other tests look at them."""
-    for module, name in (
-        ("explanation", "figure"),
-        ("comparison", "comparison"),
-        ("steps", "steps"),
-    ):
-        monkeypatch.setattr(f"semattn.output.{module}.{name}", lambda *a, **k: Drawing())
-    monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
-    for command in ("explain", "compare", "prompt"):
-        monkeypatch.setattr(
-            f"semattn.commands.{command}.sharp",
-            lambda image, network, *sharpness: reading.sharp(image, network, 64),
-        )
 
 
 def save(path: Path, turn=lambda image: image) -> Path:
