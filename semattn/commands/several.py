@@ -178,7 +178,7 @@ def _write_index(
     for row in rows:
         names = {path.name for path in row.files.values()}
         links = {"report": PAGE} if PAGE in names else {}
-        links |= {"picture": picture, "figures as JSON": row.files["result"].name}
+        links |= {"picture": picture, "data (JSON)": row.files["result"].name}
         cards.append(IndexCard(row.name, row.folder.path.name, picture, (row.headline,), links))
     title = f"{folders.top.command.removesuffix(' index')}: {inputs.title}"
     page = index_page(title, cards, skipped, is_wide=is_wide)
