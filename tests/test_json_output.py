@@ -88,7 +88,7 @@ def test_the_object_is_the_result_file_with_paths_notes_and_what_was_skipped(
     assert Path("o") / result in map(Path, content["files"].values())
     assert all((tmp_path / path).exists() for path in content["files"].values())
     strays = [entry for entry in content["skipped"] if entry["name"].endswith("notes.txt")]
-    assert len(strays) == (command in ("audit", "pretrain", "bench explain"))
+    assert len(strays) == (command in ("audit", "pretrain"))
     assert all(set(entry) == {"name", "reason"} for entry in content["skipped"])
     assert isinstance(content["notes"], list)
 
