@@ -27,7 +27,7 @@ from .commands.pretrain import pretrain
 from .commands.prompt import prompt
 from .commands.spurious import spurious
 from .commands.terminal import text_output
-from .errors import SemattnError, plain
+from .errors import Interrupted, SemattnError, plain
 from .version import __version__
 
 INTERRUPTED = 130  # the shell's exit status for control-C
@@ -86,6 +86,8 @@ def _run(given: list[str]) -> int:
         status = app(given or ["--help"], prog_name="semattn", standalone_mode=False)
     except misused as error:
         return _fail(_usage(error), 2)
+    except Interrupted as error:
+        return _fail(f"interrupted — {error}", INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:

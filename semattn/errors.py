@@ -49,5 +49,9 @@ class UnsupportedModelError(SemattnError, TypeError):
     """A model, or one attention call inside it, that cannot be read truthfully."""
 
 
+class Interrupted(Exception):  # noqa: N818 — an end, not an error
+    """Control-C in a run of which some results are written; the message says which."""
+
+
 class NoKeypointWarning(UserWarning):
     """An image with no keypoint in any patch: its concentration is uniform."""

@@ -48,6 +48,7 @@ class ResultFolder:
     inputs : files and folders that the results are computed from; none of them is ever replaced
     source : text that identifies the inputs; their absolute paths if left out
     force : replace files that semattn did not write
+    stdin_sha256 : SHA-256 of the bytes of standard input, where they are an input
     """
 
     path: Path
@@ -55,6 +56,7 @@ class ResultFolder:
     inputs: tuple[Path, ...] = ()
     source: str = ""
     force: bool = False
+    stdin_sha256: str = ""
 
     @classmethod
     def of(cls, folder: FolderLike) -> ResultFolder:
@@ -67,8 +69,12 @@ class ResultFolder:
         return self.source or source_of(self.inputs)
 
     def inputs_entry(self) -> dict[str, Any]:
-        """Return path and SHA-256 of the inputs that are files, ready for JSON."""
-        rows = [
+        """Return path and SHA-256 of the inputs that are files, ready for JSON.
+
+        The path of standard input is "-".
+        """
+        rows = [{"path": "-", "sha256": self.stdin_sha256}] if self.stdin_sha256 else []
+        rows += [
             {"path": plain(_resolved(file).as_posix()), "sha256": content_digest(file)}
             for file in self.inputs
             if file.is_file()

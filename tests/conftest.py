@@ -9,8 +9,10 @@ import pytest
 import timm
 import torch
 from hypothesis import settings
+from PIL import Image
 
 from semattn.cli import main
+from semattn.commands import reading
 
 # The same cases in every run; `--hypothesis-profile default` draws new ones.
 settings.register_profile("same", derandomize=True)
@@ -51,6 +53,30 @@ def run(capsys):
         return status, said.out, said.err
 
     return command
+
+
+class Drawing:
+    """A blank figure, which is written quickly."""
+
+    def savefig(self, file: Path) -> None:
+        Image.new("RGB", (16, 16)).save(file)
+
+
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """Figures of the commands are blank and overlays are small; other tests look at them."""
+    for module, name in (
+        ("explanation", "figure"),
+        ("comparison", "comparison"),
+        ("steps", "steps"),
+    ):
+        monkeypatch.setattr(f"semattn.output.{module}.{name}", lambda *a, **k: Drawing())
+    monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
+    for command in ("explain", "compare", "prompt"):
+        monkeypatch.setattr(
+            f"semattn.commands.{command}.sharp",
+            lambda image, network, *sharpness: reading.sharp(image, network, 64),
+        )
 
 
 def refused(answer, *parts: str) -> str:

@@ -20,7 +20,9 @@ def test_all_is_well_here(capsys):
 
 def test_json_has_every_finding(capsys):
     assert main(["doctor", "--json"]) == 0
-    found = {one["what"]: one for one in json.loads(capsys.readouterr().out)}
+    content = json.loads(capsys.readouterr().out)
+    assert content["broken"] == []
+    found = {one["what"]: one for one in content["findings"]}
     assert found["keypoints"]["status"] == "works" and "by SIFT" in found["keypoints"]["said"]
     assert found["unfused attention"]["said"].startswith("a map of 160 x 160")
     assert found["accelerator"]["status"] == "works"

@@ -15,6 +15,7 @@ from ..result_folder import ResultFolder
 from . import options
 from .console import MOST_SKIPPED, bar, busy, closing, phases, told, verbatim
 from .folders import result_folder
+from .json_output import Content, json_output, result_content
 from .pages import pages
 from .reading import load_model, name_of, read_device, read_names
 
@@ -29,6 +30,7 @@ FILES = ("explain.parquet", "skipped.parquet", "audit.json", "maps/")
 SEARCH = ".audit/search"  # what is done of a search
 
 
+@json_output
 def audit(
     source: options.AuditSource,
     jobs: options.Jobs = "explain,analyze",
@@ -47,8 +49,9 @@ def audit(
     report: options.Report = True,
     out: options.AuditFolder = None,
     force: options.Force = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
-) -> None:
+) -> Content | None:
     """Explain and analyse a whole data set, in one process or many.
 
     [bold]explain[/] makes a map of every image and a row of a table: prediction,
@@ -115,6 +118,20 @@ def audit(
             files["spurious"] = folder / "spurious"
     if shows or files:
         _report(made, found, files, notes, searched)
+    return _content(made, found, files, notes) if shows else None
+
+
+def _content(
+    made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]
+) -> Content:
+    """Return counts and means, the images and units that are left, and where the files are."""
+    from ..audit.work import SUMMARY
+
+    result = next((path for path in files.values() if path.name == SUMMARY), None)
+    own = () if made is None else made.skipped
+    skipped = [*source.broken, *((image.name, image.reason) for image in own)]
+    waiting = 0 if made is None else made.waiting
+    return result_content(result, files, notes, skipped) | {"waiting_units": waiting}
 
 
 def _place(given: str | None) -> tuple[int, int]:

@@ -8,12 +8,14 @@ from ..class_names import class_names
 from . import options
 from .console import bar, busy, report_benchmark, told
 from .folders import result_folder
+from .json_output import Content, json_output, result_content
 from .reading import load_model, read_device, read_names, read_precision
 
 KEPT = ".bench"  # folder: the numbers of each image
 QUICK = {"images": 10, "steps": 8}
 
 
+@json_output
 def explain(
     data: options.Data,
     methods: options.BenchMethods = None,
@@ -34,8 +36,9 @@ def explain(
     device: options.Device = "cpu",
     out: options.BenchFolder = None,
     force: options.Force = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
-) -> None:
+) -> Content:
     """Compare explanation methods on images whose objects are known.
 
     Every image is explained by every method, and every map is measured: where it
@@ -90,3 +93,4 @@ def explain(
                 titles={name: evaluation.heading(name) for name in found.metrics},
             )  # fmt: skip
     report_benchmark(found, made, titles, files, notes)
+    return result_content(files["result"], files, notes)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Annotated
 
 import typer
 
 from . import options
 from .console import verbatim
+from .json_output import Content, json_output
 from .terminal import new_table, open_console, print_table
 
 FINE, MISSING, BROKEN = "works", "not installed", "broken"
@@ -40,10 +39,7 @@ class Finding:
 
 
 def doctor(
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", metavar="", help="Print JSON, to go with a report of a defect."),
-    ] = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Say which versions are here and what works; nothing is fetched.
@@ -52,12 +48,17 @@ def doctor(
     for weights. The exit status is 1 where anything that semattn needs is broken.
     """
     found = list(findings())
-    if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=1))
-    else:
-        _show(found)
+    _report(found, as_json=as_json)
     if any(one.status == BROKEN for one in found):
         raise typer.Exit(1)
+
+
+@json_output
+def _report(found: list[Finding], *, as_json: bool) -> Content:
+    """Print the findings, and return them ready for JSON."""
+    _show(found)
+    broken = [finding.what for finding in found if finding.status == BROKEN]
+    return {"findings": [asdict(finding) for finding in found], "broken": broken}
 
 
 def findings() -> Iterator[Finding]:

@@ -1,11 +1,41 @@
-"""The folder that a command writes its results to."""
+"""The folders that a command writes its results to."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..result_folder import ResultFolder, default_folder, source_of
+from ..result_folder import OutputError, ResultFolder, default_folder, read_marker, source_of
+from .images import ImageInputs
+
+INDEX = "index.html"
+
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """The folder of results of each picture.
+
+    Parameters
+    ----------
+    each : in the order of the pictures
+    top : the folder that holds them and the index page; None for a single picture
+    """
+
+    each: tuple[ResultFolder, ...]
+    top: ResultFolder | None = None
+
+    def earlier(self) -> list[str]:
+        """Return the names of folders in `top` with results of pictures of earlier runs."""
+        if self.top is None or not self.top.path.is_dir():
+            return []
+        own = {folder.path.name for folder in self.each}
+        return sorted(
+            child.name for child in self.top.path.iterdir()
+            if child.name not in own and not child.name.startswith(".")
+            and child.is_dir() and read_marker(child)
+        )  # fmt: skip
 
 
 def result_folder(
@@ -17,6 +47,7 @@ def result_folder(
     *,
     source: str = "",
     force: bool = False,
+    stdin_sha256: str = "",
 ) -> ResultFolder:
     """Return the folder for the results of a command, once it is known that they can go there.
 
@@ -24,7 +55,7 @@ def result_folder(
     ----------
     out : the folder that the user chose; None for `name`, in the current folder
     name, source : as of `semattn.result_folder.default_folder`
-    command, inputs, force : as of `semattn.result_folder.ResultFolder`
+    command, inputs, force, stdin_sha256 : as of `semattn.result_folder.ResultFolder`
     files : names of the files that the command writes
 
     Raises
@@ -33,6 +64,63 @@ def result_folder(
         As `ResultFolder.check` does.
     """
     source = source or source_of(inputs)
-    folder = ResultFolder(out or default_folder(name, source), command, inputs, source, force)
+    path = out or default_folder(name, source)
+    folder = ResultFolder(path, command, inputs, source, force, stdin_sha256)
     folder.check(files)
     return folder
+
+
+def image_folders(
+    out: Path | None,
+    command: str,
+    inputs: ImageInputs,
+    files: Iterable[str],
+    *,
+    others: tuple[Path, ...] = (),
+    force: bool = False,
+) -> ImageFolders:
+    """Return the folder for the results of each picture, once it is known that they can go there.
+
+    A single picture has the folder `out`; several have one each inside it.
+
+    Parameters
+    ----------
+    inputs : the pictures
+    files : names of the files that the command writes for each picture
+    others : other input files, such as that of a mask
+
+    Raises
+    ------
+    OutputError
+        As `ResultFolder.check` does; also where a file would replace another of the pictures.
+    """
+    names = tuple(files)
+    if inputs.is_single:
+        image = inputs.images[0]
+        prefix = "semattn-" if command == "explain" else f"semattn-{command}-"
+        paths = (*([image.path] if image.path else []), *others)
+        return ImageFolders((
+            result_folder(
+                out, f"{prefix}{image.stem}", command, paths, names, source=image.identity,
+                force=force, stdin_sha256=image.sha256,
+            ),
+        ))  # fmt: skip
+    path = out or default_folder(f"semattn-{command}-{inputs.title}", inputs.source)
+    top = ResultFolder(path, f"{command} index", (), inputs.source, force)
+    top.check([INDEX])
+    each = []
+    taken = {os.path.realpath(image.path) for image in inputs.images if image.path is not None}
+    for image, name in zip(inputs.images, inputs.folder_names(), strict=True):
+        folder = ResultFolder(
+            path / name, command, (*([image.path] if image.path else []), *others),
+            image.identity, force, image.sha256,
+        )  # fmt: skip
+        folder.check(names)
+        each.append(folder)
+        for file in (path / INDEX, *(folder.path / name for name in names)):
+            if os.path.realpath(file) in taken:
+                raise OutputError(
+                    f"out: expected a folder without the inputs, got {path}, where "
+                    f"{file.relative_to(path)} is one of them — choose another folder"
+                )
+    return ImageFolders(tuple(each), top)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ import typer
 from ..registry import choices
 from . import options
 from .console import verbatim
+from .json_output import Content, json_output
 from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 COLOURS = {"works": "green", "refused": "yellow", "wrong": "red", "not tried": "dim"}
 
 
+@json_output
 def models(
     pattern: Annotated[
         str | None,
@@ -29,8 +33,9 @@ def models(
             "out.",
         ),
     ] = None,
+    as_json: options.Json = False,
     debug: options.Debug = False,
-) -> None:
+) -> Content:
     """List the models that semattn explains, and those that it refuses, with the reason.
 
     Every ViT-like architecture of timm was tried; models of transformers,
@@ -48,7 +53,7 @@ def models(
             "work; [bold]semattn models FAMILY[/] lists those of a family, with reasons",
             soft_wrap=True,
         )
-        return
+        return _content(everything.values())
     found = _matching(everything, pattern)
     print_table(console, _names(found))
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -58,6 +63,14 @@ def models(
     for (status, said), names in reasons.items():
         of = "all of them" if len(names) == len(found) > 1 else ", ".join(names)
         console.print(f"\n[{COLOURS[status]}]{status}:[/] {of}\n  {verbatim(said)}", soft_wrap=True)
+    return _content(found)
+
+
+def _content(shown: Iterable[Known]) -> Content:
+    """Return the models ready for JSON, and the version of timm that they were tried with."""
+    from ..zoo.known import sweep
+
+    return {"timm": sweep()["timm"], "models": [asdict(model) for model in shown]}
 
 
 def _families(everything: dict[str, Known]) -> Table:

@@ -15,14 +15,22 @@ def _option(panel: str, metavar: str | None, words: str, *names: str, **more: An
     return typer.Option(*names, metavar=metavar or "", rich_help_panel=panel, help=words, **more)
 
 
-ImageFile = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="A photograph: any file that Pillow reads.")
+ImageFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE",
+        help="Photographs: any files that Pillow reads; folders, with the folders in them; "
+        "patterns in quotes such as [bold]'photos/**/*.jpg'[/]; or [bold]-[/], the bytes of one on "
+        "standard input.",
+    ),
 ]
-ImageOrFolder = Annotated[
-    Path,
+ImagesOrFolder = Annotated[
+    list[str],
     typer.Argument(
         metavar="IMAGE|FOLDER",
-        help="A photograph, or a folder of them, with the folders in it; other files are skipped.",
+        help="A photograph, or several that are analysed together: files, folders, with the "
+        "folders in them, patterns in quotes such as [bold]'photos/*.jpg'[/]; or [bold]-[/], the "
+        "bytes of one on standard input. Other files are skipped.",
     ),
 ]
 ModelName = Annotated[
@@ -171,7 +179,12 @@ PromptQueries = Annotated[
 ]
 PromptFolder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder for the results; semattn-prompt-IMAGE, here, if left out."),
+    _option(
+        WHERE,
+        "DIR",
+        "The folder for the results, with a folder in it for each of several images; "
+        "semattn-prompt-IMAGE or semattn-prompt-FOLDER, here, if left out.",
+    ),
 ]
 Refine = Annotated[
     str,
@@ -185,11 +198,21 @@ Refine = Annotated[
 Device = Annotated[str, _option(HOW, "NAME", "Where it runs: cpu, cuda, mps, …")]
 Folder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder for the results; semattn-IMAGE, here, if left out."),
+    _option(
+        WHERE,
+        "DIR",
+        "The folder for the results, with a folder in it for each of several images; "
+        "semattn-IMAGE or semattn-explain-FOLDER, here, if left out.",
+    ),
 ]
 ComparisonFolder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder for the results; semattn-compare-IMAGE, here, if left out."),
+    _option(
+        WHERE,
+        "DIR",
+        "The folder for the results, with a folder in it for each of several images; "
+        "semattn-compare-IMAGE or semattn-compare-FOLDER, here, if left out.",
+    ),
 ]
 AnalysisFolder = Annotated[
     Path | None,
@@ -226,6 +249,16 @@ Force = Annotated[
     ),
 ]
 Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
+Json = Annotated[
+    bool,
+    _option(
+        WHERE,
+        None,
+        "Print one JSON object on standard output and all other text on standard error; where the "
+        "command fails, no object is printed.",
+        "--json",
+    ),
+]
 Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]
 LabelledFolder = Annotated[
     Path,

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..registry import choices
 from . import options
 from .console import MOST_SKIPPED, busy, phases, told, verbatim
 from .folders import result_folder
+from .json_output import Content, json_output, result_content
 from .reading import read_precision
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ FILES = (
 )  # fmt: skip
 
 
+@json_output
 def pretrain(
     folder: options.PhotoFolder,
     masking: options.MaskingName = "guided",
@@ -51,8 +53,9 @@ def pretrain(
     validation: options.Validation = None,
     out: options.PretrainFolder = None,
     force: options.Force = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
-) -> None:
+) -> Content | None:
     r"""Pre-train a ViT on photographs without labels, hiding patches by their keypoints.
 
     A masked autoencoder ([bold]ViTMAEForPreTraining[/]), trained by transformers and
@@ -88,8 +91,13 @@ def pretrain(
                 precision=_precision(precision, device), device=device,
                 checkpoint_steps=checkpoint_steps, validation=others, progress=progress,
             )  # fmt: skip
-    if main:
-        _report(finished, skipped, notes)
+    if not main:
+        return None
+    files = _files(finished)
+    _report(finished, skipped, files, notes)
+    reasons = [(path.as_posix(), reason) for path, reason in skipped]
+    content = result_content(files["settings"], files, notes, reasons)
+    return content | {"resumed_from_step": finished.resumed, "log": list(finished.log)}
 
 
 def _policy(
@@ -129,10 +137,22 @@ def _precision(name: str, device: str) -> str:
     return read_precision(name, "cuda" if gpu else "cpu")
 
 
-def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[str]) -> None:
-    """What came out, and where it is."""
+def _files(finished: Pretrained) -> dict[str, Path]:
+    """Return the path of each file and folder of the run, by name."""
     from ..pretraining.callbacks import LOG
-    from ..pretraining.pictures import PICTURE, describe
+    from ..pretraining.pictures import PICTURE
+
+    names = {"model": "model", "log": LOG, "settings": "pretrain.json"}
+    if (finished.out / PICTURE).exists():
+        names["picture"] = PICTURE
+    return {key: finished.out / name for key, name in names.items()}
+
+
+def _report(
+    finished: Pretrained, skipped: list[tuple[Path, str]], files: dict[str, Path], notes: list[str]
+) -> None:
+    """What came out, and where it is."""
+    from ..pretraining.pictures import describe
     from .console import closing
     from .terminal import open_console
 
@@ -155,10 +175,6 @@ def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[s
         console.print(f"[yellow]skipped:[/] {len(skipped)}, which are no pictures")
         for path, _ in skipped[:MOST_SKIPPED]:
             console.print(f"  {verbatim(path.name)}", soft_wrap=True)
-    names: dict[str, Any] = {"model": "model", "log": LOG, "settings": "pretrain.json"}
-    if (finished.out / PICTURE).exists():
-        names["picture"] = PICTURE
-    files = {key: finished.out / name for key, name in names.items()}
     closing(console, notes, "", files)
 
 

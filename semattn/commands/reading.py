@@ -71,7 +71,7 @@ def load_model(
     return network
 
 
-def sharp(image: Path, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
+def sharp(image: Path | bytes, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
     """The view that the model has of the image, in more pixels."""
     from ..images import Preprocessing, prepare
 
@@ -135,7 +135,7 @@ def read_strengths(given: str | None) -> tuple[float, ...] | None:
     return found
 
 
-def read_region(given: str | None, image: Path, network: nn.Module) -> Any:
+def read_region(given: str | None, image: Path | bytes, network: nn.Module) -> Any:
     """A region of the photograph, as the model sees it: a `Mask`, or None."""
     if given is None:
         return None

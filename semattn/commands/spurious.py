@@ -14,12 +14,14 @@ from . import options
 from .console import busy, phases, told
 from .discovery import report_discovery
 from .folders import result_folder
+from .json_output import Content, json_output, result_content
 from .pages import PAGE, pages
 from .reading import load_model, read_device, read_names
 
 SEARCH = ".search"  # what is done of a search, until all is
 
 
+@json_output
 def spurious(
     folder: options.LabelledFolder,
     model: options.ModelName = None,
@@ -37,8 +39,9 @@ def spurious(
     report: options.Report = True,
     out: options.SpuriousFolder = None,
     force: options.Force = False,
+    as_json: options.Json = False,
     debug: options.Debug = False,
-) -> None:
+) -> Content:
     """Find what a model uses for a class that is not the class's object.
 
     Patches off the object that a class shows several times as often as others are
@@ -83,6 +86,7 @@ def spurious(
             files = output.write_spurious(found, place, pages(report, discovery=found))
         shutil.rmtree(made / SEARCH, ignore_errors=True)
     report_discovery(found, files, notes)
+    return result_content(files["result"], files, notes)
 
 
 def _searched(given: str | None, names: tuple[str, ...] | None) -> list[Any] | None:

@@ -1,0 +1,92 @@
+"""`--json`: one JSON object on standard output, and everything else on standard error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import typer
+
+Parameters = ParamSpec("Parameters")
+Content = dict[str, Any]
+
+
+def json_output(
+    command: Callable[Parameters, Content | None],
+) -> Callable[Parameters, None]:
+    """Print the dict that a command returns, where it is called with `as_json`.
+
+    Whatever else the command prints then goes to standard error. Where the command fails, nothing
+    is printed; a command that returns None, such as a process that is not the first, prints
+    nothing.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Parameters.args, **options: Parameters.kwargs) -> None:
+        if not options.get("as_json"):
+            command(*args, **options)
+            return
+        with redirect_stdout(sys.stderr):
+            content = command(*args, **options)
+        if content is not None:
+            emit(content)
+
+    return run
+
+
+def emit(content: Content) -> None:
+    """Print one JSON object in ASCII."""
+    typer.echo(json.dumps(finite(content), indent=1, ensure_ascii=True, allow_nan=False))
+
+
+def finite(value: Any) -> Any:
+    """Return a value ready for JSON: NaN and infinity as None, paths as text.
+
+    Examples
+    --------
+    >>> finite({"a": (1.0, float("nan")), "file": Path("a/b.png")})
+    {'a': [1.0, None], 'file': 'a/b.png'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def result_content(
+    result: Path | None,
+    files: Mapping[str, Path],
+    notes: Iterable[str],
+    skipped: Iterable[Any] = (),
+) -> Content:
+    """Return the content of a result file with the paths of all files, the notes, the skipped.
+
+    Parameters
+    ----------
+    result : the JSON file that the command wrote; None where there is none yet
+    files : path of each file, by name
+    notes : added to those in the result
+    skipped : pairs of a name and a reason; those in the result if empty
+    """
+    content: Content = {} if result is None else json.loads(result.read_text(encoding="utf-8"))
+    pairs = [tuple(pair) for pair in skipped]
+    if not pairs and isinstance(content.get("skipped"), list):  # audit.json has their number
+        pairs = [
+            tuple(entry.values()) if isinstance(entry, dict) else tuple(entry)
+            for entry in content["skipped"]
+        ]
+    return content | {
+        "files": dict(files),
+        "skipped": [{"name": str(name), "reason": str(reason)} for name, reason in pairs],
+        "notes": list(dict.fromkeys([*content.get("notes", []), *notes])),
+    }
