@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import plain
@@ -32,8 +33,8 @@ def input_names(sources: Sequence[Any]) -> list[str]:
     ['cat/1.png', '2.png', 'image 2']
     """
     files = [os.fspath(one) if isinstance(one, (str, os.PathLike)) else None for one in sources]
-    folders = dict.fromkeys(os.path.dirname(file) for file in files if file is not None)
-    paths = {folder: os.path.abspath(folder) for folder in folders}
+    folders = dict.fromkeys(os.path.split(file)[0] for file in files if file is not None)
+    paths = {folder: str(Path(folder).absolute()) for folder in folders}
     root = os.path.commonpath(paths.values()) if paths else ""
     below = {folder: os.path.relpath(path, root) for folder, path in paths.items()}
     names = []
@@ -41,7 +42,8 @@ def input_names(sources: Sequence[Any]) -> list[str]:
         if file is None:
             names.append(str(source) if hasattr(source, "archive") else f"image {number}")
             continue
-        folder, base = below[os.path.dirname(file)], os.path.basename(file)
+        folder, base = os.path.split(file)
+        folder = below[folder]
         names.append(base if folder == os.curdir else f"{folder}/{base}")
     return names
 
@@ -109,7 +111,7 @@ def changes(before: Sequence[str], after: Sequence[str]) -> Changes | None:
     """Return the difference between the lines of two lists; None for the same content in order."""
     if contents(before) == contents(after):
         return None
-    old, new = ({name: line for name, line in _pairs(lines)} for lines in (before, after))
+    old, new = (dict(_pairs(lines)) for lines in (before, after))
     edited = (
         name for name in new if name in old and contents([old[name]]) != contents([new[name]])
     )

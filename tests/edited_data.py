@@ -10,6 +10,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,45 +69,52 @@ def edit(root: Path, kind: str, seed: int) -> None:
     """Change a folder of `make_data` in one way."""
     rng = np.random.default_rng(seed)
     names = sorted(path.relative_to(root / "images") for path in (root / "images").rglob("*.png"))
-    name = names[rng.integers(len(names))]
-    image, mask = root / "images" / name, root / "masks" / name
+    first, second = (names[number] for number in rng.integers(len(names), size=2))
     fresh = 10_000_000 + seed
-    if kind == "picture":
-        draw(image, fresh)
-    elif kind == "same size":  # as many bytes, the same time of change of the file
-        before = image.stat()
-        draw(image, fresh, compressed=False)
-        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
-    elif kind == "mask":
-        draw_mask(mask, fresh)
-    elif kind == "add":
-        added = f"{CLASSES[seed % 2]}/{rng.integers(100):02}new.png"
-        draw(root / "images" / added, fresh)
-        draw_mask(root / "masks" / added, fresh)
-    elif kind == "remove":
-        image.unlink()
-        mask.unlink()
-    elif kind == "rename":
-        for file in (image, mask):
-            file.rename(file.with_name(f"z{file.name}"))
-    elif kind == "swap":
-        other = root / "images" / names[rng.integers(len(names))]
-        first, second = image.read_bytes(), other.read_bytes()
-        image.write_bytes(second)
-        other.write_bytes(first)
-    elif kind == "copy":
-        shutil.copytree(root, root.with_name("copy"))
-        shutil.rmtree(root)
-        root.with_name("copy").rename(root)
-    elif kind == "break":
-        image.write_bytes(image.read_bytes()[:100])
-    elif kind == "touch":
-        os.utime(image)
-    elif kind == "class":
-        for folder in ("images", "masks"):
-            other = root / folder / CLASSES[1 - CLASSES.index(name.parts[0])] / f"m{name.name}"
-            other.parent.mkdir(exist_ok=True)
-            (root / folder / name).rename(other)
+    image, mask, other = root / "images" / first, root / "masks" / first, root / "images" / second
+    added = f"{CLASSES[seed % 2]}/{rng.integers(100):02}new.png"
+    moved = f"{CLASSES[1 - CLASSES.index(first.parts[0])]}/m{first.name}"
+    changes: dict[str, Callable[[], Any]] = {
+        "nothing": lambda: None,
+        "picture": lambda: draw(image, fresh),
+        "same size": lambda: _draw_silently(image, fresh),
+        "mask": lambda: draw_mask(mask, fresh),
+        "add": lambda: (draw(root / "images" / added, fresh),
+                        draw_mask(root / "masks" / added, fresh)),
+        "remove": lambda: (image.unlink(), mask.unlink()),
+        "rename": lambda: [file.rename(file.with_name(f"z{file.name}")) for file in (image, mask)],
+        "swap": lambda: _swap(image, other),
+        "copy": lambda: _copy(root),
+        "break": lambda: image.write_bytes(image.read_bytes()[:100]),
+        "touch": lambda: os.utime(image),
+        "class": lambda: [_move(root / kind, first, moved) for kind in ("images", "masks")],
+    }  # fmt: skip
+    changes[kind]()
+
+
+def _draw_silently(image: Path, seed: int) -> None:
+    """Draw another picture of as many bytes, and set the time of change of the file back."""
+    before = image.stat()
+    draw(image, seed, compressed=False)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _swap(first: Path, second: Path) -> None:
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+
+
+def _copy(root: Path) -> None:
+    """Put a copy of a folder in its place."""
+    shutil.copytree(root, root.with_name("copy"))
+    shutil.rmtree(root)
+    root.with_name("copy").rename(root)
+
+
+def _move(root: Path, old: Path, new: str) -> None:
+    (root / new).parent.mkdir(exist_ok=True)
+    (root / old).rename(root / new)
 
 
 def stop_at(count: int | None) -> Callable[[int, Any], None]:
@@ -190,10 +198,8 @@ def same_analysis(first: Any, second: Any) -> bool:
 
 
 def _start(run: Callable[[], Any]) -> None:
-    try:
+    with suppress(StoppedError):
         run()
-    except StoppedError:
-        pass
 
 
 def _noted(run: Callable[[], Any]) -> tuple[Any, list[str]]:

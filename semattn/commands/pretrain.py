@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..registry import choices
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from ..pretraining import Pretrained
 
 MOST_WORKERS = 8
-FILES = (
-    "pretrain.json", "metrics.jsonl", "reconstruction.png", "model/", "keypoints/", "checkpoints/",
-)  # fmt: skip
 
 
 def pretrain(
@@ -67,20 +63,21 @@ def pretrain(
     six photographs, drawn anew as it learns), [bold]pretrain.json[/] (settings and
     versions), [bold]keypoints/[/] and [bold]checkpoints/[/].
     """
+    from ..images import listed
+    from ..pretraining import FILES, pretrain as run
+
     main = os.environ.get("RANK", "0") == "0"
     place = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
     policy = _policy(masking, beta, beta_end, schedule, hint, mask_ratio, seed, epochs)
-    from ..pretraining import pretrain as run, readable
-
     with told() as notes:
-        with busy("reading the folder") if main else nullcontext():
-            pictures, skipped = readable(folder)
-            others = None if validation is None else readable(validation)[0]
+        with busy("listing the folder") if main else nullcontext():
+            pictures = listed(folder)
+            others = None if validation is None else listed(validation)
         shown: AbstractContextManager[Callable[[str, int, int], None] | None]
         shown = phases() if main else nullcontext()
-        with place.running(FILES) if main else nullcontext(), shown as progress:
+        with shown as progress:
             finished = run(
-                pictures, place.path, masking=policy, model=model, image_size=image_size,
+                pictures, place, masking=policy, model=model, image_size=image_size,
                 patch_size=patch_size, density=density, detector=detector, keypoints=keypoints,
                 loss_weight=loss_weight, temperature=temperature, epochs=epochs,
                 batch_size=batch_size, learning_rate=learning_rate, seed=seed,
@@ -89,7 +86,7 @@ def pretrain(
                 checkpoint_steps=checkpoint_steps, validation=others, progress=progress,
             )  # fmt: skip
     if main:
-        _report(finished, skipped, notes)
+        _report(finished, notes)
 
 
 def _policy(
@@ -129,9 +126,9 @@ def _precision(name: str, device: str) -> str:
     return read_precision(name, "cuda" if gpu else "cpu")
 
 
-def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[str]) -> None:
+def _report(finished: Pretrained, notes: list[str]) -> None:
     """What came out, and where it is."""
-    from ..pretraining.callbacks import LOG
+    from ..pretraining.checkpoints import LOG
     from ..pretraining.pictures import PICTURE, describe
     from .console import closing
     from .terminal import open_console
@@ -151,10 +148,12 @@ def _report(finished: Pretrained, skipped: list[tuple[Path, str]], notes: list[s
             first, last = found[0], found[-1]
             console.print(f"{said}: {first[key]:.4f} → [bold]{last[key]:.4f}[/]")
     console.print(_time(finished))
-    if skipped:
-        console.print(f"[yellow]skipped:[/] {len(skipped)}, which are no pictures")
-        for path, _ in skipped[:MOST_SKIPPED]:
-            console.print(f"  {verbatim(path.name)}", soft_wrap=True)
+    if skipped := finished.skipped:
+        console.print(f"[yellow]skipped:[/] {len(skipped)}, which cannot be read")
+        for name, reason in skipped[:MOST_SKIPPED]:
+            console.print(f"  {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
+        if len(skipped) > MOST_SKIPPED:
+            console.print(f"  … and {len(skipped) - MOST_SKIPPED} more", soft_wrap=True)
     names: dict[str, Any] = {"model": "model", "log": LOG, "settings": "pretrain.json"}
     if (finished.out / PICTURE).exists():
         names["picture"] = PICTURE

@@ -82,15 +82,17 @@ class KeptRows:
             if not name.isdigit() or int(name) >= len(self.data):
                 (self.shelf.folder / f"{name}.json").unlink(missing_ok=True)
         gone = len(self.before.keys() - self.names)
-        parts = [
-            f"{count} {words}" for count, words in (
-                (self.changed, "whose image, mask or class changed"),
-                (self.affected, "compared with masks of other images, which changed"),
-            ) if count
-        ]  # fmt: skip
-        texts = [f"{self.changed + self.affected} of {len(self.before)} images that an earlier run "
-                 f"kept were measured again: {', '.join(parts)}"] if parts else []  # fmt: skip
-        texts += [f"{gone} that are no longer in the data were dropped"] if gone else []
+        kinds = (
+            (self.changed, "whose image, mask or class changed"),
+            (self.affected, "compared with masks of other images, which changed"),
+        )
+        parts = ", ".join(f"{count} {words}" for count, words in kinds if count)
+        texts = []
+        if parts:
+            again = f"{self.changed + self.affected} of {len(self.before)} images"
+            texts.append(f"{again} that an earlier run kept were measured again: {parts}")
+        if gone:
+            texts.append(f"{gone} that are no longer in the data were dropped")
         return _digest([self._own(index) for index in range(len(self.data))]), "; ".join(texts)
 
     def _write(self, index: int, row: dict[str, Any]) -> None:

@@ -118,16 +118,11 @@ def evaluate(
     }  # fmt: skip
     wants = _wanted_classes(data, classes)
     study = _Study(model, data, list(methods), wanted, setting, refine, own, wants)
-    rows = []
     with nullcontext() if folder is None else ResultFolder(folder, "evaluate").running(()):
         kept = None if folder is None else _kept_rows(folder, manifest, study)
+        rows = []
         for index in range(len(data)):
-            row = None if kept is None else kept.find(index)
-            if row is None:
-                row = study.measure(index)
-                if kept is not None:
-                    row = kept.keep(index, row)
-            rows.append(row)
+            rows.append(study.measure(index) if kept is None else _row(kept, study, index))
             if progress:
                 progress(index + 1, len(data))
         if kept is not None:
@@ -136,6 +131,12 @@ def evaluate(
             if note:
                 warnings.warn(note, stacklevel=2)
     return _results(rows, list(methods), wanted, manifest)
+
+
+def _row(kept: KeptRows, study: _Study, index: int) -> dict[str, Any]:
+    """Return the row of an image that is kept, or measure it and keep it."""
+    row = kept.find(index)
+    return kept.keep(index, study.measure(index)) if row is None else row
 
 
 def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> KeptRows:

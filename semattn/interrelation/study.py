@@ -120,9 +120,9 @@ class Study:
         for number, one in enumerate(following, 1):
             before, seen = seen, seen + one.given
             inputs.update(_lines(one.identities))
-            if partial is not None and before < done <= seen:
-                if (seen, inputs.hexdigest()) != (done, kept):
-                    raise not_the_beginning(partial, "other images")
+            is_last = partial is not None and before < done <= seen
+            if is_last and (seen, inputs.hexdigest()) != (done, kept):
+                raise not_the_beginning(partial, "other images")
             if seen <= done:
                 self._pass(one)
                 continue

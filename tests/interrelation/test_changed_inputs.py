@@ -114,7 +114,7 @@ def test_the_command_says_it_in_one_line(run, tmp_path, monkeypatch, taken):
     assert run("analyze", root, "--batch-size", 1, "--out", "made")[0] == 130
     monkeypatch.setattr(study.Study, "take", take)
     draw(root / "cat/00.png", 99)
-    status, out, err = run("analyze", root, "--batch-size", 1, "--out", "made")
+    status, out, _ = run("analyze", root, "--batch-size", 1, "--out", "made")
     assert status == 0 and out.count("note: the analysis starts again: of the 3 images") == 1
     assert run("analyze", root, "--batch-size", 1, "--out", "fresh")[0] == 0
     assert same_analysis(*(load_analysis(tmp_path / f"{one}/analysis.npz") for one in
