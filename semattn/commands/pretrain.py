@@ -54,7 +54,8 @@ def pretrain(
     A masked autoencoder ([bold]ViTMAEForPreTraining[/]), trained by transformers and
     Accelerate: [bold]pip install 'semattn\[pretrain]'[/]. What is hidden of a photograph
     depends on its place in the folder, the epoch and the seed, whatever the number
-    of processes. After an interruption the same command goes on. On several GPUs:
+    of processes. Photographs that cannot be read are skipped and listed. After an
+    interruption the same command goes on. On several GPUs:
     [bold]accelerate launch -m semattn pretrain FOLDER[/], or, as on a CPU as well,
     [bold]torchrun --nproc-per-node 2 -m semattn pretrain FOLDER[/].
 
