@@ -31,7 +31,8 @@ from .methods import Method, method
 
 OTHERS = 32  # masks of other images, for the shuffled AUROC
 SHUFFLED = "shuffled-auroc"
-COUNTED = ("root", "of", "images", "notes", "mask_reading")  # of `about`: each row has the identity of its own inputs
+# Entries of `about` that may change: each row has the identity of its own inputs.
+COUNTED = ("root", "of", "images", "notes", "mask_reading")
 
 
 @dataclass(frozen=True)
