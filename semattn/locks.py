@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import SemattnError
+
+_held: set[int] = set()  # descriptors of the locks of this process
 
 
 class LockedError(SemattnError, OSError):
@@ -26,7 +28,7 @@ def locked(file: Path) -> Iterator[None]:
     LockedError
         While another process, or another thread of this one, holds it; the message names it.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    owner, descriptor = os.getpid(), os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if not _lock(descriptor):
             holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
@@ -37,9 +39,13 @@ def locked(file: Path) -> Iterator[None]:
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
+        _held.add(descriptor)
         yield
     finally:
-        os.close(descriptor)
+        if os.getpid() == owner:
+            _held.discard(descriptor)
+            _unlock(descriptor)
+            os.close(descriptor)
 
 
 def is_locked(file: Path) -> bool:
@@ -64,3 +70,21 @@ def _lock(descriptor: int) -> bool:
     except OSError:  # the file system has no locks
         return True
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Release the lock also for a process that was forked a moment ago."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _release_in_child() -> None:
+    """Close the locks of the parent, which a forked process would hold after the parent's end."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)

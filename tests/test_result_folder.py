@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from semattn import locks
 from semattn.errors import ImageError
 from semattn.images import listed
 from semattn.locks import LockedError, is_locked, locked
@@ -136,6 +138,25 @@ def test_a_second_run_in_a_folder_is_refused_and_named(tmp_path):
             assert is_locked(tmp_path / "run/.semattn/lock")
     with folder.running(["audit.json"]):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_does_not_hold_the_lock_of_its_parent(tmp_path):
+    (ready, started), (wait, end) = os.pipe(), os.pipe()
+    with suppress(OSError), locked(tmp_path / "lock"):
+        child = os.fork()
+        if not child:
+            os.close(end)
+            os.write(started, b".")
+            os.read(wait, 1)
+            os._exit(0)
+        os.read(ready, 1)
+        held = is_locked(tmp_path / "lock")
+        os.close(next(iter(locks._held)))  # as the system does where the parent is killed
+        after = is_locked(tmp_path / "lock")
+    os.close(end)
+    assert os.waitpid(child, 0)[1] == 0
+    assert held and not after
 
 
 def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):

@@ -48,7 +48,7 @@ def analyze(
     concentration, how far attention reaches; each beside what it is when the
     keypoints are shifted, those of another image, or shuffled. Of several images,
     what cannot be read is skipped and listed; after an interruption, the same
-    command goes on.
+    command goes on, or starts again where analysed pictures changed.
 
     Writes [bold]analysis.png[/] (the picture), [bold]analysis.csv[/] (a row a figure, layer
     and head), [bold]analysis.json[/] (all figures and findings), [bold]analysis.npz[/] (the

@@ -46,7 +46,8 @@ def explain(
     table has means and 95 % bootstrap intervals over images, and the paired
     difference of each method to each baseline ([bold]*[/]: p < .05 after Holm's
     correction). Every image is kept as it is done: after an interruption,
-    the same command goes on.
+    the same command goes on; images whose picture, mask or class changed are
+    measured again.
 
     Writes [bold]bench.png[/] (the figure), [bold]bench.md[/] (the tables), [bold]bench.json[/]
     (all of it, and what is needed to do it again) and [bold]bench.csv[/] (every image).

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ..pretraining import Pretrained
 
 MOST_WORKERS = 8
-FILES = (
-    "pretrain.json", "metrics.jsonl", "reconstruction.png", "model/", "keypoints/", "checkpoints/",
-)  # fmt: skip
 
 
 @json_output
@@ -61,7 +58,8 @@ def pretrain(
     A masked autoencoder ([bold]ViTMAEForPreTraining[/]), trained by transformers and
     Accelerate: [bold]pip install 'semattn\[pretrain]'[/]. What is hidden of a photograph
     depends on its place in the folder, the epoch and the seed, whatever the number
-    of processes. After an interruption the same command goes on. On several GPUs:
+    of processes. Photographs that cannot be read are skipped and listed. After an
+    interruption the same command goes on. On several GPUs:
     [bold]accelerate launch -m semattn pretrain FOLDER[/], or, as on a CPU as well,
     [bold]torchrun --nproc-per-node 2 -m semattn pretrain FOLDER[/].
 
@@ -70,20 +68,21 @@ def pretrain(
     six photographs, drawn anew as it learns), [bold]pretrain.json[/] (settings and
     versions), [bold]keypoints/[/] and [bold]checkpoints/[/].
     """
+    from ..images import listed
+    from ..pretraining import FILES, pretrain as run
+
     main = os.environ.get("RANK", "0") == "0"
     place = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
     policy = _policy(masking, beta, beta_end, schedule, hint, mask_ratio, seed, epochs)
-    from ..pretraining import pretrain as run, readable
-
     with told() as notes:
-        with busy("reading the folder") if main else nullcontext():
-            pictures, skipped = readable(folder)
-            others = None if validation is None else readable(validation)[0]
+        with busy("listing the folder") if main else nullcontext():
+            pictures = listed(folder)
+            others = None if validation is None else listed(validation)
         shown: AbstractContextManager[Callable[[str, int, int], None] | None]
         shown = phases() if main else nullcontext()
-        with place.running(FILES) if main else nullcontext(), shown as progress:
+        with shown as progress:
             finished = run(
-                pictures, place.path, masking=policy, model=model, image_size=image_size,
+                pictures, place, masking=policy, model=model, image_size=image_size,
                 patch_size=patch_size, density=density, detector=detector, keypoints=keypoints,
                 loss_weight=loss_weight, temperature=temperature, epochs=epochs,
                 batch_size=batch_size, learning_rate=learning_rate, seed=seed,
@@ -94,9 +93,8 @@ def pretrain(
     if not main:
         return None
     files = _files(finished)
-    _report(finished, skipped, files, notes)
-    reasons = [(path.as_posix(), reason) for path, reason in skipped]
-    content = result_content(files["settings"], files, notes, reasons)
+    _report(finished, files, notes)
+    content = result_content(files["settings"], files, notes, list(finished.skipped))
     return content | {"resumed_from_step": finished.resumed, "log": list(finished.log)}
 
 
@@ -139,7 +137,7 @@ def _precision(name: str, device: str) -> str:
 
 def _files(finished: Pretrained) -> dict[str, Path]:
     """Return the path of each file and folder of the run, by name."""
-    from ..pretraining.callbacks import LOG
+    from ..pretraining.checkpoints import LOG
     from ..pretraining.pictures import PICTURE
 
     names = {"model": "model", "log": LOG, "settings": "pretrain.json"}
@@ -148,9 +146,7 @@ def _files(finished: Pretrained) -> dict[str, Path]:
     return {key: finished.out / name for key, name in names.items()}
 
 
-def _report(
-    finished: Pretrained, skipped: list[tuple[Path, str]], files: dict[str, Path], notes: list[str]
-) -> None:
+def _report(finished: Pretrained, files: dict[str, Path], notes: list[str]) -> None:
     """What came out, and where it is."""
     from ..pretraining.pictures import describe
     from .console import closing
@@ -171,10 +167,12 @@ def _report(
             first, last = found[0], found[-1]
             console.print(f"{said}: {first[key]:.4f} → [bold]{last[key]:.4f}[/]")
     console.print(_time(finished))
-    if skipped:
-        console.print(f"[yellow]skipped:[/] {len(skipped)}, which are no pictures")
-        for path, _ in skipped[:MOST_SKIPPED]:
-            console.print(f"  {verbatim(path.name)}", soft_wrap=True)
+    if skipped := finished.skipped:
+        console.print(f"[yellow]skipped:[/] {len(skipped)}, which cannot be read")
+        for name, reason in skipped[:MOST_SKIPPED]:
+            console.print(f"  {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
+        if len(skipped) > MOST_SKIPPED:
+            console.print(f"  … and {len(skipped) - MOST_SKIPPED} more", soft_wrap=True)
     closing(console, notes, "", files)
 
 

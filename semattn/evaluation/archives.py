@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import ImageError, SemattnError
 from ..images import read as read_picture
+from .kept_rows import Source
 from .masked import Item, datasets, label_map, whole
 
 VOC_CLASSES = (
@@ -56,6 +57,12 @@ class Voc:
         if not areas[label] or label >= len(VOC_CLASSES):
             raise ImageError(f"mask: expected a class of 1 to {len(VOC_CLASSES)} in {name}.png")
         return Item(name, image, drawn == label + 1, label)
+
+    def sources(self, index: int) -> list[Source]:
+        """Return the files behind an item; its class is in its mask."""
+        name = Path(self.names[index]).name
+        image, mask = Path("JPEGImages") / f"{name}.jpg", Path("SegmentationClass") / f"{name}.png"
+        return [(name, self.root / image, None), (mask.as_posix(), self.root / mask, None)]
 
 
 class Coco:
@@ -106,6 +113,13 @@ class Coco:
         if not unions[best].any():
             raise ImageError(f"mask: expected an instance with area in {name}")
         return Item(name, image, unions[best], self.numbers[best])
+
+    def sources(self, index: int) -> list[Source]:
+        """Return the picture of an item, and its annotations with the names of all classes."""
+        number = self.order[index]
+        name = Path(self.files[number]).name
+        annotations = json.dumps([self.classes, self.by_image[number]]).encode()
+        return [(name, self.root / name, None), (f"annotations {name}", annotations, None)]
 
 
 def shape_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
@@ -187,6 +201,17 @@ class ImageNetSegmentation:
         inner = self.opened[self.opened[self.masks[index]][0, 0]]
         image = read_picture(np.ascontiguousarray(pixels).astype(np.uint8))
         return Item(f"image {index}", image, np.asarray(inner).T > 0, None)
+
+    def sources(self, index: int) -> list[Source]:
+        """Return the values of an item, as they are in the file."""
+        pixels, mask = (
+            np.asarray(array)
+            for array in (
+                self.opened[self.images[index]],
+                self.opened[self.opened[self.masks[index]][0, 0]],
+            )
+        )
+        return [(f"image {index}", pixels, None), (f"mask {index}", mask, None)]
 
 
 datasets["voc"] = Voc

@@ -31,6 +31,7 @@ from ..images import (
     read_mask,
 )
 from ..registry import Registry, choices
+from .kept_rows import Source, sources_of
 
 LOOKED_AT = 32  # masks of a folder that decide together how all are read
 SHOWN = 4  # readings that notes list
@@ -105,6 +106,10 @@ class First:
     def __getitem__(self, index: int) -> Item:
         return self.data[int(self.index[index])]
 
+    def sources(self, index: int) -> list[Source]:
+        """Return the inputs behind an item."""
+        return sources_of(self.data, int(self.index[index]))
+
 
 class Folder:
     """Images in a folder, by class if it holds folders, and masks of the same names in another.
@@ -177,6 +182,16 @@ class Folder:
                     stacklevel=2,
                 )
         return Item(path.as_posix(), image, mask, self.labels[index])
+
+    def sources(self, index: int) -> list[Source]:
+        """Return the files behind an item, and how masks are read."""
+        path = self.paths[index]
+        files: list[Source] = [(path.as_posix(), self.images / path, self.labels[index])]
+        if self.masks is not None:
+            mask = self._mask_of(path)
+            name = f"mask {mask.relative_to(self.masks).as_posix()}"
+            files += [(name, mask, None), ("coding", repr(self.coding).encode(), None)]
+        return files
 
     def _mask_of(self, path: Path) -> Path:
         assert self.masks is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,16 @@ from ..images import Images, Preprocessing, prepare
 from ..manifest import about_model, versions
 from ..outputs import OutputMeaning
 from ..registry import choices
+from ..result_folder import ResultFolder
 from ..shelf import Shelf
+from .kept_rows import KeptRows, around, sources_of
 from .measures import Case, Setting, measures
 from .methods import Method, method
 
 OTHERS = 32  # masks of other images, for the shuffled AUROC
+SHUFFLED = "shuffled-auroc"
+# Entries of `about` that may change: each row has the identity of its own inputs.
+COUNTED = ("root", "of", "images", "notes", "mask_reading")
 
 
 @dataclass(frozen=True)
@@ -72,21 +79,28 @@ def evaluate(
     ----------
     model : in evaluation mode, with classes
     data : a sequence of items with `name`, `image` (PIL), `mask` (H, W) or None, `label` or None,
-        and `classes`; what cannot be read is skipped, and listed
+        and `classes`; what cannot be read is skipped, and listed. With a method `sources`, as
+        `semattn.evaluation.masked.Folder` has it, kept rows are confirmed without reading items
     methods, metrics : names (`methods.method`, `measures`); metrics None is the core
     setting : of the perturbation metrics
     refine : how patches become pixels, for every row alike
     preprocessing : None is the model's own
     classes : the model's class names; where the data has the same names, the label is explained,
         else the class that the model predicts
-    folder : where each image's numbers are kept as it is done, and read again; None keeps nothing
+    folder : where each image's numbers are kept as it is done, and read again where its image, its
+        mask and its class are the same; None keeps nothing
     progress : called with the number of images done, and of all
 
     Raises
     ------
     SemattnError, ValueError
         For unknown names, for metrics that need masks where there are none, for a folder of
-        another run, and where no image is left.
+        another run or that another process runs in, and where no image is left.
+
+    Warns
+    -----
+    UserWarning
+        Where images of an earlier run in the folder changed, and are measured again, or are gone.
     """
     setting = setting or Setting()
     wanted = list(metrics or core())
@@ -103,20 +117,35 @@ def evaluate(
         "setting": vars(setting), "refine": refine, "preprocessing": str(own),
         "versions": versions(),
     }  # fmt: skip
-    shelf = None if folder is None else Shelf(folder, manifest, "run")
     wants = _wanted_classes(data, classes)
     study = _Study(model, data, list(methods), wanted, setting, refine, own, wants)
-    rows = []
-    for index in range(len(data)):
-        row = None if shelf is None else shelf.row(f"{index:06d}")
-        if row is None:
-            row = study.measure(index)
-            if shelf is not None:
-                shelf.keep_row(f"{index:06d}", row)
-        rows.append(row)
-        if progress:
-            progress(index + 1, len(data))
+    with nullcontext() if folder is None else ResultFolder(folder, "evaluate").running(()):
+        kept = None if folder is None else _kept_rows(folder, manifest, study)
+        rows = []
+        for index in range(len(data)):
+            rows.append(study.measure(index) if kept is None else _row(kept, study, index))
+            if progress:
+                progress(index + 1, len(data))
+        if kept is not None:
+            inputs, note = kept.finish()
+            manifest["data"] = {**data.about, "inputs_sha256": inputs}
+            if note:
+                warnings.warn(note, stacklevel=2)
     return _results(rows, list(methods), wanted, manifest)
+
+
+def _row(kept: KeptRows, study: _Study, index: int) -> dict[str, Any]:
+    """Return the row of an image that is kept, or measure it and keep it."""
+    row = kept.find(index)
+    return kept.keep(index, study.measure(index)) if row is None else row
+
+
+def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> KeptRows:
+    """Return the rows in a folder, once it is known to be of the same model and options."""
+    about = {name: value for name, value in study.data.about.items() if name not in COUNTED}
+    shelf = Shelf(folder, {**manifest, "data": about}, "run")
+    others = OTHERS if SHUFFLED in study.wanted else 0
+    return KeptRows(shelf, study.data, study.classes, others)
 
 
 class _Study:
@@ -144,7 +173,7 @@ class _Study:
             item = self.data[index]
             images, mask = self._prepared(item)
         except (SemattnError, OSError, ValueError) as error:
-            return {"name": f"image {index}", "skipped": " ".join(str(error).split())}
+            return {"name": self._name_of(index), "skipped": " ".join(str(error).split())}
         with torch.inference_mode():
             logits, meaning = predict(self.model, images.inputs)
         scores = _class_scores(logits.float(), meaning)[0]
@@ -168,6 +197,13 @@ class _Study:
             row["methods"][name] = self._one(run, images, about, target, second, mask, index)
         return row
 
+    def _name_of(self, index: int) -> str:
+        """Return the name of an item that cannot be read."""
+        with suppress(SemattnError, OSError, ValueError):
+            if hasattr(self.data, "sources"):
+                return sources_of(self.data, index)[0][0]
+        return f"image {index}"
+
     def _one(
         self, run: Method, images: Images, about: tuple[OutputMeaning, int], target: int,
         second: int, mask: Any, index: int,
@@ -178,7 +214,7 @@ class _Study:
             made, cost = measured(lambda: run(self.model, images, explained), device)
         except UnsupportedModelError as error:
             return {"refused": " ".join(str(error).split())}
-        needs = "shuffled-auroc" in self.wanted and mask is not None
+        needs = SHUFFLED in self.wanted and mask is not None
         case = Case(
             self.model, images, target, second, run, made, mask,
             self._masks(index) if needs else None, self.setting, meaning, outputs,
@@ -206,9 +242,7 @@ class _Study:
 
     def _masks(self, index: int) -> Tensor:
         """Masks (M, H, W) of images that lie around one in the data, itself left out."""
-        count = len(self.data)
-        around = [(index + step) % count for step in range(1, min(OTHERS, count - 1) + 1)]
-        found = [self._mask_of(one) for one in around]
+        found = [self._mask_of(one) for one in around(index, len(self.data), OTHERS)]
         return torch.stack([one for one in found if one is not None])
 
     def _mask_of(self, index: int) -> Tensor | None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..cores import spare_cores
 from ..errors import ImageError, ShapeError
+from ..identity import content_digest
 from ..images import Images, called, prepare
 from ..keypoints import Keypoints, detect
 from .figures import Skipped
@@ -25,7 +26,8 @@ from .figures import Skipped
 class Loaded:
     """The readable images of one batch, with their keypoints and numbers, and those that are none.
 
-    `given` is how many there were in all.
+    `given` is how many there were in all, `identities` identifies all of them where it was asked
+    for.
     """
 
     images: Images | None
@@ -33,6 +35,7 @@ class Loaded:
     skipped: list[Skipped]
     given: int
     numbers: tuple[int, ...] = ()
+    identities: tuple[str, ...] = ()
 
     def part(self, rows: slice) -> Loaded:
         """Some of the images that could be read."""
@@ -65,7 +68,10 @@ class Reader:
     wanted : a `Preprocessing`, or a function that finds it out
     detector, needs : which keypoints, and with what
     names : of all pictures, by number; their own for None
+    identifies : fill `Loaded.identities`
     """
+
+    identifies = False
 
     def __init__(
         self, wanted: Any, detector: Any, needs: Iterable[str], names: Sequence[str] | None = None
@@ -86,6 +92,7 @@ class Reader:
         `strict` raises for one that is none; `threads` look for keypoints, one a processor for
         None.
         """
+        identities = self.identities(first, sources) if self.identifies else ()
         good: list[Images] = []
         names, numbers, skipped = [], [], []
         for number, source in enumerate(sources, first):
@@ -99,7 +106,7 @@ class Reader:
                     raise
                 skipped.append(Skipped(name, " ".join(str(error).split())))
         if not good:
-            return Loaded(None, [], skipped, len(sources))
+            return Loaded(None, [], skipped, len(sources), (), identities)
         for one in good:
             if len(one.inputs) > 1:
                 raise ShapeError(
@@ -115,7 +122,12 @@ class Reader:
             )
         images = _together(good, names)
         found = detect(images.pixels, self.detector, workers=threads, descriptors=self.descriptors)
-        return Loaded(images, found, skipped, len(sources), tuple(numbers))
+        return Loaded(images, found, skipped, len(sources), tuple(numbers), identities)
+
+    def identities(self, first: int, sources: Sequence[Any]) -> tuple[str, ...]:
+        """Return name and SHA-256 of the content of each picture."""
+        pairs = enumerate(sources, first)
+        return tuple(f"{self.name(number, one)} {content_digest(one)}" for number, one in pairs)
 
 
 def _together(every: Sequence[Images], names: Sequence[str]) -> Images:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def analyze(
     replicates : bootstrap samples of the images, for intervals
     batch_size : images in the model at once
     partial : a file to keep what is done in, every so often, and to go on from after an
-        interruption; removed at the end
+        interruption, where the images begin with those that are in it, unchanged; removed at the
+        end
     progress : called with the number of images done, and of all where it is known
 
     Raises
@@ -61,6 +62,14 @@ def analyze(
         As `semattn.record` does.
     ImageError
         Of a single image; and where none of several is left.
+    AnalysisFileError
+        For a `partial` of another model or of other options; where `images` can be read only once,
+        also for one of other images.
+
+    Warns
+    -----
+    UserWarning
+        Where images in `partial` changed or are gone: the analysis starts again.
 
     Examples
     --------
@@ -88,6 +97,8 @@ def analyze(
     study = Study(module, options)
     if partial is not None:
         check_writable(Path(partial))
+        if isinstance(many, Sequence) or hasattr(many, "ndim"):
+            _drop_changed(study, Path(partial), many)
     if many is None:
         loaded = study.reader.load(0, [images], strict=True)
         for note in loaded.images.notes if loaded.images else ():
@@ -100,3 +111,13 @@ def analyze(
             lambda done: None if progress is None else progress(done, total),
         )
     return study.result()
+
+
+def _drop_changed(study: Study, partial: Path, images: Any) -> None:
+    """Start again where images that were analysed are not the first ones of the list any more."""
+    if dropped := study.drop_changed(partial, images):
+        warnings.warn(
+            f"the analysis starts again: of the {dropped} images that an earlier run had analysed, "
+            "some were edited, added, removed or moved",
+            stacklevel=3,
+        )

@@ -17,6 +17,7 @@ from .figures import Figures, Skipped
 from .tally import Tally
 
 FORMAT = "semattn analysis 2"
+Fill = tuple[int, bool, str]
 
 
 class AnalysisFileError(SemattnError, OSError):
@@ -55,13 +56,18 @@ def check_writable(file: Path) -> None:
         raise _unwritable(file, error) from error
 
 
-def save_partial(found: Figures, file: Path, done: int, pixels: int) -> None:
-    """An analysis of the first `done` of the images given, and a number for their pixels."""
-    save(found, file, done=done, pixels=pixels)
+def save_partial(found: Figures, file: Path, done: int, inputs: str, fill: Fill) -> None:
+    """Write an analysis of the first `done` images, with the digest of their identities.
+
+    Parameters
+    ----------
+    fill : the same of the images that filled the pool, and whether there were no more
+    """
+    save(found, file, done=done, inputs=inputs, fill=list(fill))
 
 
-def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, int]:
-    """What `save_partial` wrote, if it is of the same model and options."""
+def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, str, Fill]:
+    """Return what `save_partial` wrote, if it is of the same model and options."""
     found, about = load(file)
     if "done" not in about:
         raise not_the_beginning(file, "all of one")
@@ -70,7 +76,9 @@ def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, in
         raise not_the_beginning(file, f"another {', '.join(differ)}")
     if reason := unconfirmed(manifest):
         raise not_the_beginning(file, f"a model that cannot be confirmed ({reason})")
-    return found, int(about["done"]), int(about["pixels"])
+    filled, ended, digest = about.get("fill", (0, False, ""))
+    fill = int(filled), bool(ended), str(digest)
+    return found, int(about["done"]), str(about.get("inputs")), fill
 
 
 def not_the_beginning(file: Path, got: str) -> AnalysisFileError:

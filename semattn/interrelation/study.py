@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import cache
 from itertools import chain
@@ -31,7 +31,7 @@ from .measure import measure
 from .nulls import Pool, held, keys_of
 from .outliers import outliers
 from .reading import Loaded, Reader
-from .store import load_partial, not_the_beginning, save_partial
+from .store import Fill, load_partial, not_the_beginning, save_partial
 from .tally import Tally
 
 BLANK = "no keypoint in any patch: there is nothing to hold attention against"
@@ -73,6 +73,8 @@ class Study:
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
         self.skipped: list[Skipped] = []
+        # Number of images that filled the pool, whether there were no more, digest of them.
+        self.fill: Fill = (0, False, "")
 
     def anew(self) -> Study:
         """Another one of the same model and options, with nothing in it but the grid."""
@@ -100,16 +102,26 @@ class Study:
         partial: Path | None,
         progress: Callable[[int], None],
     ) -> None:
-        """Every batch, from where a partial result stands, if there is one."""
-        done = seen = pixels = theirs = 0
+        """Measure every batch, from where a partial result ends, if there is one.
+
+        Raises
+        ------
+        AnalysisFileError
+            For a partial result of other options, or of other images than those that come first.
+        """
+        done, seen, kept, fill, inputs = 0, 0, "", self.fill, hashlib.sha256()
         if partial is not None and partial.exists():
-            begun, done, theirs = load_partial(partial, self.manifest)
+            begun, done, kept, fill = load_partial(partial, self.manifest)
             self.tally, self.grid, self.skipped = begun.tally, begun.grid, list(begun.skipped)
-        for number, one in enumerate(self.pooled(batches), 1):
+        self.reader.identifies = partial is not None
+        following = self.pooled(batches)
+        if partial is not None and done and fill != self.fill:
+            raise not_the_beginning(partial, "other images")
+        for number, one in enumerate(following, 1):
             before, seen = seen, seen + one.given
-            if one.images is not None:
-                pixels = zlib.crc32(one.images.pixels.tobytes(), pixels)
-            if partial is not None and before < done <= seen and (seen, pixels) != (done, theirs):
+            inputs.update(_lines(one.identities))
+            is_last = before < done <= seen
+            if partial is not None and is_last and (seen, inputs.hexdigest()) != (done, kept):
                 raise not_the_beginning(partial, "other images")
             if seen <= done:
                 self._pass(one)
@@ -117,11 +129,41 @@ class Study:
             self.take(one)
             progress(seen)
             if partial is not None and number % EVERY == 0 and self.tally and self.tally.images:
-                save_partial(self.result(), partial, seen, pixels)
+                save_partial(self.result(), partial, seen, inputs.hexdigest(), self.fill)
         if partial is not None:
             if seen < done:
                 raise not_the_beginning(partial, "more images")
             partial.unlink(missing_ok=True)
+
+    def drop_changed(self, partial: Path, images: Sequence[Any]) -> int:
+        """Remove a partial result unless a list of images begins with those that are in it.
+
+        Returns
+        -------
+        The number of images in a result that was removed, 0 where it stays or there is none.
+        """
+        if not partial.exists():
+            return 0
+        _, done, kept, (filled, ended, fill) = load_partial(partial, self.manifest)
+        count = len(images)
+        whole_batches = done % self.options["batch_size"] == 0 or done == count
+        # The pool holds the first images, also those that were not analysed yet.
+        if whole_batches and max(done, filled) <= count and not (ended and filled != count):
+            digests = self._digest_at(images, {done, filled})
+            if (digests[done], digests[filled]) == (kept, fill):
+                return 0
+        partial.unlink()
+        return done
+
+    def _digest_at(self, images: Sequence[Any], counts: set[int]) -> dict[int, str]:
+        """Return the digest of the identities of the first images, by their number."""
+        inputs = hashlib.sha256()
+        found = {0: inputs.hexdigest()}
+        for number in range(max(counts)):
+            inputs.update(_lines(self.reader.identities(number, [images[number]])))
+            if number + 1 in counts:
+                found[number + 1] = inputs.hexdigest()
+        return found
 
     def take(self, loaded: Loaded) -> None:
         """Measure one batch and add it up."""
@@ -190,14 +232,22 @@ class Study:
     def _fill_pool(self, batches: Iterator[Loaded]) -> list[Loaded]:
         """Read as many batches as the pool needs; they are handed back, to be measured."""
         first: list[Loaded] = []
-        most = self.options["pool"]
+        most, ended = self.options["pool"], False
         while len(self.pool) < most and sum(one.given for one in first) < FILL * most:
             if (one := next(batches, None)) is None:
+                ended = True
                 break
             first.append(one)
             self._pass(one, full=most)
         self.pool.most = len(self.pool)  # it stays as large, whatever comes
+        lines = b"".join(_lines(one.identities) for one in first)
+        digest = hashlib.sha256(lines).hexdigest()
+        self.fill = (sum(one.given for one in first), ended, digest)
         return first
+
+
+def _lines(identities: Sequence[str]) -> bytes:
+    return "".join(f"{one}\n" for one in identities).encode("utf-8", "surrogateescape")
 
 
 def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:

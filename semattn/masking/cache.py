@@ -1,17 +1,16 @@
 """`KeypointCache`: the keypoints of a data set, found once and kept on the disk.
 
-A folder of shards, each a safetensors file with the keypoints of some thousand pictures, and one
-JSON file that says of which pictures they are. A shard is whole or not there, so that a build that
-was stopped goes on; reading maps the files, so that workers share the memory.
+A folder of shards, each a safetensors file with the keypoints of some thousand pictures and the
+identities of those pictures, and one JSON file with the options. A shard is whole or not there, so
+that a build that was stopped goes on; reading maps the files, so that workers share the memory.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
-import zlib
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,11 +24,12 @@ from torch import Tensor
 from semattn.errors import SemattnError
 from semattn.files import whole, write_text
 from semattn.images import read
+from semattn.input_list import changes, contents, identify, lines_by_name
 from semattn.keypoints import Keypoints, detect
 
 SHARD = 1024  # pictures a file
-INDEX = "keypoints.json"
-FORMAT = 1
+INDEX, INPUTS = "keypoints.json", ".pictures.jsonl"
+FORMAT = 2
 
 
 class CacheError(SemattnError, ValueError):
@@ -59,7 +59,7 @@ class KeypointCache:
         try:
             about = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
             self.count, self.shard = int(about["count"]), int(about["shard"])
-            self.detector, self.digest = str(about["detector"]), str(about["digest"])
+            self.detector = str(about["detector"])
             if self.count < 0 or self.shard < 1:
                 raise ValueError("a count below 0")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -135,8 +135,13 @@ class KeypointCache:
         workers: int | None = None,
         shard: int = SHARD,
         progress: Callable[[int, int], None] | None = None,
+        identities: Sequence[str] | None = None,
+        replace: bool = False,
     ) -> KeypointCache:
         """Find the keypoints of every picture, or of those that are not there yet.
+
+        A shard is kept where the content of all its pictures is the one that it was made from,
+        whatever their folder is called; else its keypoints are found again.
 
         Parameters
         ----------
@@ -148,43 +153,115 @@ class KeypointCache:
         workers : threads; one a processor by default
         shard : pictures a file
         progress : told how many are done, and of how many
+        identities : `semattn.input_list.identify` of the pictures, where it is at hand
+        replace : give the folder to these pictures though it holds the keypoints of others
 
         Raises
         ------
         CacheError
-            Where the folder holds the keypoints of other pictures.
+            Where the folder holds the keypoints of other pictures, unless `replace`.
+
+        Warns
+        -----
+        UserWarning
+            Where pictures were edited in place, and their shards are made again.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
+        workers = workers or os.cpu_count() or 1
+        lines = _identities(pictures, place, workers) if identities is None else list(identities)
         about = {
             "format": FORMAT, "count": len(pictures), "shard": shard, "detector": detector,
-            "longest": longest, "digest": digest_of(pictures, detector, longest),
+            "longest": longest,
         }  # fmt: skip
-        _claim(place, about)
-        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        kept = _check(place, about, lines, replace=replace)
+        text = json.dumps(about, indent=1) + "\n"
+        if not (place / INDEX).exists() or (place / INDEX).read_text(encoding="utf-8") != text:
+            write_text(place / INDEX, text)
+        with ThreadPoolExecutor(workers) as pool:
             for number, first in enumerate(range(0, len(pictures), shard)):
                 chosen = range(first, min(first + shard, len(pictures)))
-                if not (place / _file(number)).exists():
+                if number not in kept:
                     start = time.perf_counter()
                     found = pool.map(lambda i: _found(pictures[i], detector, longest), chosen)
-                    _write_shard(place / _file(number), list(found), time.perf_counter() - start)
+                    own = lines[chosen.start : chosen.stop]
+                    spent = time.perf_counter() - start
+                    _write_shard(place / _file(number), list(found), own, spent)
                 if progress is not None:
                     progress(chosen.stop, len(pictures))
         return cls(place)
 
 
-def digest_of(pictures: Sequence[Any], detector: str, longest: int) -> str:
-    """What tells one data set from another: names and sizes of files, or the pixels of arrays."""
-    total = hashlib.sha256(f"{FORMAT} {detector} {longest}\n".encode())
-    for one in pictures:
-        if isinstance(one, (str, os.PathLike)):
-            # A part of the path, so that a data set may move.
-            path = Path(one)
-            said = f"{'/'.join(path.parts[-2:])} {path.stat().st_size}"
+def _identities(pictures: Sequence[Any], folder: Path, workers: int) -> list[str]:
+    """Return the lines of pictures; those that are the same as in the last call are not read."""
+    file = folder / INPUTS
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    lines = identify(pictures, None, lines_by_name(text.splitlines()), workers)
+    fresh = "".join(f"{line}\n" for line in lines)
+    if fresh != text:
+        write_text(file, fresh)
+    return lines
+
+
+def _check(folder: Path, about: dict[str, Any], lines: list[str], *, replace: bool) -> set[int]:
+    """Return the numbers of the shards to keep; refuse a folder with those of other pictures."""
+    try:
+        there = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, RecursionError):
+        there = None
+    refusal = CacheError(
+        f"cache: expected the keypoints of these {about['count']} pictures, got those of others "
+        f"in {folder} — give another folder, or delete this one"
+    )
+    if there != about and not replace:
+        raise refusal
+    kept, size = set(), int(about["shard"])
+    edited = 0
+    for number in range(-(-len(lines) // size)):
+        after = lines[number * size : (number + 1) * size]
+        before = _lines_of(folder / _file(number))
+        if before is None:
+            continue
+        differ = changes(before, after)
+        alike = isinstance(there, dict) and {**there, "count": 0} == {**about, "count": 0}
+        if differ is None and alike:
+            kept.add(number)
+        elif differ is not None and (differ.added or differ.removed) and not replace:
+            raise refusal
         else:
-            said = str(zlib.crc32(np.asarray(one).tobytes()))
-        total.update(f"{said}\n".encode())
-    return total.hexdigest()
+            edited += len(after)
+    if edited and not replace:
+        warnings.warn(
+            f"keypoints of {edited} pictures are found again: some of them were edited since they "
+            f"were kept in {folder}",
+            stacklevel=3,
+        )
+    for number in range(-(-int(about["count"]) // size), _shards(there)):
+        (folder / _file(number)).unlink(missing_ok=True)
+    return kept
+
+
+def _shards(about: Any) -> int:
+    """Return the number of shards that an index speaks of, 0 where it is damaged."""
+    try:
+        return -(-int(about["count"]) // int(about["shard"]))
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        return 0
+
+
+def _lines_of(file: Path) -> list[str] | None:
+    """Return the identities of a shard's pictures; None where it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            lines = json.loads((opened.metadata() or {})["pictures"])
+        contents(lines)
+        return [str(line) for line in lines]
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _found(picture: Any, detector: str, longest: int) -> Keypoints:
@@ -208,7 +285,7 @@ def _found(picture: Any, detector: str, longest: int) -> Keypoints:
     )
 
 
-def _write_shard(file: Path, found: list[Keypoints], seconds: float) -> None:
+def _write_shard(file: Path, found: list[Keypoints], lines: list[str], seconds: float) -> None:
     from safetensors.torch import save
 
     rows = [
@@ -222,27 +299,10 @@ def _write_shard(file: Path, found: list[Keypoints], seconds: float) -> None:
             "offsets": counts.cumsum(0),
             "sizes": torch.tensor([one.image_size for one in found], device="cpu"),
         },
-        metadata={"seconds": f"{seconds:.3f}"},
+        metadata={"seconds": f"{seconds:.3f}", "pictures": json.dumps(lines)},
     )
     with whole(file) as stream:
         stream.write(content)
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Write the index, or refuse a folder that has another one."""
-    index = folder / INDEX
-    if index.exists():
-        try:
-            there = json.loads(index.read_text(encoding="utf-8"))
-        except ValueError:
-            there = None
-        if there != about:
-            raise CacheError(
-                f"cache: expected the keypoints of these {about['count']} pictures, got those of "
-                f"others in {folder} — give another folder, or delete this one"
-            )
-        return
-    write_text(index, json.dumps(about, indent=1) + "\n")
 
 
 def _file(number: int) -> str:

@@ -8,9 +8,10 @@ from .data import FixedMasks, MaskedImages, Order, readable
 from .models import SIZES, build_model, features
 from .positions import add_positions
 from .reconstruction import Reconstruction, reconstruct
-from .run import Pretrained, pretrain
+from .run import FILES, Pretrained, pretrain
 
 __all__ = [
+    "FILES",
     "SIZES",
     "FixedMasks",
     "MaskedImages",

@@ -11,10 +11,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..files import write_text
-from .checkpoints import CHECKPOINTS, mark
+from .checkpoints import CHECKPOINTS, LOG, mark
 from .data import Order
 
-LOG = "metrics.jsonl"
 KEYS = ("step", "epoch", "seconds", "loss", "learning_rate", "grad_norm", "eval_loss")
 
 

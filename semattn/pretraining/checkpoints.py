@@ -17,7 +17,7 @@ from ..errors import SemattnError
 from ..files import write_text
 
 MARK = "complete.json"
-CHECKPOINTS, RUN = "checkpoints", "pretrain.json"
+CHECKPOINTS, RUN, LOG = "checkpoints", "pretrain.json", "metrics.jsonl"
 
 
 class RunError(SemattnError, ValueError):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..manifest import versions
+from ..errors import ImageError
 from ..masking import GuidedMasking, KeypointCache, Masking
-from ..masking.cache import digest_of
 from ..registry import choices
-from .checkpoints import RUN, RunError, check_run, latest, write_json
+from ..result_folder import FolderLike, ResultFolder
+from .beginning import begin, keep_beginning, warn_of_edits
+from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import FixedMasks, MaskedImages, Order
+from .inputs import Inputs
 from .models import build_model, need, quiet
-from .pictures import draw, due
+from .pictures import PICTURE, draw, due
 
 MODEL, KEYPOINTS = "model", "keypoints"
+FILES = (RUN, LOG, PICTURE, f"{MODEL}/", f"{KEYPOINTS}/", f"{CHECKPOINTS}/")
 LONGEST = 2.0  # pictures are searched for keypoints at this many times the input's side
 
 Say = Callable[[str, int, int], None]
@@ -39,6 +43,7 @@ class Pretrained:
     resumed : the step that it went on from; 0 for a run in one go
     main : whether this is the process that writes
     log : the metrics of a finished run, as in metrics.jsonl
+    skipped : names of pictures that cannot be read and are left out, with reasons
     """
 
     model: Any
@@ -49,11 +54,12 @@ class Pretrained:
     resumed: int
     main: bool
     log: tuple[dict[str, Any], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def pretrain(
     pictures: Sequence[Any],
-    out: str | os.PathLike[str],
+    out: FolderLike,
     *,
     masking: Masking | None = None,
     model: Any = "small",
@@ -92,7 +98,7 @@ def pretrain(
 
     Parameters
     ----------
-    pictures : paths, arrays or PIL images
+    pictures : paths, arrays or PIL images; what cannot be read is left out, and listed
     out : the folder of the run
     masking : the policy; `GuidedMasking(seed=seed)` if left out
     model, norm_pix_loss : as for `build_model`
@@ -119,23 +125,36 @@ def pretrain(
     Raises
     ------
     RunError
-        Where `out` holds a run of other pictures or settings.
+        Where `out` holds a run of other settings, or one that was trained on other pictures, and
+        where a picture can no longer be read.
+    ImageError
+        Where no picture can be read.
+    OutputError, LockedError
+        As `semattn.result_folder.ResultFolder.running` does.
+
+    Warns
+    -----
+    UserWarning
+        Where pictures changed before anything was trained, or while the model was trained on them.
     """
     need()
-    place, say = Path(out), progress or _silent
+    folder = out if isinstance(out, ResultFolder) else ResultFolder(Path(out), "pretrain")
+    say = progress or _silent
+    place = folder.path
     masking = GuidedMasking(seed=seed) if masking is None else masking
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    steps = _steps(len(pictures), batch_size, processes)
-    data = MaskedImages(
-        pictures, masking, size=image_size, patch_size=patch_size, density=density,
+    main = os.environ.get("RANK", "0") == "0"
+    _check_batch(batch_size, processes)
+    images_of = partial(
+        MaskedImages, masking=masking, size=image_size, patch_size=patch_size, density=density,
         detector=detector, loss_weight=loss_weight, temperature=temperature, scale=scale, seed=seed,
     )  # fmt: skip
+    options = images_of(pictures)
     network = build_model(
         model, image_size=image_size, patch_size=patch_size, mask_ratio=masking.mask_ratio,
         norm_pix_loss=norm_pix_loss, seed=seed,
     )  # fmt: skip
     settings = {
-        "pictures": len(pictures), "pictures_sha256": digest_of(pictures, "", 0),
         "masking": {"policy": type(masking).__name__, **asdict(masking)},
         "model": network.config.to_diff_dict(),
         "density": density if isinstance(density, str) else getattr(density, "__name__", "own"),
@@ -145,67 +164,89 @@ def pretrain(
         "warmup": warmup, "seed": seed, "precision": precision,
     }  # fmt: skip
     _check(settings, place, device)
-    caches = keypoints == "cache" and data.uses_keypoints
+    caches = keypoints == "cache" and options.uses_keypoints
     if caches:
-        data.check_cacheable()
-    began = check_run(place, settings)
+        options.check_cacheable()
+    check_run(place, settings)
 
     from . import callbacks as own
-    from .trainer import MaskedTrainer, training_arguments
+    from .trainer import MaskedTrainer, set_steps, training_arguments
 
-    arguments = training_arguments(
-        place, epochs=epochs, steps=steps, batch_size=batch_size, processes=processes,
-        learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup, workers=workers,
-        precision=precision, device=device, checkpoint_steps=checkpoint_steps, keep=keep,
-        evaluates=validation is not None, seed=seed,
-    )  # fmt: skip
-    main = arguments.process_index == 0
-    # The main process comes first, and the others find its work done.
-    with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
-        spent = 0.0
-        if caches:
-            home = place / KEYPOINTS if cache is None else Path(cache)
+    with ExitStack() as stack:
+        if main:
+            stack.enter_context(folder.running(FILES))
+        arguments = training_arguments(
+            place, epochs=epochs, batch_size=batch_size, processes=processes,
+            learning_rate=learning_rate, weight_decay=weight_decay, workers=workers,
+            precision=precision, device=device, keep=keep, evaluates=validation is not None,
+            seed=seed,
+        )  # fmt: skip
+        # The main process comes first, and the others find its work done.
+        with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
+            inputs, held = begin(place, pictures, validation, main, workers or None, say)
+            steps = _steps(len(inputs.lines), batch_size)
+            settings |= {"pictures": len(inputs.lines), "pictures_sha256": inputs.digest}
+            data, spent = images_of(inputs.pictures), 0.0
+            if caches:
+                home = place / KEYPOINTS if cache is None else Path(cache)
+                if main:
+                    _cache(home, inputs, detector, image_size, workers, say, replace=cache is None)
+                data.use(KeypointCache(home))
+                spent = KeypointCache(home).seconds
             if main:
-                _cache(home, pictures, detector, image_size, workers, say)
-            data.use(KeypointCache(home))
-            spent = KeypointCache(home).seconds
-        if main:
-            place.mkdir(parents=True, exist_ok=True)
-            if began is None:
-                about = {"keypoints_seconds": round(spent, 3), "versions": versions()}
-                write_json(place / RUN, {"settings": settings, **about, "finished": False})
-            latest(place, tidy=True)
-        began = check_run(place, settings) or {}
-    order, checkpoint = Order(len(pictures), seed), latest(place, tidy=False)
-    trainer = MaskedTrainer(
-        model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
-        eval_dataset=None if validation is None else FixedMasks(data, validation),
-    )  # fmt: skip
-    run = Pretrained(
-        model=network, data=data, out=place, settings=settings, main=main,
-        keypoints_seconds=float(began["keypoints_seconds"]),
-        resumed=0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
-    )  # fmt: skip
+                keep_beginning(place, settings, spent, inputs, held)
+            began = check_run(place, settings) or {}
+        set_steps(arguments, steps, warmup=warmup, checkpoint_steps=checkpoint_steps)
+        order, checkpoint = Order(len(data), seed), latest(place, tidy=False)
+        trainer = MaskedTrainer(
+            model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
+            eval_dataset=None if held is None else FixedMasks(data, held.pictures),
+        )  # fmt: skip
+        run = Pretrained(
+            model=network, data=data, out=place, settings=settings, main=main,
+            keypoints_seconds=float(began["keypoints_seconds"]),
+            resumed=0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
+            skipped=inputs.skipped,
+        )  # fmt: skip
 
-    def after(done: int, seconds: float) -> None:
-        if main and reconstructions and due(done, epochs):
-            draw(network, data, reconstructions, done, place)
-        if after_epoch is not None:
-            after_epoch(run, done, seconds)
+        def after(done: int, seconds: float) -> None:
+            if main and reconstructions and due(done, epochs):
+                draw(network, data, reconstructions, done, place)
+            if after_epoch is not None:
+                after_epoch(run, done, seconds)
 
-    log = own.Log(place, run.keypoints_seconds)
-    own.replace_callbacks(
-        trainer,
-        [own.Epochs(order, steps), log, own.After(after, log, steps), own.Marks(place),
-         own.Progress(say), *callbacks],
-    )  # fmt: skip
-    with quiet():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if main:
-            _keep_model(network, place)
-            write_json(place / RUN, {**began, "finished": True})
-    arguments.distributed_state.wait_for_everyone()
+        log = own.Log(place, run.keypoints_seconds)
+        own.replace_callbacks(
+            trainer,
+            [own.Epochs(order, steps), log, own.After(after, log, steps), own.Marks(place),
+             own.Progress(say), *callbacks],
+        )  # fmt: skip
+        with quiet():
+            _train(trainer, checkpoint)
+            if main:
+                _keep_model(network, place)
+                write_json(place / RUN, {**began, "finished": True})
+                warn_of_edits(inputs)
+        arguments.distributed_state.wait_for_everyone()
     return replace(run, log=tuple(own.lines_of(trainer.state.log_history)))
+
+
+def _train(trainer: Any, checkpoint: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except ImageError as error:
+        raise _no_longer_readable(error) from error
+
+
+def _no_longer_readable(error: ImageError) -> RunError:
+    """Return the error of a picture that cannot be read while the model is trained."""
+    # A worker of a DataLoader puts its traceback before the message.
+    text = str(error).rpartition(f"{ImageError.__module__}.{ImageError.__name__}: ")[2]
+    reason = text.removesuffix("\\n").strip()
+    return RunError(
+        f"pictures: expected those that could be read when the run was begun, got one that cannot "
+        f"({reason}) — restore it, and the same call goes on"
+    )
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -219,13 +260,16 @@ def _silent(what: str, done: int, total: int) -> None:
     """Nobody is told."""
 
 
-def _steps(pictures: int, batch_size: int, processes: int) -> int:
-    """Steps of an epoch; pictures that fill no batch wait for the next epoch's order."""
+def _check_batch(batch_size: int, processes: int) -> None:
     if batch_size < 1 or batch_size % processes:
         raise ValueError(
             f"batch_size: expected a multiple of {processes}, the number of processes, got "
             f"{batch_size}"
         )
+
+
+def _steps(pictures: int, batch_size: int) -> int:
+    """Steps of an epoch; pictures that fill no batch wait for the next epoch's order."""
     if pictures < batch_size:
         raise ValueError(
             f"batch_size: expected at most {pictures}, the number of pictures, got {batch_size} — "
@@ -253,12 +297,13 @@ def _check(settings: dict[str, Any], out: Path, device: str) -> None:
 
 
 def _cache(
-    folder: Path, pictures: Sequence[Any], detector: str, size: int, workers: int, say: Say
+    folder: Path, inputs: Inputs, detector: str, size: int, workers: int, say: Say, *, replace: bool
 ) -> KeypointCache:
-    """The keypoints of all pictures; the main process finds those that are not there."""
+    """Return the keypoints of all pictures; those that are not there are found."""
     return KeypointCache.build(
-        pictures, folder, detector=detector, longest=round(LONGEST * size),
+        inputs.pictures, folder, detector=detector, longest=round(LONGEST * size),
         workers=workers or None, progress=lambda done, total: say("keypoints", done, total),
+        identities=inputs.lines, replace=replace,
     )  # fmt: skip
 
 

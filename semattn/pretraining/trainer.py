@@ -62,32 +62,25 @@ def training_arguments(
     out: Path,
     *,
     epochs: int,
-    steps: int,
     batch_size: int,
     processes: int,
     learning_rate: float,
     weight_decay: float,
-    warmup: float,
     workers: int,
     precision: str,
     device: str,
-    checkpoint_steps: int | None,
     keep: int,
     evaluates: bool,
     seed: int,
 ) -> TrainingArguments:
-    """How transformers is told all of it.
+    """Return transformers' arguments of a run, but for those that `set_steps` sets.
 
     Parameters
     ----------
-    steps : of an epoch
     batch_size : images of one step, in all processes
     learning_rate : for a batch of 256; it is scaled
-    warmup : part of the steps
     device : "cpu", or "auto": what the machine has
     """
-    often = steps if checkpoint_steps is None else checkpoint_steps
-    lines = steps if steps <= LOG_STEPS else LOG_STEPS
     made = TrainingArguments(
         output_dir=str(out / CHECKPOINTS),
         num_train_epochs=epochs,
@@ -98,7 +91,6 @@ def training_arguments(
         adam_beta1=BETAS[0],
         adam_beta2=BETAS[1],
         lr_scheduler_type="cosine",
-        warmup_steps=round(warmup * steps * epochs),
         max_grad_norm=0.0,  # MAE does not clip
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
@@ -108,12 +100,10 @@ def training_arguments(
         dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=device != "cpu" and torch.cuda.is_available(),
         logging_strategy="steps",
-        logging_steps=lines,
         save_strategy="steps",
-        save_steps=often,
         save_total_limit=keep,
         eval_strategy="steps" if evaluates else "no",
-        eval_steps=steps if evaluates else None,
+        eval_steps=1 if evaluates else None,
         prediction_loss_only=True,
         remove_unused_columns=False,
         label_names=[],
@@ -129,3 +119,20 @@ def training_arguments(
     )
     made._n_gpu = min(made.n_gpu, 1)  # several GPUs are for several processes, not for DataParallel
     return made
+
+
+def set_steps(
+    arguments: TrainingArguments, steps: int, *, warmup: float, checkpoint_steps: int | None
+) -> None:
+    """Set what depends on the steps of an epoch, once the number of pictures is known.
+
+    Parameters
+    ----------
+    warmup : part of the steps of a run
+    checkpoint_steps : steps between checkpoints; an epoch for None
+    """
+    arguments.warmup_steps = round(warmup * steps * int(arguments.num_train_epochs))
+    arguments.logging_steps = min(steps, LOG_STEPS)
+    arguments.save_steps = steps if checkpoint_steps is None else checkpoint_steps
+    if arguments.eval_steps is not None:
+        arguments.eval_steps = steps

@@ -305,15 +305,19 @@ def test_what_was_begun_otherwise_is_refused(model, photos, begun, changed):
 
 
 @pytest.mark.parametrize("given", ["others", "fewer", "swapped"])
-def test_what_was_begun_with_other_pictures_is_refused(model, photos, begun, given):
+def test_what_was_begun_with_other_pictures_starts_again(model, photos, begun, given):
     pictures = {
         "others": photos[5::-1],
         "fewer": photos[:1],
         "swapped": [photos[1], photos[0], *photos[2:6]],
     }[given]
+    before = begun.read_bytes()
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
-        of(model, pictures, batch_size=1, partial=begun)
-    assert "\n" not in str(error.value)
+        of(model, iter(pictures), batch_size=1, partial=begun)
+    assert "\n" not in str(error.value) and begun.read_bytes() == before
+    with pytest.warns(UserWarning, match="the analysis starts again: of the 3 images"):
+        found = of(model, pictures, batch_size=1, partial=begun)
+    same_bits(found, of(model, pictures, batch_size=1))
 
 
 def test_a_whole_analysis_is_no_beginning(model, photos, tmp_path):

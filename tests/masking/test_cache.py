@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -72,7 +73,8 @@ def test_a_build_that_was_stopped_goes_on(pictures, tmp_path, monkeypatch):
     cache = KeypointCache.build(pictures, kept, shard=2)
     assert len(cache[4]) > 0
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}.items()
-    assert not [path for path in kept.iterdir() if path.name.startswith(".")]
+    hidden = [path.name for path in kept.iterdir() if path.name.startswith(".")]
+    assert hidden == [".pictures.jsonl"], "nothing half-written"
 
 
 def test_others_are_refused(pictures, tmp_path):
@@ -92,6 +94,75 @@ def test_a_data_set_may_move(pictures, tmp_path):
     (tmp_path / "other").mkdir()
     home = moved.rename(tmp_path / "other" / "photos")
     KeypointCache.build(sorted(home.iterdir()), tmp_path / "kept")
+
+
+def same(cache, other):
+    names = ("xy", "response", "size", "angle")
+    return len(cache) == len(other) and all(
+        torch.equal(getattr(cache[i], name), getattr(other[i], name))
+        for i in range(len(cache)) for name in names
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", ["same", "other"])
+def test_an_edited_picture_is_searched_again(pictures, tmp_path, size):
+    """With the size and the time of change that it had."""
+    kept = tmp_path / "kept"
+    for number in (3, 4):
+        Image.fromarray(noise(number)).save(pictures[number], compress_level=0)
+    old = KeypointCache.build(pictures, kept, shard=2)[3].xy
+    first = [file.stat().st_mtime_ns for file in sorted(kept.glob("*.safetensors"))]
+    before = pictures[3].stat()
+    Image.fromarray(noise(9)[: 64 if size == "same" else 48]).save(pictures[3], compress_level=0)
+    os.utime(pictures[3], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (pictures[3].stat().st_size == before.st_size) == (size == "same")
+    with pytest.warns(UserWarning, match="keypoints of 2 pictures are found again") as said:
+        cache = KeypointCache.build(pictures, kept, shard=2)
+    assert len(said) == 1
+    assert same(cache, KeypointCache.build(pictures, tmp_path / "fresh", shard=2))
+    assert not torch.equal(cache[3].xy, old)
+    second = [file.stat().st_mtime_ns for file in sorted(kept.glob("*.safetensors"))]
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True]
+    KeypointCache.build(pictures, kept, shard=2)  # without a warning
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+
+
+def test_another_list_with_the_same_names_is_not_taken_for_it(pictures, tmp_path):
+    KeypointCache.build(pictures, tmp_path / "kept")
+    other = []
+    for number, path in enumerate(pictures):
+        other.append(tmp_path / "site2/photos" / path.name)
+        other[-1].parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(number)).save(other[-1])
+    with pytest.warns(UserWarning, match="keypoints of 5 pictures are found again"):
+        cache = KeypointCache.build(other, tmp_path / "kept")
+    assert same(cache, KeypointCache.build(other, tmp_path / "fresh"))
+    arrays = [noise(number) for number in range(3)]
+    with pytest.raises(CacheError, match="got those of others"):
+        KeypointCache.build(arrays, tmp_path / "kept")
+    KeypointCache.build(arrays, tmp_path / "arrays")
+    with pytest.warns(UserWarning, match="keypoints of 3 pictures are found again"):
+        KeypointCache.build(arrays[::-1], tmp_path / "arrays")
+
+
+def test_what_did_not_change_is_not_read(pictures, tmp_path, monkeypatch):
+    from semattn import identity
+
+    KeypointCache.build(pictures, tmp_path / "kept")
+    monkeypatch.setattr(identity, "content_digest", lambda source: pytest.fail("read"))
+    KeypointCache.build(pictures, tmp_path / "kept")
+
+
+def test_a_folder_of_its_own_is_given_to_other_pictures(pictures, tmp_path):
+    KeypointCache.build(pictures, tmp_path / "kept", shard=2)
+    cache = KeypointCache.build(pictures[1:3], tmp_path / "kept", shard=2, replace=True)
+    assert same(cache, KeypointCache.build(pictures[1:3], tmp_path / "fresh", shard=2))
+    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 1
+    cache = KeypointCache.build(pictures, tmp_path / "kept", shard=2, longest=40, replace=True)
+    assert same(cache, KeypointCache.build(pictures, tmp_path / "new", shard=2, longest=40))
 
 
 def test_it_goes_to_other_processes(pictures, tmp_path):

@@ -22,6 +22,7 @@ from semattn.pretraining import FixedMasks, MaskedImages, Order, build_model, fe
 from semattn.pretraining.checkpoints import RunError, latest
 from semattn.pretraining.reconstruction import masked_loss
 from tests.pretraining.runs import TINY, options, pictures
+from tests.result_files import names_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,7 +138,7 @@ def test_two_processes_see_what_one_sees_and_learn_the_same(alone, one, tmp_path
     ours, theirs = weights(tmp_path), weights(alone)
     for name in ours:  # sums in another order
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert names_in(tmp_path) == [
         "checkpoints", "keypoints", "metrics.jsonl", "model", "pretrain.json", "seen-0.json",
         "seen-1.json",
     ]  # fmt: skip

@@ -1,0 +1,270 @@
+"""A run goes on with the pictures that it was begun with, and with no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+pytest.importorskip("accelerate")
+
+from semattn import identity
+from semattn.images import listed
+from semattn.locks import LockedError
+from semattn.masking import RandomMasking
+from semattn.pretraining import inputs as module, models, pretrain
+from semattn.pretraining.checkpoints import RunError
+from semattn.result_folder import OutputError
+from tests.pretraining.runs import TINY, options, pictures
+from tests.result_files import names_in
+
+SMALL = ("--model", "least", "--image-size", 32, "--patch-size", 8, "--batch-size", 4,
+         "--device", "cpu", "--workers", 0, "--precision", "float32", "--epochs", 2,
+         "--masking", "random")  # fmt: skip
+
+
+class StoppedError(Exception):
+    """An interruption."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight photographs in two folders, one that cannot be read beside them, and a text."""
+    for number, picture in enumerate(pictures(8)):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    whole = (tmp_path / "photos/a/00.png").read_bytes()
+    (tmp_path / "photos/broken.png").write_bytes(whole[: len(whole) // 2])
+    return tmp_path / "photos"
+
+
+def train(folder, out, stop=None, **more):
+    """Run; `stop` interrupts after so many steps of training."""
+
+    def progress(what, done, total):
+        if (what, done) == ("training", stop):
+            raise StoppedError
+
+    given = {"masking": RandomMasking(), "epochs": 2, "batch_size": 4, "progress": progress}
+    return pretrain(listed(folder), out, **options(**(given | more)))
+
+
+def stopped(folder, out, step=3, **more):
+    """Leave a run after its first checkpoint, at step 2."""
+    with pytest.raises(StoppedError):
+        train(folder, out, step, **more)
+
+
+def weights(out):
+    return load_file(out / "model/model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[x], second[x]) for x in first)
+
+
+GUIDED = {"masking": options()["masking"]}
+
+
+@pytest.mark.parametrize("more", [{}, GUIDED], ids=["random", "guided"])
+@pytest.mark.parametrize("change", ["nothing", "remove", "copy", "touch"])
+def test_a_run_goes_on_without_what_cannot_be_read_and_elsewhere(folder, tmp_path, change, more):
+    whole = train(folder, tmp_path / "whole", **more)
+    assert [name for name, _ in whole.skipped] == ["broken.png"]
+    assert "damaged" in whole.skipped[0][1] or "image:" in whole.skipped[0][1]
+    assert whole.settings["pictures"] == 8
+    stopped(folder, tmp_path / "parts", **more)
+    if change == "remove":
+        (folder / "broken.png").unlink()
+    elif change == "copy":
+        shutil.copytree(folder, tmp_path / "elsewhere/deep")
+        shutil.rmtree(folder)
+        folder = tmp_path / "elsewhere/deep"
+    elif change == "touch":
+        for file in listed(folder):
+            os.utime(file, (1, 1))
+    parts = train(folder, tmp_path / "parts", **more)
+    assert parts.resumed == 2
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    again = train(folder, tmp_path / "parts", **more)
+    assert again.resumed == 4
+
+
+def test_what_changed_after_training_began_is_refused_until_it_is_restored(folder, tmp_path):
+    whole = train(folder, tmp_path / "whole")
+    stopped(folder, tmp_path / "parts")
+    file, old = folder / "b/03.png", (folder / "b/03.png").read_bytes()
+    status = file.stat()
+
+    def refusal(*parts):
+        with pytest.raises(RunError, match="got one in .*parts with pictures") as error:
+            train(folder, tmp_path / "parts")
+        assert "\n" not in str(error.value)
+        assert all(part in str(error.value) for part in parts), str(error.value)
+
+    file.write_bytes((folder / "b/05.png").read_bytes()[:-1] + b"x")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    file.write_bytes((folder / "b/05.png").read_bytes())
+    refusal("8 in place of 8: 1 edited (b/03.png)", "restore them to go on, or give another folder")
+    file.write_bytes(old[:50])
+    refusal("8 in place of 7: 1 removed (b/03.png) — b/03.png cannot be read: image:")
+    file.unlink()
+    refusal("8 in place of 7: 1 removed (b/03.png)")
+    file.write_bytes(old)
+    (folder / "b/09.png").write_bytes(old)
+    refusal("8 in place of 9: 1 added (b/09.png)")
+    (folder / "b/09.png").unlink()
+    (folder / "broken.png").write_bytes(old)
+    refusal("1 added (broken.png)")
+    before = train(folder, tmp_path / "fresh")  # "give another folder"
+    assert before.settings["pictures"] == 9
+    (folder / "broken.png").write_bytes(b"")
+    assert train(folder, tmp_path / "parts").resumed == 2
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert whole.settings["pictures_sha256"] != before.settings["pictures_sha256"]
+
+
+@pytest.mark.parametrize("more", [{}, GUIDED], ids=["random", "guided"])
+def test_before_anything_was_trained_pictures_may_change(folder, tmp_path, more):
+    stopped(folder, tmp_path / "parts", 1, **more)
+    Image.fromarray(pictures(20)[19]).save(folder / "b/03.png")
+    (folder / "a/02.png").unlink()
+    with pytest.warns(UserWarning, match="pictures: 1 edited .*, 1 removed .* nothing was trained"):
+        parts = train(folder, tmp_path / "parts", **more)
+    assert parts.resumed == 0 and parts.settings["pictures"] == 7
+    train(folder, tmp_path / "whole", **more)
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    first, second = (json.loads((tmp_path / one / "pretrain.json").read_text()) for one in
+                     ("parts", "whole"))  # fmt: skip
+    assert first["settings"] == second["settings"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_breaks_while_it_is_trained_on_is_named(folder, tmp_path, workers):
+    train(folder, tmp_path / "whole")
+    file, old = folder / "b/03.png", (folder / "b/03.png").read_bytes()
+
+    def progress(what, done, total):
+        if what == "training" and done == 0:
+            file.write_bytes(old[:50])
+
+    with pytest.raises(RunError, match=r"got one that cannot \(image: .*03.png") as error:
+        train(folder, tmp_path / "parts", progress=progress, workers=workers)
+    assert "\n" not in str(error.value) and "restore it, and the same call goes on" in str(
+        error.value
+    )
+    assert not (tmp_path / "parts/model").exists()
+    file.write_bytes(old)
+    train(folder, tmp_path / "parts", workers=workers)
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_a_picture_that_is_edited_while_it_is_trained_on_is_named(folder, tmp_path):
+    def progress(what, done, total):
+        if (what, done) == ("training", 3):
+            Image.fromarray(pictures(20)[19]).save(folder / "b/03.png")
+
+    with pytest.warns(UserWarning, match=r"1 pictures changed while .*: b/03.png"):
+        train(folder, tmp_path / "out", progress=progress)
+    with pytest.raises(RunError, match=r"1 edited \(b/03.png\)"):
+        train(folder, tmp_path / "out")
+
+
+def test_pictures_are_read_once_only(folder, tmp_path, monkeypatch):
+    stopped(folder, tmp_path / "parts")
+    monkeypatch.setattr(identity, "content_digest", lambda file: "broken" in str(file) and "x")
+    reasons, check = [], module._reason
+    monkeypatch.setattr(module, "_reason", lambda file: reasons.append(file) or check(file))
+    assert train(folder, tmp_path / "parts").resumed == 2
+    assert [file.name for file in reasons] == ["broken.png"]
+
+
+def test_validation_pictures_are_the_same_too(folder, tmp_path):
+    held = tmp_path / "held"
+    shutil.copytree(folder, held)
+    with pytest.warns(
+        UserWarning, match="validation: 1 pictures that cannot be read .* broken.png"
+    ):
+        stopped(folder, tmp_path / "parts", validation=listed(held))
+    (held / "broken.png").unlink()
+    shutil.copy(held / "b/03.png", held / "a/00.png")
+    with pytest.raises(RunError, match=r"with validation 8 in place of 8: 1 edited \(a/00.png\)"):
+        train(folder, tmp_path / "parts", validation=listed(held))
+    shutil.copy(folder / "a/00.png", held / "a/00.png")
+    assert train(folder, tmp_path / "parts", validation=listed(held)).resumed == 2
+
+
+def test_arrays_are_told_by_their_pixels(tmp_path):
+    given = options(masking=RandomMasking(), epochs=1, batch_size=4)
+    pretrain(pictures(8), tmp_path / "out", **given)
+    assert pretrain(pictures(8), tmp_path / "out", **given).resumed == 2
+    with pytest.raises(RunError, match=r"1 edited \(image 7\)"):
+        pretrain([*pictures(7), pictures(20)[19]], tmp_path / "out", **given)
+
+
+def test_a_model_folder_of_others_stays(folder, tmp_path):
+    (tmp_path / "out/model").mkdir(parents=True)
+    (tmp_path / "out/model/own.txt").write_text("mine")
+    with pytest.raises(OutputError, match="model/ was not written by semattn"):
+        train(folder, tmp_path / "out")
+    assert (tmp_path / "out/model/own.txt").read_text() == "mine"
+
+
+def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
+    def progress(what, done, total):
+        if (what, done) == ("training", 1):
+            with pytest.raises(LockedError, match="is at work — wait for it"):
+                train(folder, tmp_path / "out")
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(folder, tmp_path / "out", progress=progress)
+
+
+@pytest.mark.parametrize("out", [None, "."])
+def test_the_command_in_the_folder_itself_goes_on(run, folder, monkeypatch, out):
+    from semattn.pretraining import callbacks
+
+    monkeypatch.setitem(models.SIZES, "least", TINY)
+    monkeypatch.chdir(folder)
+    given = ("pretrain", ".", *SMALL, *(() if out is None else ("--out", out)))
+    step = callbacks.Progress.on_step_end
+
+    def interrupt(self, args, state, control, **more):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Progress, "on_step_end", interrupt)
+    assert run(*given)[0] == 130
+    monkeypatch.setattr(callbacks.Progress, "on_step_end", step)
+    (folder / "broken.png").unlink()
+    status, text, err = run(*given)
+    assert status == 0, err
+    assert text.startswith("8 photographs") and "went on from step 2" in text
+    status, text, err = run(*given)
+    assert status == 0 and text.startswith("8 photographs") and "skipped" not in text
+    home = folder if out else folder / "semattn-pretrain"
+    assert {"model", "reconstruction.png"} <= set(names_in(home))
+
+
+def test_the_command_counts_and_lists_what_it_skipped(run, folder, monkeypatch, tmp_path):
+    monkeypatch.setitem(models.SIZES, "least", TINY)
+    (folder / "words.txt").write_text("no picture")
+    status, text, err = run("pretrain", folder, *SMALL, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert text.startswith("8 photographs") and "skipped: 2, which cannot be read" in text
+    assert "  broken.png: image: " in text and "  words.txt: image: " in text
