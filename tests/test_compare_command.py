@@ -132,7 +132,7 @@ def test_progress_names_each_method(run, monkeypatch):
         monkeypatch.setattr(f"semattn.commands.{module}.busy", busy)
     assert run("compare", PHOTO, *PAIR)[0] == 0
     assert said[0] == "reading the picture" and said[-1] == "drawing"
-    assert said[2:-1] == ["1 of 2: attention-rollout", "2 of 2: sift-patch-interrelation"]
+    assert said[3:-1] == ["1 of 2: attention-rollout", "2 of 2: sift-patch-interrelation"]
 
 
 @pytest.mark.parametrize(
