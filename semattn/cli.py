@@ -19,6 +19,7 @@ from .commands.audit import audit
 from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.explain import explain
+from .commands.interruption import InterruptedRunError
 from .commands.models import models
 from .commands.pretrain import pretrain
 from .commands.prompt import prompt
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{told} — semattn COMMAND --help lists what there is", 2)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except InterruptedRunError as error:
+        return _fail(str(error), INTERRUPTED)
     except Exception as error:
         if debug:
             raise

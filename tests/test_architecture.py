@@ -17,8 +17,19 @@ PACKAGE = ROOT / "semattn"
 
 # A module imports only from levels below its own. Folders count as one module.
 LEVELS = (
-    {"cores", "cost", "digest", "errors", "files", "identity", "registry", "statistics", "version"},
-    {"checks", "class_names", "locks", "manifest", "outputs"},
+    {
+        "cores",
+        "cost",
+        "digest",
+        "errors",
+        "files",
+        "identity",
+        "registry",
+        "statistics",
+        "termination",
+        "version",
+    },
+    {"checks", "class_names", "locks", "manifest", "outputs", "redone"},
     {"result_folder", "shelf"},
     {"grid", "images"},
     {"keypoints", "attention"},

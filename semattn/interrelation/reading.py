@@ -25,7 +25,8 @@ from .figures import Skipped
 class Loaded:
     """The readable images of one batch, with their keypoints and numbers, and those that are none.
 
-    `given` is how many there were in all.
+    `given` is how many there were in all, `identities` identifies all of them where it was asked
+    for.
     """
 
     images: Images | None
@@ -33,6 +34,7 @@ class Loaded:
     skipped: list[Skipped]
     given: int
     numbers: tuple[int, ...] = ()
+    identities: tuple[str, ...] = ()
 
     def part(self, rows: slice) -> Loaded:
         """Some of the images that could be read."""
@@ -54,6 +56,7 @@ class Loaded:
             [one for part in parts for one in part.skipped],
             sum(one.given for one in parts),
             tuple(number for one in some for number in one.numbers),
+            tuple(line for part in parts for line in part.identities),
         )
 
 
