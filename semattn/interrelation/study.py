@@ -120,8 +120,8 @@ class Study:
         for number, one in enumerate(following, 1):
             before, seen = seen, seen + one.given
             inputs.update(_lines(one.identities))
-            is_last = partial is not None and before < done <= seen
-            if is_last and (seen, inputs.hexdigest()) != (done, kept):
+            differ = before < done <= seen and (seen, inputs.hexdigest()) != (done, kept)
+            if partial is not None and differ:
                 raise not_the_beginning(partial, "other images")
             if seen <= done:
                 self._pass(one)
