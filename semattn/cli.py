@@ -21,6 +21,7 @@ from .commands.audit import audit
 from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.explain import explain
+from .commands.interruption import InterruptedRunError
 from .commands.models import models
 from .commands.parsing import Command, Group, joined_lines
 from .commands.pretrain import pretrain
@@ -90,6 +91,8 @@ def _run(given: list[str]) -> int:
         return _fail(f"interrupted — {error}", INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except InterruptedRunError as error:
+        return _fail(str(error), INTERRUPTED)
     except Exception as error:
         if debug:
             raise

@@ -4,6 +4,10 @@ Every message is one line: ``name: expected, got — what to do``. Each class al
 exception that a caller without semattn in mind would catch.
 """
 
+from __future__ import annotations
+
+import os
+
 
 def plain(text: str) -> str:
     r"""A text that is one line, can be shown and can be stored, whatever a file is called.
@@ -20,6 +24,22 @@ def plain(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
     )
+
+
+def relative_reason(reason: str, source: object, name: str) -> str:
+    """Return why a file was skipped with its name in place of its path: the same in any folder.
+
+    Examples
+    --------
+    >>> relative_reason("expected a picture, got '/data/cat/1.png'", "/data/cat/1.png", "cat/1.png")
+    "expected a picture, got 'cat/1.png'"
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return reason
+    path = " ".join(plain(repr(os.fspath(source))).split())
+    for text in (path, f"{path[:200]}…"):  # messages cut long names
+        reason = reason.replace(text, repr(name))
+    return reason
 
 
 class SemattnError(Exception):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import tempfile
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST = 2**30  # bytes of all arrays in a file
 TEXT = "text"  # the file in the folder of a claim
+STALE_SECONDS = 60.0  # age from which a partial file that no process writes to is removed
+_PARTIAL = re.compile(r"\..+\.([0-9]+)\.[0-9]+")  # names of `_hidden`
 
 # What numpy, zipfile and json raise of a file that is damaged, or made to do harm.
 DAMAGE = (
@@ -124,6 +128,34 @@ def read_arrays(file: Path, only: Sequence[str] | None = None) -> dict[str, np.n
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files if only is None or name in only}
+
+
+def partial_files(folder: Path) -> list[Path]:
+    """Return the files that processes which ended left half written in a folder.
+
+    Processes of other machines are not seen: a file that changed in the last minute is left out.
+    """
+    if not folder.is_dir():
+        return []
+    stale = []
+    for file in folder.iterdir():
+        match = _PARTIAL.fullmatch(file.name)
+        with suppress(OSError):  # renamed in the meantime
+            if match and time.time() - file.stat().st_mtime > STALE_SECONDS:
+                stale += [] if _runs(int(match[1])) else [file]
+    return stale
+
+
+def _runs(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _hidden(file: Path) -> Path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,32 @@ def all_unchanged(
     if not len(identities) == len(sources) == len(names) == len(labels):
         return False
     return all(map(is_unchanged, identities, sources, names, labels))
+
+
+def to_array(identities: Iterable[str]) -> np.ndarray:
+    """Return lines of `identity_of` as one array of bytes, (n,) uint8, for an ``.npz``."""
+    return np.frombuffer("\n".join(identities).encode("ascii"), dtype=np.uint8)
+
+
+def from_array(array: np.ndarray | None) -> list[str]:
+    """Return the lines that `to_array` was called with; an empty list for another array."""
+    if array is None or array.dtype != np.uint8:
+        return []
+    return array.tobytes().decode("ascii", "replace").splitlines()
+
+
+def content_of(identity: str) -> tuple[str, str]:
+    """Return the name of an input, and label and content as one text, from its line."""
+    name, label, _, digest = json.loads(identity)
+    return str(name), f"{label} {digest}"
+
+
+def combined(identities: Iterable[str]) -> str:
+    """Return the SHA-256 of the names, labels and contents of inputs; stamps have no part in it."""
+    total = hashlib.sha256()
+    for identity in identities:
+        total.update(json.dumps(content_of(identity)).encode() + b"\n")
+    return total.hexdigest()
 
 
 def stamp_of(source: Any) -> Stamp:

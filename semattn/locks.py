@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import SemattnError
+from .files import STALE_SECONDS
 
+PATIENCE = 0.2  # seconds that a held lock is waited for
 _held: set[int] = set()  # descriptors of the locks of this process
 
 
@@ -30,12 +34,11 @@ def locked(file: Path) -> Iterator[None]:
     """
     owner, descriptor = os.getpid(), os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        if not _lock(descriptor):
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+        if not _lock_soon(descriptor):
             folder = file.parent.parent
             raise LockedError(
                 f"out: expected a folder that no other process writes to, got {folder}, where "
-                f"{holder or 'another process'} is at work — wait for it, or choose another folder"
+                f"{_holder(descriptor)} is at work — wait for it, or choose another folder"
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
@@ -50,11 +53,49 @@ def locked(file: Path) -> Iterator[None]:
 
 def is_locked(file: Path) -> bool:
     """Return whether another process, or another thread of this one, holds the lock on `file`."""
+    return bool(holder_of(file))
+
+
+def holder_of(file: Path) -> str:
+    """Return the process that holds the lock on `file`, "" where no process does."""
     descriptor = os.open(file, os.O_RDWR)
     try:
-        return not _lock(descriptor)
+        return "" if _lock(descriptor) else _holder(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_unlocked(parent: Path, prefix: str, lock: str) -> None:
+    """Remove temporary folders that processes which no longer run left in a folder.
+
+    Parameters
+    ----------
+    parent : the folder that they lie in
+    prefix : beginning of their names
+    lock : path of the lock in each; a folder without it is left alone
+    """
+    for folder in parent.glob(f"{prefix}*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > STALE_SECONDS
+            if is_old and not is_locked(folder / lock):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # another process removed it, or it is not ours
+            continue
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+    return text or "another process"
+
+
+def _lock_soon(descriptor: int) -> bool:
+    """Take the lock; wait shortly where it is held, because `is_locked` holds one for a moment."""
+    end = time.monotonic() + PATIENCE
+    while not _lock(descriptor):
+        if time.monotonic() > end:
+            return False
+        time.sleep(PATIENCE / 10)
+    return True
 
 
 def _lock(descriptor: int) -> bool:

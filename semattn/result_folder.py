@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any, TypeAlias
 from .errors import SemattnError, plain
 from .files import write_text
 from .identity import content_digest
-from .locks import is_locked, locked
+from .locks import locked, remove_unlocked
 from .version import __version__
 
 FolderLike: TypeAlias = "str | os.PathLike[str] | ResultFolder"
@@ -30,7 +29,6 @@ MARKER = "files.json"
 LOCK = "lock"
 STAGE = ".semattn-stage-"  # prefix of the temporary folder in which files are written
 STAGE_LOCK = "lock"
-STALE_SECONDS = 60.0  # age from which a stage that nobody locks is removed
 
 
 class OutputError(SemattnError, OSError):
@@ -294,13 +292,7 @@ def standing(folder: Path) -> Path:
 
 def remove_stale(parent: Path) -> None:
     """Remove stages that processes which no longer run left in a folder."""
-    for own in parent.glob(f"{STAGE}*"):
-        try:
-            is_old = time.time() - own.stat().st_mtime > STALE_SECONDS
-            if is_old and not is_locked(own / STAGE_LOCK):
-                shutil.rmtree(own, ignore_errors=True)
-        except OSError:  # another process removed it, or it is not ours
-            continue
+    remove_unlocked(parent, STAGE, STAGE_LOCK)
 
 
 def _write_marker(folder: Path, entries: dict[str, dict[str, str]]) -> None:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import SemattnError
-from .files import DAMAGE, claim, read_arrays, whole, write_text
+from .files import DAMAGE, claim, partial_files, read_arrays, whole, write_text
+from .locks import LockedError, holder_of, is_locked, locked, remove_unlocked
 from .manifest import unconfirmed
+
+PROCESSES = ".processes"  # hidden folder of the locks of the processes at work
+TEMPORARY = "semattn-shelf-"  # prefix of temporary folders
+LOCK = ".lock"  # in a temporary folder
+_PART = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)")  # name of a lock
 
 
 class Shelf:
@@ -35,9 +43,16 @@ class Shelf:
 
     def __init__(self, folder: Path | None, manifest: dict[str, Any], what: str) -> None:
         self.temporary = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="semattn-")) if folder is None else folder
+        if folder is None:
+            # Removed at the latest when this process ends; after a kill, by the next one.
+            remove_unlocked(Path(tempfile.gettempdir()), TEMPORARY, LOCK)
+            self._own = tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
+            folder = Path(self._own.name)
+            self._lock = ExitStack()
+            self._lock.enter_context(locked(folder / LOCK))
+        self.folder, self._what = folder, what
         text = json.dumps(manifest, sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        self._manifest_digest = digest = hashlib.sha256(text.encode()).hexdigest()
         about = self.folder / "about.json"
         known = _digest(about)
         reason = unconfirmed(manifest)
@@ -49,11 +64,8 @@ class Shelf:
             )
         if known == digest:
             return
-        if known is not None and self._begun():
-            raise SemattnError(
-                f"out: expected the beginning of this {what}, got {self.folder} with that of "
-                "another — remove it, or choose another folder"
-            )
+        if known is not None and (self._begun() or self._at_work()):
+            raise self._of_another()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.keep_row("about", {"digest": digest, "manifest": manifest})
@@ -62,6 +74,66 @@ class Shelf:
                 f"out: expected a folder to write to, got {self.folder} ({error.strerror}) — "
                 "choose another"
             ) from error
+
+    @contextmanager
+    def running(
+        self, process: tuple[int, int] = (0, 1), task: str = "run", also: Sequence[Path] = ()
+    ) -> Iterator[None]:
+        """Keep other processes from doing the same part of a run until it ends.
+
+        Half-written files of processes that were killed are removed.
+
+        Parameters
+        ----------
+        process : the place of this process, from 0, and how many share the run
+        task : name of the run, for a folder with several
+        also : other folders that the run writes to
+
+        Raises
+        ------
+        LockedError
+            While another process does this part, or a process of another count shares the run.
+        """
+        place, count = process
+        locks = self.folder / PROCESSES
+        locks.mkdir(exist_ok=True)
+        with locked(locks / f"{task}-{place}-of-{count}"):
+            for file in locks.iterdir():
+                part = _PART.fullmatch(file.name)
+                if part and part[1] == task and int(part[3]) != count:
+                    self._refuse(file, int(part[3]), process)
+            if _digest(self.folder / "about.json") != self._manifest_digest:
+                raise self._of_another()
+            self._remove_partial(also)
+            yield
+
+    def _refuse(self, file: Path, count: int, process: tuple[int, int]) -> None:
+        """Raise LockedError where a process that shares a run with `count` in all is at work."""
+        if holder := holder_of(file):
+            raise LockedError(
+                f"process: expected one of {count}, as {holder} in {self.folder} is, got "
+                f"{process[0]} of {process[1]} — wait for it, or choose another folder"
+            )
+
+    def _remove_partial(self, also: Sequence[Path]) -> None:
+        stale = [file for folder in (self.folder, *also) for file in partial_files(folder)]
+        # Listed first: a process that started since then has none in the list.
+        if stale and self._at_work() <= 1:
+            for file in stale:
+                with suppress(OSError):
+                    file.unlink()
+
+    def _at_work(self) -> int:
+        """Number of processes that run in the folder, this one included."""
+        locks = self.folder / PROCESSES
+        files = list(locks.iterdir()) if locks.is_dir() else []
+        return sum(map(is_locked, files))
+
+    def _of_another(self) -> SemattnError:
+        return SemattnError(
+            f"out: expected the beginning of this {self._what}, got {self.folder} with that of "
+            "another — remove it, or choose another folder"
+        )
 
     def row(self, name: str) -> dict[str, Any] | None:
         """A row of JSON, None where it is still to be done."""
@@ -98,11 +170,11 @@ class Shelf:
 
     def arrays(self, name: str, only: Sequence[str] | None = None) -> dict[str, np.ndarray] | None:
         """The arrays of a batch, or `only` some, None where it is still to be done."""
-        if not self.has_arrays(name):
-            return None
         file = self.folder / f"{name}.npz"
         try:
             return read_arrays(file, only)
+        except FileNotFoundError:
+            return None
         except DAMAGE as error:
             raise _damaged(file, error) from error
 
@@ -111,6 +183,19 @@ class Shelf:
         with whole(self.folder / f"{name}.npz") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
+    def numbered(self, prefix: str) -> dict[int, str]:
+        """Return the names of batches that are a prefix and a number, by number, in order."""
+        stems = [file.stem for file in self.folder.glob(f"{prefix}*.npz")]
+        numbers = {
+            int(stem[len(prefix) :]): stem for stem in stems if stem[len(prefix) :].isdigit()
+        }
+        return dict(sorted(numbers.items()))
+
+    def remove(self, name: str) -> None:
+        """Remove the arrays and the row of a batch, where they are there."""
+        for ending in ("npz", "json"):
+            (self.folder / f"{name}.{ending}").unlink(missing_ok=True)
+
     def _begun(self) -> bool:
         """Whether a batch is kept; hidden files are what was cut short."""
         names = (one.name for one in self.folder.iterdir())
@@ -118,6 +203,8 @@ class Shelf:
 
     def clear(self) -> None:
         """Remove all of it."""
+        if self.temporary:
+            self._lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

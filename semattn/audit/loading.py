@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..cores import spare_cores
+from ..errors import relative_reason
+from ..identity import identity_of
 from ..images import Images, Preprocessing
 from ..interrelation import Skipped
 from ..interrelation.reading import Loaded, Reader
@@ -52,15 +54,38 @@ class Batches(Dataset):
     reader : reads
     sources : the pictures
     threads : that look for keypoints in a batch; one a processor for None
+    labels : of the pictures, which are part of their identities; None identifies none
     """
 
-    def __init__(self, reader: Reader, sources: Sequence[Any], threads: int | None) -> None:
+    def __init__(
+        self, reader: Reader, sources: Sequence[Any], threads: int | None,
+        labels: Sequence[int | None] | None = None,
+    ) -> None:  # fmt: skip
         self.reader, self.sources, self.threads = reader, sources, threads
+        self.labels = labels
 
     def load(self, batch: Batch) -> Loaded:
         """The images of a batch."""
-        chosen = [self.sources[i] for i in range(batch.first, batch.stop)]
-        return self.reader.load(batch.first, chosen, threads=self.threads)
+        numbers = range(batch.first, batch.stop)
+        chosen = [self.sources[i] for i in numbers]
+        # Before the pictures are read: a picture that is edited meanwhile differs later.
+        identities = self.identities(batch)
+        loaded = self.reader.load(batch.first, chosen, threads=self.threads)
+        source_of = {self.reader.name(i, self.sources[i]): self.sources[i] for i in numbers}
+        skipped = [
+            one._replace(reason=relative_reason(one.reason, source_of[one.name], one.name))
+            for one in loaded.skipped
+        ]
+        return replace(loaded, skipped=skipped, identities=identities)
+
+    def identities(self, batch: Batch) -> tuple[str, ...]:
+        """Return a line of `semattn.identity` for each image of a batch."""
+        if self.labels is None:
+            return ()
+        return tuple(
+            identity_of(self.sources[i], self.reader.name(i, self.sources[i]), self.labels[i])
+            for i in range(batch.first, batch.stop)
+        )
 
     def __getitem__(self, batch: Batch) -> bytes:
         # As bytes, a batch goes through a pipe; tensors would go by shared memory, and where that
@@ -91,17 +116,18 @@ def _received(wanted: Preprocessing, pixels: np.ndarray, names: tuple[str, ...])
 
 
 def stream(
-    reader: Reader, sources: Sequence[Any], batches: Sequence[Batch], workers: int
-) -> Generator[Loaded, None, None]:
+    reader: Reader, sources: Sequence[Any], batches: Sequence[Batch], workers: int,
+    labels: Sequence[int | None] | None = None,
+) -> Generator[Loaded, None, None]:  # fmt: skip
     """Every batch, in order, read ahead by `workers` processes; 0 reads in this one.
 
     A picture whose reading kills a worker is skipped, and the others go on.
     """
     if not workers:
-        own = Batches(reader, sources, None)
+        own = Batches(reader, sources, None, labels)
         yield from (own.load(one) for one in batches)
         return
-    data = Batches(reader, sources, 1)
+    data = Batches(reader, sources, 1, labels)
     done = 0
     while done < len(batches):
         with _Behind(partial(_loader, data, batches[done:], workers)) as coming:
@@ -143,7 +169,8 @@ def _one(data: Batches, number: int) -> Loaded:
             except RuntimeError as error:
                 if not str(error).startswith(_DIED):
                     raise
-    return Loaded(None, [], [Skipped(data.reader.name(number, data.sources[number]), KILLED)], 1)
+    skipped = [Skipped(data.reader.name(number, data.sources[number]), KILLED)]
+    return Loaded(None, [], skipped, 1, (), data.identities(Batch(number, number + 1)))
 
 
 class _Behind:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,15 +31,14 @@ from ..shelf import Shelf
 from . import memory
 from .attempts import attempt
 from .explained import joined, rows_of
+from .kept import MAPS, SUMMARY, KeptUnits
 from .loading import default_workers, stream
 from .sources import Source
-from .sums import Sums, merged
 from .tables import SKIPPED, TABLE, write_tables
 from .units import Unit, units_of
 
 JOBS = ("explain", "analyze")
-KEPT, MAPS = ".audit", "maps"  # folders: what is done; the maps, a file a unit
-SUMMARY = "audit.json"
+KEPT = ".audit"  # folder of what is done
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,16 @@ class Work:
         self.device = model_device(model)
         self.about = about_model(model)
         self.manifest = self.about | {
-            "source": {"images": len(source), "sha256": _digest(source)},
+            "source": {"images": len(source)},
             "jobs": list(jobs),
             "parameters": {**options, "preprocessing": str(self.wanted)},
             "method": self.explainer.parameters(),
             "device": self.device.type,
             "versions": versions(),
         }
-        self.shelf = Shelf(out / KEPT, self.manifest, "audit")
+        # Each unit has the identities of its images.
+        run = {name: value for name, value in self.manifest.items() if name != "source"}
+        self.shelf = Shelf(out / KEPT, run, "audit")
         self.skipped: list[Skipped] = []
 
     def run(
@@ -109,18 +110,28 @@ class Work:
         progress: Callable[[int, int | None], None] | None,
     ) -> Audit:
         """Do what is left of this process's units; write the tables where that was the last."""
-        place, count = process
+        with self.shelf.running(process, also=(self.out, self.out / MAPS)):
+            return self._run(batch_size, workers, process, progress)
+
+    def _run(
+        self,
+        batch_size: int | None,
+        workers: int | None,
+        process: tuple[int, int],
+        progress: Callable[[int, int | None], None] | None,
+    ) -> Audit:
         units = units_of(len(self.source), self._size(batch_size))
         self.study = self._study(units[0].size)
         if "analyze" in self.jobs:  # of noise: the model may fail on the first image of a unit
             self.study.find_grid(self._noise(1, self.study))
         (self.out / MAPS).mkdir(parents=True, exist_ok=True)
-        sums = Sums(self.shelf.folder, f"{place:04d}")
-        todo = [one for one in units[place::count] if not self._done(one)]
+        self.kept = KeptUnits(self.shelf, self.source, self.out, units, process)
+        todo = self.kept.todo()
         total, done, start = sum(one.stop - one.first for one in todo), 0, time.perf_counter()
         every = [batch for unit in todo for batch in unit.batches]
         chosen = default_workers(self.model) if workers is None else workers
-        flow = stream(self.reader, self.source.data.sources, every, chosen)
+        data = self.source.data
+        flow = stream(self.reader, data.sources, every, chosen, data.labels)
 
         def coming(unit: Unit) -> Iterator[Loaded]:
             nonlocal done
@@ -132,22 +143,23 @@ class Work:
 
         with closing(flow):
             for unit in todo:
-                self._do(unit, coming(unit), sums)
+                self._do(unit, coming(unit))
         seconds = time.perf_counter() - start
-        waiting = sum(not self._done(one) for one in units)
+        if note := self.kept.note():
+            warnings.warn(note, stacklevel=4)
+        waiting = self.kept.waiting()
         told, found, files = (None, None, {}) if waiting else self._finish(units)
         return Audit(told, found, tuple(self.skipped), total, seconds, waiting, files)
 
-    def _done(self, unit: Unit) -> bool:
-        return self.shelf.has_arrays(f"unit-{unit.name}")
-
-    def _do(self, unit: Unit, batches: Iterator[Loaded], sums: Sums) -> None:
-        """One unit: its maps and sums first, then what says that it is done."""
+    def _do(self, unit: Unit, batches: Iterator[Loaded]) -> None:
+        """Do one unit: keep its maps, then its rows, then its sums, by which it is done."""
         study = self.study.anew()
-        analyse = "analyze" in self.jobs and unit.number not in sums.known
+        analyse = "analyze" in self.jobs
         parts: list[dict[str, np.ndarray]] = []
         skipped: list[tuple[str, str, str]] = []
+        identities: list[str] = []
         for loaded in study.pooled(batches) if analyse else batches:
+            identities += loaded.identities
             skipped += [(one.name, "read", one.reason) for one in loaded.skipped]
             study.skipped += loaded.skipped
             if loaded.images is None:
@@ -162,19 +174,20 @@ class Work:
                 _, failed = attempt(study.take, bare)
                 study.skipped += failed
                 skipped += [(one.name, "analyze", one.reason) for one in study.skipped[before:]]
-        if analyse and study.tally is not None and study.tally.images:
-            sums.add(unit.number, study.result())
-        kept = joined(parts)
-        maps = kept.pop("maps", None)
+        analysed = analyse and study.tally is not None and study.tally.images > 0
+        rows = joined(parts)
+        maps = rows.pop("maps", None)
         if maps is not None:
             with whole(self.out / MAPS / f"{unit.name}.npz") as stream:
-                np.savez_compressed(stream, number=kept["number"], maps=maps)
+                np.savez_compressed(stream, number=rows["number"], maps=maps)
         columns = [list(one) for one in zip(*skipped, strict=True)] or [[], [], []]
-        kept |= {
+        rows |= {
             f"skipped_{name}": np.array(column, dtype=str)
             for name, column in zip(("name", "job", "reason"), columns, strict=True)
         }
-        self.shelf.keep_arrays(f"unit-{unit.name}", kept)
+        digest = self.kept.keep(unit, rows, identities, analysed)
+        if analysed:
+            self.kept.sums.add(unit.number, digest, study.result())
         self.skipped += [Skipped(name, reason) for name, _, reason in skipped]
 
     def _explain(self, loaded: Loaded) -> dict[str, np.ndarray]:
@@ -193,15 +206,14 @@ class Work:
 
         def parts() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
             for unit in units:
-                kept = self.shelf.arrays(f"unit-{unit.name}")
-                assert kept is not None
-                yield unit.number, kept
+                yield unit.number, self.kept.arrays(unit)
 
         told = write_tables(self.out, parts(), self.source.names, classes)
         told["images"] = len(self.source)
         told["labels"] = self.source.data.note or "given"
         told["broken"] = [list(one) for one in self.source.broken]
-        found = merged(self.shelf.folder, self.source.names) if "analyze" in self.jobs else None
+        found = self.kept.sums.merged(self.source.names) if "analyze" in self.jobs else None
+        self.manifest["source"] = {"images": len(self.source), "sha256": self.kept.complete()}
         summary = {"summary": told, "manifest": self.manifest}
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.out / SUMMARY, text + "\n")
@@ -247,11 +259,3 @@ class Work:
             "layers": None, "draws": 3, "pool": 32, "replicates": 200, "batch_size": size,
             "seed": self.options["seed"], "preprocessing": self.wanted,
         }, self.about)  # fmt: skip
-
-
-def _digest(source: Source) -> str:
-    """What tells one list of images from another: names and classes."""
-    total = hashlib.sha256()
-    for name, label in zip(source.names, source.data.labels, strict=True):
-        total.update(f"{name}\t{label}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from ..class_names import class_names
 from ..result_folder import ResultFolder
 from . import options
-from .console import MOST_SKIPPED, bar, busy, closing, phases, told, verbatim
+from .console import MOST_SKIPPED, bar, busy, closing, phases, print_notes, told, verbatim
 from .folders import result_folder
+from .interruption import kept_in
 from .json_output import Content, json_output, result_content
 from .pages import pages
 from .reading import load_model, name_of, read_device, read_names
@@ -94,7 +95,7 @@ def audit(
         made = None
         if own:
             shown = bar() if shows else nullcontext()
-            with results.running(FILES, part), shown as progress:
+            with kept_in(folder), results.running(FILES, part), shown as progress:
                 made = run(
                     network, found, folder, jobs=own, method=method, density=density,
                     detector=detector, batch_size=batch_size, workers=workers, seed=seed,
@@ -110,7 +111,7 @@ def audit(
             files["analyze"] = folder / "analyze"
         searched = True
         if "spurious" in wanted:
-            with results.running(FILES, part):
+            with kept_in(folder), results.running(FILES, part):
                 searched = _search(
                     network, found, results, detector, batch_size, seed, place, report, shows
                 )
@@ -158,6 +159,7 @@ def _search(
 ) -> bool:  # fmt: skip
     """The part of this process in the search for cues; whether it was the one to end it."""
     from .. import output
+    from ..locks import LockedError
     from ..spurious import Search
 
     with phases() if shows else nullcontext() as progress:
@@ -167,7 +169,10 @@ def _search(
         )  # fmt: skip
         if not search.look(place):
             return False
-        found = search.discover()
+        try:
+            found = search.discover()
+        except LockedError:  # another process looked at its last images at the same moment
+            return False
     with busy("drawing"):
         spurious = replace(results, path=results.path / "spurious")
         output.write_spurious(found, spurious, pages(report, discovery=found))
@@ -191,6 +196,8 @@ def _report(
         )
     if files:
         closing(console, [*filter(None, [source.data.note]), *notes], "", files)
+    else:
+        print_notes(console, notes)
 
 
 def _report_images(console: Console, made: Audit, source: Source) -> None:

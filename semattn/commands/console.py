@@ -297,12 +297,16 @@ def _prediction(console: Console, made: Explanation, predictions: list[dict[str,
 
 def closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
     """Each note once, but for that which says what was explained, and where the files are."""
-    for note in dict.fromkeys(notes):
-        if not (explains and explains in note):
-            console.print(f"[yellow]note:[/] {verbatim(note)}", soft_wrap=True)
+    print_notes(console, [note for note in notes if not (explains and explains in note)])
     names = ", ".join(verbatim(path.name) for path in files.values())
     folder = next(iter(files.values())).parent
     console.print(f"in [bold]{verbatim(str(folder))}[/]: {names}", soft_wrap=True)
+
+
+def print_notes(console: Console, notes: list[str]) -> None:
+    """Print each note once."""
+    for note in dict.fromkeys(notes):
+        console.print(f"[yellow]note:[/] {verbatim(note)}", soft_wrap=True)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -14,6 +14,7 @@ from . import options
 from .console import busy, phases, told
 from .discovery import report_discovery
 from .folders import result_folder
+from .interruption import kept_in
 from .json_output import Content, json_output, result_content
 from .pages import PAGE, pages
 from .reading import load_model, read_device, read_names
@@ -76,7 +77,7 @@ def spurious(
                 device=read_device(device),
             )  # fmt: skip
             wanted = _searched(search, class_names(network))
-        with place.running(names), _kept(made / SEARCH), phases() as progress:
+        with kept_in(made), place.running(names), _kept(made / SEARCH), phases() as progress:
             found = discover_spurious(
                 network, folder, classes=wanted, level=level, lift=lift, most=most,
                 batch_size=batch_size, detector=detector, seed=seed, folder=made / SEARCH,

@@ -57,6 +57,7 @@ class Loaded:
             [one for part in parts for one in part.skipped],
             sum(one.given for one in parts),
             tuple(number for one in some for number in one.numbers),
+            tuple(line for part in parts for line in part.identities),
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from torch import Tensor
 
 from ..errors import SemattnError
 from ..grid import PatchGrid
+from ..identity import combined, from_array
 from ..images import Images
 from .discovery import Skipped
 from .views import PATCHES, Views
@@ -26,6 +29,7 @@ class Looked:
     right : (n,), whether the model says so
     skipped : what could not be read
     grid : of the patches
+    identity : digest of all images, on which everything derived from them depends
 
     Raises
     ------
@@ -43,6 +47,7 @@ class Looked:
         labels: list[int] = []
         right: list[bool] = []
         grid: dict[str, np.ndarray] = {}
+        digests: list[str] = []
         for number in range(len(views)):
             kept = views.about(number)
             for index, why in zip(kept["skipped"], kept["reasons"], strict=True):
@@ -51,8 +56,10 @@ class Looked:
             labels += kept["labels"].tolist()
             right += kept["right"].tolist()
             self._at += [(number, place) for place in range(len(kept["sources"]))]
+            digests.append(combined(from_array(kept["identities"])))
             grid = grid or {name: kept[name] for name in PATCHES if name in kept}
             views.said("looking", min((number + 1) * self.size, len(self.data)), len(self.data))
+        self.identity = hashlib.sha256(" ".join(digests).encode()).hexdigest()
         if not sources:
             some = "; ".join(f"{one.name}: {one.reason}" for one in self.skipped[:3])
             raise SemattnError(f"dataset: expected images that can be read, got none ({some})")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,15 @@ from ..images import Preprocessing
 from ..keypoints import detectors
 from ..manifest import about_model, versions
 from ..shelf import Shelf
+from ..termination import exits_on_termination
 from .data import Labelled, read
 from .discovery import Discovery
 from .looked import Looked
 from .looking import Looker
-from .study import Study
+from .study import CLASS, Study
 from .views import Progress, Views
+
+LOOKING, DISCOVERING = "look", "discover"  # the two parts of a search
 
 
 def discover_spurious(
@@ -86,7 +92,7 @@ def discover_spurious(
         batch_size=batch_size, detector=detector, preprocessing=preprocessing, seed=seed,
         folder=folder, progress=progress,
     )  # fmt: skip
-    with search:
+    with exits_on_termination() if folder is None else nullcontext(), search:
         return search.discover()
 
 
@@ -143,12 +149,15 @@ class Search:
             "data": {"images": len(data), "labels": data.note or "given"},
             "parameters": options, "versions": versions(),
         }  # fmt: skip
-        known = self.manifest | {"names": _names(data)}
+        # Each batch has the identities of its images.
+        run = {name: value for name, value in self.manifest.items() if name != "data"}
         self.classes, self.level, self.lift, self.most = classes, level, lift, most
-        self.shelf = Shelf(None if folder is None else Path(folder), known, "search")
+        self.shelf = Shelf(None if folder is None else Path(folder), run, "search")
+        self._warned, self._was_compared = False, bool(self.shelf.numbered(CLASS))
         self.views = Views(
-            looker, data, self.shelf, batch_size, seed, progress or (lambda *_: None)
-        )
+            looker, data, self.shelf, _names(data, dataset), batch_size, seed,
+            progress or (lambda *_: None),
+        )  # fmt: skip
 
     def __enter__(self) -> Search:
         return self
@@ -163,16 +172,43 @@ class Search:
 
         That is the one which found nothing left for others; where all is looked at already, as
         after an interruption, the first.
+
+        Raises
+        ------
+        LockedError
+            While another process looks at this part, or processes of another count at theirs.
         """
-        looked = self.views.look(process)
-        return not self.views.missing() and (looked > 0 or process[0] == 0)
+        views = self.views
+        with self.shelf.running(process, LOOKING):
+            looked = views.look(process)
+            goes_on = not views.missing() and (looked > 0 or process[0] == 0)
+        self._warn(process[1] == 1)
+        return goes_on
 
     def discover(self) -> Discovery:
-        """Candidates and trials, of all images; what nobody has looked at yet is looked at."""
+        """Candidates and trials, of all images; what nobody has looked at yet is looked at.
+
+        Raises
+        ------
+        LockedError
+            While another process does the same.
+        """
         views = self.views
-        looked = Looked(views)
-        study = Study(looked, self.level, self.lift, self.most, views.seed, views.said)
-        return study.search(_chosen(self.classes, looked), self.manifest)
+        with self.shelf.running(task=DISCOVERING):
+            with self.shelf.running(task=LOOKING) if views.missing() else nullcontext():
+                looked = Looked(views)
+            views.drop_beyond()
+            self._warn()
+            study = Study(looked, self.level, self.lift, self.most, views.seed, views.said)
+            return study.search(_chosen(self.classes, looked), self.manifest)
+
+    def _warn(self, alone: bool = True) -> None:
+        """Say once that kept work was not used."""
+        views = self.views
+        note = views.redone.note(views.names, counts_new=self._was_compared, alone=alone)
+        if note and not self._warned:
+            self._warned = True
+            warnings.warn(note, stacklevel=3)
 
 
 def check(level: float, lift: float) -> None:
@@ -183,8 +219,19 @@ def check(level: float, lift: float) -> None:
         raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
 
 
-def _names(data: Labelled) -> list[str]:
-    return [data.source_name(i) for i in range(len(data))]
+def _names(data: Labelled, dataset: Any) -> list[str]:
+    """Return the name of each image: files relative to the data set, others by number."""
+    sources = data.sources if data.labels else [None] * len(data)  # pairs are read one by one
+    files = [str(one) for one in sources if isinstance(one, (str, os.PathLike))]
+    if isinstance(dataset, (str, os.PathLike)):
+        root = os.fspath(dataset)
+    else:
+        root = os.path.commonpath({str(Path(file).parent) for file in files}) if files else ""
+    return [
+        os.path.relpath(source, root) if isinstance(source, (str, os.PathLike))
+        else str(source) if hasattr(source, "archive") else f"image {i}"
+        for i, source in enumerate(sources)
+    ]  # fmt: skip
 
 
 def _outputs(looker: Looker, dataset: Any) -> int:

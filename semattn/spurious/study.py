@@ -20,6 +20,8 @@ from .looked import Looked
 from .tried import Tried, packed, unpacked
 from .views import Progress, strided
 
+CLASS, TRIAL = "class-", "trial-"  # of the arrays of a class, and of a trial
+IMAGES = "images"  # in those arrays: digest of all images
 REFERENCE = 1300  # images that a class is held against, at most
 OWN = 400  # images of a class that are looked through, at most
 FEWEST = 2 * FOLDS  # images of a class that can be searched
@@ -48,6 +50,7 @@ class Study:
     def search(self, targets: Sequence[int], manifest: dict[str, Any]) -> Discovery:
         """Everything that there is to find in these classes."""
         looked, found, judged = self.looked, list[Tried](), 0
+        self._drop_changed()
         small = [target for target in targets if not self._enough(target)]
         if len(small) == len(targets):
             raise SemattnError(
@@ -118,12 +121,30 @@ class Study:
 
     def _kept(self, target: int) -> tuple[int, list[Tried]]:
         """What `_candidates` gives, from the shelf where it was done already."""
-        shelf, name = self.looked.shelf, f"class-{target:06d}"
-        kept = shelf.arrays(name)
+        name = f"{CLASS}{target:06d}"
+        kept = self._of_these_images(name)
         if kept is None:
             kept = packed(*self._candidates(target))
-            shelf.keep_arrays(name, kept)
+            self._keep(name, kept)
         return unpacked(target, kept)
+
+    def _of_these_images(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return arrays that were derived from the images as they are now, None for others."""
+        kept = self.looked.shelf.arrays(name)
+        current = kept is not None and str(kept.pop(IMAGES, "")) == self.looked.identity
+        return kept if current else None
+
+    def _keep(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        self.looked.shelf.keep_arrays(name, arrays | {IMAGES: np.array(self.looked.identity)})
+
+    def _drop_changed(self) -> None:
+        """Remove what was derived from other images."""
+        shelf = self.looked.shelf
+        for prefix in (CLASS, TRIAL):
+            for name in shelf.numbered(prefix).values():
+                state = shelf.arrays(name, (IMAGES,)) or {}
+                if str(state.get(IMAGES)) != self.looked.identity:
+                    shelf.remove(name)
 
     def _candidates(self, target: int) -> tuple[int, list[Tried]]:
         """How many kinds of patches were judged, and the distinct ones, the surest first."""
@@ -191,11 +212,11 @@ class Study:
             lambda rows: self._patches(rows, tried, confirmed), looked.size,
         )  # fmt: skip
         bears = tried.rows[one.bears & mine]
-        kept = looked.shelf.arrays(f"trial-{number:06d}")
+        kept = self._of_these_images(f"{TRIAL}{number:06d}")
         if kept is None:
             others = tried.rows[~one.bears & ~mine]
             kept = vars(trials.run(known, tried.target, bears, others, self.seed))
-            looked.shelf.keep_arrays(f"trial-{number:06d}", kept)
+            self._keep(f"{TRIAL}{number:06d}", kept)
         trial = trials.Trial(**kept)
         removed, put = effect(trial.removed, self.seed), effect(trial.put, self.seed)
         p = surely(one.p, judged, removed.p, put.p, share)
