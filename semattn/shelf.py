@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -46,8 +47,8 @@ class Shelf:
         if folder is None:
             # Removed at the latest when this process ends; after a kill, by the next one.
             remove_unlocked(Path(tempfile.gettempdir()), TEMPORARY, LOCK)
-            self._own = tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
-            folder = Path(self._own.name)
+            folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+            self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             self._lock = ExitStack()
             self._lock.enter_context(locked(folder / LOCK))
         self.folder, self._what = folder, what
@@ -205,6 +206,7 @@ class Shelf:
         """Remove all of it."""
         if self.temporary:
             self._lock.close()
+            self._remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -45,11 +45,14 @@ def model() -> nn.Module:
 
 
 def draw(file: Path, seed: int) -> None:
-    """Write a picture; all have the same number of bytes."""
+    """Write a picture, for class "cat" with a mark; all have the same number of bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8))
-    small.resize((40, 36), Image.Resampling.BICUBIC).save(file, "BMP")
+    picture = small.resize((SIDE + 4, SIDE), Image.Resampling.BICUBIC)
+    if file.parent.name == "cat":
+        picture.paste((250, 10, 10), (SIDE - 10, SIDE - 10, SIDE + 4, SIDE))
+    picture.save(file, "BMP")
 
 
 def make_tree(root: Path, seed: int, count: int = 9, folders: int = 3) -> None:

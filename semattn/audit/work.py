@@ -145,10 +145,11 @@ class Work:
             for unit in todo:
                 self._do(unit, coming(unit))
         seconds = time.perf_counter() - start
-        if note := self.kept.note():
-            warnings.warn(note, stacklevel=4)
         waiting = self.kept.waiting()
+        note = self.kept.note()
         told, found, files = (None, None, {}) if waiting else self._finish(units)
+        if note:
+            warnings.warn(note, stacklevel=4)
         return Audit(told, found, tuple(self.skipped), total, seconds, waiting, files)
 
     def _do(self, unit: Unit, batches: Iterator[Loaded]) -> None:

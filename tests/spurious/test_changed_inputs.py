@@ -1,0 +1,288 @@
+"""Searches whose images changed: kept work is used for the images that it came from only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semattn import identity
+from semattn.locks import LockedError
+from semattn.shelf import TEMPORARY, Shelf
+from semattn.spurious import Search, discover_spurious, save_discovery, study, views
+from semattn.spurious.looking import Looker
+from tests import edited_trees as trees
+from tests.result_files import names_in
+
+# Some of the small pictures have no keypoint.
+pytestmark = pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")
+
+OPTIONS = {
+    "names": trees.CLASSES, "batch_size": 4, "preprocessing": trees.OWN, "lift": 1.0, "level": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _small_sample(monkeypatch):
+    """The space is made of three images: most edits leave it alone."""
+    monkeypatch.setattr(views, "SAMPLED", 3)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Eighteen pictures of two classes: five batches, the space of images 0, 8 and 17."""
+    trees.make_tree(tmp_path / "photos", 1, 18, 2)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Number of images of each look."""
+    counts: list[int] = []
+    look = Looker.look
+    monkeypatch.setattr(
+        Looker, "look", lambda self, images: counts.append(len(images.pixels)) or look(self, images)
+    )
+    return counts
+
+
+def search(data, folder, **options):
+    return discover_spurious(trees.model(), data, folder=folder, **{**OPTIONS, **options})
+
+
+def contents(found, folder) -> bytes:
+    return save_discovery(found, folder / "discovery.npz").read_bytes()
+
+
+def same_as_scratch(data, found, tmp_path) -> bool:
+    return contents(found, tmp_path) == contents(search(data, None), tmp_path)
+
+
+def kept_files(folder) -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in folder.glob("[!.]*")}
+
+
+def edit(file: Path, seed: int = 999) -> None:
+    """Draw another picture with as many bytes and the same time of change."""
+    before = file.stat()
+    trees.draw(file, seed)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_the_cases_have_cues_that_are_tried(root, tmp_path):
+    """Else nothing would be compared below."""
+    search(root, tmp_path / "kept")
+    names = {one[:5] for one in kept_files(tmp_path / "kept")}
+    assert names >= {"look-", "space", "class", "trial"}
+
+
+def test_a_picture_edited_in_place_is_looked_at_again(root, tmp_path, seen):
+    search(root, tmp_path / "kept")
+    edit(root / "cat/002.bmp")
+    seen.clear()
+    with pytest.warns(UserWarning, match="^1 of 5 kept batches was not used, because 1 image ch"):
+        found = search(root, tmp_path / "kept")
+    assert seen[0] == 4 and same_as_scratch(root, found, tmp_path)
+    search(root, tmp_path / "fresh")
+    assert kept_files(tmp_path / "kept") == kept_files(tmp_path / "fresh")
+
+
+def test_one_that_the_space_is_made_of_changes_all(root, tmp_path):
+    search(root, tmp_path / "kept")
+    edit(root / "cat/000.bmp")
+    with pytest.warns(UserWarning, match="^5 of 5 kept batches were not used, because 1 image ch"):
+        found = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, found, tmp_path)
+
+
+def test_another_folder_with_the_same_names_is_another_data_set(root, tmp_path):
+    search(root, tmp_path / "kept")
+    other = tmp_path / "site2/photos"
+    for number, file in enumerate(trees.pictures(root)):
+        trees.draw(other / file.relative_to(root), 500 + number)
+    with pytest.warns(UserWarning, match="because 18 images changed"):
+        found = search(other, tmp_path / "kept")
+    assert same_as_scratch(other, found, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["touch", "copy"])
+def test_files_with_the_same_content_are_used(root, tmp_path, monkeypatch, kind):
+    (root / "cat/004.bmp").write_bytes(trees.BROKEN)
+    search(root, tmp_path / "kept")
+    if kind == "touch":
+        for file in trees.pictures(root):
+            os.utime(file)
+    else:
+        shutil.copytree(root, tmp_path / "elsewhere/copy", copy_function=shutil.copyfile)
+        shutil.rmtree(root)
+        root = tmp_path / "elsewhere/copy"
+    with monkeypatch.context() as patch:
+        patch.setattr(Looker, "look", None)
+        patch.setattr(study, "find", None)
+        patch.setattr(study.trials, "run", None)
+        found = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, found, tmp_path)
+
+
+def test_files_that_did_not_change_are_not_read_for_it(root, tmp_path, monkeypatch):
+    search(root, tmp_path / "kept")
+    monkeypatch.setattr(identity, "content_digest", lambda source: pytest.fail("read"))
+    search(root, tmp_path / "kept")
+
+
+def test_what_is_gone_is_dropped(root, tmp_path):
+    search(root, tmp_path / "kept")
+    for number in (9, 11, 13, 15, 17):
+        (root / f"dog/{number:03}.bmp").unlink()
+    with pytest.warns(UserWarning, match="5 are gone$"):
+        found = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, found, tmp_path)
+    search(root, tmp_path / "fresh")
+    assert kept_files(tmp_path / "kept") == kept_files(tmp_path / "fresh")
+
+
+def test_images_of_another_label_are_others(root, tmp_path):
+    search(root, tmp_path / "kept")
+    (root / "cat/002.bmp").rename(root / "dog/002.bmp")
+    with pytest.warns(UserWarning, match="1 is new and 1 is gone$"):
+        found = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, found, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["arrays", "pairs", "paths"])
+def test_data_sets_in_memory_are_compared_by_their_content(root, tmp_path, form):
+    files = trees.pictures(root)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, (36, 40, 3), dtype=np.uint8) for _ in files]
+    data = {
+        "arrays": [(one, number % 2) for number, one in enumerate(arrays)],
+        "pairs": [(one, number % 2) for number, one in enumerate(files)],
+        "paths": [(str(one), int(one.parent.name == "dog")) for one in files],
+    }[form]
+    search(data, tmp_path / "kept")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search(list(data), tmp_path / "kept")
+    if form == "arrays":
+        arrays[3][0, 0] += 1
+    elif form == "pairs":
+        edit(files[3])
+    else:
+        data[3] = (data[3][0], 1 - data[3][1])
+    with pytest.warns(UserWarning, match="^1 of 5 kept batches was not used, because 1 image ch"):
+        found = search(data, tmp_path / "kept")
+    assert same_as_scratch(data, found, tmp_path)
+
+
+def test_changed_batches_of_other_processes_are_not_taken_as_done(root, tmp_path):
+    def part(place):
+        return Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS).look((place, 2))
+
+    assert [part(0), part(1)] == [False, True]
+    edit(root / "dog/001.bmp")  # image 9, of batch 2: of process 0
+    with pytest.warns(UserWarning, match="because the images in the data set changed"):
+        assert part(1) is False
+    with pytest.warns(UserWarning, match="because the images in the data set changed"):
+        assert part(0) is True
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [((0, 1), r"process \d+ of .* is at work"), ((1, 2), r"expected one of 1, as process \d+ of")],
+)
+def test_a_second_search_in_a_folder_is_refused_while_one_runs(root, tmp_path, process, words):
+    other = Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS)
+    refusals = []
+
+    def progress(task, *_):
+        if task == "looking" and not refusals:
+            with pytest.raises(LockedError, match=words) as error:
+                other.look(process)
+            refusals.append(error)
+        if task == "comparing":
+            with pytest.raises(LockedError, match="is at work"):
+                other.discover()
+
+    search(root, tmp_path / "kept", progress=progress)
+    assert refusals
+    assert same_as_scratch(root, other.discover(), tmp_path), "as the message advises"
+
+
+@pytest.fixture
+def command(elsewhere, run):
+    return run
+
+
+def test_a_folder_that_the_search_runs_in_has_no_class_of_its_own(
+    command, root, tmp_path, monkeypatch
+):
+    (root / "dog").rename(root / "owl")
+    monkeypatch.chdir(root)
+    arguments = ("spurious", ".", "--batch-size", 4, "--no-report")
+    real, calls = Looker.look, []
+
+    def stop(self, images):
+        calls.append(len(images.pixels))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    monkeypatch.setattr(Looker, "look", stop)
+    status, out, err = command(*arguments)
+    assert (status, out) == (130, "")
+    assert err == (
+        "error: interrupted — what is done is kept in semattn-spurious; the same command goes on\n"
+    )
+    for _ in range(2):
+        status, out, err = command(*arguments)
+        assert status == 0, err
+        assert "18 images" in out and "semattn-spurious" not in out.partition("\nin ")[0]
+        assert "not used" not in out
+    assert names_in(root / "semattn-spurious")[0] != ".search"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_any_history_of_edits_gives_the_result_of_a_search_from_scratch(tmp_path, seed):
+    assert trees.search_case(tmp_path, 100 + seed) == []
+
+
+TEMPORARY_SHELF = """
+import sys, time
+from semattn.shelf import Shelf
+from semattn.termination import exits_on_termination
+with exits_on_termination():
+    shelf = Shelf(None, {}, "search")
+    print(shelf.folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_process_leaves_no_temporary_folder_for_ever(tmp_path, monkeypatch, number):
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", TEMPORARY_SHELF], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir() and folder.parent == tmp_path
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        old = time.time() - 3600
+        os.utime(folder, (old, old))
+        Shelf(None, {}, "search").clear()
+        assert folder.is_dir(), "of a process that runs"
+        os.utime(folder, (old, old))
+        process.send_signal(number)
+        process.wait()
+    assert folder.exists() == (number == signal.SIGKILL)
+    Shelf(None, {}, "search").clear()
+    assert not list(tmp_path.glob(f"{TEMPORARY}*"))
