@@ -14,7 +14,7 @@ from .errors import SemattnError
 from .files import STALE_SECONDS
 
 PATIENCE = 0.2  # seconds that a held lock is waited for
-_held: set[int] = set()  # descriptors of the locks that this process holds
+_held: set[int] = set()  # descriptors of the locks of this process
 
 
 class LockedError(SemattnError, OSError):
@@ -32,7 +32,7 @@ def locked(file: Path) -> Iterator[None]:
     LockedError
         While another process, or another thread of this one, holds it; the message names it.
     """
-    descriptor, process = os.open(file, os.O_RDWR | os.O_CREAT, 0o666), os.getpid()
+    owner, descriptor = os.getpid(), os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if not _lock_soon(descriptor):
             folder = file.parent.parent
@@ -40,12 +40,12 @@ def locked(file: Path) -> Iterator[None]:
                 f"out: expected a folder that no other process writes to, got {folder}, where "
                 f"{_holder(descriptor)} is at work — wait for it, or choose another folder"
             )
-        _held.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
+        _held.add(descriptor)
         yield
     finally:
-        if os.getpid() == process:  # a child has closed its copy
+        if os.getpid() == owner:
             _held.discard(descriptor)
             _unlock(descriptor)
             os.close(descriptor)
@@ -88,25 +88,6 @@ def _holder(descriptor: int) -> str:
     return text or "another process"
 
 
-def _unlock(descriptor: int) -> None:
-    """Release the lock also for a process that was forked a moment ago."""
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _release_in_child() -> None:
-    """Close the locks in a child, so that they end with the process that took them."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_release_in_child)
-
-
 def _lock_soon(descriptor: int) -> bool:
     """Take the lock; wait shortly where it is held, because `is_locked` holds one for a moment."""
     end = time.monotonic() + PATIENCE
@@ -130,3 +111,21 @@ def _lock(descriptor: int) -> bool:
     except OSError:  # the file system has no locks
         return True
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Release the lock also for a process that was forked a moment ago."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _release_in_child() -> None:
+    """Close the locks of the parent, which a forked process would hold after the parent's end."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
