@@ -203,10 +203,8 @@ def measured(area: str, cases: int, first: int = 0) -> dict[str, Any]:
         if outcome == DIFFERENT:
             different.append(f"seed {seed}: {what}"[:300])
     seconds = round(time.monotonic() - start)
-    return {
-        "area": area, "cases": cases, **{name: counts[name] for name in (EQUAL, REFUSED, DIFFERENT)},
-        "seconds": seconds, "which": different,
-    }  # fmt: skip
+    numbers = {name: counts[name] for name in (EQUAL, REFUSED, DIFFERENT)}
+    return {"area": area, "cases": cases, **numbers, "seconds": seconds, "which": different}
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
