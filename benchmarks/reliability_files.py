@@ -140,7 +140,7 @@ def _searches(seed: int, folder: Path) -> tuple[str, str]:
 
 def _benchmarks(seed: int, folder: Path) -> tuple[str, str]:
     """Return the outcome of a benchmark that goes on after an edit."""
-    kind = edited_data.KINDS[seed % len(edited_data.KINDS)]
+    kind = edited_data.EDITS[seed % len(edited_data.EDITS)]
     stop = (None, 1, 2, 3)[seed % 4]
     again, scratch, _ = edited_data.bench_case(folder, kind, seed, stop)
     return _outcome(edited_data.same_bench(again, scratch)), f"{kind}, stopped at {stop}"
@@ -148,7 +148,7 @@ def _benchmarks(seed: int, folder: Path) -> tuple[str, str]:
 
 def _analyses(seed: int, folder: Path) -> tuple[str, str]:
     """Return the outcome of an analysis that goes on after an edit."""
-    kind = edited_data.KINDS[seed % len(edited_data.KINDS)]
+    kind = edited_data.EDITS[seed % len(edited_data.EDITS)]
     stop = 1 + seed % 4
     with mock.patch.object(study, "EVERY", 1):
         again, scratch, _ = edited_data.analysis_case(folder, kind, seed, stop)
