@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..grid import PatchGrid
 from ..registry import choices
+from .nulls import NULLS
 from .tally import FIGURES, Tally
 
 Array = NDArray[np.float64]
@@ -112,9 +113,12 @@ class Figures:
         return np.where(undefined, np.nan, bounds)
 
     def nulls(self, name: str) -> tuple[str, ...]:
-        """The nulls that a figure is held against."""
-        held = (key.rpartition("/") for key in self.tally.nulls)
-        return tuple(null for figure, _, null in held if figure == self._known(name))
+        """Return the nulls that a figure is compared with, in the order of `NULLS`.
+
+        The order of the sums is that in which images came, so it is not used.
+        """
+        figure = self._known(name)
+        return tuple(null for null in NULLS if f"{figure}/{null}" in self.tally.nulls)
 
     def against(self, name: str, null: str) -> dict[str, Array]:
         """How a figure stands to a null: `expected`, `z`, `p_value`, `significant`, (L, H, …) each.
@@ -149,7 +153,8 @@ class Figures:
         mean = self.mean(name)
         low, high = self.interval(name)
         nulls = {null: self.against(name, null) for null in self.nulls(name)}
-        every = dict.fromkeys(key.rpartition("/")[2] for key in self.tally.nulls)
+        used = {key.rpartition("/")[2] for key in self.tally.nulls}
+        every = [null for null in NULLS if null in used]
         meaning, rows = MEANING[name], []
         for place in np.ndindex(mean.shape):
             layer, head, *strata = place

@@ -128,7 +128,7 @@ class Tally:
             return {"expected": mean / np.where(count, count, np.nan), "z": z, "p_value": p_value}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that is in it, to be written down."""
+        """Return all that is in it, by name in alphabetical order, to be written."""
         found: dict[str, NDArray[Any]] = {
             "layers": np.array(self.layers, np.int64),
             "images": np.array([self.images, self.replicates], np.int64),
@@ -138,7 +138,7 @@ class Tally:
                 found[f"{kind}/{name}/high"], found[f"{kind}/{name}/low"] = one.high, one.low
         for kind in _COUNTS:
             found |= {f"{kind}/{name}": one for name, one in getattr(self, kind).items()}
-        return found
+        return dict(sorted(found.items()))
 
     @classmethod
     def of_arrays(cls, found: Mapping[str, NDArray[Any]]) -> Tally:

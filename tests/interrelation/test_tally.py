@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -73,6 +74,20 @@ def test_parts_merge_exactly_in_any_order_and_grouping(model):
             for name, values in arrays(made).items():
                 assert np.array_equal(values, whole[name]), name
     assert parts[0].images == 3  # they are as they were
+
+
+def test_the_order_of_parts_leaves_no_trace(model, tmp_path):
+    """The first part has no null `other`, since its pool is too small."""
+    many = images(8, seed=3)
+    first, second = analyze(model, list(many[:2])), analyze(model, list(many[2:]))
+    texts, files = [], []
+    for number, whole in enumerate((first.merge(second), second.merge(first))):
+        file = tmp_path / f"{number}.npz"
+        whole.save(file)
+        files.append(file.read_bytes())
+        texts.append(json.dumps([whole.table(), whole.summary()["findings"]]))
+    assert "expected_other" in texts[0] and texts[0] == texts[1]
+    assert files[0] == files[1]
 
 
 def test_batches_of_any_size_are_one_pass(model):
