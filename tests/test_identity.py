@@ -86,7 +86,7 @@ def test_members_of_an_archive_are_told_by_their_bytes(tmp_path):
         (Image.new("L", (2, 2)), Image.new("P", (2, 2))),
         (b"a", b"b"),
     ],
-    ids=str,
+    ids=["shape", "dtype", "tensor", "bfloat16", "PIL mode", "bytes"],
 )
 def test_values_in_memory_are_told_by_type_shape_and_content(pair):
     first, second = pair
