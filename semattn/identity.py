@@ -13,7 +13,10 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Stamp = tuple[int, int, int]  # bytes, time of last write and of last change, nanoseconds
 NO_STAMP: Stamp = (-1, 0, 0)
@@ -60,12 +63,14 @@ def all_unchanged(
 
 def to_array(identities: Iterable[str]) -> np.ndarray:
     """Return lines of `identity_of` as one array of bytes, (n,) uint8, for an ``.npz``."""
+    import numpy as np
+
     return np.frombuffer("\n".join(identities).encode("ascii"), dtype=np.uint8)
 
 
 def from_array(array: np.ndarray | None) -> list[str]:
     """Return the lines that `to_array` was called with; an empty list for another array."""
-    if array is None or array.dtype != np.uint8:
+    if array is None or str(array.dtype) != "uint8":
         return []
     return array.tobytes().decode("ascii", "replace").splitlines()
 
