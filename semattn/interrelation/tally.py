@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .exact import ExactSum, Whole
 from .measure import ALONE, HELD, Measured
-from .nulls import Held
+from .nulls import NULLS, Held
 
 Array = NDArray[np.float64]
 
@@ -101,6 +101,8 @@ class Tally:
             for name, count in getattr(other, kind).items():
                 known[name] = known.get(name, 0) + count
         self.images += other.images
+        for kind in ("sums", "nulls", *_COUNTS):  # in one order, whichever was merged first
+            setattr(self, kind, dict(sorted(getattr(self, kind).items(), key=_place)))
 
     def mean(self, name: str) -> Array:
         """The mean over images, (L, H, …); NaN where a figure is never defined."""
@@ -186,3 +188,9 @@ class Tally:
 
 def _arrays(found: Mapping[str, Any]) -> dict[str, Array]:
     return {name: one.numpy() for name, one in found.items()}
+
+
+def _place(entry: tuple[str, Any]) -> tuple[int, int]:
+    """Return the place of a figure among all, and that of its null."""
+    figure, _, null = entry[0].partition("/")
+    return FIGURES.index(figure), (*NULLS, "").index(null)
