@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,11 +17,12 @@ from ..attention.sites import refuse
 from ..class_names import class_names, resolve_class
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
+from ..input_list import input_names
 from ..keypoints import detectors
 from ..manifest import about_model, versions
 from ..shelf import Shelf
 from ..termination import exits_on_termination
-from .data import Labelled, read
+from .data import read
 from .discovery import Discovery
 from .looked import Looked
 from .looking import Looker
@@ -154,8 +154,9 @@ class Search:
         self.classes, self.level, self.lift, self.most = classes, level, lift, most
         self.shelf = Shelf(None if folder is None else Path(folder), run, "search")
         self._warned, self._was_compared = False, bool(self.shelf.numbered(CLASS))
+        sources = data.sources if data.labels else [None] * len(data)  # pairs are read one by one
         self.views = Views(
-            looker, data, self.shelf, _names(data, dataset), batch_size, seed,
+            looker, data, self.shelf, input_names(sources), batch_size, seed,
             progress or (lambda *_: None),
         )  # fmt: skip
 
@@ -217,21 +218,6 @@ def check(level: float, lift: float) -> None:
         raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
     if not lift >= 1:
         raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
-
-
-def _names(data: Labelled, dataset: Any) -> list[str]:
-    """Return the name of each image: files relative to the data set, others by number."""
-    sources = data.sources if data.labels else [None] * len(data)  # pairs are read one by one
-    files = [str(one) for one in sources if isinstance(one, (str, os.PathLike))]
-    if isinstance(dataset, (str, os.PathLike)):
-        root = os.fspath(dataset)
-    else:
-        root = os.path.commonpath({str(Path(file).parent) for file in files}) if files else ""
-    return [
-        os.path.relpath(source, root) if isinstance(source, (str, os.PathLike))
-        else str(source) if hasattr(source, "archive") else f"image {i}"
-        for i, source in enumerate(sources)
-    ]  # fmt: skip
 
 
 def _outputs(looker: Looker, dataset: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -251,6 +252,19 @@ def test_a_unit_in_two_sums_is_not_counted_twice(root, tmp_path):
     with pytest.warns(UserWarning, match="1 of 3 kept units was not used"):
         again = run(root, tmp_path / "out", jobs=("analyze",))
     assert again.analysis.images == 12
+
+
+def test_the_order_of_sums_does_not_show(root, tmp_path, monkeypatch):
+    """The first unit has no null of other images: its only picture is alone."""
+    for file in trees.pictures(root)[1:4]:
+        file.write_bytes(trees.BROKEN)
+    summaries = []
+    for name, tokens in (("up", "abc"), ("down", "cba")):
+        letters = iter(tokens)
+        monkeypatch.setattr(sums.secrets, "token_hex", lambda _, letters=letters: next(letters))
+        found = run(root, tmp_path / name, jobs=("analyze",)).analysis
+        summaries.append(json.dumps(found.summary()))
+    assert summaries[0] == summaries[1]
 
 
 @pytest.mark.parametrize(
