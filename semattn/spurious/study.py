@@ -122,17 +122,16 @@ class Study:
     def _kept(self, target: int) -> tuple[int, list[Tried]]:
         """What `_candidates` gives, from the shelf where it was done already."""
         name = f"{CLASS}{target:06d}"
-        kept = self._of_these_images(name)
+        kept = self._arrays(name)
         if kept is None:
             kept = packed(*self._candidates(target))
             self._keep(name, kept)
         return unpacked(target, kept)
 
-    def _of_these_images(self, name: str) -> dict[str, np.ndarray] | None:
-        """Return arrays that were derived from the images as they are now, None for others."""
+    def _arrays(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return what was derived from the images, None where it is still to be done."""
         kept = self.looked.shelf.arrays(name)
-        current = kept is not None and str(kept.pop(IMAGES, "")) == self.looked.identity
-        return kept if current else None
+        return None if kept is None else {key: kept[key] for key in kept if key != IMAGES}
 
     def _keep(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         self.looked.shelf.keep_arrays(name, arrays | {IMAGES: np.array(self.looked.identity)})
@@ -212,7 +211,7 @@ class Study:
             lambda rows: self._patches(rows, tried, confirmed), looked.size,
         )  # fmt: skip
         bears = tried.rows[one.bears & mine]
-        kept = self._of_these_images(f"{TRIAL}{number:06d}")
+        kept = self._arrays(f"{TRIAL}{number:06d}")
         if kept is None:
             others = tried.rows[~one.bears & ~mine]
             kept = vars(trials.run(known, tried.target, bears, others, self.seed))

@@ -209,6 +209,20 @@ def test_what_lies_beyond_the_end_is_dropped(root, tmp_path, explained):
     assert run(root, tmp_path / "out", jobs=jobs).analysis.images == 8
 
 
+def test_tables_of_images_that_are_no_more_do_not_stay(root, tmp_path):
+    run(root, tmp_path / "out")
+    trees.draw(root / "dog/001.bmp", 999)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path / "out", progress=stop)
+    assert sorted(files(tmp_path / "out")) == ["maps/000000.npz", "maps/000002.npz"]
+    run(root, tmp_path / "out")
+    assert files(tmp_path / "out") == scratch(root, tmp_path)
+
+
 def test_another_class_of_a_list_is_another_identity(root, tmp_path):
     lines = [f"photos/{file.relative_to(root)}\t{{}}" for file in trees.pictures(root)]
     (tmp_path / "list.txt").write_text("\n".join(lines).format(*[0] * 12))
