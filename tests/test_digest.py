@@ -281,7 +281,7 @@ def test_analyses_of_unconfirmed_models_are_neither_continued_nor_merged(tmp_pat
     assert made.manifest["weights_sha256"] is None
     with pytest.raises(ValueError, match="analysis: expected models that can be compared"):
         made.merge(made)
-    store.save_partial(made, tmp_path / "begun.npz", 1, 0)
+    store.save_partial(made, tmp_path / "begun.npz", 1, "", (0, False, ""))
     with pytest.raises(store.AnalysisFileError, match="cannot be confirmed"):
         analyze(Offloaded(), pictures, partial=tmp_path / "begun.npz")
 
