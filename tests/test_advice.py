@@ -137,7 +137,7 @@ ADVICE = {
         ["audit", "empty.txt", *AUDIT], "list photographs", ["audit", "list.txt", *AUDIT],
     ),
     "a class in a list": (
-        ["audit", "classes.txt", *AUDIT], "write its number, or leave it out",
+        ["audit", "classes.txt", *AUDIT], "write the number of a class, or leave it out",
         ["audit", "list.txt", *AUDIT], ["audit", "numbers.txt", *AUDIT],
     ),
     "a level": (

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
+from PIL import Image
 from timm.data import ImageNetInfo
 from torch import nn
 
@@ -160,6 +161,8 @@ def test_folders_of_digits_without_names() -> None:
 def test_a_list_of_an_audit_asks_the_same_resolver(tmp_path) -> None:  # type: ignore[no-untyped-def]
     def labels(*words: str, names: tuple[str, ...] = NAMES) -> tuple[int | None, ...]:
         file = tmp_path / "list.txt"
+        for number in range(len(words)):
+            Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
         file.write_text("".join(f"{i}.png\t{word}\n" for i, word in enumerate(words)))
         return open_source(file, names, len(names)).data.labels
 
@@ -169,7 +172,7 @@ def test_a_list_of_an_audit_asks_the_same_resolver(tmp_path) -> None:  # type: i
         (["crane"], NAMES, "may be #1 'crane' or #3 'crane'"),
         (["3"], DIGITS, "may be #0 '3' or #3 '2'"),
         (["9"], NAMES, "from 0 to 4, got 9"),
-        (["owl"], NAMES, "expected classes of the model after the tab, got 'owl'"),
+        (["owl"], NAMES, "list.txt: expected a class of the model, got 'owl'"),
     ):
         with pytest.raises(SemattnError) as raised:
             labels(*words, names=names)

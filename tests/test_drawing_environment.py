@@ -30,12 +30,14 @@ SETTINGS = {
 EXPLAIN = ["explain", str(PHOTO), "--model", "test_vit", "--random-weights", "--no-report"]
 
 INHERITED = """
-import os, sys
+import io, os, sys
 names = ('MPLBACKEND', 'MATPLOTLIBRC')
 before = [os.environ[name] for name in names]
 from semattn.cli import main
 assert main([*sys.argv[1].split("|"), "--out", "out"]) == 0
+sys.stderr = io.StringIO()  # the table for people
 assert main(["doctor", "--json"]) == 0
+sys.stderr = sys.__stderr__
 assert [os.environ[name] for name in names] == before
 import matplotlib
 assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 30
@@ -86,7 +88,7 @@ def test_commands_draw_the_same_in_the_environment_of_a_notebook(tmp_path, run):
     assert (status, err) == (0, "")
     for name in ("figure.png", "overlay.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
-    findings = {row["what"]: row for row in json.loads(said[said.index("[\n") :])}
+    findings = {row["what"]: row for row in json.loads(said[said.index("{\n") :])["findings"]}
     assert {row["status"] for row in findings.values()} <= {"works", "not installed"}
     assert (
         "MPLBACKEND=module://matplotlib_inline.backend_inline is not used"
