@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -103,6 +105,33 @@ def test_results_replace_older_ones_and_leave_the_rest(run, tmp_path):
     assert (folder / "mine.txt").read_text() == "mine"
     assert np.load(folder / "map.npy").shape == (64, 64)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o"]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_the_photograph_is_never_overwritten(run, tmp_path, force):
+    (tmp_path / "own").mkdir()
+    photo = shutil.copy(PHOTO, tmp_path / "own/figure.png")
+    before = Path(photo).read_bytes()
+    refused(run("explain", "own/figure.png", "--out", "own", *force), "figure.png is the input")
+    assert Path(photo).read_bytes() == before and names_in(tmp_path / "own") == ["figure.png"]
+
+
+def test_two_photographs_of_one_name_have_two_folders(run, tmp_path):
+    for animal, colour in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / animal).mkdir()
+        Image.new("RGB", (80, 80), colour).save(tmp_path / animal / "001.jpg")
+    assert run("explain", "cat/001.jpg")[0] == 0
+    assert run("explain", "dog/001.jpg", "--no-report")[0] == 0
+    folders = sorted(tmp_path.glob("semattn-001*"))
+    assert len(folders) == 2 and folders[0].name == "semattn-001"
+    for folder, animal in zip(folders, ("cat", "dog"), strict=True):
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        file = tmp_path / animal / "001.jpg"
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert content["inputs"] == [{"path": file.as_posix(), "sha256": digest}]
+    assert (folders[0] / "report.html").exists() and not (folders[1] / "report.html").exists()
+    assert run("explain", "dog/001.jpg", "--out", "semattn-001", "--no-report")[0] == 0
+    assert not (folders[0] / "report.html").exists(), "the cat's report beside the dog's map"
 
 
 def test_an_image_without_keypoints_is_explained_with_a_note(run, tmp_path):
