@@ -128,3 +128,11 @@ def test_wrong_words_are_refused(run, elsewhere):
     refused(run("audit", made, "--process", "2/2"), "expected K/N")
     refused(run("audit", made, "--batch-size", "0"), "batch")
     assert not (elsewhere / "semattn-audit-photos").exists()
+
+
+def test_missing_labels_are_said_in_words_of_the_job(run, elsewhere):
+    made = folder(elsewhere / "photos", 2)
+    status, out, err = run("audit", made, "--jobs", "explain", "--batch-size", "2")
+    assert status == 0, err
+    said = "note: the folder has no class folders: images without a label count for no accuracy"
+    assert said in " ".join(out.split()) and "searched" not in out

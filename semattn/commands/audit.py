@@ -117,9 +117,19 @@ def audit(
                 )
         if "spurious" in wanted and searched:
             files["spurious"] = folder / "spurious"
+    notes = [*_labels_note(found, "spurious" in wanted), *notes]
     if shows or files:
         _report(made, found, files, notes, searched)
     return _content(made, found, files, notes) if shows else None
+
+
+def _labels_note(source: Source, searches: bool) -> list[str]:
+    """Return what is to be said of images without a label, as a list of one note or none."""
+    note = source.data.note
+    if not note or searches:
+        return [note] if note else []
+    reason = note.partition(": every image")[0]
+    return [f"{reason}: images without a label count for no accuracy"]
 
 
 def _content(
@@ -195,7 +205,7 @@ def _report(
             soft_wrap=True,
         )
     if files:
-        closing(console, [*filter(None, [source.data.note]), *notes], "", files)
+        closing(console, notes, "", files)
     else:
         print_notes(console, notes)
 
