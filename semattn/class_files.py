@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SemattnError
-from .text_files import WESTERN, read_lines
+from .text_files import read_lines
 
 COLUMNS = {
     "index", "idx", "id", "number", "class", "classes", "class_id", "class_index", "name", "names",
@@ -40,13 +40,12 @@ def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
         For a file that cannot be read, that is no text, or that has two readings.
     """
     try:
-        texts, encoding = read_lines(file)
+        texts, notes = read_lines(file)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"classes: expected a text file with one name a line, got {file} ({error})"
         ) from error
     lines = [text.strip() for text in texts if text.strip()]
-    notes = [f"bytes that are no UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
     content = _structure(lines)
     if content is None:
         names, note = _of_lines(lines, file)

@@ -189,7 +189,7 @@ class ResultFolder:
             folder = own / "folder"
             folder.mkdir()
             _write_marker(folder, entries)
-            with suppress(FileExistsError, OSError):  # another process was first
+            with suppress(OSError):  # another process was first
                 folder.rename(self.path)
             if not self.path.is_dir():
                 self.path.mkdir()

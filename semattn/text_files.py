@@ -46,8 +46,8 @@ def decode(content: bytes) -> tuple[str, str]:
     return text, encoding
 
 
-def read_lines(file: Path) -> tuple[list[str], str]:
-    """Return the lines of a text file, without their ends, and its encoding.
+def read_lines(file: Path) -> tuple[list[str], list[str]]:
+    """Return the lines of a text file, without their ends, and notes on what was assumed.
 
     Raises
     ------
@@ -57,4 +57,5 @@ def read_lines(file: Path) -> tuple[list[str], str]:
     if file.exists() and not file.is_file():  # which may never end
         raise OSError("it is no plain file")
     text, encoding = decode(file.read_bytes())
-    return _LINE_END.split(text), encoding
+    notes = [f"bytes that are no UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
+    return _LINE_END.split(text), notes

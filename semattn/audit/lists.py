@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SemattnError
-from ..text_files import WESTERN, read_lines
+from ..text_files import read_lines
 
 SAMPLE = 64  # lines that decide
 SHORT = 200  # letters of a line that an error shows
@@ -91,12 +91,11 @@ def read_list(file: Path) -> ImageList:
         For a file that is no text, a list with no file that exists, and one with two readings.
     """
     try:
-        texts, encoding = read_lines(file)
+        texts, notes = read_lines(file)
     except (OSError, ValueError) as error:
         raise SemattnError(
             f"source: expected a text file with a path a line, got {file} ({error})"
         ) from error
-    notes = [f"bytes that are no UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
     numbered = [(number, text.strip()) for number, text in enumerate(texts, 1) if text.strip()]
     comments = [row for row in numbered if row[1].startswith("#") and not _exists(file, row[1])]
     if comments:

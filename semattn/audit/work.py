@@ -111,46 +111,37 @@ class Work:
     ) -> Audit:
         """Do what is left of this process's units; write the tables where that was the last."""
         with self.shelf.running(process, also=(self.out, self.out / MAPS)):
-            return self._run(batch_size, workers, process, progress)
+            units = units_of(len(self.source), self._size(batch_size))
+            self.study = self._study(units[0].size)
+            if "analyze" in self.jobs:  # of noise: the model may fail on the first image of a unit
+                self.study.find_grid(self._noise(1, self.study))
+            (self.out / MAPS).mkdir(parents=True, exist_ok=True)
+            self.kept = KeptUnits(self.shelf, self.source, self.out, units, process)
+            todo = self.kept.todo()
+            total, done, start = sum(one.stop - one.first for one in todo), 0, time.perf_counter()
+            every = [batch for unit in todo for batch in unit.batches]
+            chosen = default_workers(self.model) if workers is None else workers
+            data = self.source.data
+            flow = stream(self.reader, data.sources, every, chosen, data.labels)
 
-    def _run(
-        self,
-        batch_size: int | None,
-        workers: int | None,
-        process: tuple[int, int],
-        progress: Callable[[int, int | None], None] | None,
-    ) -> Audit:
-        units = units_of(len(self.source), self._size(batch_size))
-        self.study = self._study(units[0].size)
-        if "analyze" in self.jobs:  # of noise: the model may fail on the first image of a unit
-            self.study.find_grid(self._noise(1, self.study))
-        (self.out / MAPS).mkdir(parents=True, exist_ok=True)
-        self.kept = KeptUnits(self.shelf, self.source, self.out, units, process)
-        todo = self.kept.todo()
-        total, done, start = sum(one.stop - one.first for one in todo), 0, time.perf_counter()
-        every = [batch for unit in todo for batch in unit.batches]
-        chosen = default_workers(self.model) if workers is None else workers
-        data = self.source.data
-        flow = stream(self.reader, data.sources, every, chosen, data.labels)
+            def coming(unit: Unit) -> Iterator[Loaded]:
+                nonlocal done
+                for one in islice(flow, len(unit.batches)):
+                    yield one
+                    done += one.given
+                    if progress is not None:
+                        progress(done, total)
 
-        def coming(unit: Unit) -> Iterator[Loaded]:
-            nonlocal done
-            for one in islice(flow, len(unit.batches)):
-                yield one
-                done += one.given
-                if progress is not None:
-                    progress(done, total)
-
-        with closing(flow):
-            for unit in todo:
-                self._do(unit, coming(unit))
-        seconds = time.perf_counter() - start
-        waiting = self.kept.waiting()
-        note = self.kept.note()
-        told, found, files = (None, None, {}) if waiting else self._finish(units)
-        if note:
-            warnings.warn(note, stacklevel=4)
-        return Audit(told, found, tuple(self.skipped), total, seconds, waiting, files)
+            with closing(flow):
+                for unit in todo:
+                    self._do(unit, coming(unit))
+            seconds = time.perf_counter() - start
+            waiting = self.kept.waiting()
+            note = self.kept.note()
+            told, found, files = (None, None, {}) if waiting else self._finish(units)
+            if note:
+                warnings.warn(note, stacklevel=3)
+            return Audit(told, found, tuple(self.skipped), total, seconds, waiting, files)
 
     def _do(self, unit: Unit, batches: Iterator[Loaded]) -> None:
         """Do one unit: keep its maps, then its rows, then its sums, by which it is done."""

@@ -84,14 +84,19 @@ def run_images(
     Interrupted
         At control-C, once an image is finished.
     """
-    if folders.top is None:
+    top = folders.top
+    if top is None:
         with busy("reading the picture") as say, told() as own:
             result = work(inputs.images[0], folders.each[0], say)
         result.show([*notes, *own])
         return result_content(result.files["result"], result.files, [*notes, *own])
     rows: list[_Row] = []
     skipped: list[tuple[str, str]] = []
-    with _indexed(inputs, folders, rows, skipped, picture, is_wide), bar() as progress:
+
+    def write_index() -> None:
+        _write_index(inputs, top, rows, skipped, picture, is_wide)
+
+    with _indexed(write_index, rows, len(inputs.images), top.path), bar() as progress:
         for number, (image, folder) in enumerate(zip(inputs.images, folders.each, strict=True)):
             progress(number, len(inputs.images))
             try:
@@ -109,10 +114,10 @@ def run_images(
         if not rows:
             raise inputs.nothing_left(skipped)
     common = [*notes, *_about(inputs, folders)]
-    _report(rows, skipped, common, folders.top)
+    _report(rows, skipped, common, top)
     return {
         "images": [result_content(row.files["result"], row.files, row.notes) for row in rows],
-        "index": folders.top.path / INDEX,
+        "index": top.path / INDEX,
         "skipped": [{"name": name, "reason": reason} for name, reason in skipped],
         "notes": common,
     }
@@ -139,12 +144,7 @@ def _silent(_: str) -> None:
 
 @contextmanager
 def _indexed(
-    inputs: ImageInputs,
-    folders: ImageFolders,
-    rows: list[_Row],
-    skipped: list[tuple[str, str]],
-    picture: str,
-    is_wide: bool,
+    write_index: Callable[[], None], rows: list[_Row], count: int, folder: Path
 ) -> Iterator[None]:
     """Write the index page at the end, and of what is finished where the run stops early."""
     try:
@@ -152,19 +152,18 @@ def _indexed(
     except BaseException as error:
         if rows:
             with suppress(OSError):
-                _write_index(inputs, folders, rows, skipped, picture, is_wide)
-            if isinstance(error, KeyboardInterrupt) and folders.top is not None:
+                write_index()
+            if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(
-                    f"{len(rows)} of {len(inputs.images)} images are finished, in "
-                    f"{folders.top.path}"
+                    f"{len(rows)} of {count} images are finished, in {folder}"
                 ) from error
         raise
-    _write_index(inputs, folders, rows, skipped, picture, is_wide)
+    write_index()
 
 
 def _write_index(
     inputs: ImageInputs,
-    folders: ImageFolders,
+    top: ResultFolder,
     rows: list[_Row],
     skipped: list[tuple[str, str]],
     picture: str,
@@ -172,17 +171,15 @@ def _write_index(
 ) -> None:
     from ..report.index_page import IndexCard, index_page
 
-    if folders.top is None:
-        return
     cards = []
     for row in rows:
         names = {path.name for path in row.files.values()}
         links = {"report": PAGE} if PAGE in names else {}
         links |= {"picture": picture, "data (JSON)": row.files["result"].name}
         cards.append(IndexCard(row.name, row.folder.path.name, picture, (row.headline,), links))
-    title = f"{folders.top.command.removesuffix(' index')}: {inputs.title}"
+    title = f"{top.command.removesuffix(' index')}: {inputs.title}"
     page = index_page(title, cards, skipped, is_wide=is_wide)
-    with folders.top.staged() as stage:
+    with top.staged() as stage:
         (stage / INDEX).write_text(page, encoding="utf-8", newline="\n")
 
 
