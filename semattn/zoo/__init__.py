@@ -26,3 +26,7 @@ if not TYPE_CHECKING:  # else every name would be known, misspelled ones too
         value = getattr(import_module(f".{_MODULES.get(name, 'build')}", __name__), name)
         globals()[name] = value
         return value
+
+    def __dir__() -> list[str]:
+        """Every public name, imported or not (help and the site list them)."""
+        return sorted(globals().keys() | set(__all__))
