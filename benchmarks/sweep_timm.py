@@ -153,18 +153,18 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
     with torch.no_grad():
         logits = model(x)
     classes = logits.ndim == 2 and logits.shape[1] == CLASSES
-    targets = (1, 2) if classes else (None, None)
     explainer = SIFTPatchInterrelation(model)
-    first, second = (explainer.patch_map(x, target=target) for target in targets)
-    patches, other = first.flatten(1), second.flatten(1)
+    maps, shape, zero = _maps(explainer, x, (*range(1, CLASSES), 0) if classes else (None,))
     wrong = []
-    if not patches.isfinite().all():
+    if any(not one.isfinite().all() for one in maps.values()):
         wrong.append("non-finite")
-    if bool((patches.std(dim=1) <= 1e-6 * patches.mean(dim=1)).any()):
+    if not maps:
         wrong.append("constant")
-    moved = (patches - other).norm() / patches.norm().clamp(min=1e-30)
-    if classes and not moved > 1e-4:
-        wrong.append("indifferent to the target")
+    if classes and len(maps) == 2:
+        first, second = maps.values()
+        moved = (first - second).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
+        if not bool((moved > 1e-4).all()):
+            wrong.append("indifferent to the target")
     taken = record(model, x, layers="all", grad=False)
     if isinstance(logits, torch.Tensor):
         apart = float((taken.logits - logits).abs().max() / logits.abs().max())
@@ -173,22 +173,45 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
     away = _away(model, x, taken)
     if away is not None and away > CELLS:
         wrong.append(f"misplaced by {away:.1f} patches")
-    twins = _twins(model, x, targets[0])
+    twins = _twins(model, x, next(iter(maps), None))
     wrong += [f"twin ({turn}): {outcome}" for turn, outcome in twins.items() if "wrong" in outcome]
     if _state(model) != before:
         wrong.append("something left on the model")
     return {
         "status": "wrong" if wrong else "works",
         **({"reason": "; ".join(wrong)} if wrong else {}),
-        "patches": list(first.shape[1:]),
+        "patches": [*shape],
         "prefix": taken.grid.prefix,
         "layers": len({one.site.name for one in taken.sites}),
         **({} if away is None else {"away": round(away, 2)}),
+        **({"zero_map_for_targets": zero} if zero else {}),
         "twins": twins,
         **(
             {"left_out": sorted({site.module for site in taken.left_out})} if taken.left_out else {}
         ),
     }
+
+
+def _maps(
+    explainer: Any, x: Any, targets: Any
+) -> tuple[dict[Any, Any], tuple[int, int], list[int]]:
+    """Return the maps of the first two targets that have one, their shape, the targets passed over.
+
+    Where no attention weight has a positive gradient the map is 0, and its note says so. Such a map
+    would make every comparison below true.
+    """
+    maps: dict[Any, Any] = {}
+    zero = []
+    for target in targets:
+        map_ = explainer.patch_map(x, target=target)
+        patches = map_.flatten(1)
+        if bool((patches == 0).all(dim=1).any()):
+            zero.append(target)
+        elif not bool((patches.std(dim=1) <= 1e-6 * patches.mean(dim=1)).any()):
+            maps[target] = map_
+        if len(maps) == 2:
+            break
+    return maps, tuple(map_.shape[1:]), zero
 
 
 def _twins(model: Any, x: Any, target: int | None) -> dict[str, str]:

@@ -200,3 +200,26 @@ def test_wrong_options_are_refused_at_once() -> None:
     ):
         with pytest.raises(ValueError, match=r"expected one of|did you mean|choose from"):
             SIFTPatchInterrelation(**wrong)
+
+
+def test_the_map_is_zero_for_a_target_against_which_every_attention_weight_counts() -> None:
+    """One head, all values positive: dA is positive for class 1 and negative for class 0."""
+
+    class OneHead(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch_embed = torch.nn.Conv2d(3, 8, 8, stride=8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patch_embed(x).flatten(2).transpose(1, 2)[:, None]
+            mixed = torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens.exp())
+            positive = mixed.mean(dim=(1, 2, 3))
+            return torch.stack([-positive, positive], dim=1)
+
+    model, x = OneHead().eval(), images(2)
+    explainer = SIFTPatchInterrelation(model, growth=0)
+    against, for_it = explainer.explain(x, target=0), explainer.explain(x, target=1)
+    assert (against.heat == 0).all()
+    assert against.notes[-1].startswith("The map of image 0, image 1 is zero")
+    assert (for_it.heat > 0).all()
+    assert not any("is zero" in note for note in for_it.notes)
