@@ -268,9 +268,9 @@ def test_an_image_may_be_called_anything():
 
 def test_a_crop_of_nothing():
     for sides in (((0, 5), (16, 16)), ((32, 32), (0, 3))):
-        with refuses(ShapeError, "crop: expected sides of 1 pixel at least"):
+        with refuses(ShapeError, "crop: expected sides of at least 1 pixel"):
             Crop.center(*sides)
-        with refuses(ShapeError, "crop: expected sides of 1 pixel at least"):
+        with refuses(ShapeError, "crop: expected sides of at least 1 pixel"):
             Crop.draw(*sides, np.random.default_rng(0))
     whole = Crop.center((32, 48), (1, 1))
     assert len(whole.keypoints(found(xy=torch.tensor([[1e38, 0.0], [np.nan, 1.0]])))) == 0

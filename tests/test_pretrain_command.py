@@ -100,7 +100,7 @@ def test_beta_moves(run, folder, tmp_path):
 @pytest.mark.parametrize(("more", "said"), [
     (("--masking", "gided"), "masking: unknown name 'gided' — did you mean 'guided'"),
     (("--schedule", "step"), "schedule: unknown name"),
-    (("--mask-ratio", 1.5), "mask_ratio: expected one between 0 and 1"),
+    (("--mask-ratio", 1.5), "mask_ratio: expected a number in (0, 1)"),
     (("--batch-size", 64), "batch_size: expected at most 12"),
     (("--model", "large"), "model: unknown name 'large'"),
     (("--density", "cuont"), "density: unknown name"),

@@ -1,9 +1,9 @@
-"""Masks for masked image modelling: which patches are hidden, and how much each one counts.
+"""Masks and loss weights for masked image modelling.
 
-A policy turns the densities of images into `Masks`, which hold what trainers take: `noise` for MAE,
-`bool_masked_pos` for SimMIM and BEiT, `ids_keep`, `ids_restore` and `mask`. What is drawn by chance
-depends on the seed, the epoch and the image alone, never on its batch or its process. Knows
-keypoints and densities; knows nothing of models or trainers.
+A policy turns the densities of images into `Masks`. `Masks` has the forms that trainers expect:
+`noise` for MAE, `bool_masked_pos` for SimMIM and BEiT, `ids_keep`, `ids_restore` and `mask`. Random
+numbers depend on the seed, the epoch and the image only, not on the batch or the process. This
+package uses keypoints and densities; it must not import models or trainers.
 """
 
 from .cache import KeypointCache

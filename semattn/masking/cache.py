@@ -1,8 +1,8 @@
-"""`KeypointCache`: the keypoints of a data set, found once and kept on the disk.
+"""`KeypointCache`: on-disk store of the keypoints of a data set.
 
-A folder of shards, each a safetensors file with the keypoints of some thousand pictures and the
-identities of those pictures, and one JSON file with the options. A shard is whole or not there, so
-that a build that was stopped goes on; reading maps the files, so that workers share the memory.
+The folder holds shards and one JSON file with the options. Each shard is a safetensors file with
+the keypoints and the identities of about a thousand pictures. Shards are written atomically, so
+that an interrupted build can be resumed. Files are memory-mapped, so that processes share memory.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from semattn.images import read
 from semattn.input_list import changes, contents, identify, lines_by_name
 from semattn.keypoints import Keypoints, detect
 
-SHARD = 1024  # pictures a file
-INDEX, INPUTS = "keypoints.json", ".pictures.jsonl"
+SHARD_SIZE = 1024  # pictures per file
+INDEX, PICTURE_LIST = "keypoints.json", ".pictures.jsonl"
 FORMAT = 2
 
 
 class CacheError(SemattnError, ValueError):
-    """A cache of other pictures, or one that is damaged."""
+    """The cache was built from other pictures, or is damaged."""
 
 
 class KeypointCache:
-    """The keypoints of each picture of a list, in the picture's own pixels.
+    """Sequence of the keypoints of each picture of a list, in pixels of the original picture.
 
     Parameters
     ----------
-    folder : where `build` wrote them
+    folder : folder written by `build`
 
     Examples
     --------
@@ -57,15 +57,15 @@ class KeypointCache:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         try:
-            about = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-            self.count, self.shard = int(about["count"]), int(about["shard"])
-            self.detector = str(about["detector"])
+            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
+            self.count, self.shard = int(index["count"]), int(index["shard"])
+            self.detector = str(index["detector"])
             if self.count < 0 or self.shard < 1:
-                raise ValueError("a count below 0")
+                raise ValueError("count or shard out of range")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CacheError(
-                f"cache: expected the keypoints of a data set, got {self.folder} without a whole "
-                f"{INDEX} — build it again"
+                f"cache: expected a keypoint cache, got {self.folder} without a valid {INDEX} — "
+                "build the cache again"
             ) from error
         self._open: dict[int, Any] = {}
 
@@ -73,20 +73,20 @@ class KeypointCache:
         return self.count
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # each process opens the files for itself
+        return self.__dict__ | {"_open": {}}  # each process opens its own file handles
 
     def __getitem__(self, index: int) -> Keypoints:
         if not 0 <= index < self.count:
             raise IndexError(f"index: expected 0 to {self.count - 1}, got {index}")
-        number, place = divmod(index, self.shard)
-        offsets, sizes, rows = self._shard(number)
-        table: Tensor = rows[offsets[place] : offsets[place + 1]]
-        height, width = sizes[place]
+        shard_number, row = divmod(index, self.shard)
+        offsets, sizes, rows = self._shard(shard_number)
+        values: Tensor = rows[offsets[row] : offsets[row + 1]]
+        height, width = sizes[row]
         return Keypoints(
-            xy=table[:, :2],
-            response=table[:, 2],
-            size=table[:, 3],
-            angle=table[:, 4],
+            xy=values[:, :2],
+            response=values[:, 2],
+            size=values[:, 3],
+            angle=values[:, 4],
             descriptor=None,
             image_size=(height, width),
             detector=self.detector,
@@ -94,35 +94,37 @@ class KeypointCache:
 
     @property
     def seconds(self) -> float:
-        """What finding all of them took, whenever that was."""
+        """Total detection time in seconds, over all builds of this cache."""
         from safetensors import safe_open
 
         total = 0.0
         for number in range(-(-self.count // self.shard)):
-            with safe_open(self.folder / _file(number), framework="pt") as opened:
+            with safe_open(self.folder / _shard_name(number), framework="pt") as opened:
                 total += float((opened.metadata() or {}).get("seconds", 0.0))
         return total
 
-    def _shard(self, number: int) -> Any:
-        if number not in self._open:
+    def _shard(self, shard_number: int) -> Any:
+        if shard_number not in self._open:
             from safetensors import SafetensorError, safe_open
 
-            file = self.folder / _file(number)
+            path = self.folder / _shard_name(shard_number)
             try:
-                # The tensors lie in the file, which is mapped: what is not asked for is not read.
-                with safe_open(file, framework="pt") as opened:
+                # The file is memory-mapped: only the rows that are accessed are read.
+                with safe_open(path, framework="pt") as opened:
                     offsets, sizes, rows = (
                         opened.get_tensor(name) for name in ("offsets", "sizes", "rows")
                     )
                 if rows.ndim != 2 or rows.shape[1] != 5 or len(offsets) != len(sizes) + 1:
-                    raise ValueError(f"rows {tuple(rows.shape)}, of {len(offsets)} pictures")
-                self._open[number] = (offsets.tolist(), sizes.tolist(), rows)
+                    raise ValueError(
+                        f"rows of shape {tuple(rows.shape)} and {len(offsets)} offsets"
+                    )
+                self._open[shard_number] = (offsets.tolist(), sizes.tolist(), rows)
             except (OSError, SafetensorError, ValueError) as error:
                 raise CacheError(
-                    f"cache: expected the whole file {file}, got {error} — delete it and build "
-                    "the cache again"
+                    f"cache: expected a valid shard {path}, got {error} — delete this file and "
+                    "build the cache again"
                 ) from error
-        return self._open[number]
+        return self._open[shard_number]
 
     @classmethod
     def build(
@@ -133,130 +135,146 @@ class KeypointCache:
         detector: str = "sift",
         longest: int = 512,
         workers: int | None = None,
-        shard: int = SHARD,
+        shard: int = SHARD_SIZE,
         progress: Callable[[int, int], None] | None = None,
         identities: Sequence[str] | None = None,
         replace: bool = False,
     ) -> KeypointCache:
-        """Find the keypoints of every picture, or of those that are not there yet.
+        """Detect the keypoints of all pictures that are not in the cache yet.
 
-        A shard is kept where the content of all its pictures is the one that it was made from,
-        whatever their folder is called; else its keypoints are found again.
+        A shard is reused if the content of all its pictures is unchanged, even if the pictures
+        were moved to another folder. Otherwise its keypoints are detected again.
 
         Parameters
         ----------
-        pictures : paths, arrays or PIL images, as `semattn.images.read` takes them
-        folder : made if it is not there
+        pictures : paths, arrays or PIL images, as accepted by `semattn.images.read`
+        folder : created if it does not exist
         detector : a name in `semattn.detectors`
-        longest : pictures whose shorter side is longer are looked at shrunk to it; what is finer
-            would not be seen in a crop of half that size
-        workers : threads; one a processor by default
-        shard : pictures a file
-        progress : told how many are done, and of how many
-        identities : `semattn.input_list.identify` of the pictures, where it is at hand
-        replace : give the folder to these pictures though it holds the keypoints of others
+        longest : pictures whose shorter side is longer than this are resized to it before
+            detection; finer detail would not be visible in a crop of half that size
+        workers : number of threads; the number of processors by default
+        shard : pictures per file
+        progress : called with the number of finished pictures and the total
+        identities : result of `semattn.input_list.identify` for the pictures, if known
+        replace : overwrite a folder that holds the keypoints of other pictures
 
         Raises
         ------
         CacheError
-            Where the folder holds the keypoints of other pictures, unless `replace`.
+            If the folder holds the keypoints of other pictures and `replace` is false.
 
         Warns
         -----
         UserWarning
-            Where pictures were edited in place, and their shards are made again.
+            If pictures were edited in place; their shards are computed again.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        target_dir = Path(folder)
+        target_dir.mkdir(parents=True, exist_ok=True)
         workers = workers or os.cpu_count() or 1
-        lines = _identities(pictures, place, workers) if identities is None else list(identities)
-        about = {
+        lines = (
+            _identify_pictures(pictures, target_dir, workers)
+            if identities is None
+            else list(identities)
+        )
+        index = {
             "format": FORMAT, "count": len(pictures), "shard": shard, "detector": detector,
             "longest": longest,
         }  # fmt: skip
-        kept = _check(place, about, lines, replace=replace)
-        text = json.dumps(about, indent=1) + "\n"
-        if not (place / INDEX).exists() or (place / INDEX).read_text(encoding="utf-8") != text:
-            write_text(place / INDEX, text)
+        valid_shards = _find_valid_shards(target_dir, index, lines, replace=replace)
+        text = json.dumps(index, indent=1) + "\n"
+        if (
+            not (target_dir / INDEX).exists()
+            or (target_dir / INDEX).read_text(encoding="utf-8") != text
+        ):
+            write_text(target_dir / INDEX, text)
         with ThreadPoolExecutor(workers) as pool:
-            for number, first in enumerate(range(0, len(pictures), shard)):
-                chosen = range(first, min(first + shard, len(pictures)))
-                if number not in kept:
-                    start = time.perf_counter()
-                    found = pool.map(lambda i: _found(pictures[i], detector, longest), chosen)
-                    own = lines[chosen.start : chosen.stop]
-                    spent = time.perf_counter() - start
-                    _write_shard(place / _file(number), list(found), own, spent)
+            for number, begin in enumerate(range(0, len(pictures), shard)):
+                indices = range(begin, min(begin + shard, len(pictures)))
+                if number not in valid_shards:
+                    start_time = time.perf_counter()
+                    keypoints = pool.map(
+                        lambda i: _detect_keypoints(pictures[i], detector, longest), indices
+                    )
+                    shard_lines = lines[indices.start : indices.stop]
+                    seconds = time.perf_counter() - start_time
+                    _write_shard(
+                        target_dir / _shard_name(number), list(keypoints), shard_lines, seconds
+                    )
                 if progress is not None:
-                    progress(chosen.stop, len(pictures))
-        return cls(place)
+                    progress(indices.stop, len(pictures))
+        return cls(target_dir)
 
 
-def _identities(pictures: Sequence[Any], folder: Path, workers: int) -> list[str]:
-    """Return the lines of pictures; those that are the same as in the last call are not read."""
-    file = folder / INPUTS
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+def _identify_pictures(pictures: Sequence[Any], folder: Path, workers: int) -> list[str]:
+    """Return the identity lines of the pictures, reading only those changed since the last call."""
+    path = folder / PICTURE_LIST
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = identify(pictures, None, lines_by_name(text.splitlines()), workers)
-    fresh = "".join(f"{line}\n" for line in lines)
-    if fresh != text:
-        write_text(file, fresh)
+    new_text = "".join(f"{line}\n" for line in lines)
+    if new_text != text:
+        write_text(path, new_text)
     return lines
 
 
-def _check(folder: Path, about: dict[str, Any], lines: list[str], *, replace: bool) -> set[int]:
-    """Return the numbers of the shards to keep; refuse a folder with those of other pictures."""
+def _find_valid_shards(
+    folder: Path, index: dict[str, Any], lines: list[str], *, replace: bool
+) -> set[int]:
+    """Return the numbers of the reusable shards; raise if the folder belongs to other pictures."""
     try:
-        there = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        old_index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return set()
     except (OSError, ValueError, RecursionError):
-        there = None
+        old_index = None
     refusal = CacheError(
-        f"cache: expected the keypoints of these {about['count']} pictures, got those of others "
-        f"in {folder} — give another folder, or delete this one"
+        f"cache: expected the keypoints of these {index['count']} pictures, got those of other "
+        f"pictures in {folder} — choose another folder, or delete this one"
     )
-    if there != about and not replace:
+    if old_index != index and not replace:
         raise refusal
-    kept, size = set(), int(about["shard"])
+    valid, size = set(), int(index["shard"])
     edited = 0
     for number in range(-(-len(lines) // size)):
         after = lines[number * size : (number + 1) * size]
-        before = _lines_of(folder / _file(number))
+        before = _read_identities(folder / _shard_name(number))
         if before is None:
             continue
-        differ = changes(before, after)
-        alike = isinstance(there, dict) and {**there, "count": 0} == {**about, "count": 0}
-        if differ is None and alike:
-            kept.add(number)
-        elif differ is not None and (differ.added or differ.removed) and not replace:
+        difference = changes(before, after)
+        same_options = isinstance(old_index, dict) and {**old_index, "count": 0} == {
+            **index,
+            "count": 0,
+        }
+        if difference is None and same_options:
+            valid.add(number)
+        elif difference is not None and (difference.added or difference.removed) and not replace:
             raise refusal
         else:
             edited += len(after)
     if edited and not replace:
         warnings.warn(
-            f"keypoints of {edited} pictures are found again: some of them were edited since they "
-            f"were kept in {folder}",
+            f"keypoints of {edited} pictures are computed again: some of these pictures were "
+            f"edited after the cache {folder} was built",
             stacklevel=3,
         )
-    for number in range(-(-int(about["count"]) // size), _shards(there)):
-        (folder / _file(number)).unlink(missing_ok=True)
-    return kept
+    for number in range(-(-int(index["count"]) // size), _count_shards(old_index)):
+        (folder / _shard_name(number)).unlink(missing_ok=True)
+    return valid
 
 
-def _shards(about: Any) -> int:
-    """Return the number of shards that an index speaks of, 0 where it is damaged."""
+def _count_shards(index: Any) -> int:
+    """Return the number of shards of an index, 0 if the index is damaged."""
     try:
-        return -(-int(about["count"]) // int(about["shard"]))
+        return -(-int(index["count"]) // int(index["shard"]))
     except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return 0
 
 
-def _lines_of(file: Path) -> list[str] | None:
-    """Return the identities of a shard's pictures; None where it is missing or damaged."""
+def _read_identities(path: Path) -> list[str] | None:
+    """Return the identities of a shard's pictures, or None if the shard is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(path, framework="pt") as opened:
             lines = json.loads((opened.metadata() or {})["pictures"])
         contents(lines)
         return [str(line) for line in lines]
@@ -264,46 +282,56 @@ def _lines_of(file: Path) -> list[str] | None:
         return None
 
 
-def _found(picture: Any, detector: str, longest: int) -> Keypoints:
-    """The keypoints of one picture, in its own pixels."""
-    whole = read(picture)
-    factor = longest / min(whole.size)
+def _detect_keypoints(picture: Any, detector: str, longest: int) -> Keypoints:
+    """Return the keypoints of a picture, in pixels of the original picture."""
+    image = read(picture)
+    factor = longest / min(image.size)
     if factor >= 1:
-        return detect(np.asarray(whole)[None], detector)[0]
-    sides = round(whole.width * factor), round(whole.height * factor)
-    seen = whole.resize(sides, Image.Resampling.BICUBIC)
-    found = detect(np.asarray(seen)[None], detector)[0]
-    stretch = torch.tensor([whole.width / seen.width, whole.height / seen.height], device="cpu")
+        return detect(np.asarray(image)[None], detector)[0]
+    new_size = round(image.width * factor), round(image.height * factor)
+    resized = image.resize(new_size, Image.Resampling.BICUBIC)
+    keypoints = detect(np.asarray(resized)[None], detector)[0]
+    scale = torch.tensor([image.width / resized.width, image.height / resized.height], device="cpu")
     return Keypoints(
-        xy=(found.xy + 0.5) * stretch - 0.5,
-        response=found.response,
-        size=found.size * float(stretch.prod().sqrt()),
-        angle=found.angle,
+        xy=(keypoints.xy + 0.5) * scale - 0.5,
+        response=keypoints.response,
+        size=keypoints.size * float(scale.prod().sqrt()),
+        angle=keypoints.angle,
         descriptor=None,
-        image_size=(whole.height, whole.width),
-        detector=found.detector,
+        image_size=(image.height, image.width),
+        detector=keypoints.detector,
     )
 
 
-def _write_shard(file: Path, found: list[Keypoints], lines: list[str], seconds: float) -> None:
+def _write_shard(path: Path, keypoints: list[Keypoints], lines: list[str], seconds: float) -> None:
     from safetensors.torch import save
 
     rows = [
-        torch.cat([one.xy, one.response[:, None], one.size[:, None], one.angle[:, None]], dim=1)
-        for one in found
+        torch.cat(
+            [
+                image_keypoints.xy,
+                image_keypoints.response[:, None],
+                image_keypoints.size[:, None],
+                image_keypoints.angle[:, None],
+            ],
+            dim=1,
+        )
+        for image_keypoints in keypoints
     ]
     counts = torch.tensor([0, *map(len, rows)], device="cpu")
     content = save(
         {
             "rows": torch.cat(rows).contiguous(),
             "offsets": counts.cumsum(0),
-            "sizes": torch.tensor([one.image_size for one in found], device="cpu"),
+            "sizes": torch.tensor(
+                [image_keypoints.image_size for image_keypoints in keypoints], device="cpu"
+            ),
         },
         metadata={"seconds": f"{seconds:.3f}", "pictures": json.dumps(lines)},
     )
-    with whole(file) as stream:
+    with whole(path) as stream:
         stream.write(content)
 
 
-def _file(number: int) -> str:
+def _shard_name(number: int) -> str:
     return f"keypoints-{number:05}.safetensors"

@@ -1,4 +1,4 @@
-"""Guided masking: rich patches are hidden more often, or less, by as much as beta says."""
+"""Guided masking: the probability that a patch is masked depends on its keypoint density."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .masks import kept
 from .policies import Masking, View, policies
 
 SHAPES = ("constant", "linear", "cosine")
-MOST_BETA = 1e12  # beyond it, nothing is left to chance
+MAX_BETA = 1e12  # beyond it, the order is deterministic
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number that moves from `start` in the first epoch to `end` in the last.
+    """Number that changes from `start` in the first epoch to `end` in the last.
 
     Parameters
     ----------
-    start, end : its values; "constant" stays at `start`
-    epochs : how many there are
-    shape : "constant", "linear", or "cosine": half a wave, slow at both ends
+    start, end : first and last value; "constant" stays at `start`
+    epochs : number of epochs
+    shape : "constant", "linear", or "cosine" (half a cosine wave, slow at both ends)
 
     Examples
     --------
@@ -48,32 +48,31 @@ class Schedule:
         check_number("epochs", self.epochs, least=1, whole=True)
 
     def __call__(self, epoch: int) -> float:
-        """The number in an epoch, counted from 0; after the last one it stays."""
-        part = min(max(epoch / max(self.epochs - 1, 1), 0.0), 1.0)
+        """Return the value in an epoch, counted from 0; constant after the last epoch."""
+        progress = min(max(epoch / max(self.epochs - 1, 1), 0.0), 1.0)
         if self.shape == "constant":
-            part = 0.0
+            progress = 0.0
         elif self.shape == "cosine":
-            part = (1 - math.cos(math.pi * part)) / 2
-        return self.start + (self.end - self.start) * part
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.start + (self.end - self.start) * progress
 
 
 @policies.register("guided")
 @dataclass(frozen=True)
 class GuidedMasking(Masking):
-    """Gumbel-top-k of beta u, u the rank of a patch's density: exactly k patches are masked.
+    """Gumbel-top-k masking by the rank u of each patch's density: exactly k patches are masked.
 
-    u_i in [0, 1] is the rank of s_i over P - 1, ties in a chance order that is drawn again in each
-    epoch. Patches are drawn without replacement with odds exp(beta u_i): beta = 0 is MAE's random
-    mask, beta > 0 hides rich patches first, beta < 0 poor ones.
+    u_i in [0, 1] is the rank of s_i divided by P - 1; ties are broken at random in each epoch.
+    Patches are drawn without replacement with odds exp(beta u_i): beta = 0 is MAE's random mask,
+    beta > 0 masks dense patches first, beta < 0 masks sparse patches first.
 
     Parameters
     ----------
     mask_ratio, seed : as for `Masking`
-    beta : nats, or a `Schedule` of them over epochs; at 2 the richest patch has 7.4 times the odds
-        of the poorest
-    hint : of the patches that beta wants hidden most, as many as are masked, this part is drawn to
-        stay visible for certain (as hints are in AttMask, Kakogeorgiou et al., arXiv 2203.12719);
-        nothing at beta = 0
+    beta : nats, or a `Schedule` over epochs; at 2 the densest patch has 7.4 times the odds of the
+        sparsest
+    hint : fraction of the k patches with the highest masking odds that is drawn to stay visible
+        (hints as in AttMask, Kakogeorgiou et al., arXiv 2203.12719); no effect at beta = 0
 
     Examples
     --------
@@ -91,34 +90,40 @@ class GuidedMasking(Masking):
     def __post_init__(self) -> None:
         check_number("hint", self.hint)
         if not 0 <= self.hint < 1:
-            raise ValueError(f"hint: expected a part from 0 up to 1, got {self.hint} — 0 is none")
+            raise ValueError(
+                f"hint: expected a fraction in [0, 1), got {self.hint} — 0 turns hints off"
+            )
         if not isinstance(self.beta, Schedule):
-            check_number("beta", self.beta, -MOST_BETA, MOST_BETA)
+            check_number("beta", self.beta, -MAX_BETA, MAX_BETA)
 
     def beta_at(self, epoch: int) -> float:
-        """Beta in an epoch, counted from 0."""
+        """Return beta in an epoch, counted from 0."""
         return self.beta(epoch) if isinstance(self.beta, Schedule) else float(self.beta)
 
     def order(self, view: View) -> np.ndarray:
-        """As for `Masking`."""
+        """Return the patches (P,) of an image, visible ones first; see `Masking`."""
         s, chance = view.s, view.chance
-        count, beta = len(s), self.beta_at(view.epoch)
-        u = np.empty(count)
-        u[np.lexsort((chance.random(count), s))] = np.arange(count) / max(count - 1, 1)
-        keys = beta * u + chance.gumbel(size=count)
-        hints = self._hints(count)
-        if hints and beta:
-            wanted = np.argsort(-math.copysign(1, beta) * u)[: count - kept(count, self.mask_ratio)]
-            keys[chance.choice(wanted, hints, replace=False)] = -np.inf
+        num_patches, beta = len(s), self.beta_at(view.epoch)
+        rank = np.empty(num_patches)
+        rank[np.lexsort((chance.random(num_patches), s))] = np.arange(num_patches) / max(
+            num_patches - 1, 1
+        )
+        keys = beta * rank + chance.gumbel(size=num_patches)
+        num_hints = self._hints(num_patches)
+        if num_hints and beta:
+            preferred = np.argsort(-math.copysign(1, beta) * rank)[
+                : num_patches - kept(num_patches, self.mask_ratio)
+            ]
+            keys[chance.choice(preferred, num_hints, replace=False)] = -np.inf
         return np.argsort(keys, kind="stable")
 
-    def _hints(self, count: int) -> int:
-        """How many patches are sure to stay visible."""
-        visible = kept(count, self.mask_ratio)
-        hints = round(self.hint * (count - visible))
-        if hints > visible:
+    def _hints(self, num_patches: int) -> int:
+        """Return the number of patches that are forced to stay visible."""
+        visible = kept(num_patches, self.mask_ratio)
+        num_hints = round(self.hint * (num_patches - visible))
+        if num_hints > visible:
             raise ValueError(
-                f"hint: expected at most {visible / (count - visible):.2f} where {visible} of "
-                f"{count} patches stay visible, got {self.hint} — lower it or mask less"
+                f"hint: expected at most {visible / (num_patches - visible):.2f} if {visible} of "
+                f"{num_patches} patches stay visible, got {self.hint} — lower it or mask less"
             )
-        return hints
+        return num_hints

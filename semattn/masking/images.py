@@ -1,4 +1,4 @@
-"""From images to masks in one call."""
+"""Densities and masks of a batch of images in one call."""
 
 from __future__ import annotations
 
@@ -32,47 +32,47 @@ def densities_of(
     seed: int = 0,
     preprocessing: Any = None,
 ) -> Tensor:
-    """The density s (B, P) of each image, whatever its batch.
+    """Compute the density s (B, P) of each image, independent of the batch.
 
     Parameters
     ----------
-    inputs : (B, C, H, W), as the model gets them, or pixels (B, H, W, 3) uint8
+    inputs : model inputs (B, C, H, W), or pixels (B, H, W, 3) uint8
     density : a name in `semattn.densities`, or a function of a `Scene`
     patch_size : side of a patch, pixels
-    keypoints : those of each image, where they are known already
-    detector : finds them where they are not
-    seed : of controls that are drawn by chance
-    preprocessing : undoes the normalisation of tensors; without it each is stretched
+    keypoints : keypoints of each image, if already detected
+    detector : detector for images without keypoints
+    seed : seed of random baselines
+    preprocessing : used to undo the normalisation of tensors; without it, each is min-max scaled
 
     Raises
     ------
     ShapeError
-        For images that do not divide into patches.
+        If the image size is not a multiple of the patch size.
     """
     pixels = _pixels(inputs, patch_size, preprocessing)
     height, width = pixels.shape[1:3]
     if height % patch_size or width % patch_size:
         raise ShapeError(
-            f"inputs: expected sides that {patch_size} divides, got {height}x{width} — "
-            "resize them, or give the model's patch_size"
+            f"inputs: expected sides that are multiples of {patch_size}, got {height}x{width} — "
+            "resize the images, or pass the model's patch_size"
         )
     if density == "other":
         raise ValueError(
-            "density: expected one of the image itself, got 'other', which depends on the batch — "
-            "hand over the keypoints of other images, with 'count'"
+            "density: expected a density of each image, got 'other', which depends on the batch — "
+            "pass the keypoints of other images, with density 'count'"
         )
-    chosen = densities.ensure(density)
-    needs = getattr(chosen, "needs", ("keypoints",))
+    density_function = densities.ensure(density)
+    needs = getattr(density_function, "needs", ("keypoints",))
     if keypoints is None and needs:
         keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
     shape = (height // patch_size, width // patch_size)
     grid = PatchGrid(shape, (height, width), (patch_size, patch_size))
-    made: Tensor = chosen(Scene(pixels, keypoints or (), grid, seed))
-    return made
+    values: Tensor = density_function(Scene(pixels, keypoints or (), grid, seed))
+    return values
 
 
 def _pixels(inputs: Tensor | np.ndarray, patch_size: int, preprocessing: Any) -> np.ndarray:
-    """Pixels (B, H, W, 3) of what may be given, or why not."""
+    """Return pixels (B, H, W, 3) uint8 of a tensor or an array; raise for other shapes."""
     check_number("patch_size", patch_size, least=1, whole=True)
     if not isinstance(inputs, np.ndarray):
         return pixels_of(inputs, preprocessing)
@@ -98,15 +98,16 @@ def mask_images(
     temperature: float = 0.5,
     preprocessing: Any = None,
 ) -> Masks:
-    """The masks of a batch of images.
+    """Compute the masks of a batch of images.
 
     Parameters
     ----------
     inputs, density, patch_size, keypoints, detector, preprocessing : as for `densities_of`
     masking : a policy, or a name in `policies`
-    images : an index or a name for each, which decides its chance; by its pixels if left out
-    epoch : from 0
-    loss_weight, temperature : as for `semattn.masking.loss_weights`; "kamim" weighs by the count
+    images : index or name of each image, which seeds its random numbers; a checksum of the pixels
+        by default
+    epoch : counted from 0
+    loss_weight, temperature : as for `semattn.masking.loss_weights`; "kamim" uses the count
 
     Examples
     --------
@@ -118,22 +119,22 @@ def mask_images(
     policy = policies.ensure(masking)() if isinstance(masking, str) else masking
     pixels = _pixels(inputs, patch_size, preprocessing)
     if images is None:
-        images = [zlib.crc32(one.tobytes()) for one in pixels]
+        images = [zlib.crc32(image.tobytes()) for image in pixels]
     if len(images) != len(pixels):
         raise ShapeError(
-            f"images: expected a name for each of {len(pixels)}, got {len(images)} — "
-            "leave them out to go by pixels"
+            f"images: expected {len(pixels)} names, one per image, got {len(images)} — "
+            "omit them to use a checksum of the pixels"
         )
-    weighs = loss_weight != "none"
-    if keypoints is None and (weighs or policy.looks):
+    is_weighted = loss_weight != "none"
+    if keypoints is None and (is_weighted or policy.looks):
         needs = getattr(densities.ensure(density), "needs", ("keypoints",))
-        if needs or weighs:
+        if needs or is_weighted:
             keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
-    given: dict[str, Any] = {"patch_size": patch_size, "keypoints": keypoints}
+    options: dict[str, Any] = {"patch_size": patch_size, "keypoints": keypoints}
     shape = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
-    s = densities_of(pixels, density, seed=policy.seed, **given) if policy.looks else None
-    made = policy.masks(shape, images, s, epoch)
-    if not weighs:
-        return made
-    counts = densities_of(pixels, count, **given)
-    return replace(made, loss_weight=loss_weights(loss_weight, counts, patch_size**2, temperature))
+    s = densities_of(pixels, density, seed=policy.seed, **options) if policy.looks else None
+    masks = policy.masks(shape, images, s, epoch)
+    if not is_weighted:
+        return masks
+    counts = densities_of(pixels, count, **options)
+    return replace(masks, loss_weight=loss_weights(loss_weight, counts, patch_size**2, temperature))

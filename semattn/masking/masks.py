@@ -1,4 +1,4 @@
-"""`Masks`: one batch's masks in every form that trainers take, and the chance they are drawn by."""
+"""`Masks`: the masks of a batch in the forms that trainers expect, and their random generator."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from semattn.errors import ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of a batch, as a rank of its patches: those of the least noise stay visible.
+    """Masks of a batch, stored as noise per patch: the patches with the least noise stay visible.
 
     Parameters
     ----------
-    noise : (B, P) float32, all different in a row; what `ViTMAEForPreTraining(noise=…)` takes
+    noise : (B, P) float32, distinct within a row; the `noise` argument of `ViTMAEForPreTraining`
     visible : number of patches that stay visible, the same in each image
-    loss_weight : (B, P) float32, how much each patch counts in the loss; None: all alike
+    loss_weight : (B, P) float32, weight of each patch in the loss; None: equal weights
 
     Examples
     --------
@@ -37,7 +37,7 @@ class Masks:
     def __post_init__(self) -> None:
         if self.noise.ndim != 2:
             raise ShapeError(
-                f"noise: expected (B, P), got {tuple(self.noise.shape)} — one number a patch"
+                f"noise: expected (B, P), got {tuple(self.noise.shape)} — one number per patch"
             )
 
     def __len__(self) -> int:
@@ -45,42 +45,42 @@ class Masks:
 
     @property
     def ids_shuffle(self) -> Tensor:
-        """(B, P) the patches, the visible ones first."""
+        """Patch indices (B, P), the visible ones first."""
         return self.noise.argsort(dim=1, stable=True)
 
     @property
     def ids_restore(self) -> Tensor:
-        """(B, P) the place of each patch in `ids_shuffle`."""
+        """Position (B, P) of each patch in `ids_shuffle`."""
         return self.ids_shuffle.argsort(dim=1)
 
     @property
     def ids_keep(self) -> Tensor:
-        """(B, visible) the visible patches, in MAE's order."""
+        """Indices (B, visible) of the visible patches, in MAE's order."""
         return self.ids_shuffle[:, : self.visible]
 
     @property
     def bool_masked_pos(self) -> Tensor:
-        """(B, P) true where a patch is masked: what SimMIM's and BEiT's models take."""
+        """Boolean mask (B, P), true for masked patches, as expected by SimMIM and BEiT models."""
         return self.ids_restore >= self.visible
 
     @property
     def mask(self) -> Tensor:
-        """(B, P) float32, 1 where a patch is masked and 0 where it is visible, as in MAE."""
+        """Mask (B, P) float32, 1 for masked and 0 for visible patches, as in MAE."""
         return self.bool_masked_pos.float()
 
     def to(self, device: torch.device | str) -> Masks:
-        """The same masks on a device."""
+        """Return the masks on a device."""
         weight = None if self.loss_weight is None else self.loss_weight.to(device)
         return Masks(self.noise.to(device), self.visible, weight)
 
 
 def kept(patches: int, mask_ratio: float) -> int:
-    """How many of P patches stay visible: int(P (1 - mask_ratio)), as MAE counts them.
+    """Return the number of P patches that stay visible: int(P (1 - mask_ratio)), as in MAE.
 
     Raises
     ------
     ValueError
-        For a ratio outside (0, 1), and for one that leaves no patch masked or none visible.
+        If the ratio is outside (0, 1), or leaves no patch masked or no patch visible.
 
     Examples
     --------
@@ -89,31 +89,33 @@ def kept(patches: int, mask_ratio: float) -> int:
     """
     check_number("mask_ratio", mask_ratio)
     if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio: expected one between 0 and 1, got {mask_ratio} — .75 is MAE")
+        raise ValueError(
+            f"mask_ratio: expected a number in (0, 1), got {mask_ratio} — MAE uses .75"
+        )
     visible = int(patches * (1 - mask_ratio))
     if not 0 < visible < patches:
         raise ValueError(
-            f"mask_ratio: expected one that masks some of {patches} patches and leaves some, got "
-            f"{mask_ratio}, which leaves {visible} — take smaller patches or another ratio"
+            f"mask_ratio: expected at least one masked and one visible of {patches} patches, got "
+            f"{mask_ratio}, which leaves {visible} visible — use smaller patches or another ratio"
         )
     return visible
 
 
 def noise_of(order: np.ndarray) -> np.ndarray:
-    """Noise (P,) float32 in (0, 1) whose rank is `order`, the patch that is kept first in front."""
+    """Return noise (P,) float32 in (0, 1) that sorts the patches into `order`."""
     noise = np.empty(len(order), dtype=np.float32)
     noise[order] = (np.arange(len(order), dtype=np.float32) + 0.5) / len(order)
     return noise
 
 
 def generator(seed: int, epoch: int, image: int | str, purpose: int = 0) -> np.random.Generator:
-    """Chance for one image in one epoch, the same in every batch, worker and process.
+    """Return the random generator of an image in an epoch, independent of batch and process.
 
     Parameters
     ----------
     seed, epoch : >= 0
-    image : its index, or its name
-    purpose : different chances for different uses
+    image : index or name of the image
+    purpose : separates independent uses
 
     Examples
     --------
@@ -130,6 +132,6 @@ def generator(seed: int, epoch: int, image: int | str, purpose: int = 0) -> np.r
     if min(seed, epoch, image) < 0:
         raise ValueError(
             f"seed, epoch, image: expected integers >= 0, got {seed}, {epoch}, {image} — "
-            "a name is taken as well for an image"
+            "image may also be a name"
         )
     return np.random.default_rng([seed, epoch, purpose, image])

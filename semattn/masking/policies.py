@@ -1,7 +1,7 @@
-"""Masking policies: what a policy is, and the two that do not look at the image.
+"""Base class of masking policies, and the two policies that ignore the image.
 
-A policy orders the patches of one image; `masks` makes of it what trainers take. A new policy
-overrides `order` and registers itself; the command line and the tests find it there.
+A policy orders the patches of an image; `Masking.masks` converts the order to `Masks`. A new
+policy overrides `order` and is registered in `policies`, which the command line and tests read.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from semattn.registry import Registry
 from .masks import Masks, generator, kept, noise_of
 
 policies = Registry("masking")
-"""Name to a class that extends `Masking`."""
+"""Mapping of names to subclasses of `Masking`."""
 
-MASK = 1  # purpose of the chance: masks are drawn by another one than crops
+MASK_PURPOSE = 1  # separates the random numbers of masks from those of crops
 
-SMALLEST_BLOCK = 16 / 196  # of the patches: BEiT's 16 of 14 x 14
-ASPECT = 0.3  # of a block's sides, and its inverse
-TRIES = 10  # blocks in a row that hide nothing new, before a patch is taken by itself
+SMALLEST_BLOCK = 16 / 196  # fraction of the patches: 16 of 14 x 14 in BEiT
+ASPECT = 0.3  # smallest aspect of a block; its inverse is the largest
+MAX_IDLE_BLOCKS = 10  # consecutive blocks without a new patch, before a single patch is masked
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a policy sees of one image.
+    """Input of a policy for an image.
 
     Parameters
     ----------
-    s : (P,) its density, >= 0; zeros for policies that do not look
+    s : (P,) density, >= 0; zeros for policies that ignore it
     shape : (h, w), patches
-    chance : of this image in this epoch
-    epoch : from 0
+    chance : random generator of this image and epoch
+    epoch : counted from 0
     """
 
     s: np.ndarray
@@ -49,29 +49,29 @@ class View:
 
 @dataclass(frozen=True)
 class Masking:
-    """What all policies share.
+    """Base class of masking policies.
 
     Parameters
     ----------
-    mask_ratio : part of the patches that is masked; exactly P - int(P (1 - mask_ratio)) are
-    seed : of what is drawn by chance
+    mask_ratio : fraction of masked patches; exactly P - int(P (1 - mask_ratio)) are masked
+    seed : seed of the random numbers
     """
 
     mask_ratio: float = 0.75
     seed: int = 0
 
-    # Whether `order` looks at the density.
+    # True if `order` uses the density.
     looks = False
 
     def order(self, view: View) -> np.ndarray:
-        """The patches (P,) of one image, those that stay visible first."""
+        """Return the patches (P,) of an image, visible ones first."""
         raise NotImplementedError
 
     def noise(
         self, s: np.ndarray, shape: tuple[int, int], image: int | str, epoch: int = 0
     ) -> np.ndarray:
-        """MAE's noise (P,) for one image, in (0, 1)."""
-        chance = generator(self.seed, epoch, image, MASK)
+        """Return MAE's noise (P,) for an image, in (0, 1)."""
+        chance = generator(self.seed, epoch, image, MASK_PURPOSE)
         return noise_of(self.order(View(s, shape, chance, epoch)))
 
     def masks(
@@ -81,14 +81,14 @@ class Masking:
         s: Tensor | np.ndarray | None = None,
         epoch: int = 0,
     ) -> Masks:
-        """The masks of a batch, each image's for itself.
+        """Compute the masks of a batch, independently for each image.
 
         Parameters
         ----------
         shape : (h, w), patches
-        images : an index or a name for each; with the seed and the epoch they decide all chance
-        s : (B, P) their densities, for policies that look at them
-        epoch : from 0
+        images : index or name of each image; seeds the random numbers with `seed` and `epoch`
+        s : (B, P) densities, for policies that use them
+        epoch : counted from 0
 
         Examples
         --------
@@ -96,22 +96,24 @@ class Masking:
         >>> masks.ids_keep.shape, masks.mask.sum(1).tolist()
         (torch.Size([2, 2]), [6.0, 6.0])
         """
-        patches = shape[0] * shape[1]
-        visible = kept(patches, self.mask_ratio)
-        density = self._densities(s, len(images), patches)
-        pairs = zip(density, images, strict=True)
-        rows = [self.noise(one, shape, image, epoch) for one, image in pairs]
-        noise = np.stack(rows) if rows else np.zeros((0, patches), dtype=np.float32)
+        num_patches = shape[0] * shape[1]
+        visible = kept(num_patches, self.mask_ratio)
+        densities = self._densities(s, len(images), num_patches)
+        pairs = zip(densities, images, strict=True)
+        rows = [self.noise(values, shape, image, epoch) for values, image in pairs]
+        noise = np.stack(rows) if rows else np.zeros((0, num_patches), dtype=np.float32)
         return Masks(torch.from_numpy(noise), visible)
 
-    def _densities(self, s: Tensor | np.ndarray | None, count: int, patches: int) -> np.ndarray:
+    def _densities(
+        self, s: Tensor | np.ndarray | None, num_images: int, num_patches: int
+    ) -> np.ndarray:
         if s is None:
             if self.looks:
                 raise ValueError(
-                    f"density: expected (B, {patches}) for {type(self).__name__}, got none — "
-                    "semattn.masking.densities_of makes it from images"
+                    f"density: expected (B, {num_patches}) for {type(self).__name__}, got none — "
+                    "compute it with semattn.masking.densities_of"
                 )
-            return np.zeros((count, patches))
+            return np.zeros((num_images, num_patches))
         if isinstance(s, Tensor):
             check_values("density", s)
             values = s.detach().cpu().double().numpy()
@@ -119,45 +121,45 @@ class Masking:
             values = np.asarray(s)
             if values.dtype.kind not in "biuf":
                 raise TypeError(f"density: expected numbers, got {values.dtype}")
-        if values.shape != (count, patches):
+        if values.shape != (num_images, num_patches):
             raise ShapeError(
-                f"density: expected ({count}, {patches}), got {values.shape} — one row an image, "
-                "one value a patch"
+                f"density: expected ({num_images}, {num_patches}), got {values.shape} — one "
+                "row per image, one value per patch"
             )
         if not np.isfinite(values).all():
-            raise ValueError("density: expected finite values, got NaN or inf — clean it first")
+            raise ValueError("density: expected finite values, got NaN or inf — replace them first")
         return values
 
 
 @policies.register("random")
 @dataclass(frozen=True)
 class RandomMasking(Masking):
-    """MAE's: every set of patches is as likely as any other (He et al., arXiv 2111.06377)."""
+    """Uniform random masking of MAE (He et al., arXiv 2111.06377)."""
 
     def order(self, view: View) -> np.ndarray:
-        """As for `Masking`."""
+        """Return the patches (P,) of an image, visible ones first; see `Masking`."""
         return view.chance.permutation(view.shape[0] * view.shape[1])
 
 
 @policies.register("block-wise")
 @dataclass(frozen=True)
 class BlockwiseMasking(Masking):
-    """BEiT's: rectangles of patches, until enough is masked (Bao et al., arXiv 2106.08254).
+    """Block-wise masking of BEiT: random rectangles of patches (Bao et al., arXiv 2106.08254).
 
     Notes
     -----
-    BEiT stops at the first block that reaches its number; here the last block gives up patches by
-    chance, so that the number is exact.
+    BEiT stops at the first block that reaches the number of masked patches. Here random patches
+    of the last block stay visible, so that the number is exact.
     """
 
     def order(self, view: View) -> np.ndarray:
-        """As for `Masking`."""
+        """Return the patches (P,) of an image, visible ones first; see `Masking`."""
         (h, w), chance = view.shape, view.chance
-        masked = h * w - kept(h * w, self.mask_ratio)
+        num_masked = h * w - kept(h * w, self.mask_ratio)
         hidden = np.zeros((h, w), dtype=bool)
-        smallest, idle = max(1.0, SMALLEST_BLOCK * h * w), 0
-        while (missing := masked - int(hidden.sum())) > 0:
-            area = chance.uniform(min(smallest, missing), missing)
+        min_area, idle_blocks = max(1.0, SMALLEST_BLOCK * h * w), 0
+        while (num_missing := num_masked - int(hidden.sum())) > 0:
+            area = chance.uniform(min(min_area, num_missing), num_missing)
             ratio = np.exp(chance.uniform(np.log(ASPECT), -np.log(ASPECT)))
             rows = min(h, max(1, round(np.sqrt(area * ratio))))
             columns = min(w, max(1, round(np.sqrt(area / ratio))))
@@ -166,9 +168,9 @@ class BlockwiseMasking(Masking):
             block = np.zeros((h, w), dtype=bool)
             block[top : top + rows, left : left + columns] = True
             new = np.flatnonzero(block & ~hidden)
-            idle = 0 if len(new) else idle + 1
-            if idle > TRIES:
+            idle_blocks = 0 if len(new) else idle_blocks + 1
+            if idle_blocks > MAX_IDLE_BLOCKS:
                 new = np.flatnonzero(~hidden)[:1]
             hidden.flat[new] = True
-        # What the last block hides too much stays visible, by chance.
+        # Random surplus patches of the last block stay visible.
         return np.lexsort((chance.permutation(h * w), hidden.ravel()))

@@ -1,4 +1,4 @@
-"""How much each patch counts in the reconstruction loss."""
+"""Weights of patches in the reconstruction loss."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from semattn.checks import as_tensor, check_number, check_values
 from semattn.errors import ShapeError
 from semattn.registry import choices
 
-CLIP = 20.0  # of the exponent, both ways; as KAMIM's code does
+CLIP = 20.0  # bound of the absolute exponent, as in KAMIM's code
 
 LOSS_WEIGHTS = ("none", "kamim", "kamim-relative")
 
 
 def kamim_weight(density: Tensor, temperature: float = 0.5) -> Tensor:
-    """KAMIM's weights: w = exp(density / T) / min w, so that the least is 1 (arXiv 2407.13873).
+    """Compute KAMIM's weights w = exp(density / T) / min w; the minimum is 1 (arXiv 2407.13873).
 
     Parameters
     ----------
-    density : (B, P), >= 0; KAMIM's is keypoints a pixel
-    temperature : T > 0; the lower, the more rich patches count
+    density : (B, P), >= 0; keypoints per pixel in KAMIM
+    temperature : T > 0; lower values give dense patches more weight
 
     Returns
     -------
     Tensor
-        (B, P) of the density's type, each row for itself.
+        (B, P) with the dtype of `density`; each row is normalised separately.
 
     Examples
     --------
@@ -40,7 +40,9 @@ def kamim_weight(density: Tensor, temperature: float = 0.5) -> Tensor:
         density = density.float()
     check_number("temperature", temperature, most=1e12)
     if not temperature > 0:
-        raise ValueError(f"temperature: expected one above 0, got {temperature} — .5 is KAMIM's")
+        raise ValueError(
+            f"temperature: expected a number above 0, got {temperature} — KAMIM uses .5"
+        )
     exponent = (density / float(temperature)).clamp(-CLIP, CLIP)
     return (exponent - exponent.amin(-1, keepdim=True)).exp()
 
@@ -48,20 +50,20 @@ def kamim_weight(density: Tensor, temperature: float = 0.5) -> Tensor:
 def loss_weights(
     name: str, s: np.ndarray | Tensor, area: float, temperature: float = 0.5
 ) -> Tensor | None:
-    """The weights of that name (…, P) float32; None for "none".
+    """Compute the loss weights (…, P) float32 by name; None for "none".
 
     Parameters
     ----------
-    name : "none"; "kamim", by keypoints a pixel, as published; "kamim-relative", by the count in
-        parts of the image's greatest, which reaches from 1 to exp(1 / T) whatever the detector
+    name : "none"; "kamim" uses keypoints per pixel, as published; "kamim-relative" uses the count
+        divided by the image's maximum, so that weights range from 1 to exp(1 / T) for any detector
     s : (…, P) number of keypoints in each patch
-    area : of a patch, pixels
+    area : area of a patch, pixels
     temperature : as for `kamim_weight`
 
     Notes
     -----
-    KAMIM counts FAST corners, which are far denser than SIFT's keypoints: per pixel, those of SIFT
-    hardly weigh anything.
+    KAMIM counts FAST corners, which are far denser than SIFT keypoints: with SIFT, weights per
+    pixel are close to 1.
     """
     if name not in LOSS_WEIGHTS:
         raise ValueError(choices("loss_weight", name, LOSS_WEIGHTS))
@@ -73,7 +75,7 @@ def loss_weights(
             s = as_tensor(np.asarray(s, dtype=np.float64))
         except (TypeError, ValueError):
             raise TypeError(
-                f"density: expected numbers (…, P), got {type(s).__name__} — one a patch"
+                f"density: expected numbers (…, P), got {type(s).__name__} — one per patch"
             ) from None
     check_values("density", s)
     if not s.numel():

@@ -67,7 +67,7 @@ def test_a_build_that_was_stopped_goes_on(pictures, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         KeypointCache.build(pictures, kept, shard=2, progress=stop)
-    with pytest.raises(CacheError, match="whole file"):
+    with pytest.raises(CacheError, match="valid shard"):
         KeypointCache(kept)[4]
     before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
     cache = KeypointCache.build(pictures, kept, shard=2)
@@ -79,11 +79,11 @@ def test_a_build_that_was_stopped_goes_on(pictures, tmp_path, monkeypatch):
 
 def test_others_are_refused(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
-    with pytest.raises(CacheError, match="got those of others"):
+    with pytest.raises(CacheError, match="got those of other pictures"):
         KeypointCache.build(pictures[:-1], tmp_path / "kept")
-    with pytest.raises(CacheError, match="got those of others"):
+    with pytest.raises(CacheError, match="got those of other pictures"):
         KeypointCache.build(pictures, tmp_path / "kept", longest=40)
-    with pytest.raises(CacheError, match=r"without a whole keypoints\.json"):
+    with pytest.raises(CacheError, match=r"without a valid keypoints\.json"):
         KeypointCache(tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_an_edited_picture_is_searched_again(pictures, tmp_path, size):
     Image.fromarray(noise(9)[: 64 if size == "same" else 48]).save(pictures[3], compress_level=0)
     os.utime(pictures[3], ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (pictures[3].stat().st_size == before.st_size) == (size == "same")
-    with pytest.warns(UserWarning, match="keypoints of 2 pictures are found again") as said:
+    with pytest.warns(UserWarning, match="keypoints of 2 pictures are computed again") as said:
         cache = KeypointCache.build(pictures, kept, shard=2)
     assert len(said) == 1
     assert same(cache, KeypointCache.build(pictures, tmp_path / "fresh", shard=2))
@@ -137,14 +137,14 @@ def test_another_list_with_the_same_names_is_not_taken_for_it(pictures, tmp_path
         other.append(tmp_path / "site2/photos" / path.name)
         other[-1].parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise(number)).save(other[-1])
-    with pytest.warns(UserWarning, match="keypoints of 5 pictures are found again"):
+    with pytest.warns(UserWarning, match="keypoints of 5 pictures are computed again"):
         cache = KeypointCache.build(other, tmp_path / "kept")
     assert same(cache, KeypointCache.build(other, tmp_path / "fresh"))
     arrays = [noise(number) for number in range(3)]
-    with pytest.raises(CacheError, match="got those of others"):
+    with pytest.raises(CacheError, match="got those of other pictures"):
         KeypointCache.build(arrays, tmp_path / "kept")
     KeypointCache.build(arrays, tmp_path / "arrays")
-    with pytest.warns(UserWarning, match="keypoints of 3 pictures are found again"):
+    with pytest.warns(UserWarning, match="keypoints of 3 pictures are computed again"):
         KeypointCache.build(arrays[::-1], tmp_path / "arrays")
 
 
@@ -175,5 +175,5 @@ def test_it_goes_to_other_processes(pictures, tmp_path):
 def test_damage_is_named(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
     next((tmp_path / "kept").glob("*.safetensors")).write_bytes(b"nothing")
-    with pytest.raises(CacheError, match="delete it and build the cache again"):
+    with pytest.raises(CacheError, match="delete this file and build the cache again"):
         KeypointCache(tmp_path / "kept")[0]

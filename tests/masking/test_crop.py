@@ -143,5 +143,5 @@ def test_crops_are_as_large_and_as_often_mirrored_as_asked():
 
 
 def test_keypoints_of_another_picture_are_refused():
-    with pytest.raises(ShapeError, match="keypoints: expected those of a picture that holds"):
+    with pytest.raises(ShapeError, match="keypoints: expected those of a picture that contains"):
         Crop((0, 0, 50, 40), (32, 32)).keypoints(keypoints([(1, 1)], (40, 40)))

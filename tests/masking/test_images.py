@@ -74,9 +74,9 @@ def test_what_depends_on_the_batch_is_refused():
 
 
 def test_sizes_are_checked():
-    with pytest.raises(ShapeError, match="sides that 14 divides, got 64x64"):
+    with pytest.raises(ShapeError, match="sides that are multiples of 14, got 64x64"):
         mask_images(textured(), "guided", patch_size=14)
-    with pytest.raises(ShapeError, match="a name for each of 2, got 1"):
+    with pytest.raises(ShapeError, match="expected 2 names, one per image, got 1"):
         mask_images(textured(), "random", images=["a"])
 
 

@@ -207,7 +207,7 @@ def test_noise_is_what_transformers_masks_by():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: kept(16, 1.0), "mask_ratio: expected one between 0 and 1"),
+        (lambda: kept(16, 1.0), r"mask_ratio: expected a number in \(0, 1\)"),
         (lambda: kept(3, 0.75), "leaves 0"),
         (lambda: GuidedMasking(hint=1.0), "hint: expected"),
         (lambda: GuidedMasking(beta=math.nan), "beta: expected a finite number"),
