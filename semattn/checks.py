@@ -1,6 +1,6 @@
-"""What numbers and tensors are looked at for, before anything is computed from them.
+"""Validation of numbers, tensors and labels.
 
-Each check raises one line, as `semattn.errors` has it. Knows nothing of what the numbers mean.
+Each check raises an error with a one-line message, as described in `semattn.errors`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from .errors import LabelError, ShapeError
 def check_number(
     name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, whole: bool = False
 ) -> None:
-    """Raise unless `value` is a finite number, from `least` to `most`, a whole one where asked.
+    """Raise unless `value` is a finite number from `least` to `most`.
+
+    Parameters
+    ----------
+    name : name of the argument, for messages
+    whole : accept integers only
 
     Raises
     ------
     TypeError
-        For what is no number.
+        For a value that is not a number, or not an integer if `whole`.
     ValueError
-        For a number that is out of range.
+        For a number out of range.
 
     Examples
     --------
@@ -34,30 +39,30 @@ def check_number(
     Traceback (most recent call last):
     ValueError: epochs: expected a whole number >= 1, got 0
     """
-    wanted = "a whole number" if whole else "a finite number"
+    expected = "a whole number" if whole else "a finite number"
     if math.isfinite(least):
-        wanted += f" >= {least:g}"
+        expected += f" >= {least:g}"
     if math.isfinite(most):
-        wanted += f" and <= {most:g}" if math.isfinite(least) else f" <= {most:g}"
+        expected += f" and <= {most:g}" if math.isfinite(least) else f" <= {most:g}"
     if not isinstance(value, numbers.Integral if whole else numbers.Real):
-        raise TypeError(f"{name}: expected {wanted}, got {_told(value)}")
-    # A whole number may be greater than any float is.
-    compared: Any = value
-    if not (whole or math.isfinite(_float(value))) or not least <= compared <= most:
-        raise ValueError(f"{name}: expected {wanted}, got {_told(value)}")
+        raise TypeError(f"{name}: expected {expected}, got {_describe(value)}")
+    # Integers can exceed the range of floats.
+    comparable: Any = value
+    if not (whole or math.isfinite(_float(value))) or not least <= comparable <= most:
+        raise ValueError(f"{name}: expected {expected}, got {_describe(value)}")
 
 
 def check_values(name: str, values: Any) -> None:
-    """Raise unless `values` is a tensor of real numbers that lie in memory, one beside the other.
+    """Raise unless `values` is a dense tensor of real numbers with at least one axis.
 
     Raises
     ------
     TypeError
-        For what is no tensor.
+        For a value that is not a tensor.
     ShapeError
         For a tensor without axes.
     ValueError
-        For complex numbers, and for sparse, quantized and meta tensors.
+        For complex, sparse, quantized and meta tensors.
     """
     if not isinstance(values, Tensor):
         raise TypeError(
@@ -77,8 +82,8 @@ def check_values(name: str, values: Any) -> None:
 def as_tensor(values: Any) -> Tensor:
     """Return `values` as a tensor.
 
-    A tensor is returned as it is, on its own device. Everything else becomes a tensor on the CPU,
-    also under another `torch.set_default_device`.
+    A tensor is returned unchanged, on its device. Other values become a tensor on the CPU, also
+    under another `torch.set_default_device`.
 
     Examples
     --------
@@ -89,48 +94,47 @@ def as_tensor(values: Any) -> Tensor:
 
 
 def check_labels(labels: Any, batch: int, classes: int, name: str = "labels") -> Tensor:
-    """Labels as a long tensor (B,) on the CPU, once they are known to be class numbers.
+    """Check class numbers and return them as a long tensor (B,) on the CPU.
 
     Parameters
     ----------
     labels : class numbers as a list, an array, a series or a tensor of integers, (B,); a column
-        (B, 1) is read as (B,), since a batch of B images leaves it no other meaning
+        (B, 1) is read as (B,)
     batch : B, the number of images
-    classes : the number of classes; labels lie below it
-    name : of the argument, for messages
+    classes : the number of classes; labels must be smaller
+    name : name of the argument, for messages
 
     Raises
     ------
     LabelError
-        For labels that are not integers, another number of labels than images, several labels for
-        an image, and a label out of range.
+        For labels that are not integers, are out of range, or are not one for each image.
 
     Examples
     --------
     >>> check_labels([[2], [0]], batch=2, classes=3).tolist()
     [2, 0]
     """
-    found = as_integers(labels, name)
-    if tuple(found.shape) == (batch, 1):
-        found = found[:, 0]
-    if tuple(found.shape) != (batch,):
+    class_numbers = as_integers(labels, name)
+    if tuple(class_numbers.shape) == (batch, 1):
+        class_numbers = class_numbers[:, 0]
+    if tuple(class_numbers.shape) != (batch,):
         raise LabelError(
             f"{name}: expected one class number for each of {batch} images, ({batch},), got shape "
-            f"{tuple(found.shape)} — give class numbers, not one-hot or multi-label rows"
+            f"{tuple(class_numbers.shape)} — give class numbers, not one-hot or multi-label rows"
         )
-    outside = found[(found < 0) | (found >= classes)]
+    outside = class_numbers[(class_numbers < 0) | (class_numbers >= classes)]
     if len(outside):
         raise LabelError(
             f"{name}: expected class numbers from 0 to {classes - 1}, got {int(outside[0])} — "
             "give the numbers of the model's own classes"
         )
-    return found
+    return class_numbers
 
 
 def as_integers(values: Any, name: str) -> Tensor:
-    """Integers or booleans of any container as a long tensor on the CPU; floats are refused."""
-    if isinstance(values, (list, tuple)) and any(isinstance(one, Tensor) for one in values):
-        values = [one.tolist() if isinstance(one, Tensor) else one for one in values]
+    """Return integers or booleans in any container as a long tensor on the CPU; refuse floats."""
+    if isinstance(values, (list, tuple)) and any(isinstance(value, Tensor) for value in values):
+        values = [value.tolist() if isinstance(value, Tensor) else value for value in values]
     if not isinstance(values, Tensor):
         try:
             array = np.asarray(values)
@@ -151,14 +155,14 @@ def as_integers(values: Any, name: str) -> Tensor:
             f"{name}: expected integers, got {values.dtype} {tuple(values.shape)} — "
             "convert them to class numbers first"
         )
-    # A copy: tensors of torch.inference_mode cannot take part in a pass with gradients.
+    # Copied because tensors of torch.inference_mode cannot be used in a pass with gradients.
     with torch.inference_mode(False):
         return values.detach().to("cpu").to(torch.int64).clone()
 
 
 def _from_objects(array: np.ndarray) -> np.ndarray:
-    """An array of Python integers as one of int64, such as a pandas series of them may be."""
-    if all(isinstance(one, (numbers.Integral, np.bool_)) for one in array.flat):
+    """Convert an object array of Python integers, as of a pandas series, to int64."""
+    if all(isinstance(value, (numbers.Integral, np.bool_)) for value in array.flat):
         return array.astype(np.int64)
     return array
 
@@ -170,7 +174,7 @@ def _float(value: Any) -> float:
         return math.inf
 
 
-def _told(value: Any) -> str:
-    """A value as an error shows it, on one line."""
-    said = " ".join(repr(value).split()) if isinstance(value, numbers.Real) else ""
-    return said[:40] if said else f"{type(value).__name__}"
+def _describe(value: Any) -> str:
+    """Return a value as one line for an error message: the number, or the name of its type."""
+    text = " ".join(repr(value).split()) if isinstance(value, numbers.Real) else ""
+    return text[:40] if text else f"{type(value).__name__}"

@@ -1,4 +1,4 @@
-"""The processors that a process may take."""
+"""Number of processor cores that a process may use."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def own_cores() -> int:
-    """The share of this process in the machine's; torchrun says how many processes share it."""
+    """Return the cores of the machine, divided by the number of processes of torchrun."""
     return (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def spare_cores(model: nn.Module) -> int:
-    """Those that a model leaves of them; one at least for a model that runs elsewhere."""
+    """Return the cores that a model on the CPU leaves free; at least 1 for other devices."""
     if any(weight.device.type != "cpu" for weight in model.parameters()):
         return max(1, own_cores() - 1)
     return max(0, own_cores() - torch.get_num_threads())

@@ -1,6 +1,6 @@
-"""What a call costs: seconds, and memory beyond what was there before it.
+"""Profiling of a call: wall time, and additional peak memory.
 
-Knows nothing of models. The seconds of an accelerator's work are counted to its end.
+Work on an accelerator is timed until it ends. This module knows nothing of models.
 """
 
 from __future__ import annotations
@@ -17,91 +17,91 @@ from typing import Any
 
 import torch
 
-_STATM = Path("/proc/self/statm")  # Linux: sizes of this process, in pages; the second is resident
-_EVERY = 0.002  # seconds between two looks at it
+_STATM = Path("/proc/self/statm")  # Linux: memory of this process in pages; the 2nd is resident
+_POLL_SECONDS = 0.002
 _MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time in seconds; peak memory in MiB, None where there is no way to tell."""
+    """Wall time in seconds, and peak memory in MiB; None if it cannot be measured."""
 
     seconds: float
     peak_mib: float | None
 
 
 def measured(call: Callable[[], Any], device: torch.device) -> tuple[Any, Cost]:
-    """What `call` returns, and what that took.
+    """Run `call`, and return its result and its cost.
 
-    On CUDA, the memory is the most that torch had allocated meanwhile, less what it had before. On
-    a CPU under Linux it is the most resident memory of the whole process, looked at every 2 ms,
-    less that before: shorter peaks go unseen, and other threads count along, so that differences
-    of a few MiB are noise. Elsewhere it is None.
+    On CUDA, the memory is the peak that torch allocates during the call, less the amount before.
+    On a CPU under Linux it is the peak resident memory of the process, polled every 2 ms, less the
+    amount before: shorter peaks are missed and other threads are included, so that differences of
+    a few MiB are noise. On other systems it is None.
 
     Examples
     --------
-    >>> made, cost = measured(lambda: 6 * 7, torch.device("cpu"))
-    >>> made, cost.seconds < 1
+    >>> result, cost = measured(lambda: 6 * 7, torch.device("cpu"))
+    >>> result, cost.seconds < 1
     (42, True)
     """
-    _settle(device)
+    _synchronize(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        made, seconds = _timed(call, device)
-        return made, Cost(seconds, (torch.cuda.max_memory_allocated(device) - before) / _MIB)
+        result, seconds = _time_call(call, device)
+        return result, Cost(seconds, (torch.cuda.max_memory_allocated(device) - before) / _MIB)
     if device.type == "cpu" and _STATM.exists():
-        with _Watch() as watch:
-            made, seconds = _timed(call, device)
-        return made, Cost(seconds, (watch.peak - watch.before) / _MIB)
-    made, seconds = _timed(call, device)
-    return made, Cost(seconds, None)
+        with _MemoryMonitor() as monitor:
+            result, seconds = _time_call(call, device)
+        return result, Cost(seconds, (monitor.peak - monitor.before) / _MIB)
+    result, seconds = _time_call(call, device)
+    return result, Cost(seconds, None)
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+def _time_call(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     start = time.perf_counter()
-    made = call()
-    _settle(device)
-    return made, time.perf_counter() - start
+    result = call()
+    _synchronize(device)
+    return result, time.perf_counter() - start
 
 
-def _settle(device: torch.device) -> None:
-    """Wait for what the device was told to do already."""
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-class _Watch:
-    """Looks at the resident memory of this process from a thread of its own."""
+class _MemoryMonitor:
+    """Monitor of the resident memory of this process, in a separate thread."""
 
-    def __enter__(self) -> _Watch:
-        gc.collect(1)  # what is older does not go away meanwhile
-        _give_back()
-        self.before = self.peak = _resident()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+    def __enter__(self) -> _MemoryMonitor:
+        gc.collect(1)  # older objects are not collected during the call
+        _trim_allocator()
+        self.before = self.peak = _resident_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
+        self._done.set()
         self._thread.join()
-        self.peak = max(self.peak, _resident())
+        self.peak = max(self.peak, _resident_bytes())
 
-    def _look(self) -> None:
-        while not self._over.wait(_EVERY):
-            self.peak = max(self.peak, _resident())
+    def _poll(self) -> None:
+        while not self._done.wait(_POLL_SECONDS):
+            self.peak = max(self.peak, _resident_bytes())
 
 
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
+def _resident_bytes() -> int:
+    """Return the resident memory of this process in bytes."""
     return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _give_back() -> None:
-    """Have the allocator return what it keeps free, which else would hide a part of a peak."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+def _trim_allocator() -> None:
+    """Return freed memory from the allocator to the system: it would hide a part of the peak."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only in glibc
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
 """SHA-256 of a set of tensors and plain values: equal digests mean equal weights.
 
-Quantised tensors, packed parameters and tensor subclasses are taken apart into the tensors that
-they are made of. What cannot be read is refused, since its digest would be that of something else.
+Quantised tensors, packed parameters and tensor subclasses are split into their component tensors.
+Values that cannot be read raise an error, because an incomplete digest would be misleading.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 Leaf: TypeAlias = tuple[str, Tensor | bytes]
-_PLAIN = (type(None), bool, int, float, complex, str)
-_NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.qscheme)
+_PLAIN_TYPES = (type(None), bool, int, float, complex, str)
+_TORCH_TYPES = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.qscheme)
 
 
 class UnreadableError(ValueError):
-    """A value that no digest can be made of; the message says which and why."""
+    """Error for a value without a digest; the message names the value and the reason."""
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over names, shapes, types and numbers, in the order of the names.
+    """Return the SHA-256 of names, shapes, types and numbers, in alphabetical order of the names.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def digest(values: Mapping[str, Any]) -> str:
     """
     total = hashlib.sha256()
     for name in sorted(values):
-        for full_name, leaf in sorted(_leaves(name, values[name]), key=lambda one: one[0]):
+        for full_name, leaf in sorted(_leaves(name, values[name]), key=lambda entry: entry[0]):
             if isinstance(leaf, bytes):
                 total.update(f"{full_name} = {len(leaf)} bytes\n".encode() + leaf)
                 continue
@@ -55,7 +55,7 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 def _leaves(name: str, value: Any) -> Iterator[Leaf]:
-    """Take a value apart into plain tensors on the CPU and bytes, each with a name of its own."""
+    """Split a value into plain tensors on the CPU and bytes, each with a unique name."""
     if isinstance(value, Tensor):
         yield from _tensor_leaves(name, value)
     elif isinstance(value, Mapping):
@@ -79,7 +79,7 @@ def _leaves(name: str, value: Any) -> Iterator[Leaf]:
 
 
 def _plain_bytes(value: Any) -> bytes | None:
-    """Type and value of what is neither a tensor nor a container; None for other objects."""
+    """Return type and value of a plain value or array as bytes; None for other objects."""
     kind = type(value).__name__
     if isinstance(value, io.BytesIO):
         value = value.getvalue()
@@ -89,7 +89,7 @@ def _plain_bytes(value: Any) -> bytes | None:
         if value.dtype.kind not in "biufcSU":  # an array of objects
             return None
         return f"{value.dtype} {value.shape} ".encode() + value.tobytes()
-    if isinstance(value, (*_PLAIN, *_NAMED, enum.Enum)):
+    if isinstance(value, (*_PLAIN_TYPES, *_TORCH_TYPES, enum.Enum)):
         return f"{kind} {value!r}".encode()
     return None
 
@@ -99,7 +99,7 @@ def _tensor_leaves(name: str, tensor: Tensor) -> Iterator[Leaf]:
     if kind.__module__.startswith("torch.distributed"):
         raise UnreadableError(f"{name} is a part of a sharded tensor ({kind.__name__})")
     if tensor.is_meta:
-        raise UnreadableError(f"{name} lies on the meta device")
+        raise UnreadableError(f"{name} is on the meta device")
     tensor = tensor.detach()
     if hasattr(tensor, "__tensor_flatten__"):
         yield from _inner_leaves(name, tensor)
@@ -111,21 +111,21 @@ def _tensor_leaves(name: str, tensor: Tensor) -> Iterator[Leaf]:
         yield from _tensor_leaves(f"{name}:indices", tensor.indices())
         yield from _tensor_leaves(f"{name}:values", tensor.values())
     else:
-        yield name, _dense(name, tensor)
+        yield name, _to_dense_cpu(name, tensor)
 
 
 def _inner_leaves(name: str, tensor: Any) -> Iterator[Leaf]:
-    """Leaves of a subclass that wraps other tensors, as torchao's and quanto's do."""
+    """Yield the leaves of a tensor subclass that wraps other tensors, as in torchao and quanto."""
     attributes, context = tensor.__tensor_flatten__()
-    about = f"{type(tensor).__qualname__} {tuple(tensor.shape)} {tensor.dtype}"
-    yield f"{name}:type", about.encode()
+    description = f"{type(tensor).__qualname__} {tuple(tensor.shape)} {tensor.dtype}"
+    yield f"{name}:type", description.encode()
     yield from _leaves(f"{name}:context", context)
     for attribute in attributes:
         yield from _leaves(f"{name}.{attribute}", getattr(tensor, attribute))
 
 
 def _quantised_leaves(name: str, tensor: Tensor) -> Iterator[Leaf]:
-    """Leaves of a tensor of `torch.quantize_per_tensor` or `quantize_per_channel`."""
+    """Yield the leaves of a tensor of `torch.quantize_per_tensor` or `quantize_per_channel`."""
     yield f"{name}:qscheme", str(tensor.qscheme()).encode()
     yield from _tensor_leaves(f"{name}:int_repr", tensor.int_repr())
     if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
@@ -138,17 +138,17 @@ def _quantised_leaves(name: str, tensor: Tensor) -> Iterator[Leaf]:
 
 
 def _unpacked(name: str, packed: Any) -> Any:
-    """Weight and bias of packed parameters, or the state of another TorchScript object."""
+    """Return weight and bias of packed parameters, or the state of another TorchScript object."""
     for method in ("unpack", "__getstate__"):
         try:
             return getattr(packed, method)()
-        except Exception:  # noqa: BLE001, S112 — any error means that this way is closed
+        except Exception:  # noqa: BLE001, S112 — any error means that the method is not supported
             continue
     raise UnreadableError(f"{name} holds packed parameters, which cannot be read")
 
 
-def _dense(name: str, tensor: Tensor) -> Tensor:
-    """The values as a plain, contiguous tensor on the CPU."""
+def _to_dense_cpu(name: str, tensor: Tensor) -> Tensor:
+    """Return the values as a plain, contiguous tensor on the CPU."""
     try:
         if tensor.layout != torch.strided:
             tensor = tensor.to_dense()

@@ -1,7 +1,7 @@
-"""The errors that semattn raises about what it was given, and its one warning with a name.
+"""Exceptions and the warning class of semattn, and helpers for their messages.
 
-Every message is one line: ``name: expected, got — what to do``. Each class also is the built-in
-exception that a caller without semattn in mind would catch.
+Every message is one line: ``name: expected X, got Y — do Z``. Each error class also derives from
+the matching built-in exception, such as ValueError.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 
 
 def plain(text: str) -> str:
-    r"""A text that is one line, can be shown and can be stored, whatever a file is called.
+    r"""Return a text as one printable line, safe for terminals and text files.
 
-    Line ends, what moves a terminal's cursor, and what is no Unicode stand as their escapes.
+    Line ends, terminal control characters and invalid Unicode are replaced by their escapes.
 
     Examples
     --------
@@ -22,12 +22,15 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
     )
 
 
 def relative_reason(reason: str, source: object, name: str) -> str:
-    """Return why a file was skipped with its name in place of its path: the same in any folder.
+    """Return an error message with the name of a file in place of its path.
+
+    The message is then the same for each folder that holds the data set.
 
     Examples
     --------
@@ -43,35 +46,35 @@ def relative_reason(reason: str, source: object, name: str) -> str:
 
 
 class SemattnError(Exception):
-    """Anything that semattn refuses."""
+    """Base class of the errors of semattn."""
 
     def __str__(self) -> str:
         return plain(super().__str__())
 
 
 class ShapeError(SemattnError, ValueError):
-    """A tensor, grid or region of a size that does not fit."""
+    """Error for a tensor, grid or region of the wrong shape."""
 
 
 class ImageError(SemattnError, ValueError):
-    """A picture that cannot be read, or that is not one."""
+    """Error for an image that cannot be read, or for data that is not an image."""
 
 
 class TargetError(SemattnError, ValueError):
-    """A target that the model's output does not have."""
+    """Error for a target that the model's output does not have."""
 
 
 class LabelError(SemattnError, ValueError):
-    """Labels that are not one class number of the model for each image."""
+    """Error for labels that are not one class number of the model for each image."""
 
 
 class UnsupportedModelError(SemattnError, TypeError):
-    """A model, or one attention call inside it, that cannot be read truthfully."""
+    """Error for a model, or an attention call in it, that cannot be recorded correctly."""
 
 
-class Interrupted(Exception):  # noqa: N818 — an end, not an error
-    """Control-C in a run of which some results are written; the message says which."""
+class Interrupted(Exception):  # noqa: N818 — not an error
+    """Interruption (Control-C) of a run after some results were written; the message lists them."""
 
 
 class NoKeypointWarning(UserWarning):
-    """An image with no keypoint in any patch: its concentration is uniform."""
+    """Warning that an image has no keypoint in any patch, so its concentration is uniform."""

@@ -1,4 +1,4 @@
-"""Files that are written whole, or not at all, and arrays that are read with care."""
+"""Atomic writing of files, and safe reading of arrays."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST = 2**30  # bytes of all arrays in a file
-TEXT = "text"  # the file in the folder of a claim
-STALE_SECONDS = 60.0  # age from which a partial file that no process writes to is removed
-_PARTIAL = re.compile(r"\..+\.([0-9]+)\.[0-9]+")  # names of `_hidden`
+TEXT = "text"  # name of the file in the folder of a claim
+STALE_SECONDS = 60.0  # age from which a partial file of an ended process is removed
+_TEMPORARY_NAME = re.compile(r"\..+\.([0-9]+)\.[0-9]+")  # names of `_hidden`
 
-# What numpy, zipfile and json raise of a file that is damaged, or made to do harm.
+# Errors that numpy, zipfile and json raise for damaged and malicious files.
 DAMAGE = (
     OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError,
     MemoryError, OverflowError, SyntaxError, TokenError, struct.error, zlib.error,
@@ -35,63 +35,64 @@ DAMAGE = (
 
 @contextmanager
 def whole(file: Path) -> Iterator[IO[bytes]]:
-    """A stream that becomes `file` at the end of the ``with``; where it fails, nothing is left.
+    """Open a binary stream whose content replaces `file` at the end of the ``with``.
 
-    It is written beside it under a hidden name of its own, and renamed: who reads sees the old
-    file or the new one, whichever processes and threads write it.
+    The content is written to a hidden temporary file in the same folder, which is then renamed.
+    Readers see the old file or the new one, also with several writers. On an error, the temporary
+    file is removed.
     """
-    partial = _hidden(file)
+    temporary = _temporary_path(file)
     try:
-        with partial.open("wb") as stream:
+        with temporary.open("wb") as stream:
             yield stream
-        partial.replace(file)
+        temporary.replace(file)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text: whole, or not at all."""
+    """Write a text file atomically, in UTF-8."""
     with whole(file) as stream:
         stream.write(text.encode("utf-8"))
 
 
 def claim(file: Path, text: str) -> str:
-    """Write a text unless the file is there already, and return the text that the file holds.
+    """Write a text unless the file exists, and return the text of the file.
 
-    Of several processes and threads exactly one writes, and none sees a part of the text. Needs no
-    hard links: exFAT and many network disks have none.
+    Exactly one of several processes and threads writes, and none reads a part of the text. Works
+    without hard links, which exFAT and many network disks lack.
     """
-    own = _hidden(file)
+    temporary = _temporary_path(file)
     try:
-        own.write_text(text, encoding="utf-8")
-        os.link(own, file)
+        temporary.write_text(text, encoding="utf-8")
+        os.link(temporary, file)
     except FileExistsError:
         return file.read_text(encoding="utf-8")
     except (OSError, NotImplementedError, AttributeError):  # no hard links here, or no room
-        return _claim_by_folder(file, text)
+        return _claim_by_rename(file, text)
     finally:
-        own.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return text
 
 
-def _claim_by_folder(file: Path, text: str) -> str:
-    """Claim a file by renaming a folder that holds its text, which fails where one is already.
+def _claim_by_rename(file: Path, text: str) -> str:
+    """Write a file unless it exists, by renaming a folder that holds the text.
 
-    The folder is complete when it gets its name, so that a process that dies leaves a claim that
-    the next one completes. A claim is removed only once the file stands: whoever reads a claim and
-    finds no file afterwards has read the first claim.
+    The rename fails if another process has claimed the file. The folder is complete when it is
+    renamed, so that another process can complete the claim of a process that was killed. A claim
+    is removed only after the file exists.
     """
-    claimed = file.with_name(f".{file.name}.claim")
-    own = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
+    claim_folder = file.with_name(f".{file.name}.claim")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
     try:
-        (own / TEXT).write_text(text, encoding="utf-8")
+        (temporary / TEXT).write_text(text, encoding="utf-8")
         try:
-            own.rename(claimed)
+            temporary.rename(claim_folder)
         except OSError:
-            if not claimed.is_dir() and not file.exists():
+            if not claim_folder.is_dir() and not file.exists():
                 raise
         try:
-            text = (claimed / TEXT).read_text(encoding="utf-8")
+            text = (claim_folder / TEXT).read_text(encoding="utf-8")
         except FileNotFoundError:  # removed by the process that wrote the file
             return file.read_text(encoding="utf-8")
         if file.exists():
@@ -99,54 +100,59 @@ def _claim_by_folder(file: Path, text: str) -> str:
         else:
             write_text(file, text)
     finally:
-        shutil.rmtree(own, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     with suppress(OSError):
-        (claimed / TEXT).unlink()
-        claimed.rmdir()
+        (claim_folder / TEXT).unlink()
+        claim_folder.rmdir()
     return text
 
 
 def read_arrays(file: Path, only: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz``, or `only` some that may be there; nothing in it is unpickled.
+    """Read the arrays of an ``.npz`` file without unpickling.
+
+    Parameters
+    ----------
+    only : names of the arrays to read; missing ones are left out; None reads all
 
     Raises
     ------
     ValueError
-        For arrays that would take more than `MOST` bytes, and for what is no array; for damage,
-        one of `DAMAGE`.
+        For arrays of more than `MOST` bytes, and for other content than arrays. A damaged file
+        raises one of `DAMAGE`.
     """
     import numpy as np
 
     with file.open("rb") as stream:
-        with zipfile.ZipFile(stream) as packed:
-            size = sum(one.file_size for one in packed.infolist())
-            other = [name for name in packed.namelist() if not name.endswith(".npy")]
+        with zipfile.ZipFile(stream) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            other_names = [name for name in archive.namelist() if not name.endswith(".npy")]
         if size > MOST:
             raise ValueError(f"arrays of {size:,} bytes")
-        if other:
-            raise ValueError(f"{other[0][:40]!r}, which is no array")
+        if other_names:
+            raise ValueError(f"{other_names[0][:40]!r}, which is not an array")
         stream.seek(0)
-        with np.load(stream, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files if only is None or name in only}
+        with np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files if only is None or name in only}
 
 
 def partial_files(folder: Path) -> list[Path]:
-    """Return the files that processes which ended left half written in a folder.
+    """Return the temporary files in a folder that ended processes left behind.
 
-    Processes of other machines are not seen: a file that changed in the last minute is left out.
+    A file that changed in the last minute is left out: a process of another machine, which cannot
+    be checked, may still write it.
     """
     if not folder.is_dir():
         return []
-    stale = []
+    stale_files = []
     for file in folder.iterdir():
-        match = _PARTIAL.fullmatch(file.name)
+        match = _TEMPORARY_NAME.fullmatch(file.name)
         with suppress(OSError):  # renamed in the meantime
             if match and time.time() - file.stat().st_mtime > STALE_SECONDS:
-                stale += [] if _runs(int(match[1])) else [file]
-    return stale
+                stale_files += [] if _is_running(int(match[1])) else [file]
+    return stale_files
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     if process == os.getpid():
         return True
     try:
@@ -158,6 +164,6 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _hidden(file: Path) -> Path:
-    """A name beside a file that no other process or thread takes."""
+def _temporary_path(file: Path) -> Path:
+    """Return a hidden path in the same folder that is unique to this process and thread."""
     return file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")

@@ -1,9 +1,8 @@
-"""Identity of input files: what must agree before kept work is used again.
+"""Identity of input files, which must be unchanged before stored results are used again.
 
-A file that has the size and the times of change that were noted is taken to be the same and is not
-read. The time of change of its entry (`ctime`) is among them: it moves with every write and cannot
-be set back. Where they differ (the file was edited, copied or moved to another disk), the SHA-256
-of the content decides.
+A file with the recorded size and times of change counts as unchanged and is not read. The times
+include `ctime`, which changes with each write and cannot be set back. If they differ (the file was
+edited, copied or moved to another disk), the SHA-256 of the content decides.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _BLOCK = 2**20
 
 
 def identity_of(source: Any, name: str, label: int | None = None) -> str:
-    """Return one line that identifies an input: its name, its label, its stamp, its content.
+    """Return one line that identifies an input: name, label, stamp and SHA-256 of the content.
 
     Parameters
     ----------
@@ -33,7 +32,7 @@ def identity_of(source: Any, name: str, label: int | None = None) -> str:
     name : its path relative to the data set
     label : its class number, None without one
     """
-    stamp = stamp_of(source)  # before the content is read: a later edit then shows
+    stamp = stamp_of(source)  # before the content is read, so that a later edit is detected
     return json.dumps([name, label, list(stamp), content_digest(source)])
 
 
@@ -55,7 +54,7 @@ def all_unchanged(
     identities: Sequence[str], sources: Sequence[Any], names: Sequence[str],
     labels: Sequence[int | None],
 ) -> bool:  # fmt: skip
-    """Return whether inputs are those that were noted, in the same order."""
+    """Return whether all inputs are unchanged and in the same order."""
     if not len(identities) == len(sources) == len(names) == len(labels):
         return False
     return all(map(is_unchanged, identities, sources, names, labels))
@@ -76,13 +75,13 @@ def from_array(array: np.ndarray | None) -> list[str]:
 
 
 def content_of(identity: str) -> tuple[str, str]:
-    """Return the name of an input, and label and content as one text, from its line."""
+    """Return the name of an input, and one text of its label and content digest, from its line."""
     name, label, _, digest = json.loads(identity)
     return str(name), f"{label} {digest}"
 
 
 def combined(identities: Iterable[str]) -> str:
-    """Return the SHA-256 of the names, labels and contents of inputs; stamps have no part in it."""
+    """Return the SHA-256 of the names, labels and contents of inputs, without their stamps."""
     total = hashlib.sha256()
     for identity in identities:
         total.update(json.dumps(content_of(identity)).encode() + b"\n")
@@ -90,8 +89,8 @@ def combined(identities: Iterable[str]) -> str:
 
 
 def stamp_of(source: Any) -> Stamp:
-    """Return size and times of change of a file; `NO_STAMP` for what is no file."""
-    file = getattr(source, "archive", source)  # a member changes with its archive
+    """Return size and times of change of a file; `NO_STAMP` for other values."""
+    file = getattr(source, "archive", source)  # a member has the stamp of its archive
     if not isinstance(file, (str, os.PathLike)):
         return NO_STAMP
     try:
@@ -102,9 +101,9 @@ def stamp_of(source: Any) -> Stamp:
 
 
 def content_digest(source: Any) -> str:
-    """Return the SHA-256 of a file's bytes, of a member's, or of type, shape and values of others.
+    """Return the SHA-256 of the bytes of a file or member, or of type, shape and values of others.
 
-    A file that cannot be read has `UNREADABLE` in its place.
+    For a file that cannot be read, return `UNREADABLE`.
     """
     total = hashlib.sha256()
     try:

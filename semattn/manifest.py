@@ -1,4 +1,4 @@
-"""Where a result came from: the model, its weights, and the versions that it depends on."""
+"""Provenance of results: the model, its weights, and the versions of the packages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WEIGHTS_SOURCE = "weights_source"  # attribute of a model that `about_model` rea
 
 
 def model_label(manifest: Mapping[str, Any]) -> str:
-    """Return the name of the model of a result, for people.
+    """Return the display name of the model of a result.
 
     Examples
     --------
@@ -39,10 +39,10 @@ def model_label(manifest: Mapping[str, Any]) -> str:
 
 
 def about_model(model: nn.Module) -> dict[str, Any]:
-    """Return what identifies a model, ready for JSON.
+    """Return the identity of a model, ready for JSON.
 
-    `weights` says where they are from, where they are not those that the architecture is known for.
-    `weights_sha256` is None where no digest can be made; `weights_note` then says why.
+    `weights` is the source of the weights, if they are not the standard ones of the architecture.
+    `weights_sha256` is None if the weights have no digest; `weights_note` then gives the reason.
     """
     config = getattr(model, "pretrained_cfg", None)
     about: dict[str, Any] = {
@@ -77,18 +77,18 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def unconfirmed(manifest: Mapping[str, Any]) -> str:
-    """Return why the model of a run cannot be compared with another; "" where it can."""
+    """Return why the weights of a run cannot be compared with others; "" if they can."""
     if manifest.get("weights_sha256", "") is not None:
         return ""
     return str(manifest.get("weights_note", "weights_sha256 is null"))
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that a result depends on."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

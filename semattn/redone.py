@@ -1,4 +1,4 @@
-"""One line on kept work that was not used, because its images changed."""
+"""Note on stored results that were computed again because their images changed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .identity import content_of
 
 
 class Redone:
-    """Counts of parts of a run that were done again, and why.
+    """Counter of the parts of a run that were computed again, with the reasons.
 
     Parameters
     ----------
-    part : the word for a part, and for several: ("unit", "units")
-    kept : number of parts that an earlier run kept
+    part : singular and plural of the word for a part: ("unit", "units")
+    kept : number of parts that an earlier run stored
     """
 
     def __init__(self, part: tuple[str, str], kept: int) -> None:
@@ -22,23 +22,23 @@ class Redone:
         self._after: dict[str, int] = {}
 
     def drop(self, identities: Iterable[str]) -> None:
-        """Count a part that is not used, with the lines of its images."""
+        """Count a stored part that is not used, with the identities of its images."""
         self.parts += 1
         self._before.update(_entries(identities))
 
     def again(self, identities: Iterable[str]) -> None:
-        """Take in the lines of images that are done now."""
+        """Add the identities of images that are computed now."""
         if self.parts:
             self._after.update(_entries(identities))
 
     def note(self, names: Collection[str], counts_new: bool, alone: bool = True) -> str:
-        """Return the line; "" where all that was kept is used.
+        """Return the note; "" if all stored parts are used.
 
         Parameters
         ----------
-        names : of all images now
-        counts_new : whether the earlier run had reached all images, so that others are new
-        alone : whether one process does all parts; else images move between processes
+        names : names of all images of the current run
+        counts_new : whether the earlier run covered all images, so that other images are new
+        alone : whether one process computes all parts; otherwise images move between processes
         """
         if not self.parts:
             return ""
@@ -63,10 +63,10 @@ class Redone:
         return f"{start}, because {listed or 'the order of the images changed'}"
 
 
-def _entries(identities: Iterable[str]) -> dict[str, int]:
-    """Return a number for label and content of each image, by name."""
+def _entries(lines: Iterable[str]) -> dict[str, int]:
+    """Return a hash of label and content of each image, by name."""
     entries = {}
-    for identity in identities:
+    for identity in lines:
         try:
             name, content = content_of(identity)
         except (ValueError, TypeError):

@@ -1,7 +1,7 @@
-"""Names for the things that can be added: detectors, densities, explainers, models.
+"""Registries of extensions by name: detectors, densities, explainers, models.
 
-A registry is a dict with a decorator. It knows nothing of what it holds; the command line, the
-benchmarks and the contract tests read it, so that registering is all that an extension does.
+A registry is a dict with a decorator. The command line, the benchmarks and the contract tests read
+it: an extension only has to register itself. This module knows nothing of what a registry holds.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def choices(kind: str, given: object, names: Iterable[str]) -> str:
-    """The one line that answers an unknown name: the nearest one, then all of them.
+def choices(kind: str, value: object, names: Iterable[str]) -> str:
+    """Return the error message for an unknown name: the nearest known name, then all of them.
 
-    A part of a name is enough to be near it: "rolout" is answered with "attention-rollout".
+    Parts of names are compared too: "rolout" suggests "attention-rollout".
     """
-    known = sorted(names)
-    near = difflib.get_close_matches(str(given), known, n=1)
+    known_names = sorted(names)
+    near = difflib.get_close_matches(str(value), known_names, n=1)
     if not near:
-        parts = {part: name for name in reversed(known) for part in re.split("[-/]", name)}
-        near = [parts[one] for one in difflib.get_close_matches(str(given), parts, 1, 0.75)]
+        parts = {part: name for name in reversed(known_names) for part in re.split("[-/]", name)}
+        near = [parts[part] for part in difflib.get_close_matches(str(value), parts, 1, 0.75)]
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{kind}: unknown name {given!r} — {hint}choose from {', '.join(known)}"
+    return f"{kind}: unknown name {value!r} — {hint}choose from {', '.join(known_names)}"
 
 
 class Registry(dict[str, Any]):
-    """A dict from name to factory or function.
+    """Dict from name to factory or function.
 
     Examples
     --------
@@ -44,25 +44,33 @@ class Registry(dict[str, Any]):
         self.kind = kind
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Enter the decorated object under `name`; a name is taken once."""
+        """Return a decorator that registers an object under `name`.
+
+        Raises
+        ------
+        ValueError
+            For a name that is registered already.
+        """
 
         def enter(item: Any) -> Any:
             if name in self:
-                raise ValueError(f"{self.kind}: {name!r} is registered already — choose another")
+                raise ValueError(
+                    f"{self.kind}: {name!r} is already registered — choose another name"
+                )
             self[name] = item
             return item
 
         return enter
 
     def ensure(self, spec: Any) -> Any:
-        """A name becomes what it stands for; a callable is taken as it is.
+        """Return the object that is registered under a name; return a callable unchanged.
 
         Raises
         ------
         ValueError
-            For a name that nobody registered; the message lists those that exist.
+            For an unknown name; the message lists the registered names.
         TypeError
-            For anything that is neither a name nor a callable.
+            For a value that is neither a name nor a callable.
         """
         if isinstance(spec, str):
             if spec not in self:

@@ -1,7 +1,7 @@
-"""From numbers of images to a table: intervals by bootstrap, differences in pairs, corrected.
+"""Bootstrap confidence intervals, paired differences, and corrected p-values.
 
-Images are what is drawn at random; patches and pixels never are. NaN is an image for which a
-metric says nothing (the pointing game without an object): it is left out, of both of a pair.
+Only images are resampled, never patches or pixels. NaN marks an image without a value (such as the
+pointing game without an object); it is left out, in paired comparisons from both methods.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `count` images, and its 95 % percentile interval."""
+    """Mean over `count` images, with its 95 % percentile interval."""
 
     mean: float
     low: float
@@ -27,51 +27,54 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """A paired difference; `p` is of a sign-flip test, `corrected` after Holm's correction."""
+    """Paired difference; `p` is from a sign-flip test, `corrected` is after Holm's correction."""
 
     p: float = 1.0
     corrected: float = 1.0
 
 
 def estimate(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Estimate:
-    """Mean of values (n,), with its interval."""
-    known = values[~np.isnan(values)]
-    if not len(known):
+    """Return the mean of values (n,), with its confidence interval."""
+    valid = values[~np.isnan(values)]
+    if not len(valid):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
-    drawn = known[rng.integers(len(known), size=(draws, len(known)))].mean(axis=1)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(known.mean()), float(low), float(high), len(known))
+    means = valid[rng.integers(len(valid), size=(draws, len(valid)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(valid.mean()), float(low), float(high), len(valid))
 
 
-def difference(one: np.ndarray, other: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Difference:
-    """`one` less `other`, image by image (n,), with its interval and a sign-flip test."""
-    pairs = one - other
-    found, p = estimate(pairs, seed, draws), sign_flip(pairs, seed, draws)
-    return Difference(found.mean, found.low, found.high, found.count, p, p)
+def difference(
+    first: np.ndarray, second: np.ndarray, seed: int = 0, draws: int = DRAWS
+) -> Difference:
+    """Return the mean of `first` - `second` (n,), with its interval and a sign-flip test."""
+    pairs = first - second
+    interval, p = estimate(pairs, seed, draws), sign_flip(pairs, seed, draws)
+    return Difference(interval.mean, interval.low, interval.high, interval.count, p, p)
 
 
 def sign_flip(
     values: np.ndarray, seed: int = 0, draws: int = DRAWS, *, greater: bool = False
 ) -> float:
-    """How often signs that are drawn at random give values (n,) a mean as far from 0; 1 of none.
+    """Return the p-value of a sign-flip test that the mean of values (n,) is 0; 1 without values.
 
-    With `greater`, as far above it. The data as they are count as one draw: p is never 0.
+    The test is two-sided, or one-sided with `greater`. The observed signs count as one draw, so p
+    is never 0.
     """
-    known = values[~np.isnan(values)]
-    if not len(known):
+    valid = values[~np.isnan(values)]
+    if not len(valid):
         return 1.0
     rng = np.random.default_rng((seed, 1))
-    signs = 2 * rng.integers(2, size=(draws, len(known)), dtype=np.int8) - 1
-    by_chance, mean = (signs * known).mean(axis=1), known.mean()
+    signs = 2 * rng.integers(2, size=(draws, len(valid)), dtype=np.int8) - 1
+    flipped, mean = (signs * valid).mean(axis=1), valid.mean()
     if not greater:
-        by_chance, mean = np.abs(by_chance), abs(mean)
-    extreme = int((by_chance >= mean - 1e-12 * np.abs(known).mean()).sum())
+        flipped, mean = np.abs(flipped), abs(mean)
+    extreme = int((flipped >= mean - 1e-12 * np.abs(valid).mean()).sum())
     return (1 + extreme) / (1 + draws)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), each at most 1.
+    """Return p-values corrected for multiple tests (Holm 1979), each at most 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Orderly end of a process that is asked to terminate."""
+"""Orderly exit of a process on SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def exits_on_termination() -> Iterator[None]:
-    """Let SIGTERM end the process as `sys.exit` does, so that temporary folders are removed.
+    """Exit on SIGTERM as with `sys.exit`, so that temporary folders are removed.
 
-    Nothing changes in other threads than the main one, and where the caller handles the signal.
+    Does nothing outside the main thread, or if the caller handles the signal.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:

@@ -6,26 +6,26 @@ import codecs
 import re
 from pathlib import Path
 
-# The mark at the start of a file -> its encoding; UTF-32 before UTF-16, whose mark it starts with.
+# Byte-order marks and encodings; UTF-32 first, because its mark starts with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )  # fmt: skip
-WESTERN = "cp1252"  # of Windows; bytes that are no UTF-8 are read in it
+WESTERN = "cp1252"  # the fallback for bytes that are not UTF-8
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
 def decode(content: bytes) -> tuple[str, str]:
-    """Return the text of some bytes, and the encoding.
+    """Decode bytes, and return the text and the encoding.
 
-    A byte-order mark decides; without one the text is UTF-8, or `WESTERN` if it cannot be.
+    A byte-order mark sets the encoding. Without a mark it is UTF-8, or else `WESTERN`.
 
     Raises
     ------
     ValueError
-        For bytes that are no text.
+        For bytes that are not text.
 
     Examples
     --------
@@ -42,20 +42,20 @@ def decode(content: bytes) -> tuple[str, str]:
         except UnicodeDecodeError:
             text, encoding = content.decode(WESTERN), WESTERN
     if _NO_TEXT.search(text):
-        raise ValueError("it holds bytes that are no text")
+        raise ValueError("it is not a text file")
     return text, encoding
 
 
 def read_lines(file: Path) -> tuple[list[str], list[str]]:
-    """Return the lines of a text file, without their ends, and notes on what was assumed.
+    """Return the lines of a text file, without line ends, and notes on assumptions.
 
     Raises
     ------
     OSError, ValueError
-        For a file that cannot be read, and for one that holds no text.
+        For a file that cannot be read or that is not text.
     """
-    if file.exists() and not file.is_file():  # which may never end
-        raise OSError("it is no plain file")
+    if file.exists() and not file.is_file():  # reading a pipe or device may never end
+        raise OSError("it is not a regular file")
     text, encoding = decode(file.read_bytes())
-    notes = [f"bytes that are no UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
+    notes = [f"bytes that are not UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
     return _LINE_END.split(text), notes

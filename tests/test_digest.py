@@ -186,10 +186,10 @@ def test_extra_state_counts_where_it_is_plain():
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nn.Linear(2, 2, device="meta"), "bias lies on the meta device"),
+        (nn.Linear(2, 2, device="meta"), "bias is on the meta device"),
         (Stateful(object()), "_extra_state holds a object, which cannot be read"),
         (Stateful([{"a": lambda: 0}]), r"_extra_state\[0\]\['a'\] holds a function"),
-        (Of(Scaled(torch.zeros(2, device="meta"), torch.ones(1))), "numbers lies on the meta"),
+        (Of(Scaled(torch.zeros(2, device="meta"), torch.ones(1))), "numbers is on the meta"),
     ],
 )
 def test_what_cannot_be_read_has_no_digest_and_a_note(model, reason):
@@ -254,7 +254,7 @@ class Offloaded(nn.Module):
 
 def test_an_explanation_says_why_there_is_no_digest():
     made = RawAttention().explain(Offloaded(), models.images(), target=1)
-    note = "eights_sha256 is null: inner.blocks.0.attn.proj.bias lies on the meta device"
+    note = "eights_sha256 is null: inner.blocks.0.attn.proj.bias is on the meta device"
     assert made.manifest["weights_sha256"] is None
     assert made.manifest["weights_note"] == f"w{note}"
     assert f"W{note}." in made.notes

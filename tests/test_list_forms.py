@@ -73,7 +73,7 @@ def test_western_bytes_are_read_and_said(tmp_path):
     (tmp_path / "list.txt").write_bytes("in/Löwe.png\tLöwe\nin/x.png\tdog\n".encode("latin-1"))
     source, notes = opened(tmp_path / "list.txt")
     assert source.names == ("in/Löwe.png", "in/x.png") and source.data.labels == (3, 2)
-    assert notes == ["source: bytes that are no UTF-8 are read as cp1252"]
+    assert notes == ["source: bytes that are not UTF-8 are read as cp1252"]
 
 
 def test_the_notes_say_what_was_assumed(tmp_path, monkeypatch):
@@ -253,7 +253,7 @@ def test_western_class_names_are_read_and_said(tmp_path):
     (tmp_path / "names.txt").write_bytes("Löwe\nBär".encode("latin-1"))
     names, notes = classes_of(tmp_path / "names.txt", 2)
     assert names == ("Löwe", "Bär")
-    assert notes == ["classes: bytes that are no UTF-8 are read as cp1252"]
+    assert notes == ["classes: bytes that are not UTF-8 are read as cp1252"]
 
 
 @pytest.mark.parametrize("text", ['{"0": "a", "2": "b"}', '[["a", 1]]', "[1, 2]", '{"a": {}}'])

@@ -130,7 +130,7 @@ def test_a_second_run_in_a_folder_is_refused_and_named(tmp_path):
     folder = ResultFolder(tmp_path / "run", "audit")
     with folder.running(["audit.json"]):
         with (
-            pytest.raises(LockedError, match=rf"process {os.getpid()} of .* is at work — wait"),
+            pytest.raises(LockedError, match=rf"process {os.getpid()} of .* is running — wait"),
             folder.running(["audit.json"]),
         ):
             pytest.fail("two runs in one folder")
@@ -152,7 +152,7 @@ def test_a_child_does_not_hold_the_lock_of_its_parent(tmp_path):
             os._exit(0)
         os.read(ready, 1)
         held = is_locked(tmp_path / "lock")
-        os.close(next(iter(locks._held)))  # as the system does where the parent is killed
+        os.close(next(iter(locks._held_descriptors)))  # as if the parent is killed
         after = is_locked(tmp_path / "lock")
     os.close(end)
     assert os.waitpid(child, 0)[1] == 0

@@ -114,7 +114,7 @@ def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
     status, out, err = run(*arguments)
     assert status == 130 and not out and err.count("\n") == 1
     assert names_in(tmp_path / "parts") == [".search"]
-    refused(run(*arguments, "--seed", 3), "out: expected the beginning of this search")
+    refused(run(*arguments, "--seed", 3), "out: expected results of this search")
     assert (tmp_path / "parts/.search").exists(), "a refusal takes nothing away"
     done = len(seen)
     status, out, err = run(*arguments)

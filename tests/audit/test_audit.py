@@ -302,7 +302,7 @@ def test_archives_give_what_their_files_give(tmp_path):
 
 def test_another_audit_of_the_folder_is_refused(tmp_path, source):
     audit(tiny(), source, tmp_path / "out", batch_size=4)
-    with pytest.raises(SemattnError, match="that of another"):
+    with pytest.raises(SemattnError, match="results of another"):
         audit(tiny(), source, tmp_path / "out", jobs=["explain"])
     with pytest.raises(SemattnError, match="with which this audit began, got 2"):
         audit(tiny(), source, tmp_path / "out", batch_size=2)

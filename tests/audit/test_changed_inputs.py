@@ -283,7 +283,7 @@ def test_the_order_of_sums_does_not_show(root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("process", "words"),
-    [((0, 1), r"process \d+ of .* is at work"), ((1, 2), r"expected one of 1, as process \d+ of")],
+    [((0, 1), r"process \d+ of .* is running"), ((1, 2), r"expected one of 1, as process \d+ of")],
 )
 def test_a_second_audit_of_a_folder_is_refused_while_one_runs(root, tmp_path, process, words):
     refusals = []
@@ -304,7 +304,7 @@ def test_another_model_is_refused_while_one_runs(root, tmp_path):
     from semattn.errors import SemattnError
 
     def progress(*_):
-        with pytest.raises(SemattnError, match="that of another"):
+        with pytest.raises(SemattnError, match="results of another"):
             run(root, tmp_path / "out", jobs=("explain", "analyze"))
 
     assert run(root, tmp_path / "out", progress=progress).summary["explained"] == 12
@@ -373,7 +373,7 @@ def test_the_command_says_in_one_line_what_was_done_again(run_command, tmp_path)
     status, out, _ = run_command(*command)
     assert status == 0
     assert out.count("note: 1 of 2 kept units was not used, because 1 image changed\n") == 1
-    refused(run_command(*command, "--method", "legrad"), "expected the beginning of this audit")
+    refused(run_command(*command, "--method", "legrad"), "expected results of this audit")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -164,7 +164,7 @@ def test_options_are_refused_as_before(tmp_path):
     root = make_data(tmp_path / "data", 1)
     run_bench(root, tmp_path / "kept")
     data = read(f"masks:{root / 'images'},{root / 'masks'}")
-    with pytest.raises(SemattnError, match="out: expected the beginning of this run"):
+    with pytest.raises(SemattnError, match="out: expected results of this run"):
         evaluate(tiny_model(), data, ["random"], ["ap"], folder=tmp_path / "kept",
                  setting=Setting(steps=3))  # fmt: skip
 
@@ -173,7 +173,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     root = make_data(tmp_path / "data", 1)
 
     def second(done, total):
-        with pytest.raises(LockedError, match="is at work — wait for it"):
+        with pytest.raises(LockedError, match="is running — wait for it"):
             run_bench(root, tmp_path / "kept")
         raise StoppedError
 

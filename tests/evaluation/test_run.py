@@ -132,7 +132,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(model, found, tmp_path):
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
     evaluate(model, Data(), **given)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")} == kept
-    with pytest.raises(SemattnError, match="out: expected the beginning of this run") as error:
+    with pytest.raises(SemattnError, match="out: expected results of this run") as error:
         evaluate(model, data, **{**given, "setting": replace(SETTING, steps=5)})
     assert "\n" not in str(error.value)
 

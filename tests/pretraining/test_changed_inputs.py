@@ -227,7 +227,7 @@ def test_a_model_folder_of_others_stays(folder, tmp_path):
 def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
     def progress(what, done, total):
         if (what, done) == ("training", 1):
-            with pytest.raises(LockedError, match="is at work — wait for it"):
+            with pytest.raises(LockedError, match="is running — wait for it"):
                 train(folder, tmp_path / "out")
             raise StoppedError
 

@@ -197,7 +197,7 @@ def test_changed_batches_of_other_processes_are_not_taken_as_done(root, tmp_path
 
 @pytest.mark.parametrize(
     ("process", "words"),
-    [((0, 1), r"process \d+ of .* is at work"), ((1, 2), r"expected one of 1, as process \d+ of")],
+    [((0, 1), r"process \d+ of .* is running"), ((1, 2), r"expected one of 1, as process \d+ of")],
 )
 def test_a_second_search_in_a_folder_is_refused_while_one_runs(root, tmp_path, process, words):
     other = Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS)
@@ -209,7 +209,7 @@ def test_a_second_search_in_a_folder_is_refused_while_one_runs(root, tmp_path, p
                 other.look(process)
             refusals.append(error)
         if task == "comparing":
-            with pytest.raises(LockedError, match="is at work"):
+            with pytest.raises(LockedError, match="is running"):
                 other.discover()
 
     search(root, tmp_path / "kept", progress=progress)

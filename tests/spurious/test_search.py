@@ -177,7 +177,7 @@ def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeyp
     options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
-    with pytest.raises(SemattnError, match="expected the beginning of this search"):
+    with pytest.raises(SemattnError, match="expected results of this search"):
         discover_spurious(model, pairs, seed=1, **options)
 
 
