@@ -150,7 +150,7 @@ def _analyses(seed: int, folder: Path) -> tuple[str, str]:
     """Return the outcome of an analysis that goes on after an edit."""
     kind = edited_data.EDITS[seed % len(edited_data.EDITS)]
     stop = 1 + seed % 4
-    with mock.patch.object(study, "EVERY", 1):
+    with mock.patch.object(study, "BATCHES_BETWEEN_SAVES", 1):
         again, scratch, _ = edited_data.analysis_case(folder, kind, seed, stop)
     return _outcome(edited_data.same_analysis(again, scratch)), f"{kind}, stopped at {stop}"
 

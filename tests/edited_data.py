@@ -176,7 +176,7 @@ def analysis_case(
 ) -> tuple[Any, Any, list[str]]:
     """Return an analysis that goes on after an edit, one from scratch, and the notes.
 
-    `semattn.interrelation.study.EVERY` is to be 1.
+    `semattn.interrelation.study.BATCHES_BETWEEN_SAVES` is to be 1.
     """
     root = make_data(folder / "data", seed, count)
     _start(lambda: run_analysis(root, folder / "part.npz", stop))

@@ -92,7 +92,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     from semattn.interrelation import study as running
 
     assert run("analyze", folder, "--out", "whole", "--batch-size", 1)[0] == 0
-    monkeypatch.setattr(running, "EVERY", 1)
+    monkeypatch.setattr(running, "BATCHES_BETWEEN_SAVES", 1)
     take, seen = running.Study.take, []
 
     def interrupt(study, loaded):
@@ -144,7 +144,7 @@ def test_an_empty_folder_is_refused(run, tmp_path):
 def test_a_folder_of_no_pictures_is_refused(run, tmp_path):
     (tmp_path / "some").mkdir()
     (tmp_path / "some/a.txt").write_text("no")
-    refused(run("analyze", "some"), "images: expected one that can be analysed", "a.txt")
+    refused(run("analyze", "some"), "images: expected at least one usable image", "a.txt")
 
 
 def test_files_are_listed_by_name_without_following_links(folder, tmp_path):

@@ -81,7 +81,7 @@ def test_findings_hold_the_figures_and_their_nulls(found):
     test = found.against("alignment", "permuted")
     more = int((test["significant"][:2] & (test["z"][:2] > 0)).sum())
     assert f"of {int(heads.value)} heads" in heads.text
-    assert f"{more} than with the patches shuffled, and less" in heads.text
+    assert f"{more} than with the patches shuffled, and lower" in heads.text
     assert {one.figure for one in said} >= {"alignment_plain", "distance", "prefix_mass"}
     assert len({one.text for one in said}) == len(said)
 

@@ -1,8 +1,8 @@
-"""Weighted patch interrelation: what attention does between patches of different concentration.
+"""Weighted patch interrelation: attention between patches of different keypoint concentration.
 
-`analyze` runs a model on one image or on many and gives an `Analysis`: lift tables between the
-strata EMPTY, LOW and HIGH, alignment with the keypoints' concentration, attention distance and
-entropy, for each layer and head, with intervals and nulls. Knows nothing of pictures and reports.
+`analyze` runs a model on one or more images and returns an `Analysis`: lift tables between the
+strata EMPTY, LOW and HIGH, alignment with the keypoint concentration, attention distance and
+entropy, for each layer and head, with intervals and nulls. Must not import `viz` or `report`.
 """
 
 from .analysis import Analysis, load_analysis

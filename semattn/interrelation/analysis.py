@@ -1,4 +1,4 @@
-"""What came out of an analysis, in every form that a person wants it in."""
+"""`Analysis`: the result of `analyze`, with merging, findings, summary and saving."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .tally import Tally
 
 
 class Analysis(Figures):
-    """Weighted patch interrelation of some images; `semattn.interrelation.analyze` makes it.
+    """Weighted patch interrelation of a set of images, the result of `semattn.analyze`.
 
-    Parameters are those of `Figures`.
+    The parameters are those of `Figures`.
     """
 
     def merge(self, other: Analysis) -> Analysis:
-        """Both together, exact to the last bit, whatever the order."""
+        """Merge two analyses; the result is bit-equal in either order."""
         if other.manifest != self.manifest or other.grid != self.grid:
-            wrong = [
+            different = [
                 name for name in self.manifest if self.manifest[name] != other.manifest.get(name)
             ]
             raise ValueError(
-                f"analysis: expected one of the same model, options and versions, got another "
-                f"{', '.join(wrong) or 'grid'} — analyse all parts alike"
+                "analysis: expected the same model, options and versions, got another "
+                f"{', '.join(different) or 'grid'} — analyse all parts with the same settings"
             )
         if reason := unconfirmed(self.manifest):
             raise ValueError(
@@ -35,30 +35,30 @@ class Analysis(Figures):
                 "analyse all images at once"
             )
         tally = Tally(self.tally.layers, self.tally.replicates)
-        for one in (self.tally, other.tally):
-            tally.merge(one)
+        for part in (self.tally, other.tally):
+            tally.merge(part)
         return Analysis(tally, self.grid, (*self.skipped, *other.skipped), self.manifest)
 
     def findings(self) -> list[Finding]:
-        """What the figures say, in sentences, each beside its null."""
+        """Return the findings as sentences, each with its nulls."""
         return findings(self)
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the sums, ready for JSON."""
+        """Return everything except the sums, ready for JSON."""
         return summary(self)
 
     def save(self, file: str | Path) -> Path:
-        """Write everything to an ``.npz`` that `load_analysis` reads; nothing in it is pickled."""
+        """Write the analysis to an ``.npz`` file, without pickle; `load_analysis` reads it."""
         return save(self, Path(file))
 
 
 def load_analysis(file: str | Path) -> Analysis:
-    """Read what `Analysis.save` wrote.
+    """Read a file of `Analysis.save`.
 
     Raises
     ------
     AnalysisFileError
-        For a file that is missing, damaged, or that something else wrote.
+        If the file is missing, damaged, or not an analysis.
     """
-    found, _ = load(Path(file))
-    return Analysis(found.tally, found.grid, found.skipped, found.manifest)
+    analysis, _ = load(Path(file))
+    return Analysis(analysis.tally, analysis.grid, analysis.skipped, analysis.manifest)

@@ -1,4 +1,4 @@
-"""What the sums say: means over images, their intervals, and how they stand to the nulls."""
+"""Statistics of an analysis: means over images, confidence intervals, and tests against nulls."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from ..grid import PatchGrid
 from ..registry import choices
 from .nulls import NULLS
-from .tally import FIGURES, Tally
+from .tally import METRICS, Tally
 
 Array = NDArray[np.float64]
 
-LEAST = 10  # images: no interval from fewer
-LEVEL = 0.05  # rate of false discoveries among what is marked significant
+MIN_IMAGES = 10  # for an interval
+FALSE_DISCOVERY_RATE = 0.05  # among the values marked significant
 STRATA = ("EMPTY", "LOW", "HIGH")
 
 
 class Skipped(NamedTuple):
-    """An image that has no part in the figures, and why."""
+    """Name of an image that is left out of the analysis, and the reason."""
 
     name: str
     reason: str
 
 
 class Figure(NamedTuple):
-    """What a figure is called, its unit, and its value under uniform attention (None: no such)."""
+    """Title and unit of a metric, and its value under uniform attention (None if it varies)."""
 
     title: str
     unit: str = "× uniform"
@@ -58,13 +58,13 @@ MEANING |= {
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """The figures of some images, over all of them.
+    """Metrics over a set of images.
 
     Parameters
     ----------
-    tally : the sums that everything comes from
-    grid : of the patches
-    skipped : images that have no part in it, with reasons
+    tally : the sums over images
+    grid : the patch grid
+    skipped : images that are left out, with reasons
     manifest : model, weights, options and versions
     """
 
@@ -75,7 +75,7 @@ class Figures:
 
     @property
     def images(self) -> int:
-        """How many images are in it."""
+        """The number of images in the analysis."""
         return self.tally.images
 
     @property
@@ -85,45 +85,46 @@ class Figures:
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """The names of what is defined for this model."""
-        return tuple(name for name in FIGURES if not np.isnan(self.mean(name)).all())
+        """The names of the metrics that are defined for this model."""
+        return tuple(name for name in METRICS if not np.isnan(self.mean(name)).all())
 
     def mean(self, name: str) -> Array:
-        """The mean over images, (L, H), or (L, H, 3, 3) of a lift; NaN where undefined."""
-        return self.tally.mean(self._known(name))
+        """Return the mean over images, (L, H), or (L, H, 3, 3) for a lift; NaN where undefined."""
+        return self.tally.mean(self._check_name(name))
 
     def interval(self, name: str, of: Callable[[Array], Array] | None = None) -> Array:
-        """The 95 % interval of the mean, (2, …), by Poisson bootstrap over images.
+        """Return the 95 % interval of the mean, (2, …), by Poisson bootstrap over images.
 
         Parameters
         ----------
-        of : what is made of the means, (1 + R, L, H, …) to (1 + R, …); the means themselves if
-            left out
+        of : function of the means, (1 + R, L, H, …) to (1 + R, …), whose interval is computed;
+            None is the identity
 
         Returns
         -------
-        NaN where there are fewer than 10 images, or no replicates.
+        Array
+            NaN if there are fewer than 10 images, or no replicates.
         """
-        every = self.tally.replicated(self._known(name))
-        every = every if of is None else of(every)
-        if self.images < LEAST or len(every) < 2:
-            return np.full((2, *every.shape[1:]), np.nan)
-        undefined = np.isnan(every[1:]).all(axis=0)
-        bounds = np.nanquantile(np.where(undefined, 0.0, every[1:]), [0.025, 0.975], axis=0)
+        means = self.tally.replicated(self._check_name(name))
+        means = means if of is None else of(means)
+        if self.images < MIN_IMAGES or len(means) < 2:
+            return np.full((2, *means.shape[1:]), np.nan)
+        undefined = np.isnan(means[1:]).all(axis=0)
+        bounds = np.nanquantile(np.where(undefined, 0.0, means[1:]), [0.025, 0.975], axis=0)
         return np.where(undefined, np.nan, bounds)
 
     def nulls(self, name: str) -> tuple[str, ...]:
-        """Return the nulls that a figure is compared with, in the order of `NULLS`.
+        """Return the nulls that a metric is compared with, in the order of `NULLS`.
 
-        The order of the sums is that in which images came, so it is not used.
+        The order of the sums depends on the order of the images, so it is not used.
         """
-        figure = self._known(name)
-        return tuple(null for null in NULLS if f"{figure}/{null}" in self.tally.nulls)
+        metric = self._check_name(name)
+        return tuple(null for null in NULLS if f"{metric}/{null}" in self.tally.nulls)
 
     def against(self, name: str, null: str) -> dict[str, Array]:
-        """How a figure stands to a null: `expected`, `z`, `p_value`, `significant`, (L, H, …) each.
+        """Return `expected`, `z`, `p_value` and `significant` for a null, (L, H, …) each.
 
-        `significant` keeps the false discovery rate over all of the figure's heads at 5 %
+        `significant` controls the false discovery rate over all heads of the metric at 5 %
         (Benjamini and Hochberg, 1995).
         """
         from scipy.stats import false_discovery_control
@@ -133,18 +134,19 @@ class Figures:
                 f"null: expected one of {', '.join(self.nulls(name)) or 'none'} for {name!r}, got "
                 f"{null!r}"
             )
-        found = self.tally.against(name, null)
-        defined = np.isfinite(found["p_value"])
+        test = self.tally.against(name, null)
+        defined = np.isfinite(test["p_value"])
         significant = np.zeros(defined.shape, bool)
         if defined.any():
-            significant[defined] = false_discovery_control(found["p_value"][defined]) <= LEVEL
-        return found | {"significant": significant}
+            adjusted = false_discovery_control(test["p_value"][defined])
+            significant[defined] = adjusted <= FALSE_DISCOVERY_RATE
+        return test | {"significant": significant}
 
     def table(self) -> dict[str, list[Any]]:
-        """One row a figure, layer and head, as columns: `pandas.DataFrame` takes it as it is.
+        """Return a table as columns, ready for `pandas.DataFrame`: one row per metric, layer, head.
 
-        Lifts have a row for each pair of strata, `asking` and `asked`. Columns of nulls are None
-        for figures that are not held against them.
+        Lifts have one row per pair of strata: `asking` is the stratum of the query, `asked` that of
+        the key. Columns of nulls are None for metrics that are not compared with nulls.
         """
         rows = [row for name in self.figures for row in self._rows(name)]
         return {column: [row[column] for row in rows] for column in rows[0]}
@@ -153,34 +155,35 @@ class Figures:
         mean = self.mean(name)
         low, high = self.interval(name)
         nulls = {null: self.against(name, null) for null in self.nulls(name)}
-        used = {key.rpartition("/")[2] for key in self.tally.nulls}
-        every = [null for null in NULLS if null in used]
+        null_names = {key.rpartition("/")[2] for key in self.tally.nulls}
+        used_nulls = [null for null in NULLS if null in null_names]
         meaning, rows = MEANING[name], []
-        for place in np.ndindex(mean.shape):
-            layer, head, *strata = place
+        for index in np.ndindex(mean.shape):
+            layer, head, *strata = index
             if head >= self.layers[layer][1]:
                 continue
-            asking, asked = (STRATA[one] for one in strata) if strata else (None, None)
+            query_stratum, key_stratum = [STRATA[i] for i in strata] or [None, None]
             row = {
                 "figure": name, "unit": meaning.unit, "layer": self.layers[layer][0],
-                "head": head, "asking": asking, "asked": asked, "mean": number(mean[place]),
-                "low": number(low[place]), "high": number(high[place]), "images": self.images,
+                "head": head, "asking": query_stratum, "asked": key_stratum,
+                "mean": number(mean[index]), "low": number(low[index]),
+                "high": number(high[index]), "images": self.images,
             }  # fmt: skip
-            for null in every:
-                found = nulls.get(null)
-                for part in ("expected", "z", "p_value", "significant"):
-                    row[f"{part}_{null}"] = None if found is None else number(found[part][place])
+            for null in used_nulls:
+                test = nulls.get(null)
+                for column in ("expected", "z", "p_value", "significant"):
+                    row[f"{column}_{null}"] = None if test is None else number(test[column][index])
             rows.append(row)
         return rows
 
-    def _known(self, name: str) -> str:
+    def _check_name(self, name: str) -> str:
         if name not in self.tally.sums:
             raise ValueError(choices("figure", name, self.tally.sums))
         return name
 
 
 def number(value: Any) -> float | bool | None:
-    """A number for JSON: None where it is NaN."""
+    """Return a number for JSON: None for NaN or infinity."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return float(value) if np.isfinite(value) else None

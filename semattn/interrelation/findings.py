@@ -1,7 +1,6 @@
-"""What an analysis says, in sentences: each with its interval, and never without its null.
+"""Findings of an analysis as sentences, each with its interval and its nulls.
 
-Layers are grouped into thirds of the depth that are fixed beforehand, so that no group is chosen
-for what it shows.
+Layers are grouped into fixed thirds of the depth, so that no group is selected by its result.
 """
 
 from __future__ import annotations
@@ -14,25 +13,25 @@ import numpy as np
 
 from .figures import Array, Figures
 
-ASKS, ASKED = 2, 2  # HIGH, in a lift
-WORDS = {
+QUERY_STRATUM, KEY_STRATUM = 2, 2  # HIGH, in a lift
+NULL_PHRASES = {
     "shifted": "with the keypoints shifted",
-    "other": "with another image's",
+    "other": "with another image's keypoints",
     "permuted": "with the patches shuffled",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence, and the numbers in it.
+    """One sentence and the numbers in it.
 
     Parameters
     ----------
     text : the sentence
-    figure : the name of the figure
+    figure : the name of the metric
     layers : the first and the last layer, both included
     value, low, high : mean over heads and images, and its 95 % interval (None: too few images)
-    nulls : name: the mean under that null
+    nulls : the mean under each null, by name
     """
 
     text: str
@@ -44,181 +43,196 @@ class Finding:
     nulls: dict[str, float] | None = None
 
 
-def findings(found: Figures) -> list[Finding]:
-    """The findings of an analysis, from the first layers to the last."""
-    made = []
-    for first, last in _thirds(len(found.layers)):
-        made += [
-            one(found, first, last) for one in (_dense, _toward, _nearness, _heads, _class, _near)
-        ]
-    made += [_removed(found, name) for name in ("prefix_mass", "outlier_mass")]
-    return [one for one in made if one is not None]
+def findings(analysis: Figures) -> list[Finding]:
+    """Return the findings of an analysis, from the first layers to the last."""
+    results = []
+    for first, last in _thirds(len(analysis.layers)):
+        results += [build_finding(analysis, first, last) for build_finding in _BUILDERS]
+    results += [_removed_finding(analysis, name) for name in ("prefix_mass", "outlier_mass")]
+    return [finding for finding in results if finding is not None]
 
 
 def _thirds(layers: int) -> list[tuple[int, int]]:
-    """Places of the first and last layer of each third, the last thirds the larger.
+    """Return the indices of the first and last layer of each third; later thirds are larger.
 
     >>> _thirds(12), _thirds(4), _thirds(1)
     ([(0, 3), (4, 7), (8, 11)], [(0, 0), (1, 1), (2, 3)], [(0, 0)])
     """
-    edges = [layers * part // 3 for part in range(4)]
-    return [(a, b - 1) for a, b in pairwise(edges) if b > a]
+    edges = [layers * third // 3 for third in range(4)]
+    return [(start, stop - 1) for start, stop in pairwise(edges) if stop > start]
 
 
-def _given(
-    figure: str, words: str, cell: Callable[[Array], Array] = lambda one: one
+def _ratio_finding(
+    figure: str, words: str, cell: Callable[[Array], Array] = lambda values: values
 ) -> Callable[[Figures, int, int], Finding | None]:
-    """A finding on how much attention is given, over chance: `words` say by whom and to whom."""
+    """Return a builder of findings on a ratio to uniform attention; `words` name its two sides."""
 
-    def one(found: Figures, first: int, last: int) -> Finding | None:
-        made = _averaged(found, figure, first, last, cell)
-        if made is None:
+    def build_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+        average = _average(analysis, figure, first, last, cell)
+        if average is None:
             return None
-        value, interval, nulls = made
+        value, interval, nulls = average
         return Finding(
-            f"{_layers(found, first, last)}: {words} {value:.2f}x{_range(interval)} the attention "
-            f"of chance; {_beside(nulls)}.",
-            figure, _numbers(found, first, last), value, *interval, nulls,
+            f"{_layers_text(analysis, first, last)}: {words} is {value:.2f}x"
+            f"{_interval_text(interval)} uniform attention; {_null_text(nulls)}.",
+            figure, _layer_range(analysis, first, last), value, *interval, nulls,
         )  # fmt: skip
 
-    return one
+    return build_finding
 
 
-_dense = _given(
+_dense_finding = _ratio_finding(
     "lift",
-    "patches of HIGH concentration give patches of HIGH",
-    lambda one: one[..., ASKS, ASKED],
+    "attention from HIGH to HIGH patches",
+    lambda lift: lift[..., QUERY_STRATUM, KEY_STRATUM],
 )
-_toward = _given("alignment_plain", "patches give dense patches")
-_class = _given("class_alignment", "the class token gives dense patches")
+_plain_finding = _ratio_finding("alignment_plain", "attention from all patches to dense patches")
+_class_finding = _ratio_finding("class_alignment", "attention from class token to dense patches")
 
 
-def _nearness(found: Figures, first: int, last: int) -> Finding | None:
-    """What is left of alignment when distances are equal."""
-    made = _averaged(found, "alignment_matched", first, last)
-    if made is None:
+def _matched_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+    """Return the finding on alignment at equal distances."""
+    average = _average(analysis, "alignment_matched", first, last)
+    if average is None:
         return None
-    value, interval, _ = made
+    value, interval, _ = average
     return Finding(
-        f"{_layers(found, first, last)}: dense patches give dense patches {value:.2f}x"
-        f"{_range(interval)} what they give patches at the same distances on average (1.00x: "
-        "nothing but nearness).",
-        "alignment_matched", _numbers(found, first, last), value, *interval, {"nearness": 1.0},
+        f"{_layers_text(analysis, first, last)}: attention between dense patches is {value:.2f}x"
+        f"{_interval_text(interval)} the average at the same distances (1.00x: explained by "
+        "distance alone).",
+        "alignment_matched", _layer_range(analysis, first, last), value, *interval,
+        {"nearness": 1.0},
     )  # fmt: skip
 
 
-def _heads(found: Figures, first: int, last: int) -> Finding | None:
-    """How many heads differ from each null."""
-    here = slice(first, last + 1)
-    heads = int(np.isfinite(found.mean("alignment")[here]).sum())
+def _heads_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+    """Return the finding on the number of heads that differ from each null."""
+    in_range = slice(first, last + 1)
+    heads = int(np.isfinite(analysis.mean("alignment")[in_range]).sum())
     above, below = {}, {}
-    for null in found.nulls("alignment"):
-        test = found.against("alignment", null)
-        marked = test["significant"][here].astype(bool)
-        above[null] = int((marked & (test["z"][here] > 0)).sum())
-        below[null] = int((marked & (test["z"][here] < 0)).sum())
+    for null in analysis.nulls("alignment"):
+        test = analysis.against("alignment", null)
+        significant = test["significant"][in_range].astype(bool)
+        above[null] = int((significant & (test["z"][in_range] > 0)).sum())
+        below[null] = int((significant & (test["z"][in_range] < 0)).sum())
     if not heads or not above:
         return None
 
-    def listed(counts: dict[str, int]) -> str:
-        return ", ".join(f"{count} than {WORDS[null]}" for null, count in counts.items())
+    def describe(counts: dict[str, int]) -> str:
+        return ", ".join(f"{count} than {NULL_PHRASES[null]}" for null, count in counts.items())
 
     return Finding(
-        f"{_layers(found, first, last)}: of {heads} heads, dense patches give dense patches more "
-        f"attention in {listed(above)}, and less in {listed(below)} (false discovery rate 5 %).",
-        "alignment", _numbers(found, first, last), float(heads),
+        f"{_layers_text(analysis, first, last)}: of {heads} heads, attention between dense patches "
+        f"is higher in {describe(above)}, and lower in {describe(below)} "
+        "(false discovery rate 5 %).",
+        "alignment", _layer_range(analysis, first, last), float(heads),
     )  # fmt: skip
 
 
-def _near(found: Figures, first: int, last: int) -> Finding | None:
-    """How far attention reaches."""
-    made = _averaged(found, "distance", first, last)
-    if made is None:
+def _distance_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+    """Return the finding on the attention distance."""
+    average = _average(analysis, "distance", first, last)
+    if average is None:
         return None
-    value, interval, _ = made
-    even = _mean_distance(found)
+    value, interval, _ = average
+    uniform = _mean_distance(analysis)
     return Finding(
-        f"{_layers(found, first, last)}: attention reaches {value:.0f}"
-        f"{_range(interval, 0)} pixels on average; even attention over the image would reach "
-        f"{even:.0f}.",
-        "distance", _numbers(found, first, last), value, *interval, {"even": even},
+        f"{_layers_text(analysis, first, last)}: the mean attention distance is "
+        f"{value:.0f}{_interval_text(interval, 0)} pixels; uniform attention over the image would "
+        f"give {uniform:.0f}.",
+        "distance", _layer_range(analysis, first, last), value, *interval, {"even": uniform},
     )  # fmt: skip
 
 
-def _removed(found: Figures, name: str) -> Finding | None:
-    """What goes to tokens that are no patches, or stand for none."""
-    made = _averaged(found, name, 0, len(found.layers) - 1)
-    if made is None:
+def _removed_finding(analysis: Figures, name: str) -> Finding | None:
+    """Return the finding on attention to prefix tokens or outlier tokens."""
+    average = _average(analysis, name, 0, len(analysis.layers) - 1)
+    if average is None:
         return None
-    value, interval, _ = made
+    value, interval, _ = average
     tokens = "prefix tokens (class token, registers)" if name == "prefix_mass" else (
         "register-like outlier tokens"
     )  # fmt: skip
     low, high = interval
     span = "" if low is None or high is None else f" [{low:.2%}, {high:.2%}]"
-    said = "and was removed" if name == "prefix_mass" else "and figures are given without them, too"
+    remark = (
+        "which the analysis leaves out"
+        if name == "prefix_mass"
+        else "without which lift and alignment are also reported"
+    )
     return Finding(
-        f"All layers: {value:.2%}{span} of the patches' attention goes to {tokens}, {said}.",
-        name, _numbers(found, 0, len(found.layers) - 1), value, low, high,
+        f"All layers: {value:.2%}{span} of the attention of patches goes to {tokens}, {remark}.",
+        name, _layer_range(analysis, 0, len(analysis.layers) - 1), value, low, high,
     )  # fmt: skip
 
+
+_BUILDERS = (
+    _dense_finding,
+    _plain_finding,
+    _matched_finding,
+    _heads_finding,
+    _class_finding,
+    _distance_finding,
+)
 
 Interval = tuple[float | None, float | None]
 
 
-def _averaged(
-    found: Figures,
+def _average(
+    analysis: Figures,
     name: str,
     first: int,
     last: int,
-    cell: Callable[[Array], Array] = lambda one: one,
+    cell: Callable[[Array], Array] = lambda values: values,
 ) -> tuple[float, Interval, dict[str, float]] | None:
-    """The mean over heads of some layers, its interval, and the nulls' means; None: undefined."""
+    """Return the mean over heads of some layers, its interval and null means; None: undefined."""
 
-    def over_heads(every: Array) -> Array:
-        """(…, L, H) as (…)."""
-        here = every[..., first : last + 1, :]
-        count = np.isfinite(here).sum(axis=(-2, -1))
-        return np.nansum(here, axis=(-2, -1)) / np.where(count, count, np.nan)
+    def over_heads(values: Array) -> Array:
+        """Average values (…, L, H) over the selected layers and heads, (…)."""
+        in_range = values[..., first : last + 1, :]
+        count = np.isfinite(in_range).sum(axis=(-2, -1))
+        return np.nansum(in_range, axis=(-2, -1)) / np.where(count, count, np.nan)
 
-    value = float(over_heads(cell(found.mean(name))))
+    value = float(over_heads(cell(analysis.mean(name))))
     if not np.isfinite(value):
         return None
     low, high = (
-        float(one) if np.isfinite(one) else None
-        for one in found.interval(name, lambda every: over_heads(cell(every)))
+        float(bound) if np.isfinite(bound) else None
+        for bound in analysis.interval(name, lambda means: over_heads(cell(means)))
     )
     nulls = {
-        null: float(over_heads(cell(found.against(name, null)["expected"])))
-        for null in found.nulls(name)
+        null: float(over_heads(cell(analysis.against(name, null)["expected"])))
+        for null in analysis.nulls(name)
     }
     return value, (low, high), nulls
 
 
-def _mean_distance(found: Figures) -> float:
-    """Of all pairs of patches, pixels."""
-    (h, w), (tall, wide) = found.grid.shape, found.grid.cell
-    down = np.abs(np.subtract.outer(np.arange(h), np.arange(h))) * tall
-    across = np.abs(np.subtract.outer(np.arange(w), np.arange(w))) * wide
+def _mean_distance(analysis: Figures) -> float:
+    """Return the mean distance between all pairs of patches in pixels."""
+    (h, w), (height, width) = analysis.grid.shape, analysis.grid.cell
+    down = np.abs(np.subtract.outer(np.arange(h), np.arange(h))) * height
+    across = np.abs(np.subtract.outer(np.arange(w), np.arange(w))) * width
     return float(np.hypot(down[:, :, None, None], across[None, None]).mean())
 
 
-def _numbers(found: Figures, first: int, last: int) -> tuple[int, int]:
-    return found.layers[first][0], found.layers[last][0]
+def _layer_range(analysis: Figures, first: int, last: int) -> tuple[int, int]:
+    return analysis.layers[first][0], analysis.layers[last][0]
 
 
-def _layers(found: Figures, first: int, last: int) -> str:
-    one, other = _numbers(found, first, last)
-    return f"Layer {one}" if one == other else f"Layers {one} to {other}"
+def _layers_text(analysis: Figures, first: int, last: int) -> str:
+    low, high = _layer_range(analysis, first, last)
+    return f"Layer {low}" if low == high else f"Layers {low} to {high}"
 
 
-def _range(interval: Interval, places: int = 2) -> str:
+def _interval_text(interval: Interval, places: int = 2) -> str:
     low, high = interval
     if low is None or high is None:
         return ""
     return f" [{low:.{places}f}, {high:.{places}f}]"
 
 
-def _beside(nulls: dict[str, float]) -> str:
-    """What each null gives."""
-    return ", ".join(f"{value:.2f}x {WORDS.get(name, name)}" for name, value in nulls.items())
+def _null_text(nulls: dict[str, float]) -> str:
+    """Return the mean under each null as a phrase."""
+    return ", ".join(
+        f"{value:.2f}x {NULL_PHRASES.get(name, name)}" for name, value in nulls.items()
+    )

@@ -1,8 +1,8 @@
-"""What one forward pass shows of the interrelation of patches, image by image, head by head.
+"""Interrelation metrics of one forward pass, for each image, layer and head.
 
-Source: METHOD of semattn after arXiv 2211.08543. All figures are on the patch-to-patch block:
-what a patch gives to prefix tokens and to padding is removed, and reported. Rows of attention are
-recomputed in chunks of queries, for all layers in turn; nothing N x N is kept.
+Source: METHOD of semattn after arXiv 2211.08543. All metrics use the patch-to-patch block:
+attention to prefix tokens and to padding is removed, and its share is reported. Rows of attention
+are recomputed in chunks of queries, one layer after the other; no N x N matrix is kept.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from ..density import EMPTY, HIGH, LOW
-from .nulls import Held
-from .places import Places, alike, asks_itself
+from .nulls import PatchDistributions
+from .places import TokenPositions, group_by_positions, has_queries_as_keys
 
-BLOCK_BYTES = 16 * 2**20  # of (G,H,Q,Nk): it stays in the cache while it is passed over
-TAME = 1e-20  # sums of exponentials between it and its inverse are exact enough in float32
-HIDDEN = 1e-20  # of all that a query gives: a key that no head gives more is masked
+BLOCK_BYTES = 16 * 2**20  # of (G,H,Q,Nk): small enough for the processor's cache
+MIN_EXACT_SUM = 1e-20  # float32 sums of exponentials are exact enough in [x, 1/x]
+MASKED_SHARE = 1e-20  # of a query's attention: a key that gets less from every head is masked
 TINY = torch.finfo(torch.float32).tiny
 
-# Figures for each of the D distributions of `Held`, and figures that do not depend on them.
-HELD = ("lift", "alignment", "alignment_plain", "class_alignment")
-ALONE = (
+# Metrics for each of the D distributions of `PatchDistributions`, and metrics without them.
+DISTRIBUTION_METRICS = ("lift", "alignment", "alignment_plain", "class_alignment")
+PLAIN_METRICS = (
     "alignment_matched",
     "distance",
     "entropy",
@@ -37,255 +37,295 @@ ALONE = (
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of B images and L layers of up to H heads; NaN where one is undefined.
+    """Metrics of B images and L layers of up to H heads; NaN where a metric is undefined.
 
     Parameters
     ----------
     layers : L pairs: the number of the layer and its number of heads
-    held : "alignment", "alignment_plain" and "class_alignment", (B, L, H, D), and "lift",
-        (B, L, H, D, 3, 3), for each of the D distributions of `Held`
-    alone : what does not depend on them, (B, L, H)
+    by_distribution : "alignment", "alignment_plain" and "class_alignment", (B, L, H, D), and
+        "lift", (B, L, H, D, 3, 3), for each of the D distributions of `PatchDistributions`
+    plain : metrics that do not depend on a distribution, (B, L, H)
     """
 
     layers: tuple[tuple[int, int], ...]
-    held: dict[str, Tensor]
-    alone: dict[str, Tensor]
+    by_distribution: dict[str, Tensor]
+    plain: dict[str, Tensor]
 
     def without_outliers(self) -> Measured:
-        """The same, where nobody could look for outliers: undefined, what depends on them."""
-        unknown = {
-            name: one.index_fill(3, torch.tensor([1], device="cpu"), torch.nan)
-            for name, one in self.held.items()
+        """Return a copy in which every metric that needs outlier tokens is NaN."""
+        masked = {
+            name: values.index_fill(3, torch.tensor([1], device="cpu"), torch.nan)
+            for name, values in self.by_distribution.items()
         }
-        mass = torch.full_like(self.alone["outlier_mass"], torch.nan)
-        return replace(self, held=unknown, alone=self.alone | {"outlier_mass": mass})
+        mass = torch.full_like(self.plain["outlier_mass"], torch.nan)
+        return replace(self, by_distribution=masked, plain=self.plain | {"outlier_mass": mass})
 
 
-def measure(taken: AttentionRecord, against: Held, class_tokens: Tensor | None = None) -> Measured:
-    """The figures of every self-attention layer of a record.
+def measure(
+    record: AttentionRecord, distributions: PatchDistributions, class_tokens: Tensor | None = None
+) -> Measured:
+    """Compute the metrics of every self-attention layer of a record.
 
-    With p the concentration, A' the attention between patches, rows summing to 1, and u, v strata:
+    p is the concentration, A' the attention between patches with rows that sum to 1, and u, v are
+    strata:
 
-    * ``lift(u, v)``: attention from patches of u to those of v, queries weighted by p, over what
-      uniform attention would give;
-    * ``alignment``: ``P sum_i p_i sum_j A'_ij p_j``; ``alignment_plain``: queries alike, 1/P;
-      ``class_alignment``: the class token asks alone;
-    * ``alignment_matched``: the alignment over what attention to the same distances, but evenly
-      there, would give;
-    * ``distance`` (pixels), ``entropy`` (nats) and ``self_attention`` (the share that a patch gives
-      to itself), means over queries;
-    * ``prefix_mass``, the share that was removed; ``outlier_mass``, the share of the rest that
-      goes to tokens that are left out of the second distribution.
+    * ``lift(u, v)``: attention from patches of u to patches of v, queries weighted by p, divided
+      by the value under uniform attention;
+    * ``alignment``: ``P sum_i p_i sum_j A'_ij p_j``; ``alignment_plain``: every query has the
+      weight 1/P; ``class_alignment``: the class token is the only query;
+    * ``alignment_matched``: the alignment divided by its value if each query spread its attention
+      evenly over the patches at the same distance;
+    * ``distance`` (pixels), ``entropy`` (nats) and ``self_attention`` (the share of a patch's
+      attention to itself), means over queries;
+    * ``prefix_mass``, the share of attention to prefix tokens; ``outlier_mass``, the share of the
+      rest to tokens that the second distribution leaves out.
 
-    Uniform attention is over what a query could attend to: all patches, or those of its window.
+    Uniform attention is over the keys that a query can attend to: all patches, or its window.
 
     Parameters
     ----------
     class_tokens : (N,), the part of the output that is read from each prefix token, 0 for patches;
-        None is no class token
+        None if the model has no class token
     """
-    sites = [one for one in taken.sites if one.site.kind == "self"]
-    asked_for, asking = _asked_for(against), _asking(against, taken, class_tokens)
-    made = []
-    for group in alike(sites):
-        places = Places.of(group[0], taken.logits.device)
-        sides = _Sides(group[0], taken, asked_for, asking)
-        sums = [_Sums(one, sides) for one in group]
-        for groups, rows in _blocks(group[0]):
-            away = places.distance(rows, groups)
-            as_far = places.matched(away, sides.keys[groups, :, _P], sides.keys[groups, :, _PATCH])
-            both = torch.stack([as_far, away.expand_as(as_far)], dim=-1)
-            for one in sums:
-                one.add(groups, rows, both)
-        made += [one.figures() for one in sums]
-    most = max(one.shape[1] for one in sites)
+    sites = [site_record for site_record in record.sites if site_record.site.kind == "self"]
+    key_columns = _key_columns(distributions)
+    query_weights = _query_weights(distributions, record, class_tokens)
+    metrics = []
+    for group in group_by_positions(sites):
+        positions = TokenPositions.from_site(group[0], record.logits.device)
+        weights = _QueryAndKeyWeights(group[0], record, key_columns, query_weights)
+        sums = [_SiteSums(site_record, weights) for site_record in group]
+        for groups, rows in _iterate_blocks(group[0]):
+            distance = positions.distance(rows, groups)
+            p = weights.key_columns[groups, :, _P_COLUMN]
+            is_patch = weights.key_columns[groups, :, _PATCH_KEYS]
+            matched_p = positions.mean_at_same_distance(distance, p, is_patch)
+            p_and_distance = torch.stack([matched_p, distance.expand_as(matched_p)], dim=-1)
+            for site_sums in sums:
+                site_sums.add(groups, rows, p_and_distance)
+        metrics += [site_sums.metrics() for site_sums in sums]
+    max_heads = max(site_record.shape[1] for site_record in sites)
     return Measured(
-        layers=tuple((one.site.layer, one.shape[1]) for one in sites),
-        held={name: _stacked([one[name] for one in made], most) for name in HELD},
-        alone={name: _stacked([one[name] for one in made], most) for name in ALONE},
+        layers=tuple((site_record.site.layer, site_record.shape[1]) for site_record in sites),
+        by_distribution={
+            name: _stack_sites([site_metrics[name] for site_metrics in metrics], max_heads)
+            for name in DISTRIBUTION_METRICS
+        },
+        plain={
+            name: _stack_sites([site_metrics[name] for site_metrics in metrics], max_heads)
+            for name in PLAIN_METRICS
+        },
     )
 
 
-# Who asks: a patch of each stratum, weighted by p; every patch alike; the class token.
-_STRATA, _PLAIN, _CLASS = slice(0, 3), 3, 4
-# Whom: every key, patches, those that are kept; then EMPTY, LOW, HIGH and p of each distribution.
-_EVERY, _PATCH, _KEPT, _FIRST, _P = 0, 1, 2, 3, 6
+# Sets of queries: patches of each stratum, weighted by p; all patches, equally; the class token.
+_STRATUM_QUERIES, _ALL_QUERIES, _CLASS_QUERY = slice(0, 3), 3, 4
+# Columns: all keys, patches, kept patches; then EMPTY, LOW, HIGH and p of each distribution.
+_ALL_KEYS, _PATCH_KEYS, _KEPT_KEYS, _FIRST_DISTRIBUTION, _P_COLUMN = 0, 1, 2, 3, 6
 
 
-class _Sides:
-    """Who asks and who is asked in calls at the same places.
+class _QueryAndKeyWeights:
+    """Weights of the queries and keys of calls whose tokens have the same positions.
 
-    `keys` (G, Nk, K) are the columns that attention is summed over, `asking` (G, D, U, Nq) the
-    weights of the queries, `patch` (G, Nk) says which keys are patches.
+    `key_columns` (G, Nk, K) are the columns that attention is summed over, `query_weights`
+    (G, D, U, Nq) the weights of the queries, `is_patch` (G, Nk) marks the keys that are patches.
     """
 
     def __init__(
-        self, one: SiteRecord, taken: AttentionRecord, asked_for: Tensor, asking: Tensor
+        self,
+        site_record: SiteRecord,
+        record: AttentionRecord,
+        key_columns: Tensor,
+        query_weights: Tensor,
     ) -> None:
-        assert one.queries_at is not None
-        self.at, self.itself = one.keys_at, asks_itself(one)
-        device = taken.logits.device
-        on_patches = taken.grid.add_prefix(asked_for.to(device, one.dtype))
-        cover = one.keys_at.spread(on_patches[:, 0])[..., None]
-        keys = one.keys_at.spread(on_patches).movedim(1, -1)
-        # A coarse key gives its attention evenly to the patches that it covers.
-        keys = torch.where(cover > 0, keys / cover.clamp(min=TINY), 0)
-        self.keys = torch.cat([torch.ones_like(cover), keys], dim=-1)
-        self.asking = one.queries_at.spread(asking.to(device, one.dtype))
-        self.patch = cover[..., 0] > 0
-        # What even attention to all keys gives, (G, D, U, 4).
-        even = _shares(self.keys.sum(dim=1))
-        self.even = self.asking.sum(dim=-1)[..., None] * even[:, :, None]
+        assert site_record.queries_at is not None
+        self.keys_at = site_record.keys_at
+        self.has_queries_as_keys = has_queries_as_keys(site_record)
+        device = record.logits.device
+        on_grid = record.grid.add_prefix(key_columns.to(device, site_record.dtype))
+        coverage = site_record.keys_at.spread(on_grid[:, 0])[..., None]
+        key_columns = site_record.keys_at.spread(on_grid).movedim(1, -1)
+        # A coarse key spreads its attention evenly over the patches that it covers.
+        key_columns = torch.where(coverage > 0, key_columns / coverage.clamp(min=TINY), 0)
+        self.key_columns = torch.cat([torch.ones_like(coverage), key_columns], dim=-1)
+        self.query_weights = site_record.queries_at.spread(
+            query_weights.to(device, site_record.dtype)
+        )
+        self.is_patch = coverage[..., 0] > 0
+        # Under uniform attention to all keys, (G, D, U, 4).
+        uniform = _shares(self.key_columns.sum(dim=1))
+        self.uniform = self.query_weights.sum(dim=-1)[..., None] * uniform[:, :, None]
 
 
-class _Sums:
-    """One site's sums over queries, gathered block by block."""
+class _SiteSums:
+    """Sums over the queries of one site, accumulated block by block."""
 
-    def __init__(self, one: SiteRecord, sides: _Sides) -> None:
-        self.one, self.sides = one, sides
-        self.masked = one.mask is not None or one.causal or one.dense is not None
-        groups, each, who, _ = sides.asking.shape
-        heads = one.shape[1]
-        self.total = sides.keys.new_zeros(groups, heads, each, who, 4)
-        self.chance = torch.zeros_like(sides.even) if self.masked else sides.even
-        self.means = sides.keys.new_zeros(groups, heads, len(ALONE))
+    def __init__(self, site_record: SiteRecord, weights: _QueryAndKeyWeights) -> None:
+        self.site_record, self.weights = site_record, weights
+        self.masked = (
+            site_record.mask is not None or site_record.causal or site_record.dense is not None
+        )
+        groups, n_distributions, n_query_sets, _ = weights.query_weights.shape
+        heads = site_record.shape[1]
+        self.total = weights.key_columns.new_zeros(groups, heads, n_distributions, n_query_sets, 4)
+        self.uniform = torch.zeros_like(weights.uniform) if self.masked else weights.uniform
+        self.means = weights.key_columns.new_zeros(groups, heads, len(PLAIN_METRICS))
 
-    def add(self, groups: slice, rows: slice, both: Tensor) -> None:
-        """Take in the queries `rows` of some groups.
+    def add(self, groups: slice, rows: slice, p_and_distance: Tensor) -> None:
+        """Add the queries `rows` of some groups.
 
-        `both` (G, Q, Nk, 2) is, for each key, the mean of p over the keys at the same distance, and
-        that distance, pixels.
+        `p_and_distance` (G, Q, Nk, 2) holds, for each key, the mean of p over the keys at the same
+        distance, and that distance in pixels.
         """
-        scores = self.one.scores(rows, groups)
-        mass, given = self._exponentials(scores, groups)
-        asking = self.sides.asking[groups, ..., rows]
-        alone = self._alone(scores, mass, given, both, groups, rows)
-        dense = asking[:, 0, _STRATA].sum(dim=1)
-        self.means[groups, :, :1] += torch.einsum("gq,ghqf->ghf", dense, alone[..., :1])
-        even = asking[:, 0, _PLAIN]
-        self.means[groups, :, 1:] += torch.einsum("gq,ghqf->ghf", even, alone[..., 1:])
-        self.total[groups] += torch.einsum("gduq,ghqdv->ghduv", asking, _shares(given))
+        scores = self.site_record.scores(rows, groups)
+        mass, key_sums = self._exponentiate(scores, groups)
+        query_weights = self.weights.query_weights[groups, ..., rows]
+        plain = self._plain_metrics(scores, mass, key_sums, p_and_distance, groups, rows)
+        dense = query_weights[:, 0, _STRATUM_QUERIES].sum(dim=1)
+        self.means[groups, :, :1] += torch.einsum("gq,ghqf->ghf", dense, plain[..., :1])
+        uniform = query_weights[:, 0, _ALL_QUERIES]
+        self.means[groups, :, 1:] += torch.einsum("gq,ghqf->ghf", uniform, plain[..., 1:])
+        self.total[groups] += torch.einsum("gduq,ghqdv->ghduv", query_weights, _shares(key_sums))
         if self.masked:
-            seen = (mass > HIDDEN * given[..., _EVERY, None]).any(dim=1).to(mass)
-            shares = _shares(seen @ self.sides.keys[groups])
-            self.chance[groups] += torch.einsum("gduq,gqdv->gduv", asking, shares)
+            visible = (mass > MASKED_SHARE * key_sums[..., _ALL_KEYS, None]).any(dim=1).to(mass)
+            shares = _shares(visible @ self.weights.key_columns[groups])
+            self.uniform[groups] += torch.einsum("gduq,gqdv->gduv", query_weights, shares)
 
-    def _exponentials(self, scores: Tensor, groups: slice) -> tuple[Tensor, Tensor]:
-        """Attention, but for a factor a query, and what it gives to each column (G, H, Q, K).
+    def _exponentiate(self, scores: Tensor, groups: slice) -> tuple[Tensor, Tensor]:
+        """Return unnormalised attention, and its sum over each key column (G, H, Q, K).
 
-        The greatest score of a query is taken off, in `scores` too, only where it has to be.
+        The maximum of each row is subtracted, also from `scores`, only if the sums would otherwise
+        overflow or underflow.
         """
         for greatest in (None, True):
             if greatest:
                 scores -= scores.amax(dim=-1, keepdim=True)
             mass = scores.exp()
-            given = torch.bmm(mass.flatten(1, 2), self.sides.keys[groups])
-            every = given[..., _EVERY]
-            if bool(((every > TAME) & (every < 1 / TAME)).all()):
+            key_sums = torch.bmm(mass.flatten(1, 2), self.weights.key_columns[groups])
+            total = key_sums[..., _ALL_KEYS]
+            if bool(((total > MIN_EXACT_SUM) & (total < 1 / MIN_EXACT_SUM)).all()):
                 break
-        return mass, given.unflatten(1, mass.shape[1:3])
+        return mass, key_sums.unflatten(1, mass.shape[1:3])
 
-    def _alone(
-        self, scores: Tensor, mass: Tensor, given: Tensor, both: Tensor, groups: slice, rows: slice
+    def _plain_metrics(
+        self,
+        scores: Tensor,
+        mass: Tensor,
+        key_sums: Tensor,
+        p_and_distance: Tensor,
+        groups: slice,
+        rows: slice,
     ) -> Tensor:
-        """What queries show whatever the distribution, (G, H, Q, ALONE); `scores` is used up."""
-        every, whole = given[..., : _PATCH + 1].clamp(min=TINY).unbind(-1)
+        """Return the metrics of each query, (G, H, Q, PLAIN_METRICS); `scores` is overwritten."""
+        to_all, to_patches = key_sums[..., : _PATCH_KEYS + 1].clamp(min=TINY).unbind(-1)
         if self.masked:
-            scores.clamp_(min=-1e4)  # nothing times minus infinity is to be nothing
-        at = self.sides.at
-        if at.token is None:
-            scores[..., : at.own.prefix] = 0
+            scores.clamp_(min=-1e4)  # 0 times minus infinity would be NaN
+        keys_at = self.weights.keys_at
+        if keys_at.token is None:
+            scores[..., : keys_at.own.prefix] = 0
         else:
-            scores.masked_fill_(~self.sides.patch[groups, None, None], 0.0)
-        surprise = scores.mul_(mass).sum(dim=-1) / whole
-        # One by one: all at once, what is transposed would be copied.
-        pairs = zip(mass.transpose(1, 2), both, strict=True)
-        reach = torch.stack([torch.bmm(given_by, to) for given_by, to in pairs])
-        reach = reach.transpose(1, 2) / whole[..., None]
-        itself = whole.new_full((1,), torch.nan).expand_as(whole)
-        if self.sides.itself:
-            itself = torch.diagonal(mass, offset=rows.start, dim1=-2, dim2=-1) / whole
+            scores.masked_fill_(~self.weights.is_patch[groups, None, None], 0.0)
+        mean_score = scores.mul_(mass).sum(dim=-1) / to_patches
+        # A loop, because one batched product would copy the transposed tensor.
+        per_query = zip(mass.transpose(1, 2), p_and_distance, strict=True)
+        expected = torch.stack([torch.bmm(weights, values) for weights, values in per_query])
+        expected = expected.transpose(1, 2) / to_patches[..., None]
+        self_share = to_patches.new_full((1,), torch.nan).expand_as(to_patches)
+        if self.weights.has_queries_as_keys:
+            self_share = torch.diagonal(mass, offset=rows.start, dim1=-2, dim2=-1) / to_patches
         columns = (
-            *reach.unbind(-1),
-            whole.log() - surprise,
-            itself,
-            1 - given[..., _PATCH] / every,
-            1 - given[..., _KEPT] / whole,
+            *expected.unbind(-1),
+            to_patches.log() - mean_score,
+            self_share,
+            1 - key_sums[..., _PATCH_KEYS] / to_all,
+            1 - key_sums[..., _KEPT_KEYS] / to_patches,
         )
         return torch.stack(columns, dim=-1)
 
-    def figures(self) -> dict[str, Tensor]:
-        """Name: (B, H, …), float64 on the CPU."""
-        total, chance, means = (
-            self.sides.at.per_image(one).cpu().double()
-            for one in (self.total, self.chance, self.means)
+    def metrics(self) -> dict[str, Tensor]:
+        """Return each metric by name, (B, H, …), float64 on the CPU."""
+        total, uniform, means = (
+            self.weights.keys_at.per_image(sums).cpu().double()
+            for sums in (self.total, self.uniform, self.means)
         )
-        chance = chance[:, None]  # (B, 1, D, U, 4)
-        dense = total[..., _STRATA, 3].sum(dim=-1)
+        uniform = uniform[:, None]  # (B, 1, D, U, 4)
+        dense = total[..., _STRATUM_QUERIES, 3].sum(dim=-1)
         return {
-            "lift": _ratio(total[..., _STRATA, :3], chance[..., _STRATA, :3]),
-            "alignment": _ratio(dense, chance[..., _STRATA, 3].sum(dim=-1)),
-            "alignment_plain": _ratio(total[..., _PLAIN, 3], chance[..., _PLAIN, 3]),
-            "class_alignment": _ratio(total[..., _CLASS, 3], chance[..., _CLASS, 3]),
+            "lift": _ratio(total[..., _STRATUM_QUERIES, :3], uniform[..., _STRATUM_QUERIES, :3]),
+            "alignment": _ratio(dense, uniform[..., _STRATUM_QUERIES, 3].sum(dim=-1)),
+            "alignment_plain": _ratio(total[..., _ALL_QUERIES, 3], uniform[..., _ALL_QUERIES, 3]),
+            "class_alignment": _ratio(total[..., _CLASS_QUERY, 3], uniform[..., _CLASS_QUERY, 3]),
             "alignment_matched": _ratio(dense[..., 0], means[..., 0]),
-        } | {name: means[..., place] for place, name in enumerate(ALONE) if place}
+        } | {name: means[..., column] for column, name in enumerate(PLAIN_METRICS) if column}
 
 
-def _blocks(one: SiteRecord) -> Iterator[tuple[slice, slice]]:
-    """Groups and queries of a site, in blocks: several groups whole, or some queries of one."""
-    groups, heads, asked, keys = one.shape
-    row = heads * keys * one.dtype.itemsize
-    many = max(1, BLOCK_BYTES // (row * asked))
-    step = asked if many > 1 else max(1, BLOCK_BYTES // row)
-    for first in range(0, groups, many):
-        for start in range(0, asked, step):
-            yield slice(first, first + many), slice(start, min(start + step, asked))
+def _iterate_blocks(site_record: SiteRecord) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks of groups and queries: several complete groups, or some queries of one."""
+    groups, heads, queries, keys = site_record.shape
+    row_bytes = heads * keys * site_record.dtype.itemsize
+    groups_at_once = max(1, BLOCK_BYTES // (row_bytes * queries))
+    step = queries if groups_at_once > 1 else max(1, BLOCK_BYTES // row_bytes)
+    for first in range(0, groups, groups_at_once):
+        for start in range(0, queries, step):
+            yield slice(first, first + groups_at_once), slice(start, min(start + step, queries))
 
 
-def _asked_for(against: Held) -> Tensor:
-    """Patches, those that are kept, and EMPTY, LOW, HIGH, p of each distribution: (B, K, P)."""
-    counts = torch.ones_like(against.weights)
-    counts[:, 1] = against.keep
-    strata = [(against.strata == one) * counts for one in (EMPTY, LOW, HIGH)]
-    each = torch.stack([*strata, against.weights], dim=2).flatten(1, 2)
-    return torch.cat([counts[:, :2], each], dim=1)
+def _key_columns(distributions: PatchDistributions) -> Tensor:
+    """Return the key columns (B, K, P): patches, kept patches, strata and p by distribution."""
+    counts = torch.ones_like(distributions.weights)
+    counts[:, 1] = distributions.keep
+    strata = [(distributions.strata == stratum) * counts for stratum in (EMPTY, LOW, HIGH)]
+    by_distribution = torch.stack([*strata, distributions.weights], dim=2).flatten(1, 2)
+    return torch.cat([counts[:, :2], by_distribution], dim=1)
 
 
-def _asking(against: Held, taken: AttentionRecord, class_tokens: Tensor | None) -> Tensor:
-    """Weights of the tokens that ask, (B, D, U, N): of each stratum, of all alike, of the class."""
-    strata = [(against.strata == one) * against.weights for one in range(3)]
-    alike = torch.ones_like(against.weights)
-    alike[:, 1] = against.keep
-    alike = alike / alike.sum(dim=-1, keepdim=True)
-    asking = taken.grid.add_prefix(torch.stack([*strata, alike, torch.zeros_like(alike)], dim=2))
+def _query_weights(
+    distributions: PatchDistributions, record: AttentionRecord, class_tokens: Tensor | None
+) -> Tensor:
+    """Return the query weights (B, D, U, N): by stratum, uniform, and of the class token."""
+    strata = [(distributions.strata == stratum) * distributions.weights for stratum in range(3)]
+    even = torch.ones_like(distributions.weights)
+    even[:, 1] = distributions.keep
+    even = even / even.sum(dim=-1, keepdim=True)
+    query_weights = record.grid.add_prefix(
+        torch.stack([*strata, even, torch.zeros_like(even)], dim=2)
+    )
     if class_tokens is not None and bool(class_tokens.any()):
-        asking[..., _CLASS, :] = (class_tokens / class_tokens.sum()).cpu().to(asking)
-    return asking
+        class_weights = (class_tokens / class_tokens.sum()).cpu()
+        query_weights[..., _CLASS_QUERY, :] = class_weights.to(query_weights)
+    return query_weights
 
 
-def _shares(given: Tensor) -> Tensor:
-    """What goes to EMPTY, LOW, HIGH and p of each distribution, of what goes to patches: (…, D, 4).
+def _shares(key_sums: Tensor) -> Tensor:
+    """Return the shares of EMPTY, LOW, HIGH and p in the attention to patches: (…, D, 4).
 
-    It is made in the place of what was `given` (…, K).
+    `key_sums` (…, K) is overwritten.
     """
-    whole, kept = given[..., _PATCH, None], given[..., _KEPT, None]
-    each = given[..., _FIRST:].div_(whole.clamp(min=TINY))
-    each = each.unflatten(-1, (-1, 4))
-    each[..., 1, :] *= whole / kept.clamp(min=TINY)  # the second distribution
-    return each
+    to_patches, to_kept = key_sums[..., _PATCH_KEYS, None], key_sums[..., _KEPT_KEYS, None]
+    shares = key_sums[..., _FIRST_DISTRIBUTION:].div_(to_patches.clamp(min=TINY))
+    shares = shares.unflatten(-1, (-1, 4))
+    shares[..., 1, :] *= to_patches / to_kept.clamp(min=TINY)  # the second distribution
+    return shares
 
 
-def _ratio(found: Tensor, even: Tensor) -> Tensor:
-    """NaN where even attention would give nothing."""
-    return torch.where(even > 0, found / even, torch.nan)
+def _ratio(attended: Tensor, uniform: Tensor) -> Tensor:
+    """Divide, with NaN where the value under uniform attention is 0."""
+    return torch.where(uniform > 0, attended / uniform, torch.nan)
 
 
-def _stacked(sites: list[Tensor], heads: int) -> Tensor:
-    """Sites (B, H, …) of several numbers of heads as one (B, L, H, …), NaN where there is none."""
-    wide = [
+def _stack_sites(sites: list[Tensor], heads: int) -> Tensor:
+    """Stack values of sites (B, H, …) to (B, L, H, …); NaN pads layers with fewer heads."""
+    padded = [
         torch.cat(
-            [one, one.new_full((len(one), heads - one.shape[1], *one.shape[2:]), torch.nan)], 1
+            [
+                site_values,
+                site_values.new_full(
+                    (len(site_values), heads - site_values.shape[1], *site_values.shape[2:]),
+                    torch.nan,
+                ),
+            ],
+            1,
         )
-        for one in sites
+        for site_values in sites
     ]
-    return torch.stack(wide, dim=1)
+    return torch.stack(padded, dim=1)

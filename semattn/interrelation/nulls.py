@@ -1,10 +1,10 @@
-"""What a figure would be if keypoints had nothing to do with it: other weights on the patches.
+"""Null distributions of the metrics: other weights on the same patches.
 
-Three nulls, each a number of draws: `shifted`, the image's own concentration moved round the torus
-by any other amount (its autocorrelation stays, its place does not); `other`, that of images before
-it in the set (what is common to all photographs stays, such as their centre); `permuted`, its
-patches shuffled (nothing stays). What is drawn depends on the seed and the image, and for `other`
-on those before it, never on its batch.
+There are three nulls, each with a number of draws. `shifted` shifts the image's own concentration
+toroidally (it keeps the autocorrelation, not the position). `other` uses the concentration of
+earlier images of the set (it keeps properties that all photographs share, such as a centre bias).
+`permuted` shuffles the patches (it keeps neither). The draws depend on the seed and the image, and
+for `other` on the earlier images, never on the batch.
 """
 
 from __future__ import annotations
@@ -23,52 +23,55 @@ NULLS = ("shifted", "other", "permuted")
 
 @dataclass
 class Pool:
-    """Concentrations of the last images of a set, to draw from.
+    """Concentrations of the most recent images of a set, for the null `other`.
 
-    The images change as the set goes by: if all drew from the same few, what these few have by
-    chance would count as a difference of all.
+    The entries change as the analysis proceeds. If all images drew from the same few, the chance
+    properties of these few would count as a difference of all images.
 
     Parameters
     ----------
-    most : how many images it holds
-    known : their weights and strata, (P,) each, by a number for each, see `keys_of`
+    max_size : maximum number of images
+    entries : weights and strata of each image, (P,) each, by its key, see `keys_of`
     """
 
-    most: int
-    known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    max_size: int
+    entries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.known)
+        return len(self.entries)
 
-    def enter(self, key: int, p: Tensor, sorted_in: Tensor) -> None:
-        """Take in an image, if it is new and not blank; the one that came first has to go."""
-        if key in self.known or not sorted_in.any():
+    def enter(self, key: int, p: Tensor, strata: Tensor) -> None:
+        """Add an image if it is new and has a keypoint; drop the oldest if the pool is full."""
+        if key in self.entries or not strata.any():
             return
-        self.known[key] = (p, sorted_in)
-        if len(self) > self.most:
-            del self.known[next(iter(self.known))]
+        self.entries[key] = (p, strata)
+        if len(self) > self.max_size:
+            del self.entries[next(iter(self.entries))]
 
-    def draw(self, chance: np.random.Generator, own: int, draws: int) -> tuple[Tensor, Tensor]:
-        """Weights and strata (R, P) of images other than `own`; as many where it is not here."""
-        others = [one for key, one in self.known.items() if key != own]
-        taken = chance.choice(len(others), size=min(draws, len(self) - 1), replace=False)
-        weights, groups = zip(*(others[one] for one in taken), strict=True)
-        return torch.stack(weights), torch.stack(groups)
+    def draw(self, rng: np.random.Generator, excluded: int, n_draws: int) -> tuple[Tensor, Tensor]:
+        """Draw weights and strata (R, P) of images other than the one with the key `excluded`.
+
+        R is the same whether or not that image is in the pool.
+        """
+        candidates = [entry for key, entry in self.entries.items() if key != excluded]
+        indices = rng.choice(len(candidates), size=min(n_draws, len(self) - 1), replace=False)
+        weights, strata = zip(*(candidates[index] for index in indices), strict=True)
+        return torch.stack(weights), torch.stack(strata)
 
 
 @dataclass(frozen=True)
-class Held:
-    """What attention is held against: D distributions of weights on the patches of each image.
+class PatchDistributions:
+    """D distributions of weights over the patches of each image.
 
-    The first is the concentration itself, the second is that without the tokens that are left out,
-    the others are draws of the nulls.
+    The first is the concentration, the second is the concentration without outlier tokens, the
+    others are draws of the nulls.
 
     Parameters
     ----------
     weights : (B, D, P) float64, rows sum to 1
     strata : (B, D, P) int8
-    keep : (B, P) bool, the patches that count in the second
-    nulls : which of the D are draws of each null
+    keep : (B, P) bool, the patches that count in the second distribution
+    nulls : name of a null: the slice of the D distributions that holds its draws
     """
 
     weights: Tensor
@@ -77,58 +80,62 @@ class Held:
     nulls: dict[str, slice] = field(default_factory=dict)
 
 
-def held(
-    p: Tensor, sorted_in: Tensor, keep: Tensor, scene: Scene, draws: int, pool: Pool | None
-) -> Held:
-    """The concentration `p` (B, P), its strata, and `draws` of each null.
+def patch_distributions(
+    p: Tensor, strata_of_p: Tensor, keep: Tensor, scene: Scene, n_draws: int, pool: Pool | None
+) -> PatchDistributions:
+    """Return the concentration `p` (B, P), its strata `strata_of_p`, and `n_draws` of each null.
 
-    Each image enters the `pool` before it draws. Without one of three images at least there is no
-    null `other`.
+    Each image enters the `pool` before it draws. The null `other` needs a pool of at least three
+    images.
     """
     weights = [p[:, None], (p * keep / (p * keep).sum(1, keepdim=True))[:, None]]
-    groups = [sorted_in[:, None], sorted_in[:, None]]
+    strata = [strata_of_p[:, None], strata_of_p[:, None]]
     nulls: dict[str, slice] = {}
     start = 2
-    for name, pick in (("shifted", _shifts), ("other", None), ("permuted", _shuffles)):
-        drawn: list[tuple[Tensor, Tensor]] = []
+    for name, permute in (
+        ("shifted", _shift_orders),
+        ("other", None),
+        ("permuted", _shuffle_orders),
+    ):
+        image_draws: list[tuple[Tensor, Tensor]] = []
         for i in range(len(p)):
-            seed, key = _seeds(scene, i)
-            chance = np.random.default_rng([NULLS.index(name), seed, key])
-            if pick is not None:
-                order = pick(chance, scene.grid.shape, draws)
-                drawn.append((p[i][order], sorted_in[i][order]))
+            seed, key = _seed_and_key(scene, i)
+            rng = np.random.default_rng([NULLS.index(name), seed, key])
+            if permute is not None:
+                orders = permute(rng, scene.grid.shape, n_draws)
+                image_draws.append((p[i][orders], strata_of_p[i][orders]))
             elif pool is not None:
-                pool.enter(key, p[i], sorted_in[i])
+                pool.enter(key, p[i], strata_of_p[i])
                 if len(pool) > 2:
-                    drawn.append(pool.draw(chance, key, draws))
-        if drawn and len(drawn[0][0]) > 1:
-            weights.append(torch.stack([one for one, _ in drawn]))
-            groups.append(torch.stack([one for _, one in drawn]))
+                    image_draws.append(pool.draw(rng, key, n_draws))
+        if image_draws and len(image_draws[0][0]) > 1:
+            weights.append(torch.stack([draw for draw, _ in image_draws]))
+            strata.append(torch.stack([draw for _, draw in image_draws]))
             nulls[name] = slice(start, start + weights[-1].shape[1])
             start = nulls[name].stop
-    return Held(torch.cat(weights, 1), torch.cat(groups, 1), keep, nulls)
+    return PatchDistributions(torch.cat(weights, 1), torch.cat(strata, 1), keep, nulls)
 
 
 def keys_of(scene: Scene) -> list[int]:
-    """A number for each image, which its pixels alone decide."""
-    return [_seeds(scene, i)[1] for i in range(len(scene))]
+    """Return a number for each image that depends on its pixels only."""
+    return [_seed_and_key(scene, i)[1] for i in range(len(scene))]
 
 
-def _seeds(scene: Scene, image: int) -> tuple[int, int]:
+def _seed_and_key(scene: Scene, image: int) -> tuple[int, int]:
     return scene.seed, zlib.crc32(scene.pixels[image].tobytes())
 
 
-def _shifts(chance: np.random.Generator, shape: tuple[int, int], draws: int) -> Tensor:
-    """Orders (R, P) of patches that move the grid round the torus: each by another amount."""
+def _shift_orders(rng: np.random.Generator, shape: tuple[int, int], n_draws: int) -> Tensor:
+    """Return patch orders (R, P) that shift the grid toroidally, each by a different amount."""
     h, w = shape
-    places = torch.arange(h * w, device="cpu").reshape(h, w)
-    every = h * w - 1
-    amounts = 1 + chance.choice(every, size=min(draws, every), replace=False)
+    indices = torch.arange(h * w, device="cpu").reshape(h, w)
+    n_shifts = h * w - 1
+    shifts = 1 + rng.choice(n_shifts, size=min(n_draws, n_shifts), replace=False)
     return torch.stack(
-        [places.roll((int(one) // w, int(one) % w), (0, 1)).flatten() for one in amounts]
+        [indices.roll((int(shift) // w, int(shift) % w), (0, 1)).flatten() for shift in shifts]
     )
 
 
-def _shuffles(chance: np.random.Generator, shape: tuple[int, int], draws: int) -> Tensor:
+def _shuffle_orders(rng: np.random.Generator, shape: tuple[int, int], n_draws: int) -> Tensor:
     count = shape[0] * shape[1]
-    return torch.from_numpy(np.stack([chance.permutation(count) for _ in range(draws)]))
+    return torch.from_numpy(np.stack([rng.permutation(count) for _ in range(n_draws)]))

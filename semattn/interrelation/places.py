@@ -1,4 +1,4 @@
-"""Where the queries and keys of attention calls lie, and how far from each other."""
+"""Positions of the queries and keys of attention calls, and the distances between them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..attention.placement import Placement
 
 
 @dataclass(frozen=True)
-class Places:
-    """The places of the tokens that one or several sites attend over.
+class TokenPositions:
+    """Positions of the tokens that one or more sites attend over.
 
-    Where a call's groups are windows of an image, each has its own; else all groups share them, and
-    the leading axis is 1.
+    If the groups of a call are windows of an image, each group has its own positions. Otherwise all
+    groups share them, and the leading axis is 1.
 
     Parameters
     ----------
-    queries, keys : (G|1, n, 2), centres in pixels (x, y); NaN for what is no patch
+    queries, keys : (G|1, n, 2), centres in pixels (x, y); NaN for a token that is not a patch
     cell : mean side of a patch, pixels
     """
 
@@ -30,30 +30,32 @@ class Places:
     cell: float
 
     @classmethod
-    def of(cls, one: SiteRecord, device: torch.device) -> Places:
-        """Those of a site whose queries are tokens of the image."""
-        assert one.queries_at is not None
-        queries, keys = (_centres(at).to(device, one.dtype) for at in (one.queries_at, one.keys_at))
-        return cls(queries, keys, sum(one.keys_at.own.cell) / 2)
+    def from_site(cls, site_record: SiteRecord, device: torch.device) -> TokenPositions:
+        """Return the positions of a site whose queries are tokens of the image."""
+        assert site_record.queries_at is not None
+        queries, keys = (
+            _centres(at).to(device, site_record.dtype)
+            for at in (site_record.queries_at, site_record.keys_at)
+        )
+        return cls(queries, keys, sum(site_record.keys_at.own.cell) / 2)
 
     def distance(self, rows: slice, groups: slice) -> Tensor:
-        """Pixels (G|1, Q, Nk) between queries and keys; 0 to what is no patch."""
-        chosen = groups if len(self.keys) > 1 else slice(None)
-        queries, keys = self.queries[chosen, rows], self.keys[chosen]
-        away = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
-        return away.nan_to_num_(0.0)
+        """Return the distances (G|1, Q, Nk) in pixels; 0 to a token that is not a patch."""
+        group_index = groups if len(self.keys) > 1 else slice(None)
+        queries, keys = self.queries[group_index, rows], self.keys[group_index]
+        distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.nan_to_num_(0.0)
 
-    def matched(self, distance: Tensor, values: Tensor, counts: Tensor) -> Tensor:
-        """For each key, the mean of `values` over all keys as far from the query: (G, Q, Nk).
+    def mean_at_same_distance(self, distance: Tensor, values: Tensor, counts: Tensor) -> Tensor:
+        """Return, for each key, the mean of `values` at the same distance: (G, Q, Nk).
 
-        0 for a key that is no patch.
-
-        As far means: the same distance when rounded to patches.
+        Distances are equal if they round to the same number of patches. The mean is 0 for a key
+        that is not a patch.
 
         Parameters
         ----------
-        distance : (G|1, Q, Nk), as `distance` gives it
-        values : (G, Nk), one a key
+        distance : (G|1, Q, Nk), the result of `distance`
+        values : (G, Nk), one per key
         counts : (G, Nk), 1 for a key that is a patch, else 0
         """
         ring = (distance / self.cell).round_().long().expand(len(values), -1, -1)
@@ -63,36 +65,41 @@ class Places:
         return (total / number.clamp(min=1)).gather(2, ring) * counts[:, None]
 
 
-def alike(sites: Sequence[SiteRecord]) -> Iterator[list[SiteRecord]]:
-    """Runs of sites whose queries and keys lie at the same places."""
+def group_by_positions(sites: Sequence[SiteRecord]) -> Iterator[list[SiteRecord]]:
+    """Yield runs of consecutive sites whose queries and keys have the same positions."""
     group: list[SiteRecord] = []
-    for one in sites:
-        first = group[0] if group else one
-        if not (_same(one.queries_at, first.queries_at) and _same(one.keys_at, first.keys_at)):
+    for site_record in sites:
+        first = group[0] if group else site_record
+        if not (
+            _is_same_placement(site_record.queries_at, first.queries_at)
+            and _is_same_placement(site_record.keys_at, first.keys_at)
+        ):
             yield group
             group = []
-        group.append(one)
+        group.append(site_record)
     yield group
 
 
-def asks_itself(one: SiteRecord) -> bool:
-    """Whether the queries of a call are its keys, in the same order."""
-    return one.queries_at is not None and _same(one.queries_at, one.keys_at)
+def has_queries_as_keys(site_record: SiteRecord) -> bool:
+    """Return whether the queries of a call are its keys, in the same order."""
+    return site_record.queries_at is not None and _is_same_placement(
+        site_record.queries_at, site_record.keys_at
+    )
 
 
-def _same(one: Placement | None, other: Placement | None) -> bool:
-    if one is None or other is None or one is other:
-        return one is other
-    if one.own != other.own or (one.token is None) is not (other.token is None):
+def _is_same_placement(first: Placement | None, second: Placement | None) -> bool:
+    if first is None or second is None or first is second:
+        return first is second
+    if first.own != second.own or (first.token is None) is not (second.token is None):
         return False
-    return one.token is None or other.token is None or torch.equal(one.token, other.token)
+    return first.token is None or second.token is None or torch.equal(first.token, second.token)
 
 
-def _centres(place: Placement) -> Tensor:
-    own = place.own
-    nowhere = torch.full((own.prefix, 2), torch.nan, dtype=torch.float64, device="cpu")
-    centres = torch.cat([nowhere, own.centers()])
-    if place.token is None:
+def _centres(placement: Placement) -> Tensor:
+    layout = placement.own
+    prefix = torch.full((layout.prefix, 2), torch.nan, dtype=torch.float64, device="cpu")
+    centres = torch.cat([prefix, layout.centers()])
+    if placement.token is None:
         return centres[None]
     padded = torch.cat([centres, centres.new_full((1, 2), torch.nan)])
-    return padded[place.token.cpu()]
+    return padded[placement.token.cpu()]

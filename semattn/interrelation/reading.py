@@ -1,4 +1,4 @@
-"""Pictures on their way to an analysis: one by one, read ahead, those that are none left out."""
+"""Loading of images for an analysis, in batches and ahead of time; unreadable ones are skipped."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .figures import Skipped
 
 @dataclass(frozen=True)
 class Loaded:
-    """The readable images of one batch, with their keypoints and numbers, and those that are none.
+    """Readable images of one batch with their keypoints and numbers, and the skipped ones.
 
-    `given` is how many there were in all, `identities` identifies all of them where it was asked
-    for.
+    `given` is the number of sources, readable or not. `identities` has one entry per source, or is
+    empty if the reader does not identify sources.
     """
 
     images: Images | None
@@ -38,7 +38,7 @@ class Loaded:
     identities: tuple[str, ...] = ()
 
     def part(self, rows: slice) -> Loaded:
-        """Some of the images that could be read."""
+        """Return a part of the readable images."""
         assert self.images is not None
         images = Images(
             self.images.inputs[rows], self.images.pixels[rows], self.images.names[rows],
@@ -48,127 +48,133 @@ class Loaded:
 
     @classmethod
     def joined(cls, parts: Sequence[Loaded]) -> Loaded:
-        """Several batches as one."""
-        some = [one for one in parts if one.images is not None]
-        every = [one.images for one in some if one.images is not None]
+        """Join several batches into one."""
+        batches = [part.images for part in parts if part.images is not None]
+        names = [name for images in batches for name in images.names]
         return cls(
-            _together(every, [name for one in every for name in one.names]) if every else None,
-            [found for one in some for found in one.keypoints],
-            [one for part in parts for one in part.skipped],
-            sum(one.given for one in parts),
-            tuple(number for one in some for number in one.numbers),
+            _concatenate(batches, names) if batches else None,
+            [keypoints for part in parts for keypoints in part.keypoints],
+            [skipped for part in parts for skipped in part.skipped],
+            sum(part.given for part in parts),
+            tuple(number for part in parts for number in part.numbers),
             tuple(line for part in parts for line in part.identities),
         )
 
 
 class Reader:
-    """Reads pictures as a model wants them, and finds their keypoints; all must be of one size.
+    """Loader of images and keypoints for a model; all inputs must have one size.
 
     Parameters
     ----------
-    wanted : a `Preprocessing`, or a function that finds it out
-    detector, needs : which keypoints, and with what
-    names : of all pictures, by number; their own for None
+    preprocessing : a `Preprocessing`, or a function that returns it
+    detector, needs : keypoint detector, and what the density needs ("keypoints", "descriptors")
+    names : names of all images, by number; None takes the name of the source
     identifies : fill `Loaded.identities`
     """
 
     identifies = False
 
     def __init__(
-        self, wanted: Any, detector: Any, needs: Iterable[str], names: Sequence[str] | None = None
+        self,
+        preprocessing: Any,
+        detector: Any,
+        needs: Iterable[str],
+        names: Sequence[str] | None = None,
     ) -> None:
-        self.wanted, self.detector, self.names = wanted, detector, names
+        self.wanted, self.detector, self.names = preprocessing, detector, names
         self.descriptors = "descriptors" in needs
         self.sizes: set[tuple[int, ...]] = set()
 
     def name(self, number: int, source: Any) -> str:
-        """What a picture is called."""
+        """Return the display name of an image."""
         return self.names[number] if self.names else called(source) or f"image {number}"
 
     def load(
         self, first: int, sources: list[Any], strict: bool = False, threads: int | None = None
     ) -> Loaded:
-        """Read pictures, the first of which is number `first`, and find their keypoints.
+        """Read images, numbered from `first`, and detect their keypoints.
 
-        `strict` raises for one that is none; `threads` look for keypoints, one a processor for
-        None.
+        `strict` raises for an unreadable image instead of skipping it. `threads` is the number of
+        threads that detect keypoints, None for one per processor.
         """
         identities = self.identities(first, sources) if self.identifies else ()
-        good: list[Images] = []
+        readable: list[Images] = []
         names, numbers, skipped = [], [], []
         for number, source in enumerate(sources, first):
             name = self.name(number, source)
             try:
-                good.append(prepare(source, self.wanted))
+                readable.append(prepare(source, self.wanted))
                 names.append(name)
                 numbers.append(number)
             except (ImageError, ShapeError, OSError) as error:
                 if strict:
                     raise
                 skipped.append(Skipped(name, " ".join(str(error).split())))
-        if not good:
+        if not readable:
             return Loaded(None, [], skipped, len(sources), (), identities)
-        for one in good:
-            if len(one.inputs) > 1:
+        for images in readable:
+            if len(images.inputs) > 1:
                 raise ShapeError(
-                    f"images: expected one after the other, got {len(one.inputs)} at once — "
-                    "give a batch as it is, or a list of its images"
+                    f"images: expected one image per item, got a batch of {len(images.inputs)} — "
+                    "give the batch itself, or a list of its images"
                 )
-        self.sizes |= {tuple(one.inputs.shape[1:]) for one in good}
+        self.sizes |= {tuple(images.inputs.shape[1:]) for images in readable}
         if len(self.sizes) > 1:
             raise ShapeError(
                 "images: expected tensors of one size, got "
                 f"{', '.join(map(str, sorted(self.sizes)))} — "
-                "give them at the size of the model's input"
+                "resize them to the size of the model's input"
             )
-        images = _together(good, names)
-        found = detect(images.pixels, self.detector, workers=threads, descriptors=self.descriptors)
-        return Loaded(images, found, skipped, len(sources), tuple(numbers), identities)
+        batch = _concatenate(readable, names)
+        keypoints = detect(
+            batch.pixels, self.detector, workers=threads, descriptors=self.descriptors
+        )
+        return Loaded(batch, keypoints, skipped, len(sources), tuple(numbers), identities)
 
     def identities(self, first: int, sources: Sequence[Any]) -> tuple[str, ...]:
-        """Return name and SHA-256 of the content of each picture."""
+        """Return the name and the SHA-256 of the content of each source."""
         pairs = enumerate(sources, first)
-        return tuple(f"{self.name(number, one)} {content_digest(one)}" for number, one in pairs)
+        return tuple(f"{self.name(i, source)} {content_digest(source)}" for i, source in pairs)
 
 
-def _together(every: Sequence[Images], names: Sequence[str]) -> Images:
-    """Images of one size as one batch, under these names."""
+def _concatenate(batches: Sequence[Images], names: Sequence[str]) -> Images:
+    """Concatenate images of one size to one batch with the given names."""
     return Images(
-        torch.cat([one.inputs for one in every]),
-        np.concatenate([one.pixels for one in every]),
+        torch.cat([images.inputs for images in batches]),
+        np.concatenate([images.pixels for images in batches]),
         tuple(names),
         batched=True,
-        prepared=all(one.prepared for one in every),
-        notes=tuple(dict.fromkeys(note for one in every for note in one.notes)),
+        prepared=all(images.prepared for images in batches),
+        notes=tuple(dict.fromkeys(note for images in batches for note in images.notes)),
     )
 
 
 def read_ahead(
     load: Callable[[int, list[Any]], Loaded], images: Iterable[Any], size: int, ahead: bool
 ) -> Iterator[Loaded]:
-    """Batches of `size` images, each loaded, if `ahead`, while the one before is measured."""
-    every, first = iter(images), 0
-    waiting: deque[Future[Loaded]] = deque()
+    """Yield batches of `size` images; with `ahead`, load the next while one is processed."""
+    sources_left, first = iter(images), 0
+    pending: deque[Future[Loaded]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
-        while sources := list(islice(every, size)):
+        while sources := list(islice(sources_left, size)):
             if not ahead:
                 yield load(first, sources)
             else:
-                waiting.append(reader.submit(load, first, sources))
-                if len(waiting) > 1:
-                    yield waiting.popleft().result()
+                pending.append(reader.submit(load, first, sources))
+                if len(pending) > 1:
+                    yield pending.popleft().result()
             first += len(sources)
-        while waiting:
-            yield waiting.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def has_spare_cores(model: nn.Module) -> bool:
-    """Whether reading does not take from the model what it gives."""
+    """Return whether images can be loaded in another thread without slowing down the model."""
     return spare_cores(model) > 0
 
 
-def several(images: Any) -> tuple[Iterable[Any] | None, int | None]:
-    """The images one by one, and how many there are, if it is not a single one."""
+def as_iterable(images: Any) -> tuple[Iterable[Any] | None, int | None]:
+    """Return an iterable of images and its length; None and 1 for a single image."""
     single = isinstance(images, (str, bytes, Path)) or not isinstance(images, Iterable)
     depth = getattr(images, "ndim", None)
     if single or depth in (2, 3) or hasattr(images, "convert"):

@@ -1,4 +1,4 @@
-"""`analyze`: from a model and pictures to an analysis."""
+"""`analyze`: weighted patch interrelation of a model on images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from ..attention.sites import Layers, refuse
 from ..images import Preprocessing
 from .analysis import Analysis
-from .reading import has_spare_cores, read_ahead, several
+from .reading import as_iterable, has_spare_cores, read_ahead
 from .store import check_writable
 from .study import Study
 
@@ -33,61 +33,60 @@ def analyze(
     partial: str | Path | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Analysis:
-    """Weighted patch interrelation of one image, or of as many as there are.
+    """Analyse the weighted patch interrelation of one or more images.
 
-    One forward pass an image, without gradients; memory does not grow with their number. In a
-    sequence of images, those that cannot be read, and those without a keypoint, are left out and
-    listed in `Analysis.skipped`; of a single image, the error is raised.
+    Each image needs one forward pass, without gradients. Memory does not grow with the number of
+    images. Images that cannot be read, and images without a keypoint, are skipped and listed in
+    `Analysis.skipped`; for a single image the error is raised.
 
     Parameters
     ----------
     model : a vision transformer
-    images : a picture in any form that `semattn.images.prepare` takes, a batch (B, C, H, W) as the
-        model takes it, or a list or an iterable of pictures
+    images : an image in any form that `semattn.images.prepare` accepts, a batch (B, C, H, W) of
+        model inputs, or a list or an iterable of images
     density, detector, preprocessing, seed : as for `semattn.explain.Explainer`
-    layers : which self-attention layers; None is all
-    draws : R of each null, for each image; None is 3, or 20 for a single image
-    pool : how many images, the last ones before it, the null `other` of an image draws from; the
-        first images draw from each other; under 3 there is none
+    layers : self-attention layers to analyse; None for all
+    draws : R, number of draws of each null per image; None is 3, or 20 for a single image
+    pool : number of preceding images that the null `other` draws from (the first images draw from
+        each other); the null is left out if the pool has fewer than 3
     replicates : bootstrap samples of the images, for intervals
-    batch_size : images in the model at once
-    partial : a file to keep what is done in, every so often, and to go on from after an
-        interruption, where the images begin with those that are in it, unchanged; removed at the
-        end
-    progress : called with the number of images done, and of all where it is known
+    batch_size : images per forward pass
+    partial : file that saves intermediate results, and from which an interrupted run resumes if
+        the images begin with those in the file, unchanged; removed at the end
+    progress : called with the number of finished images, and the total if it is known
 
     Raises
     ------
     UnsupportedModelError
-        As `semattn.record` does.
+        As for `semattn.record`.
     ImageError
-        Of a single image; and where none of several is left.
+        If a single image is unusable, or no image of a list is usable.
     AnalysisFileError
-        For a `partial` of another model or of other options; where `images` can be read only once,
-        also for one of other images.
+        If `partial` has another model or other options, or has other images and `images` is an
+        iterator.
 
     Warns
     -----
     UserWarning
-        Where images in `partial` changed or are gone: the analysis starts again.
+        If images in `partial` were changed or removed: the analysis starts again.
 
     Examples
     --------
     >>> import timm, torch
     >>> vit = timm.create_model("test_vit", img_size=64)
-    >>> found = analyze(vit, torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)))
-    >>> found.mean("alignment").shape  # layers, heads
+    >>> analysis = analyze(vit, torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)))
+    >>> analysis.mean("alignment").shape  # layers, heads
     (6, 2)
     """
-    many, total = several(images)
+    image_list, total = as_iterable(images)
     if draws is None:
-        draws = 20 if many is None else 3
-    for name, value, least in (
+        draws = 20 if image_list is None else 3
+    for name, value, minimum in (
         ("draws", draws, 2), ("pool", pool, 0), ("replicates", replicates, 0),
         ("batch_size", batch_size, 1), ("seed", seed, 0),
     ):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name}: expected {least} at least, got {value}")
+        if value < minimum:
+            raise ValueError(f"{name}: expected at least {minimum}, got {value}")
     module = refuse(model, compiled=True)
     options = {
         "density": density, "detector": detector, "layers": layers, "draws": draws, "pool": pool,
@@ -97,16 +96,16 @@ def analyze(
     study = Study(module, options)
     if partial is not None:
         check_writable(Path(partial))
-        if isinstance(many, Sequence) or hasattr(many, "ndim"):
-            _drop_changed(study, Path(partial), many)
-    if many is None:
+        if isinstance(image_list, Sequence) or hasattr(image_list, "ndim"):
+            _drop_changed(study, Path(partial), image_list)
+    if image_list is None:
         loaded = study.reader.load(0, [images], strict=True)
         for note in loaded.images.notes if loaded.images else ():
             warnings.warn(note, stacklevel=2)
         study.take(loaded)
     else:
         study.take_all(
-            read_ahead(study.reader.load, many, batch_size, has_spare_cores(module)),
+            read_ahead(study.reader.load, image_list, batch_size, has_spare_cores(module)),
             None if partial is None else Path(partial),
             lambda done: None if progress is None else progress(done, total),
         )
@@ -114,10 +113,10 @@ def analyze(
 
 
 def _drop_changed(study: Study, partial: Path, images: Any) -> None:
-    """Start again where images that were analysed are not the first ones of the list any more."""
-    if dropped := study.drop_changed(partial, images):
+    """Warn and start again if the analysed images are no longer the first ones of the list."""
+    if n_dropped := study.drop_changed(partial, images):
         warnings.warn(
-            f"the analysis starts again: of the {dropped} images that an earlier run had analysed, "
+            f"the analysis starts again: of the {n_dropped} images of the interrupted run, "
             "some were edited, added, removed or moved",
             stacklevel=3,
         )

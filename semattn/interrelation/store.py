@@ -1,4 +1,4 @@
-"""Analyses on the disk: one ``.npz``, nothing pickled, whole or not there."""
+"""Files of analyses: one ``.npz`` without pickle, written atomically."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Fill = tuple[int, bool, str]
 
 
 class AnalysisFileError(SemattnError, OSError):
-    """A file that is no analysis, or that cannot be written."""
+    """Error for a file that is not an analysis, or that cannot be written."""
 
 
-def save(found: Figures, file: Path, **more: Any) -> Path:
-    """Write an analysis, under a temporary name first: its path."""
-    sums = found.tally.arrays()
+def save(analysis: Figures, file: Path, **extra: Any) -> Path:
+    """Write an analysis atomically and return its path."""
+    sums = analysis.tally.arrays()
     about = {
         "format": FORMAT,
         "sums": len(sums),
-        "grid": found.grid.to_list(),
-        "skipped": found.skipped,
-        "manifest": found.manifest,
-        **more,
+        "grid": analysis.grid.to_list(),
+        "skipped": analysis.skipped,
+        "manifest": analysis.manifest,
+        **extra,
     }
     text = json.dumps(about, ensure_ascii=False, allow_nan=False)
     try:
@@ -42,60 +42,60 @@ def save(found: Figures, file: Path, **more: Any) -> Path:
         with whole(file) as stream:
             np.savez_compressed(stream, **arrays)
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise _unwritable_error(file, error) from error
     return file
 
 
 def check_writable(file: Path) -> None:
-    """Find out now, not after an hour, that `file` cannot be written."""
+    """Raise AnalysisFileError before the analysis starts if `file` cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(prefix=".semattn-", dir=file.parent):
             pass
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise _unwritable_error(file, error) from error
 
 
-def save_partial(found: Figures, file: Path, done: int, inputs: str, fill: Fill) -> None:
-    """Write an analysis of the first `done` images, with the digest of their identities.
+def save_partial(analysis: Figures, file: Path, done: int, inputs: str, fill: Fill) -> None:
+    """Write an analysis of the first `done` images, with the digest `inputs` of their identities.
 
     Parameters
     ----------
-    fill : the same of the images that filled the pool, and whether there were no more
+    fill : number of images read to fill the pool, whether they were all images, and their digest
     """
-    save(found, file, done=done, inputs=inputs, fill=list(fill))
+    save(analysis, file, done=done, inputs=inputs, fill=list(fill))
 
 
 def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, str, Fill]:
-    """Return what `save_partial` wrote, if it is of the same model and options."""
-    found, about = load(file)
+    """Load a file of `save_partial`; raise if it is of another model or other options."""
+    analysis, about = load(file)
     if "done" not in about:
-        raise not_the_beginning(file, "all of one")
-    if found.manifest != manifest:
-        differ = [name for name in manifest if manifest[name] != found.manifest.get(name)]
-        raise not_the_beginning(file, f"another {', '.join(differ)}")
+        raise mismatch_error(file, "a complete analysis")
+    if analysis.manifest != manifest:
+        different = [name for name in manifest if manifest[name] != analysis.manifest.get(name)]
+        raise mismatch_error(file, f"another {', '.join(different)}")
     if reason := unconfirmed(manifest):
-        raise not_the_beginning(file, f"a model that cannot be confirmed ({reason})")
+        raise mismatch_error(file, f"a model that cannot be confirmed ({reason})")
     filled, ended, digest = about.get("fill", (0, False, ""))
     fill = int(filled), bool(ended), str(digest)
-    return found, int(about["done"]), str(about.get("inputs")), fill
+    return analysis, int(about["done"]), str(about.get("inputs")), fill
 
 
-def not_the_beginning(file: Path, got: str) -> AnalysisFileError:
-    """What to raise where a partial file belongs to something else."""
+def mismatch_error(file: Path, got: str) -> AnalysisFileError:
+    """Return the error for a partial file of a different analysis."""
     return AnalysisFileError(
         f"partial: expected the beginning of this analysis, got {file} with {got} — "
-        "remove it, or keep the images and options that it was begun with"
+        "remove it, or use the images and options of the interrupted run"
     )
 
 
 def load(file: Path) -> tuple[Figures, dict[str, Any]]:
-    """What `save` wrote, and what was said with it.
+    """Load a file of `save`: the analysis, and the dictionary stored with it.
 
     Raises
     ------
     AnalysisFileError
-        For a file that is missing, damaged, or that something else wrote.
+        If the file is missing, damaged, or not an analysis.
     """
     try:
         arrays = read_arrays(file)
@@ -105,16 +105,16 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
         if about["sums"] != len(arrays):
             raise ValueError(f"{len(arrays)} of {about['sums']} sums")
         grid = PatchGrid.from_list(about["grid"])
-        skipped = tuple(Skipped(*one) for one in about["skipped"])
+        skipped = tuple(Skipped(*entry) for entry in about["skipped"])
         return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
     except DAMAGE as error:
         raise AnalysisFileError(
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "
-            "give a file that Analysis.save wrote"
+            "give a file written by Analysis.save"
         ) from error
 
 
-def _unwritable(file: Path, error: OSError) -> AnalysisFileError:
+def _unwritable_error(file: Path, error: OSError) -> AnalysisFileError:
     return AnalysisFileError(
         f"file: expected to write {file}, got {' '.join(str(error).split())} — save it elsewhere"
     )

@@ -1,4 +1,4 @@
-"""`Study`: one analysis under way, batch by batch; what cannot be measured is left out."""
+"""`Study`: state of an analysis that runs batch by batch and skips unusable images."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from ..manifest import about_model, versions
 from .analysis import Analysis
 from .figures import Skipped
 from .measure import measure
-from .nulls import Pool, held, keys_of
-from .outliers import outliers
+from .nulls import Pool, keys_of, patch_distributions
+from .outliers import find_outliers
 from .reading import Loaded, Reader
-from .store import Fill, load_partial, not_the_beginning, save_partial
+from .store import Fill, load_partial, mismatch_error, save_partial
 from .tally import Tally
 
-BLANK = "no keypoint in any patch: there is nothing to hold attention against"
-BROKEN = "the model's output is not finite"
-EVERY = 20  # batches between two writings of the partial file
-FILL = 8  # how many times the pool's images are read to fill it, where many are blank
+NO_KEYPOINTS = "no keypoint in any patch"
+NOT_FINITE = "the model's output is not finite"
+BATCHES_BETWEEN_SAVES = 20  # between two saves of the partial file
+MAX_FILL_FACTOR = 8  # images read to fill the pool, in multiples of its size
 
 
 class Study:
-    """One analysis under way.
+    """State of a running analysis.
 
     Parameters
     ----------
     model : a vision transformer
-    options : density, detector, layers, draws, pool, replicates, batch_size, preprocessing and
-        seed, all of them, as of `analyze`
-    about : the model's `about_model`, where it is known: its weights are not read anew
+    options : all of density, detector, layers, draws, pool, replicates, batch_size, preprocessing
+        and seed, as for `analyze`
+    about : result of `about_model` for the model, if available, to avoid hashing the weights again
     """
 
     def __init__(
@@ -58,33 +58,33 @@ class Study:
         self.density = densities.ensure(options["density"])
         if self.density is densities["other"]:
             raise ValueError(
-                "density: expected one that an image has by itself, got 'other' — "
-                "the null `other` of every analysis holds attention against other images"
+                "density: expected a density of the image itself, got 'other' — choose another "
+                "density; the null 'other' already compares with other images"
             )
         detectors.ensure(options["detector"])
-        wanted = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
+        preprocessing = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
         needs = getattr(self.density, "needs", ("keypoints",))
-        self.reader = Reader(wanted, options["detector"], needs)
-        said = {name: _said(value) for name, value in options.items()}
-        said["preprocessing"] = said["preprocessing"] or _own_preprocessing(model)
+        self.reader = Reader(preprocessing, options["detector"], needs)
+        parameters = {name: _to_json(value) for name, value in options.items()}
+        parameters["preprocessing"] = parameters["preprocessing"] or _describe_preprocessing(model)
         about = about or about_model(model)
-        self.manifest = about | {"options": said, "versions": versions()}
+        self.manifest = about | {"options": parameters, "versions": versions()}
         self.pool = Pool(options["pool"])
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
         self.skipped: list[Skipped] = []
-        # Number of images that filled the pool, whether there were no more, digest of them.
+        # Number of images read to fill the pool, whether they were all images, their digest.
         self.fill: Fill = (0, False, "")
 
     def anew(self) -> Study:
-        """Another one of the same model and options, with nothing in it but the grid."""
-        made = copy(self)
-        made.pool = Pool(self.options["pool"])
-        made.tally, made.skipped = None, []
-        return made
+        """Return an empty study of the same model and options; the grid is kept."""
+        study = copy(self)
+        study.pool = Pool(self.options["pool"])
+        study.tally, study.skipped = None, []
+        return study
 
     def find_grid(self, loaded: Loaded) -> None:
-        """Learn from a pass of the first image how the model cuts all of them."""
+        """Determine the patch grid from a forward pass of the first image."""
         assert loaded.images is not None
         inputs = self._inputs(loaded.images)[:1]
         self.grid = record(self.model, inputs, layers=self.options["layers"], grad=False).grid
@@ -93,7 +93,7 @@ class Study:
         return move_to_model(self.model, images.inputs, prepared=images.prepared)
 
     def pooled(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
-        """The same batches, once the pool is full of what they begin with."""
+        """Fill the pool from the first batches, and return an iterator over all batches."""
         return chain(self._fill_pool(batches), batches)
 
     def take_all(
@@ -102,110 +102,119 @@ class Study:
         partial: Path | None,
         progress: Callable[[int], None],
     ) -> None:
-        """Measure every batch, from where a partial result ends, if there is one.
+        """Measure every batch; resume after the images of a partial result, if there is one.
 
         Raises
         ------
         AnalysisFileError
-            For a partial result of other options, or of other images than those that come first.
+            If the partial result has other options, or its images are not the first images.
         """
-        done, seen, kept, fill, inputs = 0, 0, "", self.fill, hashlib.sha256()
+        done, n_read, saved_digest, fill, digest = 0, 0, "", self.fill, hashlib.sha256()
         if partial is not None and partial.exists():
-            begun, done, kept, fill = load_partial(partial, self.manifest)
-            self.tally, self.grid, self.skipped = begun.tally, begun.grid, list(begun.skipped)
+            saved, done, saved_digest, fill = load_partial(partial, self.manifest)
+            self.tally, self.grid, self.skipped = saved.tally, saved.grid, list(saved.skipped)
         self.reader.identifies = partial is not None
-        following = self.pooled(batches)
+        remaining = self.pooled(batches)
         if partial is not None and done and fill != self.fill:
-            raise not_the_beginning(partial, "other images")
-        for number, one in enumerate(following, 1):
-            before, seen = seen, seen + one.given
-            inputs.update(_lines(one.identities))
-            is_last = before < done <= seen
-            if partial is not None and is_last and (seen, inputs.hexdigest()) != (done, kept):
-                raise not_the_beginning(partial, "other images")
-            if seen <= done:
-                self._pass(one)
+            raise mismatch_error(partial, "other images")
+        for number, loaded in enumerate(remaining, 1):
+            n_before, n_read = n_read, n_read + loaded.given
+            digest.update(_encode_identities(loaded.identities))
+            is_changed = (n_read, digest.hexdigest()) != (done, saved_digest)
+            if partial is not None and n_before < done <= n_read and is_changed:
+                raise mismatch_error(partial, "other images")
+            if n_read <= done:
+                self._enter_pool(loaded)
                 continue
-            self.take(one)
-            progress(seen)
-            if partial is not None and number % EVERY == 0 and self.tally and self.tally.images:
-                save_partial(self.result(), partial, seen, inputs.hexdigest(), self.fill)
+            self.take(loaded)
+            progress(n_read)
+            is_due = number % BATCHES_BETWEEN_SAVES == 0 and self.tally and self.tally.images
+            if partial is not None and is_due:
+                save_partial(self.result(), partial, n_read, digest.hexdigest(), self.fill)
         if partial is not None:
-            if seen < done:
-                raise not_the_beginning(partial, "more images")
+            if n_read < done:
+                raise mismatch_error(partial, "more images")
             partial.unlink(missing_ok=True)
 
     def drop_changed(self, partial: Path, images: Sequence[Any]) -> int:
-        """Remove a partial result unless a list of images begins with those that are in it.
+        """Remove a partial result unless the list of images begins with its images.
 
         Returns
         -------
-        The number of images in a result that was removed, 0 where it stays or there is none.
+        int
+            Number of images in the removed result; 0 if nothing was removed.
         """
         if not partial.exists():
             return 0
-        _, done, kept, (filled, ended, fill) = load_partial(partial, self.manifest)
+        _, done, saved_digest, (filled, ended, fill_digest) = load_partial(partial, self.manifest)
         count = len(images)
-        whole_batches = done % self.options["batch_size"] == 0 or done == count
-        # The pool holds the first images, also those that were not analysed yet.
-        if whole_batches and max(done, filled) <= count and not (ended and filled != count):
+        ends_on_batch = done % self.options["batch_size"] == 0 or done == count
+        # The pool may hold images that were not analysed yet.
+        if ends_on_batch and max(done, filled) <= count and not (ended and filled != count):
             digests = self._digest_at(images, {done, filled})
-            if (digests[done], digests[filled]) == (kept, fill):
+            if (digests[done], digests[filled]) == (saved_digest, fill_digest):
                 return 0
         partial.unlink()
         return done
 
     def _digest_at(self, images: Sequence[Any], counts: set[int]) -> dict[int, str]:
-        """Return the digest of the identities of the first images, by their number."""
-        inputs = hashlib.sha256()
-        found = {0: inputs.hexdigest()}
+        """Return the digest of the identities of the first n images, for each n of `counts`."""
+        digest = hashlib.sha256()
+        digests = {0: digest.hexdigest()}
         for number in range(max(counts)):
-            inputs.update(_lines(self.reader.identities(number, [images[number]])))
+            digest.update(_encode_identities(self.reader.identities(number, [images[number]])))
             if number + 1 in counts:
-                found[number + 1] = inputs.hexdigest()
-        return found
+                digests[number + 1] = digest.hexdigest()
+        return digests
 
     def take(self, loaded: Loaded) -> None:
-        """Measure one batch and add it up."""
+        """Measure one batch and add it to the tally."""
         self.skipped += loaded.skipped
         if loaded.images is None:
             return
         inputs = self._inputs(loaded.images)
         layout = with_readout(self.model, ModelCall((inputs,), {}, 0))
         with watch_norms(self.model, layout.selves) as norms:
-            taken = record(self.model, inputs, layers=self.options["layers"], grad=False)
-        scene, s, p, sorted_in = self._sorted(loaded.images, loaded.keypoints, taken.grid)
-        reasons = _unusable(taken, s)
+            attention = record(self.model, inputs, layers=self.options["layers"], grad=False)
+        scene, s, p, strata_of_s = self._measure_density(
+            loaded.images, loaded.keypoints, attention.grid
+        )
+        reasons = _skip_reasons(attention, s)
         names = loaded.images.names
-        self.skipped += [Skipped(*one) for one in zip(names, reasons, strict=True) if one[1]]
-        found = norms_on(taken.grid, norms, taken.in_order)
-        flagged = torch.zeros_like(s).bool() if found is None else outliers(found, sorted_in)
-        against = held(p, sorted_in, ~flagged, scene, self.options["draws"], self.pool)
+        pairs = zip(names, reasons, strict=True)
+        self.skipped += [Skipped(name, reason) for name, reason in pairs if reason]
+        token_norms = norms_on(attention.grid, norms, attention.in_order)
+        is_outlier = torch.zeros_like(s).bool()
+        if token_norms is not None:
+            is_outlier = find_outliers(token_norms, strata_of_s)
+        distributions = patch_distributions(
+            p, strata_of_s, ~is_outlier, scene, self.options["draws"], self.pool
+        )
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            measured = measure(taken, against, layout.class_tokens)
+            measured = measure(attention, distributions, layout.class_tokens)
         if self.tally is None or self.grid is None:
             self.tally = Tally(measured.layers, self.options["replicates"])
-            self.grid = taken.grid
-        if found is None:
+            self.grid = attention.grid
+        if token_norms is None:
             measured = measured.without_outliers()
         keys = {i: key for i, key in enumerate(keys_of(scene)) if not reasons[i]}
-        self.tally.add(measured, against, keys, scene.seed)
+        self.tally.add(measured, distributions, keys, scene.seed)
 
     def result(self) -> Analysis:
-        """What came out so far."""
+        """Return the analysis of the images so far; raise ImageError if there are none."""
         if self.tally is None or self.grid is None or not self.tally.images:
-            reasons = "; ".join(f"{one.name}: {one.reason}" for one in self.skipped[:3])
+            reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in self.skipped[:3])
             more = f" (and {len(self.skipped) - 3} more)" if len(self.skipped) > 3 else ""
             raise ImageError(
-                f"images: expected one that can be analysed at least, got {reasons or 'none'}{more}"
-                " — give photographs"
+                f"images: expected at least one usable image, got {reasons or 'none'}{more} — "
+                "give readable photographs"
             )
         return Analysis(self.tally, self.grid, tuple(self.skipped), self.manifest)
 
-    def _sorted(
+    def _measure_density(
         self, images: Images, keypoints: list[Keypoints], grid: PatchGrid
     ) -> tuple[Scene, Tensor, Tensor, Tensor]:
-        """The images of a batch on a grid, their density, concentration and strata, (B, P) each."""
+        """Return the scene of a batch, and its density, concentration and strata, (B, P) each."""
         scene = Scene(images.pixels, keypoints, grid, self.options["seed"])
         s = self.density(scene)
         if s.shape != (len(scene), grid.patches):
@@ -213,63 +222,64 @@ class Study:
                 f"density: expected ({len(scene)}, {grid.patches}), got {tuple(s.shape)} — "
                 "one value a patch of each image"
             )
-        sorted_in = strata(s, scene.seed)
-        blank = (s == 0).all(dim=1, keepdim=True)  # uniform without a warning: skipped, and listed
-        return scene, s, concentration(torch.where(blank, 1.0, s)), sorted_in
+        strata_of_s = strata(s, scene.seed)
+        is_empty = (s == 0).all(dim=1, keepdim=True)  # such images are skipped, so no warning
+        return scene, s, concentration(torch.where(is_empty, 1.0, s)), strata_of_s
 
-    def _pass(self, loaded: Loaded, full: int | None = None) -> None:
-        """Let a batch enter the pool without being measured, until the pool is `full`."""
+    def _enter_pool(self, loaded: Loaded, max_size: int | None = None) -> None:
+        """Enter a batch into the pool without measuring it, up to `max_size` images."""
         if loaded.images is None or not self.options["pool"]:
             return
         if self.grid is None:
             self.find_grid(loaded)
             assert self.grid is not None
-        scene, _, *both = self._sorted(loaded.images, loaded.keypoints, self.grid)
-        for key, p, sorted_in in zip(keys_of(scene), *both, strict=True):
-            if full is None or len(self.pool) < full:
-                self.pool.enter(key, p, sorted_in)
+        scene, _, *p_and_strata = self._measure_density(loaded.images, loaded.keypoints, self.grid)
+        for key, p, image_strata in zip(keys_of(scene), *p_and_strata, strict=True):
+            if max_size is None or len(self.pool) < max_size:
+                self.pool.enter(key, p, image_strata)
 
     def _fill_pool(self, batches: Iterator[Loaded]) -> list[Loaded]:
-        """Read as many batches as the pool needs; they are handed back, to be measured."""
-        first: list[Loaded] = []
-        most, ended = self.options["pool"], False
-        while len(self.pool) < most and sum(one.given for one in first) < FILL * most:
-            if (one := next(batches, None)) is None:
+        """Read as many batches as the pool needs, and return them."""
+        batches_read: list[Loaded] = []
+        max_size, n_read, ended = self.options["pool"], 0, False
+        while len(self.pool) < max_size and n_read < MAX_FILL_FACTOR * max_size:
+            if (loaded := next(batches, None)) is None:
                 ended = True
                 break
-            first.append(one)
-            self._pass(one, full=most)
-        self.pool.most = len(self.pool)  # it stays as large, whatever comes
-        lines = b"".join(_lines(one.identities) for one in first)
+            batches_read.append(loaded)
+            n_read += loaded.given
+            self._enter_pool(loaded, max_size=max_size)
+        self.pool.max_size = len(self.pool)  # the size is fixed from now on
+        lines = b"".join(_encode_identities(loaded.identities) for loaded in batches_read)
         digest = hashlib.sha256(lines).hexdigest()
-        self.fill = (sum(one.given for one in first), ended, digest)
-        return first
+        self.fill = (n_read, ended, digest)
+        return batches_read
 
 
-def _lines(identities: Sequence[str]) -> bytes:
-    return "".join(f"{one}\n" for one in identities).encode("utf-8", "surrogateescape")
+def _encode_identities(identities: Sequence[str]) -> bytes:
+    return "".join(f"{identity}\n" for identity in identities).encode("utf-8", "surrogateescape")
 
 
-def _unusable(taken: AttentionRecord, s: Tensor) -> list[str]:
-    """Why an image has no part in the figures; "" for one that has."""
-    finite = taken.logits.isfinite().reshape(len(s), -1).all(dim=1).tolist()
-    blank = (s == 0).all(dim=1).tolist()
+def _skip_reasons(attention: AttentionRecord, s: Tensor) -> list[str]:
+    """Return for each image why it is skipped; "" if it is used."""
+    is_finite = attention.logits.isfinite().reshape(len(s), -1).all(dim=1).tolist()
+    is_empty = (s == 0).all(dim=1).tolist()
     return [
-        BROKEN if not whole else BLANK if empty else ""
-        for whole, empty in zip(finite, blank, strict=True)
+        NOT_FINITE if not finite else NO_KEYPOINTS if empty else ""
+        for finite, empty in zip(is_finite, is_empty, strict=True)
     ]
 
 
-def _own_preprocessing(model: nn.Module) -> str | None:
-    """The model's own, in words; None where nothing tells, so that only tensors can be given."""
+def _describe_preprocessing(model: nn.Module) -> str | None:
+    """Describe the model's own preprocessing; None if unknown, so that only tensors work."""
     try:
         return str(Preprocessing.of(model))
     except SemattnError:
         return None
 
 
-def _said(value: Any) -> Any:
-    """An option, ready for JSON."""
+def _to_json(value: Any) -> Any:
+    """Convert an option for JSON."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Integral):
@@ -277,7 +287,7 @@ def _said(value: Any) -> Any:
     if isinstance(value, Preprocessing):
         return str(value)
     if isinstance(value, (list, tuple, range)):
-        return [int(one) for one in value]
+        return [int(number) for number in value]
     return (
         str(value) if isinstance(value, slice) else getattr(value, "__name__", type(value).__name__)
     )

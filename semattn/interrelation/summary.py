@@ -1,4 +1,4 @@
-"""An analysis as plain lists and numbers, for JSON and for a page that draws it."""
+"""Conversion of an analysis to plain lists and numbers, for JSON and for the report page."""
 
 from __future__ import annotations
 
@@ -12,46 +12,49 @@ from .figures import MEANING, Array, Figures, number
 from .findings import findings
 
 
-def summary(found: Figures) -> dict[str, Any]:
-    """What was analysed, every figure with interval and nulls, and what they say.
+def summary(analysis: Figures) -> dict[str, Any]:
+    """Return the settings, every metric with interval and nulls, and the findings.
 
-    Figures are lists of layers of lists of heads, as many as the layer has; lifts end in 3 lists of
-    3, who asks before who is asked, each EMPTY, LOW, HIGH. None where a figure is undefined.
+    A metric is a list of layers, each a list of the layer's heads. A lift ends in 3 lists of 3:
+    strata of the queries, then of the keys, in the order EMPTY, LOW, HIGH. Undefined values are
+    None.
     """
     lifts = ("lift", "lift_without_outliers")
+    metrics = {name: _summarize_metric(analysis, name) for name in analysis.figures}
     return {
-        "images": found.images,
-        "skipped": [{"name": one.name, "reason": one.reason} for one in found.skipped],
-        "model": model_label(found.manifest),
-        "density": found.manifest["options"]["density"],
-        "grid": list(found.grid.shape),
-        "layers": [{"layer": layer, "heads": heads} for layer, heads in found.layers],
-        "figures": {name: _figure(found, name) for name in found.figures if name not in lifts},
-        **{name: _figure(found, name) for name in found.figures if name in lifts},
-        "findings": [asdict(one) for one in findings(found)],
-        "manifest": found.manifest,
+        "images": analysis.images,
+        "skipped": [{"name": name, "reason": reason} for name, reason in analysis.skipped],
+        "model": model_label(analysis.manifest),
+        "density": analysis.manifest["options"]["density"],
+        "grid": list(analysis.grid.shape),
+        "layers": [{"layer": layer, "heads": heads} for layer, heads in analysis.layers],
+        "figures": {name: metric for name, metric in metrics.items() if name not in lifts},
+        **{name: metric for name, metric in metrics.items() if name in lifts},
+        "findings": [asdict(finding) for finding in findings(analysis)],
+        "manifest": analysis.manifest,
     }
 
 
-def _figure(found: Figures, name: str) -> dict[str, Any]:
-    low, high = found.interval(name)
+def _summarize_metric(analysis: Figures, name: str) -> dict[str, Any]:
+    low, high = analysis.interval(name)
     nulls = {}
-    for null in found.nulls(name):
-        test = found.against(name, null)
-        nulls[null] = {part: _listed(found, values) for part, values in test.items()}
+    for null in analysis.nulls(name):
+        test = analysis.against(name, null)
+        nulls[null] = {column: _to_lists(analysis, values) for column, values in test.items()}
     return {
         **MEANING[name]._asdict(),
-        "mean": _listed(found, found.mean(name)),
-        "low": _listed(found, low),
-        "high": _listed(found, high),
+        "mean": _to_lists(analysis, analysis.mean(name)),
+        "low": _to_lists(analysis, low),
+        "high": _to_lists(analysis, high),
         "nulls": nulls,
     }
 
 
-def _listed(found: Figures, values: Array) -> list[Any]:
-    """(L, H, …) as lists, without the places of heads that a layer does not have."""
+def _to_lists(analysis: Figures, values: Array) -> list[Any]:
+    """Convert (L, H, …) to lists, without the padding of layers that have fewer heads."""
 
-    def plain(one: Any) -> Any:
-        return [plain(inner) for inner in one] if np.ndim(one) else number(one)
+    def to_list(array: Any) -> Any:
+        return [to_list(item) for item in array] if np.ndim(array) else number(array)
 
-    return [plain(layer[:heads]) for layer, (_, heads) in zip(values, found.layers, strict=True)]
+    layers = zip(values, analysis.layers, strict=True)
+    return [to_list(layer_values[:heads]) for layer_values, (_, heads) in layers]

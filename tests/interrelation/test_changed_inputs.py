@@ -15,12 +15,12 @@ from tests.edited_data import (
     same_analysis,
 )
 
-STARTS_AGAIN = "the analysis starts again: of the 2 images that an earlier run had analysed"
+STARTS_AGAIN = "the analysis starts again: of the 2 images of the interrupted run"
 
 
 @pytest.fixture(autouse=True)
 def every_batch(monkeypatch):
-    monkeypatch.setattr(study, "EVERY", 1)
+    monkeypatch.setattr(study, "BATCHES_BETWEEN_SAVES", 1)
 
 
 @pytest.fixture

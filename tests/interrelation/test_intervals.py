@@ -10,8 +10,8 @@ from semattn.grid import PatchGrid
 from semattn.images import prepare
 from semattn.interrelation import analyze
 from semattn.interrelation.figures import Figures
-from semattn.interrelation.measure import ALONE, HELD, Measured
-from semattn.interrelation.nulls import Held, keys_of
+from semattn.interrelation.measure import DISTRIBUTION_METRICS, PLAIN_METRICS, Measured
+from semattn.interrelation.nulls import PatchDistributions, keys_of
 from semattn.interrelation.tally import Tally
 from tests import models
 
@@ -21,12 +21,16 @@ GRID = PatchGrid((1, 2), (1, 2), (1, 1))
 def measured(values: np.ndarray) -> Measured:
     """Images (B,) of one head, all figures alike."""
     one = torch.from_numpy(values)[:, None, None]
-    held = {name: one[..., None].expand(-1, -1, -1, 2) for name in HELD if name != "lift"}
+    held = {
+        name: one[..., None].expand(-1, -1, -1, 2)
+        for name in DISTRIBUTION_METRICS
+        if name != "lift"
+    }
     held["lift"] = one[..., None, None, None].expand(-1, -1, -1, 2, 3, 3)
-    return Measured(((0, 1),), held, dict.fromkeys(ALONE, one))
+    return Measured(((0, 1),), held, dict.fromkeys(PLAIN_METRICS, one))
 
 
-NOTHING = Held(torch.zeros(0), torch.zeros(0), torch.zeros(0))
+NOTHING = PatchDistributions(torch.zeros(0), torch.zeros(0), torch.zeros(0))
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():

@@ -18,14 +18,14 @@ from semattn.attention.placement import Placement
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation.measure import measure
-from semattn.interrelation.nulls import Held
+from semattn.interrelation.nulls import PatchDistributions
 from tests import families, models
 from tests.oracles import dense_record
 
 Array = np.ndarray
 
 
-def held(patches: int, batch: int = 2, distributions: int = 2) -> Held:
+def held(patches: int, batch: int = 2, distributions: int = 2) -> PatchDistributions:
     """Random p and strata that have nothing to do with each other, and random outliers."""
     chance = torch.manual_seed(7)
     p = torch.rand(batch, distributions, patches, generator=chance, dtype=torch.float64) ** 2
@@ -33,7 +33,7 @@ def held(patches: int, batch: int = 2, distributions: int = 2) -> Held:
     groups[:, 1] = groups[:, 0]
     keep = torch.rand(batch, patches, generator=chance) > 0.2
     p[:, 1] = p[:, 0] * keep
-    return Held(p / p.sum(-1, keepdim=True), groups, keep)
+    return PatchDistributions(p / p.sum(-1, keepdim=True), groups, keep)
 
 
 def lift(a: Array, seen: Array, p: Array, group: Array, u: int, v: int) -> float:
@@ -52,7 +52,9 @@ def alignment(a: Array, seen: Array, p: Array, q: Array) -> float:
     return float(q @ a @ p) / float(q @ even @ p)
 
 
-def check(found, image: int, layer: int, head: int, a: Array, seen: Array, against: Held) -> None:
+def check(
+    found, image: int, layer: int, head: int, a: Array, seen: Array, against: PatchDistributions
+) -> None:
     """All that is held against distributions, of one head's P x P attention, rows of any sum."""
     for place in range(against.weights.shape[1]):
         p, group = (one[image, place].numpy() for one in (against.weights, against.strata))
@@ -63,11 +65,11 @@ def check(found, image: int, layer: int, head: int, a: Array, seen: Array, again
         at = (image, layer, head, place)
         table = [[lift(rest, visible, p, group, u, v) for v in range(3)] for u in range(3)]
         close = {"rtol": 1e-9, "atol": 1e-12}
-        np.testing.assert_allclose(found.held["lift"][at], table, **close)
+        np.testing.assert_allclose(found.by_distribution["lift"][at], table, **close)
         plain = np.full(len(p), 1 / len(p))
         for name, q in (("alignment", p), ("alignment_plain", plain)):
             np.testing.assert_allclose(
-                found.held[name][at], alignment(rest, visible, p, q), **close
+                found.by_distribution[name][at], alignment(rest, visible, p, q), **close
             )
 
 
@@ -126,9 +128,11 @@ def alone(grid: PatchGrid, dtype: torch.dtype = torch.float64, **parts: Tensor) 
     return AttentionRecord((one,), grid, no[:, None], None, None, None)
 
 
-def of_density(s: Tensor) -> Held:
+def of_density(s: Tensor) -> PatchDistributions:
     p, groups = concentration(s), strata(s)
-    return Held(torch.stack([p, p], 1), torch.stack([groups] * 2, 1), torch.ones_like(p).bool())
+    return PatchDistributions(
+        torch.stack([p, p], 1), torch.stack([groups] * 2, 1), torch.ones_like(p).bool()
+    )
 
 
 @pytest.mark.parametrize("constant", [-60.0, -44.0, -20.0, 0.0, 20.0, 44.0, 90.0])
@@ -143,10 +147,10 @@ def test_a_constant_on_all_scores_changes_nothing(constant):
         measure(alone(grid, query=query, key=key, mask=mask + add), against)
         for add in (0.0, constant)
     )
-    for name, values in expected.held.items():
-        torch.testing.assert_close(found.held[name], values, equal_nan=True)
-    for name, values in expected.alone.items():
-        torch.testing.assert_close(found.alone[name], values, equal_nan=True)
+    for name, values in expected.by_distribution.items():
+        torch.testing.assert_close(found.by_distribution[name], values, equal_nan=True)
+    for name, values in expected.plain.items():
+        torch.testing.assert_close(found.plain[name], values, equal_nan=True)
 
 
 @pytest.mark.parametrize("side", [14, 24, 37])
@@ -156,7 +160,7 @@ def test_uniform_attention_is_chance_where_few_patches_are_empty(side):
     s = 1.0 + torch.arange(side**2).double().remainder(3)[None]
     s[0, 5] = 0
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
-        found = measure(alone(grid, dtype), of_density(s)).held["lift"][0, 0, 0, 0]
+        found = measure(alone(grid, dtype), of_density(s)).by_distribution["lift"][0, 0, 0, 0]
         np.testing.assert_allclose(found, np.ones((3, 3)), rtol=tolerance)
 
 
@@ -168,7 +172,9 @@ def test_where_no_patch_is_empty_lifts_of_empty_are_undefined(side):
         s = 1 + torch.poisson(torch.ones(1, side**2), generator=chance).double()
         mask = torch.randn(1, 2, count, count, generator=chance) / 10  # a relative position bias
         query, key = (torch.randn(1, 2, count, 8, generator=chance) for _ in range(2))
-        found = measure(alone(grid, query=query, key=key, mask=mask), of_density(s)).held["lift"]
+        found = measure(
+            alone(grid, query=query, key=key, mask=mask), of_density(s)
+        ).by_distribution["lift"]
         table = found[0, 0, :, 0]
         assert table[:, 0].isnan().all() and table[:, :, 0].isnan().all()
         assert table[:, 1:, 1:].isfinite().all()

@@ -12,8 +12,8 @@ from semattn.attention.record import AttentionRecord
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation import measure as module
-from semattn.interrelation.measure import ALONE, measure
-from semattn.interrelation.nulls import Held
+from semattn.interrelation.measure import PLAIN_METRICS, measure
+from semattn.interrelation.nulls import PatchDistributions
 from tests import families, models
 from tests.interrelation import oracle
 
@@ -33,7 +33,7 @@ def density(grid: PatchGrid, batch: int = 2, seed: int = 0) -> Tensor:
     return drawn
 
 
-def against(grid: PatchGrid, batch: int = 2, keep: Tensor | None = None) -> Held:
+def against(grid: PatchGrid, batch: int = 2, keep: Tensor | None = None) -> PatchDistributions:
     """The concentration, that without some patches, and one other distribution."""
     s = density(grid, batch)
     p, group = concentration(s), strata(s)
@@ -43,7 +43,7 @@ def against(grid: PatchGrid, batch: int = 2, keep: Tensor | None = None) -> Held
     kept = p * keep / (p * keep).sum(1, keepdim=True)
     s = density(grid, batch, seed=5)
     weights = torch.stack([p, kept, concentration(s)], 1)
-    return Held(weights, torch.stack([group, group, strata(s)], 1), keep)
+    return PatchDistributions(weights, torch.stack([group, group, strata(s)], 1), keep)
 
 
 def same(found, expected, **how):
@@ -68,16 +68,18 @@ def test_every_figure_is_that_of_the_definition(name):
         for layer, (expected, kept, draw) in enumerate(zip(whole, without, draws, strict=True)):
             heads = found.layers[layer][1]
             for figure in ("lift", "alignment", "alignment_plain"):
-                same(found.held[figure][image, layer, :heads, 0], expected[figure], **how)
-                same(found.held[figure][image, layer, :heads, 1], kept[figure], **how)
-                same(found.held[figure][image, layer, :heads, 2], draw[figure], **how)
-            for figure in ALONE:
+                same(
+                    found.by_distribution[figure][image, layer, :heads, 0], expected[figure], **how
+                )
+                same(found.by_distribution[figure][image, layer, :heads, 1], kept[figure], **how)
+                same(found.by_distribution[figure][image, layer, :heads, 2], draw[figure], **how)
+            for figure in PLAIN_METRICS:
                 if figure == "self_attention" and not expected[figure].any():
-                    assert found.alone[figure][image, layer].isnan().all()  # keys are not queries
+                    assert found.plain[figure][image, layer].isnan().all()  # keys are not queries
                 else:
                     reference = kept if figure == "outlier_mass" else expected
-                    same(found.alone[figure][image, layer, :heads], reference[figure], **how)
-            assert found.alone["entropy"][image, layer, heads:].isnan().all()
+                    same(found.plain[figure][image, layer, :heads], reference[figure], **how)
+            assert found.plain["entropy"][image, layer, heads:].isnan().all()
 
 
 @pytest.mark.parametrize("name", ["class-token", "registers", "gap"])
@@ -85,7 +87,7 @@ def test_the_class_token_asks_alone(name):
     taken = record(models.build(name, torch.float64), models.images(2, torch.float64), grad=False)
     held = against(taken.grid)
     first = torch.eye(taken.grid.tokens)[0] if taken.grid.prefix else None
-    found = measure(taken, held, first).held["class_alignment"]
+    found = measure(taken, held, first).by_distribution["class_alignment"]
     if name == "gap":
         assert found.isnan().all()
         return
@@ -103,14 +105,14 @@ def test_single_precision_half_precision_and_small_blocks_agree(monkeypatch):
     expected = measure(taken, held)
     monkeypatch.setattr(module, "BLOCK_BYTES", 1)
     one_by_one = measure(taken, held)
-    for name, values in expected.held.items():
-        same(one_by_one.held[name], values, rtol=1e-12)
+    for name, values in expected.by_distribution.items():
+        same(one_by_one.by_distribution[name], values, rtol=1e-12)
     monkeypatch.undo()
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.2)):
         model = models.build("registers", torch.float64).to(dtype)
         found = measure(record(model, images.to(dtype), grad=False), held)
-        for name, values in expected.held.items():
-            same(found.held[name], values, rtol=tolerance, atol=tolerance)
+        for name, values in expected.by_distribution.items():
+            same(found.by_distribution[name], values, rtol=tolerance, atol=tolerance)
 
 
 def test_great_scores_are_kept_from_overflowing():
@@ -128,8 +130,12 @@ def test_great_scores_are_kept_from_overflowing():
             for one in (against(taken.grid).weights, against(taken.grid).strata)
         )
         for layer, expected in enumerate(oracle.figures(taken, image, p, group, np.ones(12, bool))):
-            same(found.held["alignment"][image, layer, :, 0], expected["alignment"], rtol=1e-4)
-            same(found.alone["entropy"][image, layer], expected["entropy"], atol=1e-4)
+            same(
+                found.by_distribution["alignment"][image, layer, :, 0],
+                expected["alignment"],
+                rtol=1e-4,
+            )
+            same(found.plain["entropy"][image, layer], expected["entropy"], atol=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
@@ -141,17 +147,17 @@ def test_uniform_attention_is_chance_everywhere(dtype, tolerance):
     held = against(taken.grid)
     found = measure(taken, held, torch.eye(taken.grid.tokens)[0])
     for name in ("alignment", "alignment_plain", "class_alignment"):
-        same(found.held[name], 1, rtol=tolerance, atol=0)
-    lift = found.held["lift"]
+        same(found.by_distribution[name], 1, rtol=tolerance, atol=0)
+    lift = found.by_distribution["lift"]
     assert lift.isfinite().any()
     same(lift[lift.isfinite()], 1, rtol=10 * tolerance, atol=0)
     patches, tokens = taken.grid.patches, taken.grid.tokens
-    same(found.alone["alignment_matched"], 1, rtol=tolerance)
-    same(found.alone["entropy"], np.log(patches), rtol=tolerance)
-    same(found.alone["self_attention"], 1 / patches, rtol=tolerance)
-    same(found.alone["prefix_mass"], 1 - patches / tokens, rtol=tolerance, atol=tolerance)
+    same(found.plain["alignment_matched"], 1, rtol=tolerance)
+    same(found.plain["entropy"], np.log(patches), rtol=tolerance)
+    same(found.plain["self_attention"], 1 / patches, rtol=tolerance)
+    same(found.plain["prefix_mass"], 1 - patches / tokens, rtol=tolerance, atol=tolerance)
     centres = taken.grid.centers()
-    same(found.alone["distance"], float(torch.cdist(centres, centres).mean()), rtol=tolerance)
+    same(found.plain["distance"], float(torch.cdist(centres, centres).mean()), rtol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -169,11 +175,11 @@ def test_even_attention_to_what_a_query_sees_is_chance_in_windows_too(name):
     record_of_even = AttentionRecord(tuple(even), taken.grid, taken.logits, None, None, None)
     found = measure(record_of_even, against(taken.grid))
     for figure in ("alignment", "alignment_plain", "lift"):
-        values = found.held[figure]
+        values = found.by_distribution[figure]
         same(values[values.isfinite()], 1, rtol=1e-9, atol=0)
 
 
-def by_hand() -> tuple[AttentionRecord, Held]:
+def by_hand() -> tuple[AttentionRecord, PatchDistributions]:
     """Four patches in a row behind a class token, attention of one head written down.
 
     A second head attends evenly: what no head attends to would count as masked.
@@ -198,14 +204,14 @@ def by_hand() -> tuple[AttentionRecord, Held]:
     group = torch.tensor([[0, 1, 2, 2]], dtype=torch.int8)  # EMPTY, LOW, HIGH, HIGH
     keep = torch.tensor([[False, True, True, True]])
     kept = p * keep / 0.9
-    return taken, Held(torch.stack([p, kept], 1), torch.stack([group] * 2, 1), keep)
+    return taken, PatchDistributions(torch.stack([p, kept], 1), torch.stack([group] * 2, 1), keep)
 
 
 def test_a_table_worked_out_by_hand():
     # A' of the patches: (.4 .2 .2 .2), (0 1 0 0), (0 0 .5 .5), (.5 0 0 .5)
     taken, held = by_hand()
     found = measure(taken, held, torch.eye(taken.grid.tokens)[0])
-    lift = found.held["lift"][0, 0, 0, 0]
+    lift = found.by_distribution["lift"][0, 0, 0, 0]
     # EMPTY asks: .4 to EMPTY of 1/4, .2 to LOW of 1/4, .4 to HIGH of 1/2
     same(lift[0], [1.6, 0.8, 0.8])
     same(lift[1], [0, 4, 0])
@@ -213,13 +219,16 @@ def test_a_table_worked_out_by_hand():
     same(lift[2], [0.2 / 0.7 * 4, 0, 0.5 / 0.7 * 2])
     # sum_j A'_ij p_j: .22, .2, .35, .25
     same(
-        found.held["alignment"][0, 0, 0, 0], 4 * (0.1 * 0.22 + 0.2 * 0.2 + 0.3 * 0.35 + 0.4 * 0.25)
+        found.by_distribution["alignment"][0, 0, 0, 0],
+        4 * (0.1 * 0.22 + 0.2 * 0.2 + 0.3 * 0.35 + 0.4 * 0.25),
     )
-    same(found.held["alignment_plain"][0, 0, 0, 0], 0.22 + 0.2 + 0.35 + 0.25)
+    same(found.by_distribution["alignment_plain"][0, 0, 0, 0], 0.22 + 0.2 + 0.35 + 0.25)
     # the class token's row on patches: .1 .1 .2 .4 of .8
-    same(found.held["class_alignment"][0, 0, 0, 0], 4 * (0.01 + 0.02 + 0.06 + 0.16) / 0.8)
+    same(
+        found.by_distribution["class_alignment"][0, 0, 0, 0], 4 * (0.01 + 0.02 + 0.06 + 0.16) / 0.8
+    )
     # away: row 0 (0 10 20 30), 1: 0, 2: half of 10, 3: half of 30
-    same(found.alone["distance"][0, 0, 0], (0.2 * 10 + 0.2 * 20 + 0.2 * 30 + 0 + 5 + 15) / 4)
+    same(found.plain["distance"][0, 0, 0], (0.2 * 10 + 0.2 * 20 + 0.2 * 30 + 0 + 5 + 15) / 4)
     # each patch of a row of four has its own mirror only: rings hold one patch, or two
     matched = 4 * [0.0]
     matched[0] = 0.4 * 0.1 + 0.2 * 0.2 + 0.2 * 0.3 + 0.2 * 0.4
@@ -228,24 +237,24 @@ def test_a_table_worked_out_by_hand():
     matched[3] = 0.5 * 0.1 + 0.5 * 0.4
     dense = 0.1 * 0.22 + 0.2 * 0.2 + 0.3 * 0.35 + 0.4 * 0.25
     expected = dense / (0.1 * matched[0] + 0.2 * matched[1] + 0.3 * matched[2] + 0.4 * matched[3])
-    same(found.alone["alignment_matched"][0, 0, 0], expected)
+    same(found.plain["alignment_matched"][0, 0, 0], expected)
     rows = ((0.4, 0.2, 0.2, 0.2), (1.0,), (0.5, 0.5), (0.5, 0.5))
     entropy = [-sum(a * np.log(a) for a in row) for row in rows]
-    same(found.alone["entropy"][0, 0, 0], np.mean(entropy))
-    same(found.alone["self_attention"][0, 0, 0], (0.4 + 1 + 0.5 + 0.5) / 4)
-    same(found.alone["prefix_mass"][0, 0, 0], (0.5 + 0 + 0.2 + 0.2) / 4)
+    same(found.plain["entropy"][0, 0, 0], np.mean(entropy))
+    same(found.plain["self_attention"][0, 0, 0], (0.4 + 1 + 0.5 + 0.5) / 4)
+    same(found.plain["prefix_mass"][0, 0, 0], (0.5 + 0 + 0.2 + 0.2) / 4)
 
 
 def test_figures_without_outliers_worked_out_by_hand():
     # Without patch 0, rows are (1 0 0), (0 .5 .5), (0 0 1) of patches 1 to 3.
     taken, held = by_hand()
     found = measure(taken, held)
-    lift = found.held["lift"][0, 0, 0, 1]
+    lift = found.by_distribution["lift"][0, 0, 0, 1]
     assert lift[0].isnan().all() and lift[:, 0].isnan().all()  # nothing is EMPTY any more
     same(lift[1, 1:], [3, 0])
     same(lift[2, 1:], [0, 1.5])
     # p without patch 0: 2/9, 3/9, 4/9; rows reach 2/9, 3.5/9, 4/9
-    same(found.held["alignment"][0, 0, 0, 1], 3 * (4 + 10.5 + 16) / 81)
-    same(found.held["alignment_plain"][0, 0, 0, 1], (2 + 3.5 + 4) / 9)
+    same(found.by_distribution["alignment"][0, 0, 0, 1], 3 * (4 + 10.5 + 16) / 81)
+    same(found.by_distribution["alignment_plain"][0, 0, 0, 1], (2 + 3.5 + 4) / 9)
     # patches give patch 0 .4, nothing, nothing and a half
-    same(found.alone["outlier_mass"][0, 0, 0], 0.9 / 4)
+    same(found.plain["outlier_mass"][0, 0, 0], 0.9 / 4)

@@ -16,7 +16,7 @@ from semattn.attention.placement import Placement
 from semattn.density import Scene, concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation.measure import measure
-from semattn.interrelation.nulls import Held, Pool, held, keys_of
+from semattn.interrelation.nulls import PatchDistributions, Pool, keys_of, patch_distributions
 from semattn.interrelation.tally import Tally
 
 GRID = PatchGrid((4, 6), (8, 12), (2, 2))
@@ -68,7 +68,7 @@ def p_values(
         for first in range(0, here * many, many):
             one = slice(first, first + many)
             parts.append(_held(s[one], Scene(pixels[one], (), GRID), draws, pool))
-        against = Held(
+        against = PatchDistributions(
             *(torch.cat([getattr(one, part) for one in parts]) for part in ("weights", "strata")),
             torch.cat([one.keep for one in parts]),
             parts[0].nulls,
@@ -84,12 +84,12 @@ def p_values(
     return {key: np.array(values) for key, values in made.items()}
 
 
-def _held(s: Tensor, scene: Scene, draws: int, pool: int) -> Held:
+def _held(s: Tensor, scene: Scene, draws: int, pool: int) -> PatchDistributions:
     p, groups = concentration(s), strata(s, scene.seed)
     others = Pool(pool)
     for key, *one in list(zip(keys_of(scene), p, groups, strict=True))[:pool]:
         others.enter(key, *one)
-    return held(p, groups, torch.ones_like(p).bool(), scene, draws, others)
+    return patch_distributions(p, groups, torch.ones_like(p).bool(), scene, draws, others)
 
 
 def _record(attention: Tensor) -> AttentionRecord:

@@ -110,7 +110,9 @@ def test_many_blank_pictures_do_not_fill_the_memory(model, photos, others):
         model, (read.append(one) or one for one in given), batch_size=1, pool=4,
         progress=lambda done, _: read.append(None) if done == 1 else None,
     )  # fmt: skip
-    assert read.index(None) <= module.FILL * 4 + 4  # so many were held, the rest one by one
+    assert (
+        read.index(None) <= module.MAX_FILL_FACTOR * 4 + 4
+    )  # so many were held, the rest one by one
     assert found.images == 5 and "other" not in found.nulls("alignment")
 
 
@@ -125,7 +127,7 @@ def test_one_picture_that_is_none_raises(model, others):
 
 def test_pictures_that_all_are_none_are_one_line(model, others):
     for pictures in (list(others.values()), (path for path in others.values()), []):
-        with pytest.raises(ImageError, match="images: expected one that can be analysed") as error:
+        with pytest.raises(ImageError, match="images: expected at least one usable image") as error:
             of(model, pictures, batch_size=2)
         assert "\n" not in str(error.value)
 
@@ -159,7 +161,7 @@ def test_a_batch_in_a_list_is_refused_in_one_line(model):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"seed": -1}, "seed: expected 0 at least"),
+        ({"seed": -1}, "seed: expected at least 0"),
         ({"density": lambda scene: torch.ones(len(scene), 5)}, r"density: expected \(3, 12\)"),
         ({"density": lambda _: torch.ones(1, 12)}, r"density: expected \(3, 12\)"),
     ],
@@ -197,7 +199,7 @@ def test_a_very_large_lift_is_counted():
     draws = np.zeros((1, 1, 1, 3, 3, 3))
     draws[..., 0, 2, 2] = 4096.0
     tally = Tally(((0, 1),), 0)
-    tally._hold("lift/permuted", np.ones((1, 1, 1, 3, 3)), draws)
+    tally._add_null("lift/permuted", np.ones((1, 1, 1, 3, 3)), draws)
     assert tally.against("lift", "permuted")["expected"][0, 0, 2, 2] == pytest.approx(4096 / 3)
 
 
@@ -214,7 +216,7 @@ def stop_after(count: int):
 
 @pytest.fixture
 def every_batch(monkeypatch):
-    monkeypatch.setattr(module, "EVERY", 1)
+    monkeypatch.setattr(module, "BATCHES_BETWEEN_SAVES", 1)
 
 
 @pytest.mark.usefixtures("every_batch")
@@ -342,7 +344,7 @@ def test_other_preprocessing_does_not_merge(model, photos):
     """A figure of differently cut pictures is another figure."""
     one = of(model, photos[:2])
     other = of(model, photos[2:4], preprocessing=Preprocessing(models.SIZE, (0.1,) * 3, (0.9,) * 3))
-    with pytest.raises(ValueError, match="analysis: expected one of the same"):
+    with pytest.raises(ValueError, match="analysis: expected the same model, options and versions"):
         one.merge(other)
 
 
@@ -405,7 +407,7 @@ def test_a_partial_file_that_cannot_be_written_is_noticed_before_the_first_image
 
 
 def test_a_density_of_other_images_is_refused(model, photos):
-    with pytest.raises(ValueError, match="density: expected one that an image has by itself"):
+    with pytest.raises(ValueError, match="density: expected a density of the image itself"):
         of(model, photos[:2], density="other")
 
 

@@ -13,9 +13,9 @@ from semattn.density import Scene, concentration, count, strata
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.interrelation import Analysis, analyze, load_analysis
-from semattn.interrelation.exact import MOST, ExactSum
-from semattn.interrelation.nulls import Pool, held, keys_of
-from semattn.interrelation.outliers import outliers
+from semattn.interrelation.exact import MAX_VALUE, ExactSum
+from semattn.interrelation.nulls import Pool, keys_of, patch_distributions
+from semattn.interrelation.outliers import find_outliers
 from semattn.interrelation.store import AnalysisFileError
 from semattn.interrelation.tally import Tally
 from semattn.keypoints import detect
@@ -48,8 +48,8 @@ def test_sums_are_exact_in_any_order(values, chance):
 
 
 def test_a_sum_refuses_what_it_cannot_hold():
-    for wrong in (np.nan, np.inf, MOST):
-        with pytest.raises(ValueError, match="values: expected finite ones below"):
+    for wrong in (np.nan, np.inf, MAX_VALUE):
+        with pytest.raises(ValueError, match="values: expected finite numbers below"):
             ExactSum.zeros((1,)).add(np.array([wrong]))
     with pytest.raises(ValueError, match="times: expected sums below"):
         ExactSum.zeros((1, 1)).add(np.ones((2, 1)), np.full((1, 2), 2000))
@@ -115,7 +115,7 @@ def test_memory_does_not_grow_with_images(model):
 def test_other_models_and_settings_do_not_merge(model):
     many = images(3)
     one = analyze(model, many)
-    with pytest.raises(ValueError, match="analysis: expected one of the same.*options"):
+    with pytest.raises(ValueError, match="analysis: expected the same model.*options"):
         one.merge(analyze(model, many, seed=1))
     with pytest.raises(ValueError, match="weights_sha256"):
         one.merge(analyze(models.build("registers", seed=1), many))
@@ -196,7 +196,7 @@ def scene(count_: int, seed: int = 0) -> Scene:
 def drawn(made: Scene, draws: int = 4, pool: Pool | None = None):
     s = count(made)
     keep = torch.ones_like(s).bool()
-    return held(concentration(s), strata(s), keep, made, draws, pool)
+    return patch_distributions(concentration(s), strata(s), keep, made, draws, pool)
 
 
 def pool_of(made: Scene, s: torch.Tensor, most: int = 10) -> Pool:
@@ -265,7 +265,7 @@ def test_planted_attention_is_told_from_every_null():
     planted = Tally(((0, 1),), 0)
     own = np.full((12, 1, 1), 1.5)
     draws = np.random.default_rng(0).normal(1, 0.1, (12, 1, 1, 3))
-    planted._hold("alignment/shifted", own, draws)
+    planted._add_null("alignment/shifted", own, draws)
     test = planted.against("alignment", "shifted")
     assert test["p_value"][0, 0] < 1e-6 and test["z"][0, 0] > 5
     assert test["expected"][0, 0] == pytest.approx(draws.mean(), rel=1e-9)
@@ -294,7 +294,7 @@ def test_a_long_token_is_an_outlier_where_nothing_is():
     norms[:, 5] = 9
     groups = torch.zeros(2, 12, dtype=torch.int8)
     groups[1, 5] = 2
-    flagged = outliers(norms, groups)
+    flagged = find_outliers(norms, groups)
     assert flagged[0].nonzero().flatten().tolist() == [5] and not flagged[1].any()
 
 
@@ -370,7 +370,7 @@ def test_large_batches_are_added_in_parts(model, monkeypatch):
 
     many = images(5, seed=3)
     whole = arrays(analyze(model, many, batch_size=5))
-    monkeypatch.setattr(tally, "_AT_ONCE", 2)
+    monkeypatch.setattr(tally, "_MAX_IMAGES_AT_ONCE", 2)
     parts = arrays(analyze(model, many, batch_size=5))
     assert all(np.array_equal(values, parts[name]) for name, values in whole.items())
 
@@ -397,9 +397,9 @@ def test_a_pool_has_each_image_once_no_blank_one_and_not_too_many():
     pool = Pool(3)
     for i in (0, 1, 2, 0, 3):
         pool.enter(keys[i], p[i], groups[i])
-    assert list(pool.known) == [keys[i] for i in (0, 2, 3)]
+    assert list(pool.entries) == [keys[i] for i in (0, 2, 3)]
     pool.enter(keys[4], p[4], groups[4])  # the first one goes
-    assert list(pool.known) == [keys[i] for i in (2, 3, 4)]
+    assert list(pool.entries) == [keys[i] for i in (2, 3, 4)]
     weights, drawn = pool.draw(np.random.default_rng(0), keys[3], 9)
     for found, every in ((weights, p), (drawn, groups)):
         assert {tuple(one.tolist()) for one in found} == {tuple(every[i].tolist()) for i in (2, 4)}
@@ -410,12 +410,12 @@ def test_images_draw_from_those_before_them_in_whatever_batch_they_come():
     s = count(made)
     p, groups, keep = concentration(s), strata(s), torch.ones_like(s).bool()
     together, alone = pool_of(made, s, 3), pool_of(made, s, 3)
-    every = held(p, groups, keep, made, 2, together)
+    every = patch_distributions(p, groups, keep, made, 2, together)
     others = every.weights[:, every.nulls["other"]]
     for i in range(7):
         one = slice(i, i + 1)
         single = Scene(made.pixels[one], made.keypoints[one], made.grid)
-        found = held(p[one], groups[one], keep[one], single, 2, alone)
+        found = patch_distributions(p[one], groups[one], keep[one], single, 2, alone)
         assert torch.equal(found.weights[0, found.nulls["other"]], others[i])
         drawn = {int((p == each).all(1).nonzero()[0]) for each in others[i]}
         assert drawn == ({0, 1, 2} - {i} if i < 3 else {i - 1, i - 2})
@@ -427,7 +427,7 @@ def test_the_second_distribution_is_without_what_is_left_out():
     p = concentration(s)
     keep = torch.ones_like(s).bool()
     keep[0, :5] = False
-    found = held(p, strata(s), keep, made, 2, None)
+    found = patch_distributions(p, strata(s), keep, made, 2, None)
     assert (found.weights[0, 1, :5] == 0).all()
     torch.testing.assert_close(found.weights[0, 1, 5:], p[0, 5:] / p[0, 5:].sum())
     assert torch.equal(found.weights[0, 0], p[0]) and torch.equal(found.keep, keep)
