@@ -145,7 +145,7 @@ def test_a_folder_that_names_several_classes_is_told(tmp_path) -> None:  # type:
         (tmp_path / folder / "one.png").write_bytes(b"")
     data = read(tmp_path, NAMES, 5)
     assert data.labels == (None, 0)
-    assert "crane is no class of the model (crane: the name of several classes)" in data.note
+    assert "crane is not a class of the model (crane: the name of more than one class)" in data.note
 
 
 def test_folders_of_digits_without_names() -> None:

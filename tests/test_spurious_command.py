@@ -91,7 +91,7 @@ def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, mo
         path.rename(folder / {"dog": "wolf", "cup_or pot": "jug"}[path.name])
     status, out, err = run("spurious", folder, "--no-report")
     assert status == 0, err
-    assert "jug, wolf are no classes of the model: every image is searched under the class" in out
+    assert "jug, wolf are not classes of the model: every image is searched under the class" in out
     result = json.loads((tmp_path / "semattn-spurious/spurious.json").read_text())
     assert result["accuracy"] is None
     assert {one["name"] for one in result["classes"]} == {"dog", "Car, cars"}
@@ -158,8 +158,8 @@ def no_pictures(folder):
         (one_image, [], ["expected 6 images of a class at least", "dog (1)"]),
         (no_pictures, [], ["expected images that can be read, got none", "a.png"]),
         (one_class, ["--search", "dgo"], ["target: unknown class 'dgo'", "did you mean 'dog'"]),
-        (one_class, ["--level", "2"], ["level: expected one between 0 and 1, got 2"]),
-        (one_class, ["--lift", "0.5"], ["lift: expected 1 at least, got 0.5"]),
+        (one_class, ["--level", "2"], ["level: expected a value between 0 and 1, got 2"]),
+        (one_class, ["--lift", "0.5"], ["lift: expected at least 1, got 0.5"]),
         (one_class, ["--most", "0"], ["--most"]),
         (one_class, ["--detector", "sfit"], ["did you mean 'sift'"]),
         (one_class, ["--device", "abacus"], ["abacus", "--device cpu"]),
@@ -176,7 +176,7 @@ def test_a_class_with_too_few_images_is_left_out_and_named(run, folder):
     fill(folder / "owl, owls", count=2)
     status, out, err = run("spurious", folder, "--no-report")
     assert status == 0, err
-    assert "left out, for fewer than 6 images: owl, owls (2)" in out
+    assert "classes with fewer than 6 images are left out: owl, owls (2)" in out
 
 
 def found():

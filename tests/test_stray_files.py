@@ -78,7 +78,7 @@ def test_a_stray_photograph_has_no_label_and_changes_no_other(photos):
     expected = labels_of(read(photos, NAMES, 5), photos)
     noise(photos / "stray.png", 99)
     add(photos, STRAYS)
-    with pytest.warns(UserWarning, match="1 picture beside the class folders .stray.png. has no"):
+    with pytest.warns(UserWarning, match="1 picture outside the class folders .stray.png. has no"):
         data = read(photos, NAMES, 5)
     assert labels_of(data, photos) == expected | {"stray.png": None}
     assert "left out: 7 files are not pictures (" in data.strays and data.note == ""
@@ -126,7 +126,7 @@ def test_commands_name_stray_files(run, photos, tmp_path):
         )
         assert status == 0, err
         assert out.count("left out: 7 files are not pictures") == 1
-        assert out.count("1 picture beside the class folders (stray.png) has no label") == 1
+        assert out.count("1 picture outside the class folders (stray.png) has no label") == 1
     rows = parquet.read_table(tmp_path / "audit/explain.parquet").to_pylist()
     given = {row["name"]: row["label"] for row in rows}
     assert given["stray.png"] is None and len(rows) == 17

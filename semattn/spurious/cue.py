@@ -1,4 +1,4 @@
-"""What a model uses for a class that is not the class's object."""
+"""Cue that a model uses for a class and that is not the object of the class."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SAME_PLACE, EVERYWHERE, AROUND = "same place", "all over the image", "around the
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An image with the cue: pixels (H, W, 3) uint8, how surely each patch (h, w) shows it.
+    """Image with a cue: pixels (H, W, 3) uint8 and the match of each patch (h, w) with it.
 
-    `grid` is where the patches lie; None in files of earlier versions, whose patches cover the
-    image evenly.
+    `grid` is the patch grid; None in files of earlier versions, whose patches cover the image
+    evenly.
 
-    `before` and `without` are the probability of the class, with and without the patches of the
-    cue; NaN where that was not tried.
+    `before` and `without` are the probability of the class with and without the patches of the cue;
+    NaN if no removal was tried on this image.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Example:
 
     @property
     def patches(self) -> PatchGrid:
-        """Grid of the patches."""
+        """Patch grid of the image."""
         if self.grid is not None:
             return self.grid
         (h, w), (height, width) = self.matches.shape, self.pixels.shape[:2]
@@ -49,26 +49,26 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class SpuriousCue:
-    """Patches that speak for a class and are not its object.
+    """Patches that raise the score of a class and are not its object.
 
     Parameters
     ----------
-    target, name : the class, its number and what it is called
-    score : [P(m|c) - P(m|not c)]+ times the mean effect of removing it, nats; `interval` 95 %
-    confirmed : whether frequency, removal and transplant each hold at the level asked for
-    p : the greatest of the three p-values, corrected for how many there were
-    inside, outside : P(m|c) and P(m|not c), parts of the images that show it
-    removed : what goes from the log-odds of the class with the cue, nats
-    transplanted : what comes to them in images of other classes, nats
+    target, name : class number and class name
+    score : [P(m|c) - P(m|not c)]+ times the mean effect of removal, in nats; `interval` is 95 %
+    confirmed : True if frequency, removal and transplant are all significant
+    p : greatest of the three corrected p-values
+    inside, outside : P(m|c) and P(m|not c), fractions of the images that show the cue
+    removed : decrease of the log-odds of the class when the cue is removed, in nats
+    transplanted : increase of the log-odds in images of other classes with the cue, in nats
     where : "same place", "all over the image" or "around the object"
-    fixed : how much the cue's patches are the same ones from image to image, in [0, 1]
-    covers : the part of an image that shows it
-    keypoints : keypoints a patch of it, over those of a patch of the whole image
-    place : (h, w), the part of images with the cue that show it in a patch
-    examples : images with it, the surest first
-    groups : accuracy of the model, and when attention is led away from the cue
-    detector : what finds it in the patches of other images
-    grid : where the patches of `place` lie; None where they cover the image evenly
+    fixed : mean overlap of the cue's patches between two images, in [0, 1]
+    covers : fraction of an image that shows the cue
+    keypoints : keypoints per patch of the cue, divided by those per patch of the whole image
+    place : (h, w), fraction of the images with the cue that show it in each patch
+    examples : images with the cue, best match first
+    groups : accuracy of the model, unchanged and with attention to the cue suppressed
+    detector : detector of the cue in patches of other images
+    grid : patch grid of `place`; None if the patches cover the image evenly
     """
 
     target: int
@@ -96,60 +96,63 @@ class SpuriousCue:
 
     @property
     def tag(self) -> str:
-        """What its patches are against the mean patch: "keypoint-rich" or "keypoint-poor"."""
+        """Density of the cue against the mean patch: "keypoint-rich" or "keypoint-poor"."""
         return "keypoint-rich" if self.keypoints >= 1 else "keypoint-poor"
 
     def matches(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
-        """How surely each patch of images (B, C, H, W) shows the cue: (B, P) in [0, 1].
+        """Return how well each patch of images (B, C, H, W) matches the cue: (B, P) in [0, 1].
 
-        The model is that of the search; a cue that was read from a file must be given it.
+        The default model is that of the search; a cue that was read from a file needs `model`.
 
         Raises
         ------
         ValueError
-            Without a model, or with one whose patches have other features.
+            Without a model, or with a model whose patches have other features.
         """
         model = self.model if model is None else model
         if model is None:
             raise ValueError(
-                "model: expected the model that the cue was found in, got none — "
-                "cue.matches(inputs, model), or load(file, model)"
+                "model: expected the model of the search, got none — call "
+                "cue.matches(inputs, model) or load_discovery(file, model)"
             )
-        found = Looker(model, self.preprocessing, self.finder, 0).features(inputs).numpy()
-        if found.shape[-1] != len(self.detector.weights):
+        features = Looker(model, self.preprocessing, self.finder, 0).features(inputs).numpy()
+        if features.shape[-1] != len(self.detector.weights):
             raise ValueError(
-                f"model: expected the one that the cue was found in, with "
-                f"{len(self.detector.weights)} features a patch, got {found.shape[-1]}"
+                f"model: expected the model of the search with {len(self.detector.weights)} "
+                f"features per patch, got {features.shape[-1]}"
             )
-        return torch.from_numpy(self.detector(found)).float().to(inputs.device)
+        return torch.from_numpy(self.detector(features)).float().to(inputs.device)
 
     def bias(self, inputs: Tensor) -> Tensor:
-        """Nats (B, P) that lead attention away from the cue: ``prompter.steer(cue)``."""
+        """Return the bias (B, P), in nats, that suppresses the cue: ``prompter.steer(cue)``."""
         return suppress(self.matches(inputs), CLIP)
 
     def summary(self) -> dict[str, Any]:
-        """What a table shows of it, ready for JSON; figures that are unknown are None."""
+        """Return the values that a table shows, ready for JSON; unknown values are None."""
         return {
             "class": self.name, "target": self.target, "confirmed": self.confirmed,
-            "score": _known(self.score), "interval": [_known(one) for one in self.interval],
+            "score": _finite_or_none(self.score),
+            "interval": [_finite_or_none(bound) for bound in self.interval],
             "p": self.p, "inside": self.inside, "outside": self.outside,
-            "removed": _plain(self.removed), "transplanted": _plain(self.transplanted),
-            "where": self.where, "fixed": _known(self.fixed), "covers": self.covers,
+            "removed": _to_json(self.removed), "transplanted": _to_json(self.transplanted),
+            "where": self.where, "fixed": _finite_or_none(self.fixed), "covers": self.covers,
             "tag": self.tag, "keypoints": self.keypoints, "place": self.place.tolist(),
-            "groups": [_plain(one) for one in self.groups],
+            "groups": [_to_json(group) for group in self.groups],
             "examples": [
-                {"name": one.name, "before": _known(one.before), "without": _known(one.without)}
-                for one in self.examples
+                {"name": example.name, "before": _finite_or_none(example.before),
+                 "without": _finite_or_none(example.without)}
+                for example in self.examples
             ],
         }  # fmt: skip
 
 
-def _known(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _plain(one: Effect | Group) -> dict[str, Any]:
+def _to_json(record: Effect | Group) -> dict[str, Any]:
+    """Return the fields of a record, with None for values that are not finite."""
     return {
-        name: _known(value) if isinstance(value, float) else value
-        for name, value in vars(one).items()
+        name: _finite_or_none(value) if isinstance(value, float) else value
+        for name, value in vars(record).items()
     }

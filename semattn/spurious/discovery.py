@@ -1,4 +1,4 @@
-"""What a search found."""
+"""Result of a search for spurious cues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .cue import SpuriousCue
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """Image that could not be read, and the reason."""
 
     name: str
     reason: str
@@ -18,7 +18,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Rank:
-    """A class, how many images it had, and the score of its best confirmed cue; 0 for none."""
+    """Class, its number of images, and the score of its best confirmed cue; 0 for none."""
 
     target: int
     name: str
@@ -28,17 +28,17 @@ class Rank:
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """Cues, the confirmed ones first, by their score.
+    """Cues of a search, the confirmed ones first, by decreasing score.
 
     Parameters
     ----------
-    cues : what was tried
-    classes : those searched, the most biased first
-    images : how many were looked at
-    candidates : how many kinds of patches were judged
-    accuracy : of the model on them, where labels are known
-    level : of significance, after correction
-    skipped, notes : what a reader should know
+    cues : all cues that were tried
+    classes : searched classes, the most biased first
+    images : number of images
+    candidates : number of kinds of patches that were judged
+    accuracy : of the model on the images; None without labels
+    level : significance level, after correction
+    skipped, notes : images that could not be read, and notes on the search
     manifest : model, weights, data, parameters, versions
     """
 
@@ -54,15 +54,15 @@ class Discovery:
 
     @property
     def confirmed(self) -> tuple[SpuriousCue, ...]:
-        """Cues that are more frequent in their class, and whose removal and transplant count."""
-        return tuple(one for one in self.cues if one.confirmed)
+        """Cues with a significant frequency, removal effect and transplant effect."""
+        return tuple(cue for cue in self.cues if cue.confirmed)
 
     def summary(self) -> dict[str, Any]:
-        """All of it but pictures and detectors, ready for JSON."""
+        """Return everything except pictures and detectors, ready for JSON."""
         return {
-            "cues": [one.summary() for one in self.cues],
-            "classes": [vars(one) for one in self.classes],
+            "cues": [cue.summary() for cue in self.cues],
+            "classes": [vars(rank) for rank in self.classes],
             "images": self.images, "candidates": self.candidates, "accuracy": self.accuracy,
-            "level": self.level, "skipped": [vars(one) for one in self.skipped],
+            "level": self.level, "skipped": [vars(image) for image in self.skipped],
             "notes": list(self.notes), "manifest": self.manifest,
         }  # fmt: skip

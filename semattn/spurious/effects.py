@@ -1,7 +1,7 @@
-"""What a cue does to the answer: hidden or exchanged where it is, and put where it is not.
+"""Effect of a cue on the log-odds: the cue is hidden or exchanged, or pasted into other images.
 
-Effects are changes of the log-odds of a class, nats. What is exchanged or put is held against the
-same exchange with an image that has a cue, or none: the borders that pasting makes are in both.
+Effects are changes of the log-odds of a class, in nats. An exchange or a paste is compared with
+the same exchange with a control image, because both contain the borders that pasting creates.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..grid import PatchGrid
 from ..outputs import OutputMeaning
 from ..prompting import AttentionPrompter
 
-GONE = 30.0  # nats: e^-30 of the attention that a patch had is left
+GONE = 30.0  # nats: attention to a hidden patch is reduced by e^-30
 
 
 def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
-    """Log p / (1 - p) of one class an image: class logits (B, K), classes (B,), to (B,).
+    """Return log p / (1 - p) of one class per image: logits (B, K) and classes (B,) to (B,).
 
     Examples
     --------
@@ -29,34 +29,34 @@ def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def answer(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
-    """The log-odds (B,) of one class an image."""
+    """Return the log-odds (B,) of one class per image."""
     with torch.no_grad():
         logits, meaning = predict(model, inputs)
         return meaning.log_odds(logits, classes)
 
 
-def answer_without(model: nn.Module, inputs: Tensor, classes: Tensor, gone: Tensor) -> Tensor:
-    """The log-odds (B,) where nobody attends to the patches `gone` (B, P), in any layer."""
+def answer_without(model: nn.Module, inputs: Tensor, classes: Tensor, hidden: Tensor) -> Tensor:
+    """Return the log-odds (B,) with the patches `hidden` (B, P) suppressed in all layers."""
     prompter = AttentionPrompter(model, strength=1.0, layers="all", clip=GONE)
-    with prompter.steer(gone.to(torch.float32), away=True):
+    with prompter.steer(hidden.to(torch.float32), away=True):
         return answer(model, inputs, classes)
 
 
 def pasted(
     into: Tensor, source: Tensor, patches: Tensor, grid: PatchGrid, light: bool = False
 ) -> Tensor:
-    """Images (B, C, H, W) with the pixels of `patches` (B, P) from others, at the same place.
+    """Return images (B, C, H, W) with the pixels of `patches` (B, P) copied from `source`.
 
-    With `light` the pixels that stay are brought to the light of those that come: what channels
-    differ by on average there, their common brightness left out, so that one picture comes of it.
+    With `light`, the colour balance of the other pixels is matched to that of `source`: their
+    channels are shifted by the mean difference in the region, without its common brightness.
     """
-    here = grid.upsample(patches.to(into.dtype), mode="nearest")[:, None] > 0
-    stays = into + _light(into, source, here) if light else into
-    return torch.where(here, source, stays)
+    region = grid.upsample(patches.to(into.dtype), mode="nearest")[:, None] > 0
+    base = into + _light(into, source, region) if light else into
+    return torch.where(region, source, base)
 
 
-def _light(into: Tensor, source: Tensor, here: Tensor) -> Tensor:
-    """(B, C, 1, 1), the colour that would make the region of one picture that of the other."""
-    count = here.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    differ = ((source - into).float() * here).sum(dim=(2, 3), keepdim=True) / count
-    return (differ - differ.mean(dim=1, keepdim=True)).to(into.dtype)
+def _light(into: Tensor, source: Tensor, region: Tensor) -> Tensor:
+    """Return the colour shift (B, C, 1, 1) from `into` to `source` in a region."""
+    count = region.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    difference = ((source - into).float() * region).sum(dim=(2, 3), keepdim=True) / count
+    return (difference - difference.mean(dim=1, keepdim=True)).to(into.dtype)

@@ -1,4 +1,4 @@
-"""How sure the search is: frequencies, effects, and the score made of both."""
+"""Significance of cues: frequency test, effect sizes, and the score that combines both."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from ..statistics import LEVEL, Estimate, estimate, sign_flip
 
-DRAWS = 2000  # of a bootstrap
-FLIPS = 20_000
-WAYS = 2  # of removing a cue, the surer of which counts
+DRAWS = 2000  # bootstrap resamples
+FLIPS = 20_000  # sign flips
+WAYS = 2  # ways of removing a cue; the one with the lower p-value counts
 
 
 @dataclass(frozen=True)
 class Effect(Estimate):
-    """A mean of nats with its 95 % interval, and `p` of a one-sided sign-flip test."""
+    """Mean effect in nats with its 95 % interval, and `p` of a one-sided sign-flip test."""
 
     p: float = 1.0
 
 
 def effect(values: np.ndarray, seed: int = 0) -> Effect:
-    """The mean of values (n,), above 0 by more than chance or not; NaN and p = 1 of none.
+    """Return the mean of values (n,) and its p-value for a mean above 0; NaN and p = 1 if empty.
 
     Examples
     --------
@@ -36,10 +36,10 @@ def effect(values: np.ndarray, seed: int = 0) -> Effect:
 
 
 def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:
-    """How often classes drawn at random would show a cue as much more in the class, at least.
+    """Return the one-sided p-value of Fisher's exact test for a higher rate inside than outside.
 
-    `inside` and `outside` (n,) of bool say which images show it. Fisher's exact test, which is the
-    permutation of the classes over the images, carried to its end.
+    `inside` and `outside` (n,) of bool tell which images show the cue. The test is the exact
+    permutation test of the class labels.
 
     Examples
     --------
@@ -48,15 +48,15 @@ def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:
     """
     from scipy.stats import hypergeom
 
-    total, found = len(inside) + len(outside), int(inside.sum() + outside.sum())
-    return float(hypergeom.sf(int(inside.sum()) - 1, total, found, len(inside)))
+    total, shown = len(inside) + len(outside), int(inside.sum() + outside.sum())
+    return float(hypergeom.sf(int(inside.sum()) - 1, total, shown, len(inside)))
 
 
 def lift(inside: np.ndarray, outside: np.ndarray) -> float:
-    """How many times as often images `inside` (n,) of bool show a cue as those `outside`, at least.
+    """Return the lower 95 % confidence limit of the relative risk of `inside` against `outside`.
 
-    The lower end of the 95 % interval of the relative risk (Katz et al. 1978); where no image
-    outside shows it, as if one did.
+    Both are (n,) of bool and tell which images show the cue (Katz et al. 1978). If no image outside
+    shows it, one is assumed to.
 
     Examples
     --------
@@ -72,43 +72,43 @@ def lift(inside: np.ndarray, outside: np.ndarray) -> float:
 def score(
     inside: np.ndarray, outside: np.ndarray, removed: np.ndarray, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
-    """[P(m|c) - P(m|not c)]+ times the mean effect of removal, and its 95 % interval.
+    """Return [P(m|c) - P(m|not c)]+ times the mean effect of removal, and its 95 % interval.
 
-    Images of the class, the others, and those of the effect are drawn anew, each for themselves.
+    Images of the class, images of other classes and effects are resampled independently.
     """
     if not (len(inside) and len(outside) and len(removed)):
         return 0.0, (0.0, 0.0)
     rng = np.random.default_rng(seed)
 
     def means(values: np.ndarray) -> np.ndarray:
-        drawn = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
-        return np.r_[values.mean(), drawn]
+        resampled = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
+        return np.r_[values.mean(), resampled]
 
-    made = (means(inside) - means(outside)).clip(min=0) * means(removed)
-    low, high = np.quantile(made[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(made[0]), (float(low), float(high))
+    scores = (means(inside) - means(outside)).clip(min=0) * means(removed)
+    low, high = np.quantile(scores[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(scores[0]), (float(low), float(high))
 
 
 def shares(p: Sequence[float]) -> list[float]:
-    """The part of the level that each trial gets, by how sure its frequency is: log(p)^2, sum 1.
+    """Return the fraction of the level for each cue, in proportion to log(p)^2 of its frequency.
 
-    Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the weights come from frequencies,
-    the tests from trials of the model, which know nothing of each other.
+    Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the weights come from frequencies and
+    the tests from interventions on the model, which are independent of them.
 
     Examples
     --------
     >>> shares([1e-6, 1e-3, 1e-3])
     [0.666..., 0.166..., 0.166...]
     """
-    weights = [math.log(max(one, 1e-300)) ** 2 for one in p]
-    return [one / sum(weights) for one in weights]
+    weights = [math.log(max(p_value, 1e-300)) ** 2 for p_value in p]
+    return [weight / sum(weights) for weight in weights]
 
 
 def surely(contrast: float, judged: int, removed: float, put: float, share: float) -> float:
-    """The p-value of a cue: the greatest of its three, each corrected.
+    """Return the p-value of a cue, the greatest of its three corrected p-values.
 
-    That of the frequencies for all candidates `judged`; those of removal, in `WAYS`, and of the
-    transplant by the `share` of the level that the cue has.
+    The p-value of the frequencies is corrected for all candidates `judged`; those of removal (in
+    `WAYS` ways) and of the transplant by the cue's `share` of the level.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Patches as vectors: what the model knows of them, their colour, and their keypoints.
+"""Feature vectors of patches: keys of two layers, colours, and SIFT descriptors.
 
-The keys of the first layer know colours and textures, those half way up know things; a layer that
-makes its own softmax keeps no keys. Colour and SIFT descriptors say what a model's keys may hide.
+Keys of the first layer represent colours and textures, keys of the middle layer represent
+objects. Colours and descriptors add what the keys may not contain.
 """
 
 from __future__ import annotations
@@ -19,47 +19,50 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from ..keypoints import Keypoints
 
-DARK = 16.0  # added to a mean before its logarithm, of 255
-FLAT = 4.0  # the same of a standard deviation
+DARK = 16.0  # added to a mean before its logarithm; pixels are in [0, 255]
+FLAT = 4.0  # added to a standard deviation before its logarithm
 COLOURS = 4
 DESCRIPTOR = 128
 
 
-def features(taken: AttentionRecord, pixels: np.ndarray, found: Sequence[Keypoints]) -> Tensor:
-    """Vectors (B, P, E) of the patches of a record that has the first layer and the middle one.
+def features(record: AttentionRecord, pixels: np.ndarray, keypoints: Sequence[Keypoints]) -> Tensor:
+    """Return vectors (B, P, E) of the patches of a record of the first and the middle layer.
 
     Parameters
     ----------
-    taken : of B images
+    record : of B images
     pixels : (B, H, W, 3) uint8
-    found : their keypoints, with descriptors
+    keypoints : one per image, with descriptors
     """
-    sites = [taken.sites[0], taken.half_way()]
-    keys = [_keys(one, taken.grid).float().cpu() for one in sites]
-    return torch.cat([*keys, colours(pixels, taken.grid), descriptors(found, taken.grid)], dim=-1)
+    sites = [record.sites[0], record.half_way()]
+    keys = [_keys(site, record.grid).float().cpu() for site in sites]
+    return torch.cat(
+        [*keys, colours(pixels, record.grid), descriptors(keypoints, record.grid)], dim=-1
+    )
 
 
 def blocks_of(width: int) -> tuple[slice, slice, slice, slice]:
-    """Where keys of the first layer, of the middle one, colours and descriptors are in (…, E)."""
+    """Return the slices of (…, E): keys of the first and middle layer, colours, descriptors."""
     keys = (width - COLOURS - DESCRIPTOR - 1) // 2
     ends = (0, keys, 2 * keys, 2 * keys + COLOURS, width)
     first, middle, colour, sift = (slice(a, b) for a, b in pairwise(ends))
     return first, middle, colour, sift
 
 
-def _keys(one: SiteRecord, grid: PatchGrid) -> Tensor:
-    if one.key is None:
+def _keys(site: SiteRecord, grid: PatchGrid) -> Tensor:
+    """Return the unit keys of a layer on the patch grid: (B, P, H D)."""
+    if site.key is None:
         raise UnsupportedModelError(
-            f"{one.site}: expected a layer that keeps its keys, got one that makes its own softmax "
-            "— the search for cues needs keys"
+            f"{site.site}: expected an attention layer whose keys can be recorded, got a layer "
+            "with its own softmax — the search for cues needs keys"
         )
-    channels = one.key.to(one.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
-    keys = grid.drop_prefix(one.keys_at.collect(channels)).transpose(-2, -1)
+    channels = site.key.to(site.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
+    keys = grid.drop_prefix(site.keys_at.collect(channels)).transpose(-2, -1)
     return F.normalize(keys, dim=-1)
 
 
 def colours(pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """Red and blue against green, lightness and contrast, on log scales: (B, P, 4)."""
+    """Return log red and blue against green, log lightness and log contrast: (B, P, 4)."""
     values = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
     mean = _patch_mean(values, grid)
     grey = values.mean(dim=1, keepdim=True)
@@ -67,27 +70,27 @@ def colours(pixels: np.ndarray, grid: PatchGrid) -> Tensor:
     spread = (square - _patch_mean(grey, grid).square()).clamp(min=0).sqrt()
     logs = (mean + DARK).log()
     red, green, blue = logs.unbind(dim=1)
-    made = [red - green, blue - green, logs.mean(dim=1), (spread[:, 0] + FLAT).log()]
-    return torch.stack(made, dim=-1).flatten(1, 2)
+    columns = [red - green, blue - green, logs.mean(dim=1), (spread[:, 0] + FLAT).log()]
+    return torch.stack(columns, dim=-1).flatten(1, 2)
 
 
 def _patch_mean(values: Tensor, grid: PatchGrid) -> Tensor:
-    """Mean of (B, C, H, W) over each patch: (B, C, h, w)."""
+    """Return the mean of (B, C, H, W) over each patch: (B, C, h, w)."""
     if not grid.is_partial:
         return F.adaptive_avg_pool2d(values, grid.shape)
     return grid.fold(grid.pool(values.flatten(0, 1))).unflatten(0, values.shape[:2])
 
 
-def descriptors(found: Sequence[Keypoints], grid: PatchGrid) -> Tensor:
-    """The mean RootSIFT descriptor of each patch and log(1 + keypoints): (B, P, 129)."""
-    made = torch.zeros(len(found), grid.patches, DESCRIPTOR + 1, device="cpu")
-    for row, one in zip(made, found, strict=True):
-        where = grid.patch_of(one.xy)
-        inside = where >= 0
-        if one.descriptor is None or not bool(inside.any()):
+def descriptors(keypoints: Sequence[Keypoints], grid: PatchGrid) -> Tensor:
+    """Return the mean RootSIFT descriptor of each patch and log(1 + keypoints): (B, P, 129)."""
+    values = torch.zeros(len(keypoints), grid.patches, DESCRIPTOR + 1, device="cpu")
+    for row, image_keypoints in zip(values, keypoints, strict=True):
+        patches = grid.patch_of(image_keypoints.xy)
+        inside = patches >= 0
+        if image_keypoints.descriptor is None or not bool(inside.any()):
             continue
-        root = F.normalize(one.descriptor[inside].float(), p=1, dim=1).sqrt()
-        row.index_add_(0, where[inside], F.pad(root, (0, 1), value=1.0))
-    made[..., :DESCRIPTOR] /= made[..., DESCRIPTOR:].clamp(min=1)
-    made[..., DESCRIPTOR] = made[..., DESCRIPTOR].log1p()
-    return made
+        root = F.normalize(image_keypoints.descriptor[inside].float(), p=1, dim=1).sqrt()
+        row.index_add_(0, patches[inside], F.pad(root, (0, 1), value=1.0))
+    values[..., :DESCRIPTOR] /= values[..., DESCRIPTOR:].clamp(min=1)
+    values[..., DESCRIPTOR] = values[..., DESCRIPTOR].log1p()
+    return values

@@ -1,4 +1,4 @@
-"""Which class of a model a folder is named for."""
+"""Class numbers of class folders."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ..class_names import matches
 from ..errors import SemattnError
 from ..zoo import synsets
 
-WORDNET = re.compile(r"n\d{8}")  # what ImageNet calls its folders
+WORDNET = re.compile(r"n\d{8}")  # folder names of ImageNet
 
 
 def numbers_of(
     folders: Sequence[str], names: Sequence[str], outputs: int
 ) -> tuple[dict[str, int], list[str]]:
-    """The class number of each folder that has one, and the folders that have none.
+    """Return the class number of each folder that has one, and the folders without a class.
 
-    A folder has the name of one class, or one of its synonyms (see `class_names.matches`); or its
-    WordNet number, for models of ImageNet. A name that several classes share is none. Where
-    classes have no names, as many folders as outputs are numbered in their order.
+    A folder has the name of one class, or one of its synonyms (see `class_names.matches`), or its
+    WordNet number for ImageNet models. A name that more than one class has is not used. If the
+    classes have no names and there are as many folders as outputs, folders are numbered in order.
 
     Parameters
     ----------
-    folders : their names
-    names : of the classes, () where they have none
-    outputs : of the model
+    folders : folder names
+    names : class names, () if there are none
+    outputs : number of outputs of the model
 
     Examples
     --------
@@ -34,28 +34,28 @@ def numbers_of(
     """
     wordnet: dict[str, int] = {}
     if any(map(WORDNET.fullmatch, folders)):
-        wordnet = {one: number for number, one in enumerate(synsets(outputs))}
-    found = {}
+        wordnet = {synset: number for number, synset in enumerate(synsets(outputs))}
+    numbers = {}
     for folder in folders:
-        named = matches(folder, names)
-        if len(named) == 1:
-            found[folder] = named[0]
-        elif not named and folder in wordnet:
-            found[folder] = wordnet[folder]
-    if not names and not found and len(folders) == outputs:
+        class_numbers = matches(folder, names)
+        if len(class_numbers) == 1:
+            numbers[folder] = class_numbers[0]
+        elif not class_numbers and folder in wordnet:
+            numbers[folder] = wordnet[folder]
+    if not names and not numbers and len(folders) == outputs:
         _check_order(folders)
-        found = {one: number for number, one in enumerate(folders)}
-    return found, [one for one in folders if one not in found]
+        numbers = {name: number for number, name in enumerate(folders)}
+    return numbers, [folder for folder in folders if folder not in numbers]
 
 
 def _check_order(folders: Sequence[str]) -> None:
     """Raise SemattnError for folders that are numbers but do not sort as numbers."""
-    if not all(one.isdecimal() for one in folders):
+    if not all(name.isdecimal() for name in folders):
         return
-    for place, one in enumerate(folders):
-        if int(one) != place and sorted(map(int, folders)) == list(range(len(folders))):
+    for place, name in enumerate(folders):
+        if int(name) != place and sorted(map(int, folders)) == list(range(len(folders))):
             raise SemattnError(
-                f"dataset: expected folders whose names say which class they are, got {one!r}, "
-                f"which may be class {int(one)}, or class {place} in order of names — "
+                f"dataset: expected folder names that identify a class, got {name!r}, which may be "
+                f"class {int(name)} or, in order of names, class {place} — "
                 "give the model its class names"
             )

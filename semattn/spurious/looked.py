@@ -1,4 +1,4 @@
-"""Images that were looked at: what is known of them lies on the shelf, read when asked for."""
+"""Access by row to the stored features of the images that could be read."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .views import PATCHES, Views
 
 
 class Looked:
-    """Every image, once. Rows are numbers of images that could be read.
+    """Images of a search, each one once. A row is the number of an image that could be read.
 
     Parameters
     ----------
-    views : what is known of each batch; those that nobody has looked at yet are looked at
+    views : feature store of the batches; missing batches are computed
 
     Attributes
     ----------
-    looker, data, shelf, size, space : as of `Views`
-    labels : (n,), the class that each row is searched under
-    right : (n,), whether the model says so
-    skipped : what could not be read
-    grid : of the patches
-    identity : digest of all images, on which everything derived from them depends
+    looker, data, shelf, size, space : as in `Views`
+    labels : (n,), class that each row is searched under
+    right : (n,), rows whose label the model predicts
+    skipped : images that could not be read
+    grid : patch grid
+    identity : digest of all images, on which all derived results depend
 
     Raises
     ------
     SemattnError
-        Where no image can be read, and for labels that the model has not.
+        If no image can be read, and for labels that the model does not have.
     """
 
     def __init__(self, views: Views) -> None:
@@ -49,20 +49,20 @@ class Looked:
         grid: dict[str, np.ndarray] = {}
         digests: list[str] = []
         for number in range(len(views)):
-            kept = views.about(number)
-            for index, why in zip(kept["skipped"], kept["reasons"], strict=True):
-                self.skipped.append(Skipped(self.data.source_name(int(index)), str(why)))
-            sources += kept["sources"].tolist()
-            labels += kept["labels"].tolist()
-            right += kept["right"].tolist()
-            self._at += [(number, place) for place in range(len(kept["sources"]))]
-            digests.append(combined(from_array(kept["identities"])))
-            grid = grid or {name: kept[name] for name in PATCHES if name in kept}
-            views.said("looking", min((number + 1) * self.size, len(self.data)), len(self.data))
+            about = views.about(number)
+            for index, reason in zip(about["skipped"], about["reasons"], strict=True):
+                self.skipped.append(Skipped(self.data.source_name(int(index)), str(reason)))
+            sources += about["sources"].tolist()
+            labels += about["labels"].tolist()
+            right += about["right"].tolist()
+            self._at += [(number, position) for position in range(len(about["sources"]))]
+            digests.append(combined(from_array(about["identities"])))
+            grid = grid or {name: about[name] for name in PATCHES if name in about}
+            views.progress("looking", min((number + 1) * self.size, len(self.data)), len(self.data))
         self.identity = hashlib.sha256(" ".join(digests).encode()).hexdigest()
         if not sources:
-            some = "; ".join(f"{one.name}: {one.reason}" for one in self.skipped[:3])
-            raise SemattnError(f"dataset: expected images that can be read, got none ({some})")
+            reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in self.skipped[:3])
+            raise SemattnError(f"dataset: expected images that can be read, got none ({reasons})")
         self.sources, self.labels = np.array(sources), np.array(labels)
         self.right = np.array(right)
         h, w, height, width, prefix = grid["shape"].tolist()
@@ -73,37 +73,42 @@ class Looked:
         return len(self.sources)
 
     def accuracy(self) -> float:
-        """Return the share of labelled images that the model is right on."""
-        given = self.data.labels
-        has_label = [not given or given[source] is not None for source in self.sources]
+        """Return the fraction of labelled images that the model predicts correctly."""
+        data_labels = self.data.labels
+        has_label = [not data_labels or data_labels[source] is not None for source in self.sources]
         return float(self.right[has_label].mean())
 
     def name(self, row: int) -> str:
-        """What an image is called."""
+        """Return the name of an image."""
         return self.data.source_name(int(self.sources[row]))
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The values (n, P, D), things (n, P) and keypoints (n, P) of rows, in their order."""
-        made: dict[str, list[np.ndarray]] = {"values": [], "thing": [], "keypoints": []}
-        number, batch = -1, dict[str, np.ndarray]()
+        """Return the values (n, P, D), objectness (n, P) and keypoints (n, P) of rows, in order."""
+        values: dict[str, list[np.ndarray]] = {"values": [], "thing": [], "keypoints": []}
+        loaded_number, arrays = -1, dict[str, np.ndarray]()
         for row in rows:
-            wanted, place = self._at[row]
-            if wanted != number:
-                number, batch = wanted, self._views[wanted]
-            for name, kept in made.items():
-                kept.append(batch[name][place])
-        return {name: np.stack(kept).astype(np.float32) for name, kept in made.items()}
+            batch_number, position = self._at[row]
+            if batch_number != loaded_number:
+                loaded_number, arrays = batch_number, self._views[batch_number]
+            for name, rows_of_array in values.items():
+                rows_of_array.append(arrays[name][position])
+        return {
+            name: np.stack(rows_of_array).astype(np.float32)
+            for name, rows_of_array in values.items()
+        }
 
     def images(self, rows: np.ndarray) -> Images:
-        """The pictures of rows, read anew."""
-        _, images, why = self.looker.read([self.data[int(self.sources[row])][0] for row in rows])
-        if why or images is None:
+        """Read the pictures of rows again."""
+        _, images, failures = self.looker.read(
+            [self.data[int(self.sources[row])][0] for row in rows]
+        )
+        if failures or images is None:
             raise SemattnError(
-                "dataset: expected images that stay as they are, got one that can no longer be "
-                f"read ({why[0][1] if why else 'none'})"
+                "dataset: expected images that do not change, got one that can no longer be "
+                f"read ({failures[0][1] if failures else 'none'})"
             )
         return images
 
     def inputs(self, rows: np.ndarray) -> Tensor:
-        """The same as the model takes them."""
+        """Return the pictures of rows as inputs of the model."""
         return self.images(rows).inputs

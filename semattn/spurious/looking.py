@@ -1,4 +1,4 @@
-"""What the search knows of a batch of images: one pass of the model, and the keypoints."""
+"""Features of a batch of images: one forward pass, and keypoints."""
 
 from __future__ import annotations
 
@@ -19,98 +19,99 @@ from ..keypoints import detect
 from ..prompting.sources import prompts
 from .features import features
 
-DENSITY = "interrelation"  # where the thing is, whatever its class
+DENSITY = "interrelation"  # source of the class-independent objectness
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """What is known of a batch.
+class BatchFeatures:
+    """Features of a batch.
 
     Parameters
     ----------
     logits : (B, K)
     features : (B, P, E), see `features`
-    thing : (B, P), how much a patch belongs to what stands out in the image, for no class
-    keypoints : (B, P), how many
-    grid : the P patches
+    objectness : (B, P), class-independent: how much a patch belongs to the salient object
+    keypoints : (B, P), number of keypoints
+    grid : grid of the P patches
     """
 
     logits: Tensor
     features: Tensor
-    thing: Tensor
+    objectness: Tensor
     keypoints: Tensor
     grid: PatchGrid
 
 
 class Looker:
-    """Looks at images with one model; parameters as of `discover_spurious`."""
+    """Feature extractor of one model; parameters as in `discover_spurious`."""
 
     def __init__(
         self, model: nn.Module, preprocessing: Preprocessing | None, detector: Any, seed: int
     ) -> None:
         self.model, self.detector, self.seed = model, detector, seed
         self.preprocessing = preprocessing
-        self.wanted = preprocessing or (lambda: Preprocessing.of(model))
+        self.preprocessing_source = preprocessing or (lambda: Preprocessing.of(model))
         self.depth = 0
 
     def read(self, sources: list[Any]) -> tuple[list[int], Images | None, list[tuple[int, str]]]:
-        """The pictures that can be read, which they are, and why others cannot."""
-        good: list[Images] = []
-        kept: list[int] = []
+        """Return the numbers of the pictures that can be read, the pictures, and the failures."""
+        read_images: list[Images] = []
+        read_numbers: list[int] = []
         skipped: list[tuple[int, str]] = []
         for number, source in enumerate(sources):
             try:
-                one = prepare(source, self.wanted)
+                image = prepare(source, self.preprocessing_source)
             except (ImageError, ShapeError, OSError) as error:
                 skipped.append((number, " ".join(str(error).split())))
                 continue
-            if good and one.inputs.shape != good[0].inputs.shape:
-                size = tuple(one.inputs.shape[-2:])
+            if read_images and image.inputs.shape != read_images[0].inputs.shape:
+                size = tuple(image.inputs.shape[-2:])
                 skipped.append((number, f"expected images of one size, got {size}"))
                 continue
-            kept.append(number)
-            good.append(one)
-        if not good:
+            read_numbers.append(number)
+            read_images.append(image)
+        if not read_images:
             return [], None, skipped
-        images = Images(
-            torch.cat([one.inputs for one in good]),
-            np.concatenate([one.pixels for one in good]),
-            tuple(one.names[0] for one in good),
+        batch = Images(
+            torch.cat([image.inputs for image in read_images]),
+            np.concatenate([image.pixels for image in read_images]),
+            tuple(image.names[0] for image in read_images),
             batched=True,
-            prepared=all(one.prepared for one in good),
+            prepared=all(image.prepared for image in read_images),
         )
-        return kept, images, skipped
+        return read_numbers, batch, skipped
 
-    def look(self, images: Images) -> Look:
-        """One pass."""
-        taken = self._record(images.inputs)
-        found = detect(images.pixels, self.detector, descriptors=True)
-        scene = Scene(images.pixels, found, taken.grid, self.seed)
-        return Look(
-            taken.logits.float().cpu(),
-            features(taken, images.pixels, found),
-            self._thing(taken, scene),
+    def look(self, images: Images) -> BatchFeatures:
+        """Return the features of images from one forward pass."""
+        attention = self._record(images.inputs)
+        keypoints = detect(images.pixels, self.detector, descriptors=True)
+        scene = Scene(images.pixels, keypoints, attention.grid, self.seed)
+        return BatchFeatures(
+            attention.logits.float().cpu(),
+            features(attention, images.pixels, keypoints),
+            self._objectness(attention, scene),
             densities["count"](scene),
-            taken.grid,
+            attention.grid,
         )
 
     def features(self, inputs: Tensor) -> Tensor:
-        """The features (B, P, E) of images (B, C, H, W) alone."""
-        pixels = pixels_of(inputs.detach(), self.wanted)
-        found = detect(pixels, self.detector, descriptors=True)
-        return features(self._record(inputs), pixels, found)
+        """Return the features (B, P, E) of images (B, C, H, W) only."""
+        pixels = pixels_of(inputs.detach(), self.preprocessing_source)
+        keypoints = detect(pixels, self.detector, descriptors=True)
+        return features(self._record(inputs), pixels, keypoints)
 
     def _record(self, inputs: Tensor) -> AttentionRecord:
-        # Tensors of a data set are prepared too: no caller has chosen their precision.
+        # Tensors of a data set count as prepared: their precision was not chosen by the caller.
         inputs = move_to_model(self.model, inputs, prepared=True)
         if not self.depth:
             self.depth = record(self.model, inputs[:1], grad=False, layers=[0]).depth
         layers = sorted({0, self.depth // 2})
         return record(self.model, inputs, grad=False, layers=layers)
 
-    def _thing(self, taken: AttentionRecord, scene: Scene) -> Tensor:
+    def _objectness(self, attention: AttentionRecord, scene: Scene) -> Tensor:
+        """Return the objectness (B, P) of the patches."""
         source = prompts[DENSITY]
         p = concentration(densities[source.density](scene))
-        one = taken.half_way()
-        found: Tensor = source.see(one, taken.grid, p.to(one.device, one.dtype))
-        return found.float().cpu()
+        site = attention.half_way()
+        objectness: Tensor = source.see(site, attention.grid, p.to(site.device, site.dtype))
+        return objectness.float().cpu()

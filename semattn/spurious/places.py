@@ -1,62 +1,65 @@
-"""Where the object is, and where a cue is: on maps of patches (n, h, w)."""
+"""Location of the object and of a cue, on maps of patches."""
 
 from __future__ import annotations
 
 import numpy as np
 
-FIXED = 0.3  # more often than in other classes: what stands out there is no object
-BESIDE = 0.7  # of its patches that lie by another's, to be a part of that
-SAME = 0.4  # mean overlap of the patches of two images, to be the same place
+FIXED = 0.3  # excess rate of salience over other classes, above which a place is not the object
+BESIDE = 0.7  # fraction of its patches near another candidate, above which it is part of that
+SAME = 0.4  # mean overlap between two images, above which a cue has a fixed place
 
 
-def on_object(thing: np.ndarray) -> np.ndarray:
-    """Patches that stand out above the mean of their image: (n, P) to (n, P) of bool."""
-    return thing > thing.mean(axis=1, keepdims=True)
+def on_object(objectness: np.ndarray) -> np.ndarray:
+    """Return the patches above the mean objectness of their image: (n, P) to (n, P) of bool."""
+    return objectness > objectness.mean(axis=1, keepdims=True)
 
 
-def off_object(over: np.ndarray, fixed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Patches that are not on the object nor beside it.
+def off_object(on_object: np.ndarray, fixed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the patches that are neither on the object nor next to it.
 
-    What stands out at a fixed place of a class is not its object: objects move, marks do not.
+    Salient patches at a fixed place of a class are not its object: objects move, marks do not.
 
     Parameters
     ----------
-    over : (n, P), see `on_object`
-    fixed : (P,) or (n, P), patches that count as off it all the same
+    on_object : (n, P), see `on_object`
+    fixed : (P,) or (n, P), patches that always count as off the object
     shape : (h, w)
     """
     from scipy.ndimage import maximum_filter
 
-    maps = (over & ~fixed).reshape(-1, *shape)
-    wide = maximum_filter(maps, size=(1, 3, 3), mode="constant")
-    return ~wide.reshape(over.shape) | np.broadcast_to(fixed, over.shape)
+    moving = (on_object & ~fixed).reshape(-1, *shape)
+    dilated = maximum_filter(moving, size=(1, 3, 3), mode="constant")
+    return ~dilated.reshape(on_object.shape) | np.broadcast_to(fixed, on_object.shape)
 
 
-def fixed_places(over: np.ndarray, mine: np.ndarray) -> np.ndarray:
-    """Patches (P,) that stand out in a class more often than in others, by `FIXED` of images."""
-    made: np.ndarray = over[mine].mean(axis=0) - over[~mine].mean(axis=0) > FIXED
-    return made
+def fixed_places(on_object: np.ndarray, in_class: np.ndarray) -> np.ndarray:
+    """Return the patches (P,) that are salient in a class more often than in others, by `FIXED`."""
+    fixed: np.ndarray = on_object[in_class].mean(axis=0) - on_object[~in_class].mean(axis=0) > FIXED
+    return fixed
 
 
-def beside(marks: np.ndarray, others: np.ndarray, shape: tuple[int, int]) -> float:
-    """The part of patches `marks` (n, P) within two patches of `others` (n, P) of the same image.
+def beside(patches: np.ndarray, others: np.ndarray, shape: tuple[int, int]) -> float:
+    """Return the fraction of `patches` (n, P) within two patches of `others` (n, P), per image.
 
-    A part ends within a patch, so that two parts of one thing may have a patch between them. Images
-    that have none of either do not count; 0 where no image has both.
+    Two parts of one object may have a patch between them, because each ends within a patch. Images
+    without patches of both kinds are left out; the result is 0 if no image has both.
     """
     from scipy.ndimage import maximum_filter
 
-    both = marks.any(axis=1) & others.any(axis=1)
-    wide = maximum_filter(others[both].reshape(-1, *shape), size=(1, 5, 5), mode="constant")
-    return float((marks[both] & wide.reshape(-1, marks.shape[1])).sum() / max(1, marks[both].sum()))
+    has_both = patches.any(axis=1) & others.any(axis=1)
+    dilated = maximum_filter(others[has_both].reshape(-1, *shape), size=(1, 5, 5), mode="constant")
+    return float(
+        (patches[has_both] & dilated.reshape(-1, patches.shape[1])).sum()
+        / max(1, patches[has_both].sum())
+    )
 
 
-def sameness(marks: np.ndarray) -> float:
-    """Mean overlap (intersection over union) of the patches (n, P) of two images, in [0, 1]."""
-    marks = marks[marks.any(axis=1)].astype(np.float32)
-    if len(marks) < 2:
+def sameness(patches: np.ndarray) -> float:
+    """Return the mean overlap (intersection over union) of patches (n, P) between two images."""
+    patches = patches[patches.any(axis=1)].astype(np.float32)
+    if len(patches) < 2:
         return float("nan")
-    both = marks @ marks.T
-    count = marks.sum(axis=1)
-    overlap = both / (count[:, None] + count[None] - both)
-    return float((overlap.sum() - len(marks)) / (len(marks) * (len(marks) - 1)))
+    intersection = patches @ patches.T
+    count = patches.sum(axis=1)
+    overlap = intersection / (count[:, None] + count[None] - intersection)
+    return float((overlap.sum() - len(patches)) / (len(patches) * (len(patches) - 1)))

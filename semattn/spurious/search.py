@@ -1,4 +1,4 @@
-"""`discover_spurious`: from a model and images to cues, batch by batch, kept as it goes."""
+"""`discover_spurious`: search of a model and a data set for spurious cues, resumable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .looking import Looker
 from .study import CLASS, Study
 from .views import Progress, Views
 
-LOOKING, DISCOVERING = "look", "discover"  # the two parts of a search
+LOOKING, DISCOVERING = "look", "discover"  # names of the two tasks in the store
 
 
 def discover_spurious(
@@ -48,44 +48,45 @@ def discover_spurious(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Discovery:
-    """Find what the model uses for a class that is not the class's object, and prove it.
+    """Find spurious cues: patches that a model uses for a class and that are not its object.
 
-    Patches off the object that a class shows more often than others are candidates: a probe on the
-    model's keys, colours and SIFT descriptors says which, and clusters tell kinds apart. A cue is
-    confirmed where it is more frequent in the class (on images that it was not learned from), where
-    the class loses by its removal, and where other classes' images gain by its transplant.
+    Candidates are kinds of off-object patches that a class shows more often than other classes: a
+    probe on the model's keys, colours and SIFT descriptors finds them, and clustering separates the
+    kinds. A cue is confirmed if it is more frequent in the class (on images that the probe was not
+    fitted on), if its removal lowers the score of the class, and if its transplant into images of
+    other classes raises it.
 
     Parameters
     ----------
-    model : a classifier that `semattn.record` reads, with keys (no windowed softmax of its own)
-    dataset : a folder with a folder a class, or of pictures alone; a map-style data set of pairs
-        (image, label); or a sequence of images. Without labels, the predicted classes stand in
-    classes : the ones to search, by number or name; None is all
-    names : of the model's classes; None is ``model.classes``
-    level : of significance, of the search as a whole
-    lift : how many times as often images of the class must show a cue as those of others, at 95 %
-        confidence; what lies beside an object, or is missed of it, is often twice as frequent
-    most : candidates of a class that are tried
-    batch_size : images in the model at once
-    detector, preprocessing, seed : as for `semattn.explain.Explainer`
-    folder : where the search is kept as it goes, to go on after an interruption; the same search
-        is read from there later, until you remove it. None keeps it in a temporary folder
-    progress : called with what is being done, how much of it is done, and how much there is
+    model : a classifier that `semattn.record` can read, with keys (no windowed softmax of its own)
+    dataset : a folder with one folder per class, or of pictures only; a map-style data set of pairs
+        (image, label); or a sequence of images. Predicted classes replace missing labels
+    classes : classes to search, by number or name; None for all
+    names : class names of the model; None for ``model.classes``
+    level : significance level of the whole search
+    lift : least relative risk of the cue, class against others, at 95 % confidence. Surroundings
+        and missed parts of an object often reach 2
+    most : greatest number of candidates tested per class
+    batch_size : images per forward pass
+    detector, preprocessing, seed : as in `semattn.explain.Explainer`
+    folder : directory that stores the search, so that it can resume after an interruption and be
+        read later. None for a temporary directory
+    progress : called with the stage, the number of steps done, and the total
 
     Raises
     ------
     SemattnError
-        For no images, one class alone, no class with enough images; each says how many it needs.
+        For no images, a single class, or no class with enough images; the message gives the number.
     UnsupportedModelError
         For a model that cannot be read, or whose layers keep no keys.
 
     Notes
     -----
-    The object is what stands out: what dense keypoints and the model's attention agree on, grown
-    over patches of like keys; what stands out at a fixed place of one class alone is a mark, not an
-    object. A cue that is part of the object (fur for a wolf) is not looked for. Memory does not
-    grow with the number of images: features lie on the disk, and a class is held against 1,300
-    images of others at most.
+    The object is the salient region: patches with dense keypoints that the model attends to,
+    refined by the affinity of their keys. A region that is salient at a fixed place of one class
+    only is a mark, not an object. Cues that are part of the object (the fur of a wolf) are not
+    searched for. Memory does not depend on the number of images: features are stored on disk, and
+    a class is compared with at most 1,300 images of other classes.
     """
     search = Search(
         model, dataset, classes=classes, names=names, level=level, lift=lift, most=most,
@@ -97,14 +98,14 @@ def discover_spurious(
 
 
 class Search:
-    """A search that several processes may share: each looks at its part, the last one goes on.
+    """Search that several processes may share: each extracts its part, the last one searches.
 
-    Parameters are those of `discover_spurious`, which is `discover` alone. Sharing takes a folder
-    that all of them see.
+    Parameters are those of `discover_spurious`, which calls `discover` only. Sharing needs a folder
+    that all processes can access.
 
     Examples
     --------
-    Of process 3 of 8::
+    In process 3 of 8::
 
         search = Search(model, "photographs", folder="shared/search")
         if search.look((3, 8)):
@@ -133,15 +134,15 @@ class Search:
             ("most", most, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
         ):  # fmt: skip
             if value < least:
-                raise ValueError(f"{name}: expected {least} at least, got {value}")
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
         detectors.ensure(detector)
         refuse(model, compiled=True)
         names = tuple(names if names is not None else class_names(model) or ())
         looker = Looker(model, preprocessing, detector, seed)
-        data = read(dataset, names, _outputs(looker, dataset))
+        data = read(dataset, names, _count_outputs(looker, dataset))
         options = {
             "level": level, "lift": lift, "most": most, "batch_size": batch_size, "seed": seed,
-            "classes": None if classes is None else [str(one) for one in classes],
+            "classes": None if classes is None else [str(name) for name in classes],
             "detector": getattr(detector, "__name__", str(detector)),
             "preprocessing": None if preprocessing is None else str(preprocessing),
         }  # fmt: skip
@@ -149,12 +150,14 @@ class Search:
             "data": {"images": len(data), "labels": data.note or "given"},
             "parameters": options, "versions": versions(),
         }  # fmt: skip
-        # Each batch has the identities of its images.
+        # Each batch stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "data"}
         self.classes, self.level, self.lift, self.most = classes, level, lift, most
         self.shelf = Shelf(None if folder is None else Path(folder), run, "search")
         self._warned, self._was_compared = False, bool(self.shelf.numbered(CLASS))
-        sources = data.sources if data.labels else [None] * len(data)  # pairs are read one by one
+        sources = (
+            data.sources if data.labels else [None] * len(data)
+        )  # pairs are read one at a time
         self.views = Views(
             looker, data, self.shelf, input_names(sources), batch_size, seed,
             progress or (lambda *_: None),
@@ -164,30 +167,30 @@ class Search:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what was kept, unless a folder was given for it."""
+        """Remove the stored features, unless a folder was given for them."""
         if self.shelf.temporary:
             self.shelf.clear()
 
     def look(self, process: tuple[int, int] = (0, 1)) -> bool:
-        """Look at the part of a process; whether it is this one that is to go on.
+        """Extract the features of this process's part; return True if this process is to search.
 
-        That is the one which found nothing left for others; where all is looked at already, as
-        after an interruption, the first.
+        That is the process after which nothing is missing. If nothing was missing before, as after
+        an interruption, it is the first process.
 
         Raises
         ------
         LockedError
-            While another process looks at this part, or processes of another count at theirs.
+            While another process extracts this part, or processes of another count run.
         """
         views = self.views
         with self.shelf.running(process, LOOKING):
-            looked = views.look(process)
-            goes_on = not views.missing() and (looked > 0 or process[0] == 0)
+            extracted = views.look(process)
+            is_last = not views.missing() and (extracted > 0 or process[0] == 0)
         self._warn(process[1] == 1)
-        return goes_on
+        return is_last
 
     def discover(self) -> Discovery:
-        """Candidates and trials, of all images; what nobody has looked at yet is looked at.
+        """Find and test candidates in all images; extract missing features first.
 
         Raises
         ------
@@ -197,14 +200,14 @@ class Search:
         views = self.views
         with self.shelf.running(task=DISCOVERING):
             with self.shelf.running(task=LOOKING) if views.missing() else nullcontext():
-                looked = Looked(views)
+                images = Looked(views)
             views.drop_beyond()
             self._warn()
-            study = Study(looked, self.level, self.lift, self.most, views.seed, views.said)
-            return study.search(_chosen(self.classes, looked), self.manifest)
+            study = Study(images, self.level, self.lift, self.most, views.seed, views.progress)
+            return study.search(_resolve_classes(self.classes, images), self.manifest)
 
     def _warn(self, alone: bool = True) -> None:
-        """Say once that kept work was not used."""
+        """Warn once if stored results could not be used."""
         views = self.views
         note = views.redone.note(views.names, counts_new=self._was_compared, alone=alone)
         if note and not self._warned:
@@ -213,19 +216,19 @@ class Search:
 
 
 def check(level: float, lift: float) -> None:
-    """Raise ValueError for what `discover_spurious` would refuse, before a model is loaded."""
+    """Raise ValueError for options that `discover_spurious` refuses, before a model is loaded."""
     if not 0 < level < 1:
-        raise ValueError(f"level: expected one between 0 and 1, got {level:g} — .05 is usual")
+        raise ValueError(f"level: expected a value between 0 and 1, got {level:g} — .05 is usual")
     if not lift >= 1:
-        raise ValueError(f"lift: expected 1 at least, got {lift:g} — 3 is usual")
+        raise ValueError(f"lift: expected at least 1, got {lift:g} — 3 is usual")
 
 
-def _outputs(looker: Looker, dataset: Any) -> int:
-    """How many outputs the model has: its classes."""
-    wanted = looker.wanted if isinstance(looker.wanted, Preprocessing) else None
+def _count_outputs(looker: Looker, dataset: Any) -> int:
+    """Return the number of outputs of the model."""
+    source = looker.preprocessing_source
     try:
-        prepared = wanted or looker.wanted()  # type: ignore[operator]
-        channels, size = len(prepared.mean), prepared.size
+        preprocessing = source if isinstance(source, Preprocessing) else source()
+        channels, size = len(preprocessing.mean), preprocessing.size
     except SemattnError:
         first = dataset[0]
         first = first[0] if isinstance(first, (tuple, list)) else first
@@ -244,24 +247,23 @@ def _outputs(looker: Looker, dataset: Any) -> int:
     return int(output.shape[1])
 
 
-def _chosen(classes: Sequence[int | str] | None, looked: Looked) -> list[int]:
-    """The numbers of the classes to search."""
-    data, there = looked.data, sorted(set(looked.labels.tolist()))
-    if len(there) < 2:
+def _resolve_classes(classes: Sequence[int | str] | None, images: Looked) -> list[int]:
+    """Return the numbers of the classes to search."""
+    data, present = images.data, sorted(set(images.labels.tolist()))
+    if len(present) < 2:
         raise SemattnError(
-            f"dataset: expected images of two classes at least, got {data.name(there[0])} alone — "
-            "what a class has more often shows against others"
-            + (f" ({data.note})" if data.note else "")
+            f"dataset: expected images of at least two classes, got {data.name(present[0])} only — "
+            "a search compares classes" + (f" ({data.note})" if data.note else "")
         )
     if classes is None:
-        return there
+        return present
     numbers = []
-    for one in classes:
-        number = resolve_class(one, data.names)
-        if number not in there:
+    for name in classes:
+        number = resolve_class(name, data.names)
+        if number not in present:
             raise SemattnError(
-                f"classes: expected ones that images are of, got {data.name(number)} — there are "
-                + ", ".join(data.name(other) for other in there[:8])
+                f"classes: expected classes of the images, got {data.name(number)} — the images "
+                "show " + ", ".join(data.name(target) for target in present[:8])
             )
         numbers.append(number)
     return list(dict.fromkeys(numbers))

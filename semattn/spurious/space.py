@@ -1,4 +1,4 @@
-"""The space that patches are compared in: a few principal components of each kind of feature."""
+"""Linear projection of patch features: a few principal components of each kind of feature."""
 
 from __future__ import annotations
 
@@ -9,73 +9,77 @@ import numpy as np
 from .features import blocks_of
 
 KEYS = 48  # components of each layer's keys
-SIFT = 16  # of the descriptors
-SHRINK = 0.05  # of the covariance, toward a multiple of the identity
+SIFT = 16  # components of the descriptors
+SHRINK = 0.05  # shrinkage of the covariance toward a multiple of the identity
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """x -> (x - mean) @ axes, from E features to D coordinates, each kind with the same weight.
+    """Projection x -> (x - mean) @ axes from E features to D coordinates, equal weight per kind.
 
     Parameters
     ----------
     mean : (E,)
     axes : (E, D)
-    things : which of the D coordinates the keys half way up gave; all others are looks
+    object_axes : coordinates from the keys of the middle layer; the others describe appearance
     """
 
     mean: np.ndarray
     axes: np.ndarray
-    things: slice
+    object_axes: slice
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(…, E) to (…, D)."""
-        made: np.ndarray = ((features - self.mean) @ self.axes).astype(np.float32)
-        return made
+        """Return the coordinates of features: (…, E) to (…, D)."""
+        coordinates: np.ndarray = ((features - self.mean) @ self.axes).astype(np.float32)
+        return coordinates
 
 
 def fit_space(features: np.ndarray, seed: int) -> Space:
-    """The space of a sample of patches (n, E)."""
+    """Fit the projection to a sample of patches (n, E)."""
     from sklearn.decomposition import PCA
 
     mean = features.mean(axis=0)
-    found: list[np.ndarray] = []
-    for number, part in enumerate(blocks_of(features.shape[1])):
-        own = features[:, part] - mean[part]
-        axes = np.zeros((features.shape[1], min(own.shape[1], KEYS if number < 2 else SIFT)))
+    axes_of_blocks: list[np.ndarray] = []
+    for number, block in enumerate(blocks_of(features.shape[1])):
+        centred = features[:, block] - mean[block]
+        axes = np.zeros((features.shape[1], min(centred.shape[1], KEYS if number < 2 else SIFT)))
         if number == 2:  # colours: as they are, each as wide as the others
-            axes[part] = np.diag(1 / own.std(axis=0).clip(min=1e-6))
+            axes[block] = np.diag(1 / centred.std(axis=0).clip(min=1e-6))
         else:
-            count = min(axes.shape[1], len(own))
+            count = min(axes.shape[1], len(centred))
             axes = axes[:, :count]
-            if own.any():  # else nothing tells patches apart
-                made = PCA(count, random_state=seed).fit(own)
-                width = np.sqrt(made.explained_variance_.mean())
-                axes[part] = made.components_.T / max(width, 1e-6)
-        found.append(axes)
-    start = found[0].shape[1]
-    things = slice(start, start + found[1].shape[1])
-    return Space(mean.astype(np.float32), np.concatenate(found, axis=1).astype(np.float32), things)
+            if centred.any():  # else nothing tells patches apart
+                pca = PCA(count, random_state=seed).fit(centred)
+                scale = np.sqrt(pca.explained_variance_.mean())
+                axes[block] = pca.components_.T / max(scale, 1e-6)
+        axes_of_blocks.append(axes)
+    start = axes_of_blocks[0].shape[1]
+    object_axes = slice(start, start + axes_of_blocks[1].shape[1])
+    return Space(
+        mean.astype(np.float32),
+        np.concatenate(axes_of_blocks, axis=1).astype(np.float32),
+        object_axes,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class White:
-    """Coordinates of patches with the covariance of a background taken out."""
+    """Whitening by the covariance of background patches."""
 
     mean: np.ndarray
     axes: np.ndarray
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """(…, D) to (…, D)."""
-        made: np.ndarray = ((values - self.mean) @ self.axes).astype(np.float32)
-        return made
+        """Return whitened coordinates: (…, D) to (…, D)."""
+        whitened: np.ndarray = ((values - self.mean) @ self.axes).astype(np.float32)
+        return whitened
 
 
 def whiten(values: np.ndarray) -> White:
-    """The whitening of a sample (n, D)."""
+    """Fit the whitening to a sample (n, D)."""
     from sklearn.covariance import shrunk_covariance
 
     mean = values.mean(axis=0)
-    spread = shrunk_covariance(np.cov((values - mean).T), SHRINK)
-    sizes, axes = np.linalg.eigh(spread)
-    return White(mean, (axes / np.sqrt(sizes.clip(min=1e-9))).astype(np.float32))
+    covariance = shrunk_covariance(np.cov((values - mean).T), SHRINK)
+    eigenvalues, axes = np.linalg.eigh(covariance)
+    return White(mean, (axes / np.sqrt(eigenvalues.clip(min=1e-9))).astype(np.float32))

@@ -1,4 +1,4 @@
-"""A discovery on the disk: arrays in an npz, all else as JSON inside it; nothing is pickled."""
+"""Storage of discoveries: an npz with the arrays, and JSON for the rest; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from .trials import Group
 FORM = 1
 
 
-def save_discovery(found: Discovery, file: str | os.PathLike[str]) -> Path:
-    """Write a discovery to `file` (npz): complete, or not at all.
+def save_discovery(discovery: Discovery, file: str | os.PathLike[str]) -> Path:
+    """Write a discovery to `file` (npz), atomically.
 
-    Cues keep what finds them in new images, and their examples as pixels; the model is not kept.
+    Cues keep their detector, and their examples as pixels; the model is not stored.
     """
     path = Path(file)
     arrays: dict[str, np.ndarray] = {}
     cues = []
-    for number, one in enumerate(found.cues):
-        arrays[f"cue{number}.weights"] = one.detector.weights
-        arrays[f"cue{number}.place"] = one.place
-        for place, shown in enumerate(one.examples):
-            arrays[f"cue{number}.example{place}.pixels"] = shown.pixels
-            arrays[f"cue{number}.example{place}.matches"] = shown.matches
-        plain = {
-            name: value for name, value in vars(one).items()
+    for number, cue in enumerate(discovery.cues):
+        arrays[f"cue{number}.weights"] = cue.detector.weights
+        arrays[f"cue{number}.place"] = cue.place
+        for position, example in enumerate(cue.examples):
+            arrays[f"cue{number}.example{position}.pixels"] = example.pixels
+            arrays[f"cue{number}.example{position}.matches"] = example.matches
+        fields = {
+            name: value for name, value in vars(cue).items()
             if name not in ("model", "preprocessing", "finder", "detector", "place", "examples",
                             "removed", "transplanted", "groups", "grid")
         }  # fmt: skip
-        cues.append(plain | {
-            "removed": asdict(one.removed), "transplanted": asdict(one.transplanted),
-            "groups": [asdict(group) for group in one.groups],
-            "examples": [[e.name, e.before, e.without] for e in one.examples],
-            "grid": None if one.grid is None else one.grid.to_list(),
-            "detector": [one.detector.offset, one.detector.slope, one.detector.start],
+        cues.append(fields | {
+            "removed": asdict(cue.removed), "transplanted": asdict(cue.transplanted),
+            "groups": [asdict(group) for group in cue.groups],
+            "examples": [[e.name, e.before, e.without] for e in cue.examples],
+            "grid": None if cue.grid is None else cue.grid.to_list(),
+            "detector": [cue.detector.offset, cue.detector.slope, cue.detector.start],
         })  # fmt: skip
-    about = {name: value for name, value in vars(found).items()
+    about = {name: value for name, value in vars(discovery).items()
              if name not in ("cues", "classes", "skipped")}  # fmt: skip
     text = json.dumps(about | {
-        "form": FORM, "cues": cues, "classes": [asdict(one) for one in found.classes],
-        "skipped": [asdict(one) for one in found.skipped],
+        "form": FORM, "cues": cues, "classes": [asdict(rank) for rank in discovery.classes],
+        "skipped": [asdict(skipped) for skipped in discovery.skipped],
     })  # fmt: skip
     arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
     with whole(path) as stream:
@@ -62,24 +62,26 @@ def save_discovery(found: Discovery, file: str | os.PathLike[str]) -> Path:
 
 
 def load_discovery(file: str | os.PathLike[str], model: nn.Module | None = None) -> Discovery:
-    """Read what `save_discovery` wrote; with `model`, its cues can be found in new images.
+    """Read a file that `save_discovery` wrote; `model` lets its cues be matched in new images.
 
     Raises
     ------
     SemattnError
-        For a file that is none, or damaged.
+        For a file that is missing, damaged, or not a discovery.
     """
     path = Path(file)
     try:
         arrays = read_arrays(path)
         about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
         if about.pop("form") != FORM:
-            raise ValueError("of another version")
-        cues = [_cue(number, one, arrays, model) for number, one in enumerate(about.pop("cues"))]
+            raise ValueError("another version of the format")
+        cues = [
+            _cue(number, fields, arrays, model) for number, fields in enumerate(about.pop("cues"))
+        ]
         return Discovery(
             cues=tuple(cues),
-            classes=tuple(Rank(**one) for one in about.pop("classes")),
-            skipped=tuple(Skipped(**one) for one in about.pop("skipped")),
+            classes=tuple(Rank(**fields) for fields in about.pop("classes")),
+            skipped=tuple(Skipped(**fields) for fields in about.pop("skipped")),
             **about | {"notes": tuple(about["notes"])},
         )
     except FileNotFoundError:
@@ -88,26 +90,26 @@ def load_discovery(file: str | os.PathLike[str], model: nn.Module | None = None)
         ) from None
     except DAMAGE as error:
         raise SemattnError(
-            f"file: expected what save_discovery wrote, got {path} ({error}) — it is damaged, or "
-            "something else"
+            f"file: expected a file written by save_discovery, got {path} ({error}) — it is "
+            "damaged or of another kind"
         ) from error
 
 
 def _cue(
-    number: int, one: dict[str, Any], arrays: dict[str, np.ndarray], model: nn.Module | None
+    number: int, record: dict[str, Any], arrays: dict[str, np.ndarray], model: nn.Module | None
 ) -> SpuriousCue:
-    start = f"cue{number}."
-    grid = PatchGrid.from_list(fields) if (fields := one.pop("grid", None)) else None
+    prefix = f"cue{number}."
+    grid = PatchGrid.from_list(grid_fields) if (grid_fields := record.pop("grid", None)) else None
     examples = tuple(
-        Example(name, arrays[f"{start}example{place}.pixels"],
-                arrays[f"{start}example{place}.matches"], before, without, grid)
-        for place, (name, before, without) in enumerate(one.pop("examples"))
+        Example(name, arrays[f"{prefix}example{position}.pixels"],
+                arrays[f"{prefix}example{position}.matches"], before, without, grid)
+        for position, (name, before, without) in enumerate(record.pop("examples"))
     )  # fmt: skip
-    finder = Detector(arrays[start + "weights"], *one.pop("detector"))
-    made = SpuriousCue(
-        examples=examples, detector=finder, place=arrays[start + "place"],
-        removed=Effect(**one.pop("removed")), transplanted=Effect(**one.pop("transplanted")),
-        groups=tuple(Group(**group) for group in one.pop("groups")),
-        interval=tuple(one.pop("interval")), grid=grid, **one,
+    detector = Detector(arrays[prefix + "weights"], *record.pop("detector"))
+    cue = SpuriousCue(
+        examples=examples, detector=detector, place=arrays[prefix + "place"],
+        removed=Effect(**record.pop("removed")), transplanted=Effect(**record.pop("transplanted")),
+        groups=tuple(Group(**group) for group in record.pop("groups")),
+        interval=tuple(record.pop("interval")), grid=grid, **record,
     )  # fmt: skip
-    return replace(made, model=model)
+    return replace(cue, model=model)

@@ -1,4 +1,4 @@
-"""One search: candidates of every class, trials of the more frequent ones, what they say."""
+"""Search over the classes of a data set: candidates, interventions on the frequent ones, cues."""
 
 from __future__ import annotations
 
@@ -11,277 +11,310 @@ import torch
 
 from ..errors import SemattnError
 from . import places, trials
-from .candidates import FOLDS, SAME, Patches, distinct, find, shared
+from .candidates import FOLDS, SAME, Patches, find_candidates, overlap_fraction, select_distinct
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .detector import Detector, fit_detector
 from .discovery import Discovery, Rank
 from .evidence import effect, score, shares, surely
 from .looked import Looked
-from .tried import Tried, packed, unpacked
+from .tried import CandidateCue, from_arrays, to_arrays
 from .views import Progress, strided
 
-CLASS, TRIAL = "class-", "trial-"  # of the arrays of a class, and of a trial
-IMAGES = "images"  # in those arrays: digest of all images
-REFERENCE = 1300  # images that a class is held against, at most
-OWN = 400  # images of a class that are looked through, at most
-FEWEST = 2 * FOLDS  # images of a class that can be searched
-SHOWN = 12  # examples of a cue
-TOGETHER = 0.7  # of the images that show one show another, of which it may be a part
+CLASS, TRIAL = "class-", "trial-"  # name prefixes in the store: of a class, of a candidate
+IMAGES = "images"  # name of the digest of all images in those arrays
+REFERENCE = 1300  # images of other classes that a class is compared with, at most
+OWN = 400  # images of a class that are used, at most
+FEWEST = 2 * FOLDS  # images of a class that a search needs
+SHOWN = 12  # examples of a cue, at most
+TOGETHER = 0.7  # fraction of the images of a candidate that show another, to be a part of it
 
 
 class Study:
-    """A search of images that were looked at.
+    """Search over images whose features are stored.
 
     Parameters
     ----------
-    looked : at what
-    level, lift, most, seed : as of `discover_spurious`
-    said : told of the progress
+    images : the images
+    level, lift, most, seed : as in `discover_spurious`
+    progress : called with the stage, the number of steps done, and the total
     """
 
     def __init__(
-        self, looked: Looked, level: float, lift: float, most: int, seed: int, said: Progress
+        self, images: Looked, level: float, lift: float, most: int, seed: int, progress: Progress
     ) -> None:
-        self.looked, self.level, self.lift, self.most = looked, level, lift, most
-        self.seed, self.said = seed, said
-        self.reference = strided(np.arange(len(looked)), REFERENCE)
-        self._reference = looked.gather(self.reference)
+        self.images, self.level, self.lift, self.most = images, level, lift, most
+        self.seed, self.progress = seed, progress
+        self.reference = strided(np.arange(len(images)), REFERENCE)
+        self._reference = images.gather(self.reference)
 
     def search(self, targets: Sequence[int], manifest: dict[str, Any]) -> Discovery:
-        """Everything that there is to find in these classes."""
-        looked, found, judged = self.looked, list[Tried](), 0
+        """Return the cues of the target classes."""
+        images, frequent, judged = self.images, list[CandidateCue](), 0
         self._drop_changed()
-        small = [target for target in targets if not self._enough(target)]
+        small = [target for target in targets if not self._is_searchable(target)]
         if len(small) == len(targets):
             raise SemattnError(
-                f"dataset: expected {FEWEST} images of a class at least, and as many of others, "
-                f"got {self._counted(small[:4])} — give more images"
+                f"dataset: expected at least {FEWEST} images of a class, and as many of others, "
+                f"got {self._image_counts(small[:4])} — give more images"
             )
         full = []
         for done, target in enumerate(targets, 1):
             if target not in small:
-                count, some = self._kept(target)
+                count, class_candidates = self._stored_candidates(target)
                 judged += count
-                # More are judged as it goes on, so what is not frequent now will never be.
-                found = [one for one in (*found, *some) if one.one.p * judged < self.level]
+                # `judged` only increases, so a candidate that fails now would fail at the end.
+                frequent = [*frequent, *class_candidates]
+                frequent = [cue for cue in frequent if cue.candidate.p * judged < self.level]
                 if not count:
                     full.append(target)
-            self.said("comparing", done, len(targets))
-        tried = [one for one in found if one.lift >= self.lift]
-        parts = shares([one.one.p for one in tried])
+            self.progress("comparing", done, len(targets))
+        tested = [candidate_cue for candidate_cue in frequent if candidate_cue.lift >= self.lift]
+        level_shares = shares([candidate_cue.candidate.p for candidate_cue in tested])
         cues: list[SpuriousCue] = []
-        if tried:
-            self.said("trying", 0, len(tried))
-        for number, (one, share) in enumerate(zip(tried, parts, strict=True)):
-            known = [other.detector for other, cue in zip(tried, cues, strict=False)
-                     if cue.confirmed and cue.target == one.target]  # fmt: skip
-            cues.append(self._cue(number, one, judged, share, known))
-            self.said("trying", number + 1, len(tried))
-        cues.sort(key=lambda one: (not one.confirmed, -one.score))
-        notes = [note for note in (looked.data.note, looked.data.strays) if note]
-        if len(tried) < len(found):
+        if tested:
+            self.progress("trying", 0, len(tested))
+        for number, (candidate_cue, share) in enumerate(zip(tested, level_shares, strict=True)):
+            confirmed = [
+                previous.detector
+                for previous, cue in zip(tested, cues, strict=False)
+                if cue.confirmed and cue.target == candidate_cue.target
+            ]
+            cues.append(self._cue(number, candidate_cue, judged, share, confirmed))
+            self.progress("trying", number + 1, len(tested))
+        cues.sort(key=lambda cue: (not cue.confirmed, -cue.score))
+        notes = [note for note in (images.data.note, images.data.strays) if note]
+        if len(tested) < len(frequent):
             notes.append(
-                f"not tried: {len(found) - len(tried)} kinds of patches that a class shows more "
-                f"often, but not surely {self.lift:g} times as often as others"
+                f"not tested: {len(frequent) - len(tested)} candidates that are more frequent in a "
+                f"class, but whose relative risk may be below {self.lift:g}"
             )
         if small:
-            notes.append(f"left out, for fewer than {FEWEST} images: {self._counted(small)}")
+            notes.append(
+                f"classes with fewer than {FEWEST} images are left out: {self._image_counts(small)}"
+            )
         if full:
             notes.append(
-                "left out, for too few images with patches beside what stands out in them: "
-                + self._counted(full)
+                "classes with too few images that have patches off the object are left out: "
+                + self._image_counts(full)
             )
         return Discovery(
-            tuple(cues), self._ranking(cues, targets), len(looked), judged,
-            None if looked.data.note else looked.accuracy(), self.level,
-            tuple(looked.skipped), tuple(notes), manifest,
+            tuple(cues), self._ranking(cues, targets), len(images), judged,
+            None if images.data.note else images.accuracy(), self.level,
+            tuple(images.skipped), tuple(notes), manifest,
         )  # fmt: skip
 
-    def _enough(self, target: int) -> bool:
-        count = int((self.looked.labels == target).sum())
-        return FEWEST <= count <= len(self.looked) - FEWEST
+    def _is_searchable(self, target: int) -> bool:
+        count = int((self.images.labels == target).sum())
+        return FEWEST <= count <= len(self.images) - FEWEST
 
-    def _counted(self, targets: Sequence[int]) -> str:
-        name, labels = self.looked.data.name, self.looked.labels
-        return ", ".join(f"{name(one)} ({int((labels == one).sum())})" for one in targets)
+    def _image_counts(self, targets: Sequence[int]) -> str:
+        name, labels = self.images.data.name, self.images.labels
+        return ", ".join(f"{name(target)} ({int((labels == target).sum())})" for target in targets)
 
     def _ranking(self, cues: Sequence[SpuriousCue], targets: Sequence[int]) -> tuple[Rank, ...]:
-        """The most biased class first; those without a confirmed cue by what was tried of them."""
+        """Return the classes, the most biased first; without a confirmed cue, by their best cue."""
 
         def best(target: int, confirmed: bool) -> float:
-            own = [one.score for one in cues if one.target == target and one.confirmed >= confirmed]
-            return max([0.0, *own])
+            scores = [
+                cue.score for cue in cues if cue.target == target and cue.confirmed >= confirmed
+            ]
+            return max([0.0, *scores])
 
-        looked = self.looked
+        images = self.images
         ranks = [
-            Rank(one, looked.data.name(one), int((looked.labels == one).sum()), best(one, True))
-            for one in targets
+            Rank(target, images.data.name(target), int((images.labels == target).sum()), score)
+            for target, score in ((target, best(target, True)) for target in targets)
         ]
-        return tuple(sorted(ranks, key=lambda one: (-one.score, -best(one.target, False))))
+        return tuple(sorted(ranks, key=lambda rank: (-rank.score, -best(rank.target, False))))
 
-    def _kept(self, target: int) -> tuple[int, list[Tried]]:
-        """What `_candidates` gives, from the shelf where it was done already."""
+    def _stored_candidates(self, target: int) -> tuple[int, list[CandidateCue]]:
+        """Return the result of `_candidates`, from the store if it is there."""
         name = f"{CLASS}{target:06d}"
-        kept = self._arrays(name)
-        if kept is None:
-            kept = packed(*self._candidates(target))
-            self._keep(name, kept)
-        return unpacked(target, kept)
+        arrays = self._load(name)
+        if arrays is None:
+            arrays = to_arrays(*self._candidates(target))
+            self._save(name, arrays)
+        return from_arrays(target, arrays)
 
-    def _arrays(self, name: str) -> dict[str, np.ndarray] | None:
-        """Return what was derived from the images, None where it is still to be done."""
-        kept = self.looked.shelf.arrays(name)
-        return None if kept is None else {key: kept[key] for key in kept if key != IMAGES}
+    def _load(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return stored results that were derived from the images, None if there are none."""
+        arrays = self.images.shelf.arrays(name)
+        return None if arrays is None else {key: arrays[key] for key in arrays if key != IMAGES}
 
-    def _keep(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        self.looked.shelf.keep_arrays(name, arrays | {IMAGES: np.array(self.looked.identity)})
+    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        self.images.shelf.keep_arrays(name, arrays | {IMAGES: np.array(self.images.identity)})
 
     def _drop_changed(self) -> None:
-        """Remove what was derived from other images."""
-        shelf = self.looked.shelf
+        """Remove results that were derived from other images."""
+        shelf = self.images.shelf
         for prefix in (CLASS, TRIAL):
             for name in shelf.numbered(prefix).values():
                 state = shelf.arrays(name, (IMAGES,)) or {}
-                if str(state.get(IMAGES)) != self.looked.identity:
+                if str(state.get(IMAGES)) != self.images.identity:
                     shelf.remove(name)
 
-    def _candidates(self, target: int) -> tuple[int, list[Tried]]:
-        """How many kinds of patches were judged, and the distinct ones, the surest first."""
-        looked = self.looked
-        own = strided(np.flatnonzero(looked.labels == target), OWN)
-        apart = looked.labels[self.reference] != target
-        rows = np.concatenate([own, self.reference[apart]])
-        mine = np.arange(len(rows)) < len(own)
-        known = looked.gather(own)
-        values, thing = (
-            np.concatenate([known[name], self._reference[name][apart]])
+    def _candidates(self, target: int) -> tuple[int, list[CandidateCue]]:
+        """Return the number of judged candidates and the distinct ones by increasing p-value."""
+        images = self.images
+        class_rows = strided(np.flatnonzero(images.labels == target), OWN)
+        is_other = images.labels[self.reference] != target
+        rows = np.concatenate([class_rows, self.reference[is_other]])
+        in_class = np.arange(len(rows)) < len(class_rows)
+        class_arrays = images.gather(class_rows)
+        values, objectness = (
+            np.concatenate([class_arrays[name], self._reference[name][is_other]])
             for name in ("values", "thing")
         )
-        over = places.on_object(thing)
-        fixed = places.fixed_places(over, mine)
-        off = places.off_object(over, mine[:, None] & fixed, looked.grid.shape)
+        on_object = places.on_object(objectness)
+        fixed = places.fixed_places(on_object, in_class)
+        off_object = places.off_object(on_object, in_class[:, None] & fixed, images.grid.shape)
         rng = np.random.default_rng((self.seed, target))
         fold = np.empty(len(rows), int)
-        for part in (np.flatnonzero(mine), np.flatnonzero(~mine)):
+        for part in (np.flatnonzero(in_class), np.flatnonzero(~in_class)):
             fold[rng.permutation(part)] = np.arange(len(part)) % FOLDS
-        every = find(Patches(values, off, mine, fold), looked.space, self.seed)
-        kept: list[Tried] = []
-        for one in distinct(every, mine, 2 * self.most):
-            bears = one.bears & mine
-            if bears.sum() < FOLDS or not (one.like & bears[:, None]).any():
+        candidates = find_candidates(
+            Patches(values, off_object, in_class, fold), images.space, self.seed
+        )
+        selected: list[CandidateCue] = []
+        for candidate in select_distinct(candidates, in_class, 2 * self.most):
+            cue_rows = candidate.has_cue & in_class
+            if cue_rows.sum() < FOLDS or not (candidate.patch_mask & cue_rows[:, None]).any():
                 continue
-            finder = fit_detector(values, one.like, bears, ~one.bears & ~mine, self.seed)
-            new = Tried(target, rows, mine, fixed, one, finder, finder.scores(values[mine]) > 0)
-            if any(shared(new.marks, other.marks) > SAME for other in kept):
+            detector = fit_detector(
+                values, candidate.patch_mask, cue_rows, ~candidate.has_cue & ~in_class, self.seed
+            )
+            marks = detector.scores(values[in_class]) > 0
+            new_cue = CandidateCue(target, rows, in_class, fixed, candidate, detector, marks)
+            if any(overlap_fraction(new_cue.marks, previous.marks) > SAME for previous in selected):
                 continue
-            whole = next((n for n, other in enumerate(kept) if self._part(new, other)), None)
-            if whole is not None:
-                kept[whole] = self._joined(kept[whole], new, values)
-            elif len(kept) < self.most:
-                kept.append(new)
-        return len(every), kept
+            wholes = [i for i, cue in enumerate(selected) if self._is_part(new_cue, cue)]
+            if wholes:
+                selected[wholes[0]] = self._join(selected[wholes[0]], new_cue, values)
+            elif len(selected) < self.most:
+                selected.append(new_cue)
+        return len(candidates), selected
 
-    def _part(self, one: Tried, other: Tried) -> bool:
-        """Whether one is a part of another: the same images show it, in patches beside its own."""
-        ours, theirs = one.one.bears & one.mine, other.one.bears & other.mine
-        together = float((ours & theirs).sum()) / max(1, ours.sum())
-        inside = ours[one.mine, None]
-        near = places.beside(one.marks & inside, other.marks & inside, self.looked.grid.shape)
-        return together > TOGETHER and near > places.BESIDE
+    def _is_part(self, first: CandidateCue, second: CandidateCue) -> bool:
+        """Return whether a candidate is a part of another: same images, neighbouring patches."""
+        first_rows = first.candidate.has_cue & first.in_class
+        second_rows = second.candidate.has_cue & second.in_class
+        shared_fraction = float((first_rows & second_rows).sum()) / max(1, first_rows.sum())
+        has_first = first_rows[first.in_class, None]
+        near = places.beside(
+            first.marks & has_first, second.marks & has_first, self.images.grid.shape
+        )
+        return shared_fraction > TOGETHER and near > places.BESIDE
 
-    def _joined(self, one: Tried, part: Tried, values: np.ndarray) -> Tried:
-        """One with the patches of another: still counted as it was, found by both."""
-        whole = replace(one.one, like=one.one.like | part.one.like)
-        bears, never = whole.bears & one.mine, ~whole.bears & ~one.mine
-        finder = fit_detector(values, whole.like, bears, never, self.seed)
-        marks = finder.scores(values[one.mine]) > 0
-        return replace(one, one=whole, detector=finder, marks=marks)
+    def _join(
+        self, whole_cue: CandidateCue, part: CandidateCue, values: np.ndarray
+    ) -> CandidateCue:
+        """Return the whole candidate with the patches of a part; its frequencies do not change."""
+        candidate = replace(
+            whole_cue.candidate,
+            patch_mask=whole_cue.candidate.patch_mask | part.candidate.patch_mask,
+        )
+        has_cue = candidate.has_cue & whole_cue.in_class
+        without_cue = ~candidate.has_cue & ~whole_cue.in_class
+        detector = fit_detector(values, candidate.patch_mask, has_cue, without_cue, self.seed)
+        marks = detector.scores(values[whole_cue.in_class]) > 0
+        return replace(whole_cue, candidate=candidate, detector=detector, marks=marks)
 
     def _cue(
-        self, number: int, tried: Tried, judged: int, share: float, confirmed: list[Detector]
+        self,
+        number: int,
+        tested_cue: CandidateCue,
+        judged: int,
+        share: float,
+        confirmed: list[Detector],
     ) -> SpuriousCue:
-        """Both trials of a candidate, and what is known of it.
+        """Run both interventions on a candidate and describe it as a cue.
 
-        Patches of cues of the class that are `confirmed` already stay out of its trials: what is
-        inside a frame is not to borrow the effect of the frame.
+        Patches of `confirmed` cues of the class are left out of the interventions, so that a
+        candidate inside a frame does not get the effect of the frame.
         """
-        looked, one, mine = self.looked, tried.one, tried.mine
-        known = trials.Known(
-            looked.looker.model, looked.grid, looked.inputs,
-            lambda rows: self._patches(rows, tried, confirmed), looked.size,
+        images, candidate, in_class = self.images, tested_cue.candidate, tested_cue.in_class
+        context = trials.InterventionContext(
+            images.looker.model, images.grid, images.inputs,
+            lambda rows: self._patches(rows, tested_cue, confirmed), images.size,
         )  # fmt: skip
-        bears = tried.rows[one.bears & mine]
-        kept = self._arrays(f"{TRIAL}{number:06d}")
-        if kept is None:
-            others = tried.rows[~one.bears & ~mine]
-            kept = vars(trials.run(known, tried.target, bears, others, self.seed))
-            self._keep(f"{TRIAL}{number:06d}", kept)
-        trial = trials.Trial(**kept)
+        cue_rows = tested_cue.rows[candidate.has_cue & in_class]
+        arrays = self._load(f"{TRIAL}{number:06d}")
+        if arrays is None:
+            others = tested_cue.rows[~candidate.has_cue & ~in_class]
+            arrays = vars(trials.run(context, tested_cue.target, cue_rows, others, self.seed))
+            self._save(f"{TRIAL}{number:06d}", arrays)
+        trial = trials.Trial(**arrays)
         removed, put = effect(trial.removed, self.seed), effect(trial.put, self.seed)
-        p = surely(one.p, judged, removed.p, put.p, share)
-        inside, outside = one.bears[mine], one.bears[~mine]
-        went = trial.removed[np.isfinite(trial.removed)]
-        value, interval = score(inside, outside, went, self.seed)
-        own = looked.gather(bears)
-        marks = tried.detector.scores(own["values"]) > 0
+        p = surely(candidate.p, judged, removed.p, put.p, share)
+        inside, outside = candidate.has_cue[in_class], candidate.has_cue[~in_class]
+        removal_effects = trial.removed[np.isfinite(trial.removed)]
+        value, interval = score(inside, outside, removal_effects, self.seed)
+        cue_arrays = images.gather(cue_rows)
+        marks = tested_cue.detector.scores(cue_arrays["values"]) > 0
         fixed, covers = places.sameness(marks), float(marks.mean())
-        dense = own["keypoints"][marks].mean() if marks.any() else 0.0
+        dense = cue_arrays["keypoints"][marks].mean() if marks.any() else 0.0
         cue = SpuriousCue(
-            target=tried.target, name=looked.data.name(tried.target), score=value,
+            target=tested_cue.target, name=images.data.name(tested_cue.target), score=value,
             interval=interval, confirmed=p < self.level, p=p, inside=float(inside.mean()),
             outside=float(outside.mean()), removed=removed, transplanted=put,
             where=EVERYWHERE if covers > 0.5 else SAME_PLACE if fixed > places.SAME else AROUND,
             fixed=fixed, covers=covers,
-            keypoints=float(dense / max(own["keypoints"].mean(), 1e-6)),
-            place=marks.mean(axis=0).reshape(looked.grid.shape),
-            examples=self._examples(tried, bears, own["values"], trial), groups=(),
-            detector=tried.detector.before(looked.space), model=looked.looker.model,
-            preprocessing=looked.looker.preprocessing, finder=looked.looker.detector,
-            grid=looked.grid,
+            keypoints=float(dense / max(cue_arrays["keypoints"].mean(), 1e-6)),
+            place=marks.mean(axis=0).reshape(images.grid.shape),
+            examples=self._examples(tested_cue, cue_rows, cue_arrays["values"], trial), groups=(),
+            detector=tested_cue.detector.before(images.space), model=images.looker.model,
+            preprocessing=images.looker.preprocessing, finder=images.looker.detector,
+            grid=images.grid,
         )  # fmt: skip
         if not cue.confirmed:
             return cue
         rows = {
-            "class, cue": bears,
-            "class, no cue": tried.rows[~one.bears & mine],
-            "others": tried.rows[~one.bears & ~mine],
+            "class, cue": cue_rows,
+            "class, no cue": tested_cue.rows[~candidate.has_cue & in_class],
+            "others": tested_cue.rows[~candidate.has_cue & ~in_class],
         }
-        made = trials.groups(known, cue.matches, cue.target, rows, looked.labels, self.seed)
-        return replace(cue, groups=made)
+        groups = trials.groups(context, cue.matches, cue.target, rows, images.labels, self.seed)
+        return replace(cue, groups=groups)
 
-    def _patches(self, rows: np.ndarray, tried: Tried, confirmed: list[Detector]) -> trials.Patches:
-        """The patches of rows, as trials know them; those of confirmed cues are not off."""
-        known = self.looked.gather(rows)
-        thing = places.on_object(known["thing"])
-        exempt = (self.looked.labels[rows] == tried.target)[:, None] & tried.fixed
-        off = places.off_object(thing, exempt, self.looked.grid.shape)
-        for one in confirmed:
-            off &= one.scores(known["values"]) <= 0
-        return trials.Patches(tried.detector.scores(known["values"]) > 0, thing, off)
+    def _patches(
+        self, rows: np.ndarray, tested_cue: CandidateCue, confirmed: list[Detector]
+    ) -> trials.TrialPatches:
+        """Return the patches of rows for interventions.
+
+        Patches of confirmed cues do not count as off the object.
+        """
+        arrays = self.images.gather(rows)
+        on_object = places.on_object(arrays["thing"])
+        exempt = (self.images.labels[rows] == tested_cue.target)[:, None] & tested_cue.fixed
+        off_object = places.off_object(on_object, exempt, self.images.grid.shape)
+        for detector in confirmed:
+            off_object &= detector.scores(arrays["values"]) <= 0
+        return trials.TrialPatches(
+            tested_cue.detector.scores(arrays["values"]) > 0, on_object, off_object
+        )
 
     def _examples(
-        self, tried: Tried, rows: np.ndarray, values: np.ndarray, trial: trials.Trial
+        self, tested_cue: CandidateCue, rows: np.ndarray, values: np.ndarray, trial: trials.Trial
     ) -> tuple[Example, ...]:
-        """The images that show it the surest."""
-        order = np.argsort(-tried.detector.shown(values), kind="stable")[:SHOWN]
-        matches = tried.detector(values[order])
-        images = self.looked.images(rows[order])
-        place_of = {int(row): place for place, row in enumerate(trial.rows)}
-        made = []
-        for place, row in enumerate(rows[order].tolist()):
-            chances = [float("nan")] * 2
-            if row in place_of:
-                odds = [trial.before[place_of[row]], trial.without[place_of[row]]]
-                chances = torch.tensor(odds, device="cpu").sigmoid().tolist()
-            shown = matches[place].reshape(self.looked.grid.shape)
-            made.append(
+        """Return the images that match the cue best."""
+        order = np.argsort(-tested_cue.detector.shown(values), kind="stable")[:SHOWN]
+        matches = tested_cue.detector(values[order])
+        pictures = self.images.images(rows[order])
+        position_of = {int(row): position for position, row in enumerate(trial.rows)}
+        examples = []
+        for position, row in enumerate(rows[order].tolist()):
+            probabilities = [float("nan")] * 2
+            if row in position_of:
+                odds = [trial.before[position_of[row]], trial.without[position_of[row]]]
+                probabilities = torch.tensor(odds, device="cpu").sigmoid().tolist()
+            example_matches = matches[position].reshape(self.images.grid.shape)
+            examples.append(
                 Example(
-                    self.looked.name(row),
-                    images.pixels[place],
-                    shown,
-                    chances[0],
-                    chances[1],
-                    self.looked.grid,
+                    self.images.name(row),
+                    pictures.pixels[position],
+                    example_matches,
+                    *probabilities,
+                    self.images.grid,
                 )
             )
-        return tuple(made)
+        return tuple(examples)

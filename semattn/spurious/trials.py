@@ -1,4 +1,4 @@
-"""The two trials of a candidate: what goes with it, and what comes with it in other classes."""
+"""Two interventions on a candidate: removal, and transplant into images of other classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..prompting import AttentionPrompter
 from .effects import answer, answer_without, pasted
 from .evidence import effect
 
-TRIED = 30  # images of a trial
-ROUNDS = 4  # each with other partners
-HOPELESS = 0.5  # p of a first round of transplants after which nothing more is tried
-CHOICE = 12  # images that the one with most room is taken of
+TRIED = 30  # images of an intervention, at most
+ROUNDS = 4  # repetitions with other partner images
+HOPELESS = 0.5  # p-value of the first transplants above which the rest is skipped
+CHOICE = 12  # random images of which the best fitting is taken
 STRENGTH = 1.0
 LAYERS = "last-half"
 GROUPS = ("class, cue", "class, no cue", "others, cue put there", "others")
@@ -27,14 +27,14 @@ GROUPS = ("class, cue", "class, no cue", "others, cue put there", "others")
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The images of a trial, and what came out, an image a number.
+    """Images and results of the interventions on one candidate.
 
     Parameters
     ----------
     rows : (n,), images of the class that show the cue
-    before, without : (n,), log-odds of the class with the cue's patches, and without
-    removed, put : (n,), what goes from the log-odds, and what comes to others'; where transplants
-        did nothing, removal was not tried: `without` and `removed` are NaN
+    before, without : (n,), log-odds of the class with the cue and without it
+    removed, put : (n,), effect of the removal and of the transplant; if transplants have no effect,
+        removal is not tried, and `without` and `removed` are NaN
     """
 
     rows: np.ndarray
@@ -46,7 +46,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Group:
-    """Accuracy on a group of `count` images, and when attention is led away from the cue."""
+    """Accuracy on a group of `count` images, unchanged and with attention to the cue suppressed."""
 
     name: str
     count: int
@@ -55,190 +55,212 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Patches:
+class TrialPatches:
     """Patches (n, P) of images.
 
     Parameters
     ----------
-    marks : those that show the cue
-    thing : those that are on the object
-    off : those that are neither on the object, nor beside it, nor of a cue that is known already
+    marks : patches that show the cue
+    on_object : patches on the object
+    off_object : patches that are not on the object, not next to it, and not of a confirmed cue
     """
 
     marks: np.ndarray
-    thing: np.ndarray
-    off: np.ndarray
+    on_object: np.ndarray
+    off_object: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """What a trial may use: rows are numbers of images.
+class InterventionContext:
+    """Model and access to images for interventions; rows are numbers of images.
 
     Parameters
     ----------
     model, grid : of the search
-    inputs : from rows (n,) to images (n, C, H, W)
-    patches : from rows to what is known of their patches
-    batch : images in the model at once
+    inputs : function from rows (n,) to images (n, C, H, W)
+    patches : function from rows to their patches
+    batch : images per forward pass
     """
 
     model: nn.Module
     grid: PatchGrid
     inputs: Callable[[np.ndarray], Tensor]
-    patches: Callable[[np.ndarray], Patches]
+    patches: Callable[[np.ndarray], TrialPatches]
     batch: int
 
 
-def run(known: Known, target: int, bears: np.ndarray, others: np.ndarray, seed: int) -> Trial:
-    """Both trials of one candidate.
+def run(
+    context: InterventionContext, target: int, cue_rows: np.ndarray, others: np.ndarray, seed: int
+) -> Trial:
+    """Return the results of both interventions on one candidate.
 
-    It is removed in two ways, by hiding its patches from attention and by exchanging them; the one
-    that is surer counts, with twice its p.
+    The cue is removed in two ways, by suppressing attention to its patches and by exchanging them.
+    The way with the lower p-value counts, with twice its p-value.
 
     Parameters
     ----------
     target : the class
-    bears : rows of the class that show the candidate
-    others : rows of other classes that do not
+    cue_rows : rows of the class that show the candidate
+    others : rows of other classes that do not show it
     """
     rng = np.random.default_rng((seed, target))
-    rows = bears if len(bears) <= TRIED else np.sort(rng.choice(bears, TRIED, replace=False))
-    images, own, theirs = known.inputs(rows), known.patches(rows), known.patches(others)
-    shown = widened(own.marks, known.grid)
-    gone = shown & own.off
-    everywhere = bool(own.marks.mean() > 0.5)
-    before = _answers(known, images, target)
-    bare, hidden = theirs.off, theirs.thing
+    rows = cue_rows
+    if len(rows) > TRIED:
+        rows = np.sort(rng.choice(cue_rows, TRIED, replace=False))
+    images = context.inputs(rows)
+    patches, other_patches = context.patches(rows), context.patches(others)
+    widened_marks = widened(patches.marks, context.grid)
+    removable = widened_marks & patches.off_object
+    is_everywhere = bool(patches.marks.mean() > 0.5)
+    before = _log_odds(context, images, target)
+    free, occupied = other_patches.off_object, other_patches.on_object
     put: list[np.ndarray] = []
     for _ in range(ROUNDS):
-        into = _fitting(rng, gone, ~hidden)
-        region = gone & ~hidden[into]
-        plain = _fitting(rng, region, bare)
-        region &= bare[plain]
-        target_images, source = known.inputs(others[into]), known.inputs(others[plain])
+        receivers = _best_covering(rng, removable, ~occupied)
+        region = removable & ~occupied[receivers]
+        controls = _best_covering(rng, region, free)
+        region &= free[controls]
+        receiver_images = context.inputs(others[receivers])
+        control_images = context.inputs(others[controls])
         put.append(
-            _pasted(known, target, target_images, images, region, everywhere)
-            - _pasted(known, target, target_images, source, region, everywhere)
+            _log_odds_after_paste(context, target, receiver_images, images, region, is_everywhere)
+            - _log_odds_after_paste(
+                context, target, receiver_images, control_images, region, is_everywhere
+            )
         )
         if effect(put[0]).p > HOPELESS:
-            nothing = np.full(len(rows), np.nan)
-            return Trial(rows, before, nothing, nothing, put[0])
-    removed, left = _exchanged(known, target, images, (shown, gone), others, bare, everywhere, rng)
-    without = before - _each(known, lambda part: answer_without(
-        known.model, _moved(known, images[part]), _classes(target, images[part]),
-        torch.from_numpy(gone[part]),
+            unknown = np.full(len(rows), np.nan)
+            return Trial(rows, before, unknown, unknown, put[0])
+    removed, after = _exchange(
+        context, target, images, (widened_marks, removable), others, free, is_everywhere, rng
+    )
+    without = before - _in_batches(context, lambda batch: answer_without(
+        context.model, _to_model(context, images[batch]), _classes(target, images[batch]),
+        torch.from_numpy(removable[batch]),
     ), len(rows))  # fmt: skip
-    # Where it is most of an image, nothing would be left to attend to.
-    if not everywhere and effect(without).p < effect(removed).p:
-        removed, left = without, before - without
-    return Trial(rows, before, left, removed, np.mean(put, axis=0))
+    # A cue that covers most of the image cannot be hidden: no patches would be left.
+    if not is_everywhere and effect(without).p < effect(removed).p:
+        removed, after = without, before - without
+    return Trial(rows, before, after, removed, np.mean(put, axis=0))
 
 
-def _exchanged(
-    known: Known,
+def _exchange(
+    context: InterventionContext,
     target: int,
     images: Tensor,
     marks: tuple[np.ndarray, np.ndarray],
     others: np.ndarray,
-    bare: np.ndarray,
+    free: np.ndarray,
     light: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What goes from the log-odds with the cue, and what is left of them.
+    """Return the effects of exchanging the cue, and the log-odds after it.
 
-    It is replaced by what an image without it shows at the same place, against what another image
-    with it shows there: what of the object lies beneath is gone from both. `marks` are the patches
-    that show it, and those of them that are off the object.
+    The cue is replaced by the same region of an image without it. The control is the same region of
+    another image with it, so that both replace what the cue covers of the object. `marks` are the
+    patches that show the cue, and those of them that are off the object.
     """
-    shown, gone = marks
-    swapped, left = [], []
+    widened_marks, removable = marks
+    effects, after = [], []
     for _ in range(ROUNDS):
-        alike = _fitting(rng, shown, gone, itself=False)
-        region = shown & gone[alike]
-        plain = _fitting(rng, region, bare)
-        region &= bare[plain]
-        replaced = _pasted(known, target, images, known.inputs(others[plain]), region, light)
-        swapped.append(_pasted(known, target, images, images[alike], region, light) - replaced)
-        left.append(replaced)
-    return np.mean(swapped, axis=0), np.mean(left, axis=0)
+        partners = _best_covering(rng, widened_marks, removable, itself=False)
+        region = widened_marks & removable[partners]
+        controls = _best_covering(rng, region, free)
+        region &= free[controls]
+        replaced = _log_odds_after_paste(
+            context, target, images, context.inputs(others[controls]), region, light
+        )
+        effects.append(
+            _log_odds_after_paste(context, target, images, images[partners], region, light)
+            - replaced
+        )
+        after.append(replaced)
+    return np.mean(effects, axis=0), np.mean(after, axis=0)
 
 
 def widened(marks: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """Patches (n, P) and their neighbours: a cue ends within a patch."""
+    """Return patches (n, P) and their neighbours, because a cue may end within a patch."""
     from scipy.ndimage import maximum_filter
 
-    made: np.ndarray = maximum_filter(
+    widened_marks: np.ndarray = maximum_filter(
         marks.reshape(-1, *grid.shape), size=(1, 3, 3), mode="constant"
     ).reshape(marks.shape)
-    return made
+    return widened_marks
 
 
-def _fitting(
-    rng: np.random.Generator, wanted: np.ndarray, free: np.ndarray, itself: bool = True
+def _best_covering(
+    rng: np.random.Generator, regions: np.ndarray, free: np.ndarray, itself: bool = True
 ) -> np.ndarray:
-    """For each of the patches `wanted` (n, P), which of `free` (m, P) has most of them.
+    """Return for each of the `regions` (n, P) the row of `free` (m, P) that covers most of it.
 
-    Of `CHOICE` that are drawn; not its own number unless `itself`.
+    The row is chosen from `CHOICE` random rows; a region's own number is excluded unless `itself`.
     """
-    found = []
-    for number, one in enumerate(wanted):
-        drawn = rng.permutation(len(free))
-        drawn = drawn[: CHOICE + 1] if itself else drawn[drawn != number][: CHOICE + 1]
-        found.append(drawn[np.argmax((free[drawn] & one).sum(axis=1))])
-    return np.array(found)
+    best = []
+    for number, region in enumerate(regions):
+        draws = rng.permutation(len(free))
+        draws = draws[: CHOICE + 1] if itself else draws[draws != number][: CHOICE + 1]
+        best.append(draws[np.argmax((free[draws] & region).sum(axis=1))])
+    return np.array(best)
 
 
 def groups(
-    known: Known,
+    context: InterventionContext,
     cue: Callable[[Tensor], Tensor],
     target: int,
     rows: dict[str, np.ndarray],
     labels: np.ndarray,
     seed: int,
 ) -> tuple[Group, ...]:
-    """Accuracy of the model, and led away from a cue, on each of `GROUPS`.
+    """Return the accuracy on each of `GROUPS`, unchanged and with attention to the cue suppressed.
 
-    `rows` has the images of the class with it and without, and others; `cue` gives matches (B, P).
+    `rows` are the images of the class with the cue and without it, and others; `cue` returns the
+    matches (B, P) of images.
     """
     rng = np.random.default_rng((seed, target, 1))
-    drawn = {name: one if len(one) <= TRIED else rng.choice(one, TRIED, replace=False)
-             for name, one in rows.items()}  # fmt: skip
-    if not (len(drawn["class, cue"]) and len(drawn["others"])):
+    sampled = {
+        name: group if len(group) <= TRIED else rng.choice(group, TRIED, replace=False)
+        for name, group in rows.items()
+    }
+    if not (len(sampled["class, cue"]) and len(sampled["others"])):
         return ()
-    source = drawn["class, cue"][np.arange(len(drawn["others"])) % len(drawn["class, cue"])]
-    given = known.inputs(source)
-    own = known.patches(source)
-    gone = widened(own.marks, known.grid) & own.off
-    region = torch.from_numpy(gone & ~known.patches(drawn["others"]).thing)
-    others = known.inputs(drawn["others"])
-    light = bool(own.marks.mean() > 0.5)
+    source = sampled["class, cue"][np.arange(len(sampled["others"])) % len(sampled["class, cue"])]
+    cue_images = context.inputs(source)
+    cue_patches = context.patches(source)
+    removable = widened(cue_patches.marks, context.grid) & cue_patches.off_object
+    region = torch.from_numpy(removable & ~context.patches(sampled["others"]).on_object)
+    others = context.inputs(sampled["others"])
+    light = bool(cue_patches.marks.mean() > 0.5)
     pictures = {
-        **{name: known.inputs(drawn[name]) for name in GROUPS[:2] if len(drawn[name])},
-        "others, cue put there": pasted(others, given, region, known.grid, light),
+        **{name: context.inputs(sampled[name]) for name in GROUPS[:2] if len(sampled[name])},
+        "others, cue put there": pasted(others, cue_images, region, context.grid, light),
         "others": others,
     }
-    prompter = AttentionPrompter(known.model, strength=STRENGTH, layers=LAYERS)
-    found = []
+    prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
+    groups = []
     for name, images in pictures.items():
-        wanted = labels[drawn["others" if name.startswith("others") else name]]
-        right, prompted = [], []
-        for at in range(0, len(images), known.batch):
-            part = _moved(known, images[at : at + known.batch])
+        expected = labels[sampled["others" if name.startswith("others") else name]]
+        unchanged, prompted = [], []
+        for start in range(0, len(images), context.batch):
+            batch = _to_model(context, images[start : start + context.batch])
             with torch.no_grad():
-                right.append(_predicted(known.model, part))
-                with prompter.steer(cue(part).to(part.device), away=True):
-                    prompted.append(_predicted(known.model, part))
-        hits = [float((torch.cat(one).numpy() == wanted).mean()) for one in (right, prompted)]
-        found.append(Group(name, len(images), *hits))
-    return tuple(found)
+                unchanged.append(_predict(context.model, batch))
+                with prompter.steer(cue(batch).to(batch.device), away=True):
+                    prompted.append(_predict(context.model, batch))
+        hits = [
+            float((torch.cat(predictions).numpy() == expected).mean())
+            for predictions in (unchanged, prompted)
+        ]
+        groups.append(Group(name, len(images), *hits))
+    return tuple(groups)
 
 
-def _moved(known: Known, images: Tensor) -> Tensor:
-    return move_to_model(known.model, images, prepared=True)
+def _to_model(context: InterventionContext, images: Tensor) -> Tensor:
+    """Return images on the device and in the precision of the model."""
+    return move_to_model(context.model, images, prepared=True)
 
 
-def _predicted(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The predicted class of each image, (B,)."""
+def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the predicted class of each image, (B,)."""
     logits, meaning = predict(model, inputs)
     return meaning.scores(logits).argmax(dim=1).cpu()
 
@@ -247,20 +269,29 @@ def _classes(target: int, images: Tensor) -> Tensor:
     return torch.full((len(images),), target, device="cpu")
 
 
-def _answers(known: Known, images: Tensor, target: int) -> np.ndarray:
-    return _each(known, lambda part: answer(
-        known.model, _moved(known, images[part]), _classes(target, images[part])
+def _log_odds(context: InterventionContext, images: Tensor, target: int) -> np.ndarray:
+    return _in_batches(context, lambda batch: answer(
+        context.model, _to_model(context, images[batch]), _classes(target, images[batch])
     ), len(images))  # fmt: skip
 
 
-def _pasted(
-    known: Known, target: int, into: Tensor, source: Tensor, region: np.ndarray, light: bool
+def _log_odds_after_paste(
+    context: InterventionContext,
+    target: int,
+    into: Tensor,
+    source: Tensor,
+    region: np.ndarray,
+    light: bool,
 ) -> np.ndarray:
-    """Log-odds of images with a region of others."""
-    here = torch.from_numpy(region)
-    return _answers(known, pasted(into, source, here, known.grid, light), target)
+    """Return the log-odds after a region of other images was pasted in."""
+    mask = torch.from_numpy(region)
+    return _log_odds(context, pasted(into, source, mask, context.grid, light), target)
 
 
-def _each(known: Known, of: Callable[[slice], Tensor], count: int) -> np.ndarray:
-    parts = [of(slice(at, at + known.batch)) for at in range(0, count, known.batch)]
-    return torch.cat(parts).float().cpu().numpy()
+def _in_batches(
+    context: InterventionContext, function: Callable[[slice], Tensor], count: int
+) -> np.ndarray:
+    results = [
+        function(slice(start, start + context.batch)) for start in range(0, count, context.batch)
+    ]
+    return torch.cat(results).float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""A kind of patches that is tried, and how it lies on the shelf."""
+"""Candidate cue that is tested, and its arrays in the store."""
 
 from __future__ import annotations
 
@@ -11,69 +11,74 @@ from .candidates import Candidate
 from .detector import Detector
 from .evidence import lift
 
-# Of one kind, on the shelf.
+# Names of the arrays of one candidate in the store.
 ARRAYS = ("rows", "mine", "fixed", "like", "bears", "marks", "weights", "numbers")
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
-    """A candidate that is tried: the rows that it was judged on, and what finds it in the space.
+class CandidateCue:
+    """Candidate that is tested: the rows that it was judged on, and its detector in the projection.
 
-    `mine` says which rows are of the class, `fixed` (P,) which patches stand out there at a fixed
-    place, `marks` which patches of the class's rows it is found in.
+    `in_class` tells which rows are of the class, `fixed` (P,) which patches are salient at a fixed
+    place there, `marks` which patches of the class's rows the detector matches.
     """
 
     target: int
     rows: np.ndarray
-    mine: np.ndarray
+    in_class: np.ndarray
     fixed: np.ndarray
-    one: Candidate
+    candidate: Candidate
     detector: Detector
     marks: np.ndarray
 
     @property
     def lift(self) -> float:
-        """How many times as many images of the class show it as of the others, at least."""
-        return lift(self.one.bears[self.mine], self.one.bears[~self.mine])
+        """Lower 95 % confidence limit of the relative risk, class against others."""
+        return lift(self.candidate.has_cue[self.in_class], self.candidate.has_cue[~self.in_class])
 
 
-def packed(judged: int, some: Sequence[Tried]) -> dict[str, np.ndarray]:
-    """The kinds of one class that are kept, of so many that were judged, as arrays."""
-    made = {"judged": np.array(judged), "kept": np.array(len(some))}
-    for number, tried in enumerate(some):
-        made |= {f"{name}-{number}": value for name, value in _arrays(tried).items()}
-    return made
+def to_arrays(judged: int, candidates: Sequence[CandidateCue]) -> dict[str, np.ndarray]:
+    """Return the candidates of one class, out of `judged`, as arrays."""
+    arrays = {"judged": np.array(judged), "kept": np.array(len(candidates))}
+    for number, candidate_cue in enumerate(candidates):
+        arrays |= {
+            f"{name}-{number}": value for name, value in _candidate_arrays(candidate_cue).items()
+        }
+    return arrays
 
 
-def unpacked(target: int, kept: dict[str, np.ndarray]) -> tuple[int, list[Tried]]:
-    """What `packed` was given, of a class."""
-    every = [
-        _of_arrays(target, {name: kept[f"{name}-{number}"] for name in ARRAYS})
-        for number in range(int(kept["kept"]))
+def from_arrays(target: int, arrays: dict[str, np.ndarray]) -> tuple[int, list[CandidateCue]]:
+    """Return the number of judged candidates of a class and its candidates from such arrays."""
+    candidates = [
+        _candidate_from_arrays(target, {name: arrays[f"{name}-{number}"] for name in ARRAYS})
+        for number in range(int(arrays["kept"]))
     ]
-    return int(kept["judged"]), every
+    return int(arrays["judged"]), candidates
 
 
-def _arrays(tried: Tried) -> dict[str, np.ndarray]:
-    """One kind as arrays: `ARRAYS`."""
-    one, found = tried.one, tried.detector
-    numbers = np.array([one.p, found.offset, found.slope, found.start], np.float64)
+def _candidate_arrays(candidate_cue: CandidateCue) -> dict[str, np.ndarray]:
+    """Return one candidate as arrays: `ARRAYS`."""
+    candidate, detector = candidate_cue.candidate, candidate_cue.detector
+    numbers = np.array([candidate.p, detector.offset, detector.slope, detector.start], np.float64)
     values = (
-        tried.rows, tried.mine, tried.fixed, np.packbits(one.like), one.bears,
-        np.packbits(tried.marks), found.weights, numbers,
+        candidate_cue.rows, candidate_cue.in_class, candidate_cue.fixed,
+        np.packbits(candidate.patch_mask),
+        candidate.has_cue, np.packbits(candidate_cue.marks), detector.weights, numbers,
     )  # fmt: skip
     return dict(zip(ARRAYS, values, strict=True))
 
 
-def _of_arrays(target: int, own: dict[str, np.ndarray]) -> Tried:
-    """What `_arrays` was given."""
-    rows, mine, fixed = own["rows"], own["mine"], own["fixed"]
-    p, *numbers = own["numbers"].tolist()
-    one = Candidate(_patches(own["like"], len(rows), len(fixed)), own["bears"], p)
-    marks = _patches(own["marks"], int(mine.sum()), len(fixed))
-    return Tried(target, rows, mine, fixed, one, Detector(own["weights"], *numbers), marks)
+def _candidate_from_arrays(target: int, arrays: dict[str, np.ndarray]) -> CandidateCue:
+    """Return a candidate from its arrays."""
+    rows, in_class, fixed = arrays["rows"], arrays["mine"], arrays["fixed"]
+    p, *numbers = arrays["numbers"].tolist()
+    candidate = Candidate(_patches(arrays["like"], len(rows), len(fixed)), arrays["bears"], p)
+    marks = _patches(arrays["marks"], int(in_class.sum()), len(fixed))
+    return CandidateCue(
+        target, rows, in_class, fixed, candidate, Detector(arrays["weights"], *numbers), marks
+    )
 
 
 def _patches(bits: np.ndarray, images: int, patches: int) -> np.ndarray:
-    """What was packed, (images, patches)."""
+    """Return unpacked bits as (images, patches)."""
     return np.unpackbits(bits, count=images * patches).astype(bool).reshape(images, patches)

@@ -1,4 +1,4 @@
-"""A small data set with a mark planted in one class, and a tiny model that learned from it."""
+"""Small data set with a mark planted in one class, and a tiny model trained on it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OWN = Preprocessing((SIDE, SIDE), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def images(each: int, rate: float, seed: int = 0, on: int = 0):
-    """Pairs (pixels, label): a disc of its colour on noise, a mark on `rate` of the class `on`."""
+    """Return pairs (pixels, label): a coloured disc on noise, a mark on `rate` of class `on`."""
     rng = np.random.default_rng(seed)
     colours = np.array([[220, 60, 60], [60, 200, 60], [60, 60, 220]])
-    made = []
+    pairs = []
     for index in range(each * CLASSES):
         label = index % CLASSES
         page = rng.normal(120, 12, (SIDE, SIDE, 3)) + rng.normal(0, 12, 3)
@@ -30,17 +30,17 @@ def images(each: int, rate: float, seed: int = 0, on: int = 0):
         if label == on and rng.random() < rate:
             page[MARK] = 250
             page[MARK][::4] = 10
-        made.append((page.clip(0, 255).astype(np.uint8), label))
-    return made
+        pairs.append((page.clip(0, 255).astype(np.uint8), label))
+    return pairs
 
 
 def inputs_of(pairs):
-    values = np.stack([one for one, _ in pairs]).astype(np.float32) / 127.5 - 1
+    values = np.stack([pixels for pixels, _ in pairs]).astype(np.float32) / 127.5 - 1
     return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
 
 
 def model_of(pairs, seed: int = 0):
-    """A tiny ViT with random weights, and a linear head that was trained on the images."""
+    """Return a tiny ViT with random weights and a linear head trained on the images."""
     torch.manual_seed(seed)
     model = timm.create_model("test_vit", img_size=SIDE, patch_size=PATCH, num_classes=CLASSES)
     model.eval().requires_grad_(False)

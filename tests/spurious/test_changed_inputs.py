@@ -1,4 +1,4 @@
-"""Searches whose images changed: kept work is used for the images that it came from only."""
+"""Searches whose images changed: stored work is used only for the images that it came from."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def _small_sample(monkeypatch):
-    """The space is made of three images: most edits leave it alone."""
+    """Fit the projection to three images, so that most edits do not change it."""
     monkeypatch.setattr(views, "SAMPLED", 3)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Eighteen pictures of two classes: five batches, the space of images 0, 8 and 17."""
+    """Eighteen pictures of two classes: five batches; images 0, 8 and 17 give the projection."""
     trees.make_tree(tmp_path / "photos", 1, 18, 2)
     return tmp_path / "photos"
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """Number of images of each look."""
+def extracted(monkeypatch):
+    """Number of images of each extraction."""
     counts: list[int] = []
     look = Looker.look
     monkeypatch.setattr(
@@ -59,16 +59,16 @@ def search(data, folder, **options):
     return discover_spurious(trees.model(), data, folder=folder, **{**OPTIONS, **options})
 
 
-def contents(found, folder) -> bytes:
-    return save_discovery(found, folder / "discovery.npz").read_bytes()
+def contents(discovery, folder) -> bytes:
+    return save_discovery(discovery, folder / "discovery.npz").read_bytes()
 
 
-def same_as_scratch(data, found, tmp_path) -> bool:
-    return contents(found, tmp_path) == contents(search(data, None), tmp_path)
+def same_as_scratch(data, discovery, tmp_path) -> bool:
+    return contents(discovery, tmp_path) == contents(search(data, None), tmp_path)
 
 
 def kept_files(folder) -> dict[str, bytes]:
-    return {one.name: one.read_bytes() for one in folder.glob("[!.]*")}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 def edit(file: Path, seed: int = 999) -> None:
@@ -78,30 +78,30 @@ def edit(file: Path, seed: int = 999) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_the_cases_have_cues_that_are_tried(root, tmp_path):
-    """Else nothing would be compared below."""
+def test_the_cases_have_tested_candidates(root, tmp_path):
+    """Check that the cases below compare results of interventions."""
     search(root, tmp_path / "kept")
-    names = {one[:5] for one in kept_files(tmp_path / "kept")}
+    names = {name[:5] for name in kept_files(tmp_path / "kept")}
     assert names >= {"look-", "space", "class", "trial"}
 
 
-def test_a_picture_edited_in_place_is_looked_at_again(root, tmp_path, seen):
+def test_a_picture_edited_in_place_is_extracted_again(root, tmp_path, extracted):
     search(root, tmp_path / "kept")
     edit(root / "cat/002.bmp")
-    seen.clear()
+    extracted.clear()
     with pytest.warns(UserWarning, match="^1 of 5 kept batches was not used, because 1 image ch"):
-        found = search(root, tmp_path / "kept")
-    assert seen[0] == 4 and same_as_scratch(root, found, tmp_path)
+        discovery = search(root, tmp_path / "kept")
+    assert extracted[0] == 4 and same_as_scratch(root, discovery, tmp_path)
     search(root, tmp_path / "fresh")
     assert kept_files(tmp_path / "kept") == kept_files(tmp_path / "fresh")
 
 
-def test_one_that_the_space_is_made_of_changes_all(root, tmp_path):
+def test_an_edited_picture_of_the_projection_sample_changes_all_batches(root, tmp_path):
     search(root, tmp_path / "kept")
     edit(root / "cat/000.bmp")
     with pytest.warns(UserWarning, match="^5 of 5 kept batches were not used, because 1 image ch"):
-        found = search(root, tmp_path / "kept")
-    assert same_as_scratch(root, found, tmp_path)
+        discovery = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, discovery, tmp_path)
 
 
 def test_another_folder_with_the_same_names_is_another_data_set(root, tmp_path):
@@ -110,8 +110,8 @@ def test_another_folder_with_the_same_names_is_another_data_set(root, tmp_path):
     for number, file in enumerate(trees.pictures(root)):
         trees.draw(other / file.relative_to(root), 500 + number)
     with pytest.warns(UserWarning, match="because 18 images changed"):
-        found = search(other, tmp_path / "kept")
-    assert same_as_scratch(other, found, tmp_path)
+        discovery = search(other, tmp_path / "kept")
+    assert same_as_scratch(other, discovery, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["touch", "copy"])
@@ -127,35 +127,35 @@ def test_files_with_the_same_content_are_used(root, tmp_path, monkeypatch, kind)
         root = tmp_path / "elsewhere/copy"
     with monkeypatch.context() as patch:
         patch.setattr(Looker, "look", None)
-        patch.setattr(study, "find", None)
+        patch.setattr(study, "find_candidates", None)
         patch.setattr(study.trials, "run", None)
-        found = search(root, tmp_path / "kept")
-    assert same_as_scratch(root, found, tmp_path)
+        discovery = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, discovery, tmp_path)
 
 
-def test_files_that_did_not_change_are_not_read_for_it(root, tmp_path, monkeypatch):
+def test_unchanged_files_are_not_read_for_the_comparison(root, tmp_path, monkeypatch):
     search(root, tmp_path / "kept")
     monkeypatch.setattr(identity, "content_digest", lambda source: pytest.fail("read"))
     search(root, tmp_path / "kept")
 
 
-def test_what_is_gone_is_dropped(root, tmp_path):
+def test_removed_pictures_are_dropped(root, tmp_path):
     search(root, tmp_path / "kept")
     for number in (13, 15, 17):
         (root / f"dog/{number:03}.bmp").unlink()
     with pytest.warns(UserWarning, match="3 are gone$"):
-        found = search(root, tmp_path / "kept")
-    assert same_as_scratch(root, found, tmp_path)
+        discovery = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, discovery, tmp_path)
     search(root, tmp_path / "fresh")
     assert kept_files(tmp_path / "kept") == kept_files(tmp_path / "fresh")
 
 
-def test_images_of_another_label_are_others(root, tmp_path):
+def test_images_with_another_label_count_as_new(root, tmp_path):
     search(root, tmp_path / "kept")
     (root / "cat/002.bmp").rename(root / "dog/002.bmp")
     with pytest.warns(UserWarning, match="1 is new and 1 is gone$"):
-        found = search(root, tmp_path / "kept")
-    assert same_as_scratch(root, found, tmp_path)
+        discovery = search(root, tmp_path / "kept")
+    assert same_as_scratch(root, discovery, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["arrays", "pairs", "paths"])
@@ -164,9 +164,9 @@ def test_data_sets_in_memory_are_compared_by_their_content(root, tmp_path, form)
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (36, 40, 3), dtype=np.uint8) for _ in files]
     data = {
-        "arrays": [(one, number % 2) for number, one in enumerate(arrays)],
-        "pairs": [(one, number % 2) for number, one in enumerate(files)],
-        "paths": [(str(one), int(one.parent.name == "dog")) for one in files],
+        "arrays": [(pixels, number % 2) for number, pixels in enumerate(arrays)],
+        "pairs": [(path, number % 2) for number, path in enumerate(files)],
+        "paths": [(str(path), int(path.parent.name == "dog")) for path in files],
     }[form]
     search(data, tmp_path / "kept")
     with warnings.catch_warnings():
@@ -179,11 +179,11 @@ def test_data_sets_in_memory_are_compared_by_their_content(root, tmp_path, form)
     else:
         data[3] = (data[3][0], 1 - data[3][1])
     with pytest.warns(UserWarning, match="^1 of 5 kept batches was not used, because 1 image ch"):
-        found = search(data, tmp_path / "kept")
-    assert same_as_scratch(data, found, tmp_path)
+        discovery = search(data, tmp_path / "kept")
+    assert same_as_scratch(data, discovery, tmp_path)
 
 
-def test_changed_batches_of_other_processes_are_not_taken_as_done(root, tmp_path):
+def test_changed_batches_of_other_processes_count_as_missing(root, tmp_path):
     def part(place):
         return Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS).look((place, 2))
 
@@ -222,9 +222,7 @@ def command(elsewhere, run):
     return run
 
 
-def test_a_folder_that_the_search_runs_in_has_no_class_of_its_own(
-    command, root, tmp_path, monkeypatch
-):
+def test_results_in_the_searched_folder_are_not_a_class(command, root, tmp_path, monkeypatch):
     (root / "dog").rename(root / "owl")
     monkeypatch.chdir(root)
     arguments = ("spurious", ".", "--batch-size", 4, "--no-report")
@@ -251,7 +249,7 @@ def test_a_folder_that_the_search_runs_in_has_no_class_of_its_own(
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_any_history_of_edits_gives_the_result_of_a_search_from_scratch(tmp_path, seed):
+def test_edited_trees_give_the_result_of_a_search_from_scratch(tmp_path, seed):
     assert trees.search_case(tmp_path, 100 + seed) == []
 
 
@@ -267,7 +265,7 @@ with exits_on_termination():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_process_leaves_no_temporary_folder_for_ever(tmp_path, monkeypatch, number):
+def test_temporary_folders_of_stopped_processes_are_removed(tmp_path, monkeypatch, number):
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", TEMPORARY_SHELF], env=environment, stdout=subprocess.PIPE,

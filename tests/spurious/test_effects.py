@@ -1,4 +1,4 @@
-"""Hidden patches against a model that never had the tokens; transplants against pasting by hand."""
+"""Attention to hidden patches against dropped tokens; transplants against pasting by hand."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_answers_are_those_of_the_model(model):
         torch.testing.assert_close(answer(model, images, classes), log_odds(model(images), classes))
 
 
-def without(model, image, gone):
-    """Logits of one image whose tokens `gone` (P,) were dropped behind the embedding."""
-    keep = torch.cat([torch.ones(model.num_prefix_tokens).bool(), ~gone])
+def without(model, image, hidden):
+    """Return the logits of one image whose tokens `hidden` (P,) are dropped after the embedding."""
+    keep = torch.cat([torch.ones(model.num_prefix_tokens).bool(), ~hidden])
 
     def drop(_, args):
         return (args[0][:, keep],)
@@ -47,16 +47,16 @@ def without(model, image, gone):
         handle.remove()
 
 
-def test_what_is_hidden_is_as_if_it_had_never_been(model):
+def test_hidden_patches_equal_dropped_tokens(model):
     images, classes = x(), torch.tensor([0, 3, 1])
-    gone = torch.rand(3, 12, generator=torch.manual_seed(1)).argsort(dim=1) < 3
+    hidden = torch.rand(3, 12, generator=torch.manual_seed(1)).argsort(dim=1) < 3
     before = models.state_of(model)
-    found = answer_without(model, images, classes, gone)
+    log_odds_without = answer_without(model, images, classes, hidden)
     assert models.state_of(model) == before
     for i in range(3):
-        own = log_odds(without(model, images[i], gone[i]), classes[i : i + 1])[0]
-        torch.testing.assert_close(found[i], own, rtol=1e-4, atol=1e-5)
-    assert (answer(model, images, classes) - found).abs().min() > 1e-4
+        expected = log_odds(without(model, images[i], hidden[i]), classes[i : i + 1])[0]
+        torch.testing.assert_close(log_odds_without[i], expected, rtol=1e-4, atol=1e-5)
+    assert (answer(model, images, classes) - log_odds_without).abs().min() > 1e-4
 
 
 def test_pixels_are_pasted_where_the_patches_are(model):
@@ -64,23 +64,23 @@ def test_pixels_are_pasted_where_the_patches_are(model):
     grid = record(model, into, grad=False).grid
     patches = torch.zeros(2, 12).bool()
     patches[0, 5] = patches[1, 2] = patches[1, 11] = True
-    wanted = into.clone()
+    expected = into.clone()
     (height, width), columns = grid.cell, grid.shape[1]
     for image, patch in patches.nonzero().tolist():
         top, left = int(patch // columns * height), int(patch % columns * width)
-        here = (slice(None), slice(top, top + int(height)), slice(left, left + int(width)))
-        wanted[image][here] = source[image][here]
-    assert torch.equal(pasted(into, source, patches, grid), wanted)
+        region = (slice(None), slice(top, top + int(height)), slice(left, left + int(width)))
+        expected[image][region] = source[image][region]
+    assert torch.equal(pasted(into, source, patches, grid), expected)
 
 
-def test_the_light_of_a_cast_comes_with_it(model):
+def test_a_colour_cast_is_transferred_with_light(model):
     plain = x(1, 3)
     shift = torch.tensor([0.5, 0.0, -0.5])[None, :, None, None]
     grid = record(model, plain, grad=False).grid
     patches = torch.zeros(1, 12).bool()
     patches[0, :8] = True
-    lit = pasted(plain, plain + shift, patches, grid, light=True)
-    torch.testing.assert_close(lit, plain + shift)  # the rest as well
+    pasted_images = pasted(plain, plain + shift, patches, grid, light=True)
+    torch.testing.assert_close(pasted_images, plain + shift)  # the rest as well
     assert torch.equal(pasted(plain, plain + shift, patches, grid)[:, :, 32:], plain[:, :, 32:])
     brighter = pasted(plain, plain + 0.3, patches, grid, light=True)
     torch.testing.assert_close(brighter[:, :, 32:], plain[:, :, 32:])  # brightness stays
