@@ -2,8 +2,7 @@
 
 >>> from semattn import SIFTPatchInterrelation
 
-Names are imported when they are first asked for, so that `import semattn` costs nothing beyond
-what its caller pays already: no plotting, no OpenCV, no model code.
+Names are imported at first use: `import semattn` does not import plotting, OpenCV or model code.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ _HOME = {
     "steer": "attention",
 }
 
-# Parts that are called by their own names: semattn.report.write(…).
+# Subpackages that are used by name: semattn.report.write(…).
 _PARTS = (
     "adapters", "interrelation", "masking", "pretraining", "prompting", "report", "spurious",
     "viz", "zoo",
@@ -151,7 +150,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # else every name would be known, misspelled ones too
+if not TYPE_CHECKING:  # a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         """Import `name` from the module that defines it (PEP 562)."""
@@ -165,5 +164,5 @@ if not TYPE_CHECKING:  # else every name would be known, misspelled ones too
 
 
 def __dir__() -> list[str]:
-    """The public names, imported or not."""
+    """Return all public names, imported or not."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""`python -m semattn` is the command `semattn`."""
+"""Entry point of `python -m semattn`."""
 
 import sys
 

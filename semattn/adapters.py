@@ -1,7 +1,7 @@
-"""semattn as other libraries' tools call an explainer, and over a whole data loader.
+"""Adapters for Quantus and pytorch-grad-cam, and explanation of a data loader.
 
-Thin shells: each makes an explainer by name and hands its maps over in the form that is wanted.
-None of those libraries is imported.
+Each adapter creates an explainer by name and returns its maps in the format of the other library.
+These libraries are not imported.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ from .checks import as_tensor, check_labels
 from .explain import Explainer, Explanation, explainers
 from .registry import choices
 
-_MOST = 2**31  # labels are held against the outputs of the model later, as targets
-_QUANTUS = ("device", "method")  # what Quantus adds to a call by itself
+_MAX_CLASSES = 2**31  # the model's number of classes is checked later, with the target
+_QUANTUS_KEYWORDS = ("device", "method")  # added to each call by Quantus
 
 
 def quantus_explain_func(
     method: Any = "sift-patch-interrelation", *, batch_size: int = 16, **options: Any
 ) -> Callable[..., np.ndarray]:
-    """An explainer as the ``explain_func`` of Quantus.
+    """Return an explainer as an ``explain_func`` of Quantus.
 
     Parameters
     ----------
-    method : name in `semattn.explain.explainers`, or such a class
-    batch_size : images explained at a time
-    options : of the method
+    method : name in `semattn.explain.explainers`, or an explainer class
+    batch_size : number of images explained at a time
+    options : options of the explainer
 
     Returns
     -------
-    A function ``(model, inputs, targets)`` of a model, images (B, C, H, W) and classes (B,), both
-    arrays, that gives the maps (B, 1, H, W) float32. Give ``quantus.evaluate`` also
-    ``explain_func_kwargs={}``. It runs where the model is: the ``device`` that Quantus sends along
-    is the model's own.
+    A function ``(model, inputs, targets)`` with images (B, C, H, W) and classes (B,) as arrays,
+    which returns maps (B, 1, H, W) float32. Pass ``explain_func_kwargs={}`` to
+    ``quantus.evaluate``. The function runs on the device of the model and ignores ``device``.
 
     Examples
     --------
@@ -53,19 +52,23 @@ def quantus_explain_func(
         raise ValueError(f"batch_size: expected 1 at least, got {batch_size}")
     explainer = explainers.ensure(method)(**options)
 
-    def explain_func(model: nn.Module, inputs: Any, targets: Any = None, **more: Any) -> np.ndarray:
-        if unknown := sorted(more.keys() - set(_QUANTUS)):
+    def explain_func(
+        model: nn.Module, inputs: Any, targets: Any = None, **extra: Any
+    ) -> np.ndarray:
+        if unknown := sorted(extra.keys() - set(_QUANTUS_KEYWORDS)):
             raise TypeError(
                 f"explain_func: expected explain_func_kwargs={{}}, got {', '.join(unknown)} — "
                 "give options to quantus_explain_func"
             )
         images = as_tensor(inputs)
-        labels = None if targets is None else check_labels(targets, len(images), _MOST, "targets")
+        labels = (
+            None if targets is None else check_labels(targets, len(images), _MAX_CLASSES, "targets")
+        )
         parts = []
         for start in range(0, len(images), batch_size):
-            one = slice(start, start + batch_size)
-            target = None if labels is None else labels[one]
-            parts.append(_heat(explainer.attribute(model, images[one], target=target)))
+            rows = slice(start, start + batch_size)
+            target = None if labels is None else labels[rows]
+            parts.append(_to_heat_map(explainer.attribute(model, images[rows], target=target)))
         return np.concatenate(parts)[:, None]
 
     explain_func.__name__ = f"semattn_{explainer.name}"
@@ -73,15 +76,15 @@ def quantus_explain_func(
 
 
 class CAM:
-    """An explainer as pytorch-grad-cam's classes are called.
+    """Explainer with the interface of the classes of pytorch-grad-cam.
 
-    Needs no target layers and no reshape: it finds the attention, and its grid, by itself.
+    Needs no target layers and no reshape transform.
 
     Parameters
     ----------
     model : the model to explain
-    method : name in `semattn.explain.explainers`, or such a class
-    options : of the method
+    method : name in `semattn.explain.explainers`, or an explainer class
+    options : options of the explainer
 
     Examples
     --------
@@ -100,23 +103,24 @@ class CAM:
         self.explainer: Explainer = explainers.ensure(method)(**options)
 
     def __call__(self, input_tensor: Any, targets: Target = None) -> np.ndarray:
-        """The maps (B, H, W) float32, each from 0 to 1, as ``show_cam_on_image`` takes them.
+        """Return maps (B, H, W) float32 in [0, 1], as ``show_cam_on_image`` expects them.
 
         Parameters
         ----------
-        input_tensor : (B, C, H, W), or any picture
-        targets : one an image, such as ``[ClassifierOutputTarget(3)]``: functions of that image's
-            output; or what else an explainer takes; None is the predicted class
+        input_tensor : (B, C, H, W), or any image input
+        targets : one function of the output for each image, such as
+            ``[ClassifierOutputTarget(3)]``; or any target of an explainer; None is the predicted
+            class
         """
-        heat = _heat(self.explainer.attribute(self.model, input_tensor, target=targets))
-        least, greatest = heat.min((1, 2), keepdims=True), heat.max((1, 2), keepdims=True)
-        return (heat - least) / np.maximum(greatest - least, np.finfo(np.float32).tiny)
+        heat_map = _to_heat_map(self.explainer.attribute(self.model, input_tensor, target=targets))
+        least, greatest = heat_map.min((1, 2), keepdims=True), heat_map.max((1, 2), keepdims=True)
+        return (heat_map - least) / np.maximum(greatest - least, np.finfo(np.float32).tiny)
 
     def __enter__(self) -> CAM:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left on a model between calls, so there is nothing to take away."""
+        """Do nothing: no hooks stay on the model between calls."""
 
 
 def explain_batches(
@@ -130,15 +134,15 @@ def explain_batches(
 
     Parameters
     ----------
-    explainer : made with a model
+    explainer : an explainer that was created with a model
     loader : batches: images, sequences that start with (images, labels), or mappings of
         "pixel_values", or "image", and "labels", or "label"
     target : "labels" explains each image's label; else as for `Explainer.attribute`
-    progress : False shows no bar
+    progress : whether to show a progress bar
 
     Yields
     ------
-    The `Explanation` of each batch; the manifest is made once, so the model must stay as it is.
+    The `Explanation` of each batch. The model must not change: the manifest is created once.
 
     Examples
     --------
@@ -147,30 +151,30 @@ def explain_batches(
     >>> explainer = SIFTPatchInterrelation(timm.create_model("test_vit", img_size=64))
     >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
     >>> loader = [(x, torch.tensor([0, 1]))] * 2
-    >>> [made.target.tolist() for made in explain_batches(explainer, loader, target="labels")]
+    >>> [batch.target.tolist() for batch in explain_batches(explainer, loader, target="labels")]
     [[0, 1], [0, 1]]
     """
     if isinstance(target, str) and target != "labels":
         raise ValueError(choices("target", target, ["labels"]))
     manifest = None
-    with _bar(loader, shown=progress) as batches:
+    with _progress_bar(loader, shown=progress) as batches:
         for batch in batches:
-            images, labels = _entries(batch)
+            images, labels = _unpack_batch(batch)
             if target == "labels" and labels is None:
                 raise ValueError(
                     "target: expected batches with labels, got images alone — "
                     "give a target, or None for the predicted classes"
                 )
-            wanted: Any = target
+            batch_target: Any = target
             if isinstance(target, str):
-                wanted = check_labels(labels, len(images), _MOST)
-            made = explainer.explain(images, target=wanted, manifest=manifest)
-            manifest = made.manifest
-            yield made
+                batch_target = check_labels(labels, len(images), _MAX_CLASSES)
+            explanation = explainer.explain(images, target=batch_target, manifest=manifest)
+            manifest = explanation.manifest
+            yield explanation
 
 
-def _entries(batch: Any) -> tuple[Any, Any]:
-    """The images of a batch and their labels, None where it has none."""
+def _unpack_batch(batch: Any) -> tuple[Any, Any]:
+    """Return the images and the labels of a batch; labels are None if it has none."""
     if isinstance(batch, Mapping):
         images = batch.get("pixel_values", batch.get("image"))
         if images is None:
@@ -184,7 +188,7 @@ def _entries(batch: Any) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _bar(loader: Iterable[Any], *, shown: bool) -> Iterator[Iterable[Any]]:
+def _progress_bar(loader: Iterable[Any], *, shown: bool) -> Iterator[Iterable[Any]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -205,7 +209,7 @@ def _bar(loader: Iterable[Any], *, shown: bool) -> Iterator[Iterable[Any]]:
         yield bar.track(loader, total=total, description="explaining")
 
 
-def _heat(attribution: Tensor | tuple[Tensor, ...]) -> np.ndarray:
-    """An attribution (B, C, H, W) as its map (B, H, W), a float32 array."""
+def _to_heat_map(attribution: Tensor | tuple[Tensor, ...]) -> np.ndarray:
+    """Sum an attribution (B, C, H, W) over channels, and return a float32 array (B, H, W)."""
     assert isinstance(attribution, Tensor)
     return attribution.detach().sum(dim=1).to("cpu", torch.float32).numpy()

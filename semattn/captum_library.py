@@ -1,4 +1,4 @@
-"""What semattn uses of captum; no other module imports it, because captum needs matplotlib."""
+"""Import of captum. Other modules import it from here, because captum needs matplotlib."""
 
 from __future__ import annotations
 

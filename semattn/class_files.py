@@ -1,4 +1,4 @@
-"""Files of class names: a name a line, numbered lines, or JSON.
+"""Reading of files with class names: one name a line, numbered lines, or JSON.
 
 This module imports no model code.
 """
@@ -27,17 +27,17 @@ _QUOTED = re.compile(r"""(["'])(.+)\1""")
 
 
 def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
-    """Return the class names in a file, by class number, and what was assumed ("" for nothing).
+    """Return the class names in a file, by class number, and a note on assumptions ("" for none).
 
     Parameters
     ----------
-    file : a name a line, in the order of the classes; or lines with numbers (``0 cat``, ``cat,0``,
-        ``0: cat``); or a list or dict in JSON, as ImageNet's class index
+    file : one name a line, in the order of the classes; or lines with numbers (``0 cat``,
+        ``cat,0``, ``0: cat``); or a list or dict in JSON, such as ImageNet's class index
 
     Raises
     ------
     ValueError
-        For a file that cannot be read, that is no text, or that has two readings.
+        For a file that cannot be read, is not text, or is ambiguous.
     """
     try:
         texts, notes = read_lines(file)
@@ -46,17 +46,17 @@ def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
             f"classes: expected a text file with one name a line, got {file} ({error})"
         ) from error
     lines = [text.strip() for text in texts if text.strip()]
-    content = _structure(lines)
+    content = _parse_structure(lines)
     if content is None:
-        names, note = _of_lines(lines, file)
+        names, note = _names_from_lines(lines, file)
     else:
-        names, note = _of_structure(content, file), "its names are read from a list or dict"
+        names, note = _names_from_structure(content, file), "its names are read from a list or dict"
     notes += [note] if note else []
     return names, f"classes: {'; '.join(notes)}" if notes else ""
 
 
-def _structure(lines: Sequence[str]) -> Any:
-    """Return the list or dict that the lines hold, in JSON or as Python writes it, or None."""
+def _parse_structure(lines: Sequence[str]) -> Any:
+    """Parse the lines as a list or dict in JSON or Python syntax; return None for other text."""
     text = "\n".join(lines)
     if (text[:1], text[-1:]) not in (("[", "]"), ("{", "}")):
         return None
@@ -68,19 +68,19 @@ def _structure(lines: Sequence[str]) -> Any:
     return None
 
 
-def _of_structure(content: Any, file: Path) -> tuple[str, ...]:
+def _names_from_structure(content: Any, file: Path) -> tuple[str, ...]:
     """Return the names in a list, in a dict by numbers, or in a dict of numbers by names."""
     if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
-        content = content["id2label"]  # a configuration of transformers
+        content = content["id2label"]  # config.json of transformers
     if isinstance(content, dict):
         pairs = [(str(key), value) for key, value in content.items()]
         if all(isinstance(value, int) for _, value in pairs):  # a class_to_idx of torchvision
             pairs = [(str(number), name) for name, number in pairs]
-        ordered = _ordered(pairs)
+        values = _order_by_number(pairs)
     else:
-        ordered = list(content)
-    if ordered is not None:  # ImageNet's index has the WordNet number and the name
-        names = [item[-1] if isinstance(item, list | tuple) and item else item for item in ordered]
+        values = list(content)
+    if values is not None:  # ImageNet's index has pairs of WordNet number and name
+        names = [item[-1] if isinstance(item, list | tuple) and item else item for item in values]
         if names and all(isinstance(name, str) for name in names):
             return tuple(name.strip() for name in names)
     raise ValueError(
@@ -89,25 +89,25 @@ def _of_structure(content: Any, file: Path) -> tuple[str, ...]:
     )
 
 
-def _of_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], str]:
-    """Return the names in some lines, and what was assumed."""
-    readings = {}
+def _names_from_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], str]:
+    """Return the names in the lines, and a note on assumptions."""
+    names_and_notes = {}
     columns = re.split(r"[\s,;:]+", lines[0].casefold()) if lines else []
     rows = lines[1:] if len(columns) == 2 and COLUMNS.issuperset(columns) else lines
     for number, name, pattern in ((1, 2, _NUMBER_FIRST), (2, 1, _NUMBER_LAST)):
         matches = [pattern.fullmatch(line) for line in rows]
         if rows and all(matches):
-            names = _ordered([(match[number], match[name]) for match in matches if match])
-            # "class 0", "class 1" are names: those of numbered lines differ
+            names = _order_by_number([(match[number], match[name]) for match in matches if match])
+            # "class 0", "class 1" are names with numbers, not numbered names
             if names is not None and 2 * len(set(names)) > len(names):
-                readings[tuple(map(_unquoted, names))] = NUMBERED
-    if len(readings) > 1:
+                names_and_notes[tuple(map(_unquoted, names))] = NUMBERED
+    if len(names_and_notes) > 1:
         raise SemattnError(
-            f"classes: expected one number a line, got {rows[0]!r} in {file}, which has two "
-            "readings — write one name a line"
+            f"classes: expected one number a line, got {rows[0]!r} in {file}, which is ambiguous "
+            "— write one name a line"
         )
-    if readings:
-        return next(iter(readings.items()))
+    if names_and_notes:
+        return next(iter(names_and_notes.items()))
     wordnet = [_WORDNET_FIRST.fullmatch(line) for line in lines]
     if lines and all(wordnet):
         names = [match[1] for match in wordnet if match]
@@ -117,8 +117,8 @@ def _of_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], str]:
     return tuple(lines), ""
 
 
-def _ordered(pairs: Sequence[tuple[str, Any]]) -> list[Any] | None:
-    """Return the values by their numbers, which run from 0, or from 1; None for other numbers."""
+def _order_by_number(pairs: Sequence[tuple[str, Any]]) -> list[Any] | None:
+    """Return the values in the order of their numbers, from 0 or 1; None for other numbers."""
     if not all(re.fullmatch("[0-9]{1,9}", number) for number, _ in pairs):
         return None
     by_number = {int(number): value for number, value in pairs}

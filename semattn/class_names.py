@@ -1,6 +1,6 @@
-"""Class names: where a model has them, and which class a name or a number stands for.
+"""Class names of a model, and the class number of a name.
 
-Every command and function that takes a class by name asks `resolve_class`.
+Every command and function that accepts a class by name calls `resolve_class`.
 This module imports no model code.
 """
 
@@ -15,16 +15,20 @@ from .errors import SemattnError, TargetError, plain
 
 LISTED = 12  # names that an error lists
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_PLACEHOLDER = "LABEL_"  # the names that transformers gives where there are none
+_PLACEHOLDER = "LABEL_"  # prefix of the placeholder names of transformers
 
 
 def class_names(model: Any) -> tuple[str, ...] | None:
-    """The class names of a model: its `classes`, or `id2label` of its config; None without any."""
+    """Return the class names of a model: `classes`, or `id2label` of its config; None without."""
     names = getattr(model, "classes", None)
-    known = getattr(getattr(model, "config", None), "id2label", None)
-    if names is None and isinstance(known, Mapping) and known.keys() == set(range(len(known))):
-        names = [known[number] for number in range(len(known))]
-        if names == [f"{_PLACEHOLDER}{number}" for number in range(len(known))]:
+    id2label = getattr(getattr(model, "config", None), "id2label", None)
+    if (
+        names is None
+        and isinstance(id2label, Mapping)
+        and id2label.keys() == set(range(len(id2label)))
+    ):
+        names = [id2label[number] for number in range(len(id2label))]
+        if names == [f"{_PLACEHOLDER}{number}" for number in range(len(id2label))]:
             return None
     if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
@@ -32,13 +36,13 @@ def class_names(model: Any) -> tuple[str, ...] | None:
 
 
 def check_names(names: Sequence[str] | None, outputs: int, *, binary: bool = False) -> None:
-    """Raise SemattnError unless there is a name for each output.
+    """Raise SemattnError unless there is one name for each output.
 
     Parameters
     ----------
-    names : the class names; None and () pass
-    outputs : of the model
-    binary : whether one output stands for two answers; then one or two names pass
+    names : the class names; None and () are accepted
+    outputs : number of outputs of the model
+    binary : whether a single output stands for two classes; then one or two names are accepted
 
     Examples
     --------
@@ -54,23 +58,23 @@ def check_names(names: Sequence[str] | None, outputs: int, *, binary: bool = Fal
         )
 
 
-def resolve_class(given: int | str, names: Sequence[str] | None, outputs: int | None = None) -> int:
-    """The number of the class that a name or a number stands for.
+def resolve_class(spec: int | str, names: Sequence[str] | None, outputs: int | None = None) -> int:
+    """Return the class number of a class name or number.
 
-    A name is a class's whole name, or one of the synonyms between its commas, in any case; it must
-    belong to one class alone. Digits are a number, unless they are also the name of another class.
-    ``#3`` is always the number 3.
+    A name is a full class name, or one of its comma-separated synonyms, in upper or lower case. It
+    must belong to exactly one class. Digits are a class number, unless they are also the name of
+    another class. ``#3`` is always the number 3.
 
     Parameters
     ----------
-    given : a class number, or what a person typed
-    names : the class names; None or () where the model has none
-    outputs : the number of classes; None is the number of names, if there are any
+    spec : a class number, or the text that a user typed
+    names : the class names; None or () if the model has none
+    outputs : number of classes; None is the number of names, if there are any
 
     Raises
     ------
     TargetError
-        For an unknown or ambiguous name, and a number out of range; the message lists candidates.
+        For an unknown or ambiguous name, or a number out of range; the message lists candidates.
 
     Examples
     --------
@@ -84,67 +88,67 @@ or #3 'crane' — give the number, such as #1
     """
     names = tuple(names or ())
     outputs = outputs if outputs is not None else len(names) or None
-    if not isinstance(given, str):
-        return _in_range(int(given), outputs)
-    text = given.strip()
+    if not isinstance(spec, str):
+        return _check_range(int(spec), outputs)
+    text = spec.strip()
     if text.startswith("#") and _NUMBER.fullmatch(text[1:]):
-        return _in_range(int(text[1:]), outputs)
-    named = matches(text, names)
+        return _check_range(int(text[1:]), outputs)
+    candidates = matches(text, names)
     if _NUMBER.fullmatch(text):
         number = int(text)
-        if not named:
-            return _in_range(number, outputs)
+        if not candidates:
+            return _check_range(number, outputs)
         if outputs is None or number < outputs:
-            named = sorted({*named, number})
-    if len(named) == 1:
-        return named[0]
-    if named:
-        candidates = " or ".join(f"#{one} {names[one]!r}" for one in named[:LISTED])
+            candidates = sorted({*candidates, number})
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        listing = " or ".join(f"#{number} {names[number]!r}" for number in candidates[:LISTED])
         raise TargetError(
-            f"target: expected one class, got {given!r}, which may be {candidates} — give the "
-            f"number, such as #{named[0]}"
+            f"target: expected one class, got {spec!r}, which may be {listing} — give the "
+            f"number, such as #{candidates[0]}"
         )
-    raise TargetError(_unknown(given, names))
+    raise TargetError(_unknown_class_message(spec, names))
 
 
 def matches(text: str, names: Sequence[str]) -> list[int]:
-    """The classes with that whole name; if there are none, those with that synonym."""
-    wanted = normalized(text)
-    if not wanted:
+    """Return the classes with this full name, or else the classes with this synonym."""
+    query = normalized(text)
+    if not query:
         return []
-    whole = [number for number, name in enumerate(names) if normalized(name) == wanted]
-    return whole or [number for number, name in enumerate(names) if wanted in synonyms(name)]
+    exact = [number for number, name in enumerate(names) if normalized(name) == query]
+    return exact or [number for number, name in enumerate(names) if query in synonyms(name)]
 
 
 def synonyms(name: str) -> set[str]:
-    """The normalized synonyms in a class name, which commas or "or" separate."""
+    """Return the normalized synonyms in a class name, separated by commas or "or"."""
     return {normalized(part) for part in re.split(r",| or ", name)} - {""}
 
 
 def normalized(name: str) -> str:
-    """A name without case; underscores and repeated spaces are one space."""
+    """Return a name in case-folded form; underscores and repeated spaces become one space."""
     return " ".join(name.casefold().replace("_", " ").split())
 
 
-def _in_range(number: int, outputs: int | None) -> int:
+def _check_range(number: int, outputs: int | None) -> int:
     if number < 0 or (outputs is not None and number >= outputs):
         most = "" if outputs is None else f" to {outputs - 1}"
         raise TargetError(f"target: expected a class number from 0{most}, got {number}")
     return number
 
 
-def _unknown(given: str, names: tuple[str, ...]) -> str:
+def _unknown_class_message(text: str, names: tuple[str, ...]) -> str:
     if not names:
         return (
-            f"target: expected a class number, got {given!r} — the model names no classes; "
+            f"target: expected a class number, got {text!r} — the model has no class names; "
             "give them with --classes FILE"
         )
-    known: dict[str, str] = {}
+    names_by_part: dict[str, str] = {}
     for name in names:
         for part in (normalized(name), *sorted(synonyms(name))):
-            known.setdefault(part, name)
-    near = difflib.get_close_matches(normalized(given), known, n=1, cutoff=0.5)
-    hint = f"did you mean {known[near[0]]!r}? " if near else ""
-    some = ", ".join(plain(name) for name in names[:LISTED])
+            names_by_part.setdefault(part, name)
+    near = difflib.get_close_matches(normalized(text), names_by_part, n=1, cutoff=0.5)
+    hint = f"did you mean {names_by_part[near[0]]!r}? " if near else ""
+    listed = ", ".join(plain(name) for name in names[:LISTED])
     more = ", …" if len(names) > LISTED else ""
-    return f"target: unknown class {given!r} — {hint}choose from {some}{more}"
+    return f"target: unknown class {text!r} — {hint}choose from {listed}{more}"

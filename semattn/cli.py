@@ -1,8 +1,8 @@
-"""The command line: `semattn COMMAND`.
+"""Command-line interface: `semattn COMMAND`.
 
-Wrong input ends in one line on standard error and exit status 2; a defect of semattn in one line
-and exit status 1; `--debug` shows where either arose. A further command is a function in
-`semattn.commands`, entered here.
+Wrong input prints one line on standard error and exits with status 2. A defect of semattn prints
+one line and exits with status 1. `--debug` shows the traceback of both. To add a command, write a
+function in `semattn.commands` and register it here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .commands.terminal import text_output
 from .errors import Interrupted, SemattnError, plain
 from .version import __version__
 
-INTERRUPTED = 130  # the shell's exit status for control-C
+INTERRUPTED = 130  # exit status of shells for Control-C
 
 app = typer.Typer(
     name="semattn",
@@ -43,50 +43,50 @@ app = typer.Typer(
 )
 for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
     app.command(cls=Command, help=joined_lines(command.__doc__))(command)
-benches = typer.Typer(cls=Group, rich_markup_mode="rich", invoke_without_command=True)
-benches.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)
+bench_app = typer.Typer(cls=Group, rich_markup_mode="rich", invoke_without_command=True)
+bench_app.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)
 
 
-@benches.callback()
-def _benches(context: typer.Context) -> None:
-    """Comparisons that anyone can repeat."""
-    if context.invoked_subcommand is None:  # as `semattn` alone does
+@bench_app.callback()
+def _show_bench_help(context: typer.Context) -> None:
+    """Reproducible benchmarks."""
+    if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-app.add_typer(benches, name="bench")
+app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    if arguments is None:  # the program itself, which ends next
+    if arguments is None:  # called as a program, which exits next
         try:
             return main(sys.argv[1:])
         finally:
-            gc.freeze()  # Python would visit each object of torch before it ends, for a second
-    given = list(arguments)
-    with text_output() as (output, _), _rare_collections():
-        status = _run(given)
+            gc.freeze()  # saves a second of garbage collection at exit
+    argv = list(arguments)
+    with text_output() as (output, _), _infrequent_gc():
+        status = _run(argv)
         output.flush()
         if output.failure is not None and not status:
             return _fail(
-                f"standard output: expected room for the text, got {output.failure.strerror} — "
-                "send it elsewhere; result files are not affected",
+                f"standard output: expected to write the text, got {output.failure.strerror} — "
+                "redirect it elsewhere; result files are not affected",
                 2,
             )
     return status
 
 
-def _run(given: list[str]) -> int:
-    """Run the command line, with one line on standard error for what goes wrong."""
-    # Looked for here, because it must hold for what goes wrong while options are read, too.
-    debug = "--debug" in given
-    # click's UsageError, wherever typer keeps click.
-    misused: Any = typer.BadParameter.__bases__[0]
+def _run(argv: list[str]) -> int:
+    """Run the command line, and print errors as one line on standard error."""
+    # Read here, because it also applies to errors while options are parsed.
+    debug = "--debug" in argv
+    # click's UsageError: some versions of typer bundle click under another name.
+    usage_error: Any = typer.BadParameter.__bases__[0]
     try:
-        status = app(given or ["--help"], prog_name="semattn", standalone_mode=False)
-    except misused as error:
-        return _fail(_usage(error), 2)
+        status = app(argv or ["--help"], prog_name="semattn", standalone_mode=False)
+    except usage_error as error:
+        return _fail(_usage_message(error), 2)
     except Interrupted as error:
         return _fail(f"interrupted — {error}", INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
@@ -98,30 +98,32 @@ def _run(given: list[str]) -> int:
             raise
         if isinstance(error, (SemattnError, ValueError, OSError)):
             return _fail(str(error), 2)
-        return _fail(f"{type(error).__name__}: {error} — a defect; --debug shows where", 1)
-    if status == INTERRUPTED:  # newer typer returns it, older ones raise
+        return _fail(
+            f"{type(error).__name__}: {error} — an internal error; --debug shows the traceback", 1
+        )
+    if status == INTERRUPTED:  # returned by newer versions of typer, raised by older ones
         return _fail("interrupted — no result was written", INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 
-def _usage(error: Any) -> str:
-    """Return what is wrong with the arguments, and the command that lists them."""
+def _usage_message(error: Any) -> str:
+    """Return the message of a usage error, with the help command."""
     message = error.format_message().rstrip(".")
     if " — " in message:
         return message.removeprefix("Invalid value: ")
     command = error.ctx.command_path if error.ctx else "semattn"
-    return f"{message} — {command} --help lists what there is"
+    return f"{message} — see {command} --help"
 
 
 def _fail(message: str, status: int) -> int:
-    """One line on standard error, whatever the message was."""
+    """Print a message as one line on standard error, and return the exit status."""
     typer.echo(f"error: {plain(' '.join(message.split()))}", err=True)
     return status
 
 
 @contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Collect garbage more rarely: imports make many objects, and hardly any of them in cycles."""
+def _infrequent_gc() -> Iterator[None]:
+    """Run the garbage collector less often: imports create many objects, few of them in cycles."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, 20, 50)
     try:
@@ -130,8 +132,8 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"semattn {__version__}")
         raise typer.Exit
 
@@ -141,7 +143,11 @@ def semattn(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+            "--version",
+            metavar="",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version.",
         ),
     ] = False,
 ) -> None:

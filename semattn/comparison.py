@@ -1,6 +1,7 @@
-"""Many methods on one image, under one contract: their maps, and what each costs.
+"""Comparison of attribution methods on one image: their maps and their costs.
 
-A method that refuses the model is a row that says why; a wrong picture or target ends the whole.
+A method that does not support the model becomes a row with the reason. A wrong image or target
+raises an error.
 """
 
 from __future__ import annotations
@@ -27,20 +28,19 @@ OURS = "sift-patch-interrelation"
 
 @dataclass(frozen=True)
 class Compared:
-    """One method of a comparison.
+    """Result of one method of a comparison.
 
     Parameters
     ----------
-    method : its name
-    explanation : of the one image; None where the method refused
-    seconds : wall time of one map, the model having been run before; finding keypoints counts for
-        the methods that use them
-    peak_mib : memory meanwhile beyond what was there before, MiB, as `semattn.cost.measured` tells
-        it; differences of a few MiB are noise
-    sensitivity : how much of the patch map moves with the target, see
-        `semattn.metrics.randomization.moved`; None where there is
-        no other class, or a map is zero
-    refusal : why there is no explanation; "" where there is one
+    method : name of the method
+    explanation : explanation of the image; None if the method does not support the model
+    seconds : wall time of one map, after a first run of the model; includes keypoint detection
+        for methods that use keypoints
+    peak_mib : additional peak memory, MiB, see `semattn.cost.measured`; differences of a few MiB
+        are noise
+    sensitivity : share of the patch map that changes with the target, see
+        `semattn.metrics.randomization.moved`; None without another class, or if a map is zero
+    refusal : why there is no explanation; "" if there is one
     """
 
     method: str
@@ -53,13 +53,13 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: a row a method, and what all of them share.
+    """Result of `compare`: one row for each method, and the values that all methods share.
 
     Parameters
     ----------
-    rows : in the order in which they were run
-    explanation : of the first method that gave one: picture, keypoints, prediction, target
-    other : the class that sensitivity was measured with; None where there is none
+    rows : results of the methods, in the order of the runs
+    explanation : the first explanation, with the image, keypoints, prediction and target
+    other : the second class used to measure sensitivity; None without one
     """
 
     rows: tuple[Compared, ...]
@@ -68,15 +68,15 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know: what holds for all maps once, else after the method's name."""
-        made = [row for row in self.rows if row.explanation is not None]
-        said: dict[str, list[str]] = {}
-        for row in made:
+        """Notes of all explanations; a note that does not hold for all starts with method names."""
+        explained = [row for row in self.rows if row.explanation is not None]
+        methods_by_note: dict[str, list[str]] = {}
+        for row in explained:
             for note in row.explanation.notes if row.explanation else ():
-                said.setdefault(note, []).append(row.method)
+                methods_by_note.setdefault(note, []).append(row.method)
         return tuple(
-            note if len(who) == len(made) else f"{', '.join(who)}: {note}"
-            for note, who in said.items()
+            note if len(methods) == len(explained) else f"{', '.join(methods)}: {note}"
+            for note, methods in methods_by_note.items()
         )
 
 
@@ -89,35 +89,35 @@ def compare(
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Explain one image by many methods, and measure each.
+    """Explain one image with several methods, and measure time, memory and sensitivity.
 
-    Every method gets the same input, prepared once, and runs twice: for the most probable class
-    other than the explained one, then, measured, for the explained one.
+    Each method gets the same prepared input and runs twice: first for the most probable class other
+    than the explained one, then, with measurement, for the explained class.
 
     Parameters
     ----------
     model : the model to explain
-    image : one picture in any form that `semattn.images.prepare` takes
-    methods : names in `semattn.explainers`; None is all of them, semattn's own first and the
-        controls last
+    image : one image in any form that `semattn.images.prepare` accepts
+    methods : names in `semattn.explainers`; None is all of them, with the semattn method first and
+        the baselines last
     target : as for `Explainer.attribute`
     progress : called with (number, total, name) before each method, counting from 1
-    options : those of every explainer: density, detector, layers, refine, preprocessing, seed
+    options : options of all explainers: density, detector, layers, refine, preprocessing, seed
 
     Raises
     ------
     ValueError, TypeError
         For an unknown method or option; the message names the nearest one.
     SemattnError
-        For a wrong picture or target; and the first refusal, where no method explains the model.
+        For a wrong image or target, or if no method supports the model.
 
     Examples
     --------
     >>> import timm
     >>> vit = timm.create_model("test_vit", img_size=64)
     >>> x = torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))
-    >>> made = compare(vit, x, ["sift-patch-interrelation", "attention-rollout"])
-    >>> made.rows[0].sensitivity > 0, made.rows[1].sensitivity
+    >>> comparison = compare(vit, x, ["sift-patch-interrelation", "attention-rollout"])
+    >>> comparison.rows[0].sensitivity > 0, comparison.rows[1].sensitivity
     (True, 0.0)
     """
     names = check(methods, options)
@@ -140,7 +140,7 @@ def compare(
 
 
 def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the methods, once they and the options are known to exist.
+    """Check the names of methods and options, and return the names of the methods.
 
     Raises
     ------
@@ -150,8 +150,8 @@ def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, 
     Explainer(**options)
     if isinstance(methods, str):
         raise TypeError(f"methods: expected a list of names, got {methods!r} — put it into a list")
-    everything = sorted(explainers, key=lambda name: explainers[name].control)
-    names = tuple(dict.fromkeys([OURS, *everything] if methods is None else methods))
+    registered = sorted(explainers, key=lambda name: explainers[name].control)
+    names = tuple(dict.fromkeys([OURS, *registered] if methods is None else methods))
     for name in names:
         explainers.ensure(name)
     if not names:
@@ -159,22 +159,22 @@ def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, 
     return names
 
 
-def _moved(one: Tensor, other: Tensor) -> float | None:
-    """`moved` of the maps of one image; None if one is zero everywhere."""
-    part = float(moved(one, other))
-    return part if part == part else None
+def _target_sensitivity(first: Tensor, second: Tensor) -> float | None:
+    """Return the share of a map that changes with the target; None if a map is zero."""
+    share = float(moved(first, second))
+    return share if share == share else None
 
 
 class _Subject:
-    """One image and one model, prepared once for every method."""
+    """One image and one model, prepared once for all methods."""
 
     def __init__(
         self, model: nn.Module, image: Any, target: Target, options: dict[str, Any]
     ) -> None:
         self.model = refuse(model, compiled=True)
         self.target = target
-        wanted = options.get("preprocessing") or (lambda: Preprocessing.of(self.model))
-        self.images = prepare(image, wanted)
+        preprocessing = options.get("preprocessing") or (lambda: Preprocessing.of(self.model))
+        self.images = prepare(image, preprocessing)
         if len(self.images.inputs) != 1:
             raise ShapeError(
                 f"image: expected one, got a batch of {len(self.images.inputs)} — "
@@ -182,48 +182,55 @@ class _Subject:
             )
         self.options, self.source = options, image
         if not (isinstance(image, Tensor) and image.is_floating_point()):
-            # Read, resized and cropped already: what is left to do to its pixels is the same.
-            known = wanted() if callable(wanted) else wanted
-            self.options = options | {"preprocessing": replace(known, crop_pct=1.0)}
+            # The prepared pixels are resized and cropped already; only normalisation is left.
+            resolved = preprocessing() if callable(preprocessing) else preprocessing
+            self.options = options | {"preprocessing": replace(resolved, crop_pct=1.0)}
             self.source = Image.fromarray(self.images.pixels[0])
         self.device = model_device(self.model)
         self.first: Explanation | None = None
         self.other: int | None = None
 
     def row(self, name: str) -> Compared:
-        """What one method makes of it; SemattnError if it refuses."""
+        """Run and measure one method; raise SemattnError if it does not support the model."""
         try:
             explainer: Explainer = explainers[name](**self.options)
-        except ValueError as error:  # every explainer takes these options, but for this one
+        except ValueError as error:  # only this explainer does not accept the options
             raise SemattnError(str(error)) from error
         if self.first is None:
-            self.first = self._named(explainer.explain(self.model, self.source, target=self.target))
+            self.first = self._with_source_name(
+                explainer.explain(self.model, self.source, target=self.target)
+            )
             self.other = _most_probable_other(self.first)
-        elsewhere = None if self.other is None else self._make(explainer, self.other).patch_map
-        made, cost = measured(lambda: self._make(explainer, self.target), self.device)
-        made = replace(
-            self._named(made),
+        other_map = None if self.other is None else self._explain(explainer, self.other).patch_map
+        explanation, cost = measured(lambda: self._explain(explainer, self.target), self.device)
+        explanation = replace(
+            self._with_source_name(explanation),
             keypoints=self.first.keypoints,
             manifest=self.first.manifest | {"method": name, "parameters": explainer.parameters()},
         )
-        sensitivity = None if elsewhere is None else _moved(made.patch_map, elsewhere)
-        return Compared(name, made, cost.seconds, cost.peak_mib, sensitivity)
+        sensitivity = (
+            None if other_map is None else _target_sensitivity(explanation.patch_map, other_map)
+        )
+        return Compared(name, explanation, cost.seconds, cost.peak_mib, sensitivity)
 
-    def _make(self, explainer: Explainer, target: Target) -> Explanation:
-        """As `attribute` makes it: with no keypoints but those that the method needs."""
+    def _explain(self, explainer: Explainer, target: Target) -> Explanation:
+        """Explain as `attribute` does: detect keypoints only if the method needs them."""
         return explainer._make(self.model, self.source, target, None, draw=False)
 
-    def _named(self, made: Explanation) -> Explanation:
-        """An explanation of the prepared picture with the name of the one that was given."""
-        (nameless,), (name,) = made.images.names, self.images.names
-        notes = (*self.images.notes, *(note.replace(nameless, name) for note in made.notes))
-        return replace(made, images=self.images, notes=tuple(dict.fromkeys(notes)))
+    def _with_source_name(self, explanation: Explanation) -> Explanation:
+        """Return the explanation with the name of the original image in place of the prepared."""
+        (placeholder,), (name,) = explanation.images.names, self.images.names
+        notes = (
+            *self.images.notes,
+            *(note.replace(placeholder, name) for note in explanation.notes),
+        )
+        return replace(explanation, images=self.images, notes=tuple(dict.fromkeys(notes)))
 
 
-def _most_probable_other(made: Explanation) -> int | None:
-    """The class that would be predicted if it were not for the explained one."""
-    if made.target is None or not made.output.has_answers or made.outputs < 2:
+def _most_probable_other(explanation: Explanation) -> int | None:
+    """Return the most probable class other than the explained one; None without classes."""
+    if explanation.target is None or not explanation.output.has_answers or explanation.outputs < 2:
         return None
-    logits = made.logits[0].detach().clone()
-    logits[made.target[0]] = -torch.inf
+    logits = explanation.logits[0].detach().clone()
+    logits[explanation.target[0]] = -torch.inf
     return int(logits.argmax())

@@ -1,10 +1,10 @@
-"""Pixel, patch and token: where each one lies.
+"""Coordinates of pixels, patches and tokens.
 
-The only place that does this arithmetic. Pixel centres are integers, as in OpenCV: the pixel
-(x, y) covers [x - .5, x + .5], so that the patch column of a keypoint is
-floor((x + .5) / width of a patch). Patches are counted row by row; the prefix tokens (class token,
-registers) come before them. The patches may cover a part of the image: `PatchGrid.origin` is then
-the place of the first one.
+All conversions between them are in this module. Pixel centres are integers, as in OpenCV: the
+pixel (x, y) covers [x - .5, x + .5], so that the patch column of a keypoint is
+floor((x + .5) / patch width). Patches are numbered row by row, after the prefix tokens (class
+token, registers). The patches may cover only a part of the image; `PatchGrid.origin` is then the
+position of the first patch.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from .checks import check_values
 from .errors import ShapeError
 from .registry import choices
 
-WHOLE = 1e-6  # pixels by which the length of all patches may differ from a whole number
+LENGTH_TOLERANCE = 1e-6  # pixels by which the length of all patches may differ from an integer
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """A grid of patches over an image.
+    """Grid of patches over an image.
 
     Parameters
     ----------
     shape : (h, w), patches
     image_size : (H, W), pixels
-    cell : (height, width) of a patch, pixels; fractional under a convolutional stem
+    cell : (height, width) of a patch, pixels; may be fractional with a convolutional stem
     prefix : number of tokens before the patches
     origin : (y, x) of the top left corner of the first patch, in pixels from the top left corner of
-        the image; not (0, 0) where the model crops or pads the image inside its own forward
-    reach : (y, x) pixels beyond the outer patches that these see as well, where the windows that
-        patches are cut by overlap; a pixel there belongs to the nearest patch
+        the image; differs from (0, 0) if the model crops or pads the image in its forward
+    reach : (y, x) pixels beyond the outer patches that these patches cover too, for overlapping
+        patches; such a pixel belongs to the nearest patch
 
     Examples
     --------
@@ -70,16 +70,19 @@ class PatchGrid:
 
     @classmethod
     def from_list(cls, fields: Sequence[Any]) -> PatchGrid:
-        """Return the grid of what `to_list` gave; files of earlier versions have no origin."""
-        (h, w), (height, width), (tall, wide), prefix, *rest = fields
-        (y, x), (down, across) = (*rest, (0.0, 0.0), (0.0, 0.0))[:2]
-        return cls((h, w), (height, width), (tall, wide), prefix, (y, x), (down, across))
+        """Return the grid for the output of `to_list`; earlier files lack origin and reach."""
+        (h, w), (height, width), (cell_height, cell_width), prefix, *rest = fields
+        (y, x), (reach_y, reach_x) = (*rest, (0.0, 0.0), (0.0, 0.0))[:2]
+        return cls(
+            (h, w), (height, width), (cell_height, cell_width), prefix, (y, x), (reach_y, reach_x)
+        )
 
     @property
     def is_partial(self) -> bool:
-        """Return whether pixels in no patch are unseen, and not a rest at right or bottom.
+        """Return whether pixels outside all patches are unseen by the model.
 
-        True for an origin other than (0, 0), and where a whole cell or more is left over.
+        True for an origin other than (0, 0), or if one cell or more is left over at the right or
+        bottom. A smaller remainder counts as part of the last patch.
         """
         return self.origin != (0.0, 0.0) or any(
             side - count * cell >= cell
@@ -88,23 +91,23 @@ class PatchGrid:
 
     @property
     def seen_part(self) -> tuple[slice, slice]:
-        """Rows and columns of the pixels that `upsample` gives a value to; the others are 0."""
+        """Rows and columns of the pixels that get a value from `upsample`; the others are 0."""
         if not self.is_partial:
             return slice(0, self.image_size[0]), slice(0, self.image_size[1])
         rows, columns = (
             ((place >= -reach / cell) & (place < count + reach / cell)).nonzero().flatten()
             for place, count, reach, cell in zip(
-                self._places(), self.shape, self.reach, self.cell, strict=True
+                self._pixel_coordinates(), self.shape, self.reach, self.cell, strict=True
             )
         )
         if not len(rows) or not len(columns):
             return slice(0, 0), slice(0, 0)
         return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """Row coordinate of each pixel row (H,) and column coordinate of each column (W,).
+    def _pixel_coordinates(self) -> tuple[Tensor, Tensor]:
+        """Return coordinates of the pixel rows (H,) and columns (W,), in patches, float64.
 
-        In patches, float64, from the top left corner of the first patch.
+        The coordinates start at the top left corner of the first patch.
         """
         y, x = (
             (torch.arange(side, dtype=torch.float64, device="cpu") + 0.5 - start) / cell
@@ -118,30 +121,30 @@ class PatchGrid:
         return self.prefix + self.patches
 
     def patch_of(self, xy: Tensor) -> Tensor:
-        """Patch index (K,) of the positions (K, 2) in pixels; -1 outside the grid, and for NaN."""
+        """Return patch indices (K,) of positions (K, 2), pixels; -1 outside the grid, for NaN."""
         check_values("positions", xy)
         if xy.shape[-1] != 2:
             raise ShapeError(f"positions: expected (K, 2), x and y, got {tuple(xy.shape)}")
-        # By numpy: masking asks for every image of every step, and this costs less than torch.
+        # numpy is faster than torch here; masking calls this for each image of each step.
         places = xy.detach().cpu().double().numpy() + 0.5
         h, w = self.shape
-        column = self._numbers(places[..., 0], 1)
-        row = self._numbers(places[..., 1], 0)
+        column = self._cell_numbers(places[..., 0], 1)
+        row = self._cell_numbers(places[..., 1], 0)
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
         return torch.from_numpy(np.where(inside, row * w + column, -1).astype(np.int64))
 
-    def _numbers(self, places: np.ndarray, side: int) -> np.ndarray:
-        """Row (side 0) or column (side 1) of places from the edge of the image, pixels."""
+    def _cell_numbers(self, places: np.ndarray, side: int) -> np.ndarray:
+        """Return rows (side 0) or columns (side 1) of pixel distances from the image edge."""
         from_edge = places - self.origin[side]
         numbers = np.floor(from_edge / self.cell[side])
         reach, length = self.reach[side], self.shape[side] * self.cell[side]
         if not reach:
             return numbers
-        seen = (from_edge >= -reach) & (from_edge < length + reach)
-        return np.where(seen, numbers.clip(0, self.shape[side] - 1), numbers)
+        is_covered = (from_edge >= -reach) & (from_edge < length + reach)
+        return np.where(is_covered, numbers.clip(0, self.shape[side] - 1), numbers)
 
     def centers(self) -> Tensor:
-        """Centre (P, 2) of each patch as (x, y), pixels."""
+        """Return the centres (P, 2) of the patches as (x, y), pixels."""
         h, w = self.shape
         y = (torch.arange(h, dtype=torch.float64, device="cpu") + 0.5) * self.cell[0] + (
             self.origin[0] - 0.5
@@ -152,7 +155,7 @@ class PatchGrid:
         return torch.stack([x.repeat(h), y.repeat_interleave(w)], dim=-1)
 
     def drop_prefix(self, per_token: Tensor) -> Tensor:
-        """(…, N) without its prefix tokens: (…, P)."""
+        """Remove the prefix tokens: (…, N) to (…, P)."""
         check_values("per-token values", per_token)
         if per_token.shape[-1] != self.tokens:
             raise ShapeError(
@@ -162,12 +165,12 @@ class PatchGrid:
         return per_token[..., self.prefix :]
 
     def add_prefix(self, per_patch: Tensor, value: float = 0.0) -> Tensor:
-        """(…, P) with `value` before it for every prefix token: (…, N)."""
+        """Insert `value` for each prefix token: (…, P) to (…, N)."""
         self.check(per_patch, "weights")
         return F.pad(per_patch, (self.prefix, 0), value=value)
 
     def fold(self, per_patch: Tensor) -> Tensor:
-        """(…, P) as a picture of patches (…, h, w)."""
+        """Reshape values of patches from (…, P) to (…, h, w)."""
         self.check(per_patch, "per-patch values")
         return per_patch.unflatten(-1, self.shape)
 
@@ -188,10 +191,11 @@ class PatchGrid:
         )
 
     def upsample(self, per_patch: Tensor, mode: str = "bilinear") -> Tensor:
-        """(B, P) to pixels (B, H, W), each patch's value at that patch's centre.
+        """Interpolate (B, P) to pixels (B, H, W), with the value of a patch at its centre.
 
-        `mode` is one of `torch.nn.functional.interpolate`. A rest of less than one cell at right
-        and bottom repeats the last patch; where the grid `is_partial`, pixels in no patch are 0.
+        `mode` is a mode of `torch.nn.functional.interpolate`. A remainder of less than one cell at
+        the right and bottom repeats the last patch. If the grid `is_partial`, pixels outside all
+        patches are 0.
         """
         if mode not in MODES:
             raise ValueError(choices("mode", mode, MODES))
@@ -202,10 +206,12 @@ class PatchGrid:
                 f"{tuple(per_patch.shape)} — one row an image"
             )
         lengths = (self.shape[0] * self.cell[0], self.shape[1] * self.cell[1])
-        if self.is_partial or any(abs(one - round(one)) > WHOLE for one in lengths):
-            y, x = self._places()
-            tall = sample(picture[:, 0], y, 1, self.cell[0], mode)
-            return self._without_unseen(sample(tall, x, 2, self.cell[1], mode))
+        if self.is_partial or any(
+            abs(length - round(length)) > LENGTH_TOLERANCE for length in lengths
+        ):
+            y, x = self._pixel_coordinates()
+            rows = sample(picture[:, 0], y, 1, self.cell[0], mode)
+            return self._mask_unseen(sample(rows, x, 2, self.cell[1], mode))
         covered = (round(lengths[0]), round(lengths[1]))
         smooth = {} if mode.startswith("nearest") or mode == "area" else {"align_corners": False}
         large = F.interpolate(picture, size=covered, mode=mode, **smooth)
@@ -215,15 +221,15 @@ class PatchGrid:
             large = F.pad(large, beyond, mode="replicate")
         return large[:, 0, :height, :width].contiguous()
 
-    def _without_unseen(self, per_pixel: Tensor) -> Tensor:
-        """The same (B, H, W) with 0 outside `seen_part`."""
+    def _mask_unseen(self, per_pixel: Tensor) -> Tensor:
+        """Set (B, H, W) to 0 outside `seen_part`."""
         rows, columns = self.seen_part
-        made = torch.zeros_like(per_pixel, memory_format=torch.contiguous_format)
-        made[:, rows, columns] = per_pixel[:, rows, columns]
-        return made
+        visible = torch.zeros_like(per_pixel, memory_format=torch.contiguous_format)
+        visible[:, rows, columns] = per_pixel[:, rows, columns]
+        return visible
 
     def pool(self, per_pixel: Tensor) -> Tensor:
-        """Mean of (B, H, W) over each patch: (B, P). Pixels in no patch do not count."""
+        """Average (B, H, W) over each patch: (B, P). Pixels outside all patches are ignored."""
         check_values("per-pixel values", per_pixel)
         if per_pixel.ndim != 3 or tuple(per_pixel.shape[-2:]) != self.image_size:
             raise ShapeError(
@@ -244,14 +250,14 @@ class PatchGrid:
 
 
 def sample(values: Tensor, places: Tensor, dim: int, cell: float, mode: str) -> Tensor:
-    """Values of patches along one axis, at any places of it; beyond the ends the last one repeats.
+    """Interpolate values of patches along one axis; beyond the ends, the last value repeats.
 
     Parameters
     ----------
     values : (…, h, …) with h patches along `dim`
-    places : (H,) float64, in patches from the outer edge of the first one
+    places : (H,) float64, coordinates in patches from the outer edge of the first patch
     cell : length of a patch, pixels; the width of a pixel is 1 / cell for mode "area"
-    mode : one of `MODES`; "nearest" and "nearest-exact" take the patch that contains the place
+    mode : one of `MODES`; "nearest" and "nearest-exact" use the patch that contains the coordinate
 
     Examples
     --------
@@ -271,8 +277,8 @@ def sample(values: Tensor, places: Tensor, dim: int, cell: float, mode: str) -> 
         taps = 2 if mode == "bilinear" else 4
         first = (places - 0.5).floor() - (taps // 2 - 1)
         tap = torch.arange(taps, dtype=torch.float64, device="cpu")
-        away = (places - 0.5 - first)[:, None] - tap
-        weights = 1 - away.abs() if mode == "bilinear" else _cubic(away.abs())
+        distance = (places - 0.5 - first)[:, None] - tap
+        weights = 1 - distance.abs() if mode == "bilinear" else _cubic_weights(distance.abs())
     index = first[:, None].long() + torch.arange(weights.shape[1], device="cpu")
     index = index.clamp(0, values.shape[dim] - 1).to(values.device)
     weights = weights.to(values.dtype).to(values.device)
@@ -285,9 +291,9 @@ def sample(values: Tensor, places: Tensor, dim: int, cell: float, mode: str) -> 
     return total
 
 
-def _cubic(away: Tensor) -> Tensor:
-    """Weights of cubic convolution at distances 0 to 2, with PyTorch's a = -0.75."""
+def _cubic_weights(distance: Tensor) -> Tensor:
+    """Return weights of cubic convolution at distances 0 to 2, with PyTorch's a = -0.75."""
     a = -0.75
-    near = ((a + 2) * away - (a + 3)) * away**2 + 1
-    far = ((away - 5) * away + 8) * away * a - 4 * a
-    return torch.where(away <= 1, near, far)
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+    return torch.where(distance <= 1, near, far)

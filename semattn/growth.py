@@ -1,9 +1,8 @@
-"""From some patches to the thing that they belong to, over patches of like keys.
+"""Affinity refinement: spread patch values over patches with similar keys.
 
-Attention looks for keys: patches whose keys are alike are one thing to a layer.
-A random walk with restart (as in random-walker segmentation, Grady 2006) goes from patch to patch
-where a layer's keys are alike. A layer that makes its own softmax keeps no keys: there nothing is
-grown.
+Patches with similar keys belong to the same object for a layer. A random walk with restart (as in
+random-walker segmentation, Grady 2006) moves between patches whose keys are similar. Layers that
+compute their own softmax record no keys; maps of these layers are returned without refinement.
 """
 
 from __future__ import annotations
@@ -15,94 +14,100 @@ from torch import Tensor
 from .attention import SiteRecord
 from .grid import PatchGrid
 
-ALIKE = 0.6  # cosine of the keys of two patches that count as one thing
-REACH = 0.99  # of what a patch of a region has, the part that is its neighbours'
-GROWTH = 0.9  # the same of a map's
-APART = 1e-5  # how much even patches that are not alike have in common
-AT_ONCE = 1 << 22  # pairs of patches that are numbers at one time
-EXACT = 16  # rounding errors that may be left
+ALIKE = 0.6  # minimum cosine similarity of the keys of neighbours
+REACH = 0.99  # weight of the neighbours in the walk, for regions
+GROWTH = 0.9  # weight of the neighbours in the walk, for maps
+APART = 1e-5  # affinity of patches that are not neighbours
+AT_ONCE = 1 << 22  # patch pairs in memory at a time
+EXACT = 16  # tolerance of the solver, in rounding errors
 
 
-def grown(one: SiteRecord, grid: PatchGrid, weights: Tensor) -> Tensor:
-    """Weights (B, P), even over each thing, less the middle of their range; at least 0."""
-    even = walked(one, grid, weights[:, :, None])
-    if even is None:
+def grown(site: SiteRecord, grid: PatchGrid, weights: Tensor) -> Tensor:
+    """Refine weights (B, P) by affinity, subtract the middle of their range, and clamp at 0."""
+    smoothed = walked(site, grid, weights[:, :, None])
+    if smoothed is None:
         return weights
-    least, greatest = even[..., 0].aminmax(dim=1, keepdim=True)
-    return (even[..., 0] - (least + greatest) / 2).clamp(min=0)
+    least, greatest = smoothed[..., 0].aminmax(dim=1, keepdim=True)
+    return (smoothed[..., 0] - (least + greatest) / 2).clamp(min=0)
 
 
-def within(one: SiteRecord, grid: PatchGrid, share: Tensor) -> Tensor:
-    """`share` (B, P) of patches in a region, times how sure each is of its inside, in [0, 1].
+def within(site: SiteRecord, grid: PatchGrid, share: Tensor) -> Tensor:
+    """Confine a region to the patches whose keys are similar to its inside.
 
-    That is what reaches a patch from inside against what reaches it from outside, where both
-    start with the same amount. A region that is the whole image stays as it is.
+    Two walks start with equal mass, one inside and one outside the region. Each patch is weighted
+    by the fraction of its mass that comes from inside. A region that covers the image is unchanged.
+
+    Parameters
+    ----------
+    share : (B, P) in [0, 1], the share of each patch in the region
     """
     outside = 1 - share
     if not bool((outside.sum(dim=1) > 0).all()):
         return share
     starts = torch.stack([side / side.sum(dim=1, keepdim=True) for side in (share, outside)], -1)
-    reached = walked(one, grid, starts)
-    if reached is None:
+    mass = walked(site, grid, starts)
+    if mass is None:
         return share
-    inside, other = reached.unbind(dim=-1)
-    return share * inside / (inside + other)
+    inside, outside_mass = mass.unbind(dim=-1)
+    return share * inside / (inside + outside_mass)
 
 
-def walked(one: SiteRecord, grid: PatchGrid, starts: Tensor, reach: float = REACH) -> Tensor | None:
-    """What starts (B, P, R) become by the walk; None where no keys are known.
+def walked(
+    site: SiteRecord, grid: PatchGrid, starts: Tensor, reach: float = REACH
+) -> Tensor | None:
+    """Return the random walk with restart from `starts` (B, P, R); None without recorded keys.
 
-    `reach` is the part of what a patch has that comes from its like, in [0, 1). As many images at
-    a time as there is room for.
+    `reach` is the weight of the neighbours, in [0, 1); 1 - `reach` is the restart probability. The
+    batch is split so that at most `AT_ONCE` patch pairs are in memory.
     """
-    if one.key is None:
+    if site.key is None:
         return None
-    channels = one.key.to(one.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
-    keys = grid.drop_prefix(one.keys_at.collect(channels)).transpose(-2, -1)
+    channels = site.key.to(site.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
+    keys = grid.drop_prefix(site.keys_at.collect(channels)).transpose(-2, -1)
     keys = F.normalize(keys, dim=-1)
-    together = max(1, AT_ONCE // grid.patches**2)
-    parts = zip(keys.split(together), starts.split(together), strict=True)
-    return torch.cat([_walk(mine, own, reach) for mine, own in parts])
+    batch_size = max(1, AT_ONCE // grid.patches**2)
+    parts = zip(keys.split(batch_size), starts.split(batch_size), strict=True)
+    return torch.cat([_walk(key_batch, start_batch, reach) for key_batch, start_batch in parts])
 
 
 def _walk(keys: Tensor, starts: Tensor, reach: float) -> Tensor:
-    """The solution r (B, P, R) of r = (1 - reach) starts + reach T r, T the mean over like patches.
+    """Solve r = (1 - reach) starts + reach T r for r (B, P, R), with T the mean over neighbours.
 
-    By conjugate gradients: the system is symmetric and positive once each row is taken times its
-    number of neighbours, and things are few, so that some ten steps are enough. Each column stops
-    where it is solved, so that none depends on what it is solved beside. Of the P x P pairs one
-    byte each is kept.
+    Uses conjugate gradients: the system is symmetric positive definite after each row is multiplied
+    by its number of neighbours. About ten steps are enough. Each column stops when it is solved, so
+    that it does not depend on the other columns. The P x P pairs take one byte each.
     """
     images, patches = keys.shape[:2]
-    rows = max(1, AT_ONCE // (images * patches))
-    other = keys.transpose(1, 2)
-    alike = [part @ other > ALIKE for part in keys.split(rows, dim=1)]
+    row_count = max(1, AT_ONCE // (images * patches))
+    transposed = keys.transpose(1, 2)
+    are_neighbours = [part @ transposed > ALIKE for part in keys.split(row_count, dim=1)]
 
-    def of_neighbours(values: Tensor) -> Tensor:
-        like = torch.cat([part.to(values.dtype) @ values for part in alike], dim=1)
-        return (1 - APART) * like + APART * _total(values)
+    def multiply_neighbours(values: Tensor) -> Tensor:
+        total = torch.cat([part.to(values.dtype) @ values for part in are_neighbours], dim=1)
+        return (1 - APART) * total + APART * _sum_patches(values)
 
     tiny = torch.finfo(starts.dtype).tiny
-    degree = of_neighbours(torch.ones_like(starts[..., :1]))
-    wanted = (1 - reach) * degree * starts
-    found = starts
-    left = wanted - (degree * found - reach * of_neighbours(found))
-    enough = _total(wanted * wanted / degree) * (EXACT * torch.finfo(starts.dtype).eps) ** 2
-    along = left / degree
-    size = _total(left * along)
+    degree = multiply_neighbours(torch.ones_like(starts[..., :1]))
+    right_side = (1 - reach) * degree * starts
+    solution = starts
+    residual = right_side - (degree * solution - reach * multiply_neighbours(solution))
+    relative = (EXACT * torch.finfo(starts.dtype).eps) ** 2
+    threshold = _sum_patches(right_side * right_side / degree) * relative
+    direction = residual / degree
+    residual_norm = _sum_patches(residual * direction)
     for _ in range(patches):
-        going = size > enough
-        if not bool(going.any()):
+        is_active = residual_norm > threshold
+        if not bool(is_active.any()):
             break
-        ahead = degree * along - reach * of_neighbours(along)
-        step = going * size / _total(along * ahead).clamp(min=tiny)
-        found = found + step * along
-        left = left - step * ahead
-        before, size = size, _total(left * left / degree)
-        along = left / degree + size / before.clamp(min=tiny) * along
-    return found
+        product = degree * direction - reach * multiply_neighbours(direction)
+        step = is_active * residual_norm / _sum_patches(direction * product).clamp(min=tiny)
+        solution = solution + step * direction
+        residual = residual - step * product
+        previous_norm, residual_norm = residual_norm, _sum_patches(residual * residual / degree)
+        direction = residual / degree + residual_norm / previous_norm.clamp(min=tiny) * direction
+    return solution
 
 
-def _total(values: Tensor) -> Tensor:
-    """Sums over the patches of (B, P, R): (B, 1, R)."""
+def _sum_patches(values: Tensor) -> Tensor:
+    """Sum (B, P, R) over the patches: (B, 1, R)."""
     return values.sum(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
 """Identities of a list of inputs, and the difference between two lists.
 
-The lines are those of `semattn.identity`. A file whose line is at hand and whose stamp is the same
-is not read: a list of a million files costs as many calls of `stat`.
+The identities are lines of `semattn.identity`. A file with a stored line and an unchanged stamp is
+not read again: it costs one call of `stat`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from .errors import plain
 from .identity import NO_STAMP, UNREADABLE, identity_of, stamp_of
 
 Lines: TypeAlias = "Mapping[str, tuple[tuple[int, ...], str]]"  # stamp and line, by name
-EXAMPLES = 3  # names that a message shows of each kind
+EXAMPLES = 3  # names of each kind that a message lists
 
 
 def input_names(sources: Sequence[Any]) -> list[str]:
     """Return the name of each input of a list.
 
-    A file has its path relative to the folder that holds all of them, a member of an archive its
-    place in the archive, another value its number.
+    The name of a file is its path relative to the common folder, that of an archive member its
+    path in the archive, that of another value its number.
 
     Examples
     --------
     >>> input_names(["photos/cat/1.png", "photos/2.png", b"bytes"])
     ['cat/1.png', '2.png', 'image 2']
     """
-    files = [os.fspath(one) if isinstance(one, (str, os.PathLike)) else None for one in sources]
+    files = [
+        os.fspath(source) if isinstance(source, (str, os.PathLike)) else None for source in sources
+    ]
     folders = dict.fromkeys(os.path.split(file)[0] for file in files if file is not None)
     paths = {folder: str(Path(folder).absolute()) for folder in folders}
     root = os.path.commonpath(paths.values()) if paths else ""
@@ -54,25 +56,25 @@ def identify(
     kept: Lines | None = None,
     workers: int | None = None,
 ) -> list[str]:
-    """Return the line of each input; only files without a valid line in `kept` are read.
+    """Return the identity line of each input; read only files without a valid line in `kept`.
 
     Parameters
     ----------
-    sources : as of `semattn.identity.identity_of`
-    names : `input_names` if left out
-    kept : lines of an earlier call, as `lines_by_name` gives them
-    workers : threads that read files
+    sources : inputs, as for `semattn.identity.identity_of`
+    names : names of the inputs; None uses `input_names`
+    kept : lines of an earlier call, as returned by `lines_by_name`
+    workers : number of threads that read files
     """
     names = input_names(sources) if names is None else names
-    known = kept or {}
+    stored = kept or {}
     lines: list[str | None] = []
     for source, name in zip(sources, names, strict=True):
-        stamp, line = known.get(name, (NO_STAMP, ""))
+        stamp, line = stored.get(name, (NO_STAMP, ""))
         lines.append(line if stamp != NO_STAMP and stamp == stamp_of(source) else None)
     missing = [number for number, line in enumerate(lines) if line is None]
     with ThreadPoolExecutor(workers) as pool:
-        fresh = pool.map(lambda number: identity_of(sources[number], names[number]), missing)
-        for number, line in zip(missing, fresh, strict=True):
+        computed = pool.map(lambda number: identity_of(sources[number], names[number]), missing)
+        for number, line in zip(missing, computed, strict=True):
             lines[number] = line
     return [line for line in lines if line is not None]
 
@@ -84,11 +86,11 @@ def contents(lines: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Changes:
-    """The difference between two lists of inputs: names by kind.
+    """Difference between two lists of inputs.
 
     Parameters
     ----------
-    edited, added, removed : names of inputs
+    edited, added, removed : names of the inputs of each kind
     """
 
     edited: tuple[str, ...]
@@ -96,7 +98,7 @@ class Changes:
     removed: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return the counts with some names: "1 edited (cat/1.png), 2 added (a.png, b.png)"."""
+        """Return counts and example names: "1 edited (cat/1.png), 2 added (a.png, b.png)"."""
         kinds = {"edited": self.edited, "added": self.added, "removed": self.removed}
         parts = []
         for kind, names in kinds.items():
@@ -108,10 +110,10 @@ class Changes:
 
 
 def changes(before: Sequence[str], after: Sequence[str]) -> Changes | None:
-    """Return the difference between the lines of two lists; None for the same content in order."""
+    """Return the difference between two lists of lines; None for equal contents in equal order."""
     if contents(before) == contents(after):
         return None
-    old, new = (dict(_pairs(lines)) for lines in (before, after))
+    old, new = (dict(_name_line_pairs(lines)) for lines in (before, after))
     edited = (
         name for name in new if name in old and contents([old[name]]) != contents([new[name]])
     )
@@ -122,18 +124,18 @@ def changes(before: Sequence[str], after: Sequence[str]) -> Changes | None:
     )
 
 
-def _pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
+def _name_line_pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
     return ((str(json.loads(line)[0]), line) for line in lines)
 
 
 def lines_by_name(lines: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Return stamp and line by name; lines that are damaged or of unreadable files are left out."""
-    known = {}
+    """Return stamp and line by name, without damaged lines and lines of unreadable files."""
+    entries = {}
     for line in lines:
         try:
             name, _, stamp, digest = json.loads(line)
             if digest != UNREADABLE:
-                known[str(name)] = (tuple(stamp), line)
+                entries[str(name)] = (tuple(stamp), line)
         except (ValueError, TypeError):
             continue
-    return known
+    return entries

@@ -1,9 +1,9 @@
-"""Keypoints of images: where SIFT finds structure, how strong, how large.
+"""SIFT keypoints of images: position, response, size, angle and descriptor.
 
-Detectors are functions from pixels (H, W, 3) to `Keypoints`, by name in `detectors`. They run on
-the CPU, a batch in threads, and may overlap with the model (`start`). Positions follow OpenCV:
-(x, y), the centre of the first pixel at (0, 0). Nothing here knows of models, patches or attention;
-no other module imports cv2.
+Detectors are functions from pixels (H, W, 3) to `Keypoints`, registered by name in `detectors`.
+They run on the CPU, in one thread for each image, and can run in parallel with the model
+(`start`). Positions follow OpenCV: (x, y), with the centre of the first pixel at (0, 0). This
+module knows nothing of models, patches and attention; no other module imports cv2.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from .images import luma
 from .registry import Registry, choices
 
 detectors = Registry("detector")
-"""Name to a function from pixels (H, W, 3) uint8 to `Keypoints`."""
+"""Functions from pixels (H, W, 3) uint8 to `Keypoints`, by name."""
 
-# skimage's SIFT doubles the image about the corner of its first pixel and takes positions as if
-# about its centre: they come out a quarter of a pixel too far.
+# skimage's SIFT doubles the image about the corner of the first pixel but computes positions about
+# its centre, so that they are a quarter of a pixel too large.
 _SKIMAGE_OFFSET = 0.25
 _SKIMAGE_MIN_SIDE = 6  # pixels; below, it has no octave to search
 
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:
-    """The keypoints of one image, the strongest first.
+    """Keypoints of one image, by descending response.
 
     Parameters
     ----------
     xy : (K, 2) float32, pixels; pixel centres are integers
-    response : (K,) float32, the absolute difference of Gaussians there, for levels in [0, 1]
+    response : (K,) float32, absolute difference of Gaussians at the keypoint, for levels in [0, 1]
     size : (K,) float32, diameter in pixels: twice the standard deviation of the scale
     angle : (K,) float32, degrees in [0, 360), from the x axis towards the y axis
-    descriptor : (K, 128) float32, or None when not asked for
+    descriptor : (K, 128) float32, or None if descriptors were not computed
     image_size : (H, W), pixels
-    detector : the name of what found them
+    detector : name of the detector
     """
 
     xy: Tensor
@@ -66,8 +66,10 @@ class Keypoints:
                     f"{getattr(value, 'dtype', type(value).__name__)} — torch.as_tensor(…).detach()"
                 )
             count = tuple(self.xy.shape[:1])
-            wanted = {"xy": (*count, 2), "descriptor": (*count, *value.shape[1:2])}.get(name, count)
-            if not count or tuple(value.shape) != wanted:
+            expected = {"xy": (*count, 2), "descriptor": (*count, *value.shape[1:2])}.get(
+                name, count
+            )
+            if not count or tuple(value.shape) != expected:
                 raise ShapeError(
                     f"keypoints: expected {name} for {tuple(self.xy.shape)} positions, got "
                     f"{tuple(value.shape)} — one row a keypoint"
@@ -85,48 +87,48 @@ def detect(
     descriptors: bool = False,
     **options: Any,
 ) -> list[Keypoints]:
-    """Keypoints of each image of a batch, in its order.
+    """Detect the keypoints of each image of a batch.
 
     Parameters
     ----------
     pixels : (B, H, W, 3) uint8
     detector : a name in `detectors`, or a function of pixels (H, W, 3)
-    workers : threads; one an image, but no more than the machine has processors, by default
-    descriptors : whether descriptors are computed too
-    options : handed to the detector
+    workers : number of threads; by default one for each image, at most the number of processors
+    descriptors : whether to compute descriptors
+    options : passed to the detector
 
     Examples
     --------
     >>> dots = np.zeros((2, 64, 64, 3), dtype=np.uint8)
     >>> dots[1, 30:34, 30:34] = 255
-    >>> [len(found) for found in detect(dots)]
+    >>> [len(keypoints) for keypoints in detect(dots)]
     [0, 1]
     """
-    find = detectors.ensure(detector)
-    _check(pixels)
+    detector_function = detectors.ensure(detector)
+    _check_pixels(pixels)
     if workers is not None:
         check_number("workers", workers, least=0, whole=True)
     if descriptors:
         options["descriptors"] = True
     threads = min(len(pixels), workers or os.cpu_count() or 1)
     if threads <= 1:
-        return [find(image, **options) for image in pixels]
+        return [detector_function(image, **options) for image in pixels]
     with ThreadPoolExecutor(threads, thread_name_prefix="semattn-keypoints") as pool:
-        return list(pool.map(lambda image: find(image, **options), pixels))
+        return list(pool.map(lambda image: detector_function(image, **options), pixels))
 
 
 def no_keypoints(image_size: tuple[int, int]) -> Keypoints:
-    """Return the keypoints of an image (H, W) on which no detector ran: none."""
-    empty, places, descriptors = (
+    """Return empty keypoints for an image (H, W) on which no detector was run."""
+    empty, positions, descriptors = (
         torch.zeros(shape, device="cpu") for shape in ((0,), (0, 2), (0, 128))
     )
-    return Keypoints(places, empty, empty, empty, descriptors, image_size, detector="none")
+    return Keypoints(positions, empty, empty, empty, descriptors, image_size, detector="none")
 
 
 def start(
     pixels: np.ndarray, detector: str | Callable[..., Keypoints] = "sift", **options: Any
 ) -> Future[list[Keypoints]]:
-    """`detect` in the background, while the model runs; ``.result()`` waits and raises.
+    """Run `detect` in the background, in parallel with the model; ``.result()`` waits and raises.
 
     Examples
     --------
@@ -134,17 +136,17 @@ def start(
     torch.Size([0, 2])
     """
     detectors.ensure(detector)
-    _check(pixels)
+    _check_pixels(pixels)
     pool = ThreadPoolExecutor(1, thread_name_prefix="semattn-keypoints")
     future = pool.submit(detect, pixels, detector, **options)
     pool.shutdown(wait=False)
     return future
 
 
-def ready(found: list[Keypoints]) -> Future[list[Keypoints]]:
-    """Keypoints that are known already, as `start` hands them over."""
+def ready(keypoints: list[Keypoints]) -> Future[list[Keypoints]]:
+    """Return a completed future, as of `start`, for existing keypoints."""
     future: Future[list[Keypoints]] = Future()
-    future.set_result(found)
+    future.set_result(keypoints)
     return future
 
 
@@ -156,30 +158,32 @@ def sift(
     duplicates: str = "drop",
     descriptors: bool = False,
 ) -> Keypoints:
-    """SIFT of OpenCV, with its precise doubling of the image (else all is .25 pixels off).
+    """Detect SIFT keypoints with OpenCV.
+
+    The precise upscaling of OpenCV is used: otherwise positions are off by .25 pixels.
 
     Parameters
     ----------
     pixels : (H, W, 3) uint8
-    contrast_threshold : least contrast, in OpenCV's unit (three times the response); .01 gives
-        denser keypoints than OpenCV's own .04
-    duplicates : "drop" keeps one keypoint for a position and size, that of the smallest angle;
-        "keep" has one for each orientation, so that ambiguous ones count more
-    descriptors : whether descriptors are computed too
+    contrast_threshold : minimum contrast, in OpenCV's unit (three times the response); .01 gives
+        denser keypoints than OpenCV's default of .04
+    duplicates : "drop" keeps one keypoint for each position and size, with the smallest angle;
+        "keep" has one for each orientation, so that keypoints with several orientations count more
+    descriptors : whether to compute descriptors
     """
     check_number("contrast_threshold", contrast_threshold, least=0)
-    cv2 = _cv2()
-    finder = cv2.SIFT_create(
+    cv2 = _import_cv2()
+    extractor = cv2.SIFT_create(
         contrastThreshold=float(contrast_threshold), enable_precise_upscale=True
     )
     grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
     if descriptors:
-        found, descriptor = finder.detectAndCompute(grey, None)
+        points, descriptor = extractor.detectAndCompute(grey, None)
     else:
-        found, descriptor = finder.detect(grey, None), None
-    columns = [(*point.pt, point.response, point.size, point.angle) for point in found]
+        points, descriptor = extractor.detect(grey, None), None
+    columns = [(*point.pt, point.response, point.size, point.angle) for point in points]
     table = np.array(columns, dtype=np.float32).reshape(-1, 5)
-    if descriptors and descriptor is None:  # OpenCV's answer where nothing is found
+    if descriptors and descriptor is None:  # OpenCV returns None without keypoints
         descriptor = np.zeros((0, 128), dtype=np.float32)
     return _keypoints(table, descriptor, pixels.shape, "sift", duplicates)
 
@@ -192,14 +196,14 @@ def sift_skimage(
     duplicates: str = "drop",
     descriptors: bool = False,
 ) -> Keypoints:
-    """SIFT of scikit-image, brought to OpenCV's positions, sizes, angles and thresholds.
+    """Detect SIFT keypoints with scikit-image, in OpenCV's conventions.
 
-    Parameters are those of `sift`. A second opinion, and tens of times slower.
+    Parameters are those of `sift`. An independent implementation, tens of times slower than `sift`.
 
     Notes
     -----
-    scikit-image keeps no response: it is computed again here, at the scale that each keypoint was
-    found at. On photographs it is within a few per cent of OpenCV's.
+    scikit-image does not return the response. It is computed here, at the scale of each keypoint.
+    On photographs it is within a few per cent of OpenCV's.
     """
     from skimage.feature import SIFT
 
@@ -208,18 +212,20 @@ def sift_skimage(
     table = np.zeros((0, 5), dtype=np.float32)
     descriptor = np.zeros((0, 128), dtype=np.float32) if descriptors else None
     if min(grey.shape) >= _SKIMAGE_MIN_SIDE:
-        finder = SIFT(c_dog=contrast_threshold / 3)
+        extractor = SIFT(c_dog=contrast_threshold / 3)
         try:
-            (finder.detect_and_extract if descriptors else finder.detect)(grey)
-        except RuntimeError:  # its way to say that there are none
+            (extractor.detect_and_extract if descriptors else extractor.detect)(grey)
+        except RuntimeError:  # raised if there are no keypoints
             pass
         else:
-            xy = finder.positions[:, ::-1] - _SKIMAGE_OFFSET
-            response = _difference_of_gaussians(grey, xy, finder.sigmas, 2 ** (1 / finder.n_scales))
-            # its angles start at the y axis and turn the other way
-            angle = (90 - np.degrees(finder.orientations)) % 360
-            table = np.column_stack([xy, response, 2 * finder.sigmas, angle]).astype(np.float32)
-            descriptor = finder.descriptors.astype(np.float32) if descriptors else None
+            xy = extractor.positions[:, ::-1] - _SKIMAGE_OFFSET
+            response = _difference_of_gaussians(
+                grey, xy, extractor.sigmas, 2 ** (1 / extractor.n_scales)
+            )
+            # skimage measures angles from the y axis, in the opposite direction
+            angle = (90 - np.degrees(extractor.orientations)) % 360
+            table = np.column_stack([xy, response, 2 * extractor.sigmas, angle]).astype(np.float32)
+            descriptor = extractor.descriptors.astype(np.float32) if descriptors else None
     return _keypoints(table, descriptor, pixels.shape, "sift-skimage", duplicates)
 
 
@@ -230,7 +236,7 @@ def _keypoints(
     detector: str,
     duplicates: str,
 ) -> Keypoints:
-    """Sorted keypoints from rows of x, y, response, size, angle."""
+    """Build sorted keypoints from rows of x, y, response, size, angle."""
     if duplicates not in ("drop", "keep"):
         raise ValueError(choices("duplicates", duplicates, ("drop", "keep")))
     x, y, response, size, angle = table.T
@@ -253,24 +259,24 @@ def _keypoints(
 def _difference_of_gaussians(
     grey: np.ndarray, xy: np.ndarray, sigma: np.ndarray, factor: float
 ) -> np.ndarray:
-    """|G(factor sigma) - G(sigma)| of the mirrored image, each keypoint (K, 2) at its own sigma."""
+    """Compute |G(factor sigma) - G(sigma)| of the mirrored image at each keypoint (K, 2)."""
 
-    def blurred(scale: np.ndarray) -> np.ndarray:
-        columns, rows = (_window(xy[:, i], scale, grey.shape[1 - i]) for i in (0, 1))
+    def blur(scale: np.ndarray) -> np.ndarray:
+        columns, rows = (_gaussian_weights(xy[:, i], scale, grey.shape[1 - i]) for i in (0, 1))
         return (rows * (columns @ grey.T)).sum(1)
 
-    return np.abs(blurred(factor * sigma) - blurred(sigma))
+    return np.abs(blur(factor * sigma) - blur(sigma))
 
 
-def _window(center: np.ndarray, sigma: np.ndarray, length: int) -> np.ndarray:
-    """Weights (K, length) of Gaussians about K centres; what falls outside is mirrored back."""
-    at = np.arange(length)
-    mirrored = np.stack([at, -1 - at, 2 * length - 1 - at])
+def _gaussian_weights(center: np.ndarray, sigma: np.ndarray, length: int) -> np.ndarray:
+    """Return weights (K, length) of Gaussians about K centres, mirrored at the borders."""
+    pixels = np.arange(length)
+    mirrored = np.stack([pixels, -1 - pixels, 2 * length - 1 - pixels])
     weights = np.exp(-(((mirrored[:, None] - center[:, None]) / sigma[:, None]) ** 2) / 2).sum(0)
     return weights / weights.sum(1, keepdims=True)
 
 
-def _check(pixels: np.ndarray) -> None:
+def _check_pixels(pixels: np.ndarray) -> None:
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
         kind = getattr(pixels, "dtype", type(pixels).__name__)
         raise TypeError(
@@ -286,7 +292,7 @@ def _check(pixels: np.ndarray) -> None:
         )
 
 
-def _cv2() -> Any:
+def _import_cv2() -> Any:
     try:
         import cv2
     except ImportError as error:  # absent, or the system lacks a library that it links

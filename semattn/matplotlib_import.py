@@ -1,7 +1,7 @@
-"""The import of matplotlib, which is the same for every `MPLBACKEND` and matplotlibrc.
+"""Import of matplotlib that works with any `MPLBACKEND` and matplotlibrc.
 
-matplotlib and captum, which imports it, cannot be imported where `MPLBACKEND` names a backend that
-this environment lacks, as in a shell that a notebook started.
+The import of matplotlib, and of captum, which imports it, fails if `MPLBACKEND` names a backend
+that is not installed, as in a shell that a notebook started.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _LOCK = threading.RLock()
 
 
 def import_matplotlib() -> None:
-    """Import matplotlib, whichever `MPLBACKEND` and matplotlibrc are in force.
+    """Import matplotlib, independent of `MPLBACKEND` and matplotlibrc.
 
-    The environment is afterwards as it was, and a backend that exists stays the caller's choice.
+    Environment variables are restored afterwards. If the backend of the caller exists, it is used.
     """
     with _LOCK:
         if "matplotlib" in sys.modules:
@@ -30,10 +30,10 @@ def import_matplotlib() -> None:
             os.environ.pop("MPLBACKEND", None)
             try:
                 import matplotlib as mpl
-            except (ValueError, OSError):  # a matplotlibrc that is no text, or cannot be read
+            except (ValueError, OSError):  # a matplotlibrc that is not text, or cannot be read
                 os.environ["MATPLOTLIBRC"] = str(_packaged_settings())
                 for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
-                    del sys.modules[name]  # parts of the import that failed
+                    del sys.modules[name]  # left over from the failed import
                 import matplotlib as mpl
         finally:
             for name, value in before.items():
@@ -46,7 +46,7 @@ def import_matplotlib() -> None:
 
 
 def _packaged_settings() -> Path:
-    """Return the matplotlibrc that matplotlib comes with."""
+    """Return the path of the matplotlibrc in the matplotlib package."""
     spec = find_spec("matplotlib")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "mpl-data" / "matplotlibrc"

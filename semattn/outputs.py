@@ -1,8 +1,8 @@
 """The meaning of a model's output: class logits, one logit, probabilities, features, and so on.
 
-`OutputMeaning` is the one place that turns an output into scores, probabilities, a predicted
-answer and a text. `semattn.attention.output_meaning` decides which kind an output is.
-This module imports neither models nor images.
+`OutputMeaning` converts an output into scores, probabilities, a predicted answer and a text.
+`semattn.attention.output_meaning` determines the kind of an output. This module imports neither
+models nor images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class OutputKind(Enum):
-    """The kinds of output that a model may have; the value is the name that messages show."""
+    """Kinds of model outputs; the value is the name in messages."""
 
     CLASS_LOGITS = "class logits"
     ONE_LOGIT = "one logit"
@@ -28,23 +28,23 @@ class OutputKind(Enum):
     DENSE = "an output of more than two axes"
 
 
-_WITHOUT_ANSWER = (OutputKind.REGRESSION, OutputKind.FEATURES, OutputKind.DENSE)
-_WITHOUT_PERCENT = (*_WITHOUT_ANSWER, OutputKind.ONE_LOGIT)
+_KINDS_WITHOUT_ANSWERS = (OutputKind.REGRESSION, OutputKind.FEATURES, OutputKind.DENSE)
+_KINDS_WITHOUT_PERCENT = (*_KINDS_WITHOUT_ANSWERS, OutputKind.ONE_LOGIT)
 
 
 @dataclass(frozen=True)
 class OutputMeaning:
-    """The kind of a model's output, and what follows from it.
+    """Kind of a model's output, with conversions to probabilities, predictions and texts.
 
-    An *answer* is what a model can predict: class 0 … K-1, or 0 (negative) and 1 (positive) of a
-    model with one logit or one probability. A *target* 0 of such a model is its one output.
+    An *answer* is a possible prediction: class 0 … K-1, or 0 (negative) and 1 (positive) for a
+    model with one logit or one probability. A *target* of 0 of such a model is its single output.
 
     Parameters
     ----------
     kind : the kind of output
-    note : a sentence for a reader, where the kind is assumed or unusual; "" otherwise
+    note : a sentence for the user if the kind is assumed or unusual; "" otherwise
     part : name or number of the part of the model's result that is the output; None for all of it
-    refusal : why no part can be chosen, as an error message; "" where one is
+    refusal : error message if the part cannot be determined; "" otherwise
 
     Examples
     --------
@@ -62,12 +62,12 @@ class OutputMeaning:
     @property
     def has_answers(self) -> bool:
         """Return whether the model predicts one of several answers."""
-        return self.kind not in _WITHOUT_ANSWER
+        return self.kind not in _KINDS_WITHOUT_ANSWERS
 
     @property
     def in_percent(self) -> bool:
-        """Return whether the output is shown as percentages, and not the numbers themselves."""
-        return self.kind not in _WITHOUT_PERCENT
+        """Return whether outputs are shown as percentages instead of plain numbers."""
+        return self.kind not in _KINDS_WITHOUT_PERCENT
 
     def is_binary(self, outputs: int) -> bool:
         """Return whether a single output stands for two answers."""
@@ -75,13 +75,13 @@ class OutputMeaning:
         return single or self.kind is OutputKind.ONE_LOGIT
 
     def answers(self, outputs: int) -> int:
-        """The number of answers of a model with that many outputs; 0 for features and numbers."""
+        """Return the number of answers of a model with so many outputs; 0 without answers."""
         if not self.has_answers:
             return 0
         return 2 if self.is_binary(outputs) else outputs
 
     def scores(self, logits: Tensor) -> Tensor:
-        """One score for each answer, (B, A), from the output (B, K) or (B,); the greatest wins."""
+        """Return scores of the answers (B, A) from the output (B, K) or (B,); the highest wins."""
         rows = logits[:, None] if logits.ndim == 1 else logits
         if not self.is_binary(rows.shape[1]):
             return rows
@@ -89,7 +89,7 @@ class OutputMeaning:
         return torch.cat([negative, rows], dim=1)
 
     def score_probabilities(self, scores: Tensor) -> Tensor | None:
-        """The probability of each answer, (…, A) float64, from `scores`; None without answers."""
+        """Return probabilities (…, A), float64, for the `scores`; None without answers."""
         exact = scores.to(torch.float64)
         if self.kind is OutputKind.CLASS_LOGITS:
             return exact.softmax(dim=-1)
@@ -98,20 +98,21 @@ class OutputMeaning:
         return exact if self.has_answers else None
 
     def probabilities(self, logits: Tensor) -> Tensor | None:
-        """The probability of each answer, (B, A) float64; None for features and plain numbers."""
+        """Return probabilities of the answers (B, A), float64; None without answers."""
         return self.score_probabilities(self.scores(logits)) if self.has_answers else None
 
     def predicted(self, logits: Tensor) -> Tensor | None:
-        """The predicted answer of each image, (B,); None for features and plain numbers.
+        """Return the predicted answer of each image, (B,); None without answers.
 
-        The greatest score. Of a single logit or probability, 1 where it is positive, or above 1/2.
+        It is the answer with the highest score: for a single logit or probability, 1 if the logit
+        is positive or the probability is above 1/2.
         """
         return self.scores(logits).argmax(dim=1) if self.has_answers else None
 
     def uncertainty(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Entropy in nats, and the margin between the two most probable answers, each (B,).
+        """Return the entropy in nats and the margin of the two most probable answers, each (B,).
 
-        For multi-label outputs the entropy is the mean over the labels.
+        For multi-label outputs, the entropy is the mean over the labels.
         """
         probabilities = self.probabilities(logits)
         if probabilities is None:
@@ -121,11 +122,11 @@ class OutputMeaning:
             entropy = entropy.sum(dim=1)
         else:
             entropy = (entropy + torch.special.entr(1 - probabilities)).mean(dim=1)
-        two = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
-        return entropy, two[:, 0] - two[:, 1:].sum(dim=1)
+        top_two = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
+        return entropy, top_two[:, 0] - top_two[:, 1:].sum(dim=1)
 
     def log_odds(self, logits: Tensor, answers: Tensor) -> Tensor:
-        """Log p / (1 - p) of one answer for each image, (B,) nats.
+        """Return log p / (1 - p) of one answer for each image, (B,) nats.
 
         Parameters
         ----------
@@ -134,21 +135,21 @@ class OutputMeaning:
         """
         scores = self.scores(logits)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        at = answers.to(scores.device)[:, None]
-        chosen = scores.gather(1, at)[:, 0]
+        index = answers.to(scores.device)[:, None]
+        answer_scores = scores.gather(1, index)[:, 0]
         if self.kind in (OutputKind.MULTI_LABEL_LOGITS, OutputKind.ONE_LOGIT):
-            return chosen
+            return answer_scores
         if self.kind is OutputKind.CLASS_LOGITS:
-            return chosen - scores.scatter(1, at, -torch.inf).logsumexp(dim=1)
-        return chosen.logit(eps=torch.finfo(scores.dtype).eps)
+            return answer_scores - scores.scatter(1, index, -torch.inf).logsumexp(dim=1)
+        return answer_scores.logit(eps=torch.finfo(scores.dtype).eps)
 
     def share_text(self, row: Tensor, number: int) -> str:
-        """The share of one answer as a text: a percentage, or the number where it has no share.
+        """Return the probability of an answer as a percentage, or the output as a number.
 
         Parameters
         ----------
-        row : the output of one image, (K,) or ()
-        number : the answer; of a single logit both answers show the logit
+        row : output of one image, (K,) or ()
+        number : the answer; for a single logit, both answers show the logit
 
         Examples
         --------
@@ -167,11 +168,11 @@ class OutputMeaning:
 
     @property
     def unit(self) -> str:
-        """The name of one number of the output: "logit" or "value"."""
+        """Name of a number of the output: "logit" or "value"."""
         return "logit" if "logit" in self.kind.value else "value"
 
     def label(self, number: int, names: Sequence[str] | None, outputs: int) -> str:
-        """The name of an answer, or its number where the model names none."""
+        """Return the name of an answer, or its number if the model has no class names."""
         if self.is_binary(outputs):
             return _binary_names(names)[number]
         if names is not None and 0 <= number < len(names):
@@ -185,7 +186,7 @@ class OutputMeaning:
 
 
 def _binary_names(names: Sequence[str] | None) -> tuple[str, str]:
-    """The names of the negative and the positive answer."""
+    """Return the names of the negative and the positive answer."""
     if names is not None and len(names) == 2:
         return names[0], names[1]
     if names is not None and len(names) == 1:

@@ -1,7 +1,7 @@
-"""Folders that semattn writes results to, and which files in them are its own.
+"""Result folders, with a record of the files that semattn wrote.
 
-A marker file in each folder lists the files that semattn wrote there and from which input. Only
-listed files are replaced, an input never; listings of images leave them out.
+A marker file in each folder lists the files that semattn wrote, with their inputs. Only listed
+files are replaced, and never an input. Listings of images leave them out.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ STAGE_LOCK = "lock"
 
 
 class OutputError(SemattnError, OSError):
-    """A folder that results cannot be written to, or a file in it that is not semattn's."""
+    """Error for a folder that is not writable, or for a file that semattn did not write."""
 
 
 @dataclass(frozen=True)
 class ResultFolder:
-    """One folder of results of one command.
+    """Folder with the results of one command.
 
     Parameters
     ----------
-    path : the folder; it is made with its parents where it does not exist
-    command : the command that writes, such as "explain"
-    inputs : files and folders that the results are computed from; none of them is ever replaced
+    path : the folder; it is created with its parents if it does not exist
+    command : name of the command, such as "explain"
+    inputs : files and folders that the results are computed from; they are never replaced
     source : text that identifies the inputs; their absolute paths if left out
     force : replace files that semattn did not write
-    stdin_sha256 : SHA-256 of the bytes of standard input, where they are an input
+    stdin_sha256 : SHA-256 of the bytes of standard input, if it is an input
     """
 
     path: Path
@@ -73,28 +73,28 @@ class ResultFolder:
         """
         rows = [{"path": "-", "sha256": self.stdin_sha256}] if self.stdin_sha256 else []
         rows += [
-            {"path": plain(_resolved(file).as_posix()), "sha256": content_digest(file)}
+            {"path": plain(_resolve(file).as_posix()), "sha256": content_digest(file)}
             for file in self.inputs
             if file.is_file()
         ]
         return {"inputs": rows} if rows else {}
 
     def check(self, names: Iterable[str] = ()) -> None:
-        """Raise OutputError unless files of these names can be written; folders end with "/".
+        """Raise OutputError unless files with these names can be written; folders end with "/".
 
         Raises
         ------
         OutputError
-            For a path that is no writable folder, or that holds one of the files as an input or as
-            a file that semattn did not write (unless `force`).
+            If the path is not a writable folder, or if one of the files is an input or was not
+            written by semattn (unless `force`).
         """
         check_folder(self.path)
-        own = read_marker(self.path)
+        entries = read_marker(self.path)
         for name in names:
             file = self.path / name
             if not os.path.lexists(file):
                 continue
-            if any(_same(one, file) for one in self.inputs):
+            if any(_is_same_file(input_path, file) for input_path in self.inputs):
                 raise OutputError(
                     f"out: expected a folder without the input, got {self.path}, where {name} is "
                     "the input itself — choose another folder"
@@ -105,22 +105,22 @@ class ResultFolder:
                     f"out: expected {name} to be a {kinds[0]}, got a {kinds[1]} in {self.path} — "
                     "choose another folder"
                 )
-            if name not in own and not self.force:
+            if name not in entries and not self.force:
                 raise OutputError(
-                    f"out: expected a folder without files of others, got {self.path}, whose "
+                    f"out: expected a folder with files of semattn only, got {self.path}, whose "
                     f"{name} was not written by semattn — choose another folder, or replace it "
                     "with --force"
                 )
 
     def begin(self, names: Iterable[str]) -> None:
-        """Check the folder, make it, and mark these names as semattn's, before a long run."""
-        wanted = tuple(names)
-        self.check(wanted)
-        entries = self._entries(wanted)
+        """Check and create the folder before a long run, and add the names to its marker file."""
+        file_names = tuple(names)
+        self.check(file_names)
+        entries = self._marker_entries(file_names)
         try:
             if not self.path.exists():
-                self._make(entries)
-            self._mark(read_marker(self.path) | entries)
+                self._create(entries)
+            self._update_marker(read_marker(self.path) | entries)
         except OSError as error:
             raise OutputError(
                 f"out: expected a folder to write to, got {self.path} ({error.strerror}) — "
@@ -129,21 +129,21 @@ class ResultFolder:
 
     @contextmanager
     def running(self, names: Iterable[str], process: str = "") -> Iterator[None]:
-        """Begin a long run and keep other processes out of the folder until it ends.
+        """Lock the folder for a long run until the ``with`` ends.
 
-        Where the folder is new and the run fails before it has kept anything, the folder goes.
+        A new folder is removed if the run fails before it stores a result.
 
         Parameters
         ----------
         names : files that the run writes
-        process : name of the part of the run, for runs whose parts share a folder
+        process : name of the part of the run, if several processes share the folder
 
         Raises
         ------
         OutputError
-            As `check` does.
+            See `check`.
         LockedError
-            While another process runs in the folder under the same `process`.
+            If another process runs in the folder with the same `process`.
         """
         is_new = not self.path.exists()
         self.begin(names)
@@ -157,36 +157,36 @@ class ResultFolder:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Give a temporary folder whose files take their places at the end, or never.
+        """Create a temporary folder whose files are moved to the result folder on success.
 
-        It lies on the same disk, so that they take their places by renaming: all at once where the
-        folder is new, else file by file. Files that the same command wrote there before and does
-        not write now are removed; all others stay.
+        It is on the same disk, so that files are moved by renaming: a new folder as a whole, an
+        existing one file by file. Files that an earlier run of the same command wrote and this one
+        did not are removed; other files are kept. On an error, no file is changed.
 
         Raises
         ------
         OutputError
-            As `check` does; nothing is left behind.
+            See `check`.
         """
         self.check()
         parent = standing(self.path)
         remove_stale(parent)
-        own = Path(tempfile.mkdtemp(prefix=STAGE, dir=parent))
+        temporary = Path(tempfile.mkdtemp(prefix=STAGE, dir=parent))
         try:
-            with locked(own / STAGE_LOCK):
-                stage = own / "files"  # mkdtemp makes its folder private; this one is as any other
+            with locked(temporary / STAGE_LOCK):
+                stage = temporary / "files"  # a subfolder, since the folder of mkdtemp is private
                 stage.mkdir()
                 yield stage
-                self._place(stage)
+                self._move_files(stage)
         finally:
-            shutil.rmtree(own, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def _make(self, entries: dict[str, dict[str, str]]) -> None:
-        """Make the folder with its marker in it, so that no process sees it without one."""
+    def _create(self, entries: dict[str, dict[str, str]]) -> None:
+        """Create the folder together with its marker, so that no process sees it without one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        own = Path(tempfile.mkdtemp(prefix=STAGE, dir=self.path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=STAGE, dir=self.path.parent))
         try:
-            folder = own / "folder"
+            folder = temporary / "folder"
             folder.mkdir()
             _write_marker(folder, entries)
             with suppress(OSError):  # another process was first
@@ -194,19 +194,19 @@ class ResultFolder:
             if not self.path.is_dir():
                 self.path.mkdir()
         finally:
-            shutil.rmtree(own, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def _place(self, stage: Path) -> None:
+    def _move_files(self, stage: Path) -> None:
         names = sorted(file.name for file in stage.iterdir())
         self.check(names)
-        entries = self._entries(names)
+        entries = self._marker_entries(names)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             _write_marker(stage, entries)
             stage.replace(self.path)
             return
         before = read_marker(self.path)
-        self._mark(before | entries)  # first, so that a kill leaves no file without its entry
+        self._update_marker(before | entries)  # first, so that a kill leaves no file without entry
         for name in names:
             (stage / name).replace(self.path / name)
         stale = [
@@ -216,32 +216,32 @@ class ResultFolder:
         for name in stale:
             (self.path / name).unlink(missing_ok=True)
         if stale:
-            kept = {name: entry for name, entry in before.items() if name not in stale}
-            self._mark(kept | entries)
+            remaining = {name: entry for name, entry in before.items() if name not in stale}
+            self._update_marker(remaining | entries)
 
-    def _entries(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    def _marker_entries(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         entry = {"command": self.command, "source": self.identity}
         return dict.fromkeys(names, entry)
 
-    def _mark(self, entries: dict[str, dict[str, str]]) -> None:
+    def _update_marker(self, entries: dict[str, dict[str, str]]) -> None:
         _write_marker(self.path, entries)
 
 
 def source_of(inputs: Iterable[Path]) -> str:
-    """Return the text that identifies inputs: their absolute paths, separated by commas."""
-    return ",".join(plain(_resolved(one).as_posix()) for one in inputs)
+    """Return a text that identifies inputs: their absolute paths, separated by commas."""
+    return ",".join(plain(_resolve(path).as_posix()) for path in inputs)
 
 
 def default_folder(name: str, source: str) -> Path:
-    """Return the folder for results of a source, in the current folder.
+    """Return the default result folder of a source, in the current folder.
 
-    It is called `name`; where that exists and holds anything but results of the same source, a
-    short hash of the source follows the name.
+    Its name is `name`. If that folder exists with other content than results of the same source, a
+    short hash of the source is appended.
 
     Parameters
     ----------
     name : such as "semattn-cat"
-    source : text that identifies the inputs, as of `source_of`
+    source : text that identifies the inputs, see `source_of`
     """
     folder = Path(name)
     if not os.path.lexists(folder):
@@ -254,7 +254,7 @@ def default_folder(name: str, source: str) -> Path:
 
 
 def read_marker(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the files that semattn wrote to a folder: command and source of each, by name."""
+    """Return command and source of the files that semattn wrote to a folder, by file name."""
     try:
         content = json.loads((folder / RECORDS / MARKER).read_text(encoding="utf-8"))
         files = content["files"]
@@ -264,12 +264,12 @@ def read_marker(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OutputError unless `folder` is one that can be written to, or can be made."""
+    """Raise OutputError unless `folder` is writable or can be created."""
     try:
         folder.stat()
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as error:  # a link in a circle, a name that cannot be
+    except (OSError, ValueError) as error:  # a circular link, an invalid name
         raise OutputError(
             f"out: expected a folder, got {str(folder)[:200]} "
             f"({getattr(error, 'strerror', None) or error}) — choose another name"
@@ -277,13 +277,13 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"out: expected a folder, got the file {folder} — choose another name")
     if folder.is_symlink() and not folder.exists():
-        raise OutputError(f"out: expected a folder, got {folder}, a link that leads nowhere")
+        raise OutputError(f"out: expected a folder, got {folder}, a broken link")
     if not os.access(standing(folder), os.W_OK | os.X_OK):
         raise OutputError(f"out: expected a folder to write to, got {folder} — it is read-only")
 
 
 def standing(folder: Path) -> Path:
-    """Return the nearest folder above (or at) `folder` that exists."""
+    """Return `folder`, or its nearest parent that exists."""
     folder = folder.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -291,7 +291,7 @@ def standing(folder: Path) -> Path:
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove stages that processes which no longer run left in a folder."""
+    """Remove temporary folders of processes that have ended."""
     remove_unlocked(parent, STAGE, STAGE_LOCK)
 
 
@@ -302,15 +302,15 @@ def _write_marker(folder: Path, entries: dict[str, dict[str, str]]) -> None:
     write_text(folder / RECORDS / MARKER, text + "\n")
 
 
-def _same(first: Path, second: Path) -> bool:
+def _is_same_file(first: Path, second: Path) -> bool:
     try:
         return first.samefile(second)
     except (OSError, ValueError):
         return False
 
 
-def _resolved(path: Path) -> Path:
+def _resolve(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError, ValueError):  # a link in a circle, a name that cannot be
+    except (OSError, RuntimeError, ValueError):  # a circular link, an invalid name
         return path.absolute()

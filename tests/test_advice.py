@@ -98,9 +98,9 @@ ADVICE = {
         [*EXPLAIN, "--out", "page.html"], "choose another name", [*EXPLAIN, "--out", "page"],
     ),
     "a misspelt option": (
-        [*EXPLAIN, "--nonsense"], "--help lists what there is", ["explain", "--help"], ["--help"],
+        [*EXPLAIN, "--nonsense"], "see semattn explain --help", ["explain", "--help"], ["--help"],
     ),
-    "a misspelt command": (["explian"], "--help lists what there is", ["--help"]),
+    "a misspelt command": (["explian"], "see semattn --help", ["--help"]),
     "no methods": (
         ["compare", "photo.png", "--methods", ",", "--no-report"], "leave it out for all",
         ["compare", "photo.png", "--no-report"],

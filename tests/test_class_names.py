@@ -48,7 +48,7 @@ def test_a_name_a_synonym_or_a_number(given_: str | int, number: int) -> None:
         ("-1", NAMES, "unknown class '-1'"),
         ("²", NAMES, "unknown class '²'"),
         ("3", DIGITS, "got '3', which may be #0 '3' or #3 '2'"),
-        ("cat", (), "the model names no classes"),
+        ("cat", (), "the model has no class names"),
         ("bass", ("bass, fish", "bass, guitar"), "#0 'bass, fish' or #1 'bass, guitar'"),
     ],
 )

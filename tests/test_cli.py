@@ -230,7 +230,7 @@ def test_files_are_staged_inside_a_folder_that_stands_and_never_behind_a_dead_li
         "mine.txt", *FILES.values()
     }  # fmt: skip
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    refused(run("explain", PHOTO, "--out", tmp_path / "gone"), "link that leads nowhere")
+    refused(run("explain", PHOTO, "--out", tmp_path / "gone"), "broken link")
 
 
 def test_class_names_must_be_as_many_as_the_classes(run, tmp_path):
@@ -251,7 +251,7 @@ def test_nothing_is_left_when_drawing_fails(run, tmp_path, monkeypatch):
     monkeypatch.setattr("semattn.output.explanation.figure", broken)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert status == 1
-    assert err == "error: RuntimeError: no ink — a defect; --debug shows where\n"
+    assert err == "error: RuntimeError: no ink — an internal error; --debug shows the traceback\n"
     assert not list(tmp_path.iterdir())
     with pytest.raises(RuntimeError, match="ink"):
         main(["explain", str(PHOTO), "--out", "o", "--debug"])

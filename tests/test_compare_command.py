@@ -176,7 +176,7 @@ def test_nothing_is_left_when_writing_fails(run, tmp_path, monkeypatch, step):
     monkeypatch.setattr(f"semattn.output.comparison.{step}", broken)
     status, _, err = run("compare", PHOTO, *PAIR, "--out", "o")
     assert status == 1
-    assert err == "error: RuntimeError: no ink — a defect; --debug shows where\n"
+    assert err == "error: RuntimeError: no ink — an internal error; --debug shows the traceback\n"
     assert not list(tmp_path.iterdir())
 
 
