@@ -74,8 +74,8 @@ def quick_figures(monkeypatch):
     monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
     for command in ("explain", "compare", "prompt"):
         monkeypatch.setattr(
-            f"semattn.commands.{command}.sharp",
-            lambda image, network, *sharpness: reading.sharp(image, network, 64),
+            f"semattn.commands.{command}.enlarged_view",
+            lambda image, network, *sharpness: reading.enlarged_view(image, network, 64),
         )
 
 

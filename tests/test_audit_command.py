@@ -47,7 +47,7 @@ def test_all_jobs_on_archives(run, elsewhere):
         "--out", "made",
     )  # fmt: skip
     assert status == 0, err
-    assert "16 explained, the model is right on" in out and "broken: a-2.tar:" in out
+    assert "16 explained, accuracy of the model" in out and "broken: a-2.tar:" in out
     assert (elsewhere / "made/spurious/spurious.json").exists()
     assert not (elsewhere / "made/spurious/report.html").exists()
 

@@ -211,7 +211,7 @@ def options():
 def test_a_repeated_option_is_refused(run, words, option):
     name = max(option.opts, key=len)
     value = [] if option.is_flag else ["1"]
-    refused(run(*words, name, *value, name, *value), name, "expected it once, got it 2 times")
+    refused(run(*words, name, *value, name, *value), name, "expected once, got 2 times")
     for other in option.secondary_opts:
         refused(run(*words, name, other), name, "expected it once")
 

@@ -15,7 +15,7 @@ def test_all_is_well_here(capsys):
     said = capsys.readouterr().out
     for what in ("torch", "keypoints", "fused attention", "embedded model", "transformers"):
         assert what in said
-    assert said.rstrip().endswith("all that is needed works")
+    assert said.rstrip().endswith("all required parts work")
 
 
 def test_json_has_every_finding(capsys):
@@ -48,18 +48,18 @@ def test_versions_are_held_against_what_is_asked_for(monkeypatch, here, status, 
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.4", "h5py>=3; extra == 'test'"])
     monkeypatch.setattr(doctor, "_version", lambda name: here)
     (only,) = doctor._packages()
-    assert (only.what, only.status, only.said) == ("torch", status, said)
+    assert (only.name, only.status, only.detail) == ("torch", status, said)
 
 
 def test_the_other_opencv_is_good_enough(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda name: ["opencv-python>=4.8"])
     monkeypatch.setattr(doctor, "_version", {"opencv-python-headless": "4.10"}.get)
     (only,) = doctor._packages()
-    assert (only.status, only.said) == ("works", "4.10")
+    assert (only.status, only.detail) == ("works", "4.10")
 
 
 def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMATTN_CACHE", str(tmp_path / "weights"))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
     found = doctor._tried("embedded model", doctor._weights)
-    assert found.status == "broken" and "set SEMATTN_CACHE" in found.said
+    assert found.status == "broken" and "set SEMATTN_CACHE" in found.detail

@@ -58,7 +58,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
         assert picture.width > 1500
 
     status, out, err = run("pretrain", folder, *SMALL, "--epochs", 2, "--validation", folder)
-    assert status == 0 and "went on from step 2" in out
+    assert status == 0 and "resumed from step 2" in out
     said = refused(run("pretrain", folder, *SMALL, "--epochs", 3), "got one in semattn-pretrain")
     assert "epochs 2 in place of 3" in said
 
@@ -81,7 +81,7 @@ def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks.Progress, "on_step_end", say)
     status, out, err = run(*arguments, "--out", "parts")
     assert status == 0, err
-    assert "went on from step 2" in out
+    assert "resumed from step 2" in out
     whole, parts = (tmp_path / one / "model/model.safetensors" for one in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
 

@@ -31,7 +31,7 @@ def test_prompt_writes_everything_and_says_where(run, tmp_path):
     assert names_in(made) == [
         "maps.npz", "prompt.json", "prompt.png", "report.html",
     ]  # fmt: skip
-    assert "attention is led to what count finds" in out
+    assert "attention is biased towards patches that count scores high" in out
     result = json.loads((made / "prompt.json").read_text(), parse_constant=pytest.fail)
     assert result["strengths"] == [0.0, 0.5, 1.0]
     assert result["prompt"]["density"] == "count" and result["prompt"]["region"] is None
@@ -52,8 +52,8 @@ def test_prompt_writes_everything_and_says_where(run, tmp_path):
         assert one["probabilities"][2] == pytest.approx(float(chance[one["class"]]), abs=2e-6)
     with Image.open(made / "prompt.png") as picture:
         assert picture.width > 2000
-    assert "led to what count finds" not in out.split("attention is")[0]
-    assert '"led":"to what count finds"' in (made / "report.html").read_text().replace(": ", ":")
+    assert "towards patches that count" not in out.split("attention is")[0]
+    assert '"led":"towards patches that count scores high"' in (made / "report.html").read_text().replace(": ", ":")
 
 
 def test_a_region_is_in_the_pixels_of_the_photograph(tmp_path):

@@ -159,7 +159,7 @@ def test_a_file_that_is_named_again_is_done_once(run, photos, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert names_in(tmp_path / "o") == ["cat-001", "dog-001", "index.html"]
-    assert "note: 3 of the files were named again; each is used once" in out
+    assert "note: 3 of the files were named more than once; each is used once" in out
 
 
 def test_what_cannot_be_read_is_skipped_and_the_rest_is_done(run, photos, tmp_path):

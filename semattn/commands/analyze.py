@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import options
-from .console import bar, busy, report_analysis, told
+from .console import bar, busy, collected_warnings, report_analysis
 from .folders import result_folder
 from .images import ImageInput, read_images
 from .json_output import Content, json_output, result_content
 from .pages import PAGE, pages
-from .reading import load_model, name_of, read_device, read_layers, sharp
+from .reading import display_stem, enlarged_view, load_model, read_device, read_layers
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..interrelation import Analysis
 
-PARTIAL = ".semattn-analysis.npz"  # what is done of a folder, until all is
+PARTIAL = ".semattn-analysis.npz"  # unfinished analysis of a folder
 
 
 @json_output
@@ -41,20 +41,20 @@ def analyze(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content:
-    """Show what attention does between patches with many, few and no keypoints.
+    """Measure attention between patches with many, few and no keypoints.
 
-    For each layer and head: the [bold]lift[/] between EMPTY, LOW and HIGH patches (how
-    many times more attention than chance), the [bold]alignment[/] with the keypoints'
-    concentration, how far attention reaches; each beside what it is when the
-    keypoints are shifted, those of another image, or shuffled. Of several images,
-    what cannot be read is skipped and listed; after an interruption, the same
-    command goes on, or starts again where analysed pictures changed.
+    For each layer and head, the command reports the [bold]lift[/] between EMPTY, LOW and
+    HIGH patches (attention as a multiple of chance), the [bold]alignment[/] of attention
+    with the keypoint concentration, and the attention distance. Each value is compared
+    with null distributions: shifted keypoints, keypoints of another image, and shuffled
+    keypoints. Images that cannot be read are skipped and listed. After an
+    interruption, the same command resumes; it starts again if analysed images changed.
 
-    Writes [bold]analysis.png[/] (the picture), [bold]analysis.csv[/] (a row a figure, layer
-    and head), [bold]analysis.json[/] (all figures and findings), [bold]analysis.npz[/] (the
-    sums, which merge with those of other images) and [bold]report.html[/] (a page to look
-    into; of one image, with where every patch attends); of one image, also
-    [bold]keypoints.png[/] (its keypoints on the patches).
+    Writes [bold]analysis.png[/] (the figure), [bold]analysis.csv[/] (one row per metric,
+    layer and head), [bold]analysis.json[/] (all metrics and findings), [bold]analysis.npz[/]
+    (the sums, which can be merged with those of other images) and [bold]report.html[/] (an
+    interactive page; for a single image, with the attention of every patch). For a
+    single image, it also writes [bold]keypoints.png[/] (its keypoints on the patch grid).
     """
     from .. import interrelation, output
 
@@ -63,7 +63,7 @@ def analyze(
     first = inputs.images[0]
     name = inputs.title
     if inputs.is_single:
-        name = first.stem if first.path is None else name_of(first.path)
+        name = first.stem if first.path is None else display_stem(first.path)
     folder = result_folder(
         out, f"semattn-analyze-{name}", "analyze", inputs.paths, names, source=inputs.source,
         force=force, stdin_sha256=inputs.stdin_sha256,
@@ -72,42 +72,46 @@ def analyze(
         "density": density, "detector": detector, "layers": read_layers(layers),
         "draws": draws, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
-    with told() as notes:
+    with collected_warnings() as notes:
         with busy("reading the picture") as say:
-            inputs.check()  # before the model, which may take long to fetch, is asked for
-            say("loading the model, which fetches its weights the first time")
+            inputs.check()  # fail before the model is loaded, which may take long
+            say("loading the model (its weights are downloaded at the first use)")
             network = load_model(
                 model, checkpoint, names=None, pretrained=not random_weights,
                 device=read_device(device),
             )  # fmt: skip
         if inputs.is_single:
-            found = interrelation.analyze(network, first.source, **settings)
+            analysis = interrelation.analyze(network, first.source, **settings)
         else:
             with folder.running(names), bar() as progress:
-                found = interrelation.analyze(
+                analysis = interrelation.analyze(
                     network, [image.source for image in inputs.images],
                     partial=folder.path / PARTIAL, progress=progress, **settings,
                 )  # fmt: skip
         with busy("drawing"):
             if inputs.is_single:
-                also = _one(first, network, found, report, settings)
+                extra_files = _single_image_files(first, network, analysis, report, settings)
             else:
-                also = pages(report, analysis=found)
-            files = output.write_analysis(found, folder, also)
-    report_analysis(found, files, notes)
+                extra_files = pages(report, analysis=analysis)
+            files = output.write_analysis(analysis, folder, extra_files)
+    report_analysis(analysis, files, notes)
     return result_content(files["result"], files, notes)
 
 
-def _one(
-    image: ImageInput, network: nn.Module, found: Analysis, report: bool, settings: dict[str, Any]
+def _single_image_files(
+    image: ImageInput,
+    network: nn.Module,
+    analysis: Analysis,
+    report: bool,
+    settings: dict[str, Any],
 ) -> dict[str, Callable[[Path], object]]:
-    """What there is to see of a single image: its keypoints, and the page with its attention."""
+    """Return the writers of the extra files of a single image: keypoint figure and report."""
     from .. import viz
     from ..explain import SIFTPatchInterrelation
 
     options = {name: settings[name] for name in ("density", "detector", "seed")}
-    made = SIFTPatchInterrelation(**options).explain(network, image.for_model(network))
-    picture = sharp(image.source, network)
-    drawn = viz.figure(made, backdrop=picture)
-    page = pages(report, made, model=network, analysis=found, backdrop=picture)
-    return {"keypoints.png": drawn.savefig, **page}
+    explanation = SIFTPatchInterrelation(**options).explain(network, image.for_model(network))
+    picture = enlarged_view(image.source, network)
+    figure = viz.figure(explanation, backdrop=picture)
+    page = pages(report, explanation, model=network, analysis=analysis, backdrop=picture)
+    return {"keypoints.png": figure.savefig, **page}

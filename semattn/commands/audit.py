@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING
 from ..class_names import class_names
 from ..result_folder import ResultFolder
 from . import options
-from .console import MOST_SKIPPED, bar, busy, closing, phases, print_notes, told, verbatim
+from .console import (
+    MAX_SKIPPED,
+    bar,
+    busy,
+    collected_warnings,
+    print_files,
+    print_notes,
+    progress_phases,
+    verbatim,
+)
 from .folders import result_folder
-from .interruption import kept_in
+from .interruption import resumable_in
 from .json_output import Content, json_output, result_content
 from .pages import pages
-from .reading import load_model, name_of, read_device, read_names
+from .reading import display_stem, load_model, read_device, read_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,9 +35,9 @@ if TYPE_CHECKING:
 
     from ..audit import Audit, Source
 
-UNFIT = re.compile(r"[^\w.-]+")  # in the name of a folder
+UNSAFE_CHARACTERS = re.compile(r"[^\w.-]+")  # in the name of a folder
 FILES = ("explain.parquet", "skipped.parquet", "audit.json", "maps/")
-SEARCH = ".audit/search"  # what is done of a search
+SEARCH = ".audit/search"  # unfinished search for cues
 
 
 @json_output
@@ -55,24 +64,24 @@ def audit(
 ) -> Content | None:
     """Explain and analyse a whole data set, in one process or many.
 
-    [bold]explain[/] makes a map of every image and a row of a table: prediction,
-    probability, keypoints, how far the map spreads, where its centre is, and its
-    share on patches without a keypoint. [bold]analyze[/] and [bold]spurious[/] are those
-    commands, over all images. What is done lies on the disk: after a kill the
-    same command goes on, with nothing lost or doubled. Several processes share
-    the work, on one machine or many with a common disk:
-    [bold]torchrun --nproc-per-node 8 -m semattn audit …[/], or [bold]--process 3/64[/] on
-    each; the tables are those of one process. What cannot be read, and what the
-    model fails on, is skipped and listed.
+    [bold]explain[/] computes a map of every image and one table row: prediction,
+    probability, number of keypoints, spread and centre of the map, and the share of
+    the map on patches without keypoints. [bold]analyze[/] and [bold]spurious[/] run those
+    commands over all images. Finished work is stored on disk: after an interruption
+    or a kill, the same command resumes, and no image is lost or counted twice.
+    Several processes can share the work, on one machine or on machines with a shared
+    disk: [bold]torchrun --nproc-per-node 8 -m semattn audit …[/], or [bold]--process 3/64[/]
+    for each process; the tables equal those of a single process. Images that cannot
+    be read, or on which the model fails, are skipped and listed.
 
-    Writes [bold]explain.parquet[/] (a row an image), [bold]maps/[/] (the maps; `unit` and `row`
-    of the table say where), [bold]skipped.parquet[/], [bold]audit.json[/] (counts, means,
-    settings), [bold]analyze/[/] and [bold]spurious/[/] (as those commands do).
+    Writes [bold]explain.parquet[/] (one row per image), [bold]maps/[/] (the maps; columns `unit`
+    and `row` of the table locate them), [bold]skipped.parquet[/], [bold]audit.json[/] (counts,
+    means, settings), [bold]analyze/[/] and [bold]spurious/[/] (the files of those commands).
     """
     from .. import output
     from ..audit import JOBS, audit as run, check_jobs, open_source
 
-    name = f"semattn-audit-{UNFIT.sub('_', name_of(Path(source)))}"
+    name = f"semattn-audit-{UNSAFE_CHARACTERS.sub('_', display_stem(Path(source)))}"
     inputs = (Path(source),)
     results = result_folder(out, name, "audit", inputs, FILES, force=force)
     folder = results.path
@@ -80,10 +89,10 @@ def audit(
     check_jobs(wanted, (*JOBS, "spurious"))
     place = _place(process)
     part = "-{}-of-{}".format(*place)
-    shows = os.environ.get("LOCAL_RANK", "0") == "0"  # the first of torchrun's, on its machine
+    shows = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine reports
     own = tuple(one for one in wanted if one != "spurious")
-    with told() as notes:
-        with busy("loading the model, which fetches its weights the first time") as say:
+    with collected_warnings() as notes:
+        with busy("loading the model (its weights are downloaded at the first use)") as say:
             network = load_model(
                 model, checkpoint, names=classes, pretrained=not random_weights,
                 device=read_device(_local(device)),
@@ -95,7 +104,7 @@ def audit(
         made = None
         if own:
             shown = bar() if shows else nullcontext()
-            with kept_in(folder), results.running(FILES, part), shown as progress:
+            with resumable_in(folder), results.running(FILES, part), shown as progress:
                 made = run(
                     network, found, folder, jobs=own, method=method, density=density,
                     detector=detector, batch_size=batch_size, workers=workers, seed=seed,
@@ -111,7 +120,7 @@ def audit(
             files["analyze"] = folder / "analyze"
         searched = True
         if "spurious" in wanted:
-            with kept_in(folder), results.running(FILES, part):
+            with resumable_in(folder), results.running(FILES, part):
                 searched = _search(
                     network, found, results, detector, batch_size, seed, place, report, shows
                 )
@@ -124,7 +133,7 @@ def audit(
 
 
 def _labels_note(source: Source, searches: bool) -> list[str]:
-    """Return what is to be said of images without a label, as a list of one note or none."""
+    """Return a note on images without a label, as a list of one note or none."""
     note = source.data.note
     if not note or searches:
         return [note] if note else []
@@ -135,7 +144,7 @@ def _labels_note(source: Source, searches: bool) -> list[str]:
 def _content(
     made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]
 ) -> Content:
-    """Return counts and means, the images and units that are left, and where the files are."""
+    """Return the content for `--json`: counts, means, skipped images, waiting units, files."""
     from ..audit.work import SUMMARY
 
     result = next((path for path in files.values() if path.name == SUMMARY), None)
@@ -146,96 +155,106 @@ def _content(
 
 
 def _place(given: str | None) -> tuple[int, int]:
-    """The place of this process and how many there are: as told, or as torchrun says."""
+    """Return the index of this process and the number of processes.
+
+    They come from `--process`, or from torchrun's environment variables.
+    """
     if given is None:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", given)
-    if not found or not int(found[1]) < int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", given)
+    if not match or not int(match[1]) < int(match[2]):
         raise ValueError(
             f"process: expected K/N with K from 0 up to N - 1, got {given!r} — 0/1 is one process"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _local(device: str) -> str:
-    """A device of its own for each process of a machine."""
-    number = os.environ.get("LOCAL_RANK")
-    return f"cuda:{number}" if device == "cuda" and number else device
+    """Return the device of this process: each process of a machine has its own GPU."""
+    local_rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local_rank}" if device == "cuda" and local_rank else device
 
 
 def _search(
     network: nn.Module, source: Source, results: ResultFolder, detector: str, batch: int | None,
-    seed: int, place: tuple[int, int], report: bool, shows: bool,
+    seed: int, process_index: tuple[int, int], report: bool, is_reporter: bool,
 ) -> bool:  # fmt: skip
-    """The part of this process in the search for cues; whether it was the one to end it."""
+    """Run this process's part of the search; return whether this process finished the search."""
     from .. import output
     from ..locks import LockedError
     from ..spurious import Search
 
-    with phases() if shows else nullcontext() as progress:
+    with progress_phases() if is_reporter else nullcontext() as progress:
         search = Search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
             folder=results.path / SEARCH, progress=progress,
         )  # fmt: skip
-        if not search.look(place):
+        if not search.look(process_index):
             return False
         try:
-            found = search.discover()
-        except LockedError:  # another process looked at its last images at the same moment
+            discovery = search.discover()
+        except LockedError:  # another process is finishing the search
             return False
     with busy("drawing"):
         spurious = replace(results, path=results.path / "spurious")
-        output.write_spurious(found, spurious, pages(report, discovery=found))
+        output.write_spurious(discovery, spurious, pages(report, discovery=discovery))
     return True
 
 
 def _report(
-    made: Audit | None, source: Source, files: dict[str, Path], notes: list[str], searched: bool
+    audit_result: Audit | None,
+    source: Source,
+    files: dict[str, Path],
+    notes: list[str],
+    searched: bool,
 ) -> None:
-    """Counts, means, speed, what was skipped and why, where the files are."""
+    """Print counts, means, speed, skipped images with reasons, and the result files."""
     from .terminal import open_console
 
     console = open_console()
-    if made is not None:
-        _report_images(console, made, source)
+    if audit_result is not None:
+        _report_images(console, audit_result, source)
     if not searched:
         console.print(
-            "the search for cues is left to the process that looks at the last images: where all "
-            "is looked at, the first one of the next run",
+            "the search for cues is finished by the process that handles the last images; if all "
+            "images are handled, by the first process of the next run",
             soft_wrap=True,
         )
     if files:
-        closing(console, notes, "", files)
+        print_files(console, notes, "", files)
     else:
         print_notes(console, notes)
 
 
-def _report_images(console: Console, made: Audit, source: Source) -> None:
-    """What came of the explanations and analyses."""
-    if made.images:
-        speed = made.images / made.seconds
-        console.print(f"{made.images} images in {made.seconds:,.0f} s, {speed:.1f} a second")
-    told_of = made.summary
-    if told_of is None:
+def _report_images(console: Console, audit_result: Audit, source: Source) -> None:
+    """Print the counts and means of the explanations and analyses."""
+    if audit_result.images:
+        speed = audit_result.images / audit_result.seconds
         console.print(
-            f"{made.waiting} units are left to other processes: the last one writes the tables",
+            f"{audit_result.images} images in {audit_result.seconds:,.0f} s, {speed:.1f} per second"
+        )
+    summary = audit_result.summary
+    if summary is None:
+        console.print(
+            f"{audit_result.waiting} units are left for other processes; the last process writes "
+            "the tables",
             soft_wrap=True,
         )
-    elif told_of["explained"]:
-        right = told_of["accuracy"]
-        means = told_of["means"]
-        said = "" if right is None else f", the model is right on {right:.1%}"
+    elif summary["explained"]:
+        accuracy = summary["accuracy"]
+        means = summary["means"]
+        accuracy_text = "" if accuracy is None else f", accuracy of the model {accuracy:.1%}"
         console.print(
-            f"[bold]{told_of['explained']}[/] explained{said}; on average "
-            f"{means['keypoints']:.0f} keypoints, a map on {means['spread']:.0%} of the "
-            f"patches, {means['on_empty']:.0%} of it on patches without a keypoint",
+            f"[bold]{summary['explained']}[/] explained{accuracy_text}; on average "
+            f"{means['keypoints']:.0f} keypoints; the map covers {means['spread']:.0%} of "
+            f"the patches, with {means['on_empty']:.0%} of it on patches without keypoints",
             soft_wrap=True,
         )
     for name, reason in source.broken:
         console.print(f"[yellow]broken:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
-    if made.skipped:
-        console.print(f"[yellow]skipped:[/] {len(made.skipped)}")
-        for one in made.skipped[:MOST_SKIPPED]:
-            console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
-        if len(made.skipped) > MOST_SKIPPED:
+    if audit_result.skipped:
+        console.print(f"[yellow]skipped:[/] {len(audit_result.skipped)}")
+        for record in audit_result.skipped[:MAX_SKIPPED]:
+            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
+        if len(audit_result.skipped) > MAX_SKIPPED:
             console.print("  … the others are in skipped.parquet", soft_wrap=True)

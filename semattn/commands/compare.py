@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ..result_folder import ResultFolder
 from . import options
-from .console import busy, report_comparison, told
+from .console import busy, collected_warnings, report_comparison
 from .folders import image_folders
 from .images import ImageInput, read_images
 from .json_output import Content, json_output
 from .pages import PAGE, pages
-from .reading import load_model, read_device, read_methods, read_target, sharp
+from .reading import enlarged_view, load_model, read_device, read_methods, read_target
 from .several import ImageResult, Say, headline_of, run_images
 
-SHARPNESS = 448  # pixels of the longer side of each picture: there are many in one figure
+SHARPNESS = 448  # pixels of the longer side of each picture; one figure has many of them
 
 
 @json_output
@@ -34,20 +34,21 @@ def compare(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content:
-    """Explain IMAGE by many methods, side by side.
+    """Compare the maps of many explanation methods for IMAGE.
 
-    Each method runs with the layers of its own choice, twice: for the class
-    that is explained, and for the likeliest other one. The table tells the
-    [bold]seconds[/] of one map, the [bold]MiB[/] of memory beyond what was in use (small
-    differences are noise), and the [bold]sensitivity[/]: how much of the map moves with
-    the class, from 0 (indifferent) to 1. A method that refuses the model says
-    why; the others go on. Of several images, each has a folder of its own in the
-    folder for the results, and [bold]index.html[/] shows them all. An image that cannot be
-    read is skipped and listed; the exit status is 2 where none is left, else 0.
+    Each method runs with its default layers, twice: for the explained class and for
+    the most likely other class. The table lists the [bold]seconds[/] per map, the
+    additional peak memory in [bold]MiB[/] (small differences are noise), and the
+    [bold]sensitivity[/] to the class: the share of the map that moves when the class
+    changes, from 0 (class-agnostic) to 1. If a method does not support the model, its
+    row shows the reason, and the other methods still run. With several images, each
+    image has its own folder in the results folder, and [bold]index.html[/] shows all of
+    them. Images that cannot be read are skipped and listed; the exit status is 2 if no
+    image is left, else 0.
 
-    Writes [bold]compare.png[/] (all maps), [bold]compare.json[/] (the table, and all that is
-    needed to do it again), [bold]maps.npz[/] (each map on the pixels that the
-    model saw) and [bold]report.html[/] (the maps, to lay over each other).
+    Writes [bold]compare.png[/] (all maps), [bold]compare.json[/] (the table and all settings),
+    [bold]maps.npz[/] (each map on the model's input pixels) and [bold]report.html[/] (an
+    interactive page that overlays the maps).
     """
     from .. import comparison, output
 
@@ -55,10 +56,10 @@ def compare(
     files = [*output.COMPARISON_FILES.values(), PAGE]
     folders = image_folders(out, "compare", inputs, files, force=force)
     settings = {"density": density, "detector": detector, "refine": refine}
-    with busy("reading the picture") as say, told() as notes:
-        inputs.check()  # before the model, which may take long to fetch, is asked for
+    with busy("reading the picture") as say, collected_warnings() as notes:
+        inputs.check()  # fail before the model is loaded, which may take long
         names = read_methods(methods, **settings)
-        say("loading the model, which fetches its weights the first time")
+        say("loading the model (its weights are downloaded at the first use)")
         network = load_model(
             model, checkpoint, names=classes, pretrained=not random_weights,
             device=read_device(device),
@@ -66,22 +67,22 @@ def compare(
         label = read_target(target, network)
 
     def compare_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
-        made = comparison.compare(
+        compared = comparison.compare(
             network,
             image.for_model(network),
             names,
             target=label,
-            progress=lambda number, total, name: say(f"{number} of {total}: {name}"),
+            progress=lambda index, total, name: say(f"{index} of {total}: {name}"),
             **settings,
         )
         say("drawing")
-        backdrop = sharp(image.source, network, SHARPNESS)
-        page = pages(report, comparison=made, model=network, backdrop=backdrop)
-        files = output.write_comparison(made, folder, backdrop=backdrop, also=page)
-        predictions = output.predicted(made.explanation, top=3)
+        backdrop = enlarged_view(image.source, network, SHARPNESS)
+        page = pages(report, comparison=compared, model=network, backdrop=backdrop)
+        files = output.write_comparison(compared, folder, backdrop=backdrop, also=page)
+        predictions = output.predicted(compared.explanation, top=3)
         return ImageResult(
-            files, made.notes, headline_of(made.explanation),
-            lambda notes: report_comparison(made, predictions, files, notes),
+            files, compared.notes, headline_of(compared.explanation),
+            lambda notes: report_comparison(compared, predictions, files, notes),
         )  # fmt: skip
 
     return run_images(

@@ -1,4 +1,4 @@
-"""What a command says to a person: what it is doing, what came out, where the files are."""
+"""Console output of the commands: progress, results, notes and result files."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from ..interrelation import Analysis
     from ..steps import Steps
 
-MOST_SKIPPED = 10  # that are listed one by one
+MAX_SKIPPED = 10  # skipped files that are listed
 
 
 def verbatim(text: str) -> str:
-    r"""A text as the console shows it: no markup of rich's, nothing that moves the cursor.
+    r"""Return a text without rich markup and without control characters.
 
     Examples
     --------
@@ -49,27 +49,30 @@ def verbatim(text: str) -> str:
 
 
 @contextmanager
-def busy(first: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on a terminal that says what is going on; nothing where nobody looks."""
-    with open_console(error=True).status(f"{first} …", spinner="dots") as status:
+def busy(initial_text: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with a status text on a terminal; show nothing elsewhere.
+
+    Yields a function that replaces the status text.
+    """
+    with open_console(error=True).status(f"{initial_text} …", spinner="dots") as status:
         yield lambda text: status.update(f"{text} …")
 
 
 class _Speed(ProgressColumn):
-    """Images a second."""
+    """Progress column with the speed in images per second."""
 
     def render(self, task: Task) -> Text:
-        """Nothing until it is known."""
+        """Return the speed, or an empty text while it is unknown."""
         return Text("" if not task.speed else f"{task.speed:.1f}/s")
 
 
-def _unseen(*_: object) -> None:
-    """Nobody looks: no terminal. Even a disabled bar of rich < 14.3 leaves an empty line."""
+def _ignore_progress(*_: object) -> None:
+    """Ignore progress without a terminal: a disabled bar of rich < 14.3 prints an empty line."""
 
 
 @contextmanager
 def bar() -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on a terminal, with images a second and the time that is left."""
+    """Show a progress bar on a terminal, with images per second and the remaining time."""
     columns = (
         SpinnerColumn(),
         BarColumn(bar_width=30),
@@ -82,16 +85,16 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
     )
     console = open_console(error=True)
     if not console.is_terminal:
-        yield _unseen
+        yield _ignore_progress
         return
-    with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("", total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @contextmanager
-def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal for one thing after another, each with the time that is left."""
+def progress_phases() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar on a terminal for consecutive phases, with the remaining time of each."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -103,43 +106,50 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
     )
     console = open_console(error=True)
     if not console.is_terminal:
-        yield _unseen
+        yield _ignore_progress
         return
     # A step may take a minute: the speed is that of the last hour, not of the last half minute.
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=3600) as shown:
+    with Progress(
+        *columns, console=console, transient=True, speed_estimate_period=3600
+    ) as progress:
         tasks: dict[str, Any] = {}
 
-        def say(what: str, done: int, total: int) -> None:
-            for other, task in tasks.items():
-                if other != what:
-                    shown.update(task, visible=False)
-            if what not in tasks:
-                tasks[what] = shown.add_task(verbatim(what), total=total)
-            shown.update(tasks[what], completed=done, total=total, visible=True)
+        def show_phase(phase: str, done: int, total: int) -> None:
+            for name, task in tasks.items():
+                if name != phase:
+                    progress.update(task, visible=False)
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(verbatim(phase), total=total)
+            progress.update(tasks[phase], completed=done, total=total, visible=True)
 
-        yield say
+        yield show_phase
 
 
 @contextmanager
-def told() -> Iterator[list[str]]:
-    """Collect what the library warns of, to be said once, in plain words, after the result."""
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of the library; each is printed once, after the result."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        for kind in (UserWarning, RuntimeWarning):
-            warnings.filterwarnings("always", category=kind, module=r"semattn\.")
-        warnings.simplefilter("ignore", NoKeypointWarning)  # the explanation's own notes say it
+        for category in (UserWarning, RuntimeWarning):
+            warnings.filterwarnings("always", category=category, module=r"semattn\.")
+        warnings.simplefilter(
+            "ignore", NoKeypointWarning
+        )  # the notes of the explanation contain it
         yield notes
-    notes += dict.fromkeys(" ".join(str(one.message).split()) for one in caught)
+    notes += dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught)
 
 
 def report_explanation(
-    made: Explanation, predictions: list[dict[str, Any]], files: dict[str, Path], notes: list[str]
+    explanation: Explanation,
+    predictions: list[dict[str, Any]],
+    files: dict[str, Path],
+    notes: list[str],
 ) -> None:
-    """A short table on standard output: the prediction, what was explained, where the files are."""
+    """Print the prediction, the explained class, notes and result files."""
     console = open_console()
-    _prediction(console, made, predictions)
-    closing(console, [*made.notes, *notes], made.explains, files)
+    _prediction(console, explanation, predictions)
+    print_files(console, [*explanation.notes, *notes], explanation.explains, files)
 
 
 def report_comparison(
@@ -148,7 +158,7 @@ def report_comparison(
     files: dict[str, Path],
     notes: list[str],
 ) -> None:
-    """The prediction, then a row a method: what it cost, and how much it minds the target."""
+    """Print the prediction and one row per method: time, memory, sensitivity to the target."""
     console = open_console()
     first = compared.explanation
     _prediction(console, first, predictions)
@@ -171,132 +181,139 @@ def report_comparison(
     console.print()
     if compared.other is not None:
         console.print(
-            "sensitivity: how much of the map moves when "
+            "sensitivity: share of the map that moves when "
             f"[bold]{verbatim(first.label(compared.other))}[/] is explained instead, "
-            "from 0 (nothing) to 1 (all of it)",
+            "from 0 (none) to 1 (all)",
             soft_wrap=True,
         )
     for reason, names in _by_reason(compared).items():
         console.print(f"[yellow]refused:[/] {', '.join(names)}: {verbatim(reason)}", soft_wrap=True)
-    closing(console, [*compared.notes, *notes], first.explains, files)
+    print_files(console, [*compared.notes, *notes], first.explains, files)
 
 
-def report_steps(made: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
-    """The share of each class at each strength, where the prediction flips, where the files are."""
+def report_steps(steps: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
+    """Print the probability of each class at each strength, prediction changes, result files."""
     console = open_console()
-    first, predicted = made.explanation, made.predicted
+    first, predicted = steps.explanation, steps.predicted
     table = new_table(3)
     table.add_column("strength", style="bold")
-    for strength in made.strengths:
+    for strength in steps.strengths:
         table.add_column(f"{strength:g}", justify="right", no_wrap=True)
-    for number in made.leading(top):
-        shares = [share.replace(" %", "%") for share in made.share_texts(number)]
+    for class_index in steps.leading(top):
+        shares = [share.replace(" %", "%") for share in steps.share_texts(class_index)]
         table.add_row(
-            verbatim(first.answer_label(number)),
+            verbatim(first.answer_label(class_index)),
             *(
-                f"[bold]{share}[/]" if best == number else share
+                f"[bold]{share}[/]" if best == class_index else share
                 for share, best in zip(shares, predicted, strict=True)
             ),
         )
     print_table(console, table)
-    console.print(f"\nattention is led {verbatim(made.prompt)}", soft_wrap=True)
-    for strength, before, after in made.flips():
+    console.print(f"\nattention is biased {verbatim(steps.prompt)}", soft_wrap=True)
+    for strength, before, after in steps.flips():
         console.print(
             f"from strength {strength:g} on: [bold]{verbatim(first.answer_label(after))}[/] "
-            f"in place of {verbatim(first.answer_label(before))}",
+            f"instead of {verbatim(first.answer_label(before))}",
             soft_wrap=True,
         )
-    if not made.flips():
+    if not steps.flips():
         console.print("the prediction does not change", soft_wrap=True)
-    closing(console, [*first.notes, *notes], "", files)
+    print_files(console, [*first.notes, *notes], "", files)
 
 
-def report_analysis(found: Analysis, files: dict[str, Path], notes: list[str]) -> None:
-    """The figures by layer, what they say, what was skipped and why, where the files are."""
+def report_analysis(analysis: Analysis, files: dict[str, Path], notes: list[str]) -> None:
+    """Print the metrics of each layer, the findings, skipped images and result files."""
     import numpy as np
 
     console = open_console()
     table = new_table(3)
     table.add_column("layer", justify="right", style="bold")
-    shown = {
-        "HIGH→HIGH": found.mean("lift")[..., 2, 2],
-        "alignment": found.mean("alignment"),
-        "same distances": found.mean("alignment_matched"),
-        "class token": found.mean("class_alignment"),
-        "distance": found.mean("distance"),
+    columns = {
+        "HIGH→HIGH": analysis.mean("lift")[..., 2, 2],
+        "alignment": analysis.mean("alignment"),
+        "same distances": analysis.mean("alignment_matched"),
+        "class token": analysis.mean("class_alignment"),
+        "distance": analysis.mean("distance"),
     }
-    for title in shown:
+    for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
-    for place, (layer, heads) in enumerate(found.layers):
-        means = [values[place, :heads].mean() for values in shown.values()]
-        forms = [".2f"] * 4 + [".0f"]
+    for position, (layer, heads) in enumerate(analysis.layers):
+        means = [values[position, :heads].mean() for values in columns.values()]
+        formats = [".2f"] * 4 + [".0f"]
         cells = [
             _number(None if np.isnan(mean) else float(mean), form)
-            for mean, form in zip(means, forms, strict=True)
+            for mean, form in zip(means, formats, strict=True)
         ]
         table.add_row(str(layer), *cells)
     print_table(console, table)
     console.print(
-        "[dim]means over heads, × uniform attention; distance in pixels[/]\n", soft_wrap=True
+        "[dim]means over heads, relative to uniform attention (×); distance in pixels[/]\n",
+        soft_wrap=True,
     )
-    for finding in found.findings():
+    for finding in analysis.findings():
         console.print(f"· {verbatim(finding.text)}", soft_wrap=True)
-    if found.skipped:
-        console.print(f"\n[yellow]skipped:[/] {len(found.skipped)}", soft_wrap=True)
-        for one in found.skipped[:MOST_SKIPPED]:
-            console.print(f"  {verbatim(one.name)}: {verbatim(one.reason)}", soft_wrap=True)
-        if len(found.skipped) > MOST_SKIPPED:
+    if analysis.skipped:
+        console.print(f"\n[yellow]skipped:[/] {len(analysis.skipped)}", soft_wrap=True)
+        for record in analysis.skipped[:MAX_SKIPPED]:
+            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
+        if len(analysis.skipped) > MAX_SKIPPED:
             console.print("  … the others are in the result", soft_wrap=True)
-    closing(console, notes, "", files)
+    print_files(console, notes, "", files)
 
 
 def report_benchmark(
-    found: Results, made: Table, titles: dict[str, str], files: dict[str, Path], notes: list[str]
+    results: Results,
+    summary: Table,
+    titles: dict[str, str],
+    files: dict[str, Path],
+    notes: list[str],
 ) -> None:
-    """A row a method: the mean of each metric, and what a map costs."""
+    """Print one row per method: the mean of each metric and the seconds per map."""
     console = open_console()
     table = new_table(2)
     table.add_column("method", style="bold", no_wrap=True)
     for title in (*titles.values(), "seconds"):
         table.add_column(title, justify="right", min_width=6)
-    for name in made.methods:
-        means = [_number(made.estimates[name, metric].mean, ".3f") for metric in made.metrics]
-        shown = f"[dim]{verbatim(name)}[/]" if name in made.controls else verbatim(name)
-        table.add_row(shown, *means, _number(made.seconds[name], ".3f"))
+    for name in summary.methods:
+        means = [_number(summary.estimates[name, metric].mean, ".3f") for metric in summary.metrics]
+        label = f"[dim]{verbatim(name)}[/]" if name in summary.controls else verbatim(name)
+        table.add_row(label, *means, _number(summary.seconds[name], ".3f"))
     print_table(console, table)
-    known = [one for one in found.right if one is not None]
-    said = f", the model is right on {sum(known)}" if known else ""
-    console.print(f"[dim]{len(found.names)} images{said}; intervals are in the files[/]")
-    for name, why in found.refused.items():
-        console.print(f"[yellow]refused:[/] {verbatim(name)}: {verbatim(why)}", soft_wrap=True)
-    for image, why in found.skipped[:MOST_SKIPPED]:
-        console.print(f"[yellow]skipped:[/] {verbatim(image)}: {verbatim(why)}", soft_wrap=True)
-    closing(console, notes, "", files)
+    answers = [is_right for is_right in results.right if is_right is not None]
+    accuracy_text = f", {sum(answers)} classified correctly" if answers else ""
+    console.print(f"[dim]{len(results.names)} images{accuracy_text}; intervals are in the files[/]")
+    for name, reason in results.refused.items():
+        console.print(f"[yellow]refused:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
+    for image, reason in results.skipped[:MAX_SKIPPED]:
+        console.print(f"[yellow]skipped:[/] {verbatim(image)}: {verbatim(reason)}", soft_wrap=True)
+    print_files(console, notes, "", files)
 
 
-def _prediction(console: Console, made: Explanation, predictions: list[dict[str, Any]]) -> None:
-    """The likeliest classes, the explained one marked; else what was explained."""
-    target = made.target_answer(0)
+def _prediction(
+    console: Console, explanation: Explanation, predictions: list[dict[str, Any]]
+) -> None:
+    """Print the most likely classes with a mark at the explained one, and the explained output."""
+    target = explanation.target_answer(0)
     table = new_table(2, header=False)
     table.add_column(justify="right", style="cyan", no_wrap=True)
     table.add_column()
-    for one in predictions:
-        chosen = one["class"] == target
-        name = verbatim(one["name"])
-        share = made.share_text(0, one["class"]).replace(" %", "%")
-        table.add_row(share, f"[bold]{name}[/]  ← explained" if chosen else name)
+    for prediction in predictions:
+        is_target = prediction["class"] == target
+        name = verbatim(prediction["name"])
+        probability = explanation.share_text(0, prediction["class"]).replace(" %", "%")
+        table.add_row(probability, f"[bold]{name}[/]  ← explained" if is_target else name)
     if predictions:
         print_table(console, table)
     if target is None:
-        said = made.explains or "the model's own feature direction"
-        console.print(f"explained: {verbatim(said)}", soft_wrap=True)
-    elif all(one["class"] != target for one in predictions):
-        label = made.answer_label(target)
-        console.print(f"explained: [bold]{verbatim(label)}[/], not among those above")
+        explained = explanation.explains or "the model's own feature direction"
+        console.print(f"explained: {verbatim(explained)}", soft_wrap=True)
+    elif all(prediction["class"] != target for prediction in predictions):
+        label = explanation.answer_label(target)
+        console.print(f"explained: [bold]{verbatim(label)}[/], not in the list above")
 
 
-def closing(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
-    """Each note once, but for that which says what was explained, and where the files are."""
+def print_files(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
+    """Print each note once, without the note on the explained output, and the result files."""
     print_notes(console, [note for note in notes if not (explains and explains in note)])
     names = ", ".join(verbatim(path.name) for path in files.values())
     folder = next(iter(files.values())).parent
@@ -309,13 +326,13 @@ def print_notes(console: Console, notes: list[str]) -> None:
         console.print(f"[yellow]note:[/] {verbatim(note)}", soft_wrap=True)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _number(value: float | None, format_spec: str) -> str:
+    return "–" if value is None else format(value, format_spec)
 
 
 def _by_reason(compared: Comparison) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    methods: dict[str, list[str]] = {}
     for row in compared.rows:
         if row.refusal:
-            found.setdefault(row.refusal, []).append(row.method)
-    return found
+            methods.setdefault(row.refusal, []).append(row.method)
+    return methods

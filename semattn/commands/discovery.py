@@ -1,4 +1,4 @@
-"""What `semattn spurious` says at the end: the confirmed cues, and how far the search went."""
+"""Console report of `semattn spurious`: confirmed cues and the extent of the search."""
 
 from __future__ import annotations
 
@@ -6,69 +6,75 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import MOST_SKIPPED, closing, verbatim
+from .console import MAX_SKIPPED, print_files, verbatim
 from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
     from ..spurious import Discovery
 
-MOST_CUES = 12  # rows of the table
+MAX_CUES = 12  # rows of the table
 
 
-def report_discovery(found: Discovery, files: dict[str, Path], notes: list[str]) -> None:
-    """The confirmed cues, what was tried, what was skipped and why, where the files are."""
+def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[str]) -> None:
+    """Print the confirmed cues, the tested candidates, skipped files and result files."""
     from ..viz.cues import figure, nats, outcome, share
 
     console = open_console()
-    shown = found.confirmed[:MOST_CUES]
-    if shown:
+    confirmed = discovery.confirmed[:MAX_CUES]
+    if confirmed:
         table = new_table(2)
         table.add_column("class", style="bold", min_width=6)
         table.add_column("where", min_width=8)
         table.add_column("keypoints")
-        for title in ("in", "others", "lost, removed", "gained, put", "p"):
-            table.add_column(title, justify="right", no_wrap=title in ("in", "p"))
-        for one in shown:
+        for title in ("in class", "in others", "removal", "transplant", "p"):
+            table.add_column(title, justify="right", no_wrap=title == "p")
+        for cue in confirmed:
             table.add_row(
-                verbatim(one.name), one.where, one.tag.removeprefix("keypoint-"),
-                share(one.inside), share(one.outside), nats(one.removed), nats(one.transplanted),
-                figure(one.p),
+                verbatim(cue.name), cue.where, cue.tag.removeprefix("keypoint-"),
+                share(cue.inside), share(cue.outside), nats(cue.removed), nats(cue.transplanted),
+                figure(cue.p),
             )  # fmt: skip
         print_table(console, table)
         console.print(
-            "[dim]in, others: images of the class and of others that show it; lost, gained: "
-            "log-odds of the class, nats [95 %][/]\n",
+            "[dim]in class, in others: share of images of the class and of the other classes with "
+            "the cue; removal, transplant: log-odds that the class loses, or gains, nats "
+            "[95 %][/]\n",
             soft_wrap=True,
         )
-    console.print(f"[bold]{verbatim(outcome(found))}[/]", soft_wrap=True)
-    if len(found.confirmed) > MOST_CUES:
-        console.print("… the other confirmed ones are in the files", soft_wrap=True)
-    for words, names in _unconfirmed(found).items():
-        console.print(f"[dim]not confirmed:[/] {verbatim(names)}: {words}", soft_wrap=True)
-    right = "" if found.accuracy is None else f", the model is right on {share(found.accuracy)}"
-    classes = ", ".join(one.name for one in found.classes[:8])
-    more = ", …" if len(found.classes) > 8 else ""
-    console.print(
-        f"[dim]{found.images} images{right}; searched: {verbatim(classes)}{more}[/]", soft_wrap=True
+    console.print(f"[bold]{verbatim(outcome(discovery))}[/]", soft_wrap=True)
+    if len(discovery.confirmed) > MAX_CUES:
+        console.print("… the other confirmed cues are in the result files", soft_wrap=True)
+    for reason_text, names in _unconfirmed(discovery).items():
+        console.print(f"[dim]not confirmed:[/] {verbatim(names)}: {reason_text}", soft_wrap=True)
+    accuracy_text = (
+        "" if discovery.accuracy is None else f", accuracy of the model {share(discovery.accuracy)}"
     )
-    if found.skipped:
-        console.print(f"\n[yellow]skipped:[/] {len(found.skipped)}", soft_wrap=True)
-        for file in found.skipped[:MOST_SKIPPED]:
-            console.print(f"  {verbatim(file.name)}: {verbatim(file.reason)}", soft_wrap=True)
-        if len(found.skipped) > MOST_SKIPPED:
+    classes = ", ".join(label.name for label in discovery.classes[:8])
+    more = ", …" if len(discovery.classes) > 8 else ""
+    console.print(
+        f"[dim]{discovery.images} images{accuracy_text}; searched: {verbatim(classes)}{more}[/]",
+        soft_wrap=True,
+    )
+    if discovery.skipped:
+        console.print(f"\n[yellow]skipped:[/] {len(discovery.skipped)}", soft_wrap=True)
+        for record in discovery.skipped[:MAX_SKIPPED]:
+            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
+        if len(discovery.skipped) > MAX_SKIPPED:
             console.print("  … the others are in the result", soft_wrap=True)
-    closing(console, [*found.notes, *notes], "", files)
+    print_files(console, [*discovery.notes, *notes], "", files)
 
 
-def _unconfirmed(found: Discovery) -> dict[str, str]:
-    """Why cues were not confirmed, and of which classes they are."""
+def _unconfirmed(discovery: Discovery) -> dict[str, str]:
+    """Return the classes of unconfirmed cues, by the reason why they were not confirmed."""
     from ..viz.cues import reason
 
-    made: dict[str, Counter[str]] = {}
-    for one in found.cues:
-        if not one.confirmed:
-            made.setdefault(reason(one, found), Counter())[one.name] += 1
+    counts: dict[str, Counter[str]] = {}
+    for cue in discovery.cues:
+        if not cue.confirmed:
+            counts.setdefault(reason(cue, discovery), Counter())[cue.name] += 1
     return {
-        words: ", ".join(name + (f" ({count})" if count > 1 else "") for name, count in of.items())
-        for words, of in made.items()
+        reason_text: ", ".join(
+            name + (f" ({count})" if count > 1 else "") for name, count in classes.items()
+        )
+        for reason_text, classes in counts.items()
     }

@@ -1,11 +1,11 @@
-"""`semattn doctor`: the versions that are here, and what works."""
+"""`semattn doctor`: installed versions and self-tests."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import typer
@@ -17,7 +17,7 @@ from .terminal import new_table, open_console, print_table
 
 FINE, MISSING, BROKEN = "works", "not installed", "broken"
 COLOURS = {FINE: "green", MISSING: "dim", BROKEN: "red"}
-# What plugs in, and what it is for.
+# Optional packages and their purpose.
 EXTRAS = {
     "transformers": "its models; pre-training",
     "accelerate": "pre-training",
@@ -31,84 +31,93 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: how it is, and what to say of it."""
+    """Result of one check: its name, its status and a detail."""
 
-    what: str
+    name: str
     status: str
-    said: str = ""
+    detail: str = ""
+
+    def content(self) -> dict[str, str]:
+        """Return the finding ready for JSON."""
+        return {"what": self.name, "status": self.status, "said": self.detail}
 
 
 def doctor(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Say which versions are here and what works; nothing is fetched.
+    """List installed versions and run self-tests; nothing is downloaded.
 
-    Tries keypoints, an explanation by each way that models attend, and the folder
-    for weights. The exit status is 1 where anything that semattn needs is broken.
+    The self-tests detect keypoints, compute an explanation with fused and with unfused
+    attention, draw a figure, and check the folder for weights. The exit status is 1 if
+    anything that semattn needs is broken.
     """
-    found = list(findings())
-    _report(found, as_json=as_json)
-    if any(one.status == BROKEN for one in found):
+    results = list(findings())
+    _report(results, as_json=as_json)
+    if any(finding.status == BROKEN for finding in results):
         raise typer.Exit(1)
 
 
 @json_output
-def _report(found: list[Finding], *, as_json: bool) -> Content:
+def _report(results: list[Finding], *, as_json: bool) -> Content:
     """Print the findings, and return them ready for JSON."""
-    _show(found)
-    broken = [finding.what for finding in found if finding.status == BROKEN]
-    return {"findings": [asdict(finding) for finding in found], "broken": broken}
+    _show(results)
+    broken = [finding.name for finding in results if finding.status == BROKEN]
+    return {"findings": [finding.content() for finding in results], "broken": broken}
 
 
 def findings() -> Iterator[Finding]:
-    """All of them, one after the other."""
+    """Run all checks and yield their findings."""
     yield Finding("python", FINE, f"{platform.python_version()}, {platform.platform(terse=True)}")
     yield from _packages()
-    yield _tried("processor", _processor)
-    yield _tried("accelerator", _accelerator)
-    yield _tried("keypoints", _keypoints)
-    yield _tried("fused attention", lambda: _explanation(fused=True))
-    yield _tried("unfused attention", lambda: _explanation(fused=False))
-    yield _tried("figures", _figures)
-    yield _tried("embedded model", _weights)
+    yield _run_check("processor", _processor)
+    yield _run_check("accelerator", _accelerator)
+    yield _run_check("keypoints", _keypoints)
+    yield _run_check("fused attention", lambda: _explanation(fused=True))
+    yield _run_check("unfused attention", lambda: _explanation(fused=False))
+    yield _run_check("figures", _figures)
+    yield _run_check("embedded model", _weights)
     yield from _extras()
 
 
-def _tried(what: str, look: Callable[[], str]) -> Finding:
-    """What `look` says, or what it failed with."""
+def _run_check(name: str, check: Callable[[], str]) -> Finding:
+    """Return the finding of a check: its text, or its error."""
     try:
-        return Finding(what, FINE, look())
-    except Exception as error:  # noqa: BLE001 — whatever is wrong here is what was asked for
-        return Finding(what, BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
+        return Finding(name, FINE, check())
+    except Exception as error:  # noqa: BLE001 — any error is a finding
+        return Finding(name, BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _packages() -> Iterator[Finding]:
-    """What semattn needs, against the versions that it asks for."""
+    """Yield a finding for each required package: the installed version against its requirement."""
     from packaging.requirements import Requirement
 
-    asked = [Requirement(line) for line in requires("semattn") or ()]
-    for one in asked:
-        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+    requirements = [Requirement(line) for line in requires("semattn") or ()]
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        here = _version(one.name)
-        if here is None and one.name == "opencv-python":
-            here = _version("opencv-python-headless")
-        if here is None:
-            yield Finding(one.name, BROKEN, f"expected {one.specifier or 'any'}, got none")
-        elif not one.specifier.contains(here, prereleases=True):
-            yield Finding(one.name, BROKEN, f"expected {one.specifier}, got {here}")
+        installed = _version(requirement.name)
+        if installed is None and requirement.name == "opencv-python":
+            installed = _version("opencv-python-headless")
+        if installed is None:
+            yield Finding(
+                requirement.name, BROKEN, f"expected {requirement.specifier or 'any'}, got none"
+            )
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            yield Finding(
+                requirement.name, BROKEN, f"expected {requirement.specifier}, got {installed}"
+            )
         else:
-            yield Finding(one.name, FINE, here)
+            yield Finding(requirement.name, FINE, installed)
 
 
 def _extras() -> Iterator[Finding]:
     for name, use in EXTRAS.items():
-        here = _version(name)
-        if here is None:
+        installed = _version(name)
+        if installed is None:
             yield Finding(name, MISSING, use)
         else:
-            yield Finding(name, FINE, f"{here} — {use}")
+            yield Finding(name, FINE, f"{installed} — {use}")
 
 
 def _version(package: str) -> str | None:
@@ -123,10 +132,10 @@ def _processor() -> str:
 
     from .reading import read_precision
 
-    half = read_precision("auto", "cpu") == "bfloat16"
+    has_bfloat16 = read_precision("auto", "cpu") == "bfloat16"
     return (
         f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads; bfloat16 "
-        f"{'by its own instructions' if half else 'slow: keep to float32'}"
+        f"{'is supported natively' if has_bfloat16 else 'is slow: use float32'}"
     )
 
 
@@ -134,11 +143,12 @@ def _accelerator() -> str:
     import torch
 
     if torch.cuda.is_available():
-        here = torch.cuda.get_device_properties(0)
-        return f"{torch.cuda.device_count()} × {here.name}, {here.total_memory / 2**30:.0f} GiB"
+        properties = torch.cuda.get_device_properties(0)
+        memory = properties.total_memory / 2**30
+        return f"{torch.cuda.device_count()} × {properties.name}, {memory:.0f} GiB"
     if torch.backends.mps.is_available():
         return "Apple GPU (--device mps)"
-    return "none: all runs on the processor"
+    return "none: everything runs on the CPU"
 
 
 def _keypoints() -> str:
@@ -147,10 +157,10 @@ def _keypoints() -> str:
     from ..keypoints import detect
 
     squares = np.random.default_rng(0).integers(0, 256, (16, 16, 1), dtype=np.uint8)
-    found = detect(np.kron(squares, np.ones((16, 16, 3), np.uint8))[None])[0]
-    if not len(found):
-        raise RuntimeError("expected SIFT to find keypoints in drawn squares, got none")
-    return f"{len(found)} by SIFT in drawn squares"
+    keypoints = detect(np.kron(squares, np.ones((16, 16, 3), np.uint8))[None])[0]
+    if not len(keypoints):
+        raise RuntimeError("expected SIFT to detect keypoints in a test image, got none")
+    return f"{len(keypoints)} detected by SIFT in a test image"
 
 
 def _explanation(fused: bool) -> str:
@@ -160,15 +170,15 @@ def _explanation(fused: bool) -> str:
     from ..zoo import load
 
     model = load("test_vit", pretrained=False)
-    for part in model.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = fused  # type: ignore[assignment]
-    chance = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 160, 160, generator=chance, device="cpu")
-    made = SIFTPatchInterrelation().attribute(model, image)
-    if not torch.isfinite(made).all():
-        raise RuntimeError("expected finite values, got others")
-    return f"a map of {made.shape[-2]} x {made.shape[-1]} of a small ViT"
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused  # type: ignore[assignment]
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 160, 160, generator=generator, device="cpu")
+    heat_map = SIFTPatchInterrelation().attribute(model, image)
+    if not torch.isfinite(heat_map).all():
+        raise RuntimeError("expected finite values, got NaN or infinity")
+    return f"a map of {heat_map.shape[-2]} x {heat_map.shape[-1]} of a small ViT"
 
 
 def _figures() -> str:
@@ -177,10 +187,10 @@ def _figures() -> str:
     from ..viz.canvas import default_settings, new_figure
 
     with default_settings():
-        drawn = new_figure(1, 1)
-        drawn.text(0.1, 0.5, "patch")
+        figure = new_figure(1, 1)
+        figure.text(0.1, 0.5, "patch")
     stream = io.BytesIO()
-    drawn.savefig(stream, format="png")
+    figure.savefig(stream, format="png")
     if not stream.getvalue().startswith(b"\x89PNG"):
         raise RuntimeError("expected a PNG picture, got other bytes")
     unused = [name for name in ("MPLBACKEND", "MATPLOTLIBRC") if os.environ.get(name)]
@@ -192,25 +202,29 @@ def _weights() -> str:
     from ..zoo.weights import FILE_NAME, cache_dir
 
     path = cache_dir() / FILE_NAME
-    folder = next(one for one in (path.parent, *path.parent.parents) if one.exists())
+    folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"cannot write to {folder} — set SEMATTN_CACHE to another folder")
     if path.exists():
         return f"in {path.parent}"
-    return "not here yet: pip fetches it at its first use (90 MB)"
+    return "not installed yet: pip downloads it at the first use (90 MB)"
 
 
-def _show(found: list[Finding]) -> None:
+def _show(results: list[Finding]) -> None:
     table = new_table(2, header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for one in found:
-        table.add_row(one.what, f"[{COLOURS[one.status]}]{one.status}[/]", verbatim(one.said))
+    for finding in results:
+        table.add_row(
+            finding.name,
+            f"[{COLOURS[finding.status]}]{finding.status}[/]",
+            verbatim(finding.detail),
+        )
     console = open_console()
     print_table(console, table)
-    broken = [one.what for one in found if one.status == BROKEN]
-    told = (
-        f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]all that is needed works[/]"
+    broken = [finding.name for finding in results if finding.status == BROKEN]
+    verdict = (
+        f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]all required parts work[/]"
     )
-    console.print(f"\n{told}", soft_wrap=True)
+    console.print(f"\n{verdict}", soft_wrap=True)

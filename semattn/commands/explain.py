@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from ..result_folder import ResultFolder
 from . import options
-from .console import busy, report_explanation, told
+from .console import busy, collected_warnings, report_explanation
 from .folders import image_folders
 from .images import ImageInput, read_images
 from .json_output import Content, json_output
 from .pages import PAGE, pages
-from .reading import load_model, read_device, read_explainer, read_layers, read_target, sharp
+from .reading import (
+    enlarged_view,
+    load_model,
+    read_device,
+    read_explainer,
+    read_layers,
+    read_target,
+)
 from .several import ImageResult, Say, headline_of, run_images
 
 
@@ -36,29 +43,30 @@ def explain(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content:
-    """Show what in IMAGE made the model decide as it did.
+    """Show which parts of IMAGE support the model's decision.
 
-    Of several images, each has a folder of its own in the folder for the results,
-    and [bold]index.html[/] shows them all. An image that cannot be read or explained is
-    skipped and listed; the exit status is 2 where none is left, else 0.
+    With several images, each image has its own folder in the results folder, and
+    [bold]index.html[/] shows all of them. Images that cannot be read or explained are
+    skipped and listed; the exit status is 2 if no image is left, else 0.
 
     Writes [bold]overlay.png[/] (the map on the picture), [bold]figure.png[/] (picture, keypoints,
-    concentration, map), [bold]map.npy[/] (the map on the pixels that the model saw),
-    [bold]result.json[/] (prediction, target, and all that is needed to do it again) and
-    [bold]report.html[/] (where every patch attends, by layer and head, and what prompting does).
+    concentration, map), [bold]map.npy[/] (the map on the model's input pixels),
+    [bold]result.json[/] (prediction, target and all settings) and [bold]report.html[/] (an
+    interactive page: the attention of every patch, by layer and head, and the effect of
+    prompting).
     """
     from .. import output
 
     inputs = read_images(images, "explain")
     files = [*output.FILES.values(), PAGE]
     folders = image_folders(out, "explain", inputs, files, force=force)
-    with busy("reading the picture") as say, told() as notes:
-        inputs.check()  # before the model, which may take long to fetch, is asked for
+    with busy("reading the picture") as say, collected_warnings() as notes:
+        inputs.check()  # fail before the model is loaded, which may take long
         explainer = read_explainer(
             method, density=density, detector=detector, layers=read_layers(layers), refine=refine,
             queries=queries, growth=growth,
         )  # fmt: skip
-        say("loading the model, which fetches its weights the first time")
+        say("loading the model (its weights are downloaded at the first use)")
         network = load_model(
             model, checkpoint, names=classes, pretrained=not random_weights,
             device=read_device(device),
@@ -67,15 +75,15 @@ def explain(
 
     def explain_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
         say("explaining")
-        made = explainer.explain(network, image.for_model(network), target=label)
+        explanation = explainer.explain(network, image.for_model(network), target=label)
         say("drawing")
-        backdrop = sharp(image.source, network)
-        page = pages(report, made, model=network, backdrop=backdrop)
-        files = output.write(made, folder, top=max(top, 5), backdrop=backdrop, also=page)
-        predictions = output.predicted(made, top=top)
+        backdrop = enlarged_view(image.source, network)
+        page = pages(report, explanation, model=network, backdrop=backdrop)
+        files = output.write(explanation, folder, top=max(top, 5), backdrop=backdrop, also=page)
+        predictions = output.predicted(explanation, top=top)
         return ImageResult(
-            files, made.notes, headline_of(made),
-            lambda notes: report_explanation(made, predictions, files, notes),
+            files, explanation.notes, headline_of(explanation),
+            lambda notes: report_explanation(explanation, predictions, files, notes),
         )  # fmt: skip
 
     return run_images(inputs, folders, explain_image, notes, picture=output.FILES["overlay"])

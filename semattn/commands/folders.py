@@ -15,7 +15,7 @@ INDEX = "index.html"
 
 @dataclass(frozen=True)
 class ImageFolders:
-    """The folder of results of each picture.
+    """Result folders of the pictures of a command.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ class ImageFolders:
         """Return the names of folders in `top` with results of pictures of earlier runs."""
         if self.top is None or not self.top.path.is_dir():
             return []
-        own = {folder.path.name for folder in self.each}
+        current = {folder.path.name for folder in self.each}
         return sorted(
             child.name for child in self.top.path.iterdir()
-            if child.name not in own and not child.name.startswith(".")
+            if child.name not in current and not child.name.startswith(".")
             and child.is_dir() and read_marker(child)
         )  # fmt: skip
 
@@ -49,13 +49,13 @@ def result_folder(
     force: bool = False,
     stdin_sha256: str = "",
 ) -> ResultFolder:
-    """Return the folder for the results of a command, once it is known that they can go there.
+    """Return the folder for the results of a command, after checking that it can be used.
 
     Parameters
     ----------
     out : the folder that the user chose; None for `name`, in the current folder
-    name, source : as of `semattn.result_folder.default_folder`
-    command, inputs, force, stdin_sha256 : as of `semattn.result_folder.ResultFolder`
+    name, source : see `semattn.result_folder.default_folder`
+    command, inputs, force, stdin_sha256 : see `semattn.result_folder.ResultFolder`
     files : names of the files that the command writes
 
     Raises
@@ -79,9 +79,9 @@ def image_folders(
     others: tuple[Path, ...] = (),
     force: bool = False,
 ) -> ImageFolders:
-    """Return the folder for the results of each picture, once it is known that they can go there.
+    """Return the folder for the results of each picture, after checking that it can be used.
 
-    A single picture has the folder `out`; several have one each inside it.
+    The folder of a single picture is `out`; several pictures have one folder each inside `out`.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def image_folders(
     Raises
     ------
     OutputError
-        As `ResultFolder.check` does; also where a file would replace another of the pictures.
+        See `ResultFolder.check`; also if a result file would replace one of the pictures.
     """
     names = tuple(files)
     if inputs.is_single:
@@ -109,7 +109,9 @@ def image_folders(
     top = ResultFolder(path, f"{command} index", (), inputs.source, force)
     top.check([INDEX])
     each = []
-    taken = {os.path.realpath(image.path) for image in inputs.images if image.path is not None}
+    input_paths = {
+        os.path.realpath(image.path) for image in inputs.images if image.path is not None
+    }
     for image, name in zip(inputs.images, inputs.folder_names(), strict=True):
         folder = ResultFolder(
             path / name, command, (*([image.path] if image.path else []), *others),
@@ -118,7 +120,7 @@ def image_folders(
         folder.check(names)
         each.append(folder)
         for file in (path / INDEX, *(folder.path / name for name in names)):
-            if os.path.realpath(file) in taken:
+            if os.path.realpath(file) in input_paths:
                 raise OutputError(
                     f"out: expected a folder without the inputs, got {path}, where "
                     f"{file.relative_to(path)} is one of them — choose another folder"

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 STDIN = "-"
 MAX_STDIN = 2**30  # bytes of a picture on standard input
 MAX_NAME = 120  # bytes of the name of a folder
-MAX_SOURCE = 500  # characters of a list of arguments that is kept as it is
+MAX_SOURCE = 500  # characters; a longer list of arguments is stored as a digest
 ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+://")
-DONE = {
+PARTICIPLES = {
     "explain": "explained", "compare": "compared", "prompt": "prompted", "analyze": "analysed",
 }  # fmt: skip
-MOST_REASONS = 3  # of an error
+MAX_REASONS = 3  # listed in an error
 RESERVED = {"", "index.html"}  # names that no folder of an image has
 
 
@@ -77,7 +77,7 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """The pictures that the arguments of a command name, each once.
+    """Pictures named by the arguments of a command, without duplicates.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class ImageInputs:
 
     @property
     def is_single(self) -> bool:
-        """Return whether this is one picture that was named itself, not a folder of one."""
+        """Return whether the only argument is a picture, not a folder with one picture."""
         return len(self.images) == 1 and self.folder is None
 
     @property
@@ -146,7 +146,7 @@ class ImageInputs:
         Raises
         ------
         ImageError
-            Where none can: that of the picture, or for several a line with the first reasons.
+            If no picture can be read; for several pictures, with the first reasons.
         """
         from ..images import read
 
@@ -163,17 +163,17 @@ class ImageInputs:
         raise self.nothing_left(errors)
 
     def nothing_left(self, errors: Sequence[tuple[str, str]]) -> ImageError:
-        """Return the error for several pictures none of which could be used.
+        """Return the error for several pictures of which none can be used.
 
         Parameters
         ----------
         errors : name and reason of each
         """
-        reasons = "; ".join(f"{label}: {reason}" for label, reason in errors[:MOST_REASONS])
-        more = f"; and {len(errors) - MOST_REASONS} more" if len(errors) > MOST_REASONS else ""
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in errors[:MAX_REASONS])
+        more = f"; and {len(errors) - MAX_REASONS} more" if len(errors) > MAX_REASONS else ""
         return ImageError(
-            f"images: expected one that can be {DONE.get(self.command, 'used')}, got "
-            f"{len(errors)} that cannot: {reasons}{more}"
+            f"images: expected one that can be {PARTICIPLES.get(self.command, 'used')}, "
+            f"got {len(errors)} that cannot: {reasons}{more}"
         )
 
     def folder_names(self) -> list[str]:
@@ -184,7 +184,7 @@ class ImageInputs:
 
         Examples
         --------
-        >>> files = tuple(ImageInput(Path(one)) for one in ("/d/cat/1.jpg", "/d/dog/1.jpg"))
+        >>> files = tuple(ImageInput(Path(name)) for name in ("/d/cat/1.jpg", "/d/dog/1.jpg"))
         >>> ImageInputs((), files).folder_names()
         ['cat-1', 'dog-1']
         """
@@ -201,7 +201,7 @@ class ImageInputs:
 
 
 def read_images(arguments: Sequence[str], command: str) -> ImageInputs:
-    """Return the pictures that IMAGE arguments name; no file is opened but standard input.
+    """Return the pictures that IMAGE arguments name; only standard input is read.
 
     Parameters
     ----------
@@ -211,8 +211,7 @@ def read_images(arguments: Sequence[str], command: str) -> ImageInputs:
     Raises
     ------
     ImageError
-        For an address, a pattern without matches, a folder without files, no bytes on standard
-        input.
+        For a URL, a pattern without matches, a folder without files, or empty standard input.
     """
     sources: dict[str, Path | bytes] = {}
     count = 0
@@ -232,7 +231,7 @@ def _sources(argument: str, command: str, is_repeated: bool) -> Iterator[Path | 
         yield b"" if is_repeated else _standard_input(command)
     elif ADDRESS.match(argument):
         raise ImageError(
-            f"image: expected a file, got the address {argument}, and semattn fetches nothing — "
+            f"image: expected a file, got the URL {argument} (semattn downloads nothing) — "
             f"use curl -fL {shlex.quote(argument)} | semattn {command} -"
         )
     elif _is_folder(argument):
@@ -256,7 +255,7 @@ def _matches(pattern: str) -> Iterator[Path]:
         if not path.is_dir():
             is_empty = False
             yield path
-        elif "**" not in pattern:  # which names the files in it as well
+        elif "**" not in pattern:  # a pattern with ** matches the files of the folder, too
             try:
                 files = listed(path)
             except ImageError:  # an empty folder, or one of results

@@ -8,23 +8,23 @@ from pathlib import Path
 
 
 class InterruptedRunError(Exception):
-    """An interrupted run whose finished part is kept."""
+    """Interruption of a run that can be resumed."""
 
 
 @contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
-    """Say of an interrupted run what is kept and how to go on, where anything is kept.
+def resumable_in(folder: Path) -> Iterator[None]:
+    """Replace KeyboardInterrupt by an error that says how to resume, if `folder` exists.
 
     Raises
     ------
     InterruptedRunError
-        In place of KeyboardInterrupt.
+        At control-C, if `folder` exists.
     """
     try:
         yield
     except KeyboardInterrupt:
         if folder.is_dir():
             raise InterruptedRunError(
-                f"interrupted — what is done is kept in {folder}; the same command goes on"
+                f"interrupted — finished work is kept in {folder}; the same command resumes it"
             ) from None
         raise

@@ -21,11 +21,10 @@ Content = dict[str, Any]
 def json_output(
     command: Callable[Parameters, Content | None],
 ) -> Callable[Parameters, None]:
-    """Print the dict that a command returns, where it is called with `as_json`.
+    """Decorate a command so that it prints the dict that it returns, if `as_json` is true.
 
-    Whatever else the command prints then goes to standard error. Where the command fails, nothing
-    is printed; a command that returns None, such as a process that is not the first, prints
-    nothing.
+    All other output of the command then goes to standard error. Nothing is printed if the command
+    fails or returns None, as processes other than the first do.
     """
 
     @functools.wraps(command)

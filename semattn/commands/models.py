@@ -29,77 +29,79 @@ def models(
         str | None,
         typer.Argument(
             metavar="PATTERN",
-            help="A family, a part of a name, or a pattern such as 'swin*'. All families if left "
-            "out.",
+            help="A family, part of a model name, or a pattern such as 'swin*'; by default, all "
+            "families.",
         ),
     ] = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content:
-    """List the models that semattn explains, and those that it refuses, with the reason.
+    """List the models that semattn supports and those that it refuses, with the reason.
 
-    Every ViT-like architecture of timm was tried; models of transformers,
-    torchvision and OpenCLIP work by the same means, though they are not listed.
+    The list contains every ViT-like architecture of timm. Models of transformers,
+    torchvision and OpenCLIP are supported in the same way, but they are not listed.
     """
     from ..zoo.known import known, sweep
 
-    everything = known()
+    entries = known()
     console = open_console()
     if pattern is None:
-        print_table(console, _families(everything))
-        works = sum(one.status == "works" for one in everything.values())
+        print_table(console, _families(entries))
+        works = sum(entry.status == "works" for entry in entries.values())
         console.print(
-            f"\n[bold]{works}[/] of {len(everything)} architectures of timm {sweep()['timm']} "
-            "work; [bold]semattn models FAMILY[/] lists those of a family, with reasons",
+            f"\n[bold]{works}[/] of {len(entries)} architectures of timm {sweep()['timm']} "
+            "work; [bold]semattn models FAMILY[/] lists the models of a family, with reasons",
             soft_wrap=True,
         )
-        return _content(everything.values())
-    found = _matching(everything, pattern)
-    print_table(console, _names(found))
+        return _content(entries.values())
+    matches = _matching(entries, pattern)
+    print_table(console, _names(matches))
     reasons: dict[tuple[str, str], list[str]] = {}
-    for one in found:
-        if said := _remark(one):
-            reasons.setdefault((one.status, said), []).append(one.name)
-    for (status, said), names in reasons.items():
-        of = "all of them" if len(names) == len(found) > 1 else ", ".join(names)
-        console.print(f"\n[{COLOURS[status]}]{status}:[/] {of}\n  {verbatim(said)}", soft_wrap=True)
-    return _content(found)
+    for entry in matches:
+        if remark := _remark(entry):
+            reasons.setdefault((entry.status, remark), []).append(entry.name)
+    for (status, remark), names in reasons.items():
+        affected = "all of them" if len(names) == len(matches) > 1 else ", ".join(names)
+        console.print(
+            f"\n[{COLOURS[status]}]{status}:[/] {affected}\n  {verbatim(remark)}", soft_wrap=True
+        )
+    return _content(matches)
 
 
-def _content(shown: Iterable[Known]) -> Content:
-    """Return the models ready for JSON, and the version of timm that they were tried with."""
+def _content(entries: Iterable[Known]) -> Content:
+    """Return the models ready for JSON, and the version of timm that they were tested with."""
     from ..zoo.known import sweep
 
-    return {"timm": sweep()["timm"], "models": [asdict(model) for model in shown]}
+    return {"timm": sweep()["timm"], "models": [asdict(model) for model in entries]}
 
 
-def _families(everything: dict[str, Known]) -> Table:
-    """A row a family, with a column for each status that any model has."""
+def _families(entries: dict[str, Known]) -> Table:
+    """Return a table with one row per family and a column for each status that occurs."""
     from ..zoo.known import STATUSES, families
 
-    rows = families(everything)
-    shown = [status for status in STATUSES if any(one.counts[status] for one in rows)]
+    rows = families(entries)
+    statuses = [status for status in STATUSES if any(row.counts[status] for row in rows)]
     table = _table("family")
-    for title in ("models", *shown):
+    for title in ("models", *statuses):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("for example")
-    for one in rows:
+    for row in rows:
         counts = [
-            f"[{COLOURS[status]}]{one.counts[status]}[/]" if one.counts[status] else "[dim]–[/]"
-            for status in shown
+            f"[{COLOURS[status]}]{row.counts[status]}[/]" if row.counts[status] else "[dim]–[/]"
+            for status in statuses
         ]
-        table.add_row(one.name, str(one.total), *counts, one.example or "[dim]–[/]")
+        table.add_row(row.name, str(row.total), *counts, row.example or "[dim]–[/]")
     return table
 
 
-def _names(found: list[Known]) -> Table:
-    """A row a model: how it fared, and on what grid of patches."""
+def _names(matches: list[Known]) -> Table:
+    """Return a table with one row per model: its patch grid and its status."""
     table = _table("model")
     table.add_column("patches", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for one in found:
-        patches = "×".join(map(str, one.patches)) or "[dim]–[/]"
-        table.add_row(one.name, patches, f"[{COLOURS[one.status]}]{one.status}[/]")
+    for entry in matches:
+        patches = "×".join(map(str, entry.patches)) or "[dim]–[/]"
+        table.add_row(entry.name, patches, f"[{COLOURS[entry.status]}]{entry.status}[/]")
     return table
 
 
@@ -109,22 +111,24 @@ def _table(first: str) -> Table:
     return table
 
 
-def _remark(model: Known) -> str:
-    """Why it does not work, or what of it is not in the map."""
-    if model.left_out:
-        kinds = ", ".join(model.left_out)
+def _remark(entry: Known) -> str:
+    """Return why a model does not work, or which attention its map leaves out."""
+    if entry.left_out:
+        kinds = ", ".join(entry.left_out)
         return f"the map is without {kinds}, which is not attention between patches"
-    return model.reason
+    return entry.reason
 
 
-def _matching(everything: dict[str, Known], pattern: str) -> list[Known]:
-    wanted = pattern.casefold()
-    found = [one for one in everything.values() if one.family == wanted]
-    found = found or [one for name, one in everything.items() if wanted in name]
-    found = found or [one for name, one in everything.items() if fnmatch.fnmatch(name, wanted)]
-    if not found:
-        families = {one.family for one in everything.values()}
-        names = [*everything, *families, *(name.split("_")[0] for name in everything)]
-        nearest = choices("pattern", pattern, names).partition(" choose from ")[0]
-        raise ValueError(f"{nearest} semattn models lists the families")
-    return found
+def _matching(entries: dict[str, Known], pattern: str) -> list[Known]:
+    lowered = pattern.casefold()
+    matches = [entry for entry in entries.values() if entry.family == lowered]
+    matches = matches or [entry for name, entry in entries.items() if lowered in name]
+    matches = matches or [
+        entry for name, entry in entries.items() if fnmatch.fnmatch(name, lowered)
+    ]
+    if not matches:
+        families = {entry.family for entry in entries.values()}
+        names = [*entries, *families, *(name.split("_")[0] for name in entries)]
+        message = choices("pattern", pattern, names).partition(" choose from ")[0]
+        raise ValueError(f"{message} semattn models lists the families")
+    return matches

@@ -1,4 +1,4 @@
-"""The arguments and options that the commands share: what each is called and what `--help` says."""
+"""Arguments and options of the commands, with their help texts."""
 
 from __future__ import annotations
 
@@ -7,377 +7,400 @@ from typing import Annotated, Any
 
 import typer
 
-WHAT, HOW, WHERE = "What is explained", "How", "Output"
+INPUT, METHOD, OUTPUT = "Input", "Method", "Output"
 
 
-def _option(panel: str, metavar: str | None, words: str, *names: str, **more: Any) -> Any:
-    # "" for a flag: `--debug <bool>` would read as if a value followed.
-    return typer.Option(*names, metavar=metavar or "", rich_help_panel=panel, help=words, **more)
+def _option(panel: str, metavar: str | None, text: str, *names: str, **settings: Any) -> Any:
+    # "" for a flag: `--debug <bool>` would look as if a value followed.
+    return typer.Option(*names, metavar=metavar or "", rich_help_panel=panel, help=text, **settings)
 
 
 ImageFiles = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGE",
-        help="Photographs: any files that Pillow reads; folders, with the folders in them; "
-        "patterns in quotes such as [bold]'photos/**/*.jpg'[/]; or [bold]-[/], the bytes of one on "
-        "standard input.",
+        help="Images: files that Pillow can read; folders (with their subfolders); quoted "
+        "patterns such as [bold]'photos/**/*.jpg'[/]; or [bold]-[/] for an image on standard "
+        "input.",
     ),
 ]
 ImagesOrFolder = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGE|FOLDER",
-        help="A photograph, or several that are analysed together: files, folders, with the "
-        "folders in them, patterns in quotes such as [bold]'photos/*.jpg'[/]; or [bold]-[/], the "
-        "bytes of one on standard input. Other files are skipped.",
+        help="An image, or several images that are analysed together: files, folders (with their "
+        "subfolders), quoted patterns such as [bold]'photos/*.jpg'[/], or [bold]-[/] for an image "
+        "on standard input. Other files are skipped.",
     ),
 ]
 ModelName = Annotated[
     str | None,
     _option(
-        WHAT,
+        INPUT,
         "NAME",
-        "A timm model, such as [bold]vit_base_patch16_224[/]; the embedded one if left out.",
+        "Name of a timm model, such as [bold]vit_base_patch16_224[/]. Default: the embedded model.",
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
     _option(
-        WHAT,
+        INPUT,
         "FILE",
-        "Weights for --model: safetensors or a PyTorch file, also one of a training run; "
-        "[bold]FILE#state_dict_ema[/] chooses among several sets of weights in it.",
+        "Weights for --model: a safetensors or PyTorch file, also a training checkpoint; "
+        "[bold]FILE#state_dict_ema[/] selects one of several sets of weights in the file.",
     ),
 ]
 RandomWeights = Annotated[
     bool,
     _option(
-        WHAT,
+        INPUT,
         None,
-        "Leave --model untrained: nothing is fetched, and the map means nothing.",
+        "Use --model untrained: nothing is downloaded, and the map has no meaning.",
         "--random-weights",
     ),
 ]
 ClassNames = Annotated[
     Path | None,
     _option(
-        WHAT,
+        INPUT,
         "FILE",
-        "Names of the classes, one a line, in the order of the model's output; or lines with "
-        "numbers, or JSON, as ImageNet's class index.",
+        "Class names, one per line, in the order of the model's outputs; or lines with numbers, "
+        "or JSON such as ImageNet's class index.",
     ),
 ]
 Target = Annotated[
     str | None,
-    _option(
-        WHAT, "CLASS", "The class to explain, by name or number; the predicted one if left out."
-    ),
+    _option(INPUT, "CLASS", "Class to explain, by name or number. Default: the predicted class."),
 ]
 METHODS = (
-    "semattn's own [bold]sift-patch-interrelation[/]; of attention: raw-attention, "
-    "attention-rollout, gradient-rollout, generic-relevance, transition-attention, legrad; of "
-    "features: grad-cam; of pixels: input-x-gradient, integrated-gradients, smooth-grad, "
-    "occlusion; or a control: keypoint-density, random, center"
+    "[bold]sift-patch-interrelation[/] (semattn's own); from attention: raw-attention, "
+    "attention-rollout, gradient-rollout, generic-relevance, transition-attention, legrad; from "
+    "features: grad-cam; from pixels: input-x-gradient, integrated-gradients, smooth-grad, "
+    "occlusion; or a baseline that ignores the model: keypoint-density, random, center"
 )
-Method = Annotated[str, _option(HOW, "NAME", f"The explainer: {METHODS}.")]
+Method = Annotated[str, _option(METHOD, "NAME", f"Explanation method: {METHODS}.")]
 Methods = Annotated[
     str | None,
     _option(
-        HOW,
+        METHOD,
         "A,B,C",
-        f"The explainers to compare, in this order; all of them if left out: {METHODS}.",
+        f"Methods to compare, in this order; default: all of {METHODS}.",
     ),
 ]
 Density = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "NAME",
-        "What makes a patch count: [bold]count, response, size, gaussian, surround, distinct, "
+        "Keypoint density: [bold]count, response, size, gaussian, surround, distinct, "
         "distinct-size, distinct-size-surround[/]; or a control: uniform, sobel, canny, center, "
         "shifted, permuted, random.",
     ),
 ]
 Detector = Annotated[
-    str, _option(HOW, "NAME", "Keypoints by [bold]sift[/] (OpenCV) or [bold]sift-skimage[/].")
+    str,
+    _option(METHOD, "NAME", "Keypoint detector: [bold]sift[/] (OpenCV) or [bold]sift-skimage[/]."),
 ]
 Layers = Annotated[
     str | None,
     _option(
-        HOW,
+        METHOD,
         "LAYERS",
-        "[bold]last-half[/], [bold]all[/], or numbers from 0: 6-11, or 3,7,11; the method's own "
-        "choice if left out.",
+        "Layers: [bold]last-half[/], [bold]all[/], or numbers from 0 such as 6-11 or 3,7,11. "
+        "Default: the method's choice.",
     ),
 ]
 Queries = Annotated[
     str | None,
     _option(
-        HOW,
-        "WHO",
-        "Whose attention counts: [bold]class[/] (that of the class token, or of all prefix tokens "
-        "that the answer is read from), [bold]all[/] (every patch's too), or [bold]auto[/] (that "
-        "of the tokens that the answer is read from).",
+        METHOD,
+        "TOKENS",
+        "Query tokens whose attention is used: [bold]class[/] (the class token, or all prefix "
+        "tokens that the output is read from), [bold]all[/] (also the patches), or [bold]auto[/] "
+        "(the tokens that the output is read from).",
     ),
 ]
 Region = Annotated[
     str | None,
     _option(
-        WHAT,
-        "WHERE",
-        "Lead attention to a part of the photograph instead, in its own pixels: a box "
-        "[bold]left,top,right,bottom[/] about a thing, clicks on it [bold]points=x,y;x,y[/], "
-        "[bold]polygon=x,y;x,y;x,y[/], or a mask: a file, white inside, of the photograph's size.",
+        INPUT,
+        "REGION",
+        "Bias attention towards a region of the image instead, in pixels of the image file: a box "
+        "[bold]left,top,right,bottom[/] around an object, clicks on it [bold]points=x,y;x,y[/], "
+        "[bold]polygon=x,y;x,y;x,y[/], or a mask file of the image's size, white inside.",
     ),
 ]
 Away = Annotated[
     bool,
-    _option(HOW, None, "Lead attention away from there: what is to be overlooked.", "--away"),
+    _option(METHOD, None, "Bias attention away from the region or patches.", "--away"),
 ]
 PromptDensity = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "NAME",
-        "What leads: [bold]interrelation[/] (what keypoint-dense patches and the class token "
-        "attend to, grown to a whole thing), [bold]received, received-class[/], or a density: "
-        "count, size, distinct-size-surround, …; or a control: class-attention, class-grown, "
-        "sobel, canny, center, random, shifted.",
+        "Source of the bias: [bold]interrelation[/] (patches that keypoint-dense patches and the "
+        "class token attend to, with affinity refinement), [bold]received, received-class[/], or a "
+        "density: count, size, distinct-size-surround, …; or a control: class-attention, "
+        "class-grown, sobel, canny, center, random, shifted.",
     ),
 ]
 Strengths = Annotated[
     str | None,
-    _option(HOW, "A,B,C", "How strongly, one after another: 0,0.25,0.5,0.75,1,1.5,2 if left out."),
+    _option(METHOD, "A,B,C", "Strengths of the bias. Default: 0,0.25,0.5,0.75,1,1.5,2."),
 ]
 PromptLayers = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "LAYERS",
-        "Which layers are steered: [bold]last-third[/], [bold]last-half[/], [bold]all[/], or 6-11, "
-        "or 3,7,11.",
+        "Layers that get the bias: [bold]last-third[/], [bold]last-half[/], [bold]all[/], or "
+        "numbers such as 6-11 or 3,7,11.",
     ),
 ]
 Growth = Annotated[
     float | None,
     _option(
-        HOW,
+        METHOD,
         "G",
-        "The part of a patch's relevance that it has from patches of like keys, in [0, 1): 0.9 if "
-        "left out; 0 leaves the map as it is.",
+        "Strength of affinity refinement: the share of a patch's relevance that comes from patches "
+        "with similar keys, in [0, 1). Default: 0.9; 0 turns the refinement off.",
     ),
 ]
 PromptQueries = Annotated[
     str,
     _option(
-        HOW,
-        "WHO",
-        "Whose attention is biased: that of [bold]all[/] tokens, of the [bold]class[/] tokens (the "
-        "prefix tokens that the answer is read from), or of [bold]patches[/].",
+        METHOD,
+        "TOKENS",
+        "Query tokens whose scores get the bias: [bold]all[/] tokens, the [bold]class[/] tokens "
+        "(the prefix tokens that the output is read from), or [bold]patches[/].",
     ),
 ]
 PromptFolder = Annotated[
     Path | None,
     _option(
-        WHERE,
+        OUTPUT,
         "DIR",
-        "The folder for the results, with a folder in it for each of several images; "
-        "semattn-prompt-IMAGE or semattn-prompt-FOLDER, here, if left out.",
+        "Folder for the results; several images have one subfolder each. Default: "
+        "semattn-prompt-IMAGE or semattn-prompt-FOLDER in the current folder.",
     ),
 ]
 Refine = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "NAME",
-        "How patches become pixels: [bold]none[/] (smoothly), or along the borders in the picture, "
-        "by [bold]guided[/] filter or [bold]superpixels[/].",
+        "Upsampling of the patch map to pixels: [bold]none[/] (smooth interpolation), or along "
+        "image edges by [bold]guided[/] filter or [bold]superpixels[/].",
     ),
 ]
-Device = Annotated[str, _option(HOW, "NAME", "Where it runs: cpu, cuda, mps, …")]
+Device = Annotated[str, _option(METHOD, "NAME", "Device: cpu, cuda, mps, …")]
 Folder = Annotated[
     Path | None,
     _option(
-        WHERE,
+        OUTPUT,
         "DIR",
-        "The folder for the results, with a folder in it for each of several images; "
-        "semattn-IMAGE or semattn-explain-FOLDER, here, if left out.",
+        "Folder for the results; several images have one subfolder each. Default: "
+        "semattn-IMAGE or semattn-explain-FOLDER in the current folder.",
     ),
 ]
 ComparisonFolder = Annotated[
     Path | None,
     _option(
-        WHERE,
+        OUTPUT,
         "DIR",
-        "The folder for the results, with a folder in it for each of several images; "
-        "semattn-compare-IMAGE or semattn-compare-FOLDER, here, if left out.",
+        "Folder for the results; several images have one subfolder each. Default: "
+        "semattn-compare-IMAGE or semattn-compare-FOLDER in the current folder.",
     ),
 ]
 AnalysisFolder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder for the results; semattn-analyze-NAME, here, if left out."),
+    _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-analyze-NAME."),
 ]
 AnalysisLayers = Annotated[
     str | None,
-    _option(HOW, "LAYERS", "[bold]last-half[/], [bold]all[/] (the default), or 6-11, or 3,7,11."),
+    _option(
+        METHOD, "LAYERS", "Layers: [bold]last-half[/], [bold]all[/] (default), or 6-11, or 3,7,11."
+    ),
 ]
 Draws = Annotated[
     int | None,
     _option(
-        HOW, "R", "Draws of each null, for each image; 3, or 20 for one image, if left out.", min=2
+        METHOD,
+        "R",
+        "Draws of each null distribution per image. Default: 3, or 20 for a single image.",
+        min=2,
     ),
 ]
-Batch = Annotated[int, _option(HOW, "B", "Images in the model at once.", min=1)]
-Seed = Annotated[int, _option(HOW, "S", "Of the nulls, the intervals and the ties.", min=0)]
+Batch = Annotated[int, _option(METHOD, "B", "Batch size of the model.", min=1)]
+Seed = Annotated[
+    int, _option(METHOD, "S", "Random seed of null distributions, intervals and ties.", min=0)
+]
 Report = Annotated[
     bool,
     _option(
-        WHERE,
+        OUTPUT,
         None,
-        "Whether [bold]report.html[/] is written: a page to look into, which opens from the disk.",
+        "Write [bold]report.html[/], an interactive page that opens without a server.",
         "--report/--no-report",
     ),
 ]
 Force = Annotated[
     bool,
     _option(
-        WHERE,
+        OUTPUT,
         None,
-        "Replace files in the folder that semattn did not write; never the input.",
+        "Also replace files in the folder that semattn did not write; never the input.",
         "--force",
     ),
 ]
-Top = Annotated[int, _option(WHERE, "K", "How many classes to list.", min=1)]
+Top = Annotated[int, _option(OUTPUT, "K", "Number of classes to list.", min=1)]
 Json = Annotated[
     bool,
     _option(
-        WHERE,
+        OUTPUT,
         None,
-        "Print one JSON object on standard output and all other text on standard error; where the "
+        "Print one JSON object on standard output and all other text on standard error; if the "
         "command fails, no object is printed.",
         "--json",
     ),
 ]
-Debug = Annotated[bool, _option(WHERE, None, "Show where an error arose.", "--debug")]
+Debug = Annotated[bool, _option(OUTPUT, None, "Show the traceback of an error.", "--debug")]
 LabelledFolder = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="Images in a folder a class, named as the model's classes are; or a folder of images "
-        "alone: then each counts as the class that the model predicts. Other files are skipped.",
+        help="Images in one subfolder per class, named like the model's classes; or a folder of "
+        "images without subfolders: then the predicted class of each image is used. Other files "
+        "are skipped.",
     ),
 ]
 Search = Annotated[
     str | None,
     _option(
-        WHAT,
+        INPUT,
         "CLASS,…",
-        "The classes to search, by names or numbers; all that images are of if left out.",
+        "Classes to search, by name or number. Default: all classes of the images.",
     ),
 ]
 Level = Annotated[
     float,
-    _option(HOW, "P", "The chance that the whole search confirms a cue where there is none."),
+    _option(
+        METHOD,
+        "P",
+        "Significance level of the whole search: probability of any false confirmation.",
+    ),
 ]
 Lift = Annotated[
     float,
-    _option(HOW, "L", "How many times as often as others a class must surely show what is tried."),
+    _option(
+        METHOD, "L", "Minimum frequency of a candidate in its class, relative to the other classes."
+    ),
 ]
-Most = Annotated[int, _option(HOW, "N", "How many candidates of a class are tried at most.", min=1)]
-SearchSeed = Annotated[int, _option(HOW, "S", "Of the draws, the clusters, the intervals.", min=0)]
+Most = Annotated[
+    int, _option(METHOD, "N", "Maximum number of candidates that are tested per class.", min=1)
+]
+SearchSeed = Annotated[
+    int, _option(METHOD, "S", "Random seed of draws, clusters and intervals.", min=0)
+]
 SpuriousFolder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder for the results; semattn-spurious, here, if left out."),
+    _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-spurious."),
 ]
 AuditSource = Annotated[
     str,
     typer.Argument(
         metavar="FOLDER|ARCHIVES|LIST",
-        help="A folder of photographs, or of one folder a class; a folder of tar archives, one of "
-        "them, or shard-{000..063}.tar (WebDataset), with #EXTENSION where a sample has several "
-        "pictures; or a text file with a path a line, and after a tab, comma or space the class.",
+        help="A folder of images, or with one subfolder per class; a folder of tar archives, one "
+        "archive, or shard-{000..063}.tar (WebDataset), with #EXTENSION if a sample has several "
+        "images; or a text file with one path per line, and the class after a tab, comma or space.",
     ),
 ]
 Jobs = Annotated[
     str,
-    _option(WHAT, "A,B,C", "What is done: [bold]explain[/], [bold]analyze[/], [bold]spurious[/]."),
+    _option(INPUT, "A,B,C", "Jobs to run: [bold]explain[/], [bold]analyze[/], [bold]spurious[/]."),
 ]
 AuditBatch = Annotated[
     int | None,
     _option(
-        HOW, "B", "Images in the model at once; chosen from the free memory if left out.",
+        METHOD, "B", "Batch size of the model. Default: chosen from the free memory.",
         "--batch-size", min=1,
     ),
 ]  # fmt: skip
 ReadingWorkers = Annotated[
     int | None,
     _option(
-        HOW, "N", "Processes that read images and find keypoints; as many as the model leaves "
-        "processors, if left out.", "--workers", min=0,
+        METHOD, "N", "Processes that read images and detect keypoints. Default: the number of free "
+        "CPU cores.", "--workers", min=0,
     ),
 ]  # fmt: skip
 Process = Annotated[
     str | None,
     _option(
-        HOW, "K/N", "Which of several processes this is, from 0/N; as torchrun says if left out."
+        METHOD, "K/N", "This process and the number of processes, from 0/N. Default: from torchrun."
     ),
 ]  # fmt: skip
 AuditFolder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder for the results; semattn-audit-NAME, here, if left out."),
+    _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-audit-NAME."),
 ]
 Data = Annotated[
     str,
     _option(
-        WHAT,
+        INPUT,
         "DATA",
-        "Images with the masks of their objects: [bold]masks:IMAGES,MASKS[/] (folders), "
-        "[bold]voc:ROOT[/], [bold]coco:IMAGES,ANNOTATIONS[/] or "
-        "[bold]imagenet-segmentation:FILE[/]; [bold]folder:IMAGES[/] has none.",
+        "Images with object masks: [bold]masks:IMAGES,MASKS[/] (folders), [bold]voc:ROOT[/], "
+        "[bold]coco:IMAGES,ANNOTATIONS[/] or [bold]imagenet-segmentation:FILE[/]; or without "
+        "masks: [bold]folder:IMAGES[/].",
     ),
 ]
 BenchMethods = Annotated[
     str | None,
     _option(
-        WHAT,
+        INPUT,
         "NAMES",
-        "The rows, by commas: explainers (semattn compare --help lists them), "
-        "[bold]EXPLAINER:DENSITY[/], or peers' own code such as "
-        "[bold]pytorch-grad-cam/GradCAM[/]; eight if left out.",
+        "Methods (table rows), separated by commas: explainers (see semattn compare --help), "
+        "[bold]EXPLAINER:DENSITY[/], or methods of other packages such as "
+        "[bold]pytorch-grad-cam/GradCAM[/]. Default: eight methods.",
     ),
 ]
 Metrics = Annotated[
     str | None,
-    _option(WHAT, "NAMES", "The columns, by commas; AP, pointing, energy, ins − del if left out."),
+    _option(
+        INPUT,
+        "NAMES",
+        "Metrics (columns), separated by commas. Default: AP, pointing, energy, ins − del.",
+    ),
 ]
 Baselines = Annotated[
     str | None,
     _option(
-        WHAT, "NAMES", "Rows that every other is compared with; rollout, Grad-CAM, … if left out."
+        INPUT, "NAMES", "Methods that all others are compared with. Default: rollout, Grad-CAM, …."
     ),
 ]
-Images = Annotated[int, _option(WHAT, "N", "How many images, spread over the data.", min=1)]
+Images = Annotated[
+    int, _option(INPUT, "N", "Number of images, spread evenly over the data.", min=1)
+]
 Perturbation = Annotated[
-    str, _option(HOW, "NAME", "What stands for a patch: blur, mean, black or inpaint.")
+    str, _option(METHOD, "NAME", "Replacement of removed patches: blur, mean, black or inpaint.")
 ]
-PerturbationSteps = Annotated[int, _option(HOW, "S", "Steps of deletion and of insertion.", min=1)]
-PerturbationBatch = Annotated[
-    int, _option(HOW, "B", "Perturbed images in the model at once.", min=1)
+PerturbationSteps = Annotated[
+    int, _option(METHOD, "S", "Number of deletion and insertion steps.", min=1)
 ]
+PerturbationBatch = Annotated[int, _option(METHOD, "B", "Batch size of perturbed images.", min=1)]
 Precision = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "TYPE",
-        "What perturbed images are computed in: float32, bfloat16 or float16; [bold]auto[/] is "
-        "bfloat16 where the machine computes in it.",
+        "Precision for perturbed images: float32, bfloat16 or float16; [bold]auto[/] is bfloat16 "
+        "if the device supports it.",
     ),
 ]
-Quick = Annotated[bool, _option(HOW, None, "10 images and 8 steps at most.", "--quick")]
-BenchSeed = Annotated[int, _option(HOW, "S", "Of the ties, the draws and the intervals.", min=0)]
+Quick = Annotated[bool, _option(METHOD, None, "Use at most 10 images and 8 steps.", "--quick")]
+BenchSeed = Annotated[int, _option(METHOD, "S", "Random seed of ties, draws and intervals.", min=0)]
 BenchFolder = Annotated[
-    Path | None, _option(WHERE, "FOLDER", "Where the results go; ./semattn-bench if left out.")
+    Path | None, _option(OUTPUT, "FOLDER", "Folder for the results. Default: semattn-bench.")
 ]
 
 TRAINING = "Training"
@@ -385,16 +408,16 @@ PhotoFolder = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="Photographs, with those in its folders; no labels are needed. Other files are "
+        help="Folder of photographs, with its subfolders; no labels are needed. Other files are "
         "skipped.",
     ),
 ]
 MaskingName = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "NAME",
-        "Which patches are hidden: [bold]guided[/] by keypoints, [bold]random[/] as in MAE, or "
+        "Masking policy: [bold]guided[/] by keypoints, [bold]random[/] as in MAE, or "
         "[bold]block-wise[/] as in BEiT.",
         "--masking",
     ),
@@ -402,51 +425,64 @@ MaskingName = Annotated[
 Beta = Annotated[
     float,
     _option(
-        HOW,
+        METHOD,
         "B",
-        "How strongly guided masking prefers patches with many keypoints: above 0 hides them, "
-        "below 0 hides the others, 0 is random.",
+        "Strength of guided masking: above 0, patches with many keypoints are hidden more often; "
+        "below 0, less often; 0 is random masking.",
     ),
 ]
 BetaEnd = Annotated[
     float | None,
-    _option(HOW, "B", "Beta in the last epoch; it stays as it is if left out."),
+    _option(METHOD, "B", "Beta in the last epoch. Default: the same as --beta."),
 ]
 ScheduleShape = Annotated[
-    str, _option(HOW, "NAME", "How beta gets there: [bold]linear[/] or [bold]cosine[/].")
+    str,
+    _option(
+        METHOD, "NAME", "Schedule from --beta to --beta-end: [bold]linear[/] or [bold]cosine[/]."
+    ),
 ]
 Hint = Annotated[
     float,
-    _option(HOW, "H", "Part of the patches most wanted hidden that stay visible for certain."),
+    _option(
+        METHOD,
+        "H",
+        "Share of the patches with the highest masking scores that always stay visible.",
+    ),
 ]
-MaskRatio = Annotated[float, _option(HOW, "R", "Part of the patches that is hidden.")]
+MaskRatio = Annotated[float, _option(METHOD, "R", "Share of the patches that is hidden.")]
 MaskDensity = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "NAME",
-        "What guides: [bold]count, response, size, gaussian, surround[/]; or a control: sobel, "
-        "canny, center, random, shifted, permuted, [bold]other[/] (another image's keypoints).",
+        "Density that guides: [bold]count, response, size, gaussian, surround[/]; or a control: "
+        "sobel, canny, center, random, shifted, permuted, [bold]other[/] (keypoints of "
+        "another image).",
         "--density",
     ),
 ]
 LossWeight = Annotated[
     str,
     _option(
-        HOW,
+        METHOD,
         "NAME",
-        "How patches count in the loss: [bold]none[/] (alike), [bold]kamim[/] or "
-        "[bold]kamim-relative[/] (those with keypoints more).",
+        "Weights of patches in the loss: [bold]none[/] (equal), [bold]kamim[/] or "
+        "[bold]kamim-relative[/] (higher for patches with keypoints).",
     ),
 ]
-Temperature = Annotated[float, _option(HOW, "T", "Of --loss-weight; the lower, the stronger.")]
+Temperature = Annotated[
+    float,
+    _option(
+        METHOD, "T", "Temperature of --loss-weight; lower values weigh keypoints more strongly."
+    ),
+]
 KeypointsFrom = Annotated[
     str,
     _option(
-        HOW,
-        "WHERE",
-        "[bold]cache[/]: found once in the whole photographs, kept on the disk, and cropped with "
-        "them; or [bold]detect[/]: found in every crop.",
+        METHOD,
+        "SOURCE",
+        "[bold]cache[/]: detect keypoints once in each full photograph and store them; or "
+        "[bold]detect[/]: detect them in every crop.",
         "--keypoints",
     ),
 ]
@@ -455,23 +491,24 @@ MaeModel = Annotated[
     _option(
         TRAINING,
         "NAME|DIR",
-        "The size of the ViT: [bold]tiny, small, base[/]; or a model saved by transformers.",
+        "Size of the ViT: [bold]tiny, small, base[/]; or a model saved by transformers.",
         "--model",
     ),
 ]
-ImageSize = Annotated[int, _option(TRAINING, "N", "Side of a crop, pixels.", min=16)]
-PatchSize = Annotated[int, _option(TRAINING, "N", "Side of a patch, pixels.", min=2)]
-EpochCount = Annotated[int, _option(TRAINING, "N", "How often each photograph is seen.", min=1)]
+ImageSize = Annotated[int, _option(TRAINING, "N", "Side of a crop in pixels.", min=16)]
+PatchSize = Annotated[int, _option(TRAINING, "N", "Side of a patch in pixels.", min=2)]
+EpochCount = Annotated[int, _option(TRAINING, "N", "Number of epochs.", min=1)]
 TrainBatch = Annotated[
-    int, _option(TRAINING, "B", "Photographs a step, in all processes.", "--batch-size", min=1)
+    int, _option(TRAINING, "B", "Photographs per step, over all processes.", "--batch-size", min=1)
 ]
 LearningRate = Annotated[
-    float, _option(TRAINING, "LR", "For a batch of 256, and scaled with the batch.")
+    float,
+    _option(TRAINING, "LR", "Learning rate for a batch of 256; it is scaled with the batch size."),
 ]
 Workers = Annotated[
     int | None,
     _option(
-        TRAINING, "N", "Processes that load photographs; by the machine's processors if left out.",
+        TRAINING, "N", "Processes that load photographs. Default: by the number of CPU cores.",
         min=0,
     ),
 ]  # fmt: skip
@@ -480,27 +517,30 @@ TrainPrecision = Annotated[
     _option(
         TRAINING,
         "TYPE",
-        "float32, bfloat16, float16 (on a GPU); [bold]auto[/] is bfloat16 where the machine "
-        "computes in it.",
+        "Precision: float32, bfloat16, float16 (on a GPU); [bold]auto[/] is bfloat16 if the "
+        "device supports it.",
         "--precision",
     ),
 ]
 TrainDevice = Annotated[
-    str, _option(TRAINING, "NAME", "[bold]auto[/]: a GPU where there is one; or cpu.", "--device")
+    str,
+    _option(TRAINING, "NAME", "Device: [bold]auto[/] (a GPU if there is one) or cpu.", "--device"),
 ]
 TrainSeed = Annotated[
-    int, _option(TRAINING, "S", "Of weights, order, crops and masks.", "--seed", min=0)
+    int, _option(TRAINING, "S", "Random seed of weights, order, crops and masks.", "--seed", min=0)
 ]
 CheckpointSteps = Annotated[
-    int | None, _option(TRAINING, "N", "Steps between checkpoints; an epoch if left out.", min=1)
+    int | None, _option(TRAINING, "N", "Steps between checkpoints. Default: one epoch.", min=1)
 ]
 Validation = Annotated[
     Path | None,
     _option(
-        TRAINING, "FOLDER", "Photographs whose loss under fixed random masks is logged each epoch."
+        TRAINING,
+        "FOLDER",
+        "Photographs on which the loss under fixed random masks is logged every epoch.",
     ),
 ]
 PretrainFolder = Annotated[
     Path | None,
-    _option(WHERE, "DIR", "The folder of the run; semattn-pretrain, here, if left out."),
+    _option(OUTPUT, "DIR", "Folder of the run. Default: semattn-pretrain."),
 ]

@@ -1,4 +1,4 @@
-"""The page that belongs to a result."""
+"""The report page of a result."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PAGE = "report.html"
 
 
 def pages(
-    wanted: bool, explanation: Any = None, **parts: Any
+    is_requested: bool, explanation: Any = None, **parts: Any
 ) -> dict[str, Callable[[Path], object]]:
-    """File names, and what writes them, for `semattn.output`: none where none is wanted."""
-    if not wanted:
+    """Return the writer of the report page by its file name; empty if no page is requested."""
+    if not is_requested:
         return {}
     from .. import report
 

@@ -1,4 +1,4 @@
-"""Commands and groups that refuse an option that is repeated, and whose help can be read."""
+"""Commands and groups of typer that refuse repeated options and print readable help pages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HELP_WIDTH = 80  # columns that a help page needs; a narrower terminal breaks it
 
 
 class _Strict:
-    """Refusal of an option that takes one value and stands more than once among the arguments."""
+    """Mixin that refuses a repeated option, unless the option takes several values."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help page, in at least `HELP_WIDTH` columns: in fewer, names are cut."""
+        """Write the help page in at least `HELP_WIDTH` columns; in fewer, names would be cut."""
         before = os.environ.get("COLUMNS")
         if shutil.get_terminal_size().columns < HELP_WIDTH:
             os.environ["COLUMNS"] = str(HELP_WIDTH)
@@ -30,37 +30,37 @@ class _Strict:
                 os.environ["COLUMNS"] = before
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse a repeated option, then read the arguments as click does."""
+        """Refuse a repeated option, then parse the arguments as click does."""
         for parameter, count in Counter(self._order(ctx, list(args))).items():
             takes_many = getattr(parameter, "multiple", False) or getattr(parameter, "count", False)
             if parameter.param_type_name == "option" and count > 1 and not takes_many:
                 name = max(parameter.opts, key=len)
                 raise typer.BadParameter(
-                    f"{name}: expected it once, got it {count} times — keep one of them", ctx=ctx
+                    f"{name}: expected once, got {count} times — keep one of them", ctx=ctx
                 )
         remaining: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
         return remaining
 
     def _order(self, ctx: Any, args: list[str]) -> list[Any]:
-        """Return each option and argument as often as it stands there; click keeps the last."""
+        """Return each option and argument once per occurrence; click keeps only the last."""
         misused: Any = typer.BadParameter.__bases__[0]  # click's UsageError
         try:
             _, _, order = self.make_parser(ctx).parse_args(args=args)  # type: ignore[attr-defined]
-        except misused:  # it is raised again in a moment
+        except misused:  # `parse_args` raises it again
             return []
         return list(order)
 
 
 class Command(_Strict, TyperCommand):
-    """A command whose options are given once."""
+    """Command that refuses repeated options."""
 
 
 class Group(_Strict, TyperGroup):
-    """A group of commands whose own options are given once."""
+    """Group of commands that refuses repeated options."""
 
 
 def joined_lines(docstring: str | None) -> str:
-    r"""Return a docstring whose paragraphs are one line each, for the width of the terminal.
+    r"""Return a docstring with each paragraph on one line, so that the terminal can wrap it.
 
     Examples
     --------

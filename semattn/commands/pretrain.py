@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..registry import choices
 from . import options
-from .console import MOST_SKIPPED, busy, phases, told, verbatim
+from .console import MAX_SKIPPED, busy, collected_warnings, progress_phases, verbatim
 from .folders import result_folder
 from .json_output import Content, json_output, result_content
 from .reading import read_precision
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..masking import Masking
     from ..pretraining import Pretrained
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 
 
 @json_output
@@ -53,36 +53,36 @@ def pretrain(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content | None:
-    r"""Pre-train a ViT on photographs without labels, hiding patches by their keypoints.
+    r"""Pre-train a masked autoencoder on unlabelled photographs, with keypoint-guided masks.
 
-    A masked autoencoder ([bold]ViTMAEForPreTraining[/]), trained by transformers and
-    Accelerate: [bold]pip install 'semattn\[pretrain]'[/]. What is hidden of a photograph
-    depends on its place in the folder, the epoch and the seed, whatever the number
-    of processes. Photographs that cannot be read are skipped and listed. After an
-    interruption the same command goes on. On several GPUs:
-    [bold]accelerate launch -m semattn pretrain FOLDER[/], or, as on a CPU as well,
+    The model is [bold]ViTMAEForPreTraining[/], trained with transformers and Accelerate:
+    [bold]pip install 'semattn\[pretrain]'[/]. The mask of a photograph depends on its index
+    in the folder, the epoch and the seed, and not on the number of processes.
+    Photographs that cannot be read are skipped and listed. After an interruption, the
+    same command resumes. On several GPUs, run
+    [bold]accelerate launch -m semattn pretrain FOLDER[/]; on GPUs or a CPU, run
     [bold]torchrun --nproc-per-node 2 -m semattn pretrain FOLDER[/].
 
-    Writes [bold]model/[/] (for [bold]from_pretrained[/]), [bold]metrics.jsonl[/] (a line an
-    epoch, or each 50 steps), [bold]reconstruction.png[/] (what the model makes of
-    six photographs, drawn anew as it learns), [bold]pretrain.json[/] (settings and
-    versions), [bold]keypoints/[/] and [bold]checkpoints/[/].
+    Writes [bold]model/[/] (for [bold]from_pretrained[/]), [bold]metrics.jsonl[/] (one line per
+    epoch and per 50 steps), [bold]reconstruction.png[/] (reconstructions of six
+    photographs, updated during training), [bold]pretrain.json[/] (settings and versions),
+    [bold]keypoints/[/] and [bold]checkpoints/[/].
     """
     from ..images import listed
     from ..pretraining import FILES, pretrain as run
 
-    main = os.environ.get("RANK", "0") == "0"
-    place = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
+    is_main = os.environ.get("RANK", "0") == "0"
+    results = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
     policy = _policy(masking, beta, beta_end, schedule, hint, mask_ratio, seed, epochs)
-    with told() as notes:
-        with busy("listing the folder") if main else nullcontext():
+    with collected_warnings() as notes:
+        with busy("listing the folder") if is_main else nullcontext():
             pictures = listed(folder)
             others = None if validation is None else listed(validation)
-        shown: AbstractContextManager[Callable[[str, int, int], None] | None]
-        shown = phases() if main else nullcontext()
-        with shown as progress:
+        progress_context: AbstractContextManager[Callable[[str, int, int], None] | None]
+        progress_context = progress_phases() if is_main else nullcontext()
+        with progress_context as progress:
             finished = run(
-                pictures, place, masking=policy, model=model, image_size=image_size,
+                pictures, results, masking=policy, model=model, image_size=image_size,
                 patch_size=patch_size, density=density, detector=detector, keypoints=keypoints,
                 loss_weight=loss_weight, temperature=temperature, epochs=epochs,
                 batch_size=batch_size, learning_rate=learning_rate, seed=seed,
@@ -90,7 +90,7 @@ def pretrain(
                 precision=_precision(precision, device), device=device,
                 checkpoint_steps=checkpoint_steps, validation=others, progress=progress,
             )  # fmt: skip
-    if not main:
+    if not is_main:
         return None
     files = _files(finished)
     _report(finished, files, notes)
@@ -108,24 +108,24 @@ def _policy(
     seed: int,
     epochs: int,
 ) -> Masking:
-    """The masking policy that was asked for."""
+    """Return the masking policy that the options define."""
     from ..masking import GuidedMasking, Schedule, policies
 
     if shape not in ("linear", "cosine"):
         raise ValueError(choices("schedule", shape, ("linear", "cosine")))
-    chosen = policies.ensure(name)
-    if chosen is not GuidedMasking:
-        made: Masking = chosen(mask_ratio, seed)
-        return made
-    moving = beta if beta_end is None else Schedule(beta, beta_end, epochs, shape)
-    return GuidedMasking(mask_ratio, seed, moving, hint)
+    policy = policies.ensure(name)
+    if policy is not GuidedMasking:
+        masking: Masking = policy(mask_ratio, seed)
+        return masking
+    beta_schedule = beta if beta_end is None else Schedule(beta, beta_end, epochs, shape)
+    return GuidedMasking(mask_ratio, seed, beta_schedule, hint)
 
 
 def _workers() -> int:
-    """Loading in the background where a process has processors to spare."""
+    """Return the default number of loading processes: the free CPU cores, at most MAX_WORKERS."""
     from ..cores import own_cores
 
-    return min(MOST_WORKERS, max(0, own_cores() - 1))
+    return min(MAX_WORKERS, max(0, own_cores() - 1))
 
 
 def _precision(name: str, device: str) -> str:
@@ -147,9 +147,9 @@ def _files(finished: Pretrained) -> dict[str, Path]:
 
 
 def _report(finished: Pretrained, files: dict[str, Path], notes: list[str]) -> None:
-    """What came out, and where it is."""
+    """Print the losses, the time, skipped photographs and result files."""
     from ..pretraining.pictures import describe
-    from .console import closing
+    from .console import print_files
     from .terminal import open_console
 
     console = open_console()
@@ -160,25 +160,29 @@ def _report(finished: Pretrained, files: dict[str, Path], notes: list[str]) -> N
         soft_wrap=True,
     )
     if finished.resumed:
-        console.print(f"went on from step {finished.resumed}")
-    for key, said in (("loss", "loss"), ("eval_loss", "loss under fixed random masks")):
-        found = [one for one in finished.log if key in one]
-        if found:
-            first, last = found[0], found[-1]
-            console.print(f"{said}: {first[key]:.4f} → [bold]{last[key]:.4f}[/]")
+        console.print(f"resumed from step {finished.resumed}")
+    for key, label in (("loss", "loss"), ("eval_loss", "loss under fixed random masks")):
+        entries = [entry for entry in finished.log if key in entry]
+        if entries:
+            first, last = entries[0], entries[-1]
+            console.print(f"{label}: {first[key]:.4f} → [bold]{last[key]:.4f}[/]")
     console.print(_time(finished))
     if skipped := finished.skipped:
-        console.print(f"[yellow]skipped:[/] {len(skipped)}, which cannot be read")
-        for name, reason in skipped[:MOST_SKIPPED]:
+        console.print(f"[yellow]skipped:[/] {len(skipped)} that cannot be read")
+        for name, reason in skipped[:MAX_SKIPPED]:
             console.print(f"  {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
-        if len(skipped) > MOST_SKIPPED:
-            console.print(f"  … and {len(skipped) - MOST_SKIPPED} more", soft_wrap=True)
-    closing(console, notes, "", files)
+        if len(skipped) > MAX_SKIPPED:
+            console.print(f"  … and {len(skipped) - MAX_SKIPPED} more", soft_wrap=True)
+    print_files(console, notes, "", files)
 
 
 def _time(finished: Pretrained) -> str:
-    """Seconds of training, and of finding keypoints."""
-    spent = max((one["seconds"] for one in finished.log if "seconds" in one), default=0.0)
-    said = f"{spent:,.0f} s of training"
-    before = finished.keypoints_seconds
-    return f"{said}, {before:,.1f} s of them for keypoints" if before >= 1 else said
+    """Return the seconds of training and of keypoint detection, as text."""
+    seconds = max((entry["seconds"] for entry in finished.log if "seconds" in entry), default=0.0)
+    text = f"{seconds:,.0f} s of training"
+    keypoint_seconds = finished.keypoints_seconds
+    return (
+        f"{text}, {keypoint_seconds:,.1f} s of which for keypoints"
+        if keypoint_seconds >= 1
+        else text
+    )

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 from ..result_folder import ResultFolder
 from . import options
-from .console import busy, report_steps, told
+from .console import busy, collected_warnings, report_steps
 from .folders import image_folders
 from .images import ImageInput, read_images
 from .json_output import Content, json_output
 from .pages import PAGE, pages
 from .reading import (
+    enlarged_view,
     load_model,
     read_device,
     read_layers,
     read_region,
     read_strengths,
     read_target,
-    sharp,
 )
 from .several import ImageResult, Say, headline_of, run_images
 
@@ -50,19 +50,19 @@ def prompt(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content:
-    """Lead attention to the keypoints of IMAGE, or to a region, and see what changes.
+    """Bias attention towards the keypoints of IMAGE, or a region, and show what changes.
 
-    The scores of attention get a bias, stronger and stronger; nothing is trained.
-    The table tells the probabilities of the likeliest classes at each strength,
-    and where the prediction flips. A prompted model is another model: look at
-    validation images before you trust it with a strength. Of several images, each
-    has a folder of its own in the folder for the results, and [bold]index.html[/] shows
-    them all. An image that cannot be read is skipped and listed; the exit status
-    is 2 where none is left, else 0.
+    A bias of increasing strength is added to the attention scores; nothing is trained.
+    The table lists the probabilities of the most likely classes at each strength, and
+    the strengths at which the prediction changes. A prompted model is a different
+    model: validate a strength on other images before you rely on it. With several
+    images, each image has its own folder in the results folder, and [bold]index.html[/]
+    shows all of them. Images that cannot be read are skipped and listed; the exit
+    status is 2 if no image is left, else 0.
 
-    Writes [bold]prompt.png[/] (where attention is led, the maps, the probabilities),
-    [bold]prompt.json[/] (all figures), [bold]maps.npz[/] (the map at each strength, and the bias)
-    and [bold]report.html[/] (a page to look into).
+    Writes [bold]prompt.png[/] (the bias, the maps, the probabilities), [bold]prompt.json[/] (all
+    values and settings), [bold]maps.npz[/] (the map at each strength, and the bias) and
+    [bold]report.html[/] (an interactive page).
     """
     from .. import output
     from ..explain import SIFTPatchInterrelation
@@ -72,16 +72,16 @@ def prompt(
     inputs = read_images(images, "prompt")
     if region and not inputs.is_single:
         raise ValueError(
-            f"region: expected one image with a region in its own pixels, got "
-            f"{len(inputs.images)} from {_short(images)} — name one image, or leave out --region"
+            f"region: expected one image, because a region is in pixels of one image, got "
+            f"{len(inputs.images)} from {_shorten(images)} — name one image, or leave out --region"
         )
     mask = (Path(region),) if region and Path(region).is_file() else ()
     files = [*output.STEPS_FILES.values(), PAGE]
     folders = image_folders(out, "prompt", inputs, files, others=mask, force=force)
     strengths = read_strengths(strength) or STRENGTHS
-    with busy("reading the picture") as say, told() as notes:
-        inputs.check()  # before the model, which may take long to fetch, is asked for
-        say("loading the model, which fetches its weights the first time")
+    with busy("reading the picture") as say, collected_warnings() as notes:
+        inputs.check()  # fail before the model is loaded, which may take long
+        say("loading the model (its weights are downloaded at the first use)")
         network = load_model(
             model, checkpoint, names=classes, pretrained=not random_weights,
             device=read_device(device),
@@ -93,7 +93,7 @@ def prompt(
         label = read_target(target, network)
 
     def prompt_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
-        made = steps(
+        prompted = steps(
             SIFTPatchInterrelation(detector=detector),
             prompter,
             image.for_model(network),
@@ -101,42 +101,48 @@ def prompt(
             away=away,
             target=label,
             strengths=strengths,
-            prompt=_words(region, density, away),
-            progress=lambda number, total: say(f"strength {number} of {total - 1}"),
+            prompt=_describe_prompt(region, density, away),
+            progress=lambda index, total: say(f"strength {index} of {total - 1}"),
         )
         say("drawing")
-        backdrop = sharp(image.source, network)
-        page = pages(report, made.explanation, model=network, prompting=made, backdrop=backdrop)
-        about = {
+        backdrop = enlarged_view(image.source, network)
+        page = pages(
+            report, prompted.explanation, model=network, prompting=prompted, backdrop=backdrop
+        )
+        settings = {
             "region": region, "away": away, "density": None if region else density,
             "layers": layers, "queries": queries, "clip": prompter.clip,
         }  # fmt: skip
-        files = output.write_steps(made, folder, top=top, about=about, backdrop=backdrop, also=page)
+        files = output.write_steps(
+            prompted, folder, top=top, about=settings, backdrop=backdrop, also=page
+        )
         return ImageResult(
-            files, made.explanation.notes, f"{headline_of(made.explanation)}, {_flips(made)}",
-            lambda notes: report_steps(made, files, notes, top),
-        )  # fmt: skip
+            files,
+            prompted.explanation.notes,
+            f"{headline_of(prompted.explanation)}, {_describe_flips(prompted)}",
+            lambda notes: report_steps(prompted, files, notes, top),
+        )
 
     return run_images(
         inputs, folders, prompt_image, notes, picture=output.STEPS_FILES["figure"], is_wide=True
     )
 
 
-def _flips(made: Steps) -> str:
-    """Where the prediction changes, in a few words."""
+def _describe_flips(prompted: Steps) -> str:
+    """Return the strengths at which the prediction changes, as text."""
     changes = [
-        f"{made.explanation.answer_label(after)} from strength {strength:g} on"
-        for strength, _, after in made.flips()
+        f"{prompted.explanation.answer_label(after)} from strength {strength:g} on"
+        for strength, _, after in prompted.flips()
     ]
-    return ", ".join(changes) or "which does not change"
+    return ", ".join(changes) or "no change"
 
 
-def _short(arguments: list[str]) -> str:
-    """The first arguments, as a message shows them."""
+def _shorten(arguments: list[str]) -> str:
+    """Return the first arguments as text for a message."""
     return ", ".join(arguments[:2]) + (", …" if len(arguments) > 2 else "")
 
 
-def _words(region: str | None, density: str, away: bool) -> str:
-    """Where attention is led, for people."""
-    where = f"the region {region}" if region else f"what {density} finds"
-    return f"away from {where}" if away else f"to {where}"
+def _describe_prompt(region: str | None, density: str, away: bool) -> str:
+    """Return the direction of the bias as text that follows "attention is biased"."""
+    region_text = f"the region {region}" if region else f"patches that {density} scores high"
+    return f"away from {region_text}" if away else f"towards {region_text}"

@@ -1,4 +1,7 @@
-"""From what a person types to what the library takes. Each refuses in one line."""
+"""Parsers of command-line values: models, classes, regions, layers, devices.
+
+Each raises an error of one line for a value that it cannot use.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ if TYPE_CHECKING:
     from ..viz import Picture
 
 RANDOM_SEED = 0  # of --random-weights
-SHARPNESS = 896  # pixels of the longer side of a picture that is looked at alone, about
+SHARPNESS = 896  # approximate pixels of the longer side of a picture in a figure
 
 
 def read_explainer(method: str, **options: Any) -> Any:
-    """The explainer of that name; options that are None are left to it.
+    """Return the explainer of a name; options that are None keep their default.
 
-    An option that it lacks is a ValueError that names the nearest one and lists them all.
+    An option that the explainer lacks is a ValueError that suggests the nearest one.
     """
     from ..explain import explainers
 
-    chosen = {name: value for name, value in options.items() if value is not None}
+    explicit = {name: value for name, value in options.items() if value is not None}
     try:
-        return explainers.ensure(method)(**chosen)
+        return explainers.ensure(method)(**explicit)
     except TypeError as error:
         raise ValueError(str(error)) from error
 
@@ -43,9 +46,9 @@ def load_model(
     pretrained: bool,
     device: str,
 ) -> nn.Module:
-    """A model of the zoo; with the class names of a file, where one was given.
+    """Load a model of the zoo and, if `names` is set, its class names from that file.
 
-    Random weights are the same in every run; a warning and the manifest say that they are random.
+    Random weights are the same in every run; a warning and the manifest report them.
     """
     import torch
 
@@ -60,8 +63,8 @@ def load_model(
             network = zoo.load(name, pretrained=False, device=device)
         setattr(network, WEIGHTS_SOURCE, f"random, seed {RANDOM_SEED}")
         warnings.warn(
-            f"model: its weights are random (seed {RANDOM_SEED}), so that its answers and maps "
-            "mean nothing — leave out --random-weights for trained ones",
+            f"model: its weights are random (seed {RANDOM_SEED}), so its predictions and maps "
+            "have no meaning — leave out --random-weights to use trained weights",
             UserWarning,
             stacklevel=1,
         )
@@ -71,40 +74,40 @@ def load_model(
     return network
 
 
-def sharp(image: Path | bytes, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
-    """The view that the model has of the image, in more pixels."""
+def enlarged_view(image: Path | bytes, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
+    """Return the picture as the model sees it (crop and all), at a higher resolution."""
     from ..images import Preprocessing, prepare
 
-    wants = Preprocessing.of(network)
-    times = max(1, round(sharpness / max(wants.size)))
-    height, width = wants.size
-    return prepare(image, replace(wants, size=(times * height, times * width))).pixels[0]
+    preprocessing = Preprocessing.of(network)
+    factor = max(1, round(sharpness / max(preprocessing.size)))
+    height, width = preprocessing.size
+    return prepare(image, replace(preprocessing, size=(factor * height, factor * width))).pixels[0]
 
 
-def read_methods(given: str | None, **options: Any) -> tuple[str, ...]:
-    """The names of the explainers to compare, `a,b,c`, once they are known to exist."""
+def read_methods(text: str | None, **options: Any) -> tuple[str, ...]:
+    """Return the names of the explainers to compare (`a,b,c`), after checking that they exist."""
     from ..comparison import check
 
-    return check(read_names(given), options)
+    return check(read_names(text), options)
 
 
-def read_names(given: str | None) -> list[str] | None:
-    """`a,b,c` as a list."""
-    if given is None:
+def read_names(text: str | None) -> list[str] | None:
+    """Return `a,b,c` as a list."""
+    if text is None:
         return None
-    return [part.strip() for part in given.split(",") if part.strip()]
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def name_of(path: Path) -> str:
-    """What a path is called, without its ending: "." and ".." by where they lead."""
+def display_stem(path: Path) -> str:
+    """Return the name of a path without its ending; "." and ".." are resolved first."""
     try:
         return path.resolve().stem
-    except (OSError, RuntimeError, ValueError):  # a link in a circle, a name that cannot be
+    except (OSError, RuntimeError, ValueError):  # a circular link, an invalid name
         return path.stem
 
 
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
-    """The names in a file, as many as the model has classes; a warning says what was assumed."""
+    """Return the class names in a file, after checking their number; warn of any assumption."""
     names, note = read_class_names(file)
     if note:
         warnings.warn(plain(note), stacklevel=1)
@@ -113,31 +116,31 @@ def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
     return names
 
 
-def read_target(given: str | None, network: nn.Module) -> int | None:
-    """The class that a name or a number stands for, see `semattn.class_names.resolve_class`."""
-    if given is None:
+def read_target(text: str | None, network: nn.Module) -> int | None:
+    """Return the class of a name or a number, see `semattn.class_names.resolve_class`."""
+    if text is None:
         return None
-    return resolve_class(given, class_names(network))
+    return resolve_class(text, class_names(network))
 
 
-def read_strengths(given: str | None) -> tuple[float, ...] | None:
-    """`0,0.5,1` as numbers."""
-    if given is None:
+def read_strengths(text: str | None) -> tuple[float, ...] | None:
+    """Return `0,0.5,1` as numbers."""
+    if text is None:
         return None
     try:
-        found = tuple(float(part) for part in given.split(","))
+        strengths = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not any(found) or not all(abs(one) < 100 for one in found):
+        strengths = ()
+    if not any(strengths) or not all(abs(strength) < 100 for strength in strengths):
         raise ValueError(
-            f"strength: expected numbers such as 0.25,0.5,1, got {given!r} — 0 is added by itself"
+            f"strength: expected numbers such as 0.25,0.5,1, got {text!r} — 0 is always added"
         )
-    return found
+    return strengths
 
 
-def read_region(given: str | None, image: Path | bytes, network: nn.Module) -> Any:
-    """A region of the photograph, as the model sees it: a `Mask`, or None."""
-    if given is None:
+def read_region(text: str | None, image: Path | bytes, network: nn.Module) -> Any:
+    """Return a region of the photograph as a `Mask` of the model's input, or None."""
+    if text is None:
         return None
     import numpy as np
     from PIL import Image
@@ -148,91 +151,100 @@ def read_region(given: str | None, image: Path | bytes, network: nn.Module) -> A
 
     photograph = read(image)
     size = photograph.size[1], photograph.size[0]
-    region = _region(given, photograph.size)
-    drawn = draw(region, size)
-    if not drawn.any():
+    region = _region(text, photograph.size)
+    coverage = draw(region, size)
+    if not coverage.any():
         raise ValueError(
-            f"region: expected one inside the photograph of {size[1]}x{size[0]} pixels, got "
-            f"{given!r} — x counts to the right and y down, from 0"
+            f"region: expected a region inside the photograph of {size[1]}x{size[0]} pixels, got "
+            f"{text!r} — x counts from the left edge and y from the top edge, from 0"
         )
-    page = Image.fromarray((255 * drawn).round().astype(np.uint8)).convert("RGB")
-    seen = np.asarray(Preprocessing.of(network).fit(page).convert("L"))
-    if not (seen > 0).any():
+    mask_image = Image.fromarray((255 * coverage).round().astype(np.uint8)).convert("RGB")
+    visible = np.asarray(Preprocessing.of(network).fit(mask_image).convert("L"))
+    if not (visible > 0).any():
         raise ValueError(
-            f"region: expected one in the part of the photograph that the model sees, got "
-            f"{given!r}, which the crop cuts off"
+            f"region: expected a region in the part of the photograph that the model sees, got "
+            f"{text!r}, which the crop removes"
         )
-    return Mask(seen.astype(np.float32) / 255, region.grow)
+    return Mask(visible.astype(np.float32) / 255, region.grow)
 
 
-def _region(given: str, size: tuple[int, int]) -> Any:
-    """What was typed, as a region of `semattn.prompting` on a photograph of (width, height)."""
+def _region(text: str, size: tuple[int, int]) -> Any:
+    """Parse a region of `semattn.prompting`, on a photograph of (width, height)."""
     from ..prompting import Box, Mask, Points, Polygon
 
-    kind, equals, rest = given.partition("=")
+    shape, equals, coordinates = text.partition("=")
     try:
-        if equals and kind in ("points", "polygon"):
+        if equals and shape in ("points", "polygon"):
             pairs = tuple(
-                (float(x), float(y)) for x, y in (one.split(",") for one in rest.split(";"))
+                (float(x), float(y))
+                for x, y in (pair.split(",") for pair in coordinates.split(";"))
             )
-            return Points(pairs) if kind == "points" else Polygon(pairs)
-        if re.fullmatch(r"\s*-?[\d.]+(\s*,\s*-?[\d.]+){3}\s*", given):
-            left, top, right, bottom = (float(part) for part in given.split(","))
+            return Points(pairs) if shape == "points" else Polygon(pairs)
+        if re.fullmatch(r"\s*-?[\d.]+(\s*,\s*-?[\d.]+){3}\s*", text):
+            left, top, right, bottom = (float(part) for part in text.split(","))
             return Box(left, top, right, bottom)
     except ValueError as error:
-        raise ValueError(f"region: expected pairs x,y with ; between them, got {rest!r}") from error
-    if not Path(given).is_file():
+        raise ValueError(
+            f"region: expected pairs x,y with ; between them, got {coordinates!r}"
+        ) from error
+    if not Path(text).is_file():
         raise ValueError(
             f"region: expected left,top,right,bottom, points=x,y;x,y, polygon=x,y;x,y;x,y or the "
-            f"file of a mask, got {given!r}"
+            f"file of a mask, got {text!r}"
         )
-    return Mask(_mask_file(Path(given), size))
+    return Mask(_mask_file(Path(text), size))
 
 
 def _mask_file(file: Path, size: tuple[int, int]) -> Any:
-    """The object of a mask file of the photograph's size (width, height)."""
+    """Return the inside of a mask file, at the photograph's size (width, height)."""
     from ..images import read_mask
 
-    found = read_mask(file, size)
-    if not found.is_plain:
-        warnings.warn(f"region: of the mask {file.name}, {found.reading}", stacklevel=2)
-    return found.inside
+    mask = read_mask(file, size)
+    if not mask.is_plain:
+        warnings.warn(f"region: of the mask {file.name}, {mask.reading}", stacklevel=2)
+    return mask.inside
 
 
-def read_layers(given: str | None) -> str | list[int] | None:
-    """`6-11` and `3,7,11` as numbers; words, and nothing, as they are."""
-    if given is None:
+def read_layers(text: str | None) -> str | list[int] | None:
+    """Return `6-11` and `3,7,11` as numbers; return other text and None unchanged."""
+    if text is None:
         return None
     numbers: list[int] = []
-    for part in given.split(","):
+    for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not all(re.fullmatch("[0-9]{1,4}", one) for one in (first, *([last] if dash else []))):
-            return given
+        if not all(
+            re.fullmatch("[0-9]{1,4}", number) for number in (first, *([last] if dash else []))
+        ):
+            return text
         numbers += range(int(first), int(last if dash else first) + 1)
     return numbers
 
 
 def read_precision(name: str, device: str) -> str:
-    """The name of a precision; "auto" is bfloat16 where the device's own instructions know it."""
+    """Return a precision; "auto" is bfloat16 if the device supports it natively, else float32."""
     import torch
 
     if name != "auto":
         return name
-    kind = torch.device(device).type
-    if kind == "cuda":
+    device_type = torch.device(device).type
+    if device_type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every release
-    return "bfloat16" if kind == "cpu" and asked is not None and asked() else "float32"
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every release
+    return (
+        "bfloat16"
+        if device_type == "cpu" and has_bfloat16 is not None and has_bfloat16()
+        else "float32"
+    )
 
 
 def read_device(name: str) -> str:
-    """The name of a device, once it is known that this machine has it."""
+    """Return the name of a device, after checking that this machine has it."""
     import torch
 
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"device: expected one that this machine has, got {name!r} — --device cpu always works"
+            f"device: expected a device of this machine, got {name!r} — --device cpu always works"
         ) from error
     return name

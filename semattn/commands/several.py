@@ -1,4 +1,4 @@
-"""One image after another: the loop that explain, compare and prompt share, and its report."""
+"""Loop over images that explain, compare and prompt share, and its console report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Interrupted, SemattnError, TargetError, UnsupportedModelError, plain
 from ..result_folder import OutputError, ResultFolder
-from .console import MOST_SKIPPED, bar, busy, told, verbatim
+from .console import MAX_SKIPPED, bar, busy, collected_warnings, verbatim
 from .folders import INDEX, ImageFolders
 from .images import ImageInput, ImageInputs
 from .json_output import Content, result_content
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..explain import Explanation
 
 Say = Callable[[str], None]
-MOST_ROWS = 20  # of the table on the console
+MAX_ROWS = 20  # of the table on the console
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class _Row:
-    """One finished image of several."""
+    """Finished image of a run over several images."""
 
     name: str
     folder: ResultFolder
@@ -67,29 +67,29 @@ def run_images(
 ) -> Content:
     """Run `work` for each image, report on the console, and return the content for `--json`.
 
-    Of several images, those that cannot be read or explained are skipped, and an index page is
-    written; it is also written where the run is interrupted.
+    With several images, those that cannot be read or explained are skipped, and an index page is
+    written, also if the run is interrupted.
 
     Parameters
     ----------
-    work : makes and writes the results of one image
-    notes : of the whole run, such as those about the model
-    picture : name of the file that the index page shows of each image
-    is_wide : this picture is a wide figure
+    work : function that computes and writes the results of one image
+    notes : notes on the whole run, such as those about the model
+    picture : name of the file that the index page shows for each image
+    is_wide : whether this picture is a wide figure
 
     Raises
     ------
     SemattnError
-        Where no image is left, or the error concerns the model and not the image.
+        If no image is left, or the error concerns the model and not the image.
     Interrupted
-        At control-C, once an image is finished.
+        At control-C, if at least one image is finished.
     """
     top = folders.top
     if top is None:
-        with busy("reading the picture") as say, told() as own:
+        with busy("reading the picture") as say, collected_warnings() as image_notes:
             result = work(inputs.images[0], folders.each[0], say)
-        result.show([*notes, *own])
-        return result_content(result.files["result"], result.files, [*notes, *own])
+        result.show([*notes, *image_notes])
+        return result_content(result.files["result"], result.files, [*notes, *image_notes])
     rows: list[_Row] = []
     skipped: list[tuple[str, str]] = []
 
@@ -100,8 +100,8 @@ def run_images(
         for number, (image, folder) in enumerate(zip(inputs.images, folders.each, strict=True)):
             progress(number, len(inputs.images))
             try:
-                with told() as own:
-                    result = work(image, folder, _silent)
+                with collected_warnings() as image_notes:
+                    result = work(image, folder, _ignore_status)
             except OutputError:
                 raise
             except SemattnError as error:
@@ -109,11 +109,11 @@ def run_images(
                     raise
                 skipped.append((image.label, str(error)))
                 continue
-            said = tuple(dict.fromkeys([*result.notes, *own]))
-            rows.append(_Row(image.label, folder, result.files, said, result.headline))
+            combined = tuple(dict.fromkeys([*result.notes, *image_notes]))
+            rows.append(_Row(image.label, folder, result.files, combined, result.headline))
         if not rows:
             raise inputs.nothing_left(skipped)
-    common = [*notes, *_about(inputs, folders)]
+    common = [*notes, *_input_notes(inputs, folders)]
     _report(rows, skipped, common, top)
     return {
         "images": [result_content(row.files["result"], row.files, row.notes) for row in rows],
@@ -123,30 +123,30 @@ def run_images(
     }
 
 
-def headline_of(made: Explanation) -> str:
-    """Return the prediction with its share, and the explained class where it is another one."""
+def headline_of(explanation: Explanation) -> str:
+    """Return the prediction with its probability, and the explained class if it is another one."""
     from ..output import predicted
 
-    target = made.target_answer(0)
-    best = predicted(made, top=1)
+    target = explanation.target_answer(0)
+    best = predicted(explanation, top=1)
     if not best:
-        return made.explains or "the model's own feature direction"
-    share = made.share_text(0, best[0]["class"]).replace(" %", "%")
+        return explanation.explains or "the model's own feature direction"
+    share = explanation.share_text(0, best[0]["class"]).replace(" %", "%")
     text = f"{best[0]['name']} {share}"
     if target is not None and target != best[0]["class"]:
-        text += f", explained: {made.answer_label(target)}"
+        text += f", explained: {explanation.answer_label(target)}"
     return text
 
 
-def _silent(_: str) -> None:
-    """Say nothing: the bar shows the progress."""
+def _ignore_status(_: str) -> None:
+    """Ignore a status text: the progress bar is shown instead."""
 
 
 @contextmanager
 def _indexed(
     write_index: Callable[[], None], rows: list[_Row], count: int, folder: Path
 ) -> Iterator[None]:
-    """Write the index page at the end, and of what is finished where the run stops early."""
+    """Write the index page at the end; if the run stops early, write it for finished images."""
     try:
         yield
     except BaseException as error:
@@ -183,39 +183,39 @@ def _write_index(
         (stage / INDEX).write_text(page, encoding="utf-8", newline="\n")
 
 
-def _about(inputs: ImageInputs, folders: ImageFolders) -> list[str]:
-    """Notes on the images as a whole."""
+def _input_notes(inputs: ImageInputs, folders: ImageFolders) -> list[str]:
+    """Return notes on the images as a whole."""
     notes = []
     if inputs.repeated:
-        notes.append(f"{inputs.repeated} of the files were named again; each is used once")
+        notes.append(f"{inputs.repeated} of the files were named more than once; each is used once")
     if earlier := folders.earlier():
-        some = ", ".join(earlier[:3]) + (", …" if len(earlier) > 3 else "")
-        notes.append(f"the index leaves out results of earlier runs in the folder: {some}")
+        shown = ", ".join(earlier[:3]) + (", …" if len(earlier) > 3 else "")
+        notes.append(f"the index leaves out results of earlier runs in the folder: {shown}")
     return notes
 
 
 def _report(
     rows: list[_Row], skipped: list[tuple[str, str]], notes: list[str], top: ResultFolder
 ) -> None:
-    """A row an image, what was skipped and why, each note once, where the files are."""
+    """Print one row per image, skipped images with reasons, each note once, and the files."""
     console = open_console()
     table = new_table(3, header=False)
     for _ in range(2):
         table.add_column(overflow="fold")
-    for row in rows[:MOST_ROWS]:
+    for row in rows[:MAX_ROWS]:
         table.add_row(verbatim(row.name), f"[bold]{verbatim(row.headline)}[/]")
     print_table(console, table)
-    if len(rows) > MOST_ROWS:
-        console.print(f"… the other {len(rows) - MOST_ROWS} are in {INDEX}")
+    if len(rows) > MAX_ROWS:
+        console.print(f"… the other {len(rows) - MAX_ROWS} are in {INDEX}")
     if skipped:
         console.print(f"\n[yellow]skipped:[/] {len(skipped)}", soft_wrap=True)
-        for name, reason in skipped[:MOST_SKIPPED]:
+        for name, reason in skipped[:MAX_SKIPPED]:
             console.print(f"  {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
-        if len(skipped) > MOST_SKIPPED:
+        if len(skipped) > MAX_SKIPPED:
             console.print(f"  … the others are in {INDEX}", soft_wrap=True)
     for note, names in _by_note(rows).items():
-        of = "all images" if len(names) == len(rows) > 1 else _few(names)
-        console.print(f"[yellow]note:[/] {verbatim(note)} ({verbatim(of)})", soft_wrap=True)
+        affected = "all images" if len(names) == len(rows) > 1 else _summarise_names(names)
+        console.print(f"[yellow]note:[/] {verbatim(note)} ({verbatim(affected)})", soft_wrap=True)
     for note in dict.fromkeys(notes):
         console.print(f"[yellow]note:[/] {verbatim(note)}", soft_wrap=True)
     count = f"{len(rows)} image{'s' * (len(rows) != 1)}"
@@ -226,12 +226,12 @@ def _report(
 
 
 def _by_note(rows: list[_Row]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for row in rows:
         for note in row.notes:
-            found.setdefault(note, []).append(row.name)
-    return found
+            names.setdefault(note, []).append(row.name)
+    return names
 
 
-def _few(names: list[str]) -> str:
+def _summarise_names(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} images, such as {names[0]}"

@@ -11,15 +11,15 @@ from typing import Any
 from ..class_names import class_names, normalized, resolve_class
 from ..errors import SemattnError
 from . import options
-from .console import busy, phases, told
+from .console import busy, collected_warnings, progress_phases
 from .discovery import report_discovery
 from .folders import result_folder
-from .interruption import kept_in
+from .interruption import resumable_in
 from .json_output import Content, json_output, result_content
 from .pages import PAGE, pages
 from .reading import load_model, read_device, read_names
 
-SEARCH = ".search"  # what is done of a search, until all is
+SEARCH = ".search"  # unfinished search
 
 
 @json_output
@@ -43,21 +43,22 @@ def spurious(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content:
-    """Find what a model uses for a class that is not the class's object.
+    """Find spurious cues: features off the object that a model uses for a class.
 
-    Patches off the object that a class shows several times as often as others are
-    tried. A cue is [bold]confirmed[/] where it is more frequent in the class, on images
-    that it was not learned from; where the log-odds of the class fall when it is
-    removed; and where those of other classes' images rise when it is put there: all
-    at the level asked for, corrected for how many were judged and tried. A class needs
-    six images; give some dozens. What cannot be read is skipped and listed. The
-    search is kept in a hidden folder of --out as it goes: after an interruption,
-    the same command goes on.
+    Candidates are patches off the object that are several times as frequent in one class
+    as in the others. A cue is [bold]confirmed[/] if three tests pass: it is more frequent
+    in the class, on images that it was not learned from; removing it lowers the
+    log-odds of the class; and transplanting it into images of other classes raises
+    them. The tests use the significance level of --level, corrected for the number of
+    candidates that were judged and tested. A class needs at least six images; some
+    dozens are recommended. Files that cannot be read are skipped and listed. The
+    unfinished search is stored in a hidden folder of --out: after an interruption, the
+    same command resumes.
 
-    Writes [bold]spurious.png[/] (the first cues), [bold]spurious.csv[/] (a row a cue),
-    [bold]spurious.json[/] (all figures), [bold]spurious.npz[/] (the cues, for
-    [bold]load_discovery[/], to find them in other images and to lead attention away from
-    them) and [bold]report.html[/] (a page to look into, with pictures of each).
+    Writes [bold]spurious.png[/] (the first cues), [bold]spurious.csv[/] (one row per cue),
+    [bold]spurious.json[/] (all results), [bold]spurious.npz[/] (the cues, for
+    [bold]load_discovery[/]: to find them in other images and to bias attention away from
+    them) and [bold]report.html[/] (an interactive page with pictures of each cue).
     """
     from .. import output
     from ..images import listed
@@ -65,51 +66,56 @@ def spurious(
     from ..spurious.search import check
 
     names = [*output.SPURIOUS_FILES.values(), PAGE]
-    place = result_folder(out, "semattn-spurious", "spurious", (folder,), names, force=force)
-    made = place.path
+    results = result_folder(out, "semattn-spurious", "spurious", (folder,), names, force=force)
+    out_dir = results.path
     check(level, lift)
-    with told() as notes:
+    with collected_warnings() as notes:
         with busy("reading the folder") as say:
-            listed(folder)  # before the model, which may take long to fetch, is asked for
-            say("loading the model, which fetches its weights the first time")
+            listed(folder)  # fail before the model is loaded, which may take long
+            say("loading the model (its weights are downloaded at the first use)")
             network = load_model(
                 model, checkpoint, names=classes, pretrained=not random_weights,
                 device=read_device(device),
             )  # fmt: skip
-            wanted = _searched(search, class_names(network))
-        with kept_in(made), place.running(names), _kept(made / SEARCH), phases() as progress:
-            found = discover_spurious(
-                network, folder, classes=wanted, level=level, lift=lift, most=most,
-                batch_size=batch_size, detector=detector, seed=seed, folder=made / SEARCH,
+            searched = _resolve_classes(search, class_names(network))
+        with (
+            resumable_in(out_dir),
+            results.running(names),
+            _removed_if_refused(out_dir / SEARCH),
+            progress_phases() as progress,
+        ):
+            discovery = discover_spurious(
+                network, folder, classes=searched, level=level, lift=lift, most=most,
+                batch_size=batch_size, detector=detector, seed=seed, folder=out_dir / SEARCH,
                 progress=progress,
             )  # fmt: skip
         with busy("drawing"):
-            files = output.write_spurious(found, place, pages(report, discovery=found))
-        shutil.rmtree(made / SEARCH, ignore_errors=True)
-    report_discovery(found, files, notes)
+            files = output.write_spurious(discovery, results, pages(report, discovery=discovery))
+        shutil.rmtree(out_dir / SEARCH, ignore_errors=True)
+    report_discovery(discovery, files, notes)
     return result_content(files["result"], files, notes)
 
 
-def _searched(given: str | None, names: tuple[str, ...] | None) -> list[Any] | None:
-    """The classes to search: numbers where the model names its classes, else as they are."""
-    wanted = read_names(given)
-    if wanted is None or not names:
-        return wanted
-    # A name may have commas of its own, as ImageNet's have.
-    if given is not None and normalized(given) in {normalized(one) for one in names}:
-        return [resolve_class(given, names)]
-    return [resolve_class(one, names) for one in wanted]
+def _resolve_classes(text: str | None, names: tuple[str, ...] | None) -> list[Any] | None:
+    """Return the classes to search: as numbers if the model has class names, else as text."""
+    parts = read_names(text)
+    if parts is None or not names:
+        return parts
+    # A class name may contain commas, as ImageNet's do.
+    if text is not None and normalized(text) in {normalized(name) for name in names}:
+        return [resolve_class(text, names)]
+    return [resolve_class(part, names) for part in parts]
 
 
 @contextmanager
-def _kept(search: Path) -> Iterator[None]:
-    """Leave the beginning of a search behind, unless it is one that is refused."""
-    began, there = search.exists(), search.parent.exists()
+def _removed_if_refused(search: Path) -> Iterator[None]:
+    """Remove the folder of a new search that is refused; keep it after an interruption."""
+    search_existed, folder_existed = search.exists(), search.parent.exists()
     try:
         yield
     except (SemattnError, ValueError):
-        if not began:
+        if not search_existed:
             shutil.rmtree(search, ignore_errors=True)
-            if not there and search.parent.exists() and not any(search.parent.iterdir()):
+            if not folder_existed and search.parent.exists() and not any(search.parent.iterdir()):
                 search.parent.rmdir()
         raise

@@ -1,8 +1,8 @@
-"""Text output that fails on no encoding and no closed pipe, and tables that lose no column.
+"""Text output that works with every encoding and closed pipes, and tables that keep all columns.
 
-`text_output` puts a `TextStream` in the place of each standard stream while a command runs, which
-covers rich, typer and warnings. `open_console` and `new_table` build every console and every table
-of the commands.
+`text_output` replaces each standard stream by a `TextStream` while a command runs; this covers
+rich, typer and warnings. `open_console` and `new_table` create every console and every table of
+the commands.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-# Readable forms of the signs that semattn writes, for encodings that lack them.
+# Replacements of the special characters that semattn writes, for encodings that lack them.
 REPLACEMENTS = {
     "→": "->", "←": "<-", "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "·": "-",
     "•": "*", "✓": "ok", "✗": "x", "≥": ">=", "≤": "<=", "±": "+/-", "≈": "~", "∞": "inf",
     "↑": "up", "↓": "down", "’": "'", "‘": "'", "“": '"', "”": '"', "\xa0": " ", "\u202f": " ",
 }  # fmt: skip
-UNLIMITED = 100_000  # columns of an output that is no terminal
-NARROWEST = 6  # characters of a folded column that can still be read
-# A reader that has gone; Windows reports it as EINVAL.
+UNLIMITED = 100_000  # columns of an output that is not a terminal
+MIN_COLUMN_WIDTH = 6  # characters of a folded column that is still readable
+# The reader of the pipe has closed it; Windows reports this as EINVAL.
 CLOSED = {errno.EPIPE, errno.ECONNRESET} | ({errno.EINVAL} if sys.platform == "win32" else set())
 
 
 class TextStream(io.TextIOBase):
-    """A standard stream that takes any text.
+    """Standard stream that accepts any text.
 
-    A character that the encoding lacks is written as its replacement, or as its escape. Once the
-    reader of a pipe has gone, or where there is no stream, the text is dropped. Another failure,
-    such as a full disk, is kept in `failure` and does not stop the command.
+    A character that the encoding lacks is written as its replacement or as an escape sequence. If
+    the pipe is closed, or there is no stream, the text is dropped. Any other failure, such as a
+    full disk, is stored in `failure` and does not stop the command.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -51,15 +51,15 @@ class TextStream(io.TextIOBase):
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """Every character has a form."""
+        """Error handler of the stream; every character can be written."""
         return "backslashreplace"
 
     def writable(self) -> bool:
-        """Text is always taken."""
+        """Return True: text is always accepted."""
         return True
 
     def isatty(self) -> bool:
-        """Return whether a terminal shows the text."""
+        """Return whether the stream is a terminal."""
         try:
             return self.is_open and bool(self.stream.isatty())
         except (ValueError, AttributeError):
@@ -72,13 +72,13 @@ class TextStream(io.TextIOBase):
         return int(self.stream.fileno())
 
     def write(self, text: str) -> int:
-        """Write a text in the characters that the encoding has."""
+        """Write a text, with replacements for characters that the encoding lacks."""
         if self.is_open:
             self._guarded(lambda: self.stream.write(encodable(text, self.encoding)))
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what is buffered."""
+        """Flush the buffer of the stream."""
         if self.is_open:
             self._guarded(self.stream.flush)
 
@@ -91,13 +91,13 @@ class TextStream(io.TextIOBase):
             self.is_open = False
             if error.errno not in CLOSED:
                 self.failure = error
-            # Python flushes at exit what is still buffered, and would fail there again.
+            # Python flushes the remaining buffer at exit and would fail there again.
             with suppress(OSError, ValueError, AttributeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def encodable(text: str, encoding: str) -> str:
-    r"""Return a text in characters of an encoding: with replacements, else with escapes.
+    r"""Return a text that an encoding can represent, with replacements or escape sequences.
 
     Examples
     --------
@@ -124,22 +124,22 @@ def _encodable(character: str, encoding: str) -> str:
 
 @contextmanager
 def text_output() -> Iterator[tuple[TextStream, TextStream]]:
-    """Replace standard output and standard error by a `TextStream` each, until the end."""
-    before = sys.stdout, sys.stderr
-    if None in before:
+    """Replace standard output and standard error by a `TextStream` each, within the context."""
+    originals = sys.stdout, sys.stderr
+    if None in originals:
         _fill_descriptors()
-    streams = TextStream(before[0]), TextStream(before[1])
+    streams = TextStream(originals[0]), TextStream(originals[1])
     sys.stdout, sys.stderr = streams
     try:
         yield streams
     finally:
         for stream in streams:
             stream.flush()
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = originals
 
 
 def _fill_descriptors() -> None:
-    """Occupy the standard descriptors that are closed, so that no result file becomes one."""
+    """Open the closed standard descriptors, so that no result file is opened as one of them."""
     while True:
         descriptor = os.open(os.devnull, os.O_RDWR)
         if descriptor > 2:
@@ -150,11 +150,13 @@ def _fill_descriptors() -> None:
 def open_console(*, error: bool = False) -> Console:
     """Return a console on standard output, or on standard error.
 
-    An output that is no terminal has no width: nothing in it is cut or folded.
+    An output that is not a terminal has no width limit: no text is cut or folded.
     """
     stream = sys.stderr if error else sys.stdout
-    made = Console(file=stream, highlight=False)
-    return made if made.is_terminal else Console(file=stream, highlight=False, width=UNLIMITED)
+    console = Console(file=stream, highlight=False)
+    return (
+        console if console.is_terminal else Console(file=stream, highlight=False, width=UNLIMITED)
+    )
 
 
 def new_table(gap: int, *, header: bool = True) -> Table:
@@ -164,17 +166,19 @@ def new_table(gap: int, *, header: bool = True) -> Table:
     )
 
 
-def print_table(to: Console, rows: Table) -> None:
-    """Print a table; on a narrow terminal its cells fold, and none is cut."""
-    wanted = Measurement.get(to, to.options.update(width=UNLIMITED), rows).maximum
-    if wanted <= to.width:
-        to.print(rows)
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; on a narrow terminal, cells are folded and never cut."""
+    width = Measurement.get(console, console.options.update(width=UNLIMITED), table).maximum
+    if width <= console.width:
+        console.print(table)
         return
-    gap = rows.padding[1]
-    if to.width >= len(rows.columns) * (NARROWEST + gap):
-        for column in rows.columns:
+    gap = table.padding[1]
+    if console.width >= len(table.columns) * (MIN_COLUMN_WIDTH + gap):
+        for column in table.columns:
             column.no_wrap, column.overflow = False, "fold"
             column.min_width = None
-        to.print(rows)
+        console.print(table)
     else:  # the terminal breaks the lines
-        Console(file=to.file, highlight=False, width=UNLIMITED, force_terminal=True).print(rows)
+        Console(file=console.file, highlight=False, width=UNLIMITED, force_terminal=True).print(
+            table
+        )

@@ -349,7 +349,7 @@ def test_a_tree_that_the_audit_runs_in_has_no_results_among_its_images(
     folder = "semattn-audit-photos"
     assert (status, out) == (130, "")
     assert err == (
-        f"error: interrupted — what is done is kept in {folder}; the same command goes on\n"
+        f"error: interrupted — finished work is kept in {folder}; the same command resumes it\n"
     )
     monkeypatch.setattr(Work, "_explain", real)
     for _ in range(2):

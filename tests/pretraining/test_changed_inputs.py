@@ -254,7 +254,7 @@ def test_the_command_in_the_folder_itself_goes_on(run, folder, monkeypatch, out)
     (folder / "broken.png").unlink()
     status, text, err = run(*given)
     assert status == 0, err
-    assert text.startswith("8 photographs") and "went on from step 2" in text
+    assert text.startswith("8 photographs") and "resumed from step 2" in text
     status, text, err = run(*given)
     assert status == 0 and text.startswith("8 photographs") and "skipped" not in text
     home = folder if out else folder / "semattn-pretrain"
