@@ -58,7 +58,7 @@ def test_processes_of_one_audit_share_it(run, elsewhere, monkeypatch):
     monkeypatch.setattr("semattn.audit.units.BATCHES", 2)
     assert run(*many, "--out", "one")[0] == 0
     status, out, _ = run(*many, "--out", "two", "--process", "0/2")
-    assert status == 0 and "1 units are left to other processes" in out
+    assert status == 0 and "1 units are left for other processes" in out
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert run(*many, "--out", "three", "--process", "0/2")[:2] == (0, "")
     monkeypatch.setenv("LOCAL_RANK", "0")

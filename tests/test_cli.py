@@ -72,7 +72,7 @@ def test_a_target_that_is_not_among_those_listed_is_named(run):
     _, out, _ = run("explain", PHOTO, "--top", 1)
     other = "dog" if "Cup or pot" in out else "POT"
     _, out, _ = run("explain", PHOTO, "--top", 1, "--target", other)
-    assert f"explained: {'dog' if other == 'dog' else 'Cup or pot'}, not among" in out
+    assert f"explained: {'dog' if other == 'dog' else 'Cup or pot'}, not in the list" in out
 
 
 def test_every_option_reaches_the_library(run, tmp_path):

@@ -213,12 +213,12 @@ def test_a_repeated_option_is_refused(run, words, option):
     value = [] if option.is_flag else ["1"]
     refused(run(*words, name, *value, name, *value), name, "expected once, got 2 times")
     for other in option.secondary_opts:
-        refused(run(*words, name, other), name, "expected it once")
+        refused(run(*words, name, other), name, "expected once")
 
 
 def test_an_option_given_once_is_no_repetition(run):
     assert run("models", "deit", "--debug")[0] == 0
-    refused(run("--version", "--version"), "--version", "expected it once")
+    refused(run("--version", "--version"), "--version", "expected once")
 
 
 @pytest.mark.parametrize("words", [*commands(), ("bench",), ()], ids=" ".join)

@@ -61,5 +61,5 @@ def test_the_other_opencv_is_good_enough(monkeypatch):
 def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMATTN_CACHE", str(tmp_path / "weights"))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
-    found = doctor._tried("embedded model", doctor._weights)
+    found = doctor._run_check("embedded model", doctor._weights)
     assert found.status == "broken" and "set SEMATTN_CACHE" in found.detail

@@ -53,7 +53,8 @@ def test_prompt_writes_everything_and_says_where(run, tmp_path):
     with Image.open(made / "prompt.png") as picture:
         assert picture.width > 2000
     assert "towards patches that count" not in out.split("attention is")[0]
-    assert '"led":"towards patches that count scores high"' in (made / "report.html").read_text().replace(": ", ":")
+    page = (made / "report.html").read_text().replace(": ", ":")
+    assert '"led":"towards patches that count scores high"' in page
 
 
 def test_a_region_is_in_the_pixels_of_the_photograph(tmp_path):
@@ -80,7 +81,10 @@ def test_a_region_is_in_the_pixels_of_the_photograph(tmp_path):
     [
         (("--region", "1,2,3"), "region: expected left,top,right,bottom"),
         (("--region", "points=1,2;3"), "region: expected pairs x,y"),
-        (("--region", "9000,0,9100,50"), "region: expected one inside the photograph of 640x427"),
+        (
+            ("--region", "9000,0,9100,50"),
+            "region: expected a region inside the photograph of 640x427",
+        ),
         (("--strength", "0"), "strength: expected numbers such as"),
         (("--strength", "a"), "strength: expected numbers such as"),
         (("--density", "cuont"), "did you mean 'count'"),

@@ -384,7 +384,7 @@ def test_folder_names_differ_and_fit_every_disk(parts):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_an_address_is_refused_and_the_command_that_the_error_names_works(run, tmp_path):
     address = PHOTO.as_uri()
-    line = refused(run("explain", address), "semattn fetches nothing — use curl -fL")
+    line = refused(run("explain", address), "(semattn downloads nothing) — use curl -fL")
     refused(run("analyze", PHOTO, "https://x.org/a b.jpg"), "'https://x.org/a b.jpg' | semattn ana")
     advice = line.strip().partition(" — use ")[2]
     advice = advice.replace("| semattn", f"| {sys.executable} -m semattn")

@@ -238,7 +238,8 @@ def test_results_in_the_searched_folder_are_not_a_class(command, root, tmp_path,
     status, out, err = command(*arguments)
     assert (status, out) == (130, "")
     assert err == (
-        "error: interrupted — finished work is kept in semattn-spurious; the same command resumes it\n"
+        "error: interrupted — finished work is kept in semattn-spurious; "
+        "the same command resumes it\n"
     )
     for _ in range(2):
         status, out, err = command(*arguments)
