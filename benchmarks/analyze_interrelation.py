@@ -24,8 +24,8 @@ from skimage import data
 
 import semattn
 from semattn import viz
-from semattn.files import write_text
 from semattn.interrelation import Analysis, analyze
+from semattn.utils.atomic_files import write_text
 
 from .objects_on_scenes import ObjectsOnScenes
 from .objects_on_scenes.catalog import SCENES

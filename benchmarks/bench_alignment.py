@@ -23,9 +23,9 @@ from sklearn.metrics import average_precision_score
 import semattn
 from semattn.attention import record
 from semattn.density import Scene, concentration, densities
-from semattn.files import write_text
 from semattn.images import Preprocessing, prepare
 from semattn.keypoints import detect
+from semattn.utils.atomic_files import write_text
 
 from .objects_on_scenes import ObjectsOnScenes
 from .objects_on_scenes.fetch import default_root

@@ -20,8 +20,8 @@ from PIL import Image
 
 import semattn
 from semattn import evaluation
-from semattn.files import write_text
 from semattn.images import Preprocessing
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
 from .objects_on_scenes import ObjectsOnScenes

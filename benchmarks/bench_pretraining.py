@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 
-from semattn.files import write_text
 from semattn.masking import BlockwiseMasking, GuidedMasking, Masking, RandomMasking, Schedule
 from semattn.pretraining import build_model, pretrain
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
 from . import pretraining_data

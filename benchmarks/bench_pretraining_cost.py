@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from skimage import data as photographs
 
-from semattn.files import write_text
 from semattn.masking import GuidedMasking, KeypointCache, RandomMasking
 from semattn.pretraining import MaskedImages, build_model
 from semattn.pretraining.run import LONGEST, collate
+from semattn.utils.atomic_files import write_text
 
 from . import measuring
 from .bench_pretraining import SMALL

@@ -25,8 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from semattn.attention import steer
-from semattn.files import write_text
 from semattn.prompting import AttentionPrompter, attend
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 from semattn.zoo.weights import backbone
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import semattn
 from semattn import evaluation
-from semattn.files import write_text
 from semattn.images import Images, Preprocessing, prepare
 from semattn.metrics.randomization import mprt
+from semattn.utils.atomic_files import write_text
 
 from .bench_explain import OURS
 from .objects_on_scenes import ObjectsOnScenes

@@ -27,12 +27,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from semattn.commands.reading import read_precision
-from semattn.files import whole, write_text
+from semattn.cli.parsing import read_precision
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_discovery
-from semattn.spurious.looking import Looker
+from semattn.spurious.feature_extractor import Looker
+from semattn.utils.atomic_files import whole, write_text
 from semattn.zoo import cache_dir
 
 from .bench_prompting import load

@@ -22,7 +22,7 @@ from typing import Any
 
 from PIL import Image
 
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
 from .measuring import machine

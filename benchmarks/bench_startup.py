@@ -32,7 +32,7 @@ def lap(name):
 import torch, timm, captum
 lap("import torch, timm, captum")
 from semattn import cli, output
-from semattn.commands import explain
+from semattn.cli import explain
 from semattn.explain.base import Explainer
 lap("import of semattn")
 def timed(owner, name, before, after):

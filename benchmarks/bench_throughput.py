@@ -27,12 +27,13 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from semattn.audit import audit, open_source
-from semattn.audit.loading import Batch, default_workers, stream
+from semattn.audit import audit
+from semattn.data import open_source
+from semattn.data.loading import Reader
+from semattn.data.prefetching import Batch, default_workers, stream
 from semattn.explain import explainers
-from semattn.files import write_text
 from semattn.images import Preprocessing, prepare
-from semattn.interrelation.reading import Reader
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import load
 
 from . import measuring

@@ -23,9 +23,9 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from semattn.files import write_text
 from semattn.grid import PatchGrid
 from semattn.prompting import AttentionPrompter, Mask, coverage
+from semattn.utils.atomic_files import write_text
 
 from .bench_prompting import load
 from .objects_on_scenes import NAMES, ObjectsOnScenes

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from semattn.audit import open_source
+from semattn.data import open_source
 from semattn.images import read
 
 from .fuzzing import NAMES, Chance, Try, mutated, pick

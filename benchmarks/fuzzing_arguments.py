@@ -17,7 +17,7 @@ from torch import nn
 from typer.main import get_command
 
 from semattn import zoo
-from semattn.cli import app, main
+from semattn.cli.main import app, main
 
 from .fuzzing import NAMES, Chance, Refused, Try, pick
 from .fuzzing_archives import picture, tar, tree

@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from semattn.explain.store import load_maps, save_maps
+from semattn.explain.map_files import load_maps, save_maps
 from semattn.interrelation import analyze, load_analysis
 from semattn.masking import KeypointCache
-from semattn.shelf import Shelf
 from semattn.spurious import Discovery, Rank, load_discovery, save_discovery
+from semattn.utils.run_store import Shelf
 from semattn.zoo import build
 
 from .fuzzing import NAMES, Chance, Try, mutated, pick

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from semattn import AttentionPrompter, explainers, record, steer
 from semattn.density import densities
+from semattn.explain.map_files import load_maps, save_maps
 from semattn.explain.refine import refinements
-from semattn.explain.store import load_maps, save_maps
 from semattn.prompting import Box, Mask, Points, Polygon
 
 from .fuzzing import NAMES, NEITHER, Chance, Try, number, pick, state_of

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semattn.images import listed, read
+from semattn.data import listed
+from semattn.images import read
 
 Transform = Callable[[Image.Image], Tensor]
 

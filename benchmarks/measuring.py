@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 
 PATCH, TARGET = 14, 1
 SMALL = 65  # tokens of the warm-up call before memory is measured

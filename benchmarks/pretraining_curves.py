@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from semattn.files import whole
+from semattn.utils.atomic_files import whole
 from semattn.viz.style import INK, MUTED
 
 from .bench_pretraining import ARMS, RESULTS

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 
 from .bench_pretraining import ARMS, RESULTS, short
 from .pretraining_probes import unpacked

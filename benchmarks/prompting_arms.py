@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from semattn import record
+from semattn.affinity import grown, within
 from semattn.attention import choose_layers
 from semattn.density import Scene, concentration, densities
 from semattn.grid import PatchGrid
-from semattn.growth import grown, within
 from semattn.keypoints import detect
 from semattn.prompting import Box, Mask, Points, attend, coverage, prompts
 from semattn.prompting.prompter import LAYERS

@@ -36,8 +36,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from semattn.audit import audit, open_source, units
-from semattn.files import write_text
+from semattn.audit import audit, units
+from semattn.data import open_source
+from semattn.utils.atomic_files import write_text
 
 from . import reliability_search
 

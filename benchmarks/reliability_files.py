@@ -27,11 +27,11 @@ import numpy as np
 import timm
 import torch
 
-from semattn.audit import open_source
+from semattn.data import open_source
 from semattn.errors import SemattnError
-from semattn.files import write_text
 from semattn.images import read, read_mask
 from semattn.interrelation import study
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import load
 from tests import (
     archive_forms,

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 
 from . import (
     fuzzing,

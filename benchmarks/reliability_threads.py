@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from semattn import AttentionPrompter, record
 from semattn.explain import explainers
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 
 from . import measuring
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 
 from . import bench_throughput as measured
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 
 from .bench_spurious import (
     KINDS,

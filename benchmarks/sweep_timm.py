@@ -11,8 +11,8 @@ transpose the picture inside the model, are its own maps of the flipped or trans
 turned back. A refusal names the module. All else is *wrong*. A twin that is refused, though its
 model is not, is counted in the row under `twins`.
 
-The result goes to semattn/data/models.json after every model, so that a run that was cut off goes
-on where it was; `semattn models` and docs/models.md show it.
+The result goes to semattn/zoo/assets/models.json after every model: an interrupted run is
+resumed by the same command. `semattn models` and docs/models.md show it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parents[1] / "semattn" / "data" / "models.json"
+RESULT = Path(__file__).parents[1] / "semattn" / "zoo" / "assets" / "models.json"
 
 # The modules of timm whose models mix tokens by attention, in some or all of their layers.
 MODULES = (
@@ -258,7 +258,7 @@ def _away(model: Any, x: Any, taken: Any) -> float | None:
     """How far the first layer's keys that a block of pixels moves lie from it, in patches."""
     import torch
 
-    from semattn.attention.intercept import FusedCall, attach
+    from semattn.attention.hooks import FusedCall, attach
     from semattn.attention.model_call import ModelCall
     from semattn.attention.model_layout import model_layout
 

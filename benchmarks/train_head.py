@@ -24,7 +24,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 import semattn
-from semattn.files import write_text
+from semattn.utils.atomic_files import write_text
 from semattn.zoo import DEFAULT, cache_dir
 from semattn.zoo.weights import DIGEST, backbone
 
@@ -34,7 +34,7 @@ from .objects_on_scenes import NAMES, ObjectsOnScenes, Placement
 from .objects_on_scenes.fetch import default_root
 
 RESULT = Path(__file__).parent / "results" / "train_head.json"
-DATA = Path(semattn.__file__).parent / "data"
+DATA = Path(semattn.__file__).parent / "zoo" / "assets"
 PART = 520
 """Images whose tokens share a file (100 MB)."""
 

@@ -47,7 +47,7 @@ MOVED = (
     (r"(?:\.\./)*docs/", ""),
     (r"(?:\.\./)*CONTRIBUTING\.md", "contributing.md"),
     (r"(?:\.\./)*CHANGELOG\.md", "changelog.md"),
-    (r"(?:\.\./)*semattn/data/MODEL_CARD\.md", "model-card.md"),
+    (r"(?:\.\./)*semattn/zoo/assets/MODEL_CARD\.md", "model-card.md"),
     (r"(?:\.\./)*examples/(\w+)\.py", r"#\1-py"),
     (r"(?:\.\./)*(CITATION\.cff|LICENSE)", r"../\1"),
 )
@@ -56,7 +56,7 @@ INCLUDED = {
     "overview": "README.md",
     "contributing": "CONTRIBUTING.md",
     "changelog": "CHANGELOG.md",
-    "model-card": "semattn/data/MODEL_CARD.md",
+    "model-card": "semattn/zoo/assets/MODEL_CARD.md",
 }
 
 

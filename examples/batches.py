@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from semattn import Preprocessing, SIFTPatchInterrelation, prepare
-from semattn.adapters import explain_batches
 from semattn.explain import load_maps, save_maps
+from semattn.integrations import explain_batches
 
 PHOTO = Path(__file__).parent / "flower.jpg"
 

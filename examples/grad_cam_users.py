@@ -18,7 +18,7 @@ from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from semattn import Preprocessing, prepare
-from semattn.adapters import CAM
+from semattn.integrations import CAM
 
 PHOTO = Path(__file__).parent / "flower.jpg"
 

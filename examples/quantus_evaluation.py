@@ -16,7 +16,7 @@ import timm
 import torch
 
 from semattn import Preprocessing, prepare
-from semattn.adapters import quantus_explain_func
+from semattn.integrations import quantus_explain_func
 
 PHOTO = Path(__file__).parent / "flower.jpg"
 

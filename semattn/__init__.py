@@ -14,7 +14,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import (  # noqa: F401 — the _PARTS below
-        adapters,
+        integrations,
         interrelation,
         masking,
         pretraining,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         zoo,
     )
     from .attention import AttentionRecord, record, steer
-    from .comparison import Comparison, compare
     from .density import densities
     from .explain import (
         AttentionRollout,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         TransitionAttention,
         explainers,
     )
+    from .explain.comparison import Comparison, compare
     from .grid import PatchGrid
     from .images import Images, Preprocessing, prepare
     from .interrelation import Analysis, analyze
@@ -62,7 +62,7 @@ _HOME = {
     "AttentionRecord": "attention",
     "AttentionRollout": "explain",
     "Center": "explain",
-    "Comparison": "comparison",
+    "Comparison": "explain.comparison",
     "Discovery": "spurious",
     "Explanation": "explain",
     "GenericRelevance": "explain",
@@ -86,7 +86,7 @@ _HOME = {
     "SpuriousCue": "spurious",
     "TransitionAttention": "explain",
     "analyze": "interrelation",
-    "compare": "comparison",
+    "compare": "explain.comparison",
     "densities": "density",
     "detectors": "keypoints",
     "discover_spurious": "spurious",
@@ -101,7 +101,7 @@ _HOME = {
 
 # Subpackages that are used by name: semattn.report.write(…).
 _PARTS = (
-    "adapters", "interrelation", "masking", "pretraining", "prompting", "report", "spurious",
+    "integrations", "interrelation", "masking", "pretraining", "prompting", "report", "spurious",
     "viz", "zoo",
 )  # fmt: skip
 

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_values
 from .errors import ShapeError
-from .registry import choices
+from .utils.registry import choices
+from .utils.validation import check_values
 
 LENGTH_TOLERANCE = 1e-6  # pixels by which the length of all patches may differ from an integer
 MODES = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")

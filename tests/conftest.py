@@ -11,8 +11,8 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from semattn.cli import main
-from semattn.commands import reading
+from semattn.cli import parsing as reading
+from semattn.cli.main import main
 
 # The same cases in every run; `--hypothesis-profile default` draws new ones.
 settings.register_profile("same", derandomize=True)
@@ -68,13 +68,13 @@ def quick_figures(monkeypatch):
     for module, name in (
         ("explanation", "figure"),
         ("comparison", "comparison"),
-        ("steps", "steps"),
+        ("strength_sweep", "steps"),
     ):
-        monkeypatch.setattr(f"semattn.output.{module}.{name}", lambda *a, **k: Drawing())
+        monkeypatch.setattr(f"semattn.cli.writers.{module}.{name}", lambda *a, **k: Drawing())
     monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
     for command in ("explain", "compare", "prompt"):
         monkeypatch.setattr(
-            f"semattn.commands.{command}.enlarged_view",
+            f"semattn.cli.{command}.enlarged_view",
             lambda image, network, *sharpness: reading.enlarged_view(image, network, 64),
         )
 

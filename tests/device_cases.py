@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import semattn
-from semattn import adapters, report, viz
+from semattn import integrations, report, viz
 from semattn.density import Scene, clean_density, concentration, densities, strata
 from semattn.explain import explainers, load_maps, save_maps
 from semattn.explain.refine import refinements
@@ -28,7 +28,7 @@ from semattn.masking import kamim_weight, mask_images
 from semattn.masking.policies import policies
 from semattn.metrics import faithfulness, localization, randomization, robustness, sparseness
 from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompts
-from semattn.steps import steps
+from semattn.prompting.strength_sweep import steps
 
 from .models import SIZE, build
 from .report.pages import corners
@@ -158,7 +158,7 @@ def _analyze(model: nn.Module, inputs: Tensor) -> Any:
 
 def _report(model: nn.Module, inputs: Tensor) -> Any:
     made = explainers["sift-patch-interrelation"]().explain(model, inputs)
-    compared = semattn.comparison.compare(model, inputs[:1], ["attention-rollout", "random"])
+    compared = semattn.compare(model, inputs[:1], ["attention-rollout", "random"])
     page = report.html(made, model=model, comparison=compared, index=1)
     assert '"attention":null' not in page and "Prompting:" not in page
     rows = [row.explanation.heat for row in compared.rows if row.explanation]
@@ -167,7 +167,7 @@ def _report(model: nn.Module, inputs: Tensor) -> Any:
 
 def _quantus(model: nn.Module, inputs: Tensor) -> Any:
     given, classes = inputs.cpu().numpy(), np.array([1, 3])
-    explain = adapters.quantus_explain_func("grad-cam", batch_size=1)
+    explain = integrations.quantus_explain_func("grad-cam", batch_size=1)
     labels = torch.tensor([1, 3], device="cpu")
     return (
         explain(model, given, classes), explain(model, given, labels),
@@ -176,7 +176,7 @@ def _quantus(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _cam(model: nn.Module, inputs: Tensor) -> Any:
-    with adapters.CAM(model, "legrad") as cam:
+    with integrations.CAM(model, "legrad") as cam:
         return cam(inputs), cam(inputs, targets=[lambda output: output[1]] * 2)
 
 
@@ -192,7 +192,7 @@ def _batches(model: nn.Module, inputs: Tensor) -> Any:
     return [
         (made.heat, made.target)
         for loader in loaders
-        for made in adapters.explain_batches(explainer, loader, target="labels", progress=False)
+        for made in integrations.explain_batches(explainer, loader, target="labels", progress=False)
     ]
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from semattn.spurious import Discovery, Effect, Example, Group, Rank, Skipped, SpuriousCue
-from semattn.spurious.detector import Detector
+from semattn.spurious.cue_detector import Detector
 
 NONE = Effect(math.nan, math.nan, math.nan, 0, 1.0)
 GRID, SIZE = (3, 4), (48, 64)

@@ -162,7 +162,7 @@ def same_bench(first: Any, second: Any) -> bool:
 
 def run_analysis(root: Path, partial: Path | None, stop: int | None = None) -> Any:
     """Analyze the pictures of a folder of `make_data`."""
-    from semattn.images import listed
+    from semattn.data import listed
     from semattn.interrelation import analyze
 
     return analyze(

@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from semattn.audit import audit, open_source, units
+from semattn.audit import audit, units
+from semattn.data import open_source
 from semattn.errors import SemattnError
 from semattn.images import Preprocessing
 from semattn.spurious import Search, save_discovery

@@ -11,8 +11,8 @@ from PIL import Image
 from skimage import data
 
 from semattn import interrelation, output
+from semattn.data import listed
 from semattn.errors import ImageError
-from semattn.images import listed
 from semattn.interrelation import load_analysis
 from tests.conftest import PHOTO, refused
 from tests.result_files import names_in

@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from semattn.audit import open_source
+from semattn.data import members, open_source
 from semattn.errors import SemattnError
-from semattn.images import members, read
+from semattn.images import read
 from tests.archive_forms import (
     LABELS,
     NAMES,

@@ -87,7 +87,7 @@ TORCHRUN = textwrap.dedent("""
     import sys
     from semattn import zoo
     from semattn.audit import units
-    from semattn.cli import main
+    from semattn.cli.main import main
     from tests.conftest import CLASSES, tiny
 
     def load(name=None, **options):

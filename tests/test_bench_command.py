@@ -15,8 +15,8 @@ import timm
 from PIL import Image
 from safetensors.torch import save_file
 
-from semattn.cli import main
-from semattn.commands.reading import read_precision
+from semattn.cli.main import main
+from semattn.cli.parsing import read_precision
 from tests.conftest import refused
 
 pytestmark = pytest.mark.usefixtures("elsewhere")

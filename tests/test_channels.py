@@ -9,11 +9,11 @@ import pytest
 import timm
 import torch
 
+from semattn.cli.writers.explanation import summary
 from semattn.errors import ShapeError
 from semattn.explain import explainers
 from semattn.images import luma, pixels_of, prepare
 from semattn.keypoints import detect
-from semattn.output.explanation import summary
 from semattn.prompting import AttentionPrompter, Box
 from semattn.viz import figure
 

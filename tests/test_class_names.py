@@ -12,12 +12,12 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from semattn import SIFTPatchInterrelation, discover_spurious
-from semattn.audit import open_source
-from semattn.class_names import check_names, class_names, matches, resolve_class
+from semattn.data import open_source
+from semattn.data.class_folders import numbers_of
+from semattn.data.labelled import read
 from semattn.errors import SemattnError, TargetError
-from semattn.evaluation.run import _wanted_classes
-from semattn.spurious.data import read
-from semattn.spurious.folders import numbers_of
+from semattn.evaluation.runner import _wanted_classes
+from semattn.utils.class_names import check_names, class_names, matches, resolve_class
 from tests.conftest import PHOTO, refused
 from tests.models import build, images
 

@@ -17,8 +17,8 @@ import pytest
 import timm
 from PIL import Image
 
-from semattn import output
-from semattn.cli import main
+from semattn.cli import writers as output
+from semattn.cli.main import main
 from semattn.density import densities
 from semattn.explain import explainers
 from semattn.explain.refine import refinements
@@ -248,7 +248,7 @@ def test_nothing_is_left_when_drawing_fails(run, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no\nink")
 
-    monkeypatch.setattr("semattn.output.explanation.figure", broken)
+    monkeypatch.setattr("semattn.cli.writers.explanation.figure", broken)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert status == 1
     assert err == "error: RuntimeError: no ink — an internal error; --debug shows the traceback\n"
@@ -262,7 +262,7 @@ def test_an_interruption_is_one_line(run, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("semattn.output.explanation.overlay", interrupted)
+    monkeypatch.setattr("semattn.cli.writers.explanation.overlay", interrupted)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert (status, err) == (130, "error: interrupted — no result was written\n")
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semattn import output
-from semattn.cli import main
+from semattn.cli import writers as output
+from semattn.cli.main import main
 from semattn.errors import UnsupportedModelError
 from semattn.explain import explainers
 from semattn.zoo import known as known_models
@@ -129,7 +129,7 @@ def test_progress_names_each_method(run, monkeypatch):
         yield said.append
 
     for module in ("compare", "several"):
-        monkeypatch.setattr(f"semattn.commands.{module}.busy", busy)
+        monkeypatch.setattr(f"semattn.cli.{module}.busy", busy)
     assert run("compare", PHOTO, *PAIR)[0] == 0
     assert said[0] == "reading the picture" and said[-1] == "drawing"
     assert said[3:-1] == ["1 of 2: attention-rollout", "2 of 2: sift-patch-interrelation"]
@@ -173,7 +173,7 @@ def test_nothing_is_left_when_writing_fails(run, tmp_path, monkeypatch, step):
     def broken(*_, **__):
         raise RuntimeError("no\nink")
 
-    monkeypatch.setattr(f"semattn.output.comparison.{step}", broken)
+    monkeypatch.setattr(f"semattn.cli.writers.comparison.{step}", broken)
     status, _, err = run("compare", PHOTO, *PAIR, "--out", "o")
     assert status == 1
     assert err == "error: RuntimeError: no ink — an internal error; --debug shows the traceback\n"

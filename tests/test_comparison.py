@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import semattn
-from semattn.comparison import OURS, check
-from semattn.cost import measured
 from semattn.errors import ImageError, SemattnError, ShapeError, TargetError, UnsupportedModelError
 from semattn.explain import Explainer, explainers
+from semattn.explain.comparison import OURS, check
 from semattn.images import Preprocessing
+from semattn.utils.profiling import measured
 from tests.conftest import PHOTO
 from tests.models import build, images, state_of
 
@@ -184,7 +184,7 @@ def test_cost_on_cuda():
 
 
 def test_memory_that_nobody_can_tell_is_none(monkeypatch, tmp_path):
-    monkeypatch.setattr("semattn.cost._STATM", tmp_path / "none")
+    monkeypatch.setattr("semattn.utils.profiling._STATM", tmp_path / "none")
     assert measured(lambda: None, CPU)[1].peak_mib is None
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, record
-from semattn.attention.owner import laying_out
+from semattn.attention.scope import laying_out
 from semattn.errors import UnsupportedModelError
 from semattn.explain import explainers
 from tests.models import build, images, state_of

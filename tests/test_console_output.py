@@ -14,9 +14,9 @@ import sys
 import pytest
 import typer
 
-from semattn import cli
-from semattn.cli import main
-from semattn.commands.terminal import (
+from semattn.cli import main as cli
+from semattn.cli.main import main
+from semattn.cli.terminal import (
     REPLACEMENTS,
     TextStream,
     encodable,

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from semattn import RawAttention, SIFTPatchInterrelation, analyze
-from semattn.digest import UnreadableError, digest
+from semattn.cli.writers.explanation import summary
 from semattn.errors import SemattnError
-from semattn.interrelation import store
-from semattn.manifest import about_model, unconfirmed, weights_digest
-from semattn.output.explanation import summary
-from semattn.shelf import Shelf
+from semattn.interrelation import analysis_files as store
+from semattn.utils.digest import UnreadableError, digest
+from semattn.utils.provenance import about_model, unconfirmed, weights_digest
+from semattn.utils.run_store import Shelf
 from tests import models
 
 NULL = {"model": "M", "weights_sha256": None, "weights_note": "weights_sha256 is null: for a test"}

@@ -88,7 +88,7 @@ def test_its_metadata(wheel):
         about = Parser().parsestr(archive.read(where).decode())
         scripts = archive.read(where.replace("METADATA", "entry_points.txt")).decode()
         assert where.replace("METADATA", "licenses/LICENSE") in archive.namelist()
-    assert "semattn = semattn.cli:main" in scripts
+    assert "semattn = semattn.cli.main:main" in scripts
     assert set(about.get_all("Provides-Extra")) == set(config["options.extras_require"])
     asked = [one for one in about.get_all("Requires-Dist") if "extra ==" not in one]
     lines = config["options"]["install_requires"].split("\n")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from semattn.cli import main
-from semattn.commands import doctor
+from semattn.cli import doctor
+from semattn.cli.main import main
 
 
 def test_all_is_well_here(capsys):

@@ -33,7 +33,7 @@ INHERITED = """
 import io, os, sys
 names = ('MPLBACKEND', 'MATPLOTLIBRC')
 before = [os.environ[name] for name in names]
-from semattn.cli import main
+from semattn.cli.main import main
 assert main([*sys.argv[1].split("|"), "--out", "out"]) == 0
 sys.stderr = io.StringIO()  # the table for people
 assert main(["doctor", "--json"]) == 0
@@ -45,7 +45,7 @@ assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] =
 
 UNREADABLE = """
 import os
-from semattn.matplotlib_import import import_matplotlib
+from semattn.utils.matplotlib_import import import_matplotlib
 import_matplotlib()
 import matplotlib
 assert matplotlib.rcParams["font.size"] == 10
@@ -54,7 +54,7 @@ import captum, matplotlib.pyplot
 """
 
 CHOSEN = """
-import semattn.matplotlib_import as ours
+import semattn.utils.matplotlib_import as ours
 ours.import_matplotlib()
 import matplotlib
 assert matplotlib.get_backend().lower() == "svg", matplotlib.get_backend()

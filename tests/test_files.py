@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from semattn.errors import SemattnError
-from semattn.files import claim, whole, write_text
-from semattn.shelf import Shelf
+from semattn.utils.atomic_files import claim, whole, write_text
+from semattn.utils.run_store import Shelf
 from tests.conftest import ROOT
 
 
@@ -82,7 +82,7 @@ def test_threads_that_race_agree_on_one_whole_text(links, tmp_path):
 RACE = """
 import os, sys, time
 from pathlib import Path
-from semattn.files import claim
+from semattn.utils.atomic_files import claim
 def refuse(*_):
     raise PermissionError(1, "Operation not permitted")
 os.link = refuse
@@ -114,7 +114,7 @@ def test_a_claim_whose_process_died_is_completed_by_the_next(tmp_path, monkeypat
     monkeypatch.delattr("os.link")
     file = tmp_path / "units.json"
     with monkeypatch.context() as killed:
-        killed.setattr("semattn.files.write_text", lambda *_: pytest.fail("killed"))
+        killed.setattr("semattn.utils.atomic_files.write_text", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             claim(file, "of the one that died")
     assert not file.exists()

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, record
-from semattn.growth import ALIKE, APART, REACH, grown, walked, within
+from semattn.affinity import ALIKE, APART, REACH, grown, walked, within
 from semattn.prompting import Box, Mask, Points, attend, coverage
 from tests import families, models
 from tests.models import SIZE, build
@@ -83,7 +83,7 @@ def test_a_column_is_solved_as_if_it_were_alone(seen, monkeypatch):
     for column in range(3):
         alone = walked(one, grid, starts[..., column, None])
         torch.testing.assert_close(together[..., column, None], alone, rtol=1e-13, atol=0)
-    monkeypatch.setattr("semattn.growth.AT_ONCE", 1)  # one image and one row at a time
+    monkeypatch.setattr("semattn.affinity.AT_ONCE", 1)  # one image and one row at a time
     torch.testing.assert_close(walked(one, grid, starts), together, rtol=1e-13, atol=0)
 
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from benchmarks import reliability_fuzz
 from semattn import AttentionPrompter
-from semattn.audit import open_source
+from semattn.data import listed, members, open_source
 from semattn.density import Scene, concentration, densities, strata
 from semattn.errors import ImageError, ShapeError
 from semattn.grid import PatchGrid
-from semattn.images import Preprocessing, called, listed, members, pixels_of, prepare, read
+from semattn.images import Preprocessing, called, pixels_of, prepare, read
 from semattn.keypoints import Keypoints, detect
 from semattn.masking import Crop, GuidedMasking, RandomMasking, kept, loss_weights
 from tests.models import build

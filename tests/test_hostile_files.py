@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from semattn.errors import SemattnError
-from semattn.explain.store import load_maps
-from semattn.files import MOST
+from semattn.explain.map_files import load_maps
 from semattn.interrelation import load_analysis
 from semattn.masking import KeypointCache
-from semattn.shelf import Shelf
 from semattn.spurious import load_discovery
+from semattn.utils.atomic_files import MOST
+from semattn.utils.run_store import Shelf
 from semattn.zoo import load
 from tests.conftest import refused
 

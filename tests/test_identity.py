@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from semattn import identity
-from semattn.identity import all_unchanged, content_digest, identity_of, is_unchanged
 from semattn.images.archives import TarMember
+from semattn.utils import identity
+from semattn.utils.identity import all_unchanged, content_digest, identity_of, is_unchanged
 
 
 @pytest.fixture

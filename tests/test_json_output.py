@@ -11,8 +11,8 @@ import pytest
 import typer
 from PIL import Image
 
-from semattn.cli import app
-from semattn.commands.json_output import emit, finite, json_output
+from semattn.cli.json_output import emit, finite, json_output
+from semattn.cli.main import app
 from tests.conftest import PHOTO
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "quick_figures")

@@ -15,7 +15,8 @@ from PIL import Image
 from skimage import data
 
 from semattn.errors import ShapeError
-from semattn.keypoints import Keypoints, _keypoints, detect, detectors, sift, sift_skimage, start
+from semattn.keypoints import Keypoints, detect, detectors, sift, sift_skimage, start
+from semattn.keypoints.detectors import _keypoints
 
 BOTH = pytest.mark.parametrize("name", sorted(detectors))
 

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from semattn.audit import open_source
-from semattn.commands.reading import read_classes
+from semattn.cli.parsing import read_classes
+from semattn.data import open_source
 from semattn.errors import SemattnError
 from tests.audit.pictures import picture
 from tests.conftest import refused

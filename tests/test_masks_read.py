@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semattn.commands.reading import read_region
+from semattn.cli.parsing import read_region
 from semattn.errors import ImageError, ShapeError
 from semattn.evaluation.masked import read
 from semattn.images import coding_of_masks, read_mask

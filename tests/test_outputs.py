@@ -15,11 +15,11 @@ from semattn import AttentionPrompter, SIFTPatchInterrelation, compare, explaine
 from semattn.attention.output_meaning import predict, read_output
 from semattn.attention.output_watch import current_watch, watch_output
 from semattn.audit.explained import NONE, rows_of
-from semattn.checks import check_labels
+from semattn.cli.writers import predicted, summary
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError
-from semattn.output import predicted, summary
-from semattn.outputs import OutputKind, OutputMeaning
-from semattn.steps import steps
+from semattn.prompting.strength_sweep import steps
+from semattn.targets import OutputKind, OutputMeaning
+from semattn.utils.validation import check_labels
 from semattn.viz import words
 from tests.models import build, images, state_of
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from semattn import analyze
+from semattn.cli.writers.explanation import summary
 from semattn.density import Scene, densities
 from semattn.evaluation.peers import _patches_as_features
 from semattn.explain import Explanation
@@ -20,18 +21,17 @@ from semattn.explain.notes import notes_of
 from semattn.explain.refine import refinements
 from semattn.grid import MODES, PatchGrid, sample
 from semattn.images import Images
-from semattn.interrelation import load_analysis, store
+from semattn.interrelation import analysis_files as store, load_analysis
 from semattn.keypoints import Keypoints
 from semattn.metrics.perturbation import kept_pixels
-from semattn.output.explanation import summary
 from semattn.prompting.regions import Box, Mask, Points, coverage
 from semattn.report.parts import about_image
-from semattn.spurious import Search, load_discovery, looking, save_discovery
+from semattn.spurious import Search, feature_extractor as looking, load_discovery, save_discovery
 from semattn.spurious.effects import pasted
 from semattn.spurious.features import colours, descriptors
 from semattn.spurious.looked import Looked
 from semattn.viz import figure
-from semattn.viz.spurious import marked, outline
+from semattn.viz.spurious_figure import marked, outline
 from tests import discoveries, models
 
 # Resize(256) and CenterCrop(224) of 300 x 400 pixels, patches of 16: 18.75 pixels each.

@@ -17,8 +17,8 @@ from semattn import SIFTPatchInterrelation
 from semattn.errors import ImageError, ShapeError
 from semattn.images import Preprocessing, prepare, read
 from semattn.prompting import AttentionPrompter
+from semattn.prompting.strength_sweep import steps
 from semattn.spurious import discover_spurious
-from semattn.steps import steps
 from tests import picture_encodings as written
 from tests.conftest import PHOTO, tiny
 

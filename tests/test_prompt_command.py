@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, viz
-from semattn.commands.reading import read_region
+from semattn.cli.parsing import read_region
 from semattn.errors import SemattnError
 from semattn.prompting import attend
-from semattn.steps import steps
+from semattn.prompting.strength_sweep import steps
 from tests import models
 from tests.conftest import PHOTO, refused, tiny
 from tests.result_files import names_in

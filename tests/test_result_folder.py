@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from semattn import locks
+from semattn.data import listed
 from semattn.errors import ImageError
-from semattn.images import listed
-from semattn.locks import LockedError, is_locked, locked
-from semattn.result_folder import (
+from semattn.utils import locks
+from semattn.utils.locks import LockedError, is_locked, locked
+from semattn.utils.result_folder import (
     STAGE,
     OutputError,
     ResultFolder,

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image, ImageOps
 
-from semattn.commands import several
-from semattn.commands.images import ImageInput, ImageInputs, read_images
+from semattn.cli import several
+from semattn.cli.images import ImageInput, ImageInputs, read_images
 from semattn.errors import UnsupportedModelError
 from tests.conftest import PHOTO, ROOT, refused
 from tests.result_files import contents_of, names_in
@@ -267,7 +267,7 @@ def test_standard_input_without_a_picture_is_refused(run, monkeypatch, tmp_path)
     refused(run("compare", "-"), "got nothing — use semattn compare - < photo.jpg")
     give_stdin(monkeypatch, b"no picture")
     refused(run("prompt", "-"), "expected a picture, got 10 bytes")
-    monkeypatch.setattr("semattn.commands.images.MAX_STDIN", 5)
+    monkeypatch.setattr("semattn.cli.images.MAX_STDIN", 5)
     give_stdin(monkeypatch, b"123456")
     refused(run("explain", "-"), "expected at most 5 bytes on standard input")
     assert not list(tmp_path.iterdir())
@@ -342,14 +342,14 @@ def test_an_interrupted_run_leaves_an_index_of_what_is_finished(run, photos, tmp
             raise KeyboardInterrupt
         return head(made)
 
-    monkeypatch.setattr("semattn.commands.explain.headline_of", interrupt)
+    monkeypatch.setattr("semattn.cli.explain.headline_of", interrupt)
     status, out, err = run("explain", photos, "--out", "o", "--no-report")
     assert (status, out) == (130, "")
     assert err == "error: interrupted — 2 of 5 images are finished, in o\n"
     expected = {"a b#c/overlay.png", "cat-001/overlay.png"}
     assert {name for name in index_files(tmp_path / "o") if name.endswith("y.png")} == expected
     calls.clear()
-    monkeypatch.setattr("semattn.commands.explain.headline_of", lambda made: 1 / 0)
+    monkeypatch.setattr("semattn.cli.explain.headline_of", lambda made: 1 / 0)
     status, _, err = run("explain", photos, "--out", "p", "--no-report")
     assert status == 1 and "ZeroDivisionError" in err
     assert not (tmp_path / "p/index.html").exists()

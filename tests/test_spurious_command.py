@@ -13,7 +13,7 @@ from PIL import Image
 from semattn import output, report, viz
 from semattn.spurious import Effect, load_discovery
 from semattn.viz.cues import figure, nats, outcome, reason
-from semattn.viz.spurious import marked
+from semattn.viz.spurious_figure import marked
 from tests.conftest import refused
 from tests.discoveries import NONE, cue, discovery
 from tests.report.pages import NASTY, content_of
@@ -73,7 +73,7 @@ def test_the_page_can_be_left_out_and_a_class_asked_for(run, folder, tmp_path):
 
 
 def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, monkeypatch):
-    from semattn.spurious import looking
+    from semattn.spurious import feature_extractor as looking
 
     look = looking.Looker.look
 
@@ -98,7 +98,7 @@ def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, mo
 
 
 def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
-    from semattn.spurious.looking import Looker
+    from semattn.spurious.feature_extractor import Looker
 
     assert run("spurious", folder, "--out", "whole", "--batch-size", 4)[0] == 0
     look, seen = Looker.look, []

@@ -10,14 +10,14 @@ from tests.conftest import PHOTO, ROOT
 HEAVY = ("torch", "timm", "captum", "numpy", "matplotlib", "cv2", "PIL", "scipy")
 UNUSED = (
     "skimage", "sklearn", "scipy", "pandas", "transformers", "accelerate", "onnx", "pyarrow",
-    "packaging.requirements", "semattn.audit", "semattn.comparison", "semattn.evaluation",
+    "packaging.requirements", "semattn.audit", "semattn.explain.comparison", "semattn.evaluation",
     "semattn.interrelation", "semattn.masking", "semattn.metrics", "semattn.pretraining",
     "semattn.spurious",
 )  # fmt: skip
 
 WITHOUT_MODEL = f"""
 import sys
-from semattn.cli import main
+from semattn.cli.main import main
 for command in (["--version"], ["--help"], ["models"], ["models", "swin"], ["bench"], ["explain"],
                 ["nothing"], ["analyze", "--help"], ["pretrain", "--help"]):
     main(command)
@@ -27,7 +27,7 @@ for command in (["--version"], ["--help"], ["models"], ["models", "swin"], ["ben
 
 EXPLAIN = f"""
 import sys
-from semattn.cli import main
+from semattn.cli.main import main
 status = main(["explain", sys.argv[1], "--model", "test_vit", "--random-weights", "--no-report",
                "--out", sys.argv[2]])
 assert status == 0

@@ -9,12 +9,11 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from semattn.audit import open_source
+from semattn.data import is_picture, open_source
+from semattn.data.labelled import read
 from semattn.errors import SemattnError
 from semattn.evaluation.masked import read as read_data
-from semattn.images import is_picture
 from semattn.spurious import discover_spurious
-from semattn.spurious.data import read
 from tests.conftest import tiny
 
 STRAYS = {

@@ -16,7 +16,7 @@ from benchmarks.model_card import card
 from benchmarks.train_head import NAMES, RESULT, LowRank, Recipe, Tail, augment
 from semattn.zoo.build import merge
 
-DATA = Path(semattn.__file__).parent / "data"
+DATA = Path(semattn.__file__).parent / "zoo" / "assets"
 
 
 def test_tail_is_the_model_with_its_changes_merged():

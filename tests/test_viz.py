@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from semattn.comparison import Compared, Comparison
 from semattn.errors import ShapeError
 from semattn.explain import Explanation
+from semattn.explain.comparison import Compared, Comparison
 from semattn.grid import PatchGrid
 from semattn.images import Images
 from semattn.keypoints import Keypoints
 from semattn.viz import comparison, figure, overlay
-from semattn.viz.comparison import columns
+from semattn.viz.comparison_figure import columns
 
 GRID = PatchGrid((3, 4), image_size=(48, 64), cell=(16, 16), prefix=1)
 

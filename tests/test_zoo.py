@@ -19,7 +19,7 @@ from semattn.errors import SemattnError
 from semattn.zoo import DEFAULT, WeightsError, build, embedded, load, weights
 
 TINY = "test_vit"
-DATA = Path(semattn.__file__).parent / "data"
+DATA = Path(semattn.__file__).parent / "zoo" / "assets"
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:

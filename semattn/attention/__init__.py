@@ -1,9 +1,9 @@
 """The attention engine: what a model's attention does, seen and steered at the call itself."""
 
 from .record import AttentionRecord, record
-from .rows import SiteRecord
+from .site_record import SiteRecord
 from .sites import AttentionSite, choose_layers
-from .steer import steer
+from .steering import steer
 
 __all__ = [
     "AttentionRecord",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..class_names import class_names
-from ..outputs import OutputKind
+from ..targets import OutputKind
+from ..utils.class_names import class_names
 from .output_watch import Call
 
 _PROBLEMS = {

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .layout import UnplacedError, ranks, with_reach
 from .layout_pass import layout_pass
 from .model_call import ModelCall
-from .owner import Owner
-from .place_rules import Planes, mixed
-from .trace import Trace
+from .position_rules import Planes, mixed
+from .position_tracing import Trace
+from .scope import Owner
+from .token_layout import UnplacedError, ranks, with_reach
 
 _SAME = 2e-4  # of the image's side: places that agree
 

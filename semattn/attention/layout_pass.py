@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import UnsupportedModelError
-from .intercept import Call, CallReader, DenseCall, FoundCall, FusedCall
-from .layout import Layout, UnplacedError, has_places, layout_of
+from .hooks import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .model_call import ModelCall
-from .owner import Owner, apart, depth
-from .place_rules import Planes, mixed
+from .position_rules import Planes, mixed
+from .position_tracing import Trace
+from .scope import Owner, apart, depth
 from .sites import NAMED_ATTENTION, AttentionSite
-from .trace import Trace
+from .token_layout import Layout, UnplacedError, has_places, layout_of
 
 # Calls that hand numbers to Python code without a call of an operator.
 _READS_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}

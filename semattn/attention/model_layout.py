@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .attributes import attributes_of, changed
-from .intercept import Call
-from .layout import Layout, common_grid, with_same_prefix
+from .frozen import quiet
+from .hooks import Call
 from .layout_pass import Findings, layout_pass, site_of
+from .model_attributes import attributes_of, changed
 from .model_call import ModelCall
-from .quiet import quiet
-from .rows import SiteRecord, site_record
+from .site_record import SiteRecord, site_record
 from .sites import AttentionSite
+from .token_layout import Layout, common_grid, with_same_prefix
 
 NO_INFLUENCE = "the score does not depend on it"
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .blocks import blocks_of
-from .owner import Owner, nested
+from .layer_readout import blocks_of
+from .scope import Owner, nested
 from .sites import AttentionSite
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from ..outputs import OutputKind, OutputMeaning
+from ..targets import OutputKind, OutputMeaning
 from .declared_output import (
     declared_classes,
     declares_features,

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..outputs import OutputMeaning
-from .owner import Owner
+from ..targets import OutputMeaning
+from .scope import Owner
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)

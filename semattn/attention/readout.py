@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .frozen import quiet
 from .model_call import ModelCall
 from .model_layout import ModelLayout, known_layout
-from .owner import apart
-from .quiet import quiet
 from .record import record_call
+from .scope import apart
 from .target import output_tensor
 
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from .layout import common_grid
+from .frozen import quiet
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
-from .owner import calling, nested
-from .quiet import quiet
 from .recorder import GradientsKept, Recorder, StaleLayoutError
-from .rows import Rule, SiteRecord
+from .scope import calling, nested
+from .site_record import Rule, SiteRecord
 from .sites import AttentionSite, Layers, refuse
 from .target import Score, Target, check_batch, output_tensor, score
+from .token_layout import common_grid
 
 _BLOCKED = (
     "The model runs a part without gradients (torch.no_grad or detach); gradients were taken "

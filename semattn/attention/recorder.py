@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .intercept import Call, attach
+from .hooks import Call, attach
 from .model_layout import ModelLayout
-from .rows import SiteRecord, site_record
+from .site_record import SiteRecord, site_record
 from .sites import AttentionSite, Layers, choose_layers
 
 # Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..captum_library import select_targets
-from ..checks import as_integers
 from ..errors import LabelError, TargetError, UnsupportedModelError
-from ..outputs import OutputKind, OutputMeaning
+from ..targets import OutputKind, OutputMeaning
+from ..utils.captum_library import select_targets
+from ..utils.validation import as_integers
 from .output_meaning import part_of, read_output
 
 Target = (

@@ -4,8 +4,8 @@ What is done lies on the disk, unit by unit; a run that was stopped, or that sha
 others, makes the same tables in the end. Knows nothing of pages and pictures.
 """
 
+from ..data.sources import Source, open_source
+from .audit_runner import JOBS, Audit
 from .run import audit, check_jobs
-from .sources import Source, open_source
-from .work import JOBS, Audit
 
 __all__ = ["JOBS", "Audit", "Source", "audit", "check_jobs", "open_source"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checks import check_labels
 from ..density import Scene, count
 from ..explain import Explanation
+from ..utils.validation import check_labels
 
 NONE = -1  # a class that is not known
 

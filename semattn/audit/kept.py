@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..identity import all_unchanged, combined, from_array, to_array
-from ..redone import Redone
-from ..shelf import Shelf
-from .sources import Source
-from .sums import Sums
+from ..data.sources import Source
+from ..utils.identity import all_unchanged, combined, from_array, to_array
+from ..utils.redone import Redone
+from ..utils.run_store import Shelf
+from .partial_sums import Sums
 from .tables import SKIPPED, TABLE
 from .units import Unit
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from torch import nn
 
+from ..data.sources import Source
 from ..errors import SemattnError
 from ..images import Preprocessing
-from ..registry import choices
-from .sources import Source
+from ..utils.registry import choices
+from .audit_runner import JOBS, Audit, Work
 from .tables import check_parquet
-from .work import JOBS, Audit, Work
 
 SHOWN = 4  # reasons that an error lists
 

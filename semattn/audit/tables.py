@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SemattnError
-from ..files import whole
+from ..utils.atomic_files import whole
 from .explained import COLUMNS, NONE
 
 TABLE, SKIPPED = "explain.parquet", "skipped.parquet"

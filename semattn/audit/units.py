@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .loading import Batch
+from ..data.prefetching import Batch
 
 BATCHES = 16  # of a unit
 

@@ -6,10 +6,10 @@ that any claim about keypoints must beat (edges, centre, shifted, shuffled) stan
 registry, marked as such. Nothing here knows of models or attention.
 """
 
+from .baselines import canny, center, other, permuted, random, shifted, sobel, uniform
 from .clean import clean_density
-from .controls import canny, center, other, permuted, random, shifted, sobel, uniform
-from .scene import Scene, densities, register_density
-from .semantic import (
+from .concentration import EMPTY, HIGH, LOW, concentration, strata
+from .keypoint_densities import (
     count,
     distinct,
     distinct_size,
@@ -19,7 +19,7 @@ from .semantic import (
     size,
     surround,
 )
-from .weights import EMPTY, HIGH, LOW, concentration, strata
+from .scene import Scene, densities, register_density
 
 __all__ = [
     "EMPTY",

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semattn.checks import check_number
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
 from semattn.keypoints import Keypoints
-from semattn.registry import Registry
+from semattn.utils.registry import Registry
+from semattn.utils.validation import check_number
 
 densities = Registry("density")
 """Name to a function from a `Scene` to s (B, P), by way of `register_density`."""

@@ -17,21 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..data import by_class_folder, is_picture, left_out_note, listed, named
 from ..errors import ImageError, SemattnError
-from ..images import (
-    Coding,
-    by_class_folder,
-    coding_of_masks,
-    is_picture,
-    left_out_note,
-    listed,
-    named,
-    open_mask,
-    read as read_picture,
-    read_mask,
-)
-from ..registry import Registry, choices
-from .kept_rows import Source, sources_of
+from ..images import Coding, coding_of_masks, open_mask, read as read_picture, read_mask
+from ..utils.registry import Registry, choices
+from .row_store import Source, sources_of
 
 LOOKED_AT = 32  # masks of a folder that decide together how all are read
 SHOWN = 4  # readings that notes list

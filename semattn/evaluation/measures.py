@@ -14,8 +14,8 @@ from ..attention.output_meaning import part_of
 from ..attention.target import answer_target
 from ..images import Images
 from ..metrics import faithfulness, localization, randomization, robustness, sparseness
-from ..outputs import OutputMeaning
-from ..registry import Registry, choices
+from ..targets import OutputMeaning
+from ..utils.registry import Registry, choices
 from .methods import Map, Method
 
 PRECISIONS = ("float32", "bfloat16", "float16")

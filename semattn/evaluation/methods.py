@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..affinity import GROWTH, walked
 from ..attention import record
 from ..attention.target import Target
 from ..density import densities
@@ -23,9 +24,8 @@ from ..errors import SemattnError, UnsupportedModelError
 from ..explain import explainers
 from ..explain.refine import refinements
 from ..grid import PatchGrid
-from ..growth import GROWTH, walked
 from ..images import Images
-from ..registry import Registry, choices
+from ..utils.registry import Registry, choices
 
 peers = Registry("method")
 """`PEER/METHOD` to a function (model, inputs (1, C, H, W), class, grid) that gives (H, W)."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..density import densities
 from ..explain import explainers
-from ..statistics import Difference, Estimate, difference, estimate, holm
+from ..utils.statistics import Difference, Estimate, difference, estimate, holm
 from .measures import measures
-from .run import Results
+from .runner import Results
 
 BASELINES = (
     "attention-rollout", "grad-cam", "sift-patch-interrelation:uniform",

@@ -2,16 +2,16 @@
 
 from .attention_rollout import AttentionRollout
 from .base import Explainer, explainers
+from .baselines import Center, KeypointDensity, Random
 from .captum_methods import InputXGradient, IntegratedGradients, Occlusion, SmoothGrad
-from .controls import Center, KeypointDensity, Random
+from .explanation import Explanation
 from .generic_relevance import GenericRelevance
 from .grad_cam import GradCAM
 from .gradient_rollout import GradientRollout
 from .legrad import LeGrad
+from .map_files import StoredMaps, load_maps, save_maps
 from .raw_attention import RawAttention
-from .result import Explanation
 from .sift_patch_interrelation import SIFTPatchInterrelation
-from .store import StoredMaps, load_maps, save_maps
 from .transition_attention import TransitionAttention
 
 __all__ = [

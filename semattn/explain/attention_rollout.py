@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rolling import Fused, layers, roll, start
+from .rollout import Fused, layers, roll, start
 
 FUSIONS = {
     "mean": lambda attention: attention.mean(dim=1),

@@ -19,24 +19,24 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord
 from ..attention.model_inputs import move_to_model
 from ..attention.output_watch import decided_meaning, noted_meanings
-from ..attention.owner import nested
+from ..attention.scope import nested
 from ..attention.sites import Layers, refuse
 from ..attention.target import Target
-from ..captum_library import Attribution, log_usage
-from ..checks import check_number
-from ..class_names import check_names, class_names
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, keypoint_channels_error, prepare
 from ..keypoints import Keypoints, detectors, no_keypoints, ready, start
-from ..manifest import about_model, unconfirmed, versions
-from ..outputs import OutputMeaning
-from ..registry import Registry, choices
+from ..targets import OutputMeaning
+from ..utils.captum_library import Attribution, log_usage
+from ..utils.class_names import check_names, class_names
+from ..utils.provenance import about_model, unconfirmed, versions
+from ..utils.registry import Registry, choices
+from ..utils.validation import check_number
+from .attribution_request import Maps, Run, check_finite
+from .explanation import Explanation
 from .notes import notes_of
 from .refine import refinements
-from .result import Explanation
-from .run import Maps, Run, check_finite
 
 explainers = Registry("explainer")
 """Name to a class that extends `Explainer`."""

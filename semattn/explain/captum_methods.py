@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..attention.quiet import quiet
+from ..attention.frozen import quiet
 from ..attention.recorder import GradientsKept
 from ..attention.target import Target
-from ..captum_library import attr
 from ..grid import PatchGrid
+from ..utils.captum_library import attr
 from .asked import asked, score_rows
 from .base import Explainer, Maps, Run, check_finite, explainers
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rolling import Fused, carry, layers, readers, start
+from .rollout import Fused, carry, layers, readers, start
 
 
 @explainers.register("generic-relevance")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.activation import Activation, activation
+from ..attention.layer_features import Activation, activation
 from ..errors import UnsupportedModelError
 from .asked import asked
 from .base import Explainer, Maps, Run, explainers

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rolling import Fused, layers, readers, roll, start
+from .rollout import Fused, layers, readers, roll, start
 
 
 @explainers.register("gradient-rollout")

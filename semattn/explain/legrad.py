@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..attention import SiteRecord
-from ..attention.blocks import head_after_each_block
+from ..attention.layer_readout import head_after_each_block
 from ..errors import SemattnError, UnsupportedModelError
 from .asked import asked, score_rows
 from .base import Explainer, Maps, Run, explainers
-from .rolling import carry, layers
+from .rollout import carry, layers
 
 
 @explainers.register("legrad")

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..attention import AttentionRecord
 from ..grid import PatchGrid
 from ..images import Images
-from .run import Maps
+from .attribution_request import Maps
 
 
 class Method(Protocol):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rolling import Fused, carry, layers, readers
+from .rollout import Fused, carry, layers, readers
 
 
 @explainers.register("raw-attention")

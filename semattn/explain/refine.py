@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..grid import PatchGrid
-from ..registry import Registry
+from ..utils.registry import Registry
 
 refinements = Registry("refine")
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..affinity import GROWTH, walked
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.rows import last_asking
-from ..checks import check_number
+from ..attention.site_record import last_asking
 from ..grid import PatchGrid
-from ..growth import GROWTH, walked
+from ..utils.validation import check_number
 from .base import Explainer, Maps, Run, explainers
 
 QUERIES = ("auto", "class", "all")
@@ -38,7 +38,7 @@ class SIFTPatchInterrelation(Explainer):
 
     Then relevance is evened out over each thing: r = (1 - growth) relevance + growth T r, where T
     is the mean over the patches whose keys, in the layer nearest to half of the depth, are like a
-    patch's own (`semattn.growth`).
+    patch's own (`semattn.affinity`).
 
     Parameters
     ----------

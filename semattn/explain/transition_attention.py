@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.rows import last_asking
+from ..attention.site_record import last_asking
 from .asked import asked
 from .base import Explainer, Maps, Run, explainers
-from .rolling import Fused, carry, layers, readers
+from .rollout import Fused, carry, layers, readers
 
 
 @explainers.register("transition-attention")

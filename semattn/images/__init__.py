@@ -16,36 +16,26 @@ from .batch import (
     pixels_of,
     prepare,
 )
-from .listing import listed
 from .mask_levels import Coding
 from .object_mask import ObjectMask, coding_of_masks, read_mask
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
 from .raw_mask import open_mask
-from .samples import Archive, members
-from .strays import by_class_folder, is_picture, left_out_note, named
 
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
     "PICTURE_CHANNELS",
-    "Archive",
     "Coding",
     "Images",
     "ObjectMask",
     "Picture",
     "Preprocessing",
     "TarMember",
-    "by_class_folder",
     "called",
     "coding_of_masks",
-    "is_picture",
     "keypoint_channels_error",
-    "left_out_note",
-    "listed",
     "luma",
-    "members",
-    "named",
     "open_mask",
     "pixels_of",
     "prepare",

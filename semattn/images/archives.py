@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from ..errors import ImageError, plain
-from ..text_files import decode
+from ..utils.text_files import decode
 
 LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt")  # hold a class
 LATER_LABELS = ("json", "txt")  # looked at where there are none of LABELS

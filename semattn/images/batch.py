@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from semattn.checks import check_values
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError, plain
+from semattn.utils.validation import check_values
 
 from .archives import TarMember
 from .picture import read_with_note

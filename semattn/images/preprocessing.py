@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError
-from semattn.registry import choices
+from semattn.utils.registry import choices
 
 from . import processors
 from .picture import MAX_PIXELS

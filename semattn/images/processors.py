@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from semattn.checks import as_tensor
 from semattn.errors import UnsupportedModelError
+from semattn.utils.validation import as_tensor
 
 LEVELS = 3  # of 255; by how much two ways to resize may differ in rounding
 

@@ -5,8 +5,8 @@ strata EMPTY, LOW and HIGH, alignment with the keypoint concentration, attention
 entropy, for each layer and head, with intervals and nulls. Must not import `viz` or `report`.
 """
 
+from ..data.skipped import Skipped
 from .analysis import Analysis, load_analysis
-from .figures import Skipped
 from .run import analyze
 
 __all__ = ["Analysis", "Skipped", "analyze", "load_analysis"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..manifest import unconfirmed
-from .figures import Figures
+from ..utils.provenance import unconfirmed
+from .accumulate import Tally
+from .analysis_files import load, save
+from .estimates import Figures
 from .findings import Finding, findings
-from .store import load, save
 from .summary import summary
-from .tally import Tally
 
 
 class Analysis(Figures):

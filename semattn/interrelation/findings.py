@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .figures import Array, Figures
+from .estimates import Array, Figures
 
 QUERY_STRATUM, KEY_STRATUM = 2, 2  # HIGH, in a lift
 NULL_PHRASES = {

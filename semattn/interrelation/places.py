@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attention import SiteRecord
-from ..attention.placement import Placement
+from ..attention.token_map import Placement
 
 
 @dataclass(frozen=True)

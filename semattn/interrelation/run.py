@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from ..attention.sites import Layers, refuse
+from ..data.loading import as_iterable, has_spare_cores, read_ahead
 from ..images import Preprocessing
 from .analysis import Analysis
-from .reading import as_iterable, has_spare_cores, read_ahead
-from .store import check_writable
+from .analysis_files import check_writable
 from .study import Study
 
 

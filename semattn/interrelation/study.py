@@ -19,20 +19,20 @@ from ..attention.model_call import ModelCall
 from ..attention.model_inputs import move_to_model
 from ..attention.norms import norms_on, watch_norms
 from ..attention.readout import with_readout
+from ..data.loading import Loaded, Reader
+from ..data.skipped import Skipped
 from ..density import Scene, concentration, densities, strata
 from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing
 from ..keypoints import Keypoints, detectors
-from ..manifest import about_model, versions
+from ..utils.provenance import about_model, versions
+from .accumulate import Tally
 from .analysis import Analysis
-from .figures import Skipped
+from .analysis_files import Fill, load_partial, mismatch_error, save_partial
 from .measure import measure
 from .nulls import Pool, keys_of, patch_distributions
 from .outliers import find_outliers
-from .reading import Loaded, Reader
-from .store import Fill, load_partial, mismatch_error, save_partial
-from .tally import Tally
 
 NO_KEYPOINTS = "no keypoint in any patch"
 NOT_FINITE = "the model's output is not finite"

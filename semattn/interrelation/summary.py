@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..manifest import model_label
-from .figures import MEANING, Array, Figures, number
+from ..utils.provenance import model_label
+from .estimates import MEANING, Array, Figures, number
 from .findings import findings
 
 

@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from semattn.errors import SemattnError
-from semattn.files import whole, write_text
 from semattn.images import read
-from semattn.input_list import changes, contents, identify, lines_by_name
 from semattn.keypoints import Keypoints, detect
+from semattn.utils.atomic_files import whole, write_text
+from semattn.utils.input_list import changes, contents, identify, lines_by_name
 
 SHARD_SIZE = 1024  # pictures per file
 INDEX, PICTURE_LIST = "keypoints.json", ".pictures.jsonl"
@@ -155,7 +155,7 @@ class KeypointCache:
         workers : number of threads; the number of processors by default
         shard : pictures per file
         progress : called with the number of finished pictures and the total
-        identities : result of `semattn.input_list.identify` for the pictures, if known
+        identities : result of `semattn.utils.input_list.identify` for the pictures, if known
         replace : overwrite a folder that holds the keypoints of other pictures
 
         Raises

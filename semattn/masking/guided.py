@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semattn.checks import check_number
-from semattn.registry import choices
+from semattn.utils.registry import choices
+from semattn.utils.validation import check_number
 
 from .masks import kept
 from .policies import Masking, View, policies

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from semattn.checks import check_number
 from semattn.density import Scene, count, densities
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
 from semattn.images import pixels_of
 from semattn.keypoints import Keypoints, detect
+from semattn.utils.validation import check_number
 
 from .masks import Masks
 from .policies import Masking, policies

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semattn.checks import check_number
 from semattn.errors import ShapeError
+from semattn.utils.validation import check_number
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semattn.checks import check_values
 from semattn.errors import ShapeError
-from semattn.registry import Registry
+from semattn.utils.registry import Registry
+from semattn.utils.validation import check_values
 
 from .masks import Masks, generator, kept, noise_of
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semattn.checks import as_tensor, check_number, check_values
 from semattn.errors import ShapeError
-from semattn.registry import choices
+from semattn.utils.registry import choices
+from semattn.utils.validation import as_tensor, check_number, check_values
 
 CLIP = 20.0  # bound of the absolute exponent, as in KAMIM's code
 

@@ -79,7 +79,7 @@ def curves(
     parts : how many steps of the same size, or the parts of the patches themselves, from 0 to 1
     batch_size : perturbed images in the model at once
     probabilities : from what `predict` gives, in float64, to probabilities, where it gives other
-        than class logits; see `semattn.outputs.OutputMeaning.score_probabilities`
+        than class logits; see `semattn.targets.OutputMeaning.score_probabilities`
 
     Returns
     -------

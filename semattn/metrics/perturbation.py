@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import as_tensor
 from ..errors import ShapeError
 from ..grid import PatchGrid
-from ..registry import Registry
+from ..utils.registry import Registry
+from ..utils.validation import as_tensor
 
 Fill = Callable[[Tensor, Tensor], Tensor]
 

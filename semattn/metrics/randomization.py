@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
-from ..registry import choices
+from ..utils.registry import choices
 
 Maps = Tensor | Mapping[str, Tensor]
 ORDERS = ("cascading", "independent", "full")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..captum_library import metrics
 from ..errors import ShapeError
+from ..utils.captum_library import metrics
 
 Predict = Callable[[Tensor], Tensor]
 

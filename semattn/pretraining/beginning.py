@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..manifest import versions
-from ..result_folder import RECORDS
+from ..utils.provenance import versions
+from ..utils.result_folder import RECORDS
 from .checkpoints import RUN, check_run, latest, read_run, write_json
 from .inputs import Inputs, check_inputs, check_unchanged, read_inputs
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..files import write_text
+from ..utils.atomic_files import write_text
 from .checkpoints import CHECKPOINTS, LOG, mark
 from .data import Order
 

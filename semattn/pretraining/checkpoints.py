@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SemattnError
-from ..files import write_text
+from ..utils.atomic_files import write_text
 
 MARK = "complete.json"
 CHECKPOINTS, RUN, LOG = "checkpoints", "pretrain.json", "metrics.jsonl"

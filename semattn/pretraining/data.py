@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ..data import listed
 from ..density import Scene, count, densities
 from ..errors import ImageError
 from ..grid import PatchGrid
-from ..images import listed, read
+from ..images import read
 from ..keypoints import Keypoints, detect
 from ..masking import Crop, KeypointCache, Masking, RandomMasking, generator, kept, loss_weights
 from ..masking.crop import SCALE

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError, SemattnError
-from ..files import write_text
 from ..images import read
-from ..input_list import changes, contents, identify, input_names, lines_by_name
+from ..utils.atomic_files import write_text
+from ..utils.input_list import changes, contents, identify, input_names, lines_by_name
 from .checkpoints import RunError
 
 EVERY = 500  # pictures between two calls of `progress`
@@ -30,7 +30,7 @@ class Inputs:
     Parameters
     ----------
     pictures : those that can be read, in order
-    lines : the identity of each, as of `semattn.identity.identity_of`
+    lines : the identity of each, as of `semattn.utils.identity.identity_of`
     skipped : name and reason of the others
     kept : one line for each picture that was given, as `keep` writes them
     """

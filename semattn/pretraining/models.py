@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SemattnError, ShapeError, UnsupportedModelError
-from ..registry import choices
+from ..utils.registry import choices
 from .positions import add_positions
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import viz
-from ..files import whole
 from ..masking import GuidedMasking
+from ..utils.atomic_files import whole
 from .data import MaskedImages
 from .reconstruction import reconstruct, richness
 

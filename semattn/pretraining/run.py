@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import ImageError
 from ..masking import GuidedMasking, KeypointCache, Masking
-from ..registry import choices
-from ..result_folder import FolderLike, ResultFolder
+from ..utils.registry import choices
+from ..utils.result_folder import FolderLike, ResultFolder
 from .beginning import begin, keep_beginning, warn_of_edits
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import FixedMasks, MaskedImages, Order
@@ -130,7 +130,7 @@ def pretrain(
     ImageError
         Where no picture can be read.
     OutputError, LockedError
-        As `semattn.result_folder.ResultFolder.running` does.
+        As `semattn.utils.result_folder.ResultFolder.running` does.
 
     Warns
     -----

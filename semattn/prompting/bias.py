@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checks import as_tensor, check_values
 from ..density import concentration
 from ..errors import ShapeError
 from ..grid import PatchGrid
+from ..utils.validation import as_tensor, check_values
 
 CLIP = 2.5
 """Nats: no patch is made more than e^2.5, about 12 times, likelier or unlikelier than the mean."""

@@ -18,10 +18,10 @@ from torch import Tensor
 from ..attention.model_inputs import move_to_model
 from ..attention.output_meaning import part_of, predict
 from ..attention.sites import Layers
-from ..checks import check_labels
 from ..errors import ShapeError, UnsupportedModelError
-from ..outputs import OutputMeaning
-from ..registry import choices
+from ..targets import OutputMeaning
+from ..utils.registry import choices
+from ..utils.validation import check_labels
 from .bias import Known
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..affinity import grown, within
 from ..attention import SiteRecord
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError
 from ..grid import PatchGrid
-from ..growth import grown, within
 from ..keypoints import start
-from ..registry import choices
+from ..utils.registry import choices
 from . import sources
 
 Nats = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)

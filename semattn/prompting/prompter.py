@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.intercept import Call as AttentionCall
+from ..attention.hooks import Call as AttentionCall
 from ..attention.model_call import ModelCall, read_call
 from ..attention.model_layout import ModelLayout, model_layout
-from ..attention.owner import Owner, apart, laying_out
 from ..attention.readout import with_readout
+from ..attention.scope import Owner, apart, laying_out
 from ..attention.sites import AttentionSite, Layers, choose_layers, refuse
-from ..attention.steer import Steering, steer
+from ..attention.steering import Steering, steer
 from ..density import concentration
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid

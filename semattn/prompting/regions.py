@@ -3,7 +3,7 @@
 All are in pixels of the picture that the model gets. `coverage` says how much of each patch lies
 in it. `grow` says what is meant: "from", all of the thing that lies there, as of a click;
 "within", the thing inside, as of a box about it; None, what was drawn. What a thing is the keys of
-the model tell (`semattn.growth`).
+the model tell (`semattn.affinity`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..checks import check_number
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..images import read_mask
+from ..utils.validation import check_number
 
 RADIUS = 0.08  # of a point, in the longer side of the picture
 FARTHEST = 1_000_000  # pixels; what is farther off can no longer be drawn

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..affinity import grown
 from ..attention import SiteRecord
 from ..density import concentration
 from ..grid import PatchGrid
-from ..growth import grown
-from ..registry import Registry
+from ..utils.registry import Registry
 
 # From what a layer did, the grid, and p (B, P) of the density beneath, to weights (B, P) >= 0.
 See = Callable[[SiteRecord, PatchGrid, Tensor], Tensor]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..manifest import model_label
+from ..utils.provenance import model_label
 from ..viz.cues import examples_said, outcome, reason
 from .summary import clean
 

@@ -22,8 +22,8 @@ from ..viz.words import explained, headline, how_chosen, model_name
 from .prompted import unsmoothed
 
 if TYPE_CHECKING:
-    from ..comparison import Compared, Comparison
     from ..explain import Explanation
+    from ..explain.comparison import Compared, Comparison
 
 SIDE = 256  # pixels of the longer side of a map that is finer than patches
 SHOWN = 1200  # pixels of the longer side of the picture

@@ -14,7 +14,7 @@ from ..attention.model_inputs import move_to_model
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation, explainers
 from ..prompting import AttentionPrompter
-from ..steps import Steps, steps
+from ..prompting.strength_sweep import Steps, steps
 
 SMOOTHING = 0.1  # that of `concentration`
 LED = "to where the keypoints are, in the last third of the layers"

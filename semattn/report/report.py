@@ -14,11 +14,11 @@ from torch import nn
 
 from ..attention import AttentionRecord, record
 from ..attention.model_inputs import move_to_model
-from ..comparison import Comparison
 from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
+from ..explain.comparison import Comparison
+from ..prompting.strength_sweep import Steps
 from ..spurious import Discovery
-from ..steps import Steps
 from ..version import __version__
 from ..viz import Picture
 from .cues import about_discovery

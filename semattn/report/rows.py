@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.placement import Placement
+from ..attention.token_map import Placement
 from ..grid import PatchGrid
 
 LEVELS = 255

@@ -1,11 +1,12 @@
 """Discovery of spurious correlations: what a model uses for a class that is not its object."""
 
+from ..data.skipped import Skipped
 from .cue import Example, SpuriousCue
-from .discovery import Discovery, Rank, Skipped
-from .evidence import Effect
+from .discovery import Discovery, Rank
+from .discovery_files import load_discovery, save_discovery
+from .interventions import Group
 from .search import Search, discover_spurious
-from .store import load_discovery, save_discovery
-from .trials import Group
+from .significance import Effect
 
 __all__ = [
     "Discovery",

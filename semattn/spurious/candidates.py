@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .evidence import contrast_p
-from .space import Space, whiten
+from .projection import Space, whiten
+from .significance import contrast_p
 
 FOLDS = 3
 CLUSTERS = (3, 6)  # cluster counts that are tried

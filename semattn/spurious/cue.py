@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..grid import PatchGrid
 from ..images import Preprocessing
 from ..prompting import CLIP, suppress
-from .detector import Detector
-from .evidence import Effect
-from .looking import Looker
-from .trials import Group
+from .cue_detector import Detector
+from .feature_extractor import Looker
+from .interventions import Group
+from .significance import Effect
 
 SAME_PLACE, EVERYWHERE, AROUND = "same place", "all over the image", "around the object"
 

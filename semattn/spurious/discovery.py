@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.skipped import Skipped
 from .cue import SpuriousCue
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Image that could not be read, and the reason."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,6 @@ class Discovery:
             "cues": [cue.summary() for cue in self.cues],
             "classes": [vars(rank) for rank in self.classes],
             "images": self.images, "candidates": self.candidates, "accuracy": self.accuracy,
-            "level": self.level, "skipped": [vars(image) for image in self.skipped],
+            "level": self.level, "skipped": [image._asdict() for image in self.skipped],
             "notes": list(self.notes), "manifest": self.manifest,
         }  # fmt: skip

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..attention.output_meaning import predict
 from ..grid import PatchGrid
-from ..outputs import OutputMeaning
 from ..prompting import AttentionPrompter
+from ..targets import OutputMeaning
 
 GONE = 30.0  # nats: attention to a hidden patch is reduced by e^-30
 

@@ -7,12 +7,12 @@ import hashlib
 import numpy as np
 from torch import Tensor
 
+from ..data.skipped import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
-from ..identity import combined, from_array
 from ..images import Images
-from .discovery import Skipped
-from .views import PATCHES, Views
+from ..utils.identity import combined, from_array
+from .feature_store import PATCHES, Views
 
 
 class Looked:

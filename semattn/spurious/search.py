@@ -14,20 +14,20 @@ from torch import nn
 from ..attention.model_inputs import move_to_model
 from ..attention.output_meaning import predict
 from ..attention.sites import refuse
-from ..class_names import class_names, resolve_class
+from ..data.labelled import read
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
-from ..input_list import input_names
 from ..keypoints import detectors
-from ..manifest import about_model, versions
-from ..shelf import Shelf
-from ..termination import exits_on_termination
-from .data import read
+from ..utils.class_names import class_names, resolve_class
+from ..utils.input_list import input_names
+from ..utils.provenance import about_model, versions
+from ..utils.run_store import Shelf
+from ..utils.termination import exits_on_termination
 from .discovery import Discovery
+from .feature_extractor import Looker
+from .feature_store import Progress, Views
 from .looked import Looked
-from .looking import Looker
 from .study import CLASS, Study
-from .views import Progress, Views
 
 LOOKING, DISCOVERING = "look", "discover"  # names of the two tasks in the store
 

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from ..errors import SemattnError
-from . import places, trials
+from . import interventions as trials, places
 from .candidates import FOLDS, SAME, Patches, find_candidates, overlap_fraction, select_distinct
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
-from .detector import Detector, fit_detector
+from .cue_detector import Detector, fit_detector
 from .discovery import Discovery, Rank
-from .evidence import effect, score, shares, surely
+from .feature_store import Progress, strided
 from .looked import Looked
+from .significance import effect, score, shares, surely
 from .tried import CandidateCue, from_arrays, to_arrays
-from .views import Progress, strided
 
 CLASS, TRIAL = "class-", "trial-"  # name prefixes in the store: of a class, of a candidate
 IMAGES = "images"  # name of the digest of all images in those arrays

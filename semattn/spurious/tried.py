@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .candidates import Candidate
-from .detector import Detector
-from .evidence import lift
+from .cue_detector import Detector
+from .significance import lift
 
 # Names of the arrays of one candidate in the store.
 ARRAYS = ("rows", "mine", "fixed", "like", "bears", "marks", "weights", "numbers")

@@ -5,14 +5,14 @@ state, opens no window and works on any machine. It knows an `Explanation`, a `C
 `Analysis`, `Steps`, a `Discovery` and the `Table` of a benchmark, and nothing of models.
 """
 
-from .analysis import analysis
-from .benchmark import benchmark
-from .comparison import comparison
-from .figure import figure
+from .analysis_figure import analysis
+from .benchmark_figure import benchmark
+from .comparison_figure import comparison
+from .explanation_figure import figure
 from .overlay import Picture, overlay
-from .reconstruction import reconstruction
-from .spurious import spurious
-from .steps import steps
+from .reconstruction_figure import reconstruction
+from .spurious_figure import spurious
+from .strength_figure import steps
 
 __all__ = [
     "Picture",

@@ -63,7 +63,7 @@ def figure(p: float) -> str:
 
 def reason(cue: SpuriousCue, found: Discovery) -> str:
     """Why a cue that was tried is not confirmed; "" for one that is."""
-    from ..spurious.evidence import WAYS
+    from ..spurious.significance import WAYS
 
     if cue.confirmed:
         return ""

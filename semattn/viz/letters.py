@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import plain
-from ..matplotlib_import import import_matplotlib
+from ..utils.matplotlib_import import import_matplotlib
 
 FONT = "DejaVu Sans"  # matplotlib's own, always there
 # Fonts of boxes in place of letters, of mathematics, and of coloured pictures, which are not drawn.

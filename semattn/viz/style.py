@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matplotlib_import import import_matplotlib
+from ..utils.matplotlib_import import import_matplotlib
 
 # Perceptually uniform; two of them, so that neither passes for the other.
 MAP, DENSITY = "inferno", "viridis"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from ..manifest import model_label
+from ..utils.provenance import model_label
 from .letters import DrawableNames
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ..errors import plain
-from ..registry import Registry
+from ..utils.registry import Registry
 from .checkpoints import check_weights, find_weights, read_states, split_choice
 from .weights import WeightsError, backbone
 
@@ -117,7 +117,7 @@ def _everyday(pretrained: bool) -> nn.Module:
 
 
 def _data(name: str) -> bytes:
-    return (resources.files("semattn") / "data" / name).read_bytes()
+    return (resources.files("semattn.zoo") / "assets" / name).read_bytes()
 
 
 def merge(state: dict[str, Tensor], changes: dict[str, Tensor]) -> dict[str, Tensor]:

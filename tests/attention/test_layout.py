@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from semattn.attention import record
-from semattn.attention.intercept import Call, FusedCall, attach
-from semattn.attention.layout import Layout
+from semattn.attention.hooks import Call, FusedCall, attach
 from semattn.attention.model_call import ModelCall
 from semattn.attention.model_layout import model_layout
 from semattn.attention.sites import AttentionSite, find_sites
 from semattn.attention.target import output_tensor
+from semattn.attention.token_layout import Layout
 from semattn.errors import UnsupportedModelError
 from semattn.grid import PatchGrid
 from tests.families import FAMILIES, build

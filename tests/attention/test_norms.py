@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from semattn import record
-from semattn.attention.blocks import blocks_of
+from semattn.attention.layer_readout import blocks_of
 from semattn.attention.model_call import ModelCall
 from semattn.attention.model_layout import model_layout
 from semattn.attention.norms import norms_on, watch_norms

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semattn import SIFTPatchInterrelation
 from semattn.attention import record
-from semattn.attention.placement import Placement
+from semattn.attention.token_map import Placement
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
 from tests.families import build

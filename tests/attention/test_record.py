@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semattn import AttentionPrompter
 from semattn.attention import choose_layers, record, steer
-from semattn.attention.quiet import quiet
+from semattn.attention.frozen import quiet
 from semattn.errors import ShapeError, TargetError, UnsupportedModelError
 from tests.models import GRID, MODELS, UniformAttention, build, images, state_of
 from tests.oracles import dense_record
@@ -120,7 +120,7 @@ def test_reduce_equals_the_sum_over_queries(monkeypatch: pytest.MonkeyPatch) -> 
     taken = record(build("registers", torch.float64), images(dtype=torch.float64), target=1)
     weights = torch.rand(2, 17, generator=torch.manual_seed(0), dtype=torch.float64)
     for step in (1, 5 * 17 * 2 * 2 * 8, 10**9):
-        monkeypatch.setattr("semattn.attention.rows.CHUNK_BYTES", step)
+        monkeypatch.setattr("semattn.attention.site_record.CHUNK_BYTES", step)
         got = taken.reduce(weights, lambda a, da: a * da)
         for one, value in zip(taken.sites, got, strict=True):
             whole = one.attention() * one.attention_gradient()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semattn.attention import AttentionSite, SiteRecord
-from semattn.attention.placement import Placement
+from semattn.attention.token_map import Placement
 from semattn.grid import PatchGrid
 
 GROUPS, HEADS, TOKENS = 3, 2, 5

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from semattn import SIFTPatchInterrelation, analyze
-from semattn.audit import audit, loading, open_source, units, work
+from semattn.audit import audit, audit_runner as work, units
+from semattn.data import open_source, prefetching as loading
 from semattn.errors import SemattnError, UnsupportedModelError
 from semattn.images import prepare
 from tests.audit.pictures import archive, folder, picture, results, tiny
@@ -266,9 +267,9 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, source, monkeypatch, nam
     audit(model, source, tmp_path / "whole", batch_size=3)
     from contextlib import contextmanager
 
-    from semattn import files
     from semattn.audit import tables
-    from semattn.interrelation import store
+    from semattn.interrelation import analysis_files as store
+    from semattn.utils import atomic_files as files
 
     @contextmanager
     def full(file):
@@ -277,7 +278,7 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, source, monkeypatch, nam
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield stream
 
-    from semattn import shelf
+    from semattn.utils import run_store as shelf
 
     with monkeypatch.context() as patch:
         for module in (work, tables, store, shelf):

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from semattn import identity
-from semattn.audit import audit, kept, open_source, sums, units
-from semattn.audit.work import Work
-from semattn.locks import LockedError
+from semattn.audit import audit, kept, partial_sums as sums, units
+from semattn.audit.audit_runner import Work
+from semattn.data import open_source
+from semattn.utils import identity
+from semattn.utils.locks import LockedError
 from tests import edited_trees as trees
 from tests.conftest import refused
 from tests.result_files import names_in

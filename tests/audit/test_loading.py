@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from semattn.audit.loading import Batch, Batches, default_workers
+from semattn.data.loading import Reader
+from semattn.data.prefetching import Batch, Batches, default_workers
 from semattn.images import Preprocessing
-from semattn.interrelation.reading import Reader
 from tests.audit.pictures import folder
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semattn.audit import open_source
+from semattn.data import members, open_source
 from semattn.errors import SemattnError
-from semattn.images import TarMember, members, read
+from semattn.images import TarMember, read
 from tests.audit.pictures import archive, folder, picture
 
 

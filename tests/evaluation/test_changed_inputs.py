@@ -12,11 +12,11 @@ from PIL import Image
 
 from semattn.errors import SemattnError
 from semattn.evaluation import Setting, evaluate
-from semattn.evaluation.kept_rows import sources_of
 from semattn.evaluation.masked import First, read
-from semattn.evaluation.run import _Study
-from semattn.input_list import contents, identify
-from semattn.locks import LockedError
+from semattn.evaluation.row_store import sources_of
+from semattn.evaluation.runner import _Study
+from semattn.utils.input_list import contents, identify
+from semattn.utils.locks import LockedError
 from tests import edited_data
 from tests.edited_data import (
     EDITS,

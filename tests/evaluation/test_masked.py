@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from semattn.errors import ImageError, SemattnError
-from semattn.evaluation.archives import VOC_CLASSES, shape_of, unpacked
 from semattn.evaluation.masked import First, read
+from semattn.evaluation.packed_masks import VOC_CLASSES, shape_of, unpacked
 
 WIDE, HIGH = 40, 30
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from semattn.statistics import difference, estimate, holm, sign_flip
+from semattn.utils.statistics import difference, estimate, holm, sign_flip
 
 
 def test_an_interval_is_that_of_the_bootstrap():

@@ -129,7 +129,7 @@ def test_chunks_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     expected = made()
-    monkeypatch.setattr("semattn.attention.rows.CHUNK_BYTES", 2500)
+    monkeypatch.setattr("semattn.attention.site_record.CHUNK_BYTES", 2500)
     for whole, parts in zip(expected, made(), strict=True):
         torch.testing.assert_close(parts, whole)
 

@@ -8,7 +8,7 @@ import json
 import torch
 
 from semattn import SIFTPatchInterrelation
-from semattn.manifest import versions, weights_digest
+from semattn.utils.provenance import versions, weights_digest
 from tests.models import build, images
 
 

@@ -9,10 +9,10 @@ from semattn.density import Scene
 from semattn.grid import PatchGrid
 from semattn.images import prepare
 from semattn.interrelation import analyze
-from semattn.interrelation.figures import Figures
+from semattn.interrelation.accumulate import Tally
+from semattn.interrelation.estimates import Figures
 from semattn.interrelation.measure import DISTRIBUTION_METRICS, PLAIN_METRICS, Measured
 from semattn.interrelation.nulls import PatchDistributions, keys_of
-from semattn.interrelation.tally import Tally
 from tests import models
 
 GRID = PatchGrid((1, 2), (1, 2), (1, 1))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semattn import record
 from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
-from semattn.attention.placement import Placement
+from semattn.attention.token_map import Placement
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation.measure import measure

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from semattn import record
 from semattn.attention import AttentionSite, SiteRecord
-from semattn.attention.placement import Placement
 from semattn.attention.record import AttentionRecord
+from semattn.attention.token_map import Placement
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation import measure as module

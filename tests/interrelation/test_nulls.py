@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
-from semattn.attention.placement import Placement
+from semattn.attention.token_map import Placement
 from semattn.density import Scene, concentration, strata
 from semattn.grid import PatchGrid
+from semattn.interrelation.accumulate import Tally
 from semattn.interrelation.measure import measure
 from semattn.interrelation.nulls import PatchDistributions, Pool, keys_of, patch_distributions
-from semattn.interrelation.tally import Tally
 
 GRID = PatchGrid((4, 6), (8, 12), (2, 2))
 PATCHES = 24

@@ -18,8 +18,8 @@ from PIL import Image
 from semattn.errors import ImageError, SemattnError
 from semattn.images import Preprocessing
 from semattn.interrelation import Analysis, analyze, run as running, study as module
-from semattn.interrelation.store import AnalysisFileError
-from semattn.interrelation.tally import Tally
+from semattn.interrelation.accumulate import Tally
+from semattn.interrelation.analysis_files import AnalysisFileError
 from tests import families, models
 
 PREPARED = Preprocessing(models.SIZE, (0.5,) * 3, (0.5,) * 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from semattn.interrelation import analyze, load_analysis
-from semattn.interrelation.store import AnalysisFileError
+from semattn.interrelation.analysis_files import AnalysisFileError
 from tests import models
 
 

@@ -13,11 +13,11 @@ from semattn.density import Scene, concentration, count, strata
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.interrelation import Analysis, analyze, load_analysis
+from semattn.interrelation.accumulate import Tally
+from semattn.interrelation.analysis_files import AnalysisFileError
 from semattn.interrelation.exact import MAX_VALUE, ExactSum
 from semattn.interrelation.nulls import Pool, keys_of, patch_distributions
 from semattn.interrelation.outliers import find_outliers
-from semattn.interrelation.store import AnalysisFileError
-from semattn.interrelation.tally import Tally
 from semattn.keypoints import detect
 from tests import models
 from tests.models import images
@@ -366,7 +366,7 @@ def test_two_threads_with_one_model_agree_with_one_after_the_other():
 
 
 def test_large_batches_are_added_in_parts(model, monkeypatch):
-    from semattn.interrelation import tally
+    from semattn.interrelation import accumulate as tally
 
     many = images(5, seed=3)
     whole = arrays(analyze(model, many, batch_size=5))

@@ -149,7 +149,7 @@ def test_another_list_with_the_same_names_is_not_taken_for_it(pictures, tmp_path
 
 
 def test_what_did_not_change_is_not_read(pictures, tmp_path, monkeypatch):
-    from semattn import identity
+    from semattn.utils import identity
 
     KeypointCache.build(pictures, tmp_path / "kept")
     monkeypatch.setattr(identity, "content_digest", lambda source: pytest.fail("read"))

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 
 pytest.importorskip("accelerate")
 
-from semattn import identity
-from semattn.images import listed
-from semattn.locks import LockedError
+from semattn.data import listed
 from semattn.masking import RandomMasking
 from semattn.pretraining import inputs as module, models, pretrain
 from semattn.pretraining.checkpoints import RunError
-from semattn.result_folder import OutputError
+from semattn.utils import identity
+from semattn.utils.locks import LockedError
+from semattn.utils.result_folder import OutputError
 from tests.pretraining.runs import TINY, options, pictures
 from tests.result_files import names_in
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from semattn.comparison import Compared, Comparison
 from semattn.explain import Explanation, SIFTPatchInterrelation
+from semattn.explain.comparison import Compared, Comparison
 from tests.models import build, images
 
 NASTY = "<img src=x onerror=hacked=1></script><script>hacked=2</script>&amp;\u2028{{style}}"

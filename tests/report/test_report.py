@@ -15,10 +15,10 @@ from semattn.attention import record, steer
 from semattn.density import concentration, densities, strata
 from semattn.density.scene import Scene
 from semattn.errors import ShapeError
+from semattn.prompting.strength_sweep import STRENGTHS
 from semattn.report.page import as_json, digest
 from semattn.report.parts import map_of
 from semattn.report.prompted import rebuilt, unsmoothed
-from semattn.steps import STRENGTHS
 from tests import families, models
 from tests.report.pages import NASTY, Analysed, compared, content_of, corners, explained, model_of
 

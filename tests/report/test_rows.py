@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semattn.attention import record
-from semattn.attention.placement import Placement
+from semattn.attention.token_map import Placement
 from semattn.grid import PatchGrid
 from semattn.report.rows import attention, choose, decode, encode, gather, lattice
 from tests import families, models

@@ -15,11 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semattn import identity
-from semattn.locks import LockedError
-from semattn.shelf import TEMPORARY, Shelf
-from semattn.spurious import Search, discover_spurious, save_discovery, study, views
-from semattn.spurious.looking import Looker
+from semattn.spurious import (
+    Search,
+    discover_spurious,
+    feature_store as views,
+    save_discovery,
+    study,
+)
+from semattn.spurious.feature_extractor import Looker
+from semattn.utils import identity
+from semattn.utils.locks import LockedError
+from semattn.utils.run_store import TEMPORARY, Shelf
 from tests import edited_trees as trees
 from tests.result_files import names_in
 
@@ -256,8 +262,8 @@ def test_edited_trees_give_the_result_of_a_search_from_scratch(tmp_path, seed):
 
 TEMPORARY_SHELF = """
 import sys, time
-from semattn.shelf import Shelf
-from semattn.termination import exits_on_termination
+from semattn.utils.run_store import Shelf
+from semattn.utils.termination import exits_on_termination
 with exits_on_termination():
     shelf = Shelf(None, {}, "search")
     print(shelf.folder, flush=True)

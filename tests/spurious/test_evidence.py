@@ -13,12 +13,12 @@ from semattn.grid import PatchGrid
 from semattn.keypoints import Keypoints
 from semattn.spurious import places
 from semattn.spurious.candidates import Patches, _best_threshold, find_candidates, overlap_fraction
-from semattn.spurious.detector import Detector, fit_detector
-from semattn.spurious.evidence import contrast_p, effect, lift, score, shares, surely
+from semattn.spurious.cue_detector import Detector, fit_detector
 from semattn.spurious.features import blocks_of, colours, descriptors
-from semattn.spurious.space import Space, fit_space, whiten
+from semattn.spurious.interventions import _best_covering, widened
+from semattn.spurious.projection import Space, fit_space, whiten
+from semattn.spurious.significance import contrast_p, effect, lift, score, shares, surely
 from semattn.spurious.study import Study
-from semattn.spurious.trials import _best_covering, widened
 
 
 def test_sign_flip_of_three_equal_values_has_p_of_one_eighth():

@@ -17,16 +17,16 @@ import torch
 from PIL import Image
 
 from semattn import discover_spurious
+from semattn.data import class_folders as folders_of
 from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import (
     Search,
-    folders as folders_of,
+    feature_store as views,
     load_discovery,
     places,
     save_discovery,
     study,
-    views,
 )
 from tests import models
 

@@ -1,0 +1,118 @@
+"""`semattn analyze IMAGE|FOLDER…`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import options
+from .folders import result_folder
+from .images import ImageInput, read_images
+from .json_output import Content, json_output, result_content
+from .pages import PAGE, pages
+from .parsing import display_stem, enlarged_view, load_model, read_device, read_layers
+from .printing import bar, busy, collected_warnings, report_analysis
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..interrelation import Analysis
+
+PARTIAL = ".semattn-analysis.npz"  # unfinished analysis of a folder
+
+
+@json_output
+def analyze(
+    images: options.ImagesOrFolder,
+    model: options.ModelName = None,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    density: options.Density = "count",
+    detector: options.Detector = "sift",
+    layers: options.AnalysisLayers = None,
+    draws: options.Draws = None,
+    batch_size: options.Batch = 4,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    report: options.Report = True,
+    out: options.AnalysisFolder = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> Content:
+    """Measure attention between patches with many, few and no keypoints.
+
+    For each layer and head, the command reports the [bold]lift[/] between EMPTY, LOW and
+    HIGH patches (attention as a multiple of chance), the [bold]alignment[/] of attention
+    with the keypoint concentration, and the attention distance. Each value is compared
+    with null distributions: shifted keypoints, keypoints of another image, and shuffled
+    keypoints. Images that cannot be read are skipped and listed. After an
+    interruption, the same command resumes; it starts again if analysed images changed.
+
+    Writes [bold]analysis.png[/] (the figure), [bold]analysis.csv[/] (one row per metric,
+    layer and head), [bold]analysis.json[/] (all metrics and findings), [bold]analysis.npz[/]
+    (the sums, which can be merged with those of other images) and [bold]report.html[/] (an
+    interactive page; for a single image, with the attention of every patch). For a
+    single image, it also writes [bold]keypoints.png[/] (its keypoints on the patch grid).
+    """
+    from .. import interrelation
+    from . import writers
+
+    inputs = read_images(images, "analyze")
+    names = [*writers.ANALYSIS_FILES.values(), PAGE]
+    first = inputs.images[0]
+    name = inputs.title
+    if inputs.is_single:
+        name = first.stem if first.path is None else display_stem(first.path)
+    folder = result_folder(
+        out, f"semattn-analyze-{name}", "analyze", inputs.paths, names, source=inputs.source,
+        force=force, stdin_sha256=inputs.stdin_sha256,
+    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "density": density, "detector": detector, "layers": read_layers(layers),
+        "draws": draws, "batch_size": batch_size, "seed": seed,
+    }  # fmt: skip
+    with collected_warnings() as notes:
+        with busy("reading the picture") as say:
+            inputs.check()  # fail before the model is loaded, which may take long
+            say("loading the model (its weights are downloaded at the first use)")
+            network = load_model(
+                model, checkpoint, names=None, pretrained=not random_weights,
+                device=read_device(device),
+            )  # fmt: skip
+        if inputs.is_single:
+            analysis = interrelation.analyze(network, first.source, **settings)
+        else:
+            with folder.running(names), bar() as progress:
+                analysis = interrelation.analyze(
+                    network, [image.source for image in inputs.images],
+                    partial=folder.path / PARTIAL, progress=progress, **settings,
+                )  # fmt: skip
+        with busy("drawing"):
+            if inputs.is_single:
+                extra_files = _single_image_files(first, network, analysis, report, settings)
+            else:
+                extra_files = pages(report, analysis=analysis)
+            files = writers.write_analysis(analysis, folder, extra_files)
+    report_analysis(analysis, files, notes)
+    return result_content(files["result"], files, notes)
+
+
+def _single_image_files(
+    image: ImageInput,
+    network: nn.Module,
+    analysis: Analysis,
+    report: bool,
+    settings: dict[str, Any],
+) -> dict[str, Callable[[Path], object]]:
+    """Return the writers of the extra files of a single image: keypoint figure and report."""
+    from .. import viz
+    from ..explain import SIFTPatchInterrelation
+
+    options = {name: settings[name] for name in ("density", "detector", "seed")}
+    explanation = SIFTPatchInterrelation(**options).explain(network, image.for_model(network))
+    picture = enlarged_view(image.source, network)
+    figure = viz.figure(explanation, backdrop=picture)
+    page = pages(report, explanation, model=network, analysis=analysis, backdrop=picture)
+    return {"keypoints.png": figure.savefig, **page}

@@ -1,0 +1,262 @@
+"""`semattn audit FOLDER|ARCHIVES|LIST`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..utils.class_names import class_names
+from ..utils.result_folder import ResultFolder
+from . import options
+from .folders import result_folder
+from .interruption import resumable_in
+from .json_output import Content, json_output, result_content
+from .pages import pages
+from .parsing import display_stem, load_model, read_device, read_names
+from .printing import (
+    MAX_SKIPPED,
+    bar,
+    busy,
+    collected_warnings,
+    print_files,
+    print_notes,
+    progress_phases,
+    verbatim,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from ..audit import Audit
+    from ..data import Source
+
+UNSAFE_CHARACTERS = re.compile(r"[^\w.-]+")  # in the name of a folder
+FILES = ("explain.parquet", "skipped.parquet", "audit.json", "maps/")
+SEARCH = ".audit/search"  # unfinished search for cues
+
+
+@json_output
+def audit(
+    source: options.AuditSource,
+    jobs: options.Jobs = "explain,analyze",
+    model: options.ModelName = None,
+    checkpoint: options.Checkpoint = None,
+    random_weights: options.RandomWeights = False,
+    classes: options.ClassNames = None,
+    method: options.Method = "sift-patch-interrelation",
+    density: options.Density = "count",
+    detector: options.Detector = "sift",
+    batch_size: options.AuditBatch = None,
+    workers: options.ReadingWorkers = None,
+    process: options.Process = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    report: options.Report = True,
+    out: options.AuditFolder = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> Content | None:
+    """Explain and analyse a whole data set, in one process or many.
+
+    [bold]explain[/] computes a map of every image and one table row: prediction,
+    probability, number of keypoints, spread and centre of the map, and the share of
+    the map on patches without keypoints. [bold]analyze[/] and [bold]spurious[/] run those
+    commands over all images. Finished work is stored on disk: after an interruption
+    or a kill, the same command resumes, and no image is lost or counted twice.
+    Several processes can share the work, on one machine or on machines with a shared
+    disk: [bold]torchrun --nproc-per-node 8 -m semattn audit …[/], or [bold]--process 3/64[/]
+    for each process; the tables equal those of a single process. Images that cannot
+    be read, or on which the model fails, are skipped and listed.
+
+    Writes [bold]explain.parquet[/] (one row per image), [bold]maps/[/] (the maps; columns `unit`
+    and `row` of the table locate them), [bold]skipped.parquet[/], [bold]audit.json[/] (counts,
+    means, settings), [bold]analyze/[/] and [bold]spurious/[/] (the files of those commands).
+    """
+    from ..audit import JOBS, audit as run, check_jobs
+    from ..data import open_source
+    from . import writers
+
+    name = f"semattn-audit-{UNSAFE_CHARACTERS.sub('_', display_stem(Path(source)))}"
+    inputs = (Path(source),)
+    results = result_folder(out, name, "audit", inputs, FILES, force=force)
+    folder = results.path
+    wanted = read_names(jobs) or []
+    check_jobs(wanted, (*JOBS, "spurious"))
+    place = _place(process)
+    part = "-{}-of-{}".format(*place)
+    shows = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine reports
+    own = tuple(one for one in wanted if one != "spurious")
+    with collected_warnings() as notes:
+        with busy("loading the model (its weights are downloaded at the first use)") as say:
+            network = load_model(
+                model, checkpoint, names=classes, pretrained=not random_weights,
+                device=read_device(_local(device)),
+            )  # fmt: skip
+            say("listing the images")
+            names = class_names(network) or ()
+            found = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
+        shown: AbstractContextManager[Callable[[int, int | None], None] | None]
+        made = None
+        if own:
+            shown = bar() if shows else nullcontext()
+            with resumable_in(folder), results.running(FILES, part), shown as progress:
+                made = run(
+                    network, found, folder, jobs=own, method=method, density=density,
+                    detector=detector, batch_size=batch_size, workers=workers, seed=seed,
+                    process=place, progress=progress,
+                )  # fmt: skip
+        files = dict(made.files) if made else {}
+        if made is not None and made.analysis is not None:
+            with busy("drawing"):
+                page = pages(report, analysis=made.analysis)
+                writers.write_analysis(
+                    made.analysis, replace(results, path=folder / "analyze"), page
+                )
+            files["analyze"] = folder / "analyze"
+        searched = True
+        if "spurious" in wanted:
+            with resumable_in(folder), results.running(FILES, part):
+                searched = _search(
+                    network, found, results, detector, batch_size, seed, place, report, shows
+                )
+        if "spurious" in wanted and searched:
+            files["spurious"] = folder / "spurious"
+    notes = [*_labels_note(found, "spurious" in wanted), *notes]
+    if shows or files:
+        _report(made, found, files, notes, searched)
+    return _content(made, found, files, notes) if shows else None
+
+
+def _labels_note(source: Source, searches: bool) -> list[str]:
+    """Return a note on images without a label, as a list of one note or none."""
+    note = source.data.note
+    if not note or searches:
+        return [note] if note else []
+    reason = note.partition(": every image")[0]
+    return [f"{reason}: images without a label count for no accuracy"]
+
+
+def _content(
+    made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]
+) -> Content:
+    """Return the content for `--json`: counts, means, skipped images, waiting units, files."""
+    from ..audit.audit_runner import SUMMARY
+
+    result = next((path for path in files.values() if path.name == SUMMARY), None)
+    own = () if made is None else made.skipped
+    skipped = [*source.broken, *((image.name, image.reason) for image in own)]
+    waiting = 0 if made is None else made.waiting
+    return result_content(result, files, notes, skipped) | {"waiting_units": waiting}
+
+
+def _place(given: str | None) -> tuple[int, int]:
+    """Return the index of this process and the number of processes.
+
+    They come from `--process`, or from torchrun's environment variables.
+    """
+    if given is None:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", given)
+    if not match or not int(match[1]) < int(match[2]):
+        raise ValueError(
+            f"process: expected K/N with K from 0 up to N - 1, got {given!r} — 0/1 is one process"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _local(device: str) -> str:
+    """Return the device of this process: each process of a machine has its own GPU."""
+    local_rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local_rank}" if device == "cuda" and local_rank else device
+
+
+def _search(
+    network: nn.Module, source: Source, results: ResultFolder, detector: str, batch: int | None,
+    seed: int, process_index: tuple[int, int], report: bool, is_reporter: bool,
+) -> bool:  # fmt: skip
+    """Run this process's part of the search; return whether this process finished the search."""
+    from ..spurious import Search
+    from ..utils.locks import LockedError
+    from . import writers
+
+    with progress_phases() if is_reporter else nullcontext() as progress:
+        search = Search(
+            network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
+            folder=results.path / SEARCH, progress=progress,
+        )  # fmt: skip
+        if not search.look(process_index):
+            return False
+        try:
+            discovery = search.discover()
+        except LockedError:  # another process is finishing the search
+            return False
+    with busy("drawing"):
+        spurious = replace(results, path=results.path / "spurious")
+        writers.write_spurious(discovery, spurious, pages(report, discovery=discovery))
+    return True
+
+
+def _report(
+    audit_result: Audit | None,
+    source: Source,
+    files: dict[str, Path],
+    notes: list[str],
+    searched: bool,
+) -> None:
+    """Print counts, means, speed, skipped images with reasons, and the result files."""
+    from .terminal import open_console
+
+    console = open_console()
+    if audit_result is not None:
+        _report_images(console, audit_result, source)
+    if not searched:
+        console.print(
+            "the search for cues is finished by the process that handles the last images; if all "
+            "images are handled, by the first process of the next run",
+            soft_wrap=True,
+        )
+    if files:
+        print_files(console, notes, "", files)
+    else:
+        print_notes(console, notes)
+
+
+def _report_images(console: Console, audit_result: Audit, source: Source) -> None:
+    """Print the counts and means of the explanations and analyses."""
+    if audit_result.images:
+        speed = audit_result.images / audit_result.seconds
+        console.print(
+            f"{audit_result.images} images in {audit_result.seconds:,.0f} s, {speed:.1f} per second"
+        )
+    summary = audit_result.summary
+    if summary is None:
+        console.print(
+            f"{audit_result.waiting} units are left for other processes; the last process writes "
+            "the tables",
+            soft_wrap=True,
+        )
+    elif summary["explained"]:
+        accuracy = summary["accuracy"]
+        means = summary["means"]
+        accuracy_text = "" if accuracy is None else f", accuracy of the model {accuracy:.1%}"
+        console.print(
+            f"[bold]{summary['explained']}[/] explained{accuracy_text}; on average "
+            f"{means['keypoints']:.0f} keypoints; the map covers {means['spread']:.0%} of "
+            f"the patches, with {means['on_empty']:.0%} of it on patches without keypoints",
+            soft_wrap=True,
+        )
+    for name, reason in source.broken:
+        console.print(f"[yellow]broken:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
+    if audit_result.skipped:
+        console.print(f"[yellow]skipped:[/] {len(audit_result.skipped)}")
+        for record in audit_result.skipped[:MAX_SKIPPED]:
+            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
+        if len(audit_result.skipped) > MAX_SKIPPED:
+            console.print("  … the others are in skipped.parquet", soft_wrap=True)

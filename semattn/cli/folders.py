@@ -1,0 +1,128 @@
+"""The folders that a command writes its results to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..utils.result_folder import OutputError, ResultFolder, default_folder, read_marker, source_of
+from .images import ImageInputs
+
+INDEX = "index.html"
+
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """Result folders of the pictures of a command.
+
+    Parameters
+    ----------
+    each : in the order of the pictures
+    top : the folder that holds them and the index page; None for a single picture
+    """
+
+    each: tuple[ResultFolder, ...]
+    top: ResultFolder | None = None
+
+    def earlier(self) -> list[str]:
+        """Return the names of folders in `top` with results of pictures of earlier runs."""
+        if self.top is None or not self.top.path.is_dir():
+            return []
+        current = {folder.path.name for folder in self.each}
+        return sorted(
+            child.name for child in self.top.path.iterdir()
+            if child.name not in current and not child.name.startswith(".")
+            and child.is_dir() and read_marker(child)
+        )  # fmt: skip
+
+
+def result_folder(
+    out: Path | None,
+    name: str,
+    command: str,
+    inputs: tuple[Path, ...],
+    files: Iterable[str],
+    *,
+    source: str = "",
+    force: bool = False,
+    stdin_sha256: str = "",
+) -> ResultFolder:
+    """Return the folder for the results of a command, after checking that it can be used.
+
+    Parameters
+    ----------
+    out : the folder that the user chose; None for `name`, in the current folder
+    name, source : see `semattn.utils.result_folder.default_folder`
+    command, inputs, force, stdin_sha256 : see `semattn.utils.result_folder.ResultFolder`
+    files : names of the files that the command writes
+
+    Raises
+    ------
+    OutputError
+        As `ResultFolder.check` does.
+    """
+    source = source or source_of(inputs)
+    path = out or default_folder(name, source)
+    folder = ResultFolder(path, command, inputs, source, force, stdin_sha256)
+    folder.check(files)
+    return folder
+
+
+def image_folders(
+    out: Path | None,
+    command: str,
+    inputs: ImageInputs,
+    files: Iterable[str],
+    *,
+    others: tuple[Path, ...] = (),
+    force: bool = False,
+) -> ImageFolders:
+    """Return the folder for the results of each picture, after checking that it can be used.
+
+    The folder of a single picture is `out`; several pictures have one folder each inside `out`.
+
+    Parameters
+    ----------
+    inputs : the pictures
+    files : names of the files that the command writes for each picture
+    others : other input files, such as that of a mask
+
+    Raises
+    ------
+    OutputError
+        See `ResultFolder.check`; also if a result file would replace one of the pictures.
+    """
+    names = tuple(files)
+    if inputs.is_single:
+        image = inputs.images[0]
+        prefix = "semattn-" if command == "explain" else f"semattn-{command}-"
+        paths = (*([image.path] if image.path else []), *others)
+        return ImageFolders((
+            result_folder(
+                out, f"{prefix}{image.stem}", command, paths, names, source=image.identity,
+                force=force, stdin_sha256=image.sha256,
+            ),
+        ))  # fmt: skip
+    path = out or default_folder(f"semattn-{command}-{inputs.title}", inputs.source)
+    top = ResultFolder(path, f"{command} index", (), inputs.source, force)
+    top.check([INDEX])
+    each = []
+    input_paths = {
+        os.path.realpath(image.path) for image in inputs.images if image.path is not None
+    }
+    for image, name in zip(inputs.images, inputs.folder_names(), strict=True):
+        folder = ResultFolder(
+            path / name, command, (*([image.path] if image.path else []), *others),
+            image.identity, force, image.sha256,
+        )  # fmt: skip
+        folder.check(names)
+        each.append(folder)
+        for file in (path / INDEX, *(folder.path / name for name in names)):
+            if os.path.realpath(file) in input_paths:
+                raise OutputError(
+                    f"out: expected a folder without the inputs, got {path}, where "
+                    f"{file.relative_to(path)} is one of them — choose another folder"
+                )
+    return ImageFolders(tuple(each), top)

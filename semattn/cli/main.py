@@ -1,0 +1,154 @@
+"""Command-line interface: `semattn COMMAND`.
+
+Wrong input prints one line on standard error and exits with status 2. A defect of semattn prints
+one line and exits with status 1. `--debug` shows the traceback of both. To add a command, write a
+function in `semattn.cli` and register it here.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import Interrupted, SemattnError, plain
+from ..version import __version__
+from . import bench
+from .analyze import analyze
+from .audit import audit
+from .command_classes import Command, Group, joined_lines
+from .compare import compare
+from .doctor import doctor
+from .explain import explain
+from .interruption import InterruptedRunError
+from .models import models
+from .pretrain import pretrain
+from .prompt import prompt
+from .spurious import spurious
+from .terminal import text_output
+
+INTERRUPTED = 130  # exit status of shells for Control-C
+
+app = typer.Typer(
+    name="semattn",
+    cls=Group,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
+    app.command(cls=Command, help=joined_lines(command.__doc__))(command)
+bench_app = typer.Typer(cls=Group, rich_markup_mode="rich", invoke_without_command=True)
+bench_app.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)
+
+
+@bench_app.callback()
+def _show_bench_help(context: typer.Context) -> None:
+    """Reproducible benchmarks."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.add_typer(bench_app, name="bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    if arguments is None:  # called as a program, which exits next
+        try:
+            return main(sys.argv[1:])
+        finally:
+            gc.freeze()  # saves a second of garbage collection at exit
+    argv = list(arguments)
+    with text_output() as (output, _), _infrequent_gc():
+        status = _run(argv)
+        output.flush()
+        if output.failure is not None and not status:
+            return _fail(
+                f"standard output: expected to write the text, got {output.failure.strerror} — "
+                "redirect it elsewhere; result files are not affected",
+                2,
+            )
+    return status
+
+
+def _run(argv: list[str]) -> int:
+    """Run the command line, and print errors as one line on standard error."""
+    # Read here, because it also applies to errors while options are parsed.
+    debug = "--debug" in argv
+    # click's UsageError: some versions of typer bundle click under another name.
+    usage_error: Any = typer.BadParameter.__bases__[0]
+    try:
+        status = app(argv or ["--help"], prog_name="semattn", standalone_mode=False)
+    except usage_error as error:
+        return _fail(_usage_message(error), 2)
+    except Interrupted as error:
+        return _fail(f"interrupted — {error}", INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except InterruptedRunError as error:
+        return _fail(str(error), INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, (SemattnError, ValueError, OSError)):
+            return _fail(str(error), 2)
+        return _fail(
+            f"{type(error).__name__}: {error} — an internal error; --debug shows the traceback", 1
+        )
+    if status == INTERRUPTED:  # returned by newer versions of typer, raised by older ones
+        return _fail("interrupted — no result was written", INTERRUPTED)
+    return status if isinstance(status, int) else 0
+
+
+def _usage_message(error: Any) -> str:
+    """Return the message of a usage error, with the help command."""
+    message = error.format_message().rstrip(".")
+    if " — " in message:
+        return message.removeprefix("Invalid value: ")
+    command = error.ctx.command_path if error.ctx else "semattn"
+    return f"{message} — see {command} --help"
+
+
+def _fail(message: str, status: int) -> int:
+    """Print a message as one line on standard error, and return the exit status."""
+    typer.echo(f"error: {plain(' '.join(message.split()))}", err=True)
+    return status
+
+
+@contextmanager
+def _infrequent_gc() -> Iterator[None]:
+    """Run the garbage collector less often: imports create many objects, few of them in cycles."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"semattn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def semattn(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            metavar="",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version.",
+        ),
+    ] = False,
+) -> None:
+    """Explain the attention of vision transformers through the keypoints of the image."""

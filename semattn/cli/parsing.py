@@ -1,0 +1,250 @@
+"""Parsers of command-line values: models, classes, regions, layers, devices.
+
+Each raises an error of one line for a value that it cannot use.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import plain
+from ..utils.class_names import check_names, class_names, resolve_class
+from .class_files import read_class_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..viz import Picture
+
+RANDOM_SEED = 0  # of --random-weights
+SHARPNESS = 896  # approximate pixels of the longer side of a picture in a figure
+
+
+def read_explainer(method: str, **options: Any) -> Any:
+    """Return the explainer of a name; options that are None keep their default.
+
+    An option that the explainer lacks is a ValueError that suggests the nearest one.
+    """
+    from ..explain import explainers
+
+    explicit = {name: value for name, value in options.items() if value is not None}
+    try:
+        return explainers.ensure(method)(**explicit)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def load_model(
+    name: str | None,
+    checkpoint: Path | None,
+    *,
+    names: Path | None,
+    pretrained: bool,
+    device: str,
+) -> nn.Module:
+    """Load a model of the zoo and, if `names` is set, its class names from that file.
+
+    Random weights are the same in every run; a warning and the manifest report them.
+    """
+    import torch
+
+    from .. import zoo
+    from ..utils.provenance import WEIGHTS_SOURCE
+
+    if pretrained or checkpoint is not None:
+        network = zoo.load(name, checkpoint=checkpoint, pretrained=pretrained, device=device)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            network = zoo.load(name, pretrained=False, device=device)
+        setattr(network, WEIGHTS_SOURCE, f"random, seed {RANDOM_SEED}")
+        warnings.warn(
+            f"model: its weights are random (seed {RANDOM_SEED}), so its predictions and maps "
+            "have no meaning — leave out --random-weights to use trained weights",
+            UserWarning,
+            stacklevel=1,
+        )
+    if names is not None:
+        count = getattr(network, "num_classes", None)
+        network.classes = read_classes(names, count)  # type: ignore[assignment]
+    return network
+
+
+def enlarged_view(image: Path | bytes, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
+    """Return the picture as the model sees it (crop and all), at a higher resolution."""
+    from ..images import Preprocessing, prepare
+
+    preprocessing = Preprocessing.of(network)
+    factor = max(1, round(sharpness / max(preprocessing.size)))
+    height, width = preprocessing.size
+    return prepare(image, replace(preprocessing, size=(factor * height, factor * width))).pixels[0]
+
+
+def read_methods(text: str | None, **options: Any) -> tuple[str, ...]:
+    """Return the names of the explainers to compare (`a,b,c`), after checking that they exist."""
+    from ..explain.comparison import check
+
+    return check(read_names(text), options)
+
+
+def read_names(text: str | None) -> list[str] | None:
+    """Return `a,b,c` as a list."""
+    if text is None:
+        return None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def display_stem(path: Path) -> str:
+    """Return the name of a path without its ending; "." and ".." are resolved first."""
+    try:
+        return path.resolve().stem
+    except (OSError, RuntimeError, ValueError):  # a circular link, an invalid name
+        return path.stem
+
+
+def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
+    """Return the class names in a file, after checking their number; warn of any assumption."""
+    names, note = read_class_names(file)
+    if note:
+        warnings.warn(plain(note), stacklevel=1)
+    if count:
+        check_names(names, count, binary=count == 1)
+    return names
+
+
+def read_target(text: str | None, network: nn.Module) -> int | None:
+    """Return the class of a name or a number, see `semattn.utils.class_names.resolve_class`."""
+    if text is None:
+        return None
+    return resolve_class(text, class_names(network))
+
+
+def read_strengths(text: str | None) -> tuple[float, ...] | None:
+    """Return `0,0.5,1` as numbers."""
+    if text is None:
+        return None
+    try:
+        strengths = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        strengths = ()
+    if not any(strengths) or not all(abs(strength) < 100 for strength in strengths):
+        raise ValueError(
+            f"strength: expected numbers such as 0.25,0.5,1, got {text!r} — 0 is always added"
+        )
+    return strengths
+
+
+def read_region(text: str | None, image: Path | bytes, network: nn.Module) -> Any:
+    """Return a region of the photograph as a `Mask` of the model's input, or None."""
+    if text is None:
+        return None
+    import numpy as np
+    from PIL import Image
+
+    from ..images import Preprocessing, read
+    from ..prompting import Mask
+    from ..prompting.regions import draw
+
+    photograph = read(image)
+    size = photograph.size[1], photograph.size[0]
+    region = _region(text, photograph.size)
+    coverage = draw(region, size)
+    if not coverage.any():
+        raise ValueError(
+            f"region: expected a region inside the photograph of {size[1]}x{size[0]} pixels, got "
+            f"{text!r} — x counts from the left edge and y from the top edge, from 0"
+        )
+    mask_image = Image.fromarray((255 * coverage).round().astype(np.uint8)).convert("RGB")
+    visible = np.asarray(Preprocessing.of(network).fit(mask_image).convert("L"))
+    if not (visible > 0).any():
+        raise ValueError(
+            f"region: expected a region in the part of the photograph that the model sees, got "
+            f"{text!r}, which the crop removes"
+        )
+    return Mask(visible.astype(np.float32) / 255, region.grow)
+
+
+def _region(text: str, size: tuple[int, int]) -> Any:
+    """Parse a region of `semattn.prompting`, on a photograph of (width, height)."""
+    from ..prompting import Box, Mask, Points, Polygon
+
+    shape, equals, coordinates = text.partition("=")
+    try:
+        if equals and shape in ("points", "polygon"):
+            pairs = tuple(
+                (float(x), float(y))
+                for x, y in (pair.split(",") for pair in coordinates.split(";"))
+            )
+            return Points(pairs) if shape == "points" else Polygon(pairs)
+        if re.fullmatch(r"\s*-?[\d.]+(\s*,\s*-?[\d.]+){3}\s*", text):
+            left, top, right, bottom = (float(part) for part in text.split(","))
+            return Box(left, top, right, bottom)
+    except ValueError as error:
+        raise ValueError(
+            f"region: expected pairs x,y with ; between them, got {coordinates!r}"
+        ) from error
+    if not Path(text).is_file():
+        raise ValueError(
+            f"region: expected left,top,right,bottom, points=x,y;x,y, polygon=x,y;x,y;x,y or the "
+            f"file of a mask, got {text!r}"
+        )
+    return Mask(_mask_file(Path(text), size))
+
+
+def _mask_file(file: Path, size: tuple[int, int]) -> Any:
+    """Return the inside of a mask file, at the photograph's size (width, height)."""
+    from ..images import read_mask
+
+    mask = read_mask(file, size)
+    if not mask.is_plain:
+        warnings.warn(f"region: of the mask {file.name}, {mask.reading}", stacklevel=2)
+    return mask.inside
+
+
+def read_layers(text: str | None) -> str | list[int] | None:
+    """Return `6-11` and `3,7,11` as numbers; return other text and None unchanged."""
+    if text is None:
+        return None
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not all(
+            re.fullmatch("[0-9]{1,4}", number) for number in (first, *([last] if dash else []))
+        ):
+            return text
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers
+
+
+def read_precision(name: str, device: str) -> str:
+    """Return a precision; "auto" is bfloat16 if the device supports it natively, else float32."""
+    import torch
+
+    if name != "auto":
+        return name
+    device_type = torch.device(device).type
+    if device_type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every release
+    return (
+        "bfloat16"
+        if device_type == "cpu" and has_bfloat16 is not None and has_bfloat16()
+        else "float32"
+    )
+
+
+def read_device(name: str) -> str:
+    """Return the name of a device, after checking that this machine has it."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device: expected a device of this machine, got {name!r} — --device cpu always works"
+        ) from error
+    return name

@@ -1,0 +1,188 @@
+"""`semattn pretrain FOLDER`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..utils.registry import choices
+from . import options
+from .folders import result_folder
+from .json_output import Content, json_output, result_content
+from .parsing import read_precision
+from .printing import MAX_SKIPPED, busy, collected_warnings, progress_phases, verbatim
+
+if TYPE_CHECKING:
+    from ..masking import Masking
+    from ..pretraining import Pretrained
+
+MAX_WORKERS = 8
+
+
+@json_output
+def pretrain(
+    folder: options.PhotoFolder,
+    masking: options.MaskingName = "guided",
+    beta: options.Beta = 2.0,
+    beta_end: options.BetaEnd = None,
+    schedule: options.ScheduleShape = "linear",
+    hint: options.Hint = 0.0,
+    mask_ratio: options.MaskRatio = 0.75,
+    density: options.MaskDensity = "count",
+    detector: options.Detector = "sift",
+    keypoints: options.KeypointsFrom = "cache",
+    loss_weight: options.LossWeight = "none",
+    temperature: options.Temperature = 0.5,
+    model: options.MaeModel = "small",
+    image_size: options.ImageSize = 224,
+    patch_size: options.PatchSize = 16,
+    epochs: options.EpochCount = 100,
+    batch_size: options.TrainBatch = 64,
+    learning_rate: options.LearningRate = 1.5e-4,
+    workers: options.Workers = None,
+    precision: options.TrainPrecision = "auto",
+    device: options.TrainDevice = "auto",
+    seed: options.TrainSeed = 0,
+    checkpoint_steps: options.CheckpointSteps = None,
+    validation: options.Validation = None,
+    out: options.PretrainFolder = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> Content | None:
+    r"""Pre-train a masked autoencoder on unlabelled photographs, with keypoint-guided masks.
+
+    The model is [bold]ViTMAEForPreTraining[/], trained with transformers and Accelerate:
+    [bold]pip install 'semattn\[pretrain]'[/]. The mask of a photograph depends on its index
+    in the folder, the epoch and the seed, and not on the number of processes.
+    Photographs that cannot be read are skipped and listed. After an interruption, the
+    same command resumes. On several GPUs, run
+    [bold]accelerate launch -m semattn pretrain FOLDER[/]; on GPUs or a CPU, run
+    [bold]torchrun --nproc-per-node 2 -m semattn pretrain FOLDER[/].
+
+    Writes [bold]model/[/] (for [bold]from_pretrained[/]), [bold]metrics.jsonl[/] (one line per
+    epoch and per 50 steps), [bold]reconstruction.png[/] (reconstructions of six
+    photographs, updated during training), [bold]pretrain.json[/] (settings and versions),
+    [bold]keypoints/[/] and [bold]checkpoints/[/].
+    """
+    from ..data import listed
+    from ..pretraining import FILES, pretrain as run
+
+    is_main = os.environ.get("RANK", "0") == "0"
+    results = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
+    policy = _policy(masking, beta, beta_end, schedule, hint, mask_ratio, seed, epochs)
+    with collected_warnings() as notes:
+        with busy("listing the folder") if is_main else nullcontext():
+            pictures = listed(folder)
+            others = None if validation is None else listed(validation)
+        progress_context: AbstractContextManager[Callable[[str, int, int], None] | None]
+        progress_context = progress_phases() if is_main else nullcontext()
+        with progress_context as progress:
+            finished = run(
+                pictures, results, masking=policy, model=model, image_size=image_size,
+                patch_size=patch_size, density=density, detector=detector, keypoints=keypoints,
+                loss_weight=loss_weight, temperature=temperature, epochs=epochs,
+                batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+                workers=_workers() if workers is None else workers,
+                precision=_precision(precision, device), device=device,
+                checkpoint_steps=checkpoint_steps, validation=others, progress=progress,
+            )  # fmt: skip
+    if not is_main:
+        return None
+    files = _files(finished)
+    _report(finished, files, notes)
+    content = result_content(files["settings"], files, notes, list(finished.skipped))
+    return content | {"resumed_from_step": finished.resumed, "log": list(finished.log)}
+
+
+def _policy(
+    name: str,
+    beta: float,
+    beta_end: float | None,
+    shape: str,
+    hint: float,
+    mask_ratio: float,
+    seed: int,
+    epochs: int,
+) -> Masking:
+    """Return the masking policy that the options define."""
+    from ..masking import GuidedMasking, Schedule, policies
+
+    if shape not in ("linear", "cosine"):
+        raise ValueError(choices("schedule", shape, ("linear", "cosine")))
+    policy = policies.ensure(name)
+    if policy is not GuidedMasking:
+        masking: Masking = policy(mask_ratio, seed)
+        return masking
+    beta_schedule = beta if beta_end is None else Schedule(beta, beta_end, epochs, shape)
+    return GuidedMasking(mask_ratio, seed, beta_schedule, hint)
+
+
+def _workers() -> int:
+    """Return the default number of loading processes: the free CPU cores, at most MAX_WORKERS."""
+    from ..utils.cores import own_cores
+
+    return min(MAX_WORKERS, max(0, own_cores() - 1))
+
+
+def _precision(name: str, device: str) -> str:
+    import torch
+
+    gpu = device != "cpu" and torch.cuda.is_available()
+    return read_precision(name, "cuda" if gpu else "cpu")
+
+
+def _files(finished: Pretrained) -> dict[str, Path]:
+    """Return the path of each file and folder of the run, by name."""
+    from ..pretraining.checkpoints import LOG
+    from ..pretraining.pictures import PICTURE
+
+    names = {"model": "model", "log": LOG, "settings": "pretrain.json"}
+    if (finished.out / PICTURE).exists():
+        names["picture"] = PICTURE
+    return {key: finished.out / name for key, name in names.items()}
+
+
+def _report(finished: Pretrained, files: dict[str, Path], notes: list[str]) -> None:
+    """Print the losses, the time, skipped photographs and result files."""
+    from ..pretraining.pictures import describe
+    from .printing import print_files
+    from .terminal import open_console
+
+    console = open_console()
+    settings = finished.settings
+    console.print(
+        f"[bold]{settings['pictures']}[/] photographs, {settings['epochs']} epochs, "
+        f"{describe(finished.data, settings['epochs'] - 1)}",
+        soft_wrap=True,
+    )
+    if finished.resumed:
+        console.print(f"resumed from step {finished.resumed}")
+    for key, label in (("loss", "loss"), ("eval_loss", "loss under fixed random masks")):
+        entries = [entry for entry in finished.log if key in entry]
+        if entries:
+            first, last = entries[0], entries[-1]
+            console.print(f"{label}: {first[key]:.4f} → [bold]{last[key]:.4f}[/]")
+    console.print(_time(finished))
+    if skipped := finished.skipped:
+        console.print(f"[yellow]skipped:[/] {len(skipped)} that cannot be read")
+        for name, reason in skipped[:MAX_SKIPPED]:
+            console.print(f"  {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
+        if len(skipped) > MAX_SKIPPED:
+            console.print(f"  … and {len(skipped) - MAX_SKIPPED} more", soft_wrap=True)
+    print_files(console, notes, "", files)
+
+
+def _time(finished: Pretrained) -> str:
+    """Return the seconds of training and of keypoint detection, as text."""
+    seconds = max((entry["seconds"] for entry in finished.log if "seconds" in entry), default=0.0)
+    text = f"{seconds:,.0f} s of training"
+    keypoint_seconds = finished.keypoints_seconds
+    return (
+        f"{text}, {keypoint_seconds:,.1f} s of which for keypoints"
+        if keypoint_seconds >= 1
+        else text
+    )

@@ -1,0 +1,125 @@
+"""The results of `semattn explain`: pictures, the map, and what was predicted and explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...utils.result_folder import FolderLike, ResultFolder
+from ...viz import Picture, figure, overlay
+from .folder import Also, write_json, write_others
+
+if TYPE_CHECKING:
+    from ...explain import Explanation
+    from ...grid import PatchGrid
+
+FILES = {
+    "overlay": "overlay.png",
+    "figure": "figure.png",
+    "map": "map.npy",
+    "result": "result.json",
+}
+
+
+def write(
+    explanation: Explanation,
+    folder: FolderLike,
+    *,
+    index: int = 0,
+    top: int = 5,
+    backdrop: Picture | None = None,
+    also: Also = None,
+) -> dict[str, Path]:
+    """Write pictures, map and result of one image into `folder`: the path of each.
+
+    Parameters
+    ----------
+    explanation, index, backdrop : as for `semattn.viz.overlay`
+    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
+        names the command and the inputs
+    top : how many classes of the prediction are kept
+    also : more files, by name, and what writes each
+
+    Raises
+    ------
+    OutputError
+        For a folder that cannot be written to, or that holds such a file of others; nothing is
+        left behind.
+    """
+    from PIL import Image
+
+    result = summary(explanation, index=index, top=top)
+    place = ResultFolder.of(folder)
+    with place.staged() as stage:
+        laid_over = Image.fromarray(overlay(explanation, index, backdrop=backdrop))
+        laid_over.save(stage / FILES["overlay"], compress_level=2)  # quick, and hardly larger
+        figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
+        heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
+        np.save(stage / FILES["map"], heat)
+        files = FILES | write_others(stage, also)
+        write_json(stage / FILES["result"], result | place.inputs_entry() | {"files": files})
+    return {name: place.path / file for name, file in files.items()}
+
+
+def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[str, Any]:
+    """What was predicted and explained of one image, ready for JSON.
+
+    `predictions` are the `top` classes with their probabilities; `target` is the explained one,
+    None where no class was explained; `explains` then says what was. `output` says what the
+    model's output is; where it is no percentage, `probability` is null and `value` is the number.
+    """
+    predictions = predicted(explanation, index=index, top=top)
+    answer = explanation.target_answer(index)
+    target = None if answer is None else _answer(explanation, index, answer)
+    grid, keypoints = explanation.grid, explanation.keypoints[index]
+    return {
+        "image": explanation.images.names[index],
+        "predictions": predictions,
+        "target": target,
+        "explains": explanation.explains,
+        "output": explanation.output.kind.value,
+        "input_size": list(grid.image_size),
+        **grid_entries(grid),
+        "keypoints": {"detector": keypoints.detector, "count": len(keypoints)},
+        "notes": list(explanation.notes),
+        "manifest": explanation.manifest,
+    }
+
+
+def grid_entries(grid: PatchGrid) -> dict[str, list[float]]:
+    """Rows and columns of patches, size of one, and corner of the first (y, x), pixels."""
+    return {
+        "patches": list(grid.shape),
+        "patch_size": list(grid.cell),
+        "patch_origin": list(grid.origin),
+    }
+
+
+def predicted(explanation: Explanation, *, index: int = 0, top: int = 5) -> list[dict[str, Any]]:
+    """The `top` classes by their score; none for a model without classes.
+
+    Of a binary model it is the predicted answer alone.
+    """
+    binary = explanation.output.is_binary(explanation.outputs)
+    if not explanation.output.has_answers or (explanation.target is None and not binary):
+        return []
+    scores = explanation.output.scores(explanation.logits[index : index + 1].detach())[0].cpu()
+    best = scores.topk(1 if binary else min(top, len(scores))).indices.tolist()
+    return [_answer(explanation, index, answer) for answer in best]
+
+
+def _answer(explanation: Explanation, index: int, answer: int) -> dict[str, Any]:
+    """One answer: its number, name, and share."""
+    row = explanation.logits[index].detach().cpu().double().reshape(1, -1)
+    meaning = explanation.output
+    probabilities = meaning.probabilities(row) if meaning.in_percent else None
+    binary = meaning.is_binary(row.shape[1])
+    return {
+        "class": answer,
+        "name": explanation.answer_label(answer),
+        "probability": None if probabilities is None else float(probabilities[0, answer]),
+        "value": float(row[0, 0 if binary else answer]),
+    }

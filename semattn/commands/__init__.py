@@ -1,1 +1,0 @@
-"""The commands of `semattn`, one file each, and what they share."""

@@ -1,0 +1,275 @@
+"""Lists of image files: which files exist decides on the separator, the columns and the folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SemattnError
+from ..utils.text_files import read_lines
+
+SAMPLE = 64  # lines that decide
+SHORT = 200  # letters of a line that an error shows
+SEPARATORS = {"tabs": "\t", "": "", "commas": ",", "semicolons": ";", "spaces": " "}
+PLAIN = ("tabs", "")  # separators that need no note: classes after a tab, and paths alone
+PATH_COLUMNS = {
+    "path", "paths", "file", "files", "filename", "file_name", "filepath", "file_path", "image",
+    "images", "image_path", "imagepath", "img", "img_path", "image_name", "image_file", "photo",
+}  # fmt: skip
+CLASS_COLUMNS = {
+    "label", "labels", "class", "classes", "target", "targets", "category", "class_id", "classid",
+    "class_name", "classname", "class_index", "label_id", "category_id", "synset", "y",
+}  # fmt: skip
+_QUOTED = re.compile(r"""(["'])(.*)\1""")
+_QUOTED_FIRST = re.compile(r'"([^"]*)"(?:\s+(.*))?')
+
+Row = tuple[str, str]  # path and class, as they are written
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Rows of a list.
+
+    Parameters
+    ----------
+    paths : of the images
+    names : the paths as the list has them, with slashes
+    words : the classes as the list has them; "" for none
+    lines : numbers of the rows' lines in the file, from 1
+    notes : what was assumed
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    words: tuple[str, ...]
+    lines: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the paths of a list start, and whether their backslashes separate folders."""
+
+    folder: Path
+    has_backslashes: bool
+
+    def name(self, text: str) -> str:
+        return text.replace("\\", "/") if self.has_backslashes else text
+
+    def is_file(self, text: str) -> bool:
+        try:
+            return bool(text) and (self.folder / self.name(text)).is_file()
+        except (OSError, ValueError):  # too long a name, a folder that is closed
+            return False
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One way to read the lines: the name of the separator, the columns of path and class.
+
+    `label` is None where everything after the path is the class.
+    """
+
+    separator: str
+    path: int = 0
+    label: int | None = None
+
+
+def read_list(file: Path) -> ImageList:
+    """Read a list of image files: a path a line, and perhaps a class.
+
+    Tabs, commas, semicolons or spaces may separate; a first line may name the columns; paths start
+    at the folder of the list, or at the working folder. The reading whose files exist is taken.
+
+    Raises
+    ------
+    SemattnError
+        For a file that is no text, a list with no file that exists, and one with two readings.
+    """
+    try:
+        texts, notes = read_lines(file)
+    except (OSError, ValueError) as error:
+        raise SemattnError(
+            f"source: expected a text file with a path a line, got {file} ({error})"
+        ) from error
+    numbered = [(number, text.strip()) for number, text in enumerate(texts, 1) if text.strip()]
+    comments = [row for row in numbered if row[1].startswith("#") and not _exists(file, row[1])]
+    if comments:
+        words = "lines with # are comments" if len(comments) > 1 else "line with # is a comment"
+        notes.append(f"{len(comments)} {words}")
+        left_out = set(comments)
+        numbered = [row for row in numbered if row not in left_out]
+    if not numbered:
+        raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
+    lines = [text for _, text in numbered]
+    place, form = _find_form(file, lines)
+    rows = [_row(line, form, place) for line in lines]
+    header = _header(lines, rows, form, place)
+    if header is not None:
+        rows = [_row(line, header, place) for line in lines[1:]]
+        notes.append(f"its first line {lines[0][:SHORT]!r} names the columns")
+        numbered = numbered[1:]
+    if form.separator not in PLAIN:
+        notes.append(f"{form.separator} separate path and class")
+    if form.path and header is None:
+        notes.append(f"column {form.path + 1} has the paths")
+    if place.folder != file.parent and not all(Path(path).is_absolute() for path, _ in rows):
+        notes.append(f"paths start at the working folder {place.folder}")
+    if place.has_backslashes:
+        notes.append("backslashes separate folders")
+    names = tuple(place.name(path) for path, _ in rows)
+    return ImageList(
+        tuple(place.folder / name for name in names), names, tuple(word for _, word in rows),
+        tuple(number for number, _ in numbered), tuple(notes),
+    )  # fmt: skip
+
+
+def _exists(file: Path, text: str) -> bool:
+    return _Place(file.parent, has_backslashes=False).is_file(re.split(r"\t", text)[0])
+
+
+def _find_form(file: Path, lines: Sequence[str]) -> tuple[_Place, _Form]:
+    """Return the place and the form with which most paths of a sample exist."""
+    for sample in (lines[:: max(1, len(lines) // SAMPLE)], lines):
+        best: tuple[int, _Place | None, list[_Form]] = (0, None, [])
+        for place in _places(file, sample):
+            for form in _forms(sample, place):
+                count = sum(place.is_file(_row(line, form, place)[0]) for line in sample)
+                if count > best[0]:
+                    best = count, place, [form]
+                elif count == best[0] and place is best[1]:
+                    best[2].append(form)
+            if best[0] >= len(sample) - 1 > 0:  # all but a line with names of columns
+                break
+        count, nearest, forms = best
+        if nearest is not None:
+            _check_readings(sample, forms, nearest)
+            return nearest, forms[0]
+    first = _row(lines[0], _Form("tabs"), _Place(file.parent, has_backslashes=False))[0]
+    raise SemattnError(
+        f"source: expected paths of images in {file}, got {first[:SHORT]!r} in the first line, "
+        f"which is neither in {file.parent.resolve()} nor in {Path.cwd()}, and no line names a "
+        "file that exists — write paths from the folder of the list"
+    )
+
+
+def _places(file: Path, lines: Sequence[str]) -> list[_Place]:
+    folders = [file.parent]
+    if file.parent.resolve() != Path.cwd():
+        folders.append(Path.cwd())
+    slashes = [False, True] if os.sep == "/" and any("\\" in line for line in lines) else [False]
+    return [_Place(folder, slash) for slash in slashes for folder in folders]
+
+
+def _forms(lines: Sequence[str], place: _Place) -> list[_Form]:
+    """Return the ways to read some lines: those whose separator occurs, and whole lines."""
+    forms = []
+    for name, separator in SEPARATORS.items():
+        if separator and not any(separator in line for line in lines):
+            continue
+        forms.append(_Form(name))
+        if separator in ("", " "):
+            continue
+        cells = [_cells(line, separator) for line in lines]
+        width = min(map(len, cells))
+        counts = [sum(place.is_file(row[column]) for row in cells) for column in range(width)]
+        if any(counts[1:]) and max(counts) > counts[0]:
+            column = counts.index(max(counts))
+            forms.append(_Form(name, column, 1 - column if width == 2 else -1))
+    return forms
+
+
+def _check_readings(lines: Sequence[str], forms: Sequence[_Form], place: _Place) -> None:
+    """Raise SemattnError where two forms read different files that all exist."""
+    for line in lines:
+        first, *others = (_row(line, form, place)[0] for form in forms)
+        for other in others:
+            if other != first and place.is_file(first) and place.is_file(other):
+                raise _two_readings(line, first, other)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """Return the columns of a line; quotes may enclose each."""
+    try:
+        row = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error:  # a longer cell than it takes
+        row = line.split(separator)
+    return [cell.strip() for cell in row]
+
+
+def _row(line: str, form: _Form, place: _Place) -> Row:
+    """Return the path and the class of a line."""
+    separator = SEPARATORS[form.separator]
+    if not separator or separator not in line:
+        return _unquoted(line), ""
+    if separator == " ":
+        quoted = _QUOTED_FIRST.fullmatch(line)
+        if quoted:
+            return quoted[1], _unquoted(quoted[2] or "")
+        return _split(line, r"\s+", place.is_file)
+    cells = _cells(line, separator)
+    if form.label is not None:
+        path = cells[form.path] if form.path < len(cells) else ""
+        return path, cells[form.label] if 0 <= form.label < len(cells) else ""
+    if len(cells) == 2:
+        return cells[0], cells[1]
+    return _split(line, re.escape(separator), place.is_file)
+
+
+def _split(line: str, pattern: str, is_file: Callable[[str], bool]) -> Row:
+    """Split a line where the path before the separator exists; else at the first one.
+
+    A line that is a path as a whole has no class.
+    """
+    places = [(match.start(), match.end()) for match in re.finditer(pattern, line)]
+    rows = [(_unquoted(line[:start]), _unquoted(line[end:])) for start, end in reversed(places)]
+    existing = next((row for row in rows if is_file(row[0])), None)
+    if is_file(line):
+        if existing is not None:
+            raise _two_readings(line, line, existing[0])
+        return line, ""
+    return existing or (rows[-1] if rows else (line, ""))
+
+
+def _two_readings(line: str, first: str, second: str) -> SemattnError:
+    return SemattnError(
+        f"source: expected one reading of the line {line[:SHORT]!r}, got {first[:SHORT]!r} and "
+        f"{second[:SHORT]!r}, which both exist — write a tab after the path"
+    )
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    quoted = _QUOTED.fullmatch(text)
+    return quoted[2].strip() if quoted else text
+
+
+def _header(lines: Sequence[str], rows: Sequence[Row], form: _Form, place: _Place) -> _Form | None:
+    """Return the form that the first line names, where it names columns; None where it does not."""
+    separator = SEPARATORS[form.separator]
+    cells = _cells(lines[0], separator) if separator else [_unquoted(lines[0])]
+    words = [cell.casefold() for cell in cells]
+    if len(rows) < 2 or place.is_file(rows[0][0]):
+        return None
+    named = any(word in PATH_COLUMNS for word in words)
+    bare = not re.search(r"[./\\0-9]", lines[0]) and len(words) > 1  # names in another language
+    following = [path for path, _ in rows[1 : SAMPLE + 1]]
+    if not named and not (bare and all("." in path for path in following)):
+        return None
+    classes = [column for column, word in enumerate(words) if word in CLASS_COLUMNS]
+    if len(classes) > 1:
+        some = ", ".join(repr(cells[column]) for column in classes)
+        raise SemattnError(
+            f"source: expected one column of classes, got {some} in the first line of the list — "
+            "keep one"
+        )
+    if form.separator == "spaces" or not separator:
+        return form
+    columns = [column for column in range(len(words)) if column != form.path]
+    if not classes and len(columns) == 1:
+        classes = columns
+    return _Form(form.separator, form.path, classes[0] if classes else -1)

@@ -1,0 +1,131 @@
+"""Rows of an evaluation on the disk: each is used again only for the inputs that it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import SemattnError
+from ..utils.input_list import contents, identify, lines_by_name
+from ..utils.run_store import Shelf
+
+Source = tuple[str, Any, "int | None"]  # name, file or value, number of the class
+
+
+def sources_of(data: Any, index: int) -> list[Source]:
+    """Return the inputs behind an item: its image, then its mask where it has one.
+
+    A data set with a method `sources` gives them without reading; of others, the item is read.
+    """
+    if hasattr(data, "sources"):
+        return list(data.sources(index))
+    item = data[index]
+    image: Source = (item.name, item.image, item.label)
+    return [image] if item.mask is None else [image, (f"{item.name} mask", item.mask, None)]
+
+
+def around(index: int, count: int, most: int) -> list[int]:
+    """Return the numbers of the items that follow one in a circle, at most `most`."""
+    return [(index + step) % count for step in range(1, min(most, count - 1) + 1)]
+
+
+class KeptRows:
+    """Rows by the identity of their inputs: image, mask, class, and masks of other images.
+
+    Parameters
+    ----------
+    shelf : of rows "000000", …
+    data : the data set
+    classes : the model's class of each class of the data, None where the predicted one is explained
+    others : number of other images whose masks a row depends on, 0 for none
+    """
+
+    def __init__(self, shelf: Shelf, data: Any, classes: Sequence[int] | None, others: int) -> None:
+        self.shelf, self.data, self.others = shelf, data, others
+        self.classes = None if classes is None else list(classes)
+        files = sorted(shelf.folder.glob("[0-9]*.json"))
+        self.places = {file.stem: shelf.row(file.stem) or {} for file in files}
+        old = self.places.values()
+        self.rows = {str(row["key"]): row for row in old if "key" in row}
+        self.before = {str(row.get("name")): row.get("own") for row in old}
+        self._known = lines_by_name(line for row in old for line in row.get("inputs", ()))
+        self._lines: dict[int, list[str]] = {}
+        self._owns: dict[int, str] = {}
+        self.names: set[str] = set()
+        self.changed = self.affected = 0
+
+    def find(self, index: int) -> dict[str, Any] | None:
+        """Return the row of an item, None where it is to be measured."""
+        row = self.rows.get(self._key(index))
+        if row is None or "skipped" in row:
+            return None  # what could not be read is tried again
+        self.names.add(str(row["name"]))
+        self._write(index, {**row, "inputs": self._identities(index)})
+        return row
+
+    def keep(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
+        """Keep a row that was measured."""
+        name, own = str(row["name"]), self._own(index)
+        full = {**row, "key": self._key(index), "own": own, "inputs": self._identities(index)}
+        self.names.add(name)
+        if name in self.before and full["key"] not in self.rows:
+            self.changed += self.before[name] != own
+            self.affected += self.before[name] == own
+        self._write(index, full)
+        return full
+
+    def finish(self) -> tuple[str, str]:
+        """Drop the rows of what is gone; return the digest of all inputs, and a note or ""."""
+        for name in self.places:
+            if not name.isdigit() or int(name) >= len(self.data):
+                (self.shelf.folder / f"{name}.json").unlink(missing_ok=True)
+        gone = len(self.before.keys() - self.names)
+        kinds = (
+            (self.changed, "whose image, mask or class changed"),
+            (self.affected, "compared with masks of other images, which changed"),
+        )
+        parts = ", ".join(f"{count} {words}" for count, words in kinds if count)
+        texts = []
+        if parts:
+            again = f"{self.changed + self.affected} of {len(self.before)} images"
+            texts.append(f"{again} that an earlier run kept were measured again: {parts}")
+        if gone:
+            texts.append(f"{gone} that are no longer in the data were dropped")
+        return _digest([self._own(index) for index in range(len(self.data))]), "; ".join(texts)
+
+    def _write(self, index: int, row: dict[str, Any]) -> None:
+        name = f"{index:06d}"
+        if self.places.get(name) != row:
+            self.shelf.keep_row(name, row)
+
+    def _key(self, index: int) -> str:
+        lines = self._identities(index)
+        count = len(self.data)
+        others = around(index, count, self.others) if len(lines) > 1 else []
+        return _digest([self._own(index), [contents(self._identities(one)) for one in others]])
+
+    def _own(self, index: int) -> str:
+        self._identities(index)
+        return self._owns[index]
+
+    def _identities(self, index: int) -> list[str]:
+        if index not in self._lines:
+            try:
+                inputs = sources_of(self.data, index)
+            except (SemattnError, OSError, ValueError) as error:
+                inputs = [(f"image {index}", str(error).encode("utf-8", "replace"), None)]
+            names = [name for name, _, _ in inputs]
+            label = inputs[0][2]
+            lines = identify([source for _, source, _ in inputs], names, self._known, 1)
+            # Without a label of its own, an item's class follows from its inputs.
+            known = self.classes is not None and label is not None
+            explained = self.classes[label] if known else self.classes  # type: ignore[index]
+            self._lines[index] = lines
+            self._owns[index] = _digest([names, contents(lines), explained])
+        return self._lines[index]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

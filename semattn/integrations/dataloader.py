@@ -1,0 +1,99 @@
+"""Explanations of a whole data loader, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from typing import Any
+
+from ..attention.target import Target
+from ..explain import Explainer, Explanation
+from ..utils.registry import choices
+from ..utils.validation import check_labels
+from .heat_array import MAX_CLASSES
+
+
+def explain_batches(
+    explainer: Explainer,
+    loader: Iterable[Any],
+    *,
+    target: Target | str = None,
+    progress: bool = True,
+) -> Iterator[Explanation]:
+    """Explain a data loader batch by batch, with a progress bar on a terminal's standard error.
+
+    Parameters
+    ----------
+    explainer : an explainer that was created with a model
+    loader : batches: images, sequences that start with (images, labels), or mappings of
+        "pixel_values", or "image", and "labels", or "label"
+    target : "labels" explains each image's label; else as for `Explainer.attribute`
+    progress : whether to show a progress bar
+
+    Yields
+    ------
+    The `Explanation` of each batch. The model must not change: the manifest is created once.
+
+    Examples
+    --------
+    >>> import timm
+    >>> from semattn import SIFTPatchInterrelation
+    >>> explainer = SIFTPatchInterrelation(timm.create_model("test_vit", img_size=64))
+    >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
+    >>> loader = [(x, torch.tensor([0, 1]))] * 2
+    >>> [batch.target.tolist() for batch in explain_batches(explainer, loader, target="labels")]
+    [[0, 1], [0, 1]]
+    """
+    if isinstance(target, str) and target != "labels":
+        raise ValueError(choices("target", target, ["labels"]))
+    manifest = None
+    with _progress_bar(loader, shown=progress) as batches:
+        for batch in batches:
+            images, labels = _unpack_batch(batch)
+            if target == "labels" and labels is None:
+                raise ValueError(
+                    "target: expected batches with labels, got images alone — "
+                    "give a target, or None for the predicted classes"
+                )
+            batch_target: Any = target
+            if isinstance(target, str):
+                batch_target = check_labels(labels, len(images), MAX_CLASSES)
+            explanation = explainer.explain(images, target=batch_target, manifest=manifest)
+            manifest = explanation.manifest
+            yield explanation
+
+
+def _unpack_batch(batch: Any) -> tuple[Any, Any]:
+    """Return the images and the labels of a batch; labels are None if it has none."""
+    if isinstance(batch, Mapping):
+        images = batch.get("pixel_values", batch.get("image"))
+        if images is None:
+            raise ValueError(
+                f"loader: expected batches with 'pixel_values' or 'image', got {', '.join(batch)}"
+            )
+        return images, batch.get("labels", batch.get("label"))
+    if isinstance(batch, list | tuple):
+        return batch[0], batch[1] if len(batch) > 1 else None
+    return batch, None
+
+
+@contextmanager
+def _progress_bar(loader: Iterable[Any], *, shown: bool) -> Iterator[Iterable[Any]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    if not (shown and console.is_terminal):
+        yield loader
+        return
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    total = len(loader) if isinstance(loader, Sized) else None
+    with bar:
+        yield bar.track(loader, total=total, description="explaining")

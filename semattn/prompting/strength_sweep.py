@@ -1,0 +1,158 @@
+"""Predictions and attribution maps of one image at increasing strengths of prompting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.model_inputs import move_to_model
+from ..attention.target import fixed_target
+from ..errors import SemattnError
+from ..explain import Explainer, Explanation
+from ..grid import PatchGrid
+from . import AttentionPrompter
+from .bias import Known
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Results of one image at S strengths; the first strength is 0.
+
+    `explanation` is the explanation without a prompt. `logits` (S, K) and `maps` (S, h, w) are the
+    results at each strength; all maps explain the class that is explained at strength 0. `bias`
+    (P,) is added to the attention scores of each patch of `grid` at strength 1, in nats. `prompt`
+    is a description of the prompt.
+    """
+
+    explanation: Explanation
+    strengths: tuple[float, ...]
+    logits: Tensor
+    maps: Tensor
+    bias: Tensor
+    grid: PatchGrid
+    prompt: str
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities of the answers, (S, A); (S, 2) for a model with one logit."""
+        probabilities = self.explanation.output.probabilities(self.logits)
+        assert probabilities is not None, "steps refuses models without answers"
+        return probabilities
+
+    @property
+    def predicted(self) -> list[int]:
+        """Predicted answer at each strength."""
+        predicted = self.explanation.output.predicted(self.logits)
+        assert predicted is not None, "steps refuses models without answers"
+        answers: list[int] = predicted.tolist()
+        return answers
+
+    def share_texts(self, answer: int) -> list[str]:
+        """Return the probability of an answer at each strength as texts."""
+        output = self.explanation.output
+        return [output.share_text(row, answer) for row in self.logits]
+
+    def leading(self, top: int = 5) -> list[int]:
+        """Return the classes that are among the first `top` at any strength, ordered as at 0.
+
+        For a binary model, return the answer that is predicted without a prompt.
+        """
+        if self.explanation.output.is_binary(self.explanation.outputs):
+            return self.predicted[:1]
+        probabilities = self.probabilities
+        best = probabilities.topk(min(top, probabilities.shape[1]), dim=-1).indices
+        return sorted(
+            set(best.flatten().tolist()), key=lambda number: -float(probabilities[0, number])
+        )
+
+    def flips(self) -> list[tuple[float, int, int]]:
+        """Return the changes of the prediction: (strength, class before, class after)."""
+        predicted = self.predicted
+        pairs = zip(self.strengths[1:], predicted, predicted[1:], strict=False)
+        return [(strength, before, after) for strength, before, after in pairs if before != after]
+
+
+def steps(
+    explainer: Explainer,
+    prompter: AttentionPrompter,
+    image: Any,
+    *,
+    weights: Any = None,
+    away: bool = False,
+    target: Any = None,
+    strengths: Sequence[float] = STRENGTHS,
+    additional_forward_args: Any = None,
+    explanation: Explanation | None = None,
+    prompt: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Steps:
+    """Prompt one image with increasing strength.
+
+    Parameters
+    ----------
+    explainer : computes the maps
+    prompter : adds the bias to the attention scores
+    image : any image input of the explainer; a batch must contain one image
+    weights, away : as for `AttentionPrompter.steer`
+    target, additional_forward_args : as for `Explainer.attribute`
+    strengths : strengths of the prompt; 0 is added if missing
+    explanation : the explanation without a prompt, if it exists already
+    prompt : description of the prompt for reports
+    progress : called with the number of completed strengths and the total
+
+    Raises
+    ------
+    SemattnError
+        For a target that is not a class; errors of the explainer and the prompter.
+    """
+    model: nn.Module = prompter.model
+    forward_options = {"additional_forward_args": additional_forward_args}
+    all_strengths = (0.0, *sorted(float(strength) for strength in set(strengths) if strength))
+    unprompted = explanation or explainer.explain(model, image, target=target, **forward_options)
+    binary = unprompted.output.is_binary(unprompted.outputs)
+    if not unprompted.output.has_answers or (
+        unprompted.target is None and not (binary and target is None)
+    ):
+        raise SemattnError(
+            "target: expected a class with a probability, got "
+            f"{unprompted.explains or 'something else'} — explain a class"
+        )
+    if len(unprompted) != 1:
+        raise SemattnError(f"image: expected one, got {len(unprompted)} — prompt each separately")
+    inputs = move_to_model(model, unprompted.images.inputs, prepared=unprompted.images.prepared)
+    bias = prompter.bias(weights, inputs, away=away)[0].detach().cpu()
+    prompt_bias = Known(bias[None])
+    step_target: Any = fixed_target(unprompted.logits, unprompted.output)
+    if unprompted.target is not None:
+        step_target = unprompted.target.tolist()
+    logits, maps = [unprompted.logits], [unprompted.patch_map]
+    for number, strength in enumerate(all_strengths[1:], 1):
+        if progress:
+            progress(number, len(all_strengths))
+        with prompter.at(strength, prompter.layers).steer(prompt_bias):
+            step = explainer.explain(
+                model, inputs, target=step_target, manifest=unprompted.manifest, **forward_options
+            )  # fmt: skip
+        logits.append(step.logits)
+        maps.append(step.patch_map)
+    return Steps(
+        explanation=unprompted,
+        strengths=all_strengths,
+        logits=torch.cat([step_logits.detach().float().cpu() for step_logits in logits]),
+        maps=torch.cat([patch_map.detach().float().cpu() for patch_map in maps]),
+        bias=bias,
+        grid=prompter.grid(inputs),
+        prompt=prompt or _prompt_text(prompter, weights, away),
+    )
+
+
+def _prompt_text(prompter: AttentionPrompter, weights: Any, away: bool) -> str:
+    source = prompter.density if weights is None else weights
+    name = source if isinstance(source, str) else type(source).__name__.lower()
+    return f"away from {name}" if away else f"to {name}"

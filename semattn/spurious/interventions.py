@@ -1,0 +1,297 @@
+"""Two interventions on a candidate: removal, and transplant into images of other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..attention.model_inputs import move_to_model
+from ..attention.output_meaning import predict
+from ..grid import PatchGrid
+from ..prompting import AttentionPrompter
+from .effects import answer, answer_without, pasted
+from .significance import effect
+
+TRIED = 30  # images of an intervention, at most
+ROUNDS = 4  # repetitions with other partner images
+HOPELESS = 0.5  # p-value of the first transplants above which the rest is skipped
+CHOICE = 12  # random images of which the best fitting is taken
+STRENGTH = 1.0
+LAYERS = "last-half"
+GROUPS = ("class, cue", "class, no cue", "others, cue put there", "others")
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Images and results of the interventions on one candidate.
+
+    Parameters
+    ----------
+    rows : (n,), images of the class that show the cue
+    before, without : (n,), log-odds of the class with the cue and without it
+    removed, put : (n,), effect of the removal and of the transplant; if transplants have no effect,
+        removal is not tried, and `without` and `removed` are NaN
+    """
+
+    rows: np.ndarray
+    before: np.ndarray
+    without: np.ndarray
+    removed: np.ndarray
+    put: np.ndarray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Accuracy on a group of `count` images, unchanged and with attention to the cue suppressed."""
+
+    name: str
+    count: int
+    accuracy: float
+    prompted: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrialPatches:
+    """Patches (n, P) of images.
+
+    Parameters
+    ----------
+    marks : patches that show the cue
+    on_object : patches on the object
+    off_object : patches that are not on the object, not next to it, and not of a confirmed cue
+    """
+
+    marks: np.ndarray
+    on_object: np.ndarray
+    off_object: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class InterventionContext:
+    """Model and access to images for interventions; rows are numbers of images.
+
+    Parameters
+    ----------
+    model, grid : of the search
+    inputs : function from rows (n,) to images (n, C, H, W)
+    patches : function from rows to their patches
+    batch : images per forward pass
+    """
+
+    model: nn.Module
+    grid: PatchGrid
+    inputs: Callable[[np.ndarray], Tensor]
+    patches: Callable[[np.ndarray], TrialPatches]
+    batch: int
+
+
+def run(
+    context: InterventionContext, target: int, cue_rows: np.ndarray, others: np.ndarray, seed: int
+) -> Trial:
+    """Return the results of both interventions on one candidate.
+
+    The cue is removed in two ways, by suppressing attention to its patches and by exchanging them.
+    The way with the lower p-value counts, with twice its p-value.
+
+    Parameters
+    ----------
+    target : the class
+    cue_rows : rows of the class that show the candidate
+    others : rows of other classes that do not show it
+    """
+    rng = np.random.default_rng((seed, target))
+    rows = cue_rows
+    if len(rows) > TRIED:
+        rows = np.sort(rng.choice(cue_rows, TRIED, replace=False))
+    images = context.inputs(rows)
+    patches, other_patches = context.patches(rows), context.patches(others)
+    widened_marks = widened(patches.marks, context.grid)
+    removable = widened_marks & patches.off_object
+    is_everywhere = bool(patches.marks.mean() > 0.5)
+    before = _log_odds(context, images, target)
+    free, occupied = other_patches.off_object, other_patches.on_object
+    put: list[np.ndarray] = []
+    for _ in range(ROUNDS):
+        receivers = _best_covering(rng, removable, ~occupied)
+        region = removable & ~occupied[receivers]
+        controls = _best_covering(rng, region, free)
+        region &= free[controls]
+        receiver_images = context.inputs(others[receivers])
+        control_images = context.inputs(others[controls])
+        put.append(
+            _log_odds_after_paste(context, target, receiver_images, images, region, is_everywhere)
+            - _log_odds_after_paste(
+                context, target, receiver_images, control_images, region, is_everywhere
+            )
+        )
+        if effect(put[0]).p > HOPELESS:
+            unknown = np.full(len(rows), np.nan)
+            return Trial(rows, before, unknown, unknown, put[0])
+    removed, after = _exchange(
+        context, target, images, (widened_marks, removable), others, free, is_everywhere, rng
+    )
+    without = before - _in_batches(context, lambda batch: answer_without(
+        context.model, _to_model(context, images[batch]), _classes(target, images[batch]),
+        torch.from_numpy(removable[batch]),
+    ), len(rows))  # fmt: skip
+    # A cue that covers most of the image cannot be hidden: no patches would be left.
+    if not is_everywhere and effect(without).p < effect(removed).p:
+        removed, after = without, before - without
+    return Trial(rows, before, after, removed, np.mean(put, axis=0))
+
+
+def _exchange(
+    context: InterventionContext,
+    target: int,
+    images: Tensor,
+    marks: tuple[np.ndarray, np.ndarray],
+    others: np.ndarray,
+    free: np.ndarray,
+    light: bool,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the effects of exchanging the cue, and the log-odds after it.
+
+    The cue is replaced by the same region of an image without it. The control is the same region of
+    another image with it, so that both replace what the cue covers of the object. `marks` are the
+    patches that show the cue, and those of them that are off the object.
+    """
+    widened_marks, removable = marks
+    effects, after = [], []
+    for _ in range(ROUNDS):
+        partners = _best_covering(rng, widened_marks, removable, itself=False)
+        region = widened_marks & removable[partners]
+        controls = _best_covering(rng, region, free)
+        region &= free[controls]
+        replaced = _log_odds_after_paste(
+            context, target, images, context.inputs(others[controls]), region, light
+        )
+        effects.append(
+            _log_odds_after_paste(context, target, images, images[partners], region, light)
+            - replaced
+        )
+        after.append(replaced)
+    return np.mean(effects, axis=0), np.mean(after, axis=0)
+
+
+def widened(marks: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Return patches (n, P) and their neighbours, because a cue may end within a patch."""
+    from scipy.ndimage import maximum_filter
+
+    widened_marks: np.ndarray = maximum_filter(
+        marks.reshape(-1, *grid.shape), size=(1, 3, 3), mode="constant"
+    ).reshape(marks.shape)
+    return widened_marks
+
+
+def _best_covering(
+    rng: np.random.Generator, regions: np.ndarray, free: np.ndarray, itself: bool = True
+) -> np.ndarray:
+    """Return for each of the `regions` (n, P) the row of `free` (m, P) that covers most of it.
+
+    The row is chosen from `CHOICE` random rows; a region's own number is excluded unless `itself`.
+    """
+    best = []
+    for number, region in enumerate(regions):
+        draws = rng.permutation(len(free))
+        draws = draws[: CHOICE + 1] if itself else draws[draws != number][: CHOICE + 1]
+        best.append(draws[np.argmax((free[draws] & region).sum(axis=1))])
+    return np.array(best)
+
+
+def groups(
+    context: InterventionContext,
+    cue: Callable[[Tensor], Tensor],
+    target: int,
+    rows: dict[str, np.ndarray],
+    labels: np.ndarray,
+    seed: int,
+) -> tuple[Group, ...]:
+    """Return the accuracy on each of `GROUPS`, unchanged and with attention to the cue suppressed.
+
+    `rows` are the images of the class with the cue and without it, and others; `cue` returns the
+    matches (B, P) of images.
+    """
+    rng = np.random.default_rng((seed, target, 1))
+    sampled = {
+        name: group if len(group) <= TRIED else rng.choice(group, TRIED, replace=False)
+        for name, group in rows.items()
+    }
+    if not (len(sampled["class, cue"]) and len(sampled["others"])):
+        return ()
+    source = sampled["class, cue"][np.arange(len(sampled["others"])) % len(sampled["class, cue"])]
+    cue_images = context.inputs(source)
+    cue_patches = context.patches(source)
+    removable = widened(cue_patches.marks, context.grid) & cue_patches.off_object
+    region = torch.from_numpy(removable & ~context.patches(sampled["others"]).on_object)
+    others = context.inputs(sampled["others"])
+    light = bool(cue_patches.marks.mean() > 0.5)
+    pictures = {
+        **{name: context.inputs(sampled[name]) for name in GROUPS[:2] if len(sampled[name])},
+        "others, cue put there": pasted(others, cue_images, region, context.grid, light),
+        "others": others,
+    }
+    prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
+    groups = []
+    for name, images in pictures.items():
+        expected = labels[sampled["others" if name.startswith("others") else name]]
+        unchanged, prompted = [], []
+        for start in range(0, len(images), context.batch):
+            batch = _to_model(context, images[start : start + context.batch])
+            with torch.no_grad():
+                unchanged.append(_predict(context.model, batch))
+                with prompter.steer(cue(batch).to(batch.device), away=True):
+                    prompted.append(_predict(context.model, batch))
+        hits = [
+            float((torch.cat(predictions).numpy() == expected).mean())
+            for predictions in (unchanged, prompted)
+        ]
+        groups.append(Group(name, len(images), *hits))
+    return tuple(groups)
+
+
+def _to_model(context: InterventionContext, images: Tensor) -> Tensor:
+    """Return images on the device and in the precision of the model."""
+    return move_to_model(context.model, images, prepared=True)
+
+
+def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the predicted class of each image, (B,)."""
+    logits, meaning = predict(model, inputs)
+    return meaning.scores(logits).argmax(dim=1).cpu()
+
+
+def _classes(target: int, images: Tensor) -> Tensor:
+    return torch.full((len(images),), target, device="cpu")
+
+
+def _log_odds(context: InterventionContext, images: Tensor, target: int) -> np.ndarray:
+    return _in_batches(context, lambda batch: answer(
+        context.model, _to_model(context, images[batch]), _classes(target, images[batch])
+    ), len(images))  # fmt: skip
+
+
+def _log_odds_after_paste(
+    context: InterventionContext,
+    target: int,
+    into: Tensor,
+    source: Tensor,
+    region: np.ndarray,
+    light: bool,
+) -> np.ndarray:
+    """Return the log-odds after a region of other images was pasted in."""
+    mask = torch.from_numpy(region)
+    return _log_odds(context, pasted(into, source, mask, context.grid, light), target)
+
+
+def _in_batches(
+    context: InterventionContext, function: Callable[[slice], Tensor], count: int
+) -> np.ndarray:
+    results = [
+        function(slice(start, start + context.batch)) for start in range(0, count, context.batch)
+    ]
+    return torch.cat(results).float().cpu().numpy()

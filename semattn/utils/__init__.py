@@ -1,0 +1,1 @@
+"""Single-purpose utilities: files, run folders, validation, provenance, statistics, processes."""

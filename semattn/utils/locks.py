@@ -1,0 +1,131 @@
+"""Advisory locks on files: held by one process, released by the system when that process ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import SemattnError
+from .atomic_files import STALE_SECONDS
+
+PATIENCE = 0.2  # seconds to wait for a lock that another process holds
+_held_descriptors: set[int] = set()  # descriptors of the locks of this process
+
+
+class LockedError(SemattnError, OSError):
+    """Error for a folder in which another process is running."""
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `file`, which is created and kept.
+
+    Does nothing on a file system without locks.
+
+    Raises
+    ------
+    LockedError
+        If another process, or another thread of this one, holds the lock; the message names it.
+    """
+    owner, descriptor = os.getpid(), os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _lock_with_retry(descriptor):
+            folder = file.parent.parent
+            raise LockedError(
+                f"out: expected a folder that no other process writes to, got {folder}, where "
+                f"{_read_holder(descriptor)} is running — wait for it, or choose another folder"
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} of {socket.gethostname()}\n".encode())
+        _held_descriptors.add(descriptor)
+        yield
+    finally:
+        if os.getpid() == owner:
+            _held_descriptors.discard(descriptor)
+            _unlock(descriptor)
+            os.close(descriptor)
+
+
+def is_locked(file: Path) -> bool:
+    """Return whether another process, or another thread of this one, holds the lock on `file`."""
+    return bool(holder_of(file))
+
+
+def holder_of(file: Path) -> str:
+    """Return a text that names the process that holds the lock on `file`; "" if it is free."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        return "" if _try_lock(descriptor) else _read_holder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unlocked(parent: Path, prefix: str, lock: str) -> None:
+    """Remove the temporary folders of processes that have ended.
+
+    Parameters
+    ----------
+    parent : the folder that contains them
+    prefix : beginning of their names
+    lock : path of the lock in each; a folder without it is kept
+    """
+    for folder in parent.glob(f"{prefix}*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > STALE_SECONDS
+            if is_old and not is_locked(folder / lock):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # removed by another process, or owned by another user
+            continue
+
+
+def _read_holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+    return text or "another process"
+
+
+def _lock_with_retry(descriptor: int) -> bool:
+    """Take the lock, and retry for `PATIENCE`: `is_locked` holds a lock for a moment."""
+    end = time.monotonic() + PATIENCE
+    while not _try_lock(descriptor):
+        if time.monotonic() > end:
+            return False
+        time.sleep(PATIENCE / 10)
+    return True
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock until the descriptor is closed; return False if another process holds the lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Release the lock, also for a child process that was just forked."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _release_in_child() -> None:
+    """Close the parent's locks in a forked process, which would hold them after the parent ends."""
+    while _held_descriptors:
+        os.close(_held_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
