@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 import semattn
-from semattn.viz import explanation_figure as figure, overlay
+from semattn.viz import figure, overlay
 
 PHOTO = Path(__file__).parent / "flower.jpg"
 

@@ -33,7 +33,7 @@ def main() -> None:
     print(found.findings()[0].text)
     table = found.table()  # pandas.DataFrame(table), where there is pandas
     print(len(table["figure"]), "rows of", ", ".join(list(table)[:7]))
-    semattn.viz.analysis_figure(found).savefig("analysis.png")
+    semattn.viz.analysis(found).savefig("analysis.png")
     print("picture: analysis.png")
 
     explanation = semattn.SIFTPatchInterrelation().explain(model, PHOTO)

@@ -37,7 +37,7 @@ def main() -> None:
     heat = explainer.attribute(prompter, x)  # the prompted model is explained like any other
     print("map of the prompted model:", tuple(heat.shape))
     made = steps(explainer, prompter, PHOTO)
-    semattn.viz.strength_figure(made).savefig("prompt.png")
+    semattn.viz.steps(made).savefig("prompt.png")
     print("picture: prompt.png")
 
     shifts = (0, 8, 16, 24)

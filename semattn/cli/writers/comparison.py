@@ -39,7 +39,7 @@ def write_comparison(
     folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
         names the command and the inputs
     top : how many classes of the prediction are kept
-    backdrop : as for `semattn.viz.comparison_figure`
+    backdrop : as for `semattn.viz.comparison`
     also : more files, by name, and what writes each
 
     Raises
