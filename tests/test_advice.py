@@ -134,7 +134,7 @@ ADVICE = {
         ["audit", "photos", *AUDIT],
     ),
     "an empty list": (
-        ["audit", "empty.txt", *AUDIT], "list photographs", ["audit", "list.txt", *AUDIT],
+        ["audit", "empty.txt", *AUDIT], "list image files", ["audit", "list.txt", *AUDIT],
     ),
     "a class in a list": (
         ["audit", "classes.txt", *AUDIT], "write the number of a class, or leave it out",

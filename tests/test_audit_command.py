@@ -124,7 +124,7 @@ def test_wrong_words_are_refused(run, elsewhere):
     refused(run("audit", elsewhere / "nowhere"), "does not exist")
     made = folder(elsewhere / "photos", 2)
     refused(run("audit", made, "--jobs", "explian"), "did you mean 'explain'")
-    refused(run("audit", made, "--jobs", ","), "jobs: expected one at least")
+    refused(run("audit", made, "--jobs", ","), "jobs: expected at least one")
     refused(run("audit", made, "--process", "2/2"), "expected K/N")
     refused(run("audit", made, "--batch-size", "0"), "batch")
     assert not (elsewhere / "semattn-audit-photos").exists()

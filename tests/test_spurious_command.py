@@ -154,8 +154,8 @@ def no_pictures(folder):
     [
         (nothing, [], ["some", "folder: expected one that can be read"]),
         (empty, [], ["folder: expected pictures, got none in some"]),
-        (one_class, [], ["images of two classes at least, got dog alone"]),
-        (one_image, [], ["expected 6 images of a class at least", "dog (1)"]),
+        (one_class, [], ["images of at least two classes, got dog only"]),
+        (one_image, [], ["expected at least 6 images of a class", "dog (1)"]),
         (no_pictures, [], ["expected images that can be read, got none", "a.png"]),
         (one_class, ["--search", "dgo"], ["target: unknown class 'dgo'", "did you mean 'dog'"]),
         (one_class, ["--level", "2"], ["level: expected a value between 0 and 1, got 2"]),

@@ -81,7 +81,7 @@ def test_a_stray_photograph_has_no_label_and_changes_no_other(photos):
         data = read(photos, NAMES, 5)
     assert labels_of(data, photos) == expected | {"stray.png": None}
     assert "left out: 7 files are not pictures (" in data.strays and data.note == ""
-    with pytest.warns(UserWarning, match="1 picture beside"):
+    with pytest.warns(UserWarning, match="1 picture outside"):
         source = open_source(photos, NAMES, 5)
     assert len(source) == 17 and "stray.png" in source.names
 
@@ -107,7 +107,7 @@ def test_accuracy_counts_labelled_pictures_alone(photos):
     model.classes = NAMES
     expected = discover_spurious(model, photos)
     noise(photos / "stray.png", 99)
-    with pytest.warns(UserWarning, match="1 picture beside"):
+    with pytest.warns(UserWarning, match="1 picture outside"):
         found = discover_spurious(model, photos)
     assert found.accuracy == expected.accuracy == pytest.approx(found.accuracy)
     assert found.images == expected.images + 1

@@ -1,7 +1,7 @@
-"""Audits of data sets: every image explained and analysed, in shards, by one process or many.
+"""Audits of data sets: every image is explained and analysed, by one or more processes.
 
-What is done lies on the disk, unit by unit; a run that was stopped, or that shares the work with
-others, makes the same tables in the end. Knows nothing of pages and pictures.
+Finished units are stored on disk; an interrupted run, or one that shares the work with other
+processes, writes the same tables in the end. Must not import report or viz.
 """
 
 from ..data.sources import Source, open_source

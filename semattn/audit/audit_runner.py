@@ -1,4 +1,4 @@
-"""One process's part in an audit: unit by unit, what is done kept on the disk."""
+"""Part of one process in an audit: unit by unit, with the results stored on disk."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from .tables import SKIPPED, TABLE, write_tables
 from .units import Unit, units_of
 
 JOBS = ("explain", "analyze")
-KEPT = ".audit"  # folder of what is done
+KEPT = ".audit"  # folder of the finished units
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit came to.
+    """Result of an audit.
 
     Parameters
     ----------
-    summary : counts and means of the tables, ready for JSON; None where other processes have
-        units to do yet
-    analysis : of all images; None where it was not asked for, or is not whole yet
-    skipped : what this process left out, and why
-    images : how many this process did, and in how many seconds
-    seconds : of this process
-    waiting : units that nobody has done yet
-    files : what was written, by name
+    summary : counts and means of the tables, ready for JSON; None while units of other processes
+        are missing
+    analysis : analysis of all images; None if it was not requested or is not complete
+    skipped : images that this process left out, and the reasons
+    images : number of images that this process did
+    seconds : duration of this process
+    waiting : number of units that are not done
+    files : written files, by name
     """
 
     summary: dict[str, Any] | None
@@ -68,11 +68,11 @@ class Audit:
 
 
 class Work:
-    """One process's part in an audit.
+    """Part of one process in an audit.
 
     Parameters
     ----------
-    model, source, out, jobs, preprocessing : as of `audit`
+    model, source, out, jobs, preprocessing : as in `audit`
     options : method, density, detector and seed
     """
 
@@ -82,23 +82,25 @@ class Work:
     ) -> None:  # fmt: skip
         self.model = refuse(model, compiled=True)
         self.source, self.out, self.jobs, self.options = source, out, jobs, options
-        self.wanted = preprocessing or Preprocessing.of(model)
-        chosen = {name: options[name] for name in ("density", "detector", "seed")}
-        self.explainer = explainers.ensure(options["method"])(**chosen, preprocessing=self.wanted)
+        self.preprocessing = preprocessing or Preprocessing.of(model)
+        explainer_options = {name: options[name] for name in ("density", "detector", "seed")}
+        self.explainer = explainers.ensure(options["method"])(
+            **explainer_options, preprocessing=self.preprocessing
+        )
         detectors.ensure(options["detector"])
         needs = getattr(densities.ensure(options["density"]), "needs", ("keypoints",))
-        self.reader = Reader(self.wanted, options["detector"], needs, source.names)
+        self.reader = Reader(self.preprocessing, options["detector"], needs, source.names)
         self.device = model_device(model)
         self.about = about_model(model)
         self.manifest = self.about | {
             "source": {"images": len(source)},
             "jobs": list(jobs),
-            "parameters": {**options, "preprocessing": str(self.wanted)},
+            "parameters": {**options, "preprocessing": str(self.preprocessing)},
             "method": self.explainer.parameters(),
             "device": self.device.type,
             "versions": versions(),
         }
-        # Each unit has the identities of its images.
+        # Each unit stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "source"}
         self.shelf = Shelf(out / KEPT, run, "audit")
         self.skipped: list[Skipped] = []
@@ -110,42 +112,46 @@ class Work:
         process: tuple[int, int],
         progress: Callable[[int, int | None], None] | None,
     ) -> Audit:
-        """Do what is left of this process's units; write the tables where that was the last."""
+        """Do the remaining units of this process; write the tables if no unit is missing."""
         with self.shelf.running(process, also=(self.out, self.out / MAPS)):
-            units = units_of(len(self.source), self._size(batch_size))
+            units = units_of(len(self.source), self._choose_batch_size(batch_size))
             self.study = self._study(units[0].size)
-            if "analyze" in self.jobs:  # of noise: the model may fail on the first image of a unit
+            if "analyze" in self.jobs:  # on noise: the model may fail on the first image of a unit
                 self.study.find_grid(self._noise(1, self.study))
             (self.out / MAPS).mkdir(parents=True, exist_ok=True)
             self.kept = KeptUnits(self.shelf, self.source, self.out, units, process)
             todo = self.kept.todo()
-            total, done, start = sum(one.stop - one.first for one in todo), 0, time.perf_counter()
-            every = [batch for unit in todo for batch in unit.batches]
-            chosen = default_workers(self.model) if workers is None else workers
+            total, done, start = (
+                sum(unit.stop - unit.first for unit in todo),
+                0,
+                time.perf_counter(),
+            )
+            batches = [batch for unit in todo for batch in unit.batches]
+            worker_count = default_workers(self.model) if workers is None else workers
             data = self.source.data
-            flow = stream(self.reader, data.sources, every, chosen, data.labels)
+            loaded_batches = stream(self.reader, data.sources, batches, worker_count, data.labels)
 
-            def coming(unit: Unit) -> Iterator[Loaded]:
+            def batches_of(unit: Unit) -> Iterator[Loaded]:
                 nonlocal done
-                for one in islice(flow, len(unit.batches)):
-                    yield one
-                    done += one.given
+                for loaded in islice(loaded_batches, len(unit.batches)):
+                    yield loaded
+                    done += loaded.given
                     if progress is not None:
                         progress(done, total)
 
-            with closing(flow):
+            with closing(loaded_batches):
                 for unit in todo:
-                    self._do(unit, coming(unit))
+                    self._do_unit(unit, batches_of(unit))
             seconds = time.perf_counter() - start
             waiting = self.kept.waiting()
             note = self.kept.note()
-            told, found, files = (None, None, {}) if waiting else self._finish(units)
+            summary, analysis, files = (None, None, {}) if waiting else self._finish(units)
             if note:
                 warnings.warn(note, stacklevel=3)
-            return Audit(told, found, tuple(self.skipped), total, seconds, waiting, files)
+            return Audit(summary, analysis, tuple(self.skipped), total, seconds, waiting, files)
 
-    def _do(self, unit: Unit, batches: Iterator[Loaded]) -> None:
-        """Do one unit: keep its maps, then its rows, then its sums, by which it is done."""
+    def _do_unit(self, unit: Unit, batches: Iterator[Loaded]) -> None:
+        """Do one unit: store its maps, then its rows, then its sums, which complete it."""
         study = self.study.anew()
         analyse = "analyze" in self.jobs
         parts: list[dict[str, np.ndarray]] = []
@@ -153,27 +159,30 @@ class Work:
         identities: list[str] = []
         for loaded in study.pooled(batches) if analyse else batches:
             identities += loaded.identities
-            skipped += [(one.name, "read", one.reason) for one in loaded.skipped]
+            skipped += [(image.name, "read", image.reason) for image in loaded.skipped]
             study.skipped += loaded.skipped
             if loaded.images is None:
                 continue
-            bare = loaded.part(slice(None))
+            part = loaded.part(slice(None))
             if "explain" in self.jobs:
-                made, failed = attempt(self._explain, bare)
-                parts += made
-                skipped += [(one.name, "explain", one.reason) for one in failed]
+                results, failed = attempt(self._explain, part)
+                parts += results
+                skipped += [(image.name, "explain", image.reason) for image in failed]
             if analyse:
-                before = len(study.skipped)
-                _, failed = attempt(study.take, bare)
+                skipped_before = len(study.skipped)
+                _, failed = attempt(study.take, part)
                 study.skipped += failed
-                skipped += [(one.name, "analyze", one.reason) for one in study.skipped[before:]]
+                skipped += [
+                    (image.name, "analyze", image.reason)
+                    for image in study.skipped[skipped_before:]
+                ]
         analysed = analyse and study.tally is not None and study.tally.images > 0
         rows = joined(parts)
         maps = rows.pop("maps", None)
         if maps is not None:
             with whole(self.out / MAPS / f"{unit.name}.npz") as stream:
                 np.savez_compressed(stream, number=rows["number"], maps=maps)
-        columns = [list(one) for one in zip(*skipped, strict=True)] or [[], [], []]
+        columns = [list(column) for column in zip(*skipped, strict=True)] or [[], [], []]
         rows |= {
             f"skipped_{name}": np.array(column, dtype=str)
             for name, column in zip(("name", "job", "reason"), columns, strict=True)
@@ -188,52 +197,52 @@ class Work:
         return rows_of(self._explanation(loaded), loaded.numbers, labels)
 
     def _explanation(self, loaded: Loaded) -> Explanation:
-        made: Explanation = self.explainer.explain(
+        explanation: Explanation = self.explainer.explain(
             self.model, loaded.images, keypoints=loaded.keypoints, manifest=self.manifest
         )
-        return made
+        return explanation
 
     def _finish(self, units: list[Unit]) -> tuple[dict[str, Any], Analysis | None, dict[str, Path]]:
-        """The tables of all units: their summary, the analysis, and the files."""
+        """Write the tables of all units; return their summary, the analysis, and the files."""
         classes = self.source.data.names
 
         def parts() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
             for unit in units:
                 yield unit.number, self.kept.arrays(unit)
 
-        told = write_tables(self.out, parts(), self.source.names, classes)
-        told["images"] = len(self.source)
-        told["labels"] = self.source.data.note or "given"
-        told["broken"] = [list(one) for one in self.source.broken]
-        found = self.kept.sums.merged(self.source.names) if "analyze" in self.jobs else None
+        counts = write_tables(self.out, parts(), self.source.names, classes)
+        counts["images"] = len(self.source)
+        counts["labels"] = self.source.data.note or "given"
+        counts["broken"] = [list(name_and_reason) for name_and_reason in self.source.broken]
+        analysis = self.kept.sums.merged(self.source.names) if "analyze" in self.jobs else None
         self.manifest["source"] = {"images": len(self.source), "sha256": self.kept.complete()}
-        summary = {"summary": told, "manifest": self.manifest}
+        summary = {"summary": counts, "manifest": self.manifest}
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.out / SUMMARY, text + "\n")
         names = {"table": TABLE, "skipped": SKIPPED, "summary": SUMMARY}
         files = {name: self.out / file for name, file in names.items()}
-        return told, found, files
+        return counts, analysis, files
 
-    def _size(self, asked: int | None) -> int:
-        """Images in the model at once: as the first process of the audit chose."""
-        if asked is not None and asked < 1:
-            raise ValueError(f"batch_size: expected 1 at least, got {asked}")
-        known = self.shelf.row("batch")
-        if known is None:
-            # An image runs either way: what the model cannot do is found out now, and only once.
-            if asked is not None:
-                self._blank(1)
-            size = asked or memory.batch_size(self._blank, self.device)
-            known = self.shelf.claim_row("batch", {"size": size})
-        if asked not in (None, known["size"]):
+    def _choose_batch_size(self, requested: int | None) -> int:
+        """Return the batch size: as the first process of the audit chose it."""
+        if requested is not None and requested < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {requested}")
+        stored = self.shelf.row("batch")
+        if stored is None:
+            # One image runs in any case, so that an unsupported model fails here, and only once.
+            if requested is not None:
+                self._dry_run(1)
+            size = requested or memory.batch_size(self._dry_run, self.device)
+            stored = self.shelf.claim_row("batch", {"size": size})
+        if requested not in (None, stored["size"]):
             raise SemattnError(
-                f"batch_size: expected {known['size']}, with which this audit began, got {asked} — "
-                "leave it out, or choose another folder"
+                f"batch_size: expected {stored['size']}, the value of the first run in this "
+                f"folder, got {requested} — omit it or choose another folder"
             )
-        return int(known["size"])
+        return int(stored["size"])
 
-    def _blank(self, size: int) -> None:
-        """All that is done with a batch, for images of noise."""
+    def _dry_run(self, size: int) -> None:
+        """Do everything that is done with a batch, on images of noise."""
         study = self._study(size)
         loaded = self._noise(size, study)
         if "explain" in self.jobs:
@@ -243,12 +252,14 @@ class Work:
 
     def _noise(self, size: int, study: Study) -> Loaded:
         rng = np.random.default_rng(0)
-        noise = [rng.integers(0, 256, (*self.wanted.size, 3), dtype=np.uint8) for _ in range(size)]
+        noise = [
+            rng.integers(0, 256, (*self.preprocessing.size, 3), dtype=np.uint8) for _ in range(size)
+        ]
         return study.reader.load(0, noise, strict=True)
 
     def _study(self, size: int) -> Study:
         return Study(self.model, {
             "density": self.options["density"], "detector": self.options["detector"],
             "layers": None, "draws": 3, "pool": 32, "replicates": 200, "batch_size": size,
-            "seed": self.options["seed"], "preprocessing": self.wanted,
+            "seed": self.options["seed"], "preprocessing": self.preprocessing,
         }, self.about)  # fmt: skip

@@ -1,4 +1,4 @@
-"""How many images go into the model at once, from what one of them takes and what is free."""
+"""Choice of the batch size from the memory of one image and the free memory."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import torch
 
 from ..utils.profiling import measured
 
-MOST = {"cpu": 8, "cuda": 128}  # more make nothing faster
-PART = 0.5  # of what is free
+MOST = {"cpu": 8, "cuda": 128}  # larger batches are not faster
+PART = 0.5  # fraction of the free memory that is used
 _MEMINFO = Path("/proc/meminfo")
 
 
 def batch_size(call: Callable[[int], object], device: torch.device) -> int:
-    """A power of two, such that `call` with as many images takes half of the free memory at most.
+    """Return the greatest power of two for which `call` uses at most half of the free memory.
 
     Parameters
     ----------
-    call : runs the work on so many images; it is run with one, then with two
-    device : where
+    call : runs the work on a given number of images; it is called with one, then with two
+    device : device of the model
     """
-    most = MOST.get(device.type, MOST["cpu"])
+    greatest = MOST.get(device.type, MOST["cpu"])
     free = free_mib(device)
-    call(1)  # what is made once, is made now
-    each = measured(lambda: call(2), device)[1].peak_mib
-    if free is None or not each:
-        return most
-    size = most
-    while size > 1 and size * each / 2 > PART * free:
+    call(1)  # one-time allocations are not measured
+    mib_per_pair = measured(lambda: call(2), device)[1].peak_mib
+    if free is None or not mib_per_pair:
+        return greatest
+    size = greatest
+    while size > 1 and size * mib_per_pair / 2 > PART * free:
         size //= 2
     return size
 
 
 def free_mib(device: torch.device) -> float | None:
-    """Memory that is free on a device, MiB; None where nothing tells."""
+    """Return the free memory of a device in MiB; None if it is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**20
     if device.type == "cpu" and _MEMINFO.exists():

@@ -1,4 +1,4 @@
-"""A batch that fails is tried in halves, down to the image that is to blame."""
+"""Bisection of a batch that fails, down to the image that causes the failure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from ..data.loading import Loaded
 from ..data.skipped import Skipped
 from ..errors import SemattnError
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-NO_MEMORY = "out of memory with this image alone"
+NO_MEMORY = "out of memory with a batch of this image only"
 
 
-def attempt(call: Callable[[Loaded], Made], loaded: Loaded) -> tuple[list[Made], list[Skipped]]:
-    """What `call` makes of a batch, whole or in parts, in order; and the images it fails on.
+def attempt(call: Callable[[Loaded], Result], loaded: Loaded) -> tuple[list[Result], list[Skipped]]:
+    """Return the results of `call` on a batch or its parts, in order, and the images it fails on.
 
-    Memory that ran out and errors that a single image causes look alike from outside: half a batch
-    settles both.
+    Halving the batch handles both a lack of memory and an error that a single image causes.
     """
     try:
         return [call(loaded)], []
     except Exception as error:  # noqa: BLE001 — a model may raise anything
         short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        reason = NO_MEMORY if short else _said(error)
+        reason = NO_MEMORY if short else _one_line(error)
         del error
     if short and torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -34,11 +33,12 @@ def attempt(call: Callable[[Loaded], Made], loaded: Loaded) -> tuple[list[Made],
     size = len(loaded.images.names)
     if size == 1:
         return [], [Skipped(loaded.images.names[0], reason)]
-    made, failed = attempt(call, loaded.part(slice(size // 2)))
-    others = attempt(call, loaded.part(slice(size // 2, None)))
-    return made + others[0], failed + others[1]
+    results, failed = attempt(call, loaded.part(slice(size // 2)))
+    second_results = attempt(call, loaded.part(slice(size // 2, None)))
+    return results + second_results[0], failed + second_results[1]
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
+    """Return the text of an error in one line."""
     text = " ".join(str(error).split())
     return text if isinstance(error, SemattnError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Units of an audit on the disk: which of them are of the images as they are now."""
+"""Units of an audit on disk, and whether their images have changed."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .tables import SKIPPED, TABLE
 from .units import Unit
 
 MAPS, SUMMARY = "maps", "audit.json"
-PREFIX = "unit-"  # of the arrays of a unit
-COMPLETE = "complete"  # row that is there once all units are done
-THREADS = 16  # that look at files; they wait for the disk most of the time
-STATE = ("identities", "analysed")  # of a unit's arrays
+PREFIX = "unit-"  # name prefix of the arrays of a unit
+COMPLETE = "complete"  # row that exists once all units are done
+THREADS = 16  # threads that compare files; mostly they wait for the disk
+STATE = ("identities", "analysed")  # arrays that describe the state of a unit
 
 
 class KeptUnits:
-    """What is kept of each unit, by the images that it was computed from.
+    """Stored results of each unit, valid for the images that they were computed from.
 
-    Each unit is compared with the images once; a file with the size and times that were noted is
-    not read.
+    Each unit is compared with its images once; a file whose size and times have not changed is not
+    read.
 
     Parameters
     ----------
     shelf, source : of the audit
     out : folder of the results
     units : all units
-    process : place of this process, and how many there are
+    process : index of this process, and number of processes
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class KeptUnits:
         self._drop()
 
     def todo(self) -> list[Unit]:
-        """Return the units of this process that are to be done."""
+        """Return the units of this process that are not done."""
         return [unit for unit in self.units if unit.number in self._own and not self._done(unit)]
 
     def waiting(self) -> int:
-        """Return how many units of all processes are to be done yet."""
-        kept = self.shelf.numbered(PREFIX)
-        missing = [unit for unit in self.units if unit.number not in kept]
-        if missing:  # other processes are at work: the last one compares
+        """Return the number of units, over all processes, that are not done."""
+        stored = self.shelf.numbered(PREFIX)
+        missing = [unit for unit in self.units if unit.number not in stored]
+        if missing:  # other processes are running, and the last one compares
             return len(missing)
         self.sums.read()
         self._compare(self.units)
@@ -65,13 +65,13 @@ class KeptUnits:
 
     def arrays(self, unit: Unit) -> dict[str, np.ndarray]:
         """Return the arrays of a unit that is done."""
-        kept = self.shelf.arrays(f"{PREFIX}{unit.name}")
-        assert kept is not None
-        return kept
+        arrays_of_unit = self.shelf.arrays(f"{PREFIX}{unit.name}")
+        assert arrays_of_unit is not None
+        return arrays_of_unit
 
     def keep(self, unit: Unit, arrays: dict[str, np.ndarray], identities: Sequence[str],
              analysed: bool) -> str:  # fmt: skip
-        """Keep a unit that was done, and return the digest of its images."""
+        """Store a unit and return the digest of its images."""
         state = {"identities": to_array(identities), "analysed": np.array(analysed)}
         self.shelf.keep_arrays(f"{PREFIX}{unit.name}", arrays | state)
         self.redone.again(identities)
@@ -79,12 +79,12 @@ class KeptUnits:
         return self._states[unit.number][0]
 
     def complete(self) -> str:
-        """Note that all units are done; return the digest of all images."""
+        """Record that all units are done; return the digest of all images."""
         self.shelf.keep_row(COMPLETE, {"images": len(self.source)})
         return combined(line for unit in self.units for line in self._lines(unit.name))
 
     def note(self) -> str:
-        """Return a line on what was not used; "" for nothing."""
+        """Return a note on stored results that were not used, "" for none."""
         return self.redone.note(self.source.names, self._is_complete, self.count == 1)
 
     def _done(self, unit: Unit) -> bool:
@@ -92,30 +92,30 @@ class KeptUnits:
         return state is not None and (not state[1] or self.sums.has(unit.number, state[0]))
 
     def _drop(self) -> None:
-        """Remove what was computed from other images, and what lies beyond the last unit."""
-        kept = self.shelf.numbered(PREFIX)
-        own = self._own & kept.keys()
+        """Remove units that were computed from other images, and units beyond the last one."""
+        stored = self.shelf.numbered(PREFIX)
+        own_units = self._own & stored.keys()
         summed = {
-            unit for units in self.sums.files.values() if not own.isdisjoint(units)
-            for unit in units if unit < len(self.units) and unit in kept
+            unit for units in self.sums.files.values() if not own_units.isdisjoint(units)
+            for unit in units if unit < len(self.units) and unit in stored
         }  # fmt: skip
-        self._compare([self.units[number] for number in sorted(own | summed)])
-        beyond = {number for number in kept if number >= len(self.units)}
+        self._compare([self.units[number] for number in sorted(own_units | summed)])
+        beyond = {number for number in stored if number >= len(self.units)}
         in_sums = {unit for units in self.sums.files.values() for unit in units}
-        ended = {number for number in in_sums if number >= len(self.units)}
-        self.sums.drop(self._is_current, self._own | ended)
+        beyond_in_sums = {number for number in in_sums if number >= len(self.units)}
+        self.sums.drop(self._is_current, self._own | beyond_in_sums)
         self.sums.go_on()
-        self.redone = Redone(("unit", "units"), len(own | beyond))
-        changed = {number for number in own if number not in self._states}
-        again = {number for number in own & in_sums if not self._done(self.units[number])}
-        for number in sorted(changed | beyond | again):
+        self.redone = Redone(("unit", "units"), len(own_units | beyond))
+        changed = {number for number in own_units if number not in self._states}
+        to_repeat = {number for number in own_units & in_sums if not self._done(self.units[number])}
+        for number in sorted(changed | beyond | to_repeat):
             self.redone.drop(self._lines(f"{number:06d}"))
         if changed or beyond:
             self.shelf.remove(COMPLETE)
-            for name in (TABLE, SKIPPED, SUMMARY):  # they are of images that are no more
+            for name in (TABLE, SKIPPED, SUMMARY):  # they describe images that no longer exist
                 (self.out / name).unlink(missing_ok=True)
         for number in changed | beyond:
-            self.shelf.remove(kept[number])
+            self.shelf.remove(stored[number])
         for file in (self.out / MAPS).glob("[0-9]*.npz"):
             if file.stem.isdigit() and (
                 int(file.stem) in changed or int(file.stem) >= len(self.units)
@@ -126,25 +126,25 @@ class KeptUnits:
         return self._states.get(number, ("", False))[0] == digest
 
     def _compare(self, units: Iterable[Unit]) -> None:
-        """Compare units with the images as they are now, except those that were compared."""
-        some = [unit for unit in units if unit.number not in self._states]
+        """Compare units with the present images, except those that were compared before."""
+        unknown = [unit for unit in units if unit.number not in self._states]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="semattn-identity") as pool:
-            for unit, state in zip(some, pool.map(self._state, some), strict=True):
+            for unit, state in zip(unknown, pool.map(self._state, unknown), strict=True):
                 if state is not None:
                     self._states[unit.number] = state
 
     def _state(self, unit: Unit) -> tuple[str, bool] | None:
-        """Return the state of a unit whose images are those that it was computed from."""
-        kept = self.shelf.arrays(f"{PREFIX}{unit.name}", STATE)
-        if kept is None or "analysed" not in kept:
+        """Return the state of a unit if its images have not changed."""
+        state = self.shelf.arrays(f"{PREFIX}{unit.name}", STATE)
+        if state is None or "analysed" not in state:
             return None
-        lines = from_array(kept.get("identities"))
+        lines = from_array(state.get("identities"))
         data, part = self.source.data, slice(unit.first, unit.stop)
         sources, labels = data.sources[part], data.labels[part]
         if not all_unchanged(lines, sources, self.source.names[part], labels):
             return None
-        return combined(lines), bool(kept["analysed"])
+        return combined(lines), bool(state["analysed"])
 
     def _lines(self, name: str) -> list[str]:
-        kept = self.shelf.arrays(f"{PREFIX}{name}", STATE) or {}
-        return from_array(kept.get("identities"))
+        state = self.shelf.arrays(f"{PREFIX}{name}", STATE) or {}
+        return from_array(state.get("identities"))

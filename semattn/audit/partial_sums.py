@@ -1,4 +1,4 @@
-"""Sums of the analysis over units, in files that each hold some units of one process."""
+"""Sums of the analysis over units; each file holds the sum of some units of one process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..interrelation.estimates import Figures
 from ..utils.atomic_files import DAMAGE, read_arrays
 
 START = "analysis-"
-LEAST_UNITS = 16  # of a file, where there are as many
-MOST_FILES = 64  # that all units fill, if one process does them all
+LEAST_UNITS = 16  # units per file, if there are as many
+MOST_FILES = 64  # files of all units, if one process does them all
 
 
 class Sums:
-    """Sums over units. Nothing can be taken away from a sum: a file with a changed unit is removed.
+    """Sums over units. A sum cannot be reduced, so a file with a changed unit is removed.
 
     Parameters
     ----------
-    folder : of the files of all processes, and of earlier ones
-    place : of this process
+    folder : folder of the files of all processes, present and earlier
+    place : index of this process
     units : number of units of the audit, which decides how many a file holds
     """
 
@@ -33,65 +33,67 @@ class Sums:
         self.folder, self.place = folder, place
         self.most = max(LEAST_UNITS, -(-units // MOST_FILES))
         self.files: dict[Path, dict[int, str]] = {}  # digest of each unit's images, by number
-        self.file: Path | None = None  # the one that grows
+        self.file: Path | None = None  # the file that units are added to
         self.figures: Figures | None = None
         self.read()
 
     def read(self) -> None:
-        """Find the files of all processes."""
+        """List the files of all processes."""
         self.files = {}
         for file in sorted(self.folder.glob(f"{START}*.npz")):
             if units := _units(file):
                 self.files[file] = units
 
     def has(self, unit: int, digest: str) -> bool:
-        """Return whether a unit is in exactly one file, and its images are those of `digest`."""
-        return [one[unit] for one in self.files.values() if unit in one] == [digest]
+        """Return whether a unit is in exactly one file, and its images have the digest `digest`."""
+        return [units[unit] for units in self.files.values() if unit in units] == [digest]
 
-    def drop(self, is_current: Callable[[int, str], bool], own: set[int]) -> None:
-        """Remove files that have units of this process and one that is not current.
+    def drop(self, is_current: Callable[[int, str], bool], own_units: set[int]) -> None:
+        """Remove files that contain a unit of this process and a unit that is not current.
 
         Parameters
         ----------
         is_current : called with the number of a unit and the digest of its images
-        own : numbers of the units of this process
+        own_units : numbers of the units of this process
         """
         times = Counter(unit for units in self.files.values() for unit in units)
         for file, units in list(self.files.items()):
-            if own.isdisjoint(units):
+            if own_units.isdisjoint(units):
                 continue
             if any(times[unit] > 1 or not is_current(unit, units[unit]) for unit in units):
                 file.unlink(missing_ok=True)
                 del self.files[file]
 
     def go_on(self) -> None:
-        """Let the file of this process that has room for more units grow."""
+        """Continue with the file of this process that has room for more units."""
         for file, units in self.files.items():
             if file.name.startswith(f"{START}{self.place:04d}-") and len(units) < self.most:
                 self.file, self.figures = file, load(file)[0]
 
-    def add(self, unit: int, digest: str, found: Analysis) -> None:
-        """Add a unit to a file; it is on the disk when this returns."""
+    def add(self, unit: int, digest: str, analysis: Analysis) -> None:
+        """Add a unit to a file on disk."""
         if self.file is None or len(self.files[self.file]) >= self.most:
-            # A name that was never used: another process may be about to remove an older file.
+            # A new name, because another process may be about to remove an older file.
             name = f"{START}{self.place:04d}-{secrets.token_hex(8)}.npz"
             self.file, self.figures = self.folder / name, None
             self.files[self.file] = {}
         if self.figures is None:
-            self.figures = Figures(found.tally, found.grid, found.skipped, found.manifest)
+            self.figures = Figures(
+                analysis.tally, analysis.grid, analysis.skipped, analysis.manifest
+            )
         else:
-            self.figures.tally.merge(found.tally)
-            skipped = (*self.figures.skipped, *found.skipped)
-            self.figures = Figures(self.figures.tally, found.grid, skipped, found.manifest)
+            self.figures.tally.merge(analysis.tally)
+            skipped = (*self.figures.skipped, *analysis.skipped)
+            self.figures = Figures(self.figures.tally, analysis.grid, skipped, analysis.manifest)
         self.files[self.file][unit] = digest
         save(self.figures, self.file, units=_pairs(self.files[self.file]))
 
     def merged(self, names: Sequence[str]) -> Analysis | None:
-        """Return the analysis of all files; None where there is none.
+        """Return the analysis of all files; None without files.
 
         Parameters
         ----------
-        names : of the images, in the order in which what is left out is listed
+        names : of the images, in the order in which skipped images are listed
         """
         first: Figures | None = None
         skipped: list[Skipped] = []
@@ -105,7 +107,7 @@ class Sums:
         if first is None:
             return None
         order = {name: number for number, name in enumerate(names)}
-        skipped.sort(key=lambda one: (order.get(one.name, -1), one))
+        skipped.sort(key=lambda skipped_image: (order.get(skipped_image.name, -1), skipped_image))
         return Analysis(first.tally, first.grid, tuple(skipped), first.manifest)
 
 
@@ -114,12 +116,12 @@ def _pairs(units: dict[int, str]) -> list[list[int | str]]:
 
 
 def _units(file: Path) -> dict[int, str]:
-    """Return the units in a file; none for a file of an earlier version."""
+    """Return the units in a file, empty for a file of an earlier version."""
     try:
         about = json.loads(str(read_arrays(file, ["about"])["about"]))
         return {int(unit): str(digest) for unit, digest in about["units"]}
     except FileNotFoundError:
         return {}
     except DAMAGE:
-        load(file)  # says what is damaged
+        load(file)  # raises an error that describes the damage
         return {}

@@ -1,4 +1,4 @@
-"""`audit`: every image of a data set, by one process or many."""
+"""`audit`: explanation and analysis of every image of a data set, by one or more processes."""
 
 from __future__ import annotations
 
@@ -35,31 +35,33 @@ def audit(
     process: tuple[int, int] = (0, 1),
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Audit:
-    """Explain and analyse every image of a source; go on where an earlier call was stopped.
+    """Explain and analyse every image of a source; resume an earlier call that was interrupted.
 
-    Several processes, on one machine or on many that share a disk, may do it together, each with
-    its place in `process`: they need not know of each other, and the last one writes the tables.
-    Those are the same, byte for byte, as one process writes, if all compute alike (the same kind
-    of device, and as many threads a process).
+    Several processes, on one machine or on many that share a disk, may share the work, each with
+    its index in `process`. They do not communicate; the last one writes the tables. The tables
+    equal those of a single process, byte for byte, if all processes use the same kind of device
+    and the same number of threads.
 
     Parameters
     ----------
     model : a vision transformer, on its device
-    source : `open_source` lists one
-    out : a folder: ``explain.parquet`` (a row an image), ``skipped.parquet``, ``maps/`` (an .npz a
-        unit, whose `maps` (n, h, w) are of sum 1), ``audit.json``; ``.audit/`` is what is done
+    source : result of `open_source`
+    out : a folder: ``explain.parquet`` (one row per image), ``skipped.parquet``, ``maps/`` (one
+        .npz per unit, with `maps` (n, h, w) of sum 1), ``audit.json``; ``.audit/`` holds finished
+        units
     jobs : "explain", "analyze", or both
-    method, density, detector, preprocessing, seed : as for `semattn.explain.Explainer`
-    batch_size : images in the model at once; None chooses from the free memory
-    workers : processes that read and find keypoints; None leaves the model its processors
-    process : the place of this process, from 0, and how many there are
-    progress : called with the number of images done by this process, and how many it has to do
+    method, density, detector, preprocessing, seed : as in `semattn.explain.Explainer`
+    batch_size : images per forward pass; None chooses from the free memory
+    workers : processes that read images and detect keypoints; None for the cores that the model
+        does not use
+    process : index of this process, from 0, and number of processes
+    progress : called with the number of images done by this process, and its total
 
     Raises
     ------
     SemattnError
-        For another audit's folder; of the model, before the first image; and, after the tables
-        are written, for a source of which no image can be read.
+        For the folder of another audit; for an unsupported model, before the first image; and,
+        after the tables are written, for a source without a readable image.
     """
     check_jobs(jobs)
     check_parquet()
@@ -71,26 +73,28 @@ def audit(
     return result
 
 
-def check_read(table: Path, images: int) -> None:
-    """Raise SemattnError where the table of what is skipped has every image as one not read."""
+def check_read(table: Path, image_count: int) -> None:
+    """Raise SemattnError if the table of skipped images lists every image as not readable."""
     import pyarrow.parquet as parquet
 
     rows = parquet.read_table(table, columns=["job", "reason"]).to_pylist()
     reasons = [row["reason"].partition(" — ")[0] for row in rows if row["job"] == "read"]
-    if len(reasons) < images:
+    if len(reasons) < image_count:
         return
     counts = Counter(re.sub("'.*'", "a file", reason) for reason in reasons)
     summary = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common(SHOWN))
     raise SemattnError(
-        f"source: expected an image that can be read, got none of {images} ({summary}) — {table} "
-        "lists them"
+        f"source: expected readable images, got none of {image_count} ({summary}) — {table} lists "
+        "them"
     )
 
 
-def check_jobs(jobs: Sequence[str], known: Sequence[str] = JOBS) -> None:
-    """Raise ValueError unless there is a job, and each is one of those known."""
+def check_jobs(jobs: Sequence[str], available: Sequence[str] = JOBS) -> None:
+    """Raise ValueError unless `jobs` has at least one job and all are available."""
     for job in jobs:
-        if job not in known:
-            raise ValueError(choices("job", job, known))
+        if job not in available:
+            raise ValueError(choices("job", job, available))
     if not jobs:
-        raise ValueError(f"jobs: expected one at least, got none — choose from {', '.join(known)}")
+        raise ValueError(
+            f"jobs: expected at least one, got none — choose from {', '.join(available)}"
+        )

@@ -1,4 +1,4 @@
-"""The tables of an audit in Parquet: a row an explained image, a row a skipped one."""
+"""Parquet tables of an audit: one row per explained image, one row per skipped image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..utils.atomic_files import whole
 from .explained import COLUMNS, NONE
 
 TABLE, SKIPPED = "explain.parquet", "skipped.parquet"
-GROUP = 65536  # rows that are written at once
+GROUP = 65536  # rows per write
 
 Part = dict[str, np.ndarray]
 
 
 def check_parquet() -> None:
-    """Raise SemattnError unless pyarrow is there."""
+    """Raise SemattnError unless pyarrow is installed."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
@@ -32,18 +32,18 @@ def check_parquet() -> None:
 def write_tables(
     folder: Path, parts: Iterator[tuple[int, Part]], names: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Write both tables, unit by unit: the summary of what is in them.
+    """Write both tables, unit by unit, and return their summary.
 
     Parameters
     ----------
-    folder : where
-    parts : each unit's number and what was kept of it
-    names : of the images, by number
-    classes : names of the model's classes, () where they have none
+    folder : output folder
+    parts : number and stored arrays of each unit
+    names : image names, by number
+    classes : class names of the model, () if it has none
     """
     import pyarrow as pa
 
-    told = _Summary()
+    summary = _Summary()
     explain = pa.schema(
         [
             ("name", pa.string()), ("label", pa.int32()), ("predicted", pa.int32()),
@@ -54,37 +54,40 @@ def write_tables(
         ]
     )  # fmt: skip
     skipped = pa.schema([("name", pa.string()), ("job", pa.string()), ("reason", pa.string())])
-    with _Writer(folder / TABLE, explain) as rows, _Writer(folder / SKIPPED, skipped) as left:
+    with (
+        _Writer(folder / TABLE, explain) as rows,
+        _Writer(folder / SKIPPED, skipped) as skipped_rows,
+    ):
         for unit, part in parts:
-            told.take(part)
-            left.add({name: part[f"skipped_{name}"].tolist() for name in skipped.names})
+            summary.take(part)
+            skipped_rows.add({name: part[f"skipped_{name}"].tolist() for name in skipped.names})
             rows.add(_rows(unit, part, names, classes))
-    return told.all()
+    return summary.all()
 
 
 def _rows(unit: int, part: Part, names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
-    label, predicted = _known(part["label"]), _known(part["predicted"])
+    label, predicted = _none_if_unknown(part["label"]), _none_if_unknown(part["predicted"])
     floats = ("probability", "spread", "x", "y", "on_empty")
     return {
         "name": [names[number] for number in part["number"]],
         "label": label,
         "predicted": predicted,
-        "class": [classes[one] if one is not None and one < len(classes) else None
-                  for one in predicted],
-        "correct": [None if None in (a, b) else a == b
-                    for a, b in zip(label, predicted, strict=True)],
+        "class": [classes[value] if value is not None and value < len(classes) else None
+                  for value in predicted],
+        "correct": [None if None in (actual, expected) else actual == expected
+                    for actual, expected in zip(label, predicted, strict=True)],
         "keypoints": part["keypoints"],
-        **{name: [None if np.isnan(one) else one for one in part[name]] for name in floats},
+        **{name: [None if np.isnan(value) else value for value in part[name]] for name in floats},
         "unit": [unit] * len(label), "row": list(range(len(label))),
     }  # fmt: skip
 
 
-def _known(values: np.ndarray) -> list[int | None]:
-    return [None if one == NONE else one for one in values.tolist()]
+def _none_if_unknown(values: np.ndarray) -> list[int | None]:
+    return [None if value == NONE else value for value in values.tolist()]
 
 
 class _Writer:
-    """A Parquet file that is there when all is written, some thousand rows at once."""
+    """Parquet file that is written in groups of rows and appears when it is complete."""
 
     def __init__(self, file: Path, schema: Any) -> None:
         self.file, self.schema = file, schema
@@ -107,12 +110,12 @@ class _Writer:
             self.whole.__exit__(*error)
 
     def add(self, columns: dict[str, Any]) -> None:
-        """Rows, a column each name of the schema."""
+        """Add rows: one column for each name of the schema."""
         import pyarrow as pa
 
-        made = pa.table({name: columns[name] for name in self.schema.names}, schema=self.schema)
-        self.waiting.append(made)
-        self.count += len(made)
+        table = pa.table({name: columns[name] for name in self.schema.names}, schema=self.schema)
+        self.waiting.append(table)
+        self.count += len(table)
         if self.count >= GROUP:
             self._flush()
 
@@ -132,22 +135,22 @@ class _Summary:
         self.sums: dict[str, list[float]] = {}
 
     def take(self, part: Part) -> None:
-        """One more unit."""
-        known = (part["label"] != NONE) & (part["predicted"] != NONE)
+        """Add a unit."""
+        has_both = (part["label"] != NONE) & (part["predicted"] != NONE)
         for name, count in (
-            ("explained", len(part["number"])), ("labelled", known.sum()),
-            ("correct", (known & (part["label"] == part["predicted"])).sum()),
+            ("explained", len(part["number"])), ("labelled", has_both.sum()),
+            ("correct", (has_both & (part["label"] == part["predicted"])).sum()),
             ("skipped", len(part["skipped_name"])),
         ):  # fmt: skip
             self.counts[name] += int(count)
         for name in ("probability", "keypoints", "spread", "on_empty"):
             values = part[name].astype(np.float64)
-            one = self.sums.setdefault(name, [0.0, 0.0])
-            one[0] += float(np.nansum(values))
-            one[1] += float(np.isfinite(values).sum())
+            total_and_count = self.sums.setdefault(name, [0.0, 0.0])
+            total_and_count[0] += float(np.nansum(values))
+            total_and_count[1] += float(np.isfinite(values).sum())
 
     def all(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the counts and means, ready for JSON."""
         labelled = self.counts["labelled"]
         return {
             **self.counts,

@@ -1,4 +1,4 @@
-"""The units of an audit: what is lost where it is killed, the same for any number of processes."""
+"""Units of an audit, the same for any number of processes; an interruption loses at most one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..data.prefetching import Batch
 
-BATCHES = 16  # of a unit
+BATCHES = 16  # batches per unit
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,22 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """Name of the files of the unit."""
         return f"{self.number:06d}"
 
     @property
     def batches(self) -> list[Batch]:
-        """The batches, which never reach into another unit."""
+        """Batches of the unit, which never reach into another unit."""
         starts = range(self.first, self.stop, self.size)
         return [Batch(start, min(start + self.size, self.stop)) for start in starts]
 
 
 def units_of(images: int, size: int) -> list[Unit]:
-    """All units of so many images.
+    """Return all units of a number of images.
 
     Examples
     --------
-    >>> [(one.first, one.stop) for one in units_of(40, 2)]
+    >>> [(unit.first, unit.stop) for unit in units_of(40, 2)]
     [(0, 32), (32, 40)]
     """
     step = BATCHES * size

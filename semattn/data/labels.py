@@ -1,4 +1,4 @@
-"""Class numbers of the names and numbers that a list or an archive gives."""
+"""Class numbers of the class names and numbers in a list or an archive."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..utils.class_names import matches, resolve_class
 from .class_folders import numbers_of
 
 NUMBER = re.compile(r"#?[0-9]{1,9}")
-FLOAT = re.compile(r"([0-9]{1,9})\.0")  # as tables with empty cells write whole numbers
+FLOAT = re.compile(r"([0-9]{1,9})\.0")  # integers as written by tables with empty cells
 IN_ORDER = "its class names are numbered in alphabetical order"
 
 
 def class_numbers(
     words: Iterable[str], names: Sequence[str], outputs: int
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the class number of each word, and for each other word why it has none.
+    """Return the class number of each word, and for the other words the reason why there is none.
 
     Parameters
     ----------
-    words : names of classes, their WordNet numbers, or class numbers; ``#3`` is always a number
-    names : of the model's classes, () where they have none
-    outputs : of the model; 0 where it has no classes
+    words : class names, WordNet numbers, or class numbers; ``#3`` is always a number
+    names : class names of the model, () if it has none
+    outputs : number of outputs of the model; 0 if it has no classes
 
     Examples
     --------
@@ -33,19 +33,19 @@ def class_numbers(
     unique = sorted(set(words))
     digits = {word: word for word in unique if NUMBER.fullmatch(word)}
     for word in unique:
-        whole = FLOAT.fullmatch(word)
-        if whole and not matches(word, names):
-            digits[word] = whole[1]
+        integer = FLOAT.fullmatch(word)
+        if integer and not matches(word, names):
+            digits[word] = integer[1]
     numbers, missing = numbers_of([word for word in unique if word not in digits], names, outputs)
-    wrong = {}
+    reasons = {}
     for word in (*digits, *missing):
         try:
             if word in missing and not matches(word, names):
                 raise TargetError(f"target: expected a class of the model, got {word!r}")
             numbers[word] = resolve_class(digits.get(word, word), names, outputs or None)
         except TargetError as error:
-            wrong[word] = str(error).removeprefix("target: ")
-    return numbers, wrong
+            reasons[word] = str(error).removeprefix("target: ")
+    return numbers, reasons
 
 
 def counts_from_one(words: Iterable[str], outputs: int) -> bool:

@@ -1,4 +1,4 @@
-"""Lists of image files: which files exist decides on the separator, the columns and the folder."""
+"""Lists of image files. The separator, columns and folder are those for which the files exist."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from ..errors import SemattnError
 from ..utils.text_files import read_lines
 
-SAMPLE = 64  # lines that decide
-SHORT = 200  # letters of a line that an error shows
+SAMPLE = 64  # lines from which the form is inferred
+SHORT = 200  # characters of a line that an error shows
 SEPARATORS = {"tabs": "\t", "": "", "commas": ",", "semicolons": ";", "spaces": " "}
-PLAIN = ("tabs", "")  # separators that need no note: classes after a tab, and paths alone
+PLAIN = ("tabs", "")  # separators without a note: classes after a tab, and paths only
 PATH_COLUMNS = {
     "path", "paths", "file", "files", "filename", "file_name", "filepath", "file_path", "image",
     "images", "image_path", "imagepath", "img", "img_path", "image_name", "image_file", "photo",
@@ -36,11 +36,11 @@ class ImageList:
 
     Parameters
     ----------
-    paths : of the images
-    names : the paths as the list has them, with slashes
-    words : the classes as the list has them; "" for none
-    lines : numbers of the rows' lines in the file, from 1
-    notes : what was assumed
+    paths : paths of the images
+    names : paths as written in the list, with slashes
+    words : classes as written in the list; "" for none
+    lines : line number of each row, from 1
+    notes : notes on what was assumed
     """
 
     paths: tuple[Path, ...]
@@ -52,7 +52,7 @@ class ImageList:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the paths of a list start, and whether their backslashes separate folders."""
+    """Base folder of the paths of a list; `has_backslashes` if these separate folders."""
 
     folder: Path
     has_backslashes: bool
@@ -63,15 +63,15 @@ class _Place:
     def is_file(self, text: str) -> bool:
         try:
             return bool(text) and (self.folder / self.name(text)).is_file()
-        except (OSError, ValueError):  # too long a name, a folder that is closed
+        except (OSError, ValueError):  # name too long, folder not readable
             return False
 
 
 @dataclass(frozen=True)
 class _Form:
-    """One way to read the lines: the name of the separator, the columns of path and class.
+    """Form of the lines: name of the separator, columns of path and class.
 
-    `label` is None where everything after the path is the class.
+    `label` is None if everything after the path is the class.
     """
 
     separator: str
@@ -80,21 +80,22 @@ class _Form:
 
 
 def read_list(file: Path) -> ImageList:
-    """Read a list of image files: a path a line, and perhaps a class.
+    """Read a list of image files: one path per line, optionally with a class.
 
-    Tabs, commas, semicolons or spaces may separate; a first line may name the columns; paths start
-    at the folder of the list, or at the working folder. The reading whose files exist is taken.
+    Tabs, commas, semicolons or spaces separate the columns; the first line may be a header; paths
+    are relative to the folder of the list or to the working folder. The form for which the files
+    exist is used.
 
     Raises
     ------
     SemattnError
-        For a file that is no text, a list with no file that exists, and one with two readings.
+        For a file that is not text, a list without an existing file, and an ambiguous list.
     """
     try:
         texts, notes = read_lines(file)
     except (OSError, ValueError) as error:
         raise SemattnError(
-            f"source: expected a text file with a path a line, got {file} ({error})"
+            f"source: expected a text file with one path per line, got {file} ({error})"
         ) from error
     numbered = [(number, text.strip()) for number, text in enumerate(texts, 1) if text.strip()]
     comments = [row for row in numbered if row[1].startswith("#") and not _exists(file, row[1])]
@@ -104,7 +105,9 @@ def read_list(file: Path) -> ImageList:
         left_out = set(comments)
         numbered = [row for row in numbered if row not in left_out]
     if not numbered:
-        raise SemattnError(f"source: expected a path a line, got none in {file} — list photographs")
+        raise SemattnError(
+            f"source: expected one path per line, got none in {file} — list image files"
+        )
     lines = [text for _, text in numbered]
     place, form = _find_form(file, lines)
     rows = [_row(line, form, place) for line in lines]
@@ -133,7 +136,7 @@ def _exists(file: Path, text: str) -> bool:
 
 
 def _find_form(file: Path, lines: Sequence[str]) -> tuple[_Place, _Form]:
-    """Return the place and the form with which most paths of a sample exist."""
+    """Return the place and the form for which most paths of a sample exist."""
     for sample in (lines[:: max(1, len(lines) // SAMPLE)], lines):
         best: tuple[int, _Place | None, list[_Form]] = (0, None, [])
         for place in _places(file, sample):
@@ -143,7 +146,7 @@ def _find_form(file: Path, lines: Sequence[str]) -> tuple[_Place, _Form]:
                     best = count, place, [form]
                 elif count == best[0] and place is best[1]:
                     best[2].append(form)
-            if best[0] >= len(sample) - 1 > 0:  # all but a line with names of columns
+            if best[0] >= len(sample) - 1 > 0:  # all lines, or all except a header
                 break
         count, nearest, forms = best
         if nearest is not None:
@@ -166,7 +169,7 @@ def _places(file: Path, lines: Sequence[str]) -> list[_Place]:
 
 
 def _forms(lines: Sequence[str], place: _Place) -> list[_Form]:
-    """Return the ways to read some lines: those whose separator occurs, and whole lines."""
+    """Return the possible forms of some lines: separators that occur, and whole lines."""
     forms = []
     for name, separator in SEPARATORS.items():
         if separator and not any(separator in line for line in lines):
@@ -184,7 +187,7 @@ def _forms(lines: Sequence[str], place: _Place) -> list[_Form]:
 
 
 def _check_readings(lines: Sequence[str], forms: Sequence[_Form], place: _Place) -> None:
-    """Raise SemattnError where two forms read different files that all exist."""
+    """Raise SemattnError if two forms give different files that both exist."""
     for line in lines:
         first, *others = (_row(line, form, place)[0] for form in forms)
         for other in others:
@@ -193,10 +196,10 @@ def _check_readings(lines: Sequence[str], forms: Sequence[_Form], place: _Place)
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    """Return the columns of a line; quotes may enclose each."""
+    """Return the columns of a line; each may be quoted."""
     try:
         row = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-    except csv.Error:  # a longer cell than it takes
+    except csv.Error:  # cell longer than the limit of csv
         row = line.split(separator)
     return [cell.strip() for cell in row]
 
@@ -221,9 +224,9 @@ def _row(line: str, form: _Form, place: _Place) -> Row:
 
 
 def _split(line: str, pattern: str, is_file: Callable[[str], bool]) -> Row:
-    """Split a line where the path before the separator exists; else at the first one.
+    """Split a line after a path that exists; else at the first separator.
 
-    A line that is a path as a whole has no class.
+    A line that is an existing path has no class.
     """
     places = [(match.start(), match.end()) for match in re.finditer(pattern, line)]
     rows = [(_unquoted(line[:start]), _unquoted(line[end:])) for start, end in reversed(places)]
@@ -249,23 +252,23 @@ def _unquoted(text: str) -> str:
 
 
 def _header(lines: Sequence[str], rows: Sequence[Row], form: _Form, place: _Place) -> _Form | None:
-    """Return the form that the first line names, where it names columns; None where it does not."""
+    """Return the form that a header line gives, None without a header."""
     separator = SEPARATORS[form.separator]
     cells = _cells(lines[0], separator) if separator else [_unquoted(lines[0])]
     words = [cell.casefold() for cell in cells]
     if len(rows) < 2 or place.is_file(rows[0][0]):
         return None
     named = any(word in PATH_COLUMNS for word in words)
-    bare = not re.search(r"[./\\0-9]", lines[0]) and len(words) > 1  # names in another language
+    bare = not re.search(r"[./\\0-9]", lines[0]) and len(words) > 1  # header in another language
     following = [path for path, _ in rows[1 : SAMPLE + 1]]
     if not named and not (bare and all("." in path for path in following)):
         return None
     classes = [column for column, word in enumerate(words) if word in CLASS_COLUMNS]
     if len(classes) > 1:
-        some = ", ".join(repr(cells[column]) for column in classes)
+        found_classes = ", ".join(repr(cells[column]) for column in classes)
         raise SemattnError(
-            f"source: expected one column of classes, got {some} in the first line of the list — "
-            "keep one"
+            f"source: expected one column of classes, got {found_classes} in the first line of the "
+            "list — keep one"
         )
     if form.separator == "spaces" or not separator:
         return form

@@ -1,7 +1,8 @@
-"""Batches on their way to the model: by the workers of a DataLoader, one of which may die.
+"""Reading of batches by the workers of a DataLoader, which may crash.
 
-The loader lives in a thread of its own. There, torch has no signal handler that would raise in
-the middle of the model's work when a worker dies; the batch is read again, image by image.
+The loader runs in a separate thread, because torch installs no signal handler there that would
+raise in the middle of the model's work when a worker dies. A batch whose worker died is read again,
+image by image.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ from ..utils.identity import identity_of
 from .loading import Loaded, Reader
 from .skipped import Skipped
 
-AHEAD = 2  # batches that wait for the model
+AHEAD = 2  # batches that are read ahead
 MOST_WORKERS = 16
-TRIES = 3  # workers may be killed by others, for memory
-GRACE = 15.0  # seconds: torch finds out a death within 5
-KILLED = "image: expected a picture, got one that killed the process that read it — remove it"
-_DIED = "DataLoader worker"  # how torch's error begins when one is gone
+TRIES = 3  # a worker may also be killed for lack of memory
+GRACE = 15.0  # seconds; torch notices a dead worker within 5
+KILLED = "image: expected a readable picture, got one that crashes the reader — remove it"
+_DIED = "DataLoader worker"  # start of torch's error for a dead worker
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Which images are read together: from `first` on, `stop` excluded."""
+    """Range of images that are read together: `first` to `stop`, excluded."""
 
     first: int
     stop: int
 
 
 class Batches(Dataset):
-    """Batches of a data set, read as the model takes them, with their keypoints.
+    """Batches of a data set, prepared for the model, with their keypoints.
 
     Parameters
     ----------
-    reader : reads
+    reader : image reader
     sources : the pictures
-    threads : that look for keypoints in a batch; one a processor for None
-    labels : of the pictures, which are part of their identities; None identifies none
+    threads : threads that detect keypoints in a batch; None for one per core
+    labels : labels of the pictures, which are part of their identities; None for no identities
     """
 
     def __init__(
@@ -65,16 +66,20 @@ class Batches(Dataset):
         self.labels = labels
 
     def load(self, batch: Batch) -> Loaded:
-        """The images of a batch."""
+        """Return the images of a batch."""
         numbers = range(batch.first, batch.stop)
-        chosen = [self.sources[i] for i in numbers]
-        # Before the pictures are read: a picture that is edited meanwhile differs later.
+        pictures = [self.sources[i] for i in numbers]
+        # Computed before reading, so that a picture that is edited meanwhile counts as changed.
         identities = self.identities(batch)
-        loaded = self.reader.load(batch.first, chosen, threads=self.threads)
+        loaded = self.reader.load(batch.first, pictures, threads=self.threads)
         source_of = {self.reader.name(i, self.sources[i]): self.sources[i] for i in numbers}
         skipped = [
-            one._replace(reason=relative_reason(one.reason, source_of[one.name], one.name))
-            for one in loaded.skipped
+            skipped_image._replace(
+                reason=relative_reason(
+                    skipped_image.reason, source_of[skipped_image.name], skipped_image.name
+                )
+            )
+            for skipped_image in loaded.skipped
         ]
         return replace(loaded, skipped=skipped, identities=identities)
 
@@ -88,84 +93,86 @@ class Batches(Dataset):
         )
 
     def __getitem__(self, batch: Batch) -> bytes:
-        # As bytes, a batch goes through a pipe; tensors would go by shared memory, and where that
-        # is full, torch loses the batch without a word.
-        stream = io.BytesIO()
-        _Sender(stream, self.reader.wanted).dump(self.load(batch))
-        return stream.getvalue()
+        # Bytes go through a pipe; tensors would use shared memory, and torch silently loses a batch
+        # if that is full.
+        buffer = io.BytesIO()
+        _Sender(buffer, self.reader.wanted).dump(self.load(batch))
+        return buffer.getvalue()
 
 
 class _Sender(pickle.Pickler):
-    """Pickles a batch: pictures as their pixels, a quarter of what the model takes."""
+    """Pickler of a batch that sends pictures as pixels, a quarter of the size of model inputs."""
 
-    def __init__(self, stream: io.BytesIO, wanted: Preprocessing) -> None:
+    def __init__(self, stream: io.BytesIO, preprocessing: Preprocessing) -> None:
         super().__init__(stream, protocol=5)
-        self.wanted = wanted
+        self.preprocessing = preprocessing
 
-    def reducer_override(self, what: Any) -> Any:
-        if isinstance(what, Images):
-            return _received, (self.wanted, what.pixels, what.names)
-        if type(what) is Tensor:  # torch's own way takes a millisecond for each
-            return torch.from_numpy, (what.numpy(),)
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Images):
+            return _rebuild_images, (self.preprocessing, value.pixels, value.names)
+        if type(value) is Tensor:  # torch's reducer takes a millisecond per tensor
+            return torch.from_numpy, (value.numpy(),)
         return NotImplemented
 
 
-def _received(wanted: Preprocessing, pixels: np.ndarray, names: tuple[str, ...]) -> Images:
-    """What `prepare` made of these pictures."""
-    return Images(wanted.inputs(pixels), pixels, names, batched=True, prepared=True)
+def _rebuild_images(
+    preprocessing: Preprocessing, pixels: np.ndarray, names: tuple[str, ...]
+) -> Images:
+    """Return the images as `prepare` returns them."""
+    return Images(preprocessing.inputs(pixels), pixels, names, batched=True, prepared=True)
 
 
 def stream(
     reader: Reader, sources: Sequence[Any], batches: Sequence[Batch], workers: int,
     labels: Sequence[int | None] | None = None,
 ) -> Generator[Loaded, None, None]:  # fmt: skip
-    """Every batch, in order, read ahead by `workers` processes; 0 reads in this one.
+    """Yield every batch, in order, read ahead by `workers` processes; 0 reads in this process.
 
-    A picture whose reading kills a worker is skipped, and the others go on.
+    A picture that crashes a worker is skipped, and reading continues.
     """
     if not workers:
-        own = Batches(reader, sources, None, labels)
-        yield from (own.load(one) for one in batches)
+        dataset = Batches(reader, sources, None, labels)
+        yield from (dataset.load(batch) for batch in batches)
         return
-    data = Batches(reader, sources, 1, labels)
+    dataset = Batches(reader, sources, 1, labels)
     done = 0
     while done < len(batches):
-        with _Behind(partial(_loader, data, batches[done:], workers)) as coming:
+        with _ThreadedLoader(partial(_loader, dataset, batches[done:], workers)) as received:
             try:
-                for loaded in coming:
+                for loaded in received:
                     done += 1
                     yield loaded
             except RuntimeError as error:
                 if not str(error).startswith(_DIED):
                     raise
-                yield _alone(data, batches[done])
+                yield _read_separately(dataset, batches[done])
                 done += 1
 
 
 def default_workers(model: nn.Module) -> int:
-    """Processes that read: as many as the model leaves cores for."""
+    """Return the number of reading processes: as many as the model leaves cores for."""
     return min(MOST_WORKERS, spare_cores(model))
 
 
 def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:
-    """The batches, as workers send them."""
-    made = DataLoader(
+    """Return the batches that workers send."""
+    loader = DataLoader(
         data, batch_size=None, sampler=list(batches), num_workers=min(workers, len(batches))
     )  # fmt: skip
-    return map(pickle.loads, made)  # what our own workers made
+    return map(pickle.loads, loader)  # written by our own workers
 
 
-def _alone(data: Batches, batch: Batch) -> Loaded:
-    """A batch whose reading killed a worker: each image by a worker of its own."""
-    return Loaded.joined([_one(data, number) for number in range(batch.first, batch.stop)])
+def _read_separately(data: Batches, batch: Batch) -> Loaded:
+    """Read a batch whose reading killed a worker again, each image in its own worker."""
+    return Loaded.joined([_read_image(data, number) for number in range(batch.first, batch.stop)])
 
 
-def _one(data: Batches, number: int) -> Loaded:
-    """One image; it is to blame where every worker dies that reads it, and nothing else."""
+def _read_image(data: Batches, number: int) -> Loaded:
+    """Read one image; it is skipped if every worker that reads it dies."""
     for _ in range(TRIES):
-        with _Behind(partial(_loader, data, [Batch(number, number + 1)], 1)) as coming:
+        with _ThreadedLoader(partial(_loader, data, [Batch(number, number + 1)], 1)) as received:
             try:
-                return next(iter(coming))
+                return next(iter(received))
             except RuntimeError as error:
                 if not str(error).startswith(_DIED):
                     raise
@@ -173,11 +180,11 @@ def _one(data: Batches, number: int) -> Loaded:
     return Loaded(None, [], skipped, 1, (), data.identities(Batch(number, number + 1)))
 
 
-class _Behind:
-    """A loader that is run through in a thread, a few steps ahead; what it raises comes over.
+class _ThreadedLoader:
+    """Loader that runs in a thread, a few batches ahead; its exceptions are raised by the consumer.
 
-    A worker that is killed while it writes leaves half a message, for whose rest torch waits
-    forever. So its death is watched for from here, too, and the waiting thread is given up.
+    A worker that is killed while it writes leaves half a message, and torch waits forever for the
+    rest. The consumer therefore watches the workers too, and abandons the thread.
     """
 
     def __init__(self, start: Callable[[], Iterator[Loaded]]) -> None:
@@ -194,14 +201,14 @@ class _Behind:
 
     def __exit__(self, *error: object) -> None:
         self.over.set()
-        end = time.monotonic() + GRACE
-        while self.thread.is_alive() and time.monotonic() < end:
+        deadline = time.monotonic() + GRACE
+        while self.thread.is_alive() and time.monotonic() < deadline:
             try:
                 self.waiting.get(timeout=0.05)
             except queue.Empty:
                 continue
-        for one in self.workers:
-            one.kill()
+        for worker in self.workers:
+            worker.kill()
 
     def _coming(self) -> Iterator[Loaded]:
         while True:
@@ -213,34 +220,36 @@ class _Behind:
             yield value
 
     def _next(self) -> Any:
-        """The next message; an error where a worker died and nothing comes any more."""
-        since = None
+        """Return the next message; an error if a worker died and no message arrives."""
+        ended_at = None
         while True:
             try:
                 return self.waiting.get(timeout=0.5)
             except queue.Empty:
-                if any(one.exitcode for one in self.workers):
-                    since = since or time.monotonic()
-                    if time.monotonic() - since > GRACE:
+                if any(worker.exitcode for worker in self.workers):
+                    ended_at = ended_at or time.monotonic()
+                    if time.monotonic() - ended_at > GRACE:
                         return "error", RuntimeError(f"{_DIED} is gone")
 
     def _run(self, start: Callable[[], Iterator[Loaded]]) -> None:
         try:
             before = set(multiprocessing.active_children())
-            coming = start()
-            self.workers = [one for one in multiprocessing.active_children() if one not in before]
-            for one in coming:
-                self._put(("batch", one))
+            received = start()
+            self.workers = [
+                item for item in multiprocessing.active_children() if item not in before
+            ]
+            for item in received:
+                self._put(("batch", item))
                 if self.over.is_set():
                     return
             self._put(("end", None))
-        except BaseException as error:  # noqa: BLE001 — it is raised where the batches are taken
+        except BaseException as error:  # noqa: BLE001 — the consumer raises it
             self._put(("error", error))
 
-    def _put(self, what: Any) -> None:
+    def _put(self, message: Any) -> None:
         while not self.over.is_set():
             try:
-                self.waiting.put(what, timeout=0.05)
+                self.waiting.put(message, timeout=0.05)
                 return
             except queue.Full:
                 continue

@@ -1,4 +1,4 @@
-"""What an audit goes through: a folder, a list of files, or tar archives, image by image."""
+"""Images of an audit: a folder, a list of files, or tar archives."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .lists import ImageList, read_list
 from .samples import Samples, pair
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")  # of archives: shard-{000..063}.tar
-MOST_ARCHIVES = 1_000_000  # that a range may stand for
+MOST_ARCHIVES = 1_000_000  # in a range
 NO_LABELS = "no members of the archives, such as .cls, give classes"
-SHORT = 200  # letters of a name that an error shows
+SHORT = 200  # characters of a name that an error shows
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images of an audit, always in the same order.
+    """Images of an audit, in a fixed order.
 
     Parameters
     ----------
-    data : the images and their classes
-    names : of each image, as it stands in the tables: its path from where the source lies
-    broken : what could not even be listed, and why
+    data : images and labels
+    names : name of each image in the tables: its path relative to the source
+    broken : (name, reason) of the parts that could not be listed
     """
 
     data: Labelled
@@ -42,50 +42,50 @@ class Source:
         return len(self.names)
 
 
-def open_source(given: str | os.PathLike[str], names: Sequence[str], outputs: int) -> Source:
-    """List the images of a source; none is read.
+def open_source(location: str | os.PathLike[str], names: Sequence[str], outputs: int) -> Source:
+    r"""List the images of a source without reading them.
 
     Parameters
     ----------
-    given : a folder of pictures, or of one folder a class; a folder of tar archives, one of them,
-        or ``shard-{000..063}.tar`` (WebDataset, classes from members ``.cls``), with
-        ``#input.png`` where a sample has several pictures; or a text file with a path a line, from
-        where the file lies, and after a tab, comma or space the class, by name or number
-    names : of the model's classes, () where they have none
-    outputs : of the model: how many classes
+    location : a folder of pictures, or with one folder per class; a folder of tar archives, one
+        archive, or ``shard-{000..063}.tar`` (WebDataset, classes from members ``.cls``), with
+        ``#input.png`` for samples with several pictures; or a text file with one path per line,
+        relative to the file, and after a tab, comma or space the class, by name or number
+    names : class names of the model, () if it has none
+    outputs : number of outputs of the model
 
     Raises
     ------
     SemattnError
-        For what is none of these, or holds no picture, and where two readings are possible.
+        For any other source, a source without pictures, and an ambiguous source.
 
     Warns
     -----
     UserWarning
-        In one line, what was assumed.
+        States the assumptions in one line.
 
     Examples
     --------
     >>> open_source("nowhere", (), 2)
     Traceback (most recent call last):
     semattn.errors.SemattnError: source: expected a folder, a list of files or a tar archive, got \
-nowhere, which does not exist
+    nowhere, which does not exist
     """
-    source, notes = _listed(os.fspath(given), names, outputs)
+    source, notes = _list_images(os.fspath(location), names, outputs)
     if notes:
         warnings.warn(plain(f"source: {'; '.join(notes)}"), stacklevel=2)
     return source
 
 
-def _listed(text: str, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
-    """Return the images of a source, and what was assumed."""
+def _list_images(text: str, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
+    """Return the images of a source, and notes on what was assumed."""
     text, extension = _split_extension(text)
     if RANGE.search(text) or text.endswith(".tar"):
-        return _archives(_expanded(text), names, outputs, extension)
+        return _archives(_expand_ranges(text), names, outputs, extension)
     path = Path(text)
     try:
         path.is_dir()
-    except OSError as error:  # too long a name, a closed folder
+    except OSError as error:  # name too long, folder not readable
         raise SemattnError(
             "source: expected a folder, a list of files or a tar archive, got "
             f"{text[:SHORT]} ({error.strerror}) — check its name and permissions"
@@ -120,7 +120,7 @@ def _split_extension(text: str) -> tuple[str, str]:
 
 def _folder(folder: Path, names: Sequence[str], outputs: int) -> Source:
     data = read(folder, names, outputs)
-    return Source(data, tuple(called(Path(one).relative_to(folder)) for one in data.sources))
+    return Source(data, tuple(called(Path(path).relative_to(folder)) for path in data.sources))
 
 
 def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
@@ -137,14 +137,14 @@ def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[
 
 def _numbers(listing: ImageList, names: Sequence[str], outputs: int, file: Path) -> dict[str, int]:
     """Return the class number of each name or number in a list."""
-    numbers, wrong = class_numbers(set(listing.words) - {""}, names, outputs)
-    if not wrong:
+    numbers, reasons = class_numbers(set(listing.words) - {""}, names, outputs)
+    if not reasons:
         return numbers
-    place, word = next((n, word) for n, word in enumerate(listing.words) if word in wrong)
+    place, word = next((index, word) for index, word in enumerate(listing.words) if word in reasons)
     advice = "write the number of a class, or leave it out"
     if counts_from_one(listing.words, outputs):
         advice = f"the list counts classes from 1 to {outputs}, the model from 0: subtract 1"
-    reason = wrong[word] if " — " in wrong[word] else f"{wrong[word]} — {advice}"
+    reason = reasons[word] if " — " in reasons[word] else f"{reasons[word]} — {advice}"
     raise SemattnError(f"source: line {listing.lines[place]} of {file}: {reason}")
 
 
@@ -177,27 +177,27 @@ def _archives(
 def _member_labels(
     samples: Samples, names: Sequence[str], outputs: int
 ) -> tuple[tuple[int | None, ...], list[str]]:
-    """Return the class number of each picture, and notes on labels that are no class."""
+    """Return the class number of each picture, and notes on labels that are not classes."""
     words = [word for word in samples.words if word]
-    numbers, wrong = class_numbers(words, names, outputs)
-    if not wrong:
+    numbers, reasons = class_numbers(words, names, outputs)
+    if not reasons:
         in_order = numbers and not names and not any(map(NUMBER.fullmatch, numbers))
         return tuple(map(numbers.get, samples.words)), [IN_ORDER] if in_order else []
-    word = next(word for word in words if word in wrong)
-    count = sum(word in wrong for word in words)
+    word = next(word for word in words if word in reasons)
+    count = sum(word in reasons for word in words)
     summary = f"{count} of {len(words)} members .{samples.ending} give no class of the model"
-    reason = f"{summary} ({wrong[word].partition(' — ')[0]})"
+    reason = f"{summary} ({reasons[word].partition(' — ')[0]})"
     if samples.ending == "txt":
         return (None,) * len(samples.words), [f"{reason}: they are taken for captions"]
-    if any(NUMBER.fullmatch(word) for word in wrong):
+    if any(NUMBER.fullmatch(word) for word in reasons):
         if counts_from_one(words, outputs):
             reason += f", since they count from 1 to {outputs} and the model from 0"
         return (None,) * len(samples.words), [f"{reason}: no label is used"]
     return tuple(map(numbers.get, samples.words)), [f"{reason}: those images have no label"]
 
 
-def _expanded(text: str) -> list[Path]:
-    """``a-{00..02}.tar`` as three paths, zeros kept."""
+def _expand_ranges(text: str) -> list[Path]:
+    """Return the paths of a range: ``a-{00..02}.tar`` gives three, with leading zeros."""
     count = 1
     for first, last in RANGE.findall(text):
         count *= max(0, int(last) - int(first) + 1)
@@ -207,8 +207,8 @@ def _expanded(text: str) -> list[Path]:
                 f"first comes first, and all together are at most {MOST_ARCHIVES:,}"
             )
     parts = RANGE.split(text)  # between the ranges, their first and last numbers
-    names = parts[:1]
+    expanded = parts[:1]
     for first, last, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        numbers = [f"{one:0{len(first)}}" for one in range(int(first), int(last) + 1)]
-        names = [f"{name}{one}{rest}" for name in names for one in numbers]
-    return [Path(one) for one in names]
+        numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+        expanded = [f"{name}{number}{rest}" for name in expanded for number in numbers]
+    return [Path(number) for number in expanded]

@@ -33,7 +33,7 @@ def _small_units(monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """Twelve pictures: units of 4 cats, 4 dogs, 4 owls."""
+    """Twelve pictures: units of 4 cats, 4 dogs and 4 owls."""
     trees.make_tree(tmp_path / "photos", 1, 12)
     return tmp_path / "photos"
 
@@ -62,25 +62,25 @@ def run(root, out, process=(0, 1), jobs=("explain",), **options):
 
 def files(out: Path) -> dict[str, bytes]:
     return {
-        one.relative_to(out).as_posix(): one.read_bytes()
-        for one in out.rglob("*")
-        if one.is_file() and not any(part[0] == "." for part in one.relative_to(out).parts)
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and not any(part[0] == "." for part in path.relative_to(out).parts)
     }
 
 
 def scratch(root, folder, jobs=("explain",)):
     run(root, folder / "scratch", jobs=jobs)
-    made = files(folder / "scratch")
+    contents = files(folder / "scratch")
     shutil.rmtree(folder / "scratch")
-    return made
+    return contents
 
 
 def note_of(root, out, **options) -> str:
-    """Run again and return the one line on kept work that was not used."""
-    with pytest.warns(UserWarning, match="kept unit") as said:
+    """Run again and return the single note on stored work that was not used."""
+    with pytest.warns(UserWarning, match="kept unit") as warning_list:
         run(root, out, **options)
-    assert len(said) == 1
-    return str(said[0].message)
+    assert len(warning_list) == 1
+    return str(warning_list[0].message)
 
 
 def test_another_folder_with_the_same_names_is_another_data_set(root, tmp_path):
@@ -95,7 +95,7 @@ def test_another_folder_with_the_same_names_is_another_data_set(root, tmp_path):
 
 @pytest.mark.parametrize("jobs", [("explain",), ("explain", "analyze")])
 def test_a_picture_edited_in_place_is_done_again(root, tmp_path, explained, jobs):
-    """With the size and the time of change that it had."""
+    """Keep the size and the time of change of the picture."""
     run(root, tmp_path / "out", jobs=jobs)
     file = root / "dog/001.bmp"
     before = file.stat()
@@ -120,9 +120,9 @@ def test_the_sums_of_units_that_did_not_change_are_kept(root, tmp_path, monkeypa
     trees.draw(root / "cat/000.bmp", 999)  # in a file with the dogs
     assert note_of(root, tmp_path / "out", jobs=jobs).startswith("2 of 3 kept units")
     again, fresh = (run(root, tmp_path / name, jobs=jobs) for name in ("out", "fresh"))
-    one, other = again.analysis.tally.arrays(), fresh.analysis.tally.arrays()
-    assert one.keys() == other.keys() and again.analysis.images == 12
-    assert all((one[name] == other[name]).all() for name in one)
+    again_sums, fresh_sums = again.analysis.tally.arrays(), fresh.analysis.tally.arrays()
+    assert again_sums.keys() == fresh_sums.keys() and again.analysis.images == 12
+    assert all((again_sums[name] == fresh_sums[name]).all() for name in again_sums)
 
 
 @pytest.mark.parametrize("kind", ["touch", "copy", "move"])
@@ -190,13 +190,13 @@ def test_the_line_counts_what_changed(root, tmp_path, changes, note):
         elif kind == "rename":
             (root / name).rename(root / "owl/012.bmp")
         else:
-            for one, other in ((name, "dog/x"), ("dog/004.bmp", name), ("dog/x", "dog/004.bmp")):
-                (root / one).rename(root / other)
+            for old, new in ((name, "dog/x"), ("dog/004.bmp", name), ("dog/x", "dog/004.bmp")):
+                (root / old).rename(root / new)
     assert note_of(root, tmp_path / "out") == note
     assert files(tmp_path / "out") == scratch(root, tmp_path)
 
 
-def test_what_lies_beyond_the_end_is_dropped(root, tmp_path, explained):
+def test_units_beyond_the_last_image_are_dropped(root, tmp_path, explained):
     jobs = ("explain", "analyze")
     run(root, tmp_path / "out", jobs=jobs)
     shutil.rmtree(root / "owl")
@@ -204,13 +204,13 @@ def test_what_lies_beyond_the_end_is_dropped(root, tmp_path, explained):
     note = note_of(root, tmp_path / "out", jobs=jobs)
     assert note == "1 of 3 kept units was not used, because 4 are gone" and not explained
     assert files(tmp_path / "out") == scratch(root, tmp_path, jobs)
-    assert sorted(one.name for one in (tmp_path / "out/maps").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out/maps").iterdir()) == [
         "000000.npz", "000001.npz"
     ]  # fmt: skip
     assert run(root, tmp_path / "out", jobs=jobs).analysis.images == 8
 
 
-def test_tables_of_images_that_are_no_more_do_not_stay(root, tmp_path):
+def test_tables_of_removed_images_are_removed(root, tmp_path):
     run(root, tmp_path / "out")
     trees.draw(root / "dog/001.bmp", 999)
 
@@ -234,10 +234,10 @@ def test_another_class_of_a_list_is_another_identity(root, tmp_path):
 
 
 @pytest.mark.parametrize("jobs", [("explain",), ("explain", "analyze")])
-def test_changed_units_of_other_processes_are_not_taken_as_done(root, tmp_path, jobs):
+def test_changed_units_of_other_processes_count_as_missing(root, tmp_path, jobs):
     for place in (0, 1):
-        whole = run(root, tmp_path / "out", (place, 2), jobs)
-    assert whole.summary is not None
+        last = run(root, tmp_path / "out", (place, 2), jobs)
+    assert last.summary is not None
     trees.draw(root / "dog/001.bmp", 999)  # of the unit of process 1
     table = (tmp_path / "out/explain.parquet").read_bytes()
     again = run(root, tmp_path / "out", (0, 2), jobs)
@@ -262,23 +262,23 @@ def test_the_sums_of_one_process_are_dropped_for_the_next_two(root, tmp_path, mo
 
 def test_a_unit_in_two_sums_is_not_counted_twice(root, tmp_path):
     run(root, tmp_path / "out", jobs=("analyze",))
-    one = next((tmp_path / "out/.audit").glob("analysis-*.npz"))
-    shutil.copy(one, one.with_name("analysis-0007-copy.npz"))
+    file = next((tmp_path / "out/.audit").glob("analysis-*.npz"))
+    shutil.copy(file, file.with_name("analysis-0007-copy.npz"))
     with pytest.warns(UserWarning, match="1 of 3 kept units was not used"):
         again = run(root, tmp_path / "out", jobs=("analyze",))
     assert again.analysis.images == 12
 
 
-def test_the_order_of_sums_does_not_show(root, tmp_path, monkeypatch):
-    """The first unit has no null of other images: its only picture is alone."""
+def test_the_order_of_sums_does_not_change_the_analysis(root, tmp_path, monkeypatch):
+    """The first unit has no null of other images, because it has a single picture."""
     for file in trees.pictures(root)[1:4]:
         file.write_bytes(trees.BROKEN)
     summaries = []
     for name, tokens in (("up", "abc"), ("down", "cba")):
         letters = iter(tokens)
         monkeypatch.setattr(sums.secrets, "token_hex", lambda _, letters=letters: next(letters))
-        found = run(root, tmp_path / name, jobs=("analyze",)).analysis
-        summaries.append(json.dumps(found.summary()))
+        analysis = run(root, tmp_path / name, jobs=("analyze",)).analysis
+        summaries.append(json.dumps(analysis.summary()))
     assert summaries[0] == summaries[1]
 
 
@@ -294,14 +294,14 @@ def test_a_second_audit_of_a_folder_is_refused_while_one_runs(root, tmp_path, pr
             run(root, tmp_path / "out", process)
         refusals.append(str(error.value))
 
-    made = run(root, tmp_path / "out", progress=progress)
-    assert refusals and made.summary["explained"] == 12
+    result = run(root, tmp_path / "out", progress=progress)
+    assert refusals and result.summary["explained"] == 12
     assert f"process {os.getpid()} of" in refusals[0] and "wait for it" in refusals[0]
     assert run(root, tmp_path / "out").images == 0, "as the message advises"
 
 
 def test_another_model_is_refused_while_one_runs(root, tmp_path):
-    """Though nothing is kept yet."""
+    """Check this before the first result is stored."""
     from semattn.errors import SemattnError
 
     def progress(*_):
@@ -328,9 +328,7 @@ def test_half_written_files_of_dead_processes_are_removed(root, tmp_path):
     assert [file.exists() for file in (dead, live, late)] == [False, True, True]
 
 
-def test_a_tree_that_the_audit_runs_in_has_no_results_among_its_images(
-    run_command, tmp_path, monkeypatch
-):
+def test_results_in_the_audited_folder_are_not_images(run_command, tmp_path, monkeypatch):
     root = tmp_path / "photos"
     for name in ("cat", "dog"):
         for number in range(6):
@@ -358,7 +356,7 @@ def test_a_tree_that_the_audit_runs_in_has_no_results_among_its_images(
         assert status == 0, err
         assert "12 explained" in out and "kept unit" not in out
     assert names_in(root / folder)[:2] == [".audit", "audit.json"]
-    assert {one.name for one in root.iterdir()} == {"cat", "dog", folder}
+    assert {path.name for path in root.iterdir()} == {"cat", "dog", folder}
 
 
 @pytest.fixture

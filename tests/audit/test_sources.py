@@ -23,7 +23,7 @@ def test_class_folders_give_classes(tmp_path):
     assert source.data.labels == (1, 1, 0, 0)
 
 
-def test_a_list_gives_paths_from_where_it_lies(tmp_path):
+def test_paths_of_a_list_are_relative_to_its_folder(tmp_path):
     folder(tmp_path / "in", 3)
     (tmp_path / "list.txt").write_text("in/002.png\tdog\n\nin/000.png\t3\nin/001.png\n")
     source = open_source(tmp_path / "list.txt", ("cat", "dog"), 5)
@@ -35,41 +35,43 @@ def test_a_list_gives_paths_from_where_it_lies(tmp_path):
 def test_archives_give_pictures_and_classes(tmp_path):
     archive(tmp_path / "a-00.tar", 3)
     archive(tmp_path / "a-01.tar", 2, first=3)
-    whole = open_source(str(tmp_path / "a-{00..01}.tar"), (), 10)
-    assert whole.names == tuple(f"a-0{n // 3}.tar/{n:04}.png" for n in range(5))
-    assert whole.data.labels == (0, 1, 2, 0, 1) and not whole.data.note
-    assert open_source(tmp_path, (), 10).names == whole.names
-    for number, member in enumerate(whole.data.sources):
+    source = open_source(str(tmp_path / "a-{00..01}.tar"), (), 10)
+    assert source.names == tuple(f"a-0{n // 3}.tar/{n:04}.png" for n in range(5))
+    assert source.data.labels == (0, 1, 2, 0, 1) and not source.data.note
+    assert open_source(tmp_path, (), 10).names == source.names
+    for number, member in enumerate(source.data.sources):
         assert isinstance(member, TarMember)
         assert np.array_equal(read(member), picture(number))
 
 
 def test_a_sample_keeps_its_folder_and_its_dots(tmp_path):
-    """WebDataset's key ends at the first dot of the name, not of its folder."""
+    """The key of WebDataset ends at the first dot of the file name, not of its folder."""
     import io
     import tarfile
 
-    with tarfile.open(tmp_path / "a.tar", "w") as made:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("v1.0/x.png", "v1.0/x.seg.png", "v1.0/x.cls", "y.cls"):
             about = tarfile.TarInfo(name)
             about.size = 1
-            made.addfile(about, io.BytesIO(b"7"))
-    found = members(tmp_path / "a.tar")
-    assert [one.name for one in found.pictures] == ["v1.0/x.png"]  # the first of a sample
-    assert found.labels == (7,)
+            tar.addfile(about, io.BytesIO(b"7"))
+    contents = members(tmp_path / "a.tar")
+    assert [picture.name for picture in contents.pictures] == [
+        "v1.0/x.png"
+    ]  # the first of a sample
+    assert contents.labels == (7,)
 
 
 @pytest.mark.parametrize("cut", [1, 13, 100])
-def test_a_damaged_archive_gives_what_comes_before(tmp_path, cut):
+def test_a_damaged_archive_gives_the_pictures_before_the_damage(tmp_path, cut):
     file = archive(tmp_path / "a.tar", 4)
-    whole = members(file)
-    last = whole.pictures[-1]
+    intact = members(file)
+    last = intact.pictures[-1]
     file.write_bytes(file.read_bytes()[: last.offset + last.size - cut])
-    found = members(file)
-    assert found.pictures == whole.pictures[:-1]
-    assert "damaged after 0002.png" in found.broken
+    readable = members(file)
+    assert readable.pictures == intact.pictures[:-1]
+    assert "damaged after 0002.png" in readable.broken
     source = open_source(file, (), 10)
-    assert source.broken == (("a.tar", found.broken),) and len(source) == 3
+    assert source.broken == (("a.tar", readable.broken),) and len(source) == 3
 
 
 def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
@@ -81,12 +83,12 @@ def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
     content = file.read_bytes()
     for cut in (end, end + 1, end + 511):  # before and within the header of the next
         file.write_bytes(content[:cut])
-        found = members(file)
-        assert len(found.pictures) == 3
-        assert "damaged after 0002.png (no mark of its end)" in found.broken
+        readable = members(file)
+        assert len(readable.pictures) == 3
+        assert "damaged after 0002.png (no mark of its end)" in readable.broken
 
 
-def test_what_is_no_source_is_refused(tmp_path):
+def test_invalid_sources_are_refused(tmp_path):
     with pytest.raises(SemattnError, match="does not exist"):
         open_source(tmp_path / "nowhere", (), 2)
     (tmp_path / "x.tar").write_bytes(b"no archive at all" * 100)
@@ -97,7 +99,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(SemattnError, match="line 1 of .*'dgo'"):
         open_source(tmp_path / "list.txt", ("cat", "dog"), 2)
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(SemattnError, match="a path a line"):
+    with pytest.raises(SemattnError, match="one path per line"):
         open_source(tmp_path / "empty.txt", (), 2)
     (tmp_path / "raw.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SemattnError, match="text file"):
