@@ -56,7 +56,7 @@ def test_the_whole_way(data, tmp_path, capsys):
     assert mean == pytest.approx(ours["metrics"]["ap"]["mean"])
     with Image.open(out / "bench.png") as drawn:
         assert drawn.size[0] > 1000
-    assert "| less attention-rollout |" in (out / "bench.md").read_text()
+    assert "| minus attention-rollout |" in (out / "bench.md").read_text()
     kept = {one: one.stat().st_mtime_ns for one in (out / ".bench").glob("*.json")}
     assert main([*given, "--out", str(out)]) == 0
     assert {one: one.stat().st_mtime_ns for one in (out / ".bench").glob("*.json")} == kept

@@ -152,7 +152,9 @@ def test_folders_of_digits_without_names() -> None:
     few = [str(number) for number in range(10)]
     assert numbers_of(few, (), 10)[0] == {name: int(name) for name in few}
     many = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, …
-    with pytest.raises(SemattnError, match="'10', which may be class 10 or, in order of names, class 2"):
+    with pytest.raises(
+        SemattnError, match="'10', which may be class 10 or, in order of .*, class 2"
+    ):
         numbers_of(many, (), 12)
     padded = [f"{number:02d}" for number in range(12)]
     assert numbers_of(padded, (), 12)[0] == {name: int(name) for name in padded}

@@ -170,7 +170,7 @@ def test_a_stray_photograph_beside_images_with_masks(masked):
     with pytest.warns(UserWarning, match="without a mask: 1 .stray.png"):
         data = read_data(f"masks:{masked[0]},{masked[1]}")
     assert len(data) == 16 and data.classes == ("cup", "dog") and data[15].label == 1
-    with pytest.warns(UserWarning, match="folder: beside the class folders, without a label"):
+    with pytest.warns(UserWarning, match="folder: outside the class folders, without a label"):
         data = read_data(f"folder:{masked[0]}")
     assert len(data) == 17 and data.classes == ("cup", "dog")
     assert {data[index].name: data[index].label for index in range(17)}["stray.png"] is None

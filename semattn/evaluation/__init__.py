@@ -1,4 +1,4 @@
-"""Comparison of methods on data sets: which rows, which columns, and what is left of chance."""
+"""Comparison of explanation methods on data sets: rows, columns, and statistics."""
 
 from ..utils.statistics import Difference, Estimate, difference, estimate, holm
 from . import lrp as _lrp, packed_masks as _archives, peers as _peers
@@ -7,7 +7,7 @@ from .methods import DEFAULT, Map, method, peers
 from .runner import Results, core, evaluate
 from .table import BASELINES, Table, check_baselines, heading, markdown, page, table
 
-assert _archives and _lrp and _peers  # entered as data and as rows
+assert _archives and _lrp and _peers  # imported to register data sets and methods
 
 __all__ = [
     "BASELINES",

@@ -1,4 +1,4 @@
-"""The grid of a model's patches, looked up once for images of a size."""
+"""Patch grid of a model, recorded once per image size."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], PatchGrid]] =
 
 
 def grid_of(model: nn.Module, inputs: Tensor) -> PatchGrid:
-    """The patches that `semattn.record` sees in `inputs` (B, C, H, W)."""
-    known = _KNOWN.setdefault(model, {})
+    """Return the patch grid that `semattn.record` finds for `inputs` (B, C, H, W)."""
+    grids = _KNOWN.setdefault(model, {})
     size = tuple(inputs.shape[1:])
-    if size not in known:
-        known[size] = record(model, inputs[:1], grad=False).grid
-    return known[size]
+    if size not in grids:
+        grids[size] = record(model, inputs[:1], grad=False).grid
+    return grids[size]

@@ -1,8 +1,8 @@
-"""Relevance propagation by hilrp's own code, with everything that it patches put back.
+"""Relevance propagation with the code of hilrp, whose patches are undone afterwards.
 
-hilrp (on lxt and zennit) replaces methods of classes, torch's GELU and LayerNorm among them, and
-leaves them so: every gradient of the process would be another one afterwards. Here the classes are
-as they were as soon as the map is there.
+hilrp (based on lxt and zennit) replaces methods of classes, including torch's GELU and LayerNorm,
+and does not restore them, which would change all later gradients of the process. This module
+restores the classes after each map.
 """
 
 from __future__ import annotations
@@ -26,44 +26,46 @@ PARTS = ("hilrp", "hilrp.vit_lxt", "zennit.core")
 
 def _backend(row: str) -> list[Any]:
     try:
-        return [importlib.import_module(one) for one in PARTS]
+        return [importlib.import_module(package) for package in PARTS]
     except ImportError as error:
         raise SemattnError(
             f"{row}: expected the packages hilrp, lxt and zennit to import, got "
             f"{type(error).__name__}: {' '.join(str(error).split())} — on Python >= 3.11.11, "
-            "pip install hilrp 'transformers<5', or leave this row out"
+            "pip install hilrp 'transformers<5', or remove this method"
         ) from error
 
 
 @contextlib.contextmanager
 def put_back(owners: Iterable[Any]) -> Iterator[None]:
-    """Whatever is set, replaced or added on classes and modules inside is undone."""
-    before = [(one, dict(vars(one))) for one in owners]
+    """Undo every attribute that is set, replaced or added on classes and modules inside."""
+    before = [(owner, dict(vars(owner))) for owner in owners]
     try:
         yield
     finally:
-        for one, kept in before:
-            for name in set(vars(one)) - set(kept):
-                delattr(one, name)
-            for name, value in kept.items():
-                if vars(one)[name] is not value:
-                    setattr(one, name, value)
+        for owner, attributes in before:
+            for name in set(vars(owner)) - set(attributes):
+                delattr(owner, name)
+            for name, value in attributes.items():
+                if vars(owner)[name] is not value:
+                    setattr(owner, name, value)
 
 
-def _enter(row: str, mode: str) -> None:
+def _register(row: str, mode: str) -> None:
     @peers.register(row)
     def relevance(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
         library, port, zennit = _backend(row)
-        if not any(type(one) is port.Attention for one in model.modules()):
+        if not any(type(module) is port.Attention for module in model.modules()):
             raise UnsupportedModelError(
                 f"{row}: expected a plain vision transformer of timm, got {type(model).__name__} — "
-                "leave this row out"
+                "remove this method"
             )
-        copied = copy.deepcopy(model)  # gradients of parameters stay on what it has seen
+        model_copy = copy.deepcopy(model)  # parameters of the copy keep gradients
         with put_back([port, zennit.BasicHook, *port.VIT_PATCH_MAP]):
-            made = library.attribute(copied, inputs, target=target, arch="vit", attn_mode=mode)
-        return made["pixel_map"]
+            result = library.attribute(
+                model_copy, inputs, target=target, arch="vit", attn_mode=mode
+            )
+        return result["pixel_map"]
 
 
 for _row, _mode in MODES.items():
-    _enter(_row, _mode)
+    _register(_row, _mode)

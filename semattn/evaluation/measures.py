@@ -1,4 +1,4 @@
-"""The columns of a comparison: each a number of one map of one image."""
+"""Columns of a comparison: each is a metric of one map of one image."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Setting:
-    """How perturbation metrics are run: see `semattn.metrics.faithfulness.curves`.
+    """Settings of perturbation metrics, see `semattn.metrics.faithfulness.curves`.
 
-    `precision` is what the model computes perturbed images in, as `torch.autocast` does; maps are
-    made in the model's own.
+    `precision` is the precision of the model on perturbed images, as in `torch.autocast`; maps are
+    computed in the model's own precision.
     """
 
     baseline: str = "blur"
@@ -44,11 +44,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """One map, and all that a measure may ask: what was asked once is kept.
+    """One map and the cached inputs of its metrics.
 
-    `mask` (1, H, W) is where the object is, None where nobody knows; `others` (M, H, W) are masks
-    of other images, for the shuffled AUROC; `second` is the likeliest other class. `output` says
-    what the `outputs` numbers of the model are.
+    `mask` (1, H, W) is the object mask, None if unknown; `others` (M, H, W) are masks of other
+    images, for the shuffled AUROC; `second` is the most probable other class. `output` is the
+    meaning of the model's output, which has `outputs` numbers.
     """
 
     model: nn.Module
@@ -64,46 +64,46 @@ class Case:
     outputs: int = 2
 
     def predict(self, images: Tensor) -> Tensor:
-        """The score of each class, (N, K); of a binary model those of its two answers."""
-        low = self.setting.precision != "float32"
-        dtype = getattr(torch, self.setting.precision) if low else torch.bfloat16
-        with torch.autocast(images.device.type, dtype=dtype, enabled=low):
-            made = self.output.scores(part_of(self.model(images), self.output))
-        return made.float() if low else made
+        """Return the score of each class, (N, K); for a binary model those of its two answers."""
+        is_low_precision = self.setting.precision != "float32"
+        dtype = getattr(torch, self.setting.precision) if is_low_precision else torch.bfloat16
+        with torch.autocast(images.device.type, dtype=dtype, enabled=is_low_precision):
+            scores = self.output.scores(part_of(self.model(images), self.output))
+        return scores.float() if is_low_precision else scores
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """The probability of each class, (N, K), from what `predict` gives."""
-        found = self.output.score_probabilities(scores)
-        assert found is not None, "evaluate refuses models without classes"
-        return found
+        """Return the probability of each class, (N, K), given the scores of `predict`."""
+        probabilities = self.output.score_probabilities(scores)
+        assert probabilities is not None, "evaluate refuses models without classes"
+        return probabilities
 
     @property
     def classes(self) -> Tensor:
-        """The target, (1,)."""
+        """Target class, (1,)."""
         return torch.tensor([self.target], device=self.images.inputs.device)
 
     @cached_property
     def curves(self) -> faithfulness.Curves:
-        """Deletion and insertion."""
+        """Deletion and insertion curves."""
         return self._curves(self.setting.steps)
 
     @cached_property
     def eraser(self) -> faithfulness.Curves:
-        """The same at the parts that sufficiency and comprehensiveness ask for."""
+        """Curves at the fractions of sufficiency and comprehensiveness."""
         return self._curves(faithfulness.ERASER)
 
     def _curves(self, parts: Any) -> faithfulness.Curves:
-        at = self.setting
+        setting = self.setting
         return faithfulness.curves(
             self.predict, self.images.inputs, self.made.patches, self.classes,
-            grid=self.made.grid, baseline=at.baseline, black=at.black, parts=parts,
-            batch_size=at.batch_size, seed=at.seed, probabilities=self.probabilities,
+            grid=self.made.grid, baseline=setting.baseline, black=setting.black, parts=parts,
+            batch_size=setting.batch_size, seed=setting.seed, probabilities=self.probabilities,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A column: what it is of, whether more is better, and what it needs."""
+    """Column: its function, title, direction (`more` if higher is better), and what it needs."""
 
     of: Callable[[Case], Tensor]
     title: str
@@ -113,10 +113,10 @@ class Measure:
 
 
 measures = Registry("metric")
-"""Name to a `Measure`, the columns of a comparison."""
+"""Columns of a comparison: each `Measure` by its name."""
 
 
-def _enter(name: str, title: str, **options: Any) -> Callable[[Any], Any]:
+def _register(name: str, title: str, **options: Any) -> Callable[[Any], Any]:
     def enter(of: Callable[[Case], Tensor]) -> Any:
         measures.register(name)(Measure(of, title, **options))
         return of
@@ -124,93 +124,100 @@ def _enter(name: str, title: str, **options: Any) -> Callable[[Any], Any]:
     return enter
 
 
-def _located(name: str, title: str, of: Callable[..., Tensor], core: bool = False) -> None:
+def _register_localization(
+    name: str, title: str, of: Callable[..., Tensor], core: bool = False
+) -> None:
     def located(case: Case) -> Tensor:
         assert case.mask is not None
         return of(case.made.heat.detach().cpu(), case.mask)
 
-    _enter(name, title, mask=True, core=core)(located)
+    _register(name, title, mask=True, core=core)(located)
 
 
-_located("ap", "AP", localization.average_precision, core=True)
-_located("pointing", "pointing game", localization.pointing_game, core=True)
-_located("energy", "energy over chance", localization.energy_over_chance, core=True)
-_located("auroc", "AUROC", localization.auroc)
-_located("iou-mean", "IoU at the mean", localization.iou_at_mean)
-_located("iou-area", "IoU of the same area", localization.iou_area_matched)
+_register_localization("ap", "AP", localization.average_precision, core=True)
+_register_localization("pointing", "pointing game", localization.pointing_game, core=True)
+_register_localization("energy", "energy over chance", localization.energy_over_chance, core=True)
+_register_localization("auroc", "AUROC", localization.auroc)
+_register_localization("iou-mean", "IoU at the mean", localization.iou_at_mean)
+_register_localization("iou-area", "IoU of the same area", localization.iou_area_matched)
 
 
-@_enter("shuffled-auroc", "shuffled AUROC", mask=True)
+@_register("shuffled-auroc", "shuffled AUROC", mask=True)
 def _shuffled(case: Case) -> Tensor:
     assert case.mask is not None
     return localization.shuffled_auroc(case.made.heat.detach().cpu(), case.mask, case.others)
 
 
-def _curved(name: str, title: str, of: Callable[[faithfulness.Curves], Tensor], **o: Any) -> None:
-    _enter(name, title, **o)(lambda case: of(case.curves))
+def _register_perturbation(
+    name: str, title: str, of: Callable[[faithfulness.Curves], Tensor], **o: Any
+) -> None:
+    _register(name, title, **o)(lambda case: of(case.curves))
 
 
-_curved("insertion-deletion", "ins − del", faithfulness.insertion_deletion, core=True)
-_curved("insertion", "insertion", faithfulness.insertion, core=True)
-_curved("deletion", "deletion", faithfulness.deletion, more=False, core=True)
-_curved("lerf-morf", "LeRF − MoRF", faithfulness.lerf_morf)
-_curved("aopc", "AOPC", faithfulness.aopc)
+_register_perturbation(
+    "insertion-deletion", "ins − del", faithfulness.insertion_deletion, core=True
+)
+_register_perturbation("insertion", "insertion", faithfulness.insertion, core=True)
+_register_perturbation("deletion", "deletion", faithfulness.deletion, more=False, core=True)
+_register_perturbation("lerf-morf", "LeRF − MoRF", faithfulness.lerf_morf)
+_register_perturbation("aopc", "AOPC", faithfulness.aopc)
 
 
-@_enter("comprehensiveness", "comprehensiveness")
+@_register("comprehensiveness", "comprehensiveness")
 def _comprehensive(case: Case) -> Tensor:
     return faithfulness.comprehensiveness(case.eraser)
 
 
-@_enter("sufficiency", "sufficiency", more=False)
+@_register("sufficiency", "sufficiency", more=False)
 def _sufficient(case: Case) -> Tensor:
     return faithfulness.sufficiency(case.eraser)
 
 
-@_enter("faithfulness-correlation", "faithfulness correlation")
+@_register("faithfulness-correlation", "faithfulness correlation")
 def _correlated(case: Case) -> Tensor:
-    at = case.setting
+    setting = case.setting
     return faithfulness.faithfulness_correlation(
         case.predict, case.images.inputs, case.made.patches, case.classes, grid=case.made.grid,
-        baseline=at.baseline, black=at.black, draws=at.draws, batch_size=at.batch_size,
-        seed=at.seed, probabilities=case.probabilities,
+        baseline=setting.baseline, black=setting.black, draws=setting.draws,
+        batch_size=setting.batch_size,
+        seed=setting.seed, probabilities=case.probabilities,
     )  # fmt: skip
 
 
-@_enter("infidelity", "infidelity", more=False)
+@_register("infidelity", "infidelity", more=False)
 def _infidelity(case: Case) -> Tensor:
     x = case.images.inputs
-    spread = case.made.heat[:, None].to(x).expand_as(x).contiguous()
+    attribution = case.made.heat[:, None].to(x).expand_as(x).contiguous()
     return robustness.infidelity(
-        case.predict, x, spread, case.classes, draws=case.setting.draws, seed=case.setting.seed
+        case.predict, x, attribution, case.classes, draws=case.setting.draws, seed=case.setting.seed
     )
 
 
-def _again(case: Case, inputs: Tensor, target: int) -> Tensor:
+def _explain_again(case: Case, inputs: Tensor, target: int) -> Tensor:
     images = replace(case.images, inputs=inputs)
     explained = answer_target(target, case.output, case.outputs)
     return case.method(case.model, images, explained).patches
 
 
-@_enter("max-sensitivity", "max-sensitivity", more=False)
+@_register("max-sensitivity", "max-sensitivity", more=False)
 def _sensitive(case: Case) -> Tensor:
     def explain(inputs: Tensor) -> Tensor:
-        return torch.cat([_again(case, one[None], case.target) for one in inputs])
+        return torch.cat([_explain_again(case, image[None], case.target) for image in inputs])
 
     return robustness.max_sensitivity(explain, case.images.inputs, draws=5, seed=case.setting.seed)
 
 
-@_enter("target-sensitivity", "target sensitivity")
+@_register("target-sensitivity", "target sensitivity")
 def _target(case: Case) -> Tensor:
-    other = _again(case, case.images.inputs, case.second)
-    return randomization.moved(case.made.patches, other)
+    second_map = _explain_again(case, case.images.inputs, case.second)
+    return randomization.moved(case.made.patches, second_map)
 
 
-@_enter("gini", "sparseness (Gini)")
+@_register("gini", "sparseness (Gini)")
 def _gini(case: Case) -> Tensor:
     return sparseness.gini(case.made.patches)
 
 
-@_enter("complexity", "complexity", more=False)
+@_register("complexity", "complexity", more=False)
 def _complexity(case: Case) -> Tensor:
     return sparseness.complexity(case.made.patches)

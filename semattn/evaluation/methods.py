@@ -1,10 +1,10 @@
-"""The rows of a comparison: every explainer by its name, with another density, and peers' own code.
+"""Rows of a comparison: explainers by name, other densities and options, and peers' own code.
 
-A method is a function of the model, one prepared image and its class; it gives a map of the pixels
-and one of the patches. `NAME` is an explainer of semattn at its defaults, `NAME:DENSITY` the same
-with another density ("uniform": the model alone), `NAME:OPTION=VALUE` with another option, and
-`PEER/METHOD` another library's own code. `ROW+grown` is any of them with its values shared among
-patches of like keys, as `SIFTPatchInterrelation` shares its own.
+A method is a function of the model, one prepared image and its class; it returns a map of the
+pixels and one of the patches. `NAME` is an explainer of semattn with its defaults, `NAME:DENSITY`
+uses another density ("uniform": the model only), `NAME:OPTION=VALUE` another option, and
+`PEER/METHOD` the code of another library. `ROW+grown` adds affinity refinement to any row, as in
+`SIFTPatchInterrelation`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GROWN = "grown"
 
 
 class Map(NamedTuple):
-    """A map of one image: `heat` (1, H, W), `patches` (1, P), and the grid of the patches."""
+    """Map of one image: `heat` (1, H, W), `patches` (1, P), and the patch grid."""
 
     heat: Tensor
     patches: Tensor
@@ -53,24 +53,24 @@ Peer = Callable[[nn.Module, Tensor, int, PatchGrid], Tensor]
 
 
 def method(name: str, refine: str = "none", seed: int = 0) -> Method:
-    """The method of a name.
+    """Return the method of a name.
 
     Parameters
     ----------
-    name : as above
-    refine : in `semattn.explain.refinements`; of peers, their map pooled to patches is refined
-    seed : of methods that draw at random
+    name : see above
+    refine : name in `semattn.explain.refinements`; a peer's map is pooled to patches and refined
+    seed : of random methods
 
     Raises
     ------
     ValueError
-        For an unknown name; the message tells the nearest.
+        For an unknown name; the message suggests the nearest one.
     """
     refinements.ensure(refine)
-    row, plus, after = name.partition("+")
-    if plus:
-        if after != GROWN:
-            raise ValueError(choices("method", after, [GROWN]) + f" behind + of {row}")
+    row, has_suffix, suffix = name.partition("+")
+    if has_suffix:
+        if suffix != GROWN:
+            raise ValueError(choices("method", suffix, [GROWN]) + f" after {row}+")
         return _grown(row, method(row, seed=seed), refine)
     if "/" in name:
         return _peer(name, peers.ensure(name), refine)
@@ -79,20 +79,20 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
         raise ValueError(choices("method", base, [*explainers, *peers]))
     options: dict[str, Any] = {"refine": refine, "seed": seed}
     for part in parts:
-        key, given, value = part.partition("=")
-        if given:
+        key, has_value, value = part.partition("=")
+        if has_value:
             options[key] = _literal(value)
         else:
             densities.ensure(part)
             options["density"] = part
-    made_of = explainers[base]
-    made_of(**options)  # a wrong option is told at once
+    explainer_class = explainers[base]
+    explainer_class(**options)  # raises for a wrong option
 
     def run(model: nn.Module, images: Images, target: Target) -> Map:
-        made = made_of(**options).explain(
+        explanation = explainer_class(**options).explain(
             model, images.inputs, target=target, manifest={"made": "elsewhere"}
         )
-        return Map(made.heat, made.patch_map.flatten(1), made.grid)
+        return Map(explanation.heat, explanation.patch_map.flatten(1), explanation.grid)
 
     return run
 
@@ -106,24 +106,26 @@ def _literal(text: str) -> Any:
 
 def _grown(row: str, inner: Method, refine: str) -> Method:
     def run(model: nn.Module, images: Images, target: Target) -> Map:
-        made = inner(model, images, target)
+        inner_map = inner(model, images, target)
         with torch.no_grad():
-            taken = record(model, images.inputs, layers="last-half", grad=False)
-        if taken.grid.shape != made.grid.shape:
+            attention = record(model, images.inputs, layers="last-half", grad=False)
+        if attention.grid.shape != inner_map.grid.shape:
             raise UnsupportedModelError(
-                f"{row}: expected a map of {taken.grid.shape} patches to grow, got "
-                f"{made.grid.shape} — leave +{GROWN} out"
+                f"{row}: expected a map of {attention.grid.shape} patches, got "
+                f"{inner_map.grid.shape} — remove +{GROWN}"
             )
-        even = walked(taken.half_way(), taken.grid, made.patches[..., None], GROWTH)
-        if even is None:
+        refined = walked(attention.half_way(), attention.grid, inner_map.patches[..., None], GROWTH)
+        if refined is None:
             raise UnsupportedModelError(
-                f"{row}: expected a layer that keeps its keys, got one that makes its own softmax "
-                f"— leave +{GROWN} out"
+                f"{row}: expected an attention layer whose keys can be recorded, got a layer with "
+                f"its own softmax — remove +{GROWN}"
             )
-        patches = even[..., 0]
+        patches = refined[..., 0]
         if refine != "none":
             patches = patches - patches.amin(dim=1, keepdim=True)
-        return Map(refinements[refine](patches, images.pixels, made.grid), patches, made.grid)
+        return Map(
+            refinements[refine](patches, images.pixels, inner_map.grid), patches, inner_map.grid
+        )
 
     return run
 
@@ -142,15 +144,15 @@ def _peer(name: str, call: Peer, refine: str) -> Method:
             heat = call(model, images.inputs, target, grid)[None].detach().float()
         except SemattnError:
             raise
-        except Exception as error:  # another library's: a row that says why, not the end of the run
+        except Exception as error:  # an error of another library refuses one row, not the run
             raise UnsupportedModelError(
                 f"{name}: expected a map, got {type(error).__name__}: "
-                f"{' '.join(str(error).split())} — leave this row out"
+                f"{' '.join(str(error).split())} — remove this method"
             ) from error
         patches = grid.pool(heat)
         if refine != "none":
-            lifted = patches - patches.amin(dim=1, keepdim=True)
-            heat = refinements[refine](lifted, images.pixels, grid)
+            shifted = patches - patches.amin(dim=1, keepdim=True)
+            heat = refinements[refine](shifted, images.pixels, grid)
         return Map(heat, patches, grid)
 
     return run

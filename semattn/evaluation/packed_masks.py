@@ -1,4 +1,4 @@
-"""Data sets with masks as they are packed: Pascal VOC, COCO, ImageNet-Segmentation."""
+"""Packed data sets with masks: Pascal VOC, COCO, ImageNet-Segmentation."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-VOID = 255  # of Pascal VOC: nobody says what it is; it counts as background
+VOID = 255  # unlabelled pixels of Pascal VOC, which count as background
 
 
 class Voc:
-    """Pascal VOC's segmentation: the object class of the largest area is the label.
+    """Segmentation data of Pascal VOC; the class with the largest area is the label.
 
     Parameters
     ----------
-    root : the folder that holds `JPEGImages`, `SegmentationClass` and `ImageSets`
-    split : a file in `ImageSets/Segmentation`
+    root : the folder that contains `JPEGImages`, `SegmentationClass` and `ImageSets`
+    split : name of a file in `ImageSets/Segmentation`
     """
 
     def __init__(self, root: Path, split: Path | str = "val") -> None:
@@ -51,38 +51,38 @@ class Voc:
     def __getitem__(self, index: int) -> Item:
         name = Path(self.names[index]).name
         image = read_picture(self.root / "JPEGImages" / f"{name}.jpg")
-        drawn = label_map(self.root / "SegmentationClass" / f"{name}.png", image.size)
-        areas = np.bincount(drawn.astype(np.int64).ravel(), minlength=256)[1:VOID]
+        labels = label_map(self.root / "SegmentationClass" / f"{name}.png", image.size)
+        areas = np.bincount(labels.astype(np.int64).ravel(), minlength=256)[1:VOID]
         label = int(areas.argmax())
         if not areas[label] or label >= len(VOC_CLASSES):
             raise ImageError(f"mask: expected a class of 1 to {len(VOC_CLASSES)} in {name}.png")
-        return Item(name, image, drawn == label + 1, label)
+        return Item(name, image, labels == label + 1, label)
 
     def sources(self, index: int) -> list[Source]:
-        """Return the files behind an item; its class is in its mask."""
+        """Return the files of an item; its class is in its mask."""
         name = Path(self.names[index]).name
         image, mask = Path("JPEGImages") / f"{name}.jpg", Path("SegmentationClass") / f"{name}.png"
         return [(name, self.root / image, None), (mask.as_posix(), self.root / mask, None)]
 
 
 class Coco:
-    """COCO's instances: the class of the largest area is the label, all its instances the mask.
+    """Instances of COCO; the class with the largest area is the label, all its instances the mask.
 
     Parameters
     ----------
-    images : the folder of the pictures
-    annotations : `instances_….json`; images without an instance that is no crowd are left out
+    images : folder of the pictures
+    annotations : `instances_….json`; images with crowd instances only are left out
     """
 
     def __init__(self, images: Path, annotations: Path) -> None:
         try:
-            told = json.loads(annotations.read_text(encoding="utf-8"))
-            names = {one["id"]: one["name"] for one in told["categories"]}
-            self.files = {one["id"]: one["file_name"] for one in told["images"]}
+            annotation_file = json.loads(annotations.read_text(encoding="utf-8"))
+            names = {category["id"]: category["name"] for category in annotation_file["categories"]}
+            self.files = {image["id"]: image["file_name"] for image in annotation_file["images"]}
             by_image: dict[int, list[dict[str, Any]]] = {}
-            for one in told["annotations"]:
-                if not one.get("iscrowd"):
-                    by_image.setdefault(one["image_id"], []).append(one)
+            for annotation in annotation_file["annotations"]:
+                if not annotation.get("iscrowd"):
+                    by_image.setdefault(annotation["image_id"], []).append(annotation)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SemattnError(
                 f"coco: expected COCO's annotations of instances, got {annotations} "
@@ -90,9 +90,9 @@ class Coco:
                 "folder, then a file such as instances_val2017.json"
             ) from error
         self.root, self.by_image = images, by_image
-        self.order = [one for one in self.files if one in by_image]
-        self.numbers = {one: place for place, one in enumerate(sorted(names))}
-        self.classes = tuple(names[one] for one in sorted(names))
+        self.order = [image_id for image_id in self.files if image_id in by_image]
+        self.numbers = {category_id: position for position, category_id in enumerate(sorted(names))}
+        self.classes = tuple(names[category_id] for category_id in sorted(names))
         self.about: dict[str, Any] = {
             "name": "coco", "root": annotations.name, "of": len(self.order)
         }  # fmt: skip
@@ -105,10 +105,10 @@ class Coco:
         name = Path(self.files[number]).name
         image = read_picture(self.root / name)
         masks: dict[int, list[np.ndarray]] = {}
-        for one in self.by_image[number]:
-            drawn = shape_of(one["segmentation"], image.size)
-            masks.setdefault(one["category_id"], []).append(drawn)
-        unions = {category: whole(own) for category, own in masks.items()}
+        for annotation in self.by_image[number]:
+            annotation_mask = shape_of(annotation["segmentation"], image.size)
+            masks.setdefault(annotation["category_id"], []).append(annotation_mask)
+        unions = {category: whole(category_masks) for category, category_masks in masks.items()}
         best = max(unions, key=lambda category: int(unions[category].sum()))
         if not unions[best].any():
             raise ImageError(f"mask: expected an instance with area in {name}")
@@ -123,7 +123,7 @@ class Coco:
 
 
 def shape_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """A segmentation of COCO as a mask (H, W): polygons, or run lengths, packed or not.
+    """Return a COCO segmentation as a mask (H, W): polygons, or plain or packed run lengths.
 
     Parameters
     ----------
@@ -143,12 +143,15 @@ def shape_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
             f"mask: expected run lengths of {width}x{height} pixels, got {sum(runs)} of "
             f"{segmentation['size'][::-1]}"
         )
-    values = np.arange(len(runs)) % 2 == 1  # first those outside
-    return np.repeat(values, runs).reshape(width, height).T  # by columns
+    values = np.arange(len(runs)) % 2 == 1  # the first run is outside the mask
+    return np.repeat(values, runs).reshape(width, height).T  # column-major order
 
 
 def unpacked(text: str) -> list[int]:
-    """COCO's packed run lengths: six bits a character, each but three less the one two before."""
+    """Decode the packed run lengths of COCO.
+
+    Each character has six bits; from the fourth on, a run is the difference to the one two before.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text:
@@ -165,7 +168,7 @@ def unpacked(text: str) -> list[int]:
 
 
 class ImageNetSegmentation:
-    """ImageNet-Segmentation (Guillaumin et al. 2014), the file `gtsegs_ijcv.mat`; no labels.
+    """ImageNet-Segmentation (Guillaumin et al. 2014), the file `gtsegs_ijcv.mat`, without labels.
 
     Needs h5py.
     """
@@ -196,14 +199,14 @@ class ImageNetSegmentation:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Item:
-        # MATLAB keeps arrays by columns: (3, W, H), and a mask within one more reference.
+        # MATLAB stores arrays in column-major order, (3, W, H), and a mask behind a reference.
         pixels = np.asarray(self.opened[self.images[index]]).transpose(2, 1, 0)
         inner = self.opened[self.opened[self.masks[index]][0, 0]]
         image = read_picture(np.ascontiguousarray(pixels).astype(np.uint8))
         return Item(f"image {index}", image, np.asarray(inner).T > 0, None)
 
     def sources(self, index: int) -> list[Source]:
-        """Return the values of an item, as they are in the file."""
+        """Return the values of an item, as stored in the file."""
         pixels, mask = (
             np.asarray(array)
             for array in (

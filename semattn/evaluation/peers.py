@@ -1,8 +1,8 @@
-"""Peers' own code as rows: Captum, and packages that are optional.
+"""Peers' own code as rows: Captum, and optional packages.
 
-They run as their documents say for a vision transformer: pytorch-grad-cam on the norm before the
-last attention of timm's models, fast-vit-rollout on timm's without fused attention, torchcam's
-LeGrad on all blocks of torchvision's. A model of another make is refused.
+They run as documented for vision transformers: pytorch-grad-cam on the norm before the last
+attention of timm models, fast-vit-rollout on timm models without fused attention, torchcam's
+LeGrad on all blocks of torchvision models. Other models are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import SemattnError, UnsupportedModelError
 from ..grid import PatchGrid
 from .methods import peers
 
-SEEN = 8  # images that GradientShap draws its baselines from
+SEEN = 8  # samples of GradientShap
 
 
 def _package(name: str, install: str) -> Any:
@@ -32,37 +32,37 @@ def _package(name: str, install: str) -> Any:
         ) from error
 
 
-def _block(model: nn.Module) -> nn.Module:
-    """The norm before the last attention, which CAM methods on transformers take."""
+def _last_norm(model: nn.Module) -> nn.Module:
+    """Return the norm before the last attention, the usual target layer of CAM methods."""
     try:
-        found: nn.Module = model.get_submodule("blocks")[-1].norm1  # type: ignore[index]
+        norm: nn.Module = model.get_submodule("blocks")[-1].norm1  # type: ignore[index]
     except (AttributeError, TypeError, IndexError) as error:
         raise UnsupportedModelError(
             f"methods: expected a model with blocks[-1].norm1 for a peer's CAM, got "
-            f"{type(model).__name__} — leave this row out"
+            f"{type(model).__name__} — remove this method"
         ) from error
-    return found
+    return norm
 
 
 def _cam(name: str) -> None:
     @peers.register(f"pytorch-grad-cam/{name}")
     def cam(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
-        if grid.is_partial:  # it stretches its map over the whole image
+        if grid.is_partial:  # the library stretches its map over the whole image
             raise UnsupportedModelError(
                 f"pytorch-grad-cam/{name}: expected patches that cover the image, got a model that "
-                "crops or pads it — leave this row out"
+                "crops or pads it — remove this method"
             )
         library = _package("pytorch_grad_cam", "grad-cam")
         targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
 
-        def spread(tokens: Tensor) -> Tensor:
+        def reshape(tokens: Tensor) -> Tensor:
             return grid.fold(tokens[:, grid.prefix :].transpose(1, 2))
 
         with getattr(library, name)(
-            model=model, target_layers=[_block(model)], reshape_transform=spread
-        ) as made:
-            wanted = [targets.ClassifierOutputTarget(target)]
-            heat = made(input_tensor=inputs.clone(), targets=wanted)
+            model=model, target_layers=[_last_norm(model)], reshape_transform=reshape
+        ) as cam_method:
+            cam_targets = [targets.ClassifierOutputTarget(target)]
+            heat = cam_method(input_tensor=inputs.clone(), targets=cam_targets)
         return torch.from_numpy(heat[0])
 
 
@@ -73,11 +73,11 @@ for _name in ("GradCAM", "HiResCAM", "EigenCAM", "ScoreCAM", "LayerCAM"):
 @peers.register("fast-vit-rollout/rollout")
 def _rollout(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Tensor:
     library = _package("fast_vit_rollout", "fast-vit-rollout")
-    copied = copy.deepcopy(model)  # its hooks stay on what it has seen
-    for module in copied.modules():
+    model_copy = copy.deepcopy(model)  # the library does not remove its hooks
+    for module in model_copy.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # type: ignore[assignment]
-    rolled = library.ViTAttentionRollout(copied)(inputs)
+    rolled = library.ViTAttentionRollout(model_copy)(inputs)
     return grid.upsample(rolled[:, 0, -grid.patches :])[0]
 
 
@@ -93,12 +93,12 @@ def _legrad(model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> T
         )
     with library.LeGrad(model, blocks, grid_shape=grid.shape) as extractor:
         scores = model(inputs)
-        (made,) = extractor(target, scores)
-    return grid.upsample(made.flatten(1))[0]
+        (attribution,) = extractor(target, scores)
+    return grid.upsample(attribution.flatten(1))[0]
 
 
 def _captum(name: str) -> Callable[[Any], Any]:
-    """Enter a function (attr, model, inputs, target, grid) that gives (1, C, H, W)."""
+    """Register a function (attr, model, inputs, target, grid) that returns (1, C, H, W)."""
 
     def enter(call: Callable[..., Tensor]) -> Any:
         @peers.register(f"captum/{name}")
@@ -127,32 +127,32 @@ def _ig(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGri
 
 @_captum("SmoothGrad")
 def _smooth(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
-    tunnel = attr.NoiseTunnel(attr.Saliency(model))
-    reach = 0.15 * float(inputs.max() - inputs.min())
-    return tunnel.attribute(
+    noise_tunnel = attr.NoiseTunnel(attr.Saliency(model))
+    noise_scale = 0.15 * float(inputs.max() - inputs.min())
+    return noise_tunnel.attribute(
         inputs, target=target, nt_type="smoothgrad", nt_samples=16, nt_samples_batch_size=8,
-        stdevs=reach,
+        stdevs=noise_scale,
     )  # fmt: skip
 
 
 @_captum("GradientShap")
 def _shap(attr: Any, model: nn.Module, inputs: Tensor, target: int, grid: PatchGrid) -> Any:
-    soft = torch.nn.functional.avg_pool2d(inputs, 31, 1, 15, count_include_pad=False)
+    blurred = torch.nn.functional.avg_pool2d(inputs, 31, 1, 15, count_include_pad=False)
     return attr.GradientShap(model).attribute(
-        inputs, baselines=torch.cat([soft, torch.zeros_like(inputs)]), n_samples=SEEN,
+        inputs, baselines=torch.cat([blurred, torch.zeros_like(inputs)]), n_samples=SEEN,
         stdevs=0.1, target=target,
     )  # fmt: skip
 
 
 def _patches_as_features(inputs: Tensor, grid: PatchGrid) -> Tensor:
-    """Number of the patch of each pixel (1, 1, H, W); pixels in no patch are one more feature."""
+    """Return the patch number of each pixel (1, 1, H, W); other pixels are one more feature."""
     numbers = torch.arange(grid.patches, dtype=torch.float32, device="cpu")[None]
     features = grid.upsample(numbers, mode="nearest-exact").long()
     if grid.is_partial:
         rows, columns = grid.seen_part
-        seen = torch.zeros_like(features, dtype=torch.bool)
-        seen[:, rows, columns] = True
-        features[~seen] = grid.patches
+        is_seen = torch.zeros_like(features, dtype=torch.bool)
+        is_seen[:, rows, columns] = True
+        features[~is_seen] = grid.patches
     return features[:, None].to(inputs.device)
 
 

@@ -1,4 +1,4 @@
-"""Rows of an evaluation on the disk: each is used again only for the inputs that it came from."""
+"""Stored rows of an evaluation; a row is used only for the inputs that it was computed from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Source = tuple[str, Any, "int | None"]  # name, file or value, number of the cla
 
 
 def sources_of(data: Any, index: int) -> list[Source]:
-    """Return the inputs behind an item: its image, then its mask where it has one.
+    """Return the inputs of an item: its image, and its mask if it has one.
 
-    A data set with a method `sources` gives them without reading; of others, the item is read.
+    A data set with a method `sources` gives them without reading the item.
     """
     if hasattr(data, "sources"):
         return list(data.sources(index))
@@ -27,18 +27,18 @@ def sources_of(data: Any, index: int) -> list[Source]:
 
 
 def around(index: int, count: int, most: int) -> list[int]:
-    """Return the numbers of the items that follow one in a circle, at most `most`."""
+    """Return the numbers of the items after `index`, cyclically, at most `most`."""
     return [(index + step) % count for step in range(1, min(most, count - 1) + 1)]
 
 
 class KeptRows:
-    """Rows by the identity of their inputs: image, mask, class, and masks of other images.
+    """Stored rows by the identity of their inputs: image, mask, class, and masks of other images.
 
     Parameters
     ----------
-    shelf : of rows "000000", …
+    shelf : store of the rows "000000", …
     data : the data set
-    classes : the model's class of each class of the data, None where the predicted one is explained
+    classes : model class of each class of the data; None if the predicted class is explained
     others : number of other images whose masks a row depends on, 0 for none
     """
 
@@ -47,52 +47,57 @@ class KeptRows:
         self.classes = None if classes is None else list(classes)
         files = sorted(shelf.folder.glob("[0-9]*.json"))
         self.places = {file.stem: shelf.row(file.stem) or {} for file in files}
-        old = self.places.values()
-        self.rows = {str(row["key"]): row for row in old if "key" in row}
-        self.before = {str(row.get("name")): row.get("own") for row in old}
-        self._known = lines_by_name(line for row in old for line in row.get("inputs", ()))
+        stored = self.places.values()
+        self.rows = {str(row["key"]): row for row in stored if "key" in row}
+        self.before = {str(row.get("name")): row.get("own") for row in stored}
+        self._known = lines_by_name(line for row in stored for line in row.get("inputs", ()))
         self._lines: dict[int, list[str]] = {}
         self._owns: dict[int, str] = {}
         self.names: set[str] = set()
         self.changed = self.affected = 0
 
     def find(self, index: int) -> dict[str, Any] | None:
-        """Return the row of an item, None where it is to be measured."""
+        """Return the stored row of an item, None if it must be measured."""
         row = self.rows.get(self._key(index))
         if row is None or "skipped" in row:
-            return None  # what could not be read is tried again
+            return None  # an image that could not be read is read again
         self.names.add(str(row["name"]))
         self._write(index, {**row, "inputs": self._identities(index)})
         return row
 
     def keep(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
-        """Keep a row that was measured."""
-        name, own = str(row["name"]), self._own(index)
-        full = {**row, "key": self._key(index), "own": own, "inputs": self._identities(index)}
+        """Store a measured row."""
+        name, own_digest = str(row["name"]), self._own(index)
+        full = {
+            **row,
+            "key": self._key(index),
+            "own": own_digest,
+            "inputs": self._identities(index),
+        }
         self.names.add(name)
         if name in self.before and full["key"] not in self.rows:
-            self.changed += self.before[name] != own
-            self.affected += self.before[name] == own
+            self.changed += self.before[name] != own_digest
+            self.affected += self.before[name] == own_digest
         self._write(index, full)
         return full
 
     def finish(self) -> tuple[str, str]:
-        """Drop the rows of what is gone; return the digest of all inputs, and a note or ""."""
+        """Remove the rows of removed images; return the digest of all inputs, and a note or ""."""
         for name in self.places:
             if not name.isdigit() or int(name) >= len(self.data):
                 (self.shelf.folder / f"{name}.json").unlink(missing_ok=True)
-        gone = len(self.before.keys() - self.names)
+        removed = len(self.before.keys() - self.names)
         kinds = (
             (self.changed, "whose image, mask or class changed"),
             (self.affected, "compared with masks of other images, which changed"),
         )
-        parts = ", ".join(f"{count} {words}" for count, words in kinds if count)
+        changes = ", ".join(f"{count} {words}" for count, words in kinds if count)
         texts = []
-        if parts:
-            again = f"{self.changed + self.affected} of {len(self.before)} images"
-            texts.append(f"{again} that an earlier run kept were measured again: {parts}")
-        if gone:
-            texts.append(f"{gone} that are no longer in the data were dropped")
+        if changes:
+            count_text = f"{self.changed + self.affected} of {len(self.before)} images"
+            texts.append(f"{count_text} that an earlier run kept were measured again: {changes}")
+        if removed:
+            texts.append(f"{removed} that are no longer in the data were dropped")
         return _digest([self._own(index) for index in range(len(self.data))]), "; ".join(texts)
 
     def _write(self, index: int, row: dict[str, Any]) -> None:
@@ -104,7 +109,7 @@ class KeptRows:
         lines = self._identities(index)
         count = len(self.data)
         others = around(index, count, self.others) if len(lines) > 1 else []
-        return _digest([self._own(index), [contents(self._identities(one)) for one in others]])
+        return _digest([self._own(index), [contents(self._identities(other)) for other in others]])
 
     def _own(self, index: int) -> str:
         self._identities(index)
@@ -120,8 +125,8 @@ class KeptRows:
             label = inputs[0][2]
             lines = identify([source for _, source, _ in inputs], names, self._known, 1)
             # Without a label of its own, an item's class follows from its inputs.
-            known = self.classes is not None and label is not None
-            explained = self.classes[label] if known else self.classes  # type: ignore[index]
+            has_class = self.classes is not None and label is not None
+            explained = self.classes[label] if has_class else self.classes  # type: ignore[index]
             self._lines[index] = lines
             self._owns[index] = _digest([names, contents(lines), explained])
         return self._lines[index]

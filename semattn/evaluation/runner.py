@@ -1,4 +1,4 @@
-"""Many methods on many images: image by image, kept on the disk as they are done."""
+"""Evaluation of methods on images: image by image, with resumable storage of the rows."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ from .row_store import KeptRows, around, sources_of
 
 OTHERS = 32  # masks of other images, for the shuffled AUROC
 SHUFFLED = "shuffled-auroc"
-# Entries of `about` that may change: each row has the identity of its own inputs.
+# Entries of `about` that may change, because each row has the identity of its own inputs.
 COUNTED = ("root", "of", "images", "notes", "mask_reading")
 
 
 @dataclass(frozen=True)
 class Results:
-    """What came out: `values` (images, methods, metrics), NaN where a metric says nothing.
+    """Results: `values` (images, methods, metrics), NaN where a metric is not defined.
 
-    `seconds` and `peak_mib` (images, methods) are of one map each; `refused` says why a method has
-    none; `right` says of each image whether the model's prediction was its label, where known.
+    `seconds` and `peak_mib` (images, methods) are the cost of one map each; `refused` has the
+    reason why a method has no map; `right` tells for each image whether the prediction equals the
+    label, None without a label.
     """
 
     methods: tuple[str, ...]
@@ -56,8 +57,8 @@ class Results:
 
 
 def core() -> list[str]:
-    """The metrics that stand in a table unless others are asked for."""
-    return [name for name, one in measures.items() if one.core]
+    """Return the names of the default metrics."""
+    return [name for name, measure in measures.items() if measure.core]
 
 
 def evaluate(
@@ -73,75 +74,83 @@ def evaluate(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Results:
-    """Explain every image of `data` by every method, and measure each map.
+    """Explain every image of `data` with every method, and measure each map.
 
     Parameters
     ----------
     model : in evaluation mode, with classes
     data : a sequence of items with `name`, `image` (PIL), `mask` (H, W) or None, `label` or None,
-        and `classes`; what cannot be read is skipped, and listed. With a method `sources`, as
-        `semattn.evaluation.masked.Folder` has it, kept rows are confirmed without reading items
-    methods, metrics : names (`methods.method`, `measures`); metrics None is the core
+        and `classes`; unreadable items are skipped and listed. With a method `sources`, as in
+        `semattn.evaluation.masked.Folder`, stored rows are confirmed without reading items
+    methods, metrics : names (`methods.method`, `measures`); metrics None for the default ones
     setting : of the perturbation metrics
-    refine : how patches become pixels, for every row alike
-    preprocessing : None is the model's own
-    classes : the model's class names; where the data has the same names, the label is explained,
-        else the class that the model predicts
-    folder : where each image's numbers are kept as it is done, and read again where its image, its
-        mask and its class are the same; None keeps nothing
-    progress : called with the number of images done, and of all
+    refine : refinement of patches to pixels, the same for every row
+    preprocessing : None for that of the model
+    classes : class names of the model; if the data has the same names, the label is explained,
+        otherwise the predicted class
+    folder : directory that stores the row of each image, which is read again if image, mask and
+        class have not changed; None stores nothing
+    progress : called with the number of images done, and the total
 
     Raises
     ------
     SemattnError, ValueError
-        For unknown names, for metrics that need masks where there are none, for a folder of
-        another run or that another process runs in, and where no image is left.
+        For unknown names, for metrics that need masks if there are none, for a folder of another
+        run or one that another process uses, and if no image is left.
 
     Warns
     -----
     UserWarning
-        Where images of an earlier run in the folder changed, and are measured again, or are gone.
+        If images of an earlier run in the folder changed and are measured again, or were removed.
     """
     setting = setting or Setting()
-    wanted = list(metrics or core())
-    for name in wanted:
+    metric_names = list(metrics or core())
+    for name in metric_names:
         if name not in measures:
             raise ValueError(choices("metric", name, measures))
     for name in methods:
         method(name, refine, setting.seed)
-    if not methods or len(set(methods)) < len(methods) or len(set(wanted)) < len(wanted):
-        raise ValueError("methods, metrics: expected each once, and one at least")
-    own = preprocessing or Preprocessing.of(model)
+    if (
+        not methods
+        or len(set(methods)) < len(methods)
+        or len(set(metric_names)) < len(metric_names)
+    ):
+        raise ValueError("methods, metrics: expected at least one of each, without repetition")
+    used_preprocessing = preprocessing or Preprocessing.of(model)
     manifest = about_model(model) | {
-        "data": data.about, "methods": list(methods), "metrics": wanted,
-        "setting": vars(setting), "refine": refine, "preprocessing": str(own),
+        "data": data.about, "methods": list(methods), "metrics": metric_names,
+        "setting": vars(setting), "refine": refine, "preprocessing": str(used_preprocessing),
         "versions": versions(),
     }  # fmt: skip
-    wants = _wanted_classes(data, classes)
-    study = _Study(model, data, list(methods), wanted, setting, refine, own, wants)
+    class_numbers = _wanted_classes(data, classes)
+    study = _Study(
+        model, data, list(methods), metric_names, setting, refine, used_preprocessing, class_numbers
+    )
     with nullcontext() if folder is None else ResultFolder(folder, "evaluate").running(()):
-        kept = None if folder is None else _kept_rows(folder, manifest, study)
+        stored_rows = None if folder is None else _kept_rows(folder, manifest, study)
         rows = []
         for index in range(len(data)):
-            rows.append(study.measure(index) if kept is None else _row(kept, study, index))
+            rows.append(
+                study.measure(index) if stored_rows is None else _row(stored_rows, study, index)
+            )
             if progress:
                 progress(index + 1, len(data))
-        if kept is not None:
-            inputs, note = kept.finish()
+        if stored_rows is not None:
+            inputs, note = stored_rows.finish()
             manifest["data"] = {**data.about, "inputs_sha256": inputs}
             if note:
                 warnings.warn(note, stacklevel=2)
-    return _results(rows, list(methods), wanted, manifest)
+    return _results(rows, list(methods), metric_names, manifest)
 
 
-def _row(kept: KeptRows, study: _Study, index: int) -> dict[str, Any]:
-    """Return the row of an image that is kept, or measure it and keep it."""
-    row = kept.find(index)
-    return kept.keep(index, study.measure(index)) if row is None else row
+def _row(stored_rows: KeptRows, study: _Study, index: int) -> dict[str, Any]:
+    """Return the stored row of an image, or measure and store it."""
+    row = stored_rows.find(index)
+    return stored_rows.keep(index, study.measure(index)) if row is None else row
 
 
 def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> KeptRows:
-    """Return the rows in a folder, once it is known to be of the same model and options."""
+    """Return the stored rows of a folder after checking that model and options are the same."""
     about = {name: value for name, value in study.data.about.items() if name not in COUNTED}
     shelf = Shelf(folder, {**manifest, "data": about}, "run")
     others = OTHERS if SHUFFLED in study.wanted else 0
@@ -149,29 +158,31 @@ def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> KeptRow
 
 
 class _Study:
-    """What all images share."""
+    """Model, data and settings that all images share."""
 
     def __init__(
         self,
         model: nn.Module,
         data: Any,
         names: list[str],
-        wanted: list[str],
+        metrics: list[str],
         setting: Setting,
         refine: str,
         preprocessing: Preprocessing,
         classes: list[int] | None,
     ) -> None:
-        self.model, self.data, self.names, self.wanted = model, data, names, wanted
+        self.model, self.data, self.names, self.wanted = model, data, names, metrics
         self.setting, self.preprocessing, self.classes = setting, preprocessing, classes
-        self.methods: dict[str, Method] = {one: method(one, refine, setting.seed) for one in names}
+        self.methods: dict[str, Method] = {
+            name: method(name, refine, setting.seed) for name in names
+        }
         self._kept: dict[int, Tensor | None] = {}
 
     def measure(self, index: int) -> dict[str, Any]:
-        """All numbers of one image, ready for JSON."""
+        """Return all values of one image, ready for JSON."""
         try:
             item = self.data[index]
-            images, mask = self._prepared(item)
+            images, mask = self._prepare(item)
         except (SemattnError, OSError, ValueError) as error:
             return {"name": self._name_of(index), "skipped": " ".join(str(error).split())}
         with torch.inference_mode():
@@ -194,7 +205,9 @@ class _Study:
             "target": target, "methods": {},
         }  # fmt: skip
         for name, run in self.methods.items():
-            row["methods"][name] = self._one(run, images, about, target, second, mask, index)
+            row["methods"][name] = self._measure_method(
+                run, images, about, target, second, mask, index
+            )
         return row
 
     def _name_of(self, index: int) -> str:
@@ -204,62 +217,62 @@ class _Study:
                 return sources_of(self.data, index)[0][0]
         return f"image {index}"
 
-    def _one(
+    def _measure_method(
         self, run: Method, images: Images, about: tuple[OutputMeaning, int], target: int,
         second: int, mask: Any, index: int,
     ) -> dict[str, Any]:  # fmt: skip
         device, (meaning, outputs) = images.inputs.device, about
         try:
             explained = answer_target(target, meaning, outputs)
-            made, cost = measured(lambda: run(self.model, images, explained), device)
+            explanation_map, cost = measured(lambda: run(self.model, images, explained), device)
         except UnsupportedModelError as error:
             return {"refused": " ".join(str(error).split())}
         needs = SHUFFLED in self.wanted and mask is not None
         case = Case(
-            self.model, images, target, second, run, made, mask,
+            self.model, images, target, second, run, explanation_map, mask,
             self._masks(index) if needs else None, self.setting, meaning, outputs,
         )  # fmt: skip
-        found: dict[str, float | None] = {}
+        values: dict[str, float | None] = {}
         for name in self.wanted:
             if measures[name].mask and mask is None:
-                found[name] = None
+                values[name] = None
                 continue
             value = float(measures[name].of(case))
-            found[name] = value if np.isfinite(value) else None
-        return {"values": found, "seconds": cost.seconds, "peak_mib": cost.peak_mib}
+            values[name] = value if np.isfinite(value) else None
+        return {"values": values, "seconds": cost.seconds, "peak_mib": cost.peak_mib}
 
-    def _prepared(self, item: Any) -> tuple[Images, Tensor | None]:
+    def _prepare(self, item: Any) -> tuple[Images, Tensor | None]:
         images = prepare(item.image, self.preprocessing)
         inputs = move_to_model(self.model, images.inputs, prepared=images.prepared)
         moved = replace(images, inputs=inputs)
-        return moved, None if item.mask is None else self._fitted(item.mask)[None]
+        return moved, None if item.mask is None else self._fit_mask(item.mask)[None]
 
-    def _fitted(self, mask: np.ndarray) -> Tensor:
-        """A mask (H, W) as the model sees it."""
+    def _fit_mask(self, mask: np.ndarray) -> Tensor:
+        """Return a mask (H, W) after the resizing and cropping of the model's preprocessing."""
         page = Image.fromarray(255 * mask.astype(np.uint8)).convert("RGB")
-        seen = np.asarray(self.preprocessing.fit(page).convert("L"))
-        return torch.from_numpy(seen > 127)
+        resized = np.asarray(self.preprocessing.fit(page).convert("L"))
+        return torch.from_numpy(resized > 127)
 
     def _masks(self, index: int) -> Tensor:
-        """Masks (M, H, W) of images that lie around one in the data, itself left out."""
-        found = [self._mask_of(one) for one in around(index, len(self.data), OTHERS)]
-        return torch.stack([one for one in found if one is not None])
+        """Return the masks (M, H, W) of the next images in the data."""
+        masks = [self._mask_of(other) for other in around(index, len(self.data), OTHERS)]
+        return torch.stack([mask for mask in masks if mask is not None])
 
     def _mask_of(self, index: int) -> Tensor | None:
         if index not in self._kept:
             try:
                 mask = self.data[index].mask
-                self._kept[index] = None if mask is None else self._fitted(mask)
+                self._kept[index] = None if mask is None else self._fit_mask(mask)
             except (SemattnError, OSError, ValueError):
                 self._kept[index] = None
-        found = self._kept[index]
+        mask_of_image = self._kept[index]
         if len(self._kept) > 2 * OTHERS:
             self._kept.pop(next(iter(self._kept)))
-        return found
+        return mask_of_image
 
 
 def _class_scores(logits: Tensor, meaning: OutputMeaning) -> Tensor:
-    """The score of each class, (B, K); of a binary model those of its two answers."""
+    """Return the score of each class, (B, K); for a binary model the scores of its two answers."""
     if meaning.refusal:
         raise UnsupportedModelError(meaning.refusal)
     if not meaning.has_answers or logits.ndim > 2:
@@ -271,7 +284,7 @@ def _class_scores(logits: Tensor, meaning: OutputMeaning) -> Tensor:
 
 
 def _wanted_classes(data: Any, classes: Sequence[str] | None) -> list[int] | None:
-    """The model's class of each of the data's, where all have the same names."""
+    """Return the model class of each class of the data, if both have the same names."""
     names = getattr(data, "classes", ())
     if not names or classes is None or not set(names) <= set(classes):
         return None
@@ -285,31 +298,32 @@ def _wanted_classes(data: Any, classes: Sequence[str] | None) -> list[int] | Non
 
 
 def _results(
-    rows: list[dict[str, Any]], names: list[str], wanted: list[str], manifest: dict[str, Any]
+    rows: list[dict[str, Any]], names: list[str], metrics: list[str], manifest: dict[str, Any]
 ) -> Results:
-    good = [row for row in rows if "skipped" not in row]
+    measured_rows = [row for row in rows if "skipped" not in row]
     skipped = tuple((row["name"], row["skipped"]) for row in rows if "skipped" in row)
-    if not good:
+    if not measured_rows:
         raise SemattnError(
             f"data: expected one image that can be read, got {len(skipped)} that cannot: "
             f"{'; '.join(f'{name}: {why}' for name, why in skipped[:3])}"
         )
-    shape = (len(good), len(names))
-    values = np.full((*shape, len(wanted)), np.nan)
+    shape = (len(measured_rows), len(names))
+    values = np.full((*shape, len(metrics)), np.nan)
     seconds, peak = np.full(shape, np.nan), np.full(shape, np.nan)
     refused = {}
-    for i, row in enumerate(good):
+    for i, row in enumerate(measured_rows):
         for j, name in enumerate(names):
-            one = row["methods"][name]
-            if "refused" in one:
-                refused[name] = one["refused"]
+            result = row["methods"][name]
+            if "refused" in result:
+                refused[name] = result["refused"]
                 continue
-            seconds[i, j] = one["seconds"]
-            peak[i, j] = np.nan if one["peak_mib"] is None else one["peak_mib"]
-            for k, metric in enumerate(wanted):
-                value = one["values"][metric]
+            seconds[i, j] = result["seconds"]
+            peak[i, j] = np.nan if result["peak_mib"] is None else result["peak_mib"]
+            for k, metric in enumerate(metrics):
+                value = result["values"][metric]
                 values[i, j, k] = np.nan if value is None else value
     return Results(
-        tuple(names), tuple(wanted), values, seconds, peak, tuple(row["name"] for row in good),
-        tuple(row["right"] for row in good), skipped, refused, manifest,
+        tuple(names), tuple(metrics), values, seconds, peak,
+        tuple(row["name"] for row in measured_rows),
+        tuple(row["right"] for row in measured_rows), skipped, refused, manifest,
     )  # fmt: skip

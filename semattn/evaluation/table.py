@@ -1,4 +1,4 @@
-"""The results of a comparison as a person reads them: estimates, and differences to baselines."""
+"""Tables of a comparison: estimates, and differences to baselines."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ BASELINES = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of the first metric, the best first; controls last.
+    """Rows by the first metric, the best first; controls last.
 
-    `estimates` is by (method, metric), `differences` by (method, baseline, metric): the method less
-    the baseline, p-values corrected by Holm over all pairs of one metric. `seconds` and `peak_mib`
-    are medians over images.
+    `estimates` is by (method, metric), `differences` by (method, baseline, metric): the method
+    minus the baseline, with p-values corrected by Holm over all pairs of one metric. `seconds` and
+    `peak_mib` are medians over images.
     """
 
     methods: tuple[str, ...]
@@ -39,130 +39,139 @@ class Table:
 
 
 def is_control(name: str) -> bool:
-    """Whether a row is one to compare with: it owes the model or the keypoints nothing."""
+    """Return whether a row is a control: it ignores the model or the keypoints."""
     base, _, density = name.partition(":")
-    known = base in explainers and bool(explainers[base].control)
-    return known or (density in densities and bool(densities[density].control))
+    is_control_explainer = base in explainers and bool(explainers[base].control)
+    return is_control_explainer or (density in densities and bool(densities[density].control))
 
 
-def check_baselines(wanted: Sequence[str] | None, rows: Sequence[str]) -> list[str]:
-    """The baselines among the rows; None is those of `BASELINES` that are.
+def check_baselines(baselines: Sequence[str] | None, rows: Sequence[str]) -> list[str]:
+    """Return the baselines; None selects the methods of `BASELINES` among the rows.
 
     Raises
     ------
     ValueError
-        For one that is no row.
+        For a baseline that is not a row.
     """
-    if wanted is None:
-        return [one for one in BASELINES if one in rows]
-    if missing := [one for one in wanted if one not in rows]:
+    if baselines is None:
+        return [baseline for baseline in BASELINES if baseline in rows]
+    if missing := [baseline for baseline in baselines if baseline not in rows]:
         raise ValueError(
             f"baselines: expected some of {', '.join(rows)}, got {', '.join(missing)} — "
             "add them to the methods"
         )
-    return list(wanted)
+    return list(baselines)
 
 
-def table(found: Results, baselines: Sequence[str] | None = None, seed: int = 0) -> Table:
-    """Estimates with intervals over images, and paired differences to each baseline.
+def table(results: Results, baselines: Sequence[str] | None = None, seed: int = 0) -> Table:
+    """Return estimates with intervals over images, and paired differences to each baseline.
 
     Parameters
     ----------
-    baselines : methods among the rows; None is those of `BASELINES` that are
+    baselines : methods among the rows; None selects those of `BASELINES`
 
     Raises
     ------
     ValueError
-        For a baseline that is no row.
+        For a baseline that is not a row.
     """
-    rows = [name for name in found.methods if name not in found.refused]
-    chosen = check_baselines(baselines, found.methods)
-    chosen = [one for one in chosen if one in rows]
-    place = {name: index for index, name in enumerate(found.methods)}
+    rows = [name for name in results.methods if name not in results.refused]
+    used_baselines = check_baselines(baselines, results.methods)
+    used_baselines = [baseline for baseline in used_baselines if baseline in rows]
+    column = {name: index for index, name in enumerate(results.methods)}
     estimates, differences = {}, {}
-    for k, metric in enumerate(found.metrics):
+    for k, metric in enumerate(results.metrics):
         for name in rows:
-            estimates[name, metric] = estimate(found.values[:, place[name], k], seed)
-        pairs = [(one, other) for one in rows for other in chosen if one != other]
+            estimates[name, metric] = estimate(results.values[:, column[name], k], seed)
+        pairs = [(row, baseline) for row in rows for baseline in used_baselines if row != baseline]
         compared = [
-            difference(found.values[:, place[one], k], found.values[:, place[other], k], seed)
-            for one, other in pairs
+            difference(
+                results.values[:, column[row], k], results.values[:, column[baseline], k], seed
+            )
+            for row, baseline in pairs
         ]
-        corrected = holm([one.p for one in compared])
-        for (one, other), paired, p in zip(pairs, compared, corrected, strict=True):
-            differences[one, other, metric] = replace(paired, corrected=p)
-    first = found.metrics[0]
+        corrected = holm([paired.p for paired in compared])
+        for (row, baseline), paired, p in zip(pairs, compared, corrected, strict=True):
+            differences[row, baseline, metric] = replace(paired, corrected=p)
+    first = results.metrics[0]
     sign = -1 if measures[first].more else 1
     controls = frozenset(name for name in rows if is_control(name))
-    order = sorted(rows, key=lambda name: (name in controls, _key(sign, estimates[name, first])))
+    order = sorted(
+        rows, key=lambda name: (name in controls, _sort_key(sign, estimates[name, first]))
+    )
     return Table(
-        tuple(order), controls, found.metrics, tuple(chosen), estimates, differences,
-        {name: float(np.median(found.seconds[:, place[name]])) for name in rows},
-        {name: float(np.median(found.peak_mib[:, place[name]])) for name in rows},
+        tuple(order), controls, results.metrics, tuple(used_baselines), estimates, differences,
+        {name: float(np.median(results.seconds[:, column[name]])) for name in rows},
+        {name: float(np.median(results.peak_mib[:, column[name]])) for name in rows},
     )  # fmt: skip
 
 
-def _key(sign: int, one: Estimate) -> float:
-    return np.inf if np.isnan(one.mean) else sign * one.mean
+def _sort_key(sign: int, value: Estimate) -> float:
+    return np.inf if np.isnan(value.mean) else sign * value.mean
 
 
 def heading(metric: str) -> str:
-    """A metric's title, and an arrow to where the better values are."""
+    """Return the title of a metric, with an arrow toward better values."""
     return f"{measures[metric].title} {'↑' if measures[metric].more else '↓'}"
 
 
-def page(found: Results, made: Table) -> str:
-    """The table in Markdown, and under it on what it was measured, and how it is read."""
-    data, at = found.manifest["data"], found.manifest["setting"]
-    right = [one for one in found.right if one is not None]
-    classes = "the predicted class explained"
+def page(results: Results, rendered: Table) -> str:
+    """Return the table in Markdown, followed by the data, the settings and how to read it."""
+    data, setting = results.manifest["data"], results.manifest["setting"]
+    right = [is_right for is_right in results.right if is_right is not None]
+    classes = "target: the predicted class"
     if right:
-        classes = f"the true class explained (the model is right on {sum(right)})"
-    images = "1 image" if len(found.names) == 1 else f"{len(found.names)} images"
-    said = (
-        f"{images} ({data['name']}), {classes}; refinement: {found.manifest['refine']}; "
-        f"perturbed in {at['steps']} steps, {at['baseline']} for what is gone, in "
-        f"{at['precision']}. Means, and differences in pairs, with 95 % bootstrap intervals over "
-        "images; \\* p < .05 by flips of the signs, after Holm's correction over all pairs of a "
-        "metric. ↑ more is better, ↓ less. Seconds and MiB of one map: medians over images."
+        classes = f"target: the true class ({sum(right)} predicted correctly)"
+    images = "1 image" if len(results.names) == 1 else f"{len(results.names)} images"
+    caption = (
+        f"{images} ({data['name']}), {classes}; refinement: {results.manifest['refine']}; "
+        f"perturbed in {setting['steps']} steps with baseline {setting['baseline']}, in "
+        f"{setting['precision']}. Means and paired differences with 95 % bootstrap confidence "
+        "intervals over images; \\* p < .05 in a sign-flip test, with Holm's correction over all "
+        "pairs of a metric. ↑ higher is better, ↓ lower is better. Seconds and MiB per map: "
+        "medians over images."
     )
-    refused = [f"Refused: {name}: {why}" for name, why in found.refused.items()]
-    return "\n\n".join([markdown(made).rstrip("\n"), said, *refused]) + "\n"
+    refused = [f"Refused: {name}: {why}" for name, why in results.refused.items()]
+    return "\n\n".join([markdown(rendered).rstrip("\n"), caption, *refused]) + "\n"
 
 
-def markdown(made: Table) -> str:
-    """The table in Markdown: means with intervals, then differences to each baseline."""
-    arrows = [heading(one) for one in made.metrics]
+def markdown(comparison: Table) -> str:
+    """Return the table in Markdown: means with intervals, then differences to each baseline."""
+    arrows = [heading(metric) for metric in comparison.metrics]
     lines = [
         _line(["method", *arrows, "seconds", "MiB"]),
         _line(["---", *["---:"] * (len(arrows) + 2)]),
     ]
-    for name in made.methods:
-        cells = [_said(made.estimates[name, metric]) for metric in made.metrics]
-        label = f"{name} (control)" if name in made.controls else name
-        memory = made.peak_mib[name]
+    for name in comparison.methods:
+        cells = [_format(comparison.estimates[name, metric]) for metric in comparison.metrics]
+        label = f"{name} (control)" if name in comparison.controls else name
+        memory = comparison.peak_mib[name]
         lines.append(_line([
-            label, *cells, f"{made.seconds[name]:.3f}", "–" if np.isnan(memory) else f"{memory:.0f}"
+            label, *cells, f"{comparison.seconds[name]:.3f}",
+            "–" if np.isnan(memory) else f"{memory:.0f}",
         ]))  # fmt: skip
-    parts = ["\n".join(lines)]
-    for baseline in made.baselines:
-        lines = [_line([f"less {baseline}", *arrows]), _line(["---", *["---:"] * len(arrows)])]
-        for name in made.methods:
+    tables = ["\n".join(lines)]
+    for baseline in comparison.baselines:
+        lines = [_line([f"minus {baseline}", *arrows]), _line(["---", *["---:"] * len(arrows)])]
+        for name in comparison.methods:
             if name != baseline:
                 cells = [
-                    _said(one, "+.3f") + (" *" if one.corrected < 0.05 else "")
-                    for one in (made.differences[name, baseline, m] for m in made.metrics)
+                    _format(value, "+.3f") + (" *" if value.corrected < 0.05 else "")
+                    for value in (
+                        comparison.differences[name, baseline, metric]
+                        for metric in comparison.metrics
+                    )
                 ]
                 lines.append(_line([name, *cells]))
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _said(one: Estimate, form: str = ".3f") -> str:
-    if not one.count:
+def _format(value: Estimate, form: str = ".3f") -> str:
+    if not value.count:
         return "–"
-    return f"{one.mean:{form}} [{one.low:{form}}, {one.high:{form}}]"
+    return f"{value.mean:{form}} [{value.low:{form}}, {value.high:{form}}]"

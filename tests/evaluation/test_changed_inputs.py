@@ -1,4 +1,4 @@
-"""Kept rows of a benchmark are used only for the image, mask and class that they came from."""
+"""Stored rows of a benchmark are used only for the image, mask and class that they came from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SILENT = ("nothing", "copy", "touch")
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The numbers of the images that are measured, in order."""
+    """Numbers of the images that are measured, in order."""
     numbers, measure = [], _Study.measure
     monkeypatch.setattr(
         _Study, "measure", lambda study, index: numbers.append(index) or measure(study, index)
@@ -43,7 +43,7 @@ def measured(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", EDITS)
-def test_a_run_after_an_edit_is_a_run_from_scratch(tmp_path, kind):
+def test_a_run_after_an_edit_equals_one_from_scratch(tmp_path, kind):
     again, scratch, notes = bench_case(tmp_path, kind, seed=3)
     assert same_bench(again, scratch)
     notes = [note for note in notes if "kept" in note or "dropped" in note]
@@ -53,7 +53,7 @@ def test_a_run_after_an_edit_is_a_run_from_scratch(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["mask", "add", "remove"])
 @pytest.mark.parametrize("stop", [1, 3])
-def test_a_run_that_was_stopped_and_edited_is_one_from_scratch(tmp_path, kind, stop):
+def test_an_interrupted_and_edited_run_equals_one_from_scratch(tmp_path, kind, stop):
     again, scratch, _ = bench_case(tmp_path, kind, seed=5, stop=stop)
     assert same_bench(again, scratch)
 
@@ -61,26 +61,26 @@ def test_a_run_that_was_stopped_and_edited_is_one_from_scratch(tmp_path, kind, s
 def test_another_data_set_with_the_same_names_gives_its_own_numbers(tmp_path, measured):
     first, second = make_data(tmp_path / "a", 1, 5), make_data(tmp_path / "b", 2, 4)
     old = run_bench(first, tmp_path / "kept")
-    with pytest.warns(UserWarning, match="4 of 5 images .* were measured again: 4 whose") as said:
-        found = run_bench(second, tmp_path / "kept")
-    assert len(said) == 1 and "1 that are no longer in the data were dropped" in str(
-        said[0].message
+    with pytest.warns(
+        UserWarning, match="4 of 5 images .* were measured again: 4 whose"
+    ) as warning_list:
+        results = run_bench(second, tmp_path / "kept")
+    assert len(warning_list) == 1 and "1 that are no longer in the data were dropped" in str(
+        warning_list[0].message
     )
-    assert same_bench(found, run_bench(second, None))
-    assert not np.array_equal(found.values, old.values[:4])
-    assert found.manifest["data"]["inputs_sha256"] != old.manifest["data"]["inputs_sha256"]
+    assert same_bench(results, run_bench(second, None))
+    assert not np.array_equal(results.values, old.values[:4])
+    assert results.manifest["data"]["inputs_sha256"] != old.manifest["data"]["inputs_sha256"]
     assert len(measured) == 5 + 4 + 4
 
 
-def test_a_mask_that_was_corrected_is_seen_by_its_image_and_those_that_draw_from_it(
-    tmp_path, measured
-):
+def test_a_changed_mask_affects_its_image_and_those_that_sample_it(tmp_path, measured):
     root = make_data(tmp_path / "data", 1)
     run_bench(root, tmp_path / "kept")
     draw_mask(root / "masks/dog/01.png", 99)
     with pytest.warns(UserWarning, match="4 of 4 .*: 1 whose image, mask or class changed, 3 comp"):
-        found = run_bench(root, tmp_path / "kept")
-    assert same_bench(found, run_bench(root, None))
+        results = run_bench(root, tmp_path / "kept")
+    assert same_bench(results, run_bench(root, None))
 
     def ap(out):
         data = read(f"masks:{root / 'images'},{root / 'masks'}")
@@ -94,7 +94,7 @@ def test_a_mask_that_was_corrected_is_seen_by_its_image_and_those_that_draw_from
     assert measured == [2], "without shuffled-auroc the others do not depend on it"
 
 
-def test_nothing_is_measured_twice_though_the_data_moved(tmp_path, measured):
+def test_moved_data_is_not_measured_again(tmp_path, measured):
     root = make_data(tmp_path / "data", 1)
     run_bench(root, tmp_path / "kept")
     shutil.copytree(root, tmp_path / "other/place")
@@ -104,7 +104,7 @@ def test_nothing_is_measured_twice_though_the_data_moved(tmp_path, measured):
     assert not measured
 
 
-def test_rows_are_found_at_other_places(tmp_path, measured):
+def test_rows_are_found_at_other_indices(tmp_path, measured):
     data = read(f"folder:{make_data(tmp_path / 'data', 1, 9) / 'images'}")
 
     def run(count, out):
@@ -119,17 +119,17 @@ def test_rows_are_found_at_other_places(tmp_path, measured):
 def test_a_picture_that_was_repaired_is_measured(tmp_path):
     root = make_data(tmp_path / "data", 1)
     file = root / "images/cat/02.png"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:100])
-    found = run_bench(root, tmp_path / "kept")
-    assert [name for name, _ in found.skipped] == ["cat/02.png"] and len(found.names) == 3
-    file.write_bytes(whole)
+    content = file.read_bytes()
+    file.write_bytes(content[:100])
+    results = run_bench(root, tmp_path / "kept")
+    assert [name for name, _ in results.skipped] == ["cat/02.png"] and len(results.names) == 3
+    file.write_bytes(content)
     with pytest.warns(UserWarning, match="1 whose image"):
-        found = run_bench(root, tmp_path / "kept")
-    assert same_bench(found, run_bench(root, None)) and len(found.names) == 4
+        results = run_bench(root, tmp_path / "kept")
+    assert same_bench(results, run_bench(root, None)) and len(results.names) == 4
 
 
-def test_items_that_are_no_files_are_told_by_their_values(tmp_path, measured):
+def test_items_in_memory_are_identified_by_their_values(tmp_path, measured):
     class Data:
         classes, about = (), {"name": "drawn"}
 
@@ -160,7 +160,7 @@ def evaluate_quietly(data, out):
         return evaluate(tiny_model(), data, ["random"], ["gini"], folder=out)
 
 
-def test_options_are_refused_as_before(tmp_path):
+def test_other_options_are_refused(tmp_path):
     root = make_data(tmp_path / "data", 1)
     run_bench(root, tmp_path / "kept")
     data = read(f"masks:{root / 'images'},{root / 'masks'}")
@@ -182,16 +182,16 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
         evaluate(tiny_model(), data, ["random"], ["ap"], folder=tmp_path / "kept", progress=second)
 
 
-def test_coco_is_told_by_picture_annotation_and_class_names(tmp_path):
+def test_coco_items_are_identified_by_picture_annotation_and_class_names(tmp_path):
     edited_data.draw(tmp_path / "a.png", 1)
     box = [10, 5, 24, 5, 24, 19, 10, 19]
 
     def lines(name, points):
-        told = {
+        annotation_file = {
             "categories": [{"id": 1, "name": name}], "images": [{"id": 1, "file_name": "a.png"}],
             "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [points]}],
         }  # fmt: skip
-        (tmp_path / "told.json").write_text(json.dumps(told))
+        (tmp_path / "told.json").write_text(json.dumps(annotation_file))
         data = First(read(f"coco:{tmp_path},{tmp_path / 'told.json'}"), 9)
         return contents(identify([source for _, source, _ in sources_of(data, 0)]))
 
@@ -202,7 +202,7 @@ def test_coco_is_told_by_picture_annotation_and_class_names(tmp_path):
     assert first[0] != lines("cat", box)[0]
 
 
-def test_voc_is_told_by_picture_and_mask(tmp_path):
+def test_voc_items_are_identified_by_picture_and_mask(tmp_path):
     edited_data.draw(tmp_path / "JPEGImages/one.jpg", 1)
     edited_data.draw_mask(tmp_path / "SegmentationClass/one.png", 1)
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
@@ -213,28 +213,30 @@ def test_voc_is_told_by_picture_and_mask(tmp_path):
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_the_command_says_it_in_one_line(run, tmp_path):
+def test_the_command_reports_changes_in_one_line(run, tmp_path):
     root = make_data(tmp_path / "data", 1)
-    given = ("bench", "explain", "--data", f"masks:{root / 'images'},{root / 'masks'}", "--methods",
-             "random", "--metrics", "ap", "--random-weights", "--out", "kept")  # fmt: skip
-    assert run(*given)[0] == 0
+    arguments = (
+        "bench", "explain", "--data", f"masks:{root / 'images'},{root / 'masks'}", "--methods",
+        "random", "--metrics", "ap", "--random-weights", "--out", "kept",
+    )  # fmt: skip
+    assert run(*arguments)[0] == 0
     before = json.loads((tmp_path / "kept/bench.json").read_text())
     draw_mask(root / "masks/dog/01.png", 99)
-    status, out, err = run(*given)
+    status, out, err = run(*arguments)
     assert status == 0 and not err
     assert (
         out.count("note: 1 of 4 images that an earlier run kept were measured again: 1 whose") == 1
     )
     after = json.loads((tmp_path / "kept/bench.json").read_text())
-    assert run(*given[:-1], "fresh")[0] == 0
+    assert run(*arguments[:-1], "fresh")[0] == 0
     scratch = json.loads((tmp_path / "fresh/bench.json").read_text())
-    means = [one["methods"][0]["metrics"]["ap"]["mean"] for one in (before, after, scratch)]
+    means = [result["methods"][0]["metrics"]["ap"]["mean"] for result in (before, after, scratch)]
     assert means[0] != means[1] == means[2]
     other = make_data(tmp_path / "other", 2)
-    given = [str(one).replace(str(root), str(other)) for one in given]
-    assert run(*given)[0] == 0
-    assert run(*given[:-1], "fresh2")[0] == 0
-    found, scratch = (
-        json.loads((tmp_path / one / "bench.json").read_text()) for one in ("kept", "fresh2")
+    arguments = [str(argument).replace(str(root), str(other)) for argument in arguments]
+    assert run(*arguments)[0] == 0
+    assert run(*arguments[:-1], "fresh2")[0] == 0
+    resumed, scratch = (
+        json.loads((tmp_path / folder / "bench.json").read_text()) for folder in ("kept", "fresh2")
     )
-    assert found["methods"][0]["metrics"] == scratch["methods"][0]["metrics"]
+    assert resumed["methods"][0]["metrics"] == scratch["methods"][0]["metrics"]

@@ -1,4 +1,4 @@
-"""Data sets with masks: folders and the ways that benchmarks are packed, in small."""
+"""Data sets with masks: folders, and small copies of packed benchmarks."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_folders_of_images_and_masks(folders):
     data = read(f"masks:{folders[0]},{folders[1]}")
     assert data.classes == ("cat", "dog") and len(data) == 3
     for number, (name, label) in enumerate((("cat/a.jpg", 0), ("dog/b.jpg", 1), ("dog/c.jpg", 1))):
-        one = data[number]
-        assert (one.name, one.label) == (name, label)
-        np.testing.assert_array_equal(one.mask, a_mask(number))
+        item = data[number]
+        assert (item.name, item.label) == (name, label)
+        np.testing.assert_array_equal(item.mask, a_mask(number))
     bare = read(f"folder:{folders[0]}")
     assert bare[2].mask is None and bare[2].label == 1
     json.dumps(data.about)
 
 
-def test_what_is_wrong_with_folders_is_said(folders, tmp_path):
+def test_errors_of_folders(folders, tmp_path):
     images, masks = folders
     (masks / "dog" / "c.png").rename(masks / "dog" / "d.png")
     with pytest.raises(SemattnError, match=r"none for 1, such as dog/c.jpg") as error:
@@ -68,7 +68,7 @@ def test_what_is_wrong_with_folders_is_said(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("mask:a,b", "data: unknown name 'mask' — did you mean 'masks'"),
         ("masks", "followed by : and paths"),
@@ -81,8 +81,8 @@ def test_what_is_wrong_with_folders_is_said(folders, tmp_path):
         ("folder:nowhere", "folder: expected one that can be read"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(spec, said):
-    with pytest.raises((ValueError, SemattnError), match=said) as error:
+def test_unreadable_data_is_a_one_line_error(spec, message):
+    with pytest.raises((ValueError, SemattnError), match=message) as error:
         read(spec)
     assert "\n" not in str(error.value)
 
@@ -91,9 +91,9 @@ def test_pascal_voc(tmp_path):
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("one\ntwo\n")
-    drawn = np.zeros((HIGH, WIDE), np.uint8)
-    drawn[2:4, 2:4], drawn[5:20, 10:25], drawn[20, 10:25] = 15, 8, 255
-    for name, values in (("one", drawn), ("two", drawn * 0)):
+    mask_pixels = np.zeros((HIGH, WIDE), np.uint8)
+    mask_pixels[2:4, 2:4], mask_pixels[5:20, 10:25], mask_pixels[20, 10:25] = 15, 8, 255
+    for name, values in (("one", mask_pixels), ("two", mask_pixels * 0)):
         picture().save(tmp_path / "JPEGImages" / f"{name}.jpg")
         mask = Image.fromarray(values, "L").convert("P")
         mask.putdata(values.ravel().tolist())
@@ -128,31 +128,33 @@ def runs_of(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
-def test_cocos_run_lengths_come_back():
+def test_coco_run_lengths_round_trip():
     for seed in range(30):
         mask = np.random.default_rng(seed).random((HIGH, WIDE)) > 0.1 * (seed % 10)
         runs = runs_of(mask)
         assert unpacked(packed(runs)) == runs
         for counts in (runs, packed(runs)):
-            drawn = shape_of({"size": [HIGH, WIDE], "counts": counts}, (WIDE, HIGH))
-            np.testing.assert_array_equal(drawn, mask)
+            decoded = shape_of({"size": [HIGH, WIDE], "counts": counts}, (WIDE, HIGH))
+            np.testing.assert_array_equal(decoded, mask)
     with pytest.raises(ImageError, match="mask: expected run lengths of 40x30"):
         shape_of({"size": [HIGH, WIDE], "counts": [5, 7]}, (WIDE, HIGH))
 
 
-def test_cocos_run_lengths_are_those_of_its_own_tools():
+def test_coco_run_lengths_equal_those_of_pycocotools():
     tools = pytest.importorskip("pycocotools.mask")
     mask = np.random.default_rng(3).random((HIGH, WIDE)) > 0.7
-    theirs = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
-    drawn = shape_of({"size": theirs["size"], "counts": theirs["counts"].decode()}, (WIDE, HIGH))
-    np.testing.assert_array_equal(drawn, mask)
+    encoded = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+    decoded = shape_of(
+        {"size": encoded["size"], "counts": encoded["counts"].decode()}, (WIDE, HIGH)
+    )
+    np.testing.assert_array_equal(decoded, mask)
 
 
 def test_coco(tmp_path):
     picture().save(tmp_path / "a.jpg")
     picture(1).save(tmp_path / "b.jpg")
     box = [10, 5, 24, 5, 24, 19, 10, 19]
-    told = {
+    annotation_file = {
         "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}],
         "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
         "annotations": [
@@ -161,7 +163,7 @@ def test_coco(tmp_path):
             {"image_id": 2, "category_id": 3, "segmentation": [], "iscrowd": 1},
         ],
     }
-    (tmp_path / "told.json").write_text(json.dumps(told))
+    (tmp_path / "told.json").write_text(json.dumps(annotation_file))
     data = read(f"coco:{tmp_path},{tmp_path / 'told.json'}")
     assert len(data) == 1 and data.classes == ("dog", "cat")
     assert data[0].label == 1 and data[0].name == "a.jpg"
@@ -172,20 +174,20 @@ def test_imagenet_segmentation(tmp_path):
     h5py = pytest.importorskip("h5py")
     file = tmp_path / "gtsegs_ijcv.mat"
     image, mask = np.asarray(picture()), a_mask()
-    with h5py.File(file, "w") as made:
-        made["one"] = image.transpose(2, 1, 0)
-        made["drawn"] = mask.T.astype(np.uint8)
-        inner = made.create_dataset("inner", (1, 1), dtype=h5py.ref_dtype)
-        inner[0, 0] = made["drawn"].ref
-        value = made.create_group("value")
+    with h5py.File(file, "w") as h5_file:
+        h5_file["one"] = image.transpose(2, 1, 0)
+        h5_file["drawn"] = mask.T.astype(np.uint8)
+        inner = h5_file.create_dataset("inner", (1, 1), dtype=h5py.ref_dtype)
+        inner[0, 0] = h5_file["drawn"].ref
+        value = h5_file.create_group("value")
         for name, of in (("img", "one"), ("gt", "inner")):
             place = value.create_dataset(name, (1, 1), dtype=h5py.ref_dtype)
-            place[0, 0] = made[of].ref
+            place[0, 0] = h5_file[of].ref
     data = read(f"imagenet-segmentation:{file}")
-    one = data[0]
-    assert len(data) == 1 and one.label is None
-    np.testing.assert_array_equal(np.asarray(one.image), image)
-    np.testing.assert_array_equal(one.mask, mask)
+    item = data[0]
+    assert len(data) == 1 and item.label is None
+    np.testing.assert_array_equal(np.asarray(item.image), image)
+    np.testing.assert_array_equal(item.mask, mask)
     broken = tmp_path / "broken.mat"
     broken.write_bytes(b"MATLAB")
     with pytest.raises(SemattnError, match=r"expected gtsegs_ijcv.mat") as error:
@@ -193,7 +195,7 @@ def test_imagenet_segmentation(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_some_are_spread_over_all(folders):
+def test_first_is_spread_evenly(folders):
     data = First(read(f"masks:{folders[0]},{folders[1]}"), 2)
     assert len(data) == 2 and [data[i].name for i in range(2)] == ["cat/a.jpg", "dog/c.jpg"]
     assert len(First(data, 99)) == 2 and data.about["images"] == 2

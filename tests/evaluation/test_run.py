@@ -1,4 +1,4 @@
-"""Methods on images with known objects: numbers, resuming, refusals, the table."""
+"""Evaluation of methods on images with masks: values, resuming, refusals, and the table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Item:
 
 
 class Data:
-    """Five pictures, the third of which cannot be read."""
+    """Five pictures, of which the third cannot be read."""
 
     classes = ("cat", "dog")
 
@@ -81,34 +81,39 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def found(model):
+def results(model):
     return evaluate(model, Data(), ROWS, list(measures), setting=SETTING)
 
 
-def test_every_number_is_that_of_the_metric_by_itself(model, found):
-    data, own = Data(), Preprocessing.of(model)
+def test_values_equal_those_of_the_metrics(model, results):
+    data, preprocessing = Data(), Preprocessing.of(model)
     for row, index in enumerate((0, 1, 3, 4)):
         item = data[index]
-        images = prepare(item.image, own)
+        images = prepare(item.image, preprocessing)
         page = Image.fromarray(255 * item.mask.astype(np.uint8)).convert("RGB")
-        mask = torch.from_numpy(np.asarray(own.fit(page).convert("L")) > 127)[None]
+        mask = torch.from_numpy(np.asarray(preprocessing.fit(page).convert("L")) > 127)[None]
         target = int(model(images.inputs).argmax())
-        made = explainers["attention-rollout"]().explain(model, images.inputs, target=target)
-        column = dict(zip(found.metrics, found.values[row, 2], strict=True))
-        ap = localization.average_precision(made.heat, mask)
+        explanation = explainers["attention-rollout"]().explain(model, images.inputs, target=target)
+        column = dict(zip(results.metrics, results.values[row, 2], strict=True))
+        ap = localization.average_precision(explanation.heat, mask)
         assert column["ap"] == pytest.approx(float(ap))
         curves = faithfulness.curves(
-            model, images.inputs, made.patch_map, torch.tensor([target]), grid=made.grid, parts=4
+            model,
+            images.inputs,
+            explanation.patch_map,
+            torch.tensor([target]),
+            grid=explanation.grid,
+            parts=4,
         )
-        wanted = float(faithfulness.insertion_deletion(curves))
-        assert column["insertion-deletion"] == pytest.approx(wanted, abs=1e-9)
+        expected = float(faithfulness.insertion_deletion(curves))
+        assert column["insertion-deletion"] == pytest.approx(expected, abs=1e-9)
         assert column["target-sensitivity"] == 0  # rollout does not mind the class
-    assert found.names == tuple(f"picture {i}" for i in (0, 1, 3, 4))
-    assert found.skipped == (("image 2", "image: expected a picture, got none"),)
-    assert np.isfinite(found.seconds).all() and np.isfinite(found.values).all()
+    assert results.names == tuple(f"picture {i}" for i in (0, 1, 3, 4))
+    assert results.skipped == (("image 2", "image: expected a picture, got none"),)
+    assert np.isfinite(results.seconds).all() and np.isfinite(results.values).all()
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same(model, found, tmp_path):
+def test_an_interrupted_run_resumes_with_equal_results(model, results, tmp_path):
     class StopError(Exception):
         pass
 
@@ -116,42 +121,42 @@ def test_a_stopped_run_goes_on_and_gives_the_same(model, found, tmp_path):
         if done == 3:
             raise StopError
 
-    given = {
+    options = {
         "methods": ROWS,
         "metrics": list(measures),
         "setting": SETTING,
         "folder": tmp_path,
     }
     with pytest.raises(StopError):
-        evaluate(model, Data(), **given, progress=stop)
+        evaluate(model, Data(), **options, progress=stop)
     (tmp_path / "000003.part").write_text("half")
-    data, seen = Data(), []
-    again = evaluate(model, data, **given, progress=lambda *said: seen.append(said))
-    np.testing.assert_array_equal(again.values, found.values)
-    assert seen == [(i, 5) for i in range(1, 6)] and again.names == found.names
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
-    evaluate(model, Data(), **given)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")} == kept
+    data, steps = Data(), []
+    again = evaluate(model, data, **options, progress=lambda *step: steps.append(step))
+    np.testing.assert_array_equal(again.values, results.values)
+    assert steps == [(i, 5) for i in range(1, 6)] and again.names == results.names
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
+    evaluate(model, Data(), **options)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")} == times
     with pytest.raises(SemattnError, match="out: expected results of this run") as error:
-        evaluate(model, data, **{**given, "setting": replace(SETTING, steps=5)})
+        evaluate(model, data, **{**options, "setting": replace(SETTING, steps=5)})
     assert "\n" not in str(error.value)
 
 
-def test_labels_are_explained_where_the_names_are_the_models(model):
+def test_labels_are_explained_if_the_model_has_the_class_names(model):
     classes = [f"class {number}" for number in range(998)] + ["dog", "cat"]
-    found = evaluate(model, Data(None), ["random"], ["gini"], classes=classes)
-    assert found.right == (False,) * 5
+    results = evaluate(model, Data(None), ["random"], ["gini"], classes=classes)
+    assert results.right == (False,) * 5
     assert evaluate(model, Data(None), ["random"], ["gini"]).right == (None,) * 5
 
 
-def test_without_masks_what_needs_them_is_not_told(model):
-    found = evaluate(model, Data(None, masked=False), ROWS, ["ap", "insertion"], setting=SETTING)
-    assert np.isnan(found.values[:, :, 0]).all() and np.isfinite(found.values[:, :, 1]).all()
-    made = table(found)
-    assert "–" in markdown(made)
+def test_metrics_that_need_masks_are_nan_without_masks(model):
+    results = evaluate(model, Data(None, masked=False), ROWS, ["ap", "insertion"], setting=SETTING)
+    assert np.isnan(results.values[:, :, 0]).all() and np.isfinite(results.values[:, :, 1]).all()
+    comparison = table(results)
+    assert "–" in markdown(comparison)
 
 
-def test_a_method_that_refuses_is_a_row_that_says_why(model):
+def test_a_method_that_refuses_is_listed_with_its_reason(model):
     @peers.register("tests/refuses")
     def refuses(*_):
         from semattn.errors import UnsupportedModelError
@@ -159,64 +164,70 @@ def test_a_method_that_refuses_is_a_row_that_says_why(model):
         raise UnsupportedModelError("model: expected another, got this")
 
     try:
-        found = evaluate(model, Data(), ["random", "tests/refuses"], ["gini"])
+        results = evaluate(model, Data(), ["random", "tests/refuses"], ["gini"])
     finally:
         del peers["tests/refuses"]
-    assert found.refused == {"tests/refuses": "model: expected another, got this"}
-    assert table(found).methods == ("random",)
+    assert results.refused == {"tests/refuses": "model: expected another, got this"}
+    assert table(results).methods == ("random",)
 
 
-def test_a_peer_that_breaks_is_no_end_of_the_run(model):
+def test_a_failing_peer_does_not_end_the_run(model):
     @peers.register("tests/breaks")
     def breaks(*_):
         raise KeyError("its own\nfault")
 
     try:
-        found = evaluate(model, Data(), ["random", "tests/breaks"], ["gini"])
+        results = evaluate(model, Data(), ["random", "tests/breaks"], ["gini"])
     finally:
         del peers["tests/breaks"]
-    why = found.refused["tests/breaks"]
-    assert "KeyError" in why and "\n" not in why and np.isfinite(found.values[:, 0]).all()
+    why = results.refused["tests/breaks"]
+    assert "KeyError" in why and "\n" not in why and np.isfinite(results.values[:, 0]).all()
 
 
-def test_the_table_compares_in_pairs_and_puts_controls_last(found):
-    made = table(found)
-    assert made.methods[-1] != "attention-rollout" and made.controls == {
+def test_the_table_compares_in_pairs_and_puts_controls_last(results):
+    comparison = table(results)
+    assert comparison.methods[-1] != "attention-rollout" and comparison.controls == {
         "sift-patch-interrelation:uniform", "random",
     }  # fmt: skip
-    assert made.baselines == ("attention-rollout", "sift-patch-interrelation:uniform")
-    k = found.metrics.index("ap")
-    one = made.differences["random", "attention-rollout", "ap"]
-    assert one.mean == pytest.approx((found.values[:, 3, k] - found.values[:, 2, k]).mean())
-    assert one.corrected >= one.p
-    text = markdown(made)
-    assert text.count("less attention-rollout") == 1 and "random (control)" in text
+    assert comparison.baselines == ("attention-rollout", "sift-patch-interrelation:uniform")
+    k = results.metrics.index("ap")
+    paired = comparison.differences["random", "attention-rollout", "ap"]
+    assert paired.mean == pytest.approx((results.values[:, 3, k] - results.values[:, 2, k]).mean())
+    assert paired.corrected >= paired.p
+    text = markdown(comparison)
+    assert text.count("minus attention-rollout") == 1 and "random (control)" in text
     with pytest.raises(ValueError, match="baselines: expected some of"):
-        table(found, ["grad-cam"])
+        table(results, ["grad-cam"])
 
 
-def test_a_page_says_what_was_measured_and_which_way_is_better(model, found):
-    text = page(found, table(found))
-    assert text.startswith(markdown(table(found)).rstrip("\n"))
-    assert "4 images" in text and "perturbed in 4 steps, blur" in text and "in float32" in text
-    assert "the predicted class explained" in text or "the true class explained" in text
+def test_the_page_names_data_settings_and_directions(model, results):
+    text = page(results, table(results))
+    assert text.startswith(markdown(table(results)).rstrip("\n"))
+    assert (
+        "4 images" in text
+        and "perturbed in 4 steps with baseline blur" in text
+        and "in float32" in text
+    )
+    assert "target: the predicted class" in text or "target: the true class" in text
     assert (heading("ap"), heading("deletion")) == ("AP ↑", "deletion ↓")
-    refused = replace(found, refused={"random": "model: expected another"})
+    refused = replace(results, refused={"random": "model: expected another"})
     assert "Refused: random: model: expected another" in page(refused, table(refused))
 
 
-def test_names_tell_what_is_a_control():
-    said = [is_control(name) for name in ("random", "grad-cam", "grad-cam:sobel", "legrad:size")]
-    assert said == [True, False, True, False]
+def test_is_control():
+    is_control_by_name = [
+        is_control(name) for name in ("random", "grad-cam", "grad-cam:sobel", "legrad:size")
+    ]
+    assert is_control_by_name == [True, False, True, False]
 
 
 @pytest.mark.parametrize("name", DEFAULT)
-def test_the_usual_rows_exist(name):
+def test_default_methods_exist(name):
     assert callable(method(name))
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (
             {"methods": ["atention-rollout"]},
@@ -225,29 +236,29 @@ def test_the_usual_rows_exist(name):
         ({"methods": ["random:coutn"]}, "did you mean 'count'"),
         ({"methods": ["captum/Oclusion"]}, "did you mean 'captum/Occlusion'"),
         ({"metrics": ["app"]}, "metric: unknown name 'app' — did you mean"),
-        ({"methods": ["random", "random"]}, "expected each once"),
+        ({"methods": ["random", "random"]}, "without repetition"),
     ],
 )
-def test_unknown_names_are_answered_with_the_nearest(model, changed, said):
-    with pytest.raises(ValueError, match=said) as error:
+def test_errors_for_unknown_names_suggest_the_nearest(model, changed, message):
+    with pytest.raises(ValueError, match=message) as error:
         evaluate(model, Data(), **({"methods": ["random"]} | changed))
     assert "\n" not in str(error.value)
 
 
-def test_perturbed_images_in_another_precision(model, found):
+def test_perturbed_images_in_another_precision(model, results):
     half = evaluate(
         model, Data(), ROWS, ["ap", "deletion"], setting=replace(SETTING, precision="bfloat16")
     )
-    columns = [found.metrics.index(one) for one in half.metrics]
-    assert np.array_equal(half.values[..., 0], found.values[..., columns[0]])
-    low, high = half.values[..., 1], found.values[..., columns[1]]
+    columns = [results.metrics.index(metric) for metric in half.metrics]
+    assert np.array_equal(half.values[..., 0], results.values[..., columns[0]])
+    low, high = half.values[..., 1], results.values[..., columns[1]]
     assert not np.array_equal(low, high)
     np.testing.assert_allclose(low, high, atol=0.02)
     with pytest.raises(ValueError, match="did you mean 'float16'"):
         Setting(precision="flaot16")
 
 
-def test_nothing_readable_is_an_error(model):
+def test_data_without_a_readable_image_is_refused(model):
     class Unreadable(Data):
         def __getitem__(self, index):
             raise ImageError("image: expected a picture, got none")
@@ -277,39 +288,42 @@ def test_peers_run_as_rows(model, name):
             num_classes=5,
         ).eval()  # fmt: skip
         torch.nn.init.normal_(model.heads.head.weight)
-    before = {key: one.clone() for key, one in model.state_dict().items()}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
     pixels = prepare(Data()[0].image, pre)
-    made = method(name)(model, pixels, 3)
-    assert made.heat.shape == (1, 64, 64) and made.patches.shape == (1, made.grid.patches)
-    assert made.heat.isfinite().all() and float(made.heat.std()) > 0
+    explanation = method(name)(model, pixels, 3)
+    assert explanation.heat.shape == (1, 64, 64) and explanation.patches.shape == (
+        1,
+        explanation.grid.patches,
+    )
+    assert explanation.heat.isfinite().all() and float(explanation.heat.std()) > 0
     again = method(name)(model, pixels, 3)
-    torch.testing.assert_close(again.heat, made.heat)
-    for key, one in model.state_dict().items():
-        assert torch.equal(one, before[key])
+    torch.testing.assert_close(again.heat, explanation.heat)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
     assert not any(module._forward_hooks for module in model.modules())
-    json.dumps(made.grid.shape)
+    json.dumps(explanation.grid.shape)
 
 
-def test_a_peer_refuses_a_model_of_another_make(model):
+def test_a_peer_refuses_a_model_of_another_library(model):
     pytest.importorskip("torchcam")
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
     with pytest.raises(UnsupportedModelError, match="expected a vision transformer of torchvision"):
         method("torchcam/LeGrad")(model, pixels, 3)
 
 
-def test_hilrps_patches_of_torchs_classes_do_not_stay(model):
+def test_patches_of_hilrp_on_torch_classes_are_undone(model):
     pytest.importorskip("hilrp.vit_lxt", exc_type=ImportError)
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
     before = method("input-x-gradient")(model, pixels, 3).heat
-    kept = {one: dict(vars(one)) for one in (torch.nn.GELU, torch.nn.LayerNorm)}
+    attributes_of = {owner: dict(vars(owner)) for owner in (torch.nn.GELU, torch.nn.LayerNorm)}
     method("hilrp/AttnLRP")(model, pixels, 3)
-    assert all(dict(vars(one)) == own for one, own in kept.items())
+    assert all(dict(vars(owner)) == attributes for owner, attributes in attributes_of.items())
     torch.testing.assert_close(method("input-x-gradient")(model, pixels, 3).heat, before)
     with pytest.raises(UnsupportedModelError, match="expected a plain vision transformer of timm"):
         peers["hilrp/AttnLRP"](torch.nn.Linear(2, 2), pixels.inputs, 3, None)
 
 
-def test_what_is_patched_is_put_back():
+def test_put_back_undoes_patches():
     class Patched:
         kept, replaced = 1, 2
 
@@ -318,7 +332,7 @@ def test_what_is_patched_is_put_back():
     assert (Patched.kept, Patched.replaced) == (1, 2) and not hasattr(Patched, "added")
 
 
-def test_a_peer_that_is_not_there_is_told_in_one_line(model, monkeypatch):
+def test_a_missing_peer_is_a_one_line_error(model, monkeypatch):
     for module in ("hilrp", "pytorch_grad_cam"):
         monkeypatch.setitem(sys.modules, module, None)
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
@@ -328,34 +342,36 @@ def test_a_peer_that_is_not_there_is_told_in_one_line(model, monkeypatch):
         assert "\n" not in str(error.value)
 
 
-def test_a_row_with_options_is_the_explainer_with_them(model):
+def test_a_row_with_options_equals_the_explainer_with_them(model):
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
-    made = method("sift-patch-interrelation:sobel:growth=0:queries=all")(model, pixels, 3)
-    wanted = SIFTPatchInterrelation(density="sobel", growth=0, queries="all")
-    found = wanted.patch_map(model, pixels.inputs, target=3)
-    assert torch.equal(made.patches, found.flatten(1))
+    row_map = method("sift-patch-interrelation:sobel:growth=0:queries=all")(model, pixels, 3)
+    explainer = SIFTPatchInterrelation(density="sobel", growth=0, queries="all")
+    expected = explainer.patch_map(model, pixels.inputs, target=3)
+    assert torch.equal(row_map.patches, expected.flatten(1))
     with pytest.raises(ValueError, match="growth: expected a part"):
         method("sift-patch-interrelation:growth=2")
 
 
-def test_a_grown_row_is_grown_as_ours_is(model):
+def test_affinity_refinement_of_a_row_equals_that_of_the_explainer(model):
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
     ours = method("sift-patch-interrelation")(model, pixels, 3)
     plain = method("sift-patch-interrelation:growth=0")(model, pixels, 3)
-    grown = method("sift-patch-interrelation:growth=0+grown")(model, pixels, 3)
-    torch.testing.assert_close(grown.patches, ours.patches)
-    torch.testing.assert_close(grown.heat, ours.heat)
+    refined = method("sift-patch-interrelation:growth=0+grown")(model, pixels, 3)
+    torch.testing.assert_close(refined.patches, ours.patches)
+    torch.testing.assert_close(refined.heat, ours.heat)
     assert not torch.allclose(plain.patches, ours.patches, rtol=0.01)
     guided = method("sift-patch-interrelation:growth=0+grown", refine="guided")
-    lifted = grown.patches - grown.patches.min()
-    wanted = refinements["guided"](lifted, pixels.pixels, grown.grid)
-    torch.testing.assert_close(guided(model, pixels, 3).heat, wanted)
+    shifted = refined.patches - refined.patches.min()
+    expected = refinements["guided"](shifted, pixels.pixels, refined.grid)
+    torch.testing.assert_close(guided(model, pixels, 3).heat, expected)
     with pytest.raises(ValueError, match="expected 'grown'|did you mean 'grown'"):
         method("random+gron")
 
 
-@pytest.mark.parametrize("change", [lambda one: one, torch.sigmoid], ids=["logit", "probability"])
-def test_a_binary_model_is_measured_by_the_probability_of_its_answer(change):
+@pytest.mark.parametrize(
+    "change", [lambda logits: logits, torch.sigmoid], ids=["logit", "probability"]
+)
+def test_binary_models_are_measured_by_the_probability_of_their_answer(change):
     class Binary(torch.nn.Module):
         def __init__(self, sign: int) -> None:
             super().__init__()
@@ -368,23 +384,25 @@ def test_a_binary_model_is_measured_by_the_probability_of_its_answer(change):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return change(self.sign * self.vit(x))
 
-    own = Preprocessing.of(Binary(1).vit)
-    options = {"setting": SETTING, "preprocessing": own, "classes": ("cat", "dog")}
+    preprocessing = Preprocessing.of(Binary(1).vit)
+    options = {"setting": SETTING, "preprocessing": preprocessing, "classes": ("cat", "dog")}
     metrics = ["insertion", "deletion", "target-sensitivity"]
     rows = ["sift-patch-interrelation", "captum/IntegratedGradients"]
-    one, other = (evaluate(Binary(sign), Data(None), rows, metrics, **options) for sign in (1, -1))
-    images = [prepare(Data(None)[i].image, own).inputs for i in range(5)]
+    positive, negative = (
+        evaluate(Binary(sign), Data(None), rows, metrics, **options) for sign in (1, -1)
+    )
+    images = [prepare(Data(None)[i].image, preprocessing).inputs for i in range(5)]
     logits = torch.cat([Binary(1).vit(x) for x in images])[:, 0]
-    assert one.right == tuple(bool((z > 0) == (i % 2)) for i, z in enumerate(logits))
-    assert other.right == tuple(not right for right in one.right)
-    assert "expected a model with an output for each class" in one.refused[rows[1]]
+    assert positive.right == tuple(bool((z > 0) == (i % 2)) for i, z in enumerate(logits))
+    assert negative.right == tuple(not right for right in positive.right)
+    assert "expected a model with an output for each class" in positive.refused[rows[1]]
     # The label is explained. With the sign of the output, classes 0 and 1 change places.
-    p = one.values[:, 0, :2]
-    q = other.values[:, 0, :2]
+    p = positive.values[:, 0, :2]
+    q = negative.values[:, 0, :2]
     assert ((p > 0) & (p < 1)).all() and not np.allclose(p, q)
 
 
-def test_a_model_without_classes_is_no_benchmark(model):
+def test_a_model_without_classes_is_refused(model):
     torch.manual_seed(0)
     features = timm.create_model("test_vit", img_size=64, num_classes=0).eval()
     with pytest.raises(UnsupportedModelError, match="compare methods on a classifier"):
