@@ -121,11 +121,8 @@ class Work:
             (self.out / MAPS).mkdir(parents=True, exist_ok=True)
             self.kept = KeptUnits(self.shelf, self.source, self.out, units, process)
             todo = self.kept.todo()
-            total, done, start = (
-                sum(unit.stop - unit.first for unit in todo),
-                0,
-                time.perf_counter(),
-            )
+            total, done = sum(unit.stop - unit.first for unit in todo), 0
+            start = time.perf_counter()
             batches = [batch for unit in todo for batch in unit.batches]
             worker_count = default_workers(self.model) if workers is None else workers
             data = self.source.data

@@ -235,11 +235,10 @@ class _ThreadedLoader:
         try:
             before = set(multiprocessing.active_children())
             received = start()
-            self.workers = [
-                item for item in multiprocessing.active_children() if item not in before
-            ]
-            for item in received:
-                self._put(("batch", item))
+            children = multiprocessing.active_children()
+            self.workers = [process for process in children if process not in before]
+            for loaded in received:
+                self._put(("batch", loaded))
                 if self.over.is_set():
                     return
             self._put(("end", None))
