@@ -43,7 +43,7 @@ class Source:
 
 
 def open_source(location: str | os.PathLike[str], names: Sequence[str], outputs: int) -> Source:
-    r"""List the images of a source without reading them.
+    """List the images of a source without reading them.
 
     Parameters
     ----------
