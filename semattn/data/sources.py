@@ -69,7 +69,7 @@ def open_source(location: str | os.PathLike[str], names: Sequence[str], outputs:
     >>> open_source("nowhere", (), 2)
     Traceback (most recent call last):
     semattn.errors.SemattnError: source: expected a folder, a list of files or a tar archive, got \
-    nowhere, which does not exist
+nowhere, which does not exist
     """
     source, notes = _list_images(os.fspath(location), names, outputs)
     if notes:
