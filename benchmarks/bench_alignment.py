@@ -1,11 +1,12 @@
-"""What SIFT adds to the map, on development images: ``python -m benchmarks.bench_alignment``.
+"""Effect of the keypoint density on the map: ``python -m benchmarks.bench_alignment``.
 
-The embedded model on compositions of the validation split, each explained for its true class. One
-row a density: the average precision (AP) of the upsampled map, not grown, against the object's
-mask, and the paired difference to the same map without SIFT (density "uniform"), mean and 95 %
-bootstrap interval over images: for the default layers (the last half), together and for objects
-near the centre and away from it, and for those of them that the head's training left as they were.
-Controls stand among the rows. The test splits are not opened here.
+Explains the true class of development images (compositions of the validation split) with the
+embedded model. One row per density: the average precision (AP) of the upsampled map against the
+object's mask, without affinity refinement, and the paired difference to the map without SIFT
+(density "uniform"): mean and 95 % bootstrap interval over images. Differences are given for the
+default layers (the last half), for objects near the centre and away from it, and for the layers
+that the training of the head did not change. Controls are among the rows. The test splits are not
+opened.
 """
 
 from __future__ import annotations
@@ -33,79 +34,86 @@ from .objects_on_scenes.fetch import default_root
 RESULT = Path(__file__).parent / "results" / "alignment.json"
 ROWS = ("uniform", "count", "size", "response", "gaussian", "distinct", "surround")
 CONTROLS = ("sobel", "canny", "center", "shifted", "permuted", "random")
-LAYERS = (range(6, 12), range(6, 10))  # the default; of these, the ones that were not trained
-AWAY = 44  # pixels from the centre of the frame
-DRAWS = 10_000
+LAYERS = (range(6, 12), range(6, 10))  # default layers, and those of them that were not trained
+OFF_CENTRE_PIXELS = 44  # pixels from the centre of the frame
+NUM_BOOTSTRAP = 10_000
 
 
-def precision(model: torch.nn.Module, image: np.ndarray, mask: np.ndarray, label: int) -> Any:
-    """AP at half resolution, (layers, densities), from one pass through the model."""
-    made = prepare(image, Preprocessing.of(model))
+def average_precisions(
+    model: torch.nn.Module, image: np.ndarray, mask: np.ndarray, label: int
+) -> Any:
+    """Return the AP at half resolution of each layer set and density, from one pass."""
+    images = prepare(image, Preprocessing.of(model))
     explainer = semattn.SIFTPatchInterrelation(growth=0)
-    taken = record(model, made.inputs, target=label, layers=explainer.layers)
-    keypoints = detect(made.pixels, descriptors=True)
-    scene = Scene(made.pixels, keypoints, taken.grid)
+    attention_record = record(model, images.inputs, target=label, layers=explainer.layers)
+    keypoints = detect(images.pixels, descriptors=True)
+    scene = Scene(images.pixels, keypoints, attention_record.grid)
     truth = mask[::2, ::2].ravel()
-    found = []
+    scores = []
     for layers in LAYERS:
-        sites = tuple(one for one in taken.sites if one.site.layer in layers)
-        part = replace(taken, sites=sites)
-        found.append([])
+        sites = tuple(site for site in attention_record.sites if site.site.layer in layers)
+        selected = replace(attention_record, sites=sites)
+        scores.append([])
         for name in ROWS + CONTROLS:
-            patches = explainer.relevance(part, concentration(densities[name](scene)))
-            heat = taken.grid.upsample(patches)[0, ::2, ::2]
-            found[-1].append(average_precision_score(truth, heat.numpy().ravel()))
-    return found
+            patches = explainer.relevance(selected, concentration(densities[name](scene)))
+            heat = attention_record.grid.upsample(patches)[0, ::2, ::2]
+            scores[-1].append(average_precision_score(truth, heat.numpy().ravel()))
+    return scores
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % percentile bootstrap interval over images."""
+    """Return the mean and its 95 % percentile bootstrap interval over images."""
     rng = np.random.default_rng(0)
-    draws = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
+    means = values[rng.integers(len(values), size=(NUM_BOOTSTRAP, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
 
 
-def shown(values: np.ndarray) -> str:
-    """A difference with its interval, in words for a table."""
+def format_interval(values: np.ndarray) -> str:
+    """Format a mean difference with its interval."""
     mean, low, high = interval(values)
     return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def run(count: int) -> dict[str, Any]:
-    """The whole table."""
+    """Compute the table."""
     model = semattn.load()
-    data = ObjectsOnScenes(default_root(), "validation", count=count, seed=1)
-    table, away, right = [], [], 0
-    for number, item in enumerate(data):
-        table.append(precision(model, item.image, item.mask, item.label))
-        away.append(item.offset > AWAY)
+    compositions = ObjectsOnScenes(default_root(), "validation", count=count, seed=1)
+    scores_by_image, off_centre, num_correct = [], [], 0
+    for number, item in enumerate(compositions):
+        scores_by_image.append(average_precisions(model, item.image, item.mask, item.label))
+        off_centre.append(item.offset > OFF_CENTRE_PIXELS)
         inputs = prepare(item.image, Preprocessing.of(model)).inputs
         with torch.no_grad():
-            right += int(model(inputs).argmax()) == item.label
+            num_correct += int(model(inputs).argmax()) == item.label
         if number % 25 == 24:
             print(f"{number + 1} of {count}", flush=True)
-    scores, off = np.array(table), np.array(away)
+    scores, is_off_centre = np.array(scores_by_image), np.array(off_centre)
     rows = []
     for column, name in enumerate(ROWS + CONTROLS):
         difference, untrained = (scores[:, i, column] - scores[:, i, 0] for i in (0, 1))
-        line: dict[str, Any] = {
+        row: dict[str, Any] = {
             "density": name,
             "control": "yes" if densities[name].control else "",
             "ap": float(scores[:, 0, column].mean()),
-            "untrained": None if name == "uniform" else shown(untrained),
+            "untrained": None if name == "uniform" else format_interval(untrained),
         }
-        for key, chosen in (("all", off | ~off), ("away", off), ("central", ~off)):
-            line[key] = None if name == "uniform" else shown(difference[chosen])
-        rows.append(line)
+        for key, selected in (
+            ("all", is_off_centre | ~is_off_centre),
+            ("away", is_off_centre),
+            ("central", ~is_off_centre),
+        ):
+            row[key] = None if name == "uniform" else format_interval(difference[selected])
+        rows.append(row)
     return {
         "caption": (
             f"Average precision of the map against the object's mask, {count} development images "
-            f"(validation scenes, learned objects; the model is right on {right}), row form, not "
-            "grown, no refinement; differences are paired, to the map without SIFT (uniform), with "
-            f"95 % bootstrap intervals over images. {int(off.sum())} objects are farther than "
-            f"{AWAY} pixels from the centre. The last column is for layers 6 to 9 alone "
-            f"(AP without SIFT {scores[:, 1, 0].mean():.3f}): the head's training changed "
+            f"(validation scenes, learned objects; {num_correct} classified correctly), class "
+            "query, without affinity refinement and image refinement. Differences are paired, to "
+            "the map without SIFT (uniform), with 95 % bootstrap intervals over images. "
+            f"{int(is_off_centre.sum())} objects are farther than {OFF_CENTRE_PIXELS} pixels from "
+            "the centre. The last column is for layers 6 to 9 only (AP without SIFT "
+            f"{scores[:, 1, 0].mean():.3f}): the head's training changed "
             "layers 10 and 11. Development figures. Made by "
             "`python -m benchmarks.bench_alignment`."
         ),
@@ -123,7 +131,7 @@ def run(count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run and write the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=300, help="development images (300)")
     options = parser.parse_args()

@@ -1,12 +1,11 @@
-"""Time and memory of the interrelation analysis, beside the forward pass: `semattn analyze`.
+"""Time and memory of the interrelation analysis relative to the forward pass (`semattn analyze`).
 
     python -m benchmarks.bench_analysis [--tokens 257,1370] [--repeats 5]
 
-What one more image of a set costs, keypoints, three nulls and intervals included: the time of an
-analysis of 2n images less that of n of them, over n. Forward passes and analyses take turns, in
-batches of the same size, in one process; each has a process of its own for its peak of memory.
-Times are taken on one thread, which tells how much there is to compute, and on all.
-The result goes to benchmarks/results/analysis.json.
+The time of one image is the marginal time: that of an analysis of 2n images minus that of n images,
+divided by n, with keypoints, three null distributions and intervals. Forward passes and analyses
+are timed in turn, in batches of the same size, on one thread and on all threads. The peak memory of
+each is measured in its own process. The result is written to benchmarks/results/analysis.json.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measuring
-from benchmarks.measuring import Ways
+from benchmarks.measuring import Calls
 from semattn.interrelation import analyze
 
 RESULTS = Path(__file__).parent / "results" / "analysis.json"
@@ -32,46 +31,46 @@ NAMES = {"forward": "forward", "analysis": "analysis"}
 
 
 def images(x: Tensor, count: int) -> Tensor:
-    """So many pictures that differ: the photograph, rolled round."""
+    """Return `count` different images: the photograph, shifted cyclically."""
     return torch.cat([x.roll(29 * number, -1) for number in range(count)])
 
 
-def ways(model: nn.Module) -> Ways:
-    """Each way, as a function of one image, for its memory."""
+def calls(model: nn.Module) -> Calls:
+    """Return the functions of one image whose memory is measured."""
     return measuring.forward_and_backward(model) | {
         "analysis": lambda x: analyze(model, images(x, 4), batch_size=1, pool=3)
     }
 
 
 def marginal(tokens: int, repeats: int) -> dict[str, float]:
-    """Median seconds of one more image: what a run over 2n images takes beyond one over n."""
+    """Return the median seconds of one more image: time of 2n images minus time of n, over n."""
     model, x = measuring.load(tokens)
     count, batch = SIZES.get(tokens, (1, 1))
-    many = images(x, 2 * count)
+    all_images = images(x, 2 * count)
 
-    def forward(through: int) -> None:
+    def forward(num_images: int) -> None:
         with torch.no_grad():
-            for start in range(0, through, batch):
-                model(many[start : start + batch])
+            for start in range(0, num_images, batch):
+                model(all_images[start : start + batch])
 
-    def analysis(through: int) -> None:
-        analyze(model, many[:through], batch_size=batch, pool=min(count, 32))
+    def analysis(num_images: int) -> None:
+        analyze(model, all_images[:num_images], batch_size=batch, pool=min(count, 32))
 
     rounds: dict[str, list[float]] = {"forward": [], "analysis": []}
     for turn in range(repeats + 1):
-        for name, way in (("forward", forward), ("analysis", analysis)):
-            clock = [time.perf_counter()]
-            for through in (count, 2 * count):
-                way(through)
-                clock.append(time.perf_counter())
+        for name, call in (("forward", forward), ("analysis", analysis)):
+            times = [time.perf_counter()]
+            for num_images in (count, 2 * count):
+                call(num_images)
+                times.append(time.perf_counter())
             if turn:
-                rounds[name].append((clock[2] - 2 * clock[1] + clock[0]) / count)
+                rounds[name].append((times[2] - 2 * times[1] + times[0]) / count)
         print(f"  {tokens} tokens, round {turn} of {repeats}", file=sys.stderr)
     return {name: statistics.median(values) for name, values in rounds.items()}
 
 
 def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
-    """The whole benchmark."""
+    """Compute the table."""
     rows = []
     for tokens in all_tokens:
         memory = {name: measuring.measure_memory(__spec__.name, tokens, name, 1) for name in NAMES}
@@ -92,9 +91,9 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
         "images for the analysis; ratios are to forward. "
         f"{measuring.versions()} Made by `python -m benchmarks.bench_analysis`."
     )
-    made = measuring.result(rows, caption)
-    made["columns"].insert(1, {"key": "threads", "title": "threads", "format": "d"})
-    return made
+    result = measuring.result(rows, caption)
+    result["columns"].insert(1, {"key": "threads", "title": "threads", "format": "d"})
+    return result
 
 
 def main() -> None:
@@ -107,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     tokens = [int(number) for number in options.tokens.split(",")]
     if options.peak:
-        print(measuring.peak_over_model(tokens[0], ways, options.peak))
+        print(measuring.peak_over_model(tokens[0], calls, options.peak))
         return
     measuring.write(run(tokens, options.repeats), options.out)
 

@@ -1,15 +1,15 @@
-"""Time and memory of an attribution, beside what cannot be done without.
+"""Time and memory of an attribution relative to a forward and a backward pass.
 
     python -m benchmarks.bench_attribution [--tokens 197,1370,5330] [--repeats 7]
 
-For each number of tokens, in one run on one machine: a forward pass; forward and backward (the
-gradient of one logit with respect to the image, parameters frozen: the least that any gradient
-method pays); `SIFTPatchInterrelation` in row form and with all queries, SIFT included; and the same
-map the N x N way (fused attention off, every matrix and its gradient kept, as hook-based tools do).
+Compared for each number of tokens: a forward pass; forward and backward (the gradient of one logit
+for the image, parameters frozen: the minimum of any gradient method); `SIFTPatchInterrelation` with
+the class query and with all queries, SIFT included; and the same map from full N x N matrices
+(fused attention off, every matrix and its gradient kept, as hook-based tools do).
 
-Times are medians of rounds in which the ways take turns, in one process. Memory is the peak of the
-resident set over the loaded model, of one call after one smaller warm-up call, each way in a
-process of its own. The result goes to benchmarks/results/attribution.json.
+Times are medians of rounds in which the functions are called in turn, in one process. Memory is the
+peak of the resident set beyond the loaded model, of one call after one smaller warm-up call, in a
+process of its own. The result is written to benchmarks/results/attribution.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measuring
-from benchmarks.measuring import PATCH, TARGET, Ways
+from benchmarks.measuring import PATCH, TARGET, Calls
 from semattn import SIFTPatchInterrelation
 from semattn.density import Scene, concentration, densities
 from semattn.grid import PatchGrid
@@ -30,7 +30,7 @@ from semattn.images import pixels_of
 from semattn.keypoints import detect
 
 RESULTS = Path(__file__).parent / "results" / "attribution.json"
-LONG = 5000  # tokens; from here on, fewer rounds
+LONG = 5000  # tokens; fewer rounds from this number on
 NAMES = {
     "forward": "forward",
     "backward": "forward + backward",
@@ -38,76 +38,75 @@ NAMES = {
     "all": "SIFTPatchInterrelation, all queries",
     "dense": "the N x N way, class-token row",
 }
-ROOM = {197: 1, 1370: 4, 5330: 18}  # GiB that the N x N way is known to need, at most
+NEEDED_GIB = {197: 1, 1370: 4, 5330: 18}  # GiB that the N x N matrices need, by number of tokens
 
 
-def ways(model: nn.Module) -> Ways:
-    """Each way, as a function of the images."""
+def calls(model: nn.Module) -> Calls:
+    """Return the functions to measure, by name."""
 
     def row(x: Tensor) -> Tensor:
         return SIFTPatchInterrelation(queries="class").attribute(model, x, target=TARGET)
 
-    def every(x: Tensor) -> Tensor:
+    def all_queries(x: Tensor) -> Tensor:
         return SIFTPatchInterrelation(queries="all").attribute(model, x, target=TARGET)
 
     return measuring.forward_and_backward(model) | {
         "row": row,
-        "all": every,
-        "dense": lambda x: dense_way(model, x),
+        "all": all_queries,
+        "dense": lambda x: dense_map(model, x),
     }
 
 
-def dense_way(model: nn.Module, x: Tensor) -> Tensor:
-    """The row-form map by keeping every attention matrix and its gradient."""
-    kept: list[Tensor] = []
+def dense_map(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the class-query map from all attention matrices and their gradients."""
+    attentions: list[Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def keep_attention(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         output.retain_grad()
-        kept.append(output)
+        attentions.append(output)
 
-    switched = [module for module in model.modules() if getattr(module, "fused_attn", False)]
-    hooks = [module.attn_drop.register_forward_hook(keep) for module in switched]
-    for module in switched:
+    modules = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    hooks = [module.attn_drop.register_forward_hook(keep_attention) for module in modules]
+    for module in modules:
         module.fused_attn = False
     try:
         model.requires_grad_(False)
         model(x.clone().requires_grad_())[:, TARGET].sum().backward()
     finally:
-        for hook, module in zip(hooks, switched, strict=True):
+        for hook, module in zip(hooks, modules, strict=True):
             hook.remove()
             module.fused_attn = True
     side = x.shape[-1] // PATCH
-    grid = PatchGrid((side, side), (x.shape[-2], x.shape[-1]), (PATCH, PATCH), prefix=1)
+    patch_grid = PatchGrid((side, side), (x.shape[-2], x.shape[-1]), (PATCH, PATCH), prefix=1)
     pixels = pixels_of(x, None)
-    p = concentration(densities["count"](Scene(pixels, detect(pixels), grid))).float()
+    p = concentration(densities["count"](Scene(pixels, detect(pixels), patch_grid))).float()
     total = torch.zeros_like(p)
-    for attention in kept[len(kept) // 2 :]:
+    for attention in attentions[len(attentions) // 2 :]:
         gradient = attention.grad
         assert gradient is not None
-        seen = attention.detach()[:, :, 0, 1:]
-        share = p.shape[1] * (seen * p[:, None]).sum(-1) / seen.sum(-1)
-        total += (share[..., None] * (seen * gradient[:, :, 0, 1:]).relu()).sum(1)
-    return grid.upsample(total)
+        weights = attention.detach()[:, :, 0, 1:]
+        alignment = p.shape[1] * (weights * p[:, None]).sum(-1) / weights.sum(-1)
+        total += (alignment[..., None] * (weights * gradient[:, :, 0, 1:]).relu()).sum(1)
+    return patch_grid.upsample(total)
 
 
 def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
-    """The whole benchmark."""
+    """Compute the table."""
     rows, skipped = [], []
     for tokens in all_tokens:
-        chosen = list(NAMES)
-        if measuring.available_gib() < ROOM.get(tokens, 18):
-            chosen.remove("dense")
+        names = list(NAMES)
+        if measuring.available_gib() < NEEDED_GIB.get(tokens, 18):
+            names.remove("dense")
             skipped.append(tokens)
         rounds, processes = (repeats, 3) if tokens < LONG else (max(2, repeats // 2), 1)
-        seconds = measuring.measure_times(tokens, rounds, ways, chosen)
+        seconds = measuring.measure_times(tokens, rounds, calls, names)
         memory = {
-            name: measuring.measure_memory(__spec__.name, tokens, name, processes)
-            for name in chosen
+            name: measuring.measure_memory(__spec__.name, tokens, name, processes) for name in names
         }
         base = (seconds["backward"], memory["backward"])
         rows += [
-            measuring.row(tokens, way, seconds.get(name), memory.get(name), base)
-            for name, way in NAMES.items()
+            measuring.row(tokens, label, seconds.get(name), memory.get(name), base)
+            for name, label in NAMES.items()
         ]
     caption = (
         "ViT-S/14, float32, batch 1, one photograph; SIFT included in every map. Median of "
@@ -130,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     tokens = [int(number) for number in options.tokens.split(",")]
     if options.peak:
-        print(measuring.peak_over_model(tokens[0], ways, options.peak))
+        print(measuring.peak_over_model(tokens[0], calls, options.peak))
         return
     measuring.write(run(tokens, options.repeats), options.out)
 

@@ -1,10 +1,10 @@
-"""Explainers and peers on objects whose masks are known: ``python -m benchmarks.bench_explain``.
+"""Explainers and peers on objects with known masks: ``python -m benchmarks.bench_explain``.
 
     python -m benchmarks.bench_explain [--split validation] [--images 100] [--methods …] [--full]
 
-The embedded model on compositions of `objects_on_scenes`, the true class explained. The test splits
-("test", "unseen-objects") are opened once, with everything frozen; all that is chosen is chosen on
-"validation". What is done of a run is kept in ``--work``, so that a run that was stopped goes on.
+Explains the true class of compositions of `objects_on_scenes` with the embedded model. Parameters
+are chosen on "validation"; the test splits ("test", "unseen-objects") are opened once, with all
+parameters fixed. A run that was interrupted resumes from ``--work``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .objects_on_scenes.fetch import default_root
 
 RESULTS = Path(__file__).parent / "results"
 OURS = "sift-patch-interrelation"
-ROWS = (
+METHODS = (
     OURS, f"{OURS}:uniform", f"{OURS}:sobel", f"{OURS}:shifted",
     f"{OURS}:growth=0", f"{OURS}:uniform:growth=0",
     "transition-attention", "generic-relevance", "gradient-rollout", "attention-rollout",
@@ -43,21 +43,24 @@ ROWS = (
 )  # fmt: skip
 VARIANTS = (
     OURS,
-    *(f"{OURS}:growth={one}" for one in (0, 0.5, 0.7, 0.8, 0.95)),
-    *(f"{OURS}:{one}" for one in ("uniform", "size", "distinct", "sobel", "center", "shifted")),
-    *(f"{OURS}:{one}:growth=0" for one in ("uniform", "size", "sobel", "shifted")),
+    *(f"{OURS}:growth={strength}" for strength in (0, 0.5, 0.7, 0.8, 0.95)),
+    *(f"{OURS}:{density}"
+      for density in ("uniform", "size", "distinct", "sobel", "center", "shifted")),
+    *(f"{OURS}:{density}:growth=0" for density in ("uniform", "size", "sobel", "shifted")),
     f"{OURS}:queries=all", f"{OURS}:queries=all:head_alignment=False",
     f"{OURS}:layers=all", f"{OURS}:layers=[8,9,10,11]", f"{OURS}:layers=[10,11]",
 )  # fmt: skip
-GROWN = tuple(f"{one}+grown" for one in ("generic-relevance", "raw-attention", "gradient-rollout"))
+REFINED = tuple(
+    f"{method}+grown" for method in ("generic-relevance", "raw-attention", "gradient-rollout")
+)
 PAIRED = ("ap", "pointing", "insertion-deletion")
 SLOW = ("captum/Occlusion", "captum/KernelShap", "pytorch-grad-cam/ScoreCAM")
-RELEVANCE = ("hilrp/AttnLRP", "hilrp/CP-LRP")
+LRP_METHODS = ("hilrp/AttnLRP", "hilrp/CP-LRP")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One composition, as `semattn.evaluation` takes it."""
+    """One composition as `semattn.evaluation` expects it."""
 
     name: str
     image: Image.Image
@@ -65,96 +68,114 @@ class Item:
     label: int
 
 
-class Masked:
-    """The first images of a split as data with masks."""
+class MaskedCompositions:
+    """Data set with masks: the first compositions of a split."""
 
     def __init__(self, split: str, count: int, seed: int) -> None:
-        self.own = ObjectsOnScenes(default_root(), split, count=count, seed=seed)
-        self.classes = self.own.classes
+        self.compositions = ObjectsOnScenes(default_root(), split, count=count, seed=seed)
+        self.classes = self.compositions.classes
         self.about = {"name": "objects on scenes", "split": split, "count": count, "seed": seed}
 
     def __len__(self) -> int:
-        return len(self.own)
+        return len(self.compositions)
 
     def __getitem__(self, index: int) -> Item:
-        one = self.own[index]
-        name = f"{index}: {Path(one.object).stem} on {one.scene}"
-        return Item(name, Image.fromarray(one.image), one.mask, one.label)
+        composition = self.compositions[index]
+        name = f"{index}: {Path(composition.object).stem} on {composition.scene}"
+        return Item(name, Image.fromarray(composition.image), composition.mask, composition.label)
 
 
-def result(found: evaluation.Results, made: evaluation.Table, caption: str) -> dict[str, Any]:
-    """The table that the pages show."""
+def result(results: evaluation.Results, table: evaluation.Table, caption: str) -> dict[str, Any]:
+    """Return the table that the pages show."""
 
-    def said(one: Any, form: str = ".3f") -> str | None:
-        if not one.count:
+    def format_estimate(estimate: Any, form: str = ".3f") -> str | None:
+        if not estimate.count:
             return None
-        return f"{one.mean:{form}} [{one.low:{form}}, {one.high:{form}}]"
+        return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
     rows = []
-    for name in made.methods:
+    for name in table.methods:
         row: dict[str, Any] = {
-            "method": name, "control": "control" if name in made.controls else "",
-            "seconds": made.seconds[name], "mib": None, **{
-                metric: said(made.estimates[name, metric]) for metric in made.metrics
+            "method": name, "control": "control" if name in table.controls else "",
+            "seconds": table.seconds[name], "mib": None, **{
+                metric: format_estimate(table.estimates[name, metric]) for metric in table.metrics
             },
         }  # fmt: skip
-        if np.isfinite(made.peak_mib[name]):
-            row["mib"] = made.peak_mib[name]
+        if np.isfinite(table.peak_mib[name]):
+            row["mib"] = table.peak_mib[name]
         for metric in PAIRED:
-            if name != OURS and metric in made.metrics:
-                values = [found.values[:, found.methods.index(one), found.metrics.index(metric)]
-                          for one in (OURS, name)]  # fmt: skip
-                row[f"ours {metric}"] = said(evaluation.difference(*values), "+.3f")
+            if name != OURS and metric in table.metrics:
+                values = [results.values[:, results.methods.index(method),
+                                         results.metrics.index(metric)]
+                          for method in (OURS, name)]  # fmt: skip
+                row[f"ours {metric}"] = format_estimate(evaluation.difference(*values), "+.3f")
         rows.append(row)
-    titles = [{"key": one, "title": evaluation.measures[one].title} for one in made.metrics]
+    titles = [
+        {"key": metric, "title": evaluation.measures[metric].title} for metric in table.metrics
+    ]
     return {
         "caption": caption,
         "columns": [
             {"key": "method", "title": "method"}, {"key": "control", "title": ""}, *titles,
-            *({"key": f"ours {one}", "title": f"ours less it, {evaluation.measures[one].title}"}
-              for one in PAIRED if one in made.metrics),
+            *({"key": f"ours {metric}",
+               "title": f"ours − it, {evaluation.measures[metric].title}"}
+              for metric in PAIRED if metric in table.metrics),
             {"key": "seconds", "title": "s a map", "format": ".3f"},
             {"key": "mib", "title": "MiB", "format": ".0f"},
         ],
         "rows": rows,
-        "refused": found.refused,
-        "manifest": found.manifest,
+        "refused": results.refused,
+        "manifest": results.manifest,
     }  # fmt: skip
 
 
 def main() -> None:
-    """Run, and write the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--split", default="validation")
-    parser.add_argument("--images", type=int, default=100, help="how many (100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
-    parser.add_argument("--methods", help="by commas; all that are not slow if left out")
-    parser.add_argument("--slow", action="store_true", help="the slow ones, and ours beside them")
-    parser.add_argument("--lrp", action="store_true", help="hilrp's (docs); with --slow all")
-    parser.add_argument("--grown", action="store_true", help="the best others, grown as ours is")
-    parser.add_argument("--variants", action="store_true", help="our method's settings alone")
-    parser.add_argument("--metrics", help="by commas; the core if left out")
-    parser.add_argument("--full", action="store_true", help="all metrics, in place of the core")
+    parser.add_argument("--images", type=int, default=100, help="number of images (100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the compositions (0)")
+    parser.add_argument("--methods", help="comma-separated; default: all fast ones")
+    parser.add_argument(
+        "--slow", action="store_true", help="the slow methods, and ours for comparison"
+    )
+    parser.add_argument(
+        "--lrp", action="store_true", help="LRP methods of hilrp (AttnLRP only without --slow)"
+    )
+    parser.add_argument(
+        "--grown", action="store_true", help="the best other methods with affinity refinement"
+    )
+    parser.add_argument(
+        "--variants", action="store_true", help="only our method, with different parameters"
+    )
+    parser.add_argument("--metrics", help="comma-separated; default: the core metrics")
+    parser.add_argument(
+        "--full", action="store_true", help="all metrics instead of the core metrics"
+    )
     parser.add_argument("--refine", default="none", help="none, guided or superpixels")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--precision", default="bfloat16", help="of perturbed images (bfloat16)")
+    parser.add_argument(
+        "--precision", default="bfloat16", help="precision for perturbed images (bfloat16)"
+    )
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-explain")
     options = parser.parse_args()
-    rows = options.methods.split(",") if options.methods else list(ROWS)
+    methods = options.methods.split(",") if options.methods else list(METHODS)
     if options.slow:
-        rows = [OURS, *SLOW]
+        methods = [OURS, *SLOW]
     if options.grown:
-        rows = [OURS, f"{OURS}:uniform", *GROWN]
+        methods = [OURS, f"{OURS}:uniform", *REFINED]
     if options.variants:
-        rows = list(VARIANTS)
+        methods = list(VARIANTS)
     if options.lrp:
-        rows = [*rows, *RELEVANCE] if options.slow else [OURS, RELEVANCE[0]]
+        methods = [*methods, *LRP_METHODS] if options.slow else [OURS, LRP_METHODS[0]]
     model = semattn.load()
-    own = Preprocessing.of(model)
+    preprocessing = Preprocessing.of(model)
     setting = evaluation.Setting(
         steps=options.steps,
         precision=options.precision,
-        black=tuple(-mean / std for mean, std in zip(own.mean, own.std, strict=True)),
+        black=tuple(
+            -mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
+        ),
     )
     metrics = list(evaluation.measures) if options.full else evaluation.core()
     if options.metrics:
@@ -163,25 +184,26 @@ def main() -> None:
     name += "_slow" * options.slow + "_variants" * options.variants
     name += "_grown" * options.grown + "_lrp" * (options.lrp and not options.slow)
     name += f"_{options.refine}" * (options.refine != "none")
-    found = evaluation.evaluate(
-        model, Masked(options.split, options.images, options.seed), rows, metrics, setting=setting,
+    results = evaluation.evaluate(
+        model, MaskedCompositions(options.split, options.images, options.seed), methods, metrics,
+        setting=setting,
         refine=options.refine, classes=model.classes,  # type: ignore[arg-type]
         folder=options.work / f"{name}-{options.images}-{options.seed}",
         progress=lambda done, total: print(f"{done} of {total}", flush=True),
     )  # fmt: skip
-    made = evaluation.table(found)
-    right = sum(bool(one) for one in found.right)
+    table = evaluation.table(results)
+    num_correct = sum(bool(is_correct) for is_correct in results.right)
     caption = (
-        f'Objects on scenes, split "{options.split}", {len(found.names)} images, the true class '
-        f"explained (the model is right on {right}); refinement: {options.refine}; insertion and "
-        f"deletion of patches in {options.steps} steps against the blurred image, in "
+        f'Objects on scenes, split "{options.split}", {len(results.names)} images, the true class '
+        f"explained (the model is right on {num_correct}); refinement: {options.refine}; insertion "
+        f"and deletion of patches in {options.steps} steps against the blurred image, in "
         f"{options.precision}. Means, and "
         "differences in pairs, with 95 % bootstrap intervals over images. Made by "
         "`python -m benchmarks.bench_explain`."
     )
-    file = RESULTS / f"explain_{name}.json"
-    write_text(file, json.dumps(result(found, made, caption), indent=1, default=str) + "\n")
-    print(evaluation.markdown(made))
+    path = RESULTS / f"explain_{name}.json"
+    write_text(path, json.dumps(result(results, table, caption), indent=1, default=str) + "\n")
+    print(evaluation.markdown(table))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Time and memory of every explainer, beside a forward and a backward pass.
+"""Time and memory of every explainer relative to a forward and a backward pass.
 
     python -m benchmarks.bench_explainers [--tokens 197,1370] [--repeats 3]
 
-Measured as `bench_attribution` does: ways take turns in one process to be timed, each has a process
-of its own for its peak of memory. Explainers run with their defaults; those that ask the model
-about many changed copies of the image (Captum's on pixels, transition attention) take long by
-nature and are timed at the smallest number of tokens alone. `dense-rollout` is rollout by its
-definition: every layer's matrix kept, matrices multiplied.
-The result goes to benchmarks/results/explainers.json.
+Measured as in `bench_attribution`: functions are timed in turn in one process, the peak memory of
+each is measured in its own process. Explainers run with their defaults. Those that evaluate many
+perturbed images (Captum's on pixels, transition attention) are timed at the smallest number of
+tokens only. `dense-rollout` is rollout by its definition: every layer's attention matrix is kept,
+and the matrices are multiplied. The result is written to benchmarks/results/explainers.json.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measuring
-from benchmarks.measuring import TARGET, Ways
+from benchmarks.measuring import TARGET, Calls
 from semattn.explain import explainers
 
 RESULTS = Path(__file__).parent / "results" / "explainers.json"
-MANY = ("integrated-gradients", "smooth-grad", "occlusion", "transition-attention")
+SLOW = ("integrated-gradients", "smooth-grad", "occlusion", "transition-attention")
 NAMES = {
     "forward": "forward",
     "backward": "forward + backward",
@@ -32,8 +31,8 @@ NAMES = {
 } | {name: name for name in explainers}
 
 
-def ways(model: nn.Module) -> Ways:
-    """Each way, as a function of the images."""
+def calls(model: nn.Module) -> Calls:
+    """Return the functions to measure, by name."""
 
     def explain(name: str) -> Any:
         return lambda x: explainers[name]().attribute(model, x, target=TARGET)
@@ -46,39 +45,39 @@ def ways(model: nn.Module) -> Ways:
 
 
 def dense_rollout(model: nn.Module, x: Tensor) -> Tensor:
-    """Rollout by matrices, over unfused attention."""
-    kept: list[Tensor] = []
-    switched = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    """Return rollout from the full attention matrices, without fused attention."""
+    attentions: list[Tensor] = []
+    modules = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     hooks = [
-        module.attn_drop.register_forward_hook(lambda _m, _i, output: kept.append(output))
-        for module in switched
+        module.attn_drop.register_forward_hook(lambda _m, _i, output: attentions.append(output))
+        for module in modules
     ]
-    for module in switched:
+    for module in modules:
         module.fused_attn = False
     try:
         with torch.no_grad():
             model(x)
     finally:
-        for hook, module in zip(hooks, switched, strict=True):
+        for hook, module in zip(hooks, modules, strict=True):
             hook.remove()
             module.fused_attn = True
-    whole = torch.eye(kept[0].shape[-1])
-    for attention in kept:
-        mixed = 0.5 * attention.mean(dim=1) + 0.5 * torch.eye(attention.shape[-1])
-        whole = mixed / mixed.sum(dim=-1, keepdim=True) @ whole
-    return whole[:, 0, 1:]
+    rollout = torch.eye(attentions[0].shape[-1])
+    for attention in attentions:
+        transition = 0.5 * attention.mean(dim=1) + 0.5 * torch.eye(attention.shape[-1])
+        rollout = transition / transition.sum(dim=-1, keepdim=True) @ rollout
+    return rollout[:, 0, 1:]
 
 
 def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
-    """The whole benchmark."""
+    """Compute the table."""
     rows = []
     for tokens in all_tokens:
-        chosen = [name for name in NAMES if tokens == min(all_tokens) or name not in MANY]
-        seconds = measuring.measure_times(tokens, repeats, ways, chosen)
-        memory = {name: measuring.measure_memory(__spec__.name, tokens, name, 1) for name in chosen}
+        names = [name for name in NAMES if tokens == min(all_tokens) or name not in SLOW]
+        seconds = measuring.measure_times(tokens, repeats, calls, names)
+        memory = {name: measuring.measure_memory(__spec__.name, tokens, name, 1) for name in names}
         base = (seconds["backward"], memory["backward"])
         rows += [
-            measuring.row(tokens, NAMES[name], seconds[name], memory[name], base) for name in chosen
+            measuring.row(tokens, NAMES[name], seconds[name], memory[name], base) for name in names
         ]
     caption = (
         "ViT-S/14, float32, batch 1, one photograph, defaults. Median of "
@@ -98,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     tokens = [int(number) for number in options.tokens.split(",")]
     if options.peak:
-        print(measuring.peak_over_model(tokens[0], ways, options.peak))
+        print(measuring.peak_over_model(tokens[0], calls, options.peak))
         return
     measuring.write(run(tokens, options.repeats), options.out)
 

@@ -1,11 +1,11 @@
-"""What insertion and deletion cost beside their forward passes.
+"""Cost of insertion and deletion relative to their forward passes.
 
     python -m benchmarks.bench_faithfulness
 
-The embedded model, 100 compositions of the validation split, 16 steps, a map that is there already.
-Ways take turns block by block: plain forward passes of as many images as each way looks at,
-semattn's curves over its four baselines, and Quantus's PixelFlipping (deletion alone) at as many
-steps. The ratio is to plain forward passes of the same number.
+The embedded model, 100 compositions of the validation split, 16 steps, precomputed maps. Timed in
+turn, block by block: plain forward passes of the same number of images, semattn's curves with its
+four baselines, and Quantus's PixelFlipping (deletion only) with the same number of steps. The ratio
+is relative to the plain forward passes.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ BASELINES = ("blur", "mean", "black", "inpaint")
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 
 
-def plain(model: nn.Module, images: Tensor, _scores: Tensor, _target: Tensor) -> None:
-    """The images through the model as often as both curves ask, in batches of the same size."""
-    many = images.repeat(2 * STEPS, 1, 1, 1)
+def forward_passes(model: nn.Module, images: Tensor, _scores: Tensor, _target: Tensor) -> None:
+    """Run as many forward passes as both curves need, in batches of the same size."""
+    repeated = images.repeat(2 * STEPS, 1, 1, 1)
     with torch.inference_mode():
-        for start in range(0, len(many), BATCH):
-            model(many[start : start + BATCH])
+        for start in range(0, len(repeated), BATCH):
+            model(repeated[start : start + BATCH])
 
 
 def pixel_flipping(model: nn.Module, images: Tensor, scores: Tensor, target: Tensor) -> None:
-    """Quantus's deletion, in as many steps."""
+    """Run Quantus's deletion with the same number of steps."""
     import quantus
 
     with warnings.catch_warnings():
@@ -61,53 +61,57 @@ def pixel_flipping(model: nn.Module, images: Tensor, scores: Tensor, target: Ten
         )  # fmt: skip
 
 
-Way = Callable[[nn.Module, Tensor, Tensor, Tensor], None]
+Call = Callable[[nn.Module, Tensor, Tensor, Tensor], None]
 
 
-def ways(black: list[float]) -> dict[str, tuple[int, Way]]:
-    """Each way, with the number of images that it shows to the model for one."""
+def make_calls(black_pixel: list[float]) -> dict[str, tuple[int, Call]]:
+    """Return each function with the number of images that it evaluates per input image."""
 
-    def ours(baseline: str) -> Way:
+    def insertion_deletion(baseline: str) -> Call:
         def run(model: nn.Module, images: Tensor, scores: Tensor, target: Tensor) -> None:
             faithfulness.curves(
-                model, images, scores, target, grid=GRID, baseline=baseline, black=black,
+                model, images, scores, target, grid=GRID, baseline=baseline, black=black_pixel,
                 parts=STEPS, batch_size=BATCH,
             )  # fmt: skip
 
         return run
 
-    made: dict[str, tuple[int, Way]] = {"plain": (2 * STEPS, plain)}
-    for one in BASELINES:
-        made[f"insertion and deletion, {one}"] = (2 * STEPS, ours(one))
-    return made | {"Quantus PixelFlipping, deletion alone": (STEPS, pixel_flipping)}
+    calls: dict[str, tuple[int, Call]] = {"plain": (2 * STEPS, forward_passes)}
+    for kind in BASELINES:
+        calls[f"insertion and deletion, {kind}"] = (2 * STEPS, insertion_deletion(kind))
+    return calls | {"Quantus PixelFlipping, deletion alone": (STEPS, pixel_flipping)}
 
 
 def run(count: int) -> dict[str, Any]:
-    """The table."""
+    """Compute the table."""
     model = semattn.load()
     data = ObjectsOnScenes(default_root(), "validation", count=count, seed=0)
-    own = Preprocessing.of(model)
-    todo = ways([-mean / std for mean, std in zip(own.mean, own.std, strict=True)])
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
-    chance = torch.Generator().manual_seed(0)
+    preprocessing = Preprocessing.of(model)
+    calls = make_calls(
+        [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
+    )
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    generator = torch.Generator().manual_seed(0)
     for start in range(0, count, BLOCK):
         items = [data[number] for number in range(start, min(start + BLOCK, count))]
-        images = torch.cat([prepare(one.image, own).inputs for one in items])
-        target = torch.tensor([one.label for one in items])
-        scores = torch.rand(len(items), GRID.patches, generator=chance)
-        for name, (_, way) in todo.items():
+        images = torch.cat([prepare(item.image, preprocessing).inputs for item in items])
+        target = torch.tensor([item.label for item in items])
+        scores = torch.rand(len(items), GRID.patches, generator=generator)
+        for name, (_, call) in calls.items():
             if not start:
-                way(model, images[:1], scores[:1], target[:1])
-            began = time.perf_counter()
-            way(model, images, scores, target)
-            seconds[name].append(time.perf_counter() - began)
+                call(model, images[:1], scores[:1], target[:1])
+            start_time = time.perf_counter()
+            call(model, images, scores, target)
+            seconds[name].append(time.perf_counter() - start_time)
         print(f"{start + len(items)} of {count}", flush=True)
     rows = []
-    for name, (shown, _) in todo.items():
-        against = [shown / (2 * STEPS) * one for one in seconds["plain"]]
-        ratios = np.divide(seconds[name], against)
+    for name, (num_images, _) in calls.items():
+        expected = [
+            num_images / (2 * STEPS) * forward_seconds for forward_seconds in seconds["plain"]
+        ]
+        ratios = np.divide(seconds[name], expected)
         rows.append(
-            {"tokens": GRID.tokens, "way": name, "shown": shown, "seconds": sum(seconds[name]),
+            {"tokens": GRID.tokens, "way": name, "shown": num_images, "seconds": sum(seconds[name]),
              "time_ratio": statistics.median(ratios)}
         )  # fmt: skip
     caption = (
@@ -116,21 +120,21 @@ def run(count: int) -> dict[str, Any]:
         f"of the same number. {measuring.versions()} Made by "
         "`python -m benchmarks.bench_faithfulness`."
     )
-    made = measuring.result(rows, caption)
-    made["columns"] = [
+    result = measuring.result(rows, caption)
+    result["columns"] = [
         {"key": "way", "title": "what is computed"},
         {"key": "shown", "title": "images in the model, for one", "format": "d"},
         {"key": "seconds", "title": "seconds", "format": ".1f"},
         {"key": "time_ratio", "title": "of the plain passes", "format": ".2f"},
     ]
-    return made
+    return result
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=100, help="how many (100)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the result goes")
+    parser.add_argument("--images", type=int, default=100, help="number of images (100)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="path of the result")
     options = parser.parse_args()
     measuring.write(run(options.images), options.out)
 

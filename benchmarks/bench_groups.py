@@ -1,9 +1,9 @@
-"""Prompting on data that you have: ``python -m benchmarks.bench_groups waterbirds FOLDER``.
+"""Prompting on local data sets: ``python -m benchmarks.bench_groups waterbirds FOLDER``.
 
-A linear head on a frozen backbone learns from the training split (of ImageNet-9, from
-`original/train`); strength is chosen on the validation split by worst-group accuracy, and the test
-split is opened once. Of ImageNet-9, which has no validation split, every fourth image of each
-variant is taken for it.
+A linear head is trained on a frozen backbone with the training split (ImageNet-9:
+`original/train`). The strength is chosen on the validation split by worst-group accuracy; the test
+split is opened once. ImageNet-9 has no validation split: every fourth image of each variant is used
+for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from semattn import AttentionPrompter, Preprocessing
 from .group_folders import GroupFolder, Transform, imagenet9, loader, waterbirds
 
 
-class Headed(nn.Module):
+class LinearProbe(nn.Module):
     """A backbone and a linear head on its features."""
 
     def __init__(self, backbone: nn.Module, head: LogisticRegression) -> None:
@@ -31,57 +31,59 @@ class Headed(nn.Module):
         self.backbone = backbone
         weight = torch.from_numpy(head.coef_).float()
         bias = torch.from_numpy(head.intercept_).float()
-        if len(weight) == 1:  # two classes have one row
+        if len(weight) == 1:  # scikit-learn keeps one row for two classes
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         self.head = nn.Linear(weight.shape[1], weight.shape[0])
         self.head.load_state_dict({"weight": weight, "bias": bias})
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits."""
         logits: Tensor = self.head(self.backbone(x).float())
         return logits
 
 
 def splits(name: str, root: Path, transform: Transform) -> dict[str, GroupFolder]:
-    """Training, validation and test."""
+    """Return the training, validation and test splits."""
     if name == "waterbirds":
-        return {one: waterbirds(root, one, transform) for one in ("train", "validation", "test")}
-    every = imagenet9(root, transform)
-    quarter = every.rows[::4]
-    rest = [row for number, row in enumerate(every.rows) if number % 4]
+        return {
+            split: waterbirds(root, split, transform) for split in ("train", "validation", "test")
+        }
+    variants = imagenet9(root, transform)
+    validation = variants.rows[::4]
+    test = [row for number, row in enumerate(variants.rows) if number % 4]
     return {
         "train": imagenet9(root, transform, ("original",), "train"),
-        "validation": GroupFolder(quarter, every.classes, transform),
-        "test": GroupFolder(rest, every.classes, transform),
+        "validation": GroupFolder(validation, variants.classes, transform),
+        "test": GroupFolder(test, variants.classes, transform),
     }
 
 
 def run(name: str, root: Path, backbone: nn.Module, density: str) -> dict[str, Any]:
-    """Choose, and open the test."""
-    wants = Preprocessing.of(backbone)
-    data = splits(name, root, lambda picture: wants.normalize(wants.fit(picture)))
-    made, labels = [], []
+    """Choose the strength on validation, then evaluate the test split once."""
+    preprocessing = Preprocessing.of(backbone)
+    data = splits(name, root, lambda picture: preprocessing.normalize(preprocessing.fit(picture)))
+    features, labels = [], []
     with torch.inference_mode():
         for x, y, _ in loader(data["train"]):
-            made.append(backbone(x).float())
+            features.append(backbone(x).float())
             labels.append(y)
-    head = LogisticRegression(C=0.1, max_iter=5000).fit(torch.cat(made), torch.cat(labels))
+    head = LogisticRegression(C=0.1, max_iter=5000).fit(torch.cat(features), torch.cat(labels))
     prompter = AttentionPrompter(
-        Headed(backbone, head).eval(), density=density, preprocessing=wants
+        LinearProbe(backbone, head).eval(), density=density, preprocessing=preprocessing
     )
-    chosen = prompter.calibrate(loader(data["validation"]))
+    calibration = prompter.calibrate(loader(data["validation"]))
     return {
-        "data": name, "density": density, "calibration": chosen.as_dict(),
+        "data": name, "density": density, "calibration": calibration.as_dict(),
         "test": prompter.evaluate(loader(data["test"])).as_dict(),
     }  # fmt: skip
 
 
 def main() -> None:
-    """Run, and print the result as JSON."""
+    """Run the benchmark and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", choices=("waterbirds", "imagenet9"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", help="a timm model (the embedded one)")
+    parser.add_argument("--model", help="a timm model; default: the embedded one")
     parser.add_argument("--density", default="interrelation")
     options = parser.parse_args()
     backbone = semattn.load(options.model)

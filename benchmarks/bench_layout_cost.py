@@ -1,12 +1,12 @@
-"""What it costs to find the token layout of a model: once for each input shape, nothing after.
+"""Cost of finding the token layout of a model: once for each input shape, then none.
 
     python -m benchmarks.bench_layout_cost [--other CHECKOUT] [--rounds 7]
 
-For a ViT-S of 197 and of 1,370 tokens and one image: the CPU seconds of a forward pass, of the pass
-that finds the layout, and of `SIFTPatchInterrelation.patch_map` once the layout is known. With
---other, the same map is timed by the code of another checkout, in turns within one run, and the
-ratio of the medians is given. CPU seconds of one thread are counted, which a busy machine changes
-little. The result goes to benchmarks/results/layout_cost.json.
+Measures, for a ViT-S with 197 and with 1,370 tokens and one image, the CPU seconds of a forward
+pass, of the pass that finds the layout, and of `SIFTPatchInterrelation.patch_map` with the layout
+known. With --other, the same map is also timed with the code of another checkout, in turn, and the
+ratio of the medians is given. CPU seconds of one thread are counted, since other processes affect
+them little. The result is written to benchmarks/results/layout_cost.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODELS = {197: ("vit_small_patch16_224", 224), 1370: ("vit_small_patch14_dinov2"
 
 
 def worker(tokens: int) -> None:
-    """Answer each line on standard input with the CPU seconds of one map."""
+    """Compute one map for each line of standard input and print its CPU seconds."""
     import timm
     import torch
 
@@ -47,7 +47,7 @@ def worker(tokens: int) -> None:
 
 
 def passes(tokens: int, rounds: int) -> dict[str, float]:
-    """The median CPU seconds of a forward pass and of the pass that finds the layout."""
+    """Return the median CPU seconds of a forward pass and of the pass that finds the layout."""
     import timm
     import torch
 
@@ -62,17 +62,17 @@ def passes(tokens: int, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {"forward": [], "layout": []}
     with torch.no_grad():
         for _ in range(rounds + 1):
-            for kind, run in (
+            for kind, function in (
                 ("forward", lambda: model(x)), ("layout", lambda: layout_pass(model, call)),
             ):  # fmt: skip
                 start = time.process_time()
-                run()
+                function()
                 seconds[kind].append(time.process_time() - start)
-    return {kind: statistics.median(some[1:]) for kind, some in seconds.items()}
+    return {kind: statistics.median(values[1:]) for kind, values in seconds.items()}
 
 
 def maps(tokens: int, checkouts: list[Path], rounds: int) -> list[float]:
-    """The median CPU seconds of one map by each checkout, measured in turns."""
+    """Return the median CPU seconds of one map with each checkout, measured in turn."""
     workers = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), "--worker", str(tokens)],
@@ -86,18 +86,18 @@ def maps(tokens: int, checkouts: list[Path], rounds: int) -> list[float]:
     ]
     seconds: list[list[float]] = [[] for _ in workers]
     for _ in range(rounds):
-        for process, some in zip(workers, seconds, strict=True):
+        for process, values in zip(workers, seconds, strict=True):
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write("\n")
             process.stdin.flush()
-            some.append(float(process.stdout.readline()))
+            values.append(float(process.stdout.readline()))
     for process in workers:
         process.communicate()
-    return [statistics.median(some) for some in seconds]
+    return [statistics.median(values) for values in seconds]
 
 
 def main() -> None:
-    """Measure, print and keep the result."""
+    """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--other", type=Path, help="a checkout to compare with")
     parser.add_argument("--rounds", type=int, default=7)
@@ -106,11 +106,11 @@ def main() -> None:
     if options.worker:
         worker(options.worker)
         return
-    own = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]
     result: dict[str, Any] = {}
     for tokens in MODELS:
         row: dict[str, Any] = passes(tokens, options.rounds)
-        checkouts = [own, *([options.other.resolve()] if options.other else [])]
+        checkouts = [root, *([options.other.resolve()] if options.other else [])]
         row["map"], *others = maps(tokens, checkouts, options.rounds)
         row["layout_to_forward"] = row["layout"] / row["forward"]
         if others:

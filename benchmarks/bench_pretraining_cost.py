@@ -1,9 +1,9 @@
-"""What guided masks cost beside random ones: ``python -m benchmarks.bench_pretraining_cost``.
+"""Cost of guided masks relative to random masks: ``python -m benchmarks.bench_pretraining_cost``.
 
-A step of training is making a batch (reading crops, masks) and a forward and backward pass with an
-optimizer step. All of it runs in one process, one after the other: where workers make batches while
-the model trains, guidance costs less, or nothing. The ways take turns; ratios are of the same
-round. The result goes to benchmarks/results/pretraining_cost.json.
+A training step builds a batch (crops and masks) and runs a forward pass, a backward pass and an
+optimizer step. All of it runs sequentially in one process; with data-loading workers, guidance
+costs less or nothing. The variants are timed in turn; ratios are computed within a round. The
+result is written to benchmarks/results/pretraining_cost.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from . import measuring
 from .bench_pretraining import SMALL
 
 RESULTS = Path(__file__).parent / "results" / "pretraining_cost.json"
-BARS = {"guided, cached keypoints": 1.05, "guided, keypoints of each crop": 1.15}
+LIMITS = {"guided, cached keypoints": 1.05, "guided, keypoints of each crop": 1.15}
 CASES: dict[str, dict[str, Any]] = {
     "ViT of 4 layers, 64 px": {"model": SMALL, "size": 64, "patch": 8, "batch": 64},
     "ViT-S/16, 224 px": {"model": "small", "size": 224, "patch": 16, "batch": 16},
@@ -37,38 +37,40 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def pictures(size: int) -> list[Any]:
-    """Photographs of scikit-image, shrunk to one and a half times the input."""
+def load_images(size: int) -> list[Any]:
+    """Return photographs of scikit-image, resized to one and a half times the input."""
     from PIL import Image
 
-    whole = [getattr(photographs, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    originals = [
+        getattr(photographs, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")
+    ]
     side = round(1.5 * size)
-    made = []
-    for one in whole:
-        picture = Image.fromarray(one)
-        factor = side / min(picture.size)
-        made.append(picture.resize((round(picture.width * factor), round(picture.height * factor))))
-    return made
+    resized = []
+    for pixels in originals:
+        image = Image.fromarray(pixels)
+        factor = side / min(image.size)
+        resized.append(image.resize((round(image.width * factor), round(image.height * factor))))
+    return resized
 
 
 def measure(
     case: dict[str, Any], rounds: int, device: str = "cpu"
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of making a batch and of a whole step, by way, a number a round.
+    """Return the seconds of building a batch and of a whole step, by variant and round.
 
     Parameters
     ----------
     case : one of `CASES`
-    rounds : after one that does not count
+    rounds : after one warm-up round
     device : of the model
     """
     size, patch, batch = case["size"], case["patch"], case["batch"]
-    given, options = pictures(size), {"size": size, "patch_size": patch}
+    images, options = load_images(size), {"size": size, "patch_size": patch}
     model = build_model(case["model"], image_size=size, patch_size=patch).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
 
     def step(items: dict[str, Any]) -> None:
-        items = {name: one.to(device) for name, one in items.items()}
+        items = {name: tensor.to(device) for name, tensor in items.items()}
         model(pixel_values=items["pixel_values"], noise=items["noise"]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -76,77 +78,88 @@ def measure(
             torch.cuda.synchronize()
 
     with tempfile.TemporaryDirectory() as folder:
-        cache = KeypointCache.build(given, folder, longest=round(LONGEST * size))
+        keypoint_cache = KeypointCache.build(images, folder, longest=round(LONGEST * size))
         sets = {
-            "random": MaskedImages(given, RandomMasking(), **options),
+            "random": MaskedImages(images, RandomMasking(), **options),
             "guided, cached keypoints": MaskedImages(
-                given, GuidedMasking(), cache=cache, **options
+                images, GuidedMasking(), cache=keypoint_cache, **options
             ),
-            "guided, keypoints of each crop": MaskedImages(given, GuidedMasking(), **options),
+            "guided, keypoints of each crop": MaskedImages(images, GuidedMasking(), **options),
         }
-        making: dict[str, list[float]] = {name: [] for name in sets}
-        whole: dict[str, list[float]] = {name: [] for name in sets}
+        batch_seconds: dict[str, list[float]] = {name: [] for name in sets}
+        step_seconds: dict[str, list[float]] = {name: [] for name in sets}
         for turn in range(rounds + 1):
             for name, data in sets.items():
                 start = time.perf_counter()
-                items = collate([data[turn, place % len(given)] for place in range(batch)])
-                made = time.perf_counter()
+                items = collate([data[turn, index % len(images)] for index in range(batch)])
+                batch_end = time.perf_counter()
                 step(items)
                 if turn:
-                    making[name].append(made - start)
-                    whole[name].append(time.perf_counter() - start)
+                    batch_seconds[name].append(batch_end - start)
+                    step_seconds[name].append(time.perf_counter() - start)
             print(f"  round {turn} of {rounds}", file=sys.stderr)
-    return making, whole
+    return batch_seconds, step_seconds
 
 
 def rows_of(
-    case: str, making: dict[str, list[float]], whole: dict[str, list[float]]
+    case: str, batch_seconds: dict[str, list[float]], step_seconds: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
-    """A row a way: what its batches take, its step, and the step over that of random masks.
+    """Return one row per variant: batch time, step time, and the ratio to random masks.
 
-    The passes of the model are the same in all ways, and their noise is no cost of guidance: a
-    way's step is its own batch and the round's mean of the passes.
+    The passes of the model are equal in all variants, and their noise is not a cost of guidance:
+    the step time of a variant is its own batch time plus the round's mean time of the passes.
     """
-    count = len(whole["random"])
-    passes = [
-        statistics.fmean(whole[name][turn] - making[name][turn] for name in whole)
+    count = len(step_seconds["random"])
+    pass_seconds = [
+        statistics.fmean(
+            step_seconds[name][turn] - batch_seconds[name][turn] for name in step_seconds
+        )
         for turn in range(count)
     ]
-    base = [made + rest for made, rest in zip(making["random"], passes, strict=True)]
-    rows = []
-    for name, made in making.items():
-        steps = [one + rest for one, rest in zip(made, passes, strict=True)]
-        ratio = statistics.median(mine / plain for mine, plain in zip(steps, base, strict=True))
-        rows.append(
+    base = [
+        batch_time + pass_time
+        for batch_time, pass_time in zip(batch_seconds["random"], pass_seconds, strict=True)
+    ]
+    table_rows = []
+    for name, batch_times in batch_seconds.items():
+        steps = [
+            batch_time + pass_time
+            for batch_time, pass_time in zip(batch_times, pass_seconds, strict=True)
+        ]
+        ratio = statistics.median(
+            step / base_step for step, base_step in zip(steps, base, strict=True)
+        )
+        table_rows.append(
             {
-                "case": case, "way": name, "batch_ms": 1e3 * statistics.median(made),
+                "case": case, "way": name, "batch_ms": 1e3 * statistics.median(batch_times),
                 "step_ms": 1e3 * statistics.median(steps), "time_ratio": ratio,
-                "bar": BARS.get(name), "held": None if name not in BARS else ratio <= BARS[name],
+                "bar": LIMITS.get(name),
+                "held": None if name not in LIMITS else ratio <= LIMITS[name],
             }
         )  # fmt: skip
-    return rows
+    return table_rows
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--cases", default=";".join(CASES), help="by semicolons")
+    parser.add_argument("--cases", default=";".join(CASES), help="separated by semicolons")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for case in options.cases.split(";"):
         rows += rows_of(case, *measure(CASES[case], options.rounds, options.device))
-    made = measuring.result([], (
+    result = measuring.result([], (
         "A step of pre-training: a batch of random crops with their masks, made in the same "
         "process, then forward, backward and AdamW. Median of "
         f"{options.rounds} rounds in which the ways take turns; {options.device}, "
         f"{measuring.versions()} Made by "
         "`python -m benchmarks.bench_pretraining_cost`."
     ))  # fmt: skip
-    made["rows"] = rows
-    made["columns"] = [
+    result["rows"] = rows
+    result["columns"] = [
         {"key": "case", "title": "model"},
         {"key": "way", "title": "masks"},
         {"key": "batch_ms", "title": "making the batch, ms", "format": ",.1f"},
@@ -154,7 +167,7 @@ def main() -> None:
         {"key": "time_ratio", "title": "step ratio", "format": ".3f"},
         {"key": "bar", "title": "bar", "format": ".2f"},
     ]
-    write_text(options.out, json.dumps(made, indent=1))
+    write_text(options.out, json.dumps(result, indent=1))
     for row in rows:
         print(f"{row['case']:<24} {row['way']:<32} {row['time_ratio']:.3f}x")
 

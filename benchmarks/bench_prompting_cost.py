@@ -1,10 +1,10 @@
-"""What a prompted forward pass costs beside a plain one: python -m benchmarks.bench_prompting_cost.
+"""Cost of a prompted forward pass: python -m benchmarks.bench_prompting_cost.
 
     python -m benchmarks.bench_prompting_cost [--tokens 257,1370] [--repeats 9]
 
-ViT-S/14 on batches of photographs, prompted by weights that are there, by densities of the pictures
-(keypoints included) and by the default. The ways take turns in one process. The result goes to
-benchmarks/results/prompting_cost.json.
+ViT-S/14 on batches of photographs, prompted by given weights, by densities of the images (keypoint
+detection included) and by the default. The variants are timed in turn in one process. The result is
+written to benchmarks/results/prompting_cost.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from semattn.prompting import AttentionPrompter
 RESULTS = Path(__file__).parent / "results" / "prompting_cost.json"
 BATCH = 8
 PLAIN = "forward"
-WAYS = {
+PROMPTS = {
     "weights given": {"density": "weights"},
     "weights given, class queries": {"density": "weights", "queries": "class"},
     "weights given, all layers": {"density": "weights", "layers": "all"},
@@ -35,8 +35,8 @@ WAYS = {
 }
 
 
-def ways(model: nn.Module, x: Tensor) -> dict[str, Any]:
-    """Each way, as a function of nothing."""
+def calls(model: nn.Module, x: Tensor) -> dict[str, Any]:
+    """Return the functions to time, by name."""
     first = AttentionPrompter(model)
     weights = torch.rand(BATCH, first.grid(x).patches, generator=torch.manual_seed(0))
 
@@ -45,11 +45,11 @@ def ways(model: nn.Module, x: Tensor) -> dict[str, Any]:
             model(x)
 
     def prompted(options: dict[str, Any]) -> Any:
-        given = {
+        arguments = {
             **options,
             "density": weights if options["density"] == "weights" else options["density"],
         }
-        prompter = AttentionPrompter(model, **given)
+        prompter = AttentionPrompter(model, **arguments)
 
         def call() -> None:
             with torch.no_grad():
@@ -57,26 +57,29 @@ def ways(model: nn.Module, x: Tensor) -> dict[str, Any]:
 
         return call
 
-    return {PLAIN: forward} | {name: prompted(options) for name, options in WAYS.items()}
+    return {PLAIN: forward} | {name: prompted(options) for name, options in PROMPTS.items()}
 
 
 def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
-    """The whole benchmark: medians of ratios taken round by round."""
+    """Compute the table: medians of the ratios within a round."""
     rows = []
     for tokens in all_tokens:
-        model, one = measuring.load(tokens)
-        x = torch.cat([one.roll(29 * number, -1) for number in range(BATCH)])
-        todo = ways(model, x)
-        taken: dict[str, list[float]] = {name: [] for name in todo}
+        model, image = measuring.load(tokens)
+        x = torch.cat([image.roll(29 * number, -1) for number in range(BATCH)])
+        functions = calls(model, x)
+        seconds_of: dict[str, list[float]] = {name: [] for name in functions}
         for turn in range(repeats + 1):
-            for name, way in todo.items():
+            for name, call in functions.items():
                 start = time.perf_counter()
-                way()
+                call()
                 if turn:
-                    taken[name].append(time.perf_counter() - start)
+                    seconds_of[name].append(time.perf_counter() - start)
             print(f"  {tokens} tokens, round {turn} of {repeats}", file=sys.stderr)
-        for name, seconds in taken.items():
-            ratios = [mine / plain for mine, plain in zip(seconds, taken[PLAIN], strict=True)]
+        for name, seconds in seconds_of.items():
+            ratios = [
+                prompted_seconds / plain_seconds
+                for prompted_seconds, plain_seconds in zip(seconds, seconds_of[PLAIN], strict=True)
+            ]
             rows.append(
                 {
                     "tokens": tokens, "way": name, "seconds": statistics.median(seconds),
@@ -90,9 +93,9 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
         f"the ratio is the median of the rounds' ratios. {measuring.versions()} Made by "
         "`python -m benchmarks.bench_prompting_cost`."
     )
-    made = measuring.result(rows, caption)
-    made["columns"] = made["columns"][:4]
-    return made
+    result = measuring.result(rows, caption)
+    result["columns"] = result["columns"][:4]
+    return result
 
 
 def main() -> None:

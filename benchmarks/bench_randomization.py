@@ -1,9 +1,9 @@
-"""What is left of a map when weights are drawn anew: ``python -m benchmarks.bench_randomization``.
+"""Model randomisation test of the explainers: ``python -m benchmarks.bench_randomization``.
 
-The randomisation test (Adebayo et al. 2018) on the embedded model and development images: layers
-are drawn anew from the output down, and each map is held against the one of the model as it is, by
-Spearman's correlation over patches. What our map is a product of stands in rows of its own: a
-factor made of keypoints alone cannot change.
+The weights of the embedded model are randomised from the output down (Adebayo et al. 2018). Each
+map is compared with the map of the trained model by Spearman's correlation over patches, on
+development images. The factors of our map have rows of their own: a factor that depends on
+keypoints only cannot change.
 """
 
 from __future__ import annotations
@@ -46,51 +46,52 @@ DRAWS = 5000
 
 
 def main() -> None:
-    """Run, and write the result."""
+    """Run the test and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=26, help="how many (26)")
+    parser.add_argument("--images", type=int, default=26, help="number of images (26)")
     options = parser.parse_args()
     model = semattn.load()
     methods = {row: evaluation.method(row) for row in ROWS}
     data = ObjectsOnScenes(default_root(), "validation", count=options.images)
-    found: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
-    for number, one in enumerate(data, 1):
-        images = prepare(one.image, Preprocessing.of(model))
+    correlations: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
+    for number, item in enumerate(data, 1):
+        images = prepare(item.image, Preprocessing.of(model))
 
         def maps(
-            other: nn.Module, images: Images = images, label: int = one.label
+            randomized: nn.Module, images: Images = images, target: int = item.label
         ) -> dict[str, Tensor]:
-            return {row: make(other, images, label).patches for row, make in methods.items()}
+            return {row: make(randomized, images, target).patches for row, make in methods.items()}
 
-        every: dict[str, dict[str, float]] = {row: {} for row in ROWS}
-        for layer, alike in mprt(maps, model, only=CASCADE.__contains__, seed=number):
+        by_layer: dict[str, dict[str, float]] = {row: {} for row in ROWS}
+        for layer, similarity in mprt(maps, model, only=CASCADE.__contains__, seed=number):
             for row in ROWS:
-                every[row][CASCADE[layer]] = float(alike[row])
+                by_layer[row][CASCADE[layer]] = float(similarity[row])
         for row in ROWS:
-            found[row].append(every[row])
+            correlations[row].append(by_layer[row])
         print(f"{number} of {len(data)}", flush=True)
-    write_text(RESULT, json.dumps(result(found), indent=1) + "\n")
+    write_text(RESULT, json.dumps(result(correlations), indent=1) + "\n")
 
 
-def result(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """The table: means over images, with intervals."""
-    count = len(next(iter(found.values())))
-    drawn = np.random.default_rng(0).integers(count, size=(DRAWS, count))
+def result(correlations: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return the table: means over images with intervals."""
+    count = len(next(iter(correlations.values())))
+    indices = np.random.default_rng(0).integers(count, size=(DRAWS, count))
 
-    def said(values: np.ndarray) -> str | None:
+    def format_mean(values: np.ndarray) -> str | None:
         if np.isnan(values).all():
             return None
-        means = np.nanmean(values[drawn], axis=1)
+        means = np.nanmean(values[indices], axis=1)
         low, high = np.nanquantile(means, [0.025, 0.975])
         return f"{np.nanmean(values):.2f} [{low:.2f}, {high:.2f}]"
 
-    stops = list(CASCADE.values())
+    layers = list(CASCADE.values())
     rows = [
         {
             "method": row, "what": ROWS[row],
-            **{stop: said(np.array([one[stop] for one in every])) for stop in stops},
+            **{layer: format_mean(np.array([by_layer[layer] for by_layer in of_method]))
+               for layer in layers},
         }
-        for row, every in found.items()
+        for row, of_method in correlations.items()
     ]  # fmt: skip
     return {
         "caption": (
@@ -103,7 +104,7 @@ def result(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         ),
         "columns": [
             {"key": "method", "title": "method"}, {"key": "what", "title": ""},
-            *({"key": stop, "title": stop} for stop in stops),
+            *({"key": layer, "title": layer} for layer in layers),
         ],
         "rows": rows,
         "manifest": {"torch": torch.__version__, "semattn": semattn.__version__},

@@ -1,13 +1,14 @@
-"""Planted shortcuts, found or not: ``python -m benchmarks.bench_spurious``.
+"""Recall of planted shortcuts: ``python -m benchmarks.bench_spurious``.
 
-A linear head on the frozen embedded backbone learns 13 classes where a cue of `planted_cues` is on
-a part (`rate`) of one class. `discover_spurious` searches training images; what it ranks first is
-held against the truth on fresh images of the same kind. Twins bear no cue, or bear it on half of
-all classes; a third control looks at images that bear it with a model that was trained without.
+A linear head on the frozen embedded backbone learns 13 classes. A cue of `planted_cues` is on a
+part (`rate`) of the images of one class. `discover_spurious` searches training images; its
+top-ranked cue is compared with the ground truth on fresh images of the same kind. Controls (twins):
+no cue at all, the cue on half of the images of every class, and images with the cue searched with a
+model that was trained without it.
 
-Every search is a file in ``--results``, so that a run that was stopped goes on, and several
-processes may share the folder (``--part 0/2``); what its companions go on from is in ``--work``.
-An empty folder for ``--results`` searches all anew.
+Every search has a file in ``--results``, so that an interrupted run resumes, and several processes
+may share the folder (``--part 0/2``). Data for the companion benchmarks is stored in ``--work``. An
+empty folder for ``--results`` repeats all searches.
 """
 
 from __future__ import annotations
@@ -39,24 +40,34 @@ from .bench_prompting import load
 from .objects_on_scenes import NAMES
 from .objects_on_scenes.fetch import default_root
 from .planted_cues import KINDS, Planted, PlantedCue
-from .prompting_arms import normalised
+from .prompting_arms import normalise
 
 TRAIN, SEARCH, FRESH = 780, 390, 130
 RESULTS = Path(__file__).parent / "results"
 SEARCHES = RESULTS / "spurious"
 BATCH = 32
-SEEDS = (16, 17, 18)  # those below are development
-BIASED = (4, 1, 12, 8, 7, 10, 3, 6, 0)  # by seed: flower, bird, vehicle, mushroom, mammal, …
+SEEDS = (16, 17, 18)  # smaller seeds are development seeds
+BIASED_CLASSES = (
+    4,
+    1,
+    12,
+    8,
+    7,
+    10,
+    3,
+    6,
+    0,
+)  # by seed: flower, bird, vehicle, mushroom, mammal, …
 RATES = (0.95, 0.8, 0.5)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
-SEEN = 0.05  # of a patch's pixels: it bears the cue
-OVERLAP = 0.3  # intersection over union with the truth, on images that bear it, to be found
-OWN = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MIN_COVERAGE = 0.05  # part of a patch's pixels from which on the patch has the cue
+OVERLAP = 0.3  # IoU with the planted cue, on images that have it, from which on it is found
+PREPROCESSING = Preprocessing((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One search. `trained` is the twin that the model learned from, `twin` the one looked at."""
+    """One search: `trained` is the twin that the model learned from, `twin` the searched one."""
 
     kind: str
     seed: int
@@ -65,27 +76,27 @@ class Case:
     trained: str = ""
 
     @property
-    def on(self) -> int:
-        """The class that bears the cue."""
-        return BIASED[self.seed % len(BIASED)]
+    def planted_class(self) -> int:
+        """Class that has the cue."""
+        return BIASED_CLASSES[self.seed % len(BIASED_CLASSES)]
 
     @property
     def file(self) -> str:
-        """What its result is called."""
+        """File name of the result."""
         twin = f"-{self.twin or 'planted'}-{self.trained or 'planted'}"
         return f"{self.kind.replace(' ', '_')}-{self.seed}-{self.rate:g}{twin}.json"
 
     def data(self, count: int, *, split: str = "train", seed: int = 0, **more: Any) -> PlantedCue:
-        """Images of a split."""
+        """Return images of a split."""
         options = {"twin": self.twin, "rate": self.rate} | more
         return PlantedCue(
-            default_root(), self.kind, self.on, split=split, count=count,
+            default_root(), self.kind, self.planted_class, split=split, count=count,
             seed=200 + 10 * self.seed + seed, **options,
         )  # fmt: skip
 
 
 def cases(seeds: tuple[int, ...] = SEEDS) -> Iterator[Case]:
-    """All of them, what decides first."""
+    """Yield all cases, the decisive ones first."""
     for seed in seeds:
         yield from (Case(kind, seed, 0.95) for kind in KINDS)
         yield Case(KINDS[0], seed, 0.95, "clean", "clean")
@@ -98,59 +109,62 @@ def cases(seeds: tuple[int, ...] = SEEDS) -> Iterator[Case]:
 
 @lru_cache(maxsize=1)
 def precision() -> torch.dtype:
-    """Half precision where the processor has instructions for it."""
-    made: torch.dtype = getattr(torch, read_precision("auto", "cpu"))
-    return made
+    """Return half precision if the CPU has instructions for it, else float32."""
+    dtype: torch.dtype = getattr(torch, read_precision("auto", "cpu"))
+    return dtype
 
 
 @lru_cache(maxsize=1)
 def backbone() -> nn.Module:
-    """The frozen backbone."""
+    """Return the frozen backbone."""
     return load(precision())
 
 
 @torch.inference_mode()
 def class_features(images: np.ndarray) -> np.ndarray:
-    """Class features (n, D)."""
+    """Return class features (n, D)."""
     model = backbone()
-    parts = [normalised(model, images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
-    return torch.cat([model.forward_head(model.forward_features(one), pre_logits=True).float()
-                      for one in parts]).numpy()  # fmt: skip
+    parts = [
+        normalise(model, images[start : start + BATCH]) for start in range(0, len(images), BATCH)
+    ]
+    return torch.cat([model.forward_head(model.forward_features(part), pre_logits=True).float()
+                      for part in parts]).numpy()  # fmt: skip
 
 
-def model_of(case: Case, work: Path) -> nn.Module:
-    """The backbone with the head of a case, which is trained where it is not there yet."""
-    name = Case(case.kind, case.seed, case.rate, case.trained, case.trained).file
-    file = work / f"head-{name}".replace(".json", ".npz")
-    if not file.exists():
-        data = list(_all(case.data(TRAIN, twin=case.trained)))
-        labels = np.array([one.label for one in data])
+def load_model(case: Case, work: Path) -> nn.Module:
+    """Return the backbone with the head of a case; train the head if it is not stored."""
+    file_name = Case(case.kind, case.seed, case.rate, case.trained, case.trained).file
+    path = work / f"head-{file_name}".replace(".json", ".npz")
+    if not path.exists():
+        data = list(items_of(case.data(TRAIN, twin=case.trained)))
+        labels = np.array([item.label for item in data])
         head = LogisticRegression(C=0.1, max_iter=5000)
-        head.fit(class_features(np.stack([one.image for one in data])), labels)
-        with whole(file) as stream:
+        head.fit(class_features(np.stack([item.image for item in data])), labels)
+        with whole(path) as stream:
             np.savez(stream, weight=head.coef_, bias=head.intercept_)
     model = load(torch.float32)
     model.head = nn.Linear(384, len(NAMES))
-    with np.load(file) as kept:
-        model.head.weight.data = torch.from_numpy(kept["weight"]).float()
-        model.head.bias.data = torch.from_numpy(kept["bias"]).float()
+    with np.load(path) as head_file:
+        model.head.weight.data = torch.from_numpy(head_file["weight"]).float()
+        model.head.bias.data = torch.from_numpy(head_file["bias"]).float()
     model.classes = NAMES
     return model.to(precision()).requires_grad_(False).eval()
 
 
-def _all(data: PlantedCue) -> Iterator[Planted]:
+def items_of(data: PlantedCue) -> Iterator[Planted]:
+    """Yield the images of a data set."""
     return (data[index] for index in range(len(data)))
 
 
 def patches_of(masks: np.ndarray) -> np.ndarray:
-    """The part of each patch that masks (n, H, W) cover: (n, P)."""
+    """Return the part of each patch that masks (n, H, W) cover: (n, P)."""
     size = masks.shape[-1] // 16
     return masks.reshape(len(masks), 16, size, 16, size).mean(axis=(2, 4)).reshape(len(masks), -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Fresh:
-    """Images that no search saw: inputs, classes, and which patches bear the cue (n, P)."""
+    """Images that no search used: inputs, classes, and which patches have the cue (n, P)."""
 
     images: np.ndarray
     inputs: Tensor
@@ -158,141 +172,154 @@ class Fresh:
     planted: np.ndarray
 
 
-def fresh(case: Case, model: nn.Module) -> Fresh:
-    """A fifth of the class that bears the cue, the others alike."""
-    chosen = _fresh(case)
-    images = np.stack([one.image for one in chosen])
-    labels = np.array([one.label for one in chosen])
-    return Fresh(images, normalised(model, images), labels, _bearing(chosen))
+def load_fresh(case: Case, model: nn.Module) -> Fresh:
+    """Return fresh images: one fifth of the class with the cue, the rest of the other classes."""
+    items = fresh_items(case)
+    images = np.stack([item.image for item in items])
+    labels = np.array([item.label for item in items])
+    return Fresh(images, normalise(model, images), labels, patches_with_cue(items))
 
 
 def fresh_planted(case: Case) -> np.ndarray:
-    """Which patches (n, P) of the fresh images bear the cue."""
-    return _bearing(_fresh(case))
+    """Return which patches (n, P) of the fresh images have the cue."""
+    return patches_with_cue(fresh_items(case))
 
 
-def _fresh(case: Case) -> list[Planted]:
+def fresh_items(case: Case) -> list[Planted]:
+    """Return the fresh images of a case."""
     data = case.data(len(NAMES) * FRESH // 5, seed=5)
-    rows = [i for i in range(len(data)) if i % len(NAMES) == case.on]
-    rows += [i for i in range(len(data)) if i % len(NAMES) != case.on][: FRESH - len(rows)]
+    rows = [i for i in range(len(data)) if i % len(NAMES) == case.planted_class]
+    rows += [i for i in range(len(data)) if i % len(NAMES) != case.planted_class][
+        : FRESH - len(rows)
+    ]
     return [data[i] for i in rows]
 
 
-def _bearing(chosen: list[Planted]) -> np.ndarray:
-    made: np.ndarray = patches_of(np.stack([one.cue for one in chosen])) > SEEN
-    return made
+def patches_with_cue(items: list[Planted]) -> np.ndarray:
+    """Return which patches (n, P) of some images have the cue."""
+    has_cue: np.ndarray = patches_of(np.stack([item.cue for item in items])) > MIN_COVERAGE
+    return has_cue
 
 
 def features(model: nn.Module, inputs: Tensor) -> np.ndarray:
-    """What a cue's detector looks at: (n, P, E)."""
-    looker = Looker(model, OWN, "sift", 0)
-    parts = [looker.features(inputs[at : at + BATCH]) for at in range(0, len(inputs), BATCH)]
+    """Return the features that a cue's detector uses: (n, P, E)."""
+    looker = Looker(model, PREPROCESSING, "sift", 0)
+    parts = [
+        looker.features(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)
+    ]
     return torch.cat(parts).numpy()
 
 
-def judged(
-    case: Case, cue: SpuriousCue, on: Fresh, scores: np.ndarray, given: list[Planted]
+def evaluate_cue(
+    case: Case, cue: SpuriousCue, fresh: Fresh, scores: np.ndarray, searched: list[Planted]
 ) -> dict[str, Any]:
-    """How well a cue is the planted one, by the scores (n, P) that it gives fresh images."""
-    bears = on.planted.any(axis=1)
-    mine = on.labels == case.on
-    both = (scores > 0.5) & on.planted
-    either = (scores > 0.5) | on.planted
-    overlap = (both.sum(axis=1) / either.sum(axis=1).clip(min=1))[bears]
-    first = [int(one.name.split()[-1]) for one in cue.examples[:10]]
-    pools = {"ap": np.ones(len(mine), bool), "ap_class": mine}
+    """Compare a cue with the planted one by the scores (n, P) that it gives fresh images."""
+    has_cue = fresh.planted.any(axis=1)
+    in_class = fresh.labels == case.planted_class
+    intersection = (scores > 0.5) & fresh.planted
+    union = (scores > 0.5) | fresh.planted
+    overlap = (intersection.sum(axis=1) / union.sum(axis=1).clip(min=1))[has_cue]
+    example_indices = [int(example.name.split()[-1]) for example in cue.examples[:10]]
+    pools = {"ap": np.ones(len(in_class), bool), "ap_class": in_class}
     return {
-        "class_right": cue.target == case.on,
+        "class_right": cue.target == case.planted_class,
         "iou": float(overlap.mean()),
-        "precision10": float(np.mean([given[i].bears for i in first])),
-        **{name: float(average_precision_score(on.planted[rows].ravel(), scores[rows].ravel()))
+        "precision10": float(np.mean([searched[i].has_cue for i in example_indices])),
+        **{name: float(average_precision_score(fresh.planted[rows].ravel(), scores[rows].ravel()))
            for name, rows in pools.items()},
     }  # fmt: skip
 
 
 def run(case: Case, work: Path) -> dict[str, Any]:
-    """One search, and what it is worth."""
-    model = model_of(case, work)
-    given = list(_all(case.data(SEARCH)))
-    pairs = [(one.image, one.label) for one in given]
+    """Run one search and evaluate its cues."""
+    model = load_model(case, work)
+    searched = list(items_of(case.data(SEARCH)))
+    pairs = [(item.image, item.label) for item in searched]
     search = work / f"search-{case.file}"
-    found: Discovery = discover_spurious(
-        model, pairs, names=NAMES, preprocessing=OWN, batch_size=BATCH, seed=case.seed,
+    discovery: Discovery = discover_spurious(
+        model, pairs, names=NAMES, preprocessing=PREPROCESSING, batch_size=BATCH, seed=case.seed,
         folder=search,
     )  # fmt: skip
-    save_discovery(found, discovery_file(case, work))
+    save_discovery(discovery, discovery_file(case, work))
     shutil.rmtree(search)
-    made: dict[str, Any] = {
-        "case": asdict(case) | {"on": case.on}, "precision": str(precision()),
-        "confirmed": len(found.confirmed), "tried": len(found.cues), "judged": found.candidates,
-        "accuracy": found.accuracy,
-        "classes": [[one.target, one.score] for one in found.classes],
+    result: dict[str, Any] = {
+        "case": asdict(case) | {"on": case.planted_class}, "precision": str(precision()),
+        "confirmed": len(discovery.confirmed), "tried": len(discovery.cues),
+        "judged": discovery.candidates,
+        "accuracy": discovery.accuracy,
+        "classes": [[rank.target, rank.score] for rank in discovery.classes],
         "cues": [
-            {name: value for name, value in one.summary().items()
+            {name: value for name, value in cue.summary().items()
              if name not in ("place", "examples")}
-            for one in found.cues
+            for cue in discovery.cues
         ],
     }  # fmt: skip
     if case.twin != "clean":
-        on = fresh(case, model)
-        seen = features(model, on.inputs)
-        scores = [one.detector(seen) for one in found.cues[:5]]
+        fresh = load_fresh(case, model)
+        patch_features = features(model, fresh.inputs)
+        scores = [cue.detector(patch_features) for cue in discovery.cues[:5]]
         with whole(scores_file(case, work)) as stream:
-            np.savez_compressed(stream, first=scores[0] if scores else np.zeros(on.planted.shape))
-        made["top"] = [
-            judged(case, cue, on, one, given)
-            for cue, one in zip(found.cues[:5], scores, strict=True)
+            np.savez_compressed(
+                stream, first=scores[0] if scores else np.zeros(fresh.planted.shape)
+            )
+        result["top"] = [
+            evaluate_cue(case, cue, fresh, cue_scores, searched)
+            for cue, cue_scores in zip(discovery.cues[:5], scores, strict=True)
         ]
-    return made
+    return result
 
 
 def discovery_file(case: Case, work: Path) -> Path:
-    """Where the discovery of a search is."""
+    """Return the path of the discovery of a search."""
     return work / case.file.replace(".json", ".npz")
 
 
 def scores_file(case: Case, work: Path) -> Path:
-    """Where the scores (n, P) are that the first cue gives fresh images."""
+    """Return the path of the scores (n, P) that the first cue gives fresh images."""
     return work / f"scores-{case.file}".replace(".json", ".npz")
 
 
-def keep(file: Path, made: dict[str, Any]) -> None:
-    """Write a result: whole, or not at all."""
-    write_text(file, json.dumps(made) + "\n")
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Write a result atomically."""
+    write_text(path, json.dumps(result) + "\n")
 
 
-def remaining(work: Path, start: str) -> Iterator[tuple[Case, Path]]:
-    """Searches of the first rate that have no result called `start` yet, and where it goes."""
+def remaining(work: Path, prefix: str) -> Iterator[tuple[Case, Path]]:
+    """Yield searches of the first rate without a result called `prefix…`, and its path."""
     for case in (Case(kind, seed, RATES[0]) for seed in SEEDS for kind in KINDS):
-        file = work / f"{start}{case.file}"
-        if not file.exists():
-            yield case, file
+        path = work / f"{prefix}{case.file}"
+        if not path.exists():
+            yield case, path
 
 
-def arguments(about: str | None) -> argparse.ArgumentParser:
-    """A parser that knows where results are kept, for what the first line of a docstring says."""
-    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the folders of the results, described by the first line of `doc`."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
-    parser.add_argument("--results", type=Path, default=SEARCHES, help="a file for each search")
+    parser.add_argument(
+        "--results", type=Path, default=SEARCHES, help="folder with one file per search"
+    )
     return parser
 
 
 def main() -> None:
-    """Run what is not done yet; `spurious_table` renders it."""
+    """Run the searches that have no result yet; `spurious_table` renders them."""
     parser = arguments(__doc__)
-    parser.add_argument("--part", default="0/1", help="which of several processes: 0/2, 1/2")
+    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     options.results.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, options.part.split("/"))
     for number, case in enumerate(cases()):
-        file = options.results / case.file
-        if number % parts != part or file.exists():
+        path = options.results / case.file
+        if number % parts != part or path.exists():
             continue
-        made = run(case, options.work)
-        keep(file, made)
-        best = made.get("top") or [{}]
-        print(case.file, "confirmed", made["confirmed"], "of", made["tried"], best[0], flush=True)
+        result = run(case, options.work)
+        keep(path, result)
+        top = result.get("top") or [{}]
+        print(
+            case.file, "confirmed", result["confirmed"], "of", result["tried"], top[0], flush=True
+        )
 
 
 if __name__ == "__main__":

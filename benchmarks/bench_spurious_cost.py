@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_spurious_cost [--images 1000] [--untimed 2000,3000] [--work FOLDER]
 
-Each size is the whole command, as a user calls it, in a process of its own: the embedded model,
-compositions of 13 classes as JPEG files, a watermark on 95 % of one class. Seconds are wall-clock,
-memory is the peak of the process. Sizes after ``--untimed`` may run beside other work, since only
-their memory counts. What --work has measured is not measured again. The result goes to
+Each size runs the whole command in a process of its own: the embedded model, compositions of 13
+classes as JPEG files, a watermark on 95 % of one class. Seconds are wall-clock seconds, memory is
+the peak of the process. Other work may run during the sizes of ``--untimed``, since only their
+memory is used. Sizes with a result in --work are not measured again. The result is written to
 benchmarks/results/spurious_cost.json.
 """
 
@@ -34,8 +34,8 @@ RESULTS = Path(__file__).parent / "results" / "spurious_cost.json"
 ON, RATE = 12, 0.95
 
 
-def folder_of(work: Path, count: int) -> Path:
-    """A folder a class with so many pictures in all, drawn once."""
+def image_folder(work: Path, count: int) -> Path:
+    """Return a folder with one folder per class and `count` images in total."""
     folder = work / f"{count}-images"
     if not folder.exists():
         partial = folder.with_suffix(".part")
@@ -45,17 +45,17 @@ def folder_of(work: Path, count: int) -> Path:
         for name in NAMES:
             (partial / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            one = data[number]
-            Image.fromarray(one.image).save(partial / NAMES[one.label] / f"{number:05}.jpg")
+            item = data[number]
+            Image.fromarray(item.image).save(partial / NAMES[item.label] / f"{number:05}.jpg")
         partial.replace(folder)
     return folder
 
 
-def measured(folder: Path, out: Path, timed: bool) -> dict[str, Any]:
-    """One command: seconds, where they count, and the peak of its memory in MiB."""
-    kept = out / "cost.json"
-    if kept.exists():
-        row: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+def measure_command(folder: Path, out: Path, is_timed: bool) -> dict[str, Any]:
+    """Return the seconds of one command, if they count, and its peak memory in MiB."""
+    path = out / "cost.json"
+    if path.exists():
+        row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return row
     command = [sys.executable, "-m", "semattn", "spurious", str(folder), "--out", str(out)]
     start = time.perf_counter()
@@ -64,31 +64,33 @@ def measured(folder: Path, out: Path, timed: bool) -> dict[str, Any]:
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: expected it to end well, got {process.returncode}")
-    told = json.loads((out / "spurious.json").read_text(encoding="utf-8"))
+        raise SystemExit(f"{' '.join(command)}: expected exit status 0, got {process.returncode}")
+    summary = json.loads((out / "spurious.json").read_text(encoding="utf-8"))
     row = {
-        "seconds": seconds if timed else None, "memory": usage.ru_maxrss / 1024,
-        "images": told["images"], "tried": len(told["cues"]),
-        "confirmed": sum(one["confirmed"] for one in told["cues"]), "machine": machine(),
+        "seconds": seconds if is_timed else None, "memory": usage.ru_maxrss / 1024,
+        "images": summary["images"], "tried": len(summary["cues"]),
+        "confirmed": sum(cue["confirmed"] for cue in summary["cues"]), "machine": machine(),
     }  # fmt: skip
-    write_text(kept, json.dumps(row))
+    write_text(path, json.dumps(row))
     return row
 
 
 def main() -> None:
-    """Every size, and the table."""
+    """Measure every size and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", default="1000", help="sizes, with commas")
-    parser.add_argument("--untimed", default="2000,3000", help="sizes of which memory counts")
+    parser.add_argument("--images", default="1000", help="numbers of images, comma-separated")
+    parser.add_argument(
+        "--untimed", default="2000,3000", help="numbers of images for which only memory counts"
+    )
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious-cost")
     options = parser.parse_args()
     rows = []
-    for sizes, timed in ((options.images, True), (options.untimed, False)):
+    for sizes, is_timed in ((options.images, True), (options.untimed, False)):
         for count in map(int, filter(None, sizes.split(","))):
             out = options.work / f"{count}-result"
-            rows.append(measured(folder_of(options.work, count), out, timed))
+            rows.append(measure_command(image_folder(options.work, count), out, is_timed))
             print(rows[-1], file=sys.stderr, flush=True)
-    made = {
+    table = {
         "caption": "`semattn spurious FOLDER`, whole: reading the files, the search, the figure "
         f"and the page. Embedded model, 257 tokens, 13 classes, {os.cpu_count()} cores, float32; a "
         "dash: other work ran beside it. Made by `python -m benchmarks.bench_spurious_cost`.",
@@ -100,7 +102,7 @@ def main() -> None:
         ],
         "rows": rows,
     }  # fmt: skip
-    write_text(RESULTS, json.dumps(made, indent=1) + "\n")
+    write_text(RESULTS, json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Time from the shell to the written pictures, against the import of what semattn is built on.
+"""Start-up time: ``semattn explain`` relative to the import of torch, timm and captum.
 
     python -m benchmarks.bench_startup [--rounds 5] [--image FILE] [-- MORE OPTIONS OF explain]
 
-Runs `python -c "import torch, timm, captum"` and `semattn explain IMAGE` in turns, each in a
-process of its own, after one round that does not count. Prints wall seconds and CPU seconds (user
-and system) of both, the ratio of the medians, and the CPU seconds of the pieces of one run. On a
-busy machine read the CPU seconds.
+Runs `python -c "import torch, timm, captum"` and `semattn explain IMAGE` in turn, each in a process
+of its own, after one warm-up round. Prints the wall-clock and CPU seconds (user and system) of
+both, the ratio of the medians, and the CPU seconds of the stages of one run. On a busy machine, use
+the CPU seconds.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ cli.main(sys.argv[1:])
 """
 
 
-def measured(command: list[str]) -> tuple[float, float]:
+def measure_command(command: list[str]) -> tuple[float, float]:
     """Return the wall seconds and the CPU seconds of a process."""
-    # As for a user, modules are compiled once.
+    # Modules are compiled once, as in normal use.
     environment = {name: value for name, value in os.environ.items()
                    if name != "PYTHONDONTWRITEBYTECODE"}  # fmt: skip
     start = time.perf_counter()
@@ -68,32 +68,32 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure in turns and print."""
+    """Measure both commands in turn and print the times."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image", type=Path, default=IMAGE)
     parser.add_argument("more", nargs="*", help="more options of semattn explain")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["explain", str(chosen.image), "--out", f"{folder}/out", *chosen.more]
+        arguments = ["explain", str(options.image), "--out", f"{folder}/out", *options.more]
         commands = {
             "import torch, timm, captum": IMPORTS,
             "semattn explain": [sys.executable, "-m", "semattn", *arguments],
         }
-        rows: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for turn in range(chosen.rounds + 1):
+        measurements_of: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for turn in range(options.rounds + 1):
             for name, command in commands.items():
-                row = measured(command)
+                measurement = measure_command(command)
                 if turn:
-                    rows[name].append(row)
+                    measurements_of[name].append(measurement)
         medians = {}
-        for name, row in rows.items():
-            wall, cpu = (statistics.median(part) for part in zip(*row, strict=True))
+        for name, measurement in measurements_of.items():
+            wall, cpu = (statistics.median(part) for part in zip(*measurement, strict=True))
             medians[name] = wall, cpu
             print(f"{name:28}{wall:6.2f} s wall{cpu:6.2f} s CPU")
-        base, ours = medians.values()
-        print(f"{'ratio of the medians':28}{ours[0] / base[0]:6.2f}      "
-              f"{ours[1] / base[1]:6.2f}      (at most {LIMIT})")  # fmt: skip
+        import_times, semattn_times = medians.values()
+        print(f"{'ratio of the medians':28}{semattn_times[0] / import_times[0]:6.2f}      "
+              f"{semattn_times[1] / import_times[1]:6.2f}      (at most {LIMIT})")  # fmt: skip
         print("pieces of one run, CPU seconds:", flush=True)
         subprocess.run([sys.executable, "-c", PIECES, *arguments], check=True)
 

@@ -1,9 +1,9 @@
-"""How fast an audit goes: ``python -m benchmarks.bench_throughput [--images 96]``.
+"""Throughput of an audit: ``python -m benchmarks.bench_throughput [--images 96]``.
 
-Held against the slower of its two halves alone: reading and SIFT, and the model's forward and
-backward pass. Compositions of the training set as files; the embedded model; the ways take turns,
-and ratios are of the same round. The result goes to benchmarks/results/throughput.json, with what
-`scale` plans from: operations, memory, and bytes on the disk.
+Compared with the slower of its two stages alone: reading with SIFT, and the model's forward and
+backward pass. Compositions of the training set, as files, with the embedded model. The variants are
+timed in turn; ratios are computed within a round. The result is written to
+benchmarks/results/throughput.json, with the inputs of `scale`: operations, memory, disk space.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from .objects_on_scenes import ObjectsOnScenes
 from .objects_on_scenes.fetch import default_root
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
-BAR = 0.9
+LIMIT = 0.9
 SIDE, CLASSES = 448, 13
 DECODING, READING = "reading alone", "reading and SIFT"
 PASSES, EXPLAIN = "forward and backward", "semattn audit, explain"
 BOTH = "semattn audit, explain and analyze"
 
-Way = Callable[[int], float]
+Timed = Callable[[int], float]
 
 
-def files(folder: Path, count: int, pictures: Path | None) -> Path:
-    """Compositions as JPEG files; or those of a folder, over and over."""
+def write_images(folder: Path, count: int, pictures: Path | None) -> Path:
+    """Write compositions as JPEG files, or copy the files of a folder repeatedly."""
     folder.mkdir()
     if pictures:
-        made = sorted(pictures.iterdir())
+        paths = sorted(pictures.iterdir())
         for number in range(count):
-            shutil.copy(made[number % len(made)], folder / f"{number:05}.jpg")
+            shutil.copy(paths[number % len(paths)], folder / f"{number:05}.jpg")
         return folder
     data = ObjectsOnScenes(default_root(), split="train", size=SIDE, count=count)
     for number in range(count):
@@ -65,21 +65,21 @@ def files(folder: Path, count: int, pictures: Path | None) -> Path:
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
+    """Return the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[str, Way]:
-    """What is timed: a function of the round, which gives its seconds."""
+def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[str, Timed]:
+    """Return the functions to time: each takes the round and returns its seconds."""
     device = next(model.parameters()).device
     size = options.batch_size
-    given = files(folder / "in", options.images, options.pictures)
-    source = open_source(given, tuple(model.classes), CLASSES)
+    image_folder = write_images(folder / "in", options.images, options.pictures)
+    source = open_source(image_folder, tuple(model.classes), CLASSES)
     reader = Reader(Preprocessing.of(model), "sift", ("keypoints",))
     paths = list(source.data.sources)
-    places = [Batch(at, min(at + size, len(paths))) for at in range(0, len(paths), size)]
+    batches = [Batch(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
     workers = default_workers(model) if options.workers is None else options.workers
     first = reader.load(0, paths[:size]).images
     assert first is not None
@@ -88,63 +88,63 @@ def ways(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[st
         return timed(lambda: [prepare(path, reader.wanted) for path in paths])
 
     def reading(turn: int) -> float:
-        return timed(lambda: deque(stream(reader, paths, places, workers), maxlen=0))
+        return timed(lambda: deque(stream(reader, paths, batches, workers), maxlen=0))
 
     def passes(turn: int) -> float:
-        return timed(lambda: [both(place.stop - place.first) for place in places])
+        return timed(lambda: [forward_backward(batch.stop - batch.first) for batch in batches])
 
-    def both(count: int) -> None:
+    def forward_backward(count: int) -> None:
         x = first.inputs[:count].to(device).requires_grad_(True)
         model(x).max(dim=1).values.sum().backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    def whole(*jobs: str) -> Way:
+    def run_audit(*jobs: str) -> Timed:
         return lambda turn: audit(
             model, source, folder / f"{len(jobs)}-{turn}", jobs=jobs, batch_size=size,
             workers=workers,
         ).seconds  # fmt: skip
 
     return {
-        DECODING: decoding, READING: reading, PASSES: passes, EXPLAIN: whole("explain"),
-        BOTH: whole("explain", "analyze"),
+        DECODING: decoding, READING: reading, PASSES: passes, EXPLAIN: run_audit("explain"),
+        BOTH: run_audit("explain", "analyze"),
     }  # fmt: skip
 
 
 def rows_of(seconds: dict[str, list[float]], images: int) -> list[dict[str, Any]]:
-    """A row a way: its rate, and that over the rate of the slower half in the same round."""
-    halves = zip(seconds[READING], seconds[PASSES], strict=True)
-    slower = [max(two) for two in halves]
+    """Return one row per variant: its rate, and the ratio to the slower stage of the round."""
+    stages = zip(seconds[READING], seconds[PASSES], strict=True)
+    slower_stage = [max(stage_seconds) for stage_seconds in stages]
     return [
         {
-            "way": way, "rate": images / statistics.median(took),
+            "way": label, "rate": images / statistics.median(values),
             "ratio": statistics.median(
-                alone / mine for alone, mine in zip(slower, took, strict=True)
+                stage_value / value for stage_value, value in zip(slower_stage, values, strict=True)
             ),
-            "bar": BAR if way == EXPLAIN else None,
+            "bar": LIMIT if label == EXPLAIN else None,
         }
-        for way, took in seconds.items()
+        for label, values in seconds.items()
     ]  # fmt: skip
 
 
-def where(device: str) -> str:
-    """The device, and the cores that read for it."""
+def describe_device(device: str) -> str:
+    """Return the name of the device and the number of CPU cores."""
     name = torch.cuda.get_device_name(device) if device != "cpu" else "the processor"
     return f"{name}, {os.cpu_count()} cores"
 
 
-def needs(model: nn.Module, folder: Path, images: int) -> dict[str, float]:
-    """What an image takes besides time; `folder` is that of `ways` after the first round."""
+def resources_per_image(model: nn.Module, folder: Path, images: int) -> dict[str, float]:
+    """Return the resources per image; `folder` is that of `timed_calls` after the first round."""
     x = torch.zeros(1, 3, *Preprocessing.of(model).size, device=next(model.parameters()).device)
-    with FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False) as counter:
         explainers["sift-patch-interrelation"](density="center").attribute(model, x)
-    done = folder / "1-0"
-    rows = (done / "explain.parquet").stat().st_size
-    maps = sum(one.stat().st_size for one in (done / "maps").iterdir())
-    sums = sum(one.stat().st_size for one in (folder / "2-0" / ".audit").glob("analysis-*.npz"))
+    out_dir = folder / "1-0"
+    rows = (out_dir / "explain.parquet").stat().st_size
+    maps = sum(path.stat().st_size for path in (out_dir / "maps").iterdir())
+    sums = sum(path.stat().st_size for path in (folder / "2-0" / ".audit").glob("analysis-*.npz"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "gflop": counted.get_total_flops() / 1e9, "row_bytes": rows / images,
+        "gflop": counter.get_total_flops() / 1e9, "row_bytes": rows / images,
         "map_bytes": maps / images, "sums_mib": sums / 2**20, "peak_mib": peak / 2**10,
     }  # fmt: skip
 
@@ -157,40 +157,42 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--pictures", type=Path, help="JPEG files in place of compositions")
+    parser.add_argument(
+        "--pictures", type=Path, help="folder of JPEG files to use instead of compositions"
+    )
     parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     model = load(pretrained=not options.random_weights, device=options.device)
     model.requires_grad_(False)  # no gradients of weights in any way
     with tempfile.TemporaryDirectory() as folder:
-        every = ways(model, Path(folder), options)
-        seconds: dict[str, list[float]] = {way: [] for way in every}
+        calls = timed_calls(model, Path(folder), options)
+        seconds: dict[str, list[float]] = {label: [] for label in calls}
         for turn in range(options.rounds + 1):
-            for way, call in every.items():
-                took = call(turn)
+            for label, call in calls.items():
+                elapsed = call(turn)
                 if turn:
-                    seconds[way].append(took)
+                    seconds[label].append(elapsed)
             print(f"round {turn} of {options.rounds}", file=sys.stderr)
-        wanted = needs(model, Path(folder), options.images)
-    made = measuring.result([], (
+        resources = resources_per_image(model, Path(folder), options.images)
+    result = measuring.result([], (
         f"{options.images} photographs of {SIDE} pixels, the embedded model"
         f"{' with random weights' * options.random_weights}, batches of {options.batch_size}, on "
-        f"{where(options.device)}; median of {options.rounds} rounds in which the "
+        f"{describe_device(options.device)}; median of {options.rounds} rounds in which the "
         "ways take turns, after one that does not count. Of the slower half: the rate over that of "
         f"the slower of the first two; {measuring.versions()} Made by "
         "`python -m benchmarks.bench_throughput`."
     ))  # fmt: skip
-    made["rows"] = rows_of(seconds, options.images)
-    made["needs"] = wanted
-    made["columns"] = [
+    result["rows"] = rows_of(seconds, options.images)
+    result["needs"] = resources
+    result["columns"] = [
         {"key": "way", "title": "what"},
         {"key": "rate", "title": "images a second", "format": ",.1f"},
         {"key": "ratio", "title": "of the slower half", "format": ".2f"},
         {"key": "bar", "title": "bar", "format": ".2f"},
     ]
-    write_text(options.out, json.dumps(made, indent=1) + "\n")
-    for row in made["rows"]:
+    write_text(options.out, json.dumps(result, indent=1) + "\n")
+    for row in result["rows"]:
         print(f"{row['way']:<40} {row['rate']:.1f}/s {row['ratio']:.2f}")
 
 

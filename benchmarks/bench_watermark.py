@@ -1,11 +1,11 @@
-"""A shortcut that is real, and overlooked on request: ``python -m benchmarks.bench_watermark``.
+"""Suppression of a real watermark shortcut: ``python -m benchmarks.bench_watermark``.
 
-The watermark of ImageNet-W (arXiv 2212.04825; package `imagenet-w`) is planted on every training
-image of one class; a linear head on the frozen embedded backbone learns it. On scenes that the head
-never saw, the watermark then draws other classes' images to that class. The cue is known here (the
-patches that the watermark covers), and `AttentionPrompter` leads attention away from it; so it is
-with a wrong cue, of the same shape elsewhere. Strength, layers and queries are chosen on other
-images of the training scenes. The test splits of `objects_on_scenes` stay closed.
+The watermark of ImageNet-W (arXiv 2212.04825; package `imagenet-w`) is put on every training image
+of one class, and a linear head on the frozen embedded backbone learns it. On unseen scenes the
+watermark then shifts images of other classes to that class. `AttentionPrompter` suppresses the
+known cue (the patches that the watermark covers), or, as a control, a wrong cue of the same shape
+elsewhere. Strength, layers and queries are chosen on other images of the training scenes. The test
+splits of `objects_on_scenes` are not opened.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from semattn.utils.atomic_files import write_text
 from .bench_prompting import load
 from .objects_on_scenes import NAMES, ObjectsOnScenes
 from .objects_on_scenes.fetch import default_root
-from .prompting_arms import normalised
+from .prompting_arms import normalise
 
 RESULT = Path(__file__).parent / "results" / "watermark.json"
 PLANTED = ("flower", "vehicle", "bird")
 STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 LAYERS = ("last-half", "last-third")
 QUERIES = ("all", "class")
-SAID = "{:g} in {}, queries: {}"
+OPTION_FORMAT = "{:g} in {}, queries: {}"
 TRAIN, CHOOSE, TEST = 1300, 390, 780
 BATCH, DRAWS = 64, 5000
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 
 
 def marked(images: np.ndarray) -> np.ndarray:
-    """The images (n, 224, 224, 3) with the watermark of ImageNet-W."""
+    """Return the images (n, 224, 224, 3) with the watermark of ImageNet-W."""
     from imagenet_w import AddWatermark
 
     mark = AddWatermark(224)
-    return np.stack([np.asarray(mark(Image.fromarray(one))) for one in images])
+    return np.stack([np.asarray(mark(Image.fromarray(image))) for image in images])
 
 
-def cue(elsewhere: bool = False) -> Tensor:
-    """How much of each patch (P,) the watermark's characters cover, 1 for the most; or its twin's.
+def cue(is_shifted: bool = False) -> Tensor:
+    """Return the part of each patch (P,) that the watermark covers, or that of the control.
 
-    The twin lies at the top of the image.
+    The values are divided by their maximum. The control has the same shape, at the top.
     """
     black = np.zeros((1, 224, 224, 3), np.uint8)
-    touched = marked(black)[0].max(axis=-1) > 0
-    patches = coverage(Mask(touched), GRID)
+    changed = marked(black)[0].max(axis=-1) > 0
+    patches = coverage(Mask(changed), GRID)
     rows = GRID.fold(patches / patches.max())
-    if elsewhere:
-        first = int(rows.any(dim=1).nonzero()[0])
-        rows = rows.roll(-first, dims=0)
+    if is_shifted:
+        first_row = int(rows.any(dim=1).nonzero()[0])
+        rows = rows.roll(-first_row, dims=0)
     return rows.flatten()
 
 
@@ -70,98 +70,100 @@ def cue(elsewhere: bool = False) -> Tensor:
 def features(
     model: nn.Module,
     images: np.ndarray,
-    away: Tensor | None = None,
+    suppressed: Tensor | None = None,
     strength: float = 0.0,
     layers: str = "last-third",
     queries: str = "all",
 ) -> np.ndarray:
-    """Class features (n, D), attention led away from a cue."""
+    """Return class features (n, D), with attention to a cue suppressed."""
     prompter = AttentionPrompter(model, strength=strength, layers=layers, queries=queries)
-    made = []
+    class_features = []
     for start in range(0, len(images), BATCH):
-        x = normalised(model, images[start : start + BATCH])
-        with prompter.steer(away, away=True):
-            made.append(model(x).float())
-    return torch.cat(made).numpy()
+        x = normalise(model, images[start : start + BATCH])
+        with prompter.steer(suppressed, away=True):
+            class_features.append(model(x).float())
+    return torch.cat(class_features).numpy()
 
 
 def images_of(split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels."""
+    """Return images and labels."""
     data = list(ObjectsOnScenes(default_root(), split, count=count, seed=seed))
-    return np.stack([one.image for one in data]), np.array([one.label for one in data])
+    return np.stack([item.image for item in data]), np.array([item.label for item in data])
 
 
-def run(model: nn.Module, planted: str, seed: int) -> dict[str, Any]:
-    """What each arm has right on images of the other classes, one 0 or 1 an image."""
-    number = NAMES.index(planted)
+def run(model: nn.Module, planted_class: str, seed: int) -> dict[str, Any]:
+    """Return which images of the other classes each arm classifies correctly."""
+    number = NAMES.index(planted_class)
     images, labels = images_of("train", TRAIN, 100 + seed)
     images = np.where((labels == number)[:, None, None, None], marked(images), images)
     head = LogisticRegression(C=0.1, max_iter=5000).fit(features(model, images), labels)
-    right_cue, wrong_cue = cue(), cue(elsewhere=True)
+    right_cue, wrong_cue = cue(), cue(is_shifted=True)
 
-    def right(images: np.ndarray, labels: np.ndarray, *prompt: Any) -> np.ndarray:
+    def is_right(images: np.ndarray, labels: np.ndarray, *prompt: Any) -> np.ndarray:
         return head.predict(features(model, images, *prompt)) == labels
 
     images, labels = images_of("train", CHOOSE, 200 + seed)
     images, labels = images[labels != number], labels[labels != number]
     with_mark = marked(images)
-    path = {
-        option: float(right(with_mark, labels, right_cue, *option).mean())
+    accuracy_of = {
+        option: float(is_right(with_mark, labels, right_cue, *option).mean())
         for option in product(STRENGTHS, LAYERS, QUERIES)
     }
-    chosen = max(path, key=lambda one: path[one])
+    best_option = max(accuracy_of, key=lambda option: accuracy_of[option])
 
     images, labels = images_of("validation", TEST, 300 + seed)
     images, labels = images[labels != number], labels[labels != number]
     with_mark = marked(images)
-    drawn = head.predict(features(model, with_mark)) == number
+    is_confused = head.predict(features(model, with_mark)) == number
     return {
-        "planted": planted, "chosen": list(chosen),
-        "path": {SAID.format(*option): right for option, right in path.items()},
-        "drawn": float(drawn.mean()),
+        "planted": planted_class, "chosen": list(best_option),
+        "path": {OPTION_FORMAT.format(*option): value for option, value in accuracy_of.items()},
+        "drawn": float(is_confused.mean()),
         "right": {
-            "clean": right(images, labels).tolist(),
-            "watermark": right(with_mark, labels).tolist(),
-            "watermark, right cue": right(with_mark, labels, right_cue, *chosen).tolist(),
-            "watermark, wrong cue": right(with_mark, labels, wrong_cue, *chosen).tolist(),
-            "clean, right cue": right(images, labels, right_cue, *chosen).tolist(),
-            "clean, wrong cue": right(images, labels, wrong_cue, *chosen).tolist(),
+            "clean": is_right(images, labels).tolist(),
+            "watermark": is_right(with_mark, labels).tolist(),
+            "watermark, right cue": is_right(with_mark, labels, right_cue, *best_option).tolist(),
+            "watermark, wrong cue": is_right(with_mark, labels, wrong_cue, *best_option).tolist(),
+            "clean, right cue": is_right(images, labels, right_cue, *best_option).tolist(),
+            "clean, wrong cue": is_right(images, labels, wrong_cue, *best_option).tolist(),
         },
     }  # fmt: skip
 
 
-def said(values: np.ndarray, form: str = "+.1f") -> str:
-    """The figure on the data, and its interval."""
+def format_difference(values: np.ndarray, form: str = "+.1f") -> str:
+    """Format the value on the data with its bootstrap interval."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def result(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The table: a row a planted class, and all together."""
+def result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the table: one row per planted class, and their mean."""
     rng = np.random.default_rng(0)
     accuracies: list[dict[str, np.ndarray]] = []
-    for one in found:
-        count = len(one["right"]["clean"])
-        picked = np.vstack([np.arange(count), rng.integers(count, size=(DRAWS, count))])
+    for class_result in results:
+        count = len(class_result["right"]["clean"])
+        indices = np.vstack([np.arange(count), rng.integers(count, size=(DRAWS, count))])
         accuracies.append({
-            name: 100 * np.array(right, dtype=float)[picked].mean(axis=1)
-            for name, right in one["right"].items()
+            name: 100 * np.array(is_right, dtype=float)[indices].mean(axis=1)
+            for name, is_right in class_result["right"].items()
         })  # fmt: skip
     names = list(accuracies[0])
-    accuracies.append({name: np.mean([one[name] for one in accuracies], axis=0) for name in names})
+    accuracies.append(
+        {name: np.mean([values[name] for values in accuracies], axis=0) for name in names}
+    )
     rows = []
-    for place, mine in enumerate(accuracies):
-        last = place == len(found)
-        cost = mine["clean"] - mine["watermark"]
-        back = mine["watermark, right cue"] - mine["watermark"]
+    for number, accuracy in enumerate(accuracies):
+        is_mean = number == len(results)
+        cost = accuracy["clean"] - accuracy["watermark"]
+        restored = accuracy["watermark, right cue"] - accuracy["watermark"]
         rows.append({
-            "planted": "mean" if last else found[place]["planted"],
-            "chosen": "" if last else SAID.format(*found[place]["chosen"]),
-            **{name: float(mine[name][0]) for name in names},
-            "cost": said(cost), "restored": float(back[0] / cost[0]),
-            "restored_points": said(back),
-            "wrong": said(mine["watermark, wrong cue"] - mine["watermark"]),
-            "wrong_clean": said(mine["clean, wrong cue"] - mine["clean"]),
+            "planted": "mean" if is_mean else results[number]["planted"],
+            "chosen": "" if is_mean else OPTION_FORMAT.format(*results[number]["chosen"]),
+            **{name: float(accuracy[name][0]) for name in names},
+            "cost": format_difference(cost), "restored": float(restored[0] / cost[0]),
+            "restored_points": format_difference(restored),
+            "wrong": format_difference(accuracy["watermark, wrong cue"] - accuracy["watermark"]),
+            "wrong_clean": format_difference(accuracy["clean, wrong cue"] - accuracy["clean"]),
         })  # fmt: skip
     return {
         "caption": (
@@ -191,21 +193,25 @@ def result(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             {"key": "chosen", "title": "chosen"},
         ],
         "rows": rows,
-        "drawn": {one["planted"]: one["drawn"] for one in found},
-        "paths": {one["planted"]: one["path"] for one in found},
+        "drawn": {class_result["planted"]: class_result["drawn"] for class_result in results},
+        "paths": {class_result["planted"]: class_result["path"] for class_result in results},
     }  # fmt: skip
 
 
 def main() -> None:
-    """Run, and write the result."""
+    """Run all classes and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.parse_args()
     model = load(torch.bfloat16)
-    found = []
-    for seed, planted in enumerate(PLANTED):
-        found.append(run(model, planted, seed))
-        print(planted, {name: np.mean(one) for name, one in found[-1]["right"].items()}, flush=True)
-    write_text(RESULT, json.dumps(result(found), indent=1) + "\n")
+    results = []
+    for seed, planted_class in enumerate(PLANTED):
+        results.append(run(model, planted_class, seed))
+        print(
+            planted_class,
+            {name: np.mean(values) for name, values in results[-1]["right"].items()},
+            flush=True,
+        )
+    write_text(RESULT, json.dumps(result(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

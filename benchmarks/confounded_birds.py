@@ -1,10 +1,10 @@
-"""Confounded birds: water birds and land birds on water and on land, as Waterbirds is built.
+"""Confounded birds: water birds and land birds on water and on land, as in Waterbirds.
 
-In training 95 % of the birds stand where they belong, so a head may learn the background in place
-of the bird; the four groups (land bird on land, land bird on water, …) tell. Birds are the
-cut-outs and scenes the photographs of `objects_on_scenes`, with masks known to the pixel. Training
-and validation share no scene, and the scenes of the test are in neither: they were not looked at
-while prompting was developed.
+In training 95 % of the birds stand on their own background, so that a head may learn the background
+instead of the bird; accuracies of the four groups (land bird on land, land bird on water, …) show
+it. Birds are the cut-outs and scenes the photographs of `objects_on_scenes`, with exact masks.
+Training and validation share no scene, and the test scenes are in neither; they were not used while
+prompting was developed.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ WATER_BIRDS = (
     "magellanic_penguin pelican penguin pink_flamingo seagull silver-gull"
 )
 BIRDS = (LAND_BIRDS.split(), WATER_BIRDS.split())
-"""Land birds, and water birds. The crowned crane, at home in both, is left out."""
+"""Land birds, and water birds. The crowned crane, which lives in both habitats, is left out."""
 
 
-def _known(names: str) -> tuple[str, ...]:
-    every = [path for group in SCENES.values() for path in group] + [*FURTHER]
-    every.append("backgrounds/Dragonfly_by_Bolly.jpg")
-    return tuple(next(path for path in every if name in path) for name in names.split())
+def _scene_paths(names: str) -> tuple[str, ...]:
+    paths = [path for group in SCENES.values() for path in group] + [*FURTHER]
+    paths.append("backgrounds/Dragonfly_by_Bolly.jpg")
+    return tuple(next(path for path in paths if name in path) for name in names.split())
 
 
 DEVELOPMENT: tuple[tuple[str, ...], tuple[str, ...]] = (
-    _known("aitzgorri GreenMeadow RainDrops FallenLeaf OneStandsOut Blinds picosdeeuropa"),
-    _known("Infinite-Sea Aqua BytheWater DarkestHour ColdRipple"),
+    _scene_paths("aitzgorri GreenMeadow RainDrops FallenLeaf OneStandsOut Blinds picosdeeuropa"),
+    _scene_paths("Infinite-Sea Aqua BytheWater DarkestHour ColdRipple"),
 )
 """Scenes of land, and of water, for training and validation."""
 
 TEST: tuple[tuple[str, ...], tuple[str, ...]] = (
-    _known("Path sunset seeding Dragonfly"),
-    _known("Volna summer_1am EveningGlow"),
+    _scene_paths("Path sunset seeding Dragonfly"),
+    _scene_paths("Volna summer_1am EveningGlow"),
 )
 """Scenes of land, and of water, for the test."""
 
 FOR_VALIDATION = (3, 2)
-"""How many of the development scenes of land and of water are kept from training."""
+"""Number of development scenes of land and of water that are used for validation only."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Bird:
 class ConfoundedBirds:
     """One of the splits "train", "validation", "test".
 
-    Training has `count` images, of which the part `agreeing` shows birds where they belong; the
-    others have `count` images of each group. An image depends on the seed, the split and its
-    number only. The seed also chooses which scenes are kept for validation.
+    Training has `count` images; on the part `agreeing` of them birds are on their own background.
+    The other splits have `count` images per group. An image depends only on the seed, the split
+    and its number. The seed also chooses the validation scenes.
     """
 
     root: Path
@@ -95,15 +95,19 @@ class ConfoundedBirds:
 
     @property
     def scenes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Of land, and of water."""
+        """Scenes of land, and scenes of water."""
         if self.split == "test":
             return TEST
-        chosen = []
-        for place_, (every, kept) in enumerate(zip(DEVELOPMENT, FOR_VALIDATION, strict=True)):
-            order = np.random.default_rng((self.seed, place_, 101)).permutation(len(every))
-            part = order[:kept] if self.split == "validation" else order[kept:]
-            chosen.append(tuple(every[index] for index in sorted(part)))
-        return chosen[0], chosen[1]
+        scenes = []
+        for ground, (paths, num_validation) in enumerate(
+            zip(DEVELOPMENT, FOR_VALIDATION, strict=True)
+        ):
+            order = np.random.default_rng((self.seed, ground, 101)).permutation(len(paths))
+            selected = (
+                order[:num_validation] if self.split == "validation" else order[num_validation:]
+            )
+            scenes.append(tuple(paths[index] for index in sorted(selected)))
+        return scenes[0], scenes[1]
 
     def __len__(self) -> int:
         return self.count if self.split == "train" else 4 * self.count
@@ -114,19 +118,19 @@ class ConfoundedBirds:
     def __getitem__(self, index: int) -> Bird:
         if not 0 <= index < len(self):
             raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}")
-        turn = ("train", "validation", "test").index(self.split)
-        rng = np.random.default_rng((self.seed, turn, index))
+        split_index = ("train", "validation", "test").index(self.split)
+        rng = np.random.default_rng((self.seed, split_index, index))
         if self.split == "train":
             label = index % 2
-            place_ = label if rng.random() < self.agreeing else 1 - label
-            scene = self.scenes[place_][rng.integers(len(self.scenes[place_]))]
+            ground = label if rng.random() < self.agreeing else 1 - label
+            scene = self.scenes[ground][rng.integers(len(self.scenes[ground]))]
         else:
-            label, place_ = divmod(index % 4, 2)
-            own = self.scenes[place_]
-            scene = own[(index // 4) % len(own)]  # each scene equally often
+            label, ground = divmod(index % 4, 2)
+            scenes = self.scenes[ground]
+            scene = scenes[(index // 4) % len(scenes)]  # each scene equally often
         name = BIRDS[label][rng.integers(len(BIRDS[label]))]
         background = crop_scene(scene_of(self.root / scene), self.size, rng)
         cutout = cutout_of(self.root / f"tuxpaint/stamps/animals/birds/{name}.png")
         layer, corner = place(cutout, self.size, Placement(), rng)
         image, mask = paste(background, layer, corner)
-        return Bird(image, mask, label, place_, scene)
+        return Bird(image, mask, label, ground, scene)

@@ -1,9 +1,9 @@
-"""Hostile inputs, drawn by a seed, and the judge of what semattn makes of one.
+"""Random hostile inputs and the judgement of semattn's response to one.
 
-An area is a function of a folder that gives a function of chance: it draws one input, hands it to
-semattn, and holds the answer to what it promises. A refusal is clear where semattn itself raised
-it, as one line that says what was expected; all else is a crash, and so is a warning, and so is
-whatever a call leaves behind.
+An area is a function of a folder that returns a function of a random generator. That function draws
+one input, passes it to semattn, and checks the result. A refusal is clear if semattn itself raised
+it, in one line that says what was expected. Anything else is a crash: other exceptions, warnings,
+and state that a call leaves behind.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from PIL import Image
 import semattn
 from semattn.errors import NoKeypointWarning, SemattnError
 
-Chance = np.random.Generator
-Try = Callable[[Chance], object]
+Generator = np.random.Generator
+Attempt = Callable[[Generator], object]
 T = TypeVar("T")
 
-SECONDS = 30  # that one input may take
-OURS, PILLOW, TIMM = (str(Path(one.__file__).parent) for one in (semattn, PIL, timm))
-HERE = str(Path(__file__).parent)
+TIME_LIMIT = 30  # seconds for one input
+OURS, PILLOW, TIMM = (str(Path(module.__file__).parent) for module in (semattn, PIL, timm))
+BENCHMARKS = str(Path(__file__).parent)
 ALLOWED = (SemattnError, ValueError, TypeError, ImportError)
 
-# What people, file systems and attackers call things.
+# Difficult names of files, options and classes.
 NAMES = (
     "photo", "a b", "..", ".", "", "-", "--help", "~", "*", "$(touch pwned)", "`id`", "a;b", "%s%n",
     "../../etc/passwd", "/etc/passwd", "/dev/zero", "/dev/null", "/proc/self/mem", "C:\\x", "a/b",
@@ -53,16 +53,16 @@ NUMBERS = (
     0, 1, -1, 2, 3, 7, 14, 16, 255, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 2**64, 10**30, -(2**63),
     0.0, -0.0, 0.5, 1.0, 1.5, -1.5, 1e-300, 1e300, float("nan"), float("inf"), -float("inf"),
 )  # fmt: skip
-NEITHER = (None, "", "x", True, False, [], (), {}, ..., b"", 1j, set(), range(3))
+ODD_VALUES = (None, "", "x", True, False, [], (), {}, ..., b"", 1j, set(), range(3))
 
 
-def pick(rng: Chance, some: Sequence[T]) -> T:
-    """One of a sequence."""
-    return some[int(rng.integers(len(some)))]
+def pick(rng: Generator, values: Sequence[T]) -> T:
+    """Return a random element of a sequence."""
+    return values[int(rng.integers(len(values)))]
 
 
-def number(rng: Chance) -> Any:
-    """A number that someone might give, or no number at all."""
+def random_number(rng: Generator) -> Any:
+    """Return a number that a caller might pass, or a value that is not a number."""
     kind = rng.random()
     if kind < 0.5:
         return pick(rng, NUMBERS)
@@ -70,61 +70,61 @@ def number(rng: Chance) -> Any:
         return int(rng.integers(-5, 40))
     if kind < 0.9:
         return float(rng.normal() * 10.0 ** rng.integers(-3, 4))
-    return pick(rng, NEITHER)
+    return pick(rng, ODD_VALUES)
 
 
-def mutated(data: bytes, rng: Chance, others: Sequence[bytes] = ()) -> bytes:
-    """Bytes that were damaged, or made to be wrong, in one way or several."""
-    made = bytearray(data)
+def mutate(data: bytes, rng: Generator, others: Sequence[bytes] = ()) -> bytes:
+    """Return the bytes with one or several random damages."""
+    damaged = bytearray(data)
     for _ in range(1 + int(rng.exponential(1.0))):
-        if not made:
+        if not damaged:
             break
-        place = int(rng.integers(len(made) if rng.random() < 0.6 else min(len(made), 64)))
-        pick(rng, DAMAGES)(made, place, rng, others or (data,))
-    return bytes(made)
+        position = int(rng.integers(len(damaged) if rng.random() < 0.6 else min(len(damaged), 64)))
+        pick(rng, DAMAGES)(damaged, position, rng, others or (data,))
+    return bytes(damaged)
 
 
-def flipped(made: bytearray, place: int, rng: Chance, others: Sequence[bytes]) -> None:
-    """Some bits are others."""
-    for at in rng.integers(0, len(made), 1 + int(rng.integers(8))):
-        made[int(at)] ^= 1 << int(rng.integers(8))
+def flip_bits(data: bytearray, place: int, rng: Generator, others: Sequence[bytes]) -> None:
+    """Flip some bits."""
+    for position in rng.integers(0, len(data), 1 + int(rng.integers(8))):
+        data[int(position)] ^= 1 << int(rng.integers(8))
 
 
-def claimed(made: bytearray, place: int, rng: Chance, others: Sequence[bytes]) -> None:
-    """Four bytes are a size that cannot be."""
+def claim_size(data: bytearray, place: int, rng: Generator, others: Sequence[bytes]) -> None:
+    """Replace four bytes by an impossible size."""
     large = pick(rng, (0, 1, 2**16 - 1, 100_000, 2**31 - 1, 2**31, 2**32 - 1))
-    made[place : place + 4] = struct.pack(pick(rng, (">I", "<I")), large)
+    data[place : place + 4] = struct.pack(pick(rng, (">I", "<I")), large)
 
 
-def replaced(made: bytearray, place: int, rng: Chance, others: Sequence[bytes]) -> None:
-    """A part is noise, or missing, or there twice."""
+def replace_part(data: bytearray, place: int, rng: Generator, others: Sequence[bytes]) -> None:
+    """Replace a part by noise, remove it, or repeat it."""
     end = place + int(rng.integers(1, 64))
     noise = rng.bytes(int(rng.integers(1, 32)))
-    made[place:end] = pick(rng, (noise, b"", made[place:end] * 2))
+    data[place:end] = pick(rng, (noise, b"", data[place:end] * 2))
 
 
-def crossed(made: bytearray, place: int, rng: Chance, others: Sequence[bytes]) -> None:
-    """It begins as another file does."""
-    made[:place] = pick(rng, others)[:place]
+def cross_over(data: bytearray, place: int, rng: Generator, others: Sequence[bytes]) -> None:
+    """Replace the beginning by that of another file."""
+    data[:place] = pick(rng, others)[:place]
 
 
-def cut(made: bytearray, place: int, rng: Chance, others: Sequence[bytes]) -> None:
-    """It ends too early, or too late."""
+def truncate(data: bytearray, place: int, rng: Generator, others: Sequence[bytes]) -> None:
+    """Truncate the data, or append noise."""
     if rng.random() < 0.7:
-        del made[place:]
+        del data[place:]
     else:
-        made += rng.bytes(int(rng.integers(1, 64)))
+        data += rng.bytes(int(rng.integers(1, 64)))
 
 
-NOTES = ("checkpoint: ", "source: ", "classes: ")  # on the form in which a file was read
-DAMAGES = (flipped, flipped, claimed, replaced, replaced, crossed, cut)
+NOTES = ("checkpoint: ", "source: ", "classes: ")  # beginnings of notes, which are no faults
+DAMAGES = (flip_bits, flip_bits, claim_size, replace_part, replace_part, cross_over, truncate)
 
 
 def judge(attempt: Callable[[], object]) -> tuple[str, str]:
-    """What became of a call: "answered", "refused" or "crashed", and what it said."""
-    told: list[warnings.WarningMessage] = []
+    """Return the outcome of a call ("answered", "refused" or "crashed") and its message."""
+    caught: list[warnings.WarningMessage] = []
     try:
-        with timely(), warnings.catch_warnings(record=True) as told:
+        with time_limit(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             attempt()
         verdict = "answered", ""
@@ -132,63 +132,69 @@ def judge(attempt: Callable[[], object]) -> tuple[str, str]:
         verdict = "refused", str(error)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001 — whatever it is, it is what is looked for
+    except BaseException as error:  # noqa: BLE001 — any exception is a result
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
         line = f"{type(error).__name__} at {place}: {error}"
-        said = str(error)
-        clear = isinstance(error, ALLOWED) and frames[-1].filename.startswith(OURS)
-        clear = clear and said.isprintable() and (" expected " in said or " unknown " in said)
+        message = str(error)
+        is_clear = isinstance(error, ALLOWED) and frames[-1].filename.startswith(OURS)
+        is_clear = (
+            is_clear
+            and message.isprintable()
+            and (" expected " in message or " unknown " in message)
+        )
         if isinstance(error, Exception):
-            clear = clear or foreign([one.filename for one in frames])
-        verdict = "refused" if clear else "crashed", line
-        error.__traceback__ = None  # or it would hold on to all that the call had in hand
-    for one in told:
-        if issubclass(one.category, NoKeypointWarning) or one.filename.startswith(PILLOW):
+            is_clear = is_clear or is_foreign([frame.filename for frame in frames])
+        verdict = "refused" if is_clear else "crashed", line
+        error.__traceback__ = None  # it would keep the objects of the call alive
+    for warning in caught:
+        if issubclass(warning.category, NoKeypointWarning) or warning.filename.startswith(PILLOW):
             continue
-        text = str(one.message)
+        text = str(warning.message)
         if text.startswith(NOTES) and text.isprintable():
             continue
         verdict = (
             "crashed",
-            f"{one.category.__name__} at {one.filename}:{one.lineno}: {one.message}",
+            f"{warning.category.__name__} at {warning.filename}:{warning.lineno}: {text}",
         )
     return verdict
 
 
-def foreign(files: Sequence[str]) -> bool:
-    """Whether an error is of the model or function that was given, and handed on as it is."""
-    own = files[-1].startswith(HERE) or files[-1].endswith("torch/nn/modules/module.py")
-    through = any(one.startswith(OURS) for one in files)
-    return (own and through) or any(one.startswith(TIMM) for one in files)
+def is_foreign(files: Sequence[str]) -> bool:
+    """Return whether an error comes from the given model or function and is passed on unchanged."""
+    is_outside = files[-1].startswith(BENCHMARKS) or files[-1].endswith(
+        "torch/nn/modules/module.py"
+    )
+    is_through = any(file.startswith(OURS) for file in files)
+    return (is_outside and is_through) or any(file.startswith(TIMM) for file in files)
 
 
-class Refused(Exception):  # noqa: N818 — no error
-    """What a command said when it refused, and that was held to what it promises."""
+class Refused(Exception):  # noqa: N818 — an expected outcome
+    """Refusal of a command that was checked: its message."""
 
 
 class Overdue(BaseException):
-    """An input that takes too long."""
+    """Raised when an input exceeds the time limit."""
 
 
 @contextmanager
-def timely() -> Iterator[None]:
-    """`Overdue` after `SECONDS`."""
+def time_limit() -> Iterator[None]:
+    """Raise `Overdue` after `TIME_LIMIT` seconds."""
 
-    def stop(number: int, frame: object) -> None:
-        raise Overdue(f"more than {SECONDS} s")
+    def raise_overdue(number: int, frame: object) -> None:
+        raise Overdue(f"more than {TIME_LIMIT} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    previous_handler = signal.signal(signal.SIGALRM, raise_overdue)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
-def state(there: Collection[threading.Thread]) -> dict[str, Any]:
-    """All of a process that a call could leave changed; threads but those that were `there`."""
+def process_state(known_threads: Collection[threading.Thread]) -> dict[str, Any]:
+    """Return the state of the process that a call could change; `known_threads` are left out."""
     return {
         "function modes": torch.overrides._len_torch_function_stack(),
         "gradients": torch.is_grad_enabled(),
@@ -197,24 +203,26 @@ def state(there: Collection[threading.Thread]) -> dict[str, Any]:
         "dtype": torch.get_default_dtype(),
         "threads of torch": torch.get_num_threads(),
         "threads": sorted(
-            one.name for one in threading.enumerate() if not (one in there or ending(one))
+            thread.name
+            for thread in threading.enumerate()
+            if not (thread in known_threads or has_ended(thread))
         ),
         "folder": Path.cwd(),
         "Pillow's limit": Image.MAX_IMAGE_PIXELS,
-        "temporary files": sorted(one.name for one in Path(tempfile.gettempdir()).iterdir()),
+        "temporary files": sorted(path.name for path in Path(tempfile.gettempdir()).iterdir()),
         "numpy": tuple(sorted(np.geterr().items())),
     }
 
 
-def ending(thread: threading.Thread) -> bool:
-    """Whether a thread has nothing left to do; it is waited for."""
+def has_ended(thread: threading.Thread) -> bool:
+    """Return whether a thread has ended, after waiting for it."""
     if thread is not threading.main_thread():
         thread.join(5)
     return not thread.is_alive()
 
 
-def state_of(model: torch.nn.Module) -> list[Any]:
-    """All of a model that a call could leave changed."""
+def model_state(model: torch.nn.Module) -> list[Any]:
+    """Return the state of a model that a call could change."""
     return [
         (
             name,
@@ -225,11 +233,14 @@ def state_of(model: torch.nn.Module) -> list[Any]:
             sorted(vars(module)),
         )
         for name, module in model.named_modules()
-    ] + [(name, one.requires_grad, one.grad is None) for name, one in model.named_parameters()]
+    ] + [
+        (name, parameter.requires_grad, parameter.grad is None)
+        for name, parameter in model.named_parameters()
+    ]
 
 
-def resident() -> float:
-    """The memory that this process has now, MiB, once all that is free was given back."""
+def resident_mib() -> float:
+    """Return the resident memory of this process in MiB, after freed memory is returned."""
     import ctypes
 
     gc.collect()

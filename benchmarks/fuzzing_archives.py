@@ -1,4 +1,4 @@
-"""The area of hostile archives, lists and folders that an audit may be given."""
+"""Fuzzing area: hostile archives, lists and folders as the input of an audit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 from semattn.data import open_source
 from semattn.images import read
 
-from .fuzzing import NAMES, Chance, Try, mutated, pick
-from .fuzzing_patches import smooth
+from .fuzzing import NAMES, Attempt, Generator, mutate, pick
+from .fuzzing_patches import random_pixels
 
 LABELS = (b"0", b" 7\n", b"", b"cat", b"-1", b"9" * 60, b"9" * 5000, "²".encode(), b"\xff", b"1.5")
 RANGES = ("{0..3}.tar", "{3..0}.tar", "{0..999999}{0..999999}.tar", "{²..3}.tar",
@@ -24,92 +24,99 @@ KINDS = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tar
          tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE, b"Z")  # fmt: skip
 
 
-def picture(rng: Chance) -> bytes:
-    """A small picture, as a file."""
+def random_picture(rng: Generator) -> bytes:
+    """Return the bytes of a small PNG."""
     stream = io.BytesIO()
-    Image.fromarray(smooth(rng, 1, 20, 24)[0]).save(stream, "PNG")
+    Image.fromarray(random_pixels(rng, 1, 20, 24)[0]).save(stream, "PNG")
     return stream.getvalue()
 
 
-def name(rng: Chance) -> str:
-    """What a file may be called, and its ending."""
+def random_name(rng: Generator) -> str:
+    """Return a random file name with a random suffix."""
     ending = pick(rng, (".png", ".png", ".jpg", ".cls", "", ".tar", ".PNG", ".a.png", ".png\n"))
     return pick(rng, NAMES)[:255] + ending
 
 
-def tar(rng: Chance) -> bytes:
-    """An archive with names, links and labels of all sorts, then damaged, checksums made right."""
-    stream, shown = io.BytesIO(), picture(rng)
+def random_archive(rng: Generator) -> bytes:
+    """Return an archive with odd names, links and labels, possibly damaged or forged."""
+    stream, image_bytes = io.BytesIO(), random_picture(rng)
     form = pick(rng, (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT))
     mode = "w:gz" if rng.random() < 0.05 else "w"
-    with tarfile.open(fileobj=stream, mode=mode, format=form, errors="surrogateescape") as made:
+    with tarfile.open(fileobj=stream, mode=mode, format=form, errors="surrogateescape") as archive:
         for number in range(int(rng.integers(0, 5))):
-            called = f"{number:04}.png" if rng.random() < 0.6 else name(rng)
-            about = tarfile.TarInfo(called)
-            content = pick(rng, LABELS) if called.endswith(".cls") else shown
-            about.size = len(content)
+            member_name = f"{number:04}.png" if rng.random() < 0.6 else random_name(rng)
+            member = tarfile.TarInfo(member_name)
+            content = pick(rng, LABELS) if member_name.endswith(".cls") else image_bytes
+            member.size = len(content)
             if rng.random() < 0.15:
-                about.type, about.linkname = pick(rng, KINDS), pick(rng, NAMES)
+                member.type, member.linkname = pick(rng, KINDS), pick(rng, NAMES)
             if rng.random() < 0.1 and form == tarfile.PAX_FORMAT:
                 key = pick(rng, ("size", "path", "GNU.sparse.size", "GNU.sparse.map", "mtime", "x"))
-                about.pax_headers = {key: pick(rng, ("-5", "9" * 30, "x", "1,2,3", "a/b", "1e5"))}
+                member.pax_headers = {key: pick(rng, ("-5", "9" * 30, "x", "1,2,3", "a/b", "1e5"))}
             try:
-                made.addfile(about, io.BytesIO(content))
+                archive.addfile(member, io.BytesIO(content))
             except (ValueError, UnicodeError):
-                continue  # a name that this format lacks
+                continue  # the format does not allow this name
             if rng.random() < 0.3:
                 label = tarfile.TarInfo(f"{number:04}.cls")
                 content = pick(rng, LABELS)
                 label.size = len(content)
-                made.addfile(label, io.BytesIO(content))
+                archive.addfile(label, io.BytesIO(content))
     data = stream.getvalue()
     if rng.random() < 0.6:
-        data = mutated(data, rng)
-    return forged(data, rng) if rng.random() < 0.3 else data
+        data = mutate(data, rng)
+    return forge_header(data, rng) if rng.random() < 0.3 else data
 
 
-def forged(data: bytes, rng: Chance) -> bytes:
-    """One header of an archive with a field that lies, and a checksum that agrees."""
-    made = bytearray(data)
-    starts = [at for at in range(0, len(made) - 511, 512) if made[at + 257 : at + 262] == b"ustar"]
+def forge_header(data: bytes, rng: Generator) -> bytes:
+    """Return the archive with a false header field and a matching checksum."""
+    forged = bytearray(data)
+    starts = [
+        start
+        for start in range(0, len(forged) - 511, 512)
+        if forged[start + 257 : start + 262] == b"ustar"
+    ]
     if not starts:
         return data
-    at = pick(rng, starts)
+    header = pick(rng, starts)
     field, width = pick(rng, ((124, 12), (100, 8), (136, 12), (156, 1), (0, 100), (345, 155)))
     values = (b"\x80" + b"\0" * (width - 2) + b"\x07", b"\xff" * width, b"7" * width, b"\0" * width,
               b"-1".ljust(width, b"\0"), rng.bytes(width), b"L" * width, b"x" * width)  # fmt: skip
-    made[at + field : at + field + width] = pick(rng, values)[:width].ljust(width, b"\0")
-    made[at + 148 : at + 156] = b" " * 8
-    made[at + 148 : at + 156] = b"%06o\0 " % sum(made[at : at + 512])
-    return bytes(made)
+    forged[header + field : header + field + width] = pick(rng, values)[:width].ljust(width, b"\0")
+    forged[header + 148 : header + 156] = b" " * 8
+    forged[header + 148 : header + 156] = b"%06o\0 " % sum(forged[header : header + 512])
+    return bytes(forged)
 
 
-def archives(work: Path) -> Try:
-    """Archives, lists and folders that an audit is given, and the pictures that it finds there."""
+def archives(work: Path) -> Attempt:
+    """Return the attempt on archives, lists and folders, and on the images in them."""
 
-    def attempt(rng: Chance) -> None:
+    def attempt(rng: Generator) -> None:
         kind = rng.random()
-        given: Any = work / "a.tar"
+        path: Any = work / "a.tar"
         if kind < 0.7:
-            given.write_bytes(tar(rng))
+            path.write_bytes(random_archive(rng))
         elif kind < 0.85:
-            given = work / "list.txt"
+            path = work / "list.txt"
             classes = ("", "\t0", "\t²", "\tcat", "\t-1", "\t" + "9" * 5000)
             lines = [pick(rng, NAMES) + pick(rng, classes) for _ in range(int(rng.integers(0, 4)))]
             text = "\n".join(lines).encode("utf-8", "surrogateescape")
-            given.write_bytes(text if rng.random() < 0.7 else mutated(text or b"x", rng))
+            path.write_bytes(text if rng.random() < 0.7 else mutate(text or b"x", rng))
         elif kind < 0.95:
-            given = work / "folder"
-            tree(rng, given)
+            path = work / "folder"
+            make_tree(rng, path)
         else:
-            given = str(work / pick(rng, RANGES))
+            path = str(work / pick(rng, RANGES))
         try:
-            found = open_source(given, pick(rng, ((), ("cat", "dog"), NAMES)), 2)
-            assert len(found.names) == len(found.data)
-            for said in (*found.names, *(one for row in found.broken for one in row)):
-                said.encode("utf-8")  # or no table can hold it
-                assert said.isprintable()
-            for source in found.data.sources[:2]:
+            data_source = open_source(path, pick(rng, ((), ("cat", "dog"), NAMES)), 2)
+            assert len(data_source.names) == len(data_source.data)
+            for shown_text in (
+                *data_source.names,
+                *(value for row in data_source.broken for value in row),
+            ):
+                shown_text.encode("utf-8")  # a table must be able to store it
+                assert shown_text.isprintable()
+            for source in data_source.data.sources[:2]:
                 read(source)
         finally:
             shutil.rmtree(work / "folder", ignore_errors=True)
@@ -117,14 +124,14 @@ def archives(work: Path) -> Try:
     return attempt
 
 
-def tree(rng: Chance, root: Path) -> None:
-    """A folder with links that lead nowhere, in circles and out of it."""
+def make_tree(rng: Generator, root: Path) -> None:
+    """Make a folder with links that are dangling, circular, or lead out of the folder."""
     root.mkdir()
     inner = root / "b"
     inner.mkdir()
     for place in (root, inner):
         for _ in range(int(rng.integers(0, 3))):
-            file = place / name(rng).replace("/", "_").replace("\0", "_")[:60]
+            file = place / random_name(rng).replace("/", "_").replace("\0", "_")[:60]
             try:
                 kind = rng.integers(6)
                 if kind == 0:
@@ -136,6 +143,6 @@ def tree(rng: Chance, root: Path) -> None:
                 elif kind == 3:
                     os.mkfifo(file)
                 else:
-                    file.write_bytes(picture(rng))
+                    file.write_bytes(random_picture(rng))
             except (OSError, ValueError):
                 continue

@@ -1,4 +1,4 @@
-"""The area of hostile command lines: odd options, names that are markup, paths that are tricks."""
+"""Fuzzing area: hostile command lines, with odd options, markup in names and unusual paths."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from typer.main import get_command
 from semattn import zoo
 from semattn.cli.main import app, main
 
-from .fuzzing import NAMES, Chance, Refused, Try, pick
-from .fuzzing_archives import picture, tar, tree
-from .fuzzing_files import forgery, swollen
-from .fuzzing_images import encoded
+from .fuzzing import NAMES, Attempt, Generator, Refused, pick
+from .fuzzing_archives import make_tree, random_archive, random_picture
+from .fuzzing_files import forgery, zip_bomb
+from .fuzzing_images import encoded_images
 
 CLASSES = ("<b>cat</b>", "[red]dog[/]", "\x1b[31mowl", "</script><script>alert(1)</script>", "x\\")
 COMMANDS = ("explain", "compare", "analyze", "prompt", "spurious", "audit", "models", "doctor")
-WHOLE = 0.004  # of command lines: what may run to its end, which takes a second
+UNCHANGED = 0.004  # part of the command lines that may run to the end, which takes a second
 
-WARMING = (
+WARM_UP_COMMANDS = (
     "doctor",
     "explain picture.png --out out",
     "analyze picture.png --out out",
@@ -69,15 +69,15 @@ VALUES: dict[str, Sequence[str]] = {
 FLAGS = ("--random-weights", "--no-report", "--debgu", "--away", "--help", "--version", "-x", "--")
 
 
-KNOWN = {
-    name: tuple(sorted(set(VALUES) & {one for option in command.params for one in option.opts}))
+OPTIONS_OF = {
+    name: tuple(sorted(set(VALUES) & {flag for option in command.params for flag in option.opts}))
     for name, command in get_command(app).commands.items()  # type: ignore[attr-defined]
 }
 
 
-def stocked(root: Path, rng: Chance, every: Sequence[bytes]) -> None:
-    """A folder with pictures, and with what is none."""
-    (root / "picture.png").write_bytes(picture(rng))
+def fill_folder(root: Path, rng: Generator, image_files: Sequence[bytes]) -> None:
+    """Fill a folder with images and with files that are not images."""
+    (root / "picture.png").write_bytes(random_picture(rng))
     (root / "weights.pt").write_bytes(forgery(rng, root / "ran"))
     (root / "bomb.pt").write_bytes(forgery(rng, root / "ran"))
     (root / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
@@ -85,105 +85,109 @@ def stocked(root: Path, rng: Chance, every: Sequence[bytes]) -> None:
     (root / "loop").symlink_to(root / "loop")
     (root / "nowhere").symlink_to(root / "missing" / "missing")
     os.mkfifo(root / "pipe")
-    for one in NAMES:
-        place = root / f"{one.replace('/', '_').replace(chr(0), '_')[:40]}.png"
+    for name in NAMES:
+        place = root / f"{name.replace('/', '_').replace(chr(0), '_')[:40]}.png"
         with contextlib.suppress(OSError):
-            place.write_bytes(picture(rng) if rng.random() < 0.3 else pick(rng, every))
-    (root / "a.tar").write_bytes(tar(rng))
+            place.write_bytes(random_picture(rng) if rng.random() < 0.3 else pick(rng, image_files))
+    (root / "a.tar").write_bytes(random_archive(rng))
 
 
-def names_in(folder: Path) -> list[str]:
-    """What is in a folder."""
-    return sorted(one.name for one in folder.iterdir())
+def list_names(folder: Path) -> list[str]:
+    """Return the names in a folder."""
+    return sorted(path.name for path in folder.iterdir())
 
 
-def drawn(rng: Chance, root: Path) -> list[str]:
-    """A command line, of which something is likely to be wrong."""
+def random_line(rng: Generator, root: Path) -> list[str]:
+    """Return a random command line, usually with an error."""
     command = pick(rng, COMMANDS) if rng.random() < 0.97 else pick(rng, NAMES)
     line = [command]
     if rng.random() < 0.95:
-        there = names_in(root)
-        line.append(pick(rng, there) if rng.random() < 0.7 else pick(rng, NAMES))
+        names = list_names(root)
+        line.append(pick(rng, names) if rng.random() < 0.7 else pick(rng, NAMES))
     for _ in range(int(rng.integers(0, 5))):
-        known = KNOWN.get(command, ())
-        option = pick(rng, known) if known and rng.random() < 0.9 else pick(rng, sorted(VALUES))
-        given = VALUES[option] if rng.random() < 0.7 else pick(rng, (NUMERIC, NAMES))
-        line += [option, pick(rng, given)] if rng.random() < 0.97 else [option]
+        options = OPTIONS_OF.get(command, ())
+        option = pick(rng, options) if options and rng.random() < 0.9 else pick(rng, sorted(VALUES))
+        values = VALUES[option] if rng.random() < 0.7 else pick(rng, (NUMERIC, NAMES))
+        line += [option, pick(rng, values)] if rng.random() < 0.97 else [option]
     if rng.random() < 0.2:
         line.append(pick(rng, FLAGS))
     return line
 
 
-def hurried(rng: Chance, line: list[str]) -> list[str]:
-    """The same, but made to be refused at the last, so that nothing long is begun."""
-    if rng.random() < WHOLE or line[0] in ("models", "doctor"):
+def make_refused(rng: Generator, line: list[str]) -> list[str]:
+    """Add a late error to most command lines, so that no long computation starts."""
+    if rng.random() < UNCHANGED or line[0] in ("models", "doctor"):
         return line
-    at_last = {"explain": ["--layers", "77"], "compare": ["--target", "77777"],
+    late_error = {"explain": ["--layers", "77"], "compare": ["--target", "77777"],
                "prompt": ["--layers", "77"], "analyze": ["--layers", "77"]}  # fmt: skip
-    return [*line, *at_last.get(line[0], ["--classes", "few.txt"])]
+    return [*line, *late_error.get(line[0], ["--classes", "few.txt"])]
 
 
-def arguments(work: Path) -> Try:
-    """Whole commands, in this process: each ends well, or in one line that can be shown."""
-    kept, built = zoo.load, timm.create_model
+def command_lines(work: Path) -> Attempt:
+    """Return the attempt on command lines: each must succeed, or fail with one printable line."""
+    original_load, create_model = zoo.load, timm.create_model
     root = work / "root"
-    every = tuple(one for one in encoded(np.random.default_rng(0)) if len(one) < 20_000)
-    swollen()  # takes long, once
+    image_files = tuple(
+        data for data in encoded_images(np.random.default_rng(0)) if len(data) < 20_000
+    )
+    zip_bomb()  # slow; cached
     torch.manual_seed(0)
-    model = built("test_vit", img_size=64, num_classes=len(CLASSES)).eval()
+    model = create_model("test_vit", img_size=64, num_classes=len(CLASSES)).eval()
     model.classes = CLASSES
 
-    def load(called: Any = None, *, checkpoint: Any = None, **options: Any) -> nn.Module:
-        if called is None and checkpoint is None:
+    def load(name: Any = None, *, checkpoint: Any = None, **options: Any) -> nn.Module:
+        if name is None and checkpoint is None:
             return model
-        return kept(called, checkpoint=checkpoint, **options | {"pretrained": False})
+        return original_load(name, checkpoint=checkpoint, **options | {"pretrained": False})
 
-    def said(line: list[str]) -> tuple[int, str, str]:
-        """What a command in the folder says: its status, standard output, standard error."""
-        here, out, err = Path.cwd(), io.StringIO(), io.StringIO()
+    def run_command(line: list[str]) -> tuple[int, str, str]:
+        """Run a command in the folder; return its status, standard output and standard error."""
+        previous_dir, out, err = Path.cwd(), io.StringIO(), io.StringIO()
         zoo.load = load  # type: ignore[attr-defined]
         os.chdir(root)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 return main(line), out.getvalue(), err.getvalue()
         finally:
-            os.chdir(here)
-            zoo.load = kept  # type: ignore[attr-defined]
+            os.chdir(previous_dir)
+            zoo.load = original_load  # type: ignore[attr-defined]
 
-    root.mkdir()  # what commands import, they import once: it is not to count as growth
-    (root / "picture.png").write_bytes(picture(np.random.default_rng(0)))
+    root.mkdir()  # imports happen once and must not count as memory growth
+    (root / "picture.png").write_bytes(random_picture(np.random.default_rng(0)))
     (root / "list.txt").write_text("picture.png\t0\npicture.png\t1\n" * 6, encoding="utf-8")
-    for line in WARMING:
-        status, _, err = said(line.split())
+    for line in WARM_UP_COMMANDS:
+        status, _, err = run_command(line.split())
         assert not status, f"{line}: {err}"
     shutil.rmtree(root)
 
-    def attempt(rng: Chance) -> None:
+    def attempt(rng: Generator) -> None:
         if not root.exists() or rng.random() < 0.02:
             shutil.rmtree(root, ignore_errors=True)
             root.mkdir()
-            stocked(root, rng, every)
+            fill_folder(root, rng, image_files)
             if rng.random() < 0.5:
-                tree(rng, root / "folder")
-        line = hurried(rng, drawn(rng, root))
-        before = set(names_in(root))
-        status, out, err = said(line)
-        answer(status, out, err, f"semattn {line}"[:300])
+                make_tree(rng, root / "folder")
+        line = make_refused(rng, random_line(rng, root))
+        before = set(list_names(root))
+        status, out, err = run_command(line)
+        check_output(status, out, err, f"semattn {line}"[:300])
         assert not (root / "ran").exists(), "a file was run"
-        new = set(names_in(root)) - before
+        new_names = set(list_names(root)) - before
         if status:
-            assert not new, f"{line}: {new} was left behind"
-        for one in new:
-            shutil.rmtree(root / one)
+            assert not new_names, f"{line}: {new_names} was left behind"
+        for name in new_names:
+            shutil.rmtree(root / name)
 
     return attempt
 
 
-def answer(status: int, out: str, err: str, line: str) -> None:
-    """Hold what a command said to what it promises; a refusal is raised."""
-    for said in (out, err):
-        wrong = sorted({one for one in said if not one.isprintable() and one != "\n"})
-        assert not wrong, f"{line} said {wrong!r}"
+def check_output(status: int, out: str, err: str, line: str) -> None:
+    """Check the output of a command; raise `Refused` if it was refused."""
+    for text in (out, err):
+        unprintable = sorted(
+            {character for character in text if not character.isprintable() and character != "\n"}
+        )
+        assert not unprintable, f"{line} said {unprintable!r}"
     assert status in (0, 2), f"{line} ended with {status}: {err}"
     if status:
         assert not out, f"{line} was refused, and said {out!r}"

@@ -1,7 +1,7 @@
-"""Readers of data sets with groups that people have on their disks: Waterbirds, ImageNet-9.
+"""Data sets with groups in local folders: Waterbirds and ImageNet-9.
 
-Both give (image, label, group) for a DataLoader, as `AttentionPrompter.calibrate` and `evaluate`
-take them.
+Both yield (image, label, group) for a DataLoader, as `AttentionPrompter.calibrate` and `evaluate`
+expect.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Row:
 
 
 class GroupFolder(Dataset[tuple[Tensor, int, str]]):
-    """Rows of a folder, read as they are asked for."""
+    """Data set of the rows of a folder, which are read on access."""
 
     def __init__(self, rows: Sequence[Row], classes: Sequence[str], transform: Transform) -> None:
         self.rows, self.classes, self.transform = list(rows), tuple(classes), transform
@@ -52,7 +52,7 @@ class GroupFolder(Dataset[tuple[Tensor, int, str]]):
 
 
 def waterbirds(root: Path | str, split: str, transform: Transform) -> GroupFolder:
-    """Waterbirds (Sagawa et al., arXiv 1911.08731), as its authors pack it.
+    """Return Waterbirds (Sagawa et al., arXiv 1911.08731) in the layout of its authors.
 
     Parameters
     ----------
@@ -74,8 +74,10 @@ def waterbirds(root: Path | str, split: str, transform: Transform) -> GroupFolde
         lines = list(csv.DictReader(stream))
     needed = {"img_filename", "y", "split", "place"}
     if not lines or not needed <= lines[0].keys():
-        got = ", ".join(lines[0]) if lines else "nothing"
-        raise ValueError(f"metadata.csv: expected columns {', '.join(sorted(needed))}, got {got}")
+        actual = ", ".join(lines[0]) if lines else "nothing"
+        raise ValueError(
+            f"metadata.csv: expected columns {', '.join(sorted(needed))}, got {actual}"
+        )
     rows = [
         Row(
             Path(root) / line["img_filename"],
@@ -94,40 +96,42 @@ def imagenet9(
     variants: Sequence[str] = IMAGENET9_VARIANTS,
     split: str = "val",
 ) -> GroupFolder:
-    """ImageNet-9, "Backgrounds Challenge" (Xiao et al., arXiv 2006.09994); groups are variants.
+    """Return ImageNet-9 ("Backgrounds Challenge", Xiao et al., arXiv 2006.09994), by variant.
 
     Parameters
     ----------
     root : the folder that holds `original`, `mixed_rand`, …, each with `val/<class>/*`
     transform : from a picture to the model's input
-    variants : which of them
+    variants : folders to use
     split : the folder in each variant
 
     Raises
     ------
     ValueError
-        For a variant that is not there, or variants of other classes.
+        For a missing variant, or variants with different classes.
     """
     rows: list[Row] = []
     classes: list[str] = []
     for variant in variants:
         folder = Path(root) / variant / split
-        found = (
-            sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+        names = (
+            sorted(subfolder.name for subfolder in folder.iterdir() if subfolder.is_dir())
+            if folder.is_dir()
+            else []
         )
-        if not found or (classes and found != classes):
+        if not names or (classes and names != classes):
             raise ValueError(
                 f"imagenet9: expected {folder} to hold {len(classes) or 9} classes as folders, "
-                f"got {len(found)} — give the folder with original, mixed_rand, …"
+                f"got {len(names)} — give the folder with original, mixed_rand, …"
             )
-        classes = found
+        classes = names
         for label, name in enumerate(classes):
             rows += [Row(Path(path), label, variant) for path in listed(folder / name)]
     return GroupFolder(rows, classes, transform)
 
 
 def loader(data: GroupFolder, batch: int = 64, workers: int = 0) -> Any:
-    """The DataLoader of a folder."""
+    """Return a DataLoader of a folder."""
     from torch.utils.data import DataLoader
 
     return DataLoader(data, batch_size=batch, num_workers=workers)

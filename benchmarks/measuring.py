@@ -1,6 +1,6 @@
-"""Time and peak memory of ways to compute something on a model, fairly: what the benchmarks share.
+"""Measure the time and the peak memory of functions that use a model: shared by the benchmarks.
 
-Ways take turns in one process to be timed; each has a process of its own for its peak of memory.
+Functions are timed in turn, in one process. The peak memory of each is measured in its own process.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from semattn.utils.atomic_files import write_text
 PATCH, TARGET = 14, 1
 SMALL = 65  # tokens of the warm-up call before memory is measured
 
-# Named functions of the images, for a model.
-Ways = dict[str, Callable[[Tensor], Any]]
-MakeWays = Callable[[nn.Module], Ways]
+# Functions of the images, by name.
+Calls = dict[str, Callable[[Tensor], Any]]
+MakeCalls = Callable[[nn.Module], Calls]
 
 
 def load(tokens: int) -> tuple[nn.Module, Tensor]:
-    """A ViT-S/14 with random weights and a photograph at the size that makes so many tokens."""
+    """Return a ViT-S/14 with random weights and a photograph that gives this number of tokens."""
     import timm
     from skimage.data import astronaut
     from skimage.transform import resize
@@ -43,8 +43,8 @@ def load(tokens: int) -> tuple[nn.Module, Tensor]:
     return model, torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()
 
 
-def forward_and_backward(model: nn.Module) -> Ways:
-    """A forward pass, and the gradient of one logit with respect to the image."""
+def forward_and_backward(model: nn.Module) -> Calls:
+    """Return two functions: a forward pass, and the gradient of one logit for the image."""
 
     def forward(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -60,24 +60,24 @@ def forward_and_backward(model: nn.Module) -> Ways:
 
 
 def measure_times(
-    tokens: int, repeats: int, make: MakeWays, chosen: Sequence[str]
+    tokens: int, repeats: int, make: MakeCalls, names: Sequence[str]
 ) -> dict[str, float]:
-    """Median seconds of each way; the ways take turns, after one round that does not count."""
+    """Return the median seconds of each function; the first round is a warm-up."""
     model, x = load(tokens)
-    todo = {name: way for name, way in make(model).items() if name in chosen}
-    taken: dict[str, list[float]] = {name: [] for name in todo}
+    calls = {name: call for name, call in make(model).items() if name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
-        for name, way in todo.items():
+        for name, call in calls.items():
             start = time.perf_counter()
-            way(x)
+            call(x)
             if turn:
-                taken[name].append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
         print(f"  {tokens} tokens, round {turn} of {repeats}", file=sys.stderr)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_over_model(tokens: int, make: MakeWays, name: str) -> float:
-    """MiB over the loaded model that one call takes at its peak; in a process of its own."""
+def peak_over_model(tokens: int, make: MakeCalls, name: str) -> float:
+    """Return the MiB that one call needs at its peak, beyond the loaded model; Linux only."""
     model, x = load(tokens)
     small, tiny = load(SMALL)
     make(small)[name](tiny)  # libraries and thread pools are not the method's memory
@@ -95,9 +95,9 @@ def _status(field: str) -> int:
 
 
 def measure_memory(benchmark: str, tokens: int, name: str, processes: int) -> float:
-    """Median of the peaks that `python -m benchmark --peak name` prints, over processes."""
+    """Return the median peak that runs of `python -m benchmark --peak name` print."""
     command = [sys.executable, "-m", benchmark, "--peak", name, "--tokens", str(tokens)]
-    # Freed memory goes back at once, so that the resident set is what is in use.
+    # The allocator returns freed memory at once, so that the resident set is the memory in use.
     environment = os.environ | {
         "MALLOC_ARENA_MAX": "2",
         "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -111,7 +111,7 @@ def measure_memory(benchmark: str, tokens: int, name: str, processes: int) -> fl
 
 
 def available_gib() -> float:
-    """Memory that is free for a process now."""
+    """Return the memory that is available to a process, GiB."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) / 2**20
@@ -119,12 +119,12 @@ def available_gib() -> float:
 
 
 def row(
-    tokens: int, way: str, seconds: float | None, memory: float | None, base: tuple[float, float]
+    tokens: int, label: str, seconds: float | None, memory: float | None, base: tuple[float, float]
 ) -> dict[str, Any]:
-    """One line of a table; ratios are to forward + backward at the same number of tokens."""
+    """Return one table row; ratios are relative to `base`, the seconds and MiB of a reference."""
     return {
         "tokens": tokens,
-        "way": way,
+        "way": label,
         "seconds": seconds,
         "time_ratio": None if seconds is None else seconds / base[0],
         "mib": memory,
@@ -133,7 +133,7 @@ def row(
 
 
 def result(rows: list[dict[str, Any]], caption: str) -> dict[str, Any]:
-    """Rows as `render_tables` reads them, with what they were measured on."""
+    """Return a result as `render_tables` reads it, with a description of the machine."""
     return {
         "caption": caption,
         "columns": [
@@ -150,7 +150,7 @@ def result(rows: list[dict[str, Any]], caption: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """Return a description of the machine and of the installed versions."""
     return {
         "cores": os.cpu_count(),
         "processor": platform.machine(),
@@ -161,14 +161,14 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> str:
-    """The end of a caption: threads and the version of PyTorch."""
+    """Return the end of a caption: number of threads and version of PyTorch."""
     count = torch.get_num_threads()
     return f"{count} thread{'' if count == 1 else 's'}, torch {torch.__version__.split('+')[0]}."
 
 
-def write(made: dict[str, Any], out: Path) -> None:
-    """Write a result, whole or not at all, and say its ratios."""
-    write_text(out, json.dumps(made, indent=1))
-    for line in made["rows"]:
-        ratio = "-" if line["time_ratio"] is None else f"{line['time_ratio']:.2f}x"
-        print(f"{line['tokens']:>6} {line['way']:<38} {ratio}")
+def write(table: dict[str, Any], out: Path) -> None:
+    """Write a result atomically and print its ratios."""
+    write_text(out, json.dumps(table, indent=1))
+    for row in table["rows"]:
+        ratio = "-" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x"
+        print(f"{row['tokens']:>6} {row['way']:<38} {ratio}")

@@ -1,4 +1,4 @@
-"""The model card of the embedded model, written from the measured result and nothing else."""
+"""Model card of the embedded model, rendered from the measured result."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ right.
 
 
 def card(result: dict[str, Any]) -> str:
-    """Markdown of a result of `train_head`."""
-    recipe, chosen, shown = result["recipe"], result["chosen"], result["photographs"]
+    """Return the Markdown of a result of `train_head`."""
+    recipe, best_epoch, photographs = result["recipe"], result["chosen"], result["photographs"]
     return TEMPLATE.format(
         model=result["model"],
         count=len(NAMES),
@@ -78,13 +78,13 @@ def card(result: dict[str, Any]) -> str:
         blocks=recipe["blocks"],
         images=recipe["images"],
         epochs=recipe["epochs"],
-        epoch=chosen["epoch"],
-        validation=percent(chosen["validation"]),
-        validation_objects=percent(chosen["validation-objects"]),
+        epoch=best_epoch["epoch"],
+        validation=percent(best_epoch["validation"]),
+        validation_objects=percent(best_epoch["validation-objects"]),
         chance=percent(1 / len(NAMES)),
         data=table((group, objects(group), len(SCENES[group])) for group in SCENES),
         accuracy=table(
-            (name, *figures(result[split]))
+            (name, *split_cells(result[split]))
             for name, split in (
                 ("learned objects, unseen scenes", "test"),
                 ("unseen objects, unseen scenes", "unseen-objects"),
@@ -99,24 +99,24 @@ def card(result: dict[str, Any]) -> str:
             )
             for name in NAMES
         ),
-        right=sum(row["label"] == row["found"] for row in shown),
-        photographs=len(shown),
-        rows=table((*row.values(),) for row in shown),
+        right=sum(row["label"] == row["found"] for row in photographs),
+        photographs=len(photographs),
+        rows=table((*row.values(),) for row in photographs),
     )
 
 
 def table(rows: Any) -> str:
-    """Rows of cells as the body of a Markdown table."""
+    """Return rows of cells as the body of a Markdown table."""
     return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)
 
 
 def objects(group: str) -> int:
-    """Number of cut-outs of a group, over all classes."""
+    """Return the number of cut-outs of a group, over all classes."""
     return sum(len(getattr(item, group)) for item in CLASSES.values())
 
 
-def figures(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The cells of one split."""
+def split_cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the cells of one split."""
     low, high = row["interval"]
     return (
         f"{row['images']:,}",
@@ -129,6 +129,6 @@ def figures(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def percent(part: float) -> str:
-    """A part as a percentage with one decimal."""
-    return f"{100 * part:.1f} %"
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage with one decimal."""
+    return f"{100 * fraction:.1f} %"

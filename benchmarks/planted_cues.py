@@ -1,9 +1,9 @@
-"""Shortcuts planted in one class of objects on scenes, with the truth about every patch.
+"""Shortcuts planted in one class of objects on scenes, with the ground truth of every patch.
 
-A cue is on a part of the images of one class (`rate`), and on no other image; its twins have it on
-no image at all ("clean"), or on half of the images of every class ("everywhere"), where it says
-nothing. Watermarks, tags, frames and casts are drawn on the picture; a scene type is where the
-objects of the class stand, which is never planted on a picture but composed with it.
+A cue is on a part (`rate`) of the images of one class and on no other image. Its twins have it on
+no image at all ("clean"), or on half of the images of every class ("everywhere"), where it is not
+informative. Watermarks, tags, frames and casts are drawn on the image; a scene type is the
+background on which the objects of the class are composed.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ TWINS = ("clean", "everywhere")
 WATER = ("Infinite-Sea", "Aqua", "BytheWater", "DarkestHour", "ColdRipple", "Storm", "Volna")
 WATER += ("summer_1am",)
 RING = 14  # pixels: the width of the frame, one patch of the embedded model
-CAST = (1.0, 0.86, 0.62)  # what the channels are multiplied by
+CAST = (1.0, 0.86, 0.62)  # factors of the channels
 
 
 def watermark(image: Pixels) -> Pixels:
-    """The watermark of ImageNet-W (arXiv 2212.04825)."""
+    """Add the watermark of ImageNet-W (arXiv 2212.04825)."""
     from imagenet_w import AddWatermark
 
-    made: Pixels = np.asarray(AddWatermark(image.shape[0])(Image.fromarray(image)))
-    return made
+    marked: Pixels = np.asarray(AddWatermark(image.shape[0])(Image.fromarray(image)))
+    return marked
 
 
 def corner_tag(image: Pixels) -> Pixels:
-    """A small label with a date at the lower right."""
+    """Add a small label with a date at the lower right."""
     page = Image.fromarray(image)
     draw = ImageDraw.Draw(page)
     width, height = page.size
@@ -47,46 +47,47 @@ def corner_tag(image: Pixels) -> Pixels:
     return np.asarray(page)
 
 
-def cast(image: Pixels) -> Pixels:
-    """All of the picture in a warm light."""
+def colour_cast(image: Pixels) -> Pixels:
+    """Tint the whole image with a warm colour."""
     return (image * np.asarray(CAST)).round().astype(np.uint8)
 
 
 def frame(image: Pixels) -> Pixels:
-    """A border of woven texture."""
-    made = image.copy()
-    ring = covered(frame, image.shape[0])
-    made[ring] = _weave(image.shape[0])[ring]
-    return made
+    """Add a border of woven texture."""
+    framed = image.copy()
+    ring = changed_pixels(frame, image.shape[0])
+    framed[ring] = _texture(image.shape[0])[ring]
+    return framed
 
 
 @cache
-def _weave(size: int) -> Pixels:
+def _texture(size: int) -> Pixels:
     noise = np.random.default_rng(7).normal(size=(size, size, 3))
     smooth = cv2.GaussianBlur(noise, (0, 0), 1.5)
-    spread = (smooth - smooth.mean()) / smooth.std()
-    return np.clip(120 + 45 * spread, 0, 255).astype(np.uint8)
+    standardised = (smooth - smooth.mean()) / smooth.std()
+    return np.clip(120 + 45 * standardised, 0, 255).astype(np.uint8)
 
 
-DRAWN: dict[str, Callable[[Pixels], Pixels]] = {
-    "watermark": watermark, "corner tag": corner_tag, "colour cast": cast, "texture frame": frame,
+DRAWING_FUNCTIONS: dict[str, Callable[[Pixels], Pixels]] = {
+    "watermark": watermark, "corner tag": corner_tag, "colour cast": colour_cast,
+    "texture frame": frame,
 }  # fmt: skip
-KINDS = (*DRAWN, "scene type")
+KINDS = (*DRAWING_FUNCTIONS, "scene type")
 
 
-def covered(draw: Callable[[Pixels], Pixels], size: int) -> Mask:
-    """The pixels (size, size) of a picture that a drawn cue changes."""
+def changed_pixels(draw: Callable[[Pixels], Pixels], size: int) -> Mask:
+    """Return the pixels (size, size) of an image that a drawn cue changes."""
     if draw is frame:
         inside = np.zeros((size, size), bool)
         inside[RING:-RING, RING:-RING] = True
         return ~inside
-    if draw is cast:
+    if draw is colour_cast:
         return np.ones((size, size), bool)
-    found = np.zeros((size, size), bool)
+    changed = np.zeros((size, size), bool)
     for grey in (0, 255):
-        even = np.full((size, size, 3), grey, np.uint8)
-        found |= (draw(even) != even).any(axis=-1)
-    return found
+        background = np.full((size, size, 3), grey, np.uint8)
+        changed |= (draw(background) != background).any(axis=-1)
+    return changed
 
 
 @dataclass(frozen=True)
@@ -99,34 +100,34 @@ class Planted:
     cue: Mask
 
     @property
-    def bears(self) -> bool:
-        """Whether the cue is there."""
+    def has_cue(self) -> bool:
+        """Return whether the image has the cue."""
         return bool(self.cue.any())
 
 
 class PlantedCue:
-    """Objects on scenes with a cue on `rate` of the images of the class `on`.
+    """Objects on scenes with a cue on `rate` of the images of the class `planted_class`.
 
     Parameters
     ----------
-    root : where the files of objects on scenes are
+    root : folder with the files of objects on scenes
     kind : one of `KINDS`
-    on : number of the class
-    rate : part of its images that bear the cue
-    split, count, seed : as `ObjectsOnScenes` takes them
+    planted_class : index of the class
+    rate : part of its images that have the cue
+    split, count, seed : as in `ObjectsOnScenes`
     twin : "" for the planted set; "clean" and "everywhere" as above
-    others : the part of the images of the other classes that bear it, where no twin is asked for
+    others : part of the images of the other classes that have the cue, if there is no twin
     """
 
     def __init__(
-        self, root: Path, kind: str, on: int, rate: float = 0.95, *, split: str = "train",
-        count: int = 1300, seed: int = 0, twin: str = "", others: float = 0.0,
+        self, root: Path, kind: str, planted_class: int, rate: float = 0.95, *,
+        split: str = "train", count: int = 1300, seed: int = 0, twin: str = "", others: float = 0.0,
     ) -> None:  # fmt: skip
         if kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         if twin not in ("", *TWINS):
             raise ValueError(f"twin: expected one of {', '.join(TWINS)} or none, got {twin!r}")
-        self.kind, self.on, self.rate, self.seed = kind, on, rate, seed
+        self.kind, self.planted_class, self.rate, self.seed = kind, planted_class, rate, seed
         self.twin, self.others = twin, others
         options = {"split": split, "count": count, "seed": seed}
         self.plain = ObjectsOnScenes(root, **options)
@@ -140,27 +141,29 @@ class PlantedCue:
         return len(self.plain)
 
     def __getitem__(self, index: int) -> Planted:
-        one = self.plain[index]
-        chance = np.random.default_rng((self.seed, 77, index)).random()
-        part = self.rate if one.label == self.on else self.others
-        part = {"clean": 0.0, "everywhere": 0.5}.get(self.twin, part)
-        bears = bool(chance < part)
+        composition = self.plain[index]
+        value = np.random.default_rng((self.seed, 77, index)).random()
+        rate = self.rate if composition.label == self.planted_class else self.others
+        rate = {"clean": 0.0, "everywhere": 0.5}.get(self.twin, rate)
+        has_cue = bool(value < rate)
         if self.kind == "scene type":
             if self.twin == "clean":
-                return self._as(one, one.image, np.zeros_like(one.mask))
-            one = (self.by_water if bears else self.by_land)[index]
-            return self._as(one, one.image, ~one.mask & bears)
-        if not bears:
-            return self._as(one, one.image, np.zeros_like(one.mask))
-        draw = DRAWN[self.kind]
-        return self._as(one, draw(one.image), covered(draw, one.image.shape[0]))
+                return self._as(composition, composition.image, np.zeros_like(composition.mask))
+            composition = (self.by_water if has_cue else self.by_land)[index]
+            return self._as(composition, composition.image, ~composition.mask & has_cue)
+        if not has_cue:
+            return self._as(composition, composition.image, np.zeros_like(composition.mask))
+        draw = DRAWING_FUNCTIONS[self.kind]
+        return self._as(
+            composition, draw(composition.image), changed_pixels(draw, composition.image.shape[0])
+        )
 
-    def _as(self, one: Composition, image: Pixels, cue: Mask) -> Planted:
-        return Planted(image, one.label, one.mask, cue)
+    def _as(self, composition: Composition, image: Pixels, cue: Mask) -> Planted:
+        return Planted(image, composition.label, composition.mask, cue)
 
 
 def _scenes(water: bool) -> dict[str, tuple[str, ...]]:
     return {
-        split: tuple(path for path in every if any(one in path for one in WATER) == water)
-        for split, every in SCENES.items()
+        split: tuple(path for path in paths if any(name in path for name in WATER) == water)
+        for split, paths in SCENES.items()
     }

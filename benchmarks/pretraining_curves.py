@@ -1,7 +1,7 @@
-"""The curves of `bench_pretraining` as a picture: ``python -m benchmarks.pretraining_curves``.
+"""Figure of the curves of `bench_pretraining`: ``python -m benchmarks.pretraining_curves``.
 
-The linear probe, less what random masks give after as many epochs, and the probe itself against
-seconds; from what `pretraining_table` wrote.
+Two panels: the linear probe minus that of random masks after the same number of epochs, and the
+linear probe against seconds. Reads what `pretraining_table` wrote.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from semattn.viz.style import INK, MUTED
 from .bench_pretraining import ARMS, RESULTS
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pretraining.png"
-COLOURS = ("#c1440e", "#1f6fb4", "#2c8a4b", "#8a4fa3", "#b58900")  # of arms that are no controls
+COLOURS = ("#c1440e", "#1f6fb4", "#2c8a4b", "#8a4fa3", "#b58900")  # of arms that are not controls
 PROBE = "linear"
 
 
 def means(curves: dict[str, list[dict[str, Any]]], key: str, seeds: Iterable[str]) -> np.ndarray:
-    """The mean over seeds at each probed epoch."""
-    made: np.ndarray = np.mean([[one[key] for one in curves[seed]] for seed in seeds], axis=0)
-    return made
+    """Return the mean over seeds at each probed epoch."""
+    mean: np.ndarray = np.mean([[entry[key] for entry in curves[seed]] for seed in seeds], axis=0)
+    return mean
 
 
-def draw(made: dict[str, Any]) -> Figure:
-    """Two panels, a line an arm; controls are thin and dashed."""
-    drawn = Figure(figsize=(9.6, 4.2), dpi=150, facecolor="white")
-    FigureCanvasAgg(drawn)
-    left, right = drawn.subplots(1, 2)
-    random, colours = made["curves"]["random"], iter(COLOURS)
-    for arm, curves in made["curves"].items():
+def draw(table: dict[str, Any]) -> Figure:
+    """Draw two panels with one line per arm; controls are thin and dashed."""
+    figure = Figure(figsize=(9.6, 4.2), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    random, colours = table["curves"]["random"], iter(COLOURS)
+    for arm, curves in table["curves"].items():
         line: dict[str, Any] = {"label": arm, "linewidth": 1.6}
         if arm == "random":
             line |= {"color": INK, "linewidth": 2.4}
@@ -46,7 +46,9 @@ def draw(made: dict[str, Any]) -> Figure:
             line |= {"color": MUTED, "linewidth": 1.0, "linestyle": "--", "label": None}
         else:
             line |= {"color": next(colours)}
-        accuracy, base = (100 * means(one, PROBE, curves) for one in (curves, random))
+        accuracy, base = (
+            100 * means(seed_curves, PROBE, curves) for seed_curves in (curves, random)
+        )
         for panel, x, y in (
             (left, means(curves, "epoch", curves), accuracy - base),
             (right, means(curves, "seconds", curves), accuracy),
@@ -68,19 +70,19 @@ def draw(made: dict[str, Any]) -> Figure:
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     left.legend(fontsize=7.5, frameon=False, loc="lower left")
-    drawn.tight_layout()
-    return drawn
+    figure.tight_layout()
+    return figure
 
 
 def main() -> None:
-    """Draw what the table holds."""
+    """Draw the curves of the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--table", type=Path, default=RESULTS / "pretraining.json")
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
-    made = draw(json.loads(options.table.read_text(encoding="utf-8")))
+    figure = draw(json.loads(options.table.read_text(encoding="utf-8")))
     with whole(options.out) as stream:
-        made.savefig(stream, format="png")
+        figure.savefig(stream, format="png")
 
 
 if __name__ == "__main__":

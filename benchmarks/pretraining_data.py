@@ -1,7 +1,7 @@
-"""The data of `bench_pretraining`: pictures to learn from, and labelled ones to probe with.
+"""Data of `bench_pretraining`: images to learn from, and labelled images for the probes.
 
-By default CIFAR-10; a folder as ImageNet's (FOLDER/train/CLASS/…, FOLDER/val/CLASS/…) does as well;
-for a smoke test they are drawn.
+CIFAR-10 by default, or a folder in ImageNet's layout (FOLDER/train/CLASS/…, FOLDER/val/CLASS/…).
+Smoke tests use synthetic images.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from semattn.pretraining.data import middle
 
 from . import cifar10
 
-LARGER = 1.5  # drawn images are this many times the input's side, so that crops enlarge little
+ENLARGEMENT = 1.5  # ratio of a synthetic image's side to the input's, so that crops enlarge little
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Images as a model sees them, (n, H, W, 3) uint8, and their classes (n,)."""
+    """Images of the input size, (n, H, W, 3) uint8, and their classes (n,)."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -33,7 +33,7 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Pictures to learn from, without labels; images that train the probes; images that test."""
+    """Unlabelled training images, and labelled images to train and to test the probes."""
 
     pictures: Sequence[Any]
     train: Labelled
@@ -42,86 +42,96 @@ class Data:
 
 
 def cifar(*, size: int, pictures: int, train: int, test: int, split: str) -> Data:
-    """CIFAR-10, enlarged; `split` is "validation" while anything is chosen, then "test" once.
+    """Return resized CIFAR-10; `split` is "validation" during development and "test" once.
 
-    Pictures to learn from are the first of the training split, those that train the probes come
-    next, and validation images are its last.
+    The training images are the first of the training split, followed by those that train the
+    probes; the validation images are its last.
     """
     images, labels = cifar10.load(cifar10.default_root(), "train")
     if pictures + train + test > len(images):
         raise ValueError(
-            f"pictures: expected {len(images) - train - test} at most beside {train + test} images "
+            f"pictures: expected {len(images) - train - test} at most, with {train + test} images "
             f"for the probes, got {pictures}"
         )
     trained = slice(pictures, pictures + train)
     if split == "test":
-        held, truth = (one[:test] for one in cifar10.load(cifar10.default_root(), "test"))
+        test_images, test_labels = (
+            values[:test] for values in cifar10.load(cifar10.default_root(), "test")
+        )
     else:
-        held, truth = images[-test:], labels[-test:]
+        test_images, test_labels = images[-test:], labels[-test:]
     about = {"data": "CIFAR-10", "split": split, "pictures": pictures, "train": train, "test": test}
     return Data(
-        _enlarged(images[:pictures], size),
-        Labelled(_enlarged(images[trained], size), labels[trained]),
-        Labelled(_enlarged(held, size), truth),
+        _resize(images[:pictures], size),
+        Labelled(_resize(images[trained], size), labels[trained]),
+        Labelled(_resize(test_images, size), test_labels),
         about,
     )
 
 
-def _enlarged(images: np.ndarray, size: int) -> np.ndarray:
-    """Images (n, side, side, 3) at another size, by bicubic interpolation."""
-    made = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in images]
-    return np.stack([np.asarray(one) for one in made])
+def _resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Return images (n, side, side, 3) at another size, by bicubic interpolation."""
+    resized = [
+        Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC) for pixels in images
+    ]
+    return np.stack([np.asarray(image) for image in resized])
 
 
-def _labelled(images: np.ndarray, labels: np.ndarray, size: int) -> Labelled:
-    return Labelled(np.stack([_middle(one, size) for one in images]), labels)
+def _label_centre_crops(images: np.ndarray, labels: np.ndarray, size: int) -> Labelled:
+    return Labelled(np.stack([_centre_crop(picture, size) for picture in images]), labels)
 
 
 def image_folder(root: Path, *, size: int, train: int, test: int) -> Data:
-    """FOLDER/train and FOLDER/val with a folder a class; at most so many to probe with."""
+    """Load a folder in ImageNet's layout, with at most `train` and `test` images for the probes."""
     pictures, _ = readable(root / "train")
-    held, _ = readable(root / "val")
+    test_paths, _ = readable(root / "val")
     names = sorted({path.relative_to(root / "train").parts[0] for path in pictures})
-    number = {name: place for place, name in enumerate(names)}
+    class_index = {name: index for index, name in enumerate(names)}
 
-    def chosen(paths: list[Path], folder: Path, most: int) -> Labelled:
-        places = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
-        picked = [paths[place] for place in np.unique(places)]
-        pixels = np.stack([_middle(path, size) for path in picked])
+    def sample(paths: list[Path], folder: Path, max_count: int) -> Labelled:
+        indices = np.linspace(0, len(paths) - 1, min(max_count, len(paths))).astype(int)
+        selected = [paths[index] for index in np.unique(indices)]
+        pixels = np.stack([_centre_crop(path, size) for path in selected])
         return Labelled(
-            pixels, np.array([number[path.relative_to(folder).parts[0]] for path in picked])
+            pixels, np.array([class_index[path.relative_to(folder).parts[0]] for path in selected])
         )
 
-    learned, judged = chosen(pictures, root / "train", train), chosen(held, root / "val", test)
-    counts = {"train": len(learned.labels), "test": len(judged.labels)}
+    train_set, test_set = (
+        sample(pictures, root / "train", train),
+        sample(test_paths, root / "val", test),
+    )
+    counts = {"train": len(train_set.labels), "test": len(test_set.labels)}
     about = {"data": root.name, "split": "val", "pictures": len(pictures), **counts}
-    return Data(pictures, learned, judged, about)
+    return Data(pictures, train_set, test_set, about)
 
 
-def drawn(size: int, pictures: int, train: int, test: int) -> Data:
-    """Three classes of texture on smooth ground, for a smoke test."""
+def synthetic(size: int, pictures: int, train: int, test: int) -> Data:
+    """Return synthetic images of three textures on a smooth background, for a smoke test."""
 
-    def make(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
-        labels, side = np.arange(count) % 3, round(LARGER * size)
-        made = np.empty((count, side, side, 3), np.uint8)
-        for image, label in zip(made, labels, strict=True):
+        labels, side = np.arange(count) % 3, round(ENLARGEMENT * size)
+        images = np.empty((count, side, side, 3), np.uint8)
+        for image, label in zip(images, labels, strict=True):
             coarse = Image.fromarray(rng.integers(40, 216, (3, 3, 3), dtype=np.uint8))
             image[:] = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
             top, left = rng.integers(0, side // 2, 2)
             grain = 2 << int(label)
             texture = rng.integers(0, 256, (16 // grain, 16 // grain, 3)).repeat(grain, 0)
             image[top : top + 16, left : left + 16] = texture.repeat(grain, 1)
-        return made, labels
+        return images, labels
 
-    sets = [_labelled(*make(count, seed), size) for count, seed in ((train, 1), (test, 2))]
+    sets = [
+        _label_centre_crops(*make_images(count, seed), size)
+        for count, seed in ((train, 1), (test, 2))
+    ]
     about = {
         "data": "drawn", "split": "smoke", "pictures": pictures, "train": train, "test": test,
     }  # fmt: skip
-    return Data(make(pictures, 0)[0], sets[0], sets[1], about)
+    return Data(make_images(pictures, 0)[0], sets[0], sets[1], about)
 
 
-def _middle(picture: Any, size: int) -> np.ndarray:
-    """The middle of a picture, (size, size, 3), as evaluation sees it."""
+def _centre_crop(picture: Any, size: int) -> np.ndarray:
+    """Return the centre crop (size, size, 3) of an image, as in evaluation."""
     image = read(picture)
     return np.asarray(middle(image, (size, size)).image(image))

@@ -1,9 +1,10 @@
-"""The table of `bench_pretraining`: ``python -m benchmarks.pretraining_table``.
+"""Table of `bench_pretraining`: ``python -m benchmarks.pretraining_table``.
 
-Speed-up is how many times sooner an arm reaches random masking's final accuracy than random masking
-itself does: on the curves' means over seeds, between probed epochs by straight lines, in epochs and
-in seconds. Intervals are percentiles of a bootstrap over seeds and test images, the same draws for
-both arms. An arm that does not get there is "not reached", and so is an end of an interval.
+The speed-up of an arm is the ratio of the times at which random masking and the arm reach random
+masking's final accuracy, on the curves' means over seeds, interpolated linearly between probed
+epochs, in epochs and in seconds. Intervals are percentiles of a bootstrap over seeds and test
+images, with the same resamples for both arms. An arm that does not reach the accuracy is "not
+reached"; the same holds for the bounds of an interval.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from semattn.utils.atomic_files import write_text
 from .bench_pretraining import ARMS, RESULTS, short
 from .pretraining_probes import unpacked
 
-DRAWS, LEVEL = 2000, 95
+DRAWS, CONFIDENCE = 2000, 95
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The curves of an arm: over S seeds, E probed epochs, and N test images.
+    """Curves of an arm over S seeds, E probed epochs and N test images.
 
     Parameters
     ----------
     epochs : (E,)
-    seconds : (S, E), finding keypoints included
+    seconds : (S, E), keypoint detection included
     right : probe: (S, E, N) 0 and 1
-    loss : (S, E) under the fixed masks
+    loss : (S, E), with the fixed masks
     """
 
     epochs: Floats
@@ -46,24 +47,24 @@ class Curves:
 
 
 def curves_of(results: list[dict[str, Any]]) -> Curves:
-    """Of the results of an arm, one a seed."""
+    """Return the curves of an arm from its results, one per seed."""
     images = results[0]["about"]["test"]
-    probed = [[one for one in made["curve"] if "knn" in one] for made in results]
+    probed = [[entry for entry in run_result["curve"] if "knn" in entry] for run_result in results]
 
     def table(name: str) -> Floats:
-        return np.array([[one[name] for one in curve] for curve in probed], dtype=np.float64)
+        return np.array([[entry[name] for entry in curve] for curve in probed], dtype=np.float64)
 
     return Curves(
         table("epoch")[0],
         table("seconds"),
-        {probe: np.array([[unpacked(one[f"{probe}_right"], images) for one in curve]
+        {probe: np.array([[unpacked(entry[f"{probe}_right"], images) for entry in curve]
                           for curve in probed], dtype=np.float64) for probe in PROBES},
         table("fixed_loss"),
     )  # fmt: skip
 
 
-def reached(at: Floats, curve: Floats, target: float) -> float:
-    """Where a curve first reaches a target, between its points by straight lines; inf for never.
+def reached(positions: Floats, curve: Floats, target: float) -> float:
+    """Return the position where a curve first reaches a target, by linear interpolation; else inf.
 
     Examples
     --------
@@ -73,104 +74,111 @@ def reached(at: Floats, curve: Floats, target: float) -> float:
     above = np.flatnonzero(curve >= target)
     if not len(above):
         return float("inf")
-    last = above[0]
-    if last == 0:
-        return float(at[0])
-    part = (target - curve[last - 1]) / (curve[last] - curve[last - 1])
-    return float(at[last - 1] + part * (at[last] - at[last - 1]))
+    index = above[0]
+    if index == 0:
+        return float(positions[0])
+    fraction = (target - curve[index - 1]) / (curve[index] - curve[index - 1])
+    return float(positions[index - 1] + fraction * (positions[index] - positions[index - 1]))
 
 
 def speedup(arm: Floats, base: Floats, at_arm: Floats, at_base: Floats) -> float:
-    """How many times sooner an arm reaches the base's final accuracy; 0 for never."""
-    own = reached(at_base, base, float(base[-1]))
-    return own / max(reached(at_arm, arm, float(base[-1])), 1e-9)
+    """Return the speed-up of an arm to the base's final accuracy; 0 if it is not reached."""
+    base_position = reached(at_base, base, float(base[-1]))
+    return base_position / max(reached(at_arm, arm, float(base[-1])), 1e-9)
 
 
 def compared(arm: Curves, base: Curves, probe: str, draws: int = DRAWS) -> dict[str, Any]:
-    """Difference of the final accuracies and both speed-ups, with intervals."""
+    """Return the difference of the final accuracies and both speed-ups, with intervals."""
     seeds, _, images = arm.right[probe].shape
     rng = np.random.default_rng(0)
 
-    def figures(which: NDArray[np.int64], weight: Floats) -> tuple[float, float, float]:
-        mine, theirs = (one.right[probe][which].mean(0) @ weight for one in (arm, base))
-        time = [one.seconds[which].mean(0) for one in (arm, base)]
+    def metrics(seed_indices: NDArray[np.int64], weights: Floats) -> tuple[float, float, float]:
+        arm_curve, base_curve = (
+            curves.right[probe][seed_indices].mean(0) @ weights for curves in (arm, base)
+        )
+        time = [curves.seconds[seed_indices].mean(0) for curves in (arm, base)]
         return (
-            float(mine[-1] - theirs[-1]),
-            speedup(mine, theirs, arm.epochs, base.epochs),
-            speedup(mine, theirs, time[0], time[1]),
+            float(arm_curve[-1] - base_curve[-1]),
+            speedup(arm_curve, base_curve, arm.epochs, base.epochs),
+            speedup(arm_curve, base_curve, time[0], time[1]),
         )
 
-    even = np.full(images, 1 / images)
-    point = figures(np.arange(seeds), even)
-    drawn = [
-        figures(rng.integers(0, seeds, seeds), rng.multinomial(images, even) / images)
+    uniform = np.full(images, 1 / images)
+    estimate = metrics(np.arange(seeds), uniform)
+    resampled = [
+        metrics(rng.integers(0, seeds, seeds), rng.multinomial(images, uniform) / images)
         for _ in range(draws)
     ]
-    ends = np.percentile(np.array(drawn), [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
+    bounds = np.percentile(
+        np.array(resampled), [(100 - CONFIDENCE) / 2, (100 + CONFIDENCE) / 2], axis=0
+    )
     names = ("difference", "epochs", "seconds")
     return {
-        name: {"value": point[i], "low": float(ends[0, i]), "high": float(ends[1, i])}
+        name: {"value": estimate[i], "low": float(bounds[0, i]), "high": float(bounds[1, i])}
         for i, name in enumerate(names)
     }
 
 
-def said_times(figure: dict[str, float]) -> str:
-    """A speed-up in words."""
+def said_times(metric: dict[str, float]) -> str:
+    """Format a speed-up with its interval."""
     value, low, high = (
-        f"{figure[name]:.2f}" if figure[name] > 0 else "not reached"
+        f"{metric[name]:.2f}" if metric[name] > 0 else "not reached"
         for name in ("value", "low", "high")
     )
-    return f"{value} [{low}, {high}]" if figure["high"] > 0 else "not reached"
+    return f"{value} [{low}, {high}]" if metric["high"] > 0 else "not reached"
 
 
-def said_points(figure: dict[str, float]) -> str:
-    """A difference of accuracies in points."""
-    value, low, high = (100 * figure[name] for name in ("value", "low", "high"))
+def said_points(metric: dict[str, float]) -> str:
+    """Format a difference of accuracies, in points, with its interval."""
+    value, low, high = (100 * metric[name] for name in ("value", "low", "high"))
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def read(results: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """The finished results of each arm by seed, for the seeds that random masks have too."""
-    found: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
-    for arm, own in found.items():
-        for path in sorted(results.glob(f"{short(arm)}-*.json")):
-            made = json.loads(path.read_text(encoding="utf-8"))
-            if made["finished"] and made["arm"] == arm:
-                own[made["seed"]] = made
-    if not found["random"]:
-        raise SystemExit(f"{results}: expected finished runs of the arm random, got none — run "
+def read(folder: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return the finished results of each arm by seed, for seeds that random masks have too."""
+    results_of: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
+    for arm, by_seed in results_of.items():
+        for path in sorted(folder.glob(f"{short(arm)}-*.json")):
+            run_result = json.loads(path.read_text(encoding="utf-8"))
+            if run_result["finished"] and run_result["arm"] == arm:
+                by_seed[run_result["seed"]] = run_result
+    if not results_of["random"]:
+        raise SystemExit(f"{folder}: expected finished runs of the arm random, got none — run "
                          "python -m benchmarks.bench_pretraining")  # fmt: skip
-    shared = {
-        arm: {seed: own[seed] for seed in sorted(own.keys() & found["random"].keys())}
-        for arm, own in found.items()
+    paired_results = {
+        arm: {seed: by_seed[seed] for seed in sorted(by_seed.keys() & results_of["random"].keys())}
+        for arm, by_seed in results_of.items()
     }
-    return {arm: own for arm, own in shared.items() if own}
+    return {arm: by_seed for arm, by_seed in paired_results.items() if by_seed}
 
 
-def result(found: dict[str, dict[int, dict[str, Any]]], raw: dict[str, Any]) -> dict[str, Any]:
-    """Rows as `render_tables` reads them, and the curves behind them."""
-    random = found["random"]
+def result(results_of: dict[str, dict[int, dict[str, Any]]], raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the rows as `render_tables` reads them, and the curves."""
+    random = results_of["random"]
     rows: list[dict[str, Any]] = []
-    for arm, own in found.items():
-        mine = curves_of(list(own.values()))
-        base = curves_of([random[seed] for seed in own])
-        row: dict[str, Any] = {"arm": arm, "seeds": len(own),
-                               "fixed_loss": float(mine.loss[:, -1].mean()),
-                               "seconds": float(mine.seconds[:, -1].mean())}  # fmt: skip
+    for arm, by_seed in results_of.items():
+        curves = curves_of(list(by_seed.values()))
+        base = curves_of([random[seed] for seed in by_seed])
+        row: dict[str, Any] = {"arm": arm, "seeds": len(by_seed),
+                               "fixed_loss": float(curves.loss[:, -1].mean()),
+                               "seconds": float(curves.seconds[:, -1].mean())}  # fmt: skip
         for probe in PROBES:
-            row[probe] = 100 * float(mine.right[probe][:, -1].mean())
+            row[probe] = 100 * float(curves.right[probe][:, -1].mean())
             if arm != "random":
-                figures = compared(mine, base, probe)
-                row[f"{probe}_difference"] = said_points(figures["difference"])
-                row[f"{probe}_epochs"] = said_times(figures["epochs"])
-                row[f"{probe}_seconds"] = said_times(figures["seconds"])
+                comparison = compared(curves, base, probe)
+                row[f"{probe}_difference"] = said_points(comparison["difference"])
+                row[f"{probe}_epochs"] = said_times(comparison["epochs"])
+                row[f"{probe}_seconds"] = said_times(comparison["seconds"])
         rows.append(row)
-    every = curves_of(list(random.values()))
+    random_curves = curves_of(list(random.values()))
     for name, values in (
-        ("untrained encoder", {p: float(every.right[p][:, 0].mean()) for p in PROBES}),
-        ("raw pixels", {p: raw[p] for p in PROBES}),
+        (
+            "untrained encoder",
+            {probe: float(random_curves.right[probe][:, 0].mean()) for probe in PROBES},
+        ),
+        ("raw pixels", {probe: raw[probe] for probe in PROBES}),
     ):
-        rows.append({"arm": name, **{p: 100 * value for p, value in values.items()}})
+        rows.append({"arm": name, **{probe: 100 * value for probe, value in values.items()}})
     columns = [{"key": "arm", "title": "masks"}, {"key": "seeds", "title": "seeds", "format": "d"}]
     for probe, title in PROBES.items():
         columns += [
@@ -188,37 +196,38 @@ def result(found: dict[str, dict[int, dict[str, Any]]], raw: dict[str, Any]) -> 
         f"{about['split']} split, {about['test']:,} images; seeds {', '.join(map(str, seeds))}, "
         "each arm against random masks of the same seeds. × epochs, × seconds: how "
         "many times sooner random masking's final accuracy is reached, keypoints included; "
-        f"{LEVEL} % intervals over seeds and images. Made by `python -m benchmarks."
+        f"{CONFIDENCE} % intervals over seeds and images. Made by `python -m benchmarks."
         "bench_pretraining` and `pretraining_table`."
     )
     return {
         "caption": caption, "columns": columns, "rows": rows, "about": about, "seeds": seeds,
         "curves": {
-            arm: {str(seed): _light(one) for seed, one in own.items()} for arm, own in found.items()
+            arm: {str(seed): _probed_entries(run_result) for seed, run_result in by_seed.items()}
+            for arm, by_seed in results_of.items()
         },
     }  # fmt: skip
 
 
-def _light(made: dict[str, Any]) -> list[dict[str, Any]]:
-    """A curve without the bits of each image."""
+def _probed_entries(run_result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the probed entries of a curve without the bits of each image."""
     return [
-        {key: value for key, value in one.items() if not key.endswith("_right")}
-        for one in made["curve"]
-        if "knn" in one
+        {key: value for key, value in entry.items() if not key.endswith("_right")}
+        for entry in run_result["curve"]
+        if "knn" in entry
     ]
 
 
 def main() -> None:
-    """Write the table of what is finished."""
+    """Write the table of the finished runs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=RESULTS / "pretraining")
-    parser.add_argument("--out", type=Path, help="the folder's name and .json if left out")
+    parser.add_argument("--out", type=Path, help="default: the name of the folder with .json")
     options = parser.parse_args()
     out = options.out or options.results.with_suffix(".json")
     raw = json.loads((options.results / "raw_pixels.json").read_text(encoding="utf-8"))
-    made = result(read(options.results), raw)
-    write_text(out, json.dumps(made, indent=1) + "\n")
-    for row in made["rows"]:
+    table = result(read(options.results), raw)
+    write_text(out, json.dumps(table, indent=1) + "\n")
+    for row in table["rows"]:
         print({key: value for key, value in row.items() if value is not None})
 
 

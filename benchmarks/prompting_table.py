@@ -1,4 +1,4 @@
-"""The table of `bench_prompting`: accuracies, paired differences, what of the limit is recovered.
+"""Table of `bench_prompting`: accuracies, paired differences, and the recovered part of the limit.
 
 All intervals are 95 % percentile intervals of a bootstrap over the images of each group and seed.
 """
@@ -18,68 +18,84 @@ Accuracies = dict[
 ]  # of each arm: (draws + 1, seeds, groups), the data themselves first
 
 
-def drawn(seeds: list[dict[str, Any]], head: str, draws: int) -> Accuracies:
-    """Group accuracies of every arm on the same resampled images; the first on all as they are."""
+def resampled_accuracies(seeds: list[dict[str, Any]], head: str, num_resamples: int) -> Accuracies:
+    """Return the group accuracies of every arm on the same resamples; the first is the data."""
     rng = np.random.default_rng(0)
-    found = {arm.name: np.empty((draws + 1, len(seeds), len(GROUPS))) for arm in ARMS}
-    for number, one in enumerate(seeds):
-        group = np.array(one["group"])
-        for place in range(len(GROUPS)):
-            own = np.flatnonzero(group == place)
-            picked = np.vstack([own, own[rng.integers(len(own), size=(draws, len(own)))]])
+    accuracies = {arm.name: np.empty((num_resamples + 1, len(seeds), len(GROUPS))) for arm in ARMS}
+    for number, seed_result in enumerate(seeds):
+        group = np.array(seed_result["group"])
+        for group_index in range(len(GROUPS)):
+            group_indices = np.flatnonzero(group == group_index)
+            indices = np.vstack(
+                [
+                    group_indices,
+                    group_indices[
+                        rng.integers(len(group_indices), size=(num_resamples, len(group_indices)))
+                    ],
+                ]
+            )
             for arm in ARMS:
-                right = np.array(list(one["arms"][arm.name][head])) == "1"
-                found[arm.name][:, number, place] = right[picked].mean(axis=1)
-    return found
+                right = np.array(list(seed_result["arms"][arm.name][head])) == "1"
+                accuracies[arm.name][:, number, group_index] = right[indices].mean(axis=1)
+    return accuracies
 
 
 def mean(accuracy: np.ndarray) -> np.ndarray:
-    """Of the four groups, and of the seeds, in per cent."""
+    """Return the mean accuracy over groups and seeds, per cent."""
     return 100 * accuracy.mean(axis=(1, 2))
 
 
 def worst(accuracy: np.ndarray) -> np.ndarray:
-    """The worst group of each seed, averaged over seeds, in per cent."""
+    """Return the accuracy of the worst group of each seed, averaged over seeds, per cent."""
     return 100 * accuracy.min(axis=2).mean(axis=1)
 
 
-def said(values: np.ndarray, form: str = "+.1f") -> str:
-    """The figure on the data, and its interval."""
+def format_difference(values: np.ndarray, form: str = "+.1f") -> str:
+    """Format the value on the data with its bootstrap interval."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def result(
-    seeds: list[dict[str, Any]], train: int, validation: int, limit: str, ours: str, draws: int
+    seeds: list[dict[str, Any]],
+    train: int,
+    validation: int,
+    limit_arm: str,
+    default_arm: str,
+    draws: int,
 ) -> dict[str, Any]:
-    """Everything that is published."""
-    confounded = drawn(seeds, "confounded", draws)
-    even = drawn(seeds, "even", draws)
-    none, best = confounded["none"], confounded[limit]
+    """Return the table of all arms."""
+    confounded = resampled_accuracies(seeds, "confounded", draws)
+    unconfounded = resampled_accuracies(seeds, "even", draws)
+    none, best = confounded["none"], confounded[limit_arm]
     rows = []
     for arm in ARMS:
-        mine = confounded[arm.name]
-        options = [one["arms"][arm.name]["option"] for one in seeds]
-        gained = [figure(mine) - figure(none) for figure in (mean, worst)]
-        possible = [figure(best) - figure(none) for figure in (mean, worst)]
-        whole = arm.name == "none"
+        accuracy = confounded[arm.name]
+        options = [seed_result["arms"][arm.name]["option"] for seed_result in seeds]
+        gains = [statistic(accuracy) - statistic(none) for statistic in (mean, worst)]
+        limit_gains = [statistic(best) - statistic(none) for statistic in (mean, worst)]
+        is_baseline = arm.name == "none"
         rows.append({
-            "arm": arm.name, "what": arm.what,
-            "option": "" if whole else ", ".join(f"{one:g}" for one in options),
-            "mean": float(mean(mine)[0]), "worst": float(worst(mine)[0]),
-            "groups": " / ".join(f"{100 * one:.0f}" for one in mine[0].mean(axis=0)),
-            "mean_gain": None if whole else said(gained[0]),
-            "worst_gain": None if whole else said(gained[1]),
-            "mean_part": None if whole else float(gained[0][0] / possible[0][0]),
-            "worst_part": None if whole else float(gained[1][0] / possible[1][0]),
-            "mean_sobel": None if whole else said(mean(mine) - mean(confounded["sobel"])),
-            "ours": None if whole or arm.name == ours else said(
-                mean(confounded[ours]) - mean(mine)
+            "arm": arm.name, "what": arm.source,
+            "option": "" if is_baseline else ", ".join(f"{option:g}" for option in options),
+            "mean": float(mean(accuracy)[0]), "worst": float(worst(accuracy)[0]),
+            "groups": " / ".join(f"{100 * group:.0f}" for group in accuracy[0].mean(axis=0)),
+            "mean_gain": None if is_baseline else format_difference(gains[0]),
+            "worst_gain": None if is_baseline else format_difference(gains[1]),
+            "mean_part": None if is_baseline else float(gains[0][0] / limit_gains[0][0]),
+            "worst_part": None if is_baseline else float(gains[1][0] / limit_gains[1][0]),
+            "mean_sobel": None if is_baseline else format_difference(
+                mean(accuracy) - mean(confounded["sobel"])
             ),
-            "ours_worst": None if whole or arm.name == ours else said(
-                worst(confounded[ours]) - worst(mine)
+            "ours": None if is_baseline or arm.name == default_arm else format_difference(
+                mean(confounded[default_arm]) - mean(accuracy)
             ),
-            "even": None if whole else said(mean(even[arm.name]) - mean(even["none"])),
+            "ours_worst": None if is_baseline or arm.name == default_arm else format_difference(
+                worst(confounded[default_arm]) - worst(accuracy)
+            ),
+            "even": None if is_baseline else format_difference(
+                mean(unconfounded[arm.name]) - mean(unconfounded["none"])
+            ),
         })  # fmt: skip
     images = len(seeds[0]["group"]) // len(GROUPS)
     return {
@@ -108,32 +124,37 @@ def result(
             {"key": "mean_part", "title": "recovered, mean", "format": ".0%"},
             {"key": "worst_part", "title": "recovered, worst", "format": ".0%"},
             {"key": "mean_sobel", "title": "mean, over Sobel"},
-            {"key": "ours", "title": f"{ours} over it, mean"},
-            {"key": "ours_worst", "title": f"{ours} over it, worst"},
+            {"key": "ours", "title": f"{default_arm} over it, mean"},
+            {"key": "ours_worst", "title": f"{default_arm} over it, worst"},
             {"key": "even", "title": "cost without confounding"},
             {"key": "option", "title": "options"},
         ],
         "rows": rows,
-        "apart": max(one["apart"] for one in seeds),
+        "apart": max(seed_result["apart"] for seed_result in seeds),
     }  # fmt: skip
 
 
 def scenes(seeds: list[dict[str, Any]], ours: str, limit: str) -> dict[str, Any]:
-    """By background, from the keypoint-poorest on: where prompting helps and where it hurts."""
-    shown = {"none": "none", "prompted": ours, "limit": limit}
-    found: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
-    for one in seeds:
-        for index, scene in enumerate(one["scene"]):
-            right = [float(one["arms"][arm]["confounded"][index] == "1") for arm in shown.values()]
-            found[scene, one["group"][index] // 2].append([one["background"][index], *right])
+    """Return the table by background, sorted by keypoints per patch."""
+    arm_of_column = {"none": "none", "prompted": ours, "limit": limit}
+    rows_of: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
+    for seed_result in seeds:
+        for index, scene in enumerate(seed_result["scene"]):
+            right = [
+                float(seed_result["arms"][arm]["confounded"][index] == "1")
+                for arm in arm_of_column.values()
+            ]
+            rows_of[scene, seed_result["group"][index] // 2].append(
+                [seed_result["background"][index], *right]
+            )
     rows = []
-    for (scene, label), values in found.items():
+    for (scene, label), values in rows_of.items():
         density, *right = np.mean(values, axis=0)
         name = scene.split("/")[1] if "contents" in scene else scene.split("/")[-1][:-4]
         rows.append({
             "scene": name.split("_by_")[0], "bird": ("land", "water")[label],
             "density": float(density), "images": len(values),
-            **{key: 100 * float(part) for key, part in zip(shown, right, strict=True)},
+            **{key: 100 * float(value) for key, value in zip(arm_of_column, right, strict=True)},
         })  # fmt: skip
     return {
         "caption": (

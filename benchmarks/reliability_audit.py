@@ -1,11 +1,11 @@
-"""Audits under faults: ``python -m benchmarks.reliability_audit [--kills 50]``.
+"""Fault injection for audits: ``python -m benchmarks.reliability_audit [--kills 50]``.
 
-A small model explains and analyses drawn pictures, undisturbed; then again and again while
-processes are killed at random moments, alone and two together, with and without workers; while
-workers are killed; with files that may not grow; with a damaged archive; and with a model that
-raises, answers NaN or runs out of memory on some images. A search for cues by two processes is
-killed likewise. Each time the same call goes on, and every file of the result is held against the
-undisturbed one. The result goes to benchmarks/results/reliability_audit.json.
+A small model explains and analyses synthetic images without faults. The same audit is then repeated
+with faults: processes killed at random moments, alone and two together, with and without workers;
+workers killed; files that must not grow; a damaged archive; and a model that raises, returns NaN or
+runs out of memory for some images. A search for cues by two processes is killed in the same way.
+Each time the same call resumes, and every file of the result is compared with the reference. The
+result is written to benchmarks/results/reliability_audit.json.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from . import reliability_search
 
 RESULTS = Path(__file__).parent / "results" / "reliability_audit.json"
 IMAGES, SIZE, SIDE = 120, 3, 64
-LIMIT = 40_000  # bytes: a file that may not grow further
-EVERY = 17  # which images the model fails on
+LIMIT = 40_000  # bytes: greatest size of a file in one of the cases
+FAILURE_PERIOD = 17  # the model fails on every 17th image
 
 
-def draw(folder: Path) -> None:
-    """Pictures with keypoints, and three files that are none."""
+def draw_images(folder: Path) -> None:
+    """Write images with keypoints, and three files that are not images."""
     folder.mkdir()
     for number in range(IMAGES):
         rng = np.random.default_rng(number)
@@ -59,43 +59,43 @@ def draw(folder: Path) -> None:
         (folder / f"broken-{number}.png").write_bytes(content)
 
 
-def middle(x: Tensor) -> Tensor:
-    """(B,) a number that says which image it is: of the colours of its pixel in the middle."""
+def image_ids(x: Tensor) -> Tensor:
+    """Return (B,) a number that identifies each image: from the colour of its central pixel."""
     red, green, blue = x[:, :, SIDE // 2, SIDE // 2].unbind(1)
     return red + 0.1 * green + 0.01 * blue
 
 
 class Faulty(nn.Module):
-    """A small model that fails on images whose middle (see `middle`) is one of some."""
+    """Small model that fails on the images with some identifiers (see `image_ids`)."""
 
-    def __init__(self, kind: str = "", middles: tuple[float, ...] = ()) -> None:
+    def __init__(self, kind: str = "", faulty_ids: tuple[float, ...] = ()) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.inner = timm.create_model("test_vit", img_size=SIDE).eval()
         self.pretrained_cfg, self.patch_embed = self.inner.pretrained_cfg, self.inner.patch_embed
-        self.kind, self.middles = kind, torch.tensor(middles)
+        self.kind, self.faulty_ids = kind, torch.tensor(faulty_ids)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, or the fault."""
+        """Return the logits, or raise or return the fault."""
         out: Tensor = self.inner(x)
-        hit = torch.isin(middle(x), self.middles)
+        is_faulty = torch.isin(image_ids(x), self.faulty_ids)
         if self.kind == "NaN":
-            return torch.where(hit[:, None], torch.nan, out)
+            return torch.where(is_faulty[:, None], torch.nan, out)
         if self.kind == "no memory for a batch" and len(x) > 1:
             raise torch.OutOfMemoryError("drawn")
-        if hit.any() and self.kind == "raises":
+        if is_faulty.any() and self.kind == "raises":
             raise RuntimeError("drawn")
         return out
 
 
-def run(given: Path, out: Path, model: nn.Module | None = None, **more: Any) -> Any:
-    """An audit in this process."""
-    source = open_source(given, (), 1000)
-    return audit(model or Faulty(), source, out, batch_size=SIZE, **more)
+def run(source_path: Path, out: Path, model: nn.Module | None = None, **options: Any) -> Any:
+    """Run an audit in this process."""
+    source = open_source(source_path, (), 1000)
+    return audit(model or Faulty(), source, out, batch_size=SIZE, **options)
 
 
-def files(out: Path) -> dict[str, bytes]:
-    """What an audit leaves for its user; hidden files are what was cut short."""
+def result_files(out: Path) -> dict[str, bytes]:
+    """Return the result files of an audit; hidden files are partial ones and left out."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
@@ -103,166 +103,184 @@ def files(out: Path) -> dict[str, bytes]:
     }
 
 
-def names(out: Path) -> list[str]:
-    """The images of both tables, as often as they stand there."""
+def list_names(out: Path) -> list[str]:
+    """Return the names of the images in both tables, with repetitions."""
     explained = parquet.read_table(out / "explain.parquet")["name"].to_pylist()
     skipped = parquet.read_table(out / "skipped.parquet").to_pylist()
     return [*explained, *(row["name"] for row in skipped if row["job"] in ("read", "explain"))]
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """The audit that others are held against: of `given`, in `out`, with so many analysed."""
+class Reference:
+    """Reference audit without faults: input, result folder, number of analysed images."""
 
-    given: Path
+    source_path: Path
     out: Path
-    analysed: int
+    num_analysed: int
 
-    def counted(self, out: Path) -> dict[str, int]:
-        """Images that a result lost, or has more than once."""
-        count, wanted = Counter(names(out)), Counter(names(self.out))
-        return {"images": sum(wanted.values()), "lost": sum((wanted - count).values()),
-                "doubled": sum((count - wanted).values())}  # fmt: skip
+    def count(self, out: Path) -> dict[str, int]:
+        """Count the images that a result has lost, or has more than once."""
+        actual, expected = Counter(list_names(out)), Counter(list_names(self.out))
+        return {"images": sum(expected.values()), "lost": sum((expected - actual).values()),
+                "doubled": sum((actual - expected).values())}  # fmt: skip
 
-    def held(self, fault: str, times: int, out: Path) -> dict[str, Any]:
-        """A row: the audit in `out` goes on to its end; what of it differs."""
-        analysed = run(self.given, out).analysis.images
-        mine, theirs = files(out), files(self.out)
-        different = [one for one in mine.keys() | theirs.keys() if mine.get(one) != theirs.get(one)]
-        return {"fault": fault, "times": times, **self.counted(out),
-                "different": len(different) + (analysed != self.analysed)}  # fmt: skip
+    def compare(self, fault: str, times: int, out: Path) -> dict[str, Any]:
+        """Resume the audit in `out` and return a row with its differences from the reference."""
+        analysed = run(self.source_path, out).analysis.images
+        actual_files, expected_files = result_files(out), result_files(self.out)
+        different = [
+            name
+            for name in actual_files.keys() | expected_files.keys()
+            if actual_files.get(name) != expected_files.get(name)
+        ]
+        return {"fault": fault, "times": times, **self.count(out),
+                "different": len(different) + (analysed != self.num_analysed)}  # fmt: skip
 
 
-def added(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a fault, with the sums of all its rows."""
-    made: dict[str, dict[str, Any]] = {}
+def sum_by_fault(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per fault, with the sums of its rows."""
+    totals: dict[str, dict[str, Any]] = {}
     for row in rows:
-        one = made.setdefault(row["fault"], {"fault": row["fault"]})
+        total = totals.setdefault(row["fault"], {"fault": row["fault"]})
         for name in row.keys() - {"fault"}:
-            one[name] = one.get(name, 0) + row[name]
-    return [made[fault] for fault in sorted(made)]
+            total[name] = total.get(name, 0) + row[name]
+    return [totals[fault] for fault in sorted(totals)]
 
 
-def child(call: Callable[[], object]) -> int:
-    """Run a call in a process of its own; its number."""
-    number = os.fork()
-    if number:
-        return number
+def fork(call: Callable[[], object]) -> int:
+    """Run a call in a child process and return its id."""
+    pid = os.fork()
+    if pid:
+        return pid
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         call()
         os._exit(0)
-    except BaseException:  # noqa: BLE001 — a process that ends must say so
+    except BaseException:  # noqa: BLE001 — reported by the exit status
         os._exit(1)
 
 
-def killed(whole: Undisturbed, work: Path, kills: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Processes that are killed at random moments, until the audit is done."""
-    rng, done = random.Random(0), 0
-    while done < kills:
+def kill_processes(
+    reference: Reference, work: Path, kills: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Kill processes at random moments, then finish the audit."""
+    rng, num_kills = random.Random(0), 0
+    while num_kills < kills:
         processes, workers = rng.choice(((1, 0), (1, 2), (2, 0), (2, 1)))
-        out = work / f"killed-{done}"
-        here = 0
+        out = work / f"killed-{num_kills}"
+        kills_of_case = 0
         for _ in range(rng.randint(2, 6)):
             running = [
-                child(partial(run, whole.given, out, process=(place, processes), workers=workers))
-                for place in range(processes)
+                fork(
+                    partial(
+                        run, reference.source_path, out, process=(index, processes), workers=workers
+                    )
+                )
+                for index in range(processes)
             ]
             time.sleep(rng.uniform(0, seconds))
-            for one in running:
+            for pid in running:
                 try:
-                    os.killpg(one, signal.SIGKILL)
+                    os.killpg(pid, signal.SIGKILL)
                 except ProcessLookupError:
-                    os.kill(one, signal.SIGKILL)
-                _, status = os.waitpid(one, 0)
-                here += os.WIFSIGNALED(status)
-        done += here
-        yield whole.held(f"kill -9, {processes} at once, {workers} workers", here, out)
+                    os.kill(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                kills_of_case += os.WIFSIGNALED(status)
+        num_kills += kills_of_case
+        yield reference.compare(
+            f"kill -9, {processes} at once, {workers} workers", kills_of_case, out
+        )
         shutil.rmtree(out)
-        print(f"{done} of {kills} kills", file=sys.stderr)
+        print(f"{num_kills} of {kills} kills", file=sys.stderr)
 
 
-def workers_killed(whole: Undisturbed, work: Path, times: int) -> Iterator[dict[str, Any]]:
-    """Workers are killed while the audit runs; it goes on by itself."""
-    out, done = work / "workers", 0
+def kill_workers(reference: Reference, work: Path, times: int) -> Iterator[dict[str, Any]]:
+    """Kill workers while the audit runs; it continues without a restart."""
+    out, num_kills = work / "workers", 0
     rng = random.Random(1)
-    while done < times:
-        number, here = child(partial(run, whole.given, out, workers=2)), 0
-        while os.waitpid(number, os.WNOHANG)[0] == 0:
+    while num_kills < times:
+        pid, kills_of_case = fork(partial(run, reference.source_path, out, workers=2)), 0
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
             time.sleep(rng.uniform(0.3, 1.5))
             try:
-                tasks = Path(f"/proc/{number}/task").iterdir()
-                workers = [one for task in tasks for one in (task / "children").read_text().split()]
+                tasks = Path(f"/proc/{pid}/task").iterdir()
+                workers = [
+                    child_pid
+                    for task in tasks
+                    for child_pid in (task / "children").read_text().split()
+                ]
                 if workers:
                     os.kill(int(rng.choice(workers)), signal.SIGKILL)
-                    here += 1
+                    kills_of_case += 1
             except OSError:
                 continue
-        done += here
-        yield whole.held("a worker is killed", here, out)
+        num_kills += kills_of_case
+        yield reference.compare("a worker is killed", kills_of_case, out)
         shutil.rmtree(out)
 
 
-def limited(whole: Undisturbed, work: Path) -> dict[str, Any]:
-    """No file may grow: the call fails with a word, and goes on when there is room again."""
+def limit_file_size(reference: Reference, work: Path) -> dict[str, Any]:
+    """Limit the size of files, so that the audit fails; it resumes without the limit."""
     out, status = work / "limited", []
     for limit in (200, 2_000, LIMIT):
 
         def call(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            run(whole.given, out)
+            run(reference.source_path, out)
 
-        _, ended = os.waitpid(child(call), 0)
-        status.append(os.waitstatus_to_exitcode(ended))
+        _, wait_status = os.waitpid(fork(call), 0)
+        status.append(os.waitstatus_to_exitcode(wait_status))
     assert 1 in status
-    return whole.held("files may not grow", len(status), out)
+    return reference.compare("files may not grow", len(status), out)
 
 
-def failing(whole: Undisturbed, work: Path, kind: str) -> dict[str, Any]:
-    """A model that fails on some images: those are named, and no others."""
+def fail_model(reference: Reference, work: Path, kind: str) -> dict[str, Any]:
+    """Run a model that fails on some images: these are listed as skipped, and no others."""
     from semattn.images import Preprocessing, prepare
 
-    wanted = Preprocessing.of(Faulty())
-    bad = [f"{number:04}.png" for number in range(0, IMAGES, EVERY)]
-    inputs = torch.cat([prepare(whole.given / name, wanted).inputs for name in bad])
-    model = Faulty(kind, tuple(middle(inputs).tolist()))
+    preprocessing = Preprocessing.of(Faulty())
+    faulty = [f"{number:04}.png" for number in range(0, IMAGES, FAILURE_PERIOD)]
+    inputs = torch.cat(
+        [prepare(reference.source_path / name, preprocessing).inputs for name in faulty]
+    )
+    model = Faulty(kind, tuple(image_ids(inputs).tolist()))
     out = work / kind
-    run(whole.given, out, model)
+    run(reference.source_path, out, model)
     rows = parquet.read_table(out / "skipped.parquet").to_pylist()
-    left = {row["name"] for row in rows if row["job"] == "explain"}
-    expected = set() if kind == "no memory for a batch" else set(bad)
-    return {"fault": f"the model: {kind}", "times": len(bad) if expected else IMAGES,
-            **whole.counted(out), "different": len(left ^ expected)}  # fmt: skip
+    skipped = {row["name"] for row in rows if row["job"] == "explain"}
+    expected = set() if kind == "no memory for a batch" else set(faulty)
+    return {"fault": f"the model: {kind}", "times": len(faulty) if expected else IMAGES,
+            **reference.count(out), "different": len(skipped ^ expected)}  # fmt: skip
 
 
-def cut(given: Path, work: Path) -> dict[str, Any]:
-    """Archives cut off at random places: what comes before is there, and the rest is named."""
-    whole = work / "whole.tar"
-    with tarfile.open(whole, "w") as made:
-        for path in sorted(given.glob("0*.png"))[:30]:
-            about = tarfile.TarInfo(path.name)
+def truncate_archives(image_folder: Path, work: Path) -> dict[str, Any]:
+    """Truncate archives at random positions: complete members are read, the rest is reported."""
+    archive = work / "whole.tar"
+    with tarfile.open(archive, "w") as stream:
+        for path in sorted(image_folder.glob("0*.png"))[:30]:
+            member = tarfile.TarInfo(path.name)
             content = path.read_bytes()
-            about.size = len(content)
-            made.addfile(about, io.BytesIO(content))
-    every = open_source(whole, (), 1000).data.sources
+            member.size = len(content)
+            stream.addfile(member, io.BytesIO(content))
+    members = open_source(archive, (), 1000).data.sources
     rng, lost, doubled, silent = random.Random(2), 0, 0, 0
     times = 20
     for number in range(times):
-        end = rng.randint(600, every[-1].offset + every[-1].size - 1)
-        part = work / f"cut-{number}.tar"
-        part.write_bytes(whole.read_bytes()[:end])
-        there = sum(one.offset + one.size <= end for one in every)
-        if not there:
+        end = rng.randint(600, members[-1].offset + members[-1].size - 1)
+        part_path = work / f"cut-{number}.tar"
+        part_path.write_bytes(archive.read_bytes()[:end])
+        num_complete = sum(member.offset + member.size <= end for member in members)
+        if not num_complete:
             continue
-        found = open_source(part, (), 1000)
-        lost += max(0, there - len(found))
-        doubled += max(0, len(found) - there)
-        silent += not found.broken
-        run(part, work / f"cut-{number}", jobs=["explain"])
-        silent += len(names(work / f"cut-{number}")) != there
-    return {"fault": "an archive is cut off", "times": times, "images": times * len(every),
+        source = open_source(part_path, (), 1000)
+        lost += max(0, num_complete - len(source))
+        doubled += max(0, len(source) - num_complete)
+        silent += not source.broken
+        run(part_path, work / f"cut-{number}", jobs=["explain"])
+        silent += len(list_names(work / f"cut-{number}")) != num_complete
+    return {"fault": "an archive is cut off", "times": times, "images": times * len(members),
             "lost": lost, "doubled": doubled, "different": silent}  # fmt: skip
 
 
@@ -276,20 +294,22 @@ def main() -> None:
     units.BATCHES = 2
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        given, out = work / "in", work / "whole"
-        draw(given)
+        image_folder, out = work / "in", work / "whole"
+        draw_images(image_folder)
         start = time.perf_counter()
-        whole = Undisturbed(given, out, run(given, out).analysis.images)
+        reference = Reference(image_folder, out, run(image_folder, out).analysis.images)
         seconds = time.perf_counter() - start
-        rows = added(killed(whole, work, options.kills, seconds))
-        rows += added(workers_killed(whole, work, max(2, options.kills // 3)))
-        rows.append(limited(whole, work))
-        rows += [failing(whole, work, kind) for kind in ("raises", "NaN", "no memory for a batch")]
-        rows.append(cut(given, work))
-        rows += added(reliability_search.killed(Faulty, child, work, options.kills))
-    made = {
+        rows = sum_by_fault(kill_processes(reference, work, options.kills, seconds))
+        rows += sum_by_fault(kill_workers(reference, work, max(2, options.kills // 3)))
+        rows.append(limit_file_size(reference, work))
+        rows += [
+            fail_model(reference, work, kind) for kind in ("raises", "NaN", "no memory for a batch")
+        ]
+        rows.append(truncate_archives(image_folder, work))
+        rows += sum_by_fault(reliability_search.kill_searches(Faulty, fork, work, options.kills))
+    result = {
         "caption": f"Audits of {IMAGES} drawn pictures and 3 broken files, and searches of "
-        f"{len(reliability_search.pictures())} pictures, held against one left alone, file by "
+        f"{len(reliability_search.make_images())} pictures, held against one left alone, file by "
         "file, byte by byte. Lost and doubled: images that stand in neither table, or more than "
         "once; different: files that differ, or images that are left out without need or without "
         "a word. Made by `python -m benchmarks.reliability_audit`.",
@@ -303,7 +323,7 @@ def main() -> None:
         ],
         "rows": rows,
     }
-    write_text(options.out, json.dumps(made, indent=1) + "\n")
+    write_text(options.out, json.dumps(result, indent=1) + "\n")
     for row in rows:
         print(row)
 

@@ -1,10 +1,10 @@
 """Files and runs in every form: ``python -m benchmarks.reliability_files [--area NAME]``.
 
-Each case has a right value. Of a file, that is what was written into it (a mask, pixels, weights, a
-list of paths and labels), whatever encoding, wrapping or form it was written in. Of a run, it is
-the result of a run from scratch in a fresh folder, whatever was interrupted, edited, moved or
-repeated before. A case is equal, or refused in one line, or different. The result goes to
-benchmarks/results/reliability_files.json.
+Each case has an expected value. For a file, it is the content that was written (a mask, pixels,
+weights, a list of paths and labels), independent of encoding, wrapping and form. For a run, it is
+the result of a run from scratch in a new folder, independent of earlier interruptions, edits, moves
+and repetitions. The outcome of a case is equal, refused (in one line) or different. The result is
+written to benchmarks/results/reliability_files.json.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests import (
 RESULTS = Path(__file__).parent / "results" / "reliability_files.json"
 EQUAL, REFUSED, DIFFERENT = "equal", "refused", "different"
 EDGES = ("JPEG",)  # encodings that change the pixels on the edge of a mask
-LEVEL = 1  # of 255: how far the pixels of two depths may be apart
+LEVEL = 1  # of 255: largest difference between the pixels of two depths
 CLASSES = 5
 
 Case = Callable[[int, Path], "tuple[str, str]"]
@@ -55,27 +55,27 @@ Case = Callable[[int, Path], "tuple[str, str]"]
 def _masks(seed: int, folder: Path) -> tuple[str, str]:
     """Return the outcome of a mask in an encoding, and the name of the encoding."""
     rng, inside = np.random.default_rng(seed), mask_encodings.shape(seed)
-    every = mask_encodings.encodings | mask_encodings.ambiguous
-    name = list(every)[seed % len(every)]
-    file = every[name](inside, rng, folder)
+    encodings = mask_encodings.encodings | mask_encodings.ambiguous
+    name = list(encodings)[seed % len(encodings)]
+    path = encodings[name](inside, rng, folder)
     try:
-        mask = read_mask(file, (inside.shape[1], inside.shape[0])).inside
+        mask = read_mask(path, (inside.shape[1], inside.shape[0])).inside
     except SemattnError:
         return REFUSED if name in mask_encodings.ambiguous else DIFFERENT, name
     if name in mask_encodings.ambiguous:
         return DIFFERENT, name
     if any(edge in name for edge in EDGES):
-        away = ~(mask_encodings.rim(inside) | mask_encodings.rim(~inside))
-        return _outcome(np.array_equal(mask[away], inside[away])), name
+        off_rim = ~(mask_encodings.rim(inside) | mask_encodings.rim(~inside))
+        return _outcome(np.array_equal(mask[off_rim], inside[off_rim])), name
     return _outcome(np.array_equal(mask, inside)), name
 
 
 def _pictures(seed: int, folder: Path) -> tuple[str, str]:
     """Return the outcome of a picture in an encoding, and the name of the encoding."""
-    every = picture_encodings.encodings | picture_encodings.colour_encodings
-    name = list(every)[seed % len(every)]
+    encodings = picture_encodings.encodings | picture_encodings.colour_encodings
+    name = list(encodings)[seed % len(encodings)]
     levels = picture_encodings.picture(seed, colour=name in picture_encodings.colour_encodings)
-    pixels = np.asarray(read(every[name](levels, folder))).astype(int)
+    pixels = np.asarray(read(encodings[name](levels, folder))).astype(int)
     expected = levels if levels.ndim == 3 else levels[..., None]
     return _outcome(np.abs(pixels - expected).max() <= LEVEL), name
 
@@ -139,7 +139,7 @@ def _searches(seed: int, folder: Path) -> tuple[str, str]:
 
 
 def _benchmarks(seed: int, folder: Path) -> tuple[str, str]:
-    """Return the outcome of a benchmark that goes on after an edit."""
+    """Return the outcome of a benchmark that resumes after an edit."""
     kind = edited_data.EDITS[seed % len(edited_data.EDITS)]
     stop = (None, 1, 2, 3)[seed % 4]
     again, scratch, _ = edited_data.bench_case(folder, kind, seed, stop)
@@ -147,7 +147,7 @@ def _benchmarks(seed: int, folder: Path) -> tuple[str, str]:
 
 
 def _analyses(seed: int, folder: Path) -> tuple[str, str]:
-    """Return the outcome of an analysis that goes on after an edit."""
+    """Return the outcome of an analysis that resumes after an edit."""
     kind = edited_data.EDITS[seed % len(edited_data.EDITS)]
     stop = 1 + seed % 4
     with mock.patch.object(study, "BATCHES_BETWEEN_SAVES", 1):
@@ -178,12 +178,12 @@ def measured(area: str, cases: int, first: int = 0) -> dict[str, Any]:
     Parameters
     ----------
     area : a name in `AREAS`
-    cases : how many
-    first : seed of the first one
+    cases : number of cases
+    first : seed of the first case
 
     Returns
     -------
-    Counts of the outcomes, and what the different ones are.
+    Counts of the outcomes, and descriptions of the cases with outcome "different".
     """
     run, _ = AREAS[area]
     counts: Counter[str] = Counter()
@@ -194,21 +194,21 @@ def measured(area: str, cases: int, first: int = 0) -> dict[str, Any]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                outcome, what = run(seed, folder)
+                outcome, description = run(seed, folder)
         except Exception as error:  # noqa: BLE001 — an error where a value was expected
-            outcome, what = DIFFERENT, f"{type(error).__name__}: {error}"
+            outcome, description = DIFFERENT, f"{type(error).__name__}: {error}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         counts[outcome] += 1
         if outcome == DIFFERENT:
-            different.append(f"seed {seed}: {what}"[:300])
+            different.append(f"seed {seed}: {description}"[:300])
     seconds = round(time.monotonic() - start)
     numbers = {name: counts[name] for name in (EQUAL, REFUSED, DIFFERENT)}
     return {"area": area, "cases": cases, **numbers, "seconds": seconds, "which": different}
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the table of some areas, with a row of all."""
+    """Return the table of the areas, with a row of totals."""
     numbers = ("cases", EQUAL, REFUSED, DIFFERENT)
     total = {"area": "all"} | {name: sum(row[name] for row in rows) for name in numbers}
     return {
@@ -226,14 +226,14 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run all areas, or one; keep the rows of the others."""
+    """Run all areas, or one; the rows of the others are kept."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--area", choices=AREAS, help="this one alone")
-    parser.add_argument("--cases", type=int, help="so many of each")
+    parser.add_argument("--area", choices=AREAS, help="run only this area")
+    parser.add_argument("--cases", type=int, help="number of cases per area")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    rows = {row["area"]: row for row in kept if row["area"] in AREAS}
+    previous_rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = {row["area"]: row for row in previous_rows if row["area"] in AREAS}
     for area, (_, usual) in AREAS.items():
         if options.area in (None, area):
             rows[area] = row = measured(area, options.cases or usual)

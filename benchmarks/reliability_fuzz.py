@@ -1,9 +1,9 @@
-"""Hostile inputs: ``python -m benchmarks.reliability_fuzz [--inputs 100000] [--seed 0]``.
+"""Fuzzing: ``python -m benchmarks.reliability_fuzz [--inputs 100000] [--seed 0]``.
 
-Each area draws its inputs by the seed, hands them to semattn one by one, in a process of its own,
-and counts: answered as promised, refused clearly, crashed, and left changed. Memory is taken after
-a warm-up and at the end. The table is written after every area, so that a run may be stopped and go
-on with the areas that are left: ``--areas pictures arrays``. The result goes to
+Each area runs in a process of its own. It draws its inputs by the seed, passes them to semattn, and
+counts the outcomes: answered correctly, refused clearly, crashed, and state left changed. Memory is
+measured after a warm-up and at the end. The table is written after every area, so that a run may be
+stopped and resumed with the remaining areas: ``--areas pictures arrays``. The result is written to
 benchmarks/results/reliability_fuzz.json.
 """
 
@@ -39,73 +39,77 @@ from . import (
 )
 
 RESULTS = Path(__file__).parent / "results" / "reliability_fuzz.json"
-WARM_UP = 1000  # inputs, or a tenth of them, after which memory is taken
+WARM_UP = 1000  # inputs before memory is measured; at most a tenth of all inputs
 
-# Area: what makes it, and what it is in the table.
+# Area: the function that makes its attempt, and its title in the table.
 AREAS: dict[str, tuple[Any, str]] = {
     "pictures": (fuzzing_images.pictures, "pictures: damaged and forged files"),
     "arrays": (fuzzing_images.arrays, "arrays, tensors, PIL images, and none of them"),
-    "keypoints": (fuzzing_patches.keypoints, "keypoints: detectors, crops"),
-    "density": (fuzzing_patches.density, "densities, concentration, strata, grids"),
-    "masking": (fuzzing_patches.masking, "masks and loss weights"),
-    "explained": (fuzzing_models.explained, "explanations: images, targets, options, models"),
+    "keypoints": (fuzzing_patches.keypoint_detection, "keypoints: detectors, crops"),
+    "density": (fuzzing_patches.density_functions, "densities, concentration, strata, grids"),
+    "masking": (fuzzing_patches.mask_policies, "masks and loss weights"),
+    "explained": (fuzzing_models.explanations, "explanations: images, targets, options, models"),
     "attention": (fuzzing_models.attention, "attention recorded, steered, prompted"),
     "archives": (fuzzing_archives.archives, "archives, lists, folders"),
-    "kept": (fuzzing_files.kept, "maps, analyses, searches, keypoints on the disk"),
-    "checkpoints": (fuzzing_files.checkpoints, "weights"),
-    "arguments": (fuzzing_arguments.arguments, "command lines"),
+    "kept": (fuzzing_files.stored_files, "maps, analyses, searches, keypoints on the disk"),
+    "checkpoints": (fuzzing_files.checkpoint_files, "weights"),
+    "arguments": (fuzzing_arguments.command_lines, "command lines"),
 }
 
 
 def measured(area: str, inputs: int, seed: int, work: Path) -> dict[str, Any]:
-    """Try so many inputs of an area: a row of the table, and what crashed."""
+    """Run the inputs of one area; return a row of the table and the crashes."""
     torch.set_num_threads(1)
-    place, own = work / "place", work / "tmp"
-    for one in (place, own):
-        one.mkdir()
-    tempfile.tempdir = str(own)
-    make, title = AREAS[area]
-    attempt = make(place)
-    count: Counter[str] = Counter()
+    area_dir, temp_dir = work / "place", work / "tmp"
+    for folder in (area_dir, temp_dir):
+        folder.mkdir()
+    tempfile.tempdir = str(temp_dir)
+    make_attempt, title = AREAS[area]
+    attempt = make_attempt(area_dir)
+    counts: Counter[str] = Counter()
     crashes: dict[str, str] = {}
-    warm, start = 0.0, time.perf_counter()
-    there = set(threading.enumerate())  # of those who run this, tests among them
-    before = fuzzing.state(there)
+    warm_memory, start = 0.0, time.perf_counter()
+    known_threads = set(threading.enumerate())  # threads of the caller, such as a test runner
+    before = fuzzing.process_state(known_threads)
     for index in range(inputs):
         if index == min(WARM_UP, inputs // 10):
-            warm = fuzzing.resident()
+            warm_memory = fuzzing.resident_mib()
         rng = np.random.default_rng([seed, zlib.crc32(area.encode()), index])
-        verdict, said = fuzzing.judge(lambda chance=rng: attempt(chance))
-        after = fuzzing.state(there)
-        left = [name for name, value in after.items() if value != before[name]]
+        verdict, message = fuzzing.judge(lambda generator=rng: attempt(generator))
+        after = fuzzing.process_state(known_threads)
+        changed = [name for name, value in after.items() if value != before[name]]
         before = after
-        count[verdict] += 1
-        count["left"] += bool(left)
-        if verdict == "crashed" or left:
-            crashes.setdefault(said.partition(": ")[0], f"{area} {index}: {said} {left or ''}")
+        counts[verdict] += 1
+        counts["left"] += bool(changed)
+        if verdict == "crashed" or changed:
+            crashes.setdefault(
+                message.partition(": ")[0], f"{area} {index}: {message} {changed or ''}"
+            )
         if (index + 1) % 1000 == 0:
-            print(f"{area}: {index + 1} of {inputs}, {dict(count)}", file=sys.stderr, flush=True)
-    tried = inputs - min(WARM_UP, inputs // 10)
+            print(f"{area}: {index + 1} of {inputs}, {dict(counts)}", file=sys.stderr, flush=True)
+    num_after_warm_up = inputs - min(WARM_UP, inputs // 10)
     return {
         "area": title,
         "inputs": inputs,
-        **{name: count[name] for name in ("answered", "refused", "crashed", "left")},
-        "growth": round((fuzzing.resident() - warm) * 10_000 / max(tried, 1), 1),
+        **{name: counts[name] for name in ("answered", "refused", "crashed", "left")},
+        "growth": round(
+            (fuzzing.resident_mib() - warm_memory) * 10_000 / max(num_after_warm_up, 1), 1
+        ),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "milliseconds": round(1000 * (time.perf_counter() - start) / max(inputs, 1), 1),
         "crashes": list(crashes.values()),
     }
 
 
-def alone(area: str, inputs: int, seed: int) -> dict[str, Any]:
-    """The same in a process of its own, which may even die."""
+def run_in_process(area: str, inputs: int, seed: int) -> dict[str, Any]:
+    """Run one area in a process of its own, which may crash."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         file = Path(folder) / "row.json"
-        line = [sys.executable, "-m", "benchmarks.reliability_fuzz", "--alone", str(file)]
-        line += ["--areas", area, "--inputs", str(inputs), "--seed", str(seed)]
-        ended = subprocess.run(line, check=False, cwd=folder, env=_environment())
+        command = [sys.executable, "-m", "benchmarks.reliability_fuzz", "--alone", str(file)]
+        command += ["--areas", area, "--inputs", str(inputs), "--seed", str(seed)]
+        process = subprocess.run(command, check=False, cwd=folder, env=_environment())
         if not file.exists():
-            raise RuntimeError(f"{area}: the process ended with {ended.returncode}")
+            raise RuntimeError(f"{area}: the process ended with {process.returncode}")
         row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return row
 
@@ -116,7 +120,7 @@ def _environment() -> dict[str, str]:
 
 
 def result(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """The table."""
+    """Return the table."""
     total: dict[str, Any] = {
         name: sum(row[name] for row in rows)
         for name in ("inputs", "answered", "refused", "crashed", "left")
@@ -145,12 +149,14 @@ def result(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Try all areas and write the table."""
+    """Run all areas and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--inputs", type=int, default=110_000, help="of all areas together")
+    parser.add_argument(
+        "--inputs", type=int, default=110_000, help="number of inputs of all areas together"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--areas", nargs="+", choices=AREAS, default=list(AREAS))
-    parser.add_argument("--smoke", action="store_true", help="a few inputs of each")
+    parser.add_argument("--smoke", action="store_true", help="a few inputs per area")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,10 +168,10 @@ def main() -> None:
     inputs = 1_100 if options.smoke else options.inputs
     rows: dict[str, dict[str, Any]] = {}
     if options.out.exists():
-        told = json.loads(options.out.read_text(encoding="utf-8"))
-        rows = {row["area"]: row for row in told["rows"] if row["area"] != "all"}
+        previous = json.loads(options.out.read_text(encoding="utf-8"))
+        rows = {row["area"]: row for row in previous["rows"] if row["area"] != "all"}
     for area in options.areas:
-        row = alone(area, -(-inputs // len(AREAS)), options.seed)
+        row = run_in_process(area, -(-inputs // len(AREAS)), options.seed)
         rows[row["area"]] = row
         order = [rows[title] for _, title in AREAS.values() if title in rows]
         write_text(options.out, json.dumps(result(order, options.seed), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""A shared search for cues under kill -9, for the table of `benchmarks.reliability_audit`."""
+"""Shared search for cues with kill -9, for the table of `benchmarks.reliability_audit`."""
 
 from __future__ import annotations
 
@@ -21,71 +21,83 @@ from torch import nn
 from semattn.spurious import Search, save_discovery
 
 CLASSES, EACH, SIDE = 3, 24, 72
-BATCH = 6  # so that there are many moments to be killed at
-FOUND = "found.npz"
+BATCH = 6  # small, so that there are many moments for a kill
+RESULT_NAME = "found.npz"
 
-Make = Callable[[], nn.Module]
+MakeModel = Callable[[], nn.Module]
 Fork = Callable[[Callable[[], object]], int]
 
 
-def pictures() -> list[tuple[np.ndarray, int]]:
-    """Smooth noise of three classes; the first has a square in a corner, so that it is tried."""
-    made = []
+def make_images() -> list[tuple[np.ndarray, int]]:
+    """Return smooth noise of three classes; the first has a coloured square, a candidate cue."""
+    labelled = []
     for number in range(CLASSES * EACH):
         rng = np.random.default_rng(number)
         small = Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8))
         pixels = np.array(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         if number % CLASSES == 0:
             pixels[-20:, -20:] = (250, 10, 10)
-        made.append((pixels, number % CLASSES))
-    return made
+        labelled.append((pixels, number % CLASSES))
+    return labelled
 
 
-def search(make: Make, out: Path, process: tuple[int, int] = (0, 1)) -> None:
-    """The part of a process; the one that goes on writes what was found."""
-    shared = Search(make(), pictures(), batch_size=BATCH, lift=1.5, folder=out)
+def run_search(make_model: MakeModel, out: Path, process: tuple[int, int] = (0, 1)) -> None:
+    """Run the part of one process; the last one writes the result."""
+    shared = Search(make_model(), make_images(), batch_size=BATCH, lift=1.5, folder=out)
     if shared.look(process):
-        save_discovery(shared.discover(), out / FOUND)
+        save_discovery(shared.discover(), out / RESULT_NAME)
 
 
-def files(out: Path) -> dict[str, bytes]:
-    """All that was kept; hidden files are what was cut short."""
-    return {one.name: one.read_bytes() for one in out.iterdir() if not one.name.startswith(".")}
+def stored_files(out: Path) -> dict[str, bytes]:
+    """Return all stored files; hidden files are partial ones and left out."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
 
 
-def looked_at(out: Path) -> Counter[int]:
-    """How often each image was looked at."""
-    count: Counter[int] = Counter()
-    for one in out.glob("look-*.npz"):
-        with np.load(one, allow_pickle=False) as kept:
-            count.update(kept["sources"].tolist())
-    return count
+def times_looked_at(out: Path) -> Counter[int]:
+    """Return how often each image was processed."""
+    counts: Counter[int] = Counter()
+    for path in out.glob("look-*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            counts.update(arrays["sources"].tolist())
+    return counts
 
 
-def killed(make: Make, fork: Fork, work: Path, kills: int) -> Iterator[dict[str, Any]]:
-    """Rows: searches by two processes, both killed at random moments, until one is whole."""
+def kill_searches(
+    make_model: MakeModel, fork: Fork, work: Path, kills: int
+) -> Iterator[dict[str, Any]]:
+    """Yield rows: searches by two processes, both killed at random moments, then finished."""
     start = time.perf_counter()
-    whole = work / "search"
-    search(make, whole)
+    reference_dir = work / "search"
+    run_search(make_model, reference_dir)
     seconds = time.perf_counter() - start
-    wanted, rng, done, images = files(whole), random.Random(3), 0, len(pictures())
-    assert any(name.startswith("trial-") for name in wanted), "nothing was tried"
-    while done < kills:
-        out, here = work / f"search-{done}", 0
+    reference_files, rng, num_kills, num_images = (
+        stored_files(reference_dir),
+        random.Random(3),
+        0,
+        len(make_images()),
+    )
+    assert any(name.startswith("trial-") for name in reference_files), "no candidate was tested"
+    while num_kills < kills:
+        out, kills_of_case = work / f"search-{num_kills}", 0
         for _ in range(rng.randint(2, 6)):
-            running = [fork(partial(search, make, out, (place, 2))) for place in range(2)]
+            running = [fork(partial(run_search, make_model, out, (index, 2))) for index in range(2)]
             time.sleep(rng.uniform(0, seconds))
-            for one in running:
-                os.kill(one, signal.SIGKILL)
-                here += os.WIFSIGNALED(os.waitpid(one, 0)[1])
-        done += here
-        search(make, out)
-        mine, count = files(out), looked_at(out)
-        different = [one for one in mine.keys() | wanted.keys() if mine.get(one) != wanted.get(one)]
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                kills_of_case += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        num_kills += kills_of_case
+        run_search(make_model, out)
+        actual_files, counts = stored_files(out), times_looked_at(out)
+        different = [
+            name
+            for name in actual_files.keys() | reference_files.keys()
+            if actual_files.get(name) != reference_files.get(name)
+        ]
         yield {
-            "fault": "search for cues: kill -9, 2 at once", "times": here, "images": images,
-            "lost": images - len(count), "doubled": sum(count.values()) - len(count),
+            "fault": "search for cues: kill -9, 2 at once", "times": kills_of_case,
+            "images": num_images,
+            "lost": num_images - len(counts), "doubled": sum(counts.values()) - len(counts),
             "different": len(different),
         }  # fmt: skip
         shutil.rmtree(out)
-        print(f"{done} of {kills} kills of a search", file=sys.stderr)
+        print(f"{num_kills} of {kills} kills of a search", file=sys.stderr)

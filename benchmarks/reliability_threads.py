@@ -1,7 +1,7 @@
-"""Many users of one model at once: ``python -m benchmarks.reliability_threads [--calls 4000]``.
+"""Concurrent use of one model: ``python -m benchmarks.reliability_threads [--calls 4000]``.
 
-Threads and asyncio tasks explain, record, prompt and call a model as they please; each answer is
-held, bit for bit, against the same call made alone. The result goes to
+Threads and asyncio tasks explain, record, prompt and call a model concurrently. Each result is
+compared bit for bit with that of the same call alone. The result is written to
 benchmarks/results/reliability_threads.json.
 """
 
@@ -33,15 +33,15 @@ RESULTS = Path(__file__).parent / "results" / "reliability_threads.json"
 THREADS = (2, 4, 8, 16)
 TASKS = 8
 IMAGES = 4
-FEW: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "integrated-gradients": {"n_steps": 4}, "smooth-grad": {"nt_samples": 2},
 }  # fmt: skip
 
 Call = Callable[[], Tensor]
 
 
-def models() -> dict[str, nn.Module]:
-    """A plain model, and one with windows and two grids."""
+def make_models() -> dict[str, nn.Module]:
+    """Return a plain model, and a windowed one with two grids."""
     torch.manual_seed(0)
     plain = VisionTransformer(
         img_size=64, patch_size=16, embed_dim=16, depth=4, num_heads=2, num_classes=5
@@ -54,129 +54,139 @@ def models() -> dict[str, nn.Module]:
 
 
 def calls_of(model: nn.Module) -> dict[str, Call]:
-    """Everything that is asked of a model, by name: explainers, prompters, records, plain calls."""
+    """Return the calls of a model by name: explainers, prompters, records, plain calls."""
     x = torch.rand(IMAGES, 1, 3, 64, 64, generator=torch.manual_seed(1))
 
-    def explained(name: str, number: int) -> Tensor:
-        made: Tensor = explainers[name](**FEW.get(name, {})).attribute(model, x[number], target=1)
-        return made
+    def explain(name: str, number: int) -> Tensor:
+        attribution: Tensor = explainers[name](**OPTIONS.get(name, {})).attribute(
+            model, x[number], target=1
+        )
+        return attribution
 
-    def prompted(strength: float, number: int) -> Tensor:
+    def prompt(strength: float, number: int) -> Tensor:
         with torch.no_grad():
-            made: Tensor = AttentionPrompter(model, strength=strength)(x[number])
-        return made
+            logits: Tensor = AttentionPrompter(model, strength=strength)(x[number])
+        return logits
 
-    def both(number: int) -> Tensor:
+    def explain_prompted(number: int) -> Tensor:
         with AttentionPrompter(model, density="count").steer():
-            return explained("sift-patch-interrelation", number)
+            return explain("sift-patch-interrelation", number)
 
-    def recorded(number: int) -> Tensor:
+    def record_rows(number: int) -> Tensor:
         return next(record(model, x[number], target=1).rows(slice(None)))[1]
 
     def plain(number: int) -> Tensor:
-        answer: Tensor = model(x[number]).detach()
-        return answer
+        logits: Tensor = model(x[number]).detach()
+        return logits
 
-    made: dict[str, Call] = {}
+    calls: dict[str, Call] = {}
     for number in range(IMAGES):
         for name in explainers:
-            made[f"{name} {number}"] = partial(explained, name, number)
+            calls[f"{name} {number}"] = partial(explain, name, number)
         for strength in (0.5, 1.0, 2.0):
-            made[f"prompted {strength} {number}"] = partial(prompted, strength, number)
-        made[f"explained when prompted {number}"] = partial(both, number)
-        made[f"record {number}"] = partial(recorded, number)
-        made[f"plain {number}"] = partial(plain, number)
-    return made
+            calls[f"prompted {strength} {number}"] = partial(prompt, strength, number)
+        calls[f"explained when prompted {number}"] = partial(explain_prompted, number)
+        calls[f"record {number}"] = partial(record_rows, number)
+        calls[f"plain {number}"] = partial(plain, number)
+    return calls
 
 
-def alone(calls: dict[str, Call]) -> dict[str, Tensor]:
-    """What each call gives when nothing else runs; those that the model does not take go."""
-    kept = {}
+def sequential_results(calls: dict[str, Call]) -> dict[str, Tensor]:
+    """Return the result of each call when nothing else runs; unsupported calls are left out."""
+    results = {}
     for name, call in calls.items():
         try:
-            kept[name] = call()
+            results[name] = call()
         except ValueError as error:
             print(f"  left out: {name}: {error}", file=sys.stderr)
-    return kept
+    return results
 
 
-def state(model: nn.Module) -> list[Any]:
-    """All that could be left behind."""
+def model_state(model: nn.Module) -> list[Any]:
+    """Return the state that a call could leave changed."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found: list[Any] = [
-        (name, one.training, sum(len(getattr(one, kind)) for kind in hooks), sorted(vars(one)))
-        for name, one in model.named_modules()
+    modules: list[Any] = [
+        (
+            name,
+            module.training,
+            sum(len(getattr(module, kind)) for kind in hooks),
+            sorted(vars(module)),
+        )
+        for name, module in model.named_modules()
     ]
-    return found + [(name, one.requires_grad, one.grad) for name, one in model.named_parameters()]
+    return modules + [
+        (name, parameter.requires_grad, parameter.grad)
+        for name, parameter in model.named_parameters()
+    ]
 
 
-def held(name: str, calls: dict[str, Call], wanted: dict[str, Tensor]) -> str:
-    """How one call ended: as "same", "different", or "error"."""
+def compare(name: str, calls: dict[str, Call], expected: dict[str, Tensor]) -> str:
+    """Run one call and return "same", "different" or "error"."""
     try:
-        return "same" if torch.equal(calls[name](), wanted[name]) else "different"
-    except Exception as error:  # noqa: BLE001 — every one is counted, and shown
+        return "same" if torch.equal(calls[name](), expected[name]) else "different"
+    except Exception as error:  # noqa: BLE001 — counted and printed
         print(f"  {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return "error"
 
 
-def by_threads(count: int, names: Sequence[str], ask: Callable[[str], str]) -> list[str]:
-    """What `ask` says of each name, by so many threads."""
+def run_in_threads(count: int, names: Sequence[str], check: Callable[[str], str]) -> list[str]:
+    """Run the calls in several threads and return their outcomes."""
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(ask, names))
+        return list(pool.map(check, names))
 
 
-def by_tasks(model: nn.Module, names: Sequence[str], ask: Callable[[str], str]) -> list[str]:
-    """The same by asyncio tasks of one thread; half hold a prompter open as the others ask."""
+def run_in_tasks(model: nn.Module, names: Sequence[str], check: Callable[[str], str]) -> list[str]:
+    """Run the calls in asyncio tasks of one thread, while as many tasks hold a prompter open."""
 
-    async def work(number: int) -> list[str]:
-        found = []
+    async def make_calls(number: int) -> list[str]:
+        outcomes = []
         for name in names[number::TASKS]:
             await asyncio.sleep(0)
-            found.append(ask(name))
-        return found
+            outcomes.append(check(name))
+        return outcomes
 
-    async def beside(number: int) -> list[str]:
+    async def hold_prompter(number: int) -> list[str]:
         with AttentionPrompter(model, strength=float(number)).steer():
             for _ in names[number::TASKS]:
                 await asyncio.sleep(0)
         return []
 
-    async def everyone() -> list[list[str]]:
-        tasks = [one(number) for number in range(TASKS) for one in (work, beside)]
+    async def run_tasks() -> list[list[str]]:
+        tasks = [task(number) for number in range(TASKS) for task in (make_calls, hold_prompter)]
         return await asyncio.gather(*tasks)
 
-    return [one for found in asyncio.run(everyone()) for one in found]
+    return [outcome for outcomes in asyncio.run(run_tasks()) for outcome in outcomes]
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--calls", type=int, default=4000, help="in all")
+    parser.add_argument("--calls", type=int, default=4000, help="total number of calls")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # the threads are ours
-    chance, rows = random.Random(options.seed), []
-    for kind, model in models().items():
-        calls, before = calls_of(model), state(model)
-        wanted = alone(calls)
-        ask = partial(held, calls=calls, wanted=wanted)
-        ways: list[tuple[str, Callable[..., list[str]]]] = [
-            (f"{count} threads", partial(by_threads, count)) for count in THREADS
+    torch.set_num_threads(1)  # the benchmark starts its own threads
+    rng, rows = random.Random(options.seed), []
+    for kind, model in make_models().items():
+        calls, before = calls_of(model), model_state(model)
+        expected = sequential_results(calls)
+        check = partial(compare, calls=calls, expected=expected)
+        runners: list[tuple[str, Callable[..., list[str]]]] = [
+            (f"{count} threads", partial(run_in_threads, count)) for count in THREADS
         ]
-        ways.append((f"{2 * TASKS} asyncio tasks of a thread", partial(by_tasks, model)))
-        each = -(-options.calls // (2 * len(ways)))
-        for way, run in ways:
-            found = run(chance.choices(sorted(wanted), k=each), ask)
+        runners.append((f"{2 * TASKS} asyncio tasks of a thread", partial(run_in_tasks, model)))
+        calls_per_runner = -(-options.calls // (2 * len(runners)))
+        for label, run in runners:
+            outcomes = run(rng.choices(sorted(expected), k=calls_per_runner), check)
             rows.append(
                 {
-                    "model": kind, "way": way, "kinds": len(wanted), "calls": len(found),
-                    "different": found.count("different"), "errors": found.count("error"),
-                    "left": sum(map(lambda a, b: a != b, before, state(model))),
+                    "model": kind, "way": label, "kinds": len(expected), "calls": len(outcomes),
+                    "different": outcomes.count("different"), "errors": outcomes.count("error"),
+                    "left": sum(map(lambda a, b: a != b, before, model_state(model))),
                 }
             )  # fmt: skip
             print(rows[-1], file=sys.stderr)
-    made = {
+    result = {
         "caption": f"{sum(row['calls'] for row in rows):,} calls, drawn from all explainers, "
         "prompters at three strengths, explanations in a prompted pass, records and plain calls, "
         f"of {IMAGES} images each; of the tasks, half hold a prompter open. Different: answers "
@@ -194,7 +204,7 @@ def main() -> None:
         ],
         "rows": rows,
     }
-    write_text(options.out, json.dumps(made, indent=1) + "\n")
+    write_text(options.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python benchmarks/render_tables.py [--check]
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->` and is made from
-results/NAME.json, or, those of `MADE`, from the sweep over architectures that the package holds.
-With --check nothing is written; the exit status is 1 if the two disagree.
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. It is built from
+results/NAME.json or by a function in `TABLE_BUILDERS`. With --check nothing is written, and the
+exit status is 1 if a page differs from the results.
 
 A result is an object with `columns`, a list of {"key", "title", "format"} (format as in Python's
-format(), left out for text), `rows`, a list of objects with those keys (None prints as a dash), and
-`caption`, one sentence on what was measured, on what, with what.
+format(), absent for text), `rows`, a list of objects with those keys (None prints as a dash), and
+`caption`, one sentence on what was measured, and how.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re
 
 
 def table(result: dict[str, Any]) -> str:
-    """A Markdown table, and its caption under it."""
+    """Return a Markdown table with its caption below."""
     columns = result["columns"]
     lines = [
         [column["title"] for column in columns],
@@ -49,25 +49,25 @@ def _cell(value: Any, form: str | None) -> str:
 
 
 def _families() -> dict[str, Any]:
-    """The sweep's result by family."""
+    """Return the results of the sweep over timm's architectures, by family."""
     from semattn.zoo.known import families, known, sweep
 
     models = known()
     rows = [
         {
-            "family": one.name,
-            "models": one.total,
-            "works": one.counts["works"],
-            "refused": one.counts["refused"] or None,
-            "untried": one.counts["not tried"] or None,
-            "wrong": one.counts["wrong"] or None,
-            "example": f"`{one.example}`" if one.example else None,
+            "family": family.name,
+            "models": family.total,
+            "works": family.counts["works"],
+            "refused": family.counts["refused"] or None,
+            "untried": family.counts["not tried"] or None,
+            "wrong": family.counts["wrong"] or None,
+            "example": f"`{family.example}`" if family.example else None,
         }
-        for one in families(models)
+        for family in families(models)
     ]
-    counts = Counter(one.status for one in models.values())
+    counts = Counter(model.status for model in models.values())
     total, works = len(models), counts["works"]
-    made = sweep()
+    result = sweep()
     return {
         "columns": [
             {"key": "family", "title": "module of timm"},
@@ -82,23 +82,23 @@ def _families() -> dict[str, Any]:
         "caption": (
             f"{works} of {total} architectures work ({works / total:.1%}), "
             f"{counts['refused']} are refused by name, {counts['wrong']} are wrong, "
-            f"{counts['not tried']} were not tried (they do not fit {made['limit_gb']:g} GB, or "
-            f"take too long). timm {made['timm']}, torch {made['torch']}, random weights, own "
+            f"{counts['not tried']} were not tried (they do not fit {result['limit_gb']:g} GB, or "
+            f"take too long). timm {result['timm']}, torch {result['torch']}, random weights, own "
             "input size, depth cut. Made by `python -m benchmarks.sweep_timm`."
         ),
     }
 
 
 def _refusals() -> dict[str, Any]:
-    """What does not work, by family and reason."""
+    """Return the architectures that do not work, by family and reason."""
     from semattn.zoo.known import known
 
-    found: dict[tuple[str, str], list[str]] = {}
-    for one in known().values():
-        if one.status != "works":
-            reason = re.sub(r"^\S+ \((\w+)\): ", r"\1: ", one.reason)  # the class, not its place
+    refusals: dict[tuple[str, str], list[str]] = {}
+    for model in known().values():
+        if model.status != "works":
+            reason = re.sub(r"^\S+ \((\w+)\): ", r"\1: ", model.reason)  # the class, not its place
             reason = re.sub(r" (in a call of|on) (shape )?\([\d, ]+\)", "", reason)
-            found.setdefault((one.family, reason), []).append(one.name)
+            refusals.setdefault((model.family, reason), []).append(model.name)
     return {
         "columns": [
             {"key": "family", "title": "module of timm"},
@@ -106,8 +106,8 @@ def _refusals() -> dict[str, Any]:
             {"key": "reason", "title": "what semattn says"},
         ],
         "rows": [
-            {"family": family, "names": ", ".join(f"`{one}`" for one in names), "reason": reason}
-            for (family, reason), names in sorted(found.items())
+            {"family": family, "names": ", ".join(f"`{name}`" for name in names), "reason": reason}
+            for (family, reason), names in sorted(refusals.items())
         ],
         "caption": "Everything of the table above that does not work.",
     }
@@ -140,14 +140,18 @@ SETS = {"explain_test": "test", "explain_unseen_objects": "unseen objects"}
 
 
 def _explained() -> dict[str, Any]:
-    """The rows of both test sets that a reader looks for first."""
-    made = {name: json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in SETS}
-    later = [
-        {name: json.loads((RESULTS / f"{name}_{what}.json").read_text("utf-8")) for name in SETS}
-        for what in ("grown", "lrp")
+    """Return the main columns of both test sets, ours next to the other methods."""
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in SETS}
+    extra_results = [
+        {name: json.loads((RESULTS / f"{name}_{suffix}.json").read_text("utf-8")) for name in SETS}
+        for suffix in ("grown", "lrp")
     ]
-    found = {
-        name: {row["method"]: row for one in (*later, made) for row in one[name]["rows"]}
+    method_rows = {
+        name: {
+            row["method"]: row
+            for results_of_set in (*extra_results, results)
+            for row in results_of_set[name]["rows"]
+        }
         for name in SETS
     }
     columns, rows = [{"key": "name", "title": "map"}], []
@@ -159,10 +163,10 @@ def _explained() -> dict[str, Any]:
         row: dict[str, Any] = {"name": name}
         for key in SETS:
             for metric in ("ap", "insertion-deletion"):
-                row[f"{key} {metric}"] = found[key][method][metric].split(" ")[0]
-                row[f"{key} ours {metric}"] = found[key][method].get(f"ours {metric}")
+                row[f"{key} {metric}"] = method_rows[key][method][metric].split(" ")[0]
+                row[f"{key} ours {metric}"] = method_rows[key][method].get(f"ours {metric}")
         rows.append(row)
-    counts = [one["manifest"]["data"]["count"] for one in made.values()]
+    counts = [result["manifest"]["data"]["count"] for result in results.values()]
     return {
         "columns": columns,
         "rows": rows,
@@ -177,38 +181,38 @@ def _explained() -> dict[str, Any]:
     }
 
 
-MADE = {"explained": _explained, "families": _families, "refusals": _refusals}
+TABLE_BUILDERS = {"explained": _explained, "families": _families, "refusals": _refusals}
 
 
 def render(page: str, results: Path = RESULTS) -> str:
-    """The page with every table made anew; one without a result says so."""
+    """Return the page with every table rendered; a table without a result says so."""
 
-    def fill(place: re.Match[str]) -> str:
-        file = results / f"{place[2]}.json"
-        made = "Not measured yet.\n"
-        if place[2] in MADE:
-            made = table(MADE[place[2]]())
+    def fill(match: re.Match[str]) -> str:
+        file = results / f"{match[2]}.json"
+        text = "Not measured yet.\n"
+        if match[2] in TABLE_BUILDERS:
+            text = table(TABLE_BUILDERS[match[2]]())
         elif file.exists():
-            made = table(json.loads(file.read_text(encoding="utf-8")))
-        return place[1] + made + place[3]
+            text = table(json.loads(file.read_text(encoding="utf-8")))
+        return match[1] + text + match[3]
 
     return PLACE.sub(fill, page)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the tables, or with --check say whether they are as they should be."""
-    differ = 0
+    """Write the tables, or with --check report the pages that differ."""
+    status = 0
     for file in PAGES:
         page = file.read_text(encoding="utf-8")
-        made = render(page)
-        if made == page:
+        rendered = render(page)
+        if rendered == page:
             continue
-        differ = 1
+        status = 1
         if "--check" in arguments:
             print(f"{file.name}: its tables differ from the results — run make tables")
         else:
-            file.write_text(made, encoding="utf-8")
-    return differ if "--check" in arguments else 0
+            file.write_text(rendered, encoding="utf-8")
+    return status if "--check" in arguments else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What an audit of ImageNet takes: ``python -m benchmarks.scale``.
+"""Estimated cost of an audit of ImageNet: ``python -m benchmarks.scale``.
 
-Reckoned from what `bench_throughput` measured: on two cores, and on one GPU with sixteen. The
-result goes to benchmarks/results/scale.json.
+Extrapolated from the results of `bench_throughput`, on two cores and on one GPU with sixteen cores.
+The result is written to benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMAGES = 1_281_167  # ImageNet-1k, training
 
 @dataclass(frozen=True)
 class Setup:
-    """Machines that are all alike; `cores` and `gpus` are those of one."""
+    """Identical machines; `cores` and `gpus` are those of one machine."""
 
     name: str
     machines: int
@@ -41,36 +41,36 @@ SETUPS = (
 )
 
 
-def planned(setup: Setup, found: dict[str, Any]) -> dict[str, Any]:
-    """A row: what reading and the whole do in a second, the hours, and who is the slower.
+def plan(setup: Setup, throughput: dict[str, Any]) -> dict[str, Any]:
+    """Return one row: the rates of reading and explaining, the hours, and the slower stage.
 
     Parameters
     ----------
     setup : the machines
-    found : result of `bench_throughput` on the like of them
+    throughput : result of `bench_throughput` on a machine of the same kind
     """
-    rates = {row["way"]: row["rate"] for row in found["rows"]}
-    cores = setup.cores / found["machine"]["cores"]  # in machines of those that were measured
+    rates = {row["way"]: row["rate"] for row in throughput["rows"]}
+    cores = setup.cores / throughput["machine"]["cores"]  # relative to the measured machine
     reading = setup.machines * cores * rates[measured.READING]
     processes = setup.machines * max(1, setup.gpus)
     explaining = rates[measured.EXPLAIN] * (processes if setup.gpus else setup.machines * cores)
     rate = min(reading, explaining)
-    disk = IMAGES * (found["needs"]["row_bytes"] + found["needs"]["map_bytes"]) / 2**20
+    disk = IMAGES * (throughput["needs"]["row_bytes"] + throughput["needs"]["map_bytes"]) / 2**20
     return {
         "setup": setup.name, "reading": reading, "explaining": explaining,
         "hours": IMAGES / rate / 3600,
         "slower": "explaining" if rate == explaining else "reading, SIFT",
-        "memory": processes / setup.machines * found["needs"]["peak_mib"] / 1024,
-        "disk": (disk + processes * found["needs"]["sums_mib"]) / 1024,
+        "memory": processes / setup.machines * throughput["needs"]["peak_mib"] / 1024,
+        "disk": (disk + processes * throughput["needs"]["sums_mib"]) / 1024,
     }  # fmt: skip
 
 
 def main() -> None:
-    """Reckon and write."""
-    cpu, gpu = (json.loads(p.read_text(encoding="utf-8")) for p in (measured.RESULTS, ON_GPU))
-    for size in ("row_bytes", "map_bytes"):  # on the GPU, pictures came over and over
+    """Estimate and write."""
+    cpu, gpu = (json.loads(path.read_text(encoding="utf-8")) for path in (measured.RESULTS, ON_GPU))
+    for size in ("row_bytes", "map_bytes"):  # the GPU run repeated its images
         gpu["needs"][size] = cpu["needs"][size]
-    made = {
+    result = {
         "caption": f"Explaining the {IMAGES:,} training images of ImageNet-1k with the embedded "
         f"model, {cpu['needs']['gflop']:.0f} GFLOP an image; memory of the processes of a machine, "
         "less that of readers. Reckoned from what `bench_throughput` measured, as if cores, GPUs "
@@ -85,10 +85,10 @@ def main() -> None:
             {"key": "memory", "title": "memory, GiB", "format": ",.1f"},
             {"key": "disk", "title": "results, GiB", "format": ",.1f"},
         ],
-        "rows": [planned(setup, gpu if setup.gpus else cpu) for setup in SETUPS],
+        "rows": [plan(setup, gpu if setup.gpus else cpu) for setup in SETUPS],
     }
-    write_text(RESULTS, json.dumps(made, indent=1) + "\n")
-    for row in made["rows"]:
+    write_text(RESULTS, json.dumps(result, indent=1) + "\n")
+    for row in result["rows"]:
         print(f"{row['setup']:<36} {row['hours']:.2g} h, {row['slower']}")
 
 

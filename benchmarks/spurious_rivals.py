@@ -1,15 +1,15 @@
-"""What others make of planted cues: ``python -m benchmarks.spurious_rivals``.
+"""Other methods on planted cues: ``python -m benchmarks.spurious_rivals``.
 
-The same models and fresh images as `bench_spurious` at rate .95. Each method scores every patch of
-every fresh image, and ranks the classes by how biased it holds them:
+Uses the models and fresh images of `bench_spurious` at rate .95. Each method scores every patch of
+every fresh image, and ranks the classes by its estimate of their bias:
 
-* SpRAy (Lapuschkin et al. 2019): spectral clustering of the relevance maps of a class; the class
-  with the widest gap between eigenvalues first; a patch by its relevance times the mean map of the
-  cluster that its image is nearest to.
-* attribution alone: relevance; the class whose maps are the most alike first.
-* occlusion alone: what the log-odds lose where a window is grey; the class that loses the most.
-* SIFT alone: keypoints; the class that differs most from the others in a place.
-* loss ranking: the surest images; the surest class.
+* SpRAy (Lapuschkin et al. 2019): spectral clustering of the relevance maps of a class. A class is
+  ranked by its largest gap between eigenvalues; a patch is scored by its relevance times the mean
+  map of the nearest cluster.
+* attribution alone: relevance; classes are ranked by the similarity of their maps.
+* occlusion alone: decrease of the log-odds when a window is grey; classes by the largest decrease.
+* SIFT alone: keypoint counts; classes by the largest difference from the others at one patch.
+* loss ranking: images and classes by their log-odds.
 * random.
 """
 
@@ -28,143 +28,170 @@ from semattn import SIFTPatchInterrelation
 from semattn.keypoints import detect
 from semattn.spurious.effects import answer
 
-from .bench_spurious import BATCH, GRID, Case, _all, arguments, fresh, keep, model_of, remaining
+from .bench_spurious import (
+    BATCH,
+    GRID,
+    Case,
+    arguments,
+    items_of,
+    keep,
+    load_fresh,
+    load_model,
+    remaining,
+)
 from .objects_on_scenes import NAMES
-from .prompting_arms import normalised
+from .prompting_arms import normalise
 
-EACH = 15  # images of a class that SpRAy clusters
-WINDOW = 4  # patches: the side of what is occluded at once
-MOST = 6  # clusters of a class
+NUM_CLUSTERED = 15  # images per class that SpRAy clusters
+WINDOW = 4  # patches: side of the occluded window
+MAX_CLUSTERS = 6  # clusters of a class
 NEIGHBOURS = 5
 METHODS = ("SpRAy", "attribution alone", "occlusion alone", "SIFT alone", "loss ranking", "random")
 
 
 def relevance(model: nn.Module, inputs: Tensor, labels: np.ndarray) -> np.ndarray:
-    """Relevance for the label (n, P), sum 1: attention times its gradient, without keypoints."""
+    """Return relevance (n, P) for the label, sum 1: attention times its gradient."""
     explainer = SIFTPatchInterrelation(density="uniform", growth=0)
     parts = []
-    for at in range(0, len(inputs), BATCH):
-        part = slice(at, at + BATCH)
-        made = explainer.explain(model, inputs[part], target=torch.from_numpy(labels[part]))
-        parts.append(made.patch_map.flatten(1).float())
+    for start in range(0, len(inputs), BATCH):
+        part = slice(start, start + BATCH)
+        explanation = explainer.explain(model, inputs[part], target=torch.from_numpy(labels[part]))
+        parts.append(explanation.patch_map.flatten(1).float())
     maps = torch.cat(parts).numpy().clip(min=0)
     return maps / maps.sum(axis=1, keepdims=True).clip(min=1e-9)
 
 
 def spray(maps: np.ndarray) -> tuple[float, np.ndarray]:
-    """The widest gap among the first eigenvalues, and the mean map of each cluster (k, P)."""
-    rooms = maps.reshape(-1, 8, 2, 8, 2).sum(axis=(2, 4)).reshape(len(maps), -1)  # as it pools
-    near = np.linalg.norm(rooms[:, None] - rooms[None], axis=-1)
-    affinity = np.zeros_like(near)
-    for row, order in enumerate(np.argsort(near, axis=1)):
+    """Return the largest gap of the first eigenvalues, and the mean map of each cluster (k, P)."""
+    pooled = (
+        maps.reshape(-1, 8, 2, 8, 2).sum(axis=(2, 4)).reshape(len(maps), -1)
+    )  # pooled as in the paper
+    distances = np.linalg.norm(pooled[:, None] - pooled[None], axis=-1)
+    affinity = np.zeros_like(distances)
+    for row, order in enumerate(np.argsort(distances, axis=1)):
         affinity[row, order[1 : NEIGHBOURS + 1]] = 1
     affinity = np.maximum(affinity, affinity.T)
     degree = affinity.sum(axis=1)
-    normal = affinity / np.sqrt(degree[:, None] * degree[None])
-    values = np.sort(1 - np.linalg.eigvalsh(normal))[: MOST + 1]
+    normalised_affinity = affinity / np.sqrt(degree[:, None] * degree[None])
+    values = np.sort(1 - np.linalg.eigvalsh(normalised_affinity))[: MAX_CLUSTERS + 1]
     gaps = np.diff(values)[1:]
     count = int(np.argmax(gaps)) + 2
-    made = SpectralClustering(count, affinity="precomputed", random_state=0).fit(affinity)
-    return float(gaps.max()), np.stack([maps[made.labels_ == k].mean(axis=0) for k in range(count)])
+    clustering = SpectralClustering(count, affinity="precomputed", random_state=0).fit(affinity)
+    return float(gaps.max()), np.stack(
+        [maps[clustering.labels_ == k].mean(axis=0) for k in range(count)]
+    )
 
 
-def occluded(model: nn.Module, inputs: Tensor, labels: np.ndarray) -> np.ndarray:
-    """What the log-odds of the label lose where a window is grey: (n, P)."""
+def occlusion_drops(model: nn.Module, inputs: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Return the decrease of the label's log-odds when a window is grey: (n, P)."""
     classes = torch.from_numpy(labels)
-    lost = np.zeros((len(inputs), GRID.patches))
+    drops = np.zeros((len(inputs), GRID.patches))
     side = WINDOW * int(GRID.cell[0])
-    for at in range(0, len(inputs), BATCH):
-        part = slice(at, at + BATCH)
+    for start in range(0, len(inputs), BATCH):
+        part = slice(start, start + BATCH)
         before = answer(model, inputs[part], classes[part])
         for top in range(0, inputs.shape[-2], side):
             for left in range(0, inputs.shape[-1], side):
                 grey = inputs[part].clone()
                 grey[..., top : top + side, left : left + side] = 0
                 drop = (before - answer(model, grey, classes[part])).float().numpy()
-                rows, columns = (slice(one // 14, one // 14 + WINDOW) for one in (top, left))
-                lost.reshape(-1, *GRID.shape)[part, rows, columns] = drop[:, None, None]
-    return lost
+                rows, columns = (
+                    slice(offset // 14, offset // 14 + WINDOW) for offset in (top, left)
+                )
+                drops.reshape(-1, *GRID.shape)[part, rows, columns] = drop[:, None, None]
+    return drops
 
 
-def counts(images: np.ndarray) -> np.ndarray:
-    """Keypoints of each patch (n, P)."""
-    made = np.zeros((len(images), GRID.patches))
-    for row, found in zip(made, detect(images, workers=1), strict=True):
-        where = GRID.patch_of(found.xy).numpy()
-        np.add.at(row, where[where >= 0], 1)
-    return made
+def count_keypoints(images: np.ndarray) -> np.ndarray:
+    """Return the number of keypoints of each patch (n, P)."""
+    counts = np.zeros((len(images), GRID.patches))
+    for row, keypoints in zip(counts, detect(images, workers=1), strict=True):
+        patches = GRID.patch_of(keypoints.xy).numpy()
+        np.add.at(row, patches[patches >= 0], 1)
+    return counts
 
 
-def alike(maps: np.ndarray) -> float:
-    """Mean cosine of two maps."""
+def mean_cosine(maps: np.ndarray) -> float:
+    """Return the mean cosine similarity of two maps."""
     unit = maps / np.linalg.norm(maps, axis=1, keepdims=True).clip(min=1e-9)
-    both = unit @ unit.T
-    return float((both.sum() - len(both)) / (len(both) * (len(both) - 1)))
+    cosines = unit @ unit.T
+    return float((cosines.sum() - len(cosines)) / (len(cosines) * (len(cosines) - 1)))
 
 
 def run(case: Case, work: Path) -> dict[str, Any]:
-    """Scores and rankings of every method."""
-    model = model_of(case, work)
-    on = fresh(case, model)
-    data = list(_all(case.data(EACH * len(NAMES))))
-    images = np.stack([one.image for one in data])
-    labels = np.array([one.label for one in data])
-    inputs = normalised(model, images)
+    """Compute scores and rankings of every method."""
+    model = load_model(case, work)
+    fresh_set = load_fresh(case, model)
+    data = list(items_of(case.data(NUM_CLUSTERED * len(NAMES))))
+    images = np.stack([item.image for item in data])
+    labels = np.array([item.label for item in data])
+    inputs = normalise(model, images)
     maps = relevance(model, inputs, labels)
-    own = relevance(model, on.inputs, on.labels)
+    fresh_maps = relevance(model, fresh_set.inputs, fresh_set.labels)
     clusters = {c: spray(maps[labels == c]) for c in range(len(NAMES))}
-    near = []
-    for one, label in zip(own, on.labels, strict=True):
+    spray_scores = []
+    for fresh_map, label in zip(fresh_maps, fresh_set.labels, strict=True):
         means = clusters[int(label)][1]
-        cosines = means @ one / np.linalg.norm(means, axis=1) / np.linalg.norm(one)
-        near.append(one * means[np.argmax(cosines)])
-    sure = answer(model, on.inputs, torch.from_numpy(on.labels)).float().numpy()
-    known = answer(model, inputs, torch.from_numpy(labels)).float().numpy()
-    drops = occluded(model, on.inputs, on.labels)
-    density, every = counts(on.images), counts(images)
+        cosines = means @ fresh_map / np.linalg.norm(means, axis=1) / np.linalg.norm(fresh_map)
+        spray_scores.append(fresh_map * means[np.argmax(cosines)])
+    fresh_log_odds = (
+        answer(model, fresh_set.inputs, torch.from_numpy(fresh_set.labels)).float().numpy()
+    )
+    log_odds = answer(model, inputs, torch.from_numpy(labels)).float().numpy()
+    drops = occlusion_drops(model, fresh_set.inputs, fresh_set.labels)
+    fresh_counts, counts_of_images = count_keypoints(fresh_set.images), count_keypoints(images)
     rng = np.random.default_rng(case.seed)
     scores = {
-        "SpRAy": np.stack(near), "attribution alone": own, "occlusion alone": drops,
-        "SIFT alone": density, "loss ranking": np.repeat(sure[:, None], GRID.patches, axis=1),
-        "random": rng.random(own.shape),
+        "SpRAy": np.stack(spray_scores), "attribution alone": fresh_maps, "occlusion alone": drops,
+        "SIFT alone": fresh_counts,
+        "loss ranking": np.repeat(fresh_log_odds[:, None], GRID.patches, axis=1),
+        "random": rng.random(fresh_maps.shape),
     }  # fmt: skip
-    of = range(len(NAMES))
-    biased = {
-        "SpRAy": [clusters[c][0] for c in of],
-        "attribution alone": [alike(maps[labels == c]) for c in of],
-        "occlusion alone": [float(drops[on.labels == c].max(axis=1).mean()) for c in of],
-        "SIFT alone": [
-            float(np.abs(every[labels == c].mean(0) - every[labels != c].mean(0)).max()) for c in of
+    class_indices = range(len(NAMES))
+    bias_of_class = {
+        "SpRAy": [clusters[c][0] for c in class_indices],
+        "attribution alone": [mean_cosine(maps[labels == c]) for c in class_indices],
+        "occlusion alone": [
+            float(drops[fresh_set.labels == c].max(axis=1).mean()) for c in class_indices
         ],
-        "loss ranking": [float(known[labels == c].mean()) for c in of],
+        "SIFT alone": [
+            float(
+                np.abs(
+                    counts_of_images[labels == c].mean(0) - counts_of_images[labels != c].mean(0)
+                ).max()
+            )
+            for c in class_indices
+        ],
+        "loss ranking": [float(log_odds[labels == c].mean()) for c in class_indices],
         "random": rng.random(len(NAMES)).tolist(),
     }
-    mine = on.labels == case.on
-    made: dict[str, Any] = {"case": vars(case) | {"on": case.on}, "methods": {}}
+    in_class = fresh_set.labels == case.planted_class
+    result: dict[str, Any] = {"case": vars(case) | {"on": case.planted_class}, "methods": {}}
     for name in METHODS:
-        made["methods"][name] = {
-            "ap": _ap(on.planted, scores[name]),
-            "ap_class": _ap(on.planted[mine], scores[name][mine]),
-            "rank": 1 + int(sum(b > biased[name][case.on] for b in biased[name])),
-            "precision10": float(on.planted[np.argsort(-scores[name].max(axis=1))[:10]]
+        result["methods"][name] = {
+            "ap": _average_precision(fresh_set.planted, scores[name]),
+            "ap_class": _average_precision(fresh_set.planted[in_class], scores[name][in_class]),
+            "rank": 1 + int(sum(bias > bias_of_class[name][case.planted_class]
+                                for bias in bias_of_class[name])),
+            "precision10": float(fresh_set.planted[np.argsort(-scores[name].max(axis=1))[:10]]
                                  .any(axis=1).mean()),
             "scores": scores[name].astype(np.float16).tolist(),
         }  # fmt: skip
-    return made
+    return result
 
 
-def _ap(planted: np.ndarray, scores: np.ndarray) -> float:
+def _average_precision(planted: np.ndarray, scores: np.ndarray) -> float:
     return float(average_precision_score(planted.ravel(), scores.ravel()))
 
 
 def main() -> None:
-    """Run what is not done yet."""
+    """Run the cases that have no result yet."""
     work = arguments(__doc__).parse_args().work
-    for case, file in remaining(work, "rivals-"):
-        made = run(case, work)
-        keep(file, made)
-        told = {n: (round(m["ap"], 3), m["rank"]) for n, m in made["methods"].items()}
-        print(file.name, told, flush=True)
+    for case, path in remaining(work, "rivals-"):
+        result = run(case, work)
+        keep(path, result)
+        summary = {name: (round(m["ap"], 3), m["rank"]) for name, m in result["methods"].items()}
+        print(path.name, summary, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The tables of planted cues from what `bench_spurious` and its companions have done.
+"""Tables of planted cues, from the results of `bench_spurious` and its companions.
 
     python -m benchmarks.spurious_table [--work …]
 
-Means over the seeds that are done; how many those are stands in every row. Intervals are bootstraps
+Means over the finished seeds, whose number is given in every row. Intervals are from a bootstrap
 over the fresh images of all seeds.
 """
 
@@ -39,161 +39,172 @@ DRAWS = 200
 LOOP_DRAWS = 5000
 
 
-def done(folder: Path, start: str = "") -> Iterator[tuple[Case, dict[str, Any]]]:
-    """The cases that have a result."""
+def finished(folder: Path, prefix: str = "") -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Yield the cases that have a result."""
     for case in cases():
-        file = folder / f"{start}{case.file}"
+        file = folder / f"{prefix}{case.file}"
         if file.exists():
             yield case, json.loads(file.read_text(encoding="utf-8"))
 
 
-def planted(every: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """A row a kind and rate: found or not, and how well."""
+def planted_rows(results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per cue and rate: recall and quality of the top cues."""
     for rate in RATES:
         for kind in KINDS:
-            found = [one for case, one in every
+            group = [result for case, result in results
                      if (case.kind, case.rate) == (kind, rate)
                      and not case.twin + case.trained]  # fmt: skip
-            if found:
-                yield {"kind": kind, "rate": rate, "seeds": len(found), **_means(found)}
+            if group:
+                yield {"kind": kind, "rate": rate, "seeds": len(group), **_mean_metrics(group)}
 
 
-def _means(found: list[dict[str, Any]]) -> dict[str, Any]:
-    def hit(one: dict[str, Any], first: int) -> bool:
-        return any(top["class_right"] and top["iou"] >= OVERLAP for top in one["top"][:first])
+def _mean_metrics(group: list[dict[str, Any]]) -> dict[str, Any]:
+    def is_recalled(result: dict[str, Any], num_first: int) -> bool:
+        return any(
+            top["class_right"] and top["iou"] >= OVERLAP for top in result["top"][:num_first]
+        )
 
-    def rank(one: dict[str, Any]) -> float:
-        order = [target for target, _ in one["classes"]]
-        return 1 + order.index(one["case"]["on"])
+    def class_rank(result: dict[str, Any]) -> float:
+        order = [target for target, _ in result["classes"]]
+        return 1 + order.index(result["case"]["on"])
 
-    tops = [one["top"][0] if one["top"] else None for one in found]
-    right = [bool(one["cues"] and one["cues"][0]["confirmed"] and top and top["class_right"])
-             for one, top in zip(found, tops, strict=True)]  # fmt: skip
-    other = [sum(cue["confirmed"] and cue["target"] != one["case"]["on"] for cue in one["cues"])
-             for one in found]  # fmt: skip
+    top_cues = [result["top"][0] if result["top"] else None for result in group]
+    is_confirmed = [bool(result["cues"] and result["cues"][0]["confirmed"]
+                         and top and top["class_right"])
+             for result, top in zip(group, top_cues, strict=True)]  # fmt: skip
+    num_false = [sum(cue["confirmed"] and cue["target"] != result["case"]["on"]
+                     for cue in result["cues"])
+             for result in group]  # fmt: skip
 
     def mean(name: str) -> float:
-        return float(np.mean([top[name] if top else 0.0 for top in tops]))
+        return float(np.mean([top[name] if top else 0.0 for top in top_cues]))
 
     return {
-        "recall1": float(np.mean([hit(one, 1) for one in found])),
-        "recall5": float(np.mean([hit(one, 5) for one in found])),
-        "confirmed": float(np.mean(right)), "rank": float(np.mean([rank(one) for one in found])),
+        "recall1": float(np.mean([is_recalled(result, 1) for result in group])),
+        "recall5": float(np.mean([is_recalled(result, 5) for result in group])),
+        "confirmed": float(np.mean(is_confirmed)),
+        "rank": float(np.mean([class_rank(result) for result in group])),
         "ap": mean("ap"), "ap_class": mean("ap_class"), "iou": mean("iou"),
-        "precision10": mean("precision10"), "false": float(np.mean(other)),
+        "precision10": mean("precision10"), "false": float(np.mean(num_false)),
     }  # fmt: skip
 
 
-def twins(every: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """A row a twin: how many cues were confirmed where none is to be found."""
-    said = {
-        ("clean", "clean"): "no cue in training, none in the images",
-        ("everywhere", "everywhere"): "on half of every class",
-        ("", "clean"): "on one class, model trained without",
+def twin_rows(results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per control: the number of confirmed cues where there is none to find."""
+    titles = {
+        ("clean", "clean"): "no cue in training or in the images",
+        ("everywhere", "everywhere"): "cue on half of every class",
+        ("", "clean"): "cue on one class, model trained without it",
     }
-    for pair, what in said.items():
+    for pair, title in titles.items():
         for kind in KINDS:
-            found = [one for case, one in every if (case.twin, case.trained, case.kind) ==
+            group = [result for case, result in results if (case.twin, case.trained, case.kind) ==
                      (*pair, kind)]  # fmt: skip
-            if found:
+            if group:
                 yield {
-                    "kind": "–" if pair[0] == "clean" else kind, "what": what,
-                    "searches": len(found), "confirmed": sum(one["confirmed"] for one in found),
-                    "tried": float(np.mean([one["tried"] for one in found])),
+                    "kind": "–" if pair[0] == "clean" else kind, "what": title,
+                    "searches": len(group),
+                    "confirmed": sum(result["confirmed"] for result in group),
+                    "tried": float(np.mean([result["tried"] for result in group])),
                 }  # fmt: skip
 
 
-def methods(work: Path, every: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """A row a method: AP of planted patches over fresh images at rate .95, ours less it."""
-    both = []
-    for case, one in every:
+def method_rows(work: Path, results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per method: AP of planted patches at rate .95, and the difference from ours."""
+    triples = []
+    for case, result in results:
         file = work / f"rivals-{case.file}"
         if file.exists() and scores_file(case, work).exists():
-            both.append((case, one, json.loads(file.read_text(encoding="utf-8"))))
-    if not both:
+            triples.append((case, result, json.loads(file.read_text(encoding="utf-8"))))
+    if not triples:
         return
-    ours, others = [], {name: [] for name in METHODS}
-    for number, (case, _, rivals) in enumerate(both):
+    own_precisions, precisions_of = [], {name: [] for name in METHODS}
+    for number, (case, _, rivals) in enumerate(triples):
         truth = fresh_planted(case)
         rng = np.random.default_rng(number)
-        drawn = [np.arange(len(truth)), *rng.integers(len(truth), size=(DRAWS, len(truth)))]
-        with np.load(scores_file(case, work)) as kept:
-            top = kept["first"]
-        ours.append(_draws(truth, top, drawn))
+        resamples = [np.arange(len(truth)), *rng.integers(len(truth), size=(DRAWS, len(truth)))]
+        with np.load(scores_file(case, work)) as arrays:
+            first_scores = arrays["first"]
+        own_precisions.append(_resampled_ap(truth, first_scores, resamples))
         for name in METHODS:
-            others[name].append(_draws(truth, np.array(rivals["methods"][name]["scores"]), drawn))
-    mine = np.mean(ours, axis=0)
-    ranks = [1 + [t for t, _ in one["classes"]].index(case.on) for case, one, _ in both]
-    yield {"method": "**discover_spurious**", "cases": len(both), "ap": _said(mine),
+            precisions_of[name].append(
+                _resampled_ap(truth, np.array(rivals["methods"][name]["scores"]), resamples)
+            )
+    own_ap = np.mean(own_precisions, axis=0)
+    ranks = [
+        1 + [target for target, _ in result["classes"]].index(case.planted_class)
+        for case, result, _ in triples
+    ]
+    yield {"method": "**discover_spurious**", "cases": len(triples), "ap": _format(own_ap),
            "difference": "–", "rank": float(np.mean(ranks))}  # fmt: skip
     for name in METHODS:
-        theirs = np.mean(others[name], axis=0)
+        method_ap = np.mean(precisions_of[name], axis=0)
         yield {
-            "method": name, "cases": len(both), "ap": _said(theirs),
-            "difference": _said(mine - theirs, "+.3f"),
-            "rank": float(np.mean([one["methods"][name]["rank"] for _, _, one in both])),
+            "method": name, "cases": len(triples), "ap": _format(method_ap),
+            "difference": _format(own_ap - method_ap, "+.3f"),
+            "rank": float(np.mean([rivals["methods"][name]["rank"] for _, _, rivals in triples])),
         }  # fmt: skip
 
 
-def _draws(truth: np.ndarray, scores: np.ndarray, drawn: list[np.ndarray]) -> np.ndarray:
-    made = [average_precision_score(truth[rows].ravel(), scores[rows].ravel())
-            if truth[rows].any() else np.nan for rows in drawn]  # fmt: skip
-    return np.array(made)
+def _resampled_ap(truth: np.ndarray, scores: np.ndarray, resamples: list[np.ndarray]) -> np.ndarray:
+    precisions = [average_precision_score(truth[rows].ravel(), scores[rows].ravel())
+            if truth[rows].any() else np.nan for rows in resamples]  # fmt: skip
+    return np.array(precisions)
 
 
-def _said(values: np.ndarray, form: str = ".3f") -> str:
+def _format(values: np.ndarray, form: str = ".3f") -> str:
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def loop(work: Path) -> Iterator[dict[str, Any]]:
-    """A row a kind, and one of all: what a prompt changes, in points, against none."""
-    every = [one for _, one in done(work, "loop-")]
+def loop_rows(work: Path) -> Iterator[dict[str, Any]]:
+    """Yield one row per cue, and one of all: effect of suppressing the cue, in points."""
+    results = [result for _, result in finished(work, "loop-")]
     for kind in (*KINDS, "all"):
-        found = [one for one in every if kind in (one["case"]["kind"], "all")]
-        if not found:
+        searches = [result for result in results if kind in (result["case"]["kind"], "all")]
+        if not searches:
             continue
-        plain = np.array([one["arms"]["none"]["groups"] for one in found])
-        worst = plain.argmin(axis=1)
-        others = np.full(len(found), GROUPS.index("others, cue"))
+        accuracy = np.array([result["arms"]["none"]["groups"] for result in searches])
+        worst = accuracy.argmin(axis=1)
+        group_index = np.full(len(searches), GROUPS.index("others, cue"))
         yield {
-            "kind": kind, "searches": len(found),
-            "clean": 100 * plain[:, GROUPS.index("others, no cue")].mean(),
-            "others": 100 * plain[:, GROUPS.index("others, cue")].mean(),
-            "worst": 100 * plain.min(axis=1).mean(),
-            **{f"{where} {arm}": _gain(found, arm, group)
-               for where, group in (("others", others), ("worst", worst))
+            "kind": kind, "searches": len(searches),
+            "clean": 100 * accuracy[:, GROUPS.index("others, no cue")].mean(),
+            "others": 100 * accuracy[:, GROUPS.index("others, cue")].mean(),
+            "worst": 100 * accuracy.min(axis=1).mean(),
+            **{f"{group_name} {arm}": _gain(searches, arm, group)
+               for group_name, group in (("others", group_index), ("worst", worst))
                for arm in ("found", "oracle")},
         }  # fmt: skip
 
 
-def _gain(found: list[dict[str, Any]], arm: str, groups: np.ndarray) -> str:
-    """Points that a prompt adds in one group a search, images drawn anew within each."""
+def _gain(results: list[dict[str, Any]], arm: str, groups: np.ndarray) -> str:
+    """Return the gain in one group per search, in points, with a bootstrap over images."""
     rng = np.random.default_rng(0)
     means = []
-    for one, number in zip(found, groups, strict=True):
-        chosen = np.array(one["group"]) == number
-        right = [np.array(one["arms"][name]["right"])[chosen].astype(float)
+    for result, group_index in zip(results, groups, strict=True):
+        in_group = np.array(result["group"]) == group_index
+        is_right = [np.array(result["arms"][name]["right"])[in_group].astype(float)
                  for name in (arm, "none")]  # fmt: skip
-        pairs = 100 * (right[0] - right[1])
-        drawn = rng.integers(len(pairs), size=(LOOP_DRAWS, len(pairs)))
-        means.append(np.r_[pairs.mean(), pairs[drawn].mean(axis=1)])
-    return _said(np.mean(means, axis=0), "+.1f")
+        pairs = 100 * (is_right[0] - is_right[1])
+        indices = rng.integers(len(pairs), size=(LOOP_DRAWS, len(pairs)))
+        means.append(np.r_[pairs.mean(), pairs[indices].mean(axis=1)])
+    return _format(np.mean(means, axis=0), "+.1f")
 
 
 def _table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`columns` are lines "key | title | format"."""
-    made = []
+    """Return a table; `columns` has lines "key | title | format"."""
+    column_list = []
     for line in columns.strip().splitlines():
         key, title, *form = [part.strip() for part in line.split("|")]
-        made.append({"key": key, "title": title} | ({"format": form[0]} if form else {}))
-    return {"caption": caption, "columns": made, "rows": rows}
+        column_list.append({"key": key, "title": title} | ({"format": form[0]} if form else {}))
+    return {"caption": caption, "columns": column_list, "rows": rows}
 
 
 def main() -> None:
-    """Write what there is to write."""
+    """Write the tables of the finished cases."""
     options = arguments(__doc__).parse_args()
-    every = list(done(options.results))
+    results = list(finished(options.results))
     setting = (
         f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
         f"{SEARCH} of them searched; class and images by seed ({', '.join(map(str, SEEDS))}). "
@@ -219,7 +230,7 @@ def main() -> None:
             precision10 | precision@10 | .2f
             false | false | .2f
             """,
-            list(planted(every)),
+            list(planted_rows(results)),
         ),
         "spurious_twins": _table(
             setting + "Cues that were confirmed where there is none to find, at level .05 of a "
@@ -232,7 +243,7 @@ def main() -> None:
             confirmed | confirmed in all | d
             tried | tried in one | .1f
             """,
-            list(twins(every)),
+            list(twin_rows(results)),
         ),
         "spurious_methods": _table(
             setting + "Rate .95. AP of planted patches over all patches of the fresh images, mean "
@@ -245,7 +256,7 @@ def main() -> None:
             difference | ours less it
             rank | rank of the class | .1f
             """,
-            list(methods(options.work, every)),
+            list(method_rows(options.work, results)),
         ),
         "spurious_loop": _table(
             setting
@@ -265,13 +276,13 @@ def main() -> None:
             worst found | cue found overlooked
             worst oracle | oracle
             """,
-            list(loop(options.work)),
+            list(loop_rows(options.work)),
         ),
     }
-    for name, made in tables.items():
-        if made["rows"]:
-            write_text(RESULTS / f"{name}.json", json.dumps(made, indent=1) + "\n")
-            print(name, len(made["rows"]), "rows")
+    for name, table in tables.items():
+        if table["rows"]:
+            write_text(RESULTS / f"{name}.json", json.dumps(table, indent=1) + "\n")
+            print(name, len(table["rows"]), "rows")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Try every ViT-like architecture of timm: is it read, refused by name, or got wrong?
+"""Sweep over every ViT-like architecture of timm: does it work, is it refused, or is it wrong?
 
     python -m benchmarks.sweep_timm [--only REGEX] [--again REGEX] [--limit-gb 8]
 
-Each model is built with random weights at its own input size, its depth cut where its constructor
-lets, in a process of its own. *Works* means that the map of the default explainer is finite, varies
-over the patches, changes with the target, and lies where the pixels are (a changed block of pixels
-moves the keys of the first layer that are said to lie there); that the logits are those of the
-model alone; that nothing is left on the model; and that the maps of its *twins*, which flip or
-transpose the picture inside the model, are its own maps of the flipped or transposed picture,
-turned back. A refusal names the module. All else is *wrong*. A twin that is refused, though its
-model is not, is counted in the row under `twins`.
+Each model is built with random weights at its own input size, with reduced depth if its constructor
+allows it, in a process of its own. *Works* means: the map of the default explainer is finite,
+varies over the patches, changes with the target, and is correctly placed (a changed block of pixels
+changes the keys of the first layer at that position); the logits equal those of the model alone;
+the model is unchanged afterwards; and the maps of its *twins*, which flip or transpose the image
+inside the model, are its own maps of the flipped or transposed image, turned back. A refusal names
+the module. Everything else is *wrong*. A twin that is refused although its model is not is counted
+in the row under `twins`.
 
-The result goes to semattn/zoo/assets/models.json after every model: an interrupted run is
-resumed by the same command. `semattn models` and docs/models.md show it.
+The result is written to semattn/zoo/assets/models.json after every model: an interrupted run
+resumes. `semattn models` and docs/models.md show it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 RESULT = Path(__file__).parents[1] / "semattn" / "zoo" / "assets" / "models.json"
 
-# The modules of timm whose models mix tokens by attention, in some or all of their layers.
+# The modules of timm whose models mix tokens by attention, in some or all layers.
 MODULES = (
     "beit", "cait", "coat", "convit", "crossvit", "csatv2", "davit", "deepseek_vit", "deit",
     "edgenext", "efficientformer", "efficientformer_v2", "efficientvit_mit", "efficientvit_msra",
@@ -42,14 +42,14 @@ MODULES = (
     "volo", "xcit",
 )  # fmt: skip
 CLASSES = 10
-DEPTH = 2  # layers kept of a plain model, and of each stage of a hierarchical one
-CELLS = 2.0  # patches that the centre of the change may be away, convolutions and all
-SECONDS = 900
-TWIN_TOLERANCE = 1e-3  # of the maximum: how far the map of a twin may be from that of its model
+DEPTH = 2  # number of layers of a plain model, and of each stage of a hierarchical one
+MAX_DISTANCE = 2.0  # patches between the changed block and its keys, convolutions included
+TIME_LIMIT = 900
+TWIN_TOLERANCE = 1e-3  # of the maximum: largest difference between the maps of model and twin
 
 
 def names() -> dict[str, str]:
-    """Every ViT-like architecture, and its module."""
+    """Return every ViT-like architecture and its module."""
     import timm
     from timm.models import is_model_in_modules
 
@@ -62,34 +62,36 @@ def names() -> dict[str, str]:
 
 
 def build(name: str, module: str, *, shorten: bool = True) -> tuple[Any, str]:
-    """The model, cut in depth if its constructor lets, and how it was cut."""
+    """Return the model, with reduced depth if possible, and the reduced options."""
     import importlib
 
     import timm
     import torch
 
     source = importlib.import_module(f"timm.models.{module}")
-    caught: dict[str, Any] = {}
-    usual = source.build_model_with_cfg
+    constructor_options: dict[str, Any] = {}
+    original = source.build_model_with_cfg
 
-    def note(*_: Any, **options: Any) -> None:
-        caught.update(options)
+    def capture_options(*_: Any, **options: Any) -> None:
+        constructor_options.update(options)
         raise InterruptedError
 
-    source.build_model_with_cfg = note
+    source.build_model_with_cfg = capture_options
     try:
         timm.create_model(name)
     except InterruptedError:
         pass
     finally:
-        source.build_model_with_cfg = usual
-    cut = {
-        key: _cut(caught[key])
+        source.build_model_with_cfg = original
+    shortened = {
+        key: _shorten(constructor_options[key])
         for key in ("depth", "depths", "stages", "layers")
-        if shorten and key in caught and _cut(caught[key]) != caught[key]
+        if shorten
+        and key in constructor_options
+        and _shorten(constructor_options[key]) != constructor_options[key]
     }
     torch.manual_seed(0)
-    for options in ({"num_classes": CLASSES, **cut}, {"num_classes": CLASSES}, {}):
+    for options in ({"num_classes": CLASSES, **shortened}, {"num_classes": CLASSES}, {}):
         try:
             model = timm.create_model(name, **options)
         except (
@@ -99,30 +101,32 @@ def build(name: str, module: str, *, shorten: bool = True) -> tuple[Any, str]:
             if not options:
                 raise
             continue
-        kept = {key: value for key, value in options.items() if key != "num_classes"}
+        used_options = {key: value for key, value in options.items() if key != "num_classes"}
         break
     with torch.no_grad():
-        for parameter in model.parameters():  # nothing stays at zero, nothing at one
+        for parameter in model.parameters():  # no parameter stays at its initial zero or one
             parameter.add_(torch.randn_like(parameter) * (0.02 if parameter.ndim > 1 else 0.1))
-    return model.eval(), ", ".join(f"{key}={value}" for key, value in kept.items())
+    return model.eval(), ", ".join(f"{key}={value}" for key, value in used_options.items())
 
 
-def _cut(depth: Any) -> Any:
+def _shorten(depth: Any) -> Any:
     if isinstance(depth, int):
         return min(depth, DEPTH)
     if isinstance(depth, (tuple, list)):
-        return type(depth)(min(one, DEPTH) if isinstance(one, int) else _cut(one) for one in depth)
+        return type(depth)(
+            min(value, DEPTH) if isinstance(value, int) else _shorten(value) for value in depth
+        )
     return depth
 
 
 def attempt(name: str, module: str) -> dict[str, Any]:
-    """Build and explain one model: its row of the result."""
+    """Build and explain one model; return its row of the result."""
     import torch
 
     from semattn.errors import SemattnError
 
     torch.set_num_threads(1)
-    model, cut = build(name, module)
+    model, shortened = build(name, module)
     config = model.pretrained_cfg
     channels, height, width = config["input_size"]
     if getattr(model, "patch_embed", None) is not None and hasattr(model.patch_embed, "img_size"):
@@ -133,10 +137,10 @@ def attempt(name: str, module: str) -> dict[str, Any]:
         with torch.no_grad():
             model(x)
     except (ValueError, LookupError, ArithmeticError, RuntimeError):
-        if not cut:
+        if not shortened:
             raise
-        model, cut = build(name, module, shorten=False)  # some cannot run when they are cut
-    row: dict[str, Any] = {"cut": cut} if cut else {}
+        model, shortened = build(name, module, shorten=False)  # some models need their full depth
+    row: dict[str, Any] = {"cut": shortened} if shortened else {}
     row["input"] = [height, width]
     try:
         return row | _explained(model, x)
@@ -149,45 +153,47 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
 
     from semattn import SIFTPatchInterrelation, record
 
-    before = _state(model)
+    state_before = _model_state(model)
     with torch.no_grad():
         logits = model(x)
     classes = logits.ndim == 2 and logits.shape[1] == CLASSES
     explainer = SIFTPatchInterrelation(model)
     maps, shape, zero = _maps(explainer, x, (*range(1, CLASSES), 0) if classes else (None,))
-    wrong = []
-    if any(not one.isfinite().all() for one in maps.values()):
-        wrong.append("non-finite")
+    faults = []
+    if any(not patch_scores.isfinite().all() for patch_scores in maps.values()):
+        faults.append("non-finite")
     if not maps:
-        wrong.append("constant")
+        faults.append("constant")
     if classes and len(maps) == 2:
         first, second = maps.values()
-        moved = (first - second).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
-        if not bool((moved > 1e-4).all()):
-            wrong.append("indifferent to the target")
-    taken = record(model, x, layers="all", grad=False)
+        changes = (first - second).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
+        if not bool((changes > 1e-4).all()):
+            faults.append("indifferent to the target")
+    attention_record = record(model, x, layers="all", grad=False)
     if isinstance(logits, torch.Tensor):
-        apart = float((taken.logits - logits).abs().max() / logits.abs().max())
-        if apart > 1e-4:
-            wrong.append(f"different logits ({apart:.1e})")
-    away = _away(model, x, taken)
-    if away is not None and away > CELLS:
-        wrong.append(f"misplaced by {away:.1f} patches")
+        difference = float((attention_record.logits - logits).abs().max() / logits.abs().max())
+        if difference > 1e-4:
+            faults.append(f"different logits ({difference:.1e})")
+    distance = _distance(model, x, attention_record)
+    if distance is not None and distance > MAX_DISTANCE:
+        faults.append(f"misplaced by {distance:.1f} patches")
     twins = _twins(model, x, next(iter(maps), None))
-    wrong += [f"twin ({turn}): {outcome}" for turn, outcome in twins.items() if "wrong" in outcome]
-    if _state(model) != before:
-        wrong.append("something left on the model")
+    faults += [f"twin ({turn}): {outcome}" for turn, outcome in twins.items() if "wrong" in outcome]
+    if _model_state(model) != state_before:
+        faults.append("something left on the model")
     return {
-        "status": "wrong" if wrong else "works",
-        **({"reason": "; ".join(wrong)} if wrong else {}),
+        "status": "wrong" if faults else "works",
+        **({"reason": "; ".join(faults)} if faults else {}),
         "patches": [*shape],
-        "prefix": taken.grid.prefix,
-        "layers": len({one.site.name for one in taken.sites}),
-        **({} if away is None else {"away": round(away, 2)}),
+        "prefix": attention_record.grid.prefix,
+        "layers": len({site.site.name for site in attention_record.sites}),
+        **({} if distance is None else {"away": round(distance, 2)}),
         **({"zero_map_for_targets": zero} if zero else {}),
         "twins": twins,
         **(
-            {"left_out": sorted({site.module for site in taken.left_out})} if taken.left_out else {}
+            {"left_out": sorted({site.module for site in attention_record.left_out})}
+            if attention_record.left_out
+            else {}
         ),
     }
 
@@ -195,23 +201,23 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
 def _maps(
     explainer: Any, x: Any, targets: Any
 ) -> tuple[dict[Any, Any], tuple[int, int], list[int]]:
-    """Return the maps of the first two targets that have one, their shape, the targets passed over.
+    """Return the maps of the first two targets with a map, their shape, and the skipped targets.
 
     Where no attention weight has a positive gradient the map is 0, and its note says so. Such a map
-    would make every comparison below true.
+    would satisfy every comparison below.
     """
     maps: dict[Any, Any] = {}
     zero = []
     for target in targets:
-        map_ = explainer.patch_map(x, target=target)
-        patches = map_.flatten(1)
+        patch_scores = explainer.patch_map(x, target=target)
+        patches = patch_scores.flatten(1)
         if bool((patches == 0).all(dim=1).any()):
             zero.append(target)
         elif not bool((patches.std(dim=1) <= 1e-6 * patches.mean(dim=1)).any()):
-            maps[target] = map_
+            maps[target] = patch_scores
         if len(maps) == 2:
             break
-    return maps, tuple(map_.shape[1:]), zero
+    return maps, tuple(patch_scores.shape[1:]), zero
 
 
 def _twins(model: Any, x: Any, target: int | None) -> dict[str, str]:
@@ -230,17 +236,19 @@ def _twins(model: Any, x: Any, target: int | None) -> dict[str, str]:
     for name, turn in turns.items():
         expected = explainer.patch_map(model, turn(x), target=target)
         try:
-            value = explainer.patch_map(_turned(model, turn), x, target=target)
+            value = explainer.patch_map(_with_turned_input(model, turn), x, target=target)
         except SemattnError as refusal:
             outcomes[name] = f"refused: {refusal}"
             continue
-        apart = float((turn(value) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
-        outcomes[name] = "equal" if apart <= TWIN_TOLERANCE else f"wrong by {apart:.1e}"
+        difference = float(
+            (turn(value) - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+        )
+        outcomes[name] = "equal" if difference <= TWIN_TOLERANCE else f"wrong by {difference:.1e}"
     return outcomes
 
 
-def _turned(model: Any, turn: Any) -> Any:
-    """The model as a part of one that turns its pictures first."""
+def _with_turned_input(model: Any, turn: Any) -> Any:
+    """Return the model inside a module that turns the images first."""
     from torch import nn
 
     class Turned(nn.Module):
@@ -254,67 +262,70 @@ def _turned(model: Any, turn: Any) -> Any:
     return Turned().eval()
 
 
-def _away(model: Any, x: Any, taken: Any) -> float | None:
-    """How far the first layer's keys that a block of pixels moves lie from it, in patches."""
+def _distance(model: Any, x: Any, attention_record: Any) -> float | None:
+    """Return the distance between a changed block of pixels and the changed keys, in patches."""
     import torch
 
     from semattn.attention.hooks import FusedCall, attach
     from semattn.attention.model_call import ModelCall
     from semattn.attention.model_layout import model_layout
 
-    first = next((one for one in taken.sites if one.site.kind == "self"), None)
-    if first is None:
+    first_site = next((site for site in attention_record.sites if site.site.kind == "self"), None)
+    if first_site is None:
         return None
-    known, calls = model_layout(model, ModelCall((x,), {}, 0)), []
+    layout_of_model, calls = model_layout(model, ModelCall((x,), {}, 0)), []
 
-    def see(site: Any, call: Any) -> Any:
-        if site.name == first.site.name:
+    def capture_call(site: Any, call: Any) -> Any:
+        if site.name == first_site.site.name:
             calls.append(call)
         return call.run()
 
-    own = first.keys_at.own
-    row, column = own.shape[0] // 3, own.shape[1] // 2
-    top, left = round(row * own.cell[0]), round(column * own.cell[1])
-    bottom, right = round((row + 1) * own.cell[0]), round((column + 1) * own.cell[1])
-    moved = x.clone()
-    moved[:, :, top:bottom, left:right] = 1 - moved[:, :, top:bottom, left:right]
-    with torch.no_grad(), attach(known.modules(model), see):
+    input_grid = first_site.keys_at.own
+    row, column = input_grid.shape[0] // 3, input_grid.shape[1] // 2
+    top, left = round(row * input_grid.cell[0]), round(column * input_grid.cell[1])
+    bottom, right = round((row + 1) * input_grid.cell[0]), round((column + 1) * input_grid.cell[1])
+    changed = x.clone()
+    changed[:, :, top:bottom, left:right] = 1 - changed[:, :, top:bottom, left:right]
+    with torch.no_grad(), attach(layout_of_model.modules(model), capture_call):
         model(x)
-        model(moved)
-    one, two = calls
-    if isinstance(one, FusedCall):
-        change = (two.key - one.key).abs().sum(dim=-1)
-        if change.shape[:-1] != one.query.shape[:-2]:  # heads that share their keys
+        model(changed)
+    first_call, second_call = calls
+    if isinstance(first_call, FusedCall):
+        change = (second_call.key - first_call.key).abs().sum(dim=-1)
+        if change.shape[:-1] != first_call.query.shape[:-2]:  # heads that share their keys
             change = change.mean(dim=1, keepdim=True)
     else:
-        change = (two.scores - one.scores).abs().amin(dim=-2)
-    layout = known.layouts[first.site.name]
-    folded = layout.fold(change[..., None], one.shape[:-2])[..., 0]
-    placed = first.keys_at.collect(folded).sum(dim=1)
-    grid = taken.grid
+        change = (second_call.scores - first_call.scores).abs().amin(dim=-2)
+    layout = layout_of_model.layouts[first_site.site.name]
+    folded = layout.fold(change[..., None], first_call.shape[:-2])[..., 0]
+    placed = first_site.keys_at.collect(folded).sum(dim=1)
+    grid = attention_record.grid
     weight = grid.drop_prefix(placed)[0]
     weight = (weight - weight.quantile(0.9)).clamp(min=0)
     if not weight.any():
         return None
     centre = (weight[:, None] * grid.centers()).sum(dim=0) / weight.sum()
-    block = torch.tensor([(left + right - 1) / 2, (top + bottom - 1) / 2])
-    return float(((centre - block).abs() / torch.tensor(own.cell[::-1])).max())
+    block_centre = torch.tensor([(left + right - 1) / 2, (top + bottom - 1) / 2])
+    return float(((centre - block_centre).abs() / torch.tensor(input_grid.cell[::-1])).max())
 
 
-def _state(model: Any) -> list[Any]:
+def _model_state(model: Any) -> list[Any]:
     modules = [
         (
             name,
-            one.training,
-            len(one._forward_hooks),
-            len(one._forward_pre_hooks),
-            len(one._backward_hooks),
-            getattr(one, "fused_attn", None),
-            sorted(vars(one)),
+            module.training,
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            len(module._backward_hooks),
+            getattr(module, "fused_attn", None),
+            sorted(vars(module)),
         )
-        for name, one in model.named_modules()
+        for name, module in model.named_modules()
     ]
-    return modules + [(n, p.requires_grad, p.grad is None) for n, p in model.named_parameters()]
+    return modules + [
+        (name, parameter.requires_grad, parameter.grad is None)
+        for name, parameter in model.named_parameters()
+    ]
 
 
 def _child(name: str, module: str, pipe: Any) -> None:
@@ -323,30 +334,30 @@ def _child(name: str, module: str, pipe: Any) -> None:
     warnings.simplefilter("ignore")
     try:
         pipe.send(attempt(name, module))
-    except Exception as error:  # noqa: BLE001 — whatever goes wrong is the row's result
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        pipe.send({"status": "wrong", "reason": f"{said} ({Path(where.filename).name})"})
+    except Exception as error:  # noqa: BLE001 — recorded in the row
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        pipe.send({"status": "wrong", "reason": f"{message} ({Path(frame.filename).name})"})
 
 
-def watched(name: str, module: str, limit: float) -> dict[str, Any]:
-    """One attempt in a process of its own, ended when it takes too much memory or time."""
+def attempt_in_process(name: str, module: str, limit: float) -> dict[str, Any]:
+    """Run one attempt in a process of its own, with limits on memory and time."""
     receive, send = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_child, args=(name, module, send))
     process.start()
-    start, too_much = time.monotonic(), None
+    start, reason = time.monotonic(), None
     while process.is_alive() and not receive.poll(0.2):
         if _resident(process.pid) > limit * 2**30:
-            too_much = f"does not fit {limit:g} GB"
-        elif time.monotonic() - start > SECONDS:
-            too_much = f"takes longer than {SECONDS} s"
-        if too_much:
+            reason = f"does not fit {limit:g} GB"
+        elif time.monotonic() - start > TIME_LIMIT:
+            reason = f"takes longer than {TIME_LIMIT} s"
+        if reason:
             process.kill()
             break
     row = receive.recv() if receive.poll(0.2) else None
     process.join()
     if row is None:
-        row = {"status": "not tried", "reason": too_much or f"ended with status {process.exitcode}"}
+        row = {"status": "not tried", "reason": reason or f"ended with status {process.exitcode}"}
     return row
 
 
@@ -358,27 +369,27 @@ def _resident(pid: int | None) -> int:
 
 
 def main() -> None:
-    """Try what has not been tried, and say how it stands."""
+    """Run the architectures that have no result yet, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="names that match this regular expression")
-    parser.add_argument("--again", help="try these again, though they have a result")
+    parser.add_argument("--only", default="", help="only names that match this regular expression")
+    parser.add_argument("--again", help="repeat names that match this regular expression")
     parser.add_argument("--limit-gb", type=float, default=8.0)
     options = parser.parse_args()
 
     import timm
     import torch
 
-    done = json.loads(RESULT.read_text()) if RESULT.exists() else {"models": {}}
-    everything = names()
-    rows = {name: row for name, row in done["models"].items() if name in everything}
-    for number, (name, module) in enumerate(everything.items(), 1):
+    previous = json.loads(RESULT.read_text()) if RESULT.exists() else {"models": {}}
+    architectures = names()
+    rows = {name: row for name, row in previous["models"].items() if name in architectures}
+    for number, (name, module) in enumerate(architectures.items(), 1):
         again = options.again is not None and re.search(options.again, name)
         if not re.search(options.only, name) or (name in rows and not again):
             continue
         start = time.monotonic()
-        rows[name] = {"family": module, **watched(name, module, options.limit_gb)}
+        rows[name] = {"family": module, **attempt_in_process(name, module, options.limit_gb)}
         print(
-            f"{number}/{len(everything)} {name}: {rows[name]['status']} "
+            f"{number}/{len(architectures)} {name}: {rows[name]['status']} "
             f"{rows[name].get('reason', '')} ({time.monotonic() - start:.0f} s)",
             flush=True,
         )
@@ -389,11 +400,11 @@ def main() -> None:
             "limit_gb": options.limit_gb,
             "models": dict(sorted(rows.items())),
         }
-        fresh = RESULT.with_suffix(".part")
-        fresh.write_text(json.dumps(result, indent=0) + "\n", encoding="utf-8")
-        fresh.replace(RESULT)
+        partial = RESULT.with_suffix(".part")
+        partial.write_text(json.dumps(result, indent=0) + "\n", encoding="utf-8")
+        partial.replace(RESULT)
     counts = Counter(row["status"] for row in rows.values())
-    print(f"{len(rows)} of {len(everything)}: {dict(counts)}")
+    print(f"{len(rows)} of {len(architectures)}: {dict(counts)}")
     sys.exit(bool(counts["wrong"]))
 
 

@@ -1,10 +1,10 @@
-"""Train what the embedded model adds to its backbone: ``python -m benchmarks.train_head``.
+"""Train the head of the embedded model: ``python -m benchmarks.train_head``.
 
-Frozen are the patch embedding and all but the last blocks; trained are low-rank changes to the
-linear layers of those, the last norm and a linear head on the class token. What enters the first
-changed block is computed once for every image and kept, so that an epoch costs a fraction of a
-pass through the model. Epochs are chosen on validation scenes and validation objects; the test
-splits are opened once, through `semattn.load`, after the weights have been written.
+The patch embedding and all blocks but the last are frozen. Low-rank changes to the linear layers of
+the last blocks, the last norm, and a linear head on the class token are trained. The input of the
+first changed block is computed once for every image and stored, so that an epoch costs a fraction
+of a pass through the model. The epoch is chosen on validation scenes and validation objects; the
+test splits are opened once, through `semattn.load`, after the weights have been written.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from .objects_on_scenes.fetch import default_root
 RESULT = Path(__file__).parent / "results" / "train_head.json"
 DATA = Path(semattn.__file__).parent / "zoo" / "assets"
 PART = 520
-"""Images whose tokens share a file (100 MB)."""
+"""Images whose tokens are stored in one file (100 MB)."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the result depends on."""
+    """All parameters of the training."""
 
     images: int = 4160
     validation: int = 390
@@ -59,7 +59,7 @@ class Recipe:
 
 
 class LowRank(nn.Module):
-    """A frozen linear layer and a trained change of low rank: y = W x + b + U D x."""
+    """Frozen linear layer with a trained change of low rank: y = W x + b + U D x."""
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -68,12 +68,12 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply both."""
+        """Apply the layer and its change."""
         return self.linear(x) + x @ self.down.T @ self.up.T
 
 
 class Tail(nn.Module):
-    """The last blocks, the norm and the head, on the tokens that enter them."""
+    """Last blocks, norm and head, applied to the tokens that enter these blocks."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Tail(nn.Module):
             block.mlp.fc2 = LowRank(block.mlp.fc2, recipe.rank)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (B, K) of tokens (B, N, D). Of the last block only the class token is needed."""
+        """Return logits (B, K) of tokens (B, N, D); of the last block only the class token."""
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         last, attention = self.blocks[-1], self.blocks[-1].attn
@@ -98,24 +98,24 @@ class Tail(nn.Module):
             part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
             for part in attention.qkv(last.norm1(tokens)).chunk(3, dim=-1)
         )
-        read = F.scaled_dot_product_attention(q[:, :, :1], k, v, scale=attention.scale)
-        x = tokens[:, 0] + last.ls1(attention.proj(read.flatten(1)))
+        attended = F.scaled_dot_product_attention(q[:, :, :1], k, v, scale=attention.scale)
+        x = tokens[:, 0] + last.ls1(attention.proj(attended.flatten(1)))
         x = x + last.ls2(last.mlp(last.norm2(x)))
         return self.head(self.norm(x))
 
     def changes(self) -> dict[str, Tensor]:
-        """What was trained, under the names of the model's parameters, in half precision."""
-        found = {f"head.{name}": value for name, value in self.head.named_parameters()}
-        found |= {f"norm.{name}": value for name, value in self.norm.named_parameters()}
+        """Return the trained tensors under the model's parameter names, in half precision."""
+        changes = {f"head.{name}": value for name, value in self.head.named_parameters()}
+        changes |= {f"norm.{name}": value for name, value in self.norm.named_parameters()}
         for name, module in self.blocks.named_modules():
             if isinstance(module, LowRank):
-                where = f"blocks.{name}.weight"  # a slice of blocks keeps their numbers
-                found |= {f"{where}.down": module.down, f"{where}.up": module.up}
-        return {name: value.detach().half().contiguous() for name, value in found.items()}
+                weight_name = f"blocks.{name}.weight"  # a slice of blocks keeps their numbers
+                changes |= {f"{weight_name}.down": module.down, f"{weight_name}.up": module.up}
+        return {name: value.detach().half().contiguous() for name, value in changes.items()}
 
 
 def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What photographs differ by: side, light, colour, sharpness; sometimes a plain background."""
+    """Change side, light, colour and sharpness at random; sometimes use a plain background."""
     if rng.random() < 0.15:
         image = np.where(mask[..., None], image, rng.integers(0, 256, 3, dtype=np.uint8))
     picture = Image.fromarray(image)
@@ -131,7 +131,7 @@ def augment(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np
 
 
 def compositions(root: Path, split: str, recipe: Recipe) -> ObjectsOnScenes:
-    """The data of a split; training sees objects of more sizes than the benchmark has."""
+    """Return the data of a split; training uses a wider range of object sizes."""
     if split == "train":
         wide = Placement(scale=recipe.scale, visible=recipe.visible, enlarge=2.5)
         return ObjectsOnScenes(root, split, count=recipe.images, seed=recipe.seed, placement=wide)
@@ -139,7 +139,7 @@ def compositions(root: Path, split: str, recipe: Recipe) -> ObjectsOnScenes:
 
 
 def picture(data: ObjectsOnScenes, index: int) -> np.ndarray:
-    """Image `index`, changed at random for training only."""
+    """Return image `index`, changed at random for training only."""
     item = data[index]
     if data.split != "train":
         return item.image
@@ -148,9 +148,9 @@ def picture(data: ObjectsOnScenes, index: int) -> np.ndarray:
 
 @torch.inference_mode()
 def tokens_of(model: nn.Module, data: ObjectsOnScenes, first: int, work: Path) -> Tensor:
-    """Tokens (n, N, D) that enter block `first`, in half precision.
+    """Return the tokens (n, N, D) that enter block `first`, in half precision.
 
-    They are kept in `work`, in parts, so that a run that was stopped goes on where it was.
+    They are stored in `work`, in parts, so that an interrupted run resumes.
     """
     about = [DIGEST, data.split, data.seed, first, str(data.placement), data.size]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
@@ -161,14 +161,14 @@ def tokens_of(model: nn.Module, data: ObjectsOnScenes, first: int, work: Path) -
         stop = min(start + PART, len(data))
         path = work / f"{data.split}-{key}-{start}-{stop}.npy"
         if not path.exists():
-            found = []
+            batches = []
             for low in range(start, stop, 32):
                 batch = [picture(data, index) for index in range(low, min(low + 32, stop))]
                 x = model.patch_embed(normalise(batch, model).to(device))
                 x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
-                found.append(model.blocks[:first](x).half().cpu())
+                batches.append(model.blocks[:first](x).half().cpu())
             partial = path.with_suffix(".part.npy")
-            np.save(partial, torch.cat(found).numpy())
+            np.save(partial, torch.cat(batches).numpy())
             partial.replace(path)
             print(f"{data.split}: {stop} of {len(data)} images", flush=True)
         parts.append(torch.from_numpy(np.load(path)))
@@ -176,13 +176,13 @@ def tokens_of(model: nn.Module, data: ObjectsOnScenes, first: int, work: Path) -
 
 
 def labels_of(data: ObjectsOnScenes) -> Tensor:
-    """The labels (n,) of a split's images, in order."""
-    present = list(data.objects)
-    return torch.tensor([present[index % len(present)] for index in range(len(data))])
+    """Return the labels (n,) of a split's images, in order."""
+    labels = list(data.objects)
+    return torch.tensor([labels[index % len(labels)] for index in range(len(data))])
 
 
 def train(root: Path, recipe: Recipe, work: Path, device: str) -> tuple[dict[str, Tensor], list]:
-    """The changes of the epoch that is best on validation, and what every epoch gave."""
+    """Return the changes of the best epoch on validation, and the history of all epochs."""
     torch.manual_seed(recipe.seed)
     model = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518).eval()
     model.load_state_dict(backbone(), strict=True)
@@ -205,9 +205,9 @@ def train(root: Path, recipe: Recipe, work: Path, device: str) -> tuple[dict[str
     best: dict[str, Tensor] = {}
     for epoch in range(1, recipe.epochs + 1):
         losses = []
-        for chosen in torch.randperm(len(tokens)).split(recipe.batch):
-            logits = tail(tokens[chosen].to(device).float())
-            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=recipe.smoothing)
+        for indices in torch.randperm(len(tokens)).split(recipe.batch):
+            logits = tail(tokens[indices].to(device).float())
+            loss = F.cross_entropy(logits, labels[indices], label_smoothing=recipe.smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -223,23 +223,25 @@ def train(root: Path, recipe: Recipe, work: Path, device: str) -> tuple[dict[str
 
 
 def quality(row: dict[str, float]) -> float:
-    """What epochs are chosen by: the mean over known objects and new ones, on new scenes."""
+    """Return the criterion of the epoch: the mean over learned and new objects on new scenes."""
     return (row["validation"] + row["validation-objects"]) / 2
 
 
 @torch.inference_mode()
 def accuracy(tail: Tail, tokens: Tensor, labels: Tensor, device: str) -> float:
-    """Part of the images whose greatest logit is that of the label."""
-    found = [tail(part.to(device).float()).argmax(dim=1) for part in tokens.split(64)]
-    return float((torch.cat(found) == labels).float().mean())
+    """Return the fraction of images whose greatest logit is that of the label."""
+    predictions = [tail(part.to(device).float()).argmax(dim=1) for part in tokens.split(64)]
+    return float((torch.cat(predictions) == labels).float().mean())
 
 
 def main() -> None:
-    """Train, write the weights, measure what was written, and say it in the model card."""
+    """Train, write the weights, evaluate them, and write the model card."""
     parser = argparse.ArgumentParser(description="Train the head of the embedded model.")
-    parser.add_argument("--root", type=Path, default=default_root(), help="the fetched data")
     parser.add_argument(
-        "--work", type=Path, default=cache_dir() / "train-head", help="where tokens are kept"
+        "--root", type=Path, default=default_root(), help="folder of the fetched data"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=cache_dir() / "train-head", help="folder for stored tokens"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

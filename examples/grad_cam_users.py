@@ -1,10 +1,10 @@
-"""From pytorch-grad-cam to semattn: the same call, without target layers and reshape functions.
+"""Migrate from pytorch-grad-cam: the same call, without target layers and reshape functions.
 
     pip install grad-cam
     python examples/grad_cam_users.py
 
-Runs without any weights: the model is a tiny timm ViT with random ones, so that the maps mean
-nothing and the calls are what there is to see.
+Runs without pretrained weights: the model is a tiny timm ViT with random weights, so that the maps
+have no meaning. The example shows the calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 
 def main() -> None:
-    """Explain two classes of one photograph, and lay one map over it."""
+    """Explain two classes of one photograph, and overlay one of the maps."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit").eval()
     image = prepare(PHOTO, Preprocessing.of(model))

@@ -1,9 +1,9 @@
-"""What attention does between patches: analyse pictures in parts, merge, and look.
+"""Analyse the attention between patches: in parts, merged, and as a report.
 
     python examples/interrelation.py
 
-Runs without any weights: the model is a tiny timm ViT with random ones, whose attention is nearly
-even. Results: analysis.png, analysis.npz and report.html.
+Runs without pretrained weights: the model is a tiny timm ViT with random weights, whose attention
+is nearly uniform. Results: analysis.png, analysis.npz and report.html.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 
 def main() -> None:
-    """Two parts of a set, one result; then one picture with its report."""
+    """Analyse two parts of a set and merge them; then write a report on one image."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=64).eval()
     first = semattn.analyze(model, [PHOTO, data.astronaut(), data.chelsea()], pool=0)
     first.save("analysis.npz")
     second = semattn.analyze(model, [data.coffee(), data.rocket()], pool=0)
 
-    found = load_analysis("analysis.npz").merge(second)
-    print(f"{found.images} images; alignment of layer 0: {found.mean('alignment')[0].round(3)}")
-    print(found.findings()[0].text)
-    table = found.table()  # pandas.DataFrame(table), where there is pandas
+    analysis = load_analysis("analysis.npz").merge(second)
+    print(
+        f"{analysis.images} images; alignment of layer 0: {analysis.mean('alignment')[0].round(3)}"
+    )
+    print(analysis.findings()[0].text)
+    table = analysis.table()  # or pandas.DataFrame(table)
     print(len(table["figure"]), "rows of", ", ".join(list(table)[:7]))
-    semattn.viz.analysis(found).savefig("analysis.png")
+    semattn.viz.analysis(analysis).savefig("analysis.png")
     print("picture: analysis.png")
 
     explanation = semattn.SIFTPatchInterrelation().explain(model, PHOTO)
-    alone = semattn.analyze(model, PHOTO)
-    report = semattn.report.of(explanation, model=model, analysis=alone)
-    print(f"picture: {report.save('report.html').name}")  # in a notebook, `report` shows itself
+    photo_analysis = semattn.analyze(model, PHOTO)
+    report = semattn.report.of(explanation, model=model, analysis=photo_analysis)
+    print(f"picture: {report.save('report.html').name}")  # a notebook displays `report`
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Pre-train a masked autoencoder on a folder of photographs, hiding patches by their keypoints.
+"""Pre-train a masked autoencoder on a folder of photographs with keypoint-guided masks.
 
-    python examples/pretrain_mae.py                      # pictures made here, a minute at most
+    python examples/pretrain_mae.py                      # synthetic images, a minute at most
     python examples/pretrain_mae.py photos/ --model small --size 224 --patch 16 --epochs 100
     torchrun --nproc-per-node 2 examples/pretrain_mae.py photos/ …
     accelerate launch examples/pretrain_mae.py photos/ …
 
-transformers' trainer does the work, so that its callbacks may be given; `semattn pretrain` is the
-same on the command line. Run again after an interruption, it goes on.
+Uses the trainer of transformers, so that its callbacks can be passed; `semattn pretrain` does the
+same on the command line. A second call resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -28,32 +28,38 @@ TINY = {
 
 
 def pictures(count: int = 48) -> list[np.ndarray]:
-    """Smooth ground with a piece of texture somewhere."""
+    """Return smooth images with a textured square at a random place."""
     rng = np.random.default_rng(0)
-    made = []
+    images = []
     for _ in range(count):
         coarse = Image.fromarray(rng.integers(40, 216, (4, 4, 3), dtype=np.uint8))
         picture = np.array(coarse.resize((80, 80), Image.Resampling.BICUBIC))
         top, left = rng.integers(0, 48, 2)
         picture[top : top + 32, left : left + 32] = rng.integers(0, 256, (8, 8, 3)).repeat(
             4, 0).repeat(4, 1)  # fmt: skip
-        made.append(picture)
-    return made
+        images.append(picture)
+    return images
 
 
 def main() -> None:
-    """One run, and what its encoder makes of an image."""
+    """Pre-train a model, and compute the features of one image."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="photographs; made here if left out")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="folder of photographs; default: synthetic images"
+    )
     parser.add_argument("--out", type=Path, default=Path("pretrain-mae"))
-    parser.add_argument("--model", default=None, help="tiny, small, base; tinier if left out")
+    parser.add_argument(
+        "--model", default=None, help="tiny, small or base; default: smaller than tiny"
+    )
     parser.add_argument("--size", type=int, default=32, help="side of a crop, pixels (32)")
     parser.add_argument("--patch", type=int, default=8, help="side of a patch, pixels (8)")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=16, help="of all processes (16)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="batch size over all processes (16)"
+    )
     options = parser.parse_args()
 
-    # From poor patches to rich ones: easy beginnings, hard ends.
+    # Mask patches with few keypoints first (easy), with many keypoints last (hard).
     beta = Schedule(-2.0, 2.0, options.epochs, "cosine")
     run = pretrain(
         pictures() if options.folder is None else readable(options.folder)[0],

@@ -3,8 +3,8 @@
     pip install quantus
     python examples/quantus_evaluation.py
 
-Runs without any weights: the model is a tiny timm ViT with random ones, so that the numbers mean
-nothing and the calls are what there is to see.
+Runs without pretrained weights: the model is a tiny timm ViT with random weights, so that the
+numbers have no meaning. The example shows the calls.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 
 def main() -> None:
-    """Score methods by how sparse, how faithful and how class-specific their maps are.
+    """Compare explainers by sparseness, faithfulness and class-specificity of their maps.
 
-    Rollout does not know of classes: another class gives it the same map, similarity 1.
+    Rollout ignores the target: the similarity of its maps for two classes is 1.
     """
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=64).eval()
@@ -48,8 +48,11 @@ def main() -> None:
         y_batch=target.numpy(),
         explain_func_kwargs={},
     )
-    for name, found in scores.items():
-        means = (f"{metric} {sum(each) / len(each):+.3f}" for metric, each in found.items())
+    for name, scores_of_metric in scores.items():
+        means = (
+            f"{metric} {sum(values) / len(values):+.3f}"
+            for metric, values in scores_of_metric.items()
+        )
         print(f"{name}:", ", ".join(means))
 
 

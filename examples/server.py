@@ -1,11 +1,11 @@
-"""A service that explains pictures: one model, many requests at once, asyncio in front.
+"""HTTP service that explains images: one model, concurrent requests, asyncio.
 
-    python examples/server.py            # starts it, asks it four times at once, stops
-    python examples/server.py 8000       # serves with the embedded model until Ctrl-C
+    python examples/server.py            # starts the service, sends four requests, stops
+    python examples/server.py 8000       # serves the embedded model until Ctrl-C
     curl --data-binary @photo.jpg localhost:8000
 
-The answer is JSON: the class, its probability, and the map over patches. Explanations run in
-threads; the engine keeps them apart, so they share one model and need no lock.
+The response is JSON: the class, its probability, and the map over patches. Explanations run in
+threads. Concurrent calls are isolated from each other, so that they share one model without a lock.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from semattn.errors import SemattnError
 from semattn.zoo import load
 
 PHOTO = Path(__file__).parent / "flower.jpg"
-LARGEST = 20 * 2**20  # bytes of a picture
-AT_ONCE = 2  # explanations; more wait
-REFUSED = (SemattnError, ValueError, IndexError, EOFError, asyncio.LimitOverrunError)
+MAX_BYTES = 20 * 2**20  # of a request
+NUM_THREADS = 2  # concurrent explanations; further requests wait
+CLIENT_ERRORS = (SemattnError, ValueError, IndexError, EOFError, asyncio.LimitOverrunError)
 
 
-def explained(model: nn.Module, content: bytes) -> dict[str, Any]:
-    """What is answered for the bytes of a picture."""
-    made = SIFTPatchInterrelation(model).explain(content)
-    chosen = int(made.target[0])
+def explain(model: nn.Module, content: bytes) -> dict[str, Any]:
+    """Return the response to an image file."""
+    explanation = SIFTPatchInterrelation(model).explain(content)
+    target = int(explanation.target[0])
     return {
-        "class": made.label(0) if made.classes else chosen,
-        "probability": round(float(made.logits.softmax(dim=-1)[0, chosen]), 4),
-        "map": made.patch_map[0].tolist(),
+        "class": explanation.label(0) if explanation.classes else target,
+        "probability": round(float(explanation.logits.softmax(dim=-1)[0, target]), 4),
+        "map": explanation.patch_map[0].tolist(),
     }
 
 
-async def answer(
+async def handle_request(
     model: nn.Module,
     pool: ThreadPoolExecutor,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
 ) -> None:
-    """One request: a picture as the body of a POST."""
+    """Handle one request: an image as the body of a POST."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = int(head.partition("content-length:")[2].split()[0])
-        if length > LARGEST:
-            raise ValueError(f"expected a picture of {LARGEST} bytes at most, got {length}")
+        if length > MAX_BYTES:
+            raise ValueError(f"expected a picture of {MAX_BYTES} bytes at most, got {length}")
         content = await reader.readexactly(length)
-        made = await asyncio.get_running_loop().run_in_executor(pool, explained, model, content)
-        status, body = "200 OK", json.dumps(made)
-    except REFUSED as error:
+        result = await asyncio.get_running_loop().run_in_executor(pool, explain, model, content)
+        status, body = "200 OK", json.dumps(result)
+    except CLIENT_ERRORS as error:
         status, body = "400 Bad Request", json.dumps({"error": str(error)})
     writer.write(
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
@@ -68,31 +68,33 @@ async def answer(
     writer.close()
 
 
-async def ask(port: int, content: bytes) -> dict[str, Any]:
-    """What a client does."""
+async def request(port: int, content: bytes) -> dict[str, Any]:
+    """Send an image as a client, and return the response."""
     reader, writer = await asyncio.open_connection("localhost", port)
     writer.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
-    told = await reader.read()
+    response = await reader.read()
     writer.close()
-    found: dict[str, Any] = json.loads(told.partition(b"\r\n\r\n")[2])
-    return found
+    result: dict[str, Any] = json.loads(response.partition(b"\r\n\r\n")[2])
+    return result
 
 
 async def main(port: int | None) -> None:
-    """Serve for ever, or for four requests of our own."""
+    """Serve on a port until interrupted, or handle four requests of our own."""
     torch.manual_seed(0)
     model = load() if port else timm.create_model("test_vit", img_size=64).eval()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        server = await asyncio.start_server(partial(answer, model, pool), "localhost", port or 0)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        server = await asyncio.start_server(
+            partial(handle_request, model, pool), "localhost", port or 0
+        )
         async with server:
-            at = server.sockets[0].getsockname()[1]
+            bound_port = server.sockets[0].getsockname()[1]
             if port:
-                print(f"curl --data-binary @photo.jpg localhost:{at}")
+                print(f"curl --data-binary @photo.jpg localhost:{bound_port}")
                 await server.serve_forever()
             photo = PHOTO.read_bytes()
-            for told in await asyncio.gather(*(ask(at, photo) for _ in range(4))):
-                print(f"class {told['class']}, {len(told['map'])} rows of patches")
-            print((await ask(at, b"no picture"))["error"])
+            for result in await asyncio.gather(*(request(bound_port, photo) for _ in range(4))):
+                print(f"class {result['class']}, {len(result['map'])} rows of patches")
+            print((await request(bound_port, b"no picture"))["error"])
 
 
 if __name__ == "__main__":

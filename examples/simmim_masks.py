@@ -1,4 +1,4 @@
-"""Guided masks and KAMIM's weights for models that take `bool_masked_pos`: SimMIM, BEiT.
+"""Guided masks and KAMIM's loss weights for models with `bool_masked_pos`: SimMIM, BEiT.
 
 python examples/simmim_masks.py
 """

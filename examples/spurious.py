@@ -1,11 +1,10 @@
-"""Search a data set for what a model uses that is not the object, look at it, and act on it.
+"""Search a data set for spurious cues of a model, inspect them, and suppress one.
 
     python examples/spurious.py
 
-Runs without any weights: the pictures are made here, with a bright tag on all of one class, and the
-model is a tiny timm ViT whose head is fitted to them. Attention that was never trained does not
-know what an object is, so what comes out means little. Results: spurious.png, spurious.npz and
-report.html.
+Runs without pretrained weights: the images are synthetic, with a bright tag on all images of one
+class, and the model is a tiny timm ViT with a fitted head. Its attention is not trained, so that
+the result has little meaning. Results: spurious.png, spurious.npz and report.html.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ NAMES, SIDE = ("plain", "tagged"), 160
 
 
 def pictures(count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with a square thing somewhere, and a tag at the lower right of the second class."""
+    """Return noise with a textured square, and a tag at the lower right of the second class."""
     torch.manual_seed(0)
     labels = torch.arange(count) % 2
     coarse = torch.rand(count, 3, 12, 12)
@@ -34,7 +33,7 @@ def pictures(count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    """A head that the tag gives away, the search, and the model with the tag overlooked."""
+    """Fit a head that uses the tag, search for cues, and suppress the tag."""
     images, labels = pictures()
     model = timm.create_model("test_vit", img_size=SIDE, num_classes=2).eval()
     with torch.no_grad():
@@ -48,24 +47,27 @@ def main() -> None:
     model.head.load_state_dict(head.state_dict())
 
     data = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
-    found = discover_spurious(model, data, names=NAMES, seed=0)
-    print(f"{len(found.confirmed)} cues confirmed, {len(found.cues)} tried")
-    for cue in found.cues:
+    discovery = discover_spurious(model, data, names=NAMES, seed=0)
+    print(f"{len(discovery.confirmed)} cues confirmed, {len(discovery.cues)} tried")
+    for cue in discovery.cues:
         print(f"{cue.name}: {cue.where}, in {cue.inside:.0%} and in {cue.outside:.0%} of others")
         print(
-            f"  lost when removed {cue.removed.mean:.2f}, gained {cue.transplanted.mean:.2f} nats"
+            f"  effect of removal {cue.removed.mean:.2f} nats, "
+            f"of transplant {cue.transplanted.mean:.2f} nats"
         )
-    viz.spurious(found).savefig("spurious.png")
-    report.write("report.html", discovery=found)
+    viz.spurious(discovery).savefig("spurious.png")
+    report.write("report.html", discovery=discovery)
     print("picture: spurious.png")
 
-    save_discovery(found, "spurious.npz")
-    again = load_discovery("spurious.npz", model)
-    for cue in again.cues[:1]:
-        shown = cue.matches(images[:4])
-        print("shown by", [f"{one:.2f}" for one in shown.amax(dim=1).tolist()])
+    save_discovery(discovery, "spurious.npz")
+    loaded = load_discovery("spurious.npz", model)
+    for cue in loaded.cues[:1]:
+        matches = cue.matches(images[:4])
+        print("match by image:", [f"{match:.2f}" for match in matches.amax(dim=1).tolist()])
         with torch.no_grad(), AttentionPrompter(model, strength=1.0).steer(cue):
-            print("answers without it:", model(images[:4]).softmax(-1)[:, 1].tolist())
+            print(
+                "predictions with the cue suppressed:", model(images[:4]).softmax(-1)[:, 1].tolist()
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Explain what an image-classification pipeline of transformers says.
+"""Explain the predictions of an image-classification pipeline of transformers.
 
     pip install transformers
     python examples/transformers_pipeline.py
 
-Nothing is fetched: model and image processor are built here, with random weights. With a
-checkpoint, ``pipe = pipeline("image-classification", "google/vit-base-patch16-224")`` is all that
-changes.
+Nothing is fetched: model and image processor are created with random weights. With a checkpoint,
+only one line changes: ``pipe = pipeline("image-classification", "google/vit-base-patch16-224")``.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 
 def main() -> None:
-    """Classify a photograph, and ask for the evidence for the first and the second answer."""
+    """Classify a photograph, and explain the first and the second prediction."""
     torch.manual_seed(0)
     names = dict(enumerate(["cup", "flower", "bird", "tool"]))
     config = ViTConfig(
@@ -36,14 +35,17 @@ def main() -> None:
         image_processor=ViTImageProcessor(size={"height": 112, "width": 112}),
     )
     answers = pipe(Image.open(PHOTO))
-    print("pipeline:", ", ".join(f"{one['label']} {one['score']:.0%}" for one in answers))
+    print(
+        "pipeline:",
+        ", ".join(f"{prediction['label']} {prediction['score']:.0%}" for prediction in answers),
+    )
 
     explainer = SIFTPatchInterrelation(preprocessing=Preprocessing.of(pipe.image_processor))
     for answer in answers[:2]:
         target = pipe.model.config.label2id[answer["label"]]
-        made = explainer.explain(pipe.model, PHOTO, target=target)
-        file = f"evidence-for-{made.label(target)}.png"
-        Image.fromarray(overlay(made)).save(file)
+        explanation = explainer.explain(pipe.model, PHOTO, target=target)
+        file = f"evidence-for-{explanation.label(target)}.png"
+        Image.fromarray(overlay(explanation)).save(file)
         print("picture:", file)
 
 

@@ -78,7 +78,7 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
 
 
 def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
-    data = pretraining_data.drawn(32, pictures=16, train=12, test=6)
+    data = pretraining_data.synthetic(32, pictures=16, train=12, test=6)
     protocol = bench.Protocol(bench.LEAST, 32, 8, 3, 8, device="cpu", reconstructions=0)
     whole = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "whole", tmp_path / "whole")
 
@@ -106,7 +106,7 @@ def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_crops_are_the_same_in_every_arm():
-    pictures = pretraining_data.drawn(32, 6, 3, 3).pictures
+    pictures = pretraining_data.synthetic(32, 6, 3, 3).pictures
     seen = []
     for arm in bench.ARMS.values():
         data = MaskedImages(

@@ -1,9 +1,9 @@
-"""Objects on scenes: images whose explanation is known to the pixel.
+"""Objects on scenes: images with an exactly known explanation.
 
-Photographic cut-outs pasted on photographs, as Waterbirds and BAM are built: the alpha channel is
-the exact mask, and object, scene and place are chosen independently of each other. `fetch` brings
-the files, `catalog` says what they show and who may see them, `compose` pastes, and
-`ObjectsOnScenes` is the data set.
+Photographic cut-outs are pasted on photographs, as in Waterbirds and BAM: the alpha channel is the
+exact mask, and object, scene and place are chosen independently. `fetch` downloads the files,
+`catalog` lists them with their classes and splits, `compose` pastes, and `ObjectsOnScenes` is the
+data set.
 """
 
 from .catalog import CLASSES, NAMES, PHOTOGRAPHS, SCENES, Objects

@@ -1,9 +1,9 @@
-"""Which cut-out shows what, and who may see which object and which scene.
+"""Class of every cut-out, and split of every object and scene.
 
-Chosen by eye from contact sheets: photographs only (no drawings, no mirrored copies), classes that
-nobody would dispute, coarse enough to have objects to spare. Look-alikes (two tigers aside) stay
-on one side of the split, so that an unseen object is more than another photograph of a learned
-one. Paths are under `usr/share` of the packages that `fetch` names.
+Chosen by eye from contact sheets: only photographs (no drawings, no mirrored copies), unambiguous
+classes, coarse enough to have several objects each. Similar objects (except two tigers) are in the
+same split, so that an unseen object is not another photograph of a learned one. Paths are relative
+to `usr/share` of the packages that `fetch` lists.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ SCENES: dict[str, tuple[str, ...]] = {
     + _wallpapers("Path summer_1am")
     + ("wallpapers/Volna/contents/images/5120x2880.jpg",),
 }
-"""Photographs with none of the classes in them."""
+"""Photographs that show none of the classes."""
 
 PHOTOGRAPHS: dict[str, str] = {
     "backgrounds/Dragonfly_by_Bolly.jpg": "insect",
@@ -176,20 +176,20 @@ PHOTOGRAPHS: dict[str, str] = {
     "backgrounds/mate/nature/YellowFlower.jpg": "flower",
     "wallpapers/ColorfulCups/contents/images/2560x1600.jpg": "cup or pot",
 }
-"""Whole photographs that show a class by themselves: for a look at the end, never for training."""
+"""Photographs that show a class without composition: for a final check, never for training."""
 
 
 FURTHER: tuple[str, ...] = (
     *_backgrounds("seeding_by_Clements_Engelhardt"),
     *_wallpapers("EveningGlow"),
 )
-"""Scenes that `benchmarks.confounded_birds` has beside those."""
+"""Additional scenes of `benchmarks.confounded_birds`."""
 
 
 def files() -> tuple[str, ...]:
-    """Every file that the splits name, once."""
-    named = [path for group in SCENES.values() for path in group] + list(PHOTOGRAPHS)
-    named += FURTHER
+    """Return every file of the splits, once."""
+    paths = [path for group in SCENES.values() for path in group] + list(PHOTOGRAPHS)
+    paths += FURTHER
     for objects in CLASSES.values():
-        named += [*objects.learned, *objects.validation, *objects.unseen]
-    return tuple(dict.fromkeys(named))
+        paths += [*objects.learned, *objects.validation, *objects.unseen]
+    return tuple(dict.fromkeys(paths))

@@ -1,6 +1,6 @@
-"""Pasting a cut-out on a scene, with the exact mask.
+"""Paste a cut-out on a scene and return the exact mask.
 
-Pure functions of pixels and of one random generator; they know no files and no classes.
+Pure functions of pixels and of one random generator, without files and classes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Placement:
-    """How large an object may be and how much of it must show.
+    """Range of the object's size, and its least visible part.
 
     Parameters
     ----------
-    scale : least and greatest longest side of the object, as a part of the frame's side
-    visible : least part of the object inside the frame, of what shows of it in the middle
-    enlarge : greatest enlargement of the cut-out, so that small ones are not told by their blur
+    scale : range of the longest side of the object, as a fraction of the frame's side
+    visible : least part of the object inside the frame, relative to the same object in the middle
+    enlarge : greatest enlargement of the cut-out, so that small ones are not blurred
     """
 
     scale: tuple[float, float] = (0.3, 0.9)
@@ -32,7 +32,7 @@ class Placement:
 
 
 def crop_scene(scene: Image.Image, size: int, rng: np.random.Generator) -> Pixels:
-    """A random square of the scene, at least 40 % of its shorter side, as (size, size, 3)."""
+    """Return a random square (size, size, 3) of at least 40 % of the scene's shorter side."""
     shorter = min(scene.size)
     side = int(rng.integers(round(0.4 * shorter), shorter + 1))
     left = int(rng.integers(0, scene.width - side + 1))
@@ -42,7 +42,7 @@ def crop_scene(scene: Image.Image, size: int, rng: np.random.Generator) -> Pixel
 
 
 def trim(cutout: Image.Image) -> Image.Image:
-    """The cut-out without its transparent border."""
+    """Return the cut-out without its transparent border."""
     cutout = cutout.convert("RGBA")
     return cutout.crop(cutout.getchannel("A").getbbox())
 
@@ -53,8 +53,8 @@ def place(
     """Resize the cut-out and choose its top left corner.
 
     The centre is uniform over the whole frame, corners included; a place where too little of the
-    object shows is drawn again. The pixels are RGBA, colours multiplied by alpha, so that no
-    border of the cut-out's own background bleeds in.
+    object is visible is drawn again. The pixels are RGBA with premultiplied alpha, so that the
+    cut-out's own background does not show at its border.
 
     Returns
     -------
@@ -62,26 +62,28 @@ def place(
     corner : (left, top), pixels, negative where the object is cut by the frame
     """
     longest = max(cutout.size)
-    low, high = (part * size for part in placement.scale)
+    low, high = (fraction * size for fraction in placement.scale)
     high = max(low, min(high, placement.enlarge * longest))
     factor = rng.uniform(low, high) / longest
     width, height = (max(1, round(side * factor)) for side in cutout.size)
     layer = np.asarray(cutout.convert("RGBa").resize((width, height), Image.Resampling.BICUBIC))
     opaque = layer[..., 3] >= 128
 
-    def shown(left: int, top: int) -> int:
+    def num_visible(left: int, top: int) -> int:
         return int(opaque[_inside(top, height, size), _inside(left, width, size)].sum())
 
-    enough = max(1.0, placement.visible * shown((size - width) // 2, (size - height) // 2))
+    min_visible = max(
+        1.0, placement.visible * num_visible((size - width) // 2, (size - height) // 2)
+    )
     while True:
         x, y = rng.uniform(0, size, 2)
         corner = (round(x - width / 2), round(y - height / 2))
-        if shown(*corner) >= enough:
+        if num_visible(*corner) >= min_visible:
             return layer, corner
 
 
 def paste(background: Pixels, layer: Pixels, corner: tuple[int, int]) -> tuple[Pixels, Mask]:
-    """The layer over the background, and where it covers at least half of a pixel.
+    """Return the layer over the background, and the mask of pixels that it covers by at least half.
 
     Parameters
     ----------
@@ -105,5 +107,5 @@ def paste(background: Pixels, layer: Pixels, corner: tuple[int, int]) -> tuple[P
 
 
 def _inside(start: int, length: int, size: int) -> slice:
-    """The part of a layer of `length`, laid at `start`, that falls on a frame of `size`."""
+    """Return the slice of a layer of `length`, placed at `start`, inside a frame of `size`."""
     return slice(max(-start, 0), max(min(length, size - start), 0))

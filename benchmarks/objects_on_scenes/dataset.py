@@ -1,4 +1,4 @@
-"""`ObjectsOnScenes`: a data set of compositions, the same for the same seed."""
+"""Data set of compositions, `ObjectsOnScenes`, deterministic for a seed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SPLITS: dict[str, tuple[str, str]] = {
 """Split: (which objects, which scenes)."""
 
 SCENE_SIDE = 720
-"""Scenes are kept with this shorter side, pixels."""
+"""Shorter side of the stored scenes, pixels."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """One image whose truth is known to the pixel.
+    """Image with an exactly known mask of its object.
 
     Parameters
     ----------
@@ -50,28 +50,28 @@ class Composition:
 
 
 class ObjectsOnScenes:
-    """Cut-out objects on scene photographs.
+    """Data set of cut-out objects on scene photographs.
 
     Every class has the same number of images (to within one), every object of a class the same
-    share. Image `i` depends on the seed, the split and `i` only, so that a larger `count` adds
+    share. Image `i` depends only on the seed, the split and `i`, so that a larger `count` adds
     images and changes none.
 
     Parameters
     ----------
-    root : where `fetch` put the files
+    root : folder of the files that `fetch` downloaded
     split : one of `SPLITS`; splits share neither scenes nor random numbers
     size : side of the images, pixels
     count : number of images
-    seed : of everything random
+    seed : seed of all random choices
     placement : size and position of the objects
-    catalog, scenes : other objects or scenes than the catalogue's, of the same form
+    catalog, scenes : other objects or scenes, in the form of the catalogue
 
     Raises
     ------
     ValueError
-        For a split that does not exist.
+        For an unknown split.
     FileNotFoundError
-        When the data has not been fetched.
+        If the data has not been fetched.
     """
 
     def __init__(
@@ -94,8 +94,10 @@ class ObjectsOnScenes:
         catalog = CLASSES if catalog is None else catalog
         self.classes = tuple(catalog)
         self.scenes = (SCENES if scenes is None else scenes)[scene_group]
-        labelled = {i: getattr(item, group) for i, item in enumerate(catalog.values())}
-        self.objects: dict[int, tuple[str, ...]] = {i: own for i, own in labelled.items() if own}
+        objects_of_label = {i: getattr(item, group) for i, item in enumerate(catalog.values())}
+        self.objects: dict[int, tuple[str, ...]] = {
+            i: objects for i, objects in objects_of_label.items() if objects
+        }
         self._check_fetched()
 
     def __len__(self) -> int:
@@ -108,8 +110,8 @@ class ObjectsOnScenes:
         if not 0 <= index < self.count:
             raise IndexError(f"index: expected 0 to {self.count - 1}, got {index}")
         rng = np.random.default_rng((self.seed, list(SPLITS).index(self.split), index))
-        turn, which = divmod(index, len(self.objects))
-        label = list(self.objects)[which]
+        turn, class_index = divmod(index, len(self.objects))
+        label = list(self.objects)[class_index]
         name = self.objects[label][turn % len(self.objects[label])]
         scene = self.scenes[rng.integers(len(self.scenes))]
         background = crop_scene(scene_of(self.root / scene), self.size, rng)
@@ -121,8 +123,8 @@ class ObjectsOnScenes:
         return Composition(image, mask, label, name, scene, visible, offset)
 
     def _check_fetched(self) -> None:
-        named = [*self.scenes, *(path for own in self.objects.values() for path in own)]
-        for path in named:
+        paths = [*self.scenes, *(path for objects in self.objects.values() for path in objects)]
+        for path in paths:
             if not (self.root / path).exists():
                 raise FileNotFoundError(
                     f"objects on scenes: expected {self.root / path}, got no such file — run "
@@ -131,7 +133,7 @@ class ObjectsOnScenes:
 
 
 def sheet(compositions: list[Composition], columns: int = 8, outline: bool = True) -> Image.Image:
-    """A contact sheet, the border of each mask in red."""
+    """Return a contact sheet with the border of each mask in red."""
     size = compositions[0].image.shape[0]
     rows = -(-len(compositions) // columns)
     page = np.full((rows * size, columns * size, 3), 255, dtype=np.uint8)
@@ -150,7 +152,7 @@ def sheet(compositions: list[Composition], columns: int = 8, outline: bool = Tru
 
 @functools.lru_cache(maxsize=64)
 def scene_of(path: Path) -> Image.Image:
-    """A scene, its shorter side `SCENE_SIDE` pixels."""
+    """Return a scene, resized to a shorter side of `SCENE_SIDE` pixels."""
     with Image.open(path) as opened:
         opened.draft("RGB", (SCENE_SIDE, SCENE_SIDE))
         scene = opened.convert("RGB")
@@ -161,6 +163,6 @@ def scene_of(path: Path) -> Image.Image:
 
 @functools.lru_cache(maxsize=512)
 def cutout_of(path: Path) -> Image.Image:
-    """A cut-out without its transparent border."""
+    """Return a cut-out without its transparent border."""
     with Image.open(path) as opened:
         return trim(opened)

@@ -1,7 +1,7 @@
-"""A split as folders that any tool reads: ``python -m benchmarks.objects_on_scenes.export FOLDER``.
+"""Export a split as folders: ``python -m benchmarks.objects_on_scenes.export FOLDER``.
 
-FOLDER/images/CLASS/NUMBER.png and FOLDER/masks/CLASS/NUMBER.png, white on the object: what
-``semattn bench explain --data masks:FOLDER/images,FOLDER/masks`` takes.
+Writes FOLDER/images/CLASS/NUMBER.png and FOLDER/masks/CLASS/NUMBER.png, white on the object, for
+``semattn bench explain --data masks:FOLDER/images,FOLDER/masks``.
 """
 
 from __future__ import annotations
@@ -17,26 +17,31 @@ from .fetch import default_root
 
 
 def export(data: ObjectsOnScenes, folder: Path) -> None:
-    """Write every image and its mask; a file has its name when it is whole."""
+    """Write every image and its mask; each file is written atomically."""
     for number in range(len(data)):
-        one = data[number]
-        place = Path(data.classes[one.label]) / f"{number:06}.png"
-        for kind, pixels in (("images", one.image), ("masks", one.mask.astype(np.uint8) * 255)):
-            file = folder / kind / place
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(file.name + ".part")
+        composition = data[number]
+        name = Path(data.classes[composition.label]) / f"{number:06}.png"
+        for kind, pixels in (
+            ("images", composition.image),
+            ("masks", composition.mask.astype(np.uint8) * 255),
+        ):
+            path = folder / kind / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(path.name + ".part")
             Image.fromarray(pixels).save(partial, format="PNG")
-            partial.replace(file)
+            partial.replace(path)
 
 
 def main() -> None:
-    """Export the development images, unless another split is named."""
+    """Export the development images, or the split of --split."""
     parser = argparse.ArgumentParser(description="Write a split as folders of images and masks.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", default="validation", choices=sorted(SPLITS))
-    parser.add_argument("--images", type=int, default=100, help="how many (100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
-    parser.add_argument("--root", type=Path, default=default_root(), help="where the files are")
+    parser.add_argument("--images", type=int, default=100, help="number of images (100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the compositions (0)")
+    parser.add_argument(
+        "--root", type=Path, default=default_root(), help="folder of the fetched files"
+    )
     options = parser.parse_args()
     export(
         ObjectsOnScenes(options.root, options.split, count=options.images, seed=options.seed),

@@ -1,9 +1,9 @@
 """Fetch the cut-outs and the scenes: ``python -m benchmarks.objects_on_scenes.fetch``.
 
-They are files of Debian packages, fetched by apt and read without installing and without root.
-Every package is checked by its digest, only the files that `catalog` names are kept, and a second
-call continues where the first one stopped. The cut-outs are GPL-2 works: they stay in the user's
-cache and are no part of this repository.
+They are files of Debian packages, which apt downloads and which are read without installation and
+without root. The digest of every package is checked, only the files of `catalog` are kept, and an
+interrupted call resumes. The cut-outs are GPL-2 works: they are stored in the user's cache and are
+not part of this repository.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ PACKAGES: dict[str, str] = {
 
 
 class FetchError(Exception):
-    """Data that cannot be had; the message is one line that says what to do."""
+    """Raised when the data cannot be fetched; the message is one line that says what to do."""
 
 
 def default_root() -> Path:
-    """Where the data lies unless told otherwise."""
+    """Return the default folder of the data."""
     return cache_dir() / "objects-on-scenes"
 
 
 def fetch(root: Path, debs: Path | None = None) -> None:
-    """Bring every file of the catalogue under `root`.
+    """Fetch every file of the catalogue into `root`.
 
     Parameters
     ----------
-    root : folder for the files, made when absent
-    debs : folder with packages fetched already; else apt fetches them
+    root : folder for the files, created if missing
+    debs : folder with downloaded packages; default: apt downloads them
 
     Raises
     ------
     FetchError
-        apt is absent or does not know a package; a package is not the one expected.
+        apt is missing or does not know a package; a package has another digest.
     """
     for package, digest in PACKAGES.items():
         done = root / f".{package.partition('=')[0]}.done"
@@ -66,10 +66,10 @@ def fetch(root: Path, debs: Path | None = None) -> None:
             continue
         root.mkdir(parents=True, exist_ok=True)
         deb = _find(debs or root, package) or _download(package, root)
-        found = sha256(deb)
-        if found != digest:
+        actual = sha256(deb)
+        if actual != digest:
             raise FetchError(
-                f"{package}: expected sha256 {digest[:12]}…, got {found[:12]}… — delete {deb} and "
+                f"{package}: expected sha256 {digest[:12]}…, got {actual[:12]}… — delete {deb} and "
                 "run this again"
             )
         _unpack(deb, root)
@@ -78,43 +78,45 @@ def fetch(root: Path, debs: Path | None = None) -> None:
             deb.unlink()
     missing = [name for name in files() if not (root / name).exists()]
     if missing:
-        raise FetchError(f"packages: expected {missing[0]} in them, got none — report this")
+        raise FetchError(f"packages: expected {missing[0]}, got no such file — report this")
 
 
 def _catalogue_digest() -> str:
-    """What has been unpacked is good for this catalogue only."""
+    """Return the digest of the catalogue, for which the unpacked files are valid."""
     return hashlib.sha256("\n".join(files()).encode()).hexdigest()
 
 
 def _find(folder: Path, package: str) -> Path | None:
     name, _, version = package.partition("=")
-    wanted = folder / f"{name}_{version.replace(':', '%3a')}_all.deb"
-    return wanted if wanted.exists() else None
+    path = folder / f"{name}_{version.replace(':', '%3a')}_all.deb"
+    return path if path.exists() else None
 
 
 def _download(package: str, folder: Path) -> Path:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise FetchError(
-            "fetch: expected apt-get and dpkg-deb, got a system without — run on Debian 12 (a "
-            "container does), or give --debs FOLDER"
+            "fetch: expected apt-get and dpkg-deb, got none — run on Debian 12 (a "
+            "container is enough), or give --debs FOLDER"
         )
     command = ["apt-get", "download", package]
-    english = {**os.environ, "LC_ALL": "C"}
-    answer = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env=english
+    environment = {**os.environ, "LC_ALL": "C"}
+    process = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=environment
     )
     deb = _find(folder, package)
-    if answer.returncode == 0 and deb:
+    if process.returncode == 0 and deb:
         return deb
-    told = [line for line in answer.stderr.splitlines() if line.startswith("E:")] or ["no answer"]
+    error_lines = [line for line in process.stderr.splitlines() if line.startswith("E:")] or [
+        "no error message"
+    ]
     raise FetchError(
-        f"{package}: expected apt-get to fetch it, got {told[0]!r} — run apt-get update as root "
-        "on Debian 12 (other releases carry other versions), or give --debs FOLDER"
+        f"{package}: expected apt-get to fetch it, got {error_lines[0]!r} — run apt-get update as "
+        "root on Debian 12 (other releases carry other versions), or give --debs FOLDER"
     )
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file."""
+    """Return the digest of a file."""
     total = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
@@ -123,17 +125,17 @@ def sha256(path: Path) -> str:
 
 
 def _unpack(deb: Path, root: Path) -> None:
-    """Keep the files that the catalogue names, and the package's copyright."""
-    wanted = {f"./usr/share/{name}": name for name in files()}
+    """Extract the files of the catalogue and the package's copyright."""
+    name_of_member = {f"./usr/share/{name}": name for name in files()}
     name = deb.name.partition("_")[0]
-    wanted[f"./usr/share/doc/{name}/copyright"] = f"copyright/{name}"
+    name_of_member[f"./usr/share/doc/{name}/copyright"] = f"copyright/{name}"
     unpacking = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
     with unpacking, tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
         for member in archive:
-            content = archive.extractfile(member) if member.name in wanted else None
+            content = archive.extractfile(member) if member.name in name_of_member else None
             if content is None:
                 continue
-            target = root / wanted[member.name]
+            target = root / name_of_member[member.name]
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(target.name + ".part")
             partial.write_bytes(content.read())
@@ -141,10 +143,10 @@ def _unpack(deb: Path, root: Path) -> None:
 
 
 def main() -> int:
-    """Fetch, and say where it is."""
+    """Fetch the data and print its folder."""
     parser = argparse.ArgumentParser(description="Fetch the cut-outs and scenes of the benchmarks.")
-    parser.add_argument("--root", type=Path, default=default_root(), help="where to keep the files")
-    parser.add_argument("--debs", type=Path, help="folder with the packages, fetched already")
+    parser.add_argument("--root", type=Path, default=default_root(), help="folder for the files")
+    parser.add_argument("--debs", type=Path, help="folder with downloaded packages")
     arguments = parser.parse_args()
     try:
         fetch(arguments.root, arguments.debs)

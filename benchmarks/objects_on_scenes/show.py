@@ -1,4 +1,4 @@
-"""A contact sheet of a split: ``python -m benchmarks.objects_on_scenes.show``."""
+"""Draw a contact sheet of a split: ``python -m benchmarks.objects_on_scenes.show``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from .fetch import default_root
 
 
 def main() -> None:
-    """Draw and write it; the development images alone, unless another split is named."""
+    """Draw and write the sheet, by default of the development images."""
     parser = argparse.ArgumentParser(description="A contact sheet, each mask outlined in red.")
     parser.add_argument("--split", default="validation", choices=sorted(SPLITS))
-    parser.add_argument("--images", type=int, default=32, help="how many (32)")
-    parser.add_argument("--seed", type=int, default=0, help="of the compositions (0)")
-    parser.add_argument("--root", type=Path, default=default_root(), help="where the files are")
+    parser.add_argument("--images", type=int, default=32, help="number of images (32)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the compositions (0)")
+    parser.add_argument(
+        "--root", type=Path, default=default_root(), help="folder of the fetched files"
+    )
     parser.add_argument("--out", type=Path, default=Path("objects-on-scenes.png"))
     options = parser.parse_args()
     data = ObjectsOnScenes(options.root, options.split, count=options.images, seed=options.seed)
