@@ -28,10 +28,10 @@ BENCH = ["bench", "explain", "--methods", "center,random", "--quick", "--precisi
 # the parentheses in the advice match.
 ADVICE = {
     "a missing file": (
-        ["explain", "fhoto.png"], "does not exist — check it", EXPLAIN,
+        ["explain", "fhoto.png"], "does not exist — check the path", EXPLAIN,
     ),
     "no picture": (
-        ["explain", "page.html"], "no decoder knows — save it as PNG or JPEG", EXPLAIN,
+        ["explain", "page.html"], "whose format is unknown — save it as PNG or JPEG", EXPLAIN,
     ),
     "too small": (
         ["explain", "small.png"], "give a larger picture", EXPLAIN,
@@ -41,7 +41,7 @@ ADVICE = {
         ["explain", "photos", "--no-report"],
     ),
     "only results": (
-        ["analyze", "results"], "but results of semattn — give photographs",
+        ["analyze", "results"], "only results of semattn — give photographs",
         ["analyze", "photos", "--no-report"],
     ),
     "a pattern": (

@@ -152,7 +152,7 @@ def test_files_are_listed_by_name_without_following_links(folder, tmp_path):
     names = [path.relative_to(folder).as_posix() for path in listed(folder)]
     assert names[:3] == ["<b>d[red].png", "a.jpg", "b.png"] and names[-1] == "deep/er/c.png"
     assert len(names) == 9
-    with pytest.raises(ImageError, match="folder: expected one that can be read"):
+    with pytest.raises(ImageError, match="folder: expected a readable folder"):
         listed(tmp_path / "nowhere")
 
 

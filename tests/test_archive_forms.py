@@ -43,7 +43,7 @@ def test_every_picture_has_its_label(stems, labels, tmp_path):
     has_dots = stems.startswith("dots")
     assert len(notes) == (has_dots or ending != "cls")
     if has_dots:
-        assert "names in the archives have dots: a sample's name ends at its last dot" in notes[0]
+        assert "names in the archives have dots: sample names end at the last dot" in notes[0]
     if ending != "cls":
         assert f"classes are read from the members .{ending}" in notes[0]
 
@@ -68,7 +68,9 @@ def test_two_pictures_a_sample_are_refused_until_one_is_chosen(extensions, with_
         ]
         content += [(f"{number}.cls", b"2")] * with_labels
     file = write_archive(tmp_path / "a.tar", content)
-    with pytest.raises(SemattnError, match="expected one picture a sample, got several") as error:
+    with pytest.raises(
+        SemattnError, match="expected one picture in a sample, got several"
+    ) as error:
         open_source(file, NAMES, 3)
     assert f"with the extensions {extensions[0]}, {extensions[1]} " in str(error.value)
     assert f"a.tar#{extensions[0]}" in str(error.value) and "a.tar#*" in str(error.value)
@@ -110,7 +112,7 @@ def test_masks_are_left_out_and_counted(tmp_path):
     content = [(f"{n}.{end}", png(n)) for n in range(4) for end in ("seg.png", "png")]
     source, notes = opened(write_archive(tmp_path / "a.tar", content))
     assert source.names == tuple(f"a.tar/{n}.png" for n in range(4))
-    assert notes == ["source: 4 pictures called seg.png are taken for masks, left out"]
+    assert notes == ["source: 4 pictures called seg.png are left out: they seem to be masks"]
 
 
 def test_members_of_macos_are_left_out_and_counted(tmp_path):
@@ -163,7 +165,7 @@ def test_a_label_that_is_no_text_is_counted(tmp_path):
     content = [("0.png", png(0)), ("0.cls", b"\x00\x01\x02"), ("1.png", png(1)), ("1.cls", b"1")]
     source, notes = opened(write_archive(tmp_path / "a.tar", content))
     assert source.data.labels == (None, 1)
-    assert notes == ["source: 1 members of the archives hold no label that can be read"]
+    assert notes == ["source: 1 members of the archives hold no readable label"]
 
 
 def test_members_of_one_archive_give_numbers_and_names(tmp_path):

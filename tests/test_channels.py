@@ -88,7 +88,7 @@ def test_values_and_shapes_are_checked_as_for_colours():
     x[1, 5, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="NaN or inf in image 1"):
         prepare(x, any_channels=True)
-    with pytest.raises(ShapeError, match="nothing empty"):
+    with pytest.raises(ShapeError, match="expected a non-empty"):
         prepare(torch.zeros(1, 0, 8, 8), any_channels=True)
     for channels in (2, 6):
         with pytest.raises(ShapeError, match="C of 1 or 3"):  # by default, as before

@@ -124,7 +124,7 @@ def test_weights_before_and_after_training_of_mae(tmp_path, states, image):
     model, notes = quiet_load(tmp_path / "pre.pth")
     assert model.num_classes == 0
     assert "3 other tensors ignored (decoder_blocks.0.norm1.weight, " in notes[0]
-    assert "it has no classifier: the model gives features (num_classes=0)" in notes[0]
+    assert "no classifier in the file: the model returns features (num_classes=0)" in notes[0]
     bare = timm.create_model(TINY, num_classes=0).eval()
     bare.load_state_dict(body)
     assert torch.equal(model(image), bare(image))
@@ -172,7 +172,7 @@ def test_position_embeddings_of_another_size_name_both(tmp_path):
         "expected pos_embed (1, 197, 192) for 'vit_tiny_patch16_224', got (1, 577, 192), so 24x24 "
         "patches in place of 14x14, in" in str(error.value)
     )
-    assert "name the architecture of that image size" in str(error.value)
+    assert "give the architecture for that image size" in str(error.value)
     assert load("vit_tiny_patch16_384", checkpoint=tmp_path / "w.pt").num_classes == 1000
 
 

@@ -64,7 +64,7 @@ def test_a_line_of_pixels_is_too_small(size):
 def test_a_long_strip_is_not_resized_to_gigabytes(size):
     wants = Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3)
     tracemalloc.start()
-    with refuses(ImageError, "expected sides that differ less", "crop it first"):
+    with refuses(ImageError, "expected a less narrow picture", "crop it first"):
         prepare(saved(Image.new("L", size)), wants)
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
@@ -102,7 +102,7 @@ def test_a_picture_is_turned_once(form):
 
 
 def test_a_page_of_postscript_is_no_picture():
-    with refuses(ImageError, "expected pixels", "drawing instructions of EPS"):
+    with refuses(ImageError, "expected pixels", "a vector image in EPS"):
         read(saved(Image.new("RGB", (32, 32)), "EPS"))
 
 
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", denied)
-    with refuses(ImageError, "folder: expected one that can be read", "Permission denied"):
+    with refuses(ImageError, "folder: expected a readable folder", "Permission denied"):
         listed(tmp_path)
 
 

@@ -182,7 +182,7 @@ def test_files_that_are_no_pictures(tmp_path, photo):
     assert "empty" in refused(tmp_path / "empty.png")
     assert "empty" in refused(b"")
     (tmp_path / "text.png").write_text("not a picture")
-    assert "no decoder knows" in refused(tmp_path / "text.png")
+    assert "whose format is unknown" in refused(tmp_path / "text.png")
     assert "'" in refused(str(tmp_path / "text.png"))
 
 
@@ -259,7 +259,7 @@ def test_lists_and_tensors_that_are_no_pictures():
         prepare([torch.zeros(3, 16, 16)], HALF)
     with pytest.raises(ShapeError, match="channels first"):
         prepare(torch.zeros(16, 16, 3, dtype=torch.uint8), HALF)
-    with pytest.raises(ValueError, match="expected one for a picture, got None"):
+    with pytest.raises(ValueError, match="expected a Preprocessing for pictures, got None"):
         prepare(smooth(16, 16))
 
 

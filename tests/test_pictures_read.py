@@ -79,7 +79,7 @@ def test_what_the_note_says_can_be_done():
     dark = (written.picture(0) // 64).astype(np.uint16) * 900
     pixels, (note,) = pixels_and_notes(dark)
     assert np.abs(pixels[..., 0] - dark / 4095 * 255).max() <= 1
-    assert "read as 12 bits, white is 4095: where it is not, divide the array by its" in note
+    assert "read as 12 bits, with white at 4095. If white is another level, divide" in note
     pixels, notes = pixels_and_notes(dark / 65535)
     assert np.abs(pixels[..., 0] - dark / 257).max() <= 1 and not notes
 
@@ -138,7 +138,7 @@ def test_signed_files_need_a_window(mode, tmp_path):
 
 def test_levels_of_0_and_1_have_two_readings():
     x = np.eye(20, dtype=np.int64)
-    with pytest.raises(ImageError, match=r"with 0 and 1 alone — pass x.astype\(bool\)"):
+    with pytest.raises(ImageError, match=r"with only 0 and 1 — pass x.astype\(bool\)"):
         read(x)
     np.testing.assert_array_equal(np.asarray(read(x.astype(bool)))[..., 0], 255 * x)
 

@@ -122,7 +122,7 @@ def test_results_are_not_listed_among_the_images(tmp_path):
     (tmp_path / "photos/semattn-analyze/c.png").write_text("photograph")
     assert len(listed(tmp_path / "photos")) == 3, "only what semattn wrote is left out"
     write(ResultFolder(tmp_path / "only", "explain"), **{"figure.png": "figure"})
-    with pytest.raises(ImageError, match="none in .* but results of semattn"):
+    with pytest.raises(ImageError, match="none in .*, only results of semattn"):
         listed(tmp_path / "only")
 
 

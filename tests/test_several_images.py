@@ -148,7 +148,7 @@ def test_patterns_and_folders_leave_out_results_of_semattn(run, photos, tmp_path
         pictures = [image.label for image in images if "001" in image.label or "#" in image.label]
         assert pictures == ["photos/a b#c.png", "photos/cat/001.jpg", "photos/dog/001.jpg"]
         assert len(images) == 5
-    refused(run("explain", "photos/maps"), "got none in photos/maps but results of semattn")
+    refused(run("explain", "photos/maps"), "got none in photos/maps, only results of semattn")
 
 
 def test_a_file_that_is_named_again_is_done_once(run, photos, tmp_path):
@@ -170,7 +170,7 @@ def test_what_cannot_be_read_is_skipped_and_the_rest_is_done(run, photos, tmp_pa
     assert status == 0
     assert "skipped: 2" in out
     assert "  none.png: image: expected a file, got 'none.png', which does not exist" in out
-    assert "  half.jpg: image: expected a whole picture" in out
+    assert "  half.jpg: image: expected a complete picture" in out
     assert len(names_in(tmp_path / "o")) == 2
 
 

@@ -152,7 +152,7 @@ def no_pictures(folder):
 @pytest.mark.parametrize(
     ("prepare", "arguments", "parts"),
     [
-        (nothing, [], ["some", "folder: expected one that can be read"]),
+        (nothing, [], ["some", "folder: expected a readable folder"]),
         (empty, [], ["folder: expected pictures, got none in some"]),
         (one_class, [], ["images of at least two classes, got dog only"]),
         (one_image, [], ["expected at least 6 images of a class", "dog (1)"]),

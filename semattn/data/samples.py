@@ -1,6 +1,6 @@
-"""Samples of archives: which pictures belong together, and the label of each.
+"""Samples of WebDataset archives: one picture and one label for each sample.
 
-The names of the members decide; nothing is read here but `scan`.
+Samples are determined from the names of the members.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TypeAlias
 from ..errors import ImageError
 from ..images.archives import LABELS, LATER_LABELS, Scan, TarMember, scan
 
-Cut: TypeAlias = Callable[[str], tuple[str, str]]  # the name of a member -> key, extension
-EACH_PICTURE = "*"  # the extension that takes every picture for itself
-MANY = 8  # extensions, which are parts of names
-SHOWN = 6  # extensions that an error lists
+SplitName: TypeAlias = Callable[[str], tuple[str, str]]  # the name of a member -> key, extension
+EACH_PICTURE = "*"  # extension that makes each picture a sample
+MANY = 8  # with so many different extensions, they are parts of names
+SHOWN = 6  # number of extensions that an error lists
 NO_PHOTOGRAPHS = {
     "seg", "segmentation", "semantic", "instance", "panoptic", "mask", "masks", "matte", "alpha",
     "trimap", "gt", "annotation", "label", "labels", "depth", "normal", "normals", "edge", "edges",
@@ -29,14 +29,14 @@ NO_PHOTOGRAPHS = {
 
 @dataclass(frozen=True)
 class Samples:
-    """One picture a sample of some archives, and its label.
+    """Pictures and labels of the samples in some archives.
 
     Parameters
     ----------
-    pictures : in the order of the archives
-    words : the labels, names or numbers; "" for none
-    ending : of the members with labels
-    notes : what was assumed
+    pictures : one picture for each sample, in the order of the archives
+    words : labels, as names or numbers; "" for none
+    ending : extension of the members with labels
+    notes : notes on assumptions
     """
 
     pictures: tuple[TarMember, ...]
@@ -47,7 +47,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Archive:
-    """Pictures of one archive, the label of each (a class number or name, or None), and notes."""
+    """Pictures of one archive with their labels (class number, class name or None), and notes."""
 
     pictures: tuple[TarMember, ...]
     labels: tuple[int | str | None, ...]
@@ -56,7 +56,7 @@ class Archive:
 
 
 def members(archive: str | os.PathLike[str], extension: str = "") -> Archive:
-    """Return the pictures of one tar file and their labels: `scan`, then `pair`."""
+    """Return the pictures and labels of one tar file: `scan`, then `pair`."""
     contents = scan(archive)
     samples = pair([contents], extension)
     labels = tuple(int(word) if re.fullmatch("[0-9]{1,18}", word) else word or None
@@ -65,21 +65,21 @@ def members(archive: str | os.PathLike[str], extension: str = "") -> Archive:
 
 
 def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
-    """Choose one picture a sample, and find its label.
+    """Select one picture for each sample, with its label.
 
-    A sample is all members of one name up to its first dot, as in WebDataset; or up to its last
-    one, where names have dots.
+    A sample consists of all members whose names are equal up to the first dot, as in WebDataset; or
+    up to the last dot, if names contain dots.
 
     Parameters
     ----------
     scans : the archives
-    extension : of the pictures to take, such as ``input.png``; "*" takes each for itself, "" takes
-        the only one of a sample
+    extension : extension of the pictures to select, such as ``input.png``; "*" makes each picture a
+        sample, "" requires one picture in each sample
 
     Raises
     ------
     ImageError
-        For samples of several pictures, where `extension` does not choose.
+        For samples with several pictures if `extension` does not select one.
     """
     pictures = [picture for contents in scans for picture in contents.pictures]
     notes: list[str] = []
@@ -90,7 +90,7 @@ def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
     if hidden:
         notes.append(f"{hidden} hidden members of the archives (such as ._a.jpg) are left out")
     if unreadable:
-        notes.append(f"{unreadable} members of the archives hold no label that can be read")
+        notes.append(f"{unreadable} members of the archives hold no readable label")
     ending = next((label for label in (*LABELS, *LATER_LABELS)
                    if any(label in contents.words for contents in scans)), "cls")  # fmt: skip
     words = {
@@ -98,43 +98,45 @@ def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
         for contents in scans
         if contents.pictures
     }
-    cut = _first_dot
+    split_name = _first_dot
     if extension == EACH_PICTURE:
-        cut = _last_dot
+        split_name = _last_dot
     elif extension:
-        chosen = [
+        selected = [
             picture
             for picture in pictures
             if _first_dot(picture.name)[1] == extension.lower().lstrip(".")
         ]
-        if not chosen:
+        if not selected:
             raise ImageError(
                 f"archive: expected pictures with the extension {extension!r}, got "
-                f"{_listing(pictures)} — choose one of these"
+                f"{_list_extensions(pictures)} — choose one of these"
             )
-        pictures = chosen
+        pictures = selected
     elif not _is_single(pictures, _first_dot):
         if _names_have_dots(pictures, words):
-            cut = _last_dot
-            notes.append("names in the archives have dots: a sample's name ends at its last dot")
+            split_name = _last_dot
+            notes.append("names in the archives have dots: sample names end at the last dot")
         else:
             pictures = _photographs(pictures, notes)
-    labels = [{_key(stem, cut): word for stem, word in words[archive].items()}
+    labels = [{_sample_key(stem, split_name): word for stem, word in words[archive].items()}
               for archive in words]  # fmt: skip
     by_archive = dict(zip(words, labels, strict=True))
-    texts = tuple(by_archive[picture.archive].get(cut(picture.name)[0], "") for picture in pictures)
+    texts = tuple(
+        by_archive[picture.archive].get(split_name(picture.name)[0], "") for picture in pictures
+    )
     if ending != "cls" and any(texts):
         notes.append(f"classes are read from the members .{ending} of the archives")
     return Samples(tuple(pictures), texts, ending, tuple(notes))
 
 
-def _key(stem: str, cut: Cut) -> str:
-    """Return the key of the sample of a label, whose name is given without the label's ending."""
-    return stem if cut is _last_dot else _first_dot(stem)[0]
+def _sample_key(stem: str, split_name: SplitName) -> str:
+    """Return the sample key of a label, from its name without the label's extension."""
+    return stem if split_name is _last_dot else _first_dot(stem)[0]
 
 
 def _first_dot(name: str) -> tuple[str, str]:
-    """Return the key and the extension, in small letters, cut at the first dot of the base name."""
+    """Split a name at the first dot of its base name into key and extension (lower case)."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension.lower()
@@ -146,19 +148,21 @@ def _last_dot(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _is_single(pictures: Sequence[TarMember], cut: Cut) -> bool:
-    """Return whether each sample has one picture."""
-    return len({(picture.archive, cut(picture.name)[0]) for picture in pictures}) == len(pictures)
+def _is_single(pictures: Sequence[TarMember], split_name: SplitName) -> bool:
+    """Return whether each sample has exactly one picture."""
+    return len({(picture.archive, split_name(picture.name)[0]) for picture in pictures}) == len(
+        pictures
+    )
 
 
 def _names_have_dots(
     pictures: Sequence[TarMember], words: Mapping[Path, Mapping[str, str]]
 ) -> bool:
-    """Return whether dots are part of the names, rather than several pictures of a sample."""
+    """Return whether dots are part of the names, instead of several pictures in a sample."""
     if not _is_single(pictures, _last_dot):
         return False
     if all(_last_dot(picture.name)[0] in words[picture.archive] for picture in pictures):
-        return True  # each has a label of its own
+        return True  # each picture has a label
     if any(words.values()):
         return False
     samples = {(picture.archive, _first_dot(picture.name)[0]) for picture in pictures}
@@ -168,29 +172,30 @@ def _names_have_dots(
 
 
 def _photographs(pictures: list[TarMember], notes: list[str]) -> list[TarMember]:
-    """Return the pictures of samples that are no masks; each sample must have one."""
-    chosen, other = [], set()
+    """Return the pictures that are not masks; each sample must have exactly one."""
+    photographs, mask_extensions = [], set()
     for picture in pictures:
         extension = _first_dot(picture.name)[1]
         if NO_PHOTOGRAPHS & set(re.split(r"[._-]", extension.rpartition(".")[0])):
-            other.add(extension)
+            mask_extensions.add(extension)
         else:
-            chosen.append(picture)
+            photographs.append(picture)
     samples = {(picture.archive, _first_dot(picture.name)[0]) for picture in pictures}
-    if len(chosen) != len(samples) or not _is_single(chosen, _first_dot):
-        choices = _listing(pictures)
+    if len(photographs) != len(samples) or not _is_single(photographs, _first_dot):
+        choices = _list_extensions(pictures)
         first = choices.partition(",")[0]
         raise ImageError(
-            f"archive: expected one picture a sample, got several, with the extensions {choices} "
-            f"— choose with #, such as {pictures[0].archive.name}#{first}, or take each picture "
-            f"for itself: {pictures[0].archive.name}#{EACH_PICTURE}"
+            f"archive: expected one picture in a sample, got several, with the extensions "
+            f"{choices} — choose with #, such as {pictures[0].archive.name}#{first}, or make each "
+            f"picture a sample: {pictures[0].archive.name}#{EACH_PICTURE}"
         )
-    left = len(pictures) - len(chosen)
-    notes.append(f"{left} pictures called {', '.join(sorted(other))} are taken for masks, left out")
-    return chosen
+    left_out = len(pictures) - len(photographs)
+    extensions = ", ".join(sorted(mask_extensions))
+    notes.append(f"{left_out} pictures called {extensions} are left out: they seem to be masks")
+    return photographs
 
 
-def _listing(pictures: Sequence[TarMember]) -> str:
+def _list_extensions(pictures: Sequence[TarMember]) -> str:
     counts = Counter(_first_dot(picture.name)[1] for picture in pictures)
-    some = ", ".join(name for name, _ in counts.most_common(SHOWN))
-    return some + ", …" * (len(counts) > SHOWN)
+    listed = ", ".join(name for name, _ in counts.most_common(SHOWN))
+    return listed + ", …" * (len(counts) > SHOWN)

@@ -1,9 +1,9 @@
-"""Any image that a person has, as what the model takes and what SIFT looks at.
+"""Images: reading of pictures, archives and masks, and preparation for the model and for SIFT.
 
 A picture (path, bytes, PIL, array) is read as upright 8-bit RGB (`picture`), then resized, cropped
-and normalised exactly as timm's evaluation transform does (`preprocessing`). A float tensor is the
-model's input already and is never changed; only its pixels are looked for (`batch`). Nothing
-here knows more of a model than the few attributes that say how it wants its input.
+and normalised exactly as by timm's evaluation transform (`preprocessing`). A float tensor is passed
+to the model unchanged, and converted to pixels for SIFT (`batch`). This package reads only the
+attributes of a model that describe its preprocessing.
 """
 
 from .archives import TarMember

@@ -1,6 +1,7 @@
-"""Pictures and labels in tar archives of WebDataset: found by their headers, read by place.
+"""Pictures and labels in WebDataset tar archives, listed by header and read by offset.
 
-A sample is all members of one name without its ending: ``n01440764_18.jpg``, ``n01440764_18.cls``.
+The members of a sample have equal names without extension: ``n01440764_18.jpg`` and
+``n01440764_18.cls``.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ..errors import ImageError, plain
 from ..utils.text_files import decode
 
 LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt")  # hold a class
-LATER_LABELS = ("json", "txt")  # looked at where there are none of LABELS
+LATER_LABELS = ("json", "txt")  # used if there are none of LABELS
 JSON_KEYS = ("label", "cls", "class", "class_id", "label_id", "target", "class_name")
 LONGEST_LABEL, LONGEST_JSON = 256, 65536  # bytes
 
-# What tarfile raises of headers that are damaged or lie.
+# Errors that tarfile raises for damaged headers.
 _DAMAGE = (
     tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError,
 )  # fmt: skip
@@ -31,13 +32,13 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class TarMember:
-    """One picture in an archive. `semattn.images.read` takes it.
+    """Picture in a tar archive, as accepted by `semattn.images.read`.
 
     Parameters
     ----------
-    archive : the file
-    name : of the member
-    offset, size : where its bytes lie in the file
+    archive : the tar file
+    name : name of the member
+    offset, size : position and number of its bytes in the file
     """
 
     archive: Path
@@ -49,7 +50,7 @@ class TarMember:
         return f"{self.archive.name}/{self.name}"
 
     def read_bytes(self) -> bytes:
-        """The bytes of the picture, encoded as they are."""
+        """Return the encoded bytes of the picture."""
         with self.archive.open("rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
@@ -57,15 +58,15 @@ class TarMember:
 
 @dataclass(frozen=True)
 class Scan:
-    """Members of an archive, by its headers.
+    """Contents of an archive, from its headers.
 
     Parameters
     ----------
-    pictures : every picture
-    words : ending of a label -> name of the member without it -> the text of the label
-    hidden : number of members that a system adds, such as ``._a.jpg``
-    unreadable : number of members with labels that are no text
-    broken : what is damaged, "" for nothing
+    pictures : all pictures
+    words : extension of a label -> name of the member without it -> text of the label
+    hidden : number of hidden system files, such as ``._a.jpg``
+    unreadable : number of labels that are not text
+    broken : description of the damage; "" for none
     """
 
     pictures: tuple[TarMember, ...]
@@ -76,41 +77,41 @@ class Scan:
 
 
 def scan(archive: str | os.PathLike[str]) -> Scan:
-    """Read the headers and labels of a tar file; no picture is read.
+    """Read the headers and labels of a tar file, without its pictures.
 
-    A damaged archive gives what comes before the damage, and says in `broken` what that is.
-    Compressed archives are refused, since nothing in them can be read by its place.
+    For a damaged archive, return the members before the damage, and describe it in `broken`.
+    Compressed archives are refused, since their members cannot be read by offset.
 
     Raises
     ------
     ImageError
-        For a file that cannot be opened, or that is no tar archive.
+        For a file that cannot be opened, or that is not a tar archive.
     """
     path = Path(archive)
-    reading = _Reading(path)
+    reader = _ArchiveReader(path)
     broken = ""
     try:
-        with tarfile.open(path, mode="r:") as opened:
+        with tarfile.open(path, mode="r:") as tar:
             try:
-                reading.read(opened)
+                reader.read(tar)
             except _DAMAGE as error:
-                last = reading.pictures[-1].name if reading.pictures else "the beginning"
+                last_name = reader.pictures[-1].name if reader.pictures else "the beginning"
                 broken = plain(
-                    f"the archive is damaged after {last} ({error}): what follows is missing"
+                    f"the archive is damaged after {last_name} ({error}): what follows is missing"
                 )
             with suppress(*_DAMAGE):
-                reading.read_later_labels(opened)
+                reader.read_later_labels(tar)
     except _DAMAGE as error:
         raise ImageError(
             f"archive: expected a tar file that is not compressed, got {path} ({error}) — "
             "unpack it, or write it again"
         ) from error
-    words = {ending: texts for ending, texts in reading.words.items() if texts}
-    return Scan(tuple(reading.pictures), words, reading.hidden, reading.unreadable, broken)
+    words = {ending: texts for ending, texts in reader.words.items() if texts}
+    return Scan(tuple(reader.pictures), words, reader.hidden, reader.unreadable, broken)
 
 
-class _Reading:
-    """The members of one archive, while its headers are read."""
+class _ArchiveReader:
+    """Reader of the headers of one archive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,14 +120,14 @@ class _Reading:
         self.later: list[tuple[tarfile.TarInfo, str, str]] = []
         self.hidden = self.unreadable = 0
 
-    def read(self, opened: tarfile.TarFile) -> None:
-        """Enter every member."""
+    def read(self, tar: tarfile.TarFile) -> None:
+        """Add every member."""
         endings = {suffix for suffix in Image.registered_extensions() if suffix != ".pdf"}
-        size, last = self.path.stat().st_size, -1
-        for member in opened:
-            if member.size < 0 or member.offset <= last:  # or it would be gone through in circles
-                raise tarfile.ReadError("a member of less than nothing")
-            last = member.offset
+        size, previous_offset = self.path.stat().st_size, -1
+        for member in tar:
+            if member.size < 0 or member.offset <= previous_offset:  # prevents an endless loop
+                raise tarfile.ReadError("invalid member size or offset")
+            previous_offset = member.offset
             if not member.isreg():
                 continue
             if member.offset_data + member.size > size:
@@ -139,11 +140,11 @@ class _Reading:
                 picture = TarMember(self.path, member.name, member.offset_data, member.size)
                 self.pictures.append(picture)
             elif suffix in _LABEL_SUFFIXES:
-                self._enter_label(opened, member, suffix)
-        if size < opened.offset + tarfile.BLOCKSIZE:  # every whole one ends with zeros
-            raise tarfile.ReadError("no mark of its end")
+                self._add_label(tar, member, suffix)
+        if size < tar.offset + tarfile.BLOCKSIZE:  # complete archives end with zeros
+            raise tarfile.ReadError("end marker is missing")
 
-    def _enter_label(self, opened: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
+    def _add_label(self, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> None:
         lower = member.name.lower()
         ending = next(
             (label for label in _LONGEST_FIRST if lower.endswith(f".{label}")), suffix[1:]
@@ -152,30 +153,30 @@ class _Reading:
         if ending in LATER_LABELS:
             self.later.append((member, stem, ending))
         else:
-            self._keep_word(ending, stem, self._content(opened, member, LONGEST_LABEL))
+            self._store_word(ending, stem, self._read_content(tar, member, LONGEST_LABEL))
 
-    def read_later_labels(self, opened: tarfile.TarFile) -> None:
-        """Read labels in JSON and plain text, where no other member has labels."""
+    def read_later_labels(self, tar: tarfile.TarFile) -> None:
+        """Read labels from JSON and text files, if no other member has labels."""
         if self.words:
             return
         for member, stem, ending in self.later:
             longest = LONGEST_JSON if ending == "json" else LONGEST_LABEL
             if member.size > longest:  # a caption, or other data
                 continue
-            content = self._content(opened, member, longest)
+            content = self._read_content(tar, member, longest)
             if ending == "json" and content is not None:
                 content = _json_label(content)
                 if content is None:
                     continue
-            self._keep_word(ending, stem, content)
+            self._store_word(ending, stem, content)
 
-    def _content(
-        self, opened: tarfile.TarFile, member: tarfile.TarInfo, longest: int
+    def _read_content(
+        self, tar: tarfile.TarFile, member: tarfile.TarInfo, longest: int
     ) -> bytes | None:
-        stream = opened.extractfile(member) if member.size <= longest else None
+        stream = tar.extractfile(member) if member.size <= longest else None
         return None if stream is None else stream.read(longest)
 
-    def _keep_word(self, ending: str, stem: str, content: bytes | None) -> None:
+    def _store_word(self, ending: str, stem: str, content: bytes | None) -> None:
         try:
             word = decode(content)[0].strip() if content is not None else None
         except ValueError:
@@ -191,12 +192,12 @@ _LABEL_SUFFIXES = {f".{label.rpartition('.')[2]}" for label in (*LABELS, *LATER_
 
 
 def _json_label(content: bytes) -> bytes | None:
-    """Return the label in the JSON of a sample; None where it has none."""
+    """Return the label in the JSON of a sample; None without one."""
     try:
-        about = json.loads(content)
+        fields = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    keys = [key for key in JSON_KEYS if key in about] if isinstance(about, dict) else []
-    if not keys or not isinstance(about[keys[0]], str | int):
+    keys = [key for key in JSON_KEYS if key in fields] if isinstance(fields, dict) else []
+    if not keys or not isinstance(fields[keys[0]], str | int):
         return None
-    return str(about[keys[0]]).encode()
+    return str(fields[keys[0]]).encode()

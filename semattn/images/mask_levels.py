@@ -1,6 +1,6 @@
-"""Decide what the numbers of a mask mean: two levels, labels with a void, or shades of grey.
+"""Interpretation of mask levels: two levels, labels with a void label, or shades of grey.
 
-Works on the sorted distinct numbers of a mask alone; `object_mask` reads the files.
+The functions use only the sorted distinct levels of a mask; `object_mask` reads the files.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import numpy as np
 
 from semattn.errors import ImageError
 
-VOID = 255  # label of what is neither object nor background, as in Pascal VOC
-HALF = 128  # of 8-bit levels: from here on a grey mask is the object
-MOST_LABELS = 32  # distinct labels of one mask; more are shades of grey
-RIM_LABELS = 32  # the greatest label that 255 is a void of; above, levels are shades of grey
+VOID = 255  # label of neither object nor background, as in Pascal VOC
+HALF = 128  # minimum 8-bit level of the object in a grey mask
+MOST_LABELS = 32  # maximum number of labels in one mask; more levels are shades of grey
+RIM_LABELS = 32  # highest label with 255 as void; higher levels are shades of grey
 
 ADVICE = "save the object as white (255) on black (0)"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The numbers of a mask that are the object: `least` and above, without `void`.
+    """Rule for the object in a mask: levels from `least`, except `void`.
 
-    `text` says so in words. `scale` is that of a `Coding`, "" where the numbers do not tell it.
-    `is_plain` marks white on black, the form that needs no word.
+    `text` describes the rule. `scale` is the scale of a `Coding`; "" if the levels do not determine
+    it. `is_plain` marks the standard form, white on black, which needs no note.
     """
 
     least: int
@@ -35,20 +35,20 @@ class Rule:
     is_plain: bool = False
 
     def inside(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the object as booleans of the shape of `numbers`."""
-        chosen: np.ndarray = numbers >= self.least
-        return chosen if self.void is None else chosen & (numbers != self.void)
+        """Return the object as booleans, in the shape of `numbers`."""
+        is_object: np.ndarray = numbers >= self.least
+        return is_object if self.void is None else is_object & (numbers != self.void)
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What is common to the masks of a data set. It settles files that allow two readings.
+    """Common encoding of the masks of a data set, which resolves ambiguous files.
 
     Parameters
     ----------
-    scale : "labels" (below 128, and a void of 255), "grey" (up to 255), or "" where nothing tells
+    scale : "labels" (below 128, and 255 as void), "grey" (up to 255), or "" if unknown
     void : whether 255 is a void label
-    alpha : whether the alpha channel holds the mask; constant alpha then means all or nothing
+    alpha : whether the alpha channel is the mask; constant alpha then means all or nothing
     """
 
     scale: str = ""
@@ -57,28 +57,28 @@ class Coding:
 
 
 def plural(levels: Sequence[int] | np.ndarray) -> str:
-    """Return levels as an error shows them: "levels 0, 1, 255", "36 levels from 0 to 255"."""
+    """Return a text of levels for errors: "levels 0, 1, 255", "36 levels from 0 to 255"."""
     numbers = [int(level) for level in levels]
     if len(numbers) == 1:
-        return f"the level {numbers[0]} alone"
+        return f"only the level {numbers[0]}"
     if len(numbers) <= 6:
         return f"levels {', '.join(map(str, numbers))}"
     return f"{len(numbers)} levels from {numbers[0]} to {numbers[-1]}"
 
 
 def grey_rule(levels: np.ndarray, coding: Coding | None = None, *, lossy: bool = False) -> Rule:
-    """Return the rule of a mask of one channel.
+    """Return the rule for a mask with one channel.
 
     Parameters
     ----------
-    levels : the distinct numbers of the mask, ascending
-    coding : of the data set, where there is one
-    lossy : whether the file format changes levels a little, as JPEG does
+    levels : the distinct levels of the mask, ascending
+    coding : encoding of the data set, if known
+    lossy : whether the file format changes levels slightly, as JPEG does
 
     Raises
     ------
     ImageError
-        For levels that allow two readings, or none.
+        For ambiguous or unsupported levels.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def grey_rule(levels: np.ndarray, coding: Coding | None = None, *, lossy: bool =
     low, high = int(levels[0]), int(levels[-1])
     coding = coding or Coding()
     if low < 0 or high > 65535:
-        raise _refusal(levels, "levels from 0 to 65535")
+        raise _mask_error(levels, "levels from 0 to 65535")
     if high == 0:
         return Rule(1, "black everywhere, which is no object", is_plain=True)
     if lossy:
@@ -97,16 +97,16 @@ def grey_rule(levels: np.ndarray, coding: Coding | None = None, *, lossy: bool =
         return _rule_among_labels(levels, coding)
     if coding.scale == "grey":
         return _rule_among_greys(levels)
-    return _rule_alone(levels)
+    return _single_mask_rule(levels)
 
 
 def label_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
-    """Return the rule of a palette mask, whose numbers are labels: 0 is background, 255 a void.
+    """Return the rule for a palette mask: label 0 is background, 255 is void.
 
     Raises
     ------
     ImageError
-        For labels that allow two readings, or none.
+        For ambiguous or unsupported labels.
 
     Examples
     --------
@@ -117,23 +117,23 @@ def label_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
     has_void = int(levels[-1]) == VOID
     among_labels = coding is not None and coding.scale == "labels"
     if len(levels) > MOST_LABELS:
-        raise _refusal(levels, f"at most {MOST_LABELS} labels in a palette")
+        raise _mask_error(levels, f"at most {MOST_LABELS} labels in a palette")
     if levels[0] != 0 and not among_labels:
-        raise _refusal(levels, "label 0 for the background in a palette")
+        raise _mask_error(levels, "label 0 for the background in a palette")
     if has_void and not objects and not (coding is not None and coding.void):
-        raise _refusal(levels, "a label below 255, which often is a void, in a palette")
+        raise _mask_error(levels, "a label below 255, which often is a void, in a palette")
     if not objects and not has_void:
         return Rule(1, "label 0 everywhere, which is no object", is_plain=True)
-    return _labels(has_void)
+    return _above_zero_rule(has_void)
 
 
 def alpha_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
-    """Return the rule of an alpha channel: opaque is the object.
+    """Return the rule for an alpha channel: opaque pixels are the object.
 
     Raises
     ------
     ImageError
-        For levels that allow two readings, or none.
+        For ambiguous or unsupported levels.
     """
     low, high = int(levels[0]), int(levels[-1])
     if low == high and coding is not None and coding.alpha:
@@ -142,44 +142,44 @@ def alpha_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
         return Rule(1, f"alpha {high} is the object, alpha 0 the background")
     if len(levels) > 2 and low < 16 and high >= 240:
         return Rule(HALF, f"alpha of {HALF} and above is the object")
-    raise _refusal(levels, "alpha of 0 for the background and 255 for the object")
+    raise _mask_error(levels, "alpha of 0 for the background and 255 for the object")
 
 
 def coding_of(rules: Sequence[Rule], ambiguous: Sequence[np.ndarray], *, alpha: bool) -> Coding:
-    """Return what is common to the masks of a data set.
+    """Return the common encoding of the masks of a data set.
 
     Parameters
     ----------
-    rules : of the masks that have one reading when looked at alone
-    ambiguous : the levels of those that do not
-    alpha : whether the alpha of one of them varies
+    rules : rules of the masks that are unambiguous by themselves
+    ambiguous : levels of the ambiguous masks
+    alpha : whether the alpha channel of any mask varies
     """
     labels = sum(rule.scale == "labels" for rule in rules)
     greys = sum(rule.scale == "grey" for rule in rules)
     scale = "labels" if labels > greys else "grey" if greys > labels else ""
-    rims = any(len(levels) > 2 and _has_rim(levels) for levels in ambiguous)
-    void = any(rule.void is not None for rule in rules) or rims
+    has_void_label = any(len(levels) > 2 and _has_void_label(levels) for levels in ambiguous)
+    void = any(rule.void is not None for rule in rules) or has_void_label
     return Coding(scale, scale == "labels" and void, alpha)
 
 
-def _labels(has_void: bool) -> Rule:
-    rim = ", and 255 is a void, which counts as background" if has_void else ""
-    text = f"labels above 0 are the object, 0 is the background{rim}"
+def _above_zero_rule(has_void: bool) -> Rule:
+    void_text = ", and 255 is a void, which counts as background" if has_void else ""
+    text = f"labels above 0 are the object, 0 is the background{void_text}"
     return Rule(1, text, VOID if has_void else None, "labels")
 
 
-def _shades(half: int = HALF, of: str = "shades of grey") -> Rule:
+def _shade_rule(half: int = HALF, of: str = "shades of grey") -> Rule:
     return Rule(half, f"{of}, {half} and above is the object", scale="grey")
 
 
 def _lossy_rule(levels: np.ndarray) -> Rule:
     low, high = int(levels[0]), int(levels[-1])
     if high > 191 and (low < 64 or low > 191):
-        return _shades(of="black and white of a lossy file")
-    raise _refusal(levels, "black and white in a lossy file")
+        return _shade_rule(of="black and white of a lossy file")
+    raise _mask_error(levels, "black and white in a lossy file")
 
 
-def _rule_alone(levels: np.ndarray) -> Rule:
+def _single_mask_rule(levels: np.ndarray) -> Rule:
     low, high, count = int(levels[0]), int(levels[-1]), len(levels)
     full = 255 if high <= 255 else 65535
     if count == 1 and high in (1, 255, 65535):
@@ -189,40 +189,40 @@ def _rule_alone(levels: np.ndarray) -> Rule:
         text = f"{high} is the object, 0 the background"
         return Rule(1, text, scale=scale, is_plain=high == full)
     inner = levels[(levels > 0) & (levels < full)]
-    if low == 0 and len(inner) > 1 and _has_rim(levels):
-        return _labels(has_void=True)
+    if low == 0 and len(inner) > 1 and _has_void_label(levels):
+        return _above_zero_rule(has_void=True)
     if low == 0 and 2 < count <= MOST_LABELS and high < HALF and high != 100:
-        return _labels(has_void=False)
+        return _above_zero_rule(has_void=False)
     is_trimap = low == 0 and high == full and count == 3 and inner[0] < 0.88 * full
     if count > 2 and not is_trimap and low <= full / 16 and high >= full * 15 / 16:
         half = HALF if full == 255 else 32768
-        return _shades(half)
-    raise _refusal(levels, "two levels, labels from 0, or shades from black to white")
+        return _shade_rule(half)
+    raise _mask_error(levels, "two levels, labels from 0, or shades from black to white")
 
 
 def _rule_among_labels(levels: np.ndarray, coding: Coding) -> Rule:
     has_void = int(levels[-1]) == VOID and coding.void
     numbers = levels[:-1] if has_void else levels
     if len(numbers) and int(numbers[-1]) >= HALF:
-        raise _refusal(levels, "labels below 128, as the other masks hold")
-    return _labels(has_void)
+        raise _mask_error(levels, "labels below 128, as the other masks hold")
+    return _above_zero_rule(has_void)
 
 
 def _rule_among_greys(levels: np.ndarray) -> Rule:
     high = int(levels[-1])
     if high < HALF:
-        raise _refusal(levels, "levels up to 255, as the other masks hold")
+        raise _mask_error(levels, "levels up to 255, as the other masks hold")
     if high > 255 or (len(levels) == 2 and levels[0] == 0):
-        return _rule_alone(levels)
+        return _single_mask_rule(levels)
     if len(levels) > 1 and (levels[0] > 15 or high < 240):
-        raise _refusal(levels, "shades from black to white")
-    return _shades()
+        raise _mask_error(levels, "shades from black to white")
+    return _shade_rule()
 
 
-def _has_rim(levels: np.ndarray) -> bool:
-    """Return whether levels are small labels and 255."""
+def _has_void_label(levels: np.ndarray) -> bool:
+    """Return whether the levels are small labels and 255."""
     return int(levels[-1]) == VOID and int(levels[-2]) <= RIM_LABELS
 
 
-def _refusal(levels: np.ndarray, expected: str) -> ImageError:
+def _mask_error(levels: np.ndarray, expected: str) -> ImageError:
     return ImageError(f"mask: expected {expected}, got {plural(levels)} — {ADVICE}")

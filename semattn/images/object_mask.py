@@ -1,6 +1,6 @@
-"""Read the mask of an object from any encoding: cut-outs, palettes, labels, two levels, grey.
+"""Reading of object masks in any encoding: cut-outs, palettes, labels, two levels, grey.
 
-Looks at alpha, palette, colours and levels first; what allows two readings is refused.
+The encoding is inferred from alpha, palette, colours and levels. Ambiguous masks are refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ONE_CHANNEL = "save image.getchannel('A') or image.convert('RGB') alone"
 
 @dataclass(frozen=True, eq=False)
 class ObjectMask:
-    """The object as booleans (H, W), how the mask was read, and whether that needs no word."""
+    """Object as booleans (H, W), how the mask was read, and whether it needs no note."""
 
     inside: np.ndarray
     reading: str
@@ -40,22 +40,22 @@ class ObjectMask:
 def read_mask(
     source: Any, size: tuple[int, int] | None = None, coding: Coding | None = None
 ) -> ObjectMask:
-    """Return the object that a mask shows.
+    """Read the object in a mask.
 
-    White on black, two levels with 0 for the background, alpha of a cut-out, labels above 0 of a
-    palette or of small numbers (255 then is a void and counts as background), and shades of grey
-    from half on are the object. The same object gives the same booleans in each encoding.
+    The object is white on black, the non-zero one of two levels, the opaque part of a cut-out,
+    labels above 0 (of a palette or small numbers; 255 is then void and counts as background), or
+    shades of grey from 128. The same object gives the same booleans in each encoding.
 
     Parameters
     ----------
     source : a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
-    size : (width, height) that the mask must have
-    coding : of the data set that the mask is of, see `coding_of_masks`
+    size : required (width, height) of the mask
+    coding : encoding of the data set of the mask, see `coding_of_masks`
 
     Raises
     ------
     ImageError
-        For what is not a picture, is of another size, or allows two readings.
+        For a mask that cannot be read, is of another size, or is ambiguous.
 
     Examples
     --------
@@ -64,19 +64,19 @@ def read_mask(
     """
     raw = open_mask(source, size)
     try:
-        numbers, rule = _decide(raw, coding)
+        numbers, rule = _select_rule(raw, coding)
     except ImageError as error:
         line = str(error)
         raise ImageError(line.replace(" — ", f" in {raw.name} — ", 1)) from error
     inside = rule.inside(numbers)
     reading = rule.text
-    if _is_border(inside) and not inside.all():
-        reading += "; it covers the border of the picture: invert the mask if it is the background"
+    if _covers_border(inside) and not inside.all():
+        reading += "; it covers the image border: invert the mask if it is the background"
     return ObjectMask(inside, reading, rule.is_plain and reading == rule.text)
 
 
 def coding_of_masks(sources: Sequence[Any]) -> Coding:
-    """Return what is common to the masks of a data set; files that cannot be read do not count."""
+    """Return the common encoding of the masks of a data set; skip files that cannot be read."""
     rules: list[Rule] = []
     ambiguous: list[np.ndarray] = []
     alpha = False
@@ -87,7 +87,7 @@ def coding_of_masks(sources: Sequence[Any]) -> Coding:
             continue
         alpha = alpha or (raw.alpha is not None and varies(raw.alpha))
         try:
-            numbers, rule = _decide(raw, None)
+            numbers, rule = _select_rule(raw, None)
         except ImageError:
             if raw.numbers is not None:
                 ambiguous.append(np.unique(raw.numbers))
@@ -97,25 +97,25 @@ def coding_of_masks(sources: Sequence[Any]) -> Coding:
     return coding_of(rules, ambiguous, alpha=alpha)
 
 
-def _decide(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]:
-    """The numbers that the mask is in, and the rule that tells the object among them."""
+def _select_rule(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]:
+    """Return the channel that contains the mask, and the rule for the object in it."""
     if raw.alpha is not None and (varies(raw.alpha) or (coding is not None and coding.alpha)):
-        return raw.alpha, _alpha_rule(raw, coding)
+        return raw.alpha, _checked_alpha_rule(raw, coding)
     if raw.alpha is not None and not raw.alpha.any():
-        return _transparent(raw)
+        return _transparent_rule(raw)
     if raw.numbers is None:
-        return _coloured(raw)
+        return _colour_rule(raw)
     if raw.numbers.dtype.kind == "b":
         return raw.numbers, Rule(1, "true is the object", is_plain=True)
     levels = np.unique(raw.numbers)
     if raw.is_label and raw.shades is not None:
-        return _shaded_palette(raw, coding)
+        return _shaded_palette_rule(raw, coding)
     if raw.is_label:
         return raw.numbers, label_rule(levels, coding)
     return raw.numbers, grey_rule(levels, coding, lossy=raw.lossy)
 
 
-def _alpha_rule(raw: RawMask, coding: Coding | None) -> Rule:
+def _checked_alpha_rule(raw: RawMask, coding: Coding | None) -> Rule:
     assert raw.alpha is not None
     rule = alpha_rule(np.unique(raw.alpha), coding)
     if raw.numbers is not None:
@@ -128,8 +128,8 @@ def _alpha_rule(raw: RawMask, coding: Coding | None) -> Rule:
     return rule
 
 
-def _transparent(raw: RawMask) -> tuple[np.ndarray, Rule]:
-    """Alpha of 0 everywhere: no object, unless the colours are a mask of their own."""
+def _transparent_rule(raw: RawMask) -> tuple[np.ndarray, Rule]:
+    """Return the rule for alpha of 0 everywhere: no object, unless the colours are a mask."""
     assert raw.alpha is not None
     numbers = raw.numbers
     if numbers is not None and numbers.any() and np.isin(numbers, (0, 255)).all():
@@ -140,21 +140,21 @@ def _transparent(raw: RawMask) -> tuple[np.ndarray, Rule]:
     return raw.alpha, Rule(1, "alpha is 0 everywhere, which is no object")
 
 
-def _coloured(raw: RawMask) -> tuple[np.ndarray, Rule]:
+def _colour_rule(raw: RawMask) -> tuple[np.ndarray, Rule]:
     assert raw.colours is not None
     colours = np.unique(raw.colours)
     if len(colours) != 2 or colours[0] != 0 or raw.lossy:
-        some = ", ".join(f"#{colour:06x}" for colour in colours[:4])
+        listed = ", ".join(f"#{colour:06x}" for colour in colours[:4])
         count = f"{len(colours)} colours" if len(colours) > 1 else "the colour"
         raise ImageError(
-            f"mask: expected black and one colour, got {count} ({some}"
+            f"mask: expected black and one colour, got {count} ({listed}"
             f"{', …' if len(colours) > 4 else ''}) — {ADVICE}"
         )
     return raw.colours, Rule(1, f"colour #{colours[1]:06x} is the object, black the background")
 
 
-def _shaded_palette(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]:
-    """A palette of grey colours: its labels and its shades must show the same object."""
+def _shaded_palette_rule(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]:
+    """Return the rule for a palette of greys: labels and shades must show the same object."""
     assert raw.numbers is not None and raw.shades is not None
     rules: list[tuple[np.ndarray, Rule]] = []
     refusals: list[ImageError] = []
@@ -173,12 +173,12 @@ def _shaded_palette(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Ru
     if not np.array_equal(insides[0], insides[-1]):
         raise ImageError(
             f"mask: expected labels and shades of the palette that agree, got {plural(labels)} of "
-            f"the labels, drawn in {plural(shades)} of grey — {ADVICE}"
+            f"the labels, shown as {plural(shades)} of grey — {ADVICE}"
         )
     return next((pair for pair in rules if pair[1].is_plain), rules[0])
 
 
-def _is_border(inside: np.ndarray) -> bool:
+def _covers_border(inside: np.ndarray) -> bool:
     """Return whether the object covers the whole border of the picture."""
     edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
     return all(bool(edge.all()) for edge in edges)

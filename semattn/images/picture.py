@@ -1,7 +1,6 @@
-"""Read any picture as upright 8-bit RGB, or say in one line why not.
+"""Reading of pictures as upright 8-bit RGB, from files, bytes, PIL images and arrays.
 
-Knows files, bytes, PIL images and arrays, and all that goes wrong with them. Knows nothing of
-models, tensors or sizes beyond "too large" and "too small".
+Each error has a one-line message. This module knows nothing of models and tensors.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from .depth import colours_to_bytes, deep_colours, significant_bits, to_bytes
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | TarMember"
 
-MAX_PIXELS = 64_000_000  # of a file: its header is enough to refuse it
-MIN_SIDE = 16  # pixels; a smaller picture shows nothing that a patch could hold
+MAX_PIXELS = 64_000_000  # limit for files, checked in the header
+MIN_SIDE = 16  # pixels; smaller pictures are too small for a patch
 
-# What Pillow hands to another program to be drawn.
-_PROGRAMS = ("EPS", "WMF", "EMF")
+# Formats that Pillow draws with another program.
+_VECTOR_FORMATS = ("EPS", "WMF", "EMF")
 
-_ORIENTATION = 0x0112  # of EXIF
-_TURNS = {
+_ORIENTATION = 0x0112  # EXIF tag
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,26 +42,26 @@ Reading: TypeAlias = tuple[Image.Image, str]  # a picture, and a note on what wa
 
 
 def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Any picture as an upright RGB image of 8 bits.
+    """Read a picture as an upright 8-bit RGB image.
 
-    The EXIF turn is applied where EXIF can be read, transparency is laid on white, palettes, grey
-    and CMYK become RGB. Of an animation, the first frame counts. Levels of 10, 12, 14 and 16 bits
-    are scaled to 8; where the file does not say how many count, the greatest level decides, and a
-    warning says so.
+    The EXIF orientation is applied. Transparent pixels are blended with white. Palettes, grey and
+    CMYK are converted to RGB. Only the first frame of an animation is read. Levels of 10, 12, 14
+    and 16 bits are scaled to 8; if the file does not record the bit depth, it is inferred from the
+    highest level, with a warning.
 
     Parameters
     ----------
     source : path, encoded bytes, member of a tar archive, PIL image, or array (H, W), (H, W, 1),
         (H, W, 3), (H, W, 4) of bool, integers from 0 to 65535, or floats in [0, 1]
-    max_pixels : the most pixels that a file may claim to have
+    max_pixels : maximum number of pixels of a file
 
     Raises
     ------
     ImageError
-        A file that is missing, empty, damaged, too large or no picture; levels out of range; a
-        side shorter than 16 pixels.
+        For a file that is missing, empty, damaged, too large or not a picture; for levels out of
+        range, and sides shorter than 16 pixels.
     ShapeError
-        An array that is not shaped like a picture.
+        For an array without the shape of a picture.
 
     Examples
     --------
@@ -76,9 +75,9 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
-    """As `read`, with what was assumed as a text, "" for nothing, in place of a warning."""
+    """Read a picture as `read` does, and return a note on assumptions in place of a warning."""
     if isinstance(source, Image.Image):
-        label, (picture, note) = "a PIL image", _rgb(source, "a PIL image")
+        label, (picture, note) = "a PIL image", _to_rgb(source, "a PIL image")
     elif isinstance(source, np.ndarray):
         label, (picture, note) = "an array", _from_array(source)
     elif isinstance(source, bytes):
@@ -86,10 +85,10 @@ def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
         picture, note = _decode(io.BytesIO(source), label, max_pixels)
     elif isinstance(source, TarMember):
         label = repr(str(source))
-        picture, note = _decode(io.BytesIO(_bytes(source)), label, max_pixels)
+        picture, note = _decode(io.BytesIO(_read_member(source)), label, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
-        picture, note = _decode(_existing(Path(source), label), label, max_pixels)
+        picture, note = _decode(_check_file(Path(source), label), label, max_pixels)
     else:
         raise TypeError(
             f"image: expected a path, bytes, a PIL image or an array, got "
@@ -103,21 +102,21 @@ def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
     return picture, note
 
 
-def _bytes(member: TarMember) -> bytes:
+def _read_member(member: TarMember) -> bytes:
     try:
         return member.read_bytes()
     except OSError as error:
-        raise _damaged(repr(str(member)), error) from error
+        raise _damaged_error(repr(str(member)), error) from error
 
 
-def _existing(path: Path, label: str) -> Path:
+def _check_file(path: Path, label: str) -> Path:
     try:
         path.stat()
     except FileNotFoundError:
-        pass  # said below
-    except (OSError, ValueError) as error:  # a folder that is closed, a loop, too long a name
+        pass  # raised below
+    except (OSError, ValueError) as error:  # no permission, a circular link, too long a name
         raise ImageError(
-            f"image: expected a file that can be read, got {_short(label)} "
+            f"image: expected a readable file, got {_shorten(label)} "
             f"({getattr(error, 'strerror', None) or error}) — check its name and permissions"
         ) from error
     if path.is_dir():
@@ -125,9 +124,11 @@ def _existing(path: Path, label: str) -> Path:
             f"image: expected a picture file, got the folder {label} — give the files in it"
         )
     if not path.exists():
-        raise ImageError(f"image: expected a file, got {label}, which does not exist — check it")
+        raise ImageError(
+            f"image: expected a file, got {label}, which does not exist — check the path"
+        )
     if not path.is_file():
-        raise ImageError(f"image: expected a plain file, got {label} — save the picture first")
+        raise ImageError(f"image: expected a regular file, got {label} — save the picture first")
     return path
 
 
@@ -137,59 +138,59 @@ def _decode(file: Path | io.BytesIO, label: str, max_pixels: int) -> Reading:
         raise ImageError(f"image: expected a picture, got {label}, which is empty — copy it again")
     too_large = f"image: expected at most {max_pixels:,} pixels, got {label}"
     try:
-        opened = Image.open(file)  # Pillow's own warning of large ones goes to the user
+        opened = Image.open(file)  # Pillow's warning of large images is passed to the user
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
             f"{too_large}, which Pillow refuses ({error}) — shrink it first"
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"image: expected a picture, got {label}, which no decoder knows — "
+            f"image: expected a picture, got {label}, whose format is unknown — "
             "save it as PNG or JPEG"
         ) from error
-    except Exception as error:  # decoders raise anything on damaged bytes
-        raise _damaged(label, error) from error
+    except Exception as error:  # decoders raise any error on damaged files
+        raise _damaged_error(label, error) from error
     with opened:
-        if opened.format in _PROGRAMS:
+        if opened.format in _VECTOR_FORMATS:
             raise ImageError(
-                f"image: expected pixels, got {label}, drawing instructions of {opened.format} — "
+                f"image: expected pixels, got {label}, a vector image in {opened.format} — "
                 "save it as PNG"
             )
         if opened.width * opened.height > max_pixels:
             raise ImageError(f"{too_large} of {opened.width}x{opened.height} — shrink it first")
-        return _rgb(opened, label, file)
+        return _to_rgb(opened, label, file)
 
 
-def _short(label: str) -> str:
-    """A name, or the beginning of it."""
+def _shorten(label: str) -> str:
+    """Return the first 200 characters of a text."""
     return label if len(label) <= 200 else f"{label[:200]}…"
 
 
-def _damaged(label: str, error: Exception) -> ImageError:
+def _damaged_error(label: str, error: Exception) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageError(
-        f"image: expected a whole picture, got {label}, which cannot be read ({reason}) — "
+        f"image: expected a complete picture, got {label}, which cannot be read ({reason}) — "
         "copy or save it again"
     )
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a PIL image, loaded, and turned as its EXIF data says."""
+    """Load a PIL image and apply its EXIF orientation."""
     image.load()
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    transpose = _TRANSPOSES.get(_exif_orientation(image))
+    return image if transpose is None else image.transpose(transpose)
 
 
-def _rgb(image: Image.Image, label: str, file: Path | io.BytesIO | None = None) -> Reading:
-    """Upright 8-bit RGB of a PIL image, and a note; `file` is where it was opened from."""
+def _to_rgb(image: Image.Image, label: str, file: Path | io.BytesIO | None = None) -> Reading:
+    """Convert a PIL image, opened from `file`, to upright 8-bit RGB; return it with a note."""
     try:
         colours = None if file is None else deep_colours(image, file)
         if colours is not None and file is not None:
             bits = significant_bits(image, file, colours)
             levels, note = colours_to_bytes(colours, label, bits)
-            turn = _TURNS.get(_orientation(image))
+            transpose = _TRANSPOSES.get(_exif_orientation(image))
             picture = Image.fromarray(levels)
-            picture = _colours(picture if turn is None else picture.transpose(turn))
+            picture = _without_alpha(picture if transpose is None else picture.transpose(transpose))
         elif image.mode.startswith("I") or image.mode == "F":
             turned = upright(image)
             numbers = np.asarray(turned)
@@ -197,30 +198,30 @@ def _rgb(image: Image.Image, label: str, file: Path | io.BytesIO | None = None) 
             levels, note = to_bytes(numbers, label, bits)
             picture = Image.fromarray(levels).convert("RGB")
         else:
-            picture, note = _colours(upright(image)), ""
+            picture, note = _without_alpha(upright(image)), ""
     except ImageError:
         raise
-    except Exception as error:  # decoders raise anything on damaged bytes
-        raise _damaged(label, error) from error
-    picture.info.clear()  # or it would be turned again, where it is read again
+    except Exception as error:  # decoders raise any error on damaged files
+        raise _damaged_error(label, error) from error
+    picture.info.clear()  # otherwise the orientation would be applied again in a second read
     return picture, note
 
 
-def _colours(image: Image.Image) -> Image.Image:
-    """8-bit RGB, another image than what came in."""
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Convert to a new 8-bit RGB image, with transparent pixels blended with white."""
     if image.has_transparency_data:
         solid = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """The number that EXIF has for how the camera was held; 1, upright, where EXIF is broken."""
+def _exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1 (upright) if EXIF is missing or damaged."""
     try:
-        said = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 — the pixels are whole, and parsers raise anything
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 — the parser raises any error, and the pixels are intact
         return 1
-    return said if isinstance(said, int) else 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _from_array(array: np.ndarray) -> Reading:
@@ -232,4 +233,4 @@ def _from_array(array: np.ndarray) -> Reading:
         )
     levels, note = colours_to_bytes(array, "an array")
     image = Image.fromarray(levels[..., 0] if array.shape[2:] == (1,) else levels)
-    return _rgb(image, "an array")[0], note
+    return _to_rgb(image, "an array")[0], note

@@ -1,9 +1,9 @@
-"""What the image processors of other libraries do, in the terms of `Preprocessing`.
+"""Settings of `Preprocessing` from the image processors of other libraries.
 
-Read from attributes alone: transformers' image processors (or what bears one: a processor, a
-pipeline), torchvision's presets (``weights.transforms()``), OpenCLIP's models and image towers. No
-such library is imported. What can be called is called on a test picture, and is refused unless the
-result is the same: a processor may do more than its attributes tell.
+Supported are image processors of transformers (also in a processor or pipeline), presets of
+torchvision (``weights.transforms()``), and models and image towers of OpenCLIP. The settings are
+read from attributes, without importing these libraries. A processor may do more than its attributes
+show; so its result for a test picture is compared, and a difference raises an error.
 """
 
 from __future__ import annotations
@@ -20,73 +20,74 @@ from torch import Tensor
 from semattn.errors import UnsupportedModelError
 from semattn.utils.validation import as_tensor
 
-LEVELS = 3  # of 255; by how much two ways to resize may differ in rounding
+LEVELS = 3  # of 255; tolerance for the rounding of different resize implementations
 
-Call = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image], Tensor]
 
 
-def settings(source: Any) -> tuple[dict[str, Any], Call | None] | None:
-    """The fields of a `Preprocessing`, and what to compare with; None for any other object."""
+def settings(source: Any) -> tuple[dict[str, Any], Transform | None] | None:
+    """Return `Preprocessing` fields and a transform to compare with; None for other objects."""
     source = getattr(source, "image_processor", None) or source
     if hasattr(source, "do_resize") and hasattr(source, "resample"):
-        return _transformers(source), lambda picture: _pixel_values(source, picture)
+        return _transformers_settings(source), lambda picture: _pixel_values(source, picture)
     if hasattr(source, "resize_size") and hasattr(source, "crop_size"):
-        return _torchvision(source), source
+        return _torchvision_settings(source), source
     for tower in (source, getattr(source, "visual", None)):
-        config = getattr(tower, "preprocess_cfg", None) or _legacy(tower)
+        config = getattr(tower, "preprocess_cfg", None) or _legacy_config(tower)
         if isinstance(config, Mapping):
-            return _open_clip(config, type(source).__name__), None
+            return _open_clip_settings(config, type(source).__name__), None
     return None
 
 
-def check(restored: Callable[[Image.Image], tuple[Tensor, Tensor]], call: Call, name: str) -> None:
-    """Raise UnsupportedModelError unless both make the same of a test picture.
+def check(
+    restored: Callable[[Image.Image], tuple[Tensor, Tensor]], transform: Transform, name: str
+) -> None:
+    """Raise UnsupportedModelError unless both transforms agree on a test picture.
 
     Parameters
     ----------
-    restored : a picture's input (C, H, W) as we make it, and the standard deviations (C,)
-    call : the same by the other library
-    name : of its class
+    restored : returns our input (C, H, W) for a picture, and the standard deviations (C,)
+    transform : the transform of the other library
+    name : name of its class
     """
     picture = _test_picture()
-    ours, std = restored(picture)
+    result, std = restored(picture)
     try:
         with torch.device("cpu"):  # other libraries' transforms follow the default device
-            theirs = as_tensor(call(picture)).to(torch.float32)
-    except Exception as error:  # whatever it raises, it is no answer
+            reference = as_tensor(transform(picture)).to(torch.float32)
+    except Exception as error:  # code of the other library may raise any error
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise _unlike(name, f"it fails on a picture ({reason})") from error
-    if theirs.shape != ours.shape:
-        raise _unlike(name, f"it makes {tuple(theirs.shape)}, not {tuple(ours.shape)}")
-    levels = float(((theirs - ours) * std[:, None, None] * 255).abs().max())
+        raise _unsupported(name, f"it fails on a picture ({reason})") from error
+    if reference.shape != result.shape:
+        raise _unsupported(name, f"it makes {tuple(reference.shape)}, not {tuple(result.shape)}")
+    levels = float(((reference - result) * std[:, None, None] * 255).abs().max())
     if not levels <= LEVELS:
-        raise _unlike(name, f"its result differs by {levels:.0f} of 255 levels")
+        raise _unsupported(name, f"its result differs by {levels:.0f} of 255 levels")
 
 
 def _test_picture() -> Image.Image:
-    """Blobs of colour, of uneven sides: shifts, turns and swapped channels all show.
+    """Return a picture of coloured blobs that reveals shifts, rotations and swapped channels.
 
-    Its levels are middle ones, since where resizing overshoots, clipping differs by more than
-    rounding does.
+    Its levels are medium, because clipping of overshoots differs between implementations.
     """
     blobs = np.random.default_rng(0).integers(64, 192, (64, 91, 3), dtype=np.uint8)
     return Image.fromarray(blobs).resize((533, 371), Image.Resampling.BICUBIC)
 
 
-def _transformers(source: Any) -> dict[str, Any]:
+def _transformers_settings(source: Any) -> dict[str, Any]:
     name = type(source).__name__
     if not source.do_resize:
-        raise _unlike(name, "it does not resize")
+        raise _unsupported(name, "it does not resize")
     size = dict(source.size or {})
     crop = dict(source.crop_size or {}) if getattr(source, "do_center_crop", False) else {}
-    final = (crop["height"], crop["width"]) if {"height", "width"} <= crop.keys() else None
+    final_size = (crop["height"], crop["width"]) if {"height", "width"} <= crop.keys() else None
     if size.keys() == {"height", "width"}:
-        geometry = _squashed((size["height"], size["width"]), final, name)
-    elif size.keys() == {"shortest_edge"} and final:
-        geometry = _shortest(size["shortest_edge"], final, name)
+        geometry = _squash_settings((size["height"], size["width"]), final_size, name)
+    elif size.keys() == {"shortest_edge"} and final_size:
+        geometry = _center_settings(size["shortest_edge"], final_size, name)
     else:
-        raise _unlike(name, f"its size {size} is not the same for every picture")
-    mean, std = _levels(source)
+        raise _unsupported(name, f"its size {size} is not the same for every picture")
+    mean, std = _normalisation(source)
     resample = Image.Resampling.BILINEAR if source.resample is None else source.resample
     return geometry | {
         "mean": mean,
@@ -96,16 +97,16 @@ def _transformers(source: Any) -> dict[str, Any]:
     }
 
 
-def _levels(source: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std for pixels in [0, 1], whatever the levels are that the processor takes."""
-    mean, std = _three(0.0), _three(1.0)
+def _normalisation(source: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std for pixels in [0, 1], independent of the processor's rescaling."""
+    mean, std = _rgb_values(0.0), _rgb_values(1.0)
     if getattr(source, "do_normalize", False):
-        mean, std = _three(source.image_mean), _three(source.image_std)
+        mean, std = _rgb_values(source.image_mean), _rgb_values(source.image_std)
     factor = 255.0 * (source.rescale_factor if getattr(source, "do_rescale", False) else 1.0)
-    return tuple(one / factor for one in mean), tuple(one / factor for one in std)
+    return tuple(value / factor for value in mean), tuple(one / factor for one in std)
 
 
-def _three(values: Any) -> tuple[float, ...]:
+def _rgb_values(values: Any) -> tuple[float, ...]:
     return (float(values),) * 3 if isinstance(values, int | float) else tuple(map(float, values))
 
 
@@ -113,13 +114,13 @@ def _pixel_values(source: Any, picture: Image.Image) -> Tensor:
     return source(images=picture, return_tensors="pt")["pixel_values"][0]
 
 
-def _torchvision(source: Any) -> dict[str, Any]:
+def _torchvision_settings(source: Any) -> dict[str, Any]:
     name, resized = type(source).__name__, source.resize_size
-    crop = _pair(source.crop_size)
+    crop = _as_pair(source.crop_size)
     if isinstance(resized, int) or len(resized) == 1:
-        geometry = _shortest(_pair(resized)[0], crop, name)
+        geometry = _center_settings(_as_pair(resized)[0], crop, name)
     else:
-        geometry = _squashed(_pair(resized), crop, name)
+        geometry = _squash_settings(_as_pair(resized), crop, name)
     return geometry | {
         "mean": tuple(source.mean),
         "std": tuple(source.std),
@@ -127,55 +128,59 @@ def _torchvision(source: Any) -> dict[str, Any]:
     }
 
 
-def _legacy(tower: Any) -> dict[str, Any] | None:
-    """What OpenCLIP wrote on a tower before it kept all of it in one dict."""
+def _legacy_config(tower: Any) -> dict[str, Any] | None:
+    """Return the settings of a tower of older OpenCLIP versions, which are separate attributes."""
     names = {"size": "image_size", "mean": "image_mean", "std": "image_std"}
-    found = {key: getattr(tower, name, None) for key, name in names.items()}
-    return found if all(value is not None for value in found.values()) else None
+    config = {key: getattr(tower, name, None) for key, name in names.items()}
+    return config if all(value is not None for value in config.values()) else None
 
 
-def _open_clip(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    size = _pair(config["size"])
+def _open_clip_settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    size = _as_pair(config["size"])
     mode = config.get("resize_mode") or "shortest"
     if mode not in ("shortest", "squash"):
-        raise _unlike(name, f"its resize_mode {mode!r} fills the border with a colour of its own")
+        raise _unsupported(
+            name, f"its resize_mode {mode!r} fills the border with a colour of its own"
+        )
     return {
         "size": size,
-        "mean": _three(config["mean"]),
-        "std": _three(config["std"]),
+        "mean": _rgb_values(config["mean"]),
+        "std": _rgb_values(config["std"]),
         "interpolation": config.get("interpolation") or "bicubic",
         "crop_mode": "center" if mode == "shortest" else "squash",
     }
 
 
-def _shortest(edge: int, crop: tuple[int, int], name: str) -> dict[str, Any]:
-    """The shortest side becomes `edge`, the middle (H, W) is kept."""
+def _center_settings(edge: int, crop: tuple[int, int], name: str) -> dict[str, Any]:
+    """Return settings for a resize of the shortest side to `edge` and a center crop (H, W)."""
     if crop[0] != crop[1]:
-        raise _unlike(name, f"it cuts {crop} out of a picture whose shortest side is {edge}")
-    return {"size": crop, "crop_pct": _part(crop[0], edge), "crop_mode": "center"}
+        raise _unsupported(name, f"it cuts {crop} out of a picture whose shortest side is {edge}")
+    return {"size": crop, "crop_pct": _crop_pct(crop[0], edge), "crop_mode": "center"}
 
 
-def _squashed(whole: tuple[int, int], crop: tuple[int, int] | None, name: str) -> dict[str, Any]:
-    """The sides become `whole`, the middle (H, W) is kept, or all of it."""
-    crop = crop or whole
-    part = _part(crop[0], whole[0])
-    if math.floor(crop[1] / part) != whole[1]:
-        raise _unlike(name, f"it cuts {crop} out of {whole}")
-    return {"size": crop, "crop_pct": part, "crop_mode": "squash"}
+def _squash_settings(
+    resized: tuple[int, int], crop: tuple[int, int] | None, name: str
+) -> dict[str, Any]:
+    """Return settings for a resize to `resized` (H, W) and an optional center crop."""
+    crop = crop or resized
+    crop_pct = _crop_pct(crop[0], resized[0])
+    if math.floor(crop[1] / crop_pct) != resized[1]:
+        raise _unsupported(name, f"it cuts {crop} out of {resized}")
+    return {"size": crop, "crop_pct": crop_pct, "crop_mode": "squash"}
 
 
-def _part(crop: int, whole: int) -> float:
-    """`crop_pct` such that floor(crop / crop_pct) is `whole`, in spite of rounding."""
-    part = crop / whole
-    return part if math.floor(crop / part) == whole else math.nextafter(part, 0)
+def _crop_pct(crop: int, side: int) -> float:
+    """Return `crop_pct` such that floor(crop / crop_pct) equals `side` in floating point."""
+    crop_pct = crop / side
+    return crop_pct if math.floor(crop / crop_pct) == side else math.nextafter(crop_pct, 0)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _as_pair(size: Any) -> tuple[int, int]:
     sides = [size] if isinstance(size, int) else list(size)
     return int(sides[0]), int(sides[-1])
 
 
-def _unlike(name: str, reason: str) -> UnsupportedModelError:
+def _unsupported(name: str, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"preprocessing: expected a processor that resizes, crops and normalises, got {name}: "
         f"{reason} — process the picture with it and pass the tensor"

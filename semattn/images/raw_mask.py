@@ -1,4 +1,4 @@
-"""Open the mask of an object: channels, labels and alpha, before it is decided what they mean."""
+"""Raw content of object masks: channels, palette labels and alpha, before interpretation."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from semattn.errors import ImageError, ShapeError
 from .mask_levels import ADVICE, MOST_LABELS, VOID
 from .picture import upright
 
-LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that may change levels a little
-CHROMA = 48  # by how much the channels of a grey pixel may differ in a lossy file
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that change levels slightly
+CHROMA = 48  # maximum difference between the channels of a grey pixel in a lossy file
 
 
 @dataclass(frozen=True, eq=False)
 class RawMask:
-    """The content of a mask before it is decided what it means.
+    """Content of a mask before interpretation.
 
     Parameters
     ----------
-    name : of the file, or what it is
-    numbers : (H, W), of the one channel, or the labels of a palette; None for colours alone
+    name : file name, or a description
+    numbers : (H, W), levels of a single channel, or palette labels; None for colours
     alpha : (H, W) or None
-    shades : (H, W), the grey levels of a palette that has no colours
-    colours : (H, W), 24-bit colours of what is not grey
-    is_label : whether `numbers` are labels of a palette
-    lossy : whether the file format changes levels a little
+    shades : (H, W), grey levels of a palette without colours
+    colours : (H, W), 24-bit colours of a mask that is not grey
+    is_label : whether `numbers` are palette labels
+    lossy : whether the file format changes levels slightly
     """
 
     name: str
@@ -44,53 +44,53 @@ class RawMask:
 
 
 def open_mask(source: Any, size: tuple[int, int] | None = None) -> RawMask:
-    """Return the content of a mask: a file, a PIL image or an array.
+    """Open a mask from a file, a PIL image or an array.
 
     Raises
     ------
     ImageError
-        For what cannot be read, or is not of `size` (width, height).
+        For a mask that cannot be read, or that is not of `size` (width, height).
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         try:
             with Image.open(path) as opened:
-                form = opened.format
+                file_format = opened.format
                 if size is not None and opened.size != size[::-1]:
                     _check_size(opened.size, size, path.name)
                 image = upright(opened)
                 _check_size(image.size, size, path.name)
-                return _of_image(image, path.name, form in LOSSY)
+                return _from_image(image, path.name, file_format in LOSSY)
         except ImageError:
             raise
-        except Exception as error:  # decoders raise anything on damaged bytes
+        except Exception as error:  # decoders raise any error on damaged files
             reason = " ".join(str(error).split())
             raise ImageError(f"mask: expected a picture, got {path} ({reason})") from error
     if isinstance(source, Image.Image):
         _check_size(source.size, size, "a PIL image")
-        return _of_image(upright(source), "mask", getattr(source, "format", None) in LOSSY)
-    raw = _of_array(np.asarray(source))
+        return _from_image(upright(source), "mask", getattr(source, "format", None) in LOSSY)
+    raw = _from_array(np.asarray(source))
     numbers = raw.numbers if raw.numbers is not None else raw.colours
     assert numbers is not None
     _check_size((numbers.shape[1], numbers.shape[0]), size, "an array")
     return raw
 
 
-def _check_size(found: tuple[int, int], size: tuple[int, int] | None, name: str) -> None:
-    if size is not None and found != size:
+def _check_size(actual: tuple[int, int], size: tuple[int, int] | None, name: str) -> None:
+    if size is not None and actual != size:
         raise ImageError(
-            f"mask: expected {size[0]}x{size[1]} pixels as the image has, got "
-            f"{found[0]}x{found[1]} in {name} — give the mask of this image at its full size"
+            f"mask: expected {size[0]}x{size[1]} pixels, the size of the image, got "
+            f"{actual[0]}x{actual[1]} in {name} — give the mask of this image at its full size"
         )
 
 
-def _of_array(array: np.ndarray) -> RawMask:
+def _from_array(array: np.ndarray) -> RawMask:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
         raise ShapeError(f"mask: expected (H, W) or (H, W, 1|3|4), got {array.shape}")
     if array.dtype.kind == "f":
-        array = _integers(array)
+        array = _to_integers(array)
     if array.dtype.kind not in "bui":
         raise ImageError(f"mask: expected numbers, got {array.dtype} — {ADVICE}")
     if array.ndim == 2:
@@ -100,11 +100,11 @@ def _of_array(array: np.ndarray) -> RawMask:
             f"mask: expected colours from 0 to 255, got {array.dtype} in [{array.min()}, "
             f"{array.max()}] — {ADVICE}"
         )
-    return _of_image(Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)), "mask", False)
+    return _from_image(Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)), "mask", False)
 
 
-def _integers(values: np.ndarray) -> np.ndarray:
-    """Floats as levels: [0, 1] becomes 0 to 255, whole numbers stay."""
+def _to_integers(values: np.ndarray) -> np.ndarray:
+    """Convert floats to integer levels: [0, 1] becomes 0 to 255, whole numbers are kept."""
     if not np.isfinite(values).all():
         raise ImageError("mask: expected finite numbers, got NaN or inf — clean it first")
     if values.min() >= 0 and 0.5 <= values.max() <= 1:
@@ -113,28 +113,28 @@ def _integers(values: np.ndarray) -> np.ndarray:
     if np.array_equal(values, np.rint(values)) and abs(values).max() < 2**31:
         return values.astype(np.int64)
     raise ImageError(
-        f"mask: expected floats from 0 to 1, got some in [{values.min():.4g}, {values.max():.4g}] "
-        "— divide by the greatest value"
+        f"mask: expected floats from 0 to 1, got [{values.min():.4g}, {values.max():.4g}] "
+        "— divide by the maximum"
     )
 
 
-def _of_image(image: Image.Image, name: str, lossy: bool) -> RawMask:
+def _from_image(image: Image.Image, name: str, lossy: bool) -> RawMask:
     if image.mode == "P" and not _has_alpha(image):
-        return _of_palette(image, name)
+        return _from_palette(image, name)
     if image.has_transparency_data or image.mode in ("PA", "La", "RGBa"):
         labels = np.asarray(image) if image.mode == "P" else None
         solid = image.convert("RGBA")
         alpha = np.asarray(solid.getchannel("A"))
         if labels is not None and _is_label_map(labels, alpha):
-            return _of_palette(image, name)
-        raw = _of_channels(np.asarray(solid.convert("RGB")), name, lossy)
+            return _from_palette(image, name)
+        raw = _from_channels(np.asarray(solid.convert("RGB")), name, lossy)
         return RawMask(name, raw.numbers, alpha, None, raw.colours, False, lossy)
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
         numbers = np.asarray(image)
         if numbers.dtype.kind == "f":
-            numbers = _integers(numbers)
+            numbers = _to_integers(numbers)
         return RawMask(name, numbers, lossy=lossy)
-    return _of_channels(np.asarray(image.convert("RGB")), name, lossy)
+    return _from_channels(np.asarray(image.convert("RGB")), name, lossy)
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -144,7 +144,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _is_label_map(labels: np.ndarray, alpha: np.ndarray) -> bool:
-    """Return whether a palette shows label 0 as transparent, and has the void label."""
+    """Return whether a palette image has a transparent label 0 and the void label."""
     levels = np.unique(labels)
     return (
         int(levels[-1]) == VOID
@@ -153,19 +153,19 @@ def _is_label_map(labels: np.ndarray, alpha: np.ndarray) -> bool:
     )
 
 
-def _of_palette(image: Image.Image, name: str) -> RawMask:
+def _from_palette(image: Image.Image, name: str) -> RawMask:
     labels = np.asarray(image)
     colours = np.asarray(image.convert("RGB"))
     if (np.ptp(colours, axis=-1) > 0).any():
         return RawMask(name, labels, is_label=True)
     shades = colours[..., 0]
-    if np.array_equal(shades, labels):  # a grey picture that was given a palette
+    if np.array_equal(shades, labels):  # a grey picture with a grey palette
         return RawMask(name, labels)
     return RawMask(name, labels, shades=shades, is_label=True)
 
 
-def _of_channels(pixels: np.ndarray, name: str, lossy: bool) -> RawMask:
-    """RGB (H, W, 3): grey where the channels agree, else colours."""
+def _from_channels(pixels: np.ndarray, name: str, lossy: bool) -> RawMask:
+    """Read RGB (H, W, 3) as grey levels if the channels agree, otherwise as colours."""
     difference = int(np.ptp(pixels.astype(np.int16), axis=-1).max())
     if difference <= (CHROMA if lossy else 0):
         numbers = pixels[..., 0] if not lossy else np.rint(pixels.mean(axis=-1)).astype(np.uint8)
@@ -175,5 +175,5 @@ def _of_channels(pixels: np.ndarray, name: str, lossy: bool) -> RawMask:
 
 
 def varies(numbers: np.ndarray) -> bool:
-    """Return whether numbers are not all equal."""
+    """Return whether the numbers differ."""
     return bool((numbers != numbers.flat[0]).any())

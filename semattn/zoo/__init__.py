@@ -1,7 +1,6 @@
-"""Models: the embedded default, and every one that timm knows.
+"""Models: the embedded default model, and all models of timm.
 
-Names are imported when they are first asked for: the table of known models needs neither torch nor
-timm.
+Names are imported at first use: the table of known models needs neither torch nor timm.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ __all__ = ["DEFAULT", "WeightsError", "cache_dir", "embedded", "load", "synsets"
 
 _MODULES = {"WeightsError": "weights", "cache_dir": "weights"}  # else build
 
-if not TYPE_CHECKING:  # else every name would be known, misspelled ones too
+if not TYPE_CHECKING:  # a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         """Import `name` from the module that defines it (PEP 562)."""
@@ -28,5 +27,5 @@ if not TYPE_CHECKING:  # else every name would be known, misspelled ones too
         return value
 
     def __dir__() -> list[str]:
-        """Every public name, imported or not (help and the site list them)."""
+        """Return all public names, imported or not, for help() and the documentation."""
         return sorted(globals().keys() | set(__all__))

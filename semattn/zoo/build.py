@@ -1,8 +1,7 @@
-"""`load`: a name, or a name and a file, become a model to explain.
+"""Loading of models by name, with weights from a hub, the package, or a checkpoint file.
 
-The only module that builds models. What comes back is timm's own model and nothing round it, in
-evaluation mode, with `pretrained_cfg` saying how images are prepared, and `classes` where the
-names are known.
+Models are plain timm models in evaluation mode. `pretrained_cfg` describes the preprocessing, and
+`classes` are the class names, if they are known. No other module builds models.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from .weights import WeightsError, backbone
 DEFAULT = "semattn-vits14"
 AVERAGED = "fc_norm.weight"  # in a state dict of timm: patches are averaged before the classifier
 embedded = Registry("model")
-"""Models that need no hub: name -> function of (pretrained) that gives the model."""
+"""Models that need no hub, by name: functions (pretrained) -> model."""
 
 
 def load(
@@ -41,24 +40,24 @@ def load(
     pretrained: bool = True,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """A vision transformer to explain.
+    """Load a vision transformer.
 
     Parameters
     ----------
-    name : one of `embedded` (the embedded default when None), or any name that timm knows
-    checkpoint : file of weights for a model of timm's: `.safetensors`, or a file of torch, such as
-        timm, Lightning, DeiT and MAE save in training, which is read without running code that it
-        may carry. ``FILE#state_dict_ema`` chooses where a file holds several sets of weights.
-        The classifier in it sets the number of classes; a warning says what was assumed.
+    name : one of `embedded` (None is the default model), or any model name of timm
+    checkpoint : file with weights for a timm model: `.safetensors`, or a file that timm, Lightning,
+        DeiT or MAE saved with `torch.save`; code in the file is not run. If a file has several sets
+        of weights, ``FILE#state_dict_ema`` selects one. The classifier in the file sets the number
+        of classes; a warning reports assumptions.
     pretrained : False gives random weights
-    device : where the model goes
+    device : device of the model
 
     Raises
     ------
     ValueError
-        For a name that nobody knows; the message names the nearest ones.
+        For an unknown name; the message lists similar names.
     WeightsError
-        When weights cannot be fetched, or a file does not fit the model.
+        If weights cannot be downloaded, or a file does not fit the model.
 
     Examples
     --------
@@ -67,8 +66,8 @@ def load(
     """
     if name is None and checkpoint is not None:
         raise ValueError(
-            f"model: expected the name that {checkpoint} belongs to, got none — name the "
-            "architecture, such as vit_small_patch14_dinov2"
+            f"model: expected the architecture of {checkpoint}, got none — give a name, such as "
+            "vit_small_patch14_dinov2"
         )
     name = name or DEFAULT
     if name in embedded and checkpoint is None:
@@ -78,7 +77,7 @@ def load(
     elif name in embedded:
         raise ValueError(
             f"checkpoint: expected none for {name!r}, which has its own weights, got "
-            f"{str(checkpoint)!r} — name the architecture with it"
+            f"{str(checkpoint)!r} — give the name of its architecture"
         )
     else:
         near = difflib.get_close_matches(name, [*embedded, *timm.list_models()], n=3)
@@ -91,10 +90,10 @@ def load(
 
 
 @embedded.register(DEFAULT)
-def _everyday(pretrained: bool) -> nn.Module:
-    """The embedded DINOv2 ViT-S/14 with the head over everyday classes that semattn carries."""
+def _default_model(pretrained: bool) -> nn.Module:
+    """Build the embedded DINOv2 ViT-S/14 with the packaged classifier for everyday classes."""
     classes = tuple(json.loads(_data("classes.json")))
-    # Weights that are replaced at once are not drawn.
+    # The meta device skips the random initialisation, since all weights are replaced.
     with torch.device("meta" if pretrained else "cpu"):
         model = timm.create_model(
             "vit_small_patch14_dinov2",
@@ -121,15 +120,15 @@ def _data(name: str) -> bytes:
 
 
 def merge(state: dict[str, Tensor], changes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with what was trained put into it.
+    """Apply trained changes to a state dict, and return the result.
 
-    A change named `W.down` (rank, in) with its `W.up` (out, rank) is added to W as up @ down; any
-    other replaces what has its name.
+    Low-rank changes `W.down` (rank, in) and `W.up` (out, rank) are added to W as up @ down. Other
+    changes replace the tensor with the same name.
 
     Examples
     --------
-    >>> one = torch.ones(2, 2)
-    >>> merge({"w": one}, {"w.up": one[:, :1], "w.down": 2 * one[:1]})["w"].tolist()
+    >>> ones = torch.ones(2, 2)
+    >>> merge({"w": ones}, {"w.up": ones[:, :1], "w.down": 2 * ones[:1]})["w"].tolist()
     [[3.0, 3.0], [3.0, 3.0]]
     """
     merged = dict(state)
@@ -146,22 +145,22 @@ def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn
     if checkpoint is not None:
         return _with_checkpoint(name, checkpoint)
     try:
-        with _hushed("huggingface_hub"):  # it tells every retry; one line at the end is enough
-            return _named(timm.create_model(name, pretrained=pretrained), pretrained)
-    except Exception as error:  # whatever the hub's client of the day raises
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        told = told.partition(". ")[0][:160]
+        with _errors_only("huggingface_hub"):  # suppresses a warning for each retry
+            return _with_class_names(timm.create_model(name, pretrained=pretrained), pretrained)
+    except Exception as error:  # hub clients raise various errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason.partition(". ")[0][:160]
         if not pretrained:
-            raise ValueError(f"model: expected timm to build {name!r}, got {told!r}") from error
+            raise ValueError(f"model: expected timm to build {name!r}, got {reason!r}") from error
         raise WeightsError(
-            f"model: expected pretrained weights for {name!r} from timm's hub, got {told!r} — "
-            "give a checkpoint file, or ask for random weights with pretrained=False"
+            f"model: expected pretrained weights for {name!r} from timm's hub, got {reason!r} — "
+            "give a checkpoint file, or use random weights with pretrained=False"
         ) from error
 
 
 @contextmanager
-def _hushed(name: str) -> Iterator[None]:
-    """Keep a logger to errors meanwhile."""
+def _errors_only(name: str) -> Iterator[None]:
+    """Limit a logger to errors until the ``with`` ends."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -171,8 +170,8 @@ def _hushed(name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _named(model: nn.Module, pretrained: bool) -> nn.Module:
-    """The model with `classes`, where its weights are known to be for a list of ImageNet's."""
+def _with_class_names(model: nn.Module, pretrained: bool) -> nn.Module:
+    """Set `classes` of a model, if its weights are known to be for an ImageNet class list."""
     subset = infer_imagenet_subset(model) if pretrained else None
     if subset:
         model.classes = tuple(ImageNetInfo(subset).label_descriptions())  # type: ignore[assignment]
@@ -180,28 +179,30 @@ def _named(model: nn.Module, pretrained: bool) -> nn.Module:
 
 
 def synsets(outputs: int) -> tuple[str, ...]:
-    """WordNet numbers of the classes, where so many outputs are a list of ImageNet's; else ()."""
+    """Return the WordNet ids of the ImageNet class list with so many classes; () without one."""
     subset = infer_imagenet_subset({"num_classes": outputs})
     return tuple(ImageNetInfo(subset).label_names()) if subset else ()
 
 
 def _with_checkpoint(name: str, checkpoint: str | Path) -> nn.Module:
-    """Build the model of that name with the weights of a file: `checkpoint` of `load`."""
+    """Build a timm model with the weights of a checkpoint file, see `load`."""
     path, label = split_choice(checkpoint)
     states = read_states(path)
     options: dict[str, Any] = {}
     model = timm.create_model(name, pretrained=False)
     is_averaged = any(key.endswith(AVERAGED) for _, state in states for key in state)
     if is_averaged and isinstance(getattr(model, "fc_norm", None), nn.Identity):
-        options["global_pool"] = "avg"  # as MAE's fine-tuned models: the mean of the patches
+        options["global_pool"] = "avg"  # fine-tuned MAE models use the mean of the patches
         model = timm.create_model(name, pretrained=False, **options)
-    classifiers = _classifiers(model)
-    weights = find_weights(states, path, label, name, _shapes(model), classifiers)
+    classifiers = _classifier_names(model)
+    weights = find_weights(states, path, label, name, _weight_shapes(model), classifiers)
     head = weights.tensors.get(f"{classifiers[0]}.weight") if classifiers else None
     classes = head.shape[0] if head is not None and head.ndim else 0
     if classes != model.num_classes:
         model = timm.create_model(name, pretrained=False, num_classes=classes, **options)
-    check_weights(weights, path, name, _shapes(model), getattr(model, "num_prefix_tokens", 0))
+    check_weights(
+        weights, path, name, _weight_shapes(model), getattr(model, "num_prefix_tokens", 0)
+    )
     model.load_state_dict(weights.tensors, strict=True)
     note = weights.note(has_classifier=classes > 0)
     if note:
@@ -209,11 +210,11 @@ def _with_checkpoint(name: str, checkpoint: str | Path) -> nn.Module:
     return model
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def _classifiers(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the modules that give the classes; a distilled model has two."""
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the classifier modules; a distilled model has two."""
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)

@@ -1,8 +1,8 @@
-"""Weights of a model in a file of any common wrapping.
+"""Weights of a model in checkpoint files of common formats.
 
-Training scripts wrap a state dict in others (``state_dict``, ``model``, ``state_dict_ema``), and
-its keys in prefixes (``module.``, ``_orig_mod.``, ``backbone.``). The keys of the model decide
-which tensors of the file are its weights. This module builds no model.
+Training scripts nest state dicts (``state_dict``, ``model``, ``state_dict_ema``) and add prefixes
+to the keys (``module.``, ``_orig_mod.``, ``backbone.``). The weights are found by the keys of the
+model. This module builds no models.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .unpickling import read_file
 from .weight_sets import State, Weights, complete_sets, fewest_missing, is_in
 from .weights import WeightsError
 
-WHOLE_FILE = "."  # label of weights that no dict and no prefix holds
-DEPTH = 3  # of dicts in dicts
+WHOLE_FILE = "."  # label of weights without entry and prefix
+DEPTH = 3  # maximum depth of nested dicts
 
 
 def split_choice(checkpoint: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Return the path and the label of ``FILE#LABEL``; a file that has this whole name comes first.
+    """Split ``FILE#LABEL`` into path and label, unless a file with the full name exists.
 
     Examples
     --------
@@ -41,15 +41,15 @@ def split_choice(checkpoint: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def read_states(path: Path) -> list[State]:
-    """Return every dict of tensors in a file, with the keys of the dicts that it lies in.
+    """Return all dicts of tensors in a file, with the keys of the enclosing dicts.
 
     Raises
     ------
     WeightsError
-        For a file that cannot be read, see `read_file`, and one without such a dict.
+        For a file that cannot be read (see `read_file`) or has no dict of tensors.
     """
     content = read_file(path)
-    states = list(_states(content))
+    states = list(_iterate_states(content))
     if not states:
         raise WeightsError(
             f"checkpoint: expected a dict of tensors, got {type(content).__name__} in "
@@ -66,72 +66,73 @@ def find_weights(
 
     Parameters
     ----------
-    states, path : the dicts of a file, see `read_states`, and the file
-    label : of the set of weights, where the file holds several; "" for none
-    name : of the model, for messages
-    shapes : of each weight of the model, by its key
-    classifiers : keys of the modules that give the classes; the file may lack them
+    states, path : the dicts of a file (see `read_states`), and the file
+    label : label of the set of weights, if the file has several; "" for none
+    name : name of the model, for messages
+    shapes : shapes of the model's weights, by key
+    classifiers : names of the classifier modules, which may be missing in the file
 
     Raises
     ------
     WeightsError
-        For a file with no set of weights of the model, and with several where none is chosen.
+        For a file without weights of the model, or with several sets if `label` selects none.
     """
     body = {key: tuple(shape) for key, shape in shapes.items() if not is_in(key, classifiers)}
     complete = [
         weights for state in states for weights in complete_sets(*state, body, shapes, classifiers)
     ]
     if not complete:
-        raise _differs(path, name, "lacks", fewest_missing(states, body))
+        raise _mismatch_error(path, name, "lacks", fewest_missing(states, body))
     explained = [weights for weights in complete if not weights.unknown] or complete
     fitting = [
-        weights for weights in explained if _first_misfit(weights.tensors, body) is None
+        weights for weights in explained if _first_shape_mismatch(weights.tensors, body) is None
     ] or explained
-    chosen = _choose(fitting, label, path, name)
-    if chosen.unknown:
-        raise _differs(path, name, "has unknown", chosen.unknown)
-    for key, tensor in chosen.tensors.items():
-        if not _is_whole(tensor):
+    selected = _select_set(fitting, label, path, name)
+    if selected.unknown:
+        raise _mismatch_error(path, name, "has unknown", selected.unknown)
+    for key, tensor in selected.tensors.items():
+        if not _is_readable(tensor):
             raise WeightsError(
-                f"checkpoint: expected real numbers for each place of {key!r}, got {tensor.dtype} "
-                f"{tuple(tensor.shape)} without in {str(path)!r} — save model.state_dict()"
+                f"checkpoint: expected {key!r} as a dense tensor of real numbers, got "
+                f"{tensor.dtype} {tuple(tensor.shape)} with other or missing values in "
+                f"{str(path)!r} — save model.state_dict()"
             )
-    return chosen
+    return selected
 
 
 def check_weights(
     weights: Weights, path: Path, name: str, shapes: Mapping[str, Sequence[int]], prefix_tokens: int
 ) -> None:
-    """Raise WeightsError unless the weights are those of the model, key by key, of its shapes.
+    """Raise WeightsError unless the weights have the keys and shapes of the model.
 
     Parameters
     ----------
     weights, path, name, shapes : as for `find_weights`
-    prefix_tokens : of the model, before the patches in `pos_embed`
+    prefix_tokens : number of prefix tokens in the `pos_embed` of the model
     """
     for kind, keys in (
         ("lacks", shapes.keys() - weights.tensors.keys()),
         ("has unknown", weights.tensors.keys() - shapes.keys()),
     ):
         if keys:
-            raise _differs(path, name, kind, sorted(keys))
-    key = _first_misfit(weights.tensors, shapes)
+            raise _mismatch_error(path, name, kind, sorted(keys))
+    key = _first_shape_mismatch(weights.tensors, shapes)
     if key is None:
         return
     expected, got = tuple(shapes[key]), tuple(weights.tensors[key].shape)
-    sizes, advice = "", "name the architecture it was saved from"
+    sizes, advice = "", "give the architecture that it was saved from"
     if key.rpartition(".")[2] == "pos_embed" and len(expected) == len(got) == 3:
         sides = [round(max(0, size[1] - prefix_tokens) ** 0.5) for size in (expected, got)]
         if expected[2] == got[2] and got[1] == sides[1] ** 2 + prefix_tokens:
             sizes = f", so {sides[1]}x{sides[1]} patches in place of {sides[0]}x{sides[0]},"
-            advice = "name the architecture of that image size"
+            advice = "give the architecture for that image size"
     raise WeightsError(
         f"checkpoint: expected {key} {expected} for {name!r}, got {got}{sizes} in {path} — {advice}"
     )
 
 
-def _states(content: Any, entry: str = "", depth: int = 0) -> Iterator[State]:
-    """Yield every dict in a file that holds tensors by names."""
+def _iterate_states(content: Any, entry: str = "", depth: int = 0) -> Iterator[State]:
+    """Yield all dicts of tensors by name in a file."""
     if not isinstance(content, dict) or depth > DEPTH:
         return
     named = {key: item for key, item in content.items() if isinstance(key, str)}
@@ -139,24 +140,26 @@ def _states(content: Any, entry: str = "", depth: int = 0) -> Iterator[State]:
     if tensors:
         yield entry, tensors
     for key, item in named.items():
-        yield from _states(item, f"{entry}.{key}" if entry else key, depth + 1)
+        yield from _iterate_states(item, f"{entry}.{key}" if entry else key, depth + 1)
 
 
-def _first_misfit(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Return the first key whose tensor is not of the model's shape."""
+def _first_shape_mismatch(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+) -> str | None:
+    """Return the first key whose tensor has another shape than in the model."""
     for key, shape in shapes.items():
         if key in tensors and tuple(tensors[key].shape) != tuple(shape):
             return key
     return None
 
 
-def _distinct(sets: Sequence[Weights]) -> list[Weights]:
-    """Return the sets whose tensors differ from those of every earlier one."""
-    distinct: list[Weights] = []
+def _unique_sets(sets: Sequence[Weights]) -> list[Weights]:
+    """Return the sets without duplicates of equal tensors."""
+    unique: list[Weights] = []
     for weights in sets:
-        if not any(_are_equal(weights.tensors, other.tensors) for other in distinct):
-            distinct.append(weights)
-    return distinct
+        if not any(_are_equal(weights.tensors, other.tensors) for other in unique):
+            unique.append(weights)
+    return unique
 
 
 def _are_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
@@ -165,15 +168,15 @@ def _are_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> boo
     return all(
         tensor is second[key]
         or (
-            _is_whole(tensor) and _is_whole(second[key])
+            _is_readable(tensor) and _is_readable(second[key])
             and tensor.dtype == second[key].dtype and torch.equal(tensor, second[key])
         )
         for key, tensor in first.items()
     )  # fmt: skip
 
 
-def _labels(sets: Sequence[Weights]) -> list[str]:
-    """Return what chooses each set: its entry, where that is enough; else its whole place."""
+def _choice_labels(sets: Sequence[Weights]) -> list[str]:
+    """Return the label of each set: its entry if that is unique, otherwise its full path."""
     counts = Counter(weights.entry for weights in sets)
     return [
         (weights.entry if weights.entry and counts[weights.entry] == 1 else weights.label)
@@ -182,45 +185,45 @@ def _labels(sets: Sequence[Weights]) -> list[str]:
     ]
 
 
-def _choose(sets: list[Weights], label: str, path: Path, name: str) -> Weights:
-    """Return the set with that label; without one, the only set."""
+def _select_set(sets: list[Weights], label: str, path: Path, name: str) -> Weights:
+    """Return the set with the label; without a label, the only set."""
     if not label:
-        sets = _distinct(sets)
-    labels = _labels(sets)
-    chosen = [
+        sets = _unique_sets(sets)
+    labels = _choice_labels(sets)
+    matching = [
         weights
         for weights, shown in zip(sets, labels, strict=True)
         if label in (shown, weights.label)
     ]
-    if label and not chosen:
-        chosen = [weights for weights in sets if f".{label}." in f".{weights.label}."]
-    chosen = _distinct(chosen) if label else sets
-    if len(chosen) == 1:
-        number = next(n for n, weights in enumerate(sets) if weights is chosen[0])
+    if label and not matching:
+        matching = [weights for weights in sets if f".{label}." in f".{weights.label}."]
+    matching = _unique_sets(matching) if label else sets
+    if len(matching) == 1:
+        number = next(n for n, weights in enumerate(sets) if weights is matching[0])
         also = tuple(labels[:number] + labels[number + 1 :])
-        return replace(chosen[0], chosen_by=labels[number], also=also)
+        return replace(matching[0], chosen_by=labels[number], also=also)
     choices = " or ".join(f"{path}#{choice}" for choice in labels)
-    if not chosen:
+    if not matching:
         raise WeightsError(
             f"checkpoint: expected weights of {name!r} in {str(path)!r}, got none called "
             f"{label!r} — give {choices}"
         )
     raise WeightsError(
-        f"checkpoint: expected one set of weights of {name!r}, got {len(chosen)} in "
+        f"checkpoint: expected one set of weights of {name!r}, got {len(matching)} in "
         f"{str(path)!r} — give {choices}"
     )
 
 
-def _differs(path: Path, name: str, kind: str, keys: Sequence[str]) -> WeightsError:
+def _mismatch_error(path: Path, name: str, kind: str, keys: Sequence[str]) -> WeightsError:
     return WeightsError(
         f"checkpoint: expected the weights of {name!r}, got {path}, which {kind} "
-        f"{min(keys)!r} (and {len(keys) - 1} more) — name the architecture it is from"
+        f"{min(keys)!r} (and {len(keys) - 1} more) — give the architecture that it was saved from"
     )
 
 
-def _is_whole(tensor: Tensor) -> bool:
-    """Return whether a tensor holds as many real numbers as its shape says."""
+def _is_readable(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense and real, with values for all elements."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         return False
-    held = tensor.untyped_storage().nbytes()
-    return not tensor.is_complex() and tensor.numel() * tensor.element_size() <= held
+    storage_bytes = tensor.untyped_storage().nbytes()
+    return not tensor.is_complex() and tensor.numel() * tensor.element_size() <= storage_bytes

@@ -1,4 +1,4 @@
-"""Which of timm's ViT-like architectures semattn reads, as the sweep over all of them found it."""
+"""Support status of timm's ViT-like architectures, from a sweep over all of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STATUSES = ("works", "refused", "wrong", "not tried")
 
 @dataclass(frozen=True)
 class Known:
-    """One architecture: its family (timm's module), how it fared, and why if it does not work.
+    """Status of one architecture, with its family (timm module) and the reason of a failure.
 
-    `patches` (h, w) and `layers` are those of the sweep, at the model's own input size and with its
-    depth cut; `left_out` are modules whose attention is not between patches.
+    `patches` (h, w) and `layers` are from the sweep, at the default input size and with reduced
+    depth. `left_out` are modules whose attention is not between patches.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Family:
-    """The architectures of one of timm's modules: how many there are, and how many of each status.
+    """Number of architectures of each status in one timm module.
 
-    `example` is one that works, "" where none does.
+    `example` is an architecture that works, "" without one.
     """
 
     name: str
@@ -41,40 +41,40 @@ class Family:
 
     @property
     def total(self) -> int:
-        """How many architectures there are."""
+        """Number of architectures."""
         return sum(self.counts.values())
 
 
 def known() -> dict[str, Known]:
-    """Every architecture that the sweep has seen, by name.
+    """Return all architectures of the sweep, by name.
 
     Examples
     --------
     >>> known()["beit_base_patch16_224"].status
     'works'
     """
-    return {name: _row(name, row) for name, row in sweep()["models"].items()}
+    return {name: _parse_row(name, row) for name, row in sweep()["models"].items()}
 
 
 def families(models: dict[str, Known]) -> list[Family]:
-    """The families of some models, the largest first."""
-    names = Counter(one.family for one in models.values())
-    made = []
+    """Return the families of the models, the largest first."""
+    names = Counter(model.family for model in models.values())
+    result = []
     for name, _ in sorted(names.items(), key=lambda pair: (-pair[1], pair[0])):
-        mine = [one for one in models.values() if one.family == name]
-        works = [one.name for one in mine if one.status == "works"]
-        counts = Counter(one.status for one in mine)
-        made.append(Family(name, counts, min(works, key=len) if works else ""))
-    return made
+        members = [model for model in models.values() if model.family == name]
+        works = [model.name for model in members if model.status == "works"]
+        counts = Counter(model.status for model in members)
+        result.append(Family(name, counts, min(works, key=len) if works else ""))
+    return result
 
 
 def sweep() -> dict[str, Any]:
-    """The sweep's own file: versions, and a row a model."""
+    """Return the sweep file: versions, and one row for each model."""
     text = resources.files("semattn").joinpath("data/models.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 
-def _row(name: str, row: dict[str, Any]) -> Known:
+def _parse_row(name: str, row: dict[str, Any]) -> Known:
     return Known(
         name,
         row["family"],

@@ -1,7 +1,7 @@
-"""Read a file of torch without running code: tensors, plain values, and a few inert stand-ins.
+"""Reading of torch files without running code.
 
-Training scripts store a few plain classes (`argparse.Namespace`, paths, numpy numbers) among the
-weights. For each, the unpickler gets an empty class that ignores its arguments.
+Files may contain tensors, plain values, and a few common classes (`argparse.Namespace`, paths,
+numpy numbers), which are replaced by inert classes that ignore their arguments.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PLAIN_CLASSES = (
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     "torch.torch_version.TorchVersion",
 )  # fmt: skip
-_UNSUPPORTED = re.compile(r"GLOBAL ([\w.]+)")  # in torch's error
-_LOCK = threading.Lock()  # torch's list of safe classes belongs to the whole process
+_UNSUPPORTED_CLASS = re.compile(r"GLOBAL ([\w.]+)")  # in torch's error
+_LOCK = threading.Lock()  # torch's list of safe classes is global
 
-# Keeps the tensors, and the dicts and modules that hold some: {program} FILE NEW_FILE
+# Program that keeps the tensors, and the dicts and modules with tensors: FILE NEW_FILE
 CONVERSION = (
     "import sys, torch as t; c = t.load(sys.argv[1], 'cpu', weights_only=False); "
     "c = c if isinstance(c, dict) else {'model': c}; "
@@ -40,7 +40,7 @@ CONVERSION = (
 
 
 class _Inert:
-    """Base of the stand-ins: keeps nothing of what a file says."""
+    """Base of the inert classes, which ignore the content of a file."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Inert:
         return super().__new__(cls)
@@ -49,39 +49,39 @@ class _Inert:
         pass
 
 
-def _stand_in(path: str) -> type[_Inert]:
-    """Return an inert class that the unpickler takes for the class of that path."""
+def _inert_class(path: str) -> type[_Inert]:
+    """Return an inert class that replaces the class with this path in the unpickler."""
     module, _, name = path.rpartition(".")
     return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
 
 
-_STAND_INS: list[Any] = [_stand_in(path) for path in PLAIN_CLASSES]
+_INERT_CLASSES: list[Any] = [_inert_class(path) for path in PLAIN_CLASSES]
 
 
 def read_file(path: Path) -> Any:
-    """Return what a file of weights holds; nothing in the file is run.
+    """Read a weights file without running code in it.
 
     Parameters
     ----------
-    path : ``.safetensors``, or anything that `torch.save` wrote
+    path : ``.safetensors``, or a file of `torch.save`
 
     Raises
     ------
     WeightsError
         For a missing or damaged file, and for objects other than tensors, plain values and
-        `PLAIN_CLASSES`; the message names the first class and how to convert the file.
+        `PLAIN_CLASSES`; the message names the first such class and how to convert the file.
     """
     if not path.is_file():
         raise WeightsError(f"checkpoint: expected a file, got {str(path)!r} — check the path")
     try:
-        with warnings.catch_warnings():  # torch's, of how the file was written
+        with warnings.catch_warnings():  # of torch, on the format of the file
             warnings.simplefilter("ignore")
             if path.suffix == ".safetensors":
                 return load_file(path)
-            with _LOCK, torch.serialization.safe_globals(_STAND_INS):
+            with _LOCK, torch.serialization.safe_globals(_INERT_CLASSES):
                 return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpicklers raise anything on damaged bytes
-        unsupported = _UNSUPPORTED.search(str(error))
+    except Exception as error:  # unpicklers raise any error on damaged files
+        unsupported = _UNSUPPORTED_CLASS.search(str(error))
         if unsupported is None:
             raise WeightsError(
                 f"checkpoint: expected tensors only, got {str(path)!r}, which is damaged or holds "
@@ -95,6 +95,6 @@ def read_file(path: Path) -> Any:
 
 
 def conversion(path: Path) -> str:
-    """Return the command that writes the weights of a file, without other objects, to another."""
+    """Return a command that copies the weights of a file, without other objects, to a new file."""
     new = path.with_name(f"{path.stem}-weights.pt")
     return f'python -c "{CONVERSION}" {shlex.quote(str(path))} {shlex.quote(str(new))}'

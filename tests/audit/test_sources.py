@@ -85,7 +85,7 @@ def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
         file.write_bytes(content[:cut])
         readable = members(file)
         assert len(readable.pictures) == 3
-        assert "damaged after 0002.png (no mark of its end)" in readable.broken
+        assert "damaged after 0002.png (end marker is missing)" in readable.broken
 
 
 def test_invalid_sources_are_refused(tmp_path):

@@ -57,7 +57,9 @@ def test_errors_of_folders(folders, tmp_path):
     assert "\n" not in str(error.value)
     (masks / "dog" / "d.png").rename(masks / "dog" / "c.png")
     Image.new("L", (5, 5)).save(masks / "dog" / "c.png")
-    with pytest.raises(ImageError, match="mask: expected 40x30 pixels as the image has, got 5x5"):
+    with pytest.raises(
+        ImageError, match="mask: expected 40x30 pixels, the size of the image, got 5x5"
+    ):
         read(f"masks:{images},{masks}")[2]
     (masks / "dog" / "c.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="mask: expected a picture"):
@@ -78,7 +80,7 @@ def test_errors_of_folders(folders, tmp_path):
         ("coco:a", "data: expected coco:IMAGES,ANNOTATIONS, got 1 path "),
         ("voc:nowhere", "voc: expected nowhere"),
         ("coco:a,nowhere.json", "coco: expected COCO's annotations"),
-        ("folder:nowhere", "folder: expected one that can be read"),
+        ("folder:nowhere", "folder: expected a readable folder"),
     ],
 )
 def test_unreadable_data_is_a_one_line_error(spec, message):

@@ -82,7 +82,7 @@ def test_the_figures_are_those_of_the_good_pictures_to_the_last_bit(model, photo
     said = {one.name.rpartition("/")[2]: one.reason for one in found.skipped}
     assert all(reason and "\n" not in reason for reason in said.values())
     assert "no keypoint" in said["blank.png"] and "8x8" in said["tiny.png"]
-    assert "does not exist" in said["gone.png"] and "no decoder knows" in said["text.jpg"]
+    assert "does not exist" in said["gone.png"] and "whose format is unknown" in said["text.jpg"]
     for size in (2, 3, 16):
         several = of(model, mixed, batch_size=size)
         assert {one.name for one in several.skipped} == {str(path) for path in bad}
