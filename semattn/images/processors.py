@@ -103,7 +103,7 @@ def _normalisation(source: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if getattr(source, "do_normalize", False):
         mean, std = _rgb_values(source.image_mean), _rgb_values(source.image_std)
     factor = 255.0 * (source.rescale_factor if getattr(source, "do_rescale", False) else 1.0)
-    return tuple(value / factor for value in mean), tuple(one / factor for one in std)
+    return tuple(value / factor for value in mean), tuple(value / factor for value in std)
 
 
 def _rgb_values(values: Any) -> tuple[float, ...]:
