@@ -25,14 +25,14 @@ _JOINED = {"cat", "stack"}  # these refuse even a single number on another devic
 
 
 class AcceleratorTensor(Tensor):
-    """A tensor on `DEVICE`; `on_cpu` holds its values."""
+    """Tensor on `DEVICE`; `on_cpu` holds its values."""
 
     on_cpu: Tensor
 
     @staticmethod
     def __new__(cls, on_cpu: Tensor) -> AcceleratorTensor:
         refuse_float64(on_cpu.dtype)
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapper = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             on_cpu.size(),
             strides=on_cpu.stride(),
@@ -41,8 +41,8 @@ class AcceleratorTensor(Tensor):
             layout=on_cpu.layout,
             device=DEVICE,
         )
-        made.on_cpu = on_cpu
-        return made
+        wrapper.on_cpu = on_cpu
+        return wrapper
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -62,15 +62,15 @@ class AcceleratorTensor(Tensor):
         return self.numpy()
 
     def tolist(self) -> Any:
-        """As a list; PyTorch copies the tensor to the CPU for it."""
+        """Return a list; PyTorch copies the tensor to the CPU first."""
         return self.detach().cpu().tolist()
 
     @classmethod
     def __torch_dispatch__(
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        found = func.decompose(*args, **(kwargs or {}))  # below autograd nobody has done so yet
-        return _compute(func, args, kwargs or {}) if found is NotImplemented else found
+        result = func.decompose(*args, **(kwargs or {}))  # not decomposed below autograd
+        return _compute(func, args, kwargs or {}) if result is NotImplemented else result
 
 
 def refuse_float64(dtype: torch.dtype) -> None:
@@ -83,46 +83,52 @@ def refuse_float64(dtype: torch.dtype) -> None:
 
 
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Make one call on the CPU, once it is known to be allowed, and wrap what comes out."""
+    """Check a call, run it on the CPU, and wrap the result."""
     name = func._schema.name.rpartition("::")[2]
     if name in ("copy_", "_copy_from"):
         return _copied(*args[:2])
     _refuse_two_devices(name, args, kwargs)
     stays = "device" not in kwargs or _is_accelerator(kwargs["device"])
-    wanted = dict(kwargs)
+    cpu_kwargs = dict(kwargs)
     if kwargs.get("device") is not None:
-        wanted["device"] = torch.device("cpu")
+        cpu_kwargs["device"] = torch.device("cpu")
     if kwargs.get("dtype") is not None:  # a cast happens before the copy to another device
         refuse_float64(kwargs["dtype"])
     elif kwargs.get("device") is None:
         stays = True
-    taken = tree_map_only(AcceleratorTensor, lambda one: one.on_cpu, (args, wanted))
-    result = func(*taken[0], **taken[1])
+    cpu_arguments = tree_map_only(
+        AcceleratorTensor, lambda tensor: tensor.on_cpu, (args, cpu_kwargs)
+    )
+    result = func(*cpu_arguments[0], **cpu_arguments[1])
     if name == "_to_copy" and not stays:
         return result
-    # What is computed in place, or into `out`, is the tensor that was given.
-    tensors = [one for one in tree_leaves((args, kwargs)) if _on_device(one)]
-    given = {id(one.on_cpu): one for one in tensors}
-    assert all(one.shape == one.on_cpu.shape for one in given.values()), f"{name}: a new shape"
+    # Results of in-place calls and of `out` are the input tensors themselves.
+    tensors = [tensor for tensor in tree_leaves((args, kwargs)) if _on_device(tensor)]
+    inputs_by_id = {id(tensor.on_cpu): tensor for tensor in tensors}
+    assert all(tensor.shape == tensor.on_cpu.shape for tensor in inputs_by_id.values()), (
+        f"{name}: a new shape"
+    )
 
-    def wrapped(one: Tensor) -> Tensor:
-        if id(one) in given:
-            return given[id(one)]
-        return AcceleratorTensor(one) if stays else one
+    def wrapped(tensor: Tensor) -> Tensor:
+        if id(tensor) in inputs_by_id:
+            return inputs_by_id[id(tensor)]
+        return AcceleratorTensor(tensor) if stays else tensor
 
-    # A view of a tensor from outside `torch.inference_mode` is no inference tensor either.
+    # A view of a tensor from outside `torch.inference_mode` is not an inference tensor.
     outside = func.is_view and not tensors[0].is_inference()
     with torch.inference_mode(False) if outside else nullcontext():
         return tree_map_only(Tensor, wrapped, result)
 
 
 def _refuse_two_devices(name: str, args: Any, kwargs: dict[str, Any]) -> None:
-    tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-    elsewhere = [one for one in tensors if not _on_device(one)]
+    tensors = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
+    elsewhere = [tensor for tensor in tensors if not _on_device(tensor)]
     if name in _INDEXED and _on_device(args[0]):
-        elsewhere = [one for one in args[2:3] if isinstance(one, Tensor) and not _on_device(one)]
+        elsewhere = [
+            tensor for tensor in args[2:3] if isinstance(tensor, Tensor) and not _on_device(tensor)
+        ]
     scalars = name not in _JOINED and _on_device(tensors[0])
-    if any(one.ndim or not scalars for one in elsewhere):
+    if any(tensor.ndim or not scalars for tensor in elsewhere):
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"{DEVICE} and cpu! (when checking arguments of {name})"
@@ -132,8 +138,10 @@ def _refuse_two_devices(name: str, args: Any, kwargs: dict[str, Any]) -> None:
 def _copied(target: Tensor, source: Tensor) -> Tensor:
     if _on_device(source):
         refuse_float64(target.dtype)  # MPS casts on the device, before it copies
-    into, values = (one.on_cpu if _on_device(one) else one for one in (target, source))
-    into.copy_(values)
+    destination, values = (
+        tensor.on_cpu if _on_device(tensor) else tensor for tensor in (target, source)
+    )
+    destination.copy_(values)
     return target
 
 
@@ -154,9 +162,9 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Te
 
 
 def _made(function: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """A factory whose result PyTorch would resize while it fills it."""
-    chosen = {"dtype": kwargs.get("dtype"), "device": "cpu"}
-    return AcceleratorTensor(function(*args, **chosen))
+    """Call a factory whose result PyTorch would resize while filling it."""
+    options = {"dtype": kwargs.get("dtype"), "device": "cpu"}
+    return AcceleratorTensor(function(*args, **options))
 
 
 def _copy_from(source: Tensor, target: Tensor, _non_blocking: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the tests of all commands share: a tiny model, an empty folder, a command line to run."""
+"""Fixtures of the command tests: a tiny model, an empty folder, and a command line."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def run(capsys):
     """Run a command line in this process: status, standard output, standard error."""
 
     def command(*arguments: object) -> tuple[int, str, str]:
-        status = main([str(one) for one in arguments])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return command
 

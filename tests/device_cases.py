@@ -48,19 +48,26 @@ _FEW: dict[str, dict[str, Any]] = {
 
 def _explain(name: str, model: nn.Module, inputs: Tensor, **options: Any) -> Any:
     method = explainers[name](model, **(_FEW.get(name, {}) | options))
-    found = method.explain(inputs)
-    named = method.attribute(inputs, target=[1, 3])
-    return found.heat, found.patch_map, found.concentration, found.logits, found.target, named
+    explanation = method.explain(inputs)
+    attribution = method.attribute(inputs, target=[1, 3])
+    return (
+        explanation.heat,
+        explanation.patch_map,
+        explanation.concentration,
+        explanation.logits,
+        explanation.target,
+        attribution,
+    )
 
 
 def _given_density(model: nn.Module, inputs: Tensor) -> Any:
-    """Weights of patches that lie where the images lie."""
+    """Explain with a density given as a tensor on the device of the images."""
     weights = inputs.new_ones(12).cumsum(0)
     return _explain("sift-patch-interrelation", model, inputs, density=weights)
 
 
 def _label_targets(model: nn.Module, inputs: Tensor) -> Any:
-    """Labels as a data loader gives them: on the CPU."""
+    """Explain label targets on the CPU, as returned by a data loader."""
     labels = torch.tensor([1, 3], device="cpu")
     names = ("sift-patch-interrelation", "input-x-gradient", "occlusion")
     return [
@@ -70,7 +77,7 @@ def _label_targets(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _function_targets(model: nn.Module, inputs: Tensor) -> Any:
-    """Functions of the output, for copies of the images too."""
+    """Explain functions of the output, also for copies of the images."""
     each = [lambda output: output[1], lambda output: output[3]]
     return [
         explainers["occlusion"](model, **_FEW["occlusion"]).attribute(inputs, target=target)
@@ -80,14 +87,14 @@ def _function_targets(model: nn.Module, inputs: Tensor) -> Any:
 
 def _density(name: str, _: nn.Module, inputs: Tensor) -> Any:
     pixels = pixels_of(inputs)
-    found = detect(pixels, descriptors=True)
-    scene = Scene(pixels, found, GRID)
+    keypoints = detect(pixels, descriptors=True)
+    scene = Scene(pixels, keypoints, GRID)
     s = densities[name](scene)
     return s, concentration(s), strata(s), clean_density(inputs, name)(scene)
 
 
 def _weights_of_patches(_: nn.Module, inputs: Tensor) -> Any:
-    """A density that lies where the images lie."""
+    """Return concentration and strata of a density on the device of the images."""
     s = inputs.new_ones(2, 12).cumsum(1)
     return concentration(s).to(torch.float32), strata(s)
 
@@ -98,17 +105,19 @@ def _prompt(density: str, model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _prompt_options(model: nn.Module, inputs: Tensor) -> Any:
-    """Some heads, some queries, a strength that is learned."""
+    """Prompt with selected heads and queries, and a learned strength."""
     strength = torch.tensor(0.5, device=inputs.device, requires_grad=True)
     learned = AttentionPrompter(model, strength=strength)(inputs)
     (gradient,) = torch.autograd.grad(learned.float().sum(), strength)
-    found = [learned, gradient]
+    results = [learned, gradient]
     queries = ("all", "class", "patches")
-    return found + [AttentionPrompter(model, queries=one, heads=[1])(inputs) for one in queries]
+    return results + [
+        AttentionPrompter(model, queries=selection, heads=[1])(inputs) for selection in queries
+    ]
 
 
 class _Cue:
-    """A cue by hand: its bias lies where the images lie."""
+    """Cue with a bias on the device of the images."""
 
     def bias(self, inputs: Tensor) -> Tensor:
         """(B, P), nats."""
@@ -118,60 +127,60 @@ class _Cue:
 def _steer(model: nn.Module, inputs: Tensor) -> Any:
     prompter = AttentionPrompter(model)
     row = torch.arange(12, dtype=torch.float32, device="cpu")
-    drawn = np.zeros(SIZE, np.uint8)
-    drawn[8:40, 10:30] = 255
-    found = []
+    mask = np.zeros(SIZE, np.uint8)
+    mask[8:40, 10:30] = 255
+    results = []
     for weights in (
         row, row.double(), row.to(inputs.device), row.numpy(), _Cue(), "count",
         Box(8, 8, 30, 30), Box(8, 8, 30, 30, grow=None), Points(((20, 20),)),
-        Polygon(((4, 4), (40, 8), (20, 40))), Mask(drawn),
+        Polygon(((4, 4), (40, 8), (20, 40))), Mask(mask),
     ):  # fmt: skip
         with prompter.steer(weights):
-            found.append(model(inputs))
+            results.append(model(inputs))
     for weights in (row / 12, Box(8, 8, 30, 30)):
         with prompter.steer(weights, away=True):
-            found.append(model(inputs))
-    return found
+            results.append(model(inputs))
+    return results
 
 
 def _calibrate(model: nn.Module, inputs: Tensor) -> Any:
     labels = torch.tensor([1, 3], device="cpu")
     prompter = AttentionPrompter(model, density="count")
-    chosen = prompter.calibrate([(inputs, labels, ["a", "b"])], strengths=(0.5,))
+    calibration = prompter.calibrate([(inputs, labels, ["a", "b"])], strengths=(0.5,))
     tested = prompter.evaluate([(inputs.flip(3), labels)])
-    return chosen.path, tested.plain, tested.prompted
+    return calibration.path, tested.plain, tested.prompted
 
 
 def _steps(model: nn.Module, inputs: Tensor) -> Any:
-    made = steps(
+    result = steps(
         explainers["sift-patch-interrelation"](), AttentionPrompter(model), inputs[:1],
         strengths=(1.0,),
     )  # fmt: skip
-    return made.logits, made.maps, made.bias, made.probabilities
+    return result.logits, result.maps, result.bias, result.probabilities
 
 
 def _analyze(model: nn.Module, inputs: Tensor) -> Any:
-    many = torch.cat([inputs, inputs.flip(2), inputs.flip(3)])
-    found = semattn.analyze(model, many, density="sobel", draws=3, pool=4, batch_size=3)
-    return [one for name, one in sorted(found.summary().items()) if name != "manifest"]
+    images = torch.cat([inputs, inputs.flip(2), inputs.flip(3)])
+    analysis = semattn.analyze(model, images, density="sobel", draws=3, pool=4, batch_size=3)
+    return [value for name, value in sorted(analysis.summary().items()) if name != "manifest"]
 
 
 def _report(model: nn.Module, inputs: Tensor) -> Any:
-    made = explainers["sift-patch-interrelation"]().explain(model, inputs)
+    explanation = explainers["sift-patch-interrelation"]().explain(model, inputs)
     compared = semattn.compare(model, inputs[:1], ["attention-rollout", "random"])
-    page = report.html(made, model=model, comparison=compared, index=1)
+    page = report.html(explanation, model=model, comparison=compared, index=1)
     assert '"attention":null' not in page and "Prompting:" not in page
     rows = [row.explanation.heat for row in compared.rows if row.explanation]
     return [*rows, *[row.sensitivity for row in compared.rows]]
 
 
 def _quantus(model: nn.Module, inputs: Tensor) -> Any:
-    given, classes = inputs.cpu().numpy(), np.array([1, 3])
+    arrays, classes = inputs.cpu().numpy(), np.array([1, 3])
     explain = integrations.quantus_explain_func("grad-cam", batch_size=1)
     labels = torch.tensor([1, 3], device="cpu")
     return (
-        explain(model, given, classes), explain(model, given, labels),
-        explain(model, inputs, labels.to(inputs.device)), explain(model, given),
+        explain(model, arrays, classes), explain(model, arrays, labels),
+        explain(model, inputs, labels.to(inputs.device)), explain(model, arrays),
     )  # fmt: skip
 
 
@@ -181,7 +190,7 @@ def _cam(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _batches(model: nn.Module, inputs: Tensor) -> Any:
-    """Batches of a loader, images and labels on the CPU."""
+    """Explain the batches of a loader with images and labels on the CPU."""
     images, labels = inputs.cpu(), torch.tensor([1, 3], device="cpu")
     loaders: list[Any] = [
         [(images, labels), (images[:1], labels[:1])],
@@ -190,49 +199,54 @@ def _batches(model: nn.Module, inputs: Tensor) -> Any:
     ]
     explainer = explainers["sift-patch-interrelation"](model)
     return [
-        (made.heat, made.target)
+        (explanation.heat, explanation.target)
         for loader in loaders
-        for made in integrations.explain_batches(explainer, loader, target="labels", progress=False)
+        for explanation in integrations.explain_batches(
+            explainer, loader, target="labels", progress=False
+        )
     ]
 
 
 def _files(model: nn.Module, inputs: Tensor) -> Any:
-    """A figure, and maps in a file."""
-    made = explainers["sift-patch-interrelation"]().explain(model, inputs)
-    viz.overlay(made)
+    """Draw a figure, and save and load maps."""
+    explanation = explainers["sift-patch-interrelation"]().explain(model, inputs)
+    viz.overlay(explanation)
     with TemporaryDirectory() as folder:
-        save_maps(made, Path(folder) / "maps.safetensors")
+        save_maps(explanation, Path(folder) / "maps.safetensors")
         return load_maps(Path(folder) / "maps.safetensors").heat
 
 
 def _masking(_: nn.Module, inputs: Tensor) -> Any:
-    found = []
+    results = []
     for name in policies:
         masks = mask_images(inputs, name, loss_weight="kamim")
-        found.append((masks.noise, masks.mask, masks.ids_keep, masks.loss_weight))
-    return found, kamim_weight(inputs.new_ones(2, 12).cumsum(1)).to(torch.float32)
+        results.append((masks.noise, masks.mask, masks.ids_keep, masks.loss_weight))
+    return results, kamim_weight(inputs.new_ones(2, 12).cumsum(1)).to(torch.float32)
 
 
 def _metrics(model: nn.Module, inputs: Tensor) -> Any:
-    """Metrics of a map that lies where the model is, some of masks and labels on the CPU."""
+    """Return metrics of a map on the device of the model, with some masks and labels on the CPU."""
     scores = inputs.new_ones(2, 12).cumsum(1)
     heat = GRID.upsample(scores)
     mask = torch.zeros(2, *SIZE, dtype=torch.bool, device="cpu")
     mask[:, 8:40, 10:30] = True
     labels = torch.tensor([1, 3], device="cpu")
-    found = [
+    results = [
         getattr(localization, name)(heat, mask.to(heat.device))
         for name in ("pointing_game", "energy_pointing_game", "average_precision", "auroc",
                      "shuffled_auroc", "iou_at_mean", "iou_area_matched")
     ]  # fmt: skip
-    found += [sparseness.gini(scores), sparseness.complexity(scores)]
+    results += [sparseness.gini(scores), sparseness.complexity(scores)]
     curves = faithfulness.curves(model, inputs, scores, labels, grid=GRID, parts=3)
-    found += [faithfulness.deletion(curves), faithfulness.insertion(curves)]
-    found.append(faithfulness.faithfulness_correlation(model, inputs, scores, labels, grid=GRID))
-    found += [randomization.moved(scores, scores.flip(1)), randomization.similarity(scores, scores)]
+    results += [faithfulness.deletion(curves), faithfulness.insertion(curves)]
+    results.append(faithfulness.faithfulness_correlation(model, inputs, scores, labels, grid=GRID))
+    results += [
+        randomization.moved(scores, scores.flip(1)),
+        randomization.similarity(scores, scores),
+    ]
     explain = explainers["attention-rollout"](model).attribute
-    found.append(robustness.max_sensitivity(explain, inputs, draws=2))
-    return found
+    results.append(robustness.max_sensitivity(explain, inputs, draws=2))
+    return results
 
 
 CASES: dict[str, Case] = {
@@ -263,32 +277,32 @@ PAIRS = planted.images(16, 0.95)
 
 
 def search(model: nn.Module) -> semattn.Discovery:
-    """The cue that is planted in the first class."""
+    """Search for the cue that is planted in the first class."""
     return semattn.discover_spurious(model, PAIRS, preprocessing=planted.OWN, classes=[0], most=1)
 
 
 @cache
 def searched() -> tuple[semattn.SpuriousCue, nn.Module]:
-    """The cue as the CPU finds it, and the model."""
+    """Return the cue found on the CPU, and the model."""
     model = planted.model_of(PAIRS)
     return search(model).cues[0], model
 
 
 def cue_numbers(cue: semattn.SpuriousCue) -> Any:
-    """What was measured of a cue, but for bootstrap intervals and p-values."""
-    groups = [(one.count, one.accuracy, one.prompted) for one in cue.groups]
+    """Return the measurements of a cue, without bootstrap intervals and p-values."""
+    groups = [(group.count, group.accuracy, group.prompted) for group in cue.groups]
     effects = [cue.removed.mean, cue.transplanted.mean]
     return cue.inside, cue.outside, cue.covers, cue.keypoints, cue.place, effects, groups
 
 
 @cache
 def on_cpu(name: str) -> list[np.ndarray]:
-    """The numbers of a case on the CPU."""
+    """Return the numbers of a case on the CPU."""
     return numbers(CASES[name](build("class-token"), corners(2)))
 
 
 def numbers(value: Any) -> list[np.ndarray]:
-    """All numbers in a result, as arrays on the CPU, in order."""
+    """Return all numbers in a result, as arrays on the CPU, in order."""
     if isinstance(value, Tensor):
         values = value.detach().cpu()
         return [values.double().numpy() if values.is_floating_point() else values.numpy()]
@@ -301,13 +315,13 @@ def numbers(value: Any) -> list[np.ndarray]:
     if isinstance(value, Mapping):
         return numbers([value[name] for name in sorted(value)])
     if isinstance(value, list | tuple):
-        return [array for one in value for array in numbers(one)]
+        return [array for entry in value for array in numbers(entry)]
     return []
 
 
-def assert_same(found: Any, expected: list[np.ndarray]) -> None:
-    """Equal to float32 tolerance."""
-    pairs = list(zip(numbers(found), expected, strict=True))
+def assert_same(actual: Any, expected: list[np.ndarray]) -> None:
+    """Assert equality within float32 tolerance."""
+    pairs = list(zip(numbers(actual), expected, strict=True))
     assert pairs
-    for one, other in pairs:
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    for actual_array, expected_array in pairs:
+        np.testing.assert_allclose(actual_array, expected_array, rtol=1e-3, atol=1e-5)

@@ -49,7 +49,7 @@ def cue(
         "score": 1.2 if confirmed else 0.0, "interval": (0.8, 1.6) if confirmed else (0.0, 0.0),
         "p": 0.0004 if confirmed else 1.0, "inside": 0.92, "outside": 0.03,
         "where": "same place", "fixed": 0.9, "covers": 1 / 12, "keypoints": 2.5, "place": place,
-        "examples": tuple(example(one, tried=one != 1) for one in range(examples)),
+        "examples": tuple(example(index, tried=index != 1) for index in range(examples)),
         "groups": groups if confirmed else (),
         "detector": Detector(np.zeros(8, np.float32), 0.0, 1.0, 0.0),
     }  # fmt: skip
@@ -59,7 +59,7 @@ def cue(
 def discovery(*cues: SpuriousCue, **options: object) -> Discovery:
     """A search of three classes with these cues."""
     named = cues[0].name if cues else "owl"
-    best = max((one.score for one in cues if one.confirmed), default=0.0)
+    best = max((cue.score for cue in cues if cue.confirmed), default=0.0)
     plain: dict[str, object] = {
         "cues": cues,
         "classes": (Rank(2, named, 40, best), Rank(0, "cat", 40, 0.0), Rank(1, "dog", 30, 0.0)),

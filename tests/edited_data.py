@@ -174,7 +174,7 @@ def run_analysis(root: Path, partial: Path | None, stop: int | None = None) -> A
 def analysis_case(
     folder: Path, kind: str, seed: int, stop: int = 3, count: int = 5
 ) -> tuple[Any, Any, list[str]]:
-    """Return an analysis that goes on after an edit, one from scratch, and the notes.
+    """Return an analysis that is resumed after an edit, one from scratch, and the notes.
 
     `semattn.interrelation.study.BATCHES_BETWEEN_SAVES` is to be 1.
     """
@@ -206,4 +206,4 @@ def _noted(run: Callable[[], Any]) -> tuple[Any, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = run()
-    return result, [str(one.message) for one in caught]
+    return result, [str(warning.message) for warning in caught]

@@ -109,7 +109,7 @@ def _swap(root: Path, rng: random.Random) -> None:
 
 def _swap_folders(root: Path, rng: random.Random) -> None:
     """Exchange the names of two class folders."""
-    folders = sorted(one for one in root.iterdir() if one.is_dir())
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
     if len(folders) > 1:
         first, second = rng.sample(folders, 2)
         first.rename(root / "swap")
@@ -171,7 +171,7 @@ def run_audit(root: Path, out: Path, process: tuple[int, int] = (0, 1)) -> dict[
     source = open_source(root, CLASSES, len(CLASSES))
     with mock.patch.object(units, "BATCHES", 2), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = audit(
+        result = audit(
             model(), source, out, batch_size=2, workers=0, preprocessing=OWN, process=process
         )
     files = {
@@ -179,8 +179,8 @@ def run_audit(root: Path, out: Path, process: tuple[int, int] = (0, 1)) -> dict[
         for file in out.rglob("*")
         if file.is_file() and not any(part[0] == "." for part in file.relative_to(out).parts)
     }
-    if found.analysis is not None:
-        files["analysis"] = json.dumps(found.analysis.summary()).encode()
+    if result.analysis is not None:
+        files["analysis"] = json.dumps(result.analysis.summary()).encode()
     return files
 
 
@@ -225,9 +225,9 @@ def case(folder: Path, seed: int, run: Run, count: int, folders: int) -> list[st
         history += edit(root, rng)
     with interrupted(rng.choice((0, 5, 10, 100))):
         run(root, out)
-    kept, scratch = run(root, out), run(root, folder / "scratch")
-    names = sorted(name for name in kept.keys() | scratch.keys()
-                   if kept.get(name) != scratch.get(name))  # fmt: skip
+    resumed, scratch = run(root, out), run(root, folder / "scratch")
+    names = sorted(name for name in resumed.keys() | scratch.keys()
+                   if resumed.get(name) != scratch.get(name))  # fmt: skip
     return [f"seed {seed}, {', '.join(history)}: {name}" for name in names]
 
 

@@ -166,10 +166,10 @@ def _transformers_swin(name: str, attention: str) -> nn.Module:
         num_labels=CLASSES,
     )  # fmt: skip
     config._attn_implementation = attention
-    made = getattr(transformers, f"{name}ForImageClassification")
-    if attention == "sdpa" and not made._supports_sdpa:
+    model_class = getattr(transformers, f"{name}ForImageClassification")
+    if attention == "sdpa" and not model_class._supports_sdpa:
         pytest.skip(f"transformers {transformers.__version__}: {name} attends by eager code alone")
-    return made(config)
+    return model_class(config)
 
 
 def _tower(name: str, attention: str, **options: object) -> nn.Module:

@@ -121,8 +121,8 @@ def _build(module: str) -> nn.Module:
     kind = getattr(import_module(f"vit_pytorch.{module}"), name)
     if module == "mobile_vit":  # its `patch_size` is that of an inner unfolding
         return kind(num_classes=CLASSES, **options)
-    known = inspect.signature(kind.__init__).parameters
-    usual = {key: value for key, value in _USUAL.items() if key in known}
+    parameters = inspect.signature(kind.__init__).parameters
+    usual = {key: value for key, value in _USUAL.items() if key in parameters}
     if module == "cct":  # takes its number of classes among the others
         usual["num_classes"] = CLASSES
     return kind(**(usual | options))

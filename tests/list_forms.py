@@ -49,7 +49,7 @@ def table(
             writer.writerow(header)
         for number, (path, label) in enumerate(rows):
             cells = {"p": path, "l": "" if label is None else label, "n": number, "x": "train"}
-            writer.writerow([cells[one] for one in order])
+            writer.writerow([cells[column] for column in order])
         return stream.getvalue()
 
     return write
@@ -112,9 +112,11 @@ def pictures(folder: Path, names: Sequence[str]) -> None:
 
 def random_rows(rng: random.Random, names: Sequence[str]) -> list[tuple[str, int | None]]:
     """Rows in any order, some twice, some without a class; the first two have one."""
-    chosen = [f"in/{name}" for name in rng.choices(names, k=rng.randrange(3, 12))]
-    labels = [rng.randrange(5) if n < 2 or rng.random() < 0.8 else None for n in range(len(chosen))]
-    return list(zip(chosen, labels, strict=True))
+    sampled = [f"in/{name}" for name in rng.choices(names, k=rng.randrange(3, 12))]
+    labels = [
+        rng.randrange(5) if n < 2 or rng.random() < 0.8 else None for n in range(len(sampled))
+    ]
+    return list(zip(sampled, labels, strict=True))
 
 
 def write_form(
@@ -166,14 +168,14 @@ CLASS_FILES: dict[str, Callable[[Sequence[str]], str]] = {
     "quotes": lambda names: "\n".join(f'"{name}"' for name in names),
     "WordNet": lambda names: "\n".join(f"n{n:08} {name}" for n, name in enumerate(names)),
     "JSON list": json.dumps,
-    "JSON by number": lambda names: json.dumps({str(n): one for n, one in enumerate(names)}),
+    "JSON by number": lambda names: json.dumps({str(n): name for n, name in enumerate(names)}),
     "ImageNet's index": lambda names: json.dumps(
-        {str(n): [f"n{n:08}", one] for n, one in enumerate(names)}, indent=1
+        {str(n): [f"n{n:08}", name] for n, name in enumerate(names)}, indent=1
     ),
-    "class_to_idx": lambda names: json.dumps({one: n for n, one in enumerate(names)}),
+    "class_to_idx": lambda names: json.dumps({name: n for n, name in enumerate(names)}),
     "id2label": lambda names: json.dumps({"id2label": dict(enumerate(names))}),
     "Python": lambda names: (
-        "{" + ",\n ".join(f"{n}: {one!r}" for n, one in enumerate(names)) + "}"
+        "{" + ",\n ".join(f"{n}: {name!r}" for n, name in enumerate(names)) + "}"
     ),
 }  # fmt: skip
 

@@ -53,10 +53,12 @@ def rim(inside: np.ndarray) -> np.ndarray:
     return (np.asarray(grown) > 0) & ~inside
 
 
-def saved(image: Image.Image, folder: Path, name: str, ending: str = "png", **how: object) -> Path:
+def saved(
+    image: Image.Image, folder: Path, name: str, ending: str = "png", **options: object
+) -> Path:
     """The file that an image was written to."""
     path = folder / f"{name}.{ending}"
-    image.save(path, **how)
+    image.save(path, **options)
     return path
 
 
@@ -171,12 +173,12 @@ def palette(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
 
 def voc_colours() -> np.ndarray:
     """The colours of Pascal VOC's palette, (256, 3)."""
-    made = np.zeros((256, 3), np.uint8)
+    palette = np.zeros((256, 3), np.uint8)
     for label in range(256):
         for bit in range(8):
             for channel in range(3):
-                made[label, channel] |= (label >> (3 * bit + channel) & 1) << (7 - bit)
-    return made
+                palette[label, channel] |= (label >> (3 * bit + channel) & 1) << (7 - bit)
+    return palette
 
 
 @encoding("palette of one label")
@@ -233,8 +235,8 @@ def soft(inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = rng.integers(0, 128, inside.shape)
     edge = rim(inside) | rim(~inside)
     shades = np.where(edge, np.where(inside, 128 + noise, noise), np.where(inside, 255, 0))
-    made: np.ndarray = shades.astype(np.uint8)
-    return made
+    levels: np.ndarray = shades.astype(np.uint8)
+    return levels
 
 
 @encoding("shades of grey")

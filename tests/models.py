@@ -81,7 +81,7 @@ class UniformAttention(VisionTransformer):
 
 
 def state_of(model: nn.Module) -> list[object]:
-    """All that an explainer could leave behind on a model."""
+    """Return the state of a model that an explainer could change."""
     return [
         (
             name,
@@ -93,7 +93,10 @@ def state_of(model: nn.Module) -> list[object]:
             sorted(vars(module)),
         )
         for name, module in model.named_modules()
-    ] + [(name, one.requires_grad, one.grad is None) for name, one in model.named_parameters()]
+    ] + [
+        (name, parameter.requires_grad, parameter.grad is None)
+        for name, parameter in model.named_parameters()
+    ]
 
 
 def devices() -> list[str]:

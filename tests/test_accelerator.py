@@ -32,8 +32,8 @@ from .spurious import planted
 
 @pytest.fixture(autouse=True)
 def device():
-    with accelerator() as made:
-        yield made
+    with accelerator() as tensor:
+        yield tensor
 
 
 def randn(*shape: int, **options: object) -> torch.Tensor:
@@ -136,11 +136,11 @@ def test_gradients_are_those_of_the_cpu(fused):
     torch.manual_seed(0)
     model, x = Attends(), torch.randn(2, 3, 8, 8)
     other = copy.deepcopy(model).to(DEVICE)
-    for one, inputs in ((model, x), (other, x.to(DEVICE))):
-        one(inputs).pow(2).sum().backward()
-    for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
-        assert mine.grad.device == DEVICE
-        torch.testing.assert_close(mine.grad.cpu(), theirs.grad, rtol=1e-4, atol=1e-5)
+    for model_on_device, inputs in ((model, x), (other, x.to(DEVICE))):
+        model_on_device(inputs).pow(2).sum().backward()
+    for actual, expected in zip(other.parameters(), model.parameters(), strict=True):
+        assert actual.grad.device == DEVICE
+        torch.testing.assert_close(actual.grad.cpu(), expected.grad, rtol=1e-4, atol=1e-5)
 
 
 # --- the library on it ------------------------------------------------------------------------
@@ -163,34 +163,34 @@ def test_maps_are_those_of_the_cpu(name):
 def test_models_with_windows_and_other_grids(family, name):
     """Their positions are traced; the layout is on the device too."""
     expected = numbers(CASES[name](families.build(family), corners(2)))
-    found = CASES[name](families.build(family).to(DEVICE), corners(2).to(DEVICE))
-    assert_same(found, expected)
+    actual = CASES[name](families.build(family).to(DEVICE), corners(2).to(DEVICE))
+    assert_same(actual, expected)
 
 
 def test_pictures_are_prepared_for_the_device():
     pixels = pixels_of(corners(2))
     options = {"preprocessing": Preprocessing(SIZE, (0.5,) * 3, (0.5,) * 3)}
-    expected, found = (
+    expected, actual = (
         SIFTPatchInterrelation(**options).explain(model, list(pixels))
         for model in (build("class-token"), build("class-token").to(DEVICE))
     )
-    assert found.heat.device == DEVICE
-    assert found.concentration.device.type == "cpu"
-    assert_same(found.heat, numbers(expected.heat))
+    assert actual.heat.device == DEVICE
+    assert actual.concentration.device.type == "cpu"
+    assert_same(actual.heat, numbers(expected.heat))
 
 
 def test_the_search_for_spurious_cues():
     cue, model = searched()
     assert cue.confirmed
-    mine = copy.deepcopy(model).to(DEVICE)
-    found = search(mine).cues[0]
-    assert_same(cue_numbers(found), numbers(cue_numbers(cue)))
+    moved_model = copy.deepcopy(model).to(DEVICE)
+    actual = search(moved_model).cues[0]
+    assert_same(cue_numbers(actual), numbers(cue_numbers(cue)))
     inputs = planted.inputs_of(PAIRS[:3])
-    bias = found.bias(inputs.to(DEVICE))
+    bias = actual.bias(inputs.to(DEVICE))
     assert bias.device == DEVICE
     assert_same(bias, numbers(cue.bias(inputs)))
-    with AttentionPrompter(mine).steer(found), AttentionPrompter(model).steer(cue):
-        assert_same(mine(inputs.to(DEVICE)), numbers(model(inputs)))
+    with AttentionPrompter(moved_model).steer(actual), AttentionPrompter(model).steer(cue):
+        assert_same(moved_model(inputs.to(DEVICE)), numbers(model(inputs)))
 
 
 @pytest.mark.parametrize(("first", "then"), [("cpu", DEVICE), (DEVICE, "cpu")])

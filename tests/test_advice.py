@@ -1,4 +1,4 @@
-"""What an error of the command line advises to do works when it is done."""
+"""Tests that the advice in errors of the command line works."""
 
 from __future__ import annotations
 
@@ -210,11 +210,11 @@ def test_advice_works(run, case):
     line = refused(run(*wrong))
     # Signs of a pattern count as such only where a part of it is used.
     pattern = advice if "(" in advice or "\\" in advice else re.escape(advice)
-    found = re.search(pattern, line)
-    assert found, line
+    match = re.search(pattern, line)
+    assert match, line
     assert follow
     for arguments in follow:
-        words = [found[1] if word == "{1}" else word for word in arguments]
+        words = [match[1] if word == "{1}" else word for word in arguments]
         status, _, err = run(*words)
         assert status == 0, f"{' '.join(map(str, words))}: {err}"
 
@@ -233,8 +233,8 @@ def test_the_name_of_a_model(run, monkeypatch):
     monkeypatch.setattr(import_module("semattn.zoo"), "load", build.load)
     wrong = [*EXPLAIN, "--random-weights", "--model"]
     line = refused(run(*wrong, "test_vitt"))
-    found = re.search(r"did you mean (\w+)", line)
-    assert found and run(*wrong, found[1])[0] == 0
+    match = re.search(r"did you mean (\w+)", line)
+    assert match and run(*wrong, match[1])[0] == 0
 
 
 def test_no_advice_is_left_in_a_circle():

@@ -22,70 +22,70 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four photographs, one of them deep down, among files that are none."""
-    made = tmp_path / "photos"
-    (made / "deep" / "er").mkdir(parents=True)
-    (made / ".hidden").mkdir()
-    shutil.copy(PHOTO, made / "a.jpg")
+    """Create four photographs, one in a subfolder, among files that are not pictures."""
+    photos = tmp_path / "photos"
+    (photos / "deep" / "er").mkdir(parents=True)
+    (photos / ".hidden").mkdir()
+    shutil.copy(PHOTO, photos / "a.jpg")
     for name, pixels in (("b.png", data.astronaut()), ("deep/er/c.png", data.coffee())):
-        Image.fromarray(pixels).save(made / name)
-    Image.fromarray(data.chelsea()).save(made / "<b>d[red].png")
-    (made / "broken.jpg").write_bytes(PHOTO.read_bytes()[:4000])
-    (made / "words.txt").write_text("no picture")
-    (made / "empty.png").write_bytes(b"")
-    (made / ".hidden" / "e.png").write_bytes(b"")
-    Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(made / "blank.png")
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(made / "tiny.png")
-    return made
+        Image.fromarray(pixels).save(photos / name)
+    Image.fromarray(data.chelsea()).save(photos / "<b>d[red].png")
+    (photos / "broken.jpg").write_bytes(PHOTO.read_bytes()[:4000])
+    (photos / "words.txt").write_text("no picture")
+    (photos / "empty.png").write_bytes(b"")
+    (photos / ".hidden" / "e.png").write_bytes(b"")
+    Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(photos / "blank.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photos / "tiny.png")
+    return photos
 
 
 def test_analyze_writes_everything_and_says_where(run, tmp_path):
     status, out, err = run("analyze", PHOTO)
     assert status == 0, err
     assert not err
-    made = tmp_path / "semattn-analyze-flower"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made.name]
+    out_dir = tmp_path / "semattn-analyze-flower"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out_dir.name]
     names = sorted([*output.ANALYSIS_FILES.values(), "keypoints.png", "report.html"])
-    assert names_in(made) == names
+    assert names_in(out_dir) == names
     assert out.endswith("analysis.json, analysis.npz, keypoints.png, report.html\n")
-    page = (made / "report.html").read_text()
+    page = (out_dir / "report.html").read_text()
     assert "flower.jpg" in page and '"findings"' in page
     assert "Layers 0 to 1: patches of HIGH concentration give patches of HIGH" in out
     assert "with the keypoints shifted" in out and "another image's" not in out
 
-    with Image.open(made / "analysis.png") as picture:
+    with Image.open(out_dir / "analysis.png") as picture:
         assert picture.width > 2000
-    result = json.loads((made / "analysis.json").read_text(), parse_constant=pytest.fail)
+    result = json.loads((out_dir / "analysis.json").read_text(), parse_constant=pytest.fail)
     assert result["images"] == 1 and result["skipped"] == [] and result["grid"] == [4, 4]
-    found = load_analysis(made / "analysis.npz")
+    analysis = load_analysis(out_dir / "analysis.npz")
     alignment = result["figures"]["alignment"]
-    assert np.allclose(alignment["mean"], found.mean("alignment"))
+    assert np.allclose(alignment["mean"], analysis.mean("alignment"))
     assert alignment["low"][0][0] is None  # one image has no interval
     assert set(alignment["nulls"]) == {"shifted", "permuted"}
     assert np.shape(result["lift"]["mean"]) == (6, 2, 3, 3)
-    with (made / "analysis.csv").open() as stream:
+    with (out_dir / "analysis.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     lifts = [row for row in rows if row["figure"] == "lift"]
     assert len(lifts) == 6 * 2 * 9
-    assert float(lifts[-1]["mean"]) == pytest.approx(found.mean("lift")[5, 1, 2, 2])
+    assert float(lifts[-1]["mean"]) == pytest.approx(analysis.mean("lift")[5, 1, 2, 2])
     assert lifts[-1]["asking"] == lifts[-1]["asked"] == "HIGH"
 
 
 def test_a_folder_finishes_lists_what_it_skipped_and_counts_the_good(run, folder, tmp_path):
     status, out, err = run("analyze", folder, "--out", "made", "--batch-size", 1)
     assert status == 0, err
-    found = load_analysis(tmp_path / "made/analysis.npz")
-    assert found.images == 4
-    reasons = {Path(one.name).name: one.reason for one in found.skipped}
+    analysis = load_analysis(tmp_path / "made/analysis.npz")
+    assert analysis.images == 4
+    reasons = {Path(skipped.name).name: skipped.reason for skipped in analysis.skipped}
     assert set(reasons) == {"broken.jpg", "words.txt", "empty.png", "blank.png", "tiny.png"}
     assert "no keypoint" in reasons["blank.png"] and "8x8" in reasons["tiny.png"]
     for name, reason in reasons.items():
         assert f"{name}: {reason}" in out
-    good = [folder / one for one in ("<b>d[red].png", "a.jpg", "b.png", "deep/er/c.png")]
+    good = [folder / name for name in ("<b>d[red].png", "a.jpg", "b.png", "deep/er/c.png")]
     alone = interrelation.analyze(_model(), good, batch_size=1)
-    for name in found.figures:
-        assert np.array_equal(found.mean(name), alone.mean(name), equal_nan=True)
-    assert set(found.nulls("alignment")) == {"shifted", "other", "permuted"}
+    for name in analysis.figures:
+        assert np.array_equal(analysis.mean(name), alone.mean(name), equal_nan=True)
+    assert set(analysis.nulls("alignment")) == {"shifted", "other", "permuted"}
 
 
 def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
@@ -93,11 +93,11 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
 
     assert run("analyze", folder, "--out", "whole", "--batch-size", 1)[0] == 0
     monkeypatch.setattr(running, "BATCHES_BETWEEN_SAVES", 1)
-    take, seen = running.Study.take, []
+    take, loaded_batches = running.Study.take, []
 
     def interrupt(study, loaded):
-        seen.append(loaded)
-        if len(seen) == 4:
+        loaded_batches.append(loaded)
+        if len(loaded_batches) == 4:
             raise KeyboardInterrupt
         take(study, loaded)
 
@@ -111,10 +111,12 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     )  # fmt: skip
     status, out, err = run("analyze", folder, "--out", "parts", "--batch-size", 1)
     assert status == 0, err
-    assert len(seen) == 4 + 6  # three of nine were done
-    whole, parts = (load_analysis(tmp_path / one / "analysis.npz") for one in ("whole", "parts"))
-    assert parts.skipped == whole.skipped
-    for name, values in whole.tally.arrays().items():
+    assert len(loaded_batches) == 4 + 6  # three of nine were done
+    uninterrupted, parts = (
+        load_analysis(tmp_path / name / "analysis.npz") for name in ("whole", "parts")
+    )
+    assert parts.skipped == uninterrupted.skipped
+    for name, values in uninterrupted.tally.arrays().items():
         assert np.array_equal(values, parts.tally.arrays()[name]), name
     names = sorted([*output.ANALYSIS_FILES.values(), "report.html"])
     assert names_in(tmp_path / "parts") == names

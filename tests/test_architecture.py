@@ -60,18 +60,18 @@ def unit(path: Path) -> str:
 
 
 def imports(path: Path) -> list[str]:
-    """Every module that a file imports, by its full name, wherever in the file it does."""
+    """Return the full names of all modules that a file imports, at any level of the file."""
     package = ("semattn", *path.relative_to(PACKAGE).parts[:-1])
-    found = []
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             name = ".".join((*base, *filter(None, [node.module])))
             # `from . import x` and `from semattn import x` may name a module.
-            found += [f"{name}.{a.name}" for a in node.names] if name == "semattn" else [name]
-    return found
+            names += [f"{name}.{a.name}" for a in node.names] if name == "semattn" else [name]
+    return names
 
 
 def test_imports_are_read_from_every_form():
@@ -86,12 +86,14 @@ def test_every_module_has_a_level(path):
 
 @pytest.mark.parametrize("path", INTERNAL, ids=where)
 def test_imports_go_down(path):
-    own = unit(path)
+    own_unit = unit(path)
     for name in imports(path):
         parts = name.split(".")
-        if parts[0] != "semattn" or parts[1] == own or name == "semattn.__version__":
+        if parts[0] != "semattn" or parts[1] == own_unit or name == "semattn.__version__":
             continue
-        assert LEVEL[parts[1]] < LEVEL[own], f"{where(path)} imports {name}: not below its level"
+        assert LEVEL[parts[1]] < LEVEL[own_unit], (
+            f"{where(path)} imports {name}: not below its level"
+        )
 
 
 @pytest.mark.parametrize("path", INTERNAL, ids=where)
@@ -169,18 +171,18 @@ def test_what_is_public_is_documented(path):
 
 def test_the_readme_says_what_this_is():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    for said in (
+    for phrase in (
         "re-implementation from the abstract",
         "the definitions are this project's",
         "no number of the paper is reproduced or claimed",
         "make demo",
         "make test",
     ):
-        assert said in text
+        assert phrase in text
 
 
 def texts():
-    """The text files of the repository: known to git or about to be."""
+    """Return the text files of the repository, tracked or untracked by git."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if listed.returncode:
@@ -193,5 +195,5 @@ def texts():
 def test_no_path_of_a_machine():
     absolute = re.compile(r"(?<![\w.~/:-])/(work|home|root|Users|tmp|opt)/\w")
     for path in texts():
-        found = absolute.search(path.read_text(encoding="utf-8", errors="replace"))
-        assert not found, f"{where(path)} holds the absolute path {found.group()!r}…"
+        match = absolute.search(path.read_text(encoding="utf-8", errors="replace"))
+        assert not match, f"{where(path)} holds the absolute path {match.group()!r}…"

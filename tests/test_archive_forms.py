@@ -1,4 +1,4 @@
-"""Samples and labels of archives in every form; what has two readings is refused."""
+"""Tests of samples and labels in archives of all forms; ambiguous archives are refused."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.archive_forms import (
 CASES = 150  # random archives
 
 
-def opened(given, names=NAMES, outputs=3):
+def opened(spec, names=NAMES, outputs=3):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        source = open_source(given, names, outputs)
-    return source, [str(one.message) for one in caught]
+        source = open_source(spec, names, outputs)
+    return source, [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize("labels", LABELS)
@@ -39,7 +39,7 @@ def test_every_picture_has_its_label(stems, labels, tmp_path):
     source, notes = opened(file)
     assert source.names == tuple(f"a.tar/{name}.png" for name in names)
     assert source.data.labels == (0, 1, 2, 2, 1, 0) and not source.data.note
-    assert [read(one).getpixel((0, 0))[0] for one in source.data.sources] == list(range(6))
+    assert [read(picture).getpixel((0, 0))[0] for picture in source.data.sources] == list(range(6))
     has_dots = stems.startswith("dots")
     assert len(notes) == (has_dots or ending != "cls")
     if has_dots:
@@ -64,7 +64,8 @@ def test_two_pictures_a_sample_are_refused_until_one_is_chosen(extensions, with_
     content = []
     for number in range(5):
         content += [
-            (f"{number}.{one}", png(number + 100 * place)) for place, one in enumerate(extensions)
+            (f"{number}.{extension}", png(number + 100 * place))
+            for place, extension in enumerate(extensions)
         ]
         content += [(f"{number}.cls", b"2")] * with_labels
     file = write_archive(tmp_path / "a.tar", content)
@@ -76,8 +77,8 @@ def test_two_pictures_a_sample_are_refused_until_one_is_chosen(extensions, with_
     assert f"a.tar#{extensions[0]}" in str(error.value) and "a.tar#*" in str(error.value)
     label = 2 if with_labels else None
     for place, extension in enumerate(extensions):
-        for given in (f"{file}#{extension}", f"{tmp_path}#{extension}"):
-            source, notes = opened(given)
+        for spec in (f"{file}#{extension}", f"{tmp_path}#{extension}"):
+            source, notes = opened(spec)
             assert source.names == tuple(f"a.tar/{number}.{extension}" for number in range(5))
             assert read(source.data.sources[3]).getpixel((0, 0))[0] == 3 + 100 * place
             assert source.data.labels == (label,) * 5 and not notes
@@ -101,10 +102,10 @@ def test_a_range_of_archives_and_an_extension(tmp_path):
 
 
 def test_one_decision_for_all_archives(tmp_path):
-    """The last shard holds one sample, which alone has two readings."""
+    """The last shard has one sample, which is ambiguous by itself."""
     for shard, count in enumerate((9, 1)):
         names = [f"cat.{10 * shard + n}" for n in range(count)]
-        write_archive(tmp_path / f"{shard}.tar", [(f"{one}.png", png(0)) for one in names])
+        write_archive(tmp_path / f"{shard}.tar", [(f"{name}.png", png(0)) for name in names])
     assert len(opened(tmp_path)[0]) == 10
 
 
@@ -170,5 +171,5 @@ def test_a_label_that_is_no_text_is_counted(tmp_path):
 
 def test_members_of_one_archive_give_numbers_and_names(tmp_path):
     content = [("0.png", png(0)), ("0.cls", b"cat"), ("1.png", png(1)), ("1.cls", b"7\n")]
-    found = members(write_archive(tmp_path / "a.tar", content))
-    assert found.labels == ("cat", 7)
+    archive = members(write_archive(tmp_path / "a.tar", content))
+    assert archive.labels == ("cat", 7)

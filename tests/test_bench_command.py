@@ -39,60 +39,62 @@ def data(tmp_path):
 
 
 def test_the_whole_way(data, tmp_path, capsys):
-    given = ["bench", "explain", "--data", data, "--methods", ROWS, "--steps", "4", *SMALL]
+    arguments = ["bench", "explain", "--data", data, "--methods", ROWS, "--steps", "4", *SMALL]
     out = tmp_path / "out"
-    assert main([*given, "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "attention-rollout" in said and "4 images" in said and "bench.md" in said
-    made = json.loads((out / "bench.json").read_text())
-    assert made["images"] == 4 and [one["method"] for one in made["methods"]][-1] == "random"
-    ours = next(one for one in made["methods"] if one["method"] == "sift-patch-interrelation")
+    assert main([*arguments, "--out", str(out)]) == 0
+    output = capsys.readouterr().out
+    assert "attention-rollout" in output and "4 images" in output and "bench.md" in output
+    result = json.loads((out / "bench.json").read_text())
+    assert result["images"] == 4 and [row["method"] for row in result["methods"]][-1] == "random"
+    ours = next(row for row in result["methods"] if row["method"] == "sift-patch-interrelation")
     assert 0 <= ours["metrics"]["ap"]["low"] <= ours["metrics"]["ap"]["mean"] <= 1
     assert ours["differences"]["attention-rollout"]["ap"]["count"] == 4
     with (out / "bench.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 12
-    mean = np.mean([float(one["ap"]) for one in lines if one["method"] == ours["method"]])
+    mean = np.mean([float(line["ap"]) for line in lines if line["method"] == ours["method"]])
     assert mean == pytest.approx(ours["metrics"]["ap"]["mean"])
-    with Image.open(out / "bench.png") as drawn:
-        assert drawn.size[0] > 1000
+    with Image.open(out / "bench.png") as picture:
+        assert picture.size[0] > 1000
     assert "| minus attention-rollout |" in (out / "bench.md").read_text()
-    kept = {one: one.stat().st_mtime_ns for one in (out / ".bench").glob("*.json")}
-    assert main([*given, "--out", str(out)]) == 0
-    assert {one: one.stat().st_mtime_ns for one in (out / ".bench").glob("*.json")} == kept
-    assert json.loads((out / "bench.json").read_text()) == made
+    times = {path: path.stat().st_mtime_ns for path in (out / ".bench").glob("*.json")}
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / ".bench").glob("*.json")} == times
+    assert json.loads((out / "bench.json").read_text()) == result
 
 
 def test_a_killed_run_goes_on(data, tmp_path):
     weights = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), weights)
-    given = ["bench", "explain", "--data", data, "--methods", ROWS, "--steps", "64"]
-    given += ["--model", "test_vit", "--checkpoint", str(weights)]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    arguments = ["bench", "explain", "--data", data, "--methods", ROWS, "--steps", "64"]
+    arguments += ["--model", "test_vit", "--checkpoint", str(weights)]
+    uninterrupted, interrupted = tmp_path / "whole", tmp_path / "cut"
 
     def start(folder):
-        command = [sys.executable, "-m", "semattn", *given, "--out", str(folder)]
+        command = [sys.executable, "-m", "semattn", *arguments, "--out", str(folder)]
         return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
 
-    with start(cut) as process:
+    with start(interrupted) as process:
         until = time.monotonic() + 120
-        while not list(cut.glob(".bench/*1.json")) and process.poll() is None:
+        while not list(interrupted.glob(".bench/*1.json")) and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.002)
         process.kill()
-    kept = {one: one.read_bytes() for one in cut.glob(".bench/*.json")}
-    assert len(kept) >= 2 and not (cut / "bench.json").exists()
-    for folder in (whole, cut):
+    contents = {path: path.read_bytes() for path in interrupted.glob(".bench/*.json")}
+    assert len(contents) >= 2 and not (interrupted / "bench.json").exists()
+    for folder in (uninterrupted, interrupted):
         assert start(folder).wait(120) == 0
-    assert all(one.read_bytes() == before for one, before in kept.items())
-    for row, other in zip(*(_numbers(one) for one in (whole, cut)), strict=True):
+    assert all(path.read_bytes() == before for path, before in contents.items())
+    for row, other in zip(
+        *(_numbers(folder) for folder in (uninterrupted, interrupted)), strict=True
+    ):
         assert row == other
 
 
 def test_half_precision_is_taken_where_the_processor_has_it(monkeypatch):
-    for known in (True, False):
-        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda known=known: known)
-        assert read_precision("auto", "cpu") == ("bfloat16" if known else "float32")
+    for is_supported in (True, False):
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda known=is_supported: known)
+        assert read_precision("auto", "cpu") == ("bfloat16" if is_supported else "float32")
         assert read_precision("float16", "cpu") == "float16"
     monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
     assert read_precision("auto", "cpu") == "float32"
@@ -101,20 +103,20 @@ def test_half_precision_is_taken_where_the_processor_has_it(monkeypatch):
 
 def test_what_failed_before_its_first_image_leaves_the_folder_free(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    given = ["bench", "explain", "--data", data, *SMALL, "--out", str(tmp_path / "out")]
-    assert main([*given, "--methods", "pytorch-grad-cam/GradCAM"]) == 2
-    assert main([*given, "--methods", "random", "--metrics", "ap"]) == 0
-    assert main([*given, "--methods", "center", "--metrics", "ap"]) == 2
+    arguments = ["bench", "explain", "--data", data, *SMALL, "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--methods", "pytorch-grad-cam/GradCAM"]) == 2
+    assert main([*arguments, "--methods", "random", "--metrics", "ap"]) == 0
+    assert main([*arguments, "--methods", "center", "--metrics", "ap"]) == 2
 
 
 def _numbers(folder):
-    """The lines of a result, but for the seconds."""
+    """Return the lines of a result without the seconds."""
     with (folder / "bench.csv").open() as file:
         return [{**line, "seconds": ""} for line in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("arguments", "message"),
     [
         (["--data", "mask:a"], "did you mean 'masks'"),
         (
@@ -130,9 +132,9 @@ def _numbers(folder):
         ([], "--data"),
     ],
 )
-def test_wrong_input_ends_in_one_line(run, data, given, said, tmp_path):
-    typed = [data if one == "DATA" else one for one in given]
-    rows = [] if "--methods" in given else ["--methods", "random"]
+def test_wrong_input_ends_in_one_line(run, data, arguments, message, tmp_path):
+    typed = [data if argument == "DATA" else argument for argument in arguments]
+    rows = [] if "--methods" in arguments else ["--methods", "random"]
     out = ["--out", str(tmp_path / "out")]
-    refused(run("bench", "explain", *typed, *rows, *SMALL, *out), said)
+    refused(run("bench", "explain", *typed, *rows, *SMALL, *out), message)
     assert not (tmp_path / "out" / "bench.json").exists()

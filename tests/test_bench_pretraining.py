@@ -1,4 +1,4 @@
-"""The benchmark of pre-training: its smoke size runs, goes on, and its figures are worked out."""
+"""Tests of the pre-training benchmark: smoke runs, resuming, and computed figures."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     shared = ["--smoke", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
     bench.main([*shared, "--seeds", "1", "--arms", "random,edges"])
     capsys.readouterr()
-    given = [*shared, "--seeds", "0"]
-    bench.main(given)
+    arguments = [*shared, "--seeds", "0"]
+    bench.main(arguments)
     names = {f"{bench.short(arm)}-0.json" for arm in bench.ARMS}
     names |= {"random-1.json", "edges-1.json"}
     assert {path.name for path in tmp_path.glob("*.json")} == names | {"raw_pixels.json"}
-    made = json.loads((tmp_path / "SIFT-rich-0.json").read_text())
-    assert [one["epoch"] for one in made["curve"]] == [0, 1, 2]
-    seconds = [one["seconds"] for one in made["curve"]]
-    assert 0 < made["keypoints_seconds"] <= seconds[0] < seconds[1] < seconds[2]
+    summary = json.loads((tmp_path / "SIFT-rich-0.json").read_text())
+    assert [point["epoch"] for point in summary["curve"]] == [0, 1, 2]
+    seconds = [point["seconds"] for point in summary["curve"]]
+    assert 0 < summary["keypoints_seconds"] <= seconds[0] < seconds[1] < seconds[2]
     random = json.loads((tmp_path / "random-0.json").read_text())
     assert random["keypoints_seconds"] == 0 == random["curve"][0]["seconds"]
     # the same beginning for every arm of a seed, and another for another seed
     first = {name: json.loads((tmp_path / name).read_text())["curve"][0] for name in sorted(names)}
-    losses = {name: one["fixed_loss"] for name, one in first.items()}
+    losses = {name: point["fixed_loss"] for name, point in first.items()}
     assert len({losses[name] for name in names if name.endswith("-0.json")}) == 1
     assert losses["random-0.json"] != losses["random-1.json"]
 
@@ -51,27 +51,31 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "pretrain", lambda *a, **k: again.append(a[1].name) or run(*a, **k))
     bench.shutil.rmtree(tmp_path / "work" / "runs" / "edges-0")
     before = capsys.readouterr().out
-    bench.main(given)
+    bench.main(arguments)
     assert again == ["edges-0"]
     after = capsys.readouterr().out
     assert [line[: line.rindex(",")] for line in after.splitlines()] == [
         line[: line.rindex(",")] for line in before.splitlines()
     ]
     with pytest.raises(SystemExit, match="give another --results"):
-        bench.main([*given, "--arms", "random", "--beta", "3"])
+        bench.main([*arguments, "--arms", "random", "--beta", "3"])
 
-    found = table.read(tmp_path)
-    assert set(found) == set(bench.ARMS)
-    assert {arm: list(own) for arm, own in found.items()} == {
+    results = table.read(tmp_path)
+    assert set(results) == set(bench.ARMS)
+    assert {arm: list(by_seed) for arm, by_seed in results.items()} == {
         arm: [0, 1] if arm in ("random", "edges") else [0] for arm in bench.ARMS
     }
     raw = json.loads((tmp_path / "raw_pixels.json").read_text())
-    made = table.result(found, raw)
-    assert [row["arm"] for row in made["rows"]] == [*bench.ARMS, "untrained encoder", "raw pixels"]
-    assert [row.get("seeds") for row in made["rows"][:5]] == [2, 1, 1, 1, 2]
-    json.dumps(made, allow_nan=False)
+    summary = table.result(results, raw)
+    assert [row["arm"] for row in summary["rows"]] == [
+        *bench.ARMS,
+        "untrained encoder",
+        "raw pixels",
+    ]
+    assert [row.get("seeds") for row in summary["rows"][:5]] == [2, 1, 1, 1, 2]
+    json.dumps(summary, allow_nan=False)
 
-    left, right = pretraining_curves.draw(made).axes
+    left, right = pretraining_curves.draw(summary).axes
     for panel in (left, right):
         assert len(panel.lines) >= len(bench.ARMS)
     assert not left.lines[0].get_ydata().any()  # random masks, less themselves
@@ -80,17 +84,19 @@ def test_the_smoke_size_runs_and_goes_on(tmp_path, capsys, monkeypatch):
 def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
     data = pretraining_data.synthetic(32, pictures=16, train=12, test=6)
     protocol = bench.Protocol(bench.LEAST, 32, 8, 3, 8, device="cpu", reconstructions=0)
-    whole = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "whole", tmp_path / "whole")
+    uninterrupted = bench.run(
+        "SIFT-rich", 0, data, protocol, tmp_path / "whole", tmp_path / "whole"
+    )
 
     class StopError(Exception):
         pass
 
-    keep, kept = bench.keep, []
+    keep, stored = bench.keep, []
 
-    def stop(file, made):
-        keep(file, made)
-        kept.append(made)
-        if len(kept) == 2:
+    def stop(file, result):
+        keep(file, result)
+        stored.append(result)
+        if len(stored) == 2:
             raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
@@ -98,23 +104,23 @@ def test_an_arm_that_was_stopped_goes_on_from_its_checkpoint(tmp_path):
         with pytest.raises(StopError):
             bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts", tmp_path / "parts")
     parts = bench.run("SIFT-rich", 0, data, protocol, tmp_path / "parts", tmp_path / "parts")
-    for ours, theirs in zip(parts["curve"], whole["curve"], strict=True):
+    for actual, expected in zip(parts["curve"], uninterrupted["curve"], strict=True):
         for name in ("epoch", "knn_right", "linear_right", "fixed_loss"):
-            assert ours[name] == theirs[name]
-    seconds = [one["seconds"] for one in parts["curve"]]
+            assert actual[name] == expected[name]
+    seconds = [point["seconds"] for point in parts["curve"]]
     assert seconds == sorted(set(seconds))
 
 
 def test_crops_are_the_same_in_every_arm():
     pictures = pretraining_data.synthetic(32, 6, 3, 3).pictures
-    seen = []
+    crops = []
     for arm in bench.ARMS.values():
         data = MaskedImages(
             pictures, arm.masking(0.75, 4, 2, bench.BETA), size=32, patch_size=8,
             density=arm.density, loss_weight=arm.loss_weight, seed=4,
         )  # fmt: skip
-        seen.append(data[1, 2]["pixel_values"])
-    assert all(torch.equal(one, seen[0]) for one in seen)
+        crops.append(data[1, 2]["pixel_values"])
+    assert all(torch.equal(crop, crops[0]) for crop in crops)
 
 
 def test_the_speed_up_worked_out_by_hand():
@@ -145,11 +151,11 @@ def curves(accuracy, images=400, seeds=3, noise=0):
 
 def test_intervals_hold_the_point_and_know_equals():
     base, fast = curves([0.2, 0.3, 0.4, 0.5]), curves([0.2, 0.4, 0.6, 0.7], noise=1)
-    made = table.compared(fast, base, "knn", draws=200)
-    assert made["difference"]["value"] == pytest.approx(0.2)
-    assert made["epochs"]["value"] == pytest.approx(2)
-    assert made["epochs"]["low"] < 2 < made["epochs"]["high"]
-    assert made["difference"]["low"] > 0
+    comparison = table.compared(fast, base, "knn", draws=200)
+    assert comparison["difference"]["value"] == pytest.approx(0.2)
+    assert comparison["epochs"]["value"] == pytest.approx(2)
+    assert comparison["epochs"]["low"] < 2 < comparison["epochs"]["high"]
+    assert comparison["difference"]["low"] > 0
     same = table.compared(base, base, "knn", draws=50)
     assert same["difference"] == {"value": 0, "low": 0, "high": 0}
     assert same["epochs"] == {"value": 1, "low": 1, "high": 1}
@@ -197,11 +203,13 @@ def test_cifar_is_cut_into_parts_that_share_nothing(tmp_path, monkeypatch):
     images, labels = cifar10.load(tmp_path / "cifar10", "train")
     assert images.shape == (40, 32, 32, 3) and labels[:11].tolist() == [*range(10), 0]
     sizes = {"size": 32, "pictures": 20, "train": 10, "test": 5}
-    own, test = (pretraining_data.cifar(split=split, **sizes) for split in ("validation", "test"))
-    assert np.array_equal(own.pictures, images[:20])
-    assert np.array_equal(own.train.pixels, images[20:30])
-    assert np.array_equal(own.test.pixels, images[35:])
-    assert own.test.labels.tolist() == labels[35:].tolist()
+    validation, test = (
+        pretraining_data.cifar(split=split, **sizes) for split in ("validation", "test")
+    )
+    assert np.array_equal(validation.pictures, images[:20])
+    assert np.array_equal(validation.train.pixels, images[20:30])
+    assert np.array_equal(validation.test.pixels, images[35:])
+    assert validation.test.labels.tolist() == labels[35:].tolist()
     assert np.array_equal(test.test.pixels, cifar10.load(tmp_path / "cifar10", "test")[0][:5])
     assert test.about["split"] == "test" and test.about["test"] == 5
     with pytest.raises(ValueError, match="expected 25 at most"):
@@ -240,17 +248,23 @@ def test_a_folder_as_imagenets(tmp_path):
 
 
 def test_costs_are_ratios_of_steps():
-    made = {"random": [1.0, 1.0], "guided, cached keypoints": [2.0, 2.0]}
-    whole = {"random": [9.0, 11.0], "guided, cached keypoints": [12.0, 14.0]}
-    first, second = rows_of("case", made, whole)
+    preparation = {"random": [1.0, 1.0], "guided, cached keypoints": [2.0, 2.0]}
+    steps = {"random": [9.0, 11.0], "guided, cached keypoints": [12.0, 14.0]}
+    first, second = rows_of("case", preparation, steps)
     assert first["time_ratio"] == 1 and first["bar"] is None
-    # passes take 9 and 11 on the mean, whatever the way
+    # passes take 9 and 11 on average for each policy
     assert second["time_ratio"] == pytest.approx((11 / 10 + 13 / 12) / 2)
     assert second["bar"] == 1.05 and second["held"] is False
 
 
 def test_costs_are_measured():
     case = {"model": bench.LEAST, "size": 32, "patch": 8, "batch": 2}
-    making, whole = measure(case, rounds=2)
-    assert set(making) == {"random", "guided, cached keypoints", "guided, keypoints of each crop"}
-    assert all(len(one) == 2 and min(one) > 0 for one in (*making.values(), *whole.values()))
+    preparation, steps = measure(case, rounds=2)
+    assert set(preparation) == {
+        "random",
+        "guided, cached keypoints",
+        "guided, keypoints of each crop",
+    }
+    assert all(
+        len(times) == 2 and min(times) > 0 for times in (*preparation.values(), *steps.values())
+    )

@@ -13,7 +13,7 @@ def test_the_table_of_results_worked_out_by_hand():
     def right(count: int) -> list[bool]:
         return [number < count for number in range(10)]
 
-    one = {
+    run = {
         "planted": "bird", "chosen": [2.0, "last-half", "class"], "path": {}, "drawn": 0.5,
         "right": {
             "clean": right(10), "watermark": right(4), "watermark, right cue": right(9),
@@ -21,9 +21,9 @@ def test_the_table_of_results_worked_out_by_hand():
             "clean, wrong cue": right(9),
         },
     }  # fmt: skip
-    mine, mean = result([one])["rows"]
-    assert mine["clean"] == mean["clean"] == 100 and mine["watermark"] == 40
-    assert mine["restored"] == pytest.approx(5 / 6)
-    assert mine["cost"].startswith("+60.0 [") and mine["restored_points"].startswith("+50.0 [")
-    assert mine["wrong"].startswith("-10.0 [") and mine["wrong_clean"].startswith("-10.0 [")
-    assert mine["chosen"] == "2 in last-half, queries: class" and mean["planted"] == "mean"
+    row, mean = result([run])["rows"]
+    assert row["clean"] == mean["clean"] == 100 and row["watermark"] == 40
+    assert row["restored"] == pytest.approx(5 / 6)
+    assert row["cost"].startswith("+60.0 [") and row["restored_points"].startswith("+50.0 [")
+    assert row["wrong"].startswith("-10.0 [") and row["wrong_clean"].startswith("-10.0 [")
+    assert row["chosen"] == "2 in last-half, queries: class" and mean["planted"] == "mean"

@@ -44,17 +44,17 @@ def made_with(name, **options):
 @pytest.mark.parametrize("name", sorted(explainers))
 def test_every_method_takes_any_number_of_channels(name, channels):
     model, x = model_of(channels), inputs_of(channels)
-    made = made_with(name).attribute(model, x, target=1)
-    assert made.shape == x.shape and bool(made.isfinite().all())
+    attribution = made_with(name).attribute(model, x, target=1)
+    assert attribution.shape == x.shape and bool(attribution.isfinite().all())
     patches = made_with(name).patch_map(model, x, target=1)
-    whole = made_with(name).explain(model, x, target=1)
-    torch.testing.assert_close(whole.patch_map, patches)
-    torch.testing.assert_close(made.sum(dim=1), whole.heat)
+    explanation = made_with(name).explain(model, x, target=1)
+    torch.testing.assert_close(explanation.patch_map, patches)
+    torch.testing.assert_close(attribution.sum(dim=1), explanation.heat)
     if name not in PIXEL_METHODS:  # those tell the channels apart
-        torch.testing.assert_close(made, made[:, :1].expand_as(made))
+        torch.testing.assert_close(attribution, attribution[:, :1].expand_as(attribution))
     note = f"The picture shows the mean of the {channels} channels."
-    assert (note in whole.notes) is (channels != 1)
-    assert whole.images.inputs.data_ptr() == x.data_ptr()  # the model gets what was given
+    assert (note in explanation.notes) is (channels != 1)
+    assert explanation.images.inputs.data_ptr() == x.data_ptr()  # the model gets what was given
 
 
 def test_channels_in_another_order_give_the_same_map():
@@ -78,9 +78,11 @@ def test_the_picture_is_the_mean_of_the_stretched_channels():
     assert images.pixels_are_mean and images.pixels.dtype == np.uint8
     values = x.double().numpy()
     least, greatest = values.min(axis=(2, 3), keepdims=True), values.max(axis=(2, 3), keepdims=True)
-    wanted = ((values - least) / np.where(greatest > least, greatest - least, 1)).mean(axis=1) * 255
+    expected = ((values - least) / np.where(greatest > least, greatest - least, 1)).mean(
+        axis=1
+    ) * 255
     for channel in range(3):
-        assert np.abs(images.pixels[..., channel] - wanted).max() <= 0.51
+        assert np.abs(images.pixels[..., channel] - expected).max() <= 0.51
 
 
 def test_values_and_shapes_are_checked_as_for_colours():
@@ -97,8 +99,8 @@ def test_values_and_shapes_are_checked_as_for_colours():
 
 def test_one_channel_is_a_picture_with_keypoints():
     x = inputs_of(1)
-    made = explainers["sift-patch-interrelation"](model_of(1)).explain(x, target=0)
-    assert len(made.keypoints[0]) > 0 and not made.images.pixels_are_mean
+    explanation = explainers["sift-patch-interrelation"](model_of(1)).explain(x, target=0)
+    assert len(explanation.keypoints[0]) > 0 and not explanation.images.pixels_are_mean
 
 
 @pytest.mark.parametrize("name", ["sift-patch-interrelation", "keypoint-density"])
@@ -114,10 +116,10 @@ def test_keypoints_of_a_mean_of_channels_are_refused(name, density):
 @pytest.mark.parametrize("density", ["uniform", "random", "center", "sobel", "canny"])
 def test_densities_without_keypoints_work(density):
     x = inputs_of(6)
-    made = explainers["keypoint-density"](density=density).explain(model_of(6), x, target=0)
-    assert made.patch_map.shape == (2, 4, 4)
-    given = explainers["keypoint-density"](density=made.concentration)
-    assert given.attribute(model_of(6), x, target=0).shape == x.shape
+    explanation = explainers["keypoint-density"](density=density).explain(model_of(6), x, target=0)
+    assert explanation.patch_map.shape == (2, 4, 4)
+    explainer = explainers["keypoint-density"](density=explanation.concentration)
+    assert explainer.attribute(model_of(6), x, target=0).shape == x.shape
 
 
 def test_keypoints_of_another_picture_may_be_given():
@@ -125,19 +127,19 @@ def test_keypoints_of_another_picture_may_be_given():
     pictures = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
     method = explainers["sift-patch-interrelation"](density="count")
     points = detect(pictures)
-    made = method.explain(model_of(6), x, target=0, keypoints=points)
-    assert [len(one) for one in made.keypoints] == [len(one) for one in points]
-    assert made.concentration.std() > 0
+    explanation = method.explain(model_of(6), x, target=0, keypoints=points)
+    assert [len(keypoints) for keypoints in explanation.keypoints] == [len(one) for one in points]
+    assert explanation.concentration.std() > 0
 
 
 def test_results_and_figures_of_many_channels():
-    made = made_with("raw-attention").explain(model_of(13), inputs_of(13), target=0)
-    result = summary(made)
+    explanation = made_with("raw-attention").explain(model_of(13), inputs_of(13), target=0)
+    result = summary(explanation)
     assert result["keypoints"] == {"detector": "none", "count": 0}
     assert "The picture shows the mean of the 13 channels." in result["notes"]
-    figure(made)
-    spread = made.images.pixels.astype(float)
-    assert spread.std() > 0 and np.allclose(luma(made.images.pixels) * 255, spread[..., 0])
+    figure(explanation)
+    spread = explanation.images.pixels.astype(float)
+    assert spread.std() > 0 and np.allclose(luma(explanation.images.pixels) * 255, spread[..., 0])
 
 
 def test_a_model_of_other_channels_is_named_in_one_line():

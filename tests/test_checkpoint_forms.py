@@ -24,11 +24,11 @@ CASES = 40  # of random wrappings
 
 @pytest.fixture(scope="module")
 def states() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    made = []
+    result = []
     for seed in range(2):
         torch.manual_seed(seed)
-        made.append(timm.create_model(TINY, num_classes=5).state_dict())
-    return made[0], made[1]
+        result.append(timm.create_model(TINY, num_classes=5).state_dict())
+    return result[0], result[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def image() -> torch.Tensor:
     return torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
 
 
-def quiet_load(given, name=TINY):
-    """The model and the notes of its loading."""
+def quiet_load(checkpoint, name=TINY):
+    """Load a model, and return it with the notes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = load(name, checkpoint=given)
-    return model, [str(one.message) for one in caught]
+        model = load(name, checkpoint=checkpoint)
+    return model, [str(warning.message) for warning in caught]
 
 
 def logits_of(state, image):
@@ -51,7 +51,7 @@ def logits_of(state, image):
 
 
 def check(wrapping, states, image):
-    """Refused with the labels where there are two sets, and bit-equal once one is chosen."""
+    """Check that two sets are refused with their labels, and that a selected one is bit-equal."""
     if wrapping.choices:
         with pytest.raises(WeightsError, match="expected one set of weights") as error:
             load(TINY, checkpoint=wrapping.file)
@@ -60,7 +60,7 @@ def check(wrapping, states, image):
         for number, label in enumerate(wrapping.choices):  # each advice works
             model, notes = quiet_load(f"{wrapping.file}#{label}")
             assert len(notes) == 1 and "the file also holds" in notes[0]
-            same = [torch.equal(model(image), logits_of(one, image)) for one in states]
+            same = [torch.equal(model(image), logits_of(state, image)) for state in states]
             assert sorted(same) == [False, True], (number, label)
     model, notes = quiet_load(wrapping.given)
     assert torch.equal(model(image), logits_of(states[0], image)), wrapping
@@ -88,11 +88,11 @@ def test_the_note_says_what_was_assumed(tmp_path, states):
     }
     torch.save(content, tmp_path / "last.pth")
     _, notes = quiet_load(f"{tmp_path / 'last.pth'}#state_dict_ema")
-    said = (
+    expected = (
         "checkpoint: weights of 'state_dict_ema' (EMA; the file also holds 'state_dict'), "
         "prefix 'module.' removed, 1 other tensor ignored (n_averaged)"
     )
-    assert notes == [said]
+    assert notes == [expected]
 
 
 def test_a_label_that_the_file_lacks_lists_those_it_has(tmp_path, states):
@@ -117,7 +117,7 @@ def test_a_file_whose_name_has_a_hash(tmp_path, states, image):
 
 def test_weights_before_and_after_training_of_mae(tmp_path, states, image):
     """Pre-training: a decoder and no classifier; fine-tuning: the mean of the patches."""
-    body = {key: one for key, one in states[0].items() if not key.startswith("head.")}
+    body = {key: tensor for key, tensor in states[0].items() if not key.startswith("head.")}
     decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 5, 8),
                "decoder_blocks.0.norm1.weight": torch.ones(8)}  # fmt: skip
     torch.save({"model": body | decoder, "args": argparse.Namespace()}, tmp_path / "pre.pth")
@@ -137,7 +137,9 @@ def test_weights_before_and_after_training_of_mae(tmp_path, states, image):
 
 
 def test_a_projector_in_place_of_the_classifier_is_ignored(tmp_path, states):
-    state = {f"base_encoder.{key}": one for key, one in states[0].items() if "head" not in key}
+    state = {
+        f"base_encoder.{key}": tensor for key, tensor in states[0].items() if "head" not in key
+    }
     state |= {
         "base_encoder.head.0.weight": torch.ones(4, 4),
         "base_encoder.head.1.bias": torch.ones(4),
@@ -150,7 +152,7 @@ def test_a_projector_in_place_of_the_classifier_is_ignored(tmp_path, states):
 @pytest.mark.parametrize("key", ["blocks.12.norm1.weight", "dist_token", "blocks.0.ls1.gamma"])
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_weights_of_a_larger_model_are_refused(tmp_path, states, key, prefix):
-    """What changes the model's answer is never ignored."""
+    """Tensors that change the prediction are never ignored."""
     save_file(prefixed({**states[0], key: torch.ones(1)}, prefix), tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=f"has unknown '{prefix}{key}'"):
         load(TINY, checkpoint=tmp_path / "w.safetensors")
@@ -178,7 +180,7 @@ def test_position_embeddings_of_another_size_name_both(tmp_path):
 
 def test_the_set_that_fits_the_architecture_is_taken(tmp_path, states, image):
     """A small student and its large teacher, of one depth."""
-    wide = {key: torch.cat([one, one]) for key, one in states[0].items()}
+    wide = {key: torch.cat([tensor, tensor]) for key, tensor in states[0].items()}
     torch.save({"teacher": wide, "student": states[0]}, tmp_path / "w.pt")
     model, notes = quiet_load(tmp_path / "w.pt")
     assert "weights of 'student'" in notes[0]
@@ -187,7 +189,7 @@ def test_the_set_that_fits_the_architecture_is_taken(tmp_path, states, image):
 
 @pytest.mark.parametrize("type_", [torch.float16, torch.bfloat16])
 def test_weights_in_half_precision_are_read_in_float32(tmp_path, states, type_):
-    torch.save({key: one.to(type_) for key, one in states[0].items()}, tmp_path / "w.pt")
+    torch.save({key: tensor.to(type_) for key, tensor in states[0].items()}, tmp_path / "w.pt")
     model, _ = quiet_load(tmp_path / "w.pt")
     assert model.head.weight.dtype == torch.float32
     assert torch.equal(model.head.weight, states[0]["head.weight"].to(type_).float())

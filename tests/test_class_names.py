@@ -52,10 +52,10 @@ def test_a_name_a_synonym_or_a_number(given_: str | int, number: int) -> None:
         ("bass", ("bass, fish", "bass, guitar"), "#0 'bass, fish' or #1 'bass, guitar'"),
     ],
 )
-def test_what_names_no_single_class_is_one_line(given_, names, said) -> None:  # type: ignore[no-untyped-def]
+def test_what_names_no_single_class_is_one_line(given_, names, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(TargetError) as raised:
         resolve_class(given_, names)
-    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_digits_that_are_name_and_number_of_one_class() -> None:
@@ -122,10 +122,10 @@ def test_an_explanation_refuses_names_of_other_outputs() -> None:
         SIFTPatchInterrelation(model).explain(images())
     del model.classes
     model.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})
-    made = SIFTPatchInterrelation(model).explain(images())
-    assert made.classes is None and made.label(1) == "class 1"
+    explanation = SIFTPatchInterrelation(model).explain(images())
+    assert explanation.classes is None and explanation.label(1) == "class 1"
     assert "Classes are shown by number: the model's config names 2, its head has 5 outputs." in (
-        made.notes
+        explanation.notes
     )
 
 
@@ -134,8 +134,8 @@ def test_an_explanation_refuses_names_of_other_outputs() -> None:
 
 def test_folders_have_the_name_of_one_class() -> None:
     folders = ["crane", "great white shark", "tinca_tinca"]
-    found, missing = numbers_of(folders, NAMES, 5)
-    assert found == {"great white shark": 4, "tinca_tinca": 0} and missing == ["crane"]
+    numbers, missing = numbers_of(folders, NAMES, 5)
+    assert numbers == {"great white shark": 4, "tinca_tinca": 0} and missing == ["crane"]
     assert numbers_of(["0", "1", "2", "3"], DIGITS, 4)[0] == {"0": 2, "1": 1, "2": 3, "3": 0}
 
 
@@ -151,11 +151,11 @@ def test_a_folder_that_names_several_classes_is_told(tmp_path) -> None:  # type:
 def test_folders_of_digits_without_names() -> None:
     few = [str(number) for number in range(10)]
     assert numbers_of(few, (), 10)[0] == {name: int(name) for name in few}
-    many = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, …
+    unpadded = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, …
     with pytest.raises(
         SemattnError, match="'10', which may be class 10 or, in order of .*, class 2"
     ):
-        numbers_of(many, (), 12)
+        numbers_of(unpadded, (), 12)
     padded = [f"{number:02d}" for number in range(12)]
     assert numbers_of(padded, (), 12)[0] == {name: int(name) for name in padded}
 
@@ -170,7 +170,7 @@ def test_a_list_of_an_audit_asks_the_same_resolver(tmp_path) -> None:  # type: i
 
     assert labels("tench", "1", "", "cup", "#3") == (0, 1, None, 2, 3)
     assert labels("1", "#3", names=DIGITS) == (1, 3)
-    for words, names, said in (
+    for words, names, message in (
         (["crane"], NAMES, "may be #1 'crane' or #3 'crane'"),
         (["3"], DIGITS, "may be #0 '3' or #3 '2'"),
         (["9"], NAMES, "from 0 to 4, got 9"),
@@ -178,7 +178,7 @@ def test_a_list_of_an_audit_asks_the_same_resolver(tmp_path) -> None:  # type: i
     ):
         with pytest.raises(SemattnError) as raised:
             labels(*words, names=names)
-        assert said in str(raised.value) and "\n" not in str(raised.value)
+        assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_benchmark_refuses_two_classes_of_one_name() -> None:
@@ -192,14 +192,14 @@ def test_a_benchmark_refuses_two_classes_of_one_name() -> None:
 def test_a_search_asks_the_same_resolver() -> None:
     model = build("class-token")
     pairs = [(picture, label % 2) for label, picture in enumerate(images(4))]
-    for wanted, said in (
+    for classes, message in (
         (["crane"], "may be #1 'crane' or #3 'crane'"),
         (["owl"], "unknown class 'owl'"),
         ([7], "from 0 to 4, got 7"),
     ):
         with pytest.raises(TargetError) as raised:
-            discover_spurious(model, pairs, names=NAMES, classes=wanted)
-        assert said in str(raised.value)
+            discover_spurious(model, pairs, names=NAMES, classes=classes)
+        assert message in str(raised.value)
 
 
 # --- commands ---------------------------------------------------------------------------------

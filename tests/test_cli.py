@@ -50,7 +50,9 @@ def test_explain_writes_everything_and_says_where(run, tmp_path):
         assert overlay.size == (896, 896)
     result = json.loads((folder / "result.json").read_text())
     assert len(result["predictions"]) == 5
-    assert sum(one["probability"] for one in result["predictions"]) == pytest.approx(1)
+    assert sum(prediction["probability"] for prediction in result["predictions"]) == pytest.approx(
+        1
+    )
     assert result["target"] == result["predictions"][0]
     assert result["image"] == "flower.jpg"
     assert result["patches"] == [4, 4]
@@ -60,9 +62,9 @@ def test_explain_writes_everything_and_says_where(run, tmp_path):
     assert len(result["manifest"]["weights_sha256"]) == 64
 
 
-@pytest.mark.parametrize("said", ["4", "Car, cars", "CARS", " car "])
-def test_a_target_is_a_number_or_a_name(run, tmp_path, said):
-    status, out, err = run("explain", PHOTO, "--target", said, "--out", "o", "--top", 5)
+@pytest.mark.parametrize("target", ["4", "Car, cars", "CARS", " car "])
+def test_a_target_is_a_number_or_a_name(run, tmp_path, target):
+    status, out, err = run("explain", PHOTO, "--target", target, "--out", "o", "--top", 5)
     assert status == 0, err
     assert re.search(r"Car, cars +← explained", out)
     assert json.loads((tmp_path / "o/result.json").read_text())["target"]["class"] == 4
@@ -84,7 +86,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     result = json.loads((tmp_path / "deep/er/result.json").read_text())
-    assert {one["name"] for one in result["predictions"]} == set("abcde")
+    assert {prediction["name"] for prediction in result["predictions"]} == set("abcde")
     assert result["keypoints"]["detector"] == "sift-skimage"
     settings = result["manifest"]["parameters"]
     assert settings["density"] == "sobel"

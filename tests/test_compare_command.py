@@ -121,18 +121,18 @@ def test_a_model_without_classes_is_compared(run, tmp_path, monkeypatch):
 
 
 def test_progress_names_each_method(run, monkeypatch):
-    said = []
+    lines = []
 
     @contextmanager
     def busy(first):
-        said.append(first)
-        yield said.append
+        lines.append(first)
+        yield lines.append
 
     for module in ("compare", "several"):
         monkeypatch.setattr(f"semattn.cli.{module}.busy", busy)
     assert run("compare", PHOTO, *PAIR)[0] == 0
-    assert said[0] == "reading the picture" and said[-1] == "drawing"
-    assert said[3:-1] == ["1 of 2: attention-rollout", "2 of 2: sift-patch-interrelation"]
+    assert lines[0] == "reading the picture" and lines[-1] == "drawing"
+    assert lines[3:-1] == ["1 of 2: attention-rollout", "2 of 2: sift-patch-interrelation"]
 
 
 @pytest.mark.parametrize(
@@ -260,19 +260,19 @@ def test_models_of_a_family_a_part_or_a_pattern(run):
 
 
 @pytest.mark.usefixtures("sweep")
-@pytest.mark.parametrize(("asked", "nearest"), [("mixr", "mixer"), ("vti", "vit")])
-def test_an_unknown_model_names_the_nearest(run, asked, nearest):
-    refused(run("models", asked), f"did you mean '{nearest}'", "semattn models lists the families")
+@pytest.mark.parametrize(("name", "nearest"), [("mixr", "mixer"), ("vti", "vit")])
+def test_an_unknown_model_names_the_nearest(run, name, nearest):
+    refused(run("models", name), f"did you mean '{nearest}'", "semattn models lists the families")
     refused(run("models", "qqq"), "unknown name 'qqq'")
 
 
 def test_models_tells_what_the_sweep_found(run):
     everything = known_models.known()
-    works = sum(one.status == "works" for one in everything.values())
+    works = sum(model.status == "works" for model in everything.values())
     assert f"{works} of {len(everything)} architectures of timm" in run("models")[1]
-    assert {one.status for one in everything.values()} <= set(known_models.STATUSES)
+    assert {model.status for model in everything.values()} <= set(known_models.STATUSES)
     family = next(iter(everything.values())).family
-    names = {name for name, one in everything.items() if one.family == family}
+    names = {name for name, model in everything.items() if model.family == family}
     assert names <= set(re.findall(r"[\w.]+", run("models", family)[1]))
 
 
@@ -284,4 +284,4 @@ def test_the_embedded_model_is_explained_by_every_method(run, tmp_path, monkeypa
     status, _, err = run("compare", PHOTO, "--out", tmp_path / "o")
     assert status == 0, err
     result = json.loads((tmp_path / "o/compare.json").read_text())
-    assert [one["method"] for one in result["methods"] if one["refusal"]] == []
+    assert [row["method"] for row in result["methods"] if row["refusal"]] == []

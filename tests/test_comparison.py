@@ -26,7 +26,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def made(model):
+def comparison(model):
     return semattn.compare(model, PHOTO, QUICK, preprocessing=PREPARED)
 
 
@@ -49,9 +49,9 @@ def test_every_registered_method_is_compared_ours_first(model):
 
 @pytest.mark.parametrize("source", [PHOTO, images(1)], ids=["a file", "a tensor"])
 def test_the_maps_are_those_of_the_methods_alone(model, source):
-    made = semattn.compare(model, source, QUICK, preprocessing=PREPARED)
-    assert tuple(row.method for row in made.rows) == QUICK
-    for row in made.rows:
+    comparison = semattn.compare(model, source, QUICK, preprocessing=PREPARED)
+    assert tuple(row.method for row in comparison.rows) == QUICK
+    for row in comparison.rows:
         explainer = explainers[row.method](preprocessing=PREPARED)
         alone = explainer.explain(model, source)
         torch.testing.assert_close(row.explanation.heat, alone.heat, rtol=1e-5, atol=1e-7)
@@ -61,27 +61,29 @@ def test_the_maps_are_those_of_the_methods_alone(model, source):
         assert row.explanation.keypoints[0].xy.equal(alone.keypoints[0].xy)
 
 
-def test_sensitivity_is_measured_with_the_likeliest_other_class(model, made):
-    logits = made.explanation.logits[0]
+def test_sensitivity_is_measured_with_the_likeliest_other_class(model, comparison):
+    logits = comparison.explanation.logits[0]
     best, second = logits.topk(2).indices.tolist()
-    assert made.explanation.target.tolist() == [best]
-    assert made.other == second
-    asked = semattn.compare(model, PHOTO, [OURS], target=second, preprocessing=PREPARED)
-    assert asked.other == best
+    assert comparison.explanation.target.tolist() == [best]
+    assert comparison.other == second
+    second_comparison = semattn.compare(model, PHOTO, [OURS], target=second, preprocessing=PREPARED)
+    assert second_comparison.other == best
     ours = explainers[OURS](preprocessing=PREPARED)
-    one, other = (ours.patch_map(model, PHOTO, target=target) for target in (best, second))
-    by_hand = (one / one.sum() - other / other.sum()).abs().sum().item() / 2
-    assert made.rows[1].sensitivity == pytest.approx(by_hand, rel=1e-4)
-    assert asked.rows[0].sensitivity == pytest.approx(by_hand, rel=1e-4)
+    best_map, second_map = (
+        ours.patch_map(model, PHOTO, target=target) for target in (best, second)
+    )
+    by_hand = (best_map / best_map.sum() - second_map / second_map.sum()).abs().sum().item() / 2
+    assert comparison.rows[1].sensitivity == pytest.approx(by_hand, rel=1e-4)
+    assert second_comparison.rows[0].sensitivity == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_a_model_without_classes_has_no_sensitivity():
     model = build("class-token")
     model.reset_classifier(0)
-    made = semattn.compare(model, images(1), [OURS, "center"])
-    assert made.other is None
-    assert [row.sensitivity for row in made.rows] == [None, None]
-    assert made.explanation.target is None and made.explanation.explains
+    comparison = semattn.compare(model, images(1), [OURS, "center"])
+    assert comparison.other is None
+    assert [row.sensitivity for row in comparison.rows] == [None, None]
+    assert comparison.explanation.target is None and comparison.explanation.explains
     alone = build("class-token")
     alone.reset_classifier(1)
     assert semattn.compare(alone, images(1), [OURS]).other is None, "there is no other class"
@@ -91,18 +93,23 @@ def test_a_refusal_is_a_row_and_the_rest_goes_on(model, monkeypatch):
     class Refusing(Explainer):
         name = "refusing"
 
-        def relevance(self, taken, p):
+        def relevance(self, record, p):
             raise UnsupportedModelError("model: expected another, got this one")
 
     monkeypatch.setitem(explainers, "refusing", Refusing)
     before = state_of(model)
-    made = semattn.compare(model, images(1), ["refusing", OURS, "occlusion"], refine="guided")
-    assert [row.method for row in made.rows] == ["refusing", OURS, "occlusion"]
-    assert made.rows[0].refusal == "model: expected another, got this one"
-    assert made.rows[0].explanation is made.rows[0].seconds is made.rows[0].sensitivity is None
-    assert not made.rows[1].refusal
-    assert made.rows[2].refusal.startswith("refine: expected 'none' for occlusion")
-    assert made.explanation.manifest["method"] == OURS
+    comparison = semattn.compare(model, images(1), ["refusing", OURS, "occlusion"], refine="guided")
+    assert [row.method for row in comparison.rows] == ["refusing", OURS, "occlusion"]
+    assert comparison.rows[0].refusal == "model: expected another, got this one"
+    assert (
+        comparison.rows[0].explanation
+        is comparison.rows[0].seconds
+        is comparison.rows[0].sensitivity
+        is None
+    )
+    assert not comparison.rows[1].refusal
+    assert comparison.rows[2].refusal.startswith("refine: expected 'none' for occlusion")
+    assert comparison.explanation.manifest["method"] == OURS
     assert state_of(model) == before
     with pytest.raises(UnsupportedModelError, match="expected another"):
         semattn.compare(model, images(1), ["refusing"])
@@ -130,12 +137,12 @@ def test_what_is_wrong_for_all_methods_ends_the_run(model):
 
 
 def test_progress_names_each_method_before_it_runs(model):
-    told = []
-    made = semattn.compare(
-        model, images(1), ["center", OURS, "center"], progress=lambda *said: told.append(said)
+    calls = []
+    comparison = semattn.compare(
+        model, images(1), ["center", OURS, "center"], progress=lambda *call: calls.append(call)
     )
-    assert told == [(1, 2, "center"), (2, 2, OURS)]
-    assert len(made.rows) == 2, "a name counts once"
+    assert calls == [(1, 2, "center"), (2, 2, OURS)]
+    assert len(comparison.rows) == 2, "a name counts once"
 
 
 def test_keypoints_cost_time_only_where_they_are_used(model):
@@ -143,32 +150,32 @@ def test_keypoints_cost_time_only_where_they_are_used(model):
         time.sleep(0.3)
         return semattn.detectors["sift"](pixels, **options)
 
-    made = semattn.compare(model, images(1), ["center", OURS, "raw-attention"], detector=slow)
-    center, ours, raw = (row.seconds for row in made.rows)
+    comparison = semattn.compare(model, images(1), ["center", OURS, "raw-attention"], detector=slow)
+    center, ours, raw = (row.seconds for row in comparison.rows)
     assert ours > 0.3 > max(center, raw)
-    assert len({id(row.explanation.keypoints) for row in made.rows}) == 1, "all show the same"
+    assert len({id(row.explanation.keypoints) for row in comparison.rows}) == 1, "all show the same"
 
 
-def test_notes_of_all_stand_once_and_those_of_some_with_their_names(made):
+def test_notes_of_all_stand_once_and_those_of_some_with_their_names(comparison):
     def noted(row, *notes):
         return dataclasses.replace(
             row, explanation=dataclasses.replace(row.explanation, notes=notes)
         )
 
-    first, second, third = made.rows[:3]
+    first, second, third = comparison.rows[:3]
     rows = (noted(first, "All."), noted(second, "All.", "Two."), noted(third, "All.", "Two."))
-    notes = dataclasses.replace(made, rows=rows).notes
+    notes = dataclasses.replace(comparison, rows=rows).notes
     assert notes == ("All.", f"{second.method}, {third.method}: Two.")
 
 
 def test_cost_is_wall_time_and_the_peak_of_memory():
     def work():
-        held = torch.ones(64, 2**20 // 4)  # 64 MiB
+        values = torch.ones(64, 2**20 // 4)  # 64 MiB
         time.sleep(0.05)
-        return len(held)
+        return len(values)
 
-    made, cost = measured(work, CPU)
-    assert made == 64
+    length, cost = measured(work, CPU)
+    assert length == 64
     assert 0.05 < cost.seconds < 5
     if cost.peak_mib is not None:
         assert 60 < cost.peak_mib < 120

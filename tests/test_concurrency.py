@@ -25,7 +25,7 @@ def explainer(name: str):
 
 
 def at_once(calls):
-    """What the calls give, each in a thread of its own, all started together."""
+    """Run the calls at the same time, each in a separate thread, and return the results."""
     together = threading.Barrier(len(calls))
 
     def started(call):
@@ -41,15 +41,15 @@ def test_threads_explain_with_one_model_as_one_after_the_other(name):
     model = build("registers")
     batches = [images(seed=seed) for seed in range(THREADS)]
     before = state_of(model)
-    wanted = [explainer(name).patch_map(model, x, target=1) for x in batches]
+    expected = [explainer(name).patch_map(model, x, target=1) for x in batches]
 
     def work(number: int) -> list[Tensor]:
-        mine = explainer(name)
-        return [mine.patch_map(model, batches[number], target=1) for _ in range(ROUNDS)]
+        own_explainer = explainer(name)
+        return [own_explainer.patch_map(model, batches[number], target=1) for _ in range(ROUNDS)]
 
-    found = at_once([lambda n=n: work(n) for n in range(THREADS)])
-    for one, several in zip(wanted, found, strict=True):
-        assert all(torch.equal(one, other) for other in several)
+    actual = at_once([lambda n=n: work(n) for n in range(THREADS)])
+    for expected_map, maps in zip(expected, actual, strict=True):
+        assert all(torch.equal(expected_map, actual_map) for actual_map in maps)
     assert state_of(model) == before
 
 
@@ -60,21 +60,21 @@ def test_prompters_explainers_and_plain_calls_at_once():
     before = state_of(model)
 
     def work(number: int) -> list[Tensor]:
-        x, made = batches[number], []
+        x, results = batches[number], []
         prompter = AttentionPrompter(model, strength=float(number), density="count")
         for _ in range(ROUNDS):
             with torch.no_grad(), prompter.steer(weights[number]):
-                made.append(model(x))
-                made.append(record(model, x, grad=False).sites[0].attention())
-            made.append(SIFTPatchInterrelation().patch_map(prompter, x, target=0))
-            made.append(model(x).detach())
-        return made
+                results.append(model(x))
+                results.append(record(model, x, grad=False).sites[0].attention())
+            results.append(SIFTPatchInterrelation().patch_map(prompter, x, target=0))
+            results.append(model(x).detach())
+        return results
 
-    wanted = [work(number) for number in range(6)]
-    found = at_once([lambda n=n: work(n) for n in range(6)])
-    for one, other in zip(wanted, found, strict=True):
-        assert all(map(torch.equal, one, other))
-    assert not torch.equal(wanted[1][0], wanted[1][-1])
+    expected = [work(number) for number in range(6)]
+    actual = at_once([lambda n=n: work(n) for n in range(6)])
+    for expected_results, actual_results in zip(expected, actual, strict=True):
+        assert all(map(torch.equal, expected_results, actual_results))
+    assert not torch.equal(expected[1][0], expected[1][-1])
     assert state_of(model) == before
 
 
@@ -85,47 +85,49 @@ def test_asyncio_tasks_of_one_thread_do_not_see_each_other():
     before = state_of(model)
 
     def answers(number: int | None) -> list[Tensor]:
-        seen = record(model, x, grad=False).sites[0].attention()
-        return [model(x), seen, SIFTPatchInterrelation().patch_map(model, x, target=number)]
+        attention = record(model, x, grad=False).sites[0].attention()
+        return [model(x), attention, SIFTPatchInterrelation().patch_map(model, x, target=number)]
 
-    wanted = []
+    expected = []
     for number in range(3):
         with prompter.steer(weights[number]):
-            wanted.append(answers(number))
+            expected.append(answers(number))
     plain = answers(None)
 
     async def steered(number: int) -> list[Tensor]:
         with prompter.steer(weights[number]):
             for _ in range(3):
                 await asyncio.sleep(0)  # the others open theirs, and ask
-                made = answers(number)
-            return made
+                results = answers(number)
+            return results
 
     async def bare() -> list[Tensor]:
         for _ in range(3):
             await asyncio.sleep(0)
-            made = answers(None)
-        return made
+            results = answers(None)
+        return results
 
     async def everything():
         return await asyncio.gather(*(steered(number) for number in range(3)), bare())
 
-    for one, other in zip([*wanted, plain], asyncio.run(everything()), strict=True):
-        assert all(map(torch.equal, one, other))
-    assert not torch.equal(wanted[0][0], plain[0])
+    for expected_results, actual_results in zip(
+        [*expected, plain], asyncio.run(everything()), strict=True
+    ):
+        assert all(map(torch.equal, expected_results, actual_results))
+    assert not torch.equal(expected[0][0], plain[0])
     assert state_of(model) == before
 
 
 def within(module: nn.Module, call):
-    """A hook that makes `call` once, in the middle of the module's pass that gives the result."""
-    made = []
+    """Add a hook that runs `call` once, during the pass of the module that gives the result."""
+    results = []
 
     def hook(*_):
-        if not made and not laying_out():
-            made.append(None)
-            made[0] = call()
+        if not results and not laying_out():
+            results.append(None)
+            results[0] = call()
 
-    return module.register_forward_hook(hook), made
+    return module.register_forward_hook(hook), results
 
 
 @pytest.mark.parametrize("name", ["sift-patch-interrelation", "grad-cam", "legrad", "occlusion"])
@@ -134,15 +136,15 @@ def within(module: nn.Module, call):
 def test_an_explanation_in_the_middle_of_another(outer, name, place):
     model, x, other = build("class-token"), images(), images(seed=5)
     before = state_of(model)
-    wanted = explainer(outer).patch_map(model, x, target=1)
+    expected = explainer(outer).patch_map(model, x, target=1)
     inner = explainer(name).patch_map(model, other, target=2)
-    handle, made = within(
+    handle, inner_results = within(
         model.get_submodule(place), lambda: explainer(name).patch_map(model, other, target=2)
     )
-    found = explainer(outer).patch_map(model, x, target=1)
+    actual = explainer(outer).patch_map(model, x, target=1)
     handle.remove()
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(made[0], inner)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(inner_results[0], inner)
     assert state_of(model) == before
 
 
@@ -152,27 +154,27 @@ def test_in_a_prompted_pass_every_call_of_the_model_is_prompted(place):
     prompter = AttentionPrompter(model, density="count")
     before = state_of(model)
     with torch.no_grad():
-        wanted = prompter(x), prompter(other)
+        expected = prompter(x), prompter(other)
     with prompter.steer():
-        seen = SIFTPatchInterrelation().patch_map(model, other, target=2)
+        expected_map = SIFTPatchInterrelation().patch_map(model, other, target=2)
 
     def calls():
         with torch.no_grad():
             plain = model(other)
         return plain, SIFTPatchInterrelation().patch_map(model, other, target=2)
 
-    handle, made = within(model.get_submodule(place), calls)
+    handle, inner_results = within(model.get_submodule(place), calls)
     with torch.no_grad():
-        found = prompter(x)
+        actual = prompter(x)
     handle.remove()
-    torch.testing.assert_close(found, wanted[0])
-    torch.testing.assert_close(made[0][0], wanted[1])
-    torch.testing.assert_close(made[0][1], seen)
+    torch.testing.assert_close(actual, expected[0])
+    torch.testing.assert_close(inner_results[0][0], expected[1])
+    torch.testing.assert_close(inner_results[0][1], expected_map)
     assert state_of(model) == before
 
 
 def test_what_a_cue_asks_is_answered_as_anywhere_else():
-    """A cue asks a prompter, a record of it and the model itself: in the pass that it is for."""
+    """A cue calls a prompter, a record of it and the model, during the prompted pass."""
     model, x = build("registers"), images()
     weights = torch.rand(len(x), 12, generator=torch.manual_seed(3))
     inner = AttentionPrompter(model, strength=1.5, density="count")
@@ -180,24 +182,24 @@ def test_what_a_cue_asks_is_answered_as_anywhere_else():
     def ask() -> list[Tensor]:
         with inner.steer(weights):
             led = model(x)
-        layers = [one.attention() for one in record(inner, x, grad=False).sites]
+        layers = [site.attention() for site in record(inner, x, grad=False).sites]
         return [inner(x), led, model(x), *layers]
 
     class Cue:
         def bias(self, _: Tensor) -> Tensor:
-            self.told = ask()
+            self.results = ask()
             return weights
 
-    wanted, cue = ask(), Cue()
-    assert not torch.equal(wanted[0], wanted[2])
+    expected, cue = ask(), Cue()
+    assert not torch.equal(expected[0], expected[2])
     with AttentionPrompter(model, strength=0.7).steer(cue):
         model(x)
-    assert all(torch.equal(one, other) for one, other in zip(wanted, cue.told, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(expected, cue.results, strict=True))
 
 
 def test_an_explanation_where_another_one_failed():
     model, x = build("class-token"), images()
-    wanted = SIFTPatchInterrelation().patch_map(model, x, target=1)
+    expected = SIFTPatchInterrelation().patch_map(model, x, target=1)
     before = state_of(model)
 
     def fails(*_):
@@ -211,7 +213,7 @@ def test_an_explanation_where_another_one_failed():
     with pytest.raises(OSError, match="in the middle"), AttentionPrompter(model).steer():
         model(x)
     handle.remove()
-    assert torch.equal(SIFTPatchInterrelation().patch_map(model, x, target=1), wanted)
+    assert torch.equal(SIFTPatchInterrelation().patch_map(model, x, target=1), expected)
     assert state_of(model) == before
 
 

@@ -27,7 +27,7 @@ def root(tmp_path):
 
 
 def test_splits_share_no_scene_and_seeds_choose_differently(root):
-    chosen = set()
+    validation_splits = set()
     for seed in range(6):
         split = {name: ConfoundedBirds(root, name, 4, seed).scenes for name in
                  ("train", "validation", "test")}  # fmt: skip
@@ -35,21 +35,21 @@ def test_splits_share_no_scene_and_seeds_choose_differently(root):
         assert not flat[0] & flat[1] and not (flat[0] | flat[1]) & flat[2]
         assert [len(part) for part in split["validation"]] == list(birds.FOR_VALIDATION)
         assert flat[0] | flat[1] == {*DEVELOPMENT[0], *DEVELOPMENT[1]}
-        chosen.add(split["validation"])
-    assert len(chosen) > 2
+        validation_splits.add(split["validation"])
+    assert len(validation_splits) > 2
     assert not set(BIRDS[0]) & set(BIRDS[1])
 
 
 def test_training_agrees_as_asked_and_groups_are_even(root):
     train = ConfoundedBirds(root, "train", 400, 0, agreeing=0.9, size=16)
-    agree = np.mean([one.label == one.place for one in train])
+    agree = np.mean([sample.label == sample.place for sample in train])
     assert 0.85 < agree < 0.95
-    assert np.mean([one.label for one in train]) == 0.5
+    assert np.mean([sample.label for sample in train]) == 0.5
     test = ConfoundedBirds(root, "test", 5, 0, size=16)
-    assert np.bincount([one.group for one in test]).tolist() == [5] * 4
-    for one in test:
-        assert one.scene in TEST[one.place] and one.mask.any()
-        assert one.image.shape == (16, 16, 3)
+    assert np.bincount([sample.group for sample in test]).tolist() == [5] * 4
+    for sample in test:
+        assert sample.scene in TEST[sample.place] and sample.mask.any()
+        assert sample.image.shape == (16, 16, 3)
     again = ConfoundedBirds(root, "test", 9, 0, size=16)
     np.testing.assert_array_equal(again[7].image, test[7].image)
     with pytest.raises(ValueError, match="split: expected train"):
@@ -77,8 +77,8 @@ def test_the_table_of_results_worked_out_by_hand():
         for _ in range(2)
     ]  # fmt: skip
     seeds[1]["arms"]["none"]["confounded"] = "1100" * 3 + "0000"
-    made = result(seeds, 8, 4, LIMIT, OURS, draws=50)
-    rows = {row["arm"]: row for row in made["rows"]}
+    table = result(seeds, 8, 4, LIMIT, OURS, draws=50)
+    rows = {row["arm"]: row for row in table["rows"]}
     assert rows["none"]["mean"] == pytest.approx(100 * (4 * 0.5 + 3 * 0.5) / 8)
     assert rows["none"]["worst"] == pytest.approx(25.0)  # of .5 and 0
     assert rows[OURS]["mean"] == 75 and rows[OURS]["worst"] == 75

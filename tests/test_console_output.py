@@ -1,4 +1,4 @@
-"""What a command prints arrives in every encoding, through every pipe, at every width."""
+"""Tests of console output in all encodings, through pipes, and at all widths."""
 
 from __future__ import annotations
 
@@ -190,14 +190,16 @@ def test_no_table_loses_a_cell(monkeypatch, columns, tty):
 
 
 def commands():
-    """Every command, with the words that call it."""
-    found = {}
+    """Return all commands by the words that call them."""
+    by_words = {}
     for name, command in typer.main.get_command(cli.app).commands.items():
         if hasattr(command, "commands"):
-            found |= {(name, inner): one for inner, one in command.commands.items()}
+            by_words |= {
+                (name, inner): subcommand for inner, subcommand in command.commands.items()
+            }
         else:
-            found[name,] = command
-    return found
+            by_words[name,] = command
+    return by_words
 
 
 def options():

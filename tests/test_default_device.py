@@ -1,6 +1,6 @@
-"""`torch.set_default_device` changes nothing: whatever a function makes lies where it belongs.
+"""Tests that `torch.set_default_device` does not change results.
 
-On the meta device tensors have no values, so that each one made there by mistake shows at once.
+Tensors on the meta device have no values, so that a tensor created there by mistake raises an error.
 """
 
 from __future__ import annotations

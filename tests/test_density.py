@@ -133,8 +133,8 @@ def test_sums_by_hand_on_both_sides_of_a_border():
     expected[:, [0, 1, 4, 11]] = torch.tensor(
         [[2, 1, 1, 1], [0.05, 0.02, 0.08, 0.16], [10, 5, 11, 13]], dtype=torch.float64
     )
-    made = torch.cat([density.count(scene), density.response(scene), density.size(scene)])
-    torch.testing.assert_close(made, expected, rtol=0, atol=1e-7)
+    actual = torch.cat([density.count(scene), density.response(scene), density.size(scene)])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-7)
 
 
 def test_keypoints_beyond_the_grid_do_not_count():
@@ -145,14 +145,14 @@ def test_keypoints_beyond_the_grid_do_not_count():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sums_against_the_oracle(seed):
-    found = scattered(50, seed)
-    scene = Scene(PIXELS[:1], [found], WIDE)
-    for made, weights in (
+    keypoints = scattered(50, seed)
+    scene = Scene(PIXELS[:1], [keypoints], WIDE)
+    for actual, weights in (
         (density.count(scene), [1.0] * 50),
-        (density.response(scene), found.response.tolist()),
-        (density.size(scene), found.size.tolist()),
+        (density.response(scene), keypoints.response.tolist()),
+        (density.size(scene), keypoints.size.tolist()),
     ):
-        torch.testing.assert_close(made, oracle.rows([oracle.weighted(found, weights, WIDE)]))
+        torch.testing.assert_close(actual, oracle.rows([oracle.weighted(keypoints, weights, WIDE)]))
 
 
 # --- gaussian ---------------------------------------------------------------------------------
@@ -170,11 +170,13 @@ def test_gaussian_by_hand():
 
 @pytest.mark.parametrize("seed", range(2))
 def test_gaussian_against_the_oracle(seed):
-    found = scattered(12, seed)
-    made = density.gaussian(Scene(PIXELS[:1], [found], WIDE))
-    expected = oracle.rows([oracle.gaussian(found, WIDE)])
-    torch.testing.assert_close(made, expected, rtol=0, atol=2e-2)
-    assert made.sum().item() == pytest.approx(density.count(Scene(PIXELS[:1], [found], WIDE)).sum())
+    keypoints = scattered(12, seed)
+    actual = density.gaussian(Scene(PIXELS[:1], [keypoints], WIDE))
+    expected = oracle.rows([oracle.gaussian(keypoints, WIDE)])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-2)
+    assert actual.sum().item() == pytest.approx(
+        density.count(Scene(PIXELS[:1], [keypoints], WIDE)).sum()
+    )
 
 
 def test_a_narrow_gaussian_is_the_count():
@@ -215,17 +217,18 @@ def test_near_keypoints_are_no_rivals():
 
 @pytest.mark.parametrize(("k", "kinds"), [(1, None), (2, None), (5, None), (60, None), (60, 7)])
 def test_distinct_against_the_oracle(k, kinds):
-    found = scattered(k, k, kinds=kinds)
-    made = density.semantic.distinctness(found)
-    expected = torch.tensor(oracle.distinctness(found), dtype=torch.float64)
-    torch.testing.assert_close(made, expected)
-    scene = Scene(PIXELS[:1], [found], WIDE)
+    keypoints = scattered(k, k, kinds=kinds)
+    actual = density.semantic.distinctness(keypoints)
+    expected = torch.tensor(oracle.distinctness(keypoints), dtype=torch.float64)
+    torch.testing.assert_close(actual, expected)
+    scene = Scene(PIXELS[:1], [keypoints], WIDE)
     for name, weights in (
         ("distinct", expected),
-        ("distinct-size", expected * found.size),
+        ("distinct-size", expected * keypoints.size),
     ):
         torch.testing.assert_close(
-            densities[name](scene), oracle.rows([oracle.weighted(found, weights.tolist(), WIDE)])
+            densities[name](scene),
+            oracle.rows([oracle.weighted(keypoints, weights.tolist(), WIDE)]),
         )
 
 
@@ -237,12 +240,14 @@ def test_distinct_of_few_keypoints():
 
 
 def test_distinct_in_parts_is_distinct_at_once():
-    found = scattered(1500, 3)
-    weights = density.semantic.distinctness(found)
+    keypoints = scattered(1500, 3)
+    weights = density.semantic.distinctness(keypoints)
     few = torch.randperm(1500, generator=torch.Generator().manual_seed(0))
     shuffled = points(
-        *torch.cat([found.xy, found.response[:, None], found.size[:, None]], 1)[few].tolist(),
-        descriptor=found.descriptor[few],
+        *torch.cat([keypoints.xy, keypoints.response[:, None], keypoints.size[:, None]], 1)[
+            few
+        ].tolist(),
+        descriptor=keypoints.descriptor[few],
     )
     torch.testing.assert_close(density.semantic.distinctness(shuffled), weights[few])
 
@@ -252,14 +257,14 @@ def test_distinct_in_parts_is_distinct_at_once():
 
 @pytest.mark.parametrize("grid", [WIDE, GRID, PatchGrid((1, 7), (16, 112), (16, 16))])
 def test_surround_against_the_oracle(grid):
-    found = scattered(40, 4, grid)
-    scene = Scene(np.zeros((1, *grid.image_size, 3), np.uint8), [found], grid)
-    for made, centre in (
+    keypoints = scattered(40, 4, grid)
+    scene = Scene(np.zeros((1, *grid.image_size, 3), np.uint8), [keypoints], grid)
+    for actual, centre in (
         (density.surround(scene), density.count(scene)),
         (density.distinct_size_surround(scene), density.distinct_size(scene)),
     ):
         expected = oracle.rows([oracle.surround(centre[0].tolist(), grid)])
-        torch.testing.assert_close(made, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_an_even_count_has_no_surround():
@@ -274,9 +279,9 @@ def test_an_even_count_has_no_surround():
 
 
 def test_sobel_against_the_oracle():
-    made = density.sobel(SCENE)
+    actual = density.sobel(SCENE)
     expected = oracle.rows([oracle.sobel(grey, WIDE) for grey in luma(PIXELS)])
-    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def step():
@@ -347,9 +352,9 @@ def test_shifted_needs_two_patches():
 
 
 def test_permuted_has_the_counts_elsewhere():
-    count, made = density.count(SCENE), density.permuted(SCENE)
-    assert torch.equal(count.sort(1).values, made.sort(1).values)
-    assert not torch.equal(count, made)
+    count, shuffled = density.count(SCENE), density.permuted(SCENE)
+    assert torch.equal(count.sort(1).values, shuffled.sort(1).values)
+    assert not torch.equal(count, shuffled)
 
 
 def test_other_is_the_image_before():
@@ -471,16 +476,16 @@ def test_concentration_is_a_distribution(rows, smoothing):
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any), st.floats(0, 2))
 def test_concentration_against_the_oracle(row, smoothing):
     expected = oracle.concentration([float(value) for value in row], smoothing)
-    made = concentration(torch.tensor([row]), smoothing)
-    torch.testing.assert_close(made, oracle.rows([expected]))
+    actual = concentration(torch.tensor([row]), smoothing)
+    torch.testing.assert_close(actual, oracle.rows([expected]))
 
 
 def test_strata_by_hand():
     assert (EMPTY, LOW, HIGH) == (0, 1, 2)
     s = torch.tensor([[0, 5, 1, 3, 0, 2], [0.5, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
-    made = strata(s)
-    assert made.dtype == torch.int8
-    assert made.tolist() == [
+    actual = strata(s)
+    assert actual.dtype == torch.int8
+    assert actual.tolist() == [
         [EMPTY, HIGH, LOW, HIGH, EMPTY, LOW],
         [HIGH, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY],
         [LOW, LOW, LOW, HIGH, HIGH, HIGH],
@@ -491,9 +496,9 @@ def test_strata_by_hand():
 @given(DENSITIES, st.integers(0, 3))
 def test_strata_are_balanced_and_ordered(rows, seed):
     s = torch.tensor(rows, dtype=torch.float64)
-    made = strata(s, seed)
-    assert torch.equal(made == EMPTY, s == 0)
-    for i, row in enumerate(made):
+    actual = strata(s, seed)
+    assert torch.equal(actual == EMPTY, s == 0)
+    for i, row in enumerate(actual):
         low, high = s[i][row == LOW], s[i][row == HIGH]
         assert len(high) - len(low) in (0, 1)
         if len(low):
@@ -503,8 +508,8 @@ def test_strata_are_balanced_and_ordered(rows, seed):
 
 def test_ties_are_broken_by_the_seed():
     s = torch.ones(1, 40)
-    made = {tuple(strata(s, seed)[0].tolist()) for seed in range(5)}
-    assert len(made) == 5
+    patterns = {tuple(strata(s, seed)[0].tolist()) for seed in range(5)}
+    assert len(patterns) == 5
     assert torch.equal(strata(s, 7), strata(s, 7))
     high = torch.stack([strata(s, seed)[0] == HIGH for seed in range(200)]).double().mean(0)
     assert high.min() > 0.3  # no corner of the grid is favoured
@@ -514,13 +519,15 @@ def test_ties_are_broken_by_the_seed():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 30), st.integers(0, 10_000))
 def test_what_the_order_of_keypoints_cannot_change(k, seed):
-    found = scattered(k, seed)
+    keypoints = scattered(k, seed)
     order = torch.from_numpy(np.random.default_rng(seed + 1).permutation(k))
     turned = Keypoints(
-        *(getattr(found, f)[order] for f in ("xy", "response", "size", "angle", "descriptor")),
-        image_size=found.image_size,
+        *(getattr(keypoints, f)[order] for f in ("xy", "response", "size", "angle", "descriptor")),
+        image_size=keypoints.image_size,
         detector="by hand",
     )
     for name in sorted(SEMANTIC):
-        one, two = (densities[name](Scene(PIXELS[:1], [f], WIDE)) for f in (found, turned))
-        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+        original, permuted = (
+            densities[name](Scene(PIXELS[:1], [f], WIDE)) for f in (keypoints, turned)
+        )
+        torch.testing.assert_close(original, permuted, rtol=1e-9, atol=1e-9)

@@ -84,12 +84,12 @@ def test_quantised_tensors_are_numbers_scales_and_zero_points(by_channel):
     def of(values, scale, zero):
         if by_channel:
             scales = torch.tensor([scale, 0.5], dtype=torch.float64)
-            made = torch.quantize_per_channel(
+            tensor = torch.quantize_per_channel(
                 values, scales, torch.tensor([zero, 0]), 0, torch.qint8
             )
         else:
-            made = torch.quantize_per_tensor(values, scale, zero, torch.qint8)
-        return digest({"weight": made})
+            tensor = torch.quantize_per_tensor(values, scale, zero, torch.qint8)
+        return digest({"weight": tensor})
 
     values = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
     first = of(values, 0.1, 0)
@@ -99,11 +99,11 @@ def test_quantised_tensors_are_numbers_scales_and_zero_points(by_channel):
 
 def test_zero_points_of_channels_count():
     numbers, scales = torch.ones(2, 2, dtype=torch.int8), torch.ones(2, dtype=torch.float64)
-    made = [
+    tensors = [
         torch._make_per_channel_quantized_tensor(numbers, scales, torch.tensor(zero), 0)
         for zero in ([0, 0], [0, 1])
     ]
-    assert digest({"weight": made[0]}) != digest({"weight": made[1]})
+    assert digest({"weight": tensors[0]}) != digest({"weight": tensors[1]})
 
 
 class Scaled(Tensor):
@@ -253,14 +253,14 @@ class Offloaded(nn.Module):
 
 
 def test_an_explanation_says_why_there_is_no_digest():
-    made = RawAttention().explain(Offloaded(), models.images(), target=1)
+    explanation = RawAttention().explain(Offloaded(), models.images(), target=1)
     note = "eights_sha256 is null: inner.blocks.0.attn.proj.bias is on the meta device"
-    assert made.manifest["weights_sha256"] is None
-    assert made.manifest["weights_note"] == f"w{note}"
-    assert f"W{note}." in made.notes
-    assert summary(made)["manifest"]["weights_note"] == f"w{note}"
+    assert explanation.manifest["weights_sha256"] is None
+    assert explanation.manifest["weights_note"] == f"w{note}"
+    assert f"W{note}." in explanation.notes
+    assert summary(explanation)["manifest"]["weights_note"] == f"w{note}"
     plain = SIFTPatchInterrelation().explain(models.build("class-token"), models.images())
-    assert "weights_note" not in plain.manifest and not any("null" in one for one in plain.notes)
+    assert "weights_note" not in plain.manifest and not any("null" in note for note in plain.notes)
 
 
 def test_a_kept_run_of_an_unconfirmed_model_is_not_taken_up(tmp_path):
@@ -270,18 +270,18 @@ def test_a_kept_run_of_an_unconfirmed_model_is_not_taken_up(tmp_path):
     with pytest.raises(SemattnError, match="cannot be confirmed.*null: for a test") as error:
         Shelf(tmp_path, NULL, "search")
     assert "\n" not in str(error.value)
-    known = {**NULL, "weights_sha256": "1"}
-    Shelf(tmp_path / "other", known, "search").keep_row("000001", {"a": 1})
-    assert Shelf(tmp_path / "other", known, "search").row("000001") == {"a": 1}
+    confirmed = {**NULL, "weights_sha256": "1"}
+    Shelf(tmp_path / "other", confirmed, "search").keep_row("000001", {"a": 1})
+    assert Shelf(tmp_path / "other", confirmed, "search").row("000001") == {"a": 1}
 
 
 def test_analyses_of_unconfirmed_models_are_neither_continued_nor_merged(tmp_path):
     pictures = [torch.rand(3, 48, 64, generator=torch.manual_seed(i)) for i in range(2)]
-    made = analyze(Offloaded(), pictures)
-    assert made.manifest["weights_sha256"] is None
+    analysis = analyze(Offloaded(), pictures)
+    assert analysis.manifest["weights_sha256"] is None
     with pytest.raises(ValueError, match="analysis: expected models that can be compared"):
-        made.merge(made)
-    store.save_partial(made, tmp_path / "begun.npz", 1, "", (0, False, ""))
+        analysis.merge(analysis)
+    store.save_partial(analysis, tmp_path / "begun.npz", 1, "", (0, False, ""))
     with pytest.raises(store.AnalysisFileError, match="cannot be confirmed"):
         analyze(Offloaded(), pictures, partial=tmp_path / "begun.npz")
 

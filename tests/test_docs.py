@@ -12,7 +12,7 @@ import semattn
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(one for one in DOCS.rglob("*.md") if "_build" not in one.parts)
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 GALLERY = (DOCS / "gallery.md").read_text(encoding="utf-8")
 
@@ -30,16 +30,16 @@ def tree(page: Path) -> set[Path]:
 
 
 def reference() -> dict[str, set[str]]:
-    """Module to the pages of the reference that show it."""
-    found: dict[str, set[str]] = {}
+    """Return the reference pages of each module."""
+    pages_by_module: dict[str, set[str]] = {}
     for page in (DOCS / "api").glob("*.md"):
         for module in re.findall(r"automodule:: (\S+)", page.read_text(encoding="utf-8")):
-            found.setdefault(module, set()).add(page.stem)
-    return found
+            pages_by_module.setdefault(module, set()).add(page.stem)
+    return pages_by_module
 
 
 def test_every_page_is_in_one_toctree():
-    named = [one for page in PAGES for one in tree(page)]
+    named = [entry for page in PAGES for entry in tree(page)]
     assert len(named) == len(set(named))
     left = set(PAGES) - {*named, DOCS / "index.md"}
     assert not left, f"enter them in a toctree of docs/index.md: {sorted(map(where, left))}"
@@ -59,7 +59,7 @@ def test_the_reference_has_every_public_name():
     for name, home in semattn._HOME.items():
         assert f"{{any}}`{name} <semattn.{home}.{name}>`" in text, f"docs/api/index.md lacks {name}"
         assert f"semattn.{home}" in shown
-    assert {f"semattn.{one}" for one in semattn._PARTS} <= set(shown)
+    assert {f"semattn.{part}" for part in semattn._PARTS} <= set(shown)
 
 
 @pytest.mark.parametrize("module", sorted(reference()))
@@ -67,13 +67,13 @@ def test_the_modules_of_the_reference_exist(module):
     assert import_module(module).__doc__
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda one: one.name)
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
 def test_the_gallery_has_every_example(script):
     assert f"({script.stem}-py)=" in GALLERY
     assert f"literalinclude}} ../examples/{script.name}" in GALLERY
     assert (DOCS / "gallery" / f"{script.stem}.txt").stat().st_size
-    drawn = {one.name for one in (DOCS / "gallery").glob(f"{script.stem}*.jpg")}
-    assert drawn == set(re.findall(rf"\(gallery/({script.stem}(?:-\d)?\.jpg)\)", GALLERY))
+    pictures = {path.name for path in (DOCS / "gallery").glob(f"{script.stem}*.jpg")}
+    assert pictures == set(re.findall(rf"\(gallery/({script.stem}(?:-\d)?\.jpg)\)", GALLERY))
 
 
 def test_pictures_of_the_gallery_are_small():

@@ -12,43 +12,43 @@ from semattn.cli.main import main
 
 def test_all_is_well_here(capsys):
     assert main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    for what in ("torch", "keypoints", "fused attention", "embedded model", "transformers"):
-        assert what in said
-    assert said.rstrip().endswith("all required parts work")
+    output = capsys.readouterr().out
+    for name in ("torch", "keypoints", "fused attention", "embedded model", "transformers"):
+        assert name in output
+    assert output.rstrip().endswith("all required parts work")
 
 
 def test_json_has_every_finding(capsys):
     assert main(["doctor", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["broken"] == []
-    found = {one["what"]: one for one in content["findings"]}
-    assert found["keypoints"]["status"] == "works" and "by SIFT" in found["keypoints"]["said"]
-    assert found["unfused attention"]["said"].startswith("a map of 160 x 160")
-    assert found["accelerator"]["status"] == "works"
+    findings = {finding["what"]: finding for finding in content["findings"]}
+    assert findings["keypoints"]["status"] == "works" and "by SIFT" in findings["keypoints"]["said"]
+    assert findings["unfused attention"]["said"].startswith("a map of 160 x 160")
+    assert findings["accelerator"]["status"] == "works"
 
 
 def test_what_is_broken_is_named_and_counts(capsys, monkeypatch):
-    def fails(*given, **more):
+    def fails(*args, **kwargs):
         raise RuntimeError("no\nSIFT")
 
     monkeypatch.setattr("semattn.keypoints.detect", fails)
     assert main(["doctor"]) == 1
-    said = capsys.readouterr().out
-    assert "RuntimeError: no SIFT" in said
-    assert "broken: keypoints" in said
+    output = capsys.readouterr().out
+    assert "RuntimeError: no SIFT" in output
+    assert "broken: keypoints" in output
 
 
 @pytest.mark.parametrize(
-    ("here", "status", "said"),
+    ("version", "status", "text"),
     [(None, "broken", "expected >=2.4, got none"), ("2.3", "broken", "expected >=2.4, got 2.3"),
      ("2.5.1+cpu", "works", "2.5.1+cpu")],
 )  # fmt: skip
-def test_versions_are_held_against_what_is_asked_for(monkeypatch, here, status, said):
+def test_versions_are_held_against_what_is_asked_for(monkeypatch, version, status, text):
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.4", "h5py>=3; extra == 'test'"])
-    monkeypatch.setattr(doctor, "_version", lambda name: here)
+    monkeypatch.setattr(doctor, "_version", lambda name: version)
     (only,) = doctor._packages()
-    assert (only.name, only.status, only.detail) == ("torch", status, said)
+    assert (only.name, only.status, only.detail) == ("torch", status, text)
 
 
 def test_the_other_opencv_is_good_enough(monkeypatch):
@@ -61,5 +61,5 @@ def test_the_other_opencv_is_good_enough(monkeypatch):
 def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMATTN_CACHE", str(tmp_path / "weights"))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
-    found = doctor._run_check("embedded model", doctor._weights)
-    assert found.status == "broken" and "set SEMATTN_CACHE" in found.detail
+    finding = doctor._run_check("embedded model", doctor._weights)
+    assert finding.status == "broken" and "set SEMATTN_CACHE" in finding.detail

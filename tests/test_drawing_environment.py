@@ -1,4 +1,4 @@
-"""Figures are the same whatever matplotlib's environment is, and show names in any alphabet."""
+"""Figures do not depend on the environment of matplotlib, and show names in any alphabet."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ assert matplotlib.get_backend().lower() == "svg", matplotlib.get_backend()
 
 def python(code: str, folder, *arguments: str, **environment: str) -> str:
     command = [sys.executable, "-W", "error", "-c", code, *arguments]
-    known = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    known |= {"PYTHONPATH": str(ROOT)} | environment
+    variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    variables |= {"PYTHONPATH": str(ROOT)} | environment
     answer = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=known, check=False
+        command, capture_output=True, text=True, cwd=folder, env=variables, check=False
     )
     assert answer.returncode == 0, answer.stderr
     words = answer.stderr.replace(f"Cannot decode configuration file '{folder}/binary'", "")
@@ -80,7 +80,7 @@ def test_commands_draw_the_same_in_the_environment_of_a_notebook(tmp_path, run):
         "text.usetex: true\naxes.unicode_minus: False\nfont.size: 30\nsavefig.bbox: tight\n"
         "figure.facecolor: red\nfont.family: cursive\npath.sketch: 1, 100, 2\n"
     )
-    said = python(
+    output = python(
         INHERITED, tmp_path, "|".join(EXPLAIN), MATPLOTLIBRC=str(rc),
         MPLBACKEND="module://matplotlib_inline.backend_inline",
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_commands_draw_the_same_in_the_environment_of_a_notebook(tmp_path, run):
     assert (status, err) == (0, "")
     for name in ("figure.png", "overlay.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
-    findings = {row["what"]: row for row in json.loads(said[said.index("{\n") :])["findings"]}
+    findings = {row["what"]: row for row in json.loads(output[output.index("{\n") :])["findings"]}
     assert {row["status"] for row in findings.values()} <= {"works", "not installed"}
     assert (
         "MPLBACKEND=module://matplotlib_inline.backend_inline is not used"
@@ -96,7 +96,7 @@ def test_commands_draw_the_same_in_the_environment_of_a_notebook(tmp_path, run):
     )
 
 
-def test_matplotlib_is_imported_whatever_the_environment_holds(tmp_path):
+def test_matplotlib_is_imported_in_any_environment(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     python(UNREADABLE, tmp_path, MPLBACKEND="nonsense", MATPLOTLIBRC=str(tmp_path / "binary"))
     python(CHOSEN, tmp_path, MPLBACKEND="svg")
@@ -110,35 +110,35 @@ def explained(classes=None):
     return explainers["sift-patch-interrelation"]().explain(model, images, target=0)
 
 
-def pixels(drawn, file) -> np.ndarray:
-    drawn.savefig(file)
+def pixels(drawing, file) -> np.ndarray:
+    drawing.savefig(file)
     with Image.open(file) as picture:
         return np.asarray(picture)
 
 
 def test_the_settings_of_the_caller_change_nothing_and_stay(tmp_path):
-    made = explained()
-    expected = pixels(figure(made), tmp_path / "a.png")
+    explanation = explained()
+    expected = pixels(figure(explanation), tmp_path / "a.png")
     with mpl.rc_context(SETTINGS):
         before = dict(mpl.rcParams)
-        drawn = figure(made)
-        seen = pixels(drawn, tmp_path / "b.png")
-        drawn.savefig(tmp_path / "b.svg")
+        drawing = figure(explanation)
+        actual = pixels(drawing, tmp_path / "b.png")
+        drawing.savefig(tmp_path / "b.svg")
         assert dict(mpl.rcParams) == before
         with pytest.raises(ZeroDivisionError), default_settings(), default_settings():
             1 / mpl.rcParams["text.usetex"]
         assert dict(mpl.rcParams) == before
-    assert np.array_equal(seen, expected)
+    assert np.array_equal(actual, expected)
 
 
 def test_threads_that_draw_leave_the_settings_of_the_caller(tmp_path):
-    made = explained()
-    expected = pixels(figure(made), tmp_path / "a.png")
+    explanation = explained()
+    expected = pixels(figure(explanation), tmp_path / "a.png")
     with mpl.rc_context(SETTINGS):
         before = dict(mpl.rcParams)
         with ThreadPoolExecutor(4) as pool:
             files = [tmp_path / f"{number}.png" for number in range(8)]
-            pictures = list(pool.map(lambda file: pixels(figure(made), file), files))
+            pictures = list(pool.map(lambda file: pixels(figure(explanation), file), files))
         assert dict(mpl.rcParams) == before
     assert all(np.array_equal(picture, expected) for picture in pictures)
 
@@ -181,7 +181,7 @@ def cat_font(tmp_path, monkeypatch):
     builder.setupPost()
     file = tmp_path / "cat.ttf"
     builder.save(file)
-    listed = [one for one in font_manager.fontManager.ttflist if "DejaVu" in one.name]
+    listed = [font for font in font_manager.fontManager.ttflist if "DejaVu" in font.name]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(file)])
     letters._fonts.cache_clear()
@@ -192,10 +192,10 @@ def cat_font(tmp_path, monkeypatch):
 def test_an_installed_font_with_the_letters_is_used(cat_font, tmp_path):
     assert letters.missing_letters("猫 cat é") == ""
     assert letters.missing_letters("猫犬") == "犬"
-    made = explained(("猫", "b", "c", "d", "e"))
-    drawn = figure(made)
-    picture = pixels(drawn, tmp_path / "a.png")
-    texts = [text for text in drawn.texts if "猫" in text.get_text()]
+    explanation = explained(("猫", "b", "c", "d", "e"))
+    drawing = figure(explanation)
+    picture = pixels(drawing, tmp_path / "a.png")
+    texts = [text for text in drawing.texts if "猫" in text.get_text()]
     assert texts and all(text.get_fontfamily() == ["DejaVu Sans", cat_font] for text in texts)
     headline = picture[round(200 * 0.2) : round(200 * 0.4), 50 : 50 + 40]
     assert (headline < 60).mean() > 0.5, "the square of the font stands there"
@@ -209,23 +209,23 @@ def test_a_name_without_a_font_becomes_its_number(no_more_fonts, tmp_path):
         assert letters.drawable_name("cät × 2", 7) == "cät × 2"
     with pytest.warns(UserWarning, match=r"no installed font has the letters of '猫': .* class 0"):
         assert names[0] == "class 0"
-    made = explained(NAMES)
+    explanation = explained(NAMES)
     with pytest.warns(UserWarning, match="no installed font has the letters of") as caught:
-        drawn = figure(made)
+        drawing = figure(explanation)
     assert all("Glyph" not in str(warning.message) for warning in caught)
-    pixels(drawn, tmp_path / "a.png")
-    words = " ".join(text.get_text() for text in drawn.texts)
+    pixels(drawing, tmp_path / "a.png")
+    words = " ".join(text.get_text() for text in drawing.texts)
     assert "class 0" in words and "猫" not in words
-    assert made.label(0) == "猫", "the explanation keeps its names"
+    assert explanation.label(0) == "猫", "the explanation keeps its names"
 
 
 def test_other_texts_without_a_font_are_escaped(no_more_fonts, tmp_path):
-    drawn = new_figure(2, 1)
-    drawn.text(0.1, 0.5, "犬.jpg × 2 \ufe0f", parse_math=False)
+    drawing = new_figure(2, 1)
+    drawing.text(0.1, 0.5, "犬.jpg × 2 \ufe0f", parse_math=False)
     with pytest.warns(UserWarning, match="letters of '犬.jpg"):
-        pixels(drawn, tmp_path / "a.png")
-    assert drawn.texts[0].get_text() == "\\u72ac.jpg × 2 "
-    pixels(drawn, tmp_path / "a.png")  # and is not warned of again
+        pixels(drawing, tmp_path / "a.png")
+    assert drawing.texts[0].get_text() == "\\u72ac.jpg × 2 "
+    pixels(drawing, tmp_path / "a.png")  # and is not warned of again
 
 
 def test_letters_that_matplotlib_does_not_join_are_not_drawn(no_more_fonts, monkeypatch):

@@ -32,7 +32,9 @@ def test_the_script_runs(script, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout
-    told = [line for line in run.stderr.splitlines() if "Warning" in line]
-    assert all("mtime may not be reliable" in line for line in told)  # transformers: see pyproject
+    warnings_shown = [line for line in run.stderr.splitlines() if "Warning" in line]
+    assert all(
+        "mtime may not be reliable" in line for line in warnings_shown
+    )  # transformers: see pyproject
     for picture in re.findall(r"^picture: (.+)$", run.stdout, flags=re.MULTILINE):
         assert (tmp_path / picture).stat().st_size

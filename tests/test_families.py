@@ -111,9 +111,9 @@ def test_a_family_is_explained_or_refused_for_the_true_reason(family: str) -> No
         logits = getattr(output, "logits", output)
         logits = logits[0] if isinstance(logits, tuple) else logits
         assert logits.shape == (2, CLASSES)
-        taken, refusal = attempt(lambda: record(model, x, target=1).logits)
-        if taken is not None:
-            torch.testing.assert_close(taken, logits, atol=1e-9, rtol=1e-9)
+        recorded, refusal = attempt(lambda: record(model, x, target=1).logits)
+        if recorded is not None:
+            torch.testing.assert_close(recorded, logits, atol=1e-9, rtol=1e-9)
     for name in ("sift-patch-interrelation", "raw-attention", "attention-rollout", "grad-cam"):
         value, refusal = attempt(lambda name=name: patch_map(name, model, x))
         if value is None:
@@ -125,21 +125,23 @@ def test_a_family_is_explained_or_refused_for_the_true_reason(family: str) -> No
         torch.testing.assert_close(alone[0], value[1], atol=1e-9, rtol=1e-6)
         if name == "sift-patch-interrelation" and value[0].numel() > 1:
             maps = [patch_map(name, model, x, target) for target in range(CLASSES)]
-            assert any(bool((one.flatten(1).std(dim=1) > 0).all()) for one in maps), "constant"
-            other = max(maps, key=lambda one: float((one - maps[0]).norm()))
+            assert any(bool((target_map.flatten(1).std(dim=1) > 0).all()) for target_map in maps), (
+                "constant"
+            )
+            other = max(maps, key=lambda target_map: float((target_map - maps[0]).norm()))
             assert (other - maps[0]).norm() > 1e-4 * other.norm(), "the map ignores the target"
     assert state_of(model) == before
 
 
 @each_family
 def test_a_map_turns_with_the_picture(family: str) -> None:
-    """A flip or a transposition inside the model turns the map, whatever the model is."""
+    """A flip or transposition of the input inside the model flips or transposes the map."""
     model, x = build(family), pictures()
     name = "sift-patch-interrelation"
     options = {"density": "uniform", "head_alignment": False, "query_weights": False}
     turns: dict[str, Callable[[Tensor], Tensor]] = {
-        "flip": lambda one: one.flip(-1),
-        "transpose": lambda one: one.transpose(-1, -2),
+        "flip": lambda picture: picture.flip(-1),
+        "transpose": lambda picture: picture.transpose(-1, -2),
     }
     for turn in turns.values():
         expected, refusal = attempt(lambda turn=turn: patch_map(name, model, turn(x), **options))
@@ -153,7 +155,7 @@ def test_a_map_turns_with_the_picture(family: str) -> None:
 
 
 class _Turned(nn.Module):
-    """A model that turns its picture first."""
+    """Model that first flips or transposes its input."""
 
     def __init__(self, model: nn.Module, turn: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -185,7 +187,9 @@ def test_the_keys_that_change_are_those_of_the_changed_patch(family: str) -> Non
         moved = x.clone()
         block = moved[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
         block.copy_(block.flip(-1, -2))
-        scores = [record(model, one, layers=0, grad=False).dense(0).log() for one in (x, moved)]
+        scores = [
+            record(model, picture, layers=0, grad=False).dense(0).log() for picture in (x, moved)
+        ]
         change = (scores[1] - scores[0]).nan_to_num(0.0)  # a layer may mask its diagonal
         change = change - change.median(dim=-1, keepdim=True).values
         by_key = change.abs().median(dim=-2).values.amax(dim=1)[:, grid.prefix :]

@@ -157,7 +157,7 @@ def test_float_arrays_in_0_1(dtype):
 @pytest.mark.parametrize(("least", "greatest"), [(0, 255), (-2.1, 2.6), (-0.01, 1), (0, 1.01)])
 def test_float_arrays_elsewhere_are_refused(least, greatest):
     array = np.linspace(least, greatest, 16 * 16 * 3).reshape(16, 16, 3)
-    advice = "choose the window" if least < 0 else "divide by 255"
+    advice = "choose a display window" if least < 0 else "divide by 255"
     with pytest.raises(ImageError, match=rf"expected floats in \[0, 1\], got an array .*{advice}"):
         read(array)
 
@@ -328,7 +328,7 @@ def test_a_model_of_one_channel_sees_grey():
     assert made.pixels[0, 0, 0].tolist() == [76, 76, 76]  # .299 of 255
     assert made.inputs[0, 0, 0, 0].item() == pytest.approx(76 / 255 * 2 - 1)
     assert model(made.inputs).isfinite().all()
-    with pytest.raises(UnsupportedModelError, match="got one of 5"):
+    with pytest.raises(UnsupportedModelError, match="channels, got 5"):
         Preprocessing.of(timm.create_model("vit_tiny_patch16_224", depth=1, in_chans=5))
 
 
@@ -587,7 +587,9 @@ def test_tensors_that_are_no_images():
         with pytest.raises(ImageError, match="NaN or inf in image 1"):
             prepare(x)
     for shape in ((0, 3, 8, 8), (2, 3, 0, 8), (1, 2, 8, 8), (1, 4, 8, 8), (8, 8), (1, 1, 3, 8, 8)):
-        with pytest.raises(ShapeError, match=r"expected \(B, C, H, W\) with C of 1 or 3"):
+        with pytest.raises(
+            ShapeError, match=r"expected a non-empty \(B, C, H, W\) with C of 1 or 3"
+        ):
             prepare(torch.zeros(shape))
     with pytest.raises(ShapeError, match="expected 3 channels for this model, got"):
         prepare(torch.zeros(1, 1, 8, 8), HALF)

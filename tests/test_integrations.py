@@ -32,33 +32,33 @@ from tests.models import SIZE, build, devices, images, state_of
 
 def test_the_explain_func_gives_the_map_of_each_image_in_chunks() -> None:
     model, x, target = build("class-token"), images(5), np.array([0, 1, 2, 3, 4])
-    seen = []
-    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    batch_sizes = []
+    model.register_forward_pre_hook(lambda _, args: batch_sizes.append(len(args[0])))
     expected = SIFTPatchInterrelation(model).explain(x, target=target.tolist()).heat[:, None]
-    seen.clear()
-    found = quantus_explain_func(batch_size=2)(model=model, inputs=x.numpy(), targets=target)
-    assert isinstance(found, np.ndarray) and found.dtype == np.float32
-    torch.testing.assert_close(torch.from_numpy(found), expected.float())
+    batch_sizes.clear()
+    maps = quantus_explain_func(batch_size=2)(model=model, inputs=x.numpy(), targets=target)
+    assert isinstance(maps, np.ndarray) and maps.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(maps), expected.float())
     # A single image has a layout of its own, which takes one pass more.
-    assert seen == [2, 2, 1, 1]
-    assert found.shape == (5, 1, *SIZE)
+    assert batch_sizes == [2, 2, 1, 1]
+    assert maps.shape == (5, 1, *SIZE)
 
 
 def test_options_of_the_explain_func_are_the_methods() -> None:
     model, x = build("class-token"), images()
-    made = quantus_explain_func("sift-patch-interrelation", density="size", queries="all")
+    explain_func = quantus_explain_func("sift-patch-interrelation", density="size", queries="all")
     expected = SIFTPatchInterrelation(model, density="size", queries="all").explain(x, target=1)
-    found = made(model, x.numpy().astype(np.float64), np.array([1, 1]))
-    torch.testing.assert_close(torch.from_numpy(found[:, 0]), expected.heat)
-    predicted = made(model, x.numpy())
-    assert np.array_equal(predicted, made(model, x.numpy(), model(x).argmax(1).numpy()))
+    maps = explain_func(model, x.numpy().astype(np.float64), np.array([1, 1]))
+    torch.testing.assert_close(torch.from_numpy(maps[:, 0]), expected.heat)
+    predicted = explain_func(model, x.numpy())
+    assert np.array_equal(predicted, explain_func(model, x.numpy(), model(x).argmax(1).numpy()))
 
 
 @pytest.mark.parametrize("device", devices())
 def test_the_explain_func_runs_where_the_model_is(device: str) -> None:
     model = build("class-token").to(device, torch.bfloat16)
-    found = quantus_explain_func()(model, images().numpy(), np.array([1, 2]), device="cpu")
-    assert found.dtype == np.float32 and found.std() > 0
+    maps = quantus_explain_func()(model, images().numpy(), np.array([1, 2]), device="cpu")
+    assert maps.dtype == np.float32 and maps.std() > 0
 
 
 def test_what_the_explain_func_does_not_know_is_refused() -> None:
@@ -88,7 +88,7 @@ def test_quantus_evaluates_methods_of_ours() -> None:
         explain_func_kwargs={},
     )
     for name in methods:
-        assert [len(found) for found in scores[name].values()] == [3] * 4
+        assert [len(values) for values in scores[name].values()] == [3] * 4
         assert np.isfinite([*scores[name].values()]).all()
     assert np.allclose(scores["attention-rollout"]["specific"], 1)
     assert max(scores["sift-patch-interrelation"]["specific"]) < 1
@@ -106,8 +106,8 @@ def test_a_cam_is_called_as_theirs_are() -> None:
     assert maps.shape == (2, *SIZE) and maps.dtype == np.float32
     assert maps.min((1, 2)).tolist() == [0, 0] and maps.max((1, 2)).tolist() == [1, 1]
     heat = SIFTPatchInterrelation(model, density="size").explain(x, target=[1, 3]).heat.numpy()
-    for one, raw in zip(maps, heat, strict=True):
-        np.testing.assert_allclose(one, (raw - raw.min()) / np.ptp(raw), atol=1e-5)
+    for scaled, raw in zip(maps, heat, strict=True):
+        np.testing.assert_allclose(scaled, (raw - raw.min()) / np.ptp(raw), atol=1e-5)
     picture = show_cam_on_image(x[0].permute(1, 2, 0).numpy(), maps[0], use_rgb=True)
     assert picture.shape == (*SIZE, 3) and picture.dtype == np.uint8 and picture.std() > 0
 
@@ -159,10 +159,12 @@ def test_a_transformers_pipeline_is_explained_as_it_sees_the_picture() -> None:
     answers = pipe(picture)
     explainer = SIFTPatchInterrelation(preprocessing=Preprocessing.of(pipe))
     assert explainer.preprocessing == Preprocessing.of(pipe.image_processor)
-    made = explainer.explain(pipe.model, picture)
-    assert made.label(int(made.target[0])) == answers[0]["label"]
-    assert made.logits.softmax(1).max().item() == pytest.approx(answers[0]["score"], abs=0.01)
-    assert made.patch_map.shape == (1, 3, 3) and made.notes == ()
+    explanation = explainer.explain(pipe.model, picture)
+    assert explanation.label(int(explanation.target[0])) == answers[0]["label"]
+    assert explanation.logits.softmax(1).max().item() == pytest.approx(
+        answers[0]["score"], abs=0.01
+    )
+    assert explanation.patch_map.shape == (1, 3, 3) and explanation.notes == ()
     model.config.id2label = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     assert explainer.explain(model, picture).label(2) == "class 2"
 
@@ -182,12 +184,15 @@ def test_an_image_tower_of_transformers_is_explained_by_a_text() -> None:
         return nn.functional.cosine_similarity(output.image_embeds, texts)
 
     explainer = SIFTPatchInterrelation(model)
-    made = explainer.explain(x, target=similarity)
-    assert made.explains == "similarity of the output" and made.target is None
-    assert made.heat.std() > 0
-    own = explainer.explain(x)
-    assert own.explains == "the model's own feature direction (image_embeds)"
-    assert own.notes[0] == f"Explained, in place of a class: {own.explains}."
+    explanation = explainer.explain(x, target=similarity)
+    assert explanation.explains == "similarity of the output" and explanation.target is None
+    assert explanation.heat.std() > 0
+    feature_explanation = explainer.explain(x)
+    assert feature_explanation.explains == "the model's own feature direction (image_embeds)"
+    assert (
+        feature_explanation.notes[0]
+        == f"Explained, in place of a class: {feature_explanation.explains}."
+    )
 
 
 def test_a_whole_clip_of_open_clip_has_no_predicted_class() -> None:
@@ -202,8 +207,10 @@ def test_a_whole_clip_of_open_clip_has_no_predicted_class() -> None:
     tower = SIFTPatchInterrelation(model.visual).explain(x)
     assert tower.explains == "the model's own feature direction"
     embedded = model.encode_text(torch.tensor([[1, 2, 3, 8]]))[0].detach()
-    made = SIFTPatchInterrelation(model).explain(x, target=lambda output: output[0] @ embedded)
-    assert made.heat.std() > 0
+    explanation = SIFTPatchInterrelation(model).explain(
+        x, target=lambda output: output[0] @ embedded
+    )
+    assert explanation.heat.std() > 0
 
 
 # --- data loaders -----------------------------------------------------------------------------
@@ -214,15 +221,15 @@ def test_a_loader_is_explained_batch_by_batch() -> None:
     labels = torch.tensor([4, 3, 2, 1, 0])
     explainer = SIFTPatchInterrelation(model)
     loader = DataLoader(TensorDataset(x, labels), batch_size=2)
-    made = [*explain_batches(explainer, loader, target="labels")]
-    assert [len(one) for one in made] == [2, 2, 1]
-    assert torch.cat([one.target for one in made]).tolist() == labels.tolist()
+    explanations = [*explain_batches(explainer, loader, target="labels")]
+    assert [len(batch) for batch in explanations] == [2, 2, 1]
+    assert torch.cat([batch.target for batch in explanations]).tolist() == labels.tolist()
     together = explainer.explain(x, target=labels)
-    torch.testing.assert_close(torch.cat([one.heat for one in made]), together.heat)
-    assert made[2].manifest == together.manifest
-    predicted = torch.cat([one.target for one in explain_batches(explainer, loader)])
+    torch.testing.assert_close(torch.cat([batch.heat for batch in explanations]), together.heat)
+    assert explanations[2].manifest == together.manifest
+    predicted = torch.cat([batch.target for batch in explain_batches(explainer, loader)])
     assert torch.equal(predicted, model(x).argmax(1))
-    fixed = torch.cat([one.target for one in explain_batches(explainer, loader, target=2)])
+    fixed = torch.cat([batch.target for batch in explain_batches(explainer, loader, target=2)])
     assert fixed.tolist() == [2] * 5
 
 
@@ -232,8 +239,8 @@ def test_the_weights_are_digested_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(manifest, "weights_digest", lambda model: calls.append(model) or "digest")
     explainer = SIFTPatchInterrelation(build("class-token"))
-    made = [*explain_batches(explainer, [images(1)] * 3)]
-    assert len(calls) == 1 and made[2].manifest["weights_sha256"] == "digest"
+    explanations = [*explain_batches(explainer, [images(1)] * 3)]
+    assert len(calls) == 1 and explanations[2].manifest["weights_sha256"] == "digest"
 
 
 @pytest.mark.parametrize(
@@ -243,8 +250,8 @@ def test_batches_of_every_kind(images_key: str, labels_key: str) -> None:
     explainer, x = SIFTPatchInterrelation(build("class-token")), images()
     labels = torch.tensor([1, 3])
     kinds = [(x, labels), [x, labels, "more"], {images_key: x, labels_key: labels}]
-    for made in explain_batches(explainer, iter(kinds), target="labels"):
-        assert made.target.tolist() == [1, 3]
+    for explanation in explain_batches(explainer, iter(kinds), target="labels"):
+        assert explanation.target.tolist() == [1, 3]
     for batch in (x, (x,), {images_key: x}):
         (alone,) = explain_batches(explainer, [batch])
         assert alone.target is not None
@@ -278,8 +285,8 @@ def test_a_bar_is_shown_where_somebody_looks(  # type: ignore[no-untyped-def]
 
     explainer = SIFTPatchInterrelation(build("class-token"))
     assert len([*explain_batches(explainer, [images(1)] * 3, progress=progress)]) == 3
-    said = sys.stderr.getvalue()
-    assert ("explaining" in said and "3/3" in said) if shown else said == ""
+    output = sys.stderr.getvalue()
+    assert ("explaining" in output and "3/3" in output) if shown else output == ""
     assert capsys.readouterr().out == ""
 
 
@@ -287,35 +294,39 @@ def test_a_bar_is_shown_where_somebody_looks(  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def made():  # type: ignore[no-untyped-def]
+def explanation():  # type: ignore[no-untyped-def]
     return SIFTPatchInterrelation(build("class-token")).explain(images(), target=[1, 3])
 
 
-def test_maps_come_back_as_they_were(made, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_maps_come_back_as_they_were(explanation, tmp_path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "new" / "maps.safetensors"
-    assert save_maps(made, file) == file
+    assert save_maps(explanation, file) == file
     maps = load_maps(str(file))
     for name in ("heat", "patch_map", "concentration", "target"):
-        assert torch.equal(getattr(maps, name), getattr(made, name)), name
-        assert getattr(maps, name).dtype == getattr(made, name).dtype
-    assert len(maps) == 2 and maps.names == made.images.names and maps.notes == made.notes
-    assert maps.manifest == json.loads(json.dumps(made.manifest))
+        assert torch.equal(getattr(maps, name), getattr(explanation, name)), name
+        assert getattr(maps, name).dtype == getattr(explanation, name).dtype
+    assert (
+        len(maps) == 2
+        and maps.names == explanation.images.names
+        and maps.notes == explanation.notes
+    )
+    assert maps.manifest == json.loads(json.dumps(explanation.manifest))
     assert [path.name for path in file.parent.iterdir()] == ["maps.safetensors"]
     assert load_file(file).keys() == {"heat", "patch_map", "concentration", "target"}
 
 
 def test_maps_of_no_class_have_no_target(tmp_path) -> None:  # type: ignore[no-untyped-def]
     explainer = SIFTPatchInterrelation(build("class-token"))
-    made = explainer.explain(images(), target=lambda output: output[:, 1])
-    maps = load_maps(save_maps(made, tmp_path / "maps"))
+    explanation = explainer.explain(images(), target=lambda output: output[:, 1])
+    maps = load_maps(save_maps(explanation, tmp_path / "maps"))
     assert maps.target is None and "<lambda>" in maps.notes[0]
 
 
-def test_a_failed_write_leaves_what_was_there(made, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    file = save_maps(made, tmp_path / "maps")
+def test_a_failed_write_leaves_what_was_there(explanation, tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    file = save_maps(explanation, tmp_path / "maps")
     before = file.read_bytes()
-    with file.open("rb") as opened:  # who reads the old file goes on reading it
-        save_maps(replace(made, heat=made.heat * 2), file)
+    with file.open("rb") as opened:  # an open file keeps its content
+        save_maps(replace(explanation, heat=explanation.heat * 2), file)
         assert opened.read() == before != file.read_bytes()
     before = file.read_bytes()
 
@@ -324,23 +335,23 @@ def test_a_failed_write_leaves_what_was_there(made, tmp_path, monkeypatch) -> No
 
     monkeypatch.setattr("semattn.explain.map_files.save_file", full)
     with pytest.raises(StoreError, match="got no space left on the device — save it elsewhere"):
-        save_maps(made, file)
+        save_maps(explanation, file)
     assert file.read_bytes() == before and [*tmp_path.iterdir()] == [file]
     with pytest.raises(StoreError, match="got the folder .* — name a file in it"):
-        save_maps(made, tmp_path)
+        save_maps(explanation, tmp_path)
     with pytest.raises(StoreError, match="expected to write"):
-        save_maps(made, file / "below" / "a-file")
+        save_maps(explanation, file / "below" / "a-file")
 
 
-def test_broken_files_are_refused_in_one_line(made, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    file = save_maps(made, tmp_path / "maps")
-    whole = file.read_bytes()
-    flipped = bytearray(whole)
+def test_broken_files_are_refused_in_one_line(explanation, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    file = save_maps(explanation, tmp_path / "maps")
+    complete = file.read_bytes()
+    flipped = bytearray(complete)
     flipped[-3] ^= 1
-    renamed = whole.replace(b"image 0", b"image 9")
-    assert renamed != whole
+    renamed = complete.replace(b"image 0", b"image 9")
+    assert renamed != complete
     broken = {
-        "cannot be read": [whole[:-7], whole[:20], b"", b"not maps at all, but some text"],
+        "cannot be read": [complete[:-7], complete[:20], b"", b"not maps at all, but some text"],
         "with others": [bytes(flipped), renamed],
     }
     for words, contents in broken.items():
@@ -365,9 +376,11 @@ def test_an_unknown_option_names_the_nearest_and_lists_all(name: str) -> None:
     for make in (explainers[name], lambda **options: CAM(build("gap"), name, **options)):
         with pytest.raises(TypeError, match="did you mean 'detector'. choose from") as raised:
             make(detectr="sift")
-        said = str(raised.value)
-        assert said.startswith(f"option of {name}: unknown name 'detectr'") and "\n" not in said
-        listed = said.partition("choose from ")[2].split(", ")
+        message = str(raised.value)
+        assert (
+            message.startswith(f"option of {name}: unknown name 'detectr'") and "\n" not in message
+        )
+        listed = message.partition("choose from ")[2].split(", ")
         assert {"density", "detector", "preprocessing", "seed"} <= {*listed}
     assert "queries" in listed if name == "sift-patch-interrelation" else "queries" not in listed
 
@@ -415,16 +428,16 @@ def test_each_copy_has_the_density_of_its_own_image() -> None:
     from semattn.density import clean_density
 
     model, x = build("class-token"), images(3)
-    own = SIFTPatchInterrelation(model).explain(x, target=1).concentration
-    held = SIFTPatchInterrelation(model, density=clean_density(x, "distinct"))
-    assert held.parameters()["density"] == "clean distinct"
+    expected = SIFTPatchInterrelation(model).explain(x, target=1).concentration
+    explainer = SIFTPatchInterrelation(model, density=clean_density(x, "distinct"))
+    assert explainer.parameters()["density"] == "clean distinct"
     distinct = SIFTPatchInterrelation(model, density="distinct").explain(x, target=1)
-    assert torch.equal(held.explain(x, target=1).concentration, distinct.concentration)
-    held = SIFTPatchInterrelation(model, density=clean_density(x))
+    assert torch.equal(explainer.explain(x, target=1).concentration, distinct.concentration)
+    explainer = SIFTPatchInterrelation(model, density=clean_density(x))
     copies = torch.rand(6, *x.shape[1:])
-    found = held.explain(copies, target=1).concentration
-    torch.testing.assert_close(found, own.repeat_interleave(2, dim=0))
+    actual = explainer.explain(copies, target=1).concentration
+    torch.testing.assert_close(actual, expected.repeat_interleave(2, dim=0))
     with pytest.raises(ShapeError, match="expected copies of 3 clean images, got a batch of 4"):
-        held.attribute(copies[:4], target=1)
+        explainer.attribute(copies[:4], target=1)
     with pytest.raises(ShapeError, match="pixels: expected"):
         SIFTPatchInterrelation(model, density=clean_density(x[..., :48])).attribute(x, target=1)

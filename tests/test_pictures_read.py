@@ -130,9 +130,9 @@ def test_signed_files_need_a_window(mode, tmp_path):
     dtype = {"I": np.int32, "F": np.float32}[mode]
     Image.fromarray(HOUNSFIELD.astype(dtype)).save(tmp_path / "ct.tiff")
     for source in (tmp_path / "ct.tiff", Image.fromarray(HOUNSFIELD.astype(dtype))):
-        with pytest.raises(ImageError, match=r"choose the window"):
+        with pytest.raises(ImageError, match=r"choose a display window"):
             read(source)
-    with pytest.raises(ImageError, match=r"of uint32 in \[0, 70000\] — choose the window"):
+    with pytest.raises(ImageError, match=r"of uint32 in \[0, 70000\] — choose a display window"):
         read(np.full((20, 20), 70000, np.uint32) * np.eye(20, dtype=np.uint32))
 
 
