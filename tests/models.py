@@ -100,5 +100,5 @@ def state_of(model: nn.Module) -> list[object]:
 
 
 def devices() -> list[str]:
-    """Where tests run: the CPU, and an accelerator where there is one."""
+    """Return the devices of the tests: the CPU, and an accelerator if there is one."""
     return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

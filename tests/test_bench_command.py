@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on(data, tmp_path):
 
 def test_half_precision_is_taken_where_the_processor_has_it(monkeypatch):
     for is_supported in (True, False):
-        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda known=is_supported: known)
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda value=is_supported: value)
         assert read_precision("auto", "cpu") == ("bfloat16" if is_supported else "float32")
         assert read_precision("float16", "cpu") == "float16"
     monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")

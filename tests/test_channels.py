@@ -128,7 +128,9 @@ def test_keypoints_of_another_picture_may_be_given():
     method = explainers["sift-patch-interrelation"](density="count")
     points = detect(pictures)
     explanation = method.explain(model_of(6), x, target=0, keypoints=points)
-    assert [len(keypoints) for keypoints in explanation.keypoints] == [len(one) for one in points]
+    assert [len(keypoints) for keypoints in explanation.keypoints] == [
+        len(keypoints) for keypoints in points
+    ]
     assert explanation.concentration.std() > 0
 
 

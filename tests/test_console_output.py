@@ -67,7 +67,7 @@ def outcome(monkeypatch):
         with monkeypatch.context() as replaced:
             replaced.setattr(sys, "stdout", out)
             replaced.setattr(sys, "stderr", err)
-            status = main([str(one) for one in arguments])
+            status = main([str(argument) for argument in arguments])
             assert (sys.stdout, sys.stderr) == (out, err), "the streams are put back"
         return status, getattr(out, "text", ""), getattr(err, "text", "")
 
@@ -231,8 +231,8 @@ def test_a_command_without_its_argument_says_a_true_line(run, words):
     if status == 0:
         assert "Usage: semattn" in out and not err
     else:
-        said = refused((status, out, err), "Missing", f"{' '.join(('semattn', *words))} --help")
-        assert run(*words, "--help")[0] == 0, said
+        message = refused((status, out, err), "Missing", f"{' '.join(('semattn', *words))} --help")
+        assert run(*words, "--help")[0] == 0, message
 
 
 @pytest.mark.parametrize("columns", [40, 80])

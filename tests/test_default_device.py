@@ -1,6 +1,6 @@
 """Tests that `torch.set_default_device` does not change results.
 
-Tensors on the meta device have no values, so that a tensor created there by mistake raises an error.
+Tensors on the meta device have no values, so that a tensor created there by mistake raises.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def test_batches_of_every_kind(images_key: str, labels_key: str) -> None:
 
 
 class Terminal(io.StringIO):
-    """What rich takes for a screen."""
+    """Stream that rich treats as a terminal."""
 
     def isatty(self) -> bool:
         return True
