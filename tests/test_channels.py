@@ -145,7 +145,7 @@ def test_results_and_figures_of_many_channels():
 
 
 def test_a_model_of_other_channels_is_named_in_one_line():
-    with pytest.raises(ShapeError, match="expected the channels that the model takes, got 6") as e:
+    with pytest.raises(ShapeError, match="expected 4 channels, got 6") as e:
         made_with("raw-attention").attribute(model_of(4), inputs_of(6), target=0)
     assert "\n" not in str(e.value)
 

@@ -131,7 +131,7 @@ def test_a_cam_of_nothing_is_zero_not_nan() -> None:
 
 
 def test_as_many_targets_as_images() -> None:
-    with pytest.raises(TargetError, match="expected 2 functions, one an image, got 1"):
+    with pytest.raises(TargetError, match="expected 2 functions, one per image, got 1"):
         CAM(build("class-token"))(images(), [ClassifierOutputTarget(1)])
 
 

@@ -251,16 +251,16 @@ def test_what_cannot_be_known_is_one_note() -> None:
 
     assert notes(build("class-token")) == notes(headless()) == []
     (note,) = notes(with_head(nn.Linear(16, 1)))
-    assert note.startswith("The output is shown as a logit") and "the head has 1 output" in note
+    assert note.startswith("The output is treated as the logit") and "the head has 1 output" in note
     (note,) = notes(with_head(nn.Identity()))
-    assert "taken for features" in note
+    assert "treated as features" in note
     (note,) = notes(with_head(nn.Linear(16, 7, bias=False)))
-    assert "taken for the logits of 7 classes" in note and "problem_type" in note
+    assert "treated as the logits of 7 classes" in note and "problem_type" in note
     text = torch.randn(16, 7, generator=torch.manual_seed(0))
     (note,) = notes(Wrapped(lambda one: one @ text, headless()))
-    assert "taken for the logits of 7 classes" in note
+    assert "treated as the logits of 7 classes" in note
     (note,) = notes(Wrapped(lambda one: one.softmax(1)))
-    assert "taken for probabilities" in note
+    assert "treated as probabilities" in note
 
 
 def test_of_a_tuple_the_logits_are_explained() -> None:

@@ -1,4 +1,4 @@
-"""The attention engine: what a model's attention does, seen and steered at the call itself."""
+"""Attention engine: recording and steering of the attention calls of a model."""
 
 from .record import AttentionRecord, record
 from .site_record import SiteRecord

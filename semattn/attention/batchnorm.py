@@ -1,9 +1,9 @@
-"""Right gradients of `BatchNorm2d` for a single image.
+"""Correct gradients of `BatchNorm2d` for a single image.
 
-PyTorch (2.15, on a CPU) takes tokens that were reshaped to a picture, with one image in the batch,
-for channels that come last, because the stride of an axis of length one is not looked at; the
-gradient it then returns is wrong. LeViT's stem is such a place. Here that stride is set to what it
-would be of several images; no number is touched, nor copied.
+With one image in the batch, PyTorch (2.15, on a CPU) mistakes tokens that were reshaped to a
+picture for channels-last memory, because it ignores the stride of an axis of length one. The
+gradient that it returns is then wrong; LeViT's stem is an example. This module sets that stride to
+the value that it has for several images. It changes and copies no values.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def right_gradients(model: nn.Module) -> Iterator[None]:
+def correct_gradients(model: nn.Module) -> Iterator[None]:
     """Inside the ``with``, gradients through the model's `BatchNorm2d` are those of its formula."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    handles = [one.register_forward_pre_hook(_enter) for one in norms]
-    handles += [one.register_forward_hook(_leave) for one in norms]
+    handles = [norm.register_forward_pre_hook(_pre_hook) for norm in norms]
+    handles += [norm.register_forward_hook(_hook) for norm in norms]
     try:
         yield
     finally:
@@ -28,19 +28,19 @@ def right_gradients(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _enter(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
+def _pre_hook(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
     if inputs and isinstance(inputs[0], Tensor) and inputs[0].requires_grad:
-        return (_straight(inputs[0]), *inputs[1:])
+        return (_with_batch_stride(inputs[0]), *inputs[1:])
     return None
 
 
-def _leave(_: nn.Module, _inputs: Any, output: Any) -> None:
+def _hook(_: nn.Module, _inputs: Any, output: Any) -> None:
     if isinstance(output, Tensor) and output.requires_grad:
-        output.register_hook(_straight)
+        output.register_hook(_with_batch_stride)
 
 
-def _straight(one: Tensor) -> Tensor:
-    """The same numbers in the same order in memory; the stride of a single image as of several."""
-    if len(one) != 1 or one.stride(0) >= one[0].numel():
-        return one
-    return one.as_strided(one.shape, (one[0].numel(), *one.stride()[1:]))
+def _with_batch_stride(tensor: Tensor) -> Tensor:
+    """Return a view of the same memory whose batch axis has the stride of a larger batch."""
+    if len(tensor) != 1 or tensor.stride(0) >= tensor[0].numel():
+        return tensor
+    return tensor.as_strided(tensor.shape, (tensor[0].numel(), *tensor.stride()[1:]))

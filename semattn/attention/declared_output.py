@@ -1,4 +1,4 @@
-"""Reads what a model states of its output: classes, problem type, parts without a classifier."""
+"""Output properties that a model declares: classes, problem type, parts without a classifier."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROBLEMS = {
 
 
 def declares_features(model: nn.Module | None, last: Call | None, outputs: int, raw: bool) -> bool:
-    """Return whether the model, or the part that makes the output, says it has no classifier."""
+    """Return whether the model, or the part that returns the output, declares no classifier."""
     if model is None:
         return False
     if is_tower(model):
@@ -28,7 +28,7 @@ def declares_features(model: nn.Module | None, last: Call | None, outputs: int, 
         return False
     return any(
         getattr(part, "num_classes", None) == 0
-        and any(one is layer for one in part.modules())
+        and any(module is layer for module in part.modules())
         and not (raw and _is_classifier_of(part, layer))
         for part in model.modules()
     )
@@ -43,16 +43,16 @@ def is_tower(model: nn.Module | None) -> bool:
 
 
 def _is_classifier_of(part: nn.Module, layer: nn.Module | None) -> bool:
-    """Return whether a layer lies in what a part of a model calls its head."""
+    """Return whether a layer is inside the attribute that a part of a model names as its head."""
     heads = [getattr(part, name, None) for name in ("head", "fc", "classifier", "heads")]
     return any(
-        isinstance(head, nn.Module) and any(one is layer for one in head.modules())
+        isinstance(head, nn.Module) and any(module is layer for module in head.modules())
         for head in heads
     )
 
 
 def declared_classes(model: nn.Module | None) -> int | None:
-    """The number of classes that a model states, in itself or its config."""
+    """Return the number of classes that a model or its config declares."""
     if model is None:
         return None
     names = class_names(model)
@@ -64,19 +64,19 @@ def declared_classes(model: nn.Module | None) -> int | None:
 
 
 def stated_problem(model: nn.Module | None) -> OutputKind | None:
-    """The kind that the `problem_type` of the model, or of a part of it, states."""
+    """Return the output kind of the `problem_type` of the model or of a part of it."""
     if model is None:
         return None
     for part in model.modules():
         for holder in (part, getattr(part, "config", None)):
-            stated = getattr(holder, "problem_type", None)
-            if stated in _PROBLEMS:
-                return _PROBLEMS[stated]
+            problem = getattr(holder, "problem_type", None)
+            if problem in _PROBLEMS:
+                return _PROBLEMS[problem]
     return None
 
 
 def is_projection(model: nn.Module | None, layer: nn.Module) -> bool:
-    """Return whether a model calls a layer a projection or an embedding, as CLIP does."""
+    """Return whether the name of a layer contains "proj" or "embed", as in CLIP."""
     modules = () if model is None else model.named_modules()
     names = [name.rpartition(".")[2] for name, module in modules if module is layer]
     return any("proj" in name or "embed" in name for name in names)

@@ -1,6 +1,6 @@
-"""Where the features of any module lie in the image: tokens, windows of tokens, or pictures.
+"""Image positions of the features of any module: tokens, windows of tokens, or feature maps.
 
-As `layout` does for attention calls, by the places that `trace` followed to the module.
+Like `token_layout` for attention calls, this module uses the positions that `position_tracing` computes.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .layout_pass import layout_pass
 from .model_call import ModelCall
-from .position_rules import Planes, mixed
-from .position_tracing import Trace
+from .position_rules import Planes, mean_positions
+from .position_tracing import PositionTracer
 from .scope import Owner
 from .token_layout import UnplacedError, ranks, with_reach
 
-_SAME = 2e-4  # of the image's side: places that agree
+_SAME = 2e-4  # fraction of the image's side below which positions are equal
 
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Of a tensor of features: which axes hold channels, and which patch each position is.
+    """Layout of a feature tensor: its channel axes, and the patch of each other index.
 
-    `image` and `token` (M,) are those of the other axes' positions, flattened; -1 is no patch of
-    `grid`, as a class token is none, and padding.
+    `image` and `token` (M,) are the image and patch numbers over the other axes, flattened. A patch
+    number of -1 marks padding and tokens that are not patches of `grid`, such as a class token.
     """
 
     grid: PatchGrid
@@ -40,7 +40,7 @@ class FeatureLayout:
 
     @classmethod
     def of_tokens(cls, grid: PatchGrid, batch: int, tokens: int) -> FeatureLayout:
-        """Of the last `tokens` of `grid` as they come, (B, tokens, D)."""
+        """Create the layout of the last `tokens` tokens of `grid` in order, (B, tokens, D)."""
         token = torch.arange(tokens, device="cpu") - (tokens - grid.patches)
         image = torch.arange(batch, device="cpu").repeat_interleave(tokens)
         return cls(grid, (2,), image, token.clamp(min=-1).repeat(batch))
@@ -49,33 +49,35 @@ class FeatureLayout:
     def of(
         cls, planes: Planes, size: tuple[int, int], reach: tuple[float, float] = (0.0, 0.0)
     ) -> FeatureLayout:
-        """Read it off the places of a tensor, of images of `size` (H, W); `reach` as of `trace`."""
-        everything = torch.stack(planes).nan_to_num(-9.0)
-        alike = [
+        """Derive the layout from positions in images of `size` (H, W); `reach` as in `Origin`."""
+        stacked = torch.stack(planes).nan_to_num(-9.0)
+        channels = [
             axis
             for axis in range(1, planes[0].ndim)
-            if bool((everything - everything.narrow(axis + 1, 0, 1)).abs().max() < _SAME)
+            if bool((stacked - stacked.narrow(axis + 1, 0, 1)).abs().max() < _SAME)
         ]
-        if not alike:
-            raise UnplacedError("no axis of channels")
-        image, down, across = (one.flatten() for one in mixed(planes, alike, False))
+        if not channels:
+            raise UnplacedError("no channel axis")
+        image, down, across = (
+            plane.flatten() for plane in mean_positions(planes, channels, keepdim=False)
+        )
         real = (image >= 0) & ~image.isnan()
         if not bool(real.any()):
-            raise UnplacedError("features that cannot be followed back to it")
+            raise UnplacedError("features that cannot be followed back to the image")
         rows, h, tall, top = ranks(down, real, size[0])
         columns, w, wide, left = ranks(across, real, size[1])
         if h * w == 1:
-            raise UnplacedError("mixtures of the whole image")
+            raise UnplacedError("features that average the whole image")
         token = torch.where(real, rows * w + columns, -1)
         image = torch.where(real, image, 0.0).long()
-        seen = torch.bincount((image * h * w + token)[real], minlength=h * w)
-        if not bool((seen == 1).all()):
-            raise UnplacedError(f"features that do not fill a grid of {h}x{w} once")
+        counts = torch.bincount((image * h * w + token)[real], minlength=h * w)
+        if not bool((counts == 1).all()):
+            raise UnplacedError(f"features that do not fill a grid of {h}x{w} exactly once")
         grid = PatchGrid((h, w), size, (tall, wide), origin=(top, left))
-        return cls(with_reach(grid, reach), tuple(alike), image, token)
+        return cls(with_reach(grid, reach), tuple(channels), image, token)
 
     def place(self, features: Tensor, batch: int) -> Tensor:
-        """The features of the patches (B, P, D)."""
+        """Return the features of the patches (B, P, D)."""
         last = tuple(range(-len(self.channels), 0))
         flat = features.movedim(self.channels, last).flatten(-len(last)).flatten(0, -2)
         real = self.token >= 0
@@ -92,41 +94,43 @@ def follow_features(
     *,
     entering: bool,
 ) -> FeatureLayout:
-    """Where the output of the module `name` lies, or what enters it: by one forward pass.
+    """Return the layout of the output of module `name` from one forward pass.
+
+    With `entering`, the layout of its input.
 
     Raises
     ------
     UnsupportedModelError
-        When its features cannot be followed back to the image.
+        If its features cannot be followed back to the image.
     """
-    found: list[tuple[Planes | None, tuple[float, float]]] = []
+    traced: list[tuple[Planes | None, tuple[float, float]]] = []
     size = (inputs.shape[-2], inputs.shape[-1])
     module = model.get_submodule(name)
 
     @contextmanager
-    def watch(trace: Trace) -> Iterator[None]:
+    def watch(tracer: PositionTracer) -> Iterator[None]:
         owner = Owner()
 
-        def note(_: nn.Module, *told: Any) -> None:  # args, kwargs, output: see `owner`
+        def record_positions(_: nn.Module, *hook_args: Any) -> None:  # unnamed: see `scope`
             if not owner.calls():
                 return
-            given, named, *output = told
-            tensors = [*given, *named.values()] if entering else output
+            args, kwargs, *output = hook_args
+            tensors = [*args, *kwargs.values()] if entering else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
-            found.append((trace.of(first), trace.origin(first).reach))
+            traced.append((tracer.of(first), tracer.origin(first).reach))
 
-        hook = module.register_forward_pre_hook if entering else module.register_forward_hook
-        handle = hook(note, with_kwargs=True)
+        register = module.register_forward_pre_hook if entering else module.register_forward_hook
+        handle = register(record_positions, with_kwargs=True)
         try:
             yield
         finally:
             handle.remove()
 
-    layout_pass(model, ModelCall((inputs, *extra), {}, 0), watch=watch, whole=True)
+    layout_pass(model, ModelCall((inputs, *extra), {}, 0), watch=watch, all_images=True)
     try:
-        planes, reach = found[0] if found else (None, (0.0, 0.0))
+        planes, reach = traced[0] if traced else (None, (0.0, 0.0))
         if planes is None:
-            raise UnplacedError("features that cannot be followed back to it")
+            raise UnplacedError("features that cannot be followed back to the image")
         return FeatureLayout.of(planes[:3], size, reach)
     except UnplacedError as reason:
         raise UnsupportedModelError(

@@ -1,8 +1,9 @@
-"""A model held still: evaluation mode and frozen parameters, and afterwards as it was.
+"""Context that puts a model in evaluation mode with frozen parameters, and restores it afterwards.
 
-Dropout would make the recorded attention another one than the recomputed, and parameters that ask
-for gradients would make every layer keep its input. Several threads may hold one model, or a part
-of it, at once: holders are counted for each module and parameter, and the last one out restores.
+Dropout would make the recorded attention differ from the recomputed one, and parameters that
+require gradients would make every layer keep its input. Several threads may use the context on one
+model, or on a part of it, at once: the holders of each module and parameter are counted, and the
+last one to exit restores it.
 """
 
 from __future__ import annotations
@@ -14,50 +15,52 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .batchnorm import right_gradients
+from .batchnorm import correct_gradients
 from .output_watch import watch_output
 
 
 @dataclass
-class _Held:
-    what: nn.Module | nn.Parameter
+class _HeldFlag:
+    """The `training` flag of a module, or `requires_grad` of a parameter, that is held at False."""
+
+    owner: nn.Module | nn.Parameter
     holders: int = 0
 
     def set(self, active: bool) -> None:
-        if isinstance(self.what, nn.Module):
-            self.what.training = active
+        if isinstance(self.owner, nn.Module):
+            self.owner.training = active
         else:
-            self.what.requires_grad_(active)
+            self.owner.requires_grad_(active)
 
 
-_held: dict[int, _Held] = {}  # by identity; what is held is alive
+_held_flags: dict[int, _HeldFlag] = {}  # by id of the owner, which the entry keeps alive
 _lock = threading.Lock()
 
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in evaluation mode without parameter gradients; restore every flag after.
+    """Hold `model` in evaluation mode without parameter gradients; restore every flag afterwards.
 
-    Gradients that pass it meanwhile are right, see `batchnorm`.
+    Gradients through the model are correct meanwhile, see `batchnorm`.
     """
-    mine: list[int] = []
+    keys: list[int] = []
     try:
         with _lock:
-            everything: list[nn.Module | nn.Parameter] = [*model.modules(), *model.parameters()]
-            for what in everything:
-                active = what.training if isinstance(what, nn.Module) else what.requires_grad
-                if active and id(what) not in _held:
-                    _held[id(what)] = _Held(what)
-                if id(what) in _held:
-                    _held[id(what)].holders += 1
-                    mine.append(id(what))
-                    _held[id(what)].set(False)
-        # The pass that runs here decides what the output is, see `output_meaning`.
-        with right_gradients(model), watch_output(model):
+            owners: list[nn.Module | nn.Parameter] = [*model.modules(), *model.parameters()]
+            for owner in owners:
+                active = owner.training if isinstance(owner, nn.Module) else owner.requires_grad
+                if active and id(owner) not in _held_flags:
+                    _held_flags[id(owner)] = _HeldFlag(owner)
+                if id(owner) in _held_flags:
+                    _held_flags[id(owner)].holders += 1
+                    keys.append(id(owner))
+                    _held_flags[id(owner)].set(False)
+        # The pass inside the context decides the meaning of the output, see `output_meaning`.
+        with correct_gradients(model), watch_output(model):
             yield
     finally:
         with _lock:
-            for key in mine:
-                _held[key].holders -= 1
-                if not _held[key].holders:
-                    _held.pop(key).set(True)
+            for key in keys:
+                _held_flags[key].holders -= 1
+                if not _held_flags[key].holders:
+                    _held_flags.pop(key).set(True)

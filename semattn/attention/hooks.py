@@ -1,9 +1,9 @@
-"""Seeing, and changing, the attention call that a module makes.
+"""Interception of the attention calls of a module, to record or change them.
 
-A pre-hook on the module pushes a `TorchFunctionMode`, a forward hook that is always called pops
-it. So the mode is on inside that module alone, knows whose call it sees, and works again when
-gradient checkpointing runs the module a second time. Fused kernels stay on: the call is passed on
-with the arguments that it came with, or with a bias added to its mask.
+A pre-hook on the module pushes a `TorchFunctionMode`, and a forward hook that is always called pops
+it. The mode is therefore active only inside that module, knows the module of each call, and works
+again when gradient checkpointing reruns the module. Fused kernels stay in use: the call keeps its
+arguments, or gets a bias added to its mask.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _KINDS = {
 
 @dataclass
 class FusedCall:
-    """The arguments of one `scaled_dot_product_attention`: q (B,H,Nq,D), k and v (B,H,Nk,D)."""
+    """Arguments of one `scaled_dot_product_attention`: q (B,H,Nq,D), k and v (B,H,Nk,D)."""
 
     query: Tensor
     key: Tensor
@@ -58,23 +58,23 @@ class FusedCall:
     is_causal: bool = False
     scale: float | None = None
     enable_gqa: bool = False
-    width: int | None = None  # of the values, where channels have been added to them
+    width: int | None = None  # original channels of the values, if channels have been added
 
     @property
     def device(self) -> torch.device:
-        """The device of its tensors."""
+        """Device of the tensors."""
         return self.query.device
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(B, H, Nq, Nk), or fewer axes where the call had fewer."""
+        """Shape (B, H, Nq, Nk) of the attention; fewer axes if the call has fewer."""
         lead = self.query.shape[:-2]
-        if not self.enable_gqa:  # learned queries may be the same for all images
+        if not self.enable_gqa:  # learned queries may be shared by all images
             lead = torch.broadcast_shapes(lead, self.key.shape[:-2])
         return (*lead, self.query.shape[-2], self.key.shape[-2])
 
     def run(self) -> Tensor:
-        """Make the call: (B,H,Nq,D)."""
+        """Run the call and return its result (B,H,Nq,D)."""
         extra: dict[str, Any] = {} if self.scale is None else {"scale": self.scale}
         if self.enable_gqa:
             extra["enable_gqa"] = True
@@ -89,15 +89,15 @@ class FusedCall:
         )
         return result if self.width is None else result[..., : self.width]
 
-    def add_bias(self, bias: Tensor, asking: Tensor | None = None) -> None:
+    def add_bias(self, bias: Tensor, query_mask: Tensor | None = None) -> None:
         """Add `bias`, broadcastable to (B,H,Nq,Nk), to the scores of this call.
 
-        With `asking`, (…,Nq,1) of ones and zeros, only to those of the queries that it names; the
-        bias is then one number a key, (…,1,Nk).
+        With `query_mask`, (…,Nq,1) of ones and zeros, only for the queries marked by ones; the bias
+        is then one number per key, (…,1,Nk).
         """
         bias = bias.to(self.query)
-        if asking is not None:
-            self._add_product(asking.to(bias), bias)
+        if query_mask is not None:
+            self._add_product(query_mask.to(bias), bias)
             return
         if self.is_causal:
             queries, keys = self.shape[-2:]
@@ -110,34 +110,33 @@ class FusedCall:
         else:
             self.attn_mask = self.attn_mask + bias
 
-    def _add_product(self, asking: Tensor, bias: Tensor) -> None:
-        """Add asking x bias as one more channel of queries and keys, so that it is never N x N.
+    def _add_product(self, query_mask: Tensor, bias: Tensor) -> None:
+        """Add query_mask x bias as a channel of queries and keys, to avoid an N x N bias.
 
-        Kernels want a multiple of eight channels, and as many of the values.
+        Kernels require a multiple of eight channels, and the same number for the values.
         """
         times = self.query.shape[1] // self.key.shape[1] if self.enable_gqa else 1
-        if times > 1 and bias.shape[1] > 1:  # heads that share keys, but not their bias
-            self.key, self.value = (
-                one.repeat_interleave(times, dim=1) for one in (self.key, self.value)
-            )
+        if times > 1 and bias.shape[1] > 1:  # heads share keys, but have different biases
+            self.key = self.key.repeat_interleave(times, dim=1)
+            self.value = self.value.repeat_interleave(times, dim=1)
             self.enable_gqa = False
         channels = self.query.shape[-1]
         self.scale = 1 / math.sqrt(channels) if self.scale is None else self.scale
         self.width = self.value.shape[-1] if self.width is None else self.width
-        more = 8 - channels % 8
+        n_added = 8 - channels % 8
 
-        def widened(tensor: Tensor, first: Tensor) -> Tensor:
-            first = F.pad(first.expand(*tensor.shape[:-1], 1), (0, more - 1))
-            return torch.cat([tensor, first], dim=-1)
+        def add_channel(tensor: Tensor, channel: Tensor) -> Tensor:
+            channel = F.pad(channel.expand(*tensor.shape[:-1], 1), (0, n_added - 1))
+            return torch.cat([tensor, channel], dim=-1)
 
-        self.query = widened(self.query, asking)
-        self.key = widened(self.key, bias.transpose(-2, -1) / self.scale)
-        self.value = F.pad(self.value, (0, more))
+        self.query = add_channel(self.query, query_mask)
+        self.key = add_channel(self.key, bias.transpose(-2, -1) / self.scale)
+        self.value = F.pad(self.value, (0, n_added))
 
 
 @dataclass
 class DenseCall:
-    """One softmax over scores (B,H,Nq,Nk), as an unfused module makes it."""
+    """Softmax over scores (B,H,Nq,Nk) in a module without a fused attention call."""
 
     scores: Tensor
     function: Callable[..., Tensor]
@@ -146,22 +145,22 @@ class DenseCall:
 
     @property
     def device(self) -> torch.device:
-        """The device of its tensors."""
+        """Device of the tensors."""
         return self.scores.device
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(B, H, Nq, Nk)."""
+        """Shape (B, H, Nq, Nk) of the attention."""
         return tuple(self.scores.shape)
 
     def run(self) -> Tensor:
-        """Make the call: the attention (B,H,Nq,Nk)."""
+        """Run the call and return the attention (B,H,Nq,Nk)."""
         return self.function(self.scores, *self.args, **self.kwargs)
 
-    def add_bias(self, bias: Tensor, asking: Tensor | None = None) -> None:
-        """Add `bias`, and only for the queries in `asking`, as `FusedCall.add_bias` does."""
+    def add_bias(self, bias: Tensor, query_mask: Tensor | None = None) -> None:
+        """Add `bias` to the scores, like `FusedCall.add_bias`."""
         bias = bias.to(self.scores)
-        self.scores = self.scores + (bias if asking is None else asking.to(bias) * bias)
+        self.scores = self.scores + (bias if query_mask is None else query_mask.to(bias) * bias)
 
 
 Call = FusedCall | DenseCall
@@ -171,10 +170,10 @@ Handler = Callable[[AttentionSite, Call], Tensor]
 
 @dataclass(frozen=True)
 class FoundCall:
-    """A function call that may be attention, and how to make it.
+    """Function call that may be an attention call.
 
-    `make` takes what answers the call, and the axis of the queries. `scores` and `dim` are those of
-    a softmax, None of other calls.
+    `make` runs the call with a `Reply`, the function that computes its result, and the axis of the
+    queries. `scores` and `dim` are those of a softmax; `scores` is None for other calls.
     """
 
     make: Callable[[Reply, int | None], Any]
@@ -183,40 +182,40 @@ class FoundCall:
 
 
 class CallReader:
-    """Recognises attention calls among the functions that a model calls.
+    """Detector of attention calls among the function calls of a model.
 
     An attention call is `scaled_dot_product_attention`, `multi_head_attention_forward`, or a
     softmax over an axis of three or more, also as exp(x) / sum(exp(x)) or exp(log_softmax(x)).
     """
 
     def __init__(self) -> None:
-        self._scores = WeakTensorKeyDictionary()  # of exp(x): x
-        self._sums = WeakTensorKeyDictionary()  # of a sum of exp(x): exp(x), and the axis
-        self._logs = WeakTensorKeyDictionary()  # of log_softmax(x): x, and the axis
+        self._scores = WeakTensorKeyDictionary()  # exp(x) -> x
+        self._sums = WeakTensorKeyDictionary()  # sum of exp(x) -> exp(x), axis
+        self._logs = WeakTensorKeyDictionary()  # log_softmax(x) -> x, axis
 
     def read(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FoundCall | None:
-        """The call, if it may be one of attention."""
+        """Return the call if it may be an attention call."""
         kind = _KINDS.get(func)
         if kind is None:
             return None
         if kind == "fused":
             return FoundCall(lambda reply, _: reply(FusedCall(*args, **kwargs)))
         if kind == "multi-head":
-            return FoundCall(lambda reply, _: _opened(reply, args, kwargs))
+            return FoundCall(lambda reply, _: _run_multi_head(reply, args, kwargs))
         if kind == "softmax":
             return _softmax(func, args, kwargs)
-        tensors = [one for one in args[:2] if isinstance(one, Tensor)]
+        tensors = [argument for argument in args[:2] if isinstance(argument, Tensor)]
         if kind == "exp" and tensors and tensors[0] in self._logs:
             scores, dim = self._logs[tensors[0]]
-            return _written_out(scores, dim, func, args, kwargs)
+            return _decomposed_softmax(scores, dim, func, args, kwargs)
         if kind == "divide" and len(tensors) == 2 and tensors[1] in self._sums:
-            whole, dim = self._sums[tensors[1]]
-            if whole() is tensors[0]:
-                return _written_out(self._scores[tensors[0]], dim, func, args, kwargs)
+            exponentials, dim = self._sums[tensors[1]]
+            if exponentials() is tensors[0]:
+                return _decomposed_softmax(self._scores[tensors[0]], dim, func, args, kwargs)
         return None
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Remember the parts of a softmax that is written out."""
+        """Store intermediate results of a softmax that is computed by several calls."""
         kind = _KINDS.get(func)
         if kind not in ("exp", "sum", "log") or not args or not isinstance(result, Tensor):
             return
@@ -233,26 +232,28 @@ class CallReader:
 
 
 def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FoundCall | None:
-    rest = dict(kwargs)
-    given = list(args)
-    scores = given.pop(0) if given else rest.pop("input", None)
-    dim = given.pop(0) if given else rest.pop("dim", None)
-    return _over_keys(scores, dim, lambda values: func(values, dim, *given, **rest))
+    kwargs = dict(kwargs)
+    remaining = list(args)
+    scores = remaining.pop(0) if remaining else kwargs.pop("input", None)
+    dim = remaining.pop(0) if remaining else kwargs.pop("dim", None)
+    return _softmax_over_keys(scores, dim, lambda values: func(values, dim, *remaining, **kwargs))
 
 
-def _written_out(
+def _decomposed_softmax(
     scores: Tensor, dim: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> FoundCall | None:
-    """A softmax in several calls, of which `func` is the last; with a bias it is one call."""
+    """Return a softmax in several calls, `func` being the last; with a bias, a single call."""
 
-    def soften(values: Tensor) -> Tensor:
+    def softmax(values: Tensor) -> Tensor:
         return func(*args, **kwargs) if values is scores else torch.softmax(values, dim)
 
-    return _over_keys(scores, dim, soften)
+    return _softmax_over_keys(scores, dim, softmax)
 
 
-def _over_keys(scores: Any, dim: Any, function: Callable[[Tensor], Tensor]) -> FoundCall | None:
-    """A softmax over one axis, that of the keys; `function` makes it of the scores as they are."""
+def _softmax_over_keys(
+    scores: Any, dim: Any, function: Callable[[Tensor], Tensor]
+) -> FoundCall | None:
+    """Return a softmax over one axis, that of the keys; `function` takes the original scores."""
     if isinstance(dim, (list, tuple)) and len(dim) == 1:
         dim = dim[0]
     if not isinstance(scores, Tensor) or scores.ndim < 3 or not isinstance(dim, int):
@@ -265,18 +266,18 @@ def _over_keys(scores: Any, dim: Any, function: Callable[[Tensor], Tensor]) -> F
             return reply(DenseCall(scores, function, (), {}))
         moved = scores.movedim((queries, keys), (-2, -1))
 
-        def turned(values: Tensor) -> Tensor:
-            untouched = values is moved
-            given = scores if untouched else values.movedim((-2, -1), (queries, keys))
-            return function(given).movedim((queries, keys), (-2, -1))
+        def softmax_of_moved(values: Tensor) -> Tensor:
+            is_original = values is moved
+            original = scores if is_original else values.movedim((-2, -1), (queries, keys))
+            return function(original).movedim((queries, keys), (-2, -1))
 
-        return reply(DenseCall(moved, turned, (), {})).movedim((-2, -1), (queries, keys))
+        return reply(DenseCall(moved, softmax_of_moved, (), {})).movedim((-2, -1), (queries, keys))
 
     return FoundCall(make, scores, keys)
 
 
-class _Intercept(TorchFunctionMode):
-    """Hands the attention calls of one module to a handler, while that module runs."""
+class _CallMode(TorchFunctionMode):
+    """Function mode that passes the attention calls of one running module to a handler."""
 
     def __init__(
         self, sites: Sequence[AttentionSite], handler: Handler, running: list[Any]
@@ -284,10 +285,10 @@ class _Intercept(TorchFunctionMode):
         super().__init__()
         self.sites = sites
         self.handler = handler
-        self.running = running  # of this attachment, the innermost last
+        self.running = running  # modes of this attachment, innermost last
         self.reader = CallReader()
         self.level = depth()
-        self.calls = 0  # that have been made since the module began
+        self.calls = 0  # attention calls since the module started
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -295,46 +296,44 @@ class _Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if depth() != self.level:
             return func(*args, **kwargs)
-        found = self.reader.read(func, args, kwargs)
-        if found is None:
+        call = self.reader.read(func, args, kwargs)
+        if call is None:
             result = func(*args, **kwargs)
             self.reader.note(func, args, kwargs, result)
             return result
-        if self.running and self.running[-1] is self:  # modules around it make the same call
+        if self.running and self.running[-1] is self:  # the call counts for all enclosing modules
             for mode in self.running:
                 mode.calls += 1
         for site in self.sites:
             if site.call is None or site.call == self.calls - 1:
-                return found.make(partial(self.handler, site), site.query_axis)
+                return call.make(partial(self.handler, site), site.query_axis)
         return func(*args, **kwargs)
 
 
-def _opened(reply: Reply, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`F.multi_head_attention_forward` with the attention call inside it answered by `reply`.
+def _run_multi_head(reply: Reply, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run `F.multi_head_attention_forward` and compute the attention call inside it by `reply`.
 
-    PyTorch's own code runs, with other globals: only there, its attention call and its softmax go
-    to `reply`.
+    The code of PyTorch runs with modified globals, which replace its attention call and softmax.
     """
-    given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs).arguments
-    number = given["num_heads"]
+    function = F.multi_head_attention_forward
+    n_heads = inspect.signature(function).bind(*args, **kwargs).arguments["num_heads"]
 
-    def fused(*call: Any, **named: Any) -> Tensor:
-        return reply(FusedCall(*call, **named))
+    def attention(*call_args: Any, **call_kwargs: Any) -> Tensor:
+        return reply(FusedCall(*call_args, **call_kwargs))
 
-    def soft(scores: Tensor, dim: int) -> Tensor:
-        folded = scores.ndim == 3  # (B * heads, Nq, Nk)
-        whole = scores.unflatten(0, (-1, number)) if folded else scores
-        made = reply(DenseCall(whole, F.softmax, (dim,), {}))
-        return made.flatten(0, 1) if folded else made
+    def softmax(scores: Tensor, dim: int) -> Tensor:
+        is_folded = scores.ndim == 3  # (B * heads, Nq, Nk)
+        unfolded = scores.unflatten(0, (-1, n_heads)) if is_folded else scores
+        result = reply(DenseCall(unfolded, F.softmax, (dim,), {}))
+        return result.flatten(0, 1) if is_folded else result
 
-    body = F.multi_head_attention_forward
-    inside = body.__globals__ | {
-        "scaled_dot_product_attention": fused,
-        "softmax": soft,
-        "has_torch_function": lambda _: False,  # an outer attachment sees the call inside instead
+    replaced = function.__globals__ | {
+        "scaled_dot_product_attention": attention,
+        "softmax": softmax,
+        "has_torch_function": lambda _: False,  # an outer attachment receives the inner call
     }
-    copy = types.FunctionType(body.__code__, inside, body.__name__, body.__defaults__)
-    copy.__kwdefaults__ = body.__kwdefaults__
+    copy = types.FunctionType(function.__code__, replaced, function.__name__, function.__defaults__)
+    copy.__kwdefaults__ = function.__kwdefaults__
     return copy(*args, **kwargs)
 
 
@@ -346,12 +345,12 @@ def attach(
     outermost: bool = False,
     owner: Owner | None = None,
 ) -> Iterator[None]:
-    """Send every attention call of `sites` that `owner` makes through `handler`.
+    """Pass every attention call of `sites` that `owner` makes to `handler`.
 
-    By default the owner is who attaches. The handler returns what the call is to return.
-    Attachments nest: the one made last sees a call first and hands on what it changed; an
-    `outermost` one sees what all others have made of it. Hooks are gone when the body ends, also by
-    an exception, or when attaching fails half-way.
+    By default the owner is the caller. The handler returns the result of the call. Attachments can
+    be nested: the last one receives a call first and passes on its changes; an `outermost` one
+    receives the call after the changes of all others. The hooks are removed when the context ends,
+    also after an exception or an incomplete attachment.
     """
     attachment = Attachment(handler, outermost=outermost, owner=owner)
     try:
@@ -362,7 +361,7 @@ def attach(
 
 
 class Attachment:
-    """The hooks of `attach`; modules can be added while it is there."""
+    """Hooks of `attach`, to which modules can be added while it is active."""
 
     def __init__(
         self, handler: Handler, *, outermost: bool = False, owner: Owner | None = None
@@ -371,40 +370,43 @@ class Attachment:
         self.outermost = outermost
         self.owner = owner or Owner()
         self.sites: dict[nn.Module, Sequence[AttentionSite]] = {}
-        self.running: list[tuple[nn.Module, _Intercept]] = []
-        self.modes: list[_Intercept] = []
+        self.running: list[tuple[nn.Module, _CallMode]] = []  # innermost last
+        self.modes: list[_CallMode] = []
         self.handles: list[Any] = []
 
     def add(self, sites: Mapping[nn.Module, AttentionSite | Sequence[AttentionSite]]) -> None:
-        """Hook modules that are not hooked yet; the sites of the others are set anew."""
-        for module, given in sites.items():
-            known = module in self.sites
-            self.sites[module] = (given,) if isinstance(given, AttentionSite) else tuple(given)
-            if not known:
-                before = module.register_forward_pre_hook(self.enter, prepend=self.outermost)
-                self.handles.append(before)
-                after = module.register_forward_hook(
-                    self._leave, always_call=True, prepend=not self.outermost
+        """Hook modules that are not hooked yet; replace the sites of the others."""
+        for module, new_sites in sites.items():
+            is_hooked = module in self.sites
+            self.sites[module] = (
+                (new_sites,) if isinstance(new_sites, AttentionSite) else tuple(new_sites)
+            )
+            if not is_hooked:
+                pre_hook = module.register_forward_pre_hook(self.enter, prepend=self.outermost)
+                self.handles.append(pre_hook)
+                hook = module.register_forward_hook(
+                    self.leave, always_call=True, prepend=not self.outermost
                 )
-                self.handles.append(after)
+                self.handles.append(hook)
 
     def remove(self) -> None:
-        """Take everything away."""
+        """Leave all modes and remove all hooks."""
         while self.modes:
             self._pop()
         while self.handles:
             self.handles.pop().remove()
 
     def enter(self, module: nn.Module, _: Any) -> None:
-        """A module begins."""
-        if self.owner.calls_again():
-            mode = _Intercept(self.sites[module], self.handler, self.modes)
+        """Enter the mode of a module that starts; the pre-hook."""
+        if self.owner.calls_or_recomputes():
+            mode = _CallMode(self.sites[module], self.handler, self.modes)
             mode.__enter__()
             self.running.append((module, mode))
             self.modes.append(mode)
 
-    def _leave(self, module: nn.Module, *_: Any) -> None:
-        if self.owner.calls_again() and self.running and self.running[-1][0] is module:
+    def leave(self, module: nn.Module, *_: Any) -> None:
+        """Leave the mode of a module that ends; the forward hook."""
+        if self.owner.calls_or_recomputes() and self.running and self.running[-1][0] is module:
             self._pop()
 
     def _pop(self) -> None:

@@ -1,8 +1,8 @@
-"""A model's own head, read after every block: what each layer alone has to say of the score.
+"""Readout of every block by the model's own head: the contribution of each layer to the score.
 
-The features of a block, averaged over its tokens, take the place of the last block's output, so
-that whatever comes after it (norm, pooling, head) turns them into an output of the model. All
-blocks do so at once, as more images of one batch, and no block passes a gradient to the one before.
+The features of a block, averaged over its tokens, replace the output of the last block, so that the
+following layers (norm, pooling, head) turn them into an output of the model. All blocks are read at
+once, as additional images of one batch. No block passes a gradient to the block before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .scope import Owner, nested
 from .sites import AttentionSite
 from .target import check_batch
 
-# From the model's output for R rows, and the number of the image of each, to R scores.
+# Maps the model's output for R rows, and the image number of each row, to R scores.
 Scores = Callable[[Any, Tensor], Tensor]
 
 
@@ -31,41 +31,41 @@ def head_after_each_block(
     shape: tuple[int, int],
     scores: Scores,
 ) -> Iterator[list[str]]:
-    """While this is on, a pass of `model` with gradients gives (B,): the sum of all blocks' scores.
+    """Make a pass of `model` with gradients return (B,): the sum of the scores of all blocks.
 
-    To be used around `record`, whose graph begins anew at every recorded site, because what a
-    block hands on carries none. What is handed over are the names of the sites that are
-    left out, once the model has run: those whose blocks the head cannot read, because their
-    features have another size.
+    Use it around `record`: the graph starts at every recorded site, because block outputs are
+    detached. The context yields a list that is filled when the model runs: the names of the sites
+    that are left out, because the features of their blocks have another shape than those that the
+    head reads.
 
     Parameters
     ----------
     sites : the self-attention sites of the model, in the order of their calls
     shape : (h, w), the patches of its grid
-    scores : what is asked of the outputs
+    scores : function that maps the outputs, and the image number of each row, to scores
 
     Raises
     ------
     UnsupportedModelError
-        For a model whose blocks cannot be told apart, or whose last block gives no tokens.
+        For a model whose blocks cannot be identified, or whose last block returns no tokens.
     """
     with nested():
-        reading = _Reading(sites[-1].name, shape, scores)
+        readout = _BlockReadout(sites[-1].name, shape, scores)
         handles = [
-            module.register_forward_hook(partial(reading.leave, name))
+            module.register_forward_hook(partial(readout.after_block, name))
             for name, module in blocks_of(model, sites).items()
         ]
         try:
-            handles.append(model.register_forward_pre_hook(reading.begin))
-            handles.append(model.register_forward_hook(reading.finish))
-            yield reading.left_out
+            handles.append(model.register_forward_pre_hook(readout.before_model))
+            handles.append(model.register_forward_hook(readout.after_model))
+            yield readout.left_out
         finally:
             for handle in handles:
                 handle.remove()
 
 
-class _Reading:
-    """The hooks of one pass, and what they hold on to; only for the owner that made them."""
+class _BlockReadout:
+    """Hooks of one pass and the features that they collect; active only for their owner."""
 
     def __init__(self, last: str, shape: tuple[int, int], scores: Scores) -> None:
         self.last = last
@@ -73,39 +73,39 @@ class _Reading:
         self.scores = scores
         self.left_out: list[str] = []
         self.owner = Owner()
-        self.images: Tensor | None = None  # (B,), their numbers, while the model runs
+        self.images: Tensor | None = None  # (B,), image numbers, while the model runs
         self.features: dict[str, Tensor] = {}
 
     @property
-    def watches(self) -> bool:
+    def is_active(self) -> bool:
         return torch.is_grad_enabled() and self.owner.calls()
 
-    def begin(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self.watches:
+    def before_model(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self.is_active:
             self.features.clear()
             self.left_out.clear()
             self.images = torch.arange(len(inputs[0]), device=inputs[0].device)
 
-    def leave(self, site: str, _: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not self.watches or self.images is None:
+    def after_block(self, site: str, _: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not self.is_active or self.images is None:
             return None
-        tensor = _tensor(site, output, len(self.images))
-        if tensor.requires_grad:
-            self.features[site] = tensor
-        handed_on = self._stacked(tensor) if site == self.last else _detached(tensor)
-        return (handed_on, *output[1:]) if isinstance(output, tuple) else handed_on
+        tokens = _block_tokens(site, output, len(self.images))
+        if tokens.requires_grad:
+            self.features[site] = tokens
+        tokens = self._stack_blocks(tokens) if site == self.last else _detached(tokens)
+        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
-    def _stacked(self, end: Tensor) -> Tensor:
-        """The averaged features of all blocks of the size of the last: (blocks * B, …)."""
-        other = [site for site, one in self.features.items() if one.shape != end.shape]
-        self.left_out.extend(other)
-        # They have no share in any score, but the record asks for their gradients.
-        nothing = sum((0 * self.features[site].sum() for site in other), end.new_zeros(()))
-        fit = [one for site, one in self.features.items() if site not in other]
-        return torch.cat([_averaged(self.last, one, self.shape) for one in fit]) + nothing
+    def _stack_blocks(self, last: Tensor) -> Tensor:
+        """Return the averaged features of all blocks of the shape of the last: (blocks * B, …)."""
+        excluded = [site for site, tokens in self.features.items() if tokens.shape != last.shape]
+        self.left_out.extend(excluded)
+        # The record needs gradients of the excluded blocks, although no score depends on them.
+        zero = sum((0 * self.features[site].sum() for site in excluded), last.new_zeros(()))
+        included = [tokens for site, tokens in self.features.items() if site not in excluded]
+        return torch.cat([_averaged(self.last, tokens, self.shape) for tokens in included]) + zero
 
-    def finish(self, _: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not self.watches or self.images is None:
+    def after_model(self, _: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not self.is_active or self.images is None:
             return None
         images, self.images = self.images, None
         count = len(self.features) - len(self.left_out)
@@ -115,51 +115,52 @@ class _Reading:
 
 
 def _detached(tensor: Tensor) -> Tensor:
-    """Without its gradient, also where `recorder.GradientsKept` is on."""
+    """Return the tensor without its graph, also inside `recorder.GradientsKept`."""
     with torch._C.DisableTorchFunction():
         return tensor.detach()
 
 
 def blocks_of(model: nn.Module, sites: Sequence[AttentionSite]) -> Mapping[str, nn.Module]:
-    """The block of each self-attention site: the outermost module that holds it and no other."""
-    found = {}
+    """Return the block of each self-attention site: the outermost module with no other site."""
+    blocks = {}
     for site in sites:
         parts = site.path.split(".")
         for depth in range(len(parts) + 1):
             name = ".".join(parts[:depth])
-            inside = [one for one in sites if f"{one.path}.".startswith(f"{name}." if name else "")]
+            prefix = f"{name}." if name else ""
+            n_sites = sum(f"{other.path}.".startswith(prefix) for other in sites)
             module = model.get_submodule(name)
-            if len(inside) == 1 and not isinstance(module, nn.ModuleList):
-                found[site.name] = module
+            if n_sites == 1 and not isinstance(module, nn.ModuleList):
+                blocks[site.name] = module
                 break
-        if found.get(site.name, model) is model:
+        if blocks.get(site.name, model) is model:
             raise UnsupportedModelError(
                 f"{site}: expected several blocks, each with one self-attention, got a single "
                 f"one in {type(model).__name__} — this method needs layers to compare"
             )
-    return found
+    return blocks
 
 
-def _tensor(site: str, output: Any, batch: int) -> Tensor:
+def _block_tokens(site: str, output: Any, batch: int) -> Tensor:
     first = output[0] if isinstance(output, tuple) and output else output
     is_tensor = isinstance(first, Tensor)
     if not is_tensor or first.ndim not in (3, 4) or len(first) != batch:
         got = tuple(first.shape) if is_tensor else type(first).__name__
         raise UnsupportedModelError(
-            f"{site}: expected its block to give tokens (B, N, D) of {batch} images, got {got} — "
+            f"{site}: expected its block to return tokens (B, N, D) of {batch} images, got {got} — "
             "this kind is not supported"
         )
     return first
 
 
 def _averaged(site: str, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The mean over tokens, in the place of each."""
+    """Replace every token by the mean over tokens."""
     channels_last = tuple(tensor.shape[1:3]) == shape
     axes = (1,) if tensor.ndim == 3 else (1, 2) if channels_last else (2, 3)
     sides = tuple(tensor.shape[axis] for axis in axes)
     if tensor.ndim == 4 and sides != shape:
         raise UnsupportedModelError(
-            f"{site}: expected its block to give features of the {shape[0]}x{shape[1]} patches, "
+            f"{site}: expected its block to return features of {shape[0]}x{shape[1]} patches, "
             f"got {tuple(tensor.shape)} — this kind is not supported"
         )
     return tensor.mean(dim=axes, keepdim=True).expand_as(tensor)

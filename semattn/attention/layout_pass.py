@@ -1,7 +1,7 @@
-"""One forward pass that finds the attention calls of a model and where their tokens lie.
+"""Forward pass that finds the attention calls of a model and the positions of their tokens.
 
-A module is an attention site when it makes an attention call between tokens of the image, whatever
-its name is. Positions are followed by `trace`; what a call does is read off them by `layout`.
+A module is an attention site if it makes an attention call between tokens of the image; its name
+does not matter. `position_tracing` computes the positions, and `token_layout` the layout of a call.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..errors import UnsupportedModelError
 from .hooks import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .model_call import ModelCall
-from .position_rules import Planes, mixed
-from .position_tracing import Trace
+from .position_rules import Planes, mean_positions
+from .position_tracing import PositionTracer
 from .scope import Owner, apart, depth
 from .sites import NAMED_ATTENTION, AttentionSite
-from .token_layout import Layout, UnplacedError, has_places, layout_of
+from .token_layout import Layout, UnplacedError, has_positions, layout_of
 
-# Calls that hand numbers to Python code without a call of an operator.
+# Functions that return values to Python code without an operator call.
 _READS_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 
 FOREIGN = "its tokens do not come from the image"
 NOT_PATCHES = "it is not attention between patches"
-NO_PATCHES = "its keys are no patches of the image"
+NO_PATCHES = "its keys are not patches of the image"
 NO_CALL = "it makes no attention call"
-NOT_CHOSEN = "it is not among the given sites"
+NOT_SELECTED = "it is not among the given sites"
 
 
 @dataclass(eq=False)
 class Running:
-    """A module that runs, and how many attention calls have been made since it began."""
+    """Module that is running, and the number of attention calls since it started."""
 
     name: str
     module: nn.Module
@@ -51,7 +51,7 @@ class Running:
 
 @dataclass(frozen=True)
 class SiteCall:
-    """One attention call of the pass.
+    """Attention call of the pass.
 
     `before` holds the numbers of the calls whose results its queries, keys or values depend on.
     """
@@ -67,10 +67,11 @@ class SiteCall:
 
 @dataclass
 class Findings:
-    """Findings of the pass.
+    """Results of the pass.
 
-    `left_out` has (path, class, reason) of the modules that attend, or are named so, but not
-    between patches. `repeatable` says whether the layout can be taken for that of other images.
+    `left_out` has (path, class, reason) of the modules that attend, or have a name that suggests
+    attention, but not between patches. `repeatable` tells whether the layout applies to other
+    images.
     """
 
     calls: list[SiteCall] = field(default_factory=list)
@@ -82,8 +83,8 @@ def layout_pass(
     model: nn.Module,
     call: ModelCall,
     sites: Sequence[str] | None = None,
-    watch: Callable[[Trace], Any] | None = None,
-    whole: bool = False,
+    watch: Callable[[PositionTracer], Any] | None = None,
+    all_images: bool = False,
 ) -> Findings:
     """Run `model` once without gradients, on two images, and find its attention calls.
 
@@ -91,8 +92,8 @@ def layout_pass(
     ----------
     call : the arguments of the model
     sites : names of modules, or patterns of names, that count as attention; None is all
-    watch : a context manager that is open during the pass, given the trace
-    whole : whether to run all images, not two
+    watch : function of the tracer that returns a context manager, open during the pass
+    all_images : whether to run all images instead of two
 
     Raises
     ------
@@ -100,18 +101,18 @@ def layout_pass(
         For attention whose tokens cannot be followed back to the image, or whose order varies; it
         names the module.
     """
-    few = call.with_images(call.images.detach().clone()) if whole else call.few()
+    few = call.with_images(call.images.detach().clone()) if all_images else call.few()
     with ExitStack() as stack:
         stack.enter_context(apart(layout=True))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
-        trace = Trace(few.images, few.other_tensors())
-        stack.callback(trace.restore_random_state)
-        finder = _CallFinder(trace, (few.images.shape[-2], few.images.shape[-1]), sites)
-        stack.enter_context(_modules_followed(model, trace.modules, finder.entered))
+        tracer = PositionTracer(few.images, few.other_tensors())
+        stack.callback(tracer.restore_random_state)
+        finder = _CallFinder(tracer, (few.images.shape[-2], few.images.shape[-1]), sites)
+        stack.enter_context(_track_modules(model, tracer.modules, finder.entered))
         if watch is not None:
-            stack.enter_context(watch(trace))
-        stack.enter_context(trace)
+            stack.enter_context(watch(tracer))
+        stack.enter_context(tracer)
         stack.enter_context(finder)
         try:
             few.run(model)
@@ -122,18 +123,18 @@ def layout_pass(
                 f"{type(model).__name__}: expected scaled_dot_product_attention or softmax, got "
                 "flex_attention, whose calls cannot be read — choose another implementation"
             ) from error
-    return finder.findings()
+    return finder.finish()
 
 
 @contextmanager
-def _modules_followed(
+def _track_modules(
     model: nn.Module, running: list[Running], entered: dict[str, nn.Module]
 ) -> Iterator[None]:
-    """Keep in `running` the modules of `model` that run, outermost first, and in `entered` all."""
+    """Maintain the stack `running` of running modules, and `entered` with all that have run."""
     owner = Owner()
     handles: list[Any] = []
 
-    def follow(name: str, module: nn.Module) -> None:
+    def track(name: str, module: nn.Module) -> None:
         def enter(_: nn.Module, __: Any) -> None:
             if owner.calls():
                 entered[name] = module
@@ -148,7 +149,7 @@ def _modules_followed(
 
     try:
         for name, module in model.named_modules():
-            follow(name, module)
+            track(name, module)
         yield
     finally:
         for handle in handles:
@@ -156,76 +157,78 @@ def _modules_followed(
 
 
 class _CallFinder(TorchFunctionMode):
-    """Looks at every attention call of the pass."""
+    """Function mode that examines every attention call of the pass."""
 
-    def __init__(self, trace: Trace, size: tuple[int, int], sites: Sequence[str] | None) -> None:
+    def __init__(
+        self, tracer: PositionTracer, size: tuple[int, int], sites: Sequence[str] | None
+    ) -> None:
         super().__init__()
-        self.trace = trace
+        self.tracer = tracer
         self.size = size
         self.sites = sites
         self.entered: dict[str, nn.Module] = {}
         self.reader = CallReader()
         self.level = depth()
-        self.found = Findings()
-        self.ignored: list[tuple[str, tuple[int, ...]]] = []  # softmax calls of other scores
+        self.findings = Findings()
+        self.ignored: list[tuple[str, tuple[int, ...]]] = []  # softmax calls that are not attention
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in _READS_ARRAYS:
-            self.trace.note_read(args)
-        found = self.reader.read(func, args, kwargs) if depth() == self.level else None
-        if found is None:
+            self.tracer.note_read(args)
+        candidate = self.reader.read(func, args, kwargs) if depth() == self.level else None
+        if candidate is None:
             result = func(*args, **kwargs)
             self.reader.note(func, args, kwargs, result)
             return result
-        numbers = [running.calls for running in self.trace.modules]
-        for running in self.trace.modules:
+        numbers = [running.calls for running in self.tracer.modules]
+        for running in self.tracer.modules:
             running.calls += 1
-        axis = self._query_axis(found)
-        return found.make(lambda call: self._see(call, numbers, axis), axis)
+        axis = self._query_axis(candidate)
+        return candidate.make(lambda call: self._examine(call, numbers, axis), axis)
 
-    def _query_axis(self, found: FoundCall) -> int | None:
-        """The axis of the queries in scores, where it is not the usual one beside the keys."""
-        planes = None if found.scores is None else self.trace.of(found.scores)
-        if planes is None or len(planes) != 6 or found.scores is None:
+    def _query_axis(self, candidate: FoundCall) -> int | None:
+        """Return the axis of the queries in scores if it is not the one next to the keys."""
+        planes = None if candidate.scores is None else self.tracer.of(candidate.scores)
+        if planes is None or len(planes) != 6 or candidate.scores is None:
             return None
-        usual = -1 if found.dim != -1 else -2
+        usual = -1 if candidate.dim != -1 else -2
         with _disable_current_modes():
             first, second = planes[:3], planes[3:]
-            queries = first if _alike_along(first, found.dim) else second
+            queries = first if _are_constant(first, candidate.dim) else second
             varying = [
                 axis
-                for axis in range(-found.scores.ndim, 0)
-                if axis != found.dim and not _alike_along(queries[1:], axis)
+                for axis in range(-candidate.scores.ndim, 0)
+                if axis != candidate.dim and not _are_constant(queries[1:], axis)
             ]
-        single = found.scores.shape[usual] == 1
-        return None if single or usual in varying or len(varying) != 1 else varying[0]
+        is_single = candidate.scores.shape[usual] == 1
+        return None if is_single or usual in varying or len(varying) != 1 else varying[0]
 
-    def _see(self, call: Call, numbers: list[int], axis: int | None) -> Tensor:
-        """Enter one call into what is found, and make it."""
-        place = self._place_of(call)
-        running, chosen = self.trace.modules[place], self._chosen(place)
-        layout, reason = None, NOT_CHOSEN
+    def _examine(self, call: Call, numbers: list[int], axis: int | None) -> Tensor:
+        """Add one call to the findings, and run it."""
+        index = self._module_of(call)
+        running, selected = self.tracer.modules[index], self._selected_module(index)
+        layout, reason = None, NOT_SELECTED
         if not self._is_attention(call):
             self.ignored.append((running.name, call.shape))
-            return run_traced(self.trace, call)
-        if chosen is not None:
-            running = self.trace.modules[chosen]
+            return run_traced(self.tracer, call)
+        if selected is not None:
+            running = self.tracer.modules[selected]
             layout, reason = self._layout(call, running)
         if layout is None:
             self._leave_out(running, reason)
-            return run_traced(self.trace, call)
-        assert chosen is not None
-        return self._enter(call, running, (numbers[chosen], axis), layout)
+            return run_traced(self.tracer, call)
+        assert selected is not None
+        return self._add_site(call, running, (numbers[selected], axis), layout)
 
-    def _place_of(self, call: Call) -> int:
-        """The innermost module that makes both the scores and the softmax, as a number."""
-        modules = self.trace.modules
+    def _module_of(self, call: Call) -> int:
+        """Return the index of the innermost module that computes both scores and softmax."""
+        modules = self.tracer.modules
         if isinstance(call, FusedCall):
             return len(modules) - 1
-        product = self.trace.origin(call.scores).product
+        product = self.tracer.origin(call.scores).product
         shared = 0
         for first, second in zip(modules, product[1] if product else modules, strict=False):
             if first is not second:
@@ -233,80 +236,83 @@ class _CallFinder(TorchFunctionMode):
             shared += 1
         return max(shared, 1) - 1
 
-    def _chosen(self, place: int) -> int | None:
-        """The number of the module that the person calls a site, if there is one."""
+    def _selected_module(self, index: int) -> int | None:
+        """Return the index of the innermost running module that `sites` names, if there is one."""
         if self.sites is None:
-            return place
-        for number in range(len(self.trace.modules) - 1, -1, -1):
-            name = self.trace.modules[number].name
+            return index
+        for number in range(len(self.tracer.modules) - 1, -1, -1):
+            name = self.tracer.modules[number].name
             if any(fnmatchcase(name, pattern) for pattern in self.sites):
                 return number
         return None
 
     def _is_attention(self, call: Call) -> bool:
-        """Return whether a softmax is over scores that are a product, and not that of a gate."""
+        """Return whether the scores of a softmax are a product of tokens, not those of a gate."""
         if isinstance(call, FusedCall):
             return True
-        planes, product = self.trace.of(call.scores), self.trace.origin(call.scores).product
+        planes, product = self.tracer.of(call.scores), self.tracer.origin(call.scores).product
         if product is not None and product[0] == "lost":
             return True
         return product is not None if planes is None else len(planes) == 6
 
     def _layout(self, call: Call, running: Running) -> tuple[Layout | None, str]:
-        """The layout of a call between tokens of the image, or why it is left out."""
+        """Return the layout of a call between tokens of the image, or why it is left out."""
         if isinstance(call, DenseCall):
-            parts = [call.scores]
-            product = self.trace.origin(call.scores).product
-            foreign = product is not None and product[0] == "foreign"
-            lost = product is not None and product[0] == "lost"
+            tensors = [call.scores]
+            product = self.tracer.origin(call.scores).product
+            is_foreign = product is not None and product[0] == "foreign"
+            is_lost = product is not None and product[0] == "lost"
         else:
-            parts = [call.query, call.key]
-            lost = any(self.trace.of(one) is None and self.trace.origin(one).image for one in parts)
-            foreign = self.trace.of(call.key) is None
-        if lost:
+            tensors = [call.query, call.key]
+            is_lost = any(
+                self.tracer.of(tensor) is None and self.tracer.origin(tensor).image
+                for tensor in tensors
+            )
+            is_foreign = self.tracer.of(call.key) is None
+        if is_lost:
             raise self._refusal(running, call, "tokens that cannot be followed back to it")
-        if foreign:
+        if is_foreign:
             return None, FOREIGN
-        if order := next((one for part in parts if (one := self.trace.origin(part).order)), ""):
+        orders = [self.tracer.origin(tensor).order for tensor in tensors]
+        if order := next(filter(None, orders), ""):
             raise UnsupportedModelError(
-                f"{running}: expected tokens in an order that stays, got an order that depends on "
+                f"{running}: expected a fixed order of tokens, got an order that depends on "
                 f"{order} — give the model a fixed order, such as its own noise argument"
             )
-        with _disable_current_modes():  # these sums are not the model's
-            queries, keys = places_of(self.trace, call)
-            if not has_places(keys):
+        with _disable_current_modes():  # computations that are not part of the model
+            queries, keys = positions_of(self.tracer, call)
+            if not has_positions(keys):
                 return None, NO_PATCHES
             try:
-                layout = layout_of(queries, keys, self.size, self.trace.origin(parts[-1]).reach)
+                layout = layout_of(queries, keys, self.size, self.tracer.origin(tensors[-1]).reach)
             except UnplacedError as reason:
                 raise self._refusal(running, call, str(reason)) from None
         return (layout, "") if layout.keys is not None else (None, NOT_PATCHES)
 
-    def _enter(
-        self, call: Call, running: Running, which: tuple[int, int | None], layout: Layout
+    def _add_site(
+        self, call: Call, running: Running, number_and_axis: tuple[int, int | None], layout: Layout
     ) -> Tensor:
-        before = frozenset().union(*(one.calls for one in self._origins(call)))
-        own = len(self.found.calls)
-        self.found.calls.append(
-            SiteCall(
-                running.name, type(running.module).__name__, *which, call.shape, layout, before
-            )
+        before = frozenset().union(*(origin.calls for origin in self._origins(call)))
+        number = len(self.findings.calls)
+        kind = type(running.module).__name__
+        self.findings.calls.append(
+            SiteCall(running.name, kind, *number_and_axis, call.shape, layout, before)
         )
-        result = run_traced(self.trace, call)
-        origin = self.trace.origin(result)
-        self.trace.put_origin(result, replace(origin, calls=origin.calls | before | {own}))
+        result = run_traced(self.tracer, call)
+        origin = self.tracer.origin(result)
+        self.tracer.put_origin(result, replace(origin, calls=origin.calls | before | {number}))
         return result
 
     def _origins(self, call: Call) -> list[Any]:
         tensors = (
             [call.scores] if isinstance(call, DenseCall) else [call.query, call.key, call.value]
         )
-        return [self.trace.origin(one) for one in tensors]
+        return [self.tracer.origin(tensor) for tensor in tensors]
 
     def _leave_out(self, running: Running, reason: str) -> None:
         entry = (running.name, type(running.module).__name__, reason)
-        if entry not in self.found.left_out:
-            self.found.left_out.append(entry)
+        if entry not in self.findings.left_out:
+            self.findings.left_out.append(entry)
 
     def _refusal(self, running: Running, call: Call, reason: str) -> UnsupportedModelError:
         return UnsupportedModelError(
@@ -315,11 +321,12 @@ class _CallFinder(TorchFunctionMode):
             "count"
         )
 
-    def findings(self) -> Findings:
-        """Return the findings, with the modules named for attention that make no attention call."""
-        self._check_alone()
-        self.found.repeatable = not self.trace.reads_values
-        seen = [one.path for one in self.found.calls] + [one[0] for one in self.found.left_out]
+    def finish(self) -> Findings:
+        """Return the findings, including modules named for attention without an attention call."""
+        self._check_other_calls()
+        self.findings.repeatable = not self.tracer.reads_values
+        paths = [call.path for call in self.findings.calls]
+        paths += [path for path, _, _ in self.findings.left_out]
         named = [
             (name, type(module).__name__)
             for name, module in self.entered.items()
@@ -327,26 +334,28 @@ class _CallFinder(TorchFunctionMode):
         ]
         for name, kind in named:
             inner = [other for other, _ in named if _inside(other, name)]
-            related = any(_inside(one, name) or _inside(name, one) or one == name for one in seen)
-            if not inner and not related:
-                self.found.left_out.append((name, kind, NO_CALL))
-        return self.found
+            is_related = any(
+                _inside(path, name) or _inside(name, path) or path == name for path in paths
+            )
+            if not inner and not is_related:
+                self.findings.left_out.append((name, kind, NO_CALL))
+        return self.findings
 
-    def _check_alone(self) -> None:
-        """Raise where a model attends by calls that are not seen, or that are not of tokens."""
-        for running, name in self.trace.unseen:
+    def _check_other_calls(self) -> None:
+        """Raise UnsupportedModelError for attention that cannot be read, or not of tokens."""
+        for running, name in self.tracer.unknown_calls:
             raise UnsupportedModelError(
                 f"{running}: expected attention by scaled_dot_product_attention or softmax, got a "
                 f"direct call of {name}, which cannot be read — use the functions of torch.nn"
             )
-        for one in self.found.calls:
+        for call in self.findings.calls:
             for path, shape in self.ignored:
-                if path == one.path and shape[-2:] == one.shape[-2:] and shape[-1] > 1:
+                if path == call.path and shape[-2:] == call.shape[-2:] and shape[-1] > 1:
                     raise UnsupportedModelError(
-                        f"{one.path or 'the model'} ({one.module}): expected one attention call a "
-                        f"forward pass, got a second softmax of shape {shape} over scores that are "
-                        "no product of tokens — positional and differential attention are not "
-                        "supported"
+                        f"{call.path or 'the model'} ({call.module}): expected one attention call "
+                        f"per forward pass, got a second softmax of shape {shape} over scores that "
+                        "are not a product of tokens — positional and differential attention are "
+                        "not supported"
                     )
 
 
@@ -354,55 +363,55 @@ def _inside(name: str, outer: str) -> bool:
     return name != outer and (not outer or name.startswith(f"{outer}."))
 
 
-def run_traced(trace: Trace, call: Call) -> Tensor:
-    """Make the call; what comes out of a fused one is where its queries are."""
-    trace.inside_call = True
+def run_traced(tracer: PositionTracer, call: Call) -> Tensor:
+    """Run the call; the result of a fused call has the positions of its queries."""
+    tracer.inside_call = True
     try:
         result = call.run()
     finally:
-        trace.inside_call = False
-    if isinstance(call, FusedCall) and trace.of(call.key) is not None:
-        queries = trace.of(call.query)
+        tracer.inside_call = False
+    if isinstance(call, FusedCall) and tracer.of(call.key) is not None:
+        queries = tracer.of(call.query)
         if queries is None:  # learned queries
-            nowhere = torch.full((1,) * result.ndim, torch.nan, device=result.device)
-            queries = (nowhere, nowhere, nowhere)
+            missing = torch.full((1,) * result.ndim, torch.nan, device=result.device)
+            queries = (missing, missing, missing)
         else:
-            queries = mixed(queries[:3], [-1], True)
-        trace.put(result, tuple(plane.expand(result.shape) for plane in queries))
+            queries = mean_positions(queries[:3], [-1], True)
+        tracer.put(result, tuple(plane.expand(result.shape) for plane in queries))
     return result
 
 
-def places_of(trace: Trace, call: Call) -> tuple[Planes | None, Planes]:
-    """Places of the queries (…, Nq), if they have any, and of the keys (…, Nk)."""
+def positions_of(tracer: PositionTracer, call: Call) -> tuple[Planes | None, Planes]:
+    """Return the positions of the queries (…, Nq), if they have any, and of the keys (…, Nk)."""
     if isinstance(call, FusedCall):
-        queries, keys = trace.of(call.query), trace.of(call.key)
+        queries, keys = tracer.of(call.query), tracer.of(call.key)
         assert keys is not None
-        keys = mixed(keys[:3], [-1], False)
+        keys = mean_positions(keys[:3], [-1], False)
         lead = call.shape[:-2]
-        if call.key.shape[:-2] != lead:  # heads that share their keys: one is enough
+        if call.key.shape[:-2] != lead:  # heads share their keys, so one head is enough
             keys = tuple(plane[:, :1].expand(*lead, -1) for plane in keys)
         if queries is None:
             return None, keys
-        queries = mixed(queries[:3], [-1], False)
+        queries = mean_positions(queries[:3], [-1], False)
         return tuple(plane.expand(*lead, -1) for plane in queries), keys
-    both = trace.of(call.scores)
-    assert both is not None
-    first, second = both[:3], both[3:]
-    if not _alike_along(first, -1) and _alike_along(second, -1):  # keys times queries
+    planes = tracer.of(call.scores)
+    assert planes is not None
+    first, second = planes[:3], planes[3:]
+    if not _are_constant(first, -1) and _are_constant(second, -1):  # keys times queries
         first, second = second, first
-    return mixed(first, [-1], False), mixed(second, [-2], False)
+    return mean_positions(first, [-1], False), mean_positions(second, [-2], False)
 
 
-def _alike_along(planes: Planes, axis: int) -> bool:
-    """Return whether places do not change along an axis."""
+def _are_constant(planes: Planes, axis: int) -> bool:
+    """Return whether positions are constant along an axis."""
     return all(
         bool(((plane - plane.narrow(axis, 0, 1)).abs() < 1e-6).all())
         for plane in (plane.nan_to_num(-9.0) for plane in planes)
     )
 
 
-def site_of(call: SiteCall, layer: int, several: bool) -> AttentionSite:
-    """The site of a call; `several` says whether its module makes others."""
+def site_of(call: SiteCall, layer: int, numbered: bool) -> AttentionSite:
+    """Return the site of a call; `numbered` adds its number if the module makes several calls."""
     kind = "pool" if call.layout.queries is None else "self"
-    name = f"{call.path}[{call.call}]" if several else call.path
+    name = f"{call.path}[{call.call}]" if numbered else call.path
     return AttentionSite(name, layer, call.module, kind, call.call, call.query_axis)

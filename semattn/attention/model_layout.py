@@ -1,7 +1,7 @@
 """Attention sites of a model and the token layout of their calls, for images of one size.
 
-Found once by `layout_pass` and kept with the model, until the model is called in another way or one
-of its plain attributes changes.
+`layout_pass` computes the layout once. It is cached for the model, and computed again if the model
+is called with other kinds of arguments or one of its attributes changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..grid import PatchGrid
 from .frozen import quiet
 from .hooks import Call
 from .layout_pass import Findings, layout_pass, site_of
-from .model_attributes import attributes_of, changed
+from .model_attributes import attributes_of, changed_attributes
 from .model_call import ModelCall
 from .site_record import SiteRecord, site_record
 from .sites import AttentionSite
@@ -30,12 +30,12 @@ from .token_layout import Layout, common_grid, with_same_prefix
 
 NO_INFLUENCE = "the score does not depend on it"
 
-_MOST_LAYOUTS = 64  # kept for each model
+_MAX_LAYOUTS = 64  # cached per model
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A module that attends, or is named so, and why it is not among the sites."""
+    """Module named for attention, or with attention, that is not a site, and the reason."""
 
     site: AttentionSite
     reason: str
@@ -43,11 +43,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """The attention sites of a model, in the order of their calls, and the layout of each.
+    """Attention sites of a model in the order of their calls, and the layout of each.
 
-    `layouts` and `shapes` (without leading axes) are those of each site by name; `before` names the
-    sites whose results a site depends on. `grid` is that of the self-attention sites' patches.
-    `readout` (N,) says which tokens of the last layer the output is read from, where that has been
+    `layouts` and `shapes` (without leading axes) are given by site name; `before` names the sites
+    whose results a site depends on. `grid` is the patch grid of the self-attention sites.
+    `readout` (N,) marks the tokens of the last layer that the output is read from, if it has been
     measured (`readout.with_readout`).
     """
 
@@ -60,71 +60,70 @@ class ModelLayout:
 
     @property
     def selves(self) -> tuple[AttentionSite, ...]:
-        """The self-attention sites."""
+        """Self-attention sites."""
         return tuple(site for site in self.sites if site.kind == "self")
 
     @property
     def grid(self) -> PatchGrid:
-        """The grid that patches are counted on: the finest of all self-attention sites.
-
-        Of all pools, in a model whose layers do not attend between patches otherwise.
-        """
+        """Finest grid of all self-attention sites; of all pools in a model without such sites."""
         return common_grid([self.layouts[site.name] for site in self.selves or self.sites])
 
     @property
     def class_tokens(self) -> Tensor:
-        """Weights of the prefix tokens that are read, all alike, sum 1; 0 for the others: (N,)."""
+        """Weights (N,), equal for the prefix tokens that are read and 0 for others, with sum 1."""
         assert self.readout is not None
         numbers = torch.arange(len(self.readout), device=self.readout.device)
         read = (self.readout & (numbers < self.grid.prefix)).to(torch.float32)
         return read / read.sum().clamp(min=1)
 
     def modules(self, model: nn.Module) -> dict[nn.Module, tuple[AttentionSite, ...]]:
-        """The sites of each module of the model."""
-        found: dict[nn.Module, tuple[AttentionSite, ...]] = {}
+        """Return the sites of each module of the model."""
+        modules: dict[nn.Module, tuple[AttentionSite, ...]] = {}
         for site in self.sites:
             module = model.get_submodule(site.path)
-            found[module] = (*found.get(module, ()), site)
-        return found
+            modules[module] = (*modules.get(module, ()), site)
+        return modules
 
     def without(self, names: Collection[str], reason: str) -> ModelLayout:
-        """The same with some sites left out, and the layers of the others numbered anew."""
-        kept = number_layers([site for site in self.sites if site.name not in names])
-        if not kept:
+        """Return the layout without some sites, with the layers of the others renumbered."""
+        remaining = number_layers([site for site in self.sites if site.name not in names])
+        if not remaining:
             first = next(site for site in self.sites if site.name in names)
             raise UnsupportedModelError(
-                f"{first}: expected attention that counts, got none: {reason} — "
+                f"{first}: expected attention that the score depends on, got none: {reason} — "
                 "explain an output that depends on attention between patches"
             )
-        gone = [LeftOut(site, reason) for site in self.sites if site.name in names]
-        return replace(self, sites=kept, left_out=(*self.left_out, *gone))
+        removed = [LeftOut(site, reason) for site in self.sites if site.name in names]
+        return replace(self, sites=remaining, left_out=(*self.left_out, *removed))
 
     def is_same(self, other: ModelLayout) -> bool:
-        """Return whether another layout has the same sites, and their tokens at the same places."""
+        """Return whether another layout has the same sites with the same token positions."""
         return self.sites == other.sites and all(
             layout.is_same(other.layouts[name]) for name, layout in self.layouts.items()
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence for each reason why sites are left out."""
+        """Return one sentence per reason why sites are left out."""
+        sites_by_reason: dict[str, list[AttentionSite]] = {}
+        for left_out in self.left_out:
+            sites_by_reason.setdefault(left_out.reason, []).append(left_out.site)
         return tuple(
-            f"Not in the map, since {reason}: {_listed(group)}."
-            for reason in dict.fromkeys(one.reason for one in self.left_out)
-            if (group := [one.site for one in self.left_out if one.reason == reason])
+            f"Not in the map, since {reason}: {_summarize_sites(sites)}."
+            for reason, sites in sites_by_reason.items()
         )
 
     def towers(self) -> list[set[str]]:
-        """The sites in groups that never exchange tokens; those with self-attention alone."""
+        """Return groups of sites that never exchange tokens, if they contain self-attention."""
         towers: list[set[str]] = []
-        known = {site.name for site in self.sites}
+        names = {site.name for site in self.sites}
         for site in self.sites:
-            joined = {site.name, *(self.before[site.name] & known)}
-            apart = [tower for tower in towers if not tower & joined]
+            joined = {site.name, *(self.before[site.name] & names)}
+            separate = [tower for tower in towers if not tower & joined]
             for tower in towers:
                 joined |= tower if tower & joined else set()
-            towers = [*apart, joined]
-        counted = self.selves or self.sites
-        return [one for one in towers if any(site.name in one for site in counted)]
+            towers = [*separate, joined]
+        sites = self.selves or self.sites
+        return [tower for tower in towers if any(site.name in tower for site in sites)]
 
     def check_one_tower(self) -> None:
         """Raise UnsupportedModelError for towers that never exchange tokens, as in an ensemble."""
@@ -133,17 +132,17 @@ class ModelLayout:
             first = [next(s for s in self.sites if s.name in tower) for tower in towers[:2]]
             raise UnsupportedModelError(
                 f"model: expected one tower of layers, got {len(towers)} parallel towers, such as "
-                f"those of {first[0]} and {first[1]}, as an ensemble has — explain each member by "
-                "itself, or name the layers of one with sites=[…]"
+                f"those of {first[0]} and {first[1]}, as in an ensemble — explain each member "
+                "separately, or name the layers of one with sites=[…]"
             )
 
     def place(self, site: AttentionSite, call: Call, bias: Tensor) -> Tensor:
-        """A bias (B or 1, H or 1, N) on the tokens of the grid, for the keys of one call.
+        """Map a bias (B or 1, H or 1, N) on the tokens of the grid to the keys of one call.
 
-        A coarse key has the mean of the patches that it covers; padding has none. It broadcasts to
-        the scores of the call.
+        A coarse key gets the mean of the patches that it covers, padding gets 0. The result
+        broadcasts to the scores of the call.
         """
-        layout, lead, grid = self.seen(site, call), call.shape[:-2], self.grid
+        layout, lead, grid = self.layout_of_call(site, call), call.shape[:-2], self.grid
         assert layout.keys is not None
         if layout.keys.grid != grid or not layout.keys.in_order:
             at = layout.place(layout.keys, grid, layout.batch_of(lead))
@@ -152,138 +151,139 @@ class ModelLayout:
             bias = torch.where(cover > 0, at.spread(bias) / cover.clamp(min=1e-12), 0)
         return layout.unfold(bias[:, :, None], lead)
 
-    def asking(self, site: AttentionSite, call: Call, which: str) -> Tensor:
-        """1 for the queries that are the "class" tokens, or "patches": broadcasts to (…, Nq, 1).
+    def query_mask(self, site: AttentionSite, call: Call, which: str) -> Tensor:
+        """Return 1 for queries that are "class" tokens, or "patches": broadcasts to (…, Nq, 1).
 
-        Class tokens are the prefix tokens that the score reads.
+        Class tokens are the prefix tokens that the score is read from.
         """
-        layout, lead = self.seen(site, call), call.shape[:-2]
+        layout, lead = self.layout_of_call(site, call), call.shape[:-2]
         assert layout.queries is not None
         grid, device = self.grid, call.device
         if which == "class":
-            chosen = self.class_tokens.to(device)
+            tokens = self.class_tokens.to(device)
         else:
-            chosen = grid.add_prefix(torch.ones(grid.patches, device=device))
+            tokens = grid.add_prefix(torch.ones(grid.patches, device=device))
         at = layout.place(layout.queries, grid, layout.batch_of(lead))
-        spread = at.spread(chosen.expand(at.batch, -1)).ne(0)
-        return layout.unfold(spread[:, None, :, None].to(torch.float32), lead)
+        mask = at.spread(tokens.expand(at.batch, -1)).ne(0)
+        return layout.unfold(mask[:, None, :, None].to(torch.float32), lead)
 
     def record(self, site: AttentionSite, call: Call) -> SiteRecord:
-        """Return the record of one call, as `semattn.record` keeps it, without its result."""
-        layout = self.seen(site, call)
-        one = site_record(site, call, layout, self.grid, layout.batch_of(call.shape[:-2]))
-        return one if self.readout is None else replace(one, class_tokens=self.class_tokens)
+        """Return the record of one call, like `semattn.record`, without its result."""
+        layout = self.layout_of_call(site, call)
+        record = site_record(site, call, layout, self.grid, layout.batch_of(call.shape[:-2]))
+        return record if self.readout is None else replace(record, class_tokens=self.class_tokens)
 
-    def seen(self, site: AttentionSite, call: Call) -> Layout:
-        """The layout of a call, which must have the shape that was found."""
+    def layout_of_call(self, site: AttentionSite, call: Call) -> Layout:
+        """Return the layout of a call, whose shape must be that of the layout pass."""
         layout = self.layouts.get(site.name)
         if layout is None or call.shape[-2:] != self.shapes[site.name]:
-            was = self.shapes.get(site.name, ())
+            expected = self.shapes.get(site.name, ())
             raise UnsupportedModelError(
-                f"{site}: expected attention between {was or 'no'} tokens, as at the first look, "
-                f"got {call.shape} — the model has changed; make the prompter anew"
+                f"{site}: expected attention between {expected or 'no'} tokens, as in the first "
+                f"pass, got {call.shape} — the model has changed; create the prompter again"
             )
         return layout
 
 
 @dataclass
-class _Known:
-    """Layout of a model for one way of calling it, and what passes have shown since."""
+class _CachedLayout:
+    """Layout of a model for one kind of call, and results of later passes."""
 
     attributes: tuple[Any, ...]
     layout: ModelLayout
     volatile: frozenset[tuple[int, str]] = frozenset()  # attributes that change in every pass
-    unreached: frozenset[str] = frozenset()  # sites that no score has depended on so far
+    unreached: frozenset[str] = frozenset()  # sites that no score has depended on yet
     blocked: bool = False  # whether the model runs a part without gradients
-    weights: tuple[Any, ...] = ()  # those that the readout was measured with
+    weights: tuple[Any, ...] = ()  # identity of the weights that the readout was measured with
 
     def is_of(self, attributes: tuple[Any, ...]) -> bool:
-        """Return whether a model with these attributes has this layout."""
+        """Return whether the layout is valid for a model with these attributes."""
         return attributes == self.attributes or (
-            bool(self.volatile) and changed(attributes, self.attributes) <= self.volatile
+            bool(self.volatile) and changed_attributes(attributes, self.attributes) <= self.volatile
         )
 
 
-_shelves: WeakKeyDictionary[nn.Module, dict[Any, _Known]] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[nn.Module, dict[Any, _CachedLayout]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 def model_layout(
-    model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None, *, anew: bool = False
+    model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None, *, refresh: bool = False
 ) -> ModelLayout:
-    """The layout of `model` for calls like `call`; found by one more pass where it is not known.
+    """Return the layout of `model` for calls like `call`; run an additional pass if it is unknown.
 
     Parameters
     ----------
     sites : names of modules, or patterns of names, that count as attention; None is all
-    anew : whether to look again although a layout is known
+    refresh : whether to ignore a cached layout
 
     Raises
     ------
     UnsupportedModelError
-        For a model whose attention cannot be read truthfully; it names the module.
+        For a model whose attention cannot be read correctly; the message names the module.
     """
     with quiet(model):
-        return known_layout(model, call, sites, anew=anew).layout
+        return known_layout(model, call, sites, refresh=refresh).layout
 
 
 def known_layout(
-    model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None, *, anew: bool = False
-) -> _Known:
-    """Return the same as `model_layout`, with what passes have shown since.
+    model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None, *, refresh: bool = False
+) -> _CachedLayout:
+    """Return the cache entry of `model_layout`, with results of later passes.
 
     The caller holds the model in evaluation mode (`quiet`).
     """
     attributes = attributes_of(model)
     key = (call.key, None if sites is None else tuple(sites))
     with _lock:
-        shelf = _shelves.setdefault(model, {})
-        known = shelf.get(key)
-    if known is not None and known.is_of(attributes) and not anew:
-        return known
-    found, outside = _watched_pass(model, call, sites)
-    layout, varying = _read(model, found), changed(attributes, attributes_of(model))
-    again = varying or outside
-    if again and not layout.is_same(_read(model, layout_pass(model, call, sites))):
+        cache = _caches.setdefault(model, {})
+        entry = cache.get(key)
+    if entry is not None and entry.is_of(attributes) and not refresh:
+        return entry
+    findings, used_random = _run_layout_pass(model, call, sites)
+    layout = _to_model_layout(model, findings)
+    volatile = changed_attributes(attributes, attributes_of(model))
+    check_again = volatile or used_random
+    if check_again and not layout.is_same(_to_model_layout(model, layout_pass(model, call, sites))):
         raise UnsupportedModelError(
             f"{type(model).__name__}: expected tokens in the same order in every forward pass, "
             "got an order that changes from pass to pass — fix the order"
         )
-    known = _Known(attributes, layout, varying)
-    if found.repeatable:
+    entry = _CachedLayout(attributes, layout, volatile)
+    if findings.repeatable:
         with _lock:
-            while len(shelf) >= _MOST_LAYOUTS:
-                shelf.pop(next(iter(shelf)))
-            shelf[key] = known
-    return known
+            while len(cache) >= _MAX_LAYOUTS:
+                cache.pop(next(iter(cache)))
+            cache[key] = entry
+    return entry
 
 
-def _watched_pass(
+def _run_layout_pass(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None
 ) -> tuple[Findings, bool]:
-    """Return the findings of a pass, and whether it drew random numbers of Python or NumPy."""
+    """Return the findings of a pass, and whether it used random numbers of Python or NumPy."""
     before = _random_states()
-    found = layout_pass(model, call, sites)
-    if not found.repeatable and len(call.images) > len(call.few().images):
-        found = layout_pass(model, call, sites, whole=True)  # other images may have other places
-    return found, _random_states() != before
+    findings = layout_pass(model, call, sites)
+    if not findings.repeatable and len(call.images) > len(call.few().images):
+        findings = layout_pass(model, call, sites, all_images=True)  # positions differ by image
+    return findings, _random_states() != before
 
 
 def _random_states() -> tuple[Any, ...]:
-    """The states of the random generators of Python and NumPy."""
+    """Return the states of the random generators of Python and NumPy."""
     state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (models may use it)
     return random.getstate(), repr(state["state"]), bytes(state["state"]["key"])
 
 
 def any_layout(model: nn.Module) -> ModelLayout | None:
-    """A layout that was found for some way of calling the model, the latest; None without one."""
+    """Return the latest cached layout of a model for any kind of call; None without one."""
     with _lock:
-        shelf = _shelves.get(model)
-        return next(reversed(shelf.values())).layout if shelf else None
+        cache = _caches.get(model)
+        return next(reversed(cache.values())).layout if cache else None
 
 
 def number_layers(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
-    """Sites with their layers counted from 0; a pool has the number of the layer before it."""
+    """Number the layers of sites from 0; a pool has the number of the layer before it."""
     numbered, layer = [], 0
     for site in sites:
         number = max(layer - 1, 0) if site.kind == "pool" else layer
@@ -292,43 +292,44 @@ def number_layers(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
     return tuple(numbered)
 
 
-def _read(model: nn.Module, found: Findings) -> ModelLayout:
-    """The layout from what a pass has found."""
+def _to_model_layout(model: nn.Module, findings: Findings) -> ModelLayout:
+    """Create the layout from the findings of a pass."""
     left_out = tuple(
         LeftOut(AttentionSite(path, 0, kind, "self"), reason)
-        for path, kind, reason in found.left_out
+        for path, kind, reason in findings.left_out
     )
-    paths = [one.path for one in found.calls]
-    sites = number_layers([site_of(one, 0, paths.count(one.path) > 1) for one in found.calls])
+    calls = findings.calls
+    paths = [call.path for call in calls]
+    sites = number_layers([site_of(call, 0, paths.count(call.path) > 1) for call in calls])
     if not sites:
-        raise _nothing_found(model, left_out)
-    for number, one in enumerate(found.calls):
-        for other in range(number):
-            if found.calls[other].path != one.path:
+        raise _no_attention_error(model, left_out)
+    for number, call in enumerate(calls):
+        for earlier in range(number):
+            if calls[earlier].path != call.path:
                 continue
-            if found.calls[other].call == one.call or other not in one.before:
+            if calls[earlier].call == call.call or earlier not in call.before:
                 raise UnsupportedModelError(
-                    f"{one.path or 'the model'} ({one.module}): expected one attention call a "
+                    f"{call.path or 'the model'} ({call.module}): expected one attention call per "
                     f"forward pass, or calls that follow each other, got a second one on "
-                    f"{one.shape} — differential and shared attention are not supported"
+                    f"{call.shape} — differential and shared attention are not supported"
                 )
-    layouts = with_same_prefix([one.layout for one in found.calls])
+    layouts = with_same_prefix([call.layout for call in calls])
     return ModelLayout(
         sites=sites,
-        layouts={site.name: one for site, one in zip(sites, layouts, strict=True)},
-        shapes={site.name: one.shape[-2:] for site, one in zip(sites, found.calls, strict=True)},
+        layouts={site.name: layout for site, layout in zip(sites, layouts, strict=True)},
+        shapes={site.name: call.shape[-2:] for site, call in zip(sites, calls, strict=True)},
         before={
-            site.name: frozenset(sites[number].name for number in one.before)
-            for site, one in zip(sites, found.calls, strict=True)
+            site.name: frozenset(sites[number].name for number in call.before)
+            for site, call in zip(sites, calls, strict=True)
         },
         left_out=left_out,
     )
 
 
-def _nothing_found(model: nn.Module, left_out: Sequence[LeftOut]) -> UnsupportedModelError:
+def _no_attention_error(model: nn.Module, left_out: Sequence[LeftOut]) -> UnsupportedModelError:
     kind = type(model).__name__
     if left_out:
-        reasons = "; ".join(f"{one.site}: {one.reason}" for one in left_out[:3])
+        reasons = "; ".join(f"{module.site}: {module.reason}" for module in left_out[:3])
         more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""
         return UnsupportedModelError(
             f"{kind}: expected attention between patches, got none: {reasons}{more} — "
@@ -341,7 +342,7 @@ def _nothing_found(model: nn.Module, left_out: Sequence[LeftOut]) -> Unsupported
     )
 
 
-def _listed(sites: Sequence[AttentionSite]) -> str:
+def _summarize_sites(sites: Sequence[AttentionSite]) -> str:
     kinds = ", ".join(dict.fromkeys(site.module for site in sites))
     count = f"{len(sites)} layers" if len(sites) > 1 else sites[0].name or "the model"
     return f"{kinds}, {count}"

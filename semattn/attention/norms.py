@@ -1,4 +1,4 @@
-"""How long the token vectors are when the last block has made them."""
+"""Norms of the tokens that the last block of a model returns."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from .sites import AttentionSite
 
 @contextmanager
 def watch_norms(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
-    """Inside the ``with``, the first pass of `model` leaves the norms of its last block's tokens.
+    """Collect the norms of the last block's tokens in the first pass inside the ``with``.
 
-    `sites` are the self-attention sites. The norms are (B, N) as the tokens come, for `norms_on` to
-    read; nothing is left by a model whose blocks cannot be told apart, or whose last one gives no
-    tokens. Of further passes, with which `record` follows the tokens, nothing is kept.
+    `sites` are the self-attention sites. The list receives one tensor (B, N), in the model's order
+    of tokens, which `norms_on` reads. It stays empty if the blocks cannot be identified or the last
+    one returns no tokens. Further passes, such as those of `record`, are ignored.
     """
     with nested():
-        yield from _watched(model, sites)
+        yield from _collect_norms(model, sites)
 
 
-def _watched(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
-    found: list[Tensor] = []
+def _collect_norms(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
+    norms: list[Tensor] = []
     owner = Owner()
 
-    def leave(_: nn.Module, _inputs: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) and output else output
-        if found or not owner.calls():
+    def hook(_: nn.Module, _inputs: Any, output: Any) -> None:
+        tokens = output[0] if isinstance(output, tuple) and output else output
+        if norms or not owner.calls():
             return
-        if isinstance(first, Tensor) and first.ndim == 3:
-            exact = torch.promote_types(first.dtype, torch.float32)
-            found.append(torch.linalg.vector_norm(first.detach().to(exact), dim=-1))
+        if isinstance(tokens, Tensor) and tokens.ndim == 3:
+            dtype = torch.promote_types(tokens.dtype, torch.float32)
+            norms.append(torch.linalg.vector_norm(tokens.detach().to(dtype), dim=-1))
 
     try:
-        last = list(blocks_of(model, sites).values())[-1]
+        last_block = list(blocks_of(model, sites).values())[-1]
     except UnsupportedModelError:
-        yield found
+        yield norms
         return
-    handle = last.register_forward_hook(leave)
+    handle = last_block.register_forward_hook(hook)
     try:
-        yield found
+        yield norms
     finally:
         handle.remove()
 
 
-def norms_on(grid: PatchGrid, found: list[Tensor], in_order: bool) -> Tensor | None:
-    """The norms (B, P) of the patches of `grid`; None where the tokens are not those."""
-    if not in_order or not found or found[0].shape[1] not in (grid.tokens, grid.patches):
+def norms_on(grid: PatchGrid, norms: list[Tensor], in_order: bool) -> Tensor | None:
+    """Return the norms (B, P) of the patches of `grid`; None if the tokens are not on it."""
+    if not in_order or not norms or norms[0].shape[1] not in (grid.tokens, grid.patches):
         return None
-    return found[0][:, -grid.patches :]
+    return norms[0][:, -grid.patches :]

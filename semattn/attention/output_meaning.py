@@ -1,8 +1,8 @@
-"""Decides what a model's output is: class logits, one logit, probabilities, features, and so on.
+"""Kind of a model's output: class logits, one logit, probabilities, features, and so on.
 
-The decision rests on names in the output, on what the model says of itself, on the last layer that
-ran in the pass (see `output_watch`), and on the values. Where these leave the kind open, the
-meaning carries a note.
+The decision uses the names in the output, the declarations of the model, the last layer that ran in
+the pass (see `output_watch`), and the values. If these do not determine the kind, the meaning has a
+note.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .output_watch import (
     width,
 )
 
-# Names of entries in the outputs of libraries; the first that is there is the output.
+# Names of entries in the outputs of libraries; the first that is present is the output.
 LOGITS = ("logits", "logits_per_image")
 FEATURES = (
     "image_embeds",
@@ -44,24 +44,26 @@ FEATURES = (
     "features",
     "embeddings",
 )
-_HOW = "set model.problem_type, or give a function of the output as target, if it is something else"
+_ADVICE = (
+    "set model.problem_type, or give a function of the output as target, if it is something else"
+)
 
 
 def predict(model: nn.Module, *args: Any) -> tuple[Tensor, OutputMeaning]:
-    """Call a model once: its output tensor, and the meaning of it."""
+    """Call a model once and return its output tensor and the meaning of the output."""
     with watch_output(model):
         return read_output(model(*args), model)
 
 
 def read_output(output: Any, model: nn.Module | None = None) -> tuple[Tensor, OutputMeaning]:
-    """The tensor (B, …) in what a model returned, and its meaning.
+    """Return the tensor (B, …) in the output of a model, and its meaning.
 
     Inside `watch_output` the meaning is decided once, from the first output.
 
     Raises
     ------
     UnsupportedModelError
-        For an output that holds no tensor, or several that may each be the answer.
+        For an output without a tensor, or with several tensors that may be the logits.
     """
     watch = current_watch(model)
     model = model if model is not None or watch is None else watch.model
@@ -76,23 +78,23 @@ def read_output(output: Any, model: nn.Module | None = None) -> tuple[Tensor, Ou
 
 
 def part_of(output: Any, meaning: OutputMeaning) -> Tensor:
-    """The tensor of another output of the same model."""
-    found = output
+    """Return the tensor of another output of the same model."""
+    part = output
     if isinstance(output, Tensor):
         return output
     if isinstance(meaning.part, str):
-        found = _entry(output, meaning.part)
+        part = _entry(output, meaning.part)
     elif meaning.part is not None:
-        found = _values(output)[meaning.part]
-    if not isinstance(found, Tensor):
+        part = _values(output)[meaning.part]
+    if not isinstance(part, Tensor):
         raise _no_tensor(output)
-    return found
+    return part
 
 
 def _choose(
     output: Any, model: nn.Module | None, watch: OutputWatch | None
 ) -> tuple[str | int | None, Tensor, str]:
-    """The part of an output that is explained, its tensor, and why it may be the wrong part."""
+    """Return the part of an output to explain, its tensor, and a refusal if it is ambiguous."""
     if isinstance(output, Tensor):
         if not output.ndim:
             raise _no_tensor(output)
@@ -110,47 +112,56 @@ def _choose(
         raise _no_tensor(output)
     if len(tensors) == 1 or watch is None or is_tower(model):
         return *tensors[0], ""
-    return _only_reading(tensors, model, watch)
+    return _choose_unnamed(tensors, model, watch)
 
 
-def _only_reading(
+def _choose_unnamed(
     tensors: list[tuple[int, Tensor]], model: nn.Module | None, watch: OutputWatch
 ) -> tuple[int, Tensor, str]:
-    """Of several unnamed tensors the one that a classifier made; else the first."""
-    rows = [one for one in tensors if one[1].is_floating_point() and one[1].ndim == 2]
-    made = [one for one in rows if any(_same(one[1], result) for _, result in watch.heads)]
-    readings = made or rows
-    if len(readings) > 1:
-        sized = [one for one in readings if one[1].shape[1] == declared_classes(model)]
-        readings = sized if len(sized) == 1 else readings
-    if len(readings) == 1 and (made or readings != rows):
-        return *readings[0], ""
-    if len(readings) < 2 or all(_same(one[1], readings[0][1]) for one in readings):
-        return *(readings[0] if made else tensors[0]), ""
-    shapes = " and ".join(str(tuple(one[1].shape)) for one in readings)
+    """Return the only one of several unnamed tensors that a classifier returned; else the first."""
+    matrices = [
+        (place, tensor)
+        for place, tensor in tensors
+        if tensor.is_floating_point() and tensor.ndim == 2
+    ]
+    from_head = [
+        (place, tensor)
+        for place, tensor in matrices
+        if any(_same(tensor, result) for _, result in watch.heads)
+    ]
+    candidates = from_head or matrices
+    if len(candidates) > 1:
+        classes = declared_classes(model)
+        fitting = [(place, tensor) for place, tensor in candidates if tensor.shape[1] == classes]
+        candidates = fitting if len(fitting) == 1 else candidates
+    if len(candidates) == 1 and (from_head or len(matrices) > 1):
+        return *candidates[0], ""
+    if len(candidates) < 2 or all(_same(tensor, candidates[0][1]) for _, tensor in candidates):
+        return *(candidates[0] if from_head else tensors[0]), ""
+    shapes = " and ".join(str(tuple(tensor.shape)) for _, tensor in candidates)
     refusal = (
         f"model output: expected one tensor of logits, got {shapes} — wrap the model so that it "
         "returns one of them, or give a function of the output as target"
     )
-    return *readings[0], refusal
+    return *candidates[0], refusal
 
 
 def _decide(
     part: str | int | None, tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None
 ) -> OutputMeaning:
-    """The meaning of the output `tensor`."""
+    """Return the meaning of the output `tensor`."""
     if part in FEATURES:
         return OutputMeaning(OutputKind.FEATURES)
     if tensor.ndim > 2:
         return OutputMeaning(OutputKind.DENSE)
-    outputs, named = width(tensor), part in LOGITS
+    outputs, is_named = width(tensor), part in LOGITS
     last, raw = _last_layer(part, tensor, watch)
     problem = stated_problem(model)
     if problem is OutputKind.REGRESSION:
         return OutputMeaning(problem)
-    if not named and declares_features(model, last, outputs, raw):
+    if not is_named and declares_features(model, last, outputs, raw):
         return OutputMeaning(OutputKind.FEATURES)
-    from_features = not named and _comes_from_features(tensor, model, watch, last, raw)
+    from_features = not is_named and _comes_from_features(tensor, model, watch, last, raw)
     in_unit = not raw and _in_unit_interval(tensor)
     bounded = _bounded(tensor, last, from_features) if in_unit else None
     if bounded is not None:
@@ -160,39 +171,39 @@ def _decide(
     if from_features:
         return OutputMeaning(
             OutputKind.FEATURES,
-            f"The output of {outputs} numbers is taken for features: no classifier made it.",
+            f"The output of {outputs} numbers is treated as features: no classifier produced it.",
         )
-    is_known = named or outputs == declared_classes(model)
+    is_known = is_named or outputs == declared_classes(model)
     return _logits(outputs, is_known or _is_classifier(last, in_unit))
 
 
 def _logits(outputs: int, is_known: bool) -> OutputMeaning:
-    """The meaning of an output of logits; a note where that is assumed."""
+    """Return the meaning of an output of logits, with a note if that is an assumption."""
     if outputs == 1:
         return OutputMeaning(
             OutputKind.ONE_LOGIT,
-            "The output is shown as a logit, positive or negative: the head has 1 output. "
+            "The output is treated as the logit of a binary model: the head has 1 output. "
             "For a regression, set model.problem_type = 'regression'.",
         )
     if is_known:
         return OutputMeaning(OutputKind.CLASS_LOGITS)
     return OutputMeaning(
         OutputKind.CLASS_LOGITS,
-        f"The output is taken for the logits of {outputs} classes: neither its last layer nor the "
-        f"model says what it is; {_HOW}.",
+        f"The output is treated as the logits of {outputs} classes: neither its last layer nor the "
+        f"model declares its kind; {_ADVICE}.",
     )
 
 
 def _last_layer(
     part: str | int | None, tensor: Tensor, watch: OutputWatch | None
 ) -> tuple[Call | None, bool]:
-    """The layer that made the output, as far as known, and whether it is linear and unchanged."""
+    """Return the layer that returned the output, if known, and whether it is linear and last."""
     if watch is None or not watch.calls:
         return None, False
-    if isinstance(part, int):  # of a tuple: layers of the other parts may have run later
-        own = [call for call in watch.heads if _same(tensor, call[1])]
-        if own:
-            return own[-1], True
+    if isinstance(part, int):  # in a tuple, layers of the other parts may have run later
+        calls = [call for call in watch.heads if _same(tensor, call[1])]
+        if calls:
+            return calls[-1], True
     last = watch.calls[-1]
     return last, isinstance(last[0], LINEAR) and (
         _same(tensor, last[1]) or _is_mean_of_heads(tensor, watch)
@@ -200,11 +211,12 @@ def _last_layer(
 
 
 def _is_mean_of_heads(tensor: Tensor, watch: OutputWatch) -> bool:
-    """Return whether an output is the mean of several classifiers, as of distilled DeiT."""
+    """Return whether an output is the mean of several classifiers, as in distilled DeiT."""
     results = [result for _, result in watch.heads if result.numel() == tensor.numel()]
     if len(results) < 2:
         return False
-    mean = torch.stack([one.detach().reshape(-1).to(tensor) for one in results[-2:]]).mean(dim=0)
+    flat = [result.detach().reshape(-1).to(tensor) for result in results[-2:]]
+    mean = torch.stack(flat).mean(dim=0)
     return torch.allclose(tensor.detach().reshape(-1), mean, rtol=1e-2, atol=1e-3)
 
 
@@ -221,31 +233,31 @@ def _in_unit_interval(tensor: Tensor) -> bool:
 
 
 def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMeaning | None:
-    """The meaning of values between 0 and 1; None where they do not look like probabilities."""
+    """Return the meaning of values between 0 and 1; None if they are not probabilities."""
     values = tensor.detach().double()
     tolerance = 0.01 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-3
     sums = values.reshape(len(values), -1).sum(dim=1)
     if width(values) > 1 and bool(((sums - 1).abs() < tolerance).all()):
         return OutputMeaning(
             OutputKind.PROBABILITIES,
-            "The output is taken for probabilities: each row sums to 1, as after a softmax.",
+            "The output is treated as probabilities: each row sums to 1, as after a softmax.",
         )
     if last is None or from_features:
         return None
     layer, result = last
-    # Results of a linear layer that leave the interval were mapped into it.
+    # Results of a linear layer outside the interval were mapped into it.
     unmapped = isinstance(layer, LINEAR) and _in_unit_interval(result)
     if unmapped and not _is_sigmoid_of(values, result):
         return None
     return OutputMeaning(
         OutputKind.INDEPENDENT_PROBABILITIES,
-        "The output is taken for independent probabilities, as after a sigmoid: "
-        "each value lies between 0 and 1.",
+        "The output is treated as independent probabilities, as after a sigmoid: "
+        "each value is between 0 and 1.",
     )
 
 
 def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
-    """Return whether values are the sigmoid of what the last linear layer returned."""
+    """Return whether values are the sigmoid of the result of the last linear layer."""
     if result.numel() != values.numel():
         return False
     expected = result.detach().double().sigmoid().reshape(-1)
@@ -255,7 +267,7 @@ def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
 def _comes_from_features(
     tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None, last: Call | None, raw: bool
 ) -> bool:
-    """Return whether the last layer is not a classifier, and has the width of the output."""
+    """Return whether the last layer is not a classifier and has the width of the output."""
     outputs = width(tensor)
     if watch is None or last is None or outputs in (1, declared_classes(model)):
         return False
@@ -279,20 +291,20 @@ def _keeps_width(layer: nn.Module) -> bool:
 
 
 def _follows_head(watch: OutputWatch, result: Tensor) -> bool:
-    """Return whether the last layer is an activation of what a classifier returned."""
+    """Return whether the last layer is an activation of the result of a classifier."""
     if len(watch.calls) < 2 or not watch.heads or watch.heads[-1] is not watch.calls[-2]:
         return False
     return watch.heads[-1][1].shape == result.shape
 
 
 def _pooled(tensor: Tensor, result: Tensor) -> bool:
-    """Return whether an output (B, K) is one token, or the mean, of logits (B, N, K)."""
+    """Return whether an output (B, K) is one token or the mean of logits (B, N, K)."""
     if tensor.ndim != 2 or result.ndim != 3 or len(result) != len(tensor):
         return False
     if bool((result == tensor[:, None]).all(dim=2).any()):
         return True
     means = [result[:, start:].mean(dim=1) for start in range(min(result.shape[1], 6))]
-    return any(torch.allclose(tensor.to(one), one, rtol=1e-3, atol=1e-4) for one in means)
+    return any(torch.allclose(tensor.to(mean), mean, rtol=1e-3, atol=1e-4) for mean in means)
 
 
 def _same(tensor: Tensor, result: Tensor) -> bool:

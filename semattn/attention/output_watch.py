@@ -1,6 +1,6 @@
-"""Notes the last layers that run in a pass of a model; the meaning of its output follows from them.
+"""Record of the last layers that run in a pass of a model, from which its output is interpreted.
 
-Forward hooks are set for one pass and removed after it; each looks first who is calling.
+Forward hooks are registered for one pass and removed after it. Each hook checks its caller first.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from .scope import Owner
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
 Call = tuple[nn.Module, Tensor]  # a layer and its result
-_STACK, _BLOCK = 3, 6  # blocks of a stack, layers of a block, at least
-_KEPT_CALLS = 4  # last calls of layers that are kept until the pass ends
+_MIN_BLOCKS, _MIN_BLOCK_LAYERS = 3, 6  # of a stack of equal blocks
+_MAX_CALLS = 4  # last calls that are kept until the pass ends
 
 
 @dataclass
 class OutputWatch:
-    """The last layers that ran in a pass of a model, and what its output was taken for.
+    """The last layer calls in a pass of a model, and the meaning decided for its output.
 
     `calls` are those of any layer, `heads` those of linear layers that returned rows (B, K).
     """
 
     model: nn.Module
     owner: Owner = field(default_factory=lambda: Owner(every_pass=True))
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
-    heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
+    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
+    heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
     meaning: OutputMeaning | None = None
     outer: OutputWatch | None = None
     open: bool = True
 
     def note_call(self, module: nn.Module, _inputs: Any, result: Any) -> None:
-        """Keep the result of a layer; the forward hook."""
+        """Store the result of a layer; used as a forward hook."""
         is_array = isinstance(result, Tensor) and result.ndim > 0 and not result.is_nested
         if self.meaning is None and is_array and self.owner.calls():
             call = module, result
@@ -49,7 +49,7 @@ class OutputWatch:
                 self.heads.append(call)
 
     def decide(self, meaning: OutputMeaning) -> None:
-        """Keep the meaning, and nothing else of the pass."""
+        """Store the meaning and drop the recorded calls."""
         self.meaning = meaning
         self.calls.clear()
         self.heads.clear()
@@ -62,10 +62,10 @@ _decisions: ContextVar[_Decisions | None] = ContextVar("semattn_decisions", defa
 
 @contextmanager
 def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
-    """Note the last layers of `model` that run inside the ``with``, for `output_meaning`.
+    """Record the last layers of `model` that run inside the ``with``, for `output_meaning`.
 
-    Layers without sublayers are noted, since one of them makes the output; of a stack of equal
-    blocks, those of its last block. Hooks are removed after.
+    Only layers without sublayers are recorded, since one of them returns the output; in a stack of
+    equal blocks, only those of the last block. The hooks are removed afterwards.
     """
     watch = OutputWatch(model, outer=_watch.get())
     hooks = [module.register_forward_hook(watch.note_call) for module in _last_layers(model)]
@@ -82,20 +82,22 @@ def watch_output(model: nn.Module) -> Iterator[OutputWatch]:
             hook.remove()
 
 
-def _last_layers(module: nn.Module, seen: frozenset[nn.Module] = frozenset()) -> list[nn.Module]:
-    """The layers without sublayers that may run last; `seen` are the modules around this one."""
-    children = [child for child in module.children() if child not in seen]
-    seen |= {module}
+def _last_layers(module: nn.Module, parents: frozenset[nn.Module] = frozenset()) -> list[nn.Module]:
+    """Return the layers without sublayers that may run last; `parents` enclose this module."""
+    children = [child for child in module.children() if child not in parents]
+    parents |= {module}
     if not children:
         return [] if isinstance(module, _TRANSPARENT) else [module]
-    stacked = isinstance(module, nn.ModuleList | nn.Sequential) and len(children) >= _STACK
-    if stacked and len({type(child) for child in children}) == 1:
-        last = _last_layers(children[-1], seen)
-        # Small equal children may be heads, each of which may make the output.
-        if len(last) >= _BLOCK:
+    is_stack = isinstance(module, nn.ModuleList | nn.Sequential) and len(children) >= _MIN_BLOCKS
+    if is_stack and len({type(child) for child in children}) == 1:
+        last = _last_layers(children[-1], parents)
+        # Small equal children may be heads, each of which may return the output.
+        if len(last) >= _MIN_BLOCK_LAYERS:
             return last
-    # A layer that is shared between parts runs once in the list.
-    return list(dict.fromkeys(layer for child in children for layer in _last_layers(child, seen)))
+    # A layer that is shared between parts is listed once.
+    return list(
+        dict.fromkeys(layer for child in children for layer in _last_layers(child, parents))
+    )
 
 
 @contextmanager
@@ -116,13 +118,13 @@ def note_meaning(model: nn.Module | None, meaning: OutputMeaning) -> None:
 
 
 def decided_meaning(model: nn.Module) -> OutputMeaning:
-    """The first meaning of the output of `model` inside `noted_meanings`; else class logits."""
+    """Return the first meaning of the output of `model` in `noted_meanings`; else class logits."""
     decisions = _decisions.get() or []
     return next((meaning for owner, meaning in decisions if owner is model), OutputMeaning())
 
 
 def current_watch(model: nn.Module | None = None) -> OutputWatch | None:
-    """The watch that is open here, if it is one of `model`."""
+    """Return the open watch of the caller, if it watches `model` or `model` is None."""
     watch = _watch.get()
     if watch is None or (model is not None and watch.model is not model):
         return None
@@ -130,5 +132,5 @@ def current_watch(model: nn.Module | None = None) -> OutputWatch | None:
 
 
 def width(tensor: Tensor) -> int:
-    """The number of outputs of an image: K of (B, K) or (B, K, 1, 1), 1 of (B,)."""
+    """Return the number of outputs per image: K of (B, K) or (B, K, 1, 1), 1 of (B,)."""
     return 1 if tensor.ndim == 1 else tensor.shape[1]

@@ -1,10 +1,10 @@
-"""Where in the image each token of a model comes from, followed through the model itself.
+"""Image positions of the tokens of a model, traced through one forward pass.
 
-Windows, shifts, strided grids, mask units, pooled keys: what a model does with its tokens before it
-attends is rearrangement, and every rearrangement is a call of PyTorch. One forward pass is run on
-the inputs, and beside every tensor its *places* go along: which image, and how far down and across.
-What moves elements moves their places; what mixes elements has the mean of their places; what works
-on each element leaves them. No model family is known here, and none has to be.
+Windows, shifts, strided grids, mask units, pooled keys: before attention, a model rearranges its
+tokens by PyTorch calls. The tracer runs one forward pass on the inputs and computes the *positions*
+of the elements of every tensor: image number, and fractions of the image's height and width. A call
+that moves elements moves their positions; a call that mixes elements averages them; an elementwise
+call keeps them. The tracer does not depend on any model family.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from .position_rules import (
     WINDOWS,
     Planes,
     Rule,
-    agree,
-    each_axis,
-    is_values,
-    once,
-    padded,
-    picture_padded,
+    are_equal,
+    is_float_tensor,
+    option_of_axis,
+    pad_features,
+    pad_image,
     rule_of,
     tensors_in,
+    without_copies,
 )
 from .scope import depth
 
-# Writes of some elements in place: they are repeated on the places of the storage.
+# In-place writes of some elements, which are repeated on the positions of the storage.
 _STORED = {"copy_", "index_put_", "_index_put_impl_", "index_copy_", "scatter_", "masked_scatter_"}
 
-# Calls that put tokens which have no place between others.
+# Calls that may add tokens without a position.
 _ADDS_TOKENS = JOINED | SCATTERED | {"constant_pad_nd"}
 
 _SOFTMAX = {"_softmax", "softmax", "_safe_softmax"}
@@ -53,17 +53,17 @@ _RANDOM = {
     "normal_", "uniform_", "random_", "exponential_", "bernoulli", "bernoulli_", "multinomial",
     "poisson", "native_dropout",
 }  # fmt: skip
-# Only the shape of a tensor argument counts, not its values.
+# Calls that use only the shape of a tensor argument, not its values.
 _VALUE_FREE = {
     "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
     "randint_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "size",
     "sym_size", "zero_", "fill_", "normal_", "uniform_", "random_",
 }  # fmt: skip
-# Of the second tensor, only the shape or the type counts.
+# Calls that use only the shape or the dtype of the second tensor.
 _SHAPED_LIKE = {"expand_as", "view_as", "reshape_as", "type_as"}
-# What hands numbers to Python code, which may act on them.
+# Calls that return values to Python code, which may depend on them.
 _READS_VALUES = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "unique_dim"}
-# Calls whose elements are chosen by a tensor of numbers.
+# Calls that select elements by a tensor of indices.
 _INDEXED = {
     "index", "index_select", "gather", "take_along_dim", "index_put", "_index_put_impl",
     "index_copy", "scatter", "_unsafe_index", "embedding",
@@ -74,14 +74,13 @@ _INDEXED = {
 class Origin:
     """Dependencies of the values of a tensor.
 
-    `image`, `random` and `argument`: the image, the random generator, the values of another tensor
-    that the model is called with. `order`: "", or why the place of its
-    elements varies ("the image", "random numbers"). `calls`: numbers of the attention calls that it
-    has passed. `product`: for what may be scores, "image", "lost" (of the image, but from an
-    unknown place) or "foreign" (not of the image), and the modules that were running when the
-    product of queries and keys was made, outermost first. `picture`: its elements are pixels.
-    `reach`: the parts of the image's height and width by which the windows that cut it overlap
-    beyond their cells.
+    `image`, `random`, `argument`: whether the values depend on the image, the random generator or
+    another tensor argument of the model. `order`: "", or the reason why the positions of its
+    elements vary ("the image", "random numbers"). `calls`: numbers of the attention calls that it
+    depends on. `product`: for possible scores, "image", "lost" (from the image, with unknown
+    positions) or "foreign" (not from the image), and the modules that were running at the product
+    of queries and keys, outermost first. `picture`: whether its elements are pixels. `reach`:
+    overlap of its windows beyond their cells, as fractions of the image's height and width.
     """
 
     image: bool = False
@@ -94,31 +93,31 @@ class Origin:
     reach: tuple[float, float] = (0.0, 0.0)
 
 
-class Trace(TorchDispatchMode):
-    """Follow the places of everything that is computed from `inputs` while the mode is on.
+class PositionTracer(TorchDispatchMode):
+    """Dispatch mode that traces the positions of all tensors computed from `inputs`.
 
-    Must be entered below autograd, where a tensor stays the same object from the call that makes
-    it to the call that takes it. (It would under `torch.inference_mode`, too; but what a model
-    caches there could never be differentiated again.)
+    It must be entered below autograd, where a tensor is the same object in the call that returns it
+    and the call that uses it. (That is also true under `torch.inference_mode`, but tensors that a
+    model caches there do not support gradients later.)
 
-    `modules` is the stack of running modules, kept by the caller; `reads_values` says whether the
-    places may be others for other images or arguments: the model's Python code has looked at
-    numbers that depend on them or on random numbers, or an argument chooses elements.
+    `modules` is the stack of running modules, maintained by the caller. `reads_values` tells
+    whether positions may differ for other images or arguments: Python code of the model has read
+    values that depend on them or on random numbers, or an argument selects elements.
     """
 
     def __init__(self, inputs: Tensor, arguments: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self._places = WeakTensorKeyDictionary()
+        self._positions = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
-        self._bases = WeakTensorKeyDictionary()  # of a view: the tensor that it is a view of
+        self._bases = WeakTensorKeyDictionary()  # from a view to its base tensor
         self._written: dict[int, _Storage] = {}
         self._level = depth()
         self.modules: list[Any] = []
         self.reads_values = False
-        self.inside_call = False  # of an attention call that the caller makes
-        self.unseen: list[tuple[Any, str]] = []  # attention by other calls: the module, the call
+        self.inside_call = False  # whether the caller is running a known attention call
+        self.unknown_calls: list[tuple[Any, str]] = []  # module and name of other attention calls
         self._random_state: Any = None
-        self._names = 0
+        self._n_tokens = 0
         batch, _, height, width = inputs.shape
         self._device = device = inputs.device
         image = torch.arange(batch, dtype=torch.float32, device=device)
@@ -131,7 +130,7 @@ class Trace(TorchDispatchMode):
         self._origins[inputs] = Origin(image=True, picture=True)
 
     def of(self, tensor: Any) -> Planes | None:
-        """The planes of a tensor; None where it does not come from the image."""
+        """Return the positions of a tensor; None if it does not come from the image."""
         if not isinstance(tensor, Tensor):
             return None
         storage = self._written.get(_storage_key(tensor)) if self._written else None
@@ -139,33 +138,33 @@ class Trace(TorchDispatchMode):
             return None
         if storage is not None and storage.holds(tensor):
             return storage.planes_of(tensor)
-        return self._places.get(tensor)
+        return self._positions.get(tensor)
 
     def origin(self, tensor: Any) -> Origin:
-        """Return what the values of a tensor depend on."""
+        """Return the dependencies of the values of a tensor."""
         if not isinstance(tensor, Tensor):
-            return _NOTHING
-        own = self._origins.get(tensor, _NOTHING)
+            return _NO_ORIGIN
+        origin = self._origins.get(tensor, _NO_ORIGIN)
         storage = self._written.get(_storage_key(tensor)) if self._written else None
-        return own if storage is None else _merged(own, storage.origin)
+        return origin if storage is None else _merged(origin, storage.origin)
 
     def put(self, tensor: Tensor, planes: Planes) -> None:
-        """Set where the elements of `tensor` are."""
-        self._places[tensor] = planes
+        """Set the positions of the elements of `tensor`."""
+        self._positions[tensor] = planes
 
     def put_origin(self, tensor: Tensor, origin: Origin) -> None:
-        """Set what the values of `tensor` depend on."""
+        """Set the dependencies of the values of `tensor`."""
         self._origins[tensor] = origin
 
     def note_read(self, tensors: Iterable[Any]) -> None:
-        """Note that Python code reads the values of these tensors."""
+        """Record that Python code reads the values of these tensors."""
         for tensor in tensors:
             origin = self.origin(tensor)
             if origin.image or origin.random or origin.argument:
                 self.reads_values = True
 
     def restore_random_state(self) -> None:
-        """Leave the random generators as they were before the first call that used them."""
+        """Restore the random generators to their state before the first random call."""
         if self._random_state is None:
             return
         torch.set_rng_state(self._random_state[0])
@@ -185,36 +184,36 @@ class Trace(TorchDispatchMode):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        given = [*tensors_in(args), *tensors_in(kwargs.values())]
+        operands = [*tensors_in(args), *tensors_in(kwargs.values())]
         if name in _SHAPED_LIKE:
-            given = given[:1]
-        origin = self._origin_of(name, func, args, kwargs, given)
+            operands = operands[:1]
+        origin = self._origin_of(name, func, args, kwargs, operands)
         target = _written_tensor(func, args, kwargs)
         before = None if target is None else self.of(target)
-        self._before(name, args)
+        self._note_call(name, args)
         result = func(*args, **kwargs)
-        self._note_results(result, given, origin)
-        if any(self.of(tensor) is not None for tensor in given):
+        self._note_results(result, operands, origin)
+        if any(self.of(tensor) is not None for tensor in operands):
             if name in _STORED:
                 self._store(func, args, kwargs, origin)
             elif rule is not None:
-                rule = picture_padded if rule is padded and origin.picture else rule
-                made = result[0] if isinstance(result, tuple) else result
-                places = self._places_by(rule, func, args, kwargs, made)
-                self._put_all(made, places, before, None if target is None else origin)
+                rule = pad_image if rule is pad_features and origin.picture else rule
+                output = result[0] if isinstance(result, tuple) else result
+                positions = self._apply_rule(rule, func, args, kwargs, output)
+                self._put_all(output, positions, before, None if target is None else origin)
             elif target is not None and any(
-                self.of(one) is not None for one in given if one is not target
+                self.of(tensor) is not None for tensor in operands if tensor is not target
             ):
-                self._storage(target).lose(origin)  # written in a way that is not known
+                self._storage(target).lose(origin)  # an in-place write without a rule
         self._note_windows_and_products(name, args, result)
         return result
 
-    def _before(self, name: str, args: Any) -> None:
-        """Note what a call is about to do to the random generators, or that it attends."""
+    def _note_call(self, name: str, args: Any) -> None:
+        """Save the random state before a random call, and record unknown attention calls."""
         if name in _RANDOM and self._random_state is None:
             self._random_state = _random_state(self._device)
         if not self.inside_call and self._attends(name, args):
-            self.unseen.append((self.modules[-1] if self.modules else None, name))
+            self.unknown_calls.append((self.modules[-1] if self.modules else None, name))
 
     def _note_windows_and_products(self, name: str, args: Any, result: Any) -> None:
         if name in WINDOWS and self.origin(args[0]).picture:
@@ -223,69 +222,71 @@ class Trace(TorchDispatchMode):
             self._note_product(name, args, result)
 
     def _attends(self, name: str, args: Any) -> bool:
-        """Return whether a call is one of attention between tokens of the image."""
+        """Return whether a call is an attention call between tokens of the image."""
         if name.startswith(("_scaled_dot_product", "_flash_attention", "_efficient_attention")):
-            return any(self.of(one) is not None for one in args[:2])
+            return any(self.of(tensor) is not None for tensor in args[:2])
         planes = self.of(args[0]) if name in _SOFTMAX else None
         return planes is not None and len(planes) == 6
 
-    def _note_results(self, result: Any, given: list[Tensor], origin: Origin) -> None:
-        """Keep what the results of a call depend on, and of which tensor they are views."""
+    def _note_results(self, result: Any, operands: list[Tensor], origin: Origin) -> None:
+        """Store the origin of the results of a call, and the base tensors of views."""
         for tensor in tensors_in([result]):
-            if origin is not _NOTHING:
+            if origin is not _NO_ORIGIN:
                 self._origins[tensor] = origin
-            if given and tensor is not given[0] and _shares_storage(tensor, given[0]):
-                self._bases[tensor] = self._bases.get(given[0], given[0])
+            if operands and tensor is not operands[0] and _shares_storage(tensor, operands[0]):
+                self._bases[tensor] = self._bases.get(operands[0], operands[0])
 
     def _put_all(
         self,
-        made: Any,
-        places: list[Planes] | None,
+        output: Any,
+        positions: list[Planes] | None,
         before: Planes | None,
         written: Origin | None,
     ) -> None:
-        """Set the places of what a call has made.
+        """Set the positions of the results of a call.
 
-        Of what it has `written` into a tensor that was at other places, also those of the storage.
+        A call that writes into a tensor with other positions (`written` is the origin of the
+        values) also changes the positions of its storage.
         """
-        several = made if isinstance(made, list) else [made]
-        for tensor, planes in zip(several, places or [], strict=places is not None):
-            if written is None or _same(before, planes):
+        tensors = output if isinstance(output, list) else [output]
+        for tensor, planes in zip(tensors, positions or [], strict=positions is not None):
+            if written is None or _are_same(before, planes):
                 self.put(tensor, planes)
             else:
                 storage = self._storage(tensor)
                 storage.write(tensor, planes)
                 storage.origin = _merged(storage.origin, written)
 
-    def _places_by(
-        self, rule: Rule, func: Any, args: Any, kwargs: dict[str, Any], made: Any
+    def _apply_rule(
+        self, rule: Rule, func: Any, args: Any, kwargs: dict[str, Any], output: Any
     ) -> list[Planes] | None:
-        """The places of what a call has made; tokens without a place get a name."""
+        """Return the positions of the results of a call, with ids for tokens without a position."""
         name = func._schema.name.rpartition("::")[2]
-        kwargs = {key: one for key, one in kwargs.items() if key != "out"}
-        places = rule(self.of, _without_out(func), args, kwargs, made)
-        if name not in _ADDS_TOKENS or places is None:
-            return places
+        kwargs = {key: value for key, value in kwargs.items() if key != "out"}
+        positions = rule(self.of, _without_out(func), args, kwargs, output)
+        if name not in _ADDS_TOKENS or positions is None:
+            return positions
         axis = _argument(func, args, kwargs, "dim") if name in JOINED else None
-        return [self._named(planes, axis) for planes in places]
+        return [self._with_token_ids(planes, axis) for planes in positions]
 
-    def _named(self, planes: Planes, axis: int | None) -> Planes:
-        """The planes with a new number for tokens without a place, one each along `axis`."""
+    def _with_token_ids(self, planes: Planes, axis: int | None) -> Planes:
+        """Give new ids to tokens without a position, one per token along `axis`."""
         image, down = planes[:2]
         new = image.isnan() & down.isnan()
         if len(planes) != 3 or not bool(new.any()):
             return planes
         count = 1 if axis is None else image.shape[axis]
-        first, self._names = self._names, self._names + count
-        numbers = torch.tensor([_name(first + one) for one in range(count)], device=down.device)
+        first, self._n_tokens = self._n_tokens, self._n_tokens + count
+        ids = [_token_id(number) for number in range(first, first + count)]
+        token_ids = torch.tensor(ids, device=down.device)
         if axis is not None:
-            numbers = numbers.reshape(-1, *[1] * (image.ndim - 1 - axis % image.ndim))
-        return image, torch.where(new, numbers.to(down), down), planes[2]
+            token_ids = token_ids.reshape(-1, *[1] * (image.ndim - 1 - axis % image.ndim))
+        return image, torch.where(new, token_ids.to(down), down), planes[2]
 
     def _order_of_choice(self, args: Any) -> str:
-        """Return what `torch.where` chooses by between tokens of different places."""
+        """Return the source of a `torch.where` condition between tokens of different positions."""
         first, second = self.of(args[1]), self.of(args[2])
-        if first is None or second is None or agree(first, second):
+        if first is None or second is None or are_equal(first, second):
             return ""
         condition = self.origin(args[0])
         if condition.argument:
@@ -293,43 +294,46 @@ class Trace(TorchDispatchMode):
         return "the image" if condition.image else "random numbers" if condition.random else ""
 
     def _origin_of(
-        self, name: str, func: Any, args: Any, kwargs: dict[str, Any], given: list[Tensor]
+        self, name: str, func: Any, args: Any, kwargs: dict[str, Any], operands: list[Tensor]
     ) -> Origin:
-        """Return what the values of the result of a call depend on."""
-        sources = [one for tensor in given if (one := self.origin(tensor)) is not _NOTHING]
+        """Return the dependencies of the values of the result of a call."""
+        origins = map(self.origin, operands)
+        sources = [origin for origin in origins if origin is not _NO_ORIGIN]
         if name in _READS_VALUES:
-            self.note_read(given)
+            self.note_read(operands)
         random = name in _RANDOM
         if name in _VALUE_FREE:
             sources = []
         if not sources:
-            return Origin(random=True) if random else _NOTHING
-        order = next((one.order for one in sources if one.order), "")
+            return Origin(random=True) if random else _NO_ORIGIN
+        order = next((source.order for source in sources if source.order), "")
         if name == "where" and len(args) > 2:
             order = self._order_of_choice(args) or order
         if name.removesuffix("_") in _INDEXED:
-            indices = [self.origin(one) for one in tensors_in(_index_arguments(func, args, kwargs))]
-            if any(one.random for one in indices):
+            arguments = tensors_in(_index_arguments(func, args, kwargs))
+            indices = [self.origin(index) for index in arguments]
+            if any(index.random for index in indices):
                 order = "random numbers"
-            elif any(one.image for one in indices):
+            elif any(index.image for index in indices):
                 order = "the image"
-            elif any(one.argument for one in indices):
+            elif any(index.argument for index in indices):
                 self.reads_values = True
         keeps_scores = name not in MULTIPLIED and name not in REDUCED
-        products = [one.product for one in sources if one.product] if keeps_scores else []
+        products = [source.product for source in sources if source.product] if keeps_scores else []
+        keeps_pixels = keeps_scores and name not in WINDOWS
         return Origin(
-            image=any(one.image for one in sources),
-            random=random or any(one.random for one in sources),
-            argument=any(one.argument for one in sources),
+            image=any(source.image for source in sources),
+            random=random or any(source.random for source in sources),
+            argument=any(source.argument for source in sources),
             order=order,
-            calls=frozenset().union(*(one.calls for one in sources)),
+            calls=frozenset().union(*(source.calls for source in sources)),
             product=products[0] if products else None,
-            picture=keeps_scores and name not in WINDOWS and all(one.picture for one in sources),
-            reach=max((one.reach for one in sources), default=(0.0, 0.0)),
+            picture=keeps_pixels and all(source.picture for source in sources),
+            reach=max((source.reach for source in sources), default=(0.0, 0.0)),
         )
 
     def _note_reach(self, name: str, args: Any, result: Tensor) -> None:
-        """Keep how far unpadded windows over a picture overlap, as parts of the image."""
+        """Store the overlap of unpadded windows over an image, as fractions of the image."""
         planes = self.of(args[0])
         if planes is None or args[0].ndim != 4:
             return
@@ -337,115 +341,123 @@ class Trace(TorchDispatchMode):
         stride, padding = (args[4], args[3]) if name == "im2col" else args[3:5]
         reach = []
         for side, plane in enumerate(planes[1:]):
-            line = once(plane).flatten()
-            beyond = (kernel[side] - each_axis(stride, side)) / 2
-            padded = each_axis(padding, side) > 0 or beyond <= 0 or len(line) < 2
-            reach.append(0.0 if padded else beyond * abs(float(line[1] - line[0])))
+            line = without_copies(plane).flatten()
+            overlap = (kernel[side] - option_of_axis(stride, side)) / 2
+            is_padded = option_of_axis(padding, side) > 0
+            if is_padded or overlap <= 0 or len(line) < 2:
+                reach.append(0.0)
+            else:
+                reach.append(overlap * abs(float(line[1] - line[0])))
         self._origins[result] = replace(self.origin(result), reach=(reach[0], reach[1]))
 
     def _note_product(self, name: str, args: Any, result: Tensor) -> None:
-        """Mark a product of two tensors that may be that of queries and keys."""
+        """Mark a product of two tensors that may be the scores of queries and keys."""
         first, second = args[1:3] if name == "baddbmm" else args[:2]
         left, right = self.origin(first), self.origin(second)
         if left.image or right.image:
-            known = all(
+            has_positions = all(
                 self.of(tensor) is not None or not origin.image
                 for tensor, origin in ((first, left), (second, right))
             )
-            kind = "image" if known else "lost"
+            kind = "image" if has_positions else "lost"
         else:
             kind = "foreign"
         product = (kind, tuple(self.modules))
         self._origins[result] = replace(self.origin(result), product=product)
 
     def _storage(self, tensor: Tensor) -> _Storage:
-        """The places of a whole storage, of which `tensor` is a part."""
+        """Return the positions of the storage of `tensor`; create them at the first write."""
         key = _storage_key(tensor)
         if key not in self._written:
             self._written[key] = _Storage(tensor)
-            whole = self._bases.get(tensor, tensor)
-            if (known := self._places.get(whole)) is not None:
-                self._written[key].write(whole, known)
+            base = self._bases.get(tensor, tensor)
+            if (positions := self._positions.get(base)) is not None:
+                self._written[key].write(base, positions)
         return self._written[key]
 
     def _store(self, func: Any, args: Any, kwargs: dict[str, Any], origin: Origin) -> None:
-        """Repeat a write into a part of a storage on the places of that storage."""
-        sources = [planes for one in args[1:] if (planes := self.of(one)) is not None]
-        if len(sources) == 1 and _same(self.of(args[0]), sources[0]):
-            return  # as after ``x[:, 1:] += y``
+        """Repeat a write into a part of a storage on the positions of that storage."""
+        sources = [planes for value in args[1:] if (planes := self.of(value)) is not None]
+        if len(sources) == 1 and _are_same(self.of(args[0]), sources[0]):
+            return  # such as ``x[:, 1:] += y``
         storage = self._storage(args[0])
         storage.widen(max(map(len, sources), default=3))
-        self._names += 1
+        self._n_tokens += 1
         for number in range(len(storage.planes)):
-            parts = [self._part(one, number) if is_values(one) else one for one in args[1:]]
-            func(storage.view(number, args[0]), *parts, **kwargs)
+            plane_args = [
+                self._plane(value, number) if is_float_tensor(value) else value
+                for value in args[1:]
+            ]
+            func(storage.view(number, args[0]), *plane_args, **kwargs)
         storage.origin = _merged(storage.origin, origin)
 
-    def _part(self, values: Tensor, number: int) -> Tensor:
-        """One plane of what is written; nowhere for what is not of the image."""
-        known = self.of(values)
-        if known is None:
-            nowhere = _name(self._names) if number == 1 else torch.nan
-            return torch.full(values.shape, nowhere, device=values.device)
-        return known[number % len(known)].expand(values.shape)
+    def _plane(self, values: Tensor, number: int) -> Tensor:
+        """Return one plane of written values; NaN or a token id for values not from the image."""
+        planes = self.of(values)
+        if planes is None:
+            fill = _token_id(self._n_tokens) if number == 1 else torch.nan
+            return torch.full(values.shape, fill, device=values.device)
+        return planes[number % len(planes)].expand(values.shape)
 
 
-def _same(first: Planes | None, second: Planes) -> bool:
+def _are_same(first: Planes | None, second: Planes) -> bool:
     if first is None or len(first) != len(second):
         return False
     return all(
-        one.shape == other.shape
-        and once(one).shape == once(other).shape
-        and torch.equal(once(one).nan_to_num(-9.0), once(other).nan_to_num(-9.0))
-        for one, other in zip(first, second, strict=True)
+        plane.shape == other.shape
+        and without_copies(plane).shape == without_copies(other).shape
+        and torch.equal(
+            without_copies(plane).nan_to_num(-9.0), without_copies(other).nan_to_num(-9.0)
+        )
+        for plane, other in zip(first, second, strict=True)
     )
 
 
 class _Storage:
-    """Places of every element of one storage, for tensors that are written part by part."""
+    """Positions of every element of one storage, for tensors that are written in parts."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.kept = tensor  # keeps the storage, and so its key, alive
+        self.tensor = tensor  # keeps the storage alive, and so its key valid
         self.count = tensor.untyped_storage().nbytes() // tensor.element_size()
         self.planes: list[Tensor] = []
         self.is_lost = False
-        self.origin = _NOTHING
+        self.origin = _NO_ORIGIN
         self.widen(3)
 
     def lose(self, origin: Origin) -> None:
-        """Note that it is no longer known where the elements are."""
+        """Mark the positions of the elements as unknown."""
         self.is_lost = True
         self.origin = _merged(self.origin, origin)
 
     def widen(self, planes: int) -> None:
-        """Have at least so many planes; a new one is nowhere."""
+        """Extend to at least this number of planes; new planes are NaN."""
         while len(self.planes) < planes:
-            nowhere = torch.full((self.count,), torch.nan, device=self.kept.device)
-            self.planes.append(nowhere)
+            missing = torch.full((self.count,), torch.nan, device=self.tensor.device)
+            self.planes.append(missing)
 
     def view(self, number: int, tensor: Tensor) -> Tensor:
-        """One plane as `tensor` lies in the storage."""
+        """Return one plane in the shape and strides of `tensor`."""
         return self.planes[number].as_strided(
             tensor.shape, tensor.stride(), tensor.storage_offset()
         )
 
     def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has elements of the same size, not pairs as complex ones."""
-        return tensor.element_size() == self.kept.element_size()
+        """Return whether a tensor has elements of the same size (a complex view has not)."""
+        return tensor.element_size() == self.tensor.element_size()
 
     def planes_of(self, tensor: Tensor) -> Planes:
-        """The planes of a tensor of this storage, as they are now."""
+        """Return the current positions of a tensor of this storage."""
         return tuple(self.view(number, tensor).clone() for number in range(len(self.planes)))
 
     def write(self, tensor: Tensor, planes: Planes) -> None:
-        """Set the planes of a part."""
+        """Set the positions of one tensor of this storage."""
         self.widen(len(planes))
         for number, plane in enumerate(planes):
             self.view(number, tensor).copy_(plane.expand(tensor.shape))
 
 
-def _name(number: int) -> float:
-    """A negative number for a token without a place; no mean of some is that of another."""
+def _token_id(number: int) -> float:
+    """Return a negative id for a token without a position; a mean of ids is not another id."""
     return -1.0 - 10.0 * math.sqrt(number)
 
 
@@ -462,11 +474,11 @@ def _shares_storage(first: Tensor, second: Tensor) -> bool:
     return _storage_key(first) == _storage_key(second)
 
 
-_NOTHING = Origin()
+_NO_ORIGIN = Origin()
 
 
 def _written_tensor(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that a call writes into; None for a call that makes a new one."""
+    """Return the tensor that a call writes into; None for a call that returns a new tensor."""
     if not func._schema.is_mutable:
         return None
     target = kwargs.get("out", args[0] if args else None)
@@ -474,7 +486,7 @@ def _written_tensor(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | No
 
 
 def _without_out(func: Any) -> Any:
-    """The same function where it makes a new tensor, not one that is given as `out`."""
+    """Return the overload of a function that returns a new tensor instead of writing to `out`."""
     if not func._schema.overload_name.endswith("out"):
         return func
     packet = func.overloadpacket
@@ -483,7 +495,7 @@ def _without_out(func: Any) -> Any:
 
 
 def _merged(first: Origin, second: Origin) -> Origin:
-    if first is _NOTHING or first == second:
+    if first is _NO_ORIGIN or first == second:
         return second
     return Origin(
         image=first.image or second.image,
@@ -498,15 +510,15 @@ def _merged(first: Origin, second: Origin) -> Origin:
 
 
 def _argument(func: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:
-    """An argument of a call, also where it is the default."""
-    for place, argument in enumerate(func._schema.arguments):
+    """Return an argument of a call, or its default value."""
+    for index, argument in enumerate(func._schema.arguments):
         if argument.name == name:
-            return args[place] if place < len(args) else kwargs.get(name, argument.default_value)
+            return args[index] if index < len(args) else kwargs.get(name, argument.default_value)
     return None
 
 
 def _index_arguments(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Any]:
-    """The arguments of a call that say which elements are taken."""
+    """Return the index arguments of a call."""
     names = [argument.name for argument in func._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | kwargs
-    return [given[name] for name in ("index", "indices") if name in given]
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    return [arguments[name] for name in ("index", "indices") if name in arguments]

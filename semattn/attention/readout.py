@@ -19,13 +19,13 @@ from .target import output_tensor
 def with_readout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
 ) -> ModelLayout:
-    """The layout of `model` with its `readout`, measured once for the weights that it has."""
+    """Return the layout of `model` with its `readout`, measured once for the current weights."""
     with quiet(model):
-        known = known_layout(model, call, sites)
-    weights = tuple((id(one), one._version) for one in model.parameters())
-    if known.layout.readout is None or known.weights != weights:
+        entry = known_layout(model, call, sites)
+    weights = tuple((id(weight), weight._version) for weight in model.parameters())
+    if entry.layout.readout is None or entry.weights != weights:
         with apart(layout=True):
-            taken = record_call(
+            record = record_call(
                 model,
                 call.few(),
                 target=_sum,
@@ -34,9 +34,9 @@ def with_readout(
                 sites=sites,
                 readout="output",
             )
-        known.layout = replace(known.layout, readout=(taken.readout() > 0).any(dim=0))
-        known.weights = weights
-    return known.layout
+        entry.layout = replace(entry.layout, readout=(record.readout() > 0).any(dim=0))
+        entry.weights = weights
+    return entry.layout
 
 
 def _sum(output: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""One forward pass, and at most one backward pass, with every attention call kept small.
+"""Record of the attention of a model in one forward pass and at most one backward pass.
 
-The graph begins at the first recorded site, not at the image: what lies before it is computed
-without one, so that explaining the last half of the layers costs less than a full backward pass.
+The autograd graph starts at the first recorded site, not at the image: earlier layers are computed
+without a graph, so explaining the last half of the layers costs less than a full backward pass.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from .target import Score, Target, check_batch, output_tensor, score
 from .token_layout import common_grid
 
 _BLOCKED = (
-    "The model runs a part without gradients (torch.no_grad or detach); gradients were taken "
-    "through it all the same."
+    "The model runs a part without gradients (torch.no_grad or detach); gradients were computed "
+    "through it nevertheless."
 )
 
 
 @dataclass(frozen=True)
 class AttentionRecord:
-    """What every recorded site of a model did with a batch of images.
+    """Record of the recorded sites of a model for a batch of images.
 
-    `sites` are in the order of their calls; `grid` says where the tokens lie; `logits` is the
-    output (B, …); `score` (B,) is what was differentiated and `target` (B,) its class numbers,
-    None when it is no class (`explains` then says what it is) or nothing was differentiated.
-    `read_from` (B, N) says from which tokens of the last self-attention layer the score is read,
-    in parts of 1: the norm of the score's gradient with respect to each query's row of attention.
-    It is None where nothing was differentiated.
+    `sites` are in the order of their calls; `grid` is the grid of their tokens; `logits` is the
+    output (B, …). `score` (B,) is the differentiated score and `target` (B,) its class numbers;
+    `target` is None if the score is not a class (`explains` then describes it), and both are None
+    without gradients.
+    `read_from` (B, N) is the share of each token of the last self-attention layer in the score,
+    with sum 1: the norm of the score's gradient for the attention row of each query. It is None
+    without gradients.
     `left_out` are sites whose attention is not between patches of the image, or that the score does
-    not depend on; they have no number among the layers, and `notes` says why they are left out.
-    `in_order` says whether all layers of the model, recorded or not, attend over the tokens of
-    `grid` as they come: no windows, no coarser grids, prefix tokens first, patches row by row.
-    `is_blocked` says whether the model runs a part without gradients.
-    `depth` is how many self-attention layers the model has, recorded or not.
+    not depend on; they have no layer number, and `notes` gives the reasons.
+    `in_order` tells whether all layers of the model, recorded or not, attend over the tokens of
+    `grid` in order: no windows, no coarser grids, prefix tokens first, patches row by row.
+    `is_blocked` tells whether the model runs a part without gradients.
+    `depth` is the number of self-attention layers of the model, recorded or not.
     """
 
     sites: tuple[SiteRecord, ...]
@@ -69,57 +70,57 @@ class AttentionRecord:
         return self.readout()[:, : self.grid.prefix].sum(dim=1) > 0
 
     def half_way(self) -> SiteRecord:
-        """The recorded site nearest to half of the model's depth; of two, the earlier one."""
-        return min(self.sites, key=lambda one: abs(one.site.layer - self.depth // 2))
+        """Return the recorded site nearest to half of the model's depth; the earlier of two."""
+        return min(self.sites, key=lambda record: abs(record.site.layer - self.depth // 2))
 
     def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
-        """Each self-attention site with its attention (B,H,Q,N) for the token slice `queries`.
+        """Yield each self-attention site with its attention (B,H,Q,N) for the slice `queries`.
 
-        Tokens are in the order of the grid, prefix tokens first; those of windows and of coarser
-        grids are as the call has them.
+        Tokens are in the order of the grid, prefix tokens first; windows and coarser grids keep the
+        order of the call.
         """
-        for one in self.sites:
-            if one.site.kind != "self":
+        for record in self.sites:
+            if record.site.kind != "self":
                 continue
-            order = one.token_order()
+            order = record.token_order()
             if order is None:
-                yield one.site, one.attention(queries)
+                yield record.site, record.attention(queries)
             else:
-                yield one.site, one.attention(order[queries])[..., order]
+                yield record.site, record.attention(order[queries])[..., order]
 
     def dense(self, layer: int) -> Tensor:
-        """The whole attention (B,H,N,N) of one layer; N x N, so only on request. As `rows`."""
+        """Return the complete attention (B,H,N,N) of one layer, in the token order of `rows`."""
         for site, attention in self.rows(slice(None)):
             if site.layer == layer:
                 return attention
-        known = [one.site.layer for one in self.sites if one.site.kind == "self"]
-        raise ValueError(f"layer: expected one of the recorded {known}, got {layer}")
+        layers = [record.site.layer for record in self.sites if record.site.kind == "self"]
+        raise ValueError(f"layer: expected one of the recorded {layers}, got {layer}")
 
     def readout(self) -> Tensor:
-        """Return how much of the score is read from each token, in parts of 1: (B, N).
+        """Return the share of each token in the score, with sum 1: (B, N).
 
         Raises
         ------
         RuntimeError
-            When the record was made with ``grad=False``.
+            If the record was made with ``grad=False``.
         """
         if self.read_from is None:
             raise RuntimeError(
-                "record: expected gradients, which show where the score is read, got a record "
-                "without — use record(…, grad='last')"
+                "record: expected gradients, which show the tokens that the score is read from, "
+                "got a record without gradients — use record(…, grad='last')"
             )
         return self.read_from
 
     def reduce(self, weights: Tensor, rule: Rule | None = None) -> list[Tensor]:
-        """For each self-attention site, sum_i weights_i rule(A, dA)_ij over queries i: (B,H,N).
+        """Return sum_i weights_i rule(A, dA)_ij over queries i, (B,H,N), per self-attention site.
 
         Parameters
         ----------
-        weights : (B, N), one weight a token of the record's grid
+        weights : (B, N), one weight per token of the record's grid
         rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
             None is the attention itself
         """
-        return [one.reduce(weights, rule) for one in self.sites if one.site.kind == "self"]
+        return [record.reduce(weights, rule) for record in self.sites if record.site.kind == "self"]
 
 
 def record(
@@ -133,30 +134,30 @@ def record(
     sites: Sequence[str] | None = None,
     readout: str = "score",
 ) -> AttentionRecord:
-    """Run `model` on `inputs` once and keep what its attention did.
+    """Run `model` on `inputs` once and record its attention.
 
-    The model runs in evaluation mode with its parameters frozen and fused attention as it is;
-    flags and hooks are as before when this returns or raises.
+    The model runs in evaluation mode with frozen parameters and unchanged fused attention; flags
+    and hooks are restored when the function returns or raises.
 
     Parameters
     ----------
-    model : a vision transformer; what it wraps does not matter
-    inputs : (B, C, H, W), as the model takes them
-    target : what is differentiated, see `semattn.attention.target`; None is the predicted class
-    layers : which self-attention layers, see `choose_layers`; None is all
-    grad : whether to keep dL/dO as well, at the cost of a backward pass; "last" differentiates
-        at the last layer alone, which gives `read_from` and costs little; False nothing
-    additional_forward_args : passed on to the model after `inputs`
-    sites : names of the modules that count as attention, or patterns of names as of `fnmatch`;
+    model : a vision transformer, possibly inside other modules
+    inputs : (B, C, H, W), preprocessed for the model
+    target : the score to differentiate, see `semattn.attention.target`; None is the predicted class
+    layers : self-attention layers to record, see `choose_layers`; None is all
+    grad : True also records dL/dO, at the cost of a backward pass; "last" differentiates only at
+        the last layer, which gives `read_from` at little cost; False computes no gradients
+    additional_forward_args : passed to the model after `inputs`
+    sites : names of the modules that count as attention, or patterns of names as in `fnmatch`;
         None is all modules that make an attention call between patches
-    readout : whether `read_from` says where the "score" is read, or the whole "output", by one
-        fixed mixture of its numbers; the latter does not depend on the target
+    readout : "score": `read_from` is measured for the score; "output": for a fixed mixture of all
+        outputs, which does not depend on the target
 
     Raises
     ------
     UnsupportedModelError
-        For a model or an attention call that cannot be read truthfully; it names the module, the
-        kind of the call and its shape.
+        For a model or an attention call that cannot be read correctly; the message names the
+        module, the kind of the call and its shape.
     TargetError
         For a target that the output does not have.
 
@@ -164,8 +165,8 @@ def record(
     --------
     >>> import timm
     >>> vit = timm.create_model("test_vit", img_size=64)
-    >>> taken = record(vit, torch.zeros(1, 3, 64, 64), grad=False)
-    >>> taken.grid.shape, taken.dense(0).shape[-2:]
+    >>> attention = record(vit, torch.zeros(1, 3, 64, 64), grad=False)
+    >>> attention.grid.shape, attention.dense(0).shape[-2:]
     ((4, 4), torch.Size([17, 17]))
     """
     module = refuse(model, compiled=True)
@@ -195,7 +196,7 @@ def record_call(
     sites: Sequence[str] | None,
     readout: str = "score",
 ) -> AttentionRecord:
-    """Record as `record` does, for a model that is called with any arguments."""
+    """Record the attention like `record`, for a model call with any arguments."""
     with (
         nested(),
         torch.inference_mode(False),
@@ -209,7 +210,7 @@ def record_call(
 
 
 class _Recording:
-    """Passes of one model on one batch, until it is known which layers the score depends on."""
+    """Passes of one model on one batch, repeated until the layers of the score are known."""
 
     def __init__(
         self,
@@ -222,61 +223,61 @@ class _Recording:
     ) -> None:
         self.model, self.call, self.target, self.layers = model, call, target, layers
         self.sites, self.readout = sites, readout
-        self.known = known_layout(model, call, sites)
-        self.read: dict[AttentionSite, Tensor | None] = {}  # gradients of the whole output
+        self.entry = known_layout(model, call, sites)
+        self.read: dict[AttentionSite, Tensor | None] = {}  # gradients of the output mixture
 
     def run(self, grad: bool | str) -> AttentionRecord:
-        """Record, and begin again where the first pass shows that other layers count."""
-        whole = self.known.layout
-        unreached = self.known.unreached if grad else frozenset()
-        thorough = bool(grad) and len(whole.towers()) > 1
+        """Record, and start again if the pass shows that the score depends on other layers."""
+        full = self.entry.layout
+        unreached = self.entry.unreached if grad else frozenset()
+        check_all = bool(grad) and len(full.towers()) > 1
         for _ in range(4):
-            layout = whole.without(unreached, NO_INFLUENCE) if unreached else whole
-            also = whole.sites if thorough else [s for s in whole.sites if s.name in unreached]
-            recorder = Recorder(layout, self.layers, grad, _not_counted(also, layout))
+            layout = full.without(unreached, NO_INFLUENCE) if unreached else full
+            also = full.sites if check_all else [s for s in full.sites if s.name in unreached]
+            recorder = Recorder(layout, self.layers, grad, _without_sites(also, layout))
             try:
-                logits, asked, gradients = self._pass(recorder, grad)
+                logits, score, gradients = self._pass(recorder, grad)
             except StaleLayoutError:
-                self.known = known_layout(self.model, self.call, self.sites, anew=True)
-                whole = self.known.layout
+                self.entry = known_layout(self.model, self.call, self.sites, refresh=True)
+                full = self.entry.layout
                 continue
-            ignored = frozenset(site.name for site, one in gradients.items() if one is None)
+            ignored = frozenset(site.name for site, value in gradients.items() if value is None)
             if self._is_blocked(ignored, gradients):
-                if not self.known.blocked:
-                    self.known.blocked = True
+                if not self.entry.blocked:
+                    self.entry.blocked = True
                     continue
                 if len(ignored) == len(gradients):
-                    self.known.blocked = False
-                    raise _no_gradient(recorder)
+                    self.entry.blocked = False
+                    raise _no_gradient_error(recorder)
             if ignored == unreached:
                 break
-            if grad is not True and not thorough:
-                thorough = True
+            if grad is not True and not check_all:
+                check_all = True
                 continue
-            unreached = self.known.unreached = ignored
+            unreached = self.entry.unreached = ignored
         else:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: expected the same attention calls in every forward "
-                "pass, got others each time — fix what changes from pass to pass"
+                "pass, got different calls in each — remove the variation between passes"
             )
         layout.check_one_tower()
-        return self._keep(recorder, layout, logits, asked, gradients, grad)
+        return self._to_record(recorder, layout, logits, score, gradients, grad)
 
     def _is_blocked(
         self, ignored: Collection[str], gradients: dict[AttentionSite, Tensor | None]
     ) -> bool:
-        """Return whether gradients stop before layers whose results the score depends on."""
+        """Return whether gradients do not reach layers whose results the score depends on."""
         if len(ignored) == len(gradients):
             return bool(gradients)
-        before = self.known.layout.before
+        before = self.entry.layout.before
         reached = [site.name for site in gradients if site.name not in ignored]
         return any(name in before[other] for name in ignored for other in reached)
 
     def _pass(
         self, recorder: Recorder, grad: bool | str
     ) -> tuple[Tensor, Score | None, dict[AttentionSite, Tensor | None]]:
-        """One forward pass, and a backward pass to the sites that are to be differentiated."""
-        blocked = GradientsKept() if grad and self.known.blocked else nullcontext()
+        """Run one forward pass, and a backward pass to the differentiated sites."""
+        blocked = GradientsKept() if grad and self.entry.blocked else nullcontext()
         with recorder.attached(self.model):
             with calling(), blocked:
                 output = self.call.run(self.model)
@@ -286,25 +287,25 @@ class _Recording:
             check_batch(logits, len(self.call.images))
             if not grad:
                 return logits, None, {}
-            asked = score(output, self.target, self.model)
-            # A function may read another output than the first, which the mixture is of.
-            several = callable(self.target) and not isinstance(output, Tensor)
-            if self.readout == "output" and not several:
-                self.read = recorder.differentiate(_mixture(logits), logits.dtype, ends=True)
-            return logits, asked, recorder.differentiate(asked.values, logits.dtype)
+            target_score = score(output, self.target, self.model)
+            # A target function may read another part of the output than the mixture uses.
+            may_use_other_part = callable(self.target) and not isinstance(output, Tensor)
+            if self.readout == "output" and not may_use_other_part:
+                self.read = recorder.differentiate(_fixed_mixture(logits), logits.dtype, ends=True)
+            return logits, target_score, recorder.differentiate(target_score.values, logits.dtype)
 
-    def _keep(
+    def _to_record(
         self,
         recorder: Recorder,
         layout: ModelLayout,
         logits: Tensor,
-        asked: Score | None,
+        score: Score | None,
         gradients: dict[AttentionSite, Tensor | None],
         grad: bool | str,
     ) -> AttentionRecord:
         batch = len(self.call.images)
         grid = common_grid(
-            [layout.layouts[site.name] for site in layout.sites if site in recorder.wanted]
+            [layout.layouts[site.name] for site in layout.sites if site in recorder.recorded]
         )
         ends = {
             site: recorder.keep(site, grid, batch, gradients[site])
@@ -313,85 +314,86 @@ class _Recording:
         }
         for site in recorder.ends & ends.keys():
             read = self.read.get(site)
-            whole = ends[site] if read is None else recorder.keep(site, grid, batch, read)
-            ends[site] = _with_learned(ends[site], whole)
-        kept = []
+            source = ends[site] if read is None else recorder.keep(site, grid, batch, read)
+            ends[site] = _with_query_weights(ends[site], source)
+        records = []
         for site in layout.sites:
-            if site not in recorder.wanted:
+            if site not in recorder.recorded:
                 continue
-            whole = ends.get(site) or recorder.keep(site, grid, batch, None)
-            kept.append(whole if grad is True else whole.without_gradient())
+            site_record = ends.get(site) or recorder.keep(site, grid, batch, None)
+            records.append(site_record if grad is True else site_record.without_gradient())
         last = None if recorder.last is None else ends.get(recorder.last)
         if last is not None and (read := self.read.get(last.site)) is not None:
             last = recorder.keep(last.site, grid, batch, read)
         read_from = None if last is None else _read_from(last)
-        if ends and not layout.selves:  # pools alone read the patches
-            read_from = _even(grid, logits)
+        if ends and not layout.selves:  # only pools read the patches
+            read_from = _uniform(grid, logits)
         return AttentionRecord(
-            sites=tuple(kept),
+            sites=tuple(records),
             grid=grid,
             logits=logits.detach(),
-            score=None if asked is None else asked.values.detach(),
-            target=None if asked is None else asked.classes,
+            score=None if score is None else score.values.detach(),
+            target=None if score is None else score.classes,
             read_from=read_from,
-            left_out=tuple(one.site for one in layout.left_out),
-            explains="" if asked is None else asked.explains,
+            left_out=tuple(module.site for module in layout.left_out),
+            explains="" if score is None else score.explains,
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
             depth=len(layout.selves),
-            is_blocked=bool(grad) and self.known.blocked,
-            notes=(*layout.notes(), *((_BLOCKED,) if grad and self.known.blocked else ())),
+            is_blocked=bool(grad) and self.entry.blocked,
+            notes=(*layout.notes(), *((_BLOCKED,) if grad and self.entry.blocked else ())),
         )
 
 
 def _read_from(last: SiteRecord) -> Tensor:
-    """The parts of 1 that the score is read from each token, (B, N)."""
+    """Return the share of each token in the score, with sum 1: (B, N)."""
     assert last.queries_at is not None
     norms = last.query_gradient_norms()
     if bool((norms * last.queries_at.padding()).any()):
         raise UnsupportedModelError(
-            f"{last.site}: expected the score to be read from patches or prefix tokens, got one "
-            "that reads padded tokens — this kind is not supported"
+            f"{last.site}: expected a score that reads patches or prefix tokens, got one that "
+            "reads padding tokens — this kind is not supported"
         )
     weights = last.queries_at.collect(norms[:, None])[:, 0]
     total = weights.sum(dim=1, keepdim=True)
-    even = _even(last.queries_at.common, weights)
-    weights = torch.where(total > 0, weights, even)  # a score that nothing changes: all patches
+    uniform = _uniform(last.queries_at.common, weights)
+    weights = torch.where(total > 0, weights, uniform)  # for a constant score
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _even(grid: PatchGrid, like: Tensor) -> Tensor:
-    """Each patch alike, in parts of 1: (B, N)."""
+def _uniform(grid: PatchGrid, like: Tensor) -> Tensor:
+    """Return equal weights of all patches, with sum 1: (B, N)."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    part = torch.full((len(like), grid.patches), 1 / grid.patches, dtype=dtype, device=like.device)
-    return grid.add_prefix(part)
+    shape = len(like), grid.patches
+    weights = torch.full(shape, 1 / grid.patches, dtype=dtype, device=like.device)
+    return grid.add_prefix(weights)
 
 
-def _mixture(logits: Tensor) -> Tensor:
-    """One number an image that depends on each number of its output in another way."""
+def _fixed_mixture(logits: Tensor) -> Tensor:
+    """Return one number per image: a weighted sum of its outputs with different weights."""
     flat = logits.flatten(1) if logits.ndim > 1 else logits[:, None]
     steps = torch.arange(flat.shape[1], dtype=torch.float32, device=flat.device)
     return (flat * torch.cos(steps).to(flat)).sum(dim=1)
 
 
-def _with_learned(one: SiteRecord, read: SiteRecord) -> SiteRecord:
-    """The record of a pool with the weights of its learned queries; any other as it is."""
-    if one.queries_at is not None:
-        return one
-    norms = read.query_gradient_norms()
+def _with_query_weights(record: SiteRecord, source: SiteRecord) -> SiteRecord:
+    """Return a pool's record with weights of learned queries from the gradients of `source`."""
+    if record.queries_at is not None:
+        return record
+    norms = source.query_gradient_norms()
     norms = torch.where(norms.sum(dim=1, keepdim=True) > 0, norms, torch.ones_like(norms))
-    return replace(one, learned=norms / norms.sum(dim=1, keepdim=True))
+    return replace(record, learned=norms / norms.sum(dim=1, keepdim=True))
 
 
-def _not_counted(sites: Collection[AttentionSite], layout: ModelLayout) -> list[AttentionSite]:
+def _without_sites(sites: Collection[AttentionSite], layout: ModelLayout) -> list[AttentionSite]:
     names = {site.name for site in layout.sites}
     return [site for site in sites if site.name not in names]
 
 
-def _no_gradient(recorder: Recorder) -> UnsupportedModelError:
+def _no_gradient_error(recorder: Recorder) -> UnsupportedModelError:
     names = ", ".join(str(site) for site in recorder.results)
     return UnsupportedModelError(
         f"model output: expected it to depend on {names}, got no gradient — "
-        "the model leaves PyTorch, or runs in inference mode"
+        "run the model in PyTorch only, and outside of inference mode"
     )
 
 

@@ -17,23 +17,23 @@ from .model_layout import ModelLayout
 from .site_record import SiteRecord, site_record
 from .sites import AttentionSite, Layers, choose_layers
 
-# Of the score in fp16, so that its gradients neither vanish nor overflow; powers of two are exact.
-_HALF_SCALES = (2.0**10, 1.0, 2.0**-10)
+# Scales of a float16 score against underflow and overflow of its gradients; exact powers of two.
+FLOAT16_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 class StaleLayoutError(Exception):
-    """The model did not make the calls that its layout says."""
+    """The attention calls of the model do not match its layout."""
 
 
 class Recorder:
-    """Keeps the calls of the chosen layers, and lets the graph begin at the first of them.
+    """Store of the calls of the chosen layers; the autograd graph starts at the first of them.
 
     Parameters
     ----------
-    layout : the sites that count
-    layers : which of them are wanted
+    layout : the sites that count as attention
+    layers : the layers to record
     grad : as for `record`
-    also : sites that do not count so far, whose gradients are to show whether they should
+    also : sites that are left out so far; their gradients decide whether they count
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Recorder:
         self.layout = layout
         selves = layout.selves
         numbers = set(choose_layers(layers, max(len(selves), 1)))
-        self.wanted = {site for site in layout.sites if site.layer in numbers}
+        self.recorded = {site for site in layout.sites if site.layer in numbers}
         self.last = selves[-1] if selves else None
         self.also = set(also)
         pools = {site for site in layout.sites if site.kind == "pool"}
         self.ends = {*selves[-1:], *pools} if grad else set()
         ends = self.ends | (self.also if grad else set())
-        self.watched = self.wanted | ends
+        self.watched = self.recorded | ends
         self.differentiated = self.watched if grad is True else ends
         self.open = True
         self.calls: dict[AttentionSite, Call] = {}
@@ -88,62 +88,62 @@ class Recorder:
         if site not in self.watched:
             return result
         if site in self.differentiated and not result.requires_grad:
-            result = result.detach().requires_grad_()  # here the graph begins
+            result = result.detach().requires_grad_()  # start of the autograd graph
         if self.open:
             self.calls[site] = call
             self.results[site] = result
         return result
 
     def check_called(self) -> None:
-        """Raise StaleLayoutError for a site that made no call."""
+        """Raise StaleLayoutError for a site without a call."""
         for site in self.layout.sites:
             if site not in self.shapes:
                 raise StaleLayoutError(f"{site}: no call")
 
     def differentiate(
-        self, chosen: Tensor, dtype: torch.dtype, *, ends: bool = False
+        self, scores: Tensor, dtype: torch.dtype, *, ends: bool = False
     ) -> dict[AttentionSite, Tensor | None]:
-        """dL/dO (or dL/dA) of every site that is to be differentiated; None where L ignores it.
+        """Return dL/dO (or dL/dA) of the differentiated sites; None where L does not depend on it.
 
-        With `ends`, of the last self-attention layer and the pools alone; the graph is then kept.
+        With `ends`, only of the last self-attention layer and the pools; the graph is then kept.
         """
-        wanted = self.ends if ends else self.differentiated
-        sites = [site for site in self.results if site in wanted]
-        if not chosen.requires_grad:
+        differentiated = self.ends if ends else self.differentiated
+        sites = [site for site in self.results if site in differentiated]
+        if not scores.requires_grad:
             return dict.fromkeys(sites)
-        scales = _HALF_SCALES if dtype == torch.float16 else (1.0,)
-        watched = [self.results[site] for site in sites]
+        scales = FLOAT16_SCALES if dtype == torch.float16 else (1.0,)
+        results = [self.results[site] for site in sites]
         for scale in scales:
-            found = torch.autograd.grad(
-                chosen.sum() * scale,
-                watched,
+            gradients = torch.autograd.grad(
+                scores.sum() * scale,
+                results,
                 allow_unused=True,
                 retain_graph=ends or scale != scales[-1],
             )
-            if all(bool(gradient.isfinite().all()) for gradient in found if gradient is not None):
+            if all(bool(grad.isfinite().all()) for grad in gradients if grad is not None):
                 break
         else:
             raise UnsupportedModelError(
                 "model output: expected finite gradients, got NaN or infinity — "
                 "check the weights and the input, or run the model in float32"
             )
-        exact = torch.promote_types(dtype, torch.float32)
+        wide = torch.promote_types(dtype, torch.float32)
         return {
-            site: gradient if gradient is None or scale == 1.0 else gradient.to(exact) / scale
-            for site, gradient in zip(sites, found, strict=True)
+            site: gradient if gradient is None or scale == 1.0 else gradient.to(wide) / scale
+            for site, gradient in zip(sites, gradients, strict=True)
         }
 
     def keep(
         self, site: AttentionSite, grid: PatchGrid, batch: int, gradient: Tensor | None
     ) -> SiteRecord:
-        """The record of one site, with its tokens placed on `grid`."""
+        """Return the record of one site, with its tokens placed on `grid`."""
         call, result = self.calls[site], self.results[site].detach()
         layout = self.layout.layouts[site.name]
         return site_record(site, call, layout, grid, batch, result, gradient)
 
 
 class GradientsKept(TorchFunctionMode):
-    """While this is on, `torch.no_grad` and `detach` inside a model do not stop gradients."""
+    """Function mode in which `torch.no_grad` and `detach` inside a model do not stop gradients."""
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -1,9 +1,10 @@
-"""Whose calls an attachment sees: those of the thread and the asyncio task that made it.
+"""Scope of an attachment: the calls of the thread and asyncio task that created it.
 
-Hooks lie on the model, which many may use at once; each looks first who is calling. A pass within
-a pass, as a hook of the model may start one, is told apart by its depth. While one thread puts a
-hook there or takes it away, PyTorch may call it in another one without the kwargs that it was
-registered for, so that a hook with kwargs must not name its parameters.
+Hooks are registered on the model, which several threads may use at once, so each hook first checks
+who the caller is. A pass inside another pass, which a hook of the model may start, is distinguished
+by its depth. While one thread registers or removes a hook, PyTorch may call the hook in another
+thread without the kwargs that it was registered for; a hook with kwargs must therefore not name its
+parameters.
 """
 
 from __future__ import annotations
@@ -18,102 +19,107 @@ from typing import Any
 import torch
 
 
-class _Here(threading.local):
-    looks: int = 0  # how many `apart` this thread is in
-    layouts: int = 0  # and how many of them only see how a model is laid out
-    passes: int = 0  # how many passes within passes
+class _ThreadState(threading.local):
+    isolated: int = 0  # number of open `apart` contexts in this thread
+    layouts: int = 0  # number of these that only read the token layout
+    passes: int = 0  # depth of passes within passes
     calling: bool = False
 
 
-_here = _Here()
+_state = _ThreadState()
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The thread, the asyncio task in it, and how deep in looks and passes.
+    """The thread, its asyncio task, and the depth of isolated contexts and nested passes.
 
     Parameters
     ----------
-    every_pass : whether passes that hooks of the model start are its own as well
+    every_pass : whether passes that hooks of the model start belong to this owner as well
     """
 
     every_pass: bool = False
     thread: threading.Thread = field(default_factory=threading.current_thread)
-    task: Any = field(default_factory=lambda: _task())
+    task: Any = field(default_factory=lambda: _current_task())
     depth: tuple[int, int] = field(default_factory=lambda: depth())
 
     def calls(self) -> bool:
-        """Whether the code that asks runs for this owner."""
-        return threading.current_thread() is self.thread and _task() is self.task and self._deep()
+        """Return whether the running code belongs to this owner."""
+        return (
+            threading.current_thread() is self.thread
+            and _current_task() is self.task
+            and self._is_same_depth()
+        )
 
-    def calls_again(self) -> bool:
-        """As `calls`, or an autograd worker that no Python thread started makes a pass anew."""
+    def calls_or_recomputes(self) -> bool:
+        """Return `calls()`, or True in an autograd worker thread that recomputes a forward pass."""
         if self.calls():
             return True
-        foreign = isinstance(threading.current_thread(), threading._DummyThread)
-        return foreign and self._deep() and in_backward()
+        is_worker = isinstance(threading.current_thread(), threading._DummyThread)
+        return is_worker and self._is_same_depth() and in_backward()
 
-    def _deep(self) -> bool:
-        looks, passes = self.depth
-        return _here.looks == looks and (self.every_pass or _here.passes == passes)
+    def _is_same_depth(self) -> bool:
+        isolated, passes = self.depth
+        return _state.isolated == isolated and (self.every_pass or _state.passes == passes)
 
 
 def in_backward() -> bool:
-    """Whether autograd is making a backward pass here."""
+    """Return whether autograd is running a backward pass in this thread."""
     return torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
 def apart(*, layout: bool = False) -> Iterator[None]:
-    """What runs inside the ``with`` is seen by no attachment that was there before it.
+    """Hide the passes inside the ``with`` from all attachments that exist before it.
 
-    For a look at a model, or for sums of one's own, from within its pass. With `layout`, nothing
-    but the places of tokens is looked at: a prompter that is called leaves the model as it is.
+    Used for extra passes and computations from within a pass of the model. With `layout`, the pass
+    only reads the token layout: a prompter that is called leaves the model unchanged.
     """
-    _here.looks += 1
-    _here.layouts += layout
+    _state.isolated += 1
+    _state.layouts += layout
     try:
         yield
     finally:
-        _here.looks -= 1
-        _here.layouts -= layout
+        _state.isolated -= 1
+        _state.layouts -= layout
 
 
 @contextmanager
 def nested() -> Iterator[None]:
-    """For all that attaches to a model: a hook in the pass of another one may be where it does so.
+    """Increase the pass depth if the ``with`` is inside a pass; otherwise change nothing.
 
-    Then that one does not see what runs inside the ``with``; else nothing is different there.
+    Everything that attaches to a model uses this context, since a hook in the pass of another model
+    may be the caller. The outer attachment then ignores what runs inside the ``with``.
     """
-    outer = _here.passes, _here.calling
-    _here.passes, _here.calling = outer[0] + outer[1], False
+    outer = _state.passes, _state.calling
+    _state.passes, _state.calling = outer[0] + outer[1], False
     try:
         yield
     finally:
-        _here.passes, _here.calling = outer
+        _state.passes, _state.calling = outer
 
 
 @contextmanager
 def calling() -> Iterator[None]:
-    """Around a call of the model that attachments are there for."""
-    outer, _here.calling = _here.calling, True
+    """Mark the call of the model that the attachments are made for."""
+    outer, _state.calling = _state.calling, True
     try:
         yield
     finally:
-        _here.calling = outer
+        _state.calling = outer
 
 
 def depth() -> tuple[int, int]:
-    """How many looks this thread is in, and how many passes within passes."""
-    return _here.looks, _here.passes
+    """Return the numbers of open isolated contexts and of nested passes in this thread."""
+    return _state.isolated, _state.passes
 
 
 def laying_out() -> bool:
-    """Whether this thread only sees how a model is laid out."""
-    return _here.layouts > 0
+    """Return whether this thread runs a pass that only reads the token layout."""
+    return _state.layouts > 0
 
 
-def _task() -> Any:
-    """The asyncio task that runs in this thread; None outside of a loop."""
+def _current_task() -> Any:
+    """Return the asyncio task that runs in this thread; None outside an event loop."""
     loop = asyncio._get_running_loop()
     return None if loop is None else asyncio.current_task(loop)

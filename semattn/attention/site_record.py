@@ -1,8 +1,8 @@
-"""One site's attention and its gradient, recomputed row by row and never stored.
+"""Attention of one site and its gradient, recomputed in chunks of rows instead of stored.
 
-Because O = A V, the gradient of a score with respect to the attention is dL/dA = dL/dO V^T,
-exactly. So q, k, v and dL/dO, all of size N x D, hold everything; a row of A and of dL/dA costs
-O(N), and what is summed over queries is summed in chunks of them.
+Because O = A V, the gradient of a score with respect to the attention is exactly
+dL/dA = dL/dO V^T. So q, k, v and dL/dO, all of size N x D, are sufficient; a row of A and of dL/dA
+costs O(N), and sums over queries are computed in chunks of queries.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from .token_map import Placement
 
 Rule = Callable[[Tensor, Tensor | None], Tensor]
 
-CHUNK_BYTES = 16 * 2**20  # of one (B,H,Q,N) block: large enough for the kernels, small in memory
+CHUNK_BYTES = 16 * 2**20  # of a (B,H,Q,N) block: large enough to be fast, small in memory
 
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What one site did in one forward pass.
+    """Record of the attention of one site in one forward pass.
 
-    Either q (G,H,Nq,D), k and v (G,H,Nk,D), `mask` added to the scores (or None) and `gradient`
-    dL/dO; or, of a module that makes its own softmax, `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
-    A group is an image, or a window of one: `keys_at` and `queries_at` say which tokens of the
-    image are asked and ask. `queries_at` is None where learned queries ask; `learned` (G,Nq) is
-    then how much the score reads from each of them, in parts of 1 an image. `class_tokens` (N,)
-    are the weights of the prefix tokens that the output is read from, where these are known.
-    `layout` is that of the call, for calls of other batches.
+    A fused call has q (G,H,Nq,D), k and v (G,H,Nk,D), `mask` added to the scores (or None) and
+    `gradient` dL/dO. A module with its own softmax has `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
+    A group is an image or a window of it; `keys_at` and `queries_at` map its keys and queries to
+    the tokens of the image. `queries_at` is None for learned queries; `learned` (G,Nq) is then
+    the contribution of each query to the score, with sum 1 per image. `class_tokens` (N,) are the
+    weights of the prefix tokens that the output is read from, if known. `layout` is the layout of
+    the call, which also applies to other batches.
     """
 
     site: AttentionSite
@@ -56,38 +56,38 @@ class SiteRecord:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of what is recomputed: that of the model, float32 at least."""
-        kept = self.query if self.dense is None else self.dense
-        assert kept is not None
-        return torch.promote_types(kept.dtype, torch.float32)
+        """Dtype of recomputed tensors: that of the model, at least float32."""
+        tensor = self.query if self.dense is None else self.dense
+        assert tensor is not None
+        return torch.promote_types(tensor.dtype, torch.float32)
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
-        kept = self.query if self.dense is None else self.dense
-        assert kept is not None
-        return kept.device
+        """Device of the tensors."""
+        tensor = self.query if self.dense is None else self.dense
+        assert tensor is not None
+        return tensor.device
 
     def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """A after softmax for the queries in `rows`: (G,H,Q,Nk), the caller's own."""
+        """Return A after softmax for the queries in `rows`: a new tensor (G,H,Q,Nk)."""
         if self.dense is not None:
             return self.dense[:, :, rows].to(self.dtype, copy=True)
         return torch.softmax(self.scores(rows), dim=-1)
 
     def scores(self, rows: slice | Tensor = slice(None), groups: slice = slice(None)) -> Tensor:
-        """What the softmax takes for the queries in `rows`, nats: (G,H,Q,Nk), the caller's own.
+        """Return the scores before softmax for the queries in `rows`: a new tensor (G,H,Q,Nk).
 
-        Up to a constant a query, which the softmax does not see; -inf where nothing is attended to.
+        In nats, up to a constant per query, which softmax ignores; -inf for masked keys.
         """
         if self.dense is not None:
             return self.dense[groups, :, rows].to(self.dtype, copy=True).log_()
         assert self.query is not None and self.key is not None
         query = self.query[groups, :, rows].to(self.dtype) * self.scale
-        # Heads are often interleaved in memory; copied in order is faster than transposed.
+        # Heads are often interleaved in memory; a contiguous copy is faster than a transposed view.
         scores = query @ self.key[groups].to(self.dtype).contiguous().transpose(-2, -1)
         if self.mask is not None:
-            several = self.mask.ndim == 4 and self.mask.shape[0] > 1
-            scores = _masked(scores, self.mask[groups] if several else self.mask, rows)
+            is_per_group = self.mask.ndim == 4 and self.mask.shape[0] > 1
+            scores = _masked(scores, self.mask[groups] if is_per_group else self.mask, rows)
         if self.causal:
             count = self.shape[2]
             allowed = torch.ones(count, self.shape[3], dtype=torch.bool, device=scores.device)
@@ -95,12 +95,12 @@ class SiteRecord:
         return scores
 
     def attention_gradient(self, rows: slice = slice(None)) -> Tensor:
-        """dL/dA for the queries in `rows`: (G,H,Q,Nk), the caller's own.
+        """Return dL/dA for the queries in `rows`: a new tensor (G,H,Q,Nk).
 
         Raises
         ------
         RuntimeError
-            When the record was made with ``grad=False``.
+            If the record was made with ``grad=False``.
         """
         if self.gradient is None:
             raise RuntimeError(
@@ -113,28 +113,28 @@ class SiteRecord:
         return gradient @ self.value.to(self.dtype).transpose(-2, -1)
 
     def token_order(self) -> Tensor | None:
-        """The places of the record's tokens in this call, (N,), where they come in another order.
+        """Return the indices (N,) of the record's tokens in this call, if it permutes them.
 
-        None where they come in order, and for windows and coarser grids, which hold a part.
+        None if the tokens are in order, and for windows and coarser grids.
         """
-        at, asking = self.keys_at, self.queries_at
-        if at.token is None or asking is None or asking.token is None:
+        keys, queries = self.keys_at, self.queries_at
+        if keys.token is None or queries is None or queries.token is None:
             return None
-        table = at.token[0]
-        whole = len(at.token) == at.batch and bool(
-            (table.sort().values == self._counted(table)).all()
+        table = keys.token[0]
+        numbers = torch.arange(len(table), device=table.device)
+        is_permutation = len(keys.token) == keys.batch and bool(
+            (table.sort().values == numbers).all()
         )
-        same = asking.token.shape == at.token.shape and torch.equal(asking.token, at.token)
-        return table.argsort() if whole and same and at.own.shape == at.common.shape else None
-
-    @staticmethod
-    def _counted(table: Tensor) -> Tensor:
-        return torch.arange(len(table), device=table.device)
+        same_order = queries.token.shape == keys.token.shape and torch.equal(
+            queries.token, keys.token
+        )
+        same_grid = keys.own.shape == keys.common.shape
+        return table.argsort() if is_permutation and same_order and same_grid else None
 
     def query_gradient_norms(self) -> Tensor:
-        """The norm of dL/dA over heads and keys for each query: (G, Nq).
+        """Return the norm of dL/dA over heads and keys for each query: (G, Nq).
 
-        Of a fused call, ||dL/dA_i||^2 = dL/dO_i (V^T V) dL/dO_i^T, so that no row is made.
+        For a fused call, ||dL/dA_i||^2 = dL/dO_i (V^T V) dL/dO_i^T, so no row of dL/dA is needed.
         """
         assert self.gradient is not None
         gradient = self.gradient.to(self.dtype)
@@ -146,14 +146,14 @@ class SiteRecord:
         return (products * gradient).sum(dim=(1, 3)).clamp(min=0).sqrt()
 
     def without_gradient(self) -> SiteRecord:
-        """The same without its gradient; the weights of learned queries stay."""
+        """Return the record without its gradient; the weights of learned queries stay."""
         return self if self.gradient is None else replace(self, gradient=None)
 
     def asking(self, weights: Tensor) -> Tensor:
-        """Weights (B, N) of the record's tokens as those of this call's queries: (G, Nq).
+        """Map weights (B, N) of the record's tokens to the queries of this call: (G, Nq).
 
-        Learned queries have weights of their own, by the gradient that reaches each of them; they
-        ask alike where there is none.
+        Learned queries have their own weights, from the gradient of each query; without gradients
+        the weights are equal.
         """
         if self.queries_at is None:
             if self.learned is None:
@@ -162,36 +162,36 @@ class SiteRecord:
         return self.queries_at.spread(weights)
 
     def reduce(self, weights: Tensor, rule: Rule | None = None) -> Tensor:
-        """sum_i weights_i rule(A, dA)_ij over the queries i, on the tokens: (B,H,N).
+        """Return sum_i weights_i rule(A, dA)_ij over the queries i, on the tokens: (B,H,N).
 
         Parameters
         ----------
-        weights : (B, N), one weight a token of the record's grid, as `asking` spreads them
+        weights : (B, N), one weight per token of the record's grid, mapped to queries by `asking`
         rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
             None is the attention itself
         """
-        asking = self.asking(weights)
+        query_weights = self.asking(weights)
         total = torch.zeros((), dtype=self.dtype, device=weights.device)
-        for rows in self.chunks(last_asking(asking)):
+        for rows in self.chunks(last_asking(query_weights)):
             attention = self.attention(rows)
             gradient = None if self.gradient is None else self.attention_gradient(rows)
             block = attention if rule is None else rule(attention, gradient)
-            total = total + (asking[:, None, None, rows].to(block) @ block).squeeze(2)
+            total = total + (query_weights[:, None, None, rows].to(block) @ block).squeeze(2)
         return self.keys_at.collect(total)
 
     def chunks(self, queries: int | None = None) -> Iterator[slice]:
-        """Slices of the first `queries`, each with a block (G,H,Q,Nk) of about `CHUNK_BYTES`."""
-        groups, heads, asked, keys = self.shape
-        queries = asked if queries is None else queries
-        row = groups * heads * keys * self.dtype.itemsize
-        step = max(1, CHUNK_BYTES // row)
+        """Yield slices of the first `queries`, with blocks (G,H,Q,Nk) of about `CHUNK_BYTES`."""
+        groups, heads, n_queries, keys = self.shape
+        queries = n_queries if queries is None else queries
+        row_bytes = groups * heads * keys * self.dtype.itemsize
+        step = max(1, CHUNK_BYTES // row_bytes)
         for start in range(0, queries, step):
             yield slice(start, min(start + step, queries))
 
 
-def last_asking(asking: Tensor) -> int:
-    """How many queries there are up to the last that asks at all; a class token's row is cheap."""
-    columns = asking.ne(0).any(dim=0).nonzero()
+def last_asking(query_weights: Tensor) -> int:
+    """Return the number of queries up to the last with a non-zero weight, at least 1."""
+    columns = query_weights.ne(0).any(dim=0).nonzero()
     return int(columns[-1]) + 1 if len(columns) else 1
 
 
@@ -212,23 +212,25 @@ def site_record(
     result: Tensor | None = None,
     gradient: Tensor | None = None,
 ) -> SiteRecord:
-    """The record of one call, with its tokens placed on `grid`; a dense one is its `result`."""
+    """Return the record of one call with its tokens on `grid`; `result` is the dense attention."""
     assert layout.keys is not None
     lead = tuple(call.shape[:-2])
-    at = layout.place(layout.keys, grid, batch)
-    asking = None if layout.queries is None else layout.place(layout.queries, grid, batch)
+    keys_at = layout.place(layout.keys, grid, batch)
+    queries_at = None if layout.queries is None else layout.place(layout.queries, grid, batch)
     gradient = None if gradient is None else layout.fold(gradient, lead)
     if isinstance(call, DenseCall):
         dense = layout.fold(call.run().detach() if result is None else result, lead)
         shape = (*dense.shape[:2], call.shape[-2], call.shape[-1])
-        return SiteRecord(site, shape, at, asking, dense=dense, gradient=gradient, layout=layout)
+        return SiteRecord(
+            site, shape, keys_at, queries_at, dense=dense, gradient=gradient, layout=layout
+        )
     query = layout.fold(call.query.detach().expand(*lead, -1, -1), lead)
     mask = None if call.attn_mask is None else call.attn_mask.detach()
     return SiteRecord(
         site,
         (*query.shape[:2], call.shape[-2], call.shape[-1]),
-        at,
-        asking,
+        keys_at,
+        queries_at,
         query=query,
         key=layout.fold(_per_head(call, call.key), lead),
         value=layout.fold(_per_head(call, call.value), lead),
@@ -240,7 +242,7 @@ def site_record(
     )
 
 
-def _per_head(call: FusedCall, shared: Tensor) -> Tensor:
-    """Keys or values (B,H,N,D), repeated where several heads share one (grouped queries)."""
-    times = call.query.shape[1] // shared.shape[1] if shared.ndim == 4 else 1
-    return shared.detach() if times == 1 else shared.detach().repeat_interleave(times, dim=1)
+def _per_head(call: FusedCall, tensor: Tensor) -> Tensor:
+    """Return keys or values (B,H,N,D), repeated if query heads share them (grouped queries)."""
+    times = call.query.shape[1] // tensor.shape[1] if tensor.ndim == 4 else 1
+    return tensor.detach() if times == 1 else tensor.detach().repeat_interleave(times, dim=1)

@@ -1,6 +1,6 @@
-"""Attention sites and their numbering, and the models that cannot be read at all.
+"""Attention sites, the numbering of their layers, and the check that a model can be hooked.
 
-Which modules attend is found by a pass (`layout_pass`); `find_sites` guesses it from their names.
+A forward pass finds the modules that attend (`layout_pass`); `find_sites` guesses from their names.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from torch import nn
 from ..errors import UnsupportedModelError
 
 NAMED_ATTENTION = re.compile(r"attention|attn|^(MHSA|GPSA|XCA)$", re.IGNORECASE)
-_POOLS = re.compile(r"pool|prr|class_?att", re.IGNORECASE)
-_POOL_HEAD = re.compile(r"att.*pool|pool.*att", re.IGNORECASE)  # of the module around a site
+_POOL_NAME = re.compile(r"pool|prr|class_?att", re.IGNORECASE)
+_POOL_PARENT_NAME = re.compile(
+    r"att.*pool|pool.*att", re.IGNORECASE
+)  # class name of the parent of a site
 
 Layers = int | slice | Sequence[int] | str | None
 
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """One place where a model attends.
+    """Module of a model that makes an attention call.
 
-    `name` is the module's dotted name, `layer` counts the self-attention sites from 0 (a pool has
-    the number of the last one), `module` is the class and `kind` one of "self" (every token asks)
-    and "pool" (a few learned queries ask). `call` is the number of the attention call among those
-    that the module makes when it runs once; None is all of them. `query_axis` is the axis of the
-    queries in scores that have it elsewhere than beside the keys.
+    `name` is the dotted name of the module and `module` its class. `layer` counts the
+    self-attention sites from 0; a pool has the number of the last one. `kind` is "self" (every
+    token is a query) or "pool" (a few learned queries). `call` is the number of the attention call
+    within one run of the module; None is all calls. `query_axis` is the axis of the queries in
+    scores where it is not next to the axis of the keys.
     """
 
     name: str
@@ -42,7 +44,7 @@ class AttentionSite:
 
     @property
     def path(self) -> str:
-        """The dotted name of the module; `name` adds the number of one of several calls."""
+        """Dotted name of the module; `name` adds the number of one of several calls."""
         return self.name.partition("[")[0]
 
     def __str__(self) -> str:
@@ -50,10 +52,10 @@ class AttentionSite:
 
 
 def refuse(model: object, *, compiled: bool = False) -> nn.Module:
-    """The module to hook, or UnsupportedModelError for what no hook can see into.
+    """Return the module to hook; raise UnsupportedModelError for a model that hooks cannot read.
 
-    A model wrapped by `torch.compile` is read through what it wraps, where `compiled` allows it:
-    that serves to run the model, not to change how the wrapper runs it.
+    With `compiled`, a model wrapped by `torch.compile` is replaced by the module inside the
+    wrapper. That is enough to run the model, but not to change how the wrapper runs it.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
@@ -63,18 +65,18 @@ def refuse(model: object, *, compiled: bool = False) -> nn.Module:
     inner = getattr(model, "_orig_mod", model) if compiled else model
     assert isinstance(inner, nn.Module)
     for name, module in inner.named_modules():
-        blind = isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
-        made = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
-        if blind or made:
+        is_traced = isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule)
+        is_compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None)
+        if is_traced or is_compiled:
             where = f" in {name!r}" if name else ""
             raise UnsupportedModelError(
                 f"model: expected eager PyTorch, got a traced, exported or compiled "
                 f"{type(module).__name__}{where}, whose attention calls are not visible — "
-                "pass the model that it was made from"
+                "pass the original model"
             )
     if any(parameter.is_inference() for parameter in inner.parameters()):
         raise UnsupportedModelError(
-            "model: expected parameters that gradients can pass, got some made under "
+            "model: expected parameters that support gradients, got some created under "
             "torch.inference_mode — build or load the model outside of it"
         )
     return inner
@@ -83,9 +85,9 @@ def refuse(model: object, *, compiled: bool = False) -> nn.Module:
 def find_sites(
     model: nn.Module, among: Container[nn.Module] | None = None
 ) -> dict[nn.Module, AttentionSite]:
-    """The modules of `model` that are named for attention, in their order; only those `among` some.
+    """Return the modules of `model` whose names suggest attention, in order; only those in `among`.
 
-    A guess, for where no pass has shown yet what a model does; empty where no name tells.
+    This is a guess, used before a forward pass has shown which modules attend. It may be empty.
     """
     named = [
         (name, module)
@@ -97,18 +99,18 @@ def find_sites(
         for _, module in named
         if any(_may_attend(inner) for inner in module.modules() if inner is not module)
     }
-    found: dict[nn.Module, AttentionSite] = {}
+    sites: dict[nn.Module, AttentionSite] = {}
     layer = 0
     for name, module in named:
         if module in outer:
             continue
-        around = type(model.get_submodule(name.rpartition(".")[0])).__name__
-        pools = _POOLS.search(type(module).__name__) or _POOL_HEAD.search(around)
-        kind = "pool" if pools else "self"
-        place = max(layer - 1, 0) if kind == "pool" else layer
-        found[module] = AttentionSite(name, place, type(module).__name__, kind)
+        parent = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        is_pool = _POOL_NAME.search(type(module).__name__) or _POOL_PARENT_NAME.search(parent)
+        kind = "pool" if is_pool else "self"
+        number = max(layer - 1, 0) if kind == "pool" else layer
+        sites[module] = AttentionSite(name, number, type(module).__name__, kind)
         layer += kind == "self"
-    return found
+    return sites
 
 
 def _may_attend(module: nn.Module) -> bool:
@@ -116,7 +118,7 @@ def _may_attend(module: nn.Module) -> bool:
 
 
 def choose_layers(layers: Layers, depth: int) -> list[int]:
-    """Layer numbers in 0 … depth-1 for an int, a list, a slice or a name (None: all).
+    """Return layer numbers in 0 … depth-1 for an int, a list, a slice or a name (None: all).
 
     Names are "all", "last-half" and "last-third".
 
@@ -134,7 +136,7 @@ def choose_layers(layers: Layers, depth: int) -> list[int]:
     if layers == "last-third":
         return list(range(depth - max(1, depth // 3), depth))
     if isinstance(layers, slice):
-        chosen = list(range(depth))[layers]
+        selected = list(range(depth))[layers]
     elif isinstance(layers, str):
         raise ValueError(
             f"layers: expected 'all', 'last-half', 'last-third', numbers or a slice, got "
@@ -148,9 +150,9 @@ def choose_layers(layers: Layers, depth: int) -> list[int]:
                 f"layers: expected numbers in {-depth} … {depth - 1}, got {reprlib.repr(layers)} — "
                 f"this model has {depth} self-attention layers"
             )
-        chosen = sorted({number % depth for number in numbers})
-    if not chosen:
+        selected = sorted({number % depth for number in numbers})
+    if not selected:
         raise ValueError(
             f"layers: expected at least one of 0 … {depth - 1}, got {reprlib.repr(layers)}"
         )
-    return chosen
+    return selected

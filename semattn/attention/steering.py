@@ -1,8 +1,9 @@
-"""A bias added to the attention scores of a model, for as long as a context is open.
+"""Bias on the attention scores of a model while a context is open.
 
-Adding b_j to the scores of key j multiplies its attention by e^b_j and renormalises. The bias
-rides on the `attn_mask` of the fused call, so fused kernels stay on, and a bias per key is never
-expanded to N x N; for some queries alone it rides on one more channel of queries and keys.
+Adding b_j to the scores of key j multiplies its attention by e^b_j and renormalises. The bias is
+passed in the `attn_mask` of the fused call, so fused kernels stay in use, and a bias per key is
+never expanded to N x N. A bias for selected queries is passed as an additional channel of queries
+and keys.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ Look = tuple[int, Callable[[AttentionSite, Call], None]]
 
 
 @dataclass
-class Aim:
-    """What one call of a model gets: `bias` in the layers `wanted`, and who `looks` at which."""
+class CallPlan:
+    """Plan for one call of a model: bias at the sites `steered`, `look` at the site `observed`."""
 
-    wanted: set[str]
-    looked: str | None
+    steered: set[str]
+    observed: str | None
     look: Callable[[AttentionSite, Call], None] | None
     layout: ModelLayout | None
     bias: Tensor | Callable[[], Tensor]
-    made: Tensor | None  # the bias, spread
+    bias_4d: Tensor | None  # the bias as (B, H, Q, N), once it is computed
 
 
 class Steering:
-    """An attachment that adds a bias to the scores of a model, aimed anew for every call of it.
+    """Attachment that adds a bias to the scores of a model, with one plan for every call.
 
-    The sites are those of the layout that a call is aimed with. Before the first one they are those
-    of any layout that is known of the model, else the modules that are named for attention.
+    The sites are those of the layout that `aim` receives. Before the first call they are those of
+    any known layout of the model, else the modules whose names suggest attention.
     """
 
     def __init__(
         self, model: nn.Module, layers: Layers, heads: Sequence[int] | None, queries: str
     ) -> None:
         self.model = refuse(model)
-        known = any_layout(self.model)
-        guess = find_sites(self.model) if known is None else known.modules(self.model)
+        layout = any_layout(self.model)
+        guess = find_sites(self.model) if layout is None else layout.modules(self.model)
         self.modules = {
             module: selves
             for module, sites in guess.items()
             if (selves := _selves((sites,) if isinstance(sites, AttentionSite) else sites))
         }
-        if known is not None and not self.modules:
+        if layout is not None and not self.modules:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: expected self-attention to steer, got only pools"
             )
@@ -67,13 +68,13 @@ class Steering:
         if queries not in QUERIES:
             raise ValueError(choices("queries", queries, QUERIES))
         self.layers, self.heads, self.queries = layers, heads, queries
-        self.aims: list[Aim | None] = []  # of the calls under way, one within the other
-        self.last: Aim | None = None
+        self.plans: list[CallPlan | None] = []  # of the running calls, outermost first
+        self.last: CallPlan | None = None
         self.attachment = Attachment(self._handle, owner=Owner(every_pass=True))
 
     def begin(self) -> None:
-        """A call of the model begins, for which `aim` says what it gets; it may be in another."""
-        self.aims.append(None)
+        """Start a call of the model, possibly inside another; `aim` then sets its plan."""
+        self.plans.append(None)
 
     def aim(
         self,
@@ -81,7 +82,7 @@ class Steering:
         layout: ModelLayout | None = None,
         look: Look | None = None,
     ) -> None:
-        """Set what the call that has begun gets; parameters as of `steer`."""
+        """Set the plan of the call that has begun; parameters as in `steer`."""
         if layout is not None:
             if not layout.selves:
                 raise UnsupportedModelError(
@@ -91,38 +92,38 @@ class Steering:
             names = [site.name for site in layout.selves]
         elif self.queries != "all":
             raise ValueError(
-                f"layout: expected one for queries={self.queries!r}, got None — "
-                "model_layout(model, call)"
+                f"layout: expected a layout for queries={self.queries!r}, got None — "
+                "pass model_layout(model, call)"
             )
         elif not self.modules:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__}: expected a model whose attention is known, got none "
-                "that is named for it — call record(model, x) first"
+                f"{type(self.model).__name__}: expected modules whose names suggest attention, got "
+                "none — call record(model, x) first"
             )
         else:
             names = [site.name for sites in self.modules.values() for site in sites]
-        self.last = self.aims[-1] = Aim(
-            wanted={names[number] for number in choose_layers(self.layers, len(names))},
-            looked=None if look is None else names[look[0]],
+        self.last = self.plans[-1] = CallPlan(
+            steered={names[number] for number in choose_layers(self.layers, len(names))},
+            observed=None if look is None else names[look[0]],
             look=None if look is None else look[1],
             layout=layout,
             bias=bias,
-            made=None if callable(bias) else spread(bias),
+            bias_4d=None if callable(bias) else _to_4d(bias),
         )
 
     def end(self) -> None:
-        """The call is over; what a backward pass makes again of it is still steered."""
-        if self.aims:
-            self.aims.pop()
+        """Finish the call; its recomputation in a backward pass is still steered."""
+        if self.plans:
+            self.plans.pop()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Inside the ``with``, calls are steered."""
+        """Steer the calls inside the ``with``."""
         self.attachment = Attachment(self._handle, owner=Owner(every_pass=True))
         try:
             self.attachment.add(self.modules)
             if not self.modules:
-                self.attachment.add(_parts(self.model))
+                self.attachment.add(_submodules(self.model))
             yield
         finally:
             self.attachment.remove()
@@ -134,27 +135,27 @@ class Steering:
             for module, sites in layout.modules(self.model).items()
             if (selves := _selves(sites))
         }
-        entered = self.model in modules and self.model not in self.attachment.sites
+        is_running = self.model in modules and self.model not in self.attachment.sites
         self.attachment.add(modules)
-        if entered:  # its own pre-hooks are running
+        if is_running:  # too late for a pre-hook of the model itself
             self.attachment.enter(self.model, ())
 
     def _handle(self, site: AttentionSite, call: Call) -> Tensor:
-        aim = self.aims[-1] if self.aims else self.last if in_backward() else None
-        if aim is None:
+        plan = self.plans[-1] if self.plans else self.last if in_backward() else None
+        if plan is None:
             raise UnsupportedModelError(
-                f"{site}: expected the prompted model to be called as a whole, got a call of a "
-                "part of it — call model(x)"
+                f"{site}: expected a call of the whole prompted model, got a call of one of its "
+                "submodules — call model(x)"
             )
-        if aim.layout is not None and site.name not in aim.layout.layouts:
+        if plan.layout is not None and site.name not in plan.layout.layouts:
             return call.run()
-        if aim.look is not None and site.name == aim.looked:
-            aim.look(site, call)
-        if site.name in aim.wanted:
-            if aim.made is None:
-                assert callable(aim.bias)
-                aim.made = spread(aim.bias())
-            _add(site, call, aim.made, self.heads, self.queries, aim.layout)
+        if plan.look is not None and site.name == plan.observed:
+            plan.look(site, call)
+        if site.name in plan.steered:
+            if plan.bias_4d is None:
+                assert callable(plan.bias)
+                plan.bias_4d = _to_4d(plan.bias())
+            _add_bias(site, call, plan.bias_4d, self.heads, self.queries, plan.layout)
         return call.run()
 
 
@@ -171,25 +172,25 @@ def steer(
 ) -> Iterator[None]:
     """Add `bias` to the attention scores of `model` inside the ``with``.
 
-    Contexts nest and add up; a record made inside sees the steered attention. Gradients flow to
-    the bias. Outside the context the model is as before.
+    Contexts can be nested, and their biases add up. `record` inside the context records the steered
+    attention. Gradients flow to the bias. Outside the context the model is unchanged.
 
     Parameters
     ----------
     model : a vision transformer
     bias : (N,) or (B, N), nats per key token, the same for every query; or (B|1, H|1, Q|1, N); or
-        a function that gives it when the first call that it is for is made
-    layers : which self-attention layers, see `choose_layers`; None is all
-    heads : which heads; None is all
-    queries : "all", "class" (the class token's alone) or "patches"; the last two need a `layout`
-    layout : brings a bias (N,) or (B, N) on the tokens of its grid to every call; without it the
-        bias is for the N tokens as they come, and every call must be over these
-    look : a layer, and what is to see its calls before they are steered
+        a function that returns it, called at the first steered attention call
+    layers : self-attention layers to steer, see `choose_layers`; None is all
+    heads : heads to steer; None is all
+    queries : "all", "class" (only the class token) or "patches"; the last two need a `layout`
+    layout : maps a bias (N,) or (B, N) on the tokens of its grid to every call; without it the
+        bias is for N tokens in the order of the model, and every call must have these N keys
+    look : a layer and a function that receives its calls before they are steered
 
     Raises
     ------
     ShapeError
-        For a bias of another shape, at once or when a site of another size is called.
+        For a bias of another shape, immediately or when a site of another size is called.
     ValueError
         For a bias that is not finite, or for unknown layers, heads or queries.
 
@@ -212,16 +213,16 @@ def _selves(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
     return tuple(site for site in sites if site.kind == "self")
 
 
-def _parts(model: nn.Module) -> dict[nn.Module, AttentionSite]:
-    """The parts of a model whose attention is not known yet, so that none is called by itself."""
+def _submodules(model: nn.Module) -> dict[nn.Module, AttentionSite]:
+    """Return all submodules as sites of a model without a layout, to refuse a call of only one."""
     return {
-        part: AttentionSite(name, 0, type(part).__name__, "self")
-        for name, part in model.named_modules()
+        module: AttentionSite(name, 0, type(module).__name__, "self")
+        for name, module in model.named_modules()
         if name
     }
 
 
-def _add(
+def _add_bias(
     site: AttentionSite,
     call: Call,
     bias: Tensor,
@@ -230,18 +231,18 @@ def _add(
     layout: ModelLayout | None,
 ) -> None:
     if layout is None:
-        call.add_bias(_fit(site, call, bias, heads))
+        call.add_bias(_bias_of_call(site, call, bias, heads))
         return
     per_head = bias[:, :, 0]
     if heads is not None:
         count = layout.layouts[site.name].heads_of(call.shape[:-2])
-        per_head = per_head * _chosen(site, heads, count, bias)[:, :, 0]
-    asking = None if queries == "all" else layout.asking(site, call, queries)
-    call.add_bias(layout.place(site, call, per_head), asking)
+        per_head = per_head * _head_mask(site, heads, count, bias)[:, :, 0]
+    query_mask = None if queries == "all" else layout.query_mask(site, call, queries)
+    call.add_bias(layout.place(site, call, per_head), query_mask)
 
 
-def spread(bias: Tensor) -> Tensor:
-    """A bias of any shape that `steer` takes as (B, H, Q, N), checked."""
+def _to_4d(bias: Tensor) -> Tensor:
+    """Check a bias of any shape that `steer` accepts and return it as (B, H, Q, N)."""
     check_values("bias", bias)
     if not bias.detach().isfinite().all():
         raise ValueError("bias: expected finite numbers, got NaN or infinity — clip it first")
@@ -253,30 +254,32 @@ def spread(bias: Tensor) -> Tensor:
         return bias
     raise ShapeError(
         f"bias: expected (N,), (B, N) or (B, H, Q, N), got {tuple(bias.shape)} — "
-        "one number a key token"
+        "one number per key token"
     )
 
 
-def _fit(site: AttentionSite, call: Call, bias: Tensor, heads: Sequence[int] | None) -> Tensor:
+def _bias_of_call(
+    site: AttentionSite, call: Call, bias: Tensor, heads: Sequence[int] | None
+) -> Tensor:
     fits = len(bias.shape) == len(call.shape) and all(
-        given in (1, needed) for given, needed in zip(bias.shape, call.shape, strict=True)
+        size in (1, call_size) for size, call_size in zip(bias.shape, call.shape, strict=True)
     )
     if not fits:
         raise ShapeError(
-            f"bias: expected to fit attention {call.shape} of {site}, "
-            f"got {tuple(bias.shape)} — one number a token, prefix tokens included"
+            f"bias: expected a shape that broadcasts to attention {call.shape} of {site}, "
+            f"got {tuple(bias.shape)} — one number per token, prefix tokens included"
         )
-    return bias if heads is None else bias * _chosen(site, heads, call.shape[1], bias)
+    return bias if heads is None else bias * _head_mask(site, heads, call.shape[1], bias)
 
 
-def _chosen(site: AttentionSite, heads: Sequence[int], count: int, bias: Tensor) -> Tensor:
-    """1 for the chosen heads, (1, H, 1, 1)."""
+def _head_mask(site: AttentionSite, heads: Sequence[int], count: int, bias: Tensor) -> Tensor:
+    """Return 1 for the selected heads, else 0: (1, H, 1, 1)."""
     numbers = list(heads) if isinstance(heads, Iterable) else [heads]
-    if not numbers or not all(isinstance(one, int) and -count <= one < count for one in numbers):
+    if not numbers or not all(isinstance(head, int) and -count <= head < count for head in numbers):
         raise ValueError(
-            f"heads: expected some of 0 … {count - 1}, got {reprlib.repr(heads)} — {site} has "
+            f"heads: expected numbers in 0 … {count - 1}, got {reprlib.repr(heads)} — {site} has "
             f"{count} heads"
         )
-    chosen = torch.zeros(1, count, 1, 1, dtype=bias.dtype, device=bias.device)
-    chosen[:, numbers] = 1
-    return chosen
+    mask = torch.zeros(1, count, 1, 1, dtype=bias.dtype, device=bias.device)
+    mask[:, numbers] = 1
+    return mask

@@ -1,7 +1,7 @@
-"""How one attention call lays out its tokens: which axes are heads, which tokens are in a window.
+"""Layout of the tokens of one attention call: axes of heads, and windows of tokens.
 
-Read off the places that `trace` followed to the call. What does not come out as every patch of the
-image asking once is refused by name: overlapping windows, queries that are not of the image.
+The layout is derived from the positions that a tracer computes. It is refused, with the reason, if
+not every patch of the image is a query exactly once, as for overlapping windows.
 """
 
 from __future__ import annotations
@@ -18,58 +18,58 @@ from ..grid import PatchGrid
 from .position_rules import Planes
 from .token_map import Placement
 
-_NEAR = 2e-4  # of the image's side: places that agree
-_EVEN = 0.05  # of a patch: how much the distances between patches may differ
-_EDGE = 0.04  # of a patch: how far the first may begin from the edge of the image
+_NEAR = 2e-4  # fraction of the image's side below which positions are equal
+_MAX_UNEVENNESS = 0.05  # fraction of a patch by which distances between patches may differ
+_MAX_OFFSET = 0.04  # fraction of a patch between the first patch and the edge of the image
 
 
-# Of a token without a place: its number, and how many before it in the call have the same number.
-Name = tuple[int, int]
+# Of a token without a position: its number, and the count of earlier tokens with this number.
+TokenId = tuple[int, int]
 
 
 class UnplacedError(Exception):
-    """Why the tokens of a call have no places; becomes an UnsupportedModelError with its site."""
+    """Reason why tokens have no positions; becomes an UnsupportedModelError that names the site."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The queries, or the keys, of one image: on which grid, and the windows (g, n) they are in.
+    """Queries or keys of one image: their grid and their windows (g, n).
 
-    `table` holds token numbers in the order of `grid`, prefix tokens first, -1 for padding. `names`
-    are those of the prefix tokens, the same for one token in all layers.
+    `table` holds token numbers in the order of `grid`, prefix tokens first, -1 for padding.
+    `token_ids` identify the prefix tokens, equally in all layers.
     """
 
     grid: PatchGrid
     table: Tensor
-    names: tuple[Name, ...] = ()
+    token_ids: tuple[TokenId, ...] = ()
 
     @property
     def in_order(self) -> bool:
-        """Whether one group holds all tokens as they come."""
-        count = torch.arange(self.grid.tokens, device=self.table.device)
-        return self.table.shape == (1, len(count)) and bool((self.table[0] == count).all())
+        """Return whether a single group holds all tokens in order."""
+        numbers = torch.arange(self.grid.tokens, device=self.table.device)
+        return self.table.shape == (1, len(numbers)) and bool((self.table[0] == numbers).all())
 
-    def renumbered(self, names: Sequence[Name], same: Mapping[Name, Name]) -> Tokens:
-        """The same with prefix tokens numbered as in `names`, under which those in `same` are."""
-        numbers = [names.index(same.get(name, name)) for name in self.names]
+    def renumbered(self, ids: Sequence[TokenId], aliases: Mapping[TokenId, TokenId]) -> Tokens:
+        """Return the tokens with prefix tokens numbered as in `ids`; `aliases` maps other ids."""
+        numbers = [ids.index(aliases.get(token_id, token_id)) for token_id in self.token_ids]
         if numbers == list(range(len(numbers))):
             return self
-        own = torch.tensor(numbers, device=self.table.device)
+        new_numbers = torch.tensor(numbers, device=self.table.device)
         prefix = self.table.clamp(min=0, max=self.grid.prefix - 1)
-        patches = self.table + (len(names) - self.grid.prefix)
-        table = torch.where(self.table < self.grid.prefix, own[prefix], patches)
+        patches = self.table + (len(ids) - self.grid.prefix)
+        table = torch.where(self.table < self.grid.prefix, new_numbers[prefix], patches)
         table = torch.where(self.table < 0, -1, table)
-        return Tokens(replace(self.grid, prefix=len(names)), table, tuple(names))
+        return Tokens(replace(self.grid, prefix=len(ids)), table, tuple(ids))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of one site: its heads' axes, and its keys and queries.
+    """Layout of the calls of one site: axes of the heads, keys and queries.
 
-    `heads` are axes of the call's leading ones; where a single leading axis holds groups and heads,
-    `folded` says how many heads there are, and `heads_first` whether they are the slower ones.
-    `images_first` says whether the groups of an image follow each other. `queries` is None where
-    learned queries ask; a layout without keys is one of attention that is not between patches.
+    `heads` are the leading axes of the call that hold heads. If a single leading axis holds both
+    groups and heads, `folded` is the number of heads, and `heads_first` tells whether heads vary
+    slower than groups. `images_first` tells whether the groups of an image are contiguous.
+    `queries` is None for learned queries; `keys` is None for attention that is not between patches.
     """
 
     keys: Tokens | None
@@ -80,7 +80,7 @@ class Layout:
     images_first: bool = True
 
     def fold(self, tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
-        """(…, a, b), broadcastable to the leading axes `lead`, as (G, H, a, b)."""
+        """Reshape (…, a, b), broadcastable to the leading axes `lead`, to (G, H, a, b)."""
         if self.heads == (1,) and len(lead) == 2 and not self.folded:
             return tensor
         rest = tensor.shape[-2:]
@@ -96,26 +96,26 @@ class Layout:
         return moved.reshape(-1, heads, *rest)
 
     def unfold(self, tensor: Tensor, lead: tuple[int, ...]) -> Tensor:
-        """(G, H or 1, a, b) as it broadcasts to a call of leading axes `lead`; undoes `fold`."""
+        """Reshape (G, H or 1, a, b) to broadcast to the leading axes `lead`; inverse of `fold`."""
         if self.heads == (1,) and len(lead) == 2 and not self.folded:
             return tensor
         rest = tensor.shape[-2:]
         if self.folded:
-            whole = tensor.expand(-1, self.folded, *rest)
-            return (whole.transpose(0, 1) if self.heads_first else whole).flatten(0, 1)
+            expanded = tensor.expand(-1, self.folded, *rest)
+            return (expanded.transpose(0, 1) if self.heads_first else expanded).flatten(0, 1)
         groups = [axis for axis in range(len(lead)) if axis not in self.heads]
         order = [*groups, *self.heads]
-        single = tensor.shape[1] == 1
-        apart = [1 if single and axis in self.heads else lead[axis] for axis in order]
-        back = [order.index(axis) for axis in range(len(lead))]
-        return tensor.reshape(*apart, *rest).permute(*back, -2, -1)
+        has_one_head = tensor.shape[1] == 1
+        sizes = [1 if has_one_head and axis in self.heads else lead[axis] for axis in order]
+        inverse = [order.index(axis) for axis in range(len(lead))]
+        return tensor.reshape(*sizes, *rest).permute(*inverse, -2, -1)
 
     def heads_of(self, lead: tuple[int, ...]) -> int:
-        """H, of a call of leading axes `lead`."""
+        """Return the number of heads H of a call with leading axes `lead`."""
         return self.folded or math.prod(lead[axis] for axis in self.heads)
 
     def batch_of(self, lead: tuple[int, ...]) -> int:
-        """How many images a call of leading axes `lead` holds."""
+        """Return the number of images of a call with leading axes `lead`."""
         assert self.keys is not None
         return math.prod(lead) // (self.heads_of(lead) * len(self.keys.table))
 
@@ -125,23 +125,23 @@ class Layout:
         if replace(self, keys=None, queries=None) != replace(other, keys=None, queries=None):
             return False
         return all(
-            one is two
+            tokens is other_tokens
             or (
-                one is not None
-                and two is not None
-                and one.grid == two.grid
-                and torch.equal(one.table, two.table)
+                tokens is not None
+                and other_tokens is not None
+                and tokens.grid == other_tokens.grid
+                and torch.equal(tokens.table, other_tokens.table)
             )
-            for one, two in pairs
+            for tokens, other_tokens in pairs
         )
 
     def in_order_of(self, grid: PatchGrid) -> bool:
-        """Whether keys, and queries if patches ask, are the tokens of `grid` as they come."""
-        both = [one for one in (self.keys, self.queries) if one is not None]
-        return all(one.grid.shape == grid.shape and one.in_order for one in both)
+        """Return whether keys, and queries that are patches, are the tokens of `grid` in order."""
+        present = [tokens for tokens in (self.keys, self.queries) if tokens is not None]
+        return all(tokens.grid.shape == grid.shape and tokens.in_order for tokens in present)
 
     def place(self, tokens: Tokens, common: PatchGrid, batch: int) -> Placement:
-        """The placement of queries or keys for a batch."""
+        """Return the placement of queries or keys for a batch."""
         if tokens.in_order:
             return Placement(tokens.grid, common, batch)
         windows = len(tokens.table)
@@ -154,56 +154,58 @@ class Layout:
 
 
 def common_grid(layouts: Sequence[Layout]) -> PatchGrid:
-    """The finest grid that patches ask on, with prefix tokens for all."""
-    grids = [one.grid for layout in layouts if (one := layout.queries or layout.keys)]
-    asking = [layout.queries.grid for layout in layouts if layout.queries is not None]
-    finest = max(asking or grids, key=lambda grid: grid.patches)
+    """Return the finest grid of the queries, with as many prefix tokens as any layer has."""
+    grids = [tokens.grid for layout in layouts if (tokens := layout.queries or layout.keys)]
+    query_grids = [layout.queries.grid for layout in layouts if layout.queries is not None]
+    finest = max(query_grids or grids, key=lambda grid: grid.patches)
     for grid in grids:
         for side in (0, 1):
-            ends = [
-                (one.origin[side], one.origin[side] + one.cell[side] * one.shape[side])
-                for one in (grid, finest)
-            ]
-            apart = max(abs(ends[0][0] - ends[1][0]), abs(ends[0][1] - ends[1][1]))
+            start, end = _extent(grid, side)
+            finest_start, finest_end = _extent(finest, side)
+            difference = max(abs(start - finest_start), abs(end - finest_end))
             cells = grid.cell[side], finest.cell[side]
-            # Coarse cells may reach beyond the image; rows of the same height are dropped ones.
-            same = abs(cells[0] - cells[1]) < 0.01 * cells[1]
-            if apart > (0.5 if same else 1.01) * max(cells):
+            # Coarse cells may extend beyond the image; with equal cells, rows have been dropped.
+            is_same_cell = abs(cells[0] - cells[1]) < 0.01 * cells[1]
+            if difference > (0.5 if is_same_cell else 1.01) * max(cells):
                 raise UnsupportedModelError(
-                    f"model: expected layers that see the same part of the image, got grids of "
+                    f"model: expected layers over the same part of the image, got grids of "
                     f"{grid.shape} and {finest.shape} patches over different parts — "
                     "choose layers of one part"
                 )
     return replace(finest, prefix=max(grid.prefix for grid in grids))
 
 
+def _extent(grid: PatchGrid, side: int) -> tuple[float, float]:
+    start = grid.origin[side]
+    return start, start + grid.cell[side] * grid.shape[side]
+
+
 def with_same_prefix(layouts: Sequence[Layout]) -> list[Layout]:
-    """The layouts with each prefix token under the same number in all of them."""
-    order: list[Name] = []
-    same: dict[
-        Name, Name
-    ] = {}  # of a token that has changed its name, such as one of several mixed
-    last: tuple[Name, ...] = ()
+    """Return the layouts with the same number for each prefix token in all of them."""
+    order: list[TokenId] = []
+    aliases: dict[TokenId, TokenId] = {}  # of tokens whose id changes, such as a mean of tokens
+    last: tuple[TokenId, ...] = ()
     for layout in layouts:
         for tokens in (layout.keys, layout.queries):
-            names = () if tokens is None else tuple(same.get(one, one) for one in tokens.names)
-            if len(names) == len(last) and not set(names) & set(order):
-                same.update(zip(names, last, strict=True))
-                names = last
-            order.extend(name for name in names if name not in order)
-            last = names or last
+            token_ids = () if tokens is None else tokens.token_ids
+            ids = tuple(aliases.get(token_id, token_id) for token_id in token_ids)
+            if len(ids) == len(last) and not set(ids) & set(order):
+                aliases.update(zip(ids, last, strict=True))
+                ids = last
+            order.extend(token_id for token_id in ids if token_id not in order)
+            last = ids or last
     return [
         replace(
             layout,
-            keys=None if layout.keys is None else layout.keys.renumbered(order, same),
-            queries=None if layout.queries is None else layout.queries.renumbered(order, same),
+            keys=None if layout.keys is None else layout.keys.renumbered(order, aliases),
+            queries=None if layout.queries is None else layout.queries.renumbered(order, aliases),
         )
         for layout in layouts
     ]
 
 
-def has_places(planes: Planes) -> bool:
-    """Return whether any element lies in the image."""
+def has_positions(planes: Planes) -> bool:
+    """Return whether any element has a position in the image."""
     return bool((planes[0] >= 0).any())
 
 
@@ -213,66 +215,66 @@ def layout_of(
     size: tuple[int, int],
     reach: tuple[float, float] = (0.0, 0.0),
 ) -> Layout:
-    """The layout of a call from the places of its queries (…, Nq) and keys (…, Nk).
+    """Return the layout of a call from the positions of its queries (…, Nq) and keys (…, Nk).
 
     Parameters
     ----------
-    queries : None, or no place in the image, for learned queries
+    queries : None, or without positions, for learned queries
     size : (H, W) of the images, pixels
-    reach : how far patches overlap beyond their cells, in parts of the image
+    reach : overlap of patches beyond their cells, as fractions of the image
 
     Raises
     ------
     UnplacedError
-        When the tokens are not every patch of a grid once.
+        If the tokens do not cover every patch of a grid exactly once.
     """
     if queries is not None and bool(queries[0].isnan().all()):
         queries = None
-    everything = torch.cat([torch.stack(one) for one in (queries, keys) if one is not None], -1)
-    everything = everything.nan_to_num(-9.0)  # (3, …, Nq + Nk)
-    lead = everything.shape[1:-1]
-    heads = tuple(axis for axis in range(len(lead)) if _constant(everything, axis + 1))
+    present = [torch.stack(planes) for planes in (queries, keys) if planes is not None]
+    stacked = torch.cat(present, -1).nan_to_num(-9.0)  # (3, …, Nq + Nk)
+    lead = stacked.shape[1:-1]
+    heads = tuple(axis for axis in range(len(lead)) if _is_constant(stacked, axis + 1))
     folded, heads_first = 0, False
     if not heads and len(lead) == 1:
-        folded, heads_first = _unfold(everything)
+        folded, heads_first = _folded_heads(stacked)
     elif not heads:
-        raise UnplacedError("no axis of heads")
+        raise UnplacedError("no head axis")
     layout = Layout(None, None, heads, folded, heads_first)
 
     def first_head(planes: Planes) -> Planes:
         return tuple(layout.fold(plane[..., None], lead)[:, 0, :, 0] for plane in planes)
 
     order = _images_first(first_head(keys)[0])
-    asked = None if queries is None else _tokens(first_head(queries), order, size, reach)
-    nothing = Layout(None, None, heads, folded, heads_first, order)
-    if _all_alike(first_head(keys)):  # no keys: the scores are made of the asking patch alone
-        return nothing
-    known = _tokens(first_head(keys), order, size, reach)
-    if known is None:  # keys that are all in one place are mixtures of the whole image: channels
-        return nothing
+    query_tokens = None if queries is None else _tokens(first_head(queries), order, size, reach)
+    not_patches = Layout(None, None, heads, folded, heads_first, order)
+    if _are_groups_constant(first_head(keys)):  # no keys: the scores depend only on the query patch
+        return not_patches
+    key_tokens = _tokens(first_head(keys), order, size, reach)
+    if key_tokens is None:  # keys with one common position average the image, as channels do
+        return not_patches
     if queries is not None:
-        if asked is None:
-            raise UnplacedError("queries that are mixtures of the whole image")
-        _asks_once(asked)
-    return Layout(known, asked, heads, folded, heads_first, order)
+        if query_tokens is None:
+            raise UnplacedError("queries that average the whole image")
+        _check_queries_once(query_tokens)
+    return Layout(key_tokens, query_tokens, heads, folded, heads_first, order)
 
 
-def _all_alike(keys: Planes) -> bool:
-    """Whether the keys (G, n) of every group are in one place, though not all groups' are."""
-    return keys[0].shape[1] > 1 and all(_constant(plane.nan_to_num(-9.0), 1) for plane in keys)
+def _are_groups_constant(keys: Planes) -> bool:
+    """Return whether the keys (G, n) have one position within every group."""
+    return keys[0].shape[1] > 1 and all(_is_constant(plane.nan_to_num(-9.0), 1) for plane in keys)
 
 
-def _constant(planes: Tensor, axis: int) -> bool:
+def _is_constant(planes: Tensor, axis: int) -> bool:
     return bool((planes - planes.narrow(axis, 0, 1)).abs().max() < _NEAR)
 
 
-def _unfold(planes: Tensor) -> tuple[int, bool]:
-    """How many heads the one leading axis of (3, L, n) holds, and whether they are the slower."""
+def _folded_heads(planes: Tensor) -> tuple[int, bool]:
+    """Return the number of heads in the leading axis of (3, L, n), and whether they come first."""
     rows = (planes.permute(1, 0, 2).flatten(1) / _NEAR).round()
     _, group = rows.unique(dim=0, return_inverse=True)
     groups = int(group.max()) + 1
-    heads, left = divmod(len(group), groups)
-    if left:
+    heads, remainder = divmod(len(group), groups)
+    if remainder:
         raise UnplacedError("groups and heads in no order")
     if bool((group.reshape(groups, heads) == group.reshape(groups, heads)[:, :1]).all()):
         return heads, False
@@ -282,18 +284,18 @@ def _unfold(planes: Tensor) -> tuple[int, bool]:
 
 
 def _images_first(image: Tensor) -> bool:
-    """Whether the groups (G, n) of an image follow each other; each must be of one image."""
-    inside = image.nan_to_num(-1.0)
-    owner = inside.amax(dim=1)
-    if not bool(((inside == owner[:, None]) | (inside < 0)).all()):
+    """Return whether the groups (G, n) of an image are contiguous; each must be of one image."""
+    numbers = image.nan_to_num(-1.0)
+    group_image = numbers.amax(dim=1)
+    if not bool(((numbers == group_image[:, None]) | (numbers < 0)).all()):
         raise UnplacedError("windows that hold several images")
-    count = int(owner.max()) + 1
-    each, left = divmod(len(owner), max(count, 1))
-    if not left and count > 0:
-        images = torch.arange(count, device=owner.device)
-        if bool((owner == images.repeat_interleave(each)).all()):
+    count = int(group_image.max()) + 1
+    windows, remainder = divmod(len(group_image), max(count, 1))
+    if not remainder and count > 0:
+        images = torch.arange(count, device=group_image.device)
+        if bool((group_image == images.repeat_interleave(windows)).all()):
             return True
-        if bool((owner == images.repeat(each)).all()):
+        if bool((group_image == images.repeat(windows)).all()):
             return False
     raise UnplacedError("images in no order")
 
@@ -301,82 +303,87 @@ def _images_first(image: Tensor) -> bool:
 def _tokens(
     planes: Planes, images_first: bool, size: tuple[int, int], reach: tuple[float, float]
 ) -> Tokens | None:
-    """Tokens of one image from the places (G, n) of all; None when all are in one place."""
-    tokens = _summarised(planes, images_first, size)
+    """Return the tokens of one image from positions (G, n); None if all have one position."""
+    tokens = _tokens_with_summary(planes, images_first, size)
     return None if tokens is None else replace(tokens, grid=with_reach(tokens.grid, reach))
 
 
 def with_reach(grid: PatchGrid, reach: tuple[float, float]) -> PatchGrid:
-    """Return a grid with its `reach`, given in parts of the image; 0 for a grid from its corner."""
+    """Return a grid with `reach` as fractions of the image; unchanged if it starts at 0."""
     if grid.origin == (0.0, 0.0):
         return grid
     height, width = grid.image_size
-    return replace(grid, reach=(_in_pixels(reach[0] * height), _in_pixels(reach[1] * width)))
+    return replace(
+        grid, reach=(_rounded_pixels(reach[0] * height), _rounded_pixels(reach[1] * width))
+    )
 
 
-def _summarised(planes: Planes, images_first: bool, size: tuple[int, int]) -> Tokens | None:
-    """As `_tokens`; a token that is the mean of all others is a prefix token."""
-    planes = _of_one_image(planes, images_first)
-    without = _without_summary(planes)
+def _tokens_with_summary(
+    planes: Planes, images_first: bool, size: tuple[int, int]
+) -> Tokens | None:
+    """Return the tokens as `_tokens`; a token that is the mean of all others is a prefix token."""
+    planes = _of_first_image(planes, images_first)
+    without_summary = _without_summary(planes)
     try:
-        tokens = _on_grid(planes, size)
+        tokens = _tokens_on_grid(planes, size)
     except UnplacedError:
-        if without is None:
+        if without_summary is None:
             raise
-        return _on_grid(without, size)
-    if tokens is not None and without is not None and tokens.table.numel() > tokens.grid.tokens:
-        return _on_grid(without, size)  # the mean lies where the middle patch is
+        return _tokens_on_grid(without_summary, size)
+    has_summary = tokens is not None and tokens.table.numel() > tokens.grid.tokens
+    if without_summary is not None and has_summary:  # at the position of the middle patch
+        return _tokens_on_grid(without_summary, size)
     return tokens
 
 
-def _of_one_image(planes: Planes, images_first: bool) -> Planes:
-    """The places (g, n) of the first image's groups, which must be those of every image."""
+def _of_first_image(planes: Planes, images_first: bool) -> Planes:
+    """Return the positions (g, n) of the first image, which must be equal for all images."""
     image = planes[0]
     images = int(image.nan_to_num(-1).max()) + 1
     windows = len(image) // images
     shape = (images, windows, -1) if images_first else (windows, images, -1)
-    each = [plane.reshape(shape) for plane in planes]
-    each = each if images_first else [plane.transpose(0, 1) for plane in each]
-    kinds = torch.where(each[0].isnan(), -2.0, each[0].clamp(max=0.0))
-    same = bool((kinds == kinds[:1]).all()) and all(
-        bool(((plane - plane[:1]).nan_to_num(0.0).abs() < _NEAR).all()) for plane in each[1:]
+    by_image = [plane.reshape(shape) for plane in planes]
+    by_image = by_image if images_first else [plane.transpose(0, 1) for plane in by_image]
+    kinds = torch.where(by_image[0].isnan(), -2.0, by_image[0].clamp(max=0.0))
+    is_same = bool((kinds == kinds[:1]).all()) and all(
+        bool(((plane - plane[:1]).nan_to_num(0.0).abs() < _NEAR).all()) for plane in by_image[1:]
     )
-    if not same:
+    if not is_same:
         raise UnplacedError("an order of tokens that differs from image to image")
-    return tuple(plane[0] for plane in each)
+    return tuple(plane[0] for plane in by_image)
 
 
-def _on_grid(planes: Planes, size: tuple[int, int]) -> Tokens | None:
+def _tokens_on_grid(planes: Planes, size: tuple[int, int]) -> Tokens | None:
     image, down, across = planes
-    nowhere = image.isnan()
-    real = (image >= 0) & ~nowhere
+    is_prefix = image.isnan()
+    real = (image >= 0) & ~is_prefix
     if not bool(real.any()):
         raise UnplacedError("tokens that cannot be followed back to it")
     rows, h, tall, top = ranks(down, real, size[0])
     columns, w, wide, left = ranks(across, real, size[1])
     if h * w == 1 and real.sum() > 1:
         return None
-    prefix = int(nowhere.sum(dim=1).max())
+    prefix = int(is_prefix.sum(dim=1).max())
     table = torch.where(real, prefix + rows * w + columns, -1)
-    table = torch.where(nowhere, nowhere.cumsum(dim=1) - 1, table)
+    table = torch.where(is_prefix, is_prefix.cumsum(dim=1) - 1, table)
     grid = PatchGrid((h, w), size, (tall, wide), prefix, origin=(top, left))
     if len(table[table >= prefix].unique()) != grid.patches:
         raise UnplacedError(f"tokens that do not fill a grid of {h}x{w}")
-    return Tokens(grid, table, _names(nowhere, down))
+    return Tokens(grid, table, _token_ids(is_prefix, down))
 
 
-def _names(nowhere: Tensor, down: Tensor) -> tuple[Name, ...]:
-    """The names of the prefix tokens of a group: a number, and how many have had it before."""
-    group = int(nowhere.sum(dim=1).argmax())
+def _token_ids(is_prefix: Tensor, down: Tensor) -> tuple[TokenId, ...]:
+    """Return the ids of the prefix tokens in the group that has the most."""
+    group = int(is_prefix.sum(dim=1).argmax())
     numbers = [
         round(number * 1024) if number < 0 else 0
-        for number in down[group][nowhere[group]].nan_to_num(0.0).tolist()
+        for number in down[group][is_prefix[group]].nan_to_num(0.0).tolist()
     ]
-    return tuple((one, numbers[:place].count(one)) for place, one in enumerate(numbers))
+    return tuple((number, numbers[:index].count(number)) for index, number in enumerate(numbers))
 
 
 def _without_summary(planes: Planes) -> Planes | None:
-    """The places with a first or last token that is the mean of all others counted as nowhere."""
+    """Remove the position of a first or last token that is the mean of all others; else None."""
     image, down, across = planes
     if len(image) > 1 or image.shape[1] < 3:
         return None
@@ -386,49 +393,49 @@ def _without_summary(planes: Planes) -> Planes | None:
             (plane[:, others].nan_to_num(0.0) * real).sum(1) / real.sum(1).clamp(min=1)
             for plane in (down, across)
         ]
-        away = [
+        distances = [
             (plane[:, token] - mean).abs()
             for plane, mean in zip((down, across), means, strict=True)
         ]
-        if all(bool((one < _NEAR).all()) for one in away):
+        if all(bool((distance < _NEAR).all()) for distance in distances):
             image = image.clone()
             image[:, token] = torch.nan
             return image, down, across
     return None
 
 
-def ranks(places: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float, float]:
-    """Rows (or columns) of tokens along one side of the image.
+def ranks(positions: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, float, float]:
+    """Compute the rows (or columns) of tokens along one side of the image.
 
     Returns
     -------
     tuple
-        The number of each place's row, how many rows there are, the height of one and the edge of
-        the first, pixels.
+        Row number of each position, number of rows, height of a row and edge of the first, pixels.
     """
-    found = places[real].sort().values
-    new = torch.cat([found.new_ones(1, dtype=torch.bool), found.diff() > _NEAR])
-    marks = found[new]
-    count = len(marks)
-    step = 1.0 if count == 1 else float(marks[-1] - marks[0]) / (count - 1)
-    if count > 1 and bool(((marks.diff() - step).abs() > _EVEN * step).any()):
+    values = positions[real].sort().values
+    is_new = torch.cat([values.new_ones(1, dtype=torch.bool), values.diff() > _NEAR])
+    centers = values[is_new]
+    count = len(centers)
+    step = 1.0 if count == 1 else float(centers[-1] - centers[0]) / (count - 1)
+    if count > 1 and bool(((centers.diff() - step).abs() > _MAX_UNEVENNESS * step).any()):
         raise UnplacedError("tokens at uneven distances")
-    start = float(marks[0]) - step / 2
-    if abs(start) < _EDGE * step:
+    start = float(centers[0]) - step / 2
+    if abs(start) < _MAX_OFFSET * step:
         start = 0.0
     if count == 1 and start:
-        raise UnplacedError("a single row or column of patches beside the middle of it")
-    ranks = torch.searchsorted(marks, places.nan_to_num(0.0).contiguous() - _NEAR / 2)
-    return ranks.clamp(max=count - 1), count, _in_pixels(step * pixels), _in_pixels(start * pixels)
+        raise UnplacedError("a single row or column of patches outside the middle of it")
+    numbers = torch.searchsorted(centers, positions.nan_to_num(0.0).contiguous() - _NEAR / 2)
+    height, edge = _rounded_pixels(step * pixels), _rounded_pixels(start * pixels)
+    return numbers.clamp(max=count - 1), count, height, edge
 
 
-def _in_pixels(length: float) -> float:
-    """A length without the rounding errors of single precision."""
-    exact = round(length * 64) / 64
-    return exact if abs(length - exact) < 1e-3 else length
+def _rounded_pixels(length: float) -> float:
+    """Return a length without rounding errors of float32."""
+    rounded = round(length * 64) / 64
+    return rounded if abs(length - rounded) < 1e-3 else length
 
 
-def _asks_once(asked: Tokens) -> None:
-    numbers = asked.table[asked.table >= asked.grid.prefix]
-    if len(numbers) != asked.grid.patches:
-        raise UnplacedError("patches that ask more than once")
+def _check_queries_once(queries: Tokens) -> None:
+    numbers = queries.table[queries.table >= queries.grid.prefix]
+    if len(numbers) != queries.grid.patches:
+        raise UnplacedError("patches that are queries more than once")

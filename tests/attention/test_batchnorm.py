@@ -1,4 +1,4 @@
-"""The gradient of BatchNorm2d, whatever lies in memory how."""
+"""Gradient of BatchNorm2d for every memory layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semattn.attention.batchnorm import right_gradients
+from semattn.attention.batchnorm import correct_gradients
 
 SHAPE = (16, 3, 4)
 
@@ -17,7 +17,7 @@ def _laid_out(kind: str, batch: int) -> Tensor:
     picture = torch.randn(batch, *SHAPE, dtype=torch.float64)
     if kind == "channels-last":
         return picture.to(memory_format=torch.channels_last)
-    if kind == "tokens":  # as .transpose(1, 2).unflatten(2, (3, 4)) leaves tokens of one image
+    if kind == "tokens":  # strides of .transpose(1, 2).unflatten(2, (3, 4)) for a single image
         tokens = picture.flatten(2).transpose(1, 2).contiguous()
         return tokens.as_strided(picture.shape, (16 if batch == 1 else 192, 1, 64, 16))
     return picture
@@ -35,10 +35,10 @@ def test_the_gradient_is_that_of_the_formula(batch: int, entering: str, returnin
     norm.running_var.uniform_(0.5, 2)
     x, gradient = _laid_out(entering, batch).requires_grad_(), _laid_out(returning, batch)
     plain = norm(x)
-    with right_gradients(norm):
-        made = norm(x)
-        (got,) = torch.autograd.grad(made, x, gradient)
-    assert torch.equal(made, plain)
+    with correct_gradients(norm):
+        output = norm(x)
+        (got,) = torch.autograd.grad(output, x, gradient)
+    assert torch.equal(output, plain)
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(got, gradient * scale.detach()[:, None, None])
     assert not norm._forward_hooks and not norm._forward_pre_hooks

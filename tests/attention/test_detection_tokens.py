@@ -1,4 +1,4 @@
-"""Detection tokens behind the patches, as in YOLOS: each output is read from its own token."""
+"""Detection tokens after the patches, as in YOLOS: each output is read from its own token."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_a_detection_is_read_from_its_own_token(number: int) -> None:
     def detection(output: Any) -> Tensor:
         return output.logits[:, number, 1]
 
-    taken = record(model, x, target=detection)
-    assert taken.grid.shape == (4, 4) and taken.grid.prefix == 1 + DETECTIONS
-    token = 1 + number  # the class token, which stands before the patches, is number 0
-    assert torch.equal(taken.readout(), torch.eye(27, dtype=torch.float64)[token].expand(2, -1))
+    recorded = record(model, x, target=detection)
+    assert recorded.grid.shape == (4, 4) and recorded.grid.prefix == 1 + DETECTIONS
+    token = 1 + number  # the class token, before the patches, is number 0
+    assert torch.equal(recorded.readout(), torch.eye(27, dtype=torch.float64)[token].expand(2, -1))
 
 
 def test_the_key_that_changes_is_that_of_the_changed_patch() -> None:
@@ -53,7 +53,7 @@ def test_the_key_that_changes_is_that_of_the_changed_patch() -> None:
         moved = x.clone()
         moved[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] += 0.5
         after = record(model, moved, layers=0, grad=False)
-        keys = [one.sites[0].key for one in (before, after)]
+        keys = [recorded.sites[0].key for recorded in (before, after)]
         change = (keys[1] - keys[0]).abs().sum(dim=-1)
         placed = before.sites[0].keys_at.collect(change).sum(dim=1)[0]
         assert (placed > 1e-9).nonzero().flatten().tolist() == [11 + patch]

@@ -1,4 +1,4 @@
-"""The engine follows the model: every device, and half precision on it."""
+"""Recording and steering on the device of the model, also in half precision."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_every_device_gives_the_map_of_the_cpu(name: str, device: str) -> None:
     expected = SIFTPatchInterrelation().attribute(model, x, target=[1, 3])
     model = model.to(device)
     plain = model(x.to(device)).detach()
-    taken = record(model, x.to(device), target=[1, 3])
-    torch.testing.assert_close(taken.logits, plain)
+    recorded = record(model, x.to(device), target=[1, 3])
+    torch.testing.assert_close(recorded.logits, plain)
     got = SIFTPatchInterrelation().attribute(model, x, target=[1, 3])
     assert got.device.type == device
     torch.testing.assert_close(
@@ -43,6 +43,6 @@ def test_checkpointing_and_steering_hold_on_every_device(device: str) -> None:
     with steer(model, bias):
         expected = record(model, x, target=1)
         model.set_grad_checkpointing(True)
-        taken = record(model, x, target=1)
-    for one, other in zip(expected.sites, taken.sites, strict=True):
-        torch.testing.assert_close(one.gradient, other.gradient, atol=1e-5, rtol=1e-3)
+        recorded = record(model, x, target=1)
+    for expected_site, site in zip(expected.sites, recorded.sites, strict=True):
+        torch.testing.assert_close(expected_site.gradient, site.gradient, atol=1e-5, rtol=1e-3)

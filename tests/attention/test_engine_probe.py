@@ -1,6 +1,7 @@
-"""Twins whose tokens move within the model, by operations that few models use.
+"""Twin models that move tokens by rarely used operations.
 
-Each model has the weights and the logits of the plain form, so it must have its map and its prompt.
+Each model has the weights and the logits of the plain model, so it must have the same map and the
+same prompted logits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PERMUTED = [7, 2, 11, 0, 5, 9, 1, 10, 4, 8, 3, 6]
 
 
 class _ViT(TwinViT):
-    """A plain ViT with a step before each block, and its class token at `place` in the end."""
+    """Plain ViT with a step before each block; `place` is the final index of the class token."""
 
     place = 0
 
@@ -55,7 +56,9 @@ class _ViT(TwinViT):
         return self.head(self.norm(tokens)[:, self.place])
 
 
-def _made(kind: type[_ViT], attention: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+def _build(
+    kind: type[_ViT], attention: Callable[[nn.Module], nn.Module] | None = None
+) -> nn.Module:
     model = kind().double().eval()
     model.load_state_dict(build(Twin()).state_dict(), strict=False)
     if attention is not None:
@@ -71,7 +74,7 @@ def _prompted(model: nn.Module, x: Tensor) -> Tensor:
         return model(x)
 
 
-def _check(model: nn.Module, plain: nn.Module, names: tuple[str, ...] = NAMES) -> None:
+def _check_same(model: nn.Module, plain: nn.Module, names: tuple[str, ...] = NAMES) -> None:
     x = pictures()
     torch.testing.assert_close(model(x), plain(x), atol=1e-9, rtol=1e-9)
     for name in names:
@@ -83,7 +86,7 @@ def _check(model: nn.Module, plain: nn.Module, names: tuple[str, ...] = NAMES) -
 
 
 class _HalvesAdded(_ViT):
-    """One half of the patches is written, the other is added in place."""
+    """ViT that assigns one half of the patches and adds the other half in place."""
 
     def start(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
@@ -107,33 +110,33 @@ class _WhereOfOrders(_ViT):
     def start(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
         first, last = patches[:, :6], patches[:, 6:]
-        chosen = torch.where(
+        mixed = torch.where(
             torch.arange(PATCHES)[:, None] < 6,
             torch.cat([first.flip(1), last], dim=1),
             torch.cat([first, last.flip(1)], dim=1),
         )
-        return torch.cat([self.own("class", images), chosen], dim=1)
+        return torch.cat([self.own("class", images), mixed], dim=1)
 
 
 class _BlendOfOrders(_ViT):
-    """Two orders of the patches, of which masks of ones and zeros choose."""
+    """ViT that selects between two orders of the patches by masks of ones and zeros."""
 
     kind = "product"
 
     def start(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
         mask = (torch.arange(PATCHES)[:, None] < 6).to(patches)
-        turned = patches.flip(1)
+        flipped = patches.flip(1)
         if self.kind == "product":
-            chosen = patches * mask + turned * (1 - mask)
+            mixed = patches * mask + flipped * (1 - mask)
         else:
-            chosen = torch.lerp(turned, patches, mask)
-        return torch.cat([self.own("class", images), chosen], dim=1)
+            mixed = torch.lerp(flipped, patches, mask)
+        return torch.cat([self.own("class", images), mixed], dim=1)
 
 
 @pytest.mark.parametrize("kind", ["product", "lerp"])
 def test_a_sum_of_tokens_of_two_orders_is_refused(kind: str) -> None:
-    model = _made(_BlendOfOrders)
+    model = _build(_BlendOfOrders)
     model.kind = kind
     with pytest.raises(UnsupportedModelError, match="cannot be followed back"):
         patch_map("raw-attention", model, pictures())
@@ -163,14 +166,14 @@ class _AddedIntoBuffer(_ViT):
 
 class _PermutedByMatrix(_ViT):
     def between(self, layer: int, tokens: Tensor) -> Tensor:
-        order = [0, *(one + 1 for one in PERMUTED)]
+        order = [0, *(index + 1 for index in PERMUTED)]
         matrix = torch.eye(PATCHES + 1, dtype=tokens.dtype)[order]
         return matrix @ tokens if layer == 2 else tokens
 
 
 class _PermutedByEinsum(_ViT):
     def between(self, layer: int, tokens: Tensor) -> Tensor:
-        order = [0, *(one + 1 for one in PERMUTED)]
+        order = [0, *(index + 1 for index in PERMUTED)]
         matrix = torch.eye(PATCHES + 1, dtype=tokens.dtype)[order]
         return torch.einsum("ij,bjd->bid", matrix, tokens) if layer == 2 else tokens
 
@@ -183,7 +186,7 @@ class _PermutedByEinsum(_ViT):
     ],
 )  # fmt: skip
 def test_tokens_are_followed_through_writes_and_matrices(kind: type[_ViT]) -> None:
-    _check(_made(kind), _made(_ViT))
+    _check_same(_build(kind), _build(_ViT))
 
 
 def test_pairs_merged_by_a_matrix_are_pairs_that_are_averaged() -> None:
@@ -200,7 +203,7 @@ def test_pairs_merged_by_a_matrix_are_pairs_that_are_averaged() -> None:
             pairs = torch.eye(6, dtype=tokens.dtype).repeat_interleave(2, dim=1) / 2
             return torch.block_diag(torch.ones(1, 1, dtype=tokens.dtype), pairs) @ tokens
 
-    _check(_made(ByMatrix), _made(Averaged))
+    _check_same(_build(ByMatrix), _build(Averaged))
 
 
 def test_a_half_that_is_written_in_an_unknown_way_is_refused() -> None:
@@ -212,7 +215,7 @@ def test_a_half_that_is_written_in_an_unknown_way_is_refused() -> None:
             return tokens.index_add_(1, torch.arange(9, 13), patches[:, 8:])
 
     with pytest.raises(UnsupportedModelError, match="cannot be followed back"):
-        patch_map("raw-attention", _made(Scattered), pictures())
+        patch_map("raw-attention", _build(Scattered), pictures())
 
 
 def test_a_row_that_is_dropped_on_the_way_is_refused() -> None:
@@ -221,14 +224,14 @@ def test_a_row_that_is_dropped_on_the_way_is_refused() -> None:
             return tokens[:, :9] if layer == 2 else tokens
 
     with pytest.raises(UnsupportedModelError, match="same part of the image"):
-        patch_map("attention-rollout", _made(Dropped), pictures())
+        patch_map("attention-rollout", _build(Dropped), pictures())
 
 
 # ---- forms of attention --------------------------------------------------------------------------
 
 
 class _Projected(nn.Module):
-    """Attention whose projections are convolutions, after a convolution that changes nothing."""
+    """Attention with convolutions as projections, after an identity convolution."""
 
     def __init__(self, attention: nn.Module, kernel: int, axes: int) -> None:
         super().__init__()
@@ -236,26 +239,26 @@ class _Projected(nn.Module):
 
     def forward(self, tokens: Tensor, **_: Any) -> Tensor:
         batch, count, _width = tokens.shape
-        own = self.attention
-        weight = own.qkv.weight.unflatten(1, (-1, *[1] * self.axes))
+        source = self.attention
+        weight = source.qkv.weight.unflatten(1, (-1, *[1] * self.axes))
         columns = tokens.transpose(1, 2)
         if self.kernel > 1:
             middle = torch.zeros(WIDTH, 1, self.kernel, dtype=tokens.dtype)
             middle[:, :, self.kernel // 2] = 1
             columns = F.conv1d(columns, middle, padding=self.kernel // 2, groups=WIDTH)
         if self.axes == 2:
-            projected = F.conv2d(columns[..., None], weight, own.qkv.bias)[..., 0]
+            projected = F.conv2d(columns[..., None], weight, source.qkv.bias)[..., 0]
         else:
-            projected = F.conv1d(columns, weight, own.qkv.bias)
+            projected = F.conv1d(columns, weight, source.qkv.bias)
         parts = projected.transpose(1, 2).reshape(batch, count, 3, HEADS, -1)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        made = F.scaled_dot_product_attention(query, key, value)
-        return own.proj(made.transpose(1, 2).reshape(batch, count, WIDTH))
+        output = F.scaled_dot_product_attention(query, key, value)
+        return source.proj(output.transpose(1, 2).reshape(batch, count, WIDTH))
 
 
 @pytest.mark.parametrize(("kernel", "axes"), [(1, 1), (1, 2), (3, 1)])
 def test_convolutions_over_a_sequence_with_a_class_token(kernel: int, axes: int) -> None:
-    _check(_made(_ViT, lambda one: _Projected(one, kernel, axes)), _made(_ViT))
+    _check_same(_build(_ViT, lambda attention: _Projected(attention, kernel, axes)), _build(_ViT))
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -270,8 +273,8 @@ def test_learned_queries_that_are_the_same_for_all_images(count: int) -> None:
             tokens = self.norm(self.blocks(self.patches(images)))
             keys = tokens.unflatten(2, (HEADS, -1)).transpose(1, 2)
             query = self.query.expand(len(keys), -1, -1, -1) if self.expands else self.query
-            made = F.scaled_dot_product_attention(query, keys, keys)
-            return self.head(made.transpose(1, 2).flatten(1))
+            output = F.scaled_dot_product_attention(query, keys, keys)
+            return self.head(output.transpose(1, 2).flatten(1))
 
     x = pictures()[:count]
     models = [Pooled(expands).double().eval() for expands in (False, True)]
@@ -287,7 +290,7 @@ REGISTERS = Twin(layout="class, registers, patches")
 
 
 class _Registers(_ViT):
-    """The class token, registers, patches; the registers are gone before the last layer if so."""
+    """ViT with class token, registers and patches; `dropped`: no registers in the last layer."""
 
     order, dropped, late = ("class", "registers", "patches"), False, False
 
@@ -339,14 +342,14 @@ def _kind(**options: Any) -> type[_Registers]:
     ids=["removed", "removed, class last", "class enters", "class enters last", "exchanged"],
 )
 def test_prefix_tokens_keep_their_identity_in_all_layers(plain: Any, other: Any) -> None:
-    _check(_made(_kind(**other)), _made(_kind(**plain)), (*NAMES, "transition-attention"))
+    _check_same(_build(_kind(**other)), _build(_kind(**plain)), (*NAMES, "transition-attention"))
 
 
 # ---- orders that are kept, and orders that are not -----------------------------------------------
 
 
 class _Ordered(_ViT):
-    """The order of the patches is that of `arrange(model, patches, images, *arguments)`."""
+    """ViT with the order of patches of `arrange(model, patches, images, *arguments)`."""
 
     arrange: Callable[..., Tensor]
 
@@ -357,7 +360,7 @@ class _Ordered(_ViT):
 
 
 def _ordered(arrange: Callable[..., Tensor]) -> Any:
-    return _made(type("_Arranged", (_Ordered,), {"arrange": arrange}))
+    return _build(type("_Arranged", (_Ordered,), {"arrange": arrange}))
 
 
 def _raw(model: nn.Module, x: Tensor, **options: Any) -> Tensor:
@@ -375,7 +378,7 @@ def _raw(model: nn.Module, x: Tensor, **options: Any) -> Tensor:
 def test_an_order_that_python_makes_of_an_image_is_not_used_for_another(order: Any) -> None:
     model, x = _ordered(lambda _, p, __: p[:, order(p.sum(-1)[0])]), pictures(count=4)
     for batch in (x, x[1:2], x[2:], x[3:]):
-        assert_same(_raw(model, batch), _raw(_made(_ViT), batch))
+        assert_same(_raw(model, batch), _raw(_build(_ViT), batch))
 
 
 def test_an_order_that_depends_on_all_images_is_that_of_all() -> None:
@@ -383,7 +386,7 @@ def test_an_order_that_depends_on_all_images_is_that_of_all() -> None:
     between = float(x[:2].mean() + x.mean()) / 2
     model = _ordered(lambda _, p, images: p.flip(1) if float(images.mean()) > between else p)
     for batch in (x, x[:2]):
-        assert_same(_raw(model, batch), _raw(_made(_ViT), batch))
+        assert_same(_raw(model, batch), _raw(_build(_ViT), batch))
 
 
 def test_a_choice_of_order_by_the_image_is_named() -> None:
@@ -412,7 +415,7 @@ def test_an_order_that_is_an_argument_is_read_in_each_call(sorts: bool) -> None:
     model = _ordered(lambda _, p, __, order: p[:, order.argsort() if sorts else order])
     for order in (torch.tensor(PERMUTED), torch.tensor(PERMUTED).flip(0)):
         value = _raw(model, pictures(), additional_forward_args=(order,))
-        assert_same(value, _raw(_made(_ViT), pictures()))
+        assert_same(value, _raw(_build(_ViT), pictures()))
 
 
 ATTRIBUTES: dict[str, tuple[Callable[[list[int]], Any], Callable[[Any, Tensor], Tensor]]] = {
@@ -434,7 +437,7 @@ def test_an_attribute_that_changes_the_order_is_noticed(kind: str) -> None:
     model = _ordered(lambda self, p, _: use(self.kept, p))
     for order in (PERMUTED, PERMUTED[::-1]):
         model.kept = make(list(order))
-        assert_same(_raw(model, pictures()), _raw(_made(_ViT), pictures()))
+        assert_same(_raw(model, pictures()), _raw(_build(_ViT), pictures()))
 
 
 def test_a_buffer_that_changes_in_place_is_noticed() -> None:
@@ -442,12 +445,12 @@ def test_a_buffer_that_changes_in_place_is_noticed() -> None:
     model.register_buffer("order", torch.tensor(PERMUTED))
     for order in (PERMUTED, PERMUTED[::-1]):
         model.order.copy_(torch.tensor(order))
-        assert_same(_raw(model, pictures()), _raw(_made(_ViT), pictures()))
+        assert_same(_raw(model, pictures()), _raw(_build(_ViT), pictures()))
 
 
 @pytest.mark.parametrize("bind", [types.MethodType, lambda f, m: functools.partial(f, m)])
 def test_a_layout_does_not_keep_a_model_alive(bind: Any) -> None:
-    model = _made(_ViT)
+    model = _build(_ViT)
     model.forward = bind(_ViT.forward, model)
     _raw(model, pictures())
     AttentionPrompter(model)(pictures())
@@ -458,7 +461,7 @@ def test_a_layout_does_not_keep_a_model_alive(bind: Any) -> None:
 
 
 def test_the_readout_is_that_of_the_weights() -> None:
-    model = _made(_ViT)
+    model = _build(_ViT)
     weight = model.head.weight.detach().clone()
     with torch.no_grad():
         model.head.weight.zero_()
@@ -467,7 +470,7 @@ def test_the_readout_is_that_of_the_weights() -> None:
         prompter(pictures())
     with torch.no_grad():
         model.head.weight.copy_(weight)
-    expected = AttentionPrompter(_made(_ViT), queries="class")(pictures())
+    expected = AttentionPrompter(_build(_ViT), queries="class")(pictures())
     torch.testing.assert_close(prompter(pictures()), expected)
 
 
@@ -484,8 +487,8 @@ def test_a_function_of_the_second_output_is_read_from_its_tokens() -> None:
     def second(output: Any) -> Tensor:
         return output[1][:, TARGET]
 
-    value = explainers["attention-rollout"]().patch_map(_made(Two), pictures(), target=second)
-    assert difference(value, patch_map("attention-rollout", _made(Mean), pictures())) < 0.02
+    value = explainers["attention-rollout"]().patch_map(_build(Two), pictures(), target=second)
+    assert difference(value, patch_map("attention-rollout", _build(Mean), pictures())) < 0.02
 
 
 # ---- parts and refusals --------------------------------------------------------------------------
@@ -500,26 +503,26 @@ def test_a_part_of_a_model_without_names_is_not_called_unsteered() -> None:
         def forward(self, tokens: Tensor) -> Tensor:
             parts = self.project(self.norm(tokens)).unflatten(2, (3, HEADS, -1))
             query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-            made = F.scaled_dot_product_attention(query, key, value)
-            return tokens + self.out(made.transpose(1, 2).flatten(2))
+            output = F.scaled_dot_product_attention(query, key, value)
+            return tokens + self.out(output.transpose(1, 2).flatten(2))
 
-    model = _made(_ViT)
+    model = _build(_ViT)
     for number, block in enumerate(model.blocks):
         model.blocks[number] = Unnamed(block)
     tokens = torch.zeros(1, PATCHES + 1, WIDTH, dtype=torch.float64)
     weights = torch.ones(2, PATCHES, dtype=torch.float64)
     with AttentionPrompter(model).steer(weights):
-        with pytest.raises(UnsupportedModelError, match="as a whole"):
+        with pytest.raises(UnsupportedModelError, match="a call of the whole prompted model"):
             model.blocks[0](tokens)
         model(pictures())
-        with pytest.raises(UnsupportedModelError, match="as a whole"):
+        with pytest.raises(UnsupportedModelError, match="a call of the whole prompted model"):
             model.blocks[0](tokens)
 
 
 class _Encoder(nn.Module):
     def __init__(self, batch_first: bool, masks: bool) -> None:
         super().__init__()
-        self.vit, self.masks, self.batch_first = _made(_ViT), masks, batch_first
+        self.vit, self.masks, self.batch_first = _build(_ViT), masks, batch_first
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=batch_first)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=batch_first).double()
 
@@ -551,19 +554,19 @@ def test_grad_cam_names_a_module_that_holds_all_attention() -> None:
     class Whole(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.vit = _made(_ViT)
+            self.vit = _build(_ViT)
 
         def forward(self, images: Tensor) -> Tensor:
             tokens = self.vit.start(images)
             for block in self.vit.blocks:
                 normed = block.norm1(tokens)
                 parts = block.attn.qkv(normed).unflatten(2, (3, HEADS, -1))
-                made = F.scaled_dot_product_attention(*parts.permute(2, 0, 3, 1, 4).unbind(0))
-                tokens = tokens + block.attn.proj(made.transpose(1, 2).flatten(2))
+                output = F.scaled_dot_product_attention(*parts.permute(2, 0, 3, 1, 4).unbind(0))
+                tokens = tokens + block.attn.proj(output.transpose(1, 2).flatten(2))
                 tokens = tokens + block.mlp(block.norm2(tokens))
             return self.vit.head(self.vit.norm(tokens)[:, 0])
 
     model = Whole().eval()
-    assert_same(_raw(model, pictures()), _raw(_made(_ViT), pictures()))
+    assert_same(_raw(model, pictures()), _raw(_build(_ViT), pictures()))
     with pytest.raises(UnsupportedModelError, match="layer="):
         patch_map("grad-cam", model, pictures())

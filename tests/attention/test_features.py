@@ -1,4 +1,4 @@
-"""Where features lie: what moves when pixels move, as for the keys; and against other layouts."""
+"""Positions of features, checked by changes of pixels, as for the keys, and by other layouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.families import FAMILIES, build
 from tests.models import images
 
 BLOCKS = [(0, 0), (20, 28), (44, 60), (12, 16)]  # y, x
-# Their convolutions and strides spread what a block of pixels does.
+# Their convolutions and strides spread the effect of a block of pixels.
 SPREAD = (
     "maxvit", "pvt-v2", "levit", "twins", "davit", "hiera", "mvit-v2", "vit-pytorch-pit",
     "vit-pytorch-cvt", "vit-pytorch-max_vit", "vit-pytorch-nest", "transformers-hiera",
@@ -26,11 +26,11 @@ SPREAD = (
 
 
 def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
-    """What enters a module while no attention joins patches."""
-    seen: list[Tensor] = []
+    """Return the input of a module while attention is replaced by zeros."""
+    tensors: list[Tensor] = []
 
     def keep(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        seen.append([*args, *named.values()][0].clone())
+        tensors.append([*args, *named.values()][0].clone())
 
     sites = _layout(model, x).modules(model)
     handle = module.register_forward_pre_hook(keep, with_kwargs=True)
@@ -39,7 +39,7 @@ def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
             model(x)
     finally:
         handle.remove()
-    return seen[0]
+    return tensors[0]
 
 
 def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
@@ -50,7 +50,7 @@ def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
 def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
     model, x = build(family, torch.float64), images(2, torch.float64)
     selves = [(model.get_submodule(site.path), site) for site in _layout(model, x).selves]
-    # CaiT's talking heads and DeepViT's join patches though attention is silenced.
+    # CaiT's and DeepViT's talking heads mix patches although attention is replaced by zeros.
     joins = family in ("cait", "vit-pytorch-deepvit")
     for module, site in {selves[0], selves[0 if joins else -1]}:
         at = follow_features(model, x, (), site.name, entering=True)
@@ -63,7 +63,7 @@ def test_the_features_that_change_are_those_of_the_changed_patch(family: str) ->
             assert change[0].max() < 1e-9, "another image's features changed"
             here = int(at.grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
             if family in SPREAD:
-                if not change[1].any():  # behind a layer whose output is its attention's alone
+                if not change[1].any():  # after a layer whose output is only its attention
                     assert family == "levit" and site != selves[0][1]
                     continue
                 peak = at.grid.centers()[change[1].argmax()]
@@ -82,21 +82,21 @@ def test_shifted_windows_are_the_picture_that_they_were_cut_from(family: str, pi
     windows = picture.replace("norm1", "attn")
     sites = _layout(model, images(dtype=torch.float64)).sites
     number = [site.name for site in sites].index(windows)
-    cut = GradCAM(layers=[number]).patch_map(model, x, target=[1, 3])
-    whole = GradCAM(layer=picture).patch_map(model, x, target=[1, 3])  # (B, h, w, D)
-    torch.testing.assert_close(cut, whole)
-    seen: dict[str, Tensor] = {}
+    actual = GradCAM(layers=[number]).patch_map(model, x, target=[1, 3])
+    expected = GradCAM(layer=picture).patch_map(model, x, target=[1, 3])  # (B, h, w, D)
+    torch.testing.assert_close(actual, expected)
+    captured: dict[str, Tensor] = {}
 
     def keep(_m: nn.Module, _i: object, output: Tensor) -> None:
-        seen["features"] = output
-        output.register_hook(lambda gradient: seen.__setitem__("gradient", gradient))
+        captured["features"] = output
+        output.register_hook(lambda gradient: captured.__setitem__("gradient", gradient))
 
     handle = model.get_submodule(picture).register_forward_hook(keep)
     model(x)[[0, 1], [1, 3]].sum().backward()
     handle.remove()
-    weights = seen["gradient"].mean(dim=(1, 2), keepdim=True)
-    by_hand = (weights * seen["features"]).sum(dim=-1).relu()
-    torch.testing.assert_close(cut, by_hand.detach())
+    weights = captured["gradient"].mean(dim=(1, 2), keepdim=True)
+    by_hand = (weights * captured["features"]).sum(dim=-1).relu()
+    torch.testing.assert_close(actual, by_hand.detach())
     assert by_hand.max() > 0
 
 

@@ -1,8 +1,8 @@
-"""Attention is found by what it computes, not by what its module is called.
+"""Attention is found by its computation, not by the name of its module.
 
-One timm ViT is written in many forms with the same weights. Each form must give the logits, the
-maps and the prompted logits of the original. Modules that are called attention but mix no patches
-must change nothing, and parts that the answer does not use must not refuse the model.
+One timm ViT is written in many forms with the same weights. Each form must return the logits, the
+maps and the prompted logits of the original. Modules that are named attention but mix no patches
+must change nothing, and parts that the output does not depend on must not cause a refusal.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _weights(scores: Tensor, form: str) -> Tensor:
 
 
 class MSA(nn.Module):
-    """Self-attention of a timm module, written by hand; the class is not called attention."""
+    """Self-attention of a timm module, written by hand; the class name does not say attention."""
 
     def __init__(self, source: Any, form: str, softmax: nn.Module | None = None) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class MSA(nn.Module):
             scores = torch.einsum("bhkd,bhqd->bhkq", k, q) * self.scale
             return torch.einsum("bhkq,bhkd->bhqd", scores.softmax(dim=2), v)
         if self.form == "heads in the batch":
-            q, k, v = (one.flatten(0, 1) for one in (q, k, v))
+            q, k, v = (tensor.flatten(0, 1) for tensor in (q, k, v))
             attention = torch.bmm(q * self.scale, k.transpose(1, 2)).softmax(-1)
             return torch.bmm(attention, v).unflatten(0, (-1, self.heads))
         if self.form == "heads last":  # (B, Nq, Nk, H)
@@ -85,7 +85,7 @@ class MSA(nn.Module):
 
 
 class Layer(nn.Module):
-    """A block whose attention is written in its own forward."""
+    """Block whose attention is part of its own forward."""
 
     def __init__(self, block: Any, form: str) -> None:
         super().__init__()
@@ -98,11 +98,11 @@ class Layer(nn.Module):
         qkv = self.qkv(self.norm1(x)).view(batch, count, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.form == "sdpa in the block":
-            mixed = F.scaled_dot_product_attention(q, k, v)
+            output = F.scaled_dot_product_attention(q, k, v)
         else:
             scores = torch.matmul(q, k.transpose(-2, -1)) / q.shape[-1] ** 0.5
-            mixed = torch.matmul(F.softmax(scores, dim=-1), v)
-        x = x + self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+            output = torch.matmul(F.softmax(scores, dim=-1), v)
+        x = x + self.proj(output.transpose(1, 2).reshape(batch, count, width))
         return x + self.mlp(self.norm2(x))
 
 
@@ -115,7 +115,7 @@ BLOCKS = ["sdpa in the block", "softmax in the block"]
 
 
 def _rewritten(form: str, base: str = "class-token") -> nn.Module:
-    """A model of `tests.models` with its attention in another form."""
+    """Return a model of `tests.models` with its attention in another form."""
     model: Any = build(base, torch.float64)
     softmax = nn.Softmax(dim=-1) if form == "shared softmax" else None
     for number, block in enumerate(model.blocks):
@@ -126,7 +126,7 @@ def _rewritten(form: str, base: str = "class-token") -> nn.Module:
     return model.eval()
 
 
-# A layer that makes its own softmax may keep no keys for affinity refinement: tested below.
+# A layer with its own softmax may record no keys for affinity refinement: tested below.
 WITHOUT_KEYS: dict[str, dict[str, Any]] = {"sift-patch-interrelation": {"growth": 0.0}}
 
 
@@ -137,19 +137,19 @@ def _plain_map(name: str, base: str) -> Tensor:
 
 @pytest.mark.parametrize("form", [*MODULES, *BLOCKS])
 @pytest.mark.parametrize("base", ["class-token", "gap"])
-def test_the_form_of_attention_does_not_change_thepatch_map(form: str, base: str) -> None:
+def test_the_form_of_attention_does_not_change_the_patch_map(form: str, base: str) -> None:
     model, x = _rewritten(form, base), _x()
     plain = build(base, torch.float64)
     before = state_of(model)
     with torch.no_grad():
         torch.testing.assert_close(model(x), plain(x), atol=1e-9, rtol=1e-9)
         logits = model(x)
-    taken = record(model, x, target=TARGET)
-    assert torch.equal(taken.logits, logits)
-    assert [site.site.layer for site in taken.sites] == [0, 1, 2, 3]
+    recorded = record(model, x, target=TARGET)
+    assert torch.equal(recorded.logits, logits)
+    assert [site.site.layer for site in recorded.sites] == [0, 1, 2, 3]
     for name in METHODS:
         if name == "grad-cam" and form in BLOCKS:
-            continue  # reads what enters the module that attends, here the block
+            continue  # reads the input of the attention module, here the block
         options = WITHOUT_KEYS.get(name, {})
         assert_same(patch_map(name, model, x, **options), _plain_map(name, base))
     assert state_of(model) == before
@@ -176,11 +176,11 @@ def test_the_form_of_attention_does_not_change_the_prompt(form: str) -> None:
             assert_same(AttentionPrompter(model, **options)(x), expected)
 
 
-# --- modules that are called attention and mix no patches ---
+# --- modules that are named attention and mix no patches ---
 
 
 class _Gates(nn.Module):
-    """CBAM: gates on channels, then on places; `softmax` gates channels by a softmax."""
+    """CBAM: gates on channels, then on positions; `softmax` gates channels by a softmax."""
 
     def __init__(self, width: int, softmax: bool) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class CBAM(_Gates):
 
 
 class _WithGates(nn.Module):
-    """A ViT with gates on its map of patches after the second block."""
+    """ViT with gates on its feature map after the second block."""
 
     def __init__(self, kind: type[_Gates], softmax: bool) -> None:
         super().__init__()
@@ -269,18 +269,18 @@ def test_the_name_attention_does_not_make_attention(kind: str, name: str) -> Non
     x = _x()
     torch.testing.assert_close(called(x), otherwise(x), atol=0, rtol=0)
     assert_same(patch_map(name, called, x), patch_map(name, otherwise, x))
-    taken = record(called, x, target=TARGET)
-    torch.testing.assert_close(taken.logits, called(x))
-    assert [site.site.name for site in taken.sites if site.site.kind == "self"] == [
+    recorded = record(called, x, target=TARGET)
+    torch.testing.assert_close(recorded.logits, called(x))
+    assert [site.site.name for site in recorded.sites if site.site.kind == "self"] == [
         f"vit.blocks.{number}.attn" for number in range(4)
     ]
 
 
-# --- parts that the answer does not use ---
+# --- parts that the output does not depend on ---
 
 
 class _Siglip(nn.Module):
-    """The mean of the last hidden states of a SigLIP tower, whose pooling head runs unused."""
+    """Mean of the last hidden states of a SigLIP tower, whose pooling head runs unused."""
 
     def __init__(self, use_head: bool) -> None:
         from transformers import SiglipVisionConfig, SiglipVisionModel
@@ -322,7 +322,7 @@ def test_a_pooling_head_that_is_not_read_changes_nothing(name: str) -> None:
 
 
 class _Frozen(nn.Module):
-    """A linear probe: the backbone runs under `torch.no_grad`, the head is trained."""
+    """Linear probe: the backbone runs under `torch.no_grad`, the head is trained."""
 
     def __init__(self, backbone: nn.Module, frozen: bool) -> None:
         super().__init__()
@@ -353,11 +353,11 @@ def test_a_frozen_backbone_needs_no_gradient(name: str, base: str) -> None:
     assert "gradient" in str(refusal) or "no_grad" in str(refusal)
 
 
-# --- a decoder behind the encoder ---
+# --- a decoder after the encoder ---
 
 
 class _Detector(nn.Module):
-    """A DETR-like model: learned queries, as many as there are patches, read a ViT's patches."""
+    """DETR-like model whose learned queries read the patches of a ViT."""
 
     def __init__(self, queries: int) -> None:
         super().__init__()
@@ -381,14 +381,14 @@ def _first_query(output: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("queries", [3, 12])
 def test_a_decoder_of_learned_queries_is_no_layer_of_patches(queries: int) -> None:
     model, x = _Detector(queries).double().eval(), _x()
-    taken = record(model, x, target=_first_query)
-    torch.testing.assert_close(taken.logits, model(x)["logits"])
-    assert taken.grid.shape == (3, 4) and taken.grid.prefix == 0
-    selves = [site.site.name for site in taken.sites if site.site.kind == "self"]
+    recorded = record(model, x, target=_first_query)
+    torch.testing.assert_close(recorded.logits, model(x)["logits"])
+    assert recorded.grid.shape == (3, 4) and recorded.grid.prefix == 0
+    selves = [site.site.name for site in recorded.sites if site.site.kind == "self"]
     assert selves == [f"vit.blocks.{number}.attn" for number in range(4)]
-    alone = record(model.vit, x, target=TARGET)
-    for own, other in zip(taken.sites, alone.sites, strict=False):
-        torch.testing.assert_close(own.attention(), other.attention())
+    expected = record(model.vit, x, target=TARGET)
+    for site_record, expected_record in zip(recorded.sites, expected.sites, strict=False):
+        torch.testing.assert_close(site_record.attention(), expected_record.attention())
 
 
 @pytest.mark.parametrize("queries", [3, 12])
@@ -411,7 +411,7 @@ def test_a_detector_is_explained_by_a_function_of_its_output(name: str, queries:
 
 
 class _PlainAttention(nn.Module):
-    """The attention of MONAI's SABlock as timm writes it."""
+    """Attention of MONAI's SABlock in the form of timm."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
@@ -420,8 +420,8 @@ class _PlainAttention(nn.Module):
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         batch, count, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, count, -1))
+        output = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(output.transpose(1, 2).reshape(batch, count, -1))
 
 
 def _monai(kind: str) -> nn.Module:
@@ -456,7 +456,7 @@ def test_monai_equals_the_same_attention_in_a_plain_form(kind: str, target: Any,
     for block in blocks:
         block.attn = _PlainAttention(block.attn)
     with torch.no_grad():
-        logits, expected = (one(x) for one in (model, plain))
+        logits, expected = (network(x) for network in (model, plain))
     if kind == "ViT":
         logits, expected = logits[0], expected[0]
     torch.testing.assert_close(logits, expected)
@@ -473,7 +473,7 @@ def test_monai_equals_the_same_attention_in_a_plain_form(kind: str, target: Any,
 
 
 class _Direct(MSA):
-    """Attention by the operator itself, past the functions of torch."""
+    """Attention by a direct call of the operator, not by a function of torch."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.form == "operator":
@@ -482,7 +482,7 @@ class _Direct(MSA):
 
 
 class _Positional(MSA):
-    """Attention of ConViT's kind: a part of the weights depends on positions alone."""
+    """Attention as in ConViT: a part of the weights depends only on positions."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         count = q.shape[-2]

@@ -1,4 +1,4 @@
-"""Images reach a model in the device and dtype that it expects, also where its parts differ."""
+"""Device and dtype of the inputs of a model, also if its parts have different ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X = torch.zeros(1, 3)
 
 
 class Parts(nn.Module):
-    """A class token, a first layer, a norm: each with its own device and dtype."""
+    """Class token, first layer and norm, each with its own device and dtype."""
 
     def __init__(self, token, layer, norm):
         super().__init__()
@@ -35,7 +35,7 @@ half, bf16, f8 = torch.float16, torch.bfloat16, torch.float8_e4m3fn
 
 
 @pytest.mark.parametrize(
-    ("parts", "given", "prepared"),
+    ("parts", "raw", "prepared"),
     [
         ((on(), on(), on()), ("cpu", torch.float32), ("cpu", torch.float32)),
         ((on(dtype=half),) * 3, ("cpu", half), ("cpu", half)),
@@ -50,15 +50,15 @@ half, bf16, f8 = torch.float16, torch.bfloat16, torch.float8_e4m3fn
         ((on("meta"), on(DEVICE), on(DEVICE)), (DEVICE, torch.float32), (DEVICE, torch.float32)),
         ((on("meta", half),) * 3, ("cpu", half), ("cpu", half)),
         ((on(DEVICE), on("meta"), on()), ("cpu", torch.float32), ("cpu", torch.float32)),
-        # Weights stored in 8 bits are no dtype of inputs.
+        # Inputs never have the dtype of weights that are stored in 8 bits.
         ((on(), on(dtype=f8), on()), ("cpu", torch.float32), ("cpu", torch.float32)),
     ],
 )  # fmt: skip
-def test_where_images_go(parts, given, prepared):
+def test_where_images_go(parts, raw, prepared):
     model = Parts(*parts)
-    for wanted, options in ((given, {}), (prepared, {"prepared": True})):
-        found = move_to_model(model, X, **options)
-        assert (found.device, found.dtype) == (torch.device(wanted[0]), wanted[1])
+    for expected, options in ((raw, {}), (prepared, {"prepared": True})):
+        moved = move_to_model(model, X, **options)
+        assert (moved.device, moved.dtype) == (torch.device(expected[0]), expected[1])
 
 
 def test_a_tensor_on_the_accelerator_stays_there():
@@ -82,14 +82,14 @@ def test_a_model_with_a_part_elsewhere_leaves_a_core(monkeypatch):
 
 def test_a_model_whose_first_parameter_has_another_precision_is_explained():
     model, x = build("class-token"), images()
-    pictures = [Image.fromarray(one) for one in pixels_of(x)]
+    pictures = [Image.fromarray(pixels) for pixels in pixels_of(x)]
     method = SIFTPatchInterrelation(model, preprocessing=OWN)
-    expected = [method.attribute(one, target=[1, 2]) for one in (x, pictures)]
+    expected = [method.attribute(inputs, target=[1, 2]) for inputs in (x, pictures)]
     model.cls_token.data = model.cls_token.data.bfloat16()
     assert next(model.parameters()).dtype == bf16
-    for found, wanted in zip((x, pictures), expected, strict=True):
+    for inputs, values in zip((x, pictures), expected, strict=True):
         torch.testing.assert_close(
-            method.attribute(found, target=[1, 2]), wanted, rtol=0.05, atol=1e-4
+            method.attribute(inputs, target=[1, 2]), values, rtol=0.05, atol=1e-4
         )
 
 
@@ -102,9 +102,9 @@ def test_blocks_in_half_precision_with_norms_in_float32_are_explained():
             module.to(bf16)
             module.register_forward_pre_hook(lambda _, args: (args[0].to(bf16),))
             module.register_forward_hook(lambda *args: args[2].float())
-    found = method.patch_map(x, target=1)
-    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.98
-    pictures = [Image.fromarray(one) for one in pixels_of(x)]
+    actual = method.patch_map(x, target=1)
+    assert torch.corrcoef(torch.stack([actual.flatten(), expected.flatten()]))[0, 1] > 0.98
+    pictures = [Image.fromarray(pixels) for pixels in pixels_of(x)]
     assert method.attribute(pictures, target=1).isfinite().all()
 
 

@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention`: PyTorch's own code runs, and the attention call inside it is seen."""
+"""`nn.MultiheadAttention`: PyTorch's own code runs, and the attention call inside is recorded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.models import GRID, images, state_of
 
 
 class _Vit(nn.Module):
-    """A ViT of PyTorch's encoder layers, or of the bare module in each of its forms."""
+    """ViT of PyTorch's encoder layers, or of the attention module alone, in several forms."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def _build(form: str) -> nn.Module:
 
 
 def _by_hand(query: Tensor, key: Tensor, layer: nn.MultiheadAttention) -> Tensor:
-    """Attention (B,H,N,N) of one layer, from its parameters."""
+    """Compute the attention (B,H,N,N) of one layer from its parameters."""
     w, b = layer.in_proj_weight, layer.in_proj_bias
     q = (query @ w[:16].T + b[:16]).unflatten(-1, (2, 8)).transpose(1, 2)
     k = (key @ w[16:32].T + b[16:32]).unflatten(-1, (2, 8)).transpose(1, 2)
@@ -65,9 +65,12 @@ def _by_hand(query: Tensor, key: Tensor, layer: nn.MultiheadAttention) -> Tensor
 def test_attention_is_that_of_its_parameters(form: str) -> None:
     model, x = _build(form), images(dtype=torch.float64)
     before = state_of(model)
-    taken = record(model, x, target=1)
+    recorded = record(model, x, target=1)
     assert state_of(model) == before
-    assert taken.grid.shape == GRID and [one.shape for one in taken.sites] == [(2, 2, 12, 12)] * 2
+    assert (
+        recorded.grid.shape == GRID
+        and [site_record.shape for site_record in recorded.sites] == [(2, 2, 12, 12)] * 2
+    )
     tokens = model.cut(x).flatten(2).transpose(1, 2)
     if form == "encoder":
         first = model.layers.layers[0]
@@ -75,9 +78,9 @@ def test_attention_is_that_of_its_parameters(form: str) -> None:
         expected = _by_hand(normed, normed, first.self_attn)
     else:
         expected = _by_hand(F.layer_norm(tokens, (16,)), tokens, model.layers[0])
-    torch.testing.assert_close(taken.sites[0].attention(), expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(taken.logits, model(x).detach())
-    assert taken.sites[0].gradient is not None and taken.sites[0].gradient.abs().max() > 0
+    torch.testing.assert_close(recorded.sites[0].attention(), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(recorded.logits, model(x).detach())
+    assert recorded.sites[0].gradient is not None and recorded.sites[0].gradient.abs().max() > 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -87,8 +90,8 @@ def test_the_fast_path_is_seen_too(form: str, grad: bool) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with torch.no_grad():
-        taken = record(model, x, target=1, grad=grad)
-    assert len(taken.sites) == 2
+        recorded = record(model, x, target=1, grad=grad)
+    assert len(recorded.sites) == 2
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -100,9 +103,9 @@ def test_steering_renormalises_and_a_record_sees_it(form: str) -> None:
         steered = record(model, x, grad=False)
         with torch.no_grad():
             torch.testing.assert_close(steered.logits, model(x))
-    wanted = plain * bias.exp()[:, None, None]
-    wanted = wanted / wanted.sum(-1, keepdim=True)
-    torch.testing.assert_close(steered.dense(0), wanted, atol=1e-12, rtol=0)
+    expected = plain * bias.exp()[:, None, None]
+    expected = expected / expected.sum(-1, keepdim=True)
+    torch.testing.assert_close(steered.dense(0), expected, atol=1e-12, rtol=0)
 
 
 def test_nothing_of_pytorch_is_replaced() -> None:
@@ -110,4 +113,4 @@ def test_nothing_of_pytorch_is_replaced() -> None:
     before = {name: F.__dict__[name] for name in ("softmax", "scaled_dot_product_attention")}
     record(_build("weights"), images(dtype=torch.float64), target=0)
     assert F.multi_head_attention_forward is body
-    assert all(body.__globals__[name] is one for name, one in before.items())
+    assert all(body.__globals__[name] is function for name, function in before.items())

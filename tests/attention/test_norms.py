@@ -27,44 +27,44 @@ def selves(model):
 def test_norms_are_those_of_a_pass_of_its_own(name, batch):
     model = models.build(name) if name in models.MODELS else families.build(name)
     x = models.images(batch, seed=3)
-    with watch_norms(model, selves(model)) as found:
-        taken = record(model, x, grad=False)
-    norms = norms_on(taken.grid, found, taken.in_order)
-    seen = []
+    with watch_norms(model, selves(model)) as collected:
+        recorded = record(model, x, grad=False)
+    norms = norms_on(recorded.grid, collected, recorded.in_order)
+    outputs = []
     hook = list(blocks_of(model, selves(model)).values())[-1].register_forward_hook(
-        lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        lambda _m, _i, out: outputs.append(out[0] if isinstance(out, tuple) else out)
     )
     with torch.no_grad():
         model(x)
     hook.remove()
-    expected = seen[0][:, -taken.grid.patches :].norm(dim=-1)
+    expected = outputs[0][:, -recorded.grid.patches :].norm(dim=-1)
     torch.testing.assert_close(norms, expected)
 
 
 @pytest.mark.parametrize("name", ["class-token", "registers", "gap"])
 def test_norms_are_those_of_the_last_blocks_tokens(name):
     model = models.build(name)
-    seen = []
-    hook = model.blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    outputs = []
+    hook = model.blocks[-1].register_forward_hook(lambda _m, _i, out: outputs.append(out))
     before = models.state_of(model)
-    with watch_norms(model, selves(model)) as found:
-        taken = record(model, models.images(2), grad=False)
+    with watch_norms(model, selves(model)) as collected:
+        recorded = record(model, models.images(2), grad=False)
     assert models.state_of(model) == before
     hook.remove()
-    norms = norms_on(taken.grid, found, taken.in_order)
-    expected = seen[-1].norm(dim=-1)[:, -taken.grid.patches :]
+    norms = norms_on(recorded.grid, collected, recorded.in_order)
+    expected = outputs[-1].norm(dim=-1)[:, -recorded.grid.patches :]
     torch.testing.assert_close(norms, expected)
 
 
 def test_tokens_in_windows_and_models_without_blocks_have_none():
     swin = families.build("swin")
-    with watch_norms(swin, selves(swin)) as found:
-        taken = record(swin, models.images(2), grad=False)
-    assert norms_on(taken.grid, found, taken.in_order) is None
+    with watch_norms(swin, selves(swin)) as collected:
+        recorded = record(swin, models.images(2), grad=False)
+    assert norms_on(recorded.grid, collected, recorded.in_order) is None
     part = nn.ModuleList([swin.layers[0].blocks[0].attn])
-    with watch_norms(part, (AttentionSite("0", 0, "WindowAttention", "self"),)) as found:
+    with watch_norms(part, (AttentionSite("0", 0, "WindowAttention", "self"),)) as collected:
         pass
-    assert found == []
+    assert collected == []
 
 
 def test_the_hook_goes_when_the_body_raises():

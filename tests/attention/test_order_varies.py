@@ -1,7 +1,7 @@
 """Models whose token order changes from image to image or from pass to pass.
 
-Such a model is read truthfully, or refused with a message that says that the order changes. A
-map that is laid out in the order of another pass or another image is never returned.
+Such a model is read correctly, or refused with a message that names the changing order. A map in
+the order of another pass or another image is never returned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.twins import GRID, PATCHES, Twin, TwinViT, build, pictures
 
 
 class _Ordered(TwinViT):
-    """A ViT whose readout is the class token, with its patches in an order that varies."""
+    """ViT with a class token and a varying order of patches."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(Twin())
@@ -30,8 +30,10 @@ class _Ordered(TwinViT):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.patch_embed(images).flatten(2).transpose(1, 2) + self.positions
-        own = self.tokens["class"].expand(len(images), -1, -1)
-        return self.read(self.norm(self.blocks(torch.cat([own, self.arrange(patches)], dim=1))))
+        class_token = self.tokens["class"].expand(len(images), -1, -1)
+        return self.read(
+            self.norm(self.blocks(torch.cat([class_token, self.arrange(patches)], dim=1)))
+        )
 
     def arrange(self, patches: Tensor) -> Tensor:
         batch, count, width = patches.shape
@@ -42,15 +44,15 @@ class _Ordered(TwinViT):
                 index = scores.argsort(dim=1)
             else:
                 index = scores.topk(int(self.kind[4:]), dim=1).indices
-        elif self.kind == "by image":  # fixed for a place in the batch, different within it
-            index = torch.stack([torch.arange(count).roll(5 * one) for one in range(batch)])
+        elif self.kind == "by image":  # fixed for an index of the batch, different within it
+            index = torch.stack([torch.arange(count).roll(5 * number) for number in range(batch)])
         elif self.kind == "by pass":
             return patches.roll(self.passes, dims=1)
         elif self.kind == "shuffled":
             return patches[:, torch.randperm(count)]
         elif self.kind == "shuffled by image":
             index = torch.rand(batch, count).argsort(dim=1)
-        else:  # random patches are dropped, though the model is in evaluation mode
+        else:  # random patches are dropped, although the model is in evaluation mode
             index = torch.rand(batch, count).topk(count - 4, dim=1).indices
         return patches.gather(1, index[:, :, None].expand(-1, -1, width))
 
@@ -58,7 +60,7 @@ class _Ordered(TwinViT):
 KINDS = [
     "sorted", "top 8", "top 12", "by image", "by pass", "shuffled", "shuffled by image", "dropped",
 ]  # fmt: skip
-# All patches take part, so the logits and the right map are those of the plain twin.
+# All patches are used, so the logits and the correct map are those of the plain twin.
 COMPLETE = [kind for kind in KINDS if kind not in ("top 8", "dropped")]
 
 
@@ -89,7 +91,7 @@ def test_the_order_does_not_change_the_logits(kind: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_map_is_right_or_the_order_is_named(kind: str, name: str) -> None:
     model, explainer = _model(kind), explainers[name](**QUICK.get(name, {}))
-    for _ in range(2):  # what is learned in the first call may be wrong in the second
+    for _ in range(2):  # results cached in the first call may be wrong in the second
         value, refusal = attempt(lambda: explainer.patch_map(model, pictures(), target=TARGET))
         if value is None:
             _check_refusal(refusal)
@@ -147,7 +149,7 @@ def test_dropped_patches_get_no_heat_or_the_order_is_named(kind: str, name: str)
 
 
 class _MAE(nn.Module):
-    """The encoder of a masked autoencoder, with nothing masked, and a head on its class token."""
+    """Encoder of a masked autoencoder, without masking, and a head on its class token."""
 
     def __init__(self) -> None:
         from transformers import ViTMAEConfig, ViTMAEModel
@@ -196,7 +198,7 @@ def test_a_masked_autoencoder_shuffles_even_where_it_masks_nothing(name: str) ->
 
 
 def test_a_model_that_only_draws_numbers_is_not_refused() -> None:
-    """Random numbers that touch no order, such as an unused draw, are no reason to refuse."""
+    """A model whose random numbers do not change the order of tokens is not refused."""
 
     class _Draws(nn.Module):
         def __init__(self) -> None:
@@ -207,8 +209,8 @@ def test_a_model_that_only_draws_numbers_is_not_refused() -> None:
             torch.rand(3)
             return self.vit(images)
 
-    taken = record(_Draws().eval(), pictures(), target=TARGET)
-    assert taken.grid.shape == GRID
+    recorded = record(_Draws().eval(), pictures(), target=TARGET)
+    assert recorded.grid.shape == GRID
     torch.testing.assert_close(
         explainers["raw-attention"]().patch_map(_Draws().eval(), pictures(), target=TARGET),
         _plain("raw-attention"),

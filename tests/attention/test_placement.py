@@ -1,4 +1,4 @@
-"""From the tokens of a grid to those of a call and back, by hand and against timm's windows."""
+"""Mapping between the tokens of a grid and of a call, by hand and against timm's windows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_weights_of_another_size_are_refused() -> None:
 
 
 def _windows(rows: int, columns: int, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """Patch numbers (windows, n) as timm partitions them; -1 for padding."""
+    """Return patch numbers (windows, n) in timm's partition; -1 for padding."""
     numbers = torch.arange(rows * columns, dtype=torch.float64).reshape(1, rows, columns, 1)
     numbers = numbers.roll((-shift[0], -shift[1]), (1, 2))
     pad = (0, 0, 0, -columns % window[1], 0, -rows % window[0])
@@ -68,21 +68,21 @@ def _windows(rows: int, columns: int, window: tuple[int, int], shift: tuple[int,
 @pytest.mark.parametrize("batch", [1, 3])
 def test_swin_windows_are_those_that_timm_makes(batch: int) -> None:
     model = build("swin")
-    taken = record(model, images(batch), grad=False)
+    recorded = record(model, images(batch), grad=False)
     blocks = [block for layer in model.layers for block in layer.blocks]
-    for one, block in zip(taken.sites, blocks, strict=True):
-        rows, columns = one.keys_at.own.shape
+    for site_record, block in zip(recorded.sites, blocks, strict=True):
+        rows, columns = site_record.keys_at.own.shape
         expected = _windows(rows, columns, block.window_size, block.shift_size).repeat(batch, 1)
-        for at in (one.keys_at, one.queries_at):
-            given = torch.arange(batch * rows * columns).reshape(batch, -1) + 1.0
-            got = Placement(at.own, at.own, batch, at.image, at.token).spread(given)
+        for at in (site_record.keys_at, site_record.queries_at):
+            weights = torch.arange(batch * rows * columns).reshape(batch, -1) + 1.0
+            got = Placement(at.own, at.own, batch, at.image, at.token).spread(weights)
             image = torch.arange(batch).repeat_interleave(len(expected) // batch)[:, None]
-            there = torch.where(expected < 0, 0, expected + image * rows * columns + 1)
-            assert torch.equal(got, there.double())
+            expected_weights = torch.where(expected < 0, 0, expected + image * rows * columns + 1)
+            assert torch.equal(got, expected_weights.double())
 
 
 def test_the_interrelation_in_windows_equals_loops() -> None:
-    """METHOD's sums over every query and key, their patches looked up in timm's own partition."""
+    """Compare with sums over every query and key in timm's partition of the patches."""
     model, x = build("swin", torch.float64), images(dtype=torch.float64)
     p = torch.rand(2, 192, generator=torch.manual_seed(3), dtype=torch.float64) + 0.3
     p = p / p.sum(dim=-1, keepdim=True)
@@ -119,21 +119,21 @@ def test_the_interrelation_in_windows_equals_loops() -> None:
 
 
 @pytest.mark.parametrize("name", ["swin", "pvt-v2", "hiera"])
-def test_several_weights_are_spread_as_one_by_one(name: str) -> None:
-    taken = record(build(name), images(2), grad=False)
-    several = torch.rand(2, 3, 2, taken.grid.tokens, generator=torch.manual_seed(0))
-    for one in taken.sites:
-        spread = one.keys_at.spread(several)
+def test_a_batch_of_weights_is_spread_like_each_of_them(name: str) -> None:
+    recorded = record(build(name), images(2), grad=False)
+    weights = torch.rand(2, 3, 2, recorded.grid.tokens, generator=torch.manual_seed(0))
+    for site_record in recorded.sites:
+        spread = site_record.keys_at.spread(weights)
         for i in range(3):
             for j in range(2):
-                alone = one.keys_at.spread(several[:, i, j])
-                torch.testing.assert_close(spread[:, i, j], alone)
+                expected = site_record.keys_at.spread(weights[:, i, j])
+                torch.testing.assert_close(spread[:, i, j], expected)
 
 
 @pytest.mark.parametrize("name", ["swin", "swin-v2", "transformers-vit-eager", "levit"])
 def test_scores_are_those_that_the_softmax_took(name: str) -> None:
-    taken = record(build(name), images(2), grad=False)
-    for one in taken.sites:
+    recorded = record(build(name), images(2), grad=False)
+    for site_record in recorded.sites:
         rows, groups = slice(1, 3), slice(0, 1)
-        expected = one.attention(rows)[groups]
-        torch.testing.assert_close(one.scores(rows, groups).softmax(-1), expected)
+        expected = site_record.attention(rows)[groups]
+        torch.testing.assert_close(site_record.scores(rows, groups).softmax(-1), expected)

@@ -1,4 +1,4 @@
-"""The engine against a dense oracle, and what it must leave alone."""
+"""Records compared with a dense oracle, and the state of the model after recording."""
 
 from __future__ import annotations
 
@@ -38,21 +38,23 @@ PREFIX = {
 @pytest.mark.parametrize("name", SELF)
 def test_equals_the_dense_oracle(name: str, dtype: torch.dtype, close: float) -> None:
     model, x = build(name, dtype), images(dtype=dtype)
-    taken = record(model, x, target=[1, 3])
+    recorded = record(model, x, target=[1, 3])
     dense = dense_record(model, x, [1, 3])
-    assert len(taken.sites) == len(dense.attention) == 4
-    for one, attention, gradient in zip(taken.sites, dense.attention, dense.gradient, strict=True):
-        torch.testing.assert_close(one.attention(), attention, atol=close, rtol=0)
+    assert len(recorded.sites) == len(dense.attention) == 4
+    for site_record, attention, gradient in zip(
+        recorded.sites, dense.attention, dense.gradient, strict=True
+    ):
+        torch.testing.assert_close(site_record.attention(), attention, atol=close, rtol=0)
         scale = gradient.abs().amax().clamp(min=1)
         torch.testing.assert_close(
-            one.attention_gradient() / scale, gradient / scale, atol=close, rtol=0
+            site_record.attention_gradient() / scale, gradient / scale, atol=close, rtol=0
         )
         assert attention.std() > 1e-3, "an attention as good as uniform would prove nothing"
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_bit_equal_while_recording(name: str) -> None:
-    # Frozen before as well: PyTorch's choice of kernels depends on whether gradients are asked for.
+    # Frozen, because PyTorch selects kernels by whether gradients are required.
     model, x = build(name).requires_grad_(False), images()
     with torch.no_grad():
         plain = model(x)
@@ -62,15 +64,15 @@ def test_logits_are_bit_equal_while_recording(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_grid_and_prefix_are_seen(name: str) -> None:
-    taken = record(build(name), images(), grad=False)
-    assert taken.grid.shape == GRID
-    assert taken.grid.cell == (16, 16)
-    assert taken.grid.prefix == PREFIX[name]
+    recorded = record(build(name), images(), grad=False)
+    assert recorded.grid.shape == GRID
+    assert recorded.grid.cell == (16, 16)
+    assert recorded.grid.prefix == PREFIX[name]
 
 
 def test_attention_pool_is_a_site_of_its_own_kind() -> None:
-    taken = record(build("attention-pool"), images(), target=0)
-    pool = taken.sites[-1]
+    recorded = record(build("attention-pool"), images(), target=0)
+    pool = recorded.sites[-1]
     assert (pool.site.kind, pool.site.layer, pool.shape) == ("pool", 3, (2, 2, 1, 12))
     torch.testing.assert_close(pool.attention().sum(-1), torch.ones(2, 2, 1))
 
@@ -82,13 +84,15 @@ def test_unfused_modules_give_the_same_record(name: str) -> None:
     for module in unfused.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
-    for one, other in zip(
+    for fused_site, unfused_site in zip(
         record(fused, x, target=2).sites, record(unfused, x, target=2).sites, strict=True
     ):
-        assert other.dense is not None
-        torch.testing.assert_close(one.attention(), other.attention(), atol=1e-12, rtol=0)
+        assert unfused_site.dense is not None
         torch.testing.assert_close(
-            one.attention_gradient(), other.attention_gradient(), atol=1e-10, rtol=0
+            fused_site.attention(), unfused_site.attention(), atol=1e-12, rtol=0
+        )
+        torch.testing.assert_close(
+            fused_site.attention_gradient(), unfused_site.attention_gradient(), atol=1e-10, rtol=0
         )
 
 
@@ -109,40 +113,40 @@ def test_class_token_is_measured_not_assumed() -> None:
 
 def test_later_layers_alone_have_the_same_gradients() -> None:
     model, x = build("registers", torch.float64), images(dtype=torch.float64)
-    whole = record(model, x, target=1).sites[2:]
-    part = record(model, x, target=1, layers="last-half").sites
-    assert [one.site.layer for one in part] == [2, 3]
-    for one, other in zip(whole, part, strict=True):
-        assert torch.equal(one.attention_gradient(), other.attention_gradient())
+    expected = record(model, x, target=1).sites[2:]
+    actual = record(model, x, target=1, layers="last-half").sites
+    assert [site_record.site.layer for site_record in actual] == [2, 3]
+    for expected_site, site in zip(expected, actual, strict=True):
+        assert torch.equal(expected_site.attention_gradient(), site.attention_gradient())
 
 
 def test_reduce_equals_the_sum_over_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = record(build("registers", torch.float64), images(dtype=torch.float64), target=1)
+    recorded = record(build("registers", torch.float64), images(dtype=torch.float64), target=1)
     weights = torch.rand(2, 17, generator=torch.manual_seed(0), dtype=torch.float64)
     for step in (1, 5 * 17 * 2 * 2 * 8, 10**9):
         monkeypatch.setattr("semattn.attention.site_record.CHUNK_BYTES", step)
-        got = taken.reduce(weights, lambda a, da: a * da)
-        for one, value in zip(taken.sites, got, strict=True):
-            whole = one.attention() * one.attention_gradient()
-            torch.testing.assert_close(value, torch.einsum("bi,bhij->bhj", weights, whole))
+        got = recorded.reduce(weights, lambda a, da: a * da)
+        for site_record, value in zip(recorded.sites, got, strict=True):
+            product = site_record.attention() * site_record.attention_gradient()
+            torch.testing.assert_close(value, torch.einsum("bi,bhij->bhj", weights, product))
     with pytest.raises(ShapeError, match=r"weights: expected \(2, 17\)"):
-        taken.reduce(weights[:, :12])
+        recorded.reduce(weights[:, :12])
 
 
 @pytest.mark.parametrize("name", ["class-token", "relative-bias", "unfused"])
 def test_rows_and_dense_agree(name: str) -> None:
-    taken = record(build(name), images(), grad=False)
+    recorded = record(build(name), images(), grad=False)
     for rows in (slice(0, 1), slice(3, 7)):
-        for site, some in taken.rows(rows):
-            torch.testing.assert_close(some, taken.dense(site.layer)[:, :, rows])
+        for site, attention in recorded.rows(rows):
+            torch.testing.assert_close(attention, recorded.dense(site.layer)[:, :, rows])
     with pytest.raises(ValueError, match=r"expected one of the recorded \[0, 1, 2, 3\], got 4"):
-        taken.dense(4)
+        recorded.dense(4)
     with pytest.raises(RuntimeError, match="grad=True"):
-        taken.sites[0].attention_gradient()
+        recorded.sites[0].attention_gradient()
 
 
 class LargestTensor(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation returns."""
+    """Dispatch mode that stores the size of the largest tensor that any operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,9 +154,9 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(one, Tensor):
-                self.size = max(self.size, one.numel())
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.size = max(self.size, tensor.numel())
         return result
 
 
@@ -161,14 +165,17 @@ def test_nothing_of_size_n_by_n_is_made_for_a_row() -> None:
     model = timm.create_model("test_vit", img_size=512, patch_size=8, dynamic_img_size=True)
     x, tokens = torch.rand(1, 3, 512, 512), 64 * 64 + 1
     with LargestTensor() as largest:
-        taken = record(model, x, target=0)
-        for one in taken.sites:
-            one.attention(slice(0, 1)).mul_(one.attention_gradient(slice(0, 1)))
+        recorded = record(model, x, target=0)
+        for site_record in recorded.sites:
+            site_record.attention(slice(0, 1)).mul_(site_record.attention_gradient(slice(0, 1)))
     assert largest.size < tokens * tokens / 4
-    for one in taken.sites:
-        for kept in (one.query, one.key, one.value, one.gradient):
-            assert kept is not None
-            assert kept.numel() == one.shape[0] * one.shape[1] * tokens * kept.shape[-1]
+    for site_record in recorded.sites:
+        for tensor in (site_record.query, site_record.key, site_record.value, site_record.gradient):
+            assert tensor is not None
+            assert (
+                tensor.numel()
+                == site_record.shape[0] * site_record.shape[1] * tokens * tensor.shape[-1]
+            )
 
 
 def test_model_is_left_as_found() -> None:
@@ -177,25 +184,25 @@ def test_model_is_left_as_found() -> None:
     model.blocks[1].eval()
     model.head.weight.requires_grad_(False)
     model.patch_embed.proj.bias.requires_grad_(False)
-    before, numbers = state_of(model), [one.clone() for one in model.state_dict().values()]
+    before, weights = state_of(model), [tensor.clone() for tensor in model.state_dict().values()]
     record(model, x, target=1)
     assert state_of(model) == before
     with pytest.raises(TargetError):
         record(model, x, target=CLASS_TOO_FAR)
     assert state_of(model) == before
-    model.blocks[2].mlp.fc1.register_forward_hook(_explode)
+    model.blocks[2].mlp.fc1.register_forward_hook(_raise)
     before = state_of(model)
     with pytest.raises(RuntimeError, match="inside the model"):
         record(model, x, target=1)
     assert state_of(model) == before
-    assert all(map(torch.equal, numbers, model.state_dict().values()))
+    assert all(map(torch.equal, weights, model.state_dict().values()))
     assert torch.overrides._get_current_function_mode_stack() == []
 
 
 CLASS_TOO_FAR = 99
 
 
-def _explode(*_: object) -> None:
+def _raise(*_: object) -> None:
     raise RuntimeError("inside the model")
 
 
@@ -229,8 +236,8 @@ def test_works_without_gradients_around_it(context: type) -> None:
     expected = record(model, x, target=1)
     with context():
         inside = record(model, x * 1, target=1)
-    for one, other in zip(expected.sites, inside.sites, strict=True):
-        assert torch.equal(one.gradient, other.gradient)  # type: ignore[arg-type]
+    for expected_site, site in zip(expected.sites, inside.sites, strict=True):
+        assert torch.equal(expected_site.gradient, site.gradient)  # type: ignore[arg-type]
 
 
 def test_gradient_checkpointing_gives_equal_gradients() -> None:
@@ -238,9 +245,11 @@ def test_gradient_checkpointing_gives_equal_gradients() -> None:
     expected = record(model, x, target=1)
     model.set_grad_checkpointing(True)
     for layers in ("all", "last-half"):
-        taken = record(model, x, target=1, layers=layers)
-        for one, other in zip(expected.sites[-len(taken.sites) :], taken.sites, strict=True):
-            torch.testing.assert_close(one.gradient, other.gradient)
+        recorded = record(model, x, target=1, layers=layers)
+        for expected_site, site in zip(
+            expected.sites[-len(recorded.sites) :], recorded.sites, strict=True
+        ):
+            torch.testing.assert_close(expected_site.gradient, site.gradient)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -248,11 +257,13 @@ def test_half_precision_follows_the_model(dtype: torch.dtype) -> None:
     model, x = build("class-token"), images()
     exact = record(model, x, target=1)
     rough = record(model.to(dtype), x.to(dtype), target=1)
-    for one, other in zip(exact.sites, rough.sites, strict=True):
-        assert other.attention().dtype == torch.float32
-        torch.testing.assert_close(one.attention(), other.attention(), atol=0.05, rtol=0)
-        wanted, got = one.attention_gradient(), other.attention_gradient()
-        assert (wanted - got).norm() < 0.1 * wanted.norm()
+    for exact_site, rough_site in zip(exact.sites, rough.sites, strict=True):
+        assert rough_site.attention().dtype == torch.float32
+        torch.testing.assert_close(
+            exact_site.attention(), rough_site.attention(), atol=0.05, rtol=0
+        )
+        expected, got = exact_site.attention_gradient(), rough_site.attention_gradient()
+        assert (expected - got).norm() < 0.1 * expected.norm()
 
 
 def test_two_threads_do_not_see_each_other() -> None:
@@ -278,9 +289,9 @@ def test_two_threads_do_not_see_each_other() -> None:
 
 
 def test_uniform_attention_is_uniform() -> None:
-    taken = record(UniformAttention(), images(), grad=False)
-    for one in taken.sites:
-        assert torch.equal(one.attention(), torch.full((2, 2, 13, 13), 1 / 13))
+    recorded = record(UniformAttention(), images(), grad=False)
+    for site_record in recorded.sites:
+        assert torch.equal(site_record.attention(), torch.full((2, 2, 13, 13), 1 / 13))
 
 
 def test_a_wrapped_model_is_read_through() -> None:
@@ -294,19 +305,19 @@ def test_a_wrapped_model_is_read_through() -> None:
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return {"logits": self.inner(x * 2 - 1)}
 
-    taken = record(Wrapper(), x, target=1)
-    assert torch.equal(taken.logits, inner(x * 2 - 1))
-    assert taken.sites[0].site.name == "inner.blocks.0.attn"
+    recorded = record(Wrapper(), x, target=1)
+    assert torch.equal(recorded.logits, inner(x * 2 - 1))
+    assert recorded.sites[0].site.name == "inner.blocks.0.attn"
 
 
 def test_any_input_size_and_hybrid_stems() -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_vit", dynamic_img_size=True, dynamic_img_pad=True)
-    taken = record(model, torch.rand(1, 3, 50, 90), target=0)
-    assert (taken.grid.shape, taken.grid.cell, taken.grid.prefix) == ((4, 6), (16, 16), 1)
+    recorded = record(model, torch.rand(1, 3, 50, 90), target=0)
+    assert (recorded.grid.shape, recorded.grid.cell, recorded.grid.prefix) == ((4, 6), (16, 16), 1)
     hybrid = timm.create_model("vit_tiny_r_s16_p8_224", depth=1, img_size=64)
-    taken = record(hybrid, torch.rand(1, 3, 64, 64), target=0)
-    assert taken.grid.cell == (64 / taken.grid.shape[0],) * 2
+    recorded = record(hybrid, torch.rand(1, 3, 64, 64), target=0)
+    assert recorded.grid.cell == (64 / recorded.grid.shape[0],) * 2
 
 
 def test_choose_layers_refuses_what_is_not_there() -> None:
@@ -354,9 +365,9 @@ def test_a_module_that_is_not_run_is_no_site() -> None:
 
     model, x = Towers(), images()
     got, expected = record(model, x, target=1), record(model.vit, x, target=1)
-    assert [one.site.layer for one in got.sites] == [0, 1, 2, 3]
-    for one, other in zip(got.sites, expected.sites, strict=True):
-        assert one.gradient is not None and torch.equal(one.gradient, other.gradient)
+    assert [site_record.site.layer for site_record in got.sites] == [0, 1, 2, 3]
+    for site, expected_site in zip(got.sites, expected.sites, strict=True):
+        assert site.gradient is not None and torch.equal(site.gradient, expected_site.gradient)
 
 
 @pytest.mark.filterwarnings(
@@ -364,9 +375,12 @@ def test_a_module_that_is_not_run_is_no_site() -> None:
 )
 def test_traced_and_exported_models_are_refused() -> None:
     model, x = build("class-token"), images()
-    for blind in (torch.jit.trace(model, x), torch.export.export(model, (x,)).module()):
+    for model_without_modules in (
+        torch.jit.trace(model, x),
+        torch.export.export(model, (x,)).module(),
+    ):
         with pytest.raises(UnsupportedModelError, match="expected eager PyTorch, got a traced"):
-            record(blind, x)
+            record(model_without_modules, x)
 
 
 def test_a_compiled_model_is_read_through_its_wrapper_and_never_steered() -> None:
@@ -411,7 +425,9 @@ def test_a_wrapper_and_its_model_may_be_held_at_once() -> None:
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert not any(one.requires_grad for one in model.parameters()) and not model.training
+    assert (
+        not any(parameter.requires_grad for parameter in model.parameters()) and not model.training
+    )
     second.__exit__(None, None, None)
     assert state_of(model) == before
 
@@ -447,10 +463,10 @@ def test_half_precision_gradients_neither_overflow_nor_vanish() -> None:
 
 def test_a_token_that_is_the_mean_of_all_is_a_prefix_token() -> None:
     model = timm.create_model("resnet50_clip", num_classes=5).eval()
-    taken = record(model, torch.rand(1, 3, 224, 224), target=0)
-    assert taken.grid.shape == (7, 7) and taken.grid.prefix == 1
-    assert taken.reads_class_token.tolist() == [True]
-    assert torch.equal(taken.readout()[0], torch.eye(50)[0])
+    recorded = record(model, torch.rand(1, 3, 224, 224), target=0)
+    assert recorded.grid.shape == (7, 7) and recorded.grid.prefix == 1
+    assert recorded.reads_class_token.tolist() == [True]
+    assert torch.equal(recorded.readout()[0], torch.eye(50)[0])
 
 
 def test_a_model_of_pools_alone_is_recorded_and_one_of_inference_tensors_refused() -> None:
@@ -465,9 +481,11 @@ def test_a_model_of_pools_alone_is_recorded_and_one_of_inference_tensors_refused
             return F.scaled_dot_product_attention(self.query.expand(len(x), -1, -1), tokens, tokens)
 
     model = Pooled()
-    taken = record(model, images(), target=lambda output: output[:, 0, 0])
-    assert taken.grid.shape == GRID and [one.site.kind for one in taken.sites] == ["pool"]
-    assert torch.equal(taken.readout(), torch.full((2, 12), 1 / 12))
+    recorded = record(model, images(), target=lambda output: output[:, 0, 0])
+    assert recorded.grid.shape == GRID and [
+        site_record.site.kind for site_record in recorded.sites
+    ] == ["pool"]
+    assert torch.equal(recorded.readout(), torch.full((2, 12), 1 / 12))
     with pytest.raises(UnsupportedModelError, match="got only pools"), torch.no_grad():
         AttentionPrompter(model, density="count", layers="all")(images())
     with torch.inference_mode():
@@ -488,11 +506,11 @@ def test_gradients_pass_parts_that_run_without() -> None:
 
     model = Detached()
     for _ in range(2):
-        taken = record(model, images(), target=0)
+        recorded = record(model, images(), target=0)
         expected = record(model.vit, images(), target=0)
-        assert "without gradients" in " ".join(taken.notes) and expected.notes == ()
-        for one, other in zip(taken.sites, expected.sites, strict=True):
-            assert torch.equal(one.gradient, other.gradient)
+        assert "without gradients" in " ".join(recorded.notes) and expected.notes == ()
+        for site, expected_site in zip(recorded.sites, expected.sites, strict=True):
+            assert torch.equal(site.gradient, expected_site.gradient)
 
 
 def test_an_output_that_no_layer_reaches_is_refused() -> None:
@@ -536,8 +554,8 @@ def test_heads_that_share_keys_and_values_are_told_apart() -> None:
 
     model, x = build("class-token").double(), images(dtype=torch.float64)
     model.blocks[2].attn = grouped = GroupedAttention().double()
-    one = record(model, x, target=1, layers=2).sites[0]
-    torch.testing.assert_close(one.attention(), grouped.scores.softmax(-1))
-    assert one.gradient is not None
-    wanted = one.gradient @ grouped.value.transpose(-2, -1)
-    torch.testing.assert_close(one.attention_gradient(), wanted)
+    site_record = record(model, x, target=1, layers=2).sites[0]
+    torch.testing.assert_close(site_record.attention(), grouped.scores.softmax(-1))
+    assert site_record.gradient is not None
+    expected = site_record.gradient @ grouped.value.transpose(-2, -1)
+    torch.testing.assert_close(site_record.attention_gradient(), expected)

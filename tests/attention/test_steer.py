@@ -1,4 +1,4 @@
-"""Steering: exact, additive, seen by a record, and gone afterwards."""
+"""Steering is exact and additive, appears in records, and leaves no trace afterwards."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def test_bias_equals_renormalised_attention(name: str) -> None:
     plain = record(model, x, grad=False).dense(0)
     with steer(model, bias, layers=0):
         steered = record(model, x, grad=False).dense(0)
-    wanted = plain * bias.exp()[:, None, None]
-    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-12, rtol=0)
+    expected = plain * bias.exp()[:, None, None]
+    torch.testing.assert_close(
+        steered, expected / expected.sum(-1, keepdim=True), atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -50,10 +52,10 @@ def test_a_zero_bias_changes_nothing_but_rounding() -> None:
 
 def test_contexts_nest_and_add() -> None:
     model, x = build("registers", torch.float64), images(dtype=torch.float64)
-    one, two = _bias(17, 1), _bias(17, 2)
-    with steer(model, one + two):
+    first, second = _bias(17, 1), _bias(17, 2)
+    with steer(model, first + second):
         together = model(x)
-    with steer(model, one), steer(model, two):
+    with steer(model, first), steer(model, second):
         nested = model(x)
     torch.testing.assert_close(together, nested, atol=1e-12, rtol=0)
 
@@ -67,15 +69,15 @@ def test_layers_and_heads_are_chosen() -> None:
     assert torch.equal(steered.dense(1), plain.dense(1))
     torch.testing.assert_close(steered.dense(2)[:, 0], plain.dense(2)[:, 0])
     assert not torch.allclose(steered.dense(2)[:, 1], plain.dense(2)[:, 1])
-    wanted = plain.dense(2)[:, 1] * bias.exp()[:, None]
-    torch.testing.assert_close(steered.dense(2)[:, 1], wanted / wanted.sum(-1, keepdim=True))
+    expected = plain.dense(2)[:, 1] * bias.exp()[:, None]
+    torch.testing.assert_close(steered.dense(2)[:, 1], expected / expected.sum(-1, keepdim=True))
 
 
 def test_a_bias_per_key_is_never_expanded() -> None:
     model, x = build("class-token"), images()
     with steer(model, torch.ones(2, 13)):
-        taken = record(model, x, grad=False)
-    masks = [one.mask for one in taken.sites]
+        recorded = record(model, x, grad=False)
+    masks = [site_record.mask for site_record in recorded.sites]
     assert all(mask is not None and mask.shape == (2, 1, 1, 13) for mask in masks)
 
 
@@ -123,8 +125,8 @@ def _explode(*_: object) -> None:
         (torch.full((13,), torch.nan), {}, "bias: expected finite"),
         (torch.zeros(2, 2, 13), {}, r"bias: expected \(N,\), \(B, N\)"),
         (torch.zeros(13), {"layers": 7}, "layers: expected numbers"),
-        (torch.zeros(13), {"heads": [2]}, "heads: expected some of 0 … 1"),
-        (torch.zeros(3, 13), {}, "bias: expected to fit attention"),
+        (torch.zeros(13), {"heads": [2]}, "heads: expected numbers in 0 … 1"),
+        (torch.zeros(3, 13), {}, "bias: expected a shape that broadcasts to attention"),
     ],
 )
 def test_wrong_biases_are_one_clear_line(bias: Tensor, options: dict, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Targets: all that Captum takes, the same numbers, and one line for what is wrong."""
+"""Targets: every form that Captum accepts, with the same scores, and one-line errors."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ PLAIN = nn.Identity()
     ],
 )
 def test_every_kind_of_captum_target(output, target, classes) -> None:  # type: ignore[no-untyped-def]
-    chosen, numbers, explains = score(output, target, PLAIN)
-    assert torch.equal(chosen, _select_targets(output, target))
+    values, numbers, explains = score(output, target, PLAIN)
+    assert torch.equal(values, _select_targets(output, target))
     assert (None if numbers is None else numbers.tolist()) == classes
     assert explains == ("" if classes else f"the output at {target!r}")
 
 
 def test_none_is_the_predicted_class() -> None:
-    chosen, numbers, _ = score(-OUTPUT, None, PLAIN)
-    assert chosen.tolist() == [0, -4, -8]
+    values, numbers, _ = score(-OUTPUT, None, PLAIN)
+    assert values.tolist() == [0, -4, -8]
     assert numbers is not None and numbers.tolist() == [0, 0, 0]
-    chosen, numbers, explains = score(torch.tensor([3.0, 4.0]), None, PLAIN)
-    assert chosen.tolist() == [3, 4] and numbers is None
+    values, numbers, explains = score(torch.tensor([3.0, 4.0]), None, PLAIN)
+    assert values.tolist() == [3, 4] and numbers is None
     assert explains == "the model's one logit, towards the predicted answer"
 
 
@@ -54,10 +54,10 @@ def test_none_without_a_classifier_is_the_features_own_direction() -> None:
     features = torch.tensor([[3.0, 4.0]], requires_grad=True)
     headless = nn.Identity()
     headless.num_classes = 0
-    chosen, numbers, explains = score(features, None, headless)
-    assert chosen.tolist() == [5] and numbers is None
+    values, numbers, explains = score(features, None, headless)
+    assert values.tolist() == [5] and numbers is None
     assert explains == "the model's own feature direction"
-    (gradient,) = torch.autograd.grad(chosen.sum(), features)
+    (gradient,) = torch.autograd.grad(values.sum(), features)
     torch.testing.assert_close(gradient, torch.tensor([[0.6, 0.8]]))
 
 
@@ -66,7 +66,7 @@ def test_none_without_a_classifier_is_the_features_own_direction() -> None:
     [
         (OUTPUT, 4, "expected 0 to 3 for an output of shape .*, got 4"),
         (OUTPUT, -1, "expected 0 to 3"),
-        (OUTPUT, [0, 1], "expected 3, one an image, got 2"),
+        (OUTPUT, [0, 1], "expected 3, one per image, got 2"),
         (OUTPUT, torch.tensor([0.0, 1.0, 2.0]), "expected whole numbers"),
         (OUTPUT, torch.tensor([[0], [1], [2]]), "expected whole numbers"),
         (OUTPUT, (1, 2), "expected 1 indices"),
@@ -77,7 +77,7 @@ def test_none_without_a_classifier_is_the_features_own_direction() -> None:
         (DEEP, None, "got None"),
     ],
 )
-def test_wrong_targets_are_one_clear_line(output, target, words) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_targets_raise_one_line(output, target, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(TargetError, match=words) as raised:
         score(output, target, PLAIN)
     assert "\n" not in str(raised.value)
@@ -115,7 +115,7 @@ def test_features_are_known_by_their_name(output, name) -> None:  # type: ignore
     assert classes is None and explains == f"the model's own feature direction ({name})"
 
 
-def test_logits_are_classes_also_beside_features() -> None:
+def test_logits_next_to_features_are_classes() -> None:
     assert (
         score({"image_embeds": -OUTPUT, "logits": OUTPUT}, None, PLAIN).classes.tolist() == [3] * 3
     )
@@ -129,15 +129,17 @@ def test_towers_that_project_to_the_space_of_the_text_have_no_classes() -> None:
     tower.output_dim, tower.proj = 4, nn.Parameter(torch.zeros(4, 4))
     assert score(OUTPUT, None, tower).classes is None
     assert score(OUTPUT, 2, tower).classes.tolist() == [2] * 3
-    whole = type("CLIP", (nn.Module,), {"__module__": "open_clip.model"})()
-    assert score((OUTPUT, None, torch.tensor(100.0)), None, whole).classes is None
+    open_clip_model = type("CLIP", (nn.Module,), {"__module__": "open_clip.model"})()
+    assert score((OUTPUT, None, torch.tensor(100.0)), None, open_clip_model).classes is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_the_own_direction_of_features_of_length_1_is_refused(dtype: torch.dtype) -> None:
-    drawn = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
-    features = nn.functional.normalize(drawn, dim=1).to(dtype)
-    with pytest.raises(TargetError, match="along their own direction they never change") as raised:
+    random_features = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    features = nn.functional.normalize(random_features, dim=1).to(dtype)
+    with pytest.raises(
+        TargetError, match="their length along their own direction is constant"
+    ) as raised:
         score({"image_embeds": features}, None, PLAIN)
     assert "\n" not in str(raised.value)
     features[1] *= 1.2
@@ -158,7 +160,7 @@ def second(output: Tensor) -> Tensor:
 def test_a_function_gets_the_output_as_it_is() -> None:
     output = {"logits": graded(), "extra": 3}
     values, classes, explains = score(
-        output, lambda given: given["logits"][:, 2] * given["extra"], PLAIN
+        output, lambda output_dict: output_dict["logits"][:, 2] * output_dict["extra"], PLAIN
     )
     assert values.tolist() == [6, 18, 30] and classes is None
     assert explains == "<lambda> of the output"
@@ -166,18 +168,18 @@ def test_a_function_gets_the_output_as_it_is() -> None:
 
 
 def test_functions_in_a_list_get_one_image_each() -> None:
-    seen = []
+    shapes = []
 
     def of(category: int):  # type: ignore[no-untyped-def]
-        def function(one: Tensor) -> Tensor:
-            seen.append(tuple(one.shape))
-            return one[category : category + 1]
+        def function(image_output: Tensor) -> Tensor:
+            shapes.append(tuple(image_output.shape))
+            return image_output[category : category + 1]
 
         return function
 
     values, classes, explains = score((graded(), "rest"), [of(0), of(3), of(1)], PLAIN)
     assert values.tolist() == [0, 7, 9] and classes is None
-    assert seen == [(4,)] * 3 and "each image" in explains
+    assert shapes == [(4,)] * 3 and "each image" in explains
     with torch.no_grad():
         assert score(OUTPUT, [of(0)] * 3, PLAIN).values.tolist() == [0, 4, 8]
 
@@ -185,20 +187,20 @@ def test_functions_in_a_list_get_one_image_each() -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (lambda output: output.sum().item(), "gives a tensor, got float"),
-        (lambda output: output.sum(), "one number an image, .3,., got .. — sum over"),
+        (lambda output: output.sum().item(), "returns a tensor, got float"),
+        (lambda output: output.sum(), "one number per image, .3,., got .. — sum over"),
         (lambda output: output, "got .3, 4. — sum over the other axes"),
         (lambda output: output.argmax(1), "real numbers, got torch.int64"),
         (lambda output: output[:, 1].detach(), "without a gradient"),
         (lambda output: torch.zeros(3), "without a gradient"),
         (lambda output: output[:, 1] / 0 * 0, "finite numbers, got NaN"),
-        ([second, second], "expected 3 functions, one an image, got 2"),
-        ([lambda one: one] * 3, "a single number for one image, .., got .4,."),
-        ([lambda one: one[1].detach()] * 3, "without a gradient"),
+        ([second, second], "expected 3 functions, one per image, got 2"),
+        ([lambda output: output] * 3, "a single number for one image, .., got .4,."),
+        ([lambda output: output[1].detach()] * 3, "without a gradient"),
         ([second, 1, 2], "or a function, got <function"),
     ],
 )
-def test_functions_that_give_something_else_are_one_line(target, words) -> None:  # type: ignore[no-untyped-def]
+def test_functions_that_return_something_else_raise_one_line(target, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(TargetError, match=words) as raised:
         score(graded(), target, PLAIN)
     assert "\n" not in str(raised.value)
@@ -210,16 +212,17 @@ def test_a_class_by_function_is_the_class_by_number() -> None:
     expected = explainer.attribute(x, target=[1, 3])
     for target in (
         lambda output: torch.stack([output[0, 1], output[1, 3]]),
-        [lambda one: one[1], lambda one: one[3]],
+        [lambda output: output[1], lambda output: output[3]],
     ):
         assert torch.equal(explainer.attribute(x, target=target), expected)
-        taken = record(model, x, target=target)
+        recorded = record(model, x, target=target)
         assert (
-            taken.target is None and taken.score.tolist() == taken.logits[[0, 1], [1, 3]].tolist()
+            recorded.target is None
+            and recorded.score.tolist() == recorded.logits[[0, 1], [1, 3]].tolist()
         )
 
 
-def test_a_direction_of_features_is_explained_and_said() -> None:
+def test_a_direction_of_features_is_explained_with_a_note() -> None:
     model, x = build("class-token"), images()
     model.reset_classifier(0)
     text = torch.randn(model.num_features, generator=torch.Generator().manual_seed(0))
@@ -228,11 +231,11 @@ def test_a_direction_of_features_is_explained_and_said() -> None:
         return nn.functional.cosine_similarity(features, text[None])
 
     explainer = SIFTPatchInterrelation(model)
-    made = explainer.explain(x, target=similarity)
-    assert made.notes == ("Explained, in place of a class: similarity of the output.",)
+    explanation = explainer.explain(x, target=similarity)
+    assert explanation.notes == ("Explained, in place of a class: similarity of the output.",)
     opposite = explainer.explain(x, target=lambda features: -similarity(features))
-    assert made.target is None and not torch.allclose(made.heat, opposite.heat)
-    assert not torch.allclose(made.heat, explainer.explain(x).heat)
+    assert explanation.target is None and not torch.allclose(explanation.heat, opposite.heat)
+    assert not torch.allclose(explanation.heat, explainer.explain(x).heat)
 
 
 def test_one_class_of_a_map_of_classes() -> None:
@@ -247,12 +250,12 @@ def test_one_class_of_a_map_of_classes() -> None:
 
     explainer, x = SIFTPatchInterrelation(Segments().eval()), images()
     second_class = explainer.attribute(x, target=lambda output: output["out"][:, 2].sum((1, 2)))
-    by_hand = [lambda one: one[2].sum(), lambda one: one[2].sum()]
+    by_hand = [lambda output: output[2].sum(), lambda output: output[2].sum()]
     torch.testing.assert_close(explainer.attribute(x, target=by_hand), second_class)
     one_place = explainer.explain(x, target=(2, 1, 1))
     assert one_place.notes == ("Explained, in place of a class: the output at (2, 1, 1).",)
     with pytest.raises(
-        TargetError, match="expected one for an output of shape .2, 5, 3, 4., got None"
+        TargetError, match="expected a target for an output of shape .2, 5, 3, 4., got None"
     ):
         explainer.attribute(x)
 
@@ -277,16 +280,16 @@ def test_one_class_of_a_map_of_classes() -> None:
     ],
 )
 def test_integers_of_every_container(target, classes) -> None:  # type: ignore[no-untyped-def]
-    chosen, numbers, explains = score(OUTPUT, target, PLAIN)
+    values, numbers, explains = score(OUTPUT, target, PLAIN)
     assert numbers is not None and numbers.tolist() == classes and not explains
-    assert torch.equal(chosen, OUTPUT[torch.arange(3), torch.tensor(classes)])
+    assert torch.equal(values, OUTPUT[torch.arange(3), torch.tensor(classes)])
 
 
 def test_a_series_of_pandas() -> None:
     pandas = pytest.importorskip("pandas")
     series = pandas.Series([0, 1, 3], index=[5, 6, 7])
     assert score(OUTPUT, series, PLAIN).classes.tolist() == [0, 1, 3]
-    with pytest.raises(TargetError, match="expected 3, one an image, got 2"):
+    with pytest.raises(TargetError, match="expected 3, one per image, got 2"):
         score(OUTPUT, series[:2], PLAIN)
 
 
@@ -295,7 +298,7 @@ def test_a_series_of_pandas() -> None:
     [np.array([0.0, 1.0, 3.0]), np.float32(1), np.array([[0], [1], [3]]), np.array([True] * 3),
      torch.tensor([True] * 3), torch.tensor(1.0), np.array(["a", "b", "c"]), np.array([])],
 )  # fmt: skip
-def test_arrays_of_something_else_are_one_line(target) -> None:  # type: ignore[no-untyped-def]
+def test_arrays_of_other_types_raise_one_line(target) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(TargetError, match="^target: expected") as raised:
         score(OUTPUT, target, PLAIN)
     assert "\n" not in str(raised.value)

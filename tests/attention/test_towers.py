@@ -1,7 +1,7 @@
-"""Models of several towers: text beside images, ensembles, and one tower used twice.
+"""Models with several towers: text and image, ensembles, and one tower used twice.
 
-Layers whose tokens do not come from the image leave the record with a note. What cannot be one
-chain of layers is refused by name, or explained each member in its own chain.
+Layers whose tokens do not come from the image are left out with a note. Parallel towers are refused
+by name, or each member is explained as its own chain of layers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def _x() -> Tensor:
 
 
 class _ZeroShot(nn.Module):
-    """Cosines of an image with class prompts; the text tower runs with the image tower.
+    """Cosine similarities of an image with class prompts; both towers run in one pass.
 
-    `length` is the number of text tokens: as many as the image tower has is the awkward case.
-    `first` says which tower runs first, and `batch` whether there are as many prompts as images.
+    `length` is the number of text tokens; the critical case is that of the image tower. `first` is
+    the tower that runs first, and `prompts` the number of prompts, possibly that of the images.
     """
 
     def __init__(self, length: int, first: str, prompts: int) -> None:
@@ -56,7 +56,7 @@ class _ZeroShot(nn.Module):
 
 
 class _TextAsScore:
-    """The score of `_ZeroShot` as a function of the image tower's output."""
+    """Score of `_ZeroShot` as a function of the image tower's output."""
 
     def __init__(self, model: _ZeroShot) -> None:
         self.text = model.encode_text().detach()
@@ -82,13 +82,13 @@ def _marked(function: Any) -> Any:
 def test_text_layers_are_left_out_with_a_note(length: int, first: str, prompts: int) -> None:
     model, x = _ZeroShot(length, first, prompts).double().eval(), _x()
     before = state_of(model)
-    taken = record(model, x, target=TARGET)
-    torch.testing.assert_close(taken.logits, model(x).detach())  # PyTorch has two paths for text
-    assert [site.site.name for site in taken.sites] == [
+    recorded = record(model, x, target=TARGET)
+    torch.testing.assert_close(recorded.logits, model(x).detach())  # PyTorch has two paths for text
+    assert [site.site.name for site in recorded.sites] == [
         f"visual.blocks.{number}.attn" for number in range(4)
     ]
-    assert taken.depth == 4 and (taken.grid.shape, taken.grid.prefix) == (GRID, 1)
-    assert {site.name for site in taken.left_out} == {
+    assert recorded.depth == 4 and (recorded.grid.shape, recorded.grid.prefix) == (GRID, 1)
+    assert {site.name for site in recorded.left_out} == {
         f"text.layers.{number}.self_attn" for number in range(3)
     }
     result = explainers["sift-patch-interrelation"]().explain(model, x, target=TARGET)
@@ -115,7 +115,7 @@ def test_only_the_image_tower_is_prompted(length: int, first: str, prompts: int)
 
 
 class _Ensemble(nn.Module):
-    """The mean of several models' logits; `kind` says how the second member sees the picture."""
+    """Mean of the logits of two models; `kind` describes the second member and its input."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -152,11 +152,14 @@ def test_an_ensemble_is_refused_or_its_members_keep_their_chains(kind: str, name
         else patch_map(name, second, x)
     )
     if issubclass(explainers[name], PixelExplainer):
-        return  # made of pixels, whatever the members are
-    shares = [one / one.sum((1, 2), keepdim=True) for one in members]
+        return  # computed from pixels, independent of the members
+    shares = [member_map / member_map.sum((1, 2), keepdim=True) for member_map in members]
     expected = [sum(members) / 2, sum(shares) / 2]
-    shares_of = value / value.sum((1, 2), keepdim=True)
-    fits = [min(difference(value, one), difference(shares_of, one)) <= 1e-4 for one in expected]
+    normalized = value / value.sum((1, 2), keepdim=True)
+    fits = [
+        min(difference(value, member_mean), difference(normalized, member_mean)) <= 1e-4
+        for member_mean in expected
+    ]
     assert any(fits), "neither refused nor the mean"
 
 
@@ -182,7 +185,7 @@ def test_an_ensemble_is_prompted_in_each_member_or_refused(kind: str) -> None:
 
 
 class _Siamese(nn.Module):
-    """One tower on two crops of the picture, or on the picture and its mirror image."""
+    """One tower on two crops of the image, or on the image and its mirror image."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -196,12 +199,12 @@ class _Siamese(nn.Module):
             views = [x, x.flip(-1)]
         else:
             views = [
-                nn.functional.interpolate(one, size=(48, 64), mode="bilinear")
-                for one in (x[..., :24, :32], x[..., 24:, 32:])
+                nn.functional.interpolate(crop, size=(48, 64), mode="bilinear")
+                for crop in (x[..., :24, :32], x[..., 24:, 32:])
             ]
         if self.kind == "one batch":
             return self.head(torch.cat(self.tower(torch.cat(views)).chunk(2), dim=1))
-        return self.head(torch.cat([self.tower(one) for one in views], dim=1))
+        return self.head(torch.cat([self.tower(view) for view in views], dim=1))
 
 
 @pytest.mark.parametrize("kind", ["crops", "mirror", "one batch"])

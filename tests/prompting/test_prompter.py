@@ -285,7 +285,7 @@ def test_nothing_is_left_when_something_raises():
     prompter = AttentionPrompter(model, strength=1.0)
     with pytest.raises(ShapeError), prompter.steer(torch.ones(3, 11)):
         model(pictures())
-    with pytest.raises(ValueError, match="heads: expected some of 0 … 1"):
+    with pytest.raises(ValueError, match="heads: expected numbers in 0 … 1"):
         AttentionPrompter(model, heads=[7])(pictures())
     hook = model.head.register_forward_hook(_interrupt)
     with pytest.raises(KeyboardInterrupt):
