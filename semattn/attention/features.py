@@ -1,6 +1,6 @@
 """Image positions of the features of any module: tokens, windows of tokens, or feature maps.
 
-Like `token_layout` for attention calls, this module uses the positions that `position_tracing` computes.
+Like `token_layout` for attention calls, this module uses positions from `position_tracing`.
 """
 
 from __future__ import annotations
