@@ -106,7 +106,7 @@ ADVICE = {
         ["compare", "photo.png", "--no-report"],
     ),
     "a region elsewhere": (
-        [*PROMPT, "--region", "900,900,950,950"], "x counts to the right and y down, from 0",
+        [*PROMPT, "--region", "900,900,950,950"], "x counts from 0 to the right, y from 0 down",
         [*PROMPT, "--region", "0,0,40,40"],
     ),
     "a region in words": (
@@ -146,7 +146,7 @@ ADVICE = {
     "a lift": ([*SPURIOUS, "--lift", "0"], "([0-9.]+) is usual", [*SPURIOUS, "--lift", "{1}"]),
     "more photographs a step than there are": (
         [*TRAIN[:-4], "--batch-size", "64", "--precision", "float32"],
-        "lower it or give more pictures", TRAIN,
+        "lower it or pass more pictures", TRAIN,
     ),
     "half precision on a CPU": (
         [*TRAIN[:-1], "float16"], "(bfloat16) runs on a CPU", [*TRAIN[:-1], "{1}"],
@@ -222,7 +222,7 @@ def test_advice_works(run, case):
 @pytest.mark.usefixtures("files")
 def test_another_run_in_a_folder_of_a_run(run):
     assert run(*TRAIN)[0] == 0
-    advice = "give another folder, or the same settings to go on"
+    advice = "choose another folder, or resume with the same settings"
     refused(run(*TRAIN, "--beta", "1"), advice)
     assert run(*TRAIN, "--beta", "1", "--out", "other")[0] == 0
     assert run(*TRAIN)[0] == 0

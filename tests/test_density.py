@@ -109,7 +109,7 @@ def test_a_batch_is_its_images(name):
 
 @pytest.mark.parametrize("name", sorted(n for n in densities if densities[n].needs))
 def test_missing_keypoints_and_descriptors_are_asked_for(name):
-    with pytest.raises(ValueError, match=r"keypoints: expected those of 3 images, got none"):
+    with pytest.raises(ValueError, match=r"keypoints: expected keypoints of 3 images, got none"):
         densities[name](Scene(PIXELS, (), WIDE))
     if "descriptors" in densities[name].needs:
         with pytest.raises(ValueError, match=r"detect\(pixels, descriptors=True\)"):
@@ -360,7 +360,9 @@ def test_permuted_has_the_counts_elsewhere():
 def test_other_is_the_image_before():
     count = density.count(SCENE)
     assert torch.equal(density.other(SCENE), count[[2, 0, 1]])
-    with pytest.raises(ValueError, match=r"other: expected a batch of two.*— give more images"):
+    with pytest.raises(
+        ValueError, match=r"other: expected a batch of at least two.*— pass more images"
+    ):
         density.other(one((3, 3, 1, 1)))
 
 
@@ -379,7 +381,7 @@ def test_chance_follows_the_seed_and_the_image(name):
 def test_a_scene_that_does_not_fit_is_refused():
     with pytest.raises(ShapeError, match=r"expected \(B, 48, 64, 3\) for this grid, got \(3, 84"):
         Scene(PIXELS, FOUND, GRID)
-    with pytest.raises(ShapeError, match="expected those of 3 images, got 2"):
+    with pytest.raises(ShapeError, match="expected keypoints of 3 images, got 2"):
         Scene(PIXELS, FOUND[:2], WIDE)
 
 
@@ -402,7 +404,7 @@ def test_concentration_has_no_scale():
 def test_a_uniform_image_is_uniform_with_one_warning():
     pixels = np.full((2, 48, 64, 3), 99, np.uint8)
     s = density.count(Scene(pixels, detect(pixels), GRID))
-    with pytest.warns(UserWarning, match="no keypoint and no weight .* of image 0, 1; ") as caught:
+    with pytest.warns(UserWarning, match="image 0, 1 has no keypoint and no weight .*; ") as caught:
         p = concentration(s)
     assert len(caught) == 1
     assert caught[0].filename == __file__

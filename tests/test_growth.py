@@ -178,7 +178,7 @@ def test_as_drawn_where_it_is_said():
 
 def test_an_unknown_way_to_grow_is_named():
     model, x = build("registers"), pictures(1)
-    with pytest.raises(ValueError, match="region: expected to grow from, within or None") as error:
+    with pytest.raises(ValueError, match="region: expected grow 'from', 'within' or None") as error:
         AttentionPrompter(model).bias(Points([(9, 9)], grow="all"), x)
     assert "\n" not in str(error.value)
 

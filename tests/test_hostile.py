@@ -256,7 +256,7 @@ def test_numbers_that_are_none(value):
 
 
 def test_no_image_is_no_batch():
-    with refuses(ShapeError, "one image at least"):
+    with refuses(ShapeError, "at least one image"):
         Scene(np.zeros((0, 32, 48, 3), np.uint8), (), GRID)
     assert strata(torch.zeros(0, 4)).shape == (0, 4)
 

@@ -60,7 +60,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     status, out, err = run("pretrain", folder, *SMALL, "--epochs", 2, "--validation", folder)
     assert status == 0 and "resumed from step 2" in out
     said = refused(run("pretrain", folder, *SMALL, "--epochs", 3), "got one in semattn-pretrain")
-    assert "epochs 2 in place of 3" in said
+    assert "expected a run with epochs 3" in said
 
 
 def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
@@ -68,17 +68,17 @@ def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
     assert run(*arguments, "--out", "whole")[0] == 0
     from semattn.pretraining import callbacks
 
-    say, calls = callbacks.Progress.on_train_begin, []
+    say, calls = callbacks.ProgressReporter.on_train_begin, []
 
     def interrupt(self, args, state, control, **more):
         calls.append(state.global_step)
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.Progress, "on_step_end", interrupt)
+    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", interrupt)
     status, out, err = run(*arguments, "--out", "parts")
     assert status == 130 and not out and err.count("\n") == 1 and calls == [1, 2, 3]
-    monkeypatch.setattr(callbacks.Progress, "on_step_end", say)
+    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", say)
     status, out, err = run(*arguments, "--out", "parts")
     assert status == 0, err
     assert "resumed from step 2" in out
@@ -92,7 +92,7 @@ def test_beta_moves(run, folder, tmp_path):
         "--schedule", "cosine", "--density", "sobel", "--loss-weight", "kamim", "--out", "made",
     )  # fmt: skip
     assert status == 0, err
-    assert "beta -3: poor patches hidden more" in out
+    assert "beta -3: sparse patches are masked more often" in out
     about = json.loads((tmp_path / "made/pretrain.json").read_text())["settings"]
     assert about["masking"]["beta"] == {"start": -1, "end": -3, "epochs": 2, "shape": "cosine"}
 
@@ -116,7 +116,7 @@ def test_folders_without_pictures_are_refused(run, folder, tmp_path):
     refused(run("pretrain", tmp_path / "nowhere"), "folder: expected")
     (tmp_path / "words").mkdir()
     (tmp_path / "words/a.txt").write_text("a")
-    refused(run("pretrain", tmp_path / "words"), "pictures: expected one that can be read",
+    refused(run("pretrain", tmp_path / "words"), "pictures: expected at least one readable picture",
             "a.txt: image: ")  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Semantic concentration: from keypoints and a grid to one weight a patch.
+"""Semantic concentration: one weight per patch, computed from keypoints and a grid.
 
-A density is a function from a `Scene` to s (B, P), by name in `densities`; `concentration` makes
-of it weights p that sum to 1, and `strata` sorts the patches into EMPTY, LOW and HIGH. The controls
-that any claim about keypoints must beat (edges, centre, shifted, shuffled) stand in the same
-registry, marked as such. Nothing here knows of models or attention.
+A density is a function from a `Scene` to s (B, P), registered by name in `densities`.
+`concentration` normalises s to weights p that sum to 1, and `strata` assigns the patches to EMPTY,
+LOW and HIGH. The registry also contains the baselines (edges, center, shifted, shuffled), marked as
+controls. This package must not import models or attention.
 """
 
 from .baselines import canny, center, other, permuted, random, shifted, sobel, uniform

@@ -1,4 +1,4 @@
-"""A density of the pictures themselves, whatever noisy copies of them a model is given."""
+"""Density of clean images, for explanations of noisy copies of these images."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def clean_density(
     detector: Any = "sift",
     preprocessing: Any = None,
 ) -> Callable[[Scene], Tensor]:
-    """A density that always looks at `inputs`, for tools that explain noisy copies of them.
+    """Return a density that always uses `inputs`, for tools that explain noisy copies of them.
 
-    Captum's `NoiseTunnel` and `sensitivity_max` hand an explainer k copies of each image, those of
-    one image one after the other. By its own density an explainer looks for keypoints in what the
-    model gets, noise and all. By this one it takes those of `inputs`, found once, for every copy.
+    Captum's `NoiseTunnel` and `sensitivity_max` pass k consecutive noisy copies of each image to an
+    explainer. Other densities detect keypoints in the noisy copies. This density uses the keypoints
+    of `inputs`, detected once, for every copy.
 
     Parameters
     ----------
-    inputs : B images, as `semattn.images.prepare` takes them, of the size of the model's input
+    inputs : B images, as accepted by `semattn.images.prepare`, of the size of the model's input
     density : name in `densities`, or a function of a `Scene`
     detector : name in `semattn.keypoints.detectors`, or a function of an image
-    preprocessing : of pictures, and to undo the normalisation of tensors
+    preprocessing : preprocessing of pictures, also used to undo the normalisation of tensors
 
     Raises
     ------
     ShapeError
-        When used on a batch that is not k copies of B images, or of another size.
+        If a batch does not consist of k copies of B images, or has another size.
 
     Examples
     --------
@@ -51,21 +51,21 @@ def clean_density(
     >>> clean_density(dot)(noisy).tolist()
     [[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
     """
-    chosen = densities.ensure(density)
+    function = densities.ensure(density)
     pixels = prepare(inputs, preprocessing).pixels
-    needs = getattr(chosen, "needs", ("keypoints",))
-    found = detect(pixels, detector, descriptors="descriptors" in needs) if needs else ()
+    needs = getattr(function, "needs", ("keypoints",))
+    keypoints = detect(pixels, detector, descriptors="descriptors" in needs) if needs else ()
 
     def clean(scene: Scene) -> Tensor:
         copies, rest = divmod(len(scene), len(pixels))
         if rest:
             raise ShapeError(
                 f"density: expected copies of {len(pixels)} clean images, got a batch of "
-                f"{len(scene)} — as many of each, one after the other"
+                f"{len(scene)} — pass the same number of consecutive copies of each image"
             )
-        s = chosen(Scene(pixels, found, scene.grid, scene.seed))
+        s = function(Scene(pixels, keypoints, scene.grid, scene.seed))
         return s.repeat_interleave(copies, dim=0)
 
     clean.needs = frozenset()  # type: ignore[attr-defined]
-    clean.__name__ = f"clean {getattr(chosen, '__name__', type(chosen).__name__)}"
+    clean.__name__ = f"clean {getattr(function, '__name__', type(function).__name__)}"
     return clean

@@ -1,4 +1,4 @@
-"""What a density sees, and the registry that holds them all."""
+"""`Scene`, the input of a density, and the registry of densities."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from semattn.utils.registry import Registry
 from semattn.utils.validation import check_number
 
 densities = Registry("density")
-"""Name to a function from a `Scene` to s (B, P), by way of `register_density`."""
+"""Mapping of names to functions from a `Scene` to s (B, P); see `register_density`."""
 
 Density = TypeVar("Density", bound="Callable[[Scene], Tensor]")
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A batch of images with their keypoints, on a grid of patches.
+    """Batch of images with keypoints and a patch grid.
 
     Parameters
     ----------
     pixels : (B, H, W, 3) uint8
-    keypoints : those of each image; () for densities that need none
-    grid : over the same H and W
-    seed : of what is drawn by chance
+    keypoints : keypoints of each image; () for densities that need none
+    grid : patch grid over the same H and W
+    seed : seed of random numbers
     """
 
     pixels: np.ndarray
@@ -46,15 +46,17 @@ class Scene:
             height, width = self.grid.image_size
             raise ShapeError(
                 f"pixels: expected (B, {height}, {width}, 3) for this grid, got "
-                f"{shape or type(self.pixels).__name__} — one image at least, at the size of the "
+                f"{shape or type(self.pixels).__name__} — at least one image, at the size of the "
                 "model's input"
             )
         if self.pixels.dtype != np.uint8:
-            raise TypeError(f"pixels: expected uint8, got {self.pixels.dtype} — images.pixels_of")
+            raise TypeError(
+                f"pixels: expected uint8, got {self.pixels.dtype} — use images.pixels_of"
+            )
         check_number("seed", self.seed, least=0, whole=True)
         if len(self.keypoints) not in (0, len(self.pixels)):
             raise ShapeError(
-                f"keypoints: expected those of {len(self.pixels)} images, got "
+                f"keypoints: expected keypoints of {len(self.pixels)} images, got "
                 f"{len(self.keypoints)} — detect them on the same pixels"
             )
 
@@ -62,26 +64,26 @@ class Scene:
         return len(self.pixels)
 
     def generator(self, image: int) -> np.random.Generator:
-        """Chance for one image: the seed and the image's own pixels decide, never its batch."""
+        """Return the random generator of an image; it depends on the seed and the pixels only."""
         return np.random.default_rng([self.seed, zlib.crc32(self.pixels[image].tobytes())])
 
     def scatter(self, weight: Callable[[Keypoints], Tensor]) -> Tensor:
-        """S (B, P): the sum of `weight`, (K,) of an image's keypoints, over each patch.
+        """Compute s (B, P), the sum of `weight` (K,) over the keypoints of each patch.
 
-        Keypoints that lie in no patch do not count.
+        Keypoints outside all patches are ignored.
         """
         s = np.zeros((len(self), self.grid.patches))
-        for row, found in zip(s, self.found(), strict=True):
-            patch = self.grid.patch_of(found.xy).numpy()
-            inside = patch >= 0
-            row += np.bincount(patch[inside], weight(found).numpy()[inside], len(row))
+        for row, keypoints in zip(s, self.require_keypoints(), strict=True):
+            patches = self.grid.patch_of(keypoints.xy).numpy()
+            inside = patches >= 0
+            row += np.bincount(patches[inside], weight(keypoints).numpy()[inside], len(row))
         return torch.from_numpy(s)
 
-    def found(self) -> Sequence[Keypoints]:
-        """The keypoints, which the asking density needs."""
+    def require_keypoints(self) -> Sequence[Keypoints]:
+        """Return the keypoints; raise if the scene has none."""
         if len(self.keypoints) != len(self):
             raise ValueError(
-                f"keypoints: expected those of {len(self)} images, got none — this density needs "
+                f"keypoints: expected keypoints of {len(self)} images, got none — pass "
                 "keypoints.detect(pixels)"
             )
         return self.keypoints
@@ -90,12 +92,12 @@ class Scene:
 def register_density(
     name: str, needs: Iterable[str] = (), control: bool = False
 ) -> Callable[[Density], Density]:
-    """Enter a function from a `Scene` to s (B, P), float64 and >= 0, under `name`.
+    """Register a function from a `Scene` to s (B, P), float64 and >= 0, under `name`.
 
     Parameters
     ----------
-    needs : "keypoints", "descriptors": what must be in the scene; kept as ``.needs``
-    control : whether it is one to compare with, not a semantic density; kept as ``.control``
+    needs : required parts of the scene, "keypoints" or "descriptors"; stored as ``.needs``
+    control : true for a baseline, false for a semantic density; stored as ``.control``
 
     Examples
     --------
@@ -103,9 +105,9 @@ def register_density(
     (True, ['descriptors', 'keypoints'])
     """
 
-    def enter(density: Density) -> Density:
+    def decorate(density: Density) -> Density:
         density.needs = frozenset(needs)  # type: ignore[attr-defined]
         density.control = control  # type: ignore[attr-defined]
         return densities.register(name)(density)
 
-    return enter
+    return decorate

@@ -1,8 +1,9 @@
-"""Faithfulness: what the model says when the patches that a map names go, or come.
+"""Faithfulness metrics: the model output when patches are removed or inserted by their score.
 
-Everything here is made of two curves. Deletion takes the patches of greatest score from the image
-first, insertion brings them first to the baseline. Taking the least first (LeRF) is insertion read
-backwards, so that the area between LeRF and MoRF is insertion minus deletion, on logits.
+Most metrics are computed from two curves. Deletion removes the patches with the highest scores
+first from the image; insertion adds them first to the baseline. Removing the lowest scores first
+(LeRF) is insertion in reverse. The area between LeRF and MoRF is therefore insertion minus
+deletion, on logits.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ Probabilities = Callable[[Tensor], Tensor]  # from logits (N, K) to probabilitie
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """The probabilities (N, K) of class logits (N, K)."""
+    """Return the probabilities (N, K) of class logits (N, K)."""
     return logits.softmax(dim=1)
 
 
 ERASER = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Parts of the patches at which sufficiency and comprehensiveness are averaged (arXiv 1911.03429).
+"""Fractions of patches at which sufficiency and comprehensiveness are averaged (arXiv 1911.03429).
 
-The ends, 0 and 1, are there for reference and not averaged.
+The ends, 0 and 1, are reference points and are not averaged.
 """
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the model says of each image while patches go, and while they come.
+    """Deletion and insertion curves of each image.
 
     Parameters
     ----------
-    parts : (S + 1,), of the patches that are gone, or have come
+    parts : (S + 1,), fraction of the patches that are removed or inserted
     deletion, insertion : probability of the target, (B, S + 1)
-    deletion_logit, insertion_logit : the same, logits
+    deletion_logit, insertion_logit : logit of the target, (B, S + 1)
     """
 
     parts: Tensor
@@ -66,54 +67,56 @@ def curves(
     seed: int = 0,
     probabilities: Probabilities = softmax,
 ) -> Curves:
-    """Deletion and insertion of patches by their scores.
+    """Compute the deletion and insertion curves of patches ordered by score.
 
     Parameters
     ----------
     predict : images (N, C, H, W) to logits (N, K); called under ``torch.inference_mode``
-    images : (B, C, H, W), as the model takes them
-    scores : (B, P) or (B, h, w), any scale; equals are taken in an order that the seed gives
+    images : model inputs (B, C, H, W)
+    scores : (B, P) or (B, h, w), any scale; ties are ordered by the seed
     target : (B,), the class of each image
-    grid : which pixels are which patch
-    baseline, black : what stands for a patch that is not there: `perturbation.fill_of`
-    parts : how many steps of the same size, or the parts of the patches themselves, from 0 to 1
-    batch_size : perturbed images in the model at once
-    probabilities : from what `predict` gives, in float64, to probabilities, where it gives other
-        than class logits; see `semattn.targets.OutputMeaning.score_probabilities`
+    grid : patch grid
+    baseline, black : content of removed patches; see `perturbation.fill_of`
+    parts : number of equal steps, or the fractions themselves, increasing from 0 to 1
+    batch_size : number of perturbed images per model call
+    probabilities : function from the float64 output of `predict` to probabilities, for outputs
+        other than class logits; see `semattn.targets.OutputMeaning.score_probabilities`
 
     Returns
     -------
     Curves
-        On the CPU, in double precision. The whole image and the whole baseline are looked at once.
+        On the CPU, in double precision. The full image and the full baseline are evaluated once.
 
     Raises
     ------
     ShapeError, ValueError
-        For scores, targets or parts that do not fit.
+        If scores, targets or parts do not match.
 
     Source: Petsiuk et al. 2018 (arXiv 1806.07421); Samek et al. 2017 (MoRF, LeRF).
     """
-    scores = _checked(images, scores, target, grid)
-    steps = _parts(parts)
-    count = (steps * grid.patches).round().long()
-    place = ranks(scores, seed)
+    scores = _check_inputs(images, scores, target, grid)
+    steps = _as_fractions(parts)
+    num_removed = (steps * grid.patches).round().long()
+    rank = ranks(scores, seed)
     fill = fill_of(baseline, images, black)
-    gone = place[:, None] < count[:, None].to(place.device)  # (B, S + 1, P)
-    keep = torch.cat([~gone, gone[:, 1:-1]], dim=1).flatten(0, 1)
+    removed = rank[:, None] < num_removed[:, None].to(rank.device)  # (B, S + 1, P)
+    keep = torch.cat([~removed, removed[:, 1:-1]], dim=1).flatten(0, 1)
     index = torch.arange(len(images), device=images.device).repeat_interleave(2 * len(steps) - 2)
-    said = _said(predict, fill, index, keep, target, grid, batch_size, probabilities)
-    logit, chance = (one.unflatten(0, (len(images), -1)) for one in said)
-    return Curves(steps.double(), *_both(chance, len(steps)), *_both(logit, len(steps)))
+    outputs = _target_outputs(predict, fill, index, keep, target, grid, batch_size, probabilities)
+    logit, probability = (output.unflatten(0, (len(images), -1)) for output in outputs)
+    return Curves(
+        steps.double(), *_split_curves(probability, len(steps)), *_split_curves(logit, len(steps))
+    )
 
 
-def _both(values: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Values (B, 2S) as both curves (B, S + 1)."""
-    deletion, middle = values[:, :points], values[:, points:]
-    return deletion, torch.cat([deletion[:, -1:], middle, deletion[:, :1]], dim=1)
+def _split_curves(values: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """Split values (B, 2S) into both curves (B, S + 1)."""
+    deletion, insertion_middle = values[:, :points], values[:, points:]
+    return deletion, torch.cat([deletion[:, -1:], insertion_middle, deletion[:, :1]], dim=1)
 
 
 @torch.inference_mode()
-def _said(
+def _target_outputs(
     predict: Predict,
     fill: Fill,
     index: Tensor,
@@ -123,65 +126,66 @@ def _said(
     batch_size: int,
     probabilities: Probabilities,
 ) -> tuple[Tensor, Tensor]:
-    """Logit and probability of the target for each perturbed image (N,), on the CPU."""
-    logits, chances = [], []
-    wanted = target.to(index.device)
+    """Return the target logit and probability of each perturbed image (N,), on the CPU."""
+    target_logits, target_probabilities = [], []
+    target_classes = target.to(index.device)
     for start in range(0, len(index), batch_size):
-        part = slice(start, start + batch_size)
-        made = predict(fill(index[part], kept_pixels(keep[part], grid)))
-        if made.ndim != 2 or len(made) != len(index[part]):
+        batch = slice(start, start + batch_size)
+        logits_batch = predict(fill(index[batch], kept_pixels(keep[batch], grid)))
+        if logits_batch.ndim != 2 or len(logits_batch) != len(index[batch]):
             raise ShapeError(
-                f"predict: expected logits ({len(index[part])}, K), got {tuple(made.shape)} — "
-                "give a function from images to the logits of all classes"
+                f"predict: expected logits ({len(index[batch])}, K), got "
+                f"{tuple(logits_batch.shape)} — pass "
+                "a function from images to the logits of all classes"
             )
-        column = wanted[index[part]][:, None].cpu()
-        exact = made.cpu().double()
-        logits.append(exact.gather(1, column)[:, 0])
-        chances.append(probabilities(exact).gather(1, column)[:, 0])
-    return torch.cat(logits), torch.cat(chances)
+        column = target_classes[index[batch]][:, None].cpu()
+        logits64 = logits_batch.cpu().double()
+        target_logits.append(logits64.gather(1, column)[:, 0])
+        target_probabilities.append(probabilities(logits64).gather(1, column)[:, 0])
+    return torch.cat(target_logits), torch.cat(target_probabilities)
 
 
 def area(parts: Tensor, values: Tensor) -> Tensor:
-    """Area under values (B, S + 1) over the parts (S + 1,), by trapezoids: (B,)."""
+    """Compute the trapezoidal area (B,) under values (B, S + 1) over the parts (S + 1,)."""
     return torch.trapezoid(values, parts.to(values), dim=1)
 
 
-def deletion(made: Curves) -> Tensor:
-    """Area under the deletion curve, (B,); the less, the better."""
-    return area(made.parts, made.deletion)
+def deletion(curve: Curves) -> Tensor:
+    """Compute the area under the deletion curve, (B,); lower is better."""
+    return area(curve.parts, curve.deletion)
 
 
-def insertion(made: Curves) -> Tensor:
-    """Area under the insertion curve, (B,)."""
-    return area(made.parts, made.insertion)
+def insertion(curve: Curves) -> Tensor:
+    """Compute the area under the insertion curve, (B,); higher is better."""
+    return area(curve.parts, curve.insertion)
 
 
-def insertion_deletion(made: Curves) -> Tensor:
-    """Insertion minus deletion, (B,) in [-1, 1]; 0 is expected of a map that knows nothing."""
-    return insertion(made) - deletion(made)
+def insertion_deletion(curve: Curves) -> Tensor:
+    """Compute insertion minus deletion, (B,) in [-1, 1]; 0 is expected for a random map."""
+    return insertion(curve) - deletion(curve)
 
 
-def lerf_morf(made: Curves) -> Tensor:
-    """Area between taking the least relevant first and the most relevant first, logits: (B,)."""
-    return area(made.parts, made.insertion_logit) - area(made.parts, made.deletion_logit)
+def lerf_morf(curve: Curves) -> Tensor:
+    """Compute the area (B,) between the LeRF and MoRF curves, in logits."""
+    return area(curve.parts, curve.insertion_logit) - area(curve.parts, curve.deletion_logit)
 
 
-def aopc(made: Curves) -> Tensor:
-    """Mean loss of probability over the deletion curve, its start included (Samek 2017): (B,)."""
-    return (made.deletion[:, :1] - made.deletion).mean(dim=1)
+def aopc(curve: Curves) -> Tensor:
+    """Compute the mean probability loss (B,) over the deletion curve (Samek 2017)."""
+    return (curve.deletion[:, :1] - curve.deletion).mean(dim=1)
 
 
-def comprehensiveness(made: Curves) -> Tensor:
-    """Mean loss of probability without the patches of greatest score, (B,); more is better.
+def comprehensiveness(curve: Curves) -> Tensor:
+    """Compute the mean probability loss (B,) without the top patches; higher is better.
 
-    Of curves over `ERASER`, this is the measure of DeYoung et al. 2020.
+    With the parts `ERASER`, this is the metric of DeYoung et al. 2020.
     """
-    return (made.deletion[:, :1] - made.deletion[:, 1:-1]).mean(dim=1)
+    return (curve.deletion[:, :1] - curve.deletion[:, 1:-1]).mean(dim=1)
 
 
-def sufficiency(made: Curves) -> Tensor:
-    """Mean loss of probability with those patches alone, (B,); less is better."""
-    return (made.deletion[:, :1] - made.insertion[:, 1:-1]).mean(dim=1)
+def sufficiency(curve: Curves) -> Tensor:
+    """Compute the mean probability loss (B,) with the top patches only; lower is better."""
+    return (curve.deletion[:, :1] - curve.insertion[:, 1:-1]).mean(dim=1)
 
 
 def faithfulness_correlation(
@@ -199,62 +203,64 @@ def faithfulness_correlation(
     seed: int = 0,
     probabilities: Probabilities = softmax,
 ) -> Tensor:
-    """Correlation of a random set's score with the probability that goes with it: (B,).
+    """Compute the correlation (B,) of the score of a random set with its probability loss.
 
-    NaN where the scores or the losses are all the same. Source: Bhatt et al. 2020
+    NaN if the scores or the losses are constant. Source: Bhatt et al. 2020
     (arXiv 2005.00631).
 
     Parameters
     ----------
-    part : of the patches, in each set
-    draws : how many sets, the same for all images
+    part : fraction of the patches in each set
+    draws : number of sets; the same sets for all images
     others : as for `curves`
     """
-    scores = _checked(images, scores, target, grid)
-    size = round(part * grid.patches)
-    if not 1 <= size < grid.patches or draws < 2:
+    scores = _check_inputs(images, scores, target, grid)
+    set_size = round(part * grid.patches)
+    if not 1 <= set_size < grid.patches or draws < 2:
         raise ValueError(
-            f"part, draws: expected sets of 1 to {grid.patches - 1} patches and 2 draws at least, "
-            f"got {size} and {draws} — 0.2 and 64 are usual"
+            f"part, draws: expected sets of 1 to {grid.patches - 1} patches and at least 2 draws, "
+            f"got {set_size} and {draws} — the defaults are 0.2 and 64"
         )
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     sets = torch.stack(
-        [torch.randperm(grid.patches, generator=chance, device="cpu") for _ in range(draws)]
+        [torch.randperm(grid.patches, generator=rng, device="cpu") for _ in range(draws)]
     )
-    gone = torch.zeros(draws + 1, grid.patches, dtype=torch.bool, device="cpu")
-    gone[1:].scatter_(1, sets[:, :size], True)
-    keep = (~gone).to(images.device).repeat(len(images), 1)
+    removed = torch.zeros(draws + 1, grid.patches, dtype=torch.bool, device="cpu")
+    removed[1:].scatter_(1, sets[:, :set_size], True)
+    keep = (~removed).to(images.device).repeat(len(images), 1)
     index = torch.arange(len(images), device=images.device).repeat_interleave(draws + 1)
     fill = fill_of(baseline, images, black)
-    _, said = _said(predict, fill, index, keep, target, grid, batch_size, probabilities)
-    said = said.unflatten(0, (len(images), -1))
-    lost = said[:, :1] - said[:, 1:]
-    taken = scores.cpu().double() @ gone[1:].double().T
-    return _correlation(taken, lost)
+    _, probability = _target_outputs(
+        predict, fill, index, keep, target, grid, batch_size, probabilities
+    )
+    probability = probability.unflatten(0, (len(images), -1))
+    probability_loss = probability[:, :1] - probability[:, 1:]
+    removed_score = scores.cpu().double() @ removed[1:].double().T
+    return _pearson(removed_score, probability_loss)
 
 
-def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's, of each row (B,)."""
-    one = one - one.mean(dim=1, keepdim=True)
-    other = other - other.mean(dim=1, keepdim=True)
-    scale = one.norm(dim=1) * other.norm(dim=1)
-    return torch.where(scale > 0, (one * other).sum(dim=1) / scale, torch.nan)
+def _pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Compute Pearson's correlation of each row, (B,)."""
+    x = x - x.mean(dim=1, keepdim=True)
+    y = y - y.mean(dim=1, keepdim=True)
+    scale = x.norm(dim=1) * y.norm(dim=1)
+    return torch.where(scale > 0, (x * y).sum(dim=1) / scale, torch.nan)
 
 
-def _parts(given: Sequence[float] | int) -> Tensor:
-    if isinstance(given, int):
-        if given < 1:
-            raise ValueError(f"parts: expected one step at least, got {given}")
-        return torch.linspace(0, 1, given + 1, dtype=torch.float64, device="cpu")
-    made = torch.tensor(list(given), dtype=torch.float64, device="cpu")
-    rising = len(made) > 1 and bool((made.diff() > 0).all())
-    if not rising or made[0] != 0 or made[-1] != 1:
-        raise ValueError(f"parts: expected numbers rising from 0 to 1, got {list(given)}")
-    return made
+def _as_fractions(parts: Sequence[float] | int) -> Tensor:
+    if isinstance(parts, int):
+        if parts < 1:
+            raise ValueError(f"parts: expected at least one step, got {parts}")
+        return torch.linspace(0, 1, parts + 1, dtype=torch.float64, device="cpu")
+    fractions = torch.tensor(list(parts), dtype=torch.float64, device="cpu")
+    is_increasing = len(fractions) > 1 and bool((fractions.diff() > 0).all())
+    if not is_increasing or fractions[0] != 0 or fractions[-1] != 1:
+        raise ValueError(f"parts: expected numbers increasing from 0 to 1, got {list(parts)}")
+    return fractions
 
 
-def _checked(images: Tensor, scores: Tensor, target: Tensor, grid: PatchGrid) -> Tensor:
-    """The scores as (B, P), if all belongs together."""
+def _check_inputs(images: Tensor, scores: Tensor, target: Tensor, grid: PatchGrid) -> Tensor:
+    """Return the scores as (B, P); raise if the shapes do not match."""
     scores = scores.flatten(1) if scores.ndim == 3 else scores
     grid.check(scores, "scores")
     if not len(images) == len(scores) == len(target):
@@ -264,7 +270,7 @@ def _checked(images: Tensor, scores: Tensor, target: Tensor, grid: PatchGrid) ->
         )
     if tuple(images.shape[-2:]) != grid.image_size:
         raise ShapeError(
-            f"images: expected {grid.image_size[0]}x{grid.image_size[1]} pixels as the grid has, "
+            f"images: expected {grid.image_size[0]}x{grid.image_size[1]} pixels as in the grid, "
             f"got {tuple(images.shape[-2:])}"
         )
     return scores.detach()

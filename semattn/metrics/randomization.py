@@ -1,8 +1,8 @@
-"""Randomization: what is left of a map when the model, or the class, is another one.
+"""Randomization tests: change of a map when the weights, or the target class, change.
 
-A map that does not change when the weights are drawn anew owes nothing to what the model learned
-(Adebayo et al. 2018, arXiv 1810.03292). What is a product of several factors is judged by each:
-keypoints cannot vanish when weights do.
+A map that does not change when the weights are randomized does not depend on what the model learned
+(Adebayo et al. 2018, arXiv 1810.03292). A map that is a product of factors is tested per factor,
+because factors such as keypoints do not depend on the weights.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ DRAWS = ("reset", "normal")
 SIMILARITIES = ("spearman", "pearson", "ssim")
 
 
-def moved(one: Tensor, other: Tensor) -> Tensor:
-    """The part of each map (B, …) that is elsewhere in another: their total variation distance.
+def moved(first: Tensor, second: Tensor) -> Tensor:
+    """Compute the total variation distance (B,) of two maps (B, …).
 
-    Half the sum of differences of `|map| / sum |map|`: 0 where they are the same but for a factor,
-    1 where they share no patch; NaN where one is zero everywhere. Of maps for two classes this is
-    the target sensitivity.
+    Half the sum of absolute differences of `|map| / sum |map|`: 0 for maps that are equal up to a
+    factor, 1 for disjoint maps, NaN if a map is zero. For maps of two classes, this is the target
+    sensitivity.
 
     Examples
     --------
     >>> moved(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])).tolist()
     [0.5]
     """
-    maps = [values.abs().flatten(1) for values in _pair(one, other)]
-    shares = [values / values.sum(dim=1, keepdim=True) for values in maps]
-    return (shares[0] - shares[1]).abs().sum(dim=1) / 2
+    maps = [values.abs().flatten(1) for values in _check_pair(first, second)]
+    normalised = [values / values.sum(dim=1, keepdim=True) for values in maps]
+    return (normalised[0] - normalised[1]).abs().sum(dim=1) / 2
 
 
-def similarity(one: Tensor, other: Tensor, by: str = "spearman") -> Tensor:
-    """How alike maps (B, …) are: (B,) in [-1, 1]; NaN where one is even.
+def similarity(first: Tensor, second: Tensor, by: str = "spearman") -> Tensor:
+    """Compute the similarity (B,) in [-1, 1] of maps (B, …); NaN if one is constant.
 
     Parameters
     ----------
-    by : "spearman" (ranks; equals share theirs), "pearson", or, for (B, h, w), "ssim" (Wang et
-        al. 2004: each map between 0 and 1 by its own range, the mean over all windows of 7 patches,
-        or as many as fit)
+    by : "spearman" (ties share their mean rank), "pearson", or, for (B, h, w), "ssim" (Wang et al.
+        2004: each map scaled to [0, 1], mean over windows of 7x7 patches, or smaller ones for
+        smaller maps)
 
     Examples
     --------
@@ -57,20 +57,20 @@ def similarity(one: Tensor, other: Tensor, by: str = "spearman") -> Tensor:
     """
     if by not in SIMILARITIES:
         raise ValueError(choices("by", by, SIMILARITIES))
-    pair = _pair(one, other)
-    uneven = torch.ones(len(one), dtype=torch.bool, device="cpu")
+    pair = _check_pair(first, second)
+    is_defined = torch.ones(len(first), dtype=torch.bool, device="cpu")
     for values in pair:
-        uneven &= values.flatten(1).amax(dim=1) != values.flatten(1).amin(dim=1)
+        is_defined &= values.flatten(1).amax(dim=1) != values.flatten(1).amin(dim=1)
     if by == "ssim":
-        return torch.where(uneven, _ssim(*pair), torch.nan)
+        return torch.where(is_defined, _ssim(*pair), torch.nan)
     pair = [values.flatten(1) for values in pair]
     if by == "spearman":
         from scipy.stats import rankdata
 
         pair = [torch.from_numpy(rankdata(values.numpy(), axis=1)) for values in pair]
     a, b = (values - values.mean(dim=1, keepdim=True) for values in pair)
-    found = (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
-    return torch.where(uneven, found.clamp(-1, 1), torch.nan)
+    correlation = (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
+    return torch.where(is_defined, correlation.clamp(-1, 1), torch.nan)
 
 
 def randomized(
@@ -81,34 +81,34 @@ def randomized(
     top_down: bool = True,
     draw: str = "reset",
 ) -> Iterator[tuple[str, nn.Module]]:
-    """A copy of a model with more and more, or other, layers drawn anew, from the output down.
+    """Yield a copy of a model with randomized layers, step by step from the output to the input.
 
-    A layer is a module with parameters of its own, in the order in which the model lists them. The
-    model itself and the generators of random numbers are not touched, whatever happens. The copy
-    that comes is good until the next is asked for.
+    A layer is a module that directly owns parameters, in the order of ``model.named_modules()``.
+    The model and the global random generators are unchanged, also after an exception. Each step
+    modifies the same copy, so that a yielded copy is valid until the next step.
 
     Parameters
     ----------
-    order : "cascading" (all layers from the first drawn to this), "independent" (this one alone)
-        or "full" (all at once, under the name "all")
-    seed : a layer is drawn alike in every order and direction
-    top_down : from the output to the input; False is the other way
-    draw : "reset" (as the layer's own `reset_parameters` draws it, with its statistics; "normal"
-        where it has none), or "normal" (each parameter from a normal distribution of its own mean
-        and standard deviation: only what was learned changes)
+    order : "cascading" (randomize one more layer per step), "independent" (only the current layer)
+        or "full" (all layers at once, yielded under the name "all")
+    seed : the values of a layer depend on the seed, not on the order and direction
+    top_down : true for output to input, false for input to output
+    draw : "reset" (`reset_parameters` of the layer, including its statistics; "normal" if it has
+        none), or "normal" (each parameter from a normal distribution with its mean and standard
+        deviation)
 
     Raises
     ------
     ValueError
-        For another order or draw.
+        For an unknown order or draw.
     UnsupportedModelError
-        For a model without parameters, or one that cannot be copied.
+        If the model has no parameters or cannot be copied.
 
     Notes
     -----
-    What a new layer would have anyway does not change: by "reset" a norm's weights of 1, by
-    "normal" a parameter of equal numbers, or of one. A parameter that two layers share is drawn
-    with each.
+    Values that equal their initial values do not change: with "reset", norm weights of 1; with
+    "normal", parameters with constant values or a single value. A parameter shared by two layers is
+    randomized with each.
 
     Examples
     --------
@@ -122,9 +122,9 @@ def randomized(
         raise ValueError(choices("draw", draw, DRAWS))
     if next(model.parameters(), None) is None:
         raise UnsupportedModelError(
-            "model: expected parameters to draw anew, got none — give the model that learned"
+            "model: expected parameters to randomize, got none — pass a trained model"
         )
-    return _randomized(model, order, seed, top_down, draw)
+    return _randomize_layers(model, order, seed, top_down, draw)
 
 
 def mprt(
@@ -138,134 +138,141 @@ def mprt(
     draw: str = "reset",
     only: Callable[[str], bool] | None = None,
 ) -> list[tuple[str, dict[str, Tensor]]]:
-    """Model parameter randomisation test: similarity to the map of the model as it is.
+    """Run the model parameter randomisation test: similarity to the map of the original model.
 
     Parameters
     ----------
-    explain : from a model to maps (B, …) of the same images and classes; or to several by name,
-        the factors of a map, each of which is judged
+    explain : function from a model to maps (B, …) of the same images and classes, or to a mapping
+        of named factors of a map, each of which is tested
     order, seed, top_down, draw : as for `randomized`
     by : as for `similarity`
-    only : which layers, by name, maps are made for; None is all, and all are drawn anew
+    only : predicate of layer names for which maps are computed; None is all. All layers are
+        randomized in any case
 
     Returns
     -------
     list
-        For each layer, in the order of drawing, its name and the similarities (B,) by factor; a map
-        without factors is called "map".
+        For each layer, in the order of randomization, its name and the similarities (B,) by factor;
+        a map without factors has the name "map".
     """
     if by not in SIMILARITIES:
         raise ValueError(choices("by", by, SIMILARITIES))
     layers = randomized(model, order, seed, top_down=top_down, draw=draw)
-    first = _named(explain(model))
-    found = []
-    for name, other in layers:
+    reference = _as_mapping(explain(model))
+    results = []
+    for name, randomized_model in layers:
         if only is None or only(name):
-            maps = _named(explain(other))
-            if maps.keys() != first.keys():
+            maps = _as_mapping(explain(randomized_model))
+            if maps.keys() != reference.keys():
                 raise ValueError(
-                    f"explain: expected maps {', '.join(first)} of every model, got "
+                    f"explain: expected maps {', '.join(reference)} for each model, got "
                     f"{', '.join(maps)} at {name} — return the same factors each time"
                 )
-            found.append((name, {key: similarity(first[key], maps[key], by) for key in first}))
-    return found
+            results.append(
+                (name, {key: similarity(reference[key], maps[key], by) for key in reference})
+            )
+    return results
 
 
-def _randomized(
+def _randomize_layers(
     model: nn.Module, order: str, seed: int, top_down: bool, draw: str
 ) -> Iterator[tuple[str, nn.Module]]:
     try:
-        made = copy.deepcopy(model)
+        randomized_model = copy.deepcopy(model)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise UnsupportedModelError(
             f"model: expected one that copy.deepcopy can copy, got {type(error).__name__} — "
-            "give one that keeps no tensors of a pass"
+            "pass a model that stores no tensors of a forward pass"
         ) from error
-    layers = [(name, one) for name, one in made.named_modules() if list(one.parameters(False))]
+    layers = [
+        (name, module)
+        for name, module in randomized_model.named_modules()
+        if list(module.parameters(False))
+    ]
     seeds = torch.randint(
         2**62, (len(layers),), generator=torch.Generator().manual_seed(seed), device="cpu"
     )
-    drawn = list(zip(layers, seeds.tolist(), strict=True))
-    for (name, layer), own in reversed(drawn) if top_down else drawn:
-        before = {key: one.detach().clone() for key, one in _state(layer).items()}
-        _write(layer, _anew(layer, own, draw))
+    seeded_layers = list(zip(layers, seeds.tolist(), strict=True))
+    for (name, layer), layer_seed in reversed(seeded_layers) if top_down else seeded_layers:
+        before = {key: value.detach().clone() for key, value in _own_state(layer).items()}
+        _write_state(layer, _draw_parameters(layer, layer_seed, draw))
         if order != "full":
-            yield name or "model", made
+            yield name or "model", randomized_model
         if order == "independent":
-            _write(layer, before)
+            _write_state(layer, before)
     if order == "full":
-        yield "all", made
+        yield "all", randomized_model
 
 
-def _anew(layer: nn.Module, seed: int, draw: str) -> dict[str, Tensor]:
-    """New values for a layer's own parameters, drawn on the CPU, so alike on every device."""
+def _draw_parameters(layer: nn.Module, seed: int, draw: str) -> dict[str, Tensor]:
+    """Draw new values of a layer's own parameters on the CPU, so that they match on all devices."""
     if draw == "reset" and hasattr(layer, "reset_parameters"):
-        # A copy, since it may reset the modules inside as well, which are layers of their own.
-        fresh: Any = copy.deepcopy(layer).cpu()
-        kept = torch.get_rng_state()
+        # A copy, because reset_parameters may also reset submodules, which are layers of their own.
+        layer_copy: Any = copy.deepcopy(layer).cpu()
+        rng_state = torch.get_rng_state()
         try:
             torch.default_generator.manual_seed(seed)
-            fresh.reset_parameters()
+            layer_copy.reset_parameters()
         finally:
-            torch.set_rng_state(kept)
-        return _state(fresh)
-    chance, made = torch.Generator().manual_seed(seed), {}
-    for key, one in layer.named_parameters(recurse=False):
-        was = one.detach().cpu().double()
-        noise = torch.randn(was.shape, generator=chance, dtype=torch.double, device="cpu")
-        made[key] = was.mean() + was.std(correction=0) * noise
-    return made
+            torch.set_rng_state(rng_state)
+        return _own_state(layer_copy)
+    rng, values = torch.Generator().manual_seed(seed), {}
+    for key, parameter in layer.named_parameters(recurse=False):
+        old_value = parameter.detach().cpu().double()
+        noise = torch.randn(old_value.shape, generator=rng, dtype=torch.double, device="cpu")
+        values[key] = old_value.mean() + old_value.std(correction=0) * noise
+    return values
 
 
-def _state(layer: nn.Module) -> dict[str, Tensor]:
-    """A layer's own parameters and statistics, not those of the modules inside."""
+def _own_state(layer: nn.Module) -> dict[str, Tensor]:
+    """Return a layer's own parameters and buffers, without those of submodules."""
     return {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers("", False))}
 
 
-def _write(layer: nn.Module, values: Mapping[str, Tensor]) -> None:
+def _write_state(layer: nn.Module, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for key, one in _state(layer).items():
+        for key, tensor in _own_state(layer).items():
             if key in values:
-                one.copy_(values[key])
+                tensor.copy_(values[key])
 
 
-def _ssim(one: Tensor, other: Tensor) -> Tensor:
-    if one.ndim != 3 or min(one.shape[1:]) < 3:
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    if x.ndim != 3 or min(x.shape[1:]) < 3:
         raise ShapeError(
-            f"maps: expected (B, h, w) of 3 by 3 at least for ssim, got {tuple(one.shape)} — "
-            "compare them by 'spearman'"
+            f"maps: expected (B, h, w) of at least 3x3 for ssim, got {tuple(x.shape)} — "
+            "use by='spearman'"
         )
     low, high = (
-        [getattr(values, end)((1, 2), keepdim=True) for values in (one, other)]
+        [getattr(values, end)((1, 2), keepdim=True) for values in (x, y)]
         for end in ("amin", "amax")
     )
     a, b = (
         ((values - least) / (most - least))[:, None]
-        for values, least, most in zip((one, other), low, high, strict=True)
+        for values, least, most in zip((x, y), low, high, strict=True)
     )
-    side = min(7, *(size - 1 + size % 2 for size in one.shape[1:]))
+    window = min(7, *(size - 1 + size % 2 for size in x.shape[1:]))
 
     def mean(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, side, stride=1)
+        return F.avg_pool2d(values, window, stride=1)
 
-    sample = side**2 / (side**2 - 1)
+    correction = window**2 / (window**2 - 1)
     mean_a, mean_b = mean(a), mean(b)
-    spread = sample * (mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2)
-    common = sample * (mean(a * b) - mean_a * mean_b)
-    first, second = 0.01**2, 0.03**2
-    alike = (2 * mean_a * mean_b + first) * (2 * common + second)
-    alike = alike / ((mean_a**2 + mean_b**2 + first) * (spread + second))
-    return alike.mean(dim=(1, 2, 3))
+    variance_sum = correction * (mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2)
+    covariance = correction * (mean(a * b) - mean_a * mean_b)
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    ssim = ssim / ((mean_a**2 + mean_b**2 + c1) * (variance_sum + c2))
+    return ssim.mean(dim=(1, 2, 3))
 
 
-def _pair(one: Tensor, other: Tensor) -> list[Tensor]:
-    if one.shape != other.shape or one.ndim < 2:
+def _check_pair(first: Tensor, second: Tensor) -> list[Tensor]:
+    if first.shape != second.shape or first.ndim < 2:
         raise ShapeError(
-            f"maps: expected two of one shape (B, …), got {tuple(one.shape)} and "
-            f"{tuple(other.shape)} — compare maps of the same images on one grid"
+            f"maps: expected two maps of the same shape (B, …), got {tuple(first.shape)} and "
+            f"{tuple(second.shape)} — compare maps of the same images on one grid"
         )
-    return [values.detach().cpu().double() for values in (one, other)]
+    return [values.detach().cpu().double() for values in (first, second)]
 
 
-def _named(maps: Any) -> Mapping[str, Tensor]:
+def _as_mapping(maps: Any) -> Mapping[str, Tensor]:
     return maps if isinstance(maps, Mapping) else {"map": maps}

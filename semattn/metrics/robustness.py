@@ -1,4 +1,4 @@
-"""Infidelity and max-sensitivity, as Captum computes them, with seeds of their own.
+"""Infidelity and max-sensitivity, computed by Captum with separate random generators.
 
 Source: Yeh et al. 2019 (arXiv 1901.09392).
 """
@@ -28,7 +28,7 @@ def infidelity(
     normalize: bool = True,
     seed: int = 0,
 ) -> Tensor:
-    """How badly an attribution foretells what noise on the image does to the logit: (B,).
+    """Compute the error (B,) of an attribution as predictor of the logit change under noise.
 
     Parameters
     ----------
@@ -36,27 +36,27 @@ def infidelity(
     images, attribution : (B, C, H, W)
     target : (B,)
     noise : standard deviation of Gaussian noise, in units of the input
-    draws : of the noise, for each image
-    normalize : whether the attribution is scaled to fit best, so that its unit does not count
+    draws : number of noise samples for each image
+    normalize : scale the attribution to the best fit, so that its unit has no effect
     """
     if attribution.shape != images.shape:
         raise ShapeError(
             f"attribution: expected {tuple(images.shape)} as the images, got "
-            f"{tuple(attribution.shape)} — give one value a pixel and channel"
+            f"{tuple(attribution.shape)} — pass one value per pixel and channel"
         )
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
 
     def perturb(inputs: Any) -> tuple[Tensor, Tensor]:
-        made = noise * torch.randn(inputs.shape, generator=chance, device="cpu")
-        made = made.to(inputs)
-        return made, inputs - made
+        noise_sample = noise * torch.randn(inputs.shape, generator=rng, device="cpu")
+        noise_sample = noise_sample.to(inputs)
+        return noise_sample, inputs - noise_sample
 
     with torch.no_grad():
-        found: Tensor = metrics.infidelity(
+        result: Tensor = metrics.infidelity(
             predict, perturb, images, attribution.detach(), target=target,
             n_perturb_samples=draws, normalize=normalize,
         )  # fmt: skip
-    return found.cpu().double()
+    return result.cpu().double()
 
 
 def max_sensitivity(
@@ -67,25 +67,27 @@ def max_sensitivity(
     draws: int = 10,
     seed: int = 0,
 ) -> Tensor:
-    """How far a map moves at most, to its size, while each pixel moves by `radius` or less: (B,).
+    """Compute the maximum relative change (B,) of a map under pixel noise of at most `radius`.
 
     Parameters
     ----------
-    explain : images (N, C, H, W) to maps (N, …), of the same classes for draws of one image
+    explain : images (N, C, H, W) to maps (N, …), with the same class for all draws of an image
     radius : in units of the input
-    draws : of the noise, for each image
+    draws : number of noise samples for each image
     """
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
 
-    def perturb(inputs: Any, reach: float = radius) -> tuple[Tensor, ...]:
-        single = isinstance(inputs, Tensor)
+    def perturb(inputs: Any, perturb_radius: float = radius) -> tuple[Tensor, ...]:
+        is_single = isinstance(inputs, Tensor)
         return tuple(
-            one + reach * (2 * torch.rand(one.shape, generator=chance, device="cpu") - 1).to(one)
-            for one in ((inputs,) if single else inputs)
+            tensor
+            + perturb_radius
+            * (2 * torch.rand(tensor.shape, generator=rng, device="cpu") - 1).to(tensor)
+            for tensor in ((inputs,) if is_single else inputs)
         )
 
-    found: Tensor = metrics.sensitivity_max(
-        lambda *given: (explain(given[0][0] if isinstance(given[0], tuple) else given[0]),),
+    result: Tensor = metrics.sensitivity_max(
+        lambda *args: (explain(args[0][0] if isinstance(args[0], tuple) else args[0]),),
         images, perturb_func=perturb, perturb_radius=radius, n_perturb_samples=draws,
     )  # fmt: skip
-    return found.detach().cpu().double()
+    return result.detach().cpu().double()

@@ -1,7 +1,7 @@
-"""Masked autoencoders pre-trained with guided masks: transformers' model and trainer, our masks.
+"""Pre-training of masked autoencoders with guided masks, on transformers' model and trainer.
 
-`pretrain` is the whole run; `MaskedImages` is its data set, for other trainers. transformers and
-accelerate are imported when a run starts, and are the extra `pretrain`.
+`pretrain` runs the complete training; `MaskedImages` is its data set, usable with other trainers.
+transformers and accelerate are imported when a run starts; the extra `pretrain` installs them.
 """
 
 from .data import FixedMasks, MaskedImages, Order, readable

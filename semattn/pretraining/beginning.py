@@ -1,4 +1,4 @@
-"""The beginning of a run: its pictures are those that the run in the folder was trained on."""
+"""Start of a run: check its pictures against the run in the folder and save its settings."""
 
 from __future__ import annotations
 
@@ -14,98 +14,109 @@ from .inputs import Inputs, check_inputs, check_unchanged, read_inputs
 
 PICTURES, VALIDATION = "pictures", "validation"
 
-Say = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 
 def begin(
-    place: Path,
+    out_dir: Path,
     pictures: Sequence[Any],
     validation: Sequence[Any] | None,
-    main: bool,
+    is_main: bool,
     workers: int | None,
-    say: Say,
+    report: ReportProgress,
 ) -> tuple[Inputs, Inputs | None]:
-    """Return the pictures of a run that can be read, and those of its validation.
+    """Return the readable training pictures and validation pictures of a run.
 
-    The main process reads them; the others take what it has kept.
+    The main process reads the pictures; the other processes read its records.
 
     Raises
     ------
     RunError
-        Where something was trained in the folder with other pictures.
+        If the folder holds a run that was trained on other pictures.
     """
-    if not main:
-        held = None if validation is None else read_inputs(validation, records(place, VALIDATION))
-        return read_inputs(pictures, records(place, PICTURES)), held
-    latest(place, tidy=True)
-    inputs = _checked(PICTURES, pictures, place, workers, say)
+    if not is_main:
+        validation_inputs = (
+            None
+            if validation is None
+            else read_inputs(validation, records_path(out_dir, VALIDATION))
+        )
+        return read_inputs(pictures, records_path(out_dir, PICTURES)), validation_inputs
+    latest(out_dir, tidy=True)
+    inputs = _read_checked(PICTURES, pictures, out_dir, workers, report)
     if validation is None:
         return inputs, None
-    held = _checked(VALIDATION, validation, place, workers, say)
-    if held.skipped:
-        name, reason = held.skipped[0]
+    validation_inputs = _read_checked(VALIDATION, validation, out_dir, workers, report)
+    if validation_inputs.skipped:
+        name, reason = validation_inputs.skipped[0]
         warnings.warn(
-            f"validation: {len(held.skipped)} pictures that cannot be read are left out, such as "
-            f"{name}: {reason}",
+            f"validation: {len(validation_inputs.skipped)} pictures cannot be read and are "
+            f"skipped, for example {name}: {reason}",
             stacklevel=3,
         )
-    return inputs, held
+    return inputs, validation_inputs
 
 
-def keep_beginning(
-    place: Path, settings: dict[str, Any], spent: float, inputs: Inputs, held: Inputs | None
+def save_run_start(
+    out_dir: Path,
+    settings: dict[str, Any],
+    keypoints_seconds: float,
+    inputs: Inputs,
+    validation_inputs: Inputs | None,
 ) -> None:
-    """Write the settings of a run and the identities of its pictures.
+    """Save the settings of a run and the identities of its pictures.
 
     Parameters
     ----------
     spent : seconds that finding the keypoints took
     """
-    before = read_run(place)
-    old = {} if before is None else before["settings"]
-    if before is None or (
-        not _is_trained(place) and any(old.get(x) != settings[x] for x in settings)
+    old_run = read_run(out_dir)
+    old_settings = {} if old_run is None else old_run["settings"]
+    if old_run is None or (
+        not _is_trained(out_dir) and any(old_settings.get(x) != settings[x] for x in settings)
     ):
-        about = {"keypoints_seconds": round(spent, 3), "versions": versions()}
-        write_json(place / RUN, {"settings": settings, **about, "finished": False})
-    check_run(place, settings)
-    inputs.keep(records(place, PICTURES))
-    if held is not None:
-        held.keep(records(place, VALIDATION))
+        details = {"keypoints_seconds": round(keypoints_seconds, 3), "versions": versions()}
+        write_json(out_dir / RUN, {"settings": settings, **details, "finished": False})
+    check_run(out_dir, settings)
+    inputs.save(records_path(out_dir, PICTURES))
+    if validation_inputs is not None:
+        validation_inputs.save(records_path(out_dir, VALIDATION))
 
 
-def warn_of_edits(inputs: Inputs) -> None:
-    """Warn of pictures that changed while the model was trained on them."""
+def warn_about_edits(inputs: Inputs) -> None:
+    """Warn about pictures that changed during training."""
     if names := inputs.changed():
         warnings.warn(
-            f"{len(names)} pictures changed while the model was trained on them: "
-            f"{', '.join(names[:3])}",
+            f"{len(names)} pictures changed during training: {', '.join(names[:3])}",
             stacklevel=3,
         )
 
 
-def records(place: Path, what: str) -> Path:
-    """Return the file in the folder of a run that keeps the identities of its inputs."""
-    return place / RECORDS / f"{what}.jsonl"
+def records_path(out_dir: Path, list_name: str) -> Path:
+    """Return the path of the identities of a list of inputs, in the folder of a run."""
+    return out_dir / RECORDS / f"{list_name}.jsonl"
 
 
-def _checked(
-    what: str, pictures: Sequence[Any], place: Path, workers: int | None, say: Say
+def _read_checked(
+    list_name: str,
+    pictures: Sequence[Any],
+    out_dir: Path,
+    workers: int | None,
+    report: ReportProgress,
 ) -> Inputs:
-    file = records(place, what)
+    path = records_path(out_dir, list_name)
     inputs = check_inputs(
-        pictures, file, workers, lambda done, total: say(f"reading the {what}", done, total)
+        pictures, path, workers, lambda done, total: report(f"reading the {list_name}", done, total)
     )
-    is_trained = _is_trained(place)
-    if said := check_unchanged(what, file, inputs, place, is_trained=is_trained):
+    is_trained = _is_trained(out_dir)
+    if difference := check_unchanged(list_name, path, inputs, out_dir, is_trained=is_trained):
         warnings.warn(
-            f"{what}: {said} since the run was begun; nothing was trained yet, and it begins again "
-            "with these",
+            f"{list_name}: {difference} since the run started; there is no checkpoint yet, so the "
+            "run restarts with the current files",
             stacklevel=4,
         )
     return inputs
 
 
-def _is_trained(place: Path) -> bool:
-    run = read_run(place) or {}
-    return bool(run.get("finished")) or latest(place, tidy=False) is not None
+def _is_trained(out_dir: Path) -> bool:
+    run = read_run(out_dir) or {}
+    return bool(run.get("finished")) or latest(out_dir, tidy=False) is not None

@@ -1,4 +1,4 @@
-"""What a run does beside training: marks whole checkpoints, keeps its log, says how far it is."""
+"""Trainer callbacks of a run: epoch order, checkpoint marks, metrics log and progress."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ..utils.atomic_files import write_text
 from .checkpoints import CHECKPOINTS, LOG, mark
 from .data import Order
 
-KEYS = ("step", "epoch", "seconds", "loss", "learning_rate", "grad_norm", "eval_loss")
+METRIC_KEYS = ("step", "epoch", "seconds", "loss", "learning_rate", "grad_norm", "eval_loss")
 
 
-class Epochs(TrainerCallback):
-    """Tells the order of the data which epoch begins, also after a resume in its middle."""
+class EpochSetter(TrainerCallback):
+    """Sets the epoch of the data order, also after a resume in the middle of an epoch."""
 
-    def __init__(self, order: Order, steps: int) -> None:
-        self.order, self.steps = order, steps
+    def __init__(self, order: Order, steps_per_epoch: int) -> None:
+        self.order, self.steps = order, steps_per_epoch
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """An epoch begins."""
+        """Set the epoch of the order."""
         self.order.set_epoch(state.global_step // self.steps)
 
 
-class Marks(TrainerCallback):
-    """Marks a checkpoint once every process has written its part."""
+class CheckpointMarker(TrainerCallback):
+    """CheckpointMarker a checkpoint once every process has written its part."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """A checkpoint was written, by this process."""
+        """Wait for all processes, then mark the checkpoint."""
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
@@ -44,99 +44,102 @@ class Marks(TrainerCallback):
             mark(self.out / CHECKPOINTS / f"checkpoint-{step}", step)
 
 
-class Log(TrainerCallback):
-    """The metrics of a run, a line each, with the seconds that training took, resumes included.
+class MetricsLog(TrainerCallback):
+    """Metrics log of a run, one JSON line per entry, with the training time including resumed runs.
 
-    Only training counts: evaluation, checkpoints and pictures do not.
+    The time excludes evaluation, checkpoints and pictures.
 
     Parameters
     ----------
-    out : where the log goes
-    before : seconds spent before training, as on keypoints
+    out : folder of the log
+    before : seconds spent before training, for example on keypoints
     """
 
     def __init__(self, out: Path, before: float = 0.0) -> None:
         self.out, self.seconds, self.since = out, before, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Goes on from the log of the checkpoint."""
-        spent = [one["seconds"] for one in state.log_history if "seconds" in one]
-        self.seconds = max([self.seconds, *spent])
+        """Continue from the time logged in the checkpoint."""
+        seconds = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
+        self.seconds = max([self.seconds, *seconds])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """The clock runs."""
+        """Start the clock."""
         self.since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """The clock stands until the next step, but for loading data."""
+        """Add the time of the step, including data loading."""
         now = time.perf_counter()
         self.seconds, self.since = self.seconds + now - self.since, now
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """A line is added."""
+        """Add the training time to the new entry."""
         state.log_history[-1]["seconds"] = round(self.seconds, 3)
         self.since = time.perf_counter()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """The time of an evaluation is not that of training."""
+        """Restart the clock, so that evaluation is not counted."""
         self.since = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """The log is as old as the checkpoint."""
+        """Write the log together with the checkpoint."""
         self.write(state)
         self.since = time.perf_counter()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """The whole log."""
+        """Write the complete log."""
         self.write(state)
 
     def write(self, state: Any) -> None:
-        """Write all lines, from the main process."""
+        """Write all entries; does nothing outside the main process."""
         if state.is_world_process_zero:
-            lines = [json.dumps(one) for one in lines_of(state.log_history)]
+            lines = [json.dumps(metrics) for metrics in select_metrics(state.log_history)]
             write_text(self.out / LOG, "".join(f"{line}\n" for line in lines))
 
 
-def lines_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What of transformers' history is kept: losses and where they were."""
-    losses = [one for one in history if "loss" in one or "eval_loss" in one]
-    return [{key: one[key] for key in KEYS if key in one} for one in losses]
+def select_metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of transformers' history that hold a loss, with the logged keys only."""
+    losses = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
+    return [{key: entry[key] for key in METRIC_KEYS if key in entry} for entry in losses]
 
 
-class Progress(TrainerCallback):
-    """Tells a function what is done: ("training", steps done, steps in all)."""
+class ProgressReporter(TrainerCallback):
+    """Reports progress to a function: ("training", steps done, total steps)."""
 
-    def __init__(self, say: Callable[[str, int, int], None]) -> None:
-        self.say = say
+    def __init__(self, report: Callable[[str, int, int], None]) -> None:
+        self.report = report
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Where it goes on from."""
+        """Report the number of finished steps."""
         if state.is_world_process_zero:
-            self.say("training", state.global_step, state.max_steps)
+            self.report("training", state.global_step, state.max_steps)
 
     on_step_end = on_train_begin
 
 
-class After(TrainerCallback):
-    """Calls a function of (epochs done, seconds of training) on every process after each epoch.
+class EpochEnd(TrainerCallback):
+    """Calls a function with (epochs done, training seconds) after each epoch, on every process.
 
-    Before the checkpoint of that epoch is written: what the function keeps is never missing.
+    The call comes before the checkpoint of the epoch is written, so that a resumed run never lacks
+    the output of the function.
     """
 
-    def __init__(self, call: Callable[[int, float], None], log: Log, steps: int) -> None:
-        self.call, self.log, self.steps = call, log, steps
+    def __init__(
+        self, call: Callable[[int, float], None], log: MetricsLog, steps_per_epoch: int
+    ) -> None:
+        self.call, self.log, self.steps = call, log, steps_per_epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """A step ended, perhaps the last of an epoch."""
+        """Call the function if the step was the last of an epoch."""
         if state.global_step % self.steps == 0:
             self.call(state.global_step // self.steps, self.log.seconds)
             self.log.since = time.perf_counter()
 
 
-def replace_callbacks(trainer: Any, wanted: list[TrainerCallback]) -> None:
-    """Give a trainer these callbacks in place of those that print."""
-    for one in list(trainer.callback_handler.callbacks):
-        if type(one).__name__ in ("PrinterCallback", "ProgressCallback"):
-            trainer.remove_callback(one)
-    for one in wanted:
-        trainer.add_callback(one)
+def replace_callbacks(trainer: Any, callbacks: list[TrainerCallback]) -> None:
+    """Replace the printing callbacks of a trainer by `callbacks`."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+            trainer.remove_callback(callback)
+    for callback in callbacks:
+        trainer.add_callback(callback)

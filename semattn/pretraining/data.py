@@ -1,7 +1,7 @@
-"""The data set of a run: crops of pictures, each with its mask, as pure functions of their keys.
+"""Data set of a run: crops of pictures with their masks, as pure functions of their keys.
 
-A key is (epoch, index). Crop, mirror and mask follow from it, the seed and the picture alone:
-whichever worker or process makes an item, and whether the run was resumed, it is the same.
+A key is (epoch, index). Crop, flip and mask depend on the key, the seed and the picture only. An
+item is therefore the same in every worker and process, and after a resume.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from ..keypoints import Keypoints, detect
 from ..masking import Crop, KeypointCache, Masking, RandomMasking, generator, kept, loss_weights
 from ..masking.crop import SCALE
 
-VIEW, OTHER, ORDER = 2, 3, 4  # purposes of the chance
+CROP_PURPOSE, OTHER_PURPOSE, ORDER_PURPOSE = 2, 3, 4  # separate the random numbers of each use
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CENTER = 0.875  # part of a picture's shorter side that is seen where nothing is drawn
+CENTER = 0.875  # fraction of the shorter side in a center crop
 
 
 class MaskedImages(Dataset):
-    """Random crops of pictures with their masks.
+    """Data set of random crops of pictures with their masks.
 
     An item is a dict: `pixel_values` (3, H, W) float32, normalised; `noise` (P,) float32; and
-    `loss_weight` (P,) float32 where one is asked for. Keys are (epoch, index), as `Order` gives.
+    `loss_weight` (P,) float32 unless it is "none". Keys are (epoch, index), as given by `Order`.
 
     Parameters
     ----------
-    pictures : paths, arrays or PIL images, as `semattn.images.read` takes them
-    masking : the policy
+    pictures : paths, arrays or PIL images, as accepted by `semattn.images.read`
+    masking : masking policy
     size : side of a crop, pixels
     patch_size : side of a patch, pixels
-    density : for policies that look: a name in `semattn.densities`, or a function of a `Scene`;
-        "other" is the count of another picture, drawn once for each
-    cache : keypoints of the whole pictures; where there is none, they are found in each crop
-    detector : finds them then
+    density : for policies that use it: a name in `semattn.densities`, or a function of a `Scene`;
+        "other" is the count of another picture, drawn once for each picture
+    cache : keypoints of the full pictures; without it, keypoints are detected in each crop
+    detector : detector for crops, used without a cache
     loss_weight, temperature : as for `semattn.masking.loss_weights`
-    scale : least and greatest part of a picture's area that a crop shows
-    seed : of crops; masks have their policy's
+    scale : smallest and largest fraction of a picture's area in a crop
+    seed : seed of the crops; the masks use the seed of the policy
     mean, std : of the normalisation
 
     Examples
     --------
     >>> picture = np.zeros((80, 100, 3), dtype=np.uint8)
     >>> data = MaskedImages([picture], RandomMasking(), size=64, patch_size=16)
-    >>> {name: tuple(one.shape) for name, one in data[0, 0].items()}
+    >>> {name: tuple(value.shape) for name, value in data[0, 0].items()}
     {'pixel_values': (3, 64, 64), 'noise': (16,)}
     """
 
@@ -92,25 +92,25 @@ class MaskedImages(Dataset):
         self.needs = frozenset(getattr(self.density, "needs", ("keypoints",)))
         self.cache, self.detector = cache, detector
         self.loss_weight, self.temperature = loss_weight, temperature
-        loss_weights(loss_weight, np.zeros(1), 1.0, temperature)  # refuses unknown names
+        loss_weights(loss_weight, np.zeros(1), 1.0, temperature)  # raises for unknown names
         self.scale, self.seed = scale, seed
         self.mean, self.std = (
-            torch.tensor(one, device="cpu").reshape(3, 1, 1) for one in (mean, std)
+            torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in (mean, std)
         )
         self._check()
 
     def _check(self) -> None:
         if not len(self.pictures):
-            raise ImageError("pictures: expected one at least, got none — give photographs")
+            raise ImageError("pictures: expected at least one, got none — pass photographs")
         if self.other and len(self.pictures) < 2:
-            raise ValueError("density: expected two pictures at least for 'other', got one")
-        # What a policy cannot do with so many patches, it says now.
+            raise ValueError("density: expected at least two pictures for 'other', got one")
+        # Raises if the policy does not support this number of patches.
         self.masking.noise(np.zeros(self.grid.patches), self.grid.shape, 0)
         if self.cache is not None:
             self.use(self.cache)
 
     def use(self, cache: KeypointCache) -> None:
-        """Take keypoints from a cache from now on."""
+        """Use the keypoints of a cache."""
         self.check_cacheable()
         if len(cache) != len(self.pictures):
             raise ValueError(
@@ -120,16 +120,16 @@ class MaskedImages(Dataset):
         self.cache = cache
 
     def check_cacheable(self) -> None:
-        """Raise ValueError unless the density does with what a cache keeps."""
+        """Raise ValueError if the density needs descriptors, which a cache does not store."""
         if self.masking.looks and "descriptors" in self.needs:
             raise ValueError(
-                "density: expected one without descriptors, which no cache keeps — find the "
-                "keypoints in each crop, or take count, size, gaussian, response or surround"
+                "density: expected one without descriptors, which a cache does not store — detect "
+                "keypoints in each crop, or use count, size, gaussian, response or surround"
             )
 
     @property
     def uses_keypoints(self) -> bool:
-        """Whether items depend on keypoints at all."""
+        """True if items depend on keypoints."""
         guided = self.masking.looks and (self.other or bool(self.needs))
         return guided or self.loss_weight != "none"
 
@@ -142,77 +142,77 @@ class MaskedImages(Dataset):
         return self.item(picture, self.crop(picture.size, epoch, index), epoch, index)
 
     def picture(self, index: int) -> Image.Image:
-        """A whole picture."""
+        """Return a full picture."""
         return read(self.pictures[index])
 
     def crop(self, picture: tuple[int, int], epoch: int, index: int) -> Crop:
-        """What is seen of a picture of (width, height) in an epoch."""
-        chance = generator(self.seed, epoch, index, VIEW)
+        """Return the crop of a picture of size (width, height) in an epoch."""
+        chance = generator(self.seed, epoch, index, CROP_PURPOSE)
         return Crop.draw((picture[1], picture[0]), self.grid.image_size, chance, self.scale)
 
     def item(self, picture: Image.Image, crop: Crop, epoch: int, index: int) -> dict[str, Tensor]:
-        """An item, for a picture and a crop of it."""
-        seen = crop.image(picture)
-        pixels = np.array(seen)
-        made = {"pixel_values": self.normalized(pixels)}
+        """Return the item of a picture and a crop of it."""
+        cropped = crop.image(picture)
+        pixels = np.array(cropped)
+        item = {"pixel_values": self.normalized(pixels)}
         s = np.zeros(self.grid.patches)
         if self.masking.looks:
             s = self.densities(pixels, crop, epoch, index)
-        made["noise"] = torch.from_numpy(self.masking.noise(s, self.grid.shape, index, epoch))
+        item["noise"] = torch.from_numpy(self.masking.noise(s, self.grid.shape, index, epoch))
         if self.loss_weight != "none":
             counts = count(self._scene(pixels, self.keypoints(pixels, crop, index)))[0]
             area = self.grid.cell[0] * self.grid.cell[1]
             weight = loss_weights(self.loss_weight, counts, area, self.temperature)
             assert weight is not None
-            made["loss_weight"] = weight
-        return made
+            item["loss_weight"] = weight
+        return item
 
     def normalized(self, pixels: np.ndarray) -> Tensor:
-        """Pixels (H, W, 3) uint8 as the model takes them, (3, H, W)."""
+        """Convert pixels (H, W, 3) uint8 to normalised model inputs (3, H, W)."""
         chw = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float()
         return chw.div_(255).sub_(self.mean).div_(self.std)
 
     def densities(self, pixels: np.ndarray, crop: Crop, epoch: int, index: int) -> np.ndarray:
-        """The density (P,) that guides, of the pixels (H, W, 3) of a crop."""
-        found = None
+        """Return the density (P,) for the masks, from the pixels (H, W, 3) of a crop."""
+        keypoints = None
         if self.other:
-            found = self._of_another(epoch, index)
+            keypoints = self._other_keypoints(epoch, index)
         elif self.needs:
-            found = self.keypoints(pixels, crop, index)
-        return self.density(self._scene(pixels, found))[0].numpy()
+            keypoints = self.keypoints(pixels, crop, index)
+        return self.density(self._scene(pixels, keypoints))[0].numpy()
 
     def keypoints(self, pixels: np.ndarray, crop: Crop, index: int) -> Keypoints:
-        """The keypoints of the pixels (H, W, 3) of a crop: from the cache, or found in them."""
+        """Return the keypoints of a crop, from the cache or detected in its pixels (H, W, 3)."""
         if self.cache is not None:
             return crop.keypoints(self.cache[index])
-        wanted = "descriptors" in self.needs
-        return detect(pixels[None], self.detector, workers=1, descriptors=wanted)[0]
+        needs_descriptors = "descriptors" in self.needs
+        return detect(pixels[None], self.detector, workers=1, descriptors=needs_descriptors)[0]
 
-    def _of_another(self, epoch: int, index: int) -> Keypoints:
-        """Those of another picture, as it is seen itself in this epoch."""
-        total = len(self.pictures)
-        step = int(generator(self.seed, 0, index, OTHER).integers(1, total))
-        other = (index + step) % total
+    def _other_keypoints(self, epoch: int, index: int) -> Keypoints:
+        """Return the keypoints of the crop of another picture in this epoch."""
+        count = len(self.pictures)
+        step = int(generator(self.seed, 0, index, OTHER_PURPOSE).integers(1, count))
+        other = (index + step) % count
         if self.cache is not None:
-            found = self.cache[other]
-            return self.crop(found.image_size[::-1], epoch, other).keypoints(found)
+            keypoints = self.cache[other]
+            return self.crop(keypoints.image_size[::-1], epoch, other).keypoints(keypoints)
         picture = self.picture(other)
         crop = self.crop(picture.size, epoch, other)
         return self.keypoints(np.array(crop.image(picture)), crop, other)
 
-    def _scene(self, pixels: np.ndarray, found: Keypoints | None) -> Scene:
-        given = () if found is None else (found,)
-        return Scene(pixels[None], given, self.grid, self.seed)
+    def _scene(self, pixels: np.ndarray, keypoints: Keypoints | None) -> Scene:
+        keypoint_list = () if keypoints is None else (keypoints,)
+        return Scene(pixels[None], keypoint_list, self.grid, self.seed)
 
 
 class FixedMasks(Dataset):
-    """The middles of pictures under one set of random masks: what losses are compared on.
+    """Data set of center crops with one fixed set of random masks, on which losses are compared.
 
     Parameters
     ----------
-    data : whose pictures and sizes they are
-    pictures : others than its own
-    seed : of the masks, which never change
+    data : data set with the pictures, the size and the normalisation
+    pictures : pictures to use instead of those of `data`
+    seed : seed of the masks, which are the same in each epoch
     """
 
     def __init__(
@@ -236,24 +236,24 @@ class FixedMasks(Dataset):
 
 
 def middle(picture: Image.Image, size: tuple[int, int]) -> Crop:
-    """The middle of a picture, as evaluation sees it."""
+    """Return the center crop of a picture, as used in evaluation."""
     return Crop.center((picture.height, picture.width), size, CENTER)
 
 
 class Order(Sampler):
-    """The keys (epoch, index) of an epoch in a chance order, the same in every process.
+    """Sampler of the keys (epoch, index) of an epoch in random order, the same in every process.
 
     Parameters
     ----------
     count : number of pictures
-    seed : of the order
+    seed : seed of the order
     """
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is of, from 0."""
+        """Set the epoch of the next iteration, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -261,33 +261,33 @@ class Order(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        order = generator(self.seed, epoch, 0, ORDER).permutation(self.count)
+        order = generator(self.seed, epoch, 0, ORDER_PURPOSE).permutation(self.count)
         return ((epoch, int(index)) for index in order)
 
 
 def readable(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The files of a folder whose headers are those of pictures, and the others with the reason.
+    """Split the files of a folder into pictures and others, by header; others have a reason.
 
     Raises
     ------
     ImageError
-        For a folder that cannot be read, or that holds no picture.
+        If the folder cannot be read or holds no picture.
     """
     files = listed(folder)
 
-    def reason(path: Path) -> str:
+    def open_error(path: Path) -> str:
         try:
             with Image.open(path):
                 return ""
-        except Exception as error:  # noqa: BLE001 — decoders raise anything on what is no picture
+        except Exception as error:  # noqa: BLE001 — decoders raise any type of error
             return " ".join(str(error).split()) or type(error).__name__
 
     with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(reason, files))
-    good = [path for path, why in zip(files, reasons, strict=True) if not why]
-    if not good:
+        reasons = list(pool.map(open_error, files))
+    pictures = [path for path, reason in zip(files, reasons, strict=True) if not reason]
+    if not pictures:
         raise ImageError(
-            f"folder: expected pictures, got {len(files)} files in {folder} that are none — "
-            "give photographs"
+            f"folder: expected pictures, got {len(files)} other files in {folder} — "
+            "choose a folder of photographs"
         )
-    return good, [(path, why) for path, why in zip(files, reasons, strict=True) if why]
+    return pictures, [(path, reason) for path, reason in zip(files, reasons, strict=True) if reason]

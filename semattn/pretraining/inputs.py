@@ -1,7 +1,7 @@
-"""The pictures of a run: those that can be read, and proof that a run goes on with the same ones.
+"""Readable pictures of a run, and the check that a resumed run uses the same pictures.
 
-The identities of all pictures are kept in the folder of the run. A picture that has size and times
-of change that were noted is not read again; what could not be read is tried each time.
+The identities of all pictures are saved in the folder of the run. A picture with the recorded size
+and modification time is not read again. Unreadable pictures are tried again each time.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from ..utils.atomic_files import write_text
 from ..utils.input_list import changes, contents, identify, input_names, lines_by_name
 from .checkpoints import RunError
 
-EVERY = 500  # pictures between two calls of `progress`
+PROGRESS_INTERVAL = 500  # pictures between two calls of `progress`
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Pictures that can be read, with their identities, and those that cannot, with reasons.
+    """Readable pictures with their identities, and skipped pictures with reasons.
 
     Parameters
     ----------
-    pictures : those that can be read, in order
-    lines : the identity of each, as of `semattn.utils.identity.identity_of`
-    skipped : name and reason of the others
-    kept : one line for each picture that was given, as `keep` writes them
+    pictures : readable pictures, in order
+    lines : identity of each, as returned by `semattn.utils.identity.identity_of`
+    skipped : name and reason of each unreadable picture
+    text : one line for each input picture, as written by `save`
     """
 
     pictures: list[Any]
     lines: list[str]
     skipped: tuple[tuple[str, str], ...]
-    kept: str
+    text: str
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the content of all pictures, in order, whatever they are called."""
+        """SHA-256 of the content of all pictures, in order, independent of their names."""
         return hashlib.sha256("\n".join(contents(self.lines)).encode()).hexdigest()
 
-    def keep(self, file: Path) -> None:
-        """Write the identities: whole, or not at all."""
-        if not file.exists() or file.read_text(encoding="utf-8") != self.kept:
-            write_text(file, self.kept)
+    def save(self, path: Path) -> None:
+        """Write the identities, atomically."""
+        if not path.exists() or path.read_text(encoding="utf-8") != self.text:
+            write_text(path, self.text)
 
     def changed(self) -> list[str]:
-        """Return the names of the pictures whose content is another than it was."""
-        now = identify(self.pictures, self._names(), lines_by_name(self.lines))
-        pairs = zip(self._names(), contents(self.lines), contents(now), strict=True)
+        """Return the names of the pictures whose content changed."""
+        new_lines = identify(self.pictures, self._names(), lines_by_name(self.lines))
+        pairs = zip(self._names(), contents(self.lines), contents(new_lines), strict=True)
         return [name for name, before, after in pairs if before != after]
 
     def _names(self) -> list[str]:
@@ -62,112 +62,114 @@ class Inputs:
 
 def check_inputs(
     pictures: Sequence[Any],
-    file: Path,
+    path: Path,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inputs:
-    """Read every picture that is not the one that was noted in `file`.
+    """Read every picture that is not recorded in `path` with the same identity.
 
     Raises
     ------
     ImageError
-        Where none can be read.
+        If no picture can be read.
     """
     names = input_names(pictures)
-    known = lines_by_name(_usable(_read(file)))
-    lines = identify(pictures, names, known, workers)
-    fresh = [i for i, line in enumerate(lines) if known.get(names[i], (None, None))[1] != line]
+    known_lines = lines_by_name(_readable_lines(_read_lines(path)))
+    lines = identify(pictures, names, known_lines, workers)
+    new = [i for i, line in enumerate(lines) if known_lines.get(names[i], (None, None))[1] != line]
     reasons: dict[int, str] = {}
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda number: _reason(pictures[number]), fresh)
-        for done, (number, reason) in enumerate(zip(fresh, results, strict=True), 1):
+        results = pool.map(lambda number: _read_error(pictures[number]), new)
+        for done, (number, reason) in enumerate(zip(new, results, strict=True), 1):
             if reason:
                 reasons[number] = reason
-            if progress is not None and (done % EVERY == 0 or done == len(fresh)):
-                progress(done, len(fresh))
-    return _inputs(pictures, [
+            if progress is not None and (done % PROGRESS_INTERVAL == 0 or done == len(new)):
+                progress(done, len(new))
+    return _parse_lines(pictures, [
         json.dumps({"skipped": names[i], "reason": reasons[i]}) if i in reasons else line
         for i, line in enumerate(lines)
     ])  # fmt: skip
 
 
-def read_inputs(pictures: Sequence[Any], file: Path) -> Inputs:
-    """Return what the main process of a run has kept of the same list."""
-    return _inputs(pictures, _read(file))
+def read_inputs(pictures: Sequence[Any], path: Path) -> Inputs:
+    """Return the inputs that the main process of a run recorded for the same list."""
+    return _parse_lines(pictures, _read_lines(path))
 
 
-def check_unchanged(what: str, file: Path, after: Inputs, out: Path, *, is_trained: bool) -> str:
-    """Refuse other pictures than those that a run was begun with.
+def check_unchanged(
+    list_name: str, path: Path, inputs: Inputs, out_dir: Path, *, is_trained: bool
+) -> str:
+    """Check that the pictures of a run did not change after training started.
 
     Parameters
     ----------
-    what : "pictures" or "validation", for the message
-    file : identities that the run has kept, if there are any
-    is_trained : whether anything was trained with them; if not, they may change
+    list_name : "pictures" or "validation", for the message
+    path : recorded identities of the run; may be missing
+    is_trained : true if the run has a checkpoint; otherwise the pictures may change
 
     Returns
     -------
-    What changed, "" for nothing.
+    str
+        Description of the changes, "" for none.
 
     Raises
     ------
     RunError
-        Where they changed and something was trained.
+        If pictures changed and the run has a checkpoint.
     """
-    kept = _read(file)
-    before = _usable(kept)
-    if not kept or (differ := changes(before, after.lines)) is None:
+    old_lines = _read_lines(path)
+    old_readable = _readable_lines(old_lines)
+    if not old_lines or (difference := changes(old_readable, inputs.lines)) is None:
         return ""
-    said = str(differ)
-    skipped = dict(after.skipped)
-    broken = [f"{name} cannot be read: {skipped[name]}" for name in differ.removed
-              if name in skipped]  # fmt: skip
-    if broken:
-        said += f" — {broken[0]}"
+    message = str(difference)
+    reasons = dict(inputs.skipped)
+    unreadable = [f"{name} cannot be read: {reasons[name]}" for name in difference.removed
+              if name in reasons]  # fmt: skip
+    if unreadable:
+        message += f" — {unreadable[0]}"
     if is_trained:
-        counts = f"{len(before)} in place of {len(after.lines)}"
         raise RunError(
-            f"out: expected the beginning of this run, got one in {out} with {what} {counts}: "
-            f"{said} — restore them to go on, or give another folder"
+            f"{list_name}: expected the {len(old_readable)} pictures of the run in {out_dir}, got "
+            f"{len(inputs.lines)}: {message} — restore them to resume, or choose another folder"
         )
-    return said
+    return message
 
 
-def _inputs(pictures: Sequence[Any], kept: list[str]) -> Inputs:
-    rows = [json.loads(line) for line in kept]
-    good = [i for i, row in enumerate(rows) if isinstance(row, list)]
+def _parse_lines(pictures: Sequence[Any], lines: list[str]) -> Inputs:
+    rows = [json.loads(line) for line in lines]
+    readable = [i for i, row in enumerate(rows) if isinstance(row, list)]
     skipped = tuple((row["skipped"], row["reason"]) for row in rows if isinstance(row, dict))
-    if not good:
+    if not readable:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
         raise ImageError(
-            f"pictures: expected one that can be read at least, got {len(skipped)} that cannot: "
-            f"{reasons or 'none'} — give photographs"
+            f"pictures: expected at least one readable picture, got {len(skipped)} unreadable: "
+            f"{reasons or 'none'} — pass photographs"
         )
     if len(rows) != len(pictures):
         raise RunError(
-            f"pictures: expected the {len(rows)} of the main process, got {len(pictures)} — give "
-            "all processes the same list"
+            f"pictures: expected the {len(rows)} of the main process, got {len(pictures)} — "
+            "pass the same list to all processes"
         )
-    text = "".join(f"{line}\n" for line in kept)
-    return Inputs([pictures[i] for i in good], [kept[i] for i in good], skipped, text)
+    text = "".join(f"{line}\n" for line in lines)
+    return Inputs([pictures[i] for i in readable], [lines[i] for i in readable], skipped, text)
 
 
-def _read(file: Path) -> list[str]:
-    """Return the lines of a file, none where it is missing or damaged."""
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a file, or an empty list if it is missing or damaged."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        contents(_usable(lines))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        contents(_readable_lines(lines))
         return lines
     except (OSError, ValueError, LookupError, TypeError):
         return []
 
 
-def _usable(kept: list[str]) -> list[str]:
-    return [line for line in kept if line.startswith("[")]
+def _readable_lines(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("[")]
 
 
-def _reason(picture: Any) -> str:
-    """Return why a picture cannot be read, "" for one that can."""
+def _read_error(picture: Any) -> str:
+    """Return the reason why a picture cannot be read, "" if it can."""
     try:
         read(picture)
     except (SemattnError, OSError) as error:

@@ -1,4 +1,4 @@
-"""transformers' masked autoencoder in the usual sizes, and the features of its encoder."""
+"""Construction of transformers' masked autoencoder, and features of its encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ..utils.registry import choices
 from .positions import add_positions
 
 
-def _size(width: int, heads: int, decoder: int, layers: int, decoder_heads: int) -> dict[str, int]:
+def _model_size(
+    width: int, heads: int, decoder: int, layers: int, decoder_heads: int
+) -> dict[str, int]:
     return {
         "hidden_size": width, "num_hidden_layers": 12, "num_attention_heads": heads,
         "intermediate_size": 4 * width, "decoder_hidden_size": decoder,
@@ -25,20 +27,20 @@ def _size(width: int, heads: int, decoder: int, layers: int, decoder_heads: int)
     }  # fmt: skip
 
 
-# Encoders as in DeiT and ViT; the decoder of "base" is MAE's, the others' are narrower.
+# Encoders as in DeiT and ViT; the decoder of "base" is that of MAE, the others are narrower.
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": _size(192, 3, 128, 4, 4),
-    "small": _size(384, 6, 256, 4, 8),
-    "base": _size(768, 12, 512, 8, 16),
+    "tiny": _model_size(192, 3, 128, 4, 4),
+    "small": _model_size(384, 6, 256, 4, 8),
+    "base": _model_size(768, 12, 512, 8, 16),
 }
 
 
 class MissingPackageError(SemattnError, ImportError):
-    """An optional package that is not installed."""
+    """An optional package is not installed."""
 
 
-def need() -> None:
-    """Raise MissingPackageError unless transformers and accelerate are there."""
+def check_packages() -> None:
+    """Raise MissingPackageError unless transformers and accelerate are installed."""
     try:
         import accelerate  # noqa: F401 — transformers' trainer needs it
         import transformers  # noqa: F401
@@ -50,16 +52,16 @@ def need() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' bars about each file that it reads and writes."""
+def hide_progress_bars() -> Iterator[None]:
+    """Hide transformers' progress bars for file access in this context."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_shown:
             logging.enable_progress_bar()
 
 
@@ -72,58 +74,58 @@ def build_model(
     norm_pix_loss: bool = True,
     seed: int = 0,
 ) -> Any:
-    """A `ViTMAEForPreTraining`: a size of `SIZES`, a dict of its config, or a saved one.
+    """Build a `ViTMAEForPreTraining` from a size name, a config dict or a saved model.
 
     Parameters
     ----------
-    model : "tiny", "small", "base"; more of `ViTMAEConfig` in a dict; a folder that
-        `save_pretrained` wrote, to go on from its weights; or a model, which is taken as it is
+    model : "tiny", "small" or "base"; a dict of `ViTMAEConfig` arguments; a folder written by
+        `save_pretrained`, to start from its weights; or a model, which is returned as it is
     image_size, patch_size : pixels
-    mask_ratio : part of the patches that is masked
-    norm_pix_loss : whether patches are normalised before they are compared, as MAE does
-    seed : of the weights
+    mask_ratio : fraction of masked patches
+    norm_pix_loss : normalise the target patches in the loss, as in MAE
+    seed : seed of the initial weights
 
     Raises
     ------
     ShapeError
-        For a model of another image or patch size.
+        If the model has another image size or patch size.
     """
-    need()
+    check_packages()
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-    made: Any
+    network: Any
     if isinstance(model, (str, os.PathLike)) and Path(model).is_dir():
-        with quiet():
-            made = ViTMAEForPreTraining.from_pretrained(model, local_files_only=True)
+        with hide_progress_bars():
+            network = ViTMAEForPreTraining.from_pretrained(model, local_files_only=True)
     elif isinstance(model, (str, dict)):
         if isinstance(model, str) and model not in SIZES:
-            raise ValueError(choices("model", model, SIZES) + ", or the folder of a saved one")
+            raise ValueError(choices("model", model, SIZES) + ", or the folder of a saved model")
         sizes = SIZES[model] if isinstance(model, str) else model
         torch.manual_seed(seed)
-        made = ViTMAEForPreTraining(
+        network = ViTMAEForPreTraining(
             ViTMAEConfig(**{"image_size": image_size, "patch_size": patch_size, **sizes})
         )
-        add_positions(made)
+        add_positions(network)
     else:
-        made = model
-    config: Any = getattr(made, "config", None)
-    if not hasattr(config, "mask_ratio") or not hasattr(made, "patchify"):
+        network = model
+    config: Any = getattr(network, "config", None)
+    if not hasattr(config, "mask_ratio") or not hasattr(network, "patchify"):
         raise UnsupportedModelError(
-            f"model: expected a ViTMAEForPreTraining, got {type(made).__name__} — for others take "
-            "semattn.masking and their own trainer"
+            f"model: expected a ViTMAEForPreTraining, got {type(network).__name__} — for other "
+            "models, use semattn.masking with your own trainer"
         )
     if (config.image_size, config.patch_size) != (image_size, patch_size):
         raise ShapeError(
             f"model: expected image size {image_size} and patch size {patch_size}, got "
-            f"{config.image_size} and {config.patch_size} — give those of the model"
+            f"{config.image_size} and {config.patch_size} — pass the sizes of the model"
         )
     config.mask_ratio, config.norm_pix_loss = mask_ratio, norm_pix_loss
-    return made
+    return network
 
 
 @torch.no_grad()
 def features(model: Any, pixel_values: Tensor, pool: str = "mean") -> Tensor:
-    """What the encoder makes of whole images, nothing masked: (B, D).
+    """Compute encoder features (B, D) of images without masking.
 
     Parameters
     ----------
@@ -133,16 +135,16 @@ def features(model: Any, pixel_values: Tensor, pool: str = "mean") -> Tensor:
     """
     if pool not in ("mean", "class"):
         raise ValueError(choices("pool", pool, ("mean", "class")))
-    config, training = model.config, model.training
-    ratio, patches = config.mask_ratio, (config.image_size // config.patch_size) ** 2
-    # Rising noise leaves the patches where they are.
+    config, was_training = model.config, model.training
+    old_ratio, patches = config.mask_ratio, (config.image_size // config.patch_size) ** 2
+    # Increasing noise keeps the order of the patches.
     noise = torch.arange(patches, dtype=torch.float32, device=pixel_values.device)
     try:
         config.mask_ratio = 0.0
         model.eval()
         tokens = model.vit(pixel_values, noise=noise.expand(len(pixel_values), -1))[0]
     finally:
-        config.mask_ratio = ratio
-        model.train(training)
-    made: Tensor = tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
-    return made
+        config.mask_ratio = old_ratio
+        model.train(was_training)
+    pooled: Tensor = tokens[:, 1:].mean(1) if pool == "mean" else tokens[:, 0]
+    return pooled

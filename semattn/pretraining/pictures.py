@@ -1,4 +1,4 @@
-"""The pictures of a run: some of its images, what the model saw, what it reconstructed."""
+"""Pictures of a run: example images, their visible patches and their reconstructions."""
 
 from __future__ import annotations
 
@@ -11,42 +11,51 @@ from .. import viz
 from ..masking import GuidedMasking
 from ..utils.atomic_files import whole
 from .data import MaskedImages
-from .reconstruction import reconstruct, richness
+from .reconstruction import masked_keypoint_fraction, reconstruct
 
 PICTURE = "reconstruction.png"
-TIMES = 10  # in a run, and at its end
+PICTURES_PER_RUN = 10
 
 
-def due(done: int, epochs: int) -> bool:
-    """Whether a picture is drawn after so many epochs."""
-    return done == epochs or done % max(1, epochs // TIMES) == 0
+def is_due(epochs_done: int, epochs: int) -> bool:
+    """Return True if a picture is drawn after this number of epochs."""
+    return epochs_done == epochs or epochs_done % max(1, epochs // PICTURES_PER_RUN) == 0
 
 
-def draw(model: Any, data: MaskedImages, count: int, done: int, out: Path) -> None:
-    """Write the picture after so many epochs: whole, or as it was."""
-    made = reconstruct(model, data, spread(len(data), count), epoch=max(done - 1, 0))
-    part = richness(made)
-    beside = [
-        describe(data, max(done - 1, 0)),
-        "" if np.isnan(part) else f"{part:.0%} of the keypoints are in masked patches",
-        "patches are predicted but for their true mean and contrast" * model.config.norm_pix_loss,
+def draw(model: Any, data: MaskedImages, count: int, epochs_done: int, out: Path) -> None:
+    """Draw the reconstruction picture after a number of epochs and write it atomically."""
+    result = reconstruct(
+        model, data, spread_indices(len(data), count), epoch=max(epochs_done - 1, 0)
+    )
+    fraction = masked_keypoint_fraction(result)
+    captions = [
+        describe(data, max(epochs_done - 1, 0)),
+        "" if np.isnan(fraction) else f"{fraction:.0%} of the keypoints are in masked patches",
+        "predicted patches are shown with their true mean and contrast"
+        * model.config.norm_pix_loss,
     ]
-    name = f"Reconstruction after {done} epoch" + ("" if done == 1 else "s")
-    drawn = viz.reconstruction(made, headline=name, beside="  ·  ".join(filter(None, beside)))
+    headline = f"Reconstruction after {epochs_done} epoch" + ("" if epochs_done == 1 else "s")
+    figure = viz.reconstruction(
+        result, headline=headline, beside="  ·  ".join(filter(None, captions))
+    )
     with whole(out / PICTURE) as stream:
-        drawn.savefig(stream, format="png")
+        figure.savefig(stream, format="png")
 
 
 def describe(data: MaskedImages, epoch: int) -> str:
-    """The masking of an epoch in words."""
+    """Return a description of the masking of an epoch."""
     masking = data.masking
     if not isinstance(masking, GuidedMasking):
         return type(masking).__name__.removesuffix("Masking").lower() + " masking"
     beta = masking.beta_at(epoch)
-    hidden = "rich patches hidden more" if beta > 0 else "poor patches hidden more"
+    hidden = (
+        "dense patches are masked more often"
+        if beta > 0
+        else "sparse patches are masked more often"
+    )
     return f"guided masking, beta {beta:g}" + (f": {hidden}" if beta else "")
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """Indices of so many pictures, evenly over all of them."""
-    return sorted({int(one) for one in np.linspace(0, count - 1, min(wanted, count))})
+def spread_indices(count: int, limit: int) -> list[int]:
+    """Return at most `limit` indices, evenly spaced over `count` pictures."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(limit, count))})

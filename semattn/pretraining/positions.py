@@ -1,8 +1,7 @@
-"""Where each patch is, for a masked autoencoder that was not told.
+"""Position embeddings for new masked autoencoders.
 
-transformers 5 leaves a `ViTMAEForPreTraining` that is made from a config without positions: the
-encoder skips its own and the decoder sets its own to zero, both are frozen, and such a model
-cannot learn where anything is.
+transformers 5 builds a `ViTMAEForPreTraining` from a config without position embeddings: those of
+the encoder and the decoder are zero and frozen, so that the model cannot use positions.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SLOWEST = 10_000.0  # period of the slowest wave, in patches over 2 pi
+MAX_PERIOD = 10_000.0  # period of the slowest wave, in patches over 2 pi
 
 
 def sincos(shape: tuple[int, int], width: int) -> Tensor:
-    """Fixed positions of a grid of patches, as MAE has them (arXiv 2111.06377): (1 + P, width).
+    """Return the sin-cos position embeddings (1 + P, width) of MAE (arXiv 2111.06377).
 
-    A quarter of the channels is the sine of the column at rising periods, a quarter its cosine, and
-    so for the row; the class token, which comes first, has zeros.
+    A quarter of the channels is the sine of the column at increasing periods, a quarter the cosine;
+    the other half encodes the row in the same way. The class token comes first and has zeros.
 
     Parameters
     ----------
@@ -28,25 +27,29 @@ def sincos(shape: tuple[int, int], width: int) -> Tensor:
 
     Examples
     --------
-    >>> [[round(one, 2) for one in row] for row in sincos((2, 3), 4)[[0, 1, 6]].tolist()]
+    >>> [[round(value, 2) for value in row] for row in sincos((2, 3), 4)[[0, 1, 6]].tolist()]
     [[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0], [0.91, -0.42, 0.84, 0.54]]
     """
     if width % 4:
         raise ValueError(f"width: expected a multiple of 4 for sin-cos positions, got {width}")
-    rates = SLOWEST ** (-torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
+    rates = MAX_PERIOD ** (
+        -torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
+    )
     row, column = torch.meshgrid(
         *(torch.arange(n, dtype=torch.float64, device="cpu") for n in shape), indexing="ij"
     )
-    waves = [at.reshape(-1, 1) * rates for at in (column, row)]
-    made = torch.cat([turn(wave) for wave in waves for turn in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([made.new_zeros(1, width), made]).float()
+    waves = [coordinates.reshape(-1, 1) * rates for coordinates in (column, row)]
+    encoding = torch.cat(
+        [function(wave) for wave in waves for function in (torch.sin, torch.cos)], dim=1
+    )
+    return torch.cat([encoding.new_zeros(1, width), encoding]).float()
 
 
 @torch.no_grad()
 def add_positions(model: Any) -> None:
-    """Give a new `ViTMAEForPreTraining` the positions, and the tokens, that it lacks.
+    """Initialise zero position embeddings and tokens of a new `ViTMAEForPreTraining`, in place.
 
-    Those that are not zero stay. Tokens are drawn from torch's generator.
+    Non-zero values are unchanged. Tokens are drawn from torch's global generator.
     """
     config, encoder, decoder = model.config, model.vit.embeddings, model.decoder
     side = config.image_size // config.patch_size

@@ -1,4 +1,4 @@
-"""The loss of a reconstruction, and the pictures that a model reconstructs."""
+"""Reconstruction loss, and reconstructions of pictures by a model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..grid import PatchGrid
 from ..keypoints import Keypoints
 from .data import MaskedImages, middle
 
-EPSILON = 1e-6  # beside the variance of a patch: transformers'
+EPSILON = 1e-6  # added to the variance of a patch, as in transformers
 
 
 def masked_loss(
     predicted: Tensor, target: Tensor, mask: Tensor, weight: Tensor, normalised: bool
 ) -> Tensor:
-    """Mean squared error of the masked patches, each patch by its weight, each image alike.
+    """Compute the weighted mean squared error of the masked patches, averaged over images.
 
-    With equal weights it is MAE's loss.
+    With equal weights this is the loss of MAE.
 
     Parameters
     ----------
     predicted, target : (B, P, D)
-    mask : (B, P), 1 where masked, of which each image has one at least
+    mask : (B, P), 1 for masked patches; each image has at least one
     weight : (B, P), > 0
-    normalised : whether each patch of the target is normalised first
+    normalised : normalise each target patch first
     """
     if normalised:
         mean = target.mean(-1, keepdim=True)
@@ -43,16 +43,16 @@ def masked_loss(
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """Images, what a model saw of them, and what it made of it.
+    """Images, their masks and their reconstructions by a model.
 
     Parameters
     ----------
     pixels : (n, H, W, 3) uint8
-    reconstructed : (n, H, W, 3) uint8, masked patches as predicted, visible ones as they are
+    reconstructed : (n, H, W, 3) uint8, predicted masked patches and original visible patches
     masked : (n, P) bool
-    keypoints : of each image
-    grid : of the patches
-    error : (n,) mean squared error of the masked patches, each normalised where the model does so
+    keypoints : keypoints of each image
+    grid : patch grid
+    error : (n,) mean squared error of the masked patches, normalised per patch if the model does so
     """
 
     pixels: np.ndarray
@@ -67,25 +67,25 @@ class Reconstruction:
 def reconstruct(
     model: Any, data: MaskedImages, indices: Sequence[int], epoch: int = 0
 ) -> Reconstruction:
-    """What a model reconstructs of the middles of pictures, masked as in an epoch.
+    """Reconstruct the center crops of pictures, masked as in an epoch.
 
     Parameters
     ----------
-    model : a `ViTMAEForPreTraining`; left in the mode that it is in
+    model : a `ViTMAEForPreTraining`; its training mode is restored
     data : pictures and masks
-    indices : which pictures
-    epoch : from 0
+    indices : indices of the pictures
+    epoch : counted from 0
     """
-    crops, found, items = [], [], []
+    crops, keypoints, items = [], [], []
     for index in indices:
         picture = data.picture(index)
         crop = middle(picture, data.grid.image_size)
         crops.append(np.array(crop.image(picture)))
-        found.append(data.keypoints(crops[-1], crop, index))
+        keypoints.append(data.keypoints(crops[-1], crop, index))
         items.append(data.item(picture, crop, epoch, index))
     device, training = model_device(model), model.training
-    inputs = torch.stack([one["pixel_values"] for one in items]).to(device)
-    noise = torch.stack([one["noise"] for one in items]).to(device)
+    inputs = torch.stack([item["pixel_values"] for item in items]).to(device)
+    noise = torch.stack([item["noise"] for item in items]).to(device)
     try:
         model.eval()
         out = model(pixel_values=inputs, noise=noise)
@@ -99,25 +99,27 @@ def reconstruct(
                     torch.ones_like(out.mask[:1]), model.config.norm_pix_loss)
         for i in range(len(items))
     ]  # fmt: skip
-    if model.config.norm_pix_loss:  # what is predicted has no brightness of its own
+    if model.config.norm_pix_loss:  # predictions are normalised per patch
         spread = (target.var(-1, keepdim=True) + EPSILON) ** 0.5
         predicted = predicted * spread + target.mean(-1, keepdim=True)
-    whole = model.unpatchify(torch.where(masked[..., None], predicted, target))
-    levels = ((whole.float().cpu() * data.std + data.mean) * 255).round().clamp(0, 255)
+    images = model.unpatchify(torch.where(masked[..., None], predicted, target))
+    pixels = ((images.float().cpu() * data.std + data.mean) * 255).round().clamp(0, 255)
     return Reconstruction(
         pixels=np.stack(crops),
-        reconstructed=levels.to(torch.uint8).permute(0, 2, 3, 1).numpy(),
+        reconstructed=pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy(),
         masked=masked.cpu().numpy(),
-        keypoints=tuple(found),
+        keypoints=tuple(keypoints),
         grid=data.grid,
         error=torch.stack(error).float().cpu().numpy(),
     )
 
 
-def richness(made: Reconstruction) -> float:
-    """The part of the keypoints that lies in masked patches, over all images; NaN for none."""
+def masked_keypoint_fraction(reconstruction: Reconstruction) -> float:
+    """Return the fraction of all keypoints that are in masked patches; NaN without keypoints."""
     from ..density import Scene
 
-    counts = count(Scene(made.pixels, made.keypoints, made.grid)).numpy()
+    counts = count(
+        Scene(reconstruction.pixels, reconstruction.keypoints, reconstruction.grid)
+    ).numpy()
     total = counts.sum()
-    return float((counts * made.masked).sum() / total) if total else float("nan")
+    return float((counts * reconstruction.masked).sum() / total) if total else float("nan")

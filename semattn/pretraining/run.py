@@ -1,4 +1,4 @@
-"""`pretrain`: a whole run, from pictures to a trained model, which goes on where it was stopped."""
+"""`pretrain`: a complete, resumable run, from pictures to a trained model."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from ..errors import ImageError
 from ..masking import GuidedMasking, KeypointCache, Masking
 from ..utils.registry import choices
 from ..utils.result_folder import FolderLike, ResultFolder
-from .beginning import begin, keep_beginning, warn_of_edits
+from .beginning import begin, save_run_start, warn_about_edits
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import FixedMasks, MaskedImages, Order
 from .inputs import Inputs
-from .models import build_model, need, quiet
-from .pictures import PICTURE, draw, due
+from .models import build_model, check_packages, hide_progress_bars
+from .pictures import PICTURE, draw, is_due
 
 MODEL, KEYPOINTS = "model", "keypoints"
 FILES = (RUN, LOG, PICTURE, f"{MODEL}/", f"{KEYPOINTS}/", f"{CHECKPOINTS}/")
-LONGEST = 2.0  # pictures are searched for keypoints at this many times the input's side
+LONGEST = 2.0  # shorter side of pictures in keypoint detection, relative to the input size
 
-Say = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A run, under way or finished.
+    """Record of a run, in progress or finished.
 
     Parameters
     ----------
     model : the `ViTMAEForPreTraining`, on the device of the run
-    data : what it is trained on
-    out : the folder of the run
-    settings : what was asked for
-    keypoints_seconds : what finding the keypoints took; the log's seconds begin with it
-    resumed : the step that it went on from; 0 for a run in one go
-    main : whether this is the process that writes
-    log : the metrics of a finished run, as in metrics.jsonl
-    skipped : names of pictures that cannot be read and are left out, with reasons
+    data : training data set
+    out : folder of the run
+    settings : settings of the run
+    keypoints_seconds : time of keypoint detection; the seconds of the log include it
+    resumed : step at which the run was resumed; 0 for an uninterrupted run
+    main : true in the process that writes files
+    log : metrics of a finished run, as in metrics.jsonl
+    skipped : names of unreadable pictures, with reasons
     """
 
     model: Any
@@ -86,70 +86,70 @@ def pretrain(
     keep: int = 2,
     validation: Sequence[Any] | None = None,
     reconstructions: int = 6,
-    progress: Say | None = None,
+    progress: ReportProgress | None = None,
     after_epoch: Callable[[Pretrained, int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Pretrained:
-    """Pre-train a masked autoencoder; the same call goes on with a run that was stopped.
+    """Pre-train a masked autoencoder; the same call resumes an interrupted run.
 
-    By transformers' trainer: started by `torchrun` or `accelerate launch` it runs in several
-    processes, and the batch is shared among them. On a CPU, a run that was killed and resumed ends
-    with the weights of one left alone, bit for bit, where it has as many threads.
+    Uses transformers' trainer. With `torchrun` or `accelerate launch`, the batch is divided among
+    the processes. On a CPU, an interrupted and resumed run ends with bit-identical weights, given
+    the same number of threads.
 
     Parameters
     ----------
-    pictures : paths, arrays or PIL images; what cannot be read is left out, and listed
-    out : the folder of the run
-    masking : the policy; `GuidedMasking(seed=seed)` if left out
+    pictures : paths, arrays or PIL images; unreadable pictures are skipped and listed
+    out : folder of the run
+    masking : masking policy; `GuidedMasking(seed=seed)` by default
     model, norm_pix_loss : as for `build_model`
     image_size, patch_size : pixels
     density, detector, loss_weight, temperature, scale : as for `MaskedImages`
-    keypoints : "cache": found once in the whole pictures, and cropped with them; or "detect": found
+    keypoints : "cache": detect once in the full pictures and crop the keypoints; "detect": detect
         in each crop
-    cache : the folder of that cache; one in `out` if left out. Runs on the same pictures may share
-        one, and each counts the seconds that it took to make
-    epochs, batch_size : the batch is that of all processes
-    learning_rate : for a batch of 256, and scaled with it; cosine, after `warmup` of the steps
-    seed : of weights, order and crops
-    workers : processes that load data, for each process that trains
+    cache : folder of the keypoint cache; a subfolder of `out` by default. Runs on the same pictures
+        may share a cache; each run counts the time to build it
+    epochs, batch_size : `batch_size` is the total over all processes
+    learning_rate : for a batch of 256, scaled linearly; cosine schedule after a warm-up over the
+        fraction `warmup` of the steps
+    seed : seed of weights, order and crops
+    workers : data loading processes for each training process
     precision : "float32", "bfloat16" or "float16", which needs a GPU
-    device : "cpu", or "auto": a GPU where there is one
-    checkpoint_steps : steps between checkpoints; an epoch if left out
-    keep : how many checkpoints are kept
+    device : "cpu", or "auto": a GPU if available
+    checkpoint_steps : steps between checkpoints; one epoch by default
+    keep : number of checkpoints to keep
     validation : pictures whose loss under fixed random masks is logged after each epoch
-    reconstructions : how many images reconstruction.png shows; 0 for no picture
-    progress : told what is being done, how much is, and of how much
-    after_epoch : called on every process with the run, the epochs done, and seconds of training
-    callbacks : more of transformers' callbacks
+    reconstructions : number of images in reconstruction.png; 0 for no picture
+    progress : called with the stage, the number of finished items and the total
+    after_epoch : called on every process with the run, the finished epochs and training seconds
+    callbacks : additional callbacks of transformers
 
     Raises
     ------
     RunError
-        Where `out` holds a run of other settings, or one that was trained on other pictures, and
-        where a picture can no longer be read.
+        If `out` holds a run with other settings or pictures, or if a picture can no longer be read.
     ImageError
-        Where no picture can be read.
+        If no picture can be read.
     OutputError, LockedError
-        As `semattn.utils.result_folder.ResultFolder.running` does.
+        As raised by `semattn.utils.result_folder.ResultFolder.running`.
 
     Warns
     -----
     UserWarning
-        Where pictures changed before anything was trained, or while the model was trained on them.
+        If pictures changed before the first checkpoint, or during training.
     """
-    need()
+    check_packages()
     folder = out if isinstance(out, ResultFolder) else ResultFolder(Path(out), "pretrain")
-    say = progress or _silent
-    place = folder.path
+    report = progress or _ignore_progress
+    out_dir = folder.path
     masking = GuidedMasking(seed=seed) if masking is None else masking
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    main = os.environ.get("RANK", "0") == "0"
+    is_main = os.environ.get("RANK", "0") == "0"
     _check_batch(batch_size, processes)
-    images_of = partial(
+    make_data = partial(
         MaskedImages, masking=masking, size=image_size, patch_size=patch_size, density=density,
         detector=detector, loss_weight=loss_weight, temperature=temperature, scale=scale, seed=seed,
     )  # fmt: skip
-    options = images_of(pictures)
+    options = make_data(pictures)
     network = build_model(
         model, image_size=image_size, patch_size=patch_size, mask_ratio=masking.mask_ratio,
         norm_pix_loss=norm_pix_loss, seed=seed,
@@ -163,101 +163,120 @@ def pretrain(
         "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "warmup": warmup, "seed": seed, "precision": precision,
     }  # fmt: skip
-    _check(settings, place, device)
-    caches = keypoints == "cache" and options.uses_keypoints
-    if caches:
+    _check_settings(settings, out_dir, device)
+    uses_cache = keypoints == "cache" and options.uses_keypoints
+    if uses_cache:
         options.check_cacheable()
-    check_run(place, settings)
+    check_run(out_dir, settings)
 
-    from . import callbacks as own
+    from . import callbacks as run_callbacks
     from .trainer import MaskedTrainer, set_steps, training_arguments
 
     with ExitStack() as stack:
-        if main:
+        if is_main:
             stack.enter_context(folder.running(FILES))
         arguments = training_arguments(
-            place, epochs=epochs, batch_size=batch_size, processes=processes,
+            out_dir, epochs=epochs, batch_size=batch_size, processes=processes,
             learning_rate=learning_rate, weight_decay=weight_decay, workers=workers,
             precision=precision, device=device, keep=keep, evaluates=validation is not None,
             seed=seed,
         )  # fmt: skip
-        # The main process comes first, and the others find its work done.
+        # The main process runs first; the others reuse its files.
         with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
-            inputs, held = begin(place, pictures, validation, main, workers or None, say)
-            steps = _steps(len(inputs.lines), batch_size)
+            inputs, validation_inputs = begin(
+                out_dir, pictures, validation, is_main, workers or None, report
+            )
+            steps = _steps_per_epoch(len(inputs.lines), batch_size)
             settings |= {"pictures": len(inputs.lines), "pictures_sha256": inputs.digest}
-            data, spent = images_of(inputs.pictures), 0.0
-            if caches:
-                home = place / KEYPOINTS if cache is None else Path(cache)
-                if main:
-                    _cache(home, inputs, detector, image_size, workers, say, replace=cache is None)
-                data.use(KeypointCache(home))
-                spent = KeypointCache(home).seconds
-            if main:
-                keep_beginning(place, settings, spent, inputs, held)
-            began = check_run(place, settings) or {}
+            data, keypoints_seconds = make_data(inputs.pictures), 0.0
+            if uses_cache:
+                keypoints_dir = out_dir / KEYPOINTS if cache is None else Path(cache)
+                if is_main:
+                    _build_cache(
+                        keypoints_dir,
+                        inputs,
+                        detector,
+                        image_size,
+                        workers,
+                        report,
+                        replace=cache is None,
+                    )
+                data.use(KeypointCache(keypoints_dir))
+                keypoints_seconds = KeypointCache(keypoints_dir).seconds
+            if is_main:
+                save_run_start(out_dir, settings, keypoints_seconds, inputs, validation_inputs)
+            saved_run = check_run(out_dir, settings) or {}
         set_steps(arguments, steps, warmup=warmup, checkpoint_steps=checkpoint_steps)
-        order, checkpoint = Order(len(data), seed), latest(place, tidy=False)
+        order, checkpoint = Order(len(data), seed), latest(out_dir, tidy=False)
+        fixed_masks = (
+            None if validation_inputs is None else FixedMasks(data, validation_inputs.pictures)
+        )
         trainer = MaskedTrainer(
             model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
-            eval_dataset=None if held is None else FixedMasks(data, held.pictures),
+            eval_dataset=fixed_masks,
         )  # fmt: skip
         run = Pretrained(
-            model=network, data=data, out=place, settings=settings, main=main,
-            keypoints_seconds=float(began["keypoints_seconds"]),
+            model=network, data=data, out=out_dir, settings=settings, main=is_main,
+            keypoints_seconds=float(saved_run["keypoints_seconds"]),
             resumed=0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
             skipped=inputs.skipped,
         )  # fmt: skip
 
-        def after(done: int, seconds: float) -> None:
-            if main and reconstructions and due(done, epochs):
-                draw(network, data, reconstructions, done, place)
+        def call_after_epoch(done: int, seconds: float) -> None:
+            if is_main and reconstructions and is_due(done, epochs):
+                draw(network, data, reconstructions, done, out_dir)
             if after_epoch is not None:
                 after_epoch(run, done, seconds)
 
-        log = own.Log(place, run.keypoints_seconds)
-        own.replace_callbacks(
+        log = run_callbacks.MetricsLog(out_dir, run.keypoints_seconds)
+        run_callbacks.replace_callbacks(
             trainer,
-            [own.Epochs(order, steps), log, own.After(after, log, steps), own.Marks(place),
-             own.Progress(say), *callbacks],
-        )  # fmt: skip
-        with quiet():
+            [
+                run_callbacks.EpochSetter(order, steps),
+                log,
+                run_callbacks.EpochEnd(call_after_epoch, log, steps),
+                run_callbacks.CheckpointMarker(out_dir),
+                run_callbacks.ProgressReporter(report),
+                *callbacks,
+            ],
+        )
+        with hide_progress_bars():
             _train(trainer, checkpoint)
-            if main:
-                _keep_model(network, place)
-                write_json(place / RUN, {**began, "finished": True})
-                warn_of_edits(inputs)
+            if is_main:
+                _save_model(network, out_dir)
+                write_json(out_dir / RUN, {**saved_run, "finished": True})
+                warn_about_edits(inputs)
         arguments.distributed_state.wait_for_everyone()
-    return replace(run, log=tuple(own.lines_of(trainer.state.log_history)))
+    return replace(run, log=tuple(run_callbacks.select_metrics(trainer.state.log_history)))
 
 
 def _train(trainer: Any, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except ImageError as error:
-        raise _no_longer_readable(error) from error
+        raise _unreadable_picture_error(error) from error
 
 
-def _no_longer_readable(error: ImageError) -> RunError:
-    """Return the error of a picture that cannot be read while the model is trained."""
-    # A worker of a DataLoader puts its traceback before the message.
+def _unreadable_picture_error(error: ImageError) -> RunError:
+    """Return the error for a picture that became unreadable during training."""
+    # A DataLoader worker prepends its traceback to the message.
     text = str(error).rpartition(f"{ImageError.__module__}.{ImageError.__name__}: ")[2]
     reason = text.removesuffix("\\n").strip()
     return RunError(
-        f"pictures: expected those that could be read when the run was begun, got one that cannot "
-        f"({reason}) — restore it, and the same call goes on"
+        f"pictures: expected all pictures to stay readable during the run, got one that is not "
+        f"({reason}) — restore it and resume with the same call"
     )
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items as a batch."""
+    """Stack items into a batch."""
     import torch
 
-    return {name: torch.stack([one[name] for one in items]) for name in items[0]}
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Nobody is told."""
+def _ignore_progress(stage: str, done: int, total: int) -> None:
+    """Ignore progress reports."""
 
 
 def _check_batch(batch_size: int, processes: int) -> None:
@@ -268,26 +287,29 @@ def _check_batch(batch_size: int, processes: int) -> None:
         )
 
 
-def _steps(pictures: int, batch_size: int) -> int:
-    """Steps of an epoch; pictures that fill no batch wait for the next epoch's order."""
+def _steps_per_epoch(pictures: int, batch_size: int) -> int:
+    """Return the steps of an epoch; an incomplete last batch is dropped."""
     if pictures < batch_size:
         raise ValueError(
             f"batch_size: expected at most {pictures}, the number of pictures, got {batch_size} — "
-            "lower it or give more pictures"
+            "lower it or pass more pictures"
         )
     return pictures // batch_size
 
 
-def _check(settings: dict[str, Any], out: Path, device: str) -> None:
-    """Refuse what would fail later."""
+def _check_settings(settings: dict[str, Any], out: Path, device: str) -> None:
+    """Raise for settings that would fail later in the run."""
     import torch
 
     if settings["epochs"] < 1:
-        raise ValueError(f"epochs: expected 1 at least, got {settings['epochs']}")
-    kinds = {"keypoints": ("cache", "detect"), "precision": ("float32", "bfloat16", "float16")}
-    for name, known in kinds.items():
-        if settings[name] not in known:
-            raise ValueError(choices(name, settings[name], known))
+        raise ValueError(f"epochs: expected at least 1, got {settings['epochs']}")
+    allowed_values = {
+        "keypoints": ("cache", "detect"),
+        "precision": ("float32", "bfloat16", "float16"),
+    }
+    for name, allowed in allowed_values.items():
+        if settings[name] not in allowed:
+            raise ValueError(choices(name, settings[name], allowed))
     if device not in ("auto", "cpu"):
         raise ValueError(choices("device", device, ("auto", "cpu")))
     if settings["precision"] == "float16" and (device == "cpu" or not torch.cuda.is_available()):
@@ -296,21 +318,28 @@ def _check(settings: dict[str, Any], out: Path, device: str) -> None:
         raise RunError(f"out: expected a folder, got the file {out} — choose another name")
 
 
-def _cache(
-    folder: Path, inputs: Inputs, detector: str, size: int, workers: int, say: Say, *, replace: bool
+def _build_cache(
+    folder: Path,
+    inputs: Inputs,
+    detector: str,
+    size: int,
+    workers: int,
+    report: ReportProgress,
+    *,
+    replace: bool,
 ) -> KeypointCache:
-    """Return the keypoints of all pictures; those that are not there are found."""
+    """Return the keypoint cache of all pictures, completed if necessary."""
     return KeypointCache.build(
         inputs.pictures, folder, detector=detector, longest=round(LONGEST * size),
-        workers=workers or None, progress=lambda done, total: say("keypoints", done, total),
+        workers=workers or None, progress=lambda done, total: report("keypoints", done, total),
         identities=inputs.lines, replace=replace,
     )  # fmt: skip
 
 
-def _keep_model(model: Any, out: Path) -> None:
-    """The trained model in its folder: whole, or not there."""
-    partial = out / f".{MODEL}.{os.getpid()}"
-    model.save_pretrained(partial)
+def _save_model(model: Any, out: Path) -> None:
+    """Save the trained model to its folder, atomically."""
+    temporary = out / f".{MODEL}.{os.getpid()}"
+    model.save_pretrained(temporary)
     if (out / MODEL).exists():
         shutil.rmtree(out / MODEL)
-    partial.replace(out / MODEL)
+    temporary.replace(out / MODEL)

@@ -1,4 +1,4 @@
-"""transformers' `Trainer` with our data, order and loss; all else is its own."""
+"""transformers' `Trainer` with the data order and the weighted loss of this package."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from .checkpoints import CHECKPOINTS
 from .data import Order
 from .reconstruction import masked_loss
 
-BASE_BATCH = 256  # images; learning rates are given for it and scaled with the batch
+BASE_BATCH = 256  # images; learning rates are scaled relative to this batch size
 BETAS = (0.9, 0.95)  # of AdamW, as in MAE
-LOG_STEPS = 50  # steps between lines of the log, in epochs that are longer
-WAIT = 7 * 24 * 3600  # seconds that processes wait for the one that finds keypoints
+LOG_STEPS = 50  # maximum steps between log entries
+MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for keypoint detection
 
 
 class MaskedTrainer(Trainer):
-    """A `Trainer` of masked autoencoders: weighted loss, keyed order."""
+    """`Trainer` of masked autoencoders with a weighted loss and a keyed data order."""
 
-    def __init__(self, *given: Any, order: Order, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.order = order
         self.can_return_loss = True  # evaluation has no labels
-        self.model_accepts_loss_kwargs = False  # the model takes them and ignores them
+        self.model_accepts_loss_kwargs = False  # the model accepts and ignores them
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         return self.order
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # transformers 5 writes some weights under their names of version 4, and its trainer reads
-        # the file as it is and leaves out what has another name. `from_pretrained` knows both.
-        own: Any = self.model if model is None else model
-        there = type(own).from_pretrained(resume_from_checkpoint, local_files_only=True)
-        own.load_state_dict(there.state_dict())
+        # transformers 5 saves some weights under their version 4 names, and its trainer skips
+        # unknown names when it loads a checkpoint. `from_pretrained` maps both.
+        network: Any = self.model if model is None else model
+        loaded = type(network).from_pretrained(resume_from_checkpoint, local_files_only=True)
+        network.load_state_dict(loaded.state_dict())
 
     def compute_loss(
         self,
@@ -46,14 +46,14 @@ class MaskedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The model's own loss, or the weighted one where the data weighs patches."""
+        """Return the loss of the model, or the weighted loss if the data has loss weights."""
         pixels, weight = inputs["pixel_values"], inputs.get("loss_weight")
         out = model(pixel_values=pixels, noise=inputs["noise"])
         loss = out.loss
         if weight is not None:
-            own = self.accelerator.unwrap_model(model)
+            network = self.accelerator.unwrap_model(model)
             loss = masked_loss(
-                out.logits, own.patchify(pixels), out.mask, weight, own.config.norm_pix_loss
+                out.logits, network.patchify(pixels), out.mask, weight, network.config.norm_pix_loss
             )
         return (loss, out) if return_outputs else loss
 
@@ -73,15 +73,15 @@ def training_arguments(
     evaluates: bool,
     seed: int,
 ) -> TrainingArguments:
-    """Return transformers' arguments of a run, but for those that `set_steps` sets.
+    """Return transformers' arguments of a run, except those set by `set_steps`.
 
     Parameters
     ----------
     batch_size : images of one step, in all processes
-    learning_rate : for a batch of 256; it is scaled
-    device : "cpu", or "auto": what the machine has
+    learning_rate : for a batch of 256, scaled linearly
+    device : "cpu", or "auto": a GPU if available
     """
-    made = TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / CHECKPOINTS),
         num_train_epochs=epochs,
         per_device_train_batch_size=batch_size // processes,
@@ -114,22 +114,22 @@ def training_arguments(
         seed=seed,
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
-        ddp_timeout=WAIT,
+        ddp_timeout=MAX_WAIT,
         accelerator_config={"use_seedable_sampler": False, "dispatch_batches": False},
     )
-    made._n_gpu = min(made.n_gpu, 1)  # several GPUs are for several processes, not for DataParallel
-    return made
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # disables DataParallel; use one process per GPU
+    return arguments
 
 
 def set_steps(
     arguments: TrainingArguments, steps: int, *, warmup: float, checkpoint_steps: int | None
 ) -> None:
-    """Set what depends on the steps of an epoch, once the number of pictures is known.
+    """Set the arguments that depend on the number of steps per epoch.
 
     Parameters
     ----------
-    warmup : part of the steps of a run
-    checkpoint_steps : steps between checkpoints; an epoch for None
+    warmup : fraction of the steps of a run
+    checkpoint_steps : steps between checkpoints; one epoch if None
     """
     arguments.warmup_steps = round(warmup * steps * int(arguments.num_train_epochs))
     arguments.logging_steps = min(steps, LOG_STEPS)

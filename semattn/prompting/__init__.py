@@ -1,4 +1,4 @@
-"""Prompting: attention led to keypoint-dense patches, to a region, or away from a cue."""
+"""Prompting: add a bias to the attention scores of keypoint-dense patches, a region or a cue."""
 
 from .bias import CLIP, attend, suppress
 from .calibration import Calibration, Evaluation, Step, calibrate, evaluate

@@ -1,4 +1,4 @@
-"""From weights of patches to what is added to the scores of attention, nats."""
+"""Conversion of patch weights to the bias that is added to attention scores, nats."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..grid import PatchGrid
 from ..utils.validation import as_tensor, check_values
 
 CLIP = 2.5
-"""Nats: no patch is made more than e^2.5, about 12 times, likelier or unlikelier than the mean."""
+"""Nats: the bias changes the odds of a patch by at most a factor of e^2.5, about 12."""
 
 
 def attend(weights: Tensor, clip: float = CLIP) -> Tensor:
-    """b_j = clip(log(P p_j), -clip, clip), p the concentration of the weights.
+    """Compute b_j = clip(log(P p_j), -clip, clip), where p is the concentration of the weights.
 
     Parameters
     ----------
-    weights : (B, P), >= 0, of any scale
+    weights : (B, P), >= 0, any scale
     clip : > 0, nats
 
     Returns
@@ -42,77 +42,81 @@ def attend(weights: Tensor, clip: float = CLIP) -> Tensor:
 
 
 def suppress(scores: Tensor, clip: float = CLIP) -> Tensor:
-    """b_j = -clip score_j: a patch that surely shows what is to be overlooked loses `clip` nats.
+    """Compute b_j = -clip score_j: a patch with score 1 loses `clip` nats.
 
     Parameters
     ----------
-    scores : (B, P) in [0, 1], how surely each patch shows it; 0 everywhere changes nothing
+    scores : (B, P) in [0, 1], certainty that a patch shows the suppressed content; 0 has no effect
     clip : > 0, nats
     """
     values = scores.detach()
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(
-            f"weights: expected scores in [0, 1] to lead away from, got [{float(values.min()):.4g},"
-            f" {float(values.max()):.4g}] — divide by the greatest"
+            f"weights: expected scores in [0, 1] with away=True, got [{float(values.min()):.4g},"
+            f" {float(values.max()):.4g}] — divide by the maximum"
         )
     return -clip * scores
 
 
 class Known:
-    """A cue whose bias (1 or B, P) is there already, nats."""
+    """Cue with a precomputed bias (1 or B, P), nats."""
 
-    def __init__(self, made: Tensor) -> None:
-        self.made = made
+    def __init__(self, nats: Tensor) -> None:
+        self.nats = nats
 
     def bias(self, _: Tensor) -> Tensor:
-        """The same for all images."""
-        return self.made
+        """Return the bias; the inputs are ignored."""
+        return self.nats
 
 
-def on_grid(values: Any, grid: PatchGrid, batch: int, name: str = "weights") -> Tensor:
-    """Values (P,), (B, P) or (B, h, w) as (1 or B, P), or the one line that says what is wrong."""
+def as_patch_values(values: Any, grid: PatchGrid, batch: int, name: str = "weights") -> Tensor:
+    """Convert values (P,), (B, P) or (B, h, w) to (1 or B, P); raise for other shapes or types."""
     try:
-        given = as_tensor(values)
+        array = as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name}: expected numbers, got {type(values).__name__}") from error
-    check_values(name, given)
-    if given.ndim == 3 and tuple(given.shape[1:]) == grid.shape:
-        given = given.flatten(1)
-    given = given[None] if given.ndim == 1 else given
-    if given.ndim != 2:
+    check_values(name, array)
+    if array.ndim == 3 and tuple(array.shape[1:]) == grid.shape:
+        array = array.flatten(1)
+    array = array[None] if array.ndim == 1 else array
+    if array.ndim != 2:
         raise ShapeError(
-            f"{name}: expected (B, {grid.patches}), got {tuple(given.shape)} — one a patch"
+            f"{name}: expected (B, {grid.patches}), got {tuple(array.shape)} — one per patch"
         )
-    grid.check(given, name)
-    if len(given) not in (1, batch):
+    grid.check(array, name)
+    if len(array) not in (1, batch):
         raise ShapeError(
-            f"{name}: expected those of {batch} images, got {len(given)} — one row an image, "
-            "or one for all"
+            f"{name}: expected {batch} rows, one per image, or a single row for all images, got "
+            f"{len(array)}"
         )
-    if not bool(given.detach().isfinite().all()):
-        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity — clean them first")
-    return given
+    if not bool(array.detach().isfinite().all()):
+        raise ValueError(
+            f"{name}: expected finite numbers, got NaN or infinity — replace them first"
+        )
+    return array
 
 
-def weighty(weights: Tensor) -> Tensor:
-    """The same weights (B, P), if none is below 0 and one of each image above."""
+def check_weights(weights: Tensor) -> Tensor:
+    """Return the weights (B, P); raise if one is negative or all of an image are 0."""
     values = weights.detach()
     if not bool((values >= 0).all()):
         raise ValueError(
-            f"weights: expected numbers >= 0, got {float(values.min()):.4g} — clip them, or lead "
-            "away with away=True"
+            f"weights: expected numbers >= 0, got {float(values.min()):.4g} — clip them, or "
+            "suppress patches with away=True"
         )
-    blank = (values == 0).all(dim=1).nonzero().flatten().tolist()
-    if blank:
+    empty = (values == 0).all(dim=1).nonzero().flatten().tolist()
+    if empty:
         raise ValueError(
-            f"weights: expected one above 0 at least, got none for image {blank[0]} — "
-            "there is nothing to attend to"
+            f"weights: expected at least one above 0 per image, got none for image {empty[0]} — "
+            "pass a weight above 0"
         )
     return weights
 
 
-def check_nats(name: str, value: Any) -> Any:
-    """A number above 0 as it is."""
+def check_positive(name: str, value: Any) -> Any:
+    """Return the value; raise if it is not a finite number above 0."""
     if not (isinstance(value, (int, float)) and value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}: expected nats above 0, got {value!r} — {CLIP} is the usual clip")
+        raise ValueError(
+            f"{name}: expected nats above 0, got {value!r} — the default clip is {CLIP}"
+        )
     return value

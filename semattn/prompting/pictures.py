@@ -1,8 +1,8 @@
-"""The bias of one batch, whoever says it: weights that are given, a region, or a density of the
-pictures.
+"""Sources of the bias of a batch: fixed values, a region, or a density of the images.
 
-All have the same three parts: whether they want to see a layer of the model (`looks`), `see`, and
-`bias`, which is asked for when the first call is to be steered.
+All classes have the attribute `needs_layer` (true if the bias depends on a layer of the model), the
+method `observe`, which receives that layer, and the method `bias`, which is called before the first
+steered attention call.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ from ..keypoints import start
 from ..utils.registry import choices
 from . import sources
 
-Nats = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)
+ToBias = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)
 
 
-class Given:
-    """A bias (1 or B, P) that is known."""
+class FixedBias:
+    """Bias (1 or B, P) with known values."""
 
-    looks = False
+    needs_layer = False
 
     def __init__(self, bias: Tensor) -> None:
-        self.made = bias
+        self.values = bias
 
-    def see(self, one: SiteRecord) -> None:
-        """Nothing of the model is needed."""
-
-    def bias(self) -> Tensor:
-        """(1 or B, P), nats."""
-        return self.made
-
-
-class OfRegion:
-    """The bias by `share` (B, P) of each patch in a region, grown by what a layer sees."""
-
-    looks = True
-
-    def __init__(self, share: Tensor, grow: str, grid: PatchGrid, nats: Nats) -> None:
-        self.share, self.grid, self.nats = share, grid, nats
-        self.grow = {"from": grown, "within": within}[grow]
-        self.made: Tensor | None = None
-
-    def see(self, one: SiteRecord) -> None:
-        """Grow the region of each image."""
-        share = self.share.to(one.device, one.dtype)
-        with torch.no_grad(), torch.autocast(one.device.type, enabled=False):
-            self.made = self.nats(self.grow(one, self.grid, share))
+    def observe(self, record: SiteRecord) -> None:
+        """Ignore the layer."""
 
     def bias(self) -> Tensor:
-        """(B, P), nats."""
-        assert self.made is not None
-        return self.made
+        """Return the bias (1 or B, P), nats."""
+        return self.values
 
 
-class OfPictures:
-    """The bias by a density of pixels (B, H, W, 3); keypoints are found while the model runs."""
+class RegionPrompt:
+    """Bias by the `share` (B, P) of each patch in a region, refined by the affinity of a layer."""
+
+    needs_layer = True
+
+    def __init__(self, share: Tensor, grow: str, grid: PatchGrid, to_bias: ToBias) -> None:
+        self.share, self.grid, self.to_bias = share, grid, to_bias
+        self.refine = {"from": grown, "within": within}[grow]
+        self.values: Tensor | None = None
+
+    def observe(self, record: SiteRecord) -> None:
+        """Apply affinity refinement to the region of each image."""
+        share = self.share.to(record.device, record.dtype)
+        with torch.no_grad(), torch.autocast(record.device.type, enabled=False):
+            self.values = self.to_bias(self.refine(record, self.grid, share))
+
+    def bias(self) -> Tensor:
+        """Return the bias (B, P), nats."""
+        assert self.values is not None
+        return self.values
+
+
+class DensityPrompt:
+    """Bias by a density of pixels (B, H, W, 3); keypoints are detected while the model runs."""
 
     def __init__(
         self,
@@ -74,58 +74,60 @@ class OfPictures:
         density: Any,
         detector: Any,
         seed: int,
-        nats: Nats,
+        to_bias: ToBias,
     ) -> None:
         self.source: sources.Source | None = (
             sources.prompts.get(density) if isinstance(density, str) else None
         )
-        self.looks = self.source is not None
+        self.needs_layer = self.source is not None
         self.density = densities.ensure(self.source.density if self.source else density)
-        self.pixels, self.grid, self.seed, self.nats = pixels, grid, seed, nats
-        needs = needs_of(density)
-        self.found = start(pixels, detector, descriptors="descriptors" in needs) if needs else None
-        self.seen: SiteRecord | None = None
+        self.pixels, self.grid, self.seed, self.to_bias = pixels, grid, seed, to_bias
+        needs = density_needs(density)
+        self.pending_keypoints = (
+            start(pixels, detector, descriptors="descriptors" in needs) if needs else None
+        )
+        self.record: SiteRecord | None = None
 
-    def see(self, one: SiteRecord) -> None:
-        """Keep what a layer did."""
-        self.seen = one
+    def observe(self, record: SiteRecord) -> None:
+        """Store the record of the layer."""
+        self.record = record
 
     def bias(self) -> Tensor:
-        """(B, P), nats."""
-        keypoints = self.found.result() if self.found else []
+        """Return the bias (B, P), nats."""
+        keypoints = self.pending_keypoints.result() if self.pending_keypoints else []
         s = self.density(Scene(self.pixels, keypoints, self.grid, self.seed))
         if s.shape != (len(self.pixels), self.grid.patches):
             raise ShapeError(
                 f"density: expected ({len(self.pixels)}, {self.grid.patches}), got "
-                f"{tuple(s.shape)} — one value a patch of each image"
+                f"{tuple(s.shape)} — one value per image and patch"
             )
         if self.source is not None:
-            one, self.seen = self.seen, None
-            assert one is not None
-            device = one.device
+            record, self.record = self.record, None
+            assert record is not None
+            device = record.device
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                p = concentration(s).to(device, one.dtype)
-                s = self.source.see(one, self.grid, p)
-        return self.nats(s)
+                p = concentration(s).to(device, record.dtype)
+                s = self.source.see(record, self.grid, p)
+        return self.to_bias(s)
 
 
-Source = Given | OfRegion | OfPictures
+BiasSource = FixedBias | RegionPrompt | DensityPrompt
 
 
-def needs_of(density: Any) -> frozenset[str]:
-    """Return what a density, or the density of a prompt, needs: "keypoints", "descriptors"."""
+def density_needs(density: Any) -> frozenset[str]:
+    """Return the needs of a density or a prompt source: "keypoints", "descriptors"."""
     source = sources.prompts.get(density) if isinstance(density, str) else None
-    of_scene = densities.ensure(source.density if source else density)
-    return frozenset(getattr(of_scene, "needs", ("keypoints",)))
+    function = densities.ensure(source.density if source else density)
+    return frozenset(getattr(function, "needs", ("keypoints",)))
 
 
-def read_density(density: Any) -> Any:
-    """The density as it was given, if it is known.
+def check_density(density: Any) -> Any:
+    """Return the density unchanged; raise if it is not valid.
 
     Raises
     ------
     ValueError, TypeError
-        For an unknown name, or for what is neither name, function nor weights.
+        If the name is unknown, or the value is not a name, a function or weights.
     """
     if isinstance(density, Tensor) or callable(density):
         return density

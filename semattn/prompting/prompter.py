@@ -1,4 +1,4 @@
-"""`AttentionPrompter`: a model whose attention is led to where the keypoints are, or elsewhere."""
+"""`AttentionPrompter`: a model with a bias on its attention scores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import PICTURE_CHANNELS, Preprocessing, keypoint_channels_error, pixels_of
 from ..keypoints import detectors
-from .bias import CLIP, attend, check_nats, on_grid, suppress, weighty
+from .bias import CLIP, as_patch_values, attend, check_positive, check_weights, suppress
 from .calibration import Calibration, Evaluation, calibrate, evaluate
-from .pictures import Given, OfPictures, OfRegion, Source, needs_of, read_density
+from .pictures import (
+    BiasSource,
+    DensityPrompt,
+    FixedBias,
+    RegionPrompt,
+    check_density,
+    density_needs,
+)
 from .regions import Region, coverage
 from .sources import prompts
 
@@ -33,39 +40,40 @@ DENSITY = "interrelation"
 
 
 class AttentionPrompter(nn.Module):
-    """Call it like the model: the scores of attention get a bias, nothing else is changed.
+    """Wrapper of a model that adds a bias to the attention scores; it is called like the model.
 
-    scores_ij += strength b_j, b_j = clip(log(P p_j), -clip, clip), p the semantic concentration of
-    the very images that come in; prefix tokens get nothing. That multiplies the attention which
-    patch j receives by e^(strength b_j), and renormalises. Fused kernels stay on; the model's
-    weights, hooks and flags are as before when a call returns or raises.
+    scores_ij += strength b_j with b_j = clip(log(P p_j), -clip, clip), where p is the semantic
+    concentration of the input images; prefix tokens get no bias. This multiplies the attention to
+    patch j by e^(strength b_j) and renormalises. Fused kernels stay enabled. The model's weights,
+    hooks and flags are restored when a call returns or raises.
 
     Parameters
     ----------
     model : a vision transformer of any family that `semattn.record` reads
-    strength : 0 is the model itself, bit for bit; a tensor may ask for gradients
-    layers : which self-attention layers: "last-third", "last-half", "all", numbers or a slice
-    heads : numbers of heads; None is all
-    queries : whose attention gets the bias: "all", the "class" tokens alone (the prefix tokens that
-        the output is read from), or "patches"
-    density : name in `semattn.densities`, a function of a `Scene`, weights (P,) or (B, P); or one
-        that the model has a say in (`semattn.prompting.prompts`): "interrelation", "received",
-        "received-class", and the controls "class-attention" and "class-grown"
-    clip : nats, the most that one patch gains or loses at strength 1
+    strength : factor of the bias; 0 gives bit-identical outputs of the model; a tensor may require
+        gradients
+    layers : self-attention layers: "last-third", "last-half", "all", indices or a slice
+    heads : indices of heads; None is all
+    queries : queries that get the bias: "all", "class" (the prefix tokens from which the output is
+        read) or "patches"
+    density : name in `semattn.densities`, a function of a `Scene`, or weights (P,) or (B, P); or a
+        source that also uses the model's attention (`semattn.prompting.prompts`): "interrelation",
+        "received", "received-class", and the baselines "class-attention" and "class-grown"
+    clip : nats, maximum absolute bias of a patch at strength 1
     detector, preprocessing, seed, sites : as for `semattn.explain.Explainer`
 
     Raises
     ------
     UnsupportedModelError
-        For a model without self-attention that can be steered.
+        If the model has no self-attention that can be steered.
     ValueError
-        For an unknown option, layer, or name.
+        For an unknown option, layer or name.
 
     Notes
     -----
-    The answer of a prompted model is another model's answer: choose strength and layers on
-    validation data (`calibrate`), and look at more than one class of images. With gradient
-    checkpointing, call `backward` inside `steer`, which is open until it has run.
+    A prompted model makes other predictions than the plain model: select strength and layers on
+    validation data (`calibrate`), and evaluate more than one class. With gradient checkpointing,
+    call `backward` inside the `steer` context.
 
     Source: arXiv 2211.08543, which calls this prompting; the definitions are this project's.
 
@@ -98,24 +106,24 @@ class AttentionPrompter(nn.Module):
         sites: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        Steering(model, layers, heads, queries)  # or why not
+        Steering(model, layers, heads, queries)  # raises for unsupported models and options
         detectors.ensure(detector)
         self.model = model
-        self.strength = _strength(strength)
+        self.strength = _check_strength(strength)
         self.layers = layers
         self.heads = heads
         self.queries = queries
-        self.density = read_density(density)
-        self.clip = check_nats("clip", clip)
+        self.density = check_density(density)
+        self.clip = check_positive("clip", clip)
         self.detector = detector
         self.preprocessing = preprocessing
         self.seed = seed
-        self.validated: set[str] = set()
-        self.opened: set[str] = set()
+        self.validation_ids: set[str] = set()
+        self.test_ids: set[str] = set()
         self.sites = sites
 
     def at(self, strength: float | Tensor, layers: Layers) -> AttentionPrompter:
-        """Another prompter of the same model, at another strength and in other layers."""
+        """Return a prompter of the same model with another strength and other layers."""
         return AttentionPrompter(
             self.model, strength=strength, layers=layers, heads=self.heads, queries=self.queries,
             density=self.density, clip=self.clip, detector=self.detector,
@@ -123,50 +131,49 @@ class AttentionPrompter(nn.Module):
         )  # fmt: skip
 
     def calibrate(self, loader: Any, **options: Any) -> Calibration:
-        """Choose strength and layers on validation images: `semattn.prompting.calibrate`."""
+        """Select strength and layers on validation images; see `semattn.prompting.calibrate`."""
         return calibrate(self, loader, **options)
 
     def evaluate(self, loader: Any, **options: Any) -> Evaluation:
-        """Accuracy on a test split, once: `semattn.prompting.evaluate`."""
+        """Evaluate on a test split, once; see `semattn.prompting.evaluate`."""
         return evaluate(self, loader, **options)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model gives for these arguments when it is prompted."""
+        """Return the output of the prompted model for these arguments."""
         with self.steer():
             return self.model(*args, **kwargs)
 
     @contextmanager
     def steer(self, weights: Any = None, *, away: bool = False) -> Iterator[None]:
-        """Prompt every call of the model itself inside the ``with``, by this thread and task.
+        """Prompt every call of the model inside this context, in the current thread and task.
 
-        Contexts of several prompters nest, and their biases add up.
+        Contexts of several prompters can be nested; their biases are added.
 
         Parameters
         ----------
-        weights : (P,) or (B, P), >= 0, one a patch; a region (`Box`, `Polygon`, `Points`, `Mask`),
-            grown over patches of like keys unless it says ``grow=None``; a density; a cue, whose
-            ``bias(inputs)`` gives nats (B, P); None is the density of the images that this prompter
-            has
-        away : lead away from there: scores in [0, 1], or a region, of what is to be overlooked
+        weights : (P,) or (B, P), >= 0, one per patch; a region (`Box`, `Polygon`, `Points`,
+            `Mask`), with affinity refinement unless it has ``grow=None``; a density; or a cue, with
+            a method ``bias(inputs)`` that returns nats (B, P). None: the density of the prompter
+        away : suppress these patches; weights are then scores in [0, 1], or a region
         """
-        off = not isinstance(self.strength, Tensor) and self.strength == 0
-        if off or laying_out():
+        is_off = not isinstance(self.strength, Tensor) and self.strength == 0
+        if is_off or laying_out():
             yield
             return
         steering = Steering(self.model, self.layers, self.heads, self.queries)
-        with self._aimed(steering, weights, away), steering.attached():
+        with self._prepared_calls(steering, weights, away), steering.attached():
             yield
 
     @contextmanager
-    def _aimed(self, steering: Steering, weights: Any, away: bool) -> Iterator[None]:
-        """Inside the ``with``, each call of the model is aimed at its own images."""
+    def _prepared_calls(self, steering: Steering, weights: Any, away: bool) -> Iterator[None]:
+        """Compute the bias for the inputs of each model call inside this context."""
         owner = Owner(every_pass=True)
 
         @torch.compiler.disable
-        def enter(_: nn.Module, *given: Any) -> None:  # args and kwargs: see `owner`
+        def enter(_: nn.Module, *call_args: Any) -> None:  # args and kwargs: see `owner`
             if owner.calls():
                 steering.begin()
-                self._aim(steering, read_call(*given), weights, away)
+                self._prepare_call(steering, read_call(*call_args), weights, away)
 
         @torch.compiler.disable
         def leave(*_: Any) -> None:
@@ -184,37 +191,37 @@ class AttentionPrompter(nn.Module):
                 handle.remove()
 
     def bias(self, weights: Any = None, inputs: Tensor | None = None, *, away: bool = False) -> Any:
-        """What is added to the scores of each patch at strength 1, nats: (B, P).
+        """Return the bias (B, P) of each patch at strength 1, nats.
 
         Parameters
         ----------
         weights, away : as for `steer`
-        inputs : (B, C, H, W), the images; for weights (B, P) they may be left out
+        inputs : images (B, C, H, W); optional for weights (B, P)
         """
         if inputs is None:
             if not isinstance(weights, Tensor) or weights.ndim != 2:
                 raise TypeError(
-                    "inputs: expected the images for weights that are no tensor (B, P), got None — "
+                    "inputs: expected images unless weights are a tensor (B, P), got None — "
                     "call bias(weights, inputs)"
                 )
-            return suppress(weights, self.clip) if away else attend(weighty(weights), self.clip)
+            return self._bias_of_weights(weights, away)
         call = read_call((inputs,), {})
-        found = self._layout(call)
-        source = self._source(call, found, weights, away)
-        if source.looks:
-            self._show(call, found, source)
+        layout = self._layout(call)
+        source = self._source(call, layout, weights, away)
+        if source.needs_layer:
+            self._observe_layer(call, layout, source)
         return source.bias()
 
     def grid(self, inputs: Tensor) -> PatchGrid:
-        """The patches of images (B, C, H, W) that weights are given for: P of them."""
+        """Return the grid of the P patches of images (B, C, H, W)."""
         return self._layout(read_call((inputs,), {})).grid
 
     def weights(self, inputs: Tensor) -> Tensor:
-        """The concentration p (B, P) that the images (B, C, H, W) are prompted by."""
+        """Return the concentration p (B, P) of the default bias for images (B, C, H, W)."""
         return concentration(self.bias(None, inputs).exp(), smoothing=0)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """Return the options as text."""
         density = self.density if isinstance(self.density, str) else type(self.density).__name__
         return (
             f"strength={float(self.strength):g}, layers={self.layers!r}, heads={self.heads}, "
@@ -222,7 +229,7 @@ class AttentionPrompter(nn.Module):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """The model's own data, such as its config; not its methods, which nothing would steer."""
+        """Return data attributes of the model, such as its config; methods would not be steered."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -231,63 +238,68 @@ class AttentionPrompter(nn.Module):
                 raise
             return value
 
-    def _aim(self, steering: Steering, call: ModelCall, weights: Any, away: bool) -> None:
-        """Aim at the images of one call of the model."""
-        found = self._layout(call)
-        source = self._source(call, found, weights, away)
+    def _prepare_call(self, steering: Steering, call: ModelCall, weights: Any, away: bool) -> None:
+        """Set the bias for the inputs of one model call."""
+        layout = self._layout(call)
+        source = self._source(call, layout, weights, away)
 
         @torch.compiler.disable
-        def see(site: AttentionSite, made: AttentionCall) -> None:
+        def observe(site: AttentionSite, call_record: AttentionCall) -> None:
             with apart():
-                source.see(found.record(site, made))
+                source.observe(layout.record(site, call_record))
 
         @torch.compiler.disable
         def bias() -> Tensor:
             with apart():
-                patches = source.bias()
-                exact = torch.promote_types(call.images.dtype, torch.float32)
-                patches = patches.to(call.images.device, exact)
+                patch_bias = source.bias()
+                dtype = torch.promote_types(call.images.dtype, torch.float32)
+                patch_bias = patch_bias.to(call.images.device, dtype)
                 strength = self.strength
                 if isinstance(strength, Tensor):
-                    strength = strength.to(patches)
-                return found.grid.add_prefix(strength * patches)
+                    strength = strength.to(patch_bias)
+                return layout.grid.add_prefix(strength * patch_bias)
 
-        steering.aim(bias, found, (self._looked_at(found), see) if source.looks else None)
+        on_layer = (self._observed_layer(layout), observe) if source.needs_layer else None
+        steering.aim(bias, layout, on_layer)
 
-    def _source(
-        self, call: ModelCall, found: ModelLayout, weights: Any, away: bool
-    ) -> Given | OfRegion | OfPictures:
-        """Who says what the bias of one call is."""
-        grid, batch = found.grid, len(call.images)
+    def _source(self, call: ModelCall, layout: ModelLayout, weights: Any, away: bool) -> BiasSource:
+        """Return the source of the bias for one model call."""
+        grid, batch = layout.grid, len(call.images)
         weights = self.density if weights is None else weights
-        nats = self._away if away else lambda s: attend(s, self.clip)
+        to_bias = self._suppress_density if away else lambda s: attend(s, self.clip)
         if callable(getattr(weights, "bias", None)):
-            with apart():  # a cue may ask the model itself
-                made = weights.bias(call.images)
-            return Given(on_grid(made, grid, batch, "bias of the cue"))
+            with apart():  # a cue may call the model
+                cue_bias = weights.bias(call.images)
+            return FixedBias(as_patch_values(cue_bias, grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
-            needs = needs_of(weights)
+            needs = density_needs(weights)
             if needs and call.images.ndim == 4 and call.images.shape[1] not in PICTURE_CHANNELS:
                 raise keypoint_channels_error(
                     call.images.shape[1],
-                    'give weights, one a patch, or density="uniform"',
+                    'pass weights, one per patch, or density="uniform"',
                 )
-            wanted = self.preprocessing or (lambda: Preprocessing.of(self.model))
-            pixels = pixels_of(call.images.detach(), wanted, any_channels=not needs)
-            return OfPictures(pixels, grid, read_density(weights), self.detector, self.seed, nats)
+            preprocessing = self.preprocessing or (lambda: Preprocessing.of(self.model))
+            pixels = pixels_of(call.images.detach(), preprocessing, any_channels=not needs)
+            check_density(weights)
+            return DensityPrompt(pixels, grid, weights, self.detector, self.seed, to_bias)
         if isinstance(weights, Region):
             grow, weights = weights.grow, coverage(weights, grid)
             if grow is not None:
-                return OfRegion(weights.expand(batch, -1), grow, grid, nats)
-        given = on_grid(weights, grid, batch)
-        return Given(suppress(given, self.clip) if away else attend(weighty(given), self.clip))
+                return RegionPrompt(weights.expand(batch, -1), grow, grid, to_bias)
+        values = as_patch_values(weights, grid, batch)
+        return FixedBias(self._bias_of_weights(values, away))
 
-    def _away(self, s: Tensor) -> Tensor:
-        """The bias away from a density s (B, P), the greatest of each image for sure."""
+    def _bias_of_weights(self, weights: Tensor, away: bool) -> Tensor:
+        if away:
+            return suppress(weights, self.clip)
+        return attend(check_weights(weights), self.clip)
+
+    def _suppress_density(self, s: Tensor) -> Tensor:
+        """Return the bias that suppresses a density s (B, P), relative to its maximum per image."""
         return suppress(s / s.amax(dim=1, keepdim=True).clamp(min=1e-12), self.clip)
 
     def _layout(self, call: ModelCall) -> ModelLayout:
-        """Return the token layout for images of this size; found once for each model and size."""
+        """Return the token layout for images of this size, cached per model and size."""
         module = refuse(self.model)
         layout = model_layout(module, call, self.sites)
         layout.check_one_tower()
@@ -297,44 +309,47 @@ class AttentionPrompter(nn.Module):
         layout = with_readout(module, call, self.sites)
         if self.queries == "class" and not layout.class_tokens.any():
             raise UnsupportedModelError(
-                f"{type(module).__name__}: expected a class token that the output is read from, "
+                f"{type(module).__name__}: expected a class token from which the output is read, "
                 "for queries='class', got none — use queries='all' or 'patches'"
             )
         return layout
 
-    def _looked_at(self, found: ModelLayout) -> int:
-        """The layer that a density sees: the middle one, or the first that is steered."""
-        count = len(found.selves)
-        return min(count // 2, choose_layers(self.layers, count)[0])
+    def _observed_layer(self, layout: ModelLayout) -> int:
+        """Return the layer that the source observes: the middle one, or the first steered layer."""
+        num_layers = len(layout.selves)
+        return min(num_layers // 2, choose_layers(self.layers, num_layers)[0])
 
-    def _show(self, call: ModelCall, found: ModelLayout, source: Source) -> None:
-        """Let a source see the layer that it wants; the pass ends there."""
+    def _observe_layer(self, call: ModelCall, layout: ModelLayout, source: BiasSource) -> None:
+        """Run the model up to the layer that the source observes."""
 
-        def see(site: AttentionSite, made: AttentionCall) -> None:
+        def observe(site: AttentionSite, call_record: AttentionCall) -> None:
             with apart():
-                source.see(found.record(site, made))
-            raise _EnoughError
+                source.observe(layout.record(site, call_record))
+            raise _StopForwardError
 
-        layer = self._looked_at(found)
-        nothing = torch.zeros(found.grid.tokens, device=call.images.device)
+        layer = self._observed_layer(layout)
+        zero_bias = torch.zeros(layout.grid.tokens, device=call.images.device)
         args, kwargs = call.args, call.kwargs
         with apart(), torch.no_grad():
             try:
-                with steer(self.model, nothing, layers=layer, layout=found, look=(layer, see)):
+                look = (layer, observe)
+                with steer(self.model, zero_bias, layers=layer, layout=layout, look=look):
                     self.model(*args, **kwargs)
-            except _EnoughError:
+            except _StopForwardError:
                 pass
 
 
-class _EnoughError(Exception):
-    """Ends a pass of which all that was asked for is known."""
+class _StopForwardError(Exception):
+    """Ends a forward pass early, after the observed layer."""
 
 
-def _strength(strength: Any) -> float | Tensor:
+def _check_strength(strength: Any) -> float | Tensor:
     if isinstance(strength, Tensor):
         if strength.numel() != 1 or not bool(strength.detach().isfinite()):
             raise ValueError(f"strength: expected one finite number, got {strength.detach()}")
         return strength
     if not (isinstance(strength, (int, float)) and abs(strength) < float("inf")):
-        raise ValueError(f"strength: expected a finite number, got {strength!r} — 0 does nothing")
+        raise ValueError(
+            f"strength: expected a finite number, got {strength!r} — 0 turns prompting off"
+        )
     return float(strength)

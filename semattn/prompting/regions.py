@@ -1,9 +1,9 @@
-"""A part of the picture that a person points at: box, polygon, points or a drawn mask.
+"""Regions of an image: box, polygon, points or mask.
 
-All are in pixels of the picture that the model gets. `coverage` says how much of each patch lies
-in it. `grow` says what is meant: "from", all of the thing that lies there, as of a click;
-"within", the thing inside, as of a box about it; None, what was drawn. What a thing is the keys of
-the model tell (`semattn.affinity`).
+Coordinates are pixels of the model's input. `coverage` computes the fraction of each patch inside a
+region. `grow` selects the affinity refinement (`semattn.affinity`): "from" extends the region to
+similar patches, as for a click on an object; "within" restricts it to the object inside, as for a
+bounding box; None uses the region as drawn.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..grid import PatchGrid
 from ..images import read_mask
 from ..utils.validation import check_number
 
-RADIUS = 0.08  # of a point, in the longer side of the picture
-FARTHEST = 1_000_000  # pixels; what is farther off can no longer be drawn
-FINE = 4  # borders are drawn on so many times the pixels, and averaged
+RADIUS = 0.08  # default radius of a point, as a fraction of the longer side
+MAX_COORDINATE = 1_000_000  # pixels; the drawing library fails beyond it
+OVERSAMPLING = 4  # regions are drawn at this scale and averaged
 
 
 Grow: TypeAlias = Literal["from", "within"] | None
@@ -33,7 +33,7 @@ Grow: TypeAlias = Literal["from", "within"] | None
 
 @dataclass(frozen=True)
 class Box:
-    """The pixels from (left, top) to (right, bottom), both included."""
+    """Box of the pixels from (left, top) to (right, bottom), both included."""
 
     left: float
     top: float
@@ -44,7 +44,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Polygon:
-    """What lies inside the corners ((x, y), …)."""
+    """Polygon with corners ((x, y), …)."""
 
     corners: Sequence[tuple[float, float]]
     grow: Grow = None
@@ -52,7 +52,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Points:
-    """Discs about points ((x, y), …); `radius` in pixels, None is 8 % of the longer side."""
+    """Discs around points ((x, y), …); `radius` in pixels, None is 8 % of the longer side."""
 
     xy: Sequence[tuple[float, float]]
     radius: float | None = None
@@ -61,10 +61,10 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A mask (H, W): floats from 0 to 1, the share of each pixel that is inside, or an object mask.
+    """Mask (H, W): floats in [0, 1], the share of each pixel that is inside, or an object mask.
 
-    An object mask is an array of bool or integers, or a PIL image, in any encoding that
-    `semattn.images.read_mask` reads; its pixels are inside or not.
+    An object mask is an array of bool or integers, or a PIL image, in an encoding supported by
+    `semattn.images.read_mask`; each pixel is inside or outside.
     """
 
     inside: Any
@@ -75,14 +75,14 @@ Region: TypeAlias = Box | Polygon | Points | Mask
 
 
 def coverage(region: Region, grid: PatchGrid) -> Tensor:
-    """How much of each patch lies in a region: (P,) in [0, 1].
+    """Compute the fraction of each patch inside a region: (P,) in [0, 1].
 
     Raises
     ------
     ValueError
-        For a region without area, outside the picture, or to be grown in an unknown way.
+        If the region has no area, is outside the picture, or has an unknown `grow`.
     ShapeError
-        For a mask of another size than the picture.
+        If a mask has another size than the picture.
 
     Examples
     --------
@@ -92,10 +92,11 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
     """
     if region.grow not in (None, "from", "within"):
         raise ValueError(
-            f"region: expected to grow from, within or None, got {region.grow!r} — None is as drawn"
+            f"region: expected grow 'from', 'within' or None, got {region.grow!r} — None uses the "
+            "region as drawn"
         )
-    drawn = draw(region, grid.image_size)
-    share = grid.pool(torch.from_numpy(drawn)[None])[0]
+    pixels = draw(region, grid.image_size)
+    share = grid.pool(torch.from_numpy(pixels)[None])[0]
     if not bool(share.any()):
         height, width = grid.image_size
         inside = f"the picture of {width}x{height} pixels"
@@ -103,17 +104,17 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
             rows, columns = grid.seen_part
             inside = (
                 f"x {columns.start} to {columns.stop - 1} and y {rows.start} to {rows.stop - 1}, "
-                f"which is all that the model sees of {inside}"
+                f"the part of {inside} that the model uses"
             )
         raise ValueError(
-            f"region: expected one inside {inside}, got {_said(region)} — "
-            "x counts to the right and y down, from 0"
+            f"region: expected one inside {inside}, got {_describe(region)} — "
+            "x counts from 0 to the right, y from 0 down"
         )
     return share
 
 
-def _check(region: Box | Polygon | Points) -> None:
-    """Raise unless a region is made of finite numbers, two for a point."""
+def _check_coordinates(region: Box | Polygon | Points) -> None:
+    """Raise unless all coordinates are finite numbers, in pairs."""
     if isinstance(region, Box):
         pairs: Any = [(region.left, region.top), (region.right, region.bottom)]
     else:
@@ -121,71 +122,76 @@ def _check(region: Box | Polygon | Points) -> None:
     for pair in pairs:
         if not isinstance(pair, (tuple, list, np.ndarray)) or len(pair) != 2:
             raise TypeError(f"region: expected points (x, y), got {type(pair).__name__}")
-        for one in pair:
-            check_number("region", one, -FARTHEST, FARTHEST)
+        for coordinate in pair:
+            check_number("region", coordinate, -MAX_COORDINATE, MAX_COORDINATE)
     if isinstance(region, Points) and region.radius is not None:
-        check_number("radius", region.radius, most=FARTHEST)
+        check_number("radius", region.radius, most=MAX_COORDINATE)
 
 
 def draw(region: Region, size: tuple[int, int]) -> np.ndarray:
-    """The region as (H, W), float32 in [0, 1], of a picture of `size` (H, W)."""
+    """Draw the region as (H, W), float32 in [0, 1], for a picture of `size` (H, W)."""
     if isinstance(region, Mask):
-        return _mask(region.inside, size)
-    _check(region)
+        return _draw_mask(region.inside, size)
+    _check_coordinates(region)
     height, width = size
-    page = Image.new("L", (width * FINE, height * FINE))
-    pen = ImageDraw.Draw(page)
+    canvas = Image.new("L", (width * OVERSAMPLING, height * OVERSAMPLING))
+    drawing = ImageDraw.Draw(canvas)
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (x + 0.5) * FINE - 0.5, (y + 0.5) * FINE - 0.5
+    def to_canvas(x: float, y: float) -> tuple[float, float]:
+        return (x + 0.5) * OVERSAMPLING - 0.5, (y + 0.5) * OVERSAMPLING - 0.5
 
     if isinstance(region, Box):
         left, top, right, bottom = region.left, region.top, region.right, region.bottom
         if left > right or top > bottom:
             raise ValueError(
-                f"region: expected left <= right and top <= bottom, got {_said(region)} — "
-                "give left, top, right, bottom"
+                f"region: expected left <= right and top <= bottom, got {_describe(region)} — "
+                "pass left, top, right, bottom"
             )
-        edges = [round(edge * FINE) for edge in (left, top, right + 1, bottom + 1)]
+        edges = [round(edge * OVERSAMPLING) for edge in (left, top, right + 1, bottom + 1)]
         if edges[2] > 0 and edges[3] > 0:
-            pen.rectangle((edges[0], edges[1], edges[2] - 1, edges[3] - 1), fill=255)
+            drawing.rectangle((edges[0], edges[1], edges[2] - 1, edges[3] - 1), fill=255)
     elif isinstance(region, Polygon):
         if len(region.corners) < 3:
-            raise ValueError(f"region: expected three corners or more, got {_said(region)}")
-        pen.polygon([at(*corner) for corner in region.corners], fill=255)
+            raise ValueError(f"region: expected at least three corners, got {_describe(region)}")
+        drawing.polygon([to_canvas(*corner) for corner in region.corners], fill=255)
     else:
         radius = RADIUS * max(size) if region.radius is None else region.radius
         if not region.xy or not radius > 0:
-            raise ValueError(f"region: expected points and a radius above 0, got {_said(region)}")
+            raise ValueError(
+                f"region: expected points and a radius above 0, got {_describe(region)}"
+            )
         for point in region.xy:
-            x, y = at(*point)
-            reach = radius * FINE
-            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
-    fine = np.asarray(page, dtype=np.float32) / 255
-    return fine.reshape(height, FINE, width, FINE).mean(axis=(1, 3))
+            x, y = to_canvas(*point)
+            canvas_radius = radius * OVERSAMPLING
+            drawing.ellipse(
+                (x - canvas_radius, y - canvas_radius, x + canvas_radius, y + canvas_radius),
+                fill=255,
+            )
+    values = np.asarray(canvas, dtype=np.float32) / 255
+    return values.reshape(height, OVERSAMPLING, width, OVERSAMPLING).mean(axis=(1, 3))
 
 
-def _mask(inside: Any, size: tuple[int, int]) -> np.ndarray:
+def _draw_mask(inside: Any, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(inside, Image.Image):
         inside = np.asarray(inside)
         if inside.dtype.kind == "f":
-            return _shares(inside.astype(np.float32), size)
+            return _check_shares(inside.astype(np.float32), size)
         if np.isin(inside, (0, 1)).all():
             inside = inside.astype(bool)
-    found = read_mask(inside)
-    _check_mask_size(found.inside.shape, size)
-    if not found.is_plain:
-        warnings.warn(f"region: of the mask, {found.reading}", stacklevel=2)
-    return found.inside.astype(np.float32)
+    mask = read_mask(inside)
+    _check_mask_size(mask.inside.shape, size)
+    if not mask.is_plain:
+        warnings.warn(f"region: mask: {mask.reading}", stacklevel=2)
+    return mask.inside.astype(np.float32)
 
 
-def _shares(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Floats as they are: how much of each pixel is inside."""
+def _check_shares(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the values (H, W); raise unless all are in [0, 1]."""
     _check_mask_size(values.shape, size)
     if not bool(np.isfinite(values).all()) or values.min() < 0 or values.max() > 1:
         raise ValueError(
-            "region: expected a mask of floats from 0 to 1, got others — divide by the greatest "
-            "value, or pass integers"
+            "region: expected a mask of floats in [0, 1], got values outside — divide by the "
+            "maximum, or pass integers"
         )
     return values
 
@@ -198,5 +204,5 @@ def _check_mask_size(shape: tuple[int, ...], size: tuple[int, int]) -> None:
         )
 
 
-def _said(region: Region) -> str:
+def _describe(region: Region) -> str:
     return "a blank mask" if isinstance(region, Mask) else str(region)

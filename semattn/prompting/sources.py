@@ -1,8 +1,7 @@
-"""Where the weights of a prompt come from: a density, or one that the model has a say in.
+"""Prompt sources: patch weights from a density and the attention of a layer.
 
-A density sees the picture alone. What is registered here also sees one layer of the model, in the
-middle of the pass that is to be steered: what its attention makes of the density is the
-interrelation itself. Nothing is run twice for it.
+A density uses only the image. A prompt source also uses one layer of the model, observed during the
+steered forward pass. Its attention weighted by the density is the patch interrelation.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from ..density import concentration
 from ..grid import PatchGrid
 from ..utils.registry import Registry
 
-# From what a layer did, the grid, and p (B, P) of the density beneath, to weights (B, P) >= 0.
-See = Callable[[SiteRecord, PatchGrid, Tensor], Tensor]
+# From the record of a layer, the grid and the concentration p (B, P) to weights (B, P) >= 0.
+AttentionDensity = Callable[[SiteRecord, PatchGrid, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What makes weights of a layer, the density that it starts from, whether it is a control."""
+    """Function that computes weights from a layer, its density, and whether it is a baseline."""
 
-    see: See
+    see: AttentionDensity
     density: str
     control: bool = False
 
@@ -35,56 +34,60 @@ class Source:
 prompts = Registry("density")
 
 
-def _register(name: str, density: str, control: bool = False) -> Callable[[See], See]:
-    def enter(see: See) -> See:
-        prompts.register(name)(Source(see, density, control))
-        return see
+def _register(
+    name: str, density: str, control: bool = False
+) -> Callable[[AttentionDensity], AttentionDensity]:
+    def decorate(attention_density: AttentionDensity) -> AttentionDensity:
+        prompts.register(name)(Source(attention_density, density, control))
+        return attention_density
 
-    return enter
+    return decorate
 
 
 @_register("received", "distinct-size-surround")
-def received(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
-    """Attention that patches receive from keypoint-dense ones: sum_i p_i A_ij, mean over heads."""
-    return grid.drop_prefix(one.reduce(grid.add_prefix(p)).mean(dim=1))
+def received(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
+    """Compute the attention from keypoint-dense patches: sum_i p_i A_ij, mean over heads."""
+    return grid.drop_prefix(record.reduce(grid.add_prefix(p)).mean(dim=1))
 
 
 @_register("class-attention", "uniform", control=True)
-def class_attention(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
-    """Attention of the class tokens that the output is read from, mean over heads.
+def class_attention(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
+    """Compute the attention of the class tokens from which the output is read, mean over heads.
 
-    Of all patches, where it is read from none.
+    Without such tokens, the attention of all patches.
     """
-    asks = grid.add_prefix(torch.ones_like(p))
-    if one.class_tokens is not None and bool(one.class_tokens.any()):
-        asks = one.class_tokens.to(p).expand(len(p), -1)
-    return grid.drop_prefix(one.reduce(asks).mean(dim=1))
+    query_weights = grid.add_prefix(torch.ones_like(p))
+    if record.class_tokens is not None and bool(record.class_tokens.any()):
+        query_weights = record.class_tokens.to(p).expand(len(p), -1)
+    return grid.drop_prefix(record.reduce(query_weights).mean(dim=1))
 
 
 @_register("received-class", "distinct-size-surround")
-def received_class(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
-    """Where dense patches and the class token agree: the geometric mean of what both give."""
-    return (received(one, grid, p) * class_attention(one, grid, p)).sqrt()
+def received_class(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
+    """Compute the geometric mean of `received` and `class_attention`."""
+    return (received(record, grid, p) * class_attention(record, grid, p)).sqrt()
 
 
 @_register("interrelation", "distinct-size-surround")
-def interrelation(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
-    """The thing that dense patches and the class token agree on, and what counts in it.
+def interrelation(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
+    """Compute the object that dense patches and the class token attend to, weighted by parts.
 
-    What `received_class` finds is grown: patches whose keys are alike share what they have, until
-    it is even over each thing, and what lies below the middle of the range is cut off. The
-    geometric mean with the class token's attention tells the parts of the thing apart again. A
-    layer that makes its own softmax keeps no keys: there nothing is grown.
+    Affinity refinement smooths `received_class` over patches with similar keys, so that it is
+    uniform over each object, and removes values below the middle of the range. The geometric mean
+    with the class token's attention restores the differences between the parts of the object.
+    Layers with their own softmax have no recorded keys; there the map is not refined.
     """
-    return _both(grown(one, grid, received_class(one, grid, p)), class_attention(one, grid, p))
+    return _geometric_mean(
+        grown(record, grid, received_class(record, grid, p)), class_attention(record, grid, p)
+    )
 
 
 @_register("class-grown", "uniform", control=True)
-def classgrown(one: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
-    """`interrelation` without keypoints: the class token's attention alone, grown."""
-    attention = class_attention(one, grid, p)
-    return _both(grown(one, grid, attention), attention)
+def class_refined(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
+    """Compute `interrelation` without keypoints: the refined attention of the class token."""
+    attention = class_attention(record, grid, p)
+    return _geometric_mean(grown(record, grid, attention), attention)
 
 
-def _both(first: Tensor, second: Tensor) -> Tensor:
+def _geometric_mean(first: Tensor, second: Tensor) -> Tensor:
     return (concentration(first) * concentration(second)).sqrt()

@@ -105,8 +105,11 @@ def test_a_patch_is_its_pixels():
     ("call", "said"),
     [
         (lambda x: fill_of("blurr", x), "did you mean 'blur'"),
-        (lambda x: fill_of("black", x), "black: expected what a black pixel is in 3 channels"),
-        (lambda x: fill_of(torch.zeros(2, 5), x), "baseline: expected a tensor that fits"),
+        (
+            lambda x: fill_of("black", x),
+            "black: expected the value of a black pixel in 3 input channels",
+        ),
+        (lambda x: fill_of(torch.zeros(2, 5), x), "baseline: expected a tensor that broadcasts to"),
         (lambda x: ranks(torch.tensor([[0.0, torch.nan]])), "scores: expected finite numbers"),
     ],
 )

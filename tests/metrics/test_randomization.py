@@ -47,7 +47,7 @@ def test_moved_is_the_total_variation_distance():
     assert moved(apart, apart.flip(1)).item() == 1
     assert moved(apart, torch.tensor([[0.0, 3.0, 0.0, 0.0]])).item() == 0.5
     assert moved(one, torch.zeros(1, 4)).isnan().all()
-    with pytest.raises(ShapeError, match="maps: expected two of one shape"):
+    with pytest.raises(ShapeError, match="maps: expected two maps of the same shape"):
         moved(one, one[:, :3])
 
 
@@ -61,7 +61,7 @@ def test_similarity_is_scipys():
         assert pearson == pytest.approx(np.corrcoef(a, b)[0, 1])
     with pytest.raises(ValueError, match="did you mean 'pearson'"):
         similarity(one, other, by="pearsn")
-    with pytest.raises(ShapeError, match="maps: expected two of one shape"):
+    with pytest.raises(ShapeError, match="maps: expected two maps of the same shape"):
         similarity(one, other[:, :4])
 
 
@@ -252,7 +252,7 @@ def test_what_cannot_be_drawn_is_refused_at_once():
         randomized(small(), "ful")
     with pytest.raises(ValueError, match="draw: unknown name 'rest' — did you mean 'reset'"):
         randomized(small(), draw="rest")
-    with pytest.raises(UnsupportedModelError, match="expected parameters to draw anew, got none"):
+    with pytest.raises(UnsupportedModelError, match="expected parameters to randomize, got none"):
         randomized(nn.ReLU())
     model = small()
     model.kept = model(torch.rand(1, 6))

@@ -111,7 +111,9 @@ def test_what_changed_after_training_began_is_refused_until_it_is_restored(folde
     status = file.stat()
 
     def refusal(*parts):
-        with pytest.raises(RunError, match="got one in .*parts with pictures") as error:
+        with pytest.raises(
+            RunError, match="pictures: expected the 8 pictures of the run in .*parts"
+        ) as error:
             train(folder, tmp_path / "parts")
         assert "\n" not in str(error.value)
         assert all(part in str(error.value) for part in parts), str(error.value)
@@ -119,14 +121,14 @@ def test_what_changed_after_training_began_is_refused_until_it_is_restored(folde
     file.write_bytes((folder / "b/05.png").read_bytes()[:-1] + b"x")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     file.write_bytes((folder / "b/05.png").read_bytes())
-    refusal("8 in place of 8: 1 edited (b/03.png)", "restore them to go on, or give another folder")
+    refusal("got 8: 1 edited (b/03.png)", "restore them to resume, or choose another folder")
     file.write_bytes(old[:50])
-    refusal("8 in place of 7: 1 removed (b/03.png) — b/03.png cannot be read: image:")
+    refusal("got 7: 1 removed (b/03.png) — b/03.png cannot be read: image:")
     file.unlink()
-    refusal("8 in place of 7: 1 removed (b/03.png)")
+    refusal("got 7: 1 removed (b/03.png)")
     file.write_bytes(old)
     (folder / "b/09.png").write_bytes(old)
-    refusal("8 in place of 9: 1 added (b/09.png)")
+    refusal("got 9: 1 added (b/09.png)")
     (folder / "b/09.png").unlink()
     (folder / "broken.png").write_bytes(old)
     refusal("1 added (broken.png)")
@@ -143,7 +145,7 @@ def test_before_anything_was_trained_pictures_may_change(folder, tmp_path, more)
     stopped(folder, tmp_path / "parts", 1, **more)
     Image.fromarray(pictures(20)[19]).save(folder / "b/03.png")
     (folder / "a/02.png").unlink()
-    with pytest.warns(UserWarning, match="pictures: 1 edited .*, 1 removed .* nothing was trained"):
+    with pytest.warns(UserWarning, match="pictures: 1 edited .*, 1 removed .* no checkpoint yet"):
         parts = train(folder, tmp_path / "parts", **more)
     assert parts.resumed == 0 and parts.settings["pictures"] == 7
     train(folder, tmp_path / "whole", **more)
@@ -162,9 +164,9 @@ def test_a_picture_that_breaks_while_it_is_trained_on_is_named(folder, tmp_path,
         if what == "training" and done == 0:
             file.write_bytes(old[:50])
 
-    with pytest.raises(RunError, match=r"got one that cannot \(image: .*03.png") as error:
+    with pytest.raises(RunError, match=r"got one that is not \(image: .*03.png") as error:
         train(folder, tmp_path / "parts", progress=progress, workers=workers)
-    assert "\n" not in str(error.value) and "restore it, and the same call goes on" in str(
+    assert "\n" not in str(error.value) and "restore it and resume with the same call" in str(
         error.value
     )
     assert not (tmp_path / "parts/model").exists()
@@ -178,7 +180,7 @@ def test_a_picture_that_is_edited_while_it_is_trained_on_is_named(folder, tmp_pa
         if (what, done) == ("training", 3):
             Image.fromarray(pictures(20)[19]).save(folder / "b/03.png")
 
-    with pytest.warns(UserWarning, match=r"1 pictures changed while .*: b/03.png"):
+    with pytest.warns(UserWarning, match=r"1 pictures changed during training:  b/03.png"):
         train(folder, tmp_path / "out", progress=progress)
     with pytest.raises(RunError, match=r"1 edited \(b/03.png\)"):
         train(folder, tmp_path / "out")
@@ -187,8 +189,8 @@ def test_a_picture_that_is_edited_while_it_is_trained_on_is_named(folder, tmp_pa
 def test_pictures_are_read_once_only(folder, tmp_path, monkeypatch):
     stopped(folder, tmp_path / "parts")
     monkeypatch.setattr(identity, "content_digest", lambda file: "broken" in str(file) and "x")
-    reasons, check = [], module._reason
-    monkeypatch.setattr(module, "_reason", lambda file: reasons.append(file) or check(file))
+    reasons, check = [], module._read_error
+    monkeypatch.setattr(module, "_read_error", lambda file: reasons.append(file) or check(file))
     assert train(folder, tmp_path / "parts").resumed == 2
     assert [file.name for file in reasons] == ["broken.png"]
 
@@ -196,13 +198,13 @@ def test_pictures_are_read_once_only(folder, tmp_path, monkeypatch):
 def test_validation_pictures_are_the_same_too(folder, tmp_path):
     held = tmp_path / "held"
     shutil.copytree(folder, held)
-    with pytest.warns(
-        UserWarning, match="validation: 1 pictures that cannot be read .* broken.png"
-    ):
+    with pytest.warns(UserWarning, match="validation: 1 pictures cannot be read .* broken.png"):
         stopped(folder, tmp_path / "parts", validation=listed(held))
     (held / "broken.png").unlink()
     shutil.copy(held / "b/03.png", held / "a/00.png")
-    with pytest.raises(RunError, match=r"with validation 8 in place of 8: 1 edited \(a/00.png\)"):
+    with pytest.raises(
+        RunError, match=r"validation: expected the 8 pictures .* got 8: 1 edited \(a/00.png\)"
+    ):
         train(folder, tmp_path / "parts", validation=listed(held))
     shutil.copy(folder / "a/00.png", held / "a/00.png")
     assert train(folder, tmp_path / "parts", validation=listed(held)).resumed == 2
@@ -242,15 +244,15 @@ def test_the_command_in_the_folder_itself_goes_on(run, folder, monkeypatch, out)
     monkeypatch.setitem(models.SIZES, "least", TINY)
     monkeypatch.chdir(folder)
     given = ("pretrain", ".", *SMALL, *(() if out is None else ("--out", out)))
-    step = callbacks.Progress.on_step_end
+    step = callbacks.ProgressReporter.on_step_end
 
     def interrupt(self, args, state, control, **more):
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.Progress, "on_step_end", interrupt)
+    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", interrupt)
     assert run(*given)[0] == 130
-    monkeypatch.setattr(callbacks.Progress, "on_step_end", step)
+    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", step)
     (folder / "broken.png").unlink()
     status, text, err = run(*given)
     assert status == 0, err

@@ -158,9 +158,9 @@ def test_a_finished_run_is_not_run_again(alone):
 
 
 def test_another_run_is_refused_there(alone):
-    with pytest.raises(RunError, match="with seed 1 in place of 2"):
+    with pytest.raises(RunError, match="expected a run with seed 2, got .* with 1"):
         pretrain(pictures(), alone, **options(seed=2))
-    with pytest.raises(RunError, match="pictures 24 in place of 16"):
+    with pytest.raises(RunError, match="expected a run with pictures 16, got .* with 24"):
         pretrain(pictures(16), alone, **options())
 
 
@@ -202,7 +202,7 @@ def test_the_picture_is_drawn_at_the_end(tmp_path):
 @pytest.mark.parametrize(("more", "said"), [
     ({"batch_size": 25}, "batch_size: expected at most 24"),
     ({"batch_size": 0}, "batch_size"),
-    ({"epochs": 0}, "epochs: expected 1 at least"),
+    ({"epochs": 0}, "epochs: expected at least 1"),
     ({"precision": "float8"}, "precision: unknown name 'float8'"),
     ({"precision": "float16"}, "expected a GPU for float16"),
     ({"keypoints": "cached"}, "did you mean 'cache'"),
@@ -274,12 +274,12 @@ def test_with_equal_weights_it_is_the_models_own_loss():
 def test_the_order_knows_its_epoch_from_the_step():
     from types import SimpleNamespace
 
-    from semattn.pretraining.callbacks import Epochs
+    from semattn.pretraining.callbacks import EpochSetter
 
     order = Order(5, seed=3)
     first = list(order)
     assert sorted(first) == [(0, index) for index in range(5)]
-    Epochs(order, steps=4).on_epoch_begin(None, SimpleNamespace(global_step=10), None)
+    EpochSetter(order, steps=4).on_epoch_begin(None, SimpleNamespace(global_step=10), None)
     later = list(order)
     assert sorted(later) == [(2, index) for index in range(5)]
     assert [index for _, index in first] != [index for _, index in later]

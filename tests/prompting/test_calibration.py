@@ -108,12 +108,12 @@ def test_splits_are_kept_apart():
     found = prompter.evaluate(test)
     assert found.images == 6 and found.digest != made.digest
     assert found.plain.strength == 0 and found.prompted.strength == prompter.strength
-    with pytest.raises(ValueError, match="loader: expected a test that is opened once, got 3"):
+    with pytest.raises(ValueError, match="loader: expected new test images, got 3 images"):
         prompter.evaluate(test)
     assert prompter.evaluate(test, again=True).as_dict() == found.as_dict()
-    with pytest.raises(ValueError, match="loader: expected validation images, got 3 images"):
+    with pytest.raises(ValueError, match="loader: expected new validation images, got 3 images"):
         prompter.calibrate(test)
-    with pytest.raises(ValueError, match="loader: expected test images, got 3 images"):
+    with pytest.raises(ValueError, match="loader: expected new test images, got 3 images"):
         prompter.evaluate(validation)
 
 
@@ -234,5 +234,5 @@ def test_features_and_regressions_are_not_calibrated():
     regression = _Head(lambda one: one)
     regression.problem_type = "regression"
     for model in (features, regression):
-        with pytest.raises(SemattnError, match="expected scores of classes .*calibrate a class"):
+        with pytest.raises(SemattnError, match="expected class scores .*calibrate a class"):
             AttentionPrompter(model).calibrate([x], strengths=[0.0])

@@ -366,7 +366,7 @@ def test_sources_give_weights_of_the_image_alone(name):
     assert together.shape == (3, 12) and together.isfinite().all()
     torch.testing.assert_close(prompter.bias(None, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
     seen = record(model, x, layers=2, grad=False).sites[0]
-    assert prompter._looked_at(prompter._layout(_call(x))) == 2
+    assert prompter._observed_layer(prompter._layout(_call(x))) == 2
     grid = record(model, x, grad=False).grid
     p = torch.full((3, 12), 1 / 12)
     if name == "class-attention":
@@ -410,10 +410,10 @@ def test_wrong_options_are_one_clear_line(options, words):
         (torch.ones(2, 12), "weights: expected those of 3 images, got 2"),
         (-torch.ones(12), "weights: expected numbers >= 0"),
         (torch.full((12,), torch.nan), "weights: expected finite numbers"),
-        (torch.zeros(3, 12), "weights: expected one above 0"),
+        (torch.zeros(3, 12), "weights: expected at least one above 0"),
         (Box(200, 200, 300, 300), "region: expected one inside the picture of 64x48"),
         (Box(9, 0, 3, 8), "region: expected left <= right"),
-        (Polygon([(0, 0), (1, 1)]), "region: expected three corners"),
+        (Polygon([(0, 0), (1, 1)]), "region: expected at least three corners"),
         (Points([]), "region: expected points"),
         (Mask(torch.ones(3, 3)), "region: expected a mask of 48x64"),
     ],
