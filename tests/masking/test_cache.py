@@ -1,4 +1,4 @@
-"""The cache of keypoints: the same as found afresh, whole or not there, refused for others."""
+"""Tests of the keypoint cache: contents, interrupted builds, edited pictures, other data sets."""
 
 from __future__ import annotations
 
@@ -25,59 +25,62 @@ def pictures(tmp_path):
         path.parent.mkdir(exist_ok=True)
         small.resize((80 + number, 64), Image.Resampling.BICUBIC).save(path)
         paths.append(path)
-    Image.new("RGB", (64, 64)).save(paths[2])  # no keypoint at all
+    Image.new("RGB", (64, 64)).save(paths[2])  # no keypoints
     return paths
 
 
-def test_it_gives_what_is_found_afresh(pictures, tmp_path):
-    done = []
+def test_the_cache_returns_the_detected_keypoints(pictures, tmp_path):
+    reports = []
     cache = KeypointCache.build(
-        pictures, tmp_path / "kept", shard=2, progress=lambda *said: done.append(said)
+        pictures, tmp_path / "kept", shard=2, progress=lambda *progress: reports.append(progress)
     )
-    assert len(cache) == 5 and done == [(2, 5), (4, 5), (5, 5)]
+    assert len(cache) == 5 and reports == [(2, 5), (4, 5), (5, 5)]
     assert len(cache[2]) == 0
     for number, path in enumerate(pictures):
-        fresh = detect(np.asarray(Image.open(path).convert("RGB"))[None])[0]
+        expected = detect(np.asarray(Image.open(path).convert("RGB"))[None])[0]
         for name in ("xy", "response", "size", "angle"):
-            assert torch.equal(getattr(cache[number], name), getattr(fresh, name))
-        assert cache[number].image_size == fresh.image_size
+            assert torch.equal(getattr(cache[number], name), getattr(expected, name))
+        assert cache[number].image_size == expected.image_size
     with pytest.raises(IndexError, match="0 to 4"):
         cache[5]
 
 
-def test_large_pictures_are_looked_at_shrunk_in_their_own_pixels():
+def test_large_pictures_are_resized_for_detection():
     import tempfile
 
     picture = np.zeros((400, 400, 3), np.uint8)
     y, x = np.mgrid[:400, :400]
     picture[(x - 120) ** 2 + (y - 280) ** 2 < 144] = 255
     with tempfile.TemporaryDirectory() as folder:
-        found = KeypointCache.build([picture], folder, longest=100)[0]
-        place = found.xy[found.size.argmax()]
-    assert found.image_size == (400, 400)
-    assert place.tolist() == pytest.approx([120, 280], abs=2)
+        keypoints = KeypointCache.build([picture], folder, longest=100)[0]
+        largest_xy = keypoints.xy[keypoints.size.argmax()]
+    assert keypoints.image_size == (400, 400)
+    assert largest_xy.tolist() == pytest.approx([120, 280], abs=2)
 
 
-def test_a_build_that_was_stopped_goes_on(pictures, tmp_path, monkeypatch):
-    kept = tmp_path / "kept"
+def test_an_interrupted_build_is_resumed(pictures, tmp_path, monkeypatch):
+    cache_dir = tmp_path / "kept"
 
     def stop(done, total):
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        KeypointCache.build(pictures, kept, shard=2, progress=stop)
+        KeypointCache.build(pictures, cache_dir, shard=2, progress=stop)
     with pytest.raises(CacheError, match="valid shard"):
-        KeypointCache(kept)[4]
-    before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
-    cache = KeypointCache.build(pictures, kept, shard=2)
+        KeypointCache(cache_dir)[4]
+    before = {path.name: path.stat().st_mtime_ns for path in cache_dir.iterdir()}
+    cache = KeypointCache.build(pictures, cache_dir, shard=2)
     assert len(cache[4]) > 0
-    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}.items()
-    hidden = [path.name for path in kept.iterdir() if path.name.startswith(".")]
-    assert hidden == [".pictures.jsonl"], "nothing half-written"
+    assert (
+        before.items()
+        <= {path.name: path.stat().st_mtime_ns for path in cache_dir.iterdir()}.items()
+    )
+    hidden = [path.name for path in cache_dir.iterdir() if path.name.startswith(".")]
+    assert hidden == [".pictures.jsonl"], "no temporary files"
 
 
-def test_others_are_refused(pictures, tmp_path):
+def test_a_cache_of_other_pictures_is_refused(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
     with pytest.raises(CacheError, match="got those of other pictures"):
         KeypointCache.build(pictures[:-1], tmp_path / "kept")
@@ -87,7 +90,7 @@ def test_others_are_refused(pictures, tmp_path):
         KeypointCache(tmp_path)
 
 
-def test_a_data_set_may_move(pictures, tmp_path):
+def test_a_moved_data_set_keeps_its_cache(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
     moved = pictures[0].parent.rename(tmp_path / "elsewhere")
     moved = moved.rename(tmp_path / "deep-photos").rename(tmp_path / "photos2")
@@ -105,32 +108,32 @@ def same(cache, other):
 
 
 @pytest.mark.parametrize("size", ["same", "other"])
-def test_an_edited_picture_is_searched_again(pictures, tmp_path, size):
-    """With the size and the time of change that it had."""
-    kept = tmp_path / "kept"
+def test_keypoints_of_an_edited_picture_are_detected_again(pictures, tmp_path, size):
+    """The edited file has the same modification time, and the same or another size."""
+    cache_dir = tmp_path / "kept"
     for number in (3, 4):
         Image.fromarray(noise(number)).save(pictures[number], compress_level=0)
-    old = KeypointCache.build(pictures, kept, shard=2)[3].xy
-    first = [file.stat().st_mtime_ns for file in sorted(kept.glob("*.safetensors"))]
+    old = KeypointCache.build(pictures, cache_dir, shard=2)[3].xy
+    first = [file.stat().st_mtime_ns for file in sorted(cache_dir.glob("*.safetensors"))]
     before = pictures[3].stat()
     Image.fromarray(noise(9)[: 64 if size == "same" else 48]).save(pictures[3], compress_level=0)
     os.utime(pictures[3], ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (pictures[3].stat().st_size == before.st_size) == (size == "same")
-    with pytest.warns(UserWarning, match="keypoints of 2 pictures are computed again") as said:
-        cache = KeypointCache.build(pictures, kept, shard=2)
-    assert len(said) == 1
+    with pytest.warns(UserWarning, match="keypoints of 2 pictures are computed again") as caught:
+        cache = KeypointCache.build(pictures, cache_dir, shard=2)
+    assert len(caught) == 1
     assert same(cache, KeypointCache.build(pictures, tmp_path / "fresh", shard=2))
     assert not torch.equal(cache[3].xy, old)
-    second = [file.stat().st_mtime_ns for file in sorted(kept.glob("*.safetensors"))]
+    second = [file.stat().st_mtime_ns for file in sorted(cache_dir.glob("*.safetensors"))]
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True]
-    KeypointCache.build(pictures, kept, shard=2)  # without a warning
+    KeypointCache.build(pictures, cache_dir, shard=2)  # without a warning
 
 
 def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (64, 80, 3), dtype=np.uint8)
 
 
-def test_another_list_with_the_same_names_is_not_taken_for_it(pictures, tmp_path):
+def test_another_list_with_the_same_names_is_detected(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
     other = []
     for number, path in enumerate(pictures):
@@ -148,7 +151,7 @@ def test_another_list_with_the_same_names_is_not_taken_for_it(pictures, tmp_path
         KeypointCache.build(arrays[::-1], tmp_path / "arrays")
 
 
-def test_what_did_not_change_is_not_read(pictures, tmp_path, monkeypatch):
+def test_unchanged_pictures_are_not_read(pictures, tmp_path, monkeypatch):
     from semattn.utils import identity
 
     KeypointCache.build(pictures, tmp_path / "kept")
@@ -156,7 +159,7 @@ def test_what_did_not_change_is_not_read(pictures, tmp_path, monkeypatch):
     KeypointCache.build(pictures, tmp_path / "kept")
 
 
-def test_a_folder_of_its_own_is_given_to_other_pictures(pictures, tmp_path):
+def test_replace_overwrites_the_cache_of_other_pictures(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept", shard=2)
     cache = KeypointCache.build(pictures[1:3], tmp_path / "kept", shard=2, replace=True)
     assert same(cache, KeypointCache.build(pictures[1:3], tmp_path / "fresh", shard=2))
@@ -165,14 +168,14 @@ def test_a_folder_of_its_own_is_given_to_other_pictures(pictures, tmp_path):
     assert same(cache, KeypointCache.build(pictures, tmp_path / "new", shard=2, longest=40))
 
 
-def test_it_goes_to_other_processes(pictures, tmp_path):
+def test_the_cache_can_be_pickled(pictures, tmp_path):
     cache = KeypointCache.build(pictures, tmp_path / "kept")
     assert len(cache[0])
-    there = pickle.loads(pickle.dumps(cache))
-    assert torch.equal(there[1].xy, cache[1].xy)
+    unpickled = pickle.loads(pickle.dumps(cache))
+    assert torch.equal(unpickled[1].xy, cache[1].xy)
 
 
-def test_damage_is_named(pictures, tmp_path):
+def test_a_damaged_shard_is_reported(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
     next((tmp_path / "kept").glob("*.safetensors")).write_bytes(b"nothing")
     with pytest.raises(CacheError, match="delete this file and build the cache again"):

@@ -1,4 +1,4 @@
-"""The keypoints of a crop are the crop of the keypoints."""
+"""Tests of crops: keypoints are transformed like the pixels."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ CROPS = st.builds(
 
 @given(crop=CROPS, x=st.integers(0, 39), y=st.integers(0, 39))
 @settings(max_examples=150, deadline=None)
-def test_a_keypoint_goes_where_its_pixel_goes(crop, x, y):
-    """A white pixel, cropped, enlarged and mirrored: its middle is where the keypoint is."""
+def test_a_keypoint_moves_with_its_pixel(crop, x, y):
+    """The keypoint is at the center of a white pixel that is cropped, enlarged and flipped."""
     levels = np.zeros((40, 40, 3), np.uint8)
     levels[y, x] = 255
     picture = Image.fromarray(levels)
     left, top, w, h = crop.box
-    cut = picture.crop((left, top, left + w, top + h)).resize(crop.size[::-1], 0)
-    seen = np.asarray(cut)[..., 0]
-    seen = seen[:, ::-1] if crop.flip else seen
+    resized = picture.crop((left, top, left + w, top + h)).resize(crop.size[::-1], 0)
+    cropped = np.asarray(resized)[..., 0]
+    cropped = cropped[:, ::-1] if crop.flip else cropped
     moved = crop.keypoints(keypoints([(x, y)], (40, 40)))
-    rows, columns = np.nonzero(seen)
+    rows, columns = np.nonzero(cropped)
     assert len(moved) == (len(rows) > 0)
     if len(moved):
         assert moved.xy[0].tolist() == pytest.approx([columns.mean(), rows.mean()], abs=1e-4)
@@ -52,7 +52,7 @@ def test_a_keypoint_goes_where_its_pixel_goes(crop, x, y):
 
 @given(crop=CROPS, seed=st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_what_is_shown_lies_in_the_grid_and_keeps_its_order(crop, seed):
+def test_visible_keypoints_are_in_the_grid_and_in_order(crop, seed):
     xy = np.random.default_rng(seed).uniform(-0.5, 39.5, (60, 2))
     moved = crop.keypoints(keypoints(xy, (40, 40)))
     grid = PatchGrid((1, 1), crop.size, crop.size)
@@ -60,12 +60,12 @@ def test_what_is_shown_lies_in_the_grid_and_keeps_its_order(crop, seed):
     left, top, w, h = crop.box
     inside = (xy[:, 0] >= left - 0.5) & (xy[:, 0] < left + w - 0.5)
     inside &= (xy[:, 1] >= top - 0.5) & (xy[:, 1] < top + h - 0.5)
-    assert abs(len(moved) - inside.sum()) <= 1  # rounding on the very border
+    assert abs(len(moved) - inside.sum()) <= 1  # rounding at the border
     assert (moved.response.diff() < 0).all()
 
 
 def blobs(seed=0, side=192):
-    """Bright and dark Gaussian spots, well apart and clear of the borders."""
+    """Return an image of separated bright and dark Gaussian spots, away from the borders."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side]
     levels = np.full((side, side), 128.0)
@@ -77,9 +77,9 @@ def blobs(seed=0, side=192):
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def nearest(found, others):
-    """Distance of each keypoint to the nearest of others, pixels."""
-    return torch.cdist(found.xy, others.xy).amin(1)
+def nearest(keypoints, others):
+    """Return the distance of each keypoint to the nearest of `others`, pixels."""
+    return torch.cdist(keypoints.xy, others.xy).amin(1)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -93,41 +93,46 @@ def nearest(found, others):
 )
 def test_sift_of_a_crop_is_the_crop_of_sift(box, size, flip):
     picture = blobs()
-    whole, crop = detect(np.asarray(picture)[None])[0], Crop(box, size, flip)
-    again = detect(np.asarray(crop.image(picture))[None])[0]
+    picture_keypoints, crop = detect(np.asarray(picture)[None])[0], Crop(box, size, flip)
+    crop_keypoints = detect(np.asarray(crop.image(picture))[None])[0]
 
-    def found_again(crop):
-        """The part of the spots, clear of the borders, that is found within a third of a pixel."""
-        moved, stretch = crop.keypoints(whole), (size[0] * size[1] / box[2] / box[3]) ** 0.5
-        limit, margin = torch.tensor(size[::-1]), 10 * stretch
-        spots = moved.size < 6.5 * stretch  # not the spaces between them, which are larger
+    def repeatability(crop):
+        """Return the fraction of the spots that are detected within a third of a pixel."""
+        moved, scale = (
+            crop.keypoints(picture_keypoints),
+            (size[0] * size[1] / box[2] / box[3]) ** 0.5,
+        )
+        limit, margin = torch.tensor(size[::-1]), 10 * scale
+        spots = moved.size < 6.5 * scale  # excludes the spaces between spots, which are larger
         spots &= ((moved.xy > margin) & (moved.xy < limit - margin)).all(1)
         assert spots.sum() >= 4
-        return (nearest(moved, again)[spots] < 1 / 3).float().mean()
+        return (nearest(moved, crop_keypoints)[spots] < 1 / 3).float().mean()
 
-    assert found_again(crop) > 0.6
-    # a shift by two pixels or a forgotten mirror would be noticed
-    assert found_again(Crop((box[0] + 2, *box[1:]), size, flip)) < 0.3
-    assert found_again(Crop(box, size, not flip)) < 0.3
-
-
-def test_angles_follow_mirrors_and_stretches():
-    found = keypoints([(10, 10)], (40, 40), angle=30.0)
-    assert Crop((0, 0, 40, 40), (40, 40), True).keypoints(found).angle.item() == 150
-    turned = Crop((0, 0, 40, 40), (80, 40)).keypoints(found)
-    assert turned.angle.item() == pytest.approx(np.degrees(np.arctan(2 * np.tan(np.radians(30)))))
-    assert turned.size.item() == pytest.approx(8 * 2**0.5)
+    assert repeatability(crop) > 0.6
+    # a shift by two pixels or a missing flip is detected
+    assert repeatability(Crop((box[0] + 2, *box[1:]), size, flip)) < 0.3
+    assert repeatability(Crop(box, size, not flip)) < 0.3
 
 
-def test_what_would_be_too_fine_to_be_found_is_left_out():
-    found = keypoints([(10, 10)], (40, 40), size=4.0)
-    assert len(Crop((0, 0, 40, 40), (20, 20)).keypoints(found)) == 1
-    assert len(Crop((0, 0, 40, 40), (10, 10)).keypoints(found)) == 0
+def test_angles_follow_flips_and_stretches():
+    original = keypoints([(10, 10)], (40, 40), angle=30.0)
+    assert Crop((0, 0, 40, 40), (40, 40), True).keypoints(original).angle.item() == 150
+    stretched = Crop((0, 0, 40, 40), (80, 40)).keypoints(original)
+    assert stretched.angle.item() == pytest.approx(
+        np.degrees(np.arctan(2 * np.tan(np.radians(30))))
+    )
+    assert stretched.size.item() == pytest.approx(8 * 2**0.5)
+
+
+def test_keypoints_below_the_minimum_size_are_dropped():
+    original = keypoints([(10, 10)], (40, 40), size=4.0)
+    assert len(Crop((0, 0, 40, 40), (20, 20)).keypoints(original)) == 1
+    assert len(Crop((0, 0, 40, 40), (10, 10)).keypoints(original)) == 0
 
 
 @given(height=st.integers(17, 300), width=st.integers(17, 300), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_drawn_crops_lie_in_the_picture(height, width, seed):
+def test_random_crops_are_inside_the_picture(height, width, seed):
     crop = Crop.draw((height, width), (32, 32), generator(0, 0, seed))
     left, top, w, h = crop.box
     assert left >= 0 and top >= 0 and w > 0 and h > 0
@@ -135,11 +140,11 @@ def test_drawn_crops_lie_in_the_picture(height, width, seed):
     assert crop.image(Image.new("RGB", (width, height))).size == (32, 32)
 
 
-def test_crops_are_as_large_and_as_often_mirrored_as_asked():
-    drawn = [Crop.draw((200, 200), (32, 32), generator(0, 0, i)) for i in range(400)]
-    area = np.array([one.box[2] * one.box[3] for one in drawn]) / 200**2
+def test_random_crops_have_the_requested_scale_and_flips():
+    crops = [Crop.draw((200, 200), (32, 32), generator(0, 0, i)) for i in range(400)]
+    area = np.array([crop.box[2] * crop.box[3] for crop in crops]) / 200**2
     assert 0.19 < area.min() < 0.25 and area.max() > 0.9
-    assert 150 < sum(one.flip for one in drawn) < 250
+    assert 150 < sum(crop.flip for crop in crops) < 250
 
 
 def test_keypoints_of_another_picture_are_refused():

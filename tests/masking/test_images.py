@@ -1,4 +1,4 @@
-"""Images to masks, and the weights of the loss."""
+"""Tests of `mask_images`, `densities_of` and the loss weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from semattn.masking import (
 
 
 def textured():
-    """Two images, with texture in the upper left and the lower right quarter."""
+    """Return two images with texture in the upper left and in the lower right quarter."""
     rng = np.random.default_rng(0)
     pixels = np.full((2, 64, 64, 3), 128, np.uint8)
     patch = rng.integers(0, 255, (8, 8, 3)).repeat(4, 0).repeat(4, 1)
@@ -30,7 +30,7 @@ def textured():
     return pixels
 
 
-def test_texture_is_hidden_or_shown():
+def test_texture_is_masked_or_visible():
     pixels = textured()
     quarter = np.zeros((4, 4), bool)
     quarter[:2, :2] = True
@@ -41,34 +41,34 @@ def test_texture_is_hidden_or_shown():
         assert abs(int((masked[1] & quarter[::-1, ::-1]).sum()) - hidden) <= 1
 
 
-def test_without_names_an_images_pixels_decide():
+def test_without_names_the_pixels_seed_the_mask():
     pixels = textured()
-    whole = mask_images(pixels, RandomMasking())
-    assert torch.equal(mask_images(pixels[1:], RandomMasking()).noise, whole.noise[1:])
-    assert not torch.equal(whole.noise[0], whole.noise[1])
+    masks = mask_images(pixels, RandomMasking())
+    assert torch.equal(mask_images(pixels[1:], RandomMasking()).noise, masks.noise[1:])
+    assert not torch.equal(masks.noise[0], masks.noise[1])
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    assert torch.equal(mask_images(tensor, RandomMasking()).noise, whole.noise)
+    assert torch.equal(mask_images(tensor, RandomMasking()).noise, masks.noise)
 
 
-def test_keypoints_that_are_known_are_not_looked_for(monkeypatch):
+def test_given_keypoints_are_not_detected_again(monkeypatch):
     pixels = textured()
-    found = detect(pixels)
+    keypoints = detect(pixels)
     expected = mask_images(pixels, "guided", images=[0, 1])
-    monkeypatch.setattr("semattn.masking.images.detect", lambda *a, **k: pytest.fail("looked"))
-    given_ = mask_images(pixels, "guided", images=[0, 1], keypoints=found, loss_weight="kamim")
-    assert torch.equal(given_.noise, expected.noise)
+    monkeypatch.setattr("semattn.masking.images.detect", lambda *a, **k: pytest.fail("detected"))
+    masks = mask_images(pixels, "guided", images=[0, 1], keypoints=keypoints, loss_weight="kamim")
+    assert torch.equal(masks.noise, expected.noise)
     assert mask_images(pixels, "random").loss_weight is None
 
 
 @pytest.mark.parametrize("name", sorted(set(densities) - {"other"}))
-def test_every_density_guides_whatever_the_batch(name):
+def test_every_density_guides_independent_of_the_batch(name):
     pixels = textured()
     both = mask_images(pixels, "guided", images=["a", "b"], density=name)
-    one = mask_images(pixels[1:], "guided", images=["b"], density=name)
-    assert torch.equal(both.noise[1:], one.noise)
+    second = mask_images(pixels[1:], "guided", images=["b"], density=name)
+    assert torch.equal(both.noise[1:], second.noise)
 
 
-def test_what_depends_on_the_batch_is_refused():
+def test_a_density_that_depends_on_the_batch_is_refused():
     with pytest.raises(ValueError, match="'other', which depends on the batch"):
         mask_images(textured(), "guided", density="other")
 
@@ -82,14 +82,14 @@ def test_sizes_are_checked():
 
 @given(st.lists(st.floats(0, 5), min_size=2, max_size=9), st.floats(0.2, 3))
 @settings(max_examples=60, deadline=None)
-def test_kamims_weights_are_those_of_the_paper(values, temperature):
+def test_kamim_weights_match_the_paper(values, temperature):
     density = torch.tensor([values], dtype=torch.float64)
     w = kamim_weight(density, temperature)
-    slow = [np.exp(min(one / temperature, 20)) for one in values]
-    assert w[0].tolist() == pytest.approx([one / min(slow) for one in slow])
+    expected = [np.exp(min(value / temperature, 20)) for value in values]
+    assert w[0].tolist() == pytest.approx([value / min(expected) for value in expected])
     assert w.min() == 1
     both = kamim_weight(torch.cat([density, 2 * density + 1]), temperature)
-    assert both[:1].equal(w) and both[1].min() == 1, "each image for itself"
+    assert both[:1].equal(w) and both[1].min() == 1, "each image separately"
 
 
 def test_weights_by_name():
@@ -112,6 +112,6 @@ def test_weights_come_with_the_masks():
     assert weights[0, :2, :2].mean() > 2 * weights[0, 2:, 2:].mean()
 
 
-def test_densities_are_one_row_an_image():
+def test_densities_have_one_row_per_image():
     s = densities_of(textured())
     assert s.shape == (2, 16) and s[0, 0] > 0 and s[0, -1] == 0

@@ -1,4 +1,4 @@
-"""Masks: exactly as many as asked for, by chance that belongs to each image, guided by beta."""
+"""Tests of masking policies: number of masked patches, random numbers per image, effect of beta."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ quick = settings(max_examples=40, deadline=None)
 
 
 def density(shape, count=3, seed=0):
-    """Many ties, and empty patches, as keypoints leave them."""
+    """Return densities with many ties and empty patches, as is typical of keypoints."""
     rng = np.random.default_rng(seed)
     return np.maximum(rng.integers(-3, 5, (count, shape[0] * shape[1])), 0).astype(float)
 
@@ -38,7 +38,7 @@ def density(shape, count=3, seed=0):
 @pytest.mark.parametrize("name", sorted(policies))
 @given(shape=SHAPES, ratio=RATIOS, seed=SEEDS, epoch=st.integers(0, 900))
 @quick
-def test_exactly_as_many_are_masked_as_mae_masks(name, shape, ratio, seed, epoch):
+def test_the_number_of_masked_patches_is_that_of_mae(name, shape, ratio, seed, epoch):
     patches = shape[0] * shape[1]
     masks = policies[name](ratio, seed).masks(shape, [0, 1, "x"], density(shape), epoch)
     visible = int(patches * (1 - ratio))
@@ -46,7 +46,7 @@ def test_exactly_as_many_are_masked_as_mae_masks(name, shape, ratio, seed, epoch
     assert masks.ids_keep.shape == (3, visible)
     for row in masks.noise:
         assert len(row.unique()) == patches and row.min() > 0 and row.max() < 1
-    # all forms say the same
+    # all forms are consistent
     assert torch.equal(masks.mask.bool(), masks.bool_masked_pos)
     assert not masks.mask.gather(1, masks.ids_keep).any()
     shuffled = torch.arange(patches).expand(3, -1).gather(1, masks.ids_shuffle)
@@ -56,13 +56,13 @@ def test_exactly_as_many_are_masked_as_mae_masks(name, shape, ratio, seed, epoch
 @pytest.mark.parametrize("name", sorted(policies))
 @given(seed=SEEDS, epoch=st.integers(0, 5), order=st.permutations(range(4)))
 @quick
-def test_a_mask_is_the_images_own_whatever_its_batch(name, seed, epoch, order):
+def test_a_mask_does_not_depend_on_the_batch(name, seed, epoch, order):
     policy, s, names = policies[name](0.75, seed), density((4, 4), 4), ["a", "b", 7, 8]
-    whole = policy.masks((4, 4), names, s, epoch).noise
+    noise = policy.masks((4, 4), names, s, epoch).noise
     mixed = policy.masks((4, 4), [names[i] for i in order], s[order], epoch).noise
-    assert torch.equal(mixed, whole[order])
+    assert torch.equal(mixed, noise[order])
     alone = policy.masks((4, 4), names[2:3], s[2:3], epoch).noise
-    assert torch.equal(alone, whole[2:3])
+    assert torch.equal(alone, noise[2:3])
 
 
 @pytest.mark.parametrize("name", sorted(policies))
@@ -79,45 +79,45 @@ def test_seed_epoch_and_image_each_change_the_mask(name):
 
 
 def counts_of_masks(policy, s, draws):
-    """How often each set of masked patches is drawn, for a grid of 4 patches of which 2 are."""
-    found: dict[tuple[int, ...], int] = {}
+    """Count each set of masked patches, for a grid of 4 patches of which 2 are masked."""
+    counts: dict[tuple[int, ...], int] = {}
     masks = policy.masks((2, 2), range(draws), np.repeat(s, draws, 0))
     for row in masks.bool_masked_pos:
         key = tuple(row.nonzero().flatten().tolist())
-        found[key] = found.get(key, 0) + 1
-    return found
+        counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 @pytest.mark.parametrize(
     "policy", [RandomMasking(0.5), GuidedMasking(0.5, beta=0), GuidedMasking(0.5, beta=0, hint=0.5)]
 )
-def test_at_beta_0_every_set_is_as_likely(policy):
+def test_at_beta_0_all_sets_are_equally_likely(policy):
     draws = 3000
-    found = counts_of_masks(policy, np.array([[0.0, 9, 3, 0]]), draws)
+    counts = counts_of_masks(policy, np.array([[0.0, 9, 3, 0]]), draws)
     expected = draws / 6
-    chi2 = sum((found.get(key, 0) - expected) ** 2 / expected
+    chi2 = sum((counts.get(key, 0) - expected) ** 2 / expected
                for key in itertools.combinations(range(4), 2))  # fmt: skip
     assert chi2 < 20.5  # the .999 quantile at 5 degrees of freedom
 
 
 @pytest.mark.parametrize("beta", [1.5, -1.5])
 def test_odds_are_those_of_the_definition(beta):
-    """Without ties, sets are drawn one patch after the other with odds exp(beta u)."""
+    """Without ties, patches are drawn sequentially with odds exp(beta u)."""
     draws, s = 4000, np.array([[0.0, 1, 2, 3]])
-    found = counts_of_masks(GuidedMasking(0.5, beta=beta), s, draws)
+    counts = counts_of_masks(GuidedMasking(0.5, beta=beta), s, draws)
     odds = np.exp(beta * np.arange(4) / 3)
     odds /= odds.sum()
     for key in itertools.combinations(range(4), 2):
         a, b = (odds[i] for i in key)
         p = a * b / (1 - a) + b * a / (1 - b)
-        spread = math.sqrt(draws * p * (1 - p))
-        assert abs(found.get(key, 0) - draws * p) < 4.5 * spread, key
+        standard_deviation = math.sqrt(draws * p * (1 - p))
+        assert abs(counts.get(key, 0) - draws * p) < 4.5 * standard_deviation, key
 
 
-def test_tied_patches_are_masked_alike():
+def test_tied_patches_are_masked_equally_often():
     s = np.array([[0.0, 5.0, 0.0, 0.0]])
-    found = counts_of_masks(GuidedMasking(0.5, beta=6.0), s, 3000)
-    with_rich = [found.get(tuple(sorted((1, i))), 0) for i in (0, 2, 3)]
+    counts = counts_of_masks(GuidedMasking(0.5, beta=6.0), s, 3000)
+    with_rich = [counts.get(tuple(sorted((1, i))), 0) for i in (0, 2, 3)]
     assert sum(with_rich) > 2700 and max(with_rich) - min(with_rich) < 150
 
 
@@ -133,7 +133,7 @@ def test_more_beta_masks_richer_patches(seed, low, more, image):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_both_signs_go_all_the_way(sign):
+def test_a_large_beta_masks_the_extreme_patches(sign):
     s = np.arange(16.0)[None]
     masks = GuidedMasking(0.75, beta=sign * 1e6).masks((4, 4), [0], s)
     visible = set(masks.ids_keep[0].tolist())
@@ -142,11 +142,11 @@ def test_both_signs_go_all_the_way(sign):
 
 @given(seed=SEEDS, sign=st.sampled_from([1, -1]), hint=st.sampled_from([0.1, 0.2, 0.3]))
 @quick
-def test_hints_stay_visible_among_those_most_wanted_hidden(seed, sign, hint):
+def test_hints_stay_visible_among_the_preferred_patches(seed, sign, hint):
     s = np.arange(36.0)[None]
     masks = GuidedMasking(0.75, seed, sign * 1e6, hint).masks((6, 6), [0], s)
-    wanted = set(range(9, 36)) if sign > 0 else set(range(27))
-    shown = wanted & set(masks.ids_keep[0].tolist())
+    preferred = set(range(9, 36)) if sign > 0 else set(range(27))
+    shown = preferred & set(masks.ids_keep[0].tolist())
     assert len(shown) == round(hint * 27)
     assert masks.mask.sum() == 27
 
@@ -171,25 +171,25 @@ def test_schedules(shape):
     assert (steps[0] < steps[4]) == (shape == "cosine")
 
 
-def test_a_schedule_moves_what_is_masked():
+def test_a_schedule_changes_the_masked_patches():
     policy, s = GuidedMasking(0.5, beta=Schedule(-50, 50, 3)), np.arange(64.0)[None]
     part = [(policy.masks((8, 8), [0], s, e).mask.numpy() * s).sum() for e in range(3)]
     assert part[0] < part[1] < part[2]
     assert [policy.beta_at(epoch) for epoch in range(3)] == [-50, 0, 50]
 
 
-def test_blocks_hang_together():
-    """Of masked patches, more neighbours are masked than by chance."""
+def test_blocks_are_contiguous():
+    """Masked patches have more masked neighbours than in random masks."""
 
     def neighbours(policy):
         masked = policy.masks((14, 14), range(40)).bool_masked_pos.unflatten(1, (14, 14))
-        across = (masked[:, :, 1:] & masked[:, :, :-1]).sum()
-        return int(across + (masked[:, 1:] & masked[:, :-1]).sum())
+        horizontal = (masked[:, :, 1:] & masked[:, :, :-1]).sum()
+        return int(horizontal + (masked[:, 1:] & masked[:, :-1]).sum())
 
     assert neighbours(BlockwiseMasking(0.4)) > 1.5 * neighbours(RandomMasking(0.4))
 
 
-def test_noise_is_what_transformers_masks_by():
+def test_the_noise_gives_the_same_mask_in_transformers():
     pytest.importorskip("transformers")
     from transformers import ViTMAEConfig, ViTMAEModel
 
@@ -205,7 +205,7 @@ def test_noise_is_what_transformers_masks_by():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("call", "message"),
     [
         (lambda: kept(16, 1.0), r"mask_ratio: expected a number in \(0, 1\)"),
         (lambda: kept(3, 0.75), "leaves 0"),
@@ -220,12 +220,12 @@ def test_noise_is_what_transformers_masks_by():
         (lambda: policies.ensure("gided"), "did you mean 'guided'"),
     ],
 )
-def test_what_is_refused(make, said):
-    with pytest.raises(ValueError, match=said):
-        make()
+def test_invalid_options_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_wrong_shapes_are_refused():
     with pytest.raises(ShapeError, match=r"density: expected \(1, 16\), got \(1, 15\)"):
         GuidedMasking().masks((4, 4), [0], np.ones((1, 15)))
     with pytest.raises(ShapeError, match="noise"):
@@ -238,7 +238,7 @@ def test_names_do_not_collide():
     assert generator(0, 0, 5).random() != generator(0, 0, 5, purpose=1).random()
 
 
-def test_a_policy_of_ones_own():
+def test_a_custom_policy():
     class First(Masking):
         def order(self, view):
             return np.arange(view.shape[0] * view.shape[1])

@@ -1,4 +1,4 @@
-"""What stands for a patch that is gone, and which patch goes first."""
+"""Tests of the baselines for removed patches and of the order of removal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
-from semattn.metrics.perturbation import SIGMA, baselines, fill_of, kept_pixels, ranks
+from semattn.metrics.perturbation import BLUR_SIGMA, baselines, fill_of, kept_pixels, ranks
 
-GRID = PatchGrid((2, 3), (20, 34), (10, 11))  # a column of pixels in no patch
+GRID = PatchGrid((2, 3), (20, 34), (10, 11))  # the last pixel column is in no patch
 BLACK = (-2.0, -1.5, -1.0)
 
 
@@ -21,30 +21,30 @@ def pictures(count: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize("name", sorted(baselines))
-def test_what_is_kept_stays_and_the_rest_owes_nothing_to_itself(name):
+def test_kept_pixels_are_unchanged_and_the_others_replaced(name):
     x = pictures()
     keep = torch.rand(5, 1, *GRID.image_size, generator=torch.manual_seed(1)) > 0.5
     index = torch.tensor([2, 0, 1, 1, 2])
-    made = fill_of(name, x, BLACK)(index, keep)
-    kept = keep.expand_as(made)
-    assert torch.equal(made[kept], x[index][kept])
-    assert made.isfinite().all() and not torch.equal(made[~kept], x[index][~kept])
-    alone = fill_of(name, x[2:], BLACK)(torch.tensor([0]), keep[:1])
-    torch.testing.assert_close(alone, made[:1])
-    whole = fill_of(name, x, BLACK)(index, torch.ones_like(keep))
-    assert torch.equal(whole, x[index])
+    perturbed = fill_of(name, x, BLACK)(index, keep)
+    is_kept = keep.expand_as(perturbed)
+    assert torch.equal(perturbed[is_kept], x[index][is_kept])
+    assert perturbed.isfinite().all() and not torch.equal(perturbed[~is_kept], x[index][~is_kept])
+    single = fill_of(name, x[2:], BLACK)(torch.tensor([0]), keep[:1])
+    torch.testing.assert_close(single, perturbed[:1])
+    unperturbed = fill_of(name, x, BLACK)(index, torch.ones_like(keep))
+    assert torch.equal(unperturbed, x[index])
 
 
-def test_the_blur_is_scipys():
+def test_the_blur_matches_scipy():
     x = pictures(1)
-    made = fill_of("blur", x)(torch.tensor([0]), torch.zeros(1, 1, *GRID.image_size))
-    sigma = SIGMA * 34
+    blurred = fill_of("blur", x)(torch.tensor([0]), torch.zeros(1, 1, *GRID.image_size))
+    sigma = BLUR_SIGMA * 34
     for channel in range(3):
-        wanted = gaussian_filter(
+        expected = gaussian_filter(
             x[0, channel].double().numpy(), sigma, mode="mirror", radius=round(3 * sigma)
         )
         torch.testing.assert_close(
-            made[0, channel].double(), torch.from_numpy(wanted), atol=1e-5, rtol=0
+            blurred[0, channel].double(), torch.from_numpy(expected), atol=1e-5, rtol=0
         )
 
 
@@ -55,54 +55,54 @@ def test_black_mean_and_a_tensor_by_hand():
     assert black.flatten(1).unique(dim=1)[:, 0].tolist() == list(BLACK)
     mean = fill_of("mean", x)(first, none)[0]
     torch.testing.assert_close(mean[:, 0, 0], x[1].flatten(1).mean(1))
-    given = torch.full((3, 1, 1), 7.0)
-    assert fill_of(given, x)(first, none).eq(7).all()
+    replacement = torch.full((3, 1, 1), 7.0)
+    assert fill_of(replacement, x)(first, none).eq(7).all()
 
 
-def test_inpainting_draws_a_ramp_on():
-    """A gap in a picture that changes evenly is filled much nearer to it than by its mean."""
+def test_inpainting_continues_a_ramp():
+    """A gap in a linear ramp is filled with a much smaller error than by the mean."""
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64).contiguous()
     keep = torch.ones(1, 1, 64, 64)
     keep[..., 20:36, 40:56] = 0
-    made = fill_of("inpaint", ramp)(torch.tensor([0]), keep)
+    filled = fill_of("inpaint", ramp)(torch.tensor([0]), keep)
     gap = keep[0, 0] == 0
-    error = (made - ramp)[0, :, gap].abs()
+    error = (filled - ramp)[0, :, gap].abs()
     assert error.max() < 0.15 and error.mean() < 0.05
     assert (ramp.mean() - ramp[0, :, gap]).abs().mean() > 0.2
-    even = torch.full((1, 3, 17, 23), 0.3)
-    drawn = fill_of("inpaint", even)(torch.tensor([0]), torch.eye(17, 23)[None, None])
-    torch.testing.assert_close(drawn, even)
+    uniform = torch.full((1, 3, 17, 23), 0.3)
+    filled_uniform = fill_of("inpaint", uniform)(torch.tensor([0]), torch.eye(17, 23)[None, None])
+    torch.testing.assert_close(filled_uniform, uniform)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 40), st.booleans())
-def test_ranks_are_a_permutation_that_the_scores_order(seed, patches, coarse):
+def test_ranks_are_a_permutation_ordered_by_the_scores(seed, patches, coarse):
     scores = torch.rand(2, patches, generator=torch.manual_seed(seed))
     scores = (scores * 3).floor() if coarse else scores
-    place = ranks(scores, seed)
-    for row, own in zip(place, scores, strict=True):
+    rank = ranks(scores, seed)
+    for row, row_scores in zip(rank, scores, strict=True):
         assert sorted(row.tolist()) == list(range(patches))
-        assert own[row.argsort()].diff().le(0).all()
-    assert torch.equal(place, ranks(scores, seed))
+        assert row_scores[row.argsort()].diff().le(0).all()
+    assert torch.equal(rank, ranks(scores, seed))
 
 
-def test_equals_do_not_stand_in_the_order_of_the_patches():
-    """Else a map with many equals would begin at the top of every image."""
+def test_ties_are_not_in_patch_order():
+    """Otherwise a map with many ties would start at the top of each image."""
     first = torch.stack([ranks(torch.zeros(1, 16), seed)[0].argmin() for seed in range(30)])
     assert first.unique().numel() > 8
 
 
-def test_a_patch_is_its_pixels():
+def test_kept_pixels_of_patches():
     keep = torch.tensor([[True, False, False, False, False, True]])
-    found = kept_pixels(keep, GRID)[0, 0]
-    wanted = torch.zeros(20, 34, dtype=torch.bool)
-    wanted[:10, :11] = True
-    wanted[10:, 22:] = True  # the column beyond the last patch goes with it
-    assert torch.equal(found, wanted)
+    actual = kept_pixels(keep, GRID)[0, 0]
+    expected = torch.zeros(20, 34, dtype=torch.bool)
+    expected[:10, :11] = True
+    expected[10:, 22:] = True  # the last column follows the last patch
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda x: fill_of("blurr", x), "did you mean 'blur'"),
         (
@@ -113,7 +113,7 @@ def test_a_patch_is_its_pixels():
         (lambda x: ranks(torch.tensor([[0.0, torch.nan]])), "scores: expected finite numbers"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(call, said):
-    with pytest.raises((ValueError, ShapeError), match=said) as error:
+def test_invalid_arguments_are_refused_in_one_line(call, message):
+    with pytest.raises((ValueError, ShapeError), match=message) as error:
         call(pictures())
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Captum's metrics, by hand."""
+"""Tests of infidelity and max-sensitivity on cases with a known result."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def linear(images):
     return images.flatten(1) @ WEIGHTS.T
 
 
-def test_of_a_linear_model_its_weights_have_no_infidelity():
+def test_weights_of_a_linear_model_have_zero_infidelity():
     weights = WEIGHTS[TARGET].reshape(3, 3, 8, 8)
 
-    def exact(images):  # float32 rounds otherwise on each build of torch
+    def exact(images):  # float32 rounding depends on the build of torch
         return images.flatten(1) @ WEIGHTS.double().T
 
     for times in (1, 3):
-        found = infidelity(exact, X.double(), times * weights.double(), TARGET)
-        assert found.abs().max() < 1e-6
+        error = infidelity(exact, X.double(), times * weights.double(), TARGET)
+        assert error.abs().max() < 1e-6
     assert infidelity(linear, X, 3 * weights, TARGET, normalize=False).min() > 0.1
     other = infidelity(linear, X, weights.flip(-1), TARGET)
     assert other.min() > 1e-3 and other.dtype == torch.float64
 
 
-def test_seeds_tell_the_draws():
+def test_the_seed_determines_the_draws():
     noisy = torch.rand(3, 3, 8, 8, generator=torch.manual_seed(5))
-    one, same = (infidelity(linear, X, noisy, TARGET, seed=3) for _ in range(2))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, infidelity(linear, X, noisy, TARGET, seed=4))
+    first, second = (infidelity(linear, X, noisy, TARGET, seed=3) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, infidelity(linear, X, noisy, TARGET, seed=4))
 
 
 def test_sensitivity_of_maps_whose_change_is_known():
