@@ -1,4 +1,4 @@
-"""A run small enough for tests; as a script, to be killed, or started in several processes."""
+"""Small run for tests; as a script, it can be killed or started in several processes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SIZES = {"image_size": 32, "patch_size": 8, "model": TINY}
 
 
 def pictures(count: int = 24) -> list[np.ndarray]:
-    """Texture on smooth ground, all different, as large as no other."""
-    made = []
+    """Return different pictures of texture on a smooth background, in various sizes."""
+    images = []
     for number in range(count):
         rng = np.random.default_rng(number)
         coarse = Image.fromarray(rng.integers(0, 255, (5, 5, 3), dtype=np.uint8))
         picture = np.array(coarse.resize((48 + number % 5, 44), Image.Resampling.BICUBIC))
         top, left = rng.integers(0, 20, 2)
         picture[top : top + 20, left : left + 20] = rng.integers(0, 255, (20, 20, 3))
-        made.append(picture)
-    return made
+        images.append(picture)
+    return images
 
 
 def options(**more):
-    """The arguments of a run."""
+    """Return the arguments of a run."""
     from semattn.masking import GuidedMasking, Schedule
 
     usual = {
@@ -44,31 +44,31 @@ def options(**more):
 
 
 def main(out: str, settings: str) -> None:
-    """Run; each process writes down which masks and pictures it was given, and when."""
+    """Run `pretrain`; each process records the items that it loaded."""
     import torch
 
     from semattn.pretraining import MaskedImages, pretrain
 
     torch.set_num_threads(1)
-    given = json.loads(settings)
-    stop, seen = given.pop("stop", None), []
+    arguments = json.loads(settings)
+    stop, items = arguments.pop("stop", None), []
     item = MaskedImages.__getitem__
 
     def watched(self, key):
-        made = item(self, key)
-        content = made["noise"].numpy().tobytes() + made["pixel_values"].numpy().tobytes()
-        seen.append([*key, hashlib.sha256(content).hexdigest()])
-        return made
+        record = item(self, key)
+        content = record["noise"].numpy().tobytes() + record["pixel_values"].numpy().tobytes()
+        items.append([*key, hashlib.sha256(content).hexdigest()])
+        return record
 
     MaskedImages.__getitem__ = watched
 
-    def progress(what, done, total):
-        if what == "training" and done == stop:
+    def progress(stage, done, total):
+        if stage == "training" and done == stop:
             os.kill(os.getpid(), 9)
 
-    made = pretrain(pictures(), out, **options(progress=progress, **given))
+    run = pretrain(pictures(), out, **options(progress=progress, **arguments))
     rank = os.environ.get("RANK", "0")
-    Path(out, f"seen-{rank}.json").write_text(json.dumps({"seen": seen, "resumed": made.resumed}))
+    Path(out, f"seen-{rank}.json").write_text(json.dumps({"seen": items, "resumed": run.resumed}))
 
 
 if __name__ == "__main__":

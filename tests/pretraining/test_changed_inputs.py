@@ -1,4 +1,4 @@
-"""A run goes on with the pictures that it was begun with, and with no others."""
+"""Tests of resumed runs: the pictures must be those of the start of the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = ("--model", "least", "--image-size", 32, "--patch-size", 8, "--batch-siz
 
 
 class StoppedError(Exception):
-    """An interruption."""
+    """Simulated interruption."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,29 +42,29 @@ def one_thread():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Eight photographs in two folders, one that cannot be read beside them, and a text."""
+    """Return a folder of eight photographs in two subfolders, and one unreadable picture."""
     for number, picture in enumerate(pictures(8)):
         path = tmp_path / "photos" / "ab"[number % 2] / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-    whole = (tmp_path / "photos/a/00.png").read_bytes()
-    (tmp_path / "photos/broken.png").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "photos/a/00.png").read_bytes()
+    (tmp_path / "photos/broken.png").write_bytes(content[: len(content) // 2])
     return tmp_path / "photos"
 
 
 def train(folder, out, stop=None, **more):
-    """Run; `stop` interrupts after so many steps of training."""
+    """Run `pretrain`; interrupt it after `stop` steps of training."""
 
-    def progress(what, done, total):
-        if (what, done) == ("training", stop):
+    def progress(stage, done, total):
+        if (stage, done) == ("training", stop):
             raise StoppedError
 
-    given = {"masking": RandomMasking(), "epochs": 2, "batch_size": 4, "progress": progress}
-    return pretrain(listed(folder), out, **options(**(given | more)))
+    arguments = {"masking": RandomMasking(), "epochs": 2, "batch_size": 4, "progress": progress}
+    return pretrain(listed(folder), out, **options(**(arguments | more)))
 
 
-def stopped(folder, out, step=3, **more):
-    """Leave a run after its first checkpoint, at step 2."""
+def interrupt_run(folder, out, step=3, **more):
+    """Interrupt a run after its first checkpoint, at step 2."""
     with pytest.raises(StoppedError):
         train(folder, out, step, **more)
 
@@ -73,7 +73,7 @@ def weights(out):
     return load_file(out / "model/model.safetensors")
 
 
-def same(first, second):
+def equal_weights(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[x], second[x]) for x in first)
 
 
@@ -82,12 +82,14 @@ GUIDED = {"masking": options()["masking"]}
 
 @pytest.mark.parametrize("more", [{}, GUIDED], ids=["random", "guided"])
 @pytest.mark.parametrize("change", ["nothing", "remove", "copy", "touch"])
-def test_a_run_goes_on_without_what_cannot_be_read_and_elsewhere(folder, tmp_path, change, more):
-    whole = train(folder, tmp_path / "whole", **more)
-    assert [name for name, _ in whole.skipped] == ["broken.png"]
-    assert "damaged" in whole.skipped[0][1] or "image:" in whole.skipped[0][1]
-    assert whole.settings["pictures"] == 8
-    stopped(folder, tmp_path / "parts", **more)
+def test_a_run_is_resumed_without_unreadable_pictures_and_after_a_move(
+    folder, tmp_path, change, more
+):
+    uninterrupted = train(folder, tmp_path / "whole", **more)
+    assert [name for name, _ in uninterrupted.skipped] == ["broken.png"]
+    assert "damaged" in uninterrupted.skipped[0][1] or "image:" in uninterrupted.skipped[0][1]
+    assert uninterrupted.settings["pictures"] == 8
+    interrupt_run(folder, tmp_path / "parts", **more)
     if change == "remove":
         (folder / "broken.png").unlink()
     elif change == "copy":
@@ -97,16 +99,16 @@ def test_a_run_goes_on_without_what_cannot_be_read_and_elsewhere(folder, tmp_pat
     elif change == "touch":
         for file in listed(folder):
             os.utime(file, (1, 1))
-    parts = train(folder, tmp_path / "parts", **more)
-    assert parts.resumed == 2
-    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    resumed = train(folder, tmp_path / "parts", **more)
+    assert resumed.resumed == 2
+    assert equal_weights(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     again = train(folder, tmp_path / "parts", **more)
     assert again.resumed == 4
 
 
-def test_what_changed_after_training_began_is_refused_until_it_is_restored(folder, tmp_path):
-    whole = train(folder, tmp_path / "whole")
-    stopped(folder, tmp_path / "parts")
+def test_changed_pictures_are_refused_until_they_are_restored(folder, tmp_path):
+    uninterrupted = train(folder, tmp_path / "whole")
+    interrupt_run(folder, tmp_path / "parts")
     file, old = folder / "b/03.png", (folder / "b/03.png").read_bytes()
     status = file.stat()
 
@@ -132,36 +134,36 @@ def test_what_changed_after_training_began_is_refused_until_it_is_restored(folde
     (folder / "b/09.png").unlink()
     (folder / "broken.png").write_bytes(old)
     refusal("1 added (broken.png)")
-    before = train(folder, tmp_path / "fresh")  # "give another folder"
+    before = train(folder, tmp_path / "fresh")  # another folder, as the message advises
     assert before.settings["pictures"] == 9
     (folder / "broken.png").write_bytes(b"")
     assert train(folder, tmp_path / "parts").resumed == 2
-    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-    assert whole.settings["pictures_sha256"] != before.settings["pictures_sha256"]
+    assert equal_weights(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert uninterrupted.settings["pictures_sha256"] != before.settings["pictures_sha256"]
 
 
 @pytest.mark.parametrize("more", [{}, GUIDED], ids=["random", "guided"])
-def test_before_anything_was_trained_pictures_may_change(folder, tmp_path, more):
-    stopped(folder, tmp_path / "parts", 1, **more)
+def test_pictures_may_change_before_the_first_checkpoint(folder, tmp_path, more):
+    interrupt_run(folder, tmp_path / "parts", 1, **more)
     Image.fromarray(pictures(20)[19]).save(folder / "b/03.png")
     (folder / "a/02.png").unlink()
     with pytest.warns(UserWarning, match="pictures: 1 edited .*, 1 removed .* no checkpoint yet"):
-        parts = train(folder, tmp_path / "parts", **more)
-    assert parts.resumed == 0 and parts.settings["pictures"] == 7
+        resumed = train(folder, tmp_path / "parts", **more)
+    assert resumed.resumed == 0 and resumed.settings["pictures"] == 7
     train(folder, tmp_path / "whole", **more)
-    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
-    first, second = (json.loads((tmp_path / one / "pretrain.json").read_text()) for one in
+    assert equal_weights(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    first, second = (json.loads((tmp_path / name / "pretrain.json").read_text()) for name in
                      ("parts", "whole"))  # fmt: skip
     assert first["settings"] == second["settings"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_breaks_while_it_is_trained_on_is_named(folder, tmp_path, workers):
+def test_a_picture_that_becomes_unreadable_during_training_is_named(folder, tmp_path, workers):
     train(folder, tmp_path / "whole")
     file, old = folder / "b/03.png", (folder / "b/03.png").read_bytes()
 
-    def progress(what, done, total):
-        if what == "training" and done == 0:
+    def progress(stage, done, total):
+        if stage == "training" and done == 0:
             file.write_bytes(old[:50])
 
     with pytest.raises(RunError, match=r"got one that is not \(image: .*03.png") as error:
@@ -172,22 +174,22 @@ def test_a_picture_that_breaks_while_it_is_trained_on_is_named(folder, tmp_path,
     assert not (tmp_path / "parts/model").exists()
     file.write_bytes(old)
     train(folder, tmp_path / "parts", workers=workers)
-    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert equal_weights(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
-def test_a_picture_that_is_edited_while_it_is_trained_on_is_named(folder, tmp_path):
-    def progress(what, done, total):
-        if (what, done) == ("training", 3):
+def test_a_picture_that_is_edited_during_training_is_named(folder, tmp_path):
+    def progress(stage, done, total):
+        if (stage, done) == ("training", 3):
             Image.fromarray(pictures(20)[19]).save(folder / "b/03.png")
 
-    with pytest.warns(UserWarning, match=r"1 pictures changed during training:  b/03.png"):
+    with pytest.warns(UserWarning, match=r"1 pictures changed during training: b/03.png"):
         train(folder, tmp_path / "out", progress=progress)
     with pytest.raises(RunError, match=r"1 edited \(b/03.png\)"):
         train(folder, tmp_path / "out")
 
 
-def test_pictures_are_read_once_only(folder, tmp_path, monkeypatch):
-    stopped(folder, tmp_path / "parts")
+def test_pictures_are_read_only_once(folder, tmp_path, monkeypatch):
+    interrupt_run(folder, tmp_path / "parts")
     monkeypatch.setattr(identity, "content_digest", lambda file: "broken" in str(file) and "x")
     reasons, check = [], module._read_error
     monkeypatch.setattr(module, "_read_error", lambda file: reasons.append(file) or check(file))
@@ -195,30 +197,30 @@ def test_pictures_are_read_once_only(folder, tmp_path, monkeypatch):
     assert [file.name for file in reasons] == ["broken.png"]
 
 
-def test_validation_pictures_are_the_same_too(folder, tmp_path):
-    held = tmp_path / "held"
-    shutil.copytree(folder, held)
+def test_changed_validation_pictures_are_refused(folder, tmp_path):
+    validation_dir = tmp_path / "held"
+    shutil.copytree(folder, validation_dir)
     with pytest.warns(UserWarning, match="validation: 1 pictures cannot be read .* broken.png"):
-        stopped(folder, tmp_path / "parts", validation=listed(held))
-    (held / "broken.png").unlink()
-    shutil.copy(held / "b/03.png", held / "a/00.png")
+        interrupt_run(folder, tmp_path / "parts", validation=listed(validation_dir))
+    (validation_dir / "broken.png").unlink()
+    shutil.copy(validation_dir / "b/03.png", validation_dir / "a/00.png")
     with pytest.raises(
         RunError, match=r"validation: expected the 8 pictures .* got 8: 1 edited \(a/00.png\)"
     ):
-        train(folder, tmp_path / "parts", validation=listed(held))
-    shutil.copy(folder / "a/00.png", held / "a/00.png")
-    assert train(folder, tmp_path / "parts", validation=listed(held)).resumed == 2
+        train(folder, tmp_path / "parts", validation=listed(validation_dir))
+    shutil.copy(folder / "a/00.png", validation_dir / "a/00.png")
+    assert train(folder, tmp_path / "parts", validation=listed(validation_dir)).resumed == 2
 
 
-def test_arrays_are_told_by_their_pixels(tmp_path):
-    given = options(masking=RandomMasking(), epochs=1, batch_size=4)
-    pretrain(pictures(8), tmp_path / "out", **given)
-    assert pretrain(pictures(8), tmp_path / "out", **given).resumed == 2
+def test_arrays_are_identified_by_their_pixels(tmp_path):
+    arguments = options(masking=RandomMasking(), epochs=1, batch_size=4)
+    pretrain(pictures(8), tmp_path / "out", **arguments)
+    assert pretrain(pictures(8), tmp_path / "out", **arguments).resumed == 2
     with pytest.raises(RunError, match=r"1 edited \(image 7\)"):
-        pretrain([*pictures(7), pictures(20)[19]], tmp_path / "out", **given)
+        pretrain([*pictures(7), pictures(20)[19]], tmp_path / "out", **arguments)
 
 
-def test_a_model_folder_of_others_stays(folder, tmp_path):
+def test_a_foreign_model_folder_is_not_overwritten(folder, tmp_path):
     (tmp_path / "out/model").mkdir(parents=True)
     (tmp_path / "out/model/own.txt").write_text("mine")
     with pytest.raises(OutputError, match="model/ was not written by semattn"):
@@ -227,8 +229,8 @@ def test_a_model_folder_of_others_stays(folder, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
-    def progress(what, done, total):
-        if (what, done) == ("training", 1):
+    def progress(stage, done, total):
+        if (stage, done) == ("training", 1):
             with pytest.raises(LockedError, match="is running — wait for it"):
                 train(folder, tmp_path / "out")
             raise StoppedError
@@ -238,12 +240,12 @@ def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("out", [None, "."])
-def test_the_command_in_the_folder_itself_goes_on(run, folder, monkeypatch, out):
+def test_the_command_resumes_in_the_folder_of_the_pictures(run, folder, monkeypatch, out):
     from semattn.pretraining import callbacks
 
     monkeypatch.setitem(models.SIZES, "least", TINY)
     monkeypatch.chdir(folder)
-    given = ("pretrain", ".", *SMALL, *(() if out is None else ("--out", out)))
+    arguments = ("pretrain", ".", *SMALL, *(() if out is None else ("--out", out)))
     step = callbacks.ProgressReporter.on_step_end
 
     def interrupt(self, args, state, control, **more):
@@ -251,19 +253,19 @@ def test_the_command_in_the_folder_itself_goes_on(run, folder, monkeypatch, out)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", interrupt)
-    assert run(*given)[0] == 130
+    assert run(*arguments)[0] == 130
     monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", step)
     (folder / "broken.png").unlink()
-    status, text, err = run(*given)
+    status, text, err = run(*arguments)
     assert status == 0, err
     assert text.startswith("8 photographs") and "resumed from step 2" in text
-    status, text, err = run(*given)
+    status, text, err = run(*arguments)
     assert status == 0 and text.startswith("8 photographs") and "skipped" not in text
     home = folder if out else folder / "semattn-pretrain"
     assert {"model", "reconstruction.png"} <= set(names_in(home))
 
 
-def test_the_command_counts_and_lists_what_it_skipped(run, folder, monkeypatch, tmp_path):
+def test_the_command_lists_skipped_files(run, folder, monkeypatch, tmp_path):
     monkeypatch.setitem(models.SIZES, "least", TINY)
     (folder / "words.txt").write_text("no picture")
     status, text, err = run("pretrain", folder, *SMALL, "--out", tmp_path / "out")

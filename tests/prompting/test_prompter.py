@@ -1,4 +1,4 @@
-"""`AttentionPrompter`: the model with a bias, and nothing else changed."""
+"""Tests of `AttentionPrompter`: the bias is applied and nothing else changes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from semattn.errors import ShapeError, UnsupportedModelError
 from semattn.prompting import Box, Mask, Points, Polygon, attend, coverage, prompts
 from tests import families, models
 
-EVERY = [*models.MODELS, *families.FAMILIES]
+MODEL_NAMES = [*models.MODELS, *families.FAMILIES]
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     return models.build(name, dtype) if name in models.MODELS else families.build(name, dtype)
 
 
-def first(output) -> Tensor:
+def first_output(output) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -31,14 +31,14 @@ def pictures(batch: int = 3) -> Tensor:
     return models.images(batch, seed=3)
 
 
-def mean_cover(taken, one, bias: Tensor) -> Tensor:
-    """For each key of a call, the mean of the bias over what it covers: by pasting ones."""
-    own = one.keys_at.spread(taken.grid.add_prefix(bias))
-    share = one.keys_at.spread(taken.grid.add_prefix(torch.ones_like(bias)))
-    return torch.where(share > 0, own / share.clamp(min=1e-9), 0)
+def mean_bias_of_keys(attention_record, site, bias: Tensor) -> Tensor:
+    """Return the mean bias of the patches that each key of a call covers."""
+    total = site.keys_at.spread(attention_record.grid.add_prefix(bias))
+    share = site.keys_at.spread(attention_record.grid.add_prefix(torch.ones_like(bias)))
+    return torch.where(share > 0, total / share.clamp(min=1e-9), 0)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_attention_is_multiplied_and_renormalised_on_every_family(name):
     model, x = build(name, torch.float64), pictures().double()
     plain = record(model, x, grad=False)
@@ -46,43 +46,45 @@ def test_attention_is_multiplied_and_renormalised_on_every_family(name):
     prompter = AttentionPrompter(model, strength=0.7, layers=0)
     with prompter.steer(weights):
         steered = record(model, x, grad=False)
-    one, other = plain.sites[0], steered.sites[0]
-    factor = (0.7 * mean_cover(plain, one, attend(weights))).exp()[:, None, None]
-    wanted = one.attention() * factor
-    wanted = wanted / wanted.sum(-1, keepdim=True)
-    # Some make their softmax in single precision, whatever they are given.
-    single = {} if other.attention().dtype == torch.float64 else {"check_dtype": False}
+    plain_site, steered_site = plain.sites[0], steered.sites[0]
+    factor = (0.7 * mean_bias_of_keys(plain, plain_site, attend(weights))).exp()[:, None, None]
+    expected = plain_site.attention() * factor
+    expected = expected / expected.sum(-1, keepdim=True)
+    # Some models always compute the softmax in single precision.
+    options = {} if steered_site.attention().dtype == torch.float64 else {"check_dtype": False}
     torch.testing.assert_close(
-        other.attention(), wanted, atol=1e-6 if single else 1e-12, rtol=0, **single
+        steered_site.attention(), expected, atol=1e-6 if options else 1e-12, rtol=0, **options
     )
-    if one.shape[-1] > 1:  # a single key has all of the attention
-        assert not torch.allclose(first(steered.logits), first(plain.logits), atol=1e-9)
+    if plain_site.shape[-1] > 1:  # a single key gets all attention
+        assert not torch.allclose(
+            first_output(steered.logits), first_output(plain.logits), atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("density", ["count", "interrelation"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_batches_records_and_explanations_on_every_family(name, density):
     model, x = build(name), pictures()
     before = models.state_of(model)
     prompter = AttentionPrompter(model, strength=1.0, density=density)
     with torch.no_grad():
-        together = first(prompter(x))
+        batched = first_output(prompter(x))
         for index in range(3):
-            alone = first(prompter(x[index : index + 1]))
-            torch.testing.assert_close(alone, together[index : index + 1], atol=1e-4, rtol=1e-4)
-    seen = record(prompter, x, grad=False).logits
-    torch.testing.assert_close(seen, together, atol=1e-4, rtol=1e-4)
+            single = first_output(prompter(x[index : index + 1]))
+            torch.testing.assert_close(single, batched[index : index + 1], atol=1e-4, rtol=1e-4)
+    logits = record(prompter, x, grad=False).logits
+    torch.testing.assert_close(logits, batched, atol=1e-4, rtol=1e-4)
     heat = SIFTPatchInterrelation(prompter).attribute(x, target=0)
     assert heat.shape == x.shape and heat.isfinite().all()
     assert models.state_of(model) == before
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_half_precision_runs_on_every_family(name):
     model, x = build(name).bfloat16(), pictures().bfloat16()
     prompter = AttentionPrompter(model, density="count", strength=1.0)
     with torch.no_grad():
-        assert first(prompter(x)).isfinite().all()
+        assert first_output(prompter(x)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["class-token", "swin", "transformers-vit-eager", "open-clip"])
@@ -90,9 +92,9 @@ def test_strength_zero_is_the_model_to_the_last_bit(name):
     model, x = build(name), pictures()
     prompter = AttentionPrompter(model, strength=0)
     with torch.no_grad():
-        assert torch.equal(first(prompter(x)), first(model(x)))
-        with prompter.steer(torch.rand(5)):  # not even looked at
-            assert torch.equal(first(model(x)), first(prompter.model(x)))
+        assert torch.equal(first_output(prompter(x)), first_output(model(x)))
+        with prompter.steer(torch.rand(5)):  # not used
+            assert torch.equal(first_output(model(x)), first_output(prompter.model(x)))
 
 
 def test_the_bias_is_the_clipped_log_of_the_concentration():
@@ -112,7 +114,7 @@ def test_the_bias_is_the_clipped_log_of_the_concentration():
     torch.testing.assert_close(scene_p.sum(1), torch.ones(3).double())
 
 
-def test_weights_of_each_image_a_region_and_one_row_for_all():
+def test_weights_per_image_for_all_images_and_by_region():
     model, x = build("class-token"), pictures()
     grid = record(model, x, grad=False).grid
     prompter = AttentionPrompter(model, strength=1.0)
@@ -123,13 +125,13 @@ def test_weights_of_each_image_a_region_and_one_row_for_all():
         for weights in (box, share, share.expand(3, -1), grid.fold(share.expand(3, -1))):
             with prompter.steer(weights):
                 outputs.append(model(x))
-        for one in outputs[1:]:
-            torch.testing.assert_close(one, outputs[0])
-        given = AttentionPrompter(model, strength=1.0, density=share)(x)
-    torch.testing.assert_close(given, outputs[0])
+        for output in outputs[1:]:
+            torch.testing.assert_close(output, outputs[0])
+        default_output = AttentionPrompter(model, strength=1.0, density=share)(x)
+    torch.testing.assert_close(default_output, outputs[0])
 
 
-def test_away_takes_the_clip_from_what_is_covered():
+def test_away_subtracts_the_clip_from_covered_patches():
     model, x = build("class-token", torch.float64), pictures().double()
     prompter = AttentionPrompter(model, strength=2.0, layers=1, clip=1.5)
     plain = record(model, x, grad=False).dense(1)
@@ -138,13 +140,15 @@ def test_away_takes_the_clip_from_what_is_covered():
     with prompter.steer(box, away=True):
         steered = record(model, x, grad=False).dense(1)
     factor = grid.add_prefix(-2.0 * 1.5 * coverage(box, grid).double()).exp()
-    wanted = plain * factor
-    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-6, rtol=0)
-    with prompter.steer(torch.zeros(12), away=True):  # nothing to overlook
+    expected = plain * factor
+    torch.testing.assert_close(
+        steered, expected / expected.sum(-1, keepdim=True), atol=1e-6, rtol=0
+    )
+    with prompter.steer(torch.zeros(12), away=True):  # nothing to suppress
         torch.testing.assert_close(model(x), build("class-token", torch.float64)(x))
 
 
-def test_a_cue_says_its_bias():
+def test_a_cue_provides_its_bias():
     class Cue:
         def bias(self, inputs: Tensor) -> Tensor:
             return -torch.arange(12.0).expand(len(inputs), -1)
@@ -154,15 +158,17 @@ def test_a_cue_says_its_bias():
     with AttentionPrompter(model, strength=0.5, layers=0).steer(Cue()):
         steered = record(model, x, grad=False).dense(0)
     factor = torch.nn.functional.pad(-0.5 * torch.arange(12.0).double(), (1, 0)).exp()
-    wanted = plain * factor
-    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-9, rtol=0)
+    expected = plain * factor
+    torch.testing.assert_close(
+        steered, expected / expected.sum(-1, keepdim=True), atol=1e-9, rtol=0
+    )
 
 
 @pytest.mark.parametrize("queries", ["class", "patches"])
 @pytest.mark.parametrize(
     "name", ["registers", "unfused", "rope", "shared-relative-bias", "qk-norm"]
 )
-def test_some_queries_alone(name, queries):
+def test_only_selected_queries_get_the_bias(name, queries):
     model, x = build(name, torch.float64), pictures().double()
     plain = record(model, x, grad=False)
     grid = plain.grid
@@ -176,21 +182,21 @@ def test_some_queries_alone(name, queries):
         return
     with prompter.steer(weights):
         steered = record(model, x, target=1)
-    wanted = plain.dense(0) * grid.add_prefix(attend(weights)).exp()[:, None, None]
-    wanted = wanted / wanted.sum(-1, keepdim=True)
-    asks = torch.zeros(grid.tokens, dtype=torch.bool)
-    asks[0 if queries == "class" else slice(grid.prefix, None)] = True
-    wanted = torch.where(asks[:, None], wanted, plain.dense(0))
-    torch.testing.assert_close(steered.dense(0), wanted, atol=1e-9, rtol=0)
-    for one, own in zip(steered.sites, plain.sites, strict=True):  # no mask but the model's own
-        assert (one.mask is None) is (own.mask is None)
+    expected = plain.dense(0) * grid.add_prefix(attend(weights)).exp()[:, None, None]
+    expected = expected / expected.sum(-1, keepdim=True)
+    is_query = torch.zeros(grid.tokens, dtype=torch.bool)
+    is_query[0 if queries == "class" else slice(grid.prefix, None)] = True
+    expected = torch.where(is_query[:, None], expected, plain.dense(0))
+    torch.testing.assert_close(steered.dense(0), expected, atol=1e-9, rtol=0)
+    for steered_site, plain_site in zip(steered.sites, plain.sites, strict=True):
+        assert (steered_site.mask is None) is (plain_site.mask is None)
     plain_gradient = record(model, x, target=1)
     assert steered.sites[-1].attention_gradient().shape == (
         plain_gradient.sites[-1].attention_gradient().shape
     )
 
 
-def test_heads_and_layers_are_chosen():
+def test_heads_and_layers_can_be_selected():
     model, x = build("class-token", torch.float64), pictures().double()
     plain = record(model, x, grad=False)
     weights = torch.rand(3, 12, generator=torch.manual_seed(0)).double()
@@ -201,23 +207,31 @@ def test_heads_and_layers_are_chosen():
     assert not torch.allclose(steered.dense(2)[:, 1], plain.dense(2)[:, 1])
 
 
-def test_nested_prompters_add():
+def test_biases_of_nested_prompters_are_added():
     model, x = build("registers", torch.float64), pictures().double()
-    one, two = (torch.rand(3, 12, generator=torch.manual_seed(i)).double() for i in (1, 2))
-    first_, second = AttentionPrompter(model, strength=0.3), AttentionPrompter(model, strength=0.9)
-    with first_.steer(one), second.steer(two):
+    weak_weights, strong_weights = (
+        torch.rand(3, 12, generator=torch.manual_seed(i)).double() for i in (1, 2)
+    )
+    inner, middle = AttentionPrompter(model, strength=0.3), AttentionPrompter(model, strength=0.9)
+    with inner.steer(weak_weights), middle.steer(strong_weights):
         nested = record(model, x, grad=False)
-    outer = AttentionPrompter(AttentionPrompter(model, strength=0.3, density=one), strength=0.9)
-    with outer.steer(two):
+    outer = AttentionPrompter(
+        AttentionPrompter(model, strength=0.3, density=weak_weights), strength=0.9
+    )
+    with outer.steer(strong_weights):
         wrapped = outer.model(x)
     torch.testing.assert_close(nested.logits, wrapped)
     plain = record(model, x, grad=False).dense(3)
-    sum_ = torch.nn.functional.pad(0.3 * attend(one) + 0.9 * attend(two), (5, 0)).exp()
+    sum_ = torch.nn.functional.pad(
+        0.3 * attend(weak_weights) + 0.9 * attend(strong_weights), (5, 0)
+    ).exp()
     weak, strong = (AttentionPrompter(model, strength=s, layers=3) for s in (0.3, 0.9))
-    with weak.steer(one), strong.steer(two):
+    with weak.steer(weak_weights), strong.steer(strong_weights):
         steered = record(model, x, grad=False).dense(3)
-    wanted = plain * sum_[:, None, None]
-    torch.testing.assert_close(steered, wanted / wanted.sum(-1, keepdim=True), atol=1e-9, rtol=0)
+    expected = plain * sum_[:, None, None]
+    torch.testing.assert_close(
+        steered, expected / expected.sum(-1, keepdim=True), atol=1e-9, rtol=0
+    )
 
 
 def test_gradients_flow_to_strength_and_weights():
@@ -232,7 +246,7 @@ def test_gradients_flow_to_strength_and_weights():
 
     assert torch.autograd.gradcheck(logit, (strength, weights))
     learned = AttentionPrompter(model, strength=nn.Parameter(torch.tensor(0.0)))
-    learned(x)[:, 0].sum().backward()  # 0 that is to be learned is no 0
+    learned(x)[:, 0].sum().backward()  # a learnable 0 is not skipped
     assert learned.strength.grad is not None and learned.strength.grad.abs() > 0
 
 
@@ -241,9 +255,9 @@ def test_outputs_keep_their_type():
     x = pictures()[..., :48]
     prompter = AttentionPrompter(hf, density="count", strength=1.0)
     x = nn.functional.interpolate(x, size=(hf.config.image_size,) * 2)
-    by_place, by_name = prompter(x), prompter(pixel_values=x)
-    assert type(by_name).__name__ == "ImageClassifierOutput"
-    torch.testing.assert_close(by_place.logits, by_name.logits)
+    positional, by_keyword = prompter(x), prompter(pixel_values=x)
+    assert type(by_keyword).__name__ == "ImageClassifierOutput"
+    torch.testing.assert_close(positional.logits, by_keyword.logits)
     assert prompter.config is hf.config
 
     class Wrapped(nn.Module):
@@ -255,8 +269,8 @@ def test_outputs_keep_their_type():
             features = self.vit.forward_features(image)
             return {name: self.vit.forward_head(features), "features": features}
 
-    found = AttentionPrompter(Wrapped(), density="count")("logits", image=pictures())
-    assert set(found) == {"logits", "features"}
+    outputs = AttentionPrompter(Wrapped(), density="count")("logits", image=pictures())
+    assert set(outputs) == {"logits", "features"}
 
 
 def test_names_of_weights_and_state_are_kept():
@@ -271,7 +285,7 @@ def test_names_of_weights_and_state_are_kept():
         prompter.forward_features  # noqa: B018 — it would not be steered
 
 
-def test_a_part_of_the_model_is_not_steered_in_silence():
+def test_calling_a_part_of_a_steered_model_is_refused():
     model, x = build("class-token"), pictures()
     with AttentionPrompter(model).steer():
         model(x)
@@ -279,7 +293,7 @@ def test_a_part_of_the_model_is_not_steered_in_silence():
             model.forward_features(x)
 
 
-def test_nothing_is_left_when_something_raises():
+def test_the_model_is_restored_after_exceptions():
     model = build("class-token")
     before = models.state_of(model)
     prompter = AttentionPrompter(model, strength=1.0)
@@ -314,15 +328,15 @@ def test_checkpointing_with_backward_inside_steer():
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
-def test_a_model_that_is_compiled_inside_is_steered():
+def test_a_model_compiled_inside_steer_is_steered():
     model, x = build("registers"), pictures()
     weights = torch.rand(3, 12, generator=torch.manual_seed(0))
     prompter = AttentionPrompter(model, strength=1.0)
     with torch.no_grad():
         with prompter.steer(weights):
-            wanted = model(x)
+            expected = model(x)
             compiled = torch.compile(model, backend="aot_eager")
-            torch.testing.assert_close(compiled(x), wanted)
+            torch.testing.assert_close(compiled(x), expected)
         torch.testing.assert_close(compiled(x), model(x))
     with pytest.raises(UnsupportedModelError, match="compiled"):
         AttentionPrompter(compiled)
@@ -338,16 +352,16 @@ def test_a_compiled_prompter_prompts(density):
             torch.testing.assert_close(compiled(images), prompter(images))
 
 
-def test_threads_do_not_see_each_other():
+def test_threads_are_independent():
     model, x = build("class-token"), pictures()
     prompters = [AttentionPrompter(model, strength=s, density="count") for s in (0.0, 0.5, 1.0)]
-    wanted = [one(x) for one in prompters]
+    expected = [prompter(x) for prompter in prompters]
     wrong = []
 
     def work(index: int) -> None:
         with torch.no_grad():
             wrong.extend(
-                index for _ in range(10) if not torch.equal(prompters[index](x), wanted[index])
+                index for _ in range(10) if not torch.equal(prompters[index](x), expected[index])
             )
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
@@ -359,23 +373,23 @@ def test_threads_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("name", sorted(prompts))
-def test_sources_give_weights_of_the_image_alone(name):
+def test_sources_do_not_depend_on_the_batch(name):
     model, x = build("registers"), pictures()
     prompter = AttentionPrompter(model, density=name)
-    together = prompter.bias(None, x)
-    assert together.shape == (3, 12) and together.isfinite().all()
-    torch.testing.assert_close(prompter.bias(None, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
-    seen = record(model, x, layers=2, grad=False).sites[0]
+    batched = prompter.bias(None, x)
+    assert batched.shape == (3, 12) and batched.isfinite().all()
+    torch.testing.assert_close(prompter.bias(None, x[1:2]), batched[1:2], atol=1e-4, rtol=1e-4)
+    site = record(model, x, layers=2, grad=False).sites[0]
     assert prompter._observed_layer(prompter._layout(_call(x))) == 2
     grid = record(model, x, grad=False).grid
     p = torch.full((3, 12), 1 / 12)
     if name == "class-attention":
-        seen = replace(seen, class_tokens=torch.eye(grid.tokens)[0])
-        wanted = seen.attention()[:, :, 0, 5:].mean(1)
-        torch.testing.assert_close(prompts[name].see(seen, grid, p), wanted)
+        site = replace(site, class_tokens=torch.eye(grid.tokens)[0])
+        expected = site.attention()[:, :, 0, 5:].mean(1)
+        torch.testing.assert_close(prompts[name].see(site, grid, p), expected)
     if name == "received":
-        wanted = torch.einsum("bi,bhij->bj", p, seen.attention()[:, :, 5:, 5:]) / 2
-        torch.testing.assert_close(prompts[name].see(seen, grid, p), wanted)
+        expected = torch.einsum("bi,bhij->bj", p, site.attention()[:, :, 5:, 5:]) / 2
+        torch.testing.assert_close(prompts[name].see(site, grid, p), expected)
 
 
 def _call(x: Tensor):
@@ -397,7 +411,7 @@ def _call(x: Tensor):
         ({"detector": "sfit"}, "did you mean 'sift'"),
     ],
 )
-def test_wrong_options_are_one_clear_line(options, words):
+def test_invalid_options_are_refused_in_one_line(options, words):
     with pytest.raises((ValueError, TypeError), match=words) as error:
         AttentionPrompter(build("class-token"), **options)
     assert "\n" not in str(error.value)
@@ -407,7 +421,7 @@ def test_wrong_options_are_one_clear_line(options, words):
     ("weights", "words"),
     [
         (torch.ones(3, 13), "weights: expected .*drop the prefix tokens"),
-        (torch.ones(2, 12), "weights: expected those of 3 images, got 2"),
+        (torch.ones(2, 12), "weights: expected 3 rows, one per image, .* got 2"),
         (-torch.ones(12), "weights: expected numbers >= 0"),
         (torch.full((12,), torch.nan), "weights: expected finite numbers"),
         (torch.zeros(3, 12), "weights: expected at least one above 0"),
@@ -418,7 +432,7 @@ def test_wrong_options_are_one_clear_line(options, words):
         (Mask(torch.ones(3, 3)), "region: expected a mask of 48x64"),
     ],
 )
-def test_wrong_weights_are_one_clear_line(weights, words):
+def test_invalid_weights_are_refused_in_one_line(weights, words):
     model = build("class-token")
     before = models.state_of(model)
     prompter = AttentionPrompter(model, density=weights if isinstance(weights, Tensor) else "count")
