@@ -164,7 +164,7 @@ def test_a_finished_run_is_not_run_again(uninterrupted):
 def test_a_folder_of_another_run_is_refused(uninterrupted):
     with pytest.raises(RunError, match="expected a run with seed 2, got .* with 1"):
         pretrain(pictures(), uninterrupted, **options(seed=2))
-    with pytest.raises(RunError, match="expected a run with pictures 16, got .* with 24"):
+    with pytest.raises(RunError, match="pictures: expected the 24 pictures .* got 16"):
         pretrain(pictures(16), uninterrupted, **options())
 
 

@@ -1,4 +1,4 @@
-"""What the tests put on a page: a tiny explanation, a hand-made analysis, nasty names."""
+"""Content of test pages: a small explanation, a synthetic analysis, names with HTML."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ def model_of(name: str = "class-token") -> nn.Module:
 
 
 def corners(batch: int = 1) -> torch.Tensor:
-    """Images of bright squares, where SIFT finds something."""
-    made = images(batch) * 0.2
-    made[:, :, 6:14, 8:16] = 1
-    made[:, :, 26:30, 40:56] = 0.9
-    return made
+    """Return images of bright squares, in which SIFT detects keypoints."""
+    inputs = images(batch) * 0.2
+    inputs[:, :, 6:14, 8:16] = 1
+    inputs[:, :, 26:30, 40:56] = 0.9
+    return inputs
 
 
 def explained(model: nn.Module, inputs: torch.Tensor | None = None, **options: Any) -> Explanation:
-    made = SIFTPatchInterrelation(**options).explain(
+    explanation = SIFTPatchInterrelation(**options).explain(
         model, corners() if inputs is None else inputs, target=0
     )
-    named = replace(made.images, names=tuple(NASTY for _ in made.images.names))
-    return replace(made, images=named, notes=(f"A note on {NASTY}.",))
+    images = replace(explanation.images, names=tuple(NASTY for _ in explanation.images.names))
+    return replace(explanation, images=images, notes=(f"A note on {NASTY}.",))
 
 
-def compared(made: Explanation) -> Comparison:
-    """Two methods whose maps are nothing alike, and one that refused."""
-    other = torch.zeros_like(made.heat)
+def compared(explanation: Explanation) -> Comparison:
+    """Return a comparison of two methods with different maps and one refusal."""
+    other = torch.zeros_like(explanation.heat)
     other[:, :10, :10] = 1
     return Comparison(
         rows=(
-            Compared("ours", made, 0.25, 12.0, 0.5),
-            Compared(NASTY, replace(made, heat=other), 12.5, 3.0, None),
+            Compared("ours", explanation, 0.25, 12.0, 0.5),
+            Compared(NASTY, replace(explanation, heat=other), 12.5, 3.0, None),
             Compared("third", refusal=f"model: expected less of {NASTY}"),
         ),
-        explanation=made,
+        explanation=explanation,
         other=1,
     )
 
 
 class Analysed:
-    """An analysis by hand: layers of 2, 2, 2 and 3 heads, and figures that count up."""
+    """Synthetic analysis with layers of 2, 2, 2 and 3 heads and increasing values."""
 
     heads = (2, 2, 2, 3)
 
@@ -118,7 +118,7 @@ class Analysed:
 
 
 def content_of(page: str) -> dict[str, Any]:
-    """What a page holds, as the page itself reads it."""
+    """Return the content of a page, as parsed by its script."""
     import json
 
     start = page.index('id="content">') + len('id="content">')
@@ -126,19 +126,22 @@ def content_of(page: str) -> dict[str, Any]:
 
 
 def rows_of(part: dict[str, Any], name: str) -> tuple[list[int], list[np.ndarray]]:
-    """The kept rows of each layer, decoded as the page does: (H, R, N), or (1, R, N) of means."""
+    """Decode the rows of each layer as the page does: (H, R, N), or (1, R, N) for means."""
     import base64
 
     from semattn.report.rows import decode
 
-    kept, n = part[name], part["tokens"]
-    codes = np.frombuffer(base64.b64decode(kept["codes"]), dtype=np.uint8)
-    scales = np.frombuffer(base64.b64decode(kept["scales"]), dtype="<f4")
-    found, at = [], 0
+    encoded, tokens = part[name], part["tokens"]
+    codes = np.frombuffer(base64.b64decode(encoded["codes"]), dtype=np.uint8)
+    scales = np.frombuffer(base64.b64decode(encoded["scales"]), dtype="<f4")
+    layers, start = [], 0
     for layer in part["layers"]:
-        count = (layer["heads"] if name == "heads" else 1) * len(kept["rows"])
-        values = decode(codes[at * n : (at + count) * n].reshape(count, n), scales[at : at + count])
-        found.append(values.reshape(-1, len(kept["rows"]), n))
-        at += count
-    assert at == len(scales)
-    return kept["rows"], found
+        count = (layer["heads"] if name == "heads" else 1) * len(encoded["rows"])
+        values = decode(
+            codes[start * tokens : (start + count) * tokens].reshape(count, tokens),
+            scales[start : start + count],
+        )
+        layers.append(values.reshape(-1, len(encoded["rows"]), tokens))
+        start += count
+    assert start == len(scales)
+    return encoded["rows"], layers

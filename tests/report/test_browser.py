@@ -1,4 +1,4 @@
-"""The page in a real browser: patches answer, sliders move the picture, nothing leaves the page."""
+"""Tests of the report page in a browser: interaction, sliders, layout, no network requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLAGS = (
 
 
 class Browser:
-    """Chromium with one page in it, and the few questions that the tests ask."""
+    """Chromium with one page, and the queries of the tests."""
 
     def __init__(self, profile: Path) -> None:
         from selenium import webdriver
@@ -42,7 +42,7 @@ class Browser:
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
 
     def open(self, file: Path, width: int = 1280, dark: bool = False) -> Browser:
-        """A fresh load of the page, in a window so wide."""
+        """Load the page in a window of this width."""
         phone = width < 600
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": phone}
         self.command("Emulation.setDeviceMetricsOverride", **size)
@@ -62,7 +62,7 @@ class Browser:
         return self.driver.execute_script(code, *arguments)
 
     def frame(self) -> None:
-        """Wait until the browser has laid out and drawn."""
+        """Wait until layout and drawing are finished."""
         self.driver.execute_async_script(
             "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
         )
@@ -82,7 +82,7 @@ class Browser:
         return self.js("return document.querySelector(arguments[0]).toDataURL()", selector)
 
     def slide(self, label: str, value: int, section: str = "main") -> None:
-        """Move the slider of this label as a person does who drags it."""
+        """Move the slider with this label, with the events of a user's drag."""
         self.js(
             """const [label, value, section] = arguments;
             const named = [...document.querySelectorAll(`${section} .slider`)]
@@ -97,7 +97,7 @@ class Browser:
         self.js("document.querySelector(`input[value=${arguments[0]}]`).click()", mode)
 
     def pixel(self, patch: int, canvas: str = "#patches") -> list[int]:
-        """Red, green, blue, opacity at the centre of a patch of the 3 x 4 grid."""
+        """Return the RGBA values at the center of a patch of the 3 x 4 grid."""
         return self.js(
             """const canvas = document.querySelector(arguments[1]);
             const [row, column] = [Math.floor(arguments[0] / 4), arguments[0] % 4];
@@ -111,7 +111,7 @@ class Browser:
         )  # fmt: skip
 
     def centre(self, patch: int) -> tuple[int, int]:
-        """Where a patch of the 3 x 4 grid is in the window, once it is scrolled to."""
+        """Scroll to a patch of the 3 x 4 grid and return its center in window coordinates."""
         box = self.js(
             """const canvas = document.querySelector('#patches');
             canvas.scrollIntoView({ block: 'center' });
@@ -142,14 +142,14 @@ class Browser:
             ActionChains(self.driver).send_keys(getattr(Keys, key)).perform()
 
     def complaints(self) -> list[str]:
-        return [one["message"] for one in self.driver.get_log("browser")]
+        return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        events = (json.loads(one["message"]) for one in self.driver.get_log("performance"))
+        events = (json.loads(entry["message"]) for entry in self.driver.get_log("performance"))
         return [
-            one["message"]["params"]["request"]["url"]
-            for one in events
-            if one["message"]["method"] == "Network.requestWillBeSent"
+            event["message"]["params"]["request"]["url"]
+            for event in events
+            if event["message"]["method"] == "Network.requestWillBeSent"
         ]
 
 
@@ -164,8 +164,10 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page() -> str:
     model = model_of()
-    made = explained(model)
-    return report.html(made, model=model, comparison=compared(made), analysis=Analysed())
+    explanation = explained(model)
+    return report.html(
+        explanation, model=model, comparison=compared(explanation), analysis=Analysed()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -182,46 +184,46 @@ def opened(browser, file) -> Iterator[Browser]:
 
 
 def strongest(page: str, token: int, layer: int, head: int | None, *, column: bool = False) -> str:
-    """The words for the patch that a token attends to most, or that attends to it most."""
+    """Return the label of the patch that a token attends to most, or that attends to it most."""
     _, layers = rows_of(content_of(page)["attention"], "heads")
     rows = layers[layer].mean(0) if head is None else layers[layer][head]
     patch = int((rows[:, token] if column else rows[token])[1:].argmax())
     return f"row {patch // 4 + 1}, column {patch % 4 + 1}"
 
 
-@pytest.mark.parametrize("how", ["mouse", "click", "tap"])
-def test_a_patch_answers(opened, page, how):
+@pytest.mark.parametrize("pointer", ["mouse", "click", "tap"])
+def test_a_patch_shows_its_attention(opened, page, pointer):
     before = opened.picture()
-    opened.move(2, "touch" if how == "tap" else "mouse", press=how != "mouse")
+    opened.move(2, "touch" if pointer == "tap" else "mouse", press=pointer != "mouse")
     assert opened.text("#readout").startswith("Row 1, column 3")
     first = opened.picture()
-    opened.move(7, "touch" if how == "tap" else "mouse", press=how != "mouse")
-    said = opened.text("#readout")
-    assert said.startswith("Row 2, column 4")
-    assert f"Strongest attended {strongest(page, 8, *shown(opened))}" in said
+    opened.move(7, "touch" if pointer == "tap" else "mouse", press=pointer != "mouse")
+    text = opened.text("#readout")
+    assert text.startswith("Row 2, column 4")
+    assert f"Strongest attended {strongest(page, 8, *shown_layer_and_head(opened))}" in text
     assert len({before, first, opened.picture()}) == 3
 
 
-def shown(browser: Browser) -> tuple[int, int | None]:
-    """The layer and head (None: the mean) that the page is at."""
+def shown_layer_and_head(browser: Browser) -> tuple[int, int | None]:
+    """Return the layer and the head (None: the mean) that the page shows."""
     layer, head = (
-        one.get_property("valueAsNumber") for one in browser.all("#explorer .slider input")
+        slider.get_property("valueAsNumber") for slider in browser.all("#explorer .slider input")
     )
     return int(layer), None if head < 0 else int(head)
 
 
-def test_leaving_goes_back_to_the_chosen_patch(opened):
+def test_leaving_the_grid_restores_the_selected_patch(opened):
     opened.move(5, press=True)
-    chosen = opened.text("#readout"), opened.picture()
+    selected = opened.text("#readout"), opened.picture()
     opened.move(10)
-    assert opened.text("#readout") != chosen[0]
+    assert opened.text("#readout") != selected[0]
     opened.js("document.querySelector('#patches').dispatchEvent(new PointerEvent('pointerleave'))")
-    assert (opened.text("#readout"), opened.picture()) == chosen
+    assert (opened.text("#readout"), opened.picture()) == selected
 
 
 def test_the_keyboard_moves_the_patch_and_stops_at_the_border(opened):
     opened.move(0, press=True)
-    seen = {opened.picture()}
+    pictures = {opened.picture()}
     for key, place in (
         ("ARROW_RIGHT", "Row 1, column 2"), ("ARROW_DOWN", "Row 2, column 2"),
         ("END", "Row 2, column 4"), ("ARROW_RIGHT", "Row 2, column 4"),
@@ -231,12 +233,12 @@ def test_the_keyboard_moves_the_patch_and_stops_at_the_border(opened):
     ):  # fmt: skip
         opened.press(key)
         assert opened.text("#readout").startswith(place), key
-        seen.add(opened.picture())
-    assert len(seen) == 7
+        pictures.add(opened.picture())
+    assert len(pictures) == 7
 
 
-def test_what_is_drawn_is_the_attention(opened, page):
-    """Opacity follows the value: the strongest patch is the most opaque, in either direction."""
+def test_the_opacity_shows_the_attention(opened, page):
+    """The opacity increases with the attention value, in both directions."""
     opened.js("for (const box of document.querySelectorAll('#explorer-toggles input')) box.click()")
     _, layers = rows_of(content_of(page)["attention"], "heads")
     opened.move(6, press=True)
@@ -255,28 +257,28 @@ def test_what_is_drawn_is_the_attention(opened, page):
 
 def test_sliders_and_modes_change_the_picture_and_the_words(opened, page):
     opened.move(6, press=True)
-    seen = {opened.picture()}
+    pictures = {opened.picture()}
     opened.slide("Head", -1, "#explorer")
     for layer in range(4):
         opened.slide("Layer", layer, "#explorer")
-        seen.add(opened.picture())
-        said = opened.text("#readout")
-        assert f"Strongest attended {strongest(page, 7, layer, None)}" in said
+        pictures.add(opened.picture())
+        text = opened.text("#readout")
+        assert f"Strongest attended {strongest(page, 7, layer, None)}" in text
     opened.slide("Head", 1, "#explorer")
-    seen.add(opened.picture())
+    pictures.add(opened.picture())
     assert f"Strongest attended {strongest(page, 7, 3, 1)}" in opened.text("#readout")
     opened.show("attended")
     asker = strongest(page, 7, 3, 1, column=True)
     assert f"Strongest asker {asker}" in opened.text("#readout")
-    seen.add(opened.picture())
+    pictures.add(opened.picture())
     for mode in ("relevance", "concentration"):
         opened.show(mode)
-        seen.add(opened.picture())
+        pictures.add(opened.picture())
         assert not opened.one("#explorer-sliders").is_displayed()
-    assert len(seen) >= 8
+    assert len(pictures) >= 8
 
 
-def test_a_slider_answers_to_the_keyboard(opened):
+def test_a_slider_can_be_operated_by_keyboard(opened):
     slider = opened.one("#explorer .slider input")
     opened.js("arguments[0].scrollIntoView(); arguments[0].focus()", slider)
     opened.press("HOME")
@@ -290,43 +292,45 @@ def test_a_slider_answers_to_the_keyboard(opened):
 def test_the_class_token_and_the_heads_are_buttons(opened, page):
     opened.one("#class-token").click()
     assert opened.text("#readout").startswith("The class token")
-    assert f"Strongest attended {strongest(page, 0, *shown(opened))}" in opened.text("#readout")
+    assert f"Strongest attended {strongest(page, 0, *shown_layer_and_head(opened))}" in opened.text(
+        "#readout"
+    )
     assert opened.one("#class-token").get_attribute("aria-pressed") == "true"
     heads = opened.all("#strip-heads button")
-    assert [one.text for one in heads] == ["mean", "0", "1"]
+    assert [button.text for button in heads] == ["mean", "0", "1"]
     pictures = set()
-    for one, head in zip(heads, (None, 0, 1), strict=True):
-        one.click()
-        assert shown(opened)[1] == head
+    for button, head in zip(heads, (None, 0, 1), strict=True):
+        button.click()
+        assert shown_layer_and_head(opened)[1] == head
         pictures.add(opened.picture())
     assert len(pictures) == 3
     opened.one("#class-token").click()
     assert opened.text("#readout").startswith("Row ")
 
 
-def test_grid_and_keypoints_can_be_taken_away(opened):
-    seen = {opened.picture()}
+def test_grid_and_keypoints_can_be_hidden(opened):
+    pictures = {opened.picture()}
     for box in opened.all("#explorer-toggles input"):
         box.click()
-        seen.add(opened.picture())
-    assert len(seen) == 3
+        pictures.add(opened.picture())
+    assert len(pictures) == 3
 
 
-def test_prompting_moves_the_bars_and_the_map(opened, page):
+def test_the_prompting_slider_changes_the_bars_and_the_map(opened, page):
     part = content_of(page)["prompting"]
     canvas = "#prompting-stage canvas"
-    seen = set()
+    states = set()
     for step, strength in enumerate(part["strengths"]):
         opened.slide("Strength", step, "#prompting")
         widths = opened.js(
             "return [...document.querySelectorAll('#bars .fill')].map((one) => one.style.width)"
         )
-        assert [float(one.rstrip("%")) for one in widths] == pytest.approx(
-            [100 * one["probability"][step] for one in part["classes"]], abs=0.01
+        assert [float(width.rstrip("%")) for width in widths] == pytest.approx(
+            [100 * entry["probability"][step] for entry in part["classes"]], abs=0.01
         )
         assert f"At strength {strength:g}: " in opened.text("#prompting-said")
-        seen.add((*widths, opened.picture(canvas)))
-    assert len(seen) == len(part["strengths"])
+        states.add((*widths, opened.picture(canvas)))
+    assert len(states) == len(part["strengths"])
 
 
 def test_methods_are_blended(opened):
@@ -343,7 +347,7 @@ def test_methods_are_blended(opened):
         select.dispatchEvent(new Event('change'));"""
     )
     opened.slide("A ↔ B", 0, "#methods")
-    assert opened.picture("#blend") == only_b, "A is now what B was"
+    assert opened.picture("#blend") == only_b, "A shows the previous B"
     cards = opened.all("#cards .card")
     assert cards[0].find_element("css selector", "h3").text == "ours"
     assert "0.25 s" in cards[0].text and "12 MiB" in cards[0].text and "0.50" in cards[0].text
@@ -351,7 +355,7 @@ def test_methods_are_blended(opened):
     assert "model: expected less of" in cards[2].text
 
 
-def test_the_image_comes_forward_as_the_map_goes(opened):
+def test_the_image_slider_hides_the_map(opened):
     opened.slide("Image ↔ map", 0, "#methods")
     blank = opened.js(
         """const canvas = document.querySelector('#blend');
@@ -363,17 +367,17 @@ def test_the_image_comes_forward_as_the_map_goes(opened):
     assert image.value_of_css_property("filter") == "grayscale(0) brightness(1)"
 
 
-def test_a_cell_chooses_its_head_everywhere(opened):
+def test_a_cell_selects_its_head_in_all_parts(opened):
     before = opened.picture()
     cell = next(
-        one for one in opened.all("#heat button")
-        if one.get_attribute("aria-label").startswith("layer 1, head 0:")
+        button for button in opened.all("#heat button")
+        if button.get_attribute("aria-label").startswith("layer 1, head 0:")
     )  # fmt: skip
     opened.js("arguments[0].click()", cell)
-    assert shown(opened) == (1, 0)
+    assert shown_layer_and_head(opened) == (1, 0)
     assert opened.picture() != before
     assert opened.text("#head-title") == "Layer 1, head 0"
-    lift = [one.text for one in opened.all(".lift td b")]
+    lift = [cell.text for cell in opened.all(".lift td b")]
     assert lift == [f"{1.5 + 0.01 * place:.2f}" for place in range(9)]
     opened.js("arguments[0].focus()", cell)
     opened.press("ARROW_RIGHT", "ARROW_DOWN")
@@ -382,18 +386,18 @@ def test_a_cell_chooses_its_head_everywhere(opened):
     label = opened.js("return document.activeElement.getAttribute('aria-label')")
     assert label.startswith("layer 2, head 1: alignment 1.21, z +3.5 shifted, z +3.5 other, z ")
     opened.press("ARROW_RIGHT")
-    assert opened.text("#head-title") == "Layer 2, head 1", "there is no further head"
+    assert opened.text("#head-title") == "Layer 2, head 1", "the last head stays selected"
 
 
-def test_no_number_of_a_head_is_without_its_null(opened):
+def test_all_head_values_are_shown_with_their_nulls(opened):
     opened.slide("Layer", 2, "#analysis")
     opened.slide("Head", 0, "#analysis")
-    cells = [one.text for one in opened.all(".lift td")]
+    cells = [cell.text for cell in opened.all(".lift td")]
     assert len(cells) == 9
-    for said in cells:
+    for text in cells:
         for part in ("[1.10, 1.30]", "z +3.5 shifted", "z +3.5 other", "z −3.5 permuted"):
-            assert part in said
-    rows = [one.text for one in opened.all(".figures tbody tr")]
+            assert part in text
+    rows = [row.text for row in opened.all(".figures tbody tr")]
     assert "z +3.5 shifted" in rows[0] and "chance 1" in rows[0] and "[1.10, 1.30]" in rows[0]
     assert "no null" in rows[1]
     opened.slide("Head", -1, "#analysis")
@@ -401,10 +405,10 @@ def test_no_number_of_a_head_is_without_its_null(opened):
     assert "head by head" in opened.text("#head-tables")
 
 
-def test_points_of_the_charts_choose_their_head(opened):
+def test_points_of_the_charts_select_their_head(opened):
     points = opened.all("#depth circle")
     assert len(points) == len(opened.all("#scatter circle")) + 1 == 9, "one distance is undefined"
-    marked = [one for one in points if "marked" in one.get_attribute("class")]
+    marked = [point for point in points if "marked" in point.get_attribute("class")]
     assert len(marked) == 4, "head 1 of each layer differs from every null"
     opened.js("arguments[0].dispatchEvent(new MouseEvent('click', { bubbles: true }))", points[5])
     assert opened.text("#head-title") == "Layer 2, head 1"
@@ -441,17 +445,17 @@ def test_nothing_is_wider_than_the_window(browser, file, width, theme):
     assert browser.complaints() == []
 
 
-def test_nothing_leaves_the_page(browser, file):
+def test_the_page_makes_no_requests(browser, file):
     browser.open(file)
     for mode in ("attended", "relevance"):
         browser.show(mode)
     browser.slide("Strength", 3)
-    asked = [one for one in browser.requests() if not one.startswith("data:")]
-    assert asked == [file.as_uri()]
+    requested = [url for url in browser.requests() if not url.startswith("data:")]
+    assert requested == [file.as_uri()]
     assert browser.complaints() == []
 
 
-def test_names_do_nothing(opened):
+def test_names_are_not_executed(opened):
     assert opened.js("return window.hacked") is None
     assert opened.all("img[src='x']") == []
     assert len(opened.all("script")) == 2
@@ -465,19 +469,19 @@ def test_names_do_nothing(opened):
         assert "<img src=x onerror=hacked=1></script>" in opened.text(place), place
 
 
-def test_even_html_that_came_through_would_not_run(browser, file, page, tmp_path):
-    """The policy holds where the escaping would fail: nothing but the page's own script runs."""
+def test_the_policy_blocks_injected_html(browser, file, page, tmp_path):
+    """The policy blocks scripts even if the escaping fails; only the script of the page runs."""
     planted = tmp_path / "planted.html"
     harm = "<img src=x onerror='hacked=1'><script>hacked=2</script><style>*{color:red}</style>"
     planted.write_text(page.replace('<main id="main"', f"{harm}<main id='main'"), encoding="utf-8")
     browser.open(planted)
-    assert browser.all("img[src='x']"), "it was planted"
+    assert browser.all("img[src='x']"), "the element was injected"
     assert browser.js("return window.hacked") is None
-    assert browser.text("#readout").startswith("Row "), "and the page's own script did run"
-    assert any("Content Security Policy" in one for one in browser.complaints())
+    assert browser.text("#readout").startswith("Row "), "the script of the page runs"
+    assert any("Content Security Policy" in message for message in browser.complaints())
 
 
-def test_everything_has_a_name_and_the_order_is_that_of_reading(opened):
+def test_controls_have_names_and_headings_are_ordered(opened):
     assert opened.js("return [...document.images].every((one) => one.alt.length > 5)")
     nameless = opened.js(
         """return [...document.querySelectorAll('button, input, select, canvas:not([aria-hidden])')]
@@ -498,7 +502,7 @@ def test_everything_has_a_name_and_the_order_is_that_of_reading(opened):
     assert opened.one("#readout").get_attribute("aria-live") == "polite"
 
 
-def test_the_tabulator_goes_through_the_controls(opened):
+def test_the_tab_key_visits_the_controls(opened):
     opened.js("document.activeElement.blur(); window.scrollTo(0, 0)")
     visited = []
     for _ in range(12):
@@ -516,10 +520,10 @@ def test_the_tabulator_goes_through_the_controls(opened):
     assert names[:4] == ["skip", "theme", "patches", "mode"]
     assert "class-token" in names
     assert all(outline == "solid" for _, outline in visited), visited
-    assert names.count("mode") == 1, "a group of choices is one stop"
+    assert names.count("mode") == 1, "a radio group is one tab stop"
 
 
-def test_reduced_motion_is_heeded(opened):
+def test_reduced_motion_is_respected(opened):
     assert opened.one("#bars .fill").value_of_css_property("transition-duration") != "0s"
     still = {"name": "prefers-reduced-motion", "value": "reduce"}
     opened.command("Emulation.setEmulatedMedia", features=[still])
@@ -533,32 +537,34 @@ def test_a_page_of_a_folder_has_its_own_controls(browser, tmp_path):
     browser.open(report.write(tmp_path / "folder.html", None, analysis=Analysed()))
     assert browser.text("#headline") == "Attention and keypoints in 20 images"
     visible = [
-        one.get_attribute("id") for one in browser.all("main > section") if one.is_displayed()
+        section.get_attribute("id")
+        for section in browser.all("main > section")
+        if section.is_displayed()
     ]
     assert visible == ["analysis", "about"]
     assert browser.text("#head-title") == "Layer 3, head 1", "most aligned of those that differ"
     browser.press("TAB", "TAB", "TAB", "TAB", "ARROW_RIGHT")
     assert browser.text("#head-title") == "Layer 3, head 2", "a layer with one head more"
     browser.press("ARROW_UP")
-    assert browser.text("#head-title") == "Layer 3, head 2", "which those above do not have"
+    assert browser.text("#head-title") == "Layer 3, head 2", "the layers above have no head 2"
     browser.slide("Layer", 1, "#analysis")
-    assert browser.text("#head-title") == "Layer 1, head 1", "nor do the sliders go beyond"
+    assert browser.text("#head-title") == "Layer 1, head 1", "the sliders stay in range"
     assert browser.one(".lift td b").text == "1.60*"
     assert browser.complaints() == []
 
 
-def test_of_one_image_there_is_no_interval(browser, tmp_path):
+def test_one_image_has_no_interval(browser, tmp_path):
     browser.open(report.write(tmp_path / "one.html", None, analysis=Analysed(images=1)))
-    said = browser.one(".lift td").text
-    assert "[" not in said
-    assert "z +4.5 shifted" in said
+    text = browser.one(".lift td").text
+    assert "[" not in text
+    assert "z +4.5 shifted" in text
     assert "too few images for intervals" in browser.text("#analysis-lead")
     assert browser.complaints() == []
 
 
-def test_a_patch_without_a_row_says_so(browser, tmp_path, monkeypatch):
+def test_a_patch_without_a_row_shows_a_note(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "semattn.report.report.attention", lambda taken, grid, room: attention(taken, grid, 2200)
+        "semattn.report.report.attention", lambda record, grid, room: attention(record, grid, 2200)
     )
     model = model_of()
     file = report.write(tmp_path / "few.html", explained(model), model=model)
@@ -566,23 +572,23 @@ def test_a_patch_without_a_row_says_so(browser, tmp_path, monkeypatch):
     heads, means = ([token - 1 for token in part[name]["rows"][1:]] for name in ("heads", "mean"))
     assert 0 < len(heads) < len(means) < 12
     browser.open(file)
-    for head, kept in ((0, heads), (-1, means)):
+    for head, patches_with_row in ((0, heads), (-1, means)):
         browser.show("attends")
         browser.slide("Head", head, "#explorer")
         for patch in range(12):
             browser.move(patch, press=True)
-            said = browser.text("#readout")
-            assert ("no row was kept for this patch" in said) == (patch not in kept)
-            assert ("Strongest attended" in said) == (patch in kept)
+            text = browser.text("#readout")
+            assert ("no row was kept for this patch" in text) == (patch not in patches_with_row)
+            assert ("Strongest attended" in text) == (patch in patches_with_row)
         browser.show("attended")
-        assert f"of {len(kept)} patches with a row" in browser.text("#readout")
+        assert f"of {len(patches_with_row)} patches with a row" in browser.text("#readout")
     notes = browser.text("#notes")
     assert f"{len(heads)} of 12 patches for single heads" in notes
     assert f"{len(means)} of 12 for the mean over heads" in notes
     assert browser.complaints() == []
 
 
-def test_the_frame_of_a_notebook_works(browser, tmp_path, page):
+def test_the_notebook_frame_works(browser, tmp_path, page):
     shell = tmp_path / "notebook.html"
     shell.write_text(f"<!doctype html><p>A notebook</p>{report.inline(page)}", encoding="utf-8")
     browser.open(shell)

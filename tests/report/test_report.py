@@ -1,4 +1,4 @@
-"""The page as a text: what it holds, how large it is, what it refuses."""
+"""Tests of the report page as text: content, size and refused arguments."""
 
 from __future__ import annotations
 
@@ -29,26 +29,28 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def made(model):
+def explanation(model):
     return explained(model)
 
 
 @pytest.fixture(scope="module")
-def page(model, made):
-    return report.html(made, model=model, comparison=compared(made), analysis=Analysed())
+def page(model, explanation):
+    return report.html(
+        explanation, model=model, comparison=compared(explanation), analysis=Analysed()
+    )
 
 
-def test_every_part_is_there_when_it_is_given(model, made, page):
-    every = {"image", "explanation", "attention", "prompting", "comparison", "analysis"}
-    assert every <= content_of(page).keys()
-    assert "attention" not in content_of(report.html(made))
-    assert "image" in content_of(report.html(comparison=compared(made)))
-    assert "prompting" not in content_of(report.html(made, model=model, prompting=False))
+def test_all_given_parts_are_on_the_page(model, explanation, page):
+    parts = {"image", "explanation", "attention", "prompting", "comparison", "analysis"}
+    assert parts <= content_of(page).keys()
+    assert "attention" not in content_of(report.html(explanation))
+    assert "image" in content_of(report.html(comparison=compared(explanation)))
+    assert "prompting" not in content_of(report.html(explanation, model=model, prompting=False))
     folder = content_of(report.html(None, analysis=Analysed()))
-    assert folder.keys().isdisjoint(every - {"analysis"})
+    assert folder.keys().isdisjoint(parts - {"analysis"})
 
 
-def test_the_page_may_load_and_run_nothing_but_itself(page):
+def test_the_content_security_policy_allows_only_the_page(page):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     style = re.search(r"<style>(.*?)</style>", page, re.S)[1]
@@ -66,8 +68,8 @@ def test_the_page_may_load_and_run_nothing_but_itself(page):
     assert "innerHTML" not in page and "eval(" not in page
 
 
-def test_names_are_text_and_nothing_else(page):
-    assert page.count("</script>") == 2, "the content's and the script's own"
+def test_names_are_escaped(page):
+    assert page.count("</script>") == 2, "one for the content and one for the script"
     assert "<img src=x" not in page
     assert content_of(page)["image"]["name"] == NASTY
     assert content_of(page)["analysis"]["skipped"][0]["name"] == NASTY
@@ -76,44 +78,44 @@ def test_names_are_text_and_nothing_else(page):
     assert title.startswith("&lt;img src=x") and "{{style}}" in title
 
 
-def test_the_frame_of_a_notebook_holds_the_whole_page(made):
-    found = report.of(made)
-    frame = found._repr_html_()
+def test_the_notebook_frame_contains_the_full_page(explanation):
+    page_report = report.of(explanation)
+    frame = page_report._repr_html_()
     assert re.match(r'<iframe title="semattn report" sandbox="allow-scripts" ', frame)
     inside = frame[frame.index('srcdoc="') + 8 : frame.rindex('"></iframe>')]
     assert not set('<>"') & set(inside)
     import html
 
-    assert html.unescape(inside) == found.html
+    assert html.unescape(inside) == page_report.html
 
 
-def test_a_file_is_complete_or_not_there(made, tmp_path, monkeypatch):
-    file = report.write(tmp_path / "new" / "page.html", made)
-    assert file.read_text(encoding="utf-8") == report.html(made)
-    assert [one.name for one in file.parent.iterdir()] == ["page.html"]
+def test_files_are_written_atomically(explanation, tmp_path, monkeypatch):
+    file = report.write(tmp_path / "new" / "page.html", explanation)
+    assert file.read_text(encoding="utf-8") == report.html(explanation)
+    assert [path.name for path in file.parent.iterdir()] == ["page.html"]
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         report.Report("other", "").save(file)
-    assert [one.name for one in file.parent.iterdir()] == ["page.html"]
+    assert [path.name for path in file.parent.iterdir()] == ["page.html"]
     assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("wrong", ["none", "map", "analysis", "model", "size", "small", "folder"])
-def test_what_cannot_be_shown_is_refused_in_one_line(wrong, model, made, tmp_path):
-    smaller = replace(compared(made), explanation=explained(model_of(), corners()))
-    grid = replace(made.grid, image_size=(32, 32))
+@pytest.mark.parametrize("case", ["none", "map", "analysis", "model", "size", "small", "folder"])
+def test_invalid_arguments_are_refused_in_one_line(case, model, explanation, tmp_path):
+    smaller = replace(compared(explanation), explanation=explained(model_of(), corners()))
+    grid = replace(explanation.grid, image_size=(32, 32))
     smaller = replace(smaller, explanation=replace(smaller.explanation, grid=grid))
     calls = {
         "none": lambda: report.of(),
-        "map": lambda: report.of(made.heat),
+        "map": lambda: report.of(explanation.heat),
         "analysis": lambda: report.of(analysis={}),
-        "model": lambda: report.of(made, model=models.build("class-token", seed=5)),
-        "size": lambda: report.of(made, comparison=smaller),
-        "small": lambda: report.of(made, max_mb=0.01),
-        "folder": lambda: report.write(tmp_path, made),
+        "model": lambda: report.of(explanation, model=models.build("class-token", seed=5)),
+        "size": lambda: report.of(explanation, comparison=smaller),
+        "small": lambda: report.of(explanation, max_mb=0.01),
+        "folder": lambda: report.write(tmp_path, explanation),
     }
     with pytest.raises((ValueError, TypeError), match=": expected .*, got .*") as error:
-        calls[wrong]()
+        calls[case]()
     assert "\n" not in str(error.value)
 
 
@@ -121,27 +123,27 @@ def test_what_cannot_be_shown_is_refused_in_one_line(wrong, model, made, tmp_pat
 def test_a_table_that_lacks_a_head_is_refused(part):
     class Wrong(Analysed):
         def summary(self):
-            made = super().summary()
-            table = made["figures"]["alignment"]
+            summary = super().summary()
+            table = summary["figures"]["alignment"]
             (table if part == "mean" else table["nulls"]["shifted"])[part][3].pop()
-            return made
+            return summary
 
     with pytest.raises(ShapeError, match=rf"got \[2, 2, 2, 2\] in|alignment.*{part}"):
         report.html(analysis=Wrong())
 
 
-def test_what_is_undefined_is_null(page):
+def test_undefined_values_are_null(page):
     assert content_of(page)["analysis"]["figures"]["distance"]["mean"][0][0] is None
 
 
-def test_patches_are_told_as_the_density_has_them(made, page):
+def test_counts_and_strata_match_the_density(explanation, page):
     image = content_of(page)["image"]
-    scene = Scene(made.images.pixels, made.keypoints, made.grid)
+    scene = Scene(explanation.images.pixels, explanation.keypoints, explanation.grid)
     s = densities["count"](scene)
     assert image["counts"] == s[0].tolist()
     assert image["strata"] == strata(s)[0].tolist()
     assert len(set(image["strata"])) == 3, "an image with all strata"
-    assert image["lift"] == pytest.approx((12 * made.concentration[0]).tolist(), rel=1e-3)
+    assert image["lift"] == pytest.approx((12 * explanation.concentration[0]).tolist(), rel=1e-3)
 
 
 def test_without_keypoints_every_patch_is_empty(model):
@@ -151,7 +153,7 @@ def test_without_keypoints_every_patch_is_empty(model):
     assert image["counts"] == image["strata"] == [0] * 12
 
 
-def test_the_density_is_found_again_from_the_concentration():
+def test_the_density_is_recovered_from_the_concentration():
     s = torch.rand(3, 12, dtype=torch.float64, generator=torch.manual_seed(0))
     s[:, ::3] = 0
     p = concentration(s)
@@ -161,67 +163,71 @@ def test_the_density_is_found_again_from_the_concentration():
 
 
 @pytest.mark.parametrize("layers", [None, "all", [1, 3], slice(1, 3)])
-def test_the_explainer_is_made_anew_as_it_was(model, layers):
-    made = explained(model, layers=layers, queries="all")
-    again = rebuilt(made).patch_map(model, made.images.inputs, target=0)
-    torch.testing.assert_close(again, made.patch_map)
+def test_the_explainer_is_rebuilt_with_its_options(model, layers):
+    explanation = explained(model, layers=layers, queries="all")
+    patch_map = rebuilt(explanation).patch_map(model, explanation.images.inputs, target=0)
+    torch.testing.assert_close(patch_map, explanation.patch_map)
 
 
-def test_strength_0_is_the_explanation_and_others_are_steered(model, made, page):
+def test_strength_0_matches_the_explanation_and_others_are_steered(model, explanation, page):
     part = content_of(page)["prompting"]
     assert part["strengths"] == list(STRENGTHS)
     assert part["maps"][0] == content_of(page)["explanation"]["relevance"]
-    p = made.concentration
+    p = explanation.concentration
     bias = torch.cat([torch.zeros(1, 1), (12 * p).log().clamp(-2.5, 2.5)], dim=1).float()
     assert bias.std() > 0.3
-    for at in (0, 4, 6):
-        with steer(model, STRENGTHS[at] * bias, layers=[3]), torch.no_grad():
-            chance = model(made.images.inputs).softmax(-1)[0]
-            heat = SIFTPatchInterrelation().patch_map(model, made.images.inputs, target=0)
-        said = {one["label"]: one["probability"][at] for one in part["classes"]}
+    for index in (0, 4, 6):
+        with steer(model, STRENGTHS[index] * bias, layers=[3]), torch.no_grad():
+            probabilities = model(explanation.images.inputs).softmax(-1)[0]
+            heat = SIFTPatchInterrelation().patch_map(model, explanation.images.inputs, target=0)
+        actual = {entry["label"]: entry["probability"][index] for entry in part["classes"]}
         labels = [*model.classes]
-        assert said == pytest.approx(dict(zip(labels, chance.tolist(), strict=True)), abs=2e-6)
-        codes = np.frombuffer(base64.b64decode(part["maps"][at]), dtype=np.uint8).astype(int)
+        assert actual == pytest.approx(
+            dict(zip(labels, probabilities.tolist(), strict=True)), abs=2e-6
+        )
+        codes = np.frombuffer(base64.b64decode(part["maps"][index]), dtype=np.uint8).astype(int)
         expected = np.frombuffer(base64.b64decode(map_of(heat.flatten())), dtype=np.uint8)
         assert np.abs(codes - expected).max() <= 1
-    moved = [one["probability"] for one in part["classes"]]
-    assert max(abs(one[0] - one[-1]) for one in moved) > 1e-3, "a strength that moves nothing"
+    curves = [entry["probability"] for entry in part["classes"]]
+    assert max(abs(probabilities[0] - probabilities[-1]) for probabilities in curves) > 1e-3, (
+        "the strength has an effect"
+    )
 
 
-def test_the_model_is_left_as_it_was(model, made):
+def test_the_model_is_unchanged(model, explanation):
     before = models.state_of(model)
-    report.of(made, model=model)
+    report.of(explanation, model=model)
     assert models.state_of(model) == before
 
 
-def test_models_in_windows_have_a_page_and_are_prompted():
+def test_windowed_models_have_a_page_with_prompting():
     model = families.build("swin")
-    made = SIFTPatchInterrelation().explain(model, corners())
-    content = content_of(report.html(made, model=model))
-    assert content["attention"]["tokens"] == made.grid.patches
+    explanation = SIFTPatchInterrelation().explain(model, corners())
+    content = content_of(report.html(explanation, model=model))
+    assert content["attention"]["tokens"] == explanation.grid.patches
     assert any(layer["differs"] for layer in content["attention"]["layers"])
-    moved = [one["probability"] for one in content["prompting"]["classes"]]
-    assert max(abs(one[0] - one[-1]) for one in moved) > 1e-4
+    curves = [entry["probability"] for entry in content["prompting"]["classes"]]
+    assert max(abs(probabilities[0] - probabilities[-1]) for probabilities in curves) > 1e-4
 
 
-def test_what_is_no_class_has_no_probabilities():
+def test_targets_without_class_have_no_probabilities():
     model = models.build("class-token")
-    made = SIFTPatchInterrelation().explain(model, corners(), target=lambda out: out.sum(1))
-    content = content_of(report.html(made, model=model))
+    explanation = SIFTPatchInterrelation().explain(model, corners(), target=lambda out: out.sum(1))
+    content = content_of(report.html(explanation, model=model))
     assert "prompting" not in content
-    assert any("expected a class" in one for one in content["missing"])
+    assert any("expected a class" in note for note in content["missing"])
 
 
 def test_one_image_of_a_batch(model):
-    made = explained(model, torch.cat([corners(), models.images(1)]))
-    content = content_of(report.html(made, model=model, index=1))
-    alone = content_of(report.html(explained(model, models.images(1)), model=model))
+    explanation = explained(model, torch.cat([corners(), models.images(1)]))
+    content = content_of(report.html(explanation, model=model, index=1))
+    single = content_of(report.html(explained(model, models.images(1)), model=model))
     assert content["explanation"]["values"] == pytest.approx(
-        alone["explanation"]["values"], rel=1e-3, abs=1e-6
+        single["explanation"]["values"], rel=1e-3, abs=1e-6
     )
-    assert content["image"]["keypoints"] == alone["image"]["keypoints"]
+    assert content["image"]["keypoints"] == single["image"]["keypoints"]
     with pytest.raises(ShapeError, match="index: expected one of 2 images, got 2"):
-        report.html(made, index=2)
+        report.html(explanation, index=2)
 
 
 def small_patch14(size: int):
@@ -234,23 +240,29 @@ def small_patch14(size: int):
 def test_a_vit_s_at_257_tokens_stays_under_15_mb(tmp_path):
     model = small_patch14(224)
     x = torch.rand(1, 3, 224, 224, generator=torch.manual_seed(0))
-    made = SIFTPatchInterrelation().explain(model, x, target=0)
-    file = report.write(tmp_path / "page.html", made, model=model, comparison=compared(made))
+    explanation = SIFTPatchInterrelation().explain(model, x, target=0)
+    file = report.write(
+        tmp_path / "page.html", explanation, model=model, comparison=compared(explanation)
+    )
     content = content_of(file.read_text(encoding="utf-8"))
     assert content["attention"]["all"]
     assert content["attention"]["tokens"] == 257
     assert 6e6 < file.stat().st_size < 15e6
-    less = content_of(report.html(made, model=model, prompting=False, max_mb=3.0))["attention"]
-    assert not less["all"]
-    assert 20 < len(less["heads"]["rows"]) < len(less["mean"]["rows"]) == 257
+    smaller_page = content_of(report.html(explanation, model=model, prompting=False, max_mb=3.0))[
+        "attention"
+    ]
+    assert not smaller_page["all"]
+    assert 20 < len(smaller_page["heads"]["rows"]) < len(smaller_page["mean"]["rows"]) == 257
 
 
 @pytest.mark.parametrize("max_mb", [2.0, 5.0])
-def test_a_larger_model_chooses_its_rows(max_mb, tmp_path):
+def test_a_larger_model_stores_selected_rows(max_mb, tmp_path):
     model = small_patch14(392)
     x = torch.rand(1, 3, 392, 392, generator=torch.manual_seed(0))
-    made = SIFTPatchInterrelation().explain(model, x, target=0)
-    file = report.write(tmp_path / "p.html", made, model=model, prompting=False, max_mb=max_mb)
+    explanation = SIFTPatchInterrelation().explain(model, x, target=0)
+    file = report.write(
+        tmp_path / "p.html", explanation, model=model, prompting=False, max_mb=max_mb
+    )
     assert 0.5 * max_mb * 1e6 < file.stat().st_size <= max_mb * 1e6
     part = content_of(file.read_text(encoding="utf-8"))["attention"]
     assert part["heads"]["rows"][0] == part["mean"]["rows"][0] == 0

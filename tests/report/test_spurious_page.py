@@ -1,4 +1,4 @@
-"""The page of a search for cues in a real browser: pictures, buttons, keys, narrow screens."""
+"""Tests of the page of a cue search in a browser: pictures, buttons, keyboard, narrow screens."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.report.test_browser import Browser, browser, pytestmark  # noqa: F401
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    some = discovery(
+    with_cues = discovery(
         cue(NASTY), cue("cat", number=0, removed=NONE, groups=(), examples=3),
         cue("dog", confirmed=False, number=1),
     )  # fmt: skip
-    none = discovery(cue(NASTY, confirmed=False), accuracy=None, skipped=(), notes=(NASTY,))
+    without_cues = discovery(cue(NASTY, confirmed=False), accuracy=None, skipped=(), notes=(NASTY,))
     return (
-        report.write(folder / "some.html", discovery=some),
-        report.write(folder / "none.html", discovery=none),
+        report.write(folder / "some.html", discovery=with_cues),
+        report.write(folder / "none.html", discovery=without_cues),
     )
 
 
@@ -34,7 +34,7 @@ def opened(browser, files) -> Iterator[Browser]:  # noqa: F811
 
 
 def shown(browser: Browser, card: int = 0) -> list[bool]:  # noqa: F811
-    """Which pictures of a card have their patches shown."""
+    """Return, for each picture of a card, true if its patches are shown."""
     return browser.js(
         """const card = document.querySelectorAll('.cue')[arguments[0]];
         return [...card.querySelectorAll('.shot')].map((one) => {
@@ -46,24 +46,24 @@ def shown(browser: Browser, card: int = 0) -> list[bool]:  # noqa: F811
     )
 
 
-def test_a_card_says_what_is_known_of_its_cue(opened):
+def test_a_card_describes_its_cue(opened):
     cards = opened.all(".cue")
     assert len(cards) == 2
-    said = cards[1].text
+    text = cards[1].text
     for part in ("2 cat", "confirmed", "same place", "keypoint-rich", "92 % of the images of cat",
                  "3.0 % of others", "not tried", "0.75 [0.50, 1.00] nats, 24 images"):  # fmt: skip
-        assert part in said or part in opened.js("return arguments[0].textContent", cards[1])
-    rows = [one.text for one in cards[0].find_elements("css selector", "table tbody tr")]
+        assert part in text or part in opened.js("return arguments[0].textContent", cards[1])
+    rows = [row.text for row in cards[0].find_elements("css selector", "table tbody tr")]
     assert len(rows) == 4 and rows[2].endswith("24 42 % 79 % +37")
-    assert NASTY in opened.text(".cue h3"), "a name is text"
+    assert NASTY in opened.text(".cue h3"), "names are escaped"
     assert opened.js("return window.hacked === undefined")
     assert "2 cues confirmed at level .05" in opened.text("#spurious-outcome").lower()
-    assert [one.text for one in opened.all("#spurious-notes .note")] == ["A note."]
-    ranks = [one.text for one in opened.all("#ranks tbody tr")]
+    assert [note.text for note in opened.all("#spurious-notes .note")] == ["A note."]
+    ranks = [row.text for row in opened.all("#ranks tbody tr")]
     assert ranks[1] == "cat 40 none confirmed" and ranks[0].endswith("40 1.20")
 
 
-def test_examples_are_pictures_with_their_probabilities(opened):
+def test_examples_show_their_probabilities(opened):
     first = opened.all(".cue")[0].find_elements("css selector", ".example")
     assert len(first) == 8
     assert first[0].text.split() == ["0.png", "with", "it", "90", "%", "without", "25", "%"]
@@ -83,10 +83,10 @@ def test_examples_are_pictures_with_their_probabilities(opened):
         };
         return [at(2, 3), at(0, 0)]"""
     )
-    assert ink[0][3] == 0 and ink[1][3] > 100, "the cue is clear and the rest steps back"
+    assert ink[0][3] == 0 and ink[1][3] > 100, "the cue is clear and the rest is dimmed"
 
 
-def test_a_button_shows_all_pictures_as_they_are_and_each_answers_alone(opened):
+def test_a_button_toggles_all_pictures_and_a_click_toggles_one(opened):
     assert shown(opened) == [True] * 8
     button = opened.one(".cue .row button")
     opened.js("arguments[0].click()", button)
@@ -98,7 +98,7 @@ def test_a_button_shows_all_pictures_as_they_are_and_each_answers_alone(opened):
     assert shown(opened) == [True] * 8
 
 
-def test_the_keyboard_goes_through_the_pictures(opened):
+def test_pictures_can_be_operated_by_keyboard(opened):
     opened.js("document.querySelector('.cue .row button').focus()")
     opened.press("TAB", "ARROW_RIGHT", "ENTER")
     assert shown(opened)[:3] == [True, False, True]
@@ -115,7 +115,7 @@ def test_the_keyboard_goes_through_the_pictures(opened):
     assert outline == "solid"
 
 
-def test_the_place_map_is_of_the_patches(opened):
+def test_the_location_map_shows_the_patches(opened):
     label = opened.one(".place").get_attribute("aria-label")
     assert "95 %, in row 3 of 3, column 4 of 4" in label
     light = opened.js(
@@ -125,7 +125,7 @@ def test_the_place_map_is_of_the_patches(opened):
     assert max(light) == light[11] > 200 and len(set(light[:11])) == 1
 
 
-def test_what_was_tried_and_skipped_is_folded_and_next_steps_have_code(opened):
+def test_candidates_are_folded_and_next_steps_have_code(opened):
     tried = opened.one("#spurious-tried details")
     assert tried.get_attribute("open") is None
     opened.js("arguments[0].open = true", tried)
@@ -137,7 +137,7 @@ def test_what_was_tried_and_skipped_is_folded_and_next_steps_have_code(opened):
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
 @pytest.mark.parametrize("which", [0, 1])
-def test_no_screen_is_too_narrow(browser, files, width, which):  # noqa: F811
+def test_the_page_fits_narrow_screens(browser, files, width, which):  # noqa: F811
     browser.open(files[which], width, dark=width == 390)
     browser.js("for (const one of document.querySelectorAll('details')) one.open = true")
     browser.frame()
@@ -145,12 +145,12 @@ def test_no_screen_is_too_narrow(browser, files, width, which):  # noqa: F811
     assert browser.complaints() == []
 
 
-def test_nothing_confirmed_is_said_plainly(browser, files):  # noqa: F811
+def test_a_search_without_confirmed_cues(browser, files):  # noqa: F811
     browser.open(files[1])
-    said = browser.text("#spurious-outcome")
-    assert said.startswith("No cue confirmed at level .05 among 57 candidates, 1 tried; that is no")
+    text = browser.text("#spurious-outcome")
+    assert text.startswith("No cue confirmed at level .05 among 57 candidates, 1 tried; that is no")
     assert not browser.all(".cue")
     assert len(browser.all("#next li")) == 3
     assert browser.js("return window.hacked === undefined")
-    assert all(one.startswith(("file:", "data:")) for one in browser.requests())
+    assert all(url.startswith(("file:", "data:")) for url in browser.requests())
     assert browser.complaints() == []
