@@ -46,7 +46,9 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert names_in(made) == [
         "checkpoints", "keypoints", "metrics.jsonl", "model", "pretrain.json", "reconstruction.png",
     ]  # fmt: skip
-    assert out.startswith("12 photographs, 2 epochs, guided masking, beta 2: dense patches are masked")
+    assert out.startswith(
+        "12 photographs, 2 epochs, guided masking, beta 2: dense patches are masked"
+    )
     assert "skipped: 2" in out and "[red].png" in out and "words.txt" in out
     assert "loss under fixed random masks" in out
     assert out.endswith("model, metrics.jsonl, pretrain.json, reconstruction.png\n")
