@@ -101,7 +101,7 @@ def test_notes_are_said_once(run, tmp_path):
     assert status == 0, err
     assert not err
     assert out.count("note: ") == 1
-    assert "note: sift-patch-interrelation: No keypoint weighs on the map of plain.png" in out
+    assert "note: sift-patch-interrelation: plain.png: no keypoints were used" in out
 
 
 def test_a_model_without_classes_is_compared(run, tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_an_explainer_shares_relevance_among_like_patches():
     almost = SIFTPatchInterrelation(growth=1e-6).relevance(taken, p)
     torch.testing.assert_close(almost, before, rtol=1e-4, atol=1e-8)
     for wrong in (1.0, -0.1):
-        with pytest.raises(ValueError, match=r"growth: expected a part in \[0, 1\)") as error:
+        with pytest.raises(ValueError, match=r"growth: expected a number in \[0, 1\)") as error:
             SIFTPatchInterrelation(growth=wrong)
         assert "\n" not in str(error.value)
 

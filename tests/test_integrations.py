@@ -361,10 +361,10 @@ def test_broken_files_are_refused_in_one_line(explanation, tmp_path) -> None:  #
                 load_maps(file)
             assert "\n" not in str(raised.value)
     save_file({"heat": torch.zeros(1)}, file)
-    with pytest.raises(StoreError, match="got .* of None — give a file that save_maps wrote"):
+    with pytest.raises(StoreError, match="got .* of None — give a file written by save_maps"):
         load_maps(file)
     for missing in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(StoreError, match="which is no file"):
+        with pytest.raises(StoreError, match="which is not a file"):
             load_maps(missing)
 
 

@@ -373,7 +373,7 @@ def test_a_note_says_what_the_patches_cover():
         explains, notes, grid = "", (), PART
 
     class Made:
-        taken, notes = Taken, ()
+        record, notes = Taken, ()
         concentration = torch.rand(1, 12)
         patches = torch.ones(1, 12)
 

@@ -1,4 +1,4 @@
-"""Explainers: from a model and a picture to a map of the picture."""
+"""Explainers: methods that compute a heat map of an image for a model."""
 
 from .attention_rollout import AttentionRollout
 from .base import Explainer, explainers

@@ -1,7 +1,7 @@
-"""What was explained of each image, asked again of other versions of that image.
+"""Scores of modified copies of the images for the target of the images themselves.
 
-Methods that run a model on scaled, noisy or occluded copies must ask all copies for the same
-number: the class that was predicted for the image itself, its own feature direction.
+Methods that run a model on scaled, noisy or occluded copies must explain the same output for all
+copies: the class that is predicted for the image, or the feature direction of the image.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from torch.utils import _pytree as pytree
 from ..attention import AttentionRecord
 from ..attention.output_watch import decided_meaning
 from ..attention.target import Target, fixed_target, score
-from .base import Run
+from .base import AttributionRequest
 
 
-def asked(run: Run, taken: AttentionRecord) -> Target:
-    """The target of `run`, for other inputs of as many images: nothing is predicted anew."""
-    if taken.target is not None:
-        return taken.target
-    if run.target is not None:
-        return run.target
-    return fixed_target(taken.logits, decided_meaning(run.model))
+def target_for_copies(request: AttributionRequest, record: AttentionRecord) -> Target:
+    """Return the target of a request, fixed to the predictions of the recorded images."""
+    if record.target is not None:
+        return record.target
+    if request.target is not None:
+        return request.target
+    return fixed_target(record.logits, decided_meaning(request.model))
 
 
-def score_rows(output: Any, image: Tensor, target: Target, model: nn.Module, batch: int) -> Tensor:
-    """What `target`, that of a batch of images, asks of R copies of them.
+def score_copies(
+    output: Any, image_index: Tensor, target: Target, model: nn.Module, n_images: int
+) -> Tensor:
+    """Compute the scores of R copies of images for the target of the images.
 
     Parameters
     ----------
-    output : what the model returned for the copies
-    image : (R,), which image each one is a copy of
-    target : as `asked` gives it
-    batch : B, the number of images
+    output : output of the model for the copies
+    image_index : (R,), index of the image of each copy
+    target : the result of `target_for_copies`
+    n_images : B, the number of images
 
     Returns
     -------
@@ -43,31 +45,35 @@ def score_rows(output: Any, image: Tensor, target: Target, model: nn.Module, bat
         (R,)
     """
     if callable(target):
-        return _by_batches(output, image, target, model, batch)
+        return _score_by_batches(output, image_index, target, model, n_images)
     if isinstance(target, list):
-        target = [target[number] for number in image.tolist()]
+        target = [target[index] for index in image_index.tolist()]
     elif isinstance(target, Tensor) and target.numel() > 1:
-        target = target.to(image.device)[image]
+        target = target.to(image_index.device)[image_index]
     return score(output, target, model).values
 
 
-def _by_batches(output: Any, image: Tensor, target: Target, model: nn.Module, batch: int) -> Tensor:
-    """A function may know the images by their order, so it is given whole batches in order."""
-    count = len(image)
-    values: list[Any] = [None] * count
-    waiting: list[list[int]] = [[] for _ in range(batch)]
-    for row, number in enumerate(image.tolist()):
-        waiting[number].append(row)
-    for turn in range(max(map(len, waiting))):
-        present = {number: rows[turn] for number, rows in enumerate(waiting) if turn < len(rows)}
-        anyone = next(iter(present.values()))  # stands in for images that have no copy left
-        rows = torch.tensor([present.get(number, anyone) for number in range(batch)], device="cpu")
+def _score_by_batches(
+    output: Any, image_index: Tensor, target: Target, model: nn.Module, n_images: int
+) -> Tensor:
+    """Call a target function on batches with one copy of each image, in the order of the images."""
+    n_copies = len(image_index)
+    values: list[Any] = [None] * n_copies
+    copies_of: list[list[int]] = [[] for _ in range(n_images)]
+    for copy_, index in enumerate(image_index.tolist()):
+        copies_of[index].append(copy_)
+    for turn in range(max(map(len, copies_of))):
+        copy_of = {
+            index: copies[turn] for index, copies in enumerate(copies_of) if turn < len(copies)
+        }
+        filler = next(iter(copy_of.values()))  # for images without another copy
+        rows = torch.tensor([copy_of.get(index, filler) for index in range(n_images)], device="cpu")
 
         def pick(leaf: Any, rows: Tensor = rows) -> Any:
-            whole = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count
-            return leaf[rows.to(leaf.device)] if whole else leaf
+            is_batch = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == n_copies
+            return leaf[rows.to(leaf.device)] if is_batch else leaf
 
-        answers = score(pytree.tree_map(pick, output), target, model).values
-        for number, row in present.items():
-            values[row] = answers[number]
+        scores = score(pytree.tree_map(pick, output), target, model).values
+        for index, copy_ in copy_of.items():
+            values[copy_] = scores[index]
     return torch.stack(values)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rollout import Fused, layers, roll, start
+from .rollout import FusedAttention, initial_weights, layer_sites, rollout_step
 
 FUSIONS = {
     "mean": lambda attention: attention.mean(dim=1),
@@ -20,25 +20,25 @@ FUSIONS = {
 
 @explainers.register("attention-rollout")
 class AttentionRollout(Explainer):
-    """The product of all layers' attention: how much of each patch arrives where the answer is.
+    """Attention rollout: the product of the attention matrices of all layers.
 
-    The row of the readout in M_L ... M_1, where M_l = (A_l + I) / 2 with the heads of A_l averaged
-    and rows that sum to 1. It does not depend on the target.
+    The map is the row of the readout in M_L ... M_1, where M_l = (A_l + I) / 2 with the heads of
+    A_l averaged and rows that sum to 1. It does not depend on the target.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
     head_fusion : "mean", "max" or "min" over the heads
     discard_ratio : the fraction in [0, 1) of each layer's fused attention that is set to 0, the
-        smallest of an image first; that of the class token to itself stays
-    residual : the weight in [0, 1) of I; that of A is 1 - residual
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+        smallest values of an image first; attention of the class token to itself is kept
+    residual : the weight in [0, 1) of I; the weight of A is 1 - residual
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
-    `head_fusion` and `discard_ratio` are not in the paper; they are those of J. Gildenblat's
-    vit-explain, with each row divided by its own sum. A ratio above 0 holds one layer's fused
-    matrix, N x N, at a time. An attention pool is where the answer is read.
+    `head_fusion` and `discard_ratio` are not in the paper; they follow J. Gildenblat's vit-explain,
+    with each row divided by its sum. A ratio above 0 needs the fused N x N matrix of one layer in
+    memory at a time. If the model has an attention pool, its row is the first.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class AttentionRollout(Explainer):
     needs_gradient = False
     uses_keypoints = False
     class_specific = False
-    usual_layers = "all"
+    default_layers = "all"
 
     def __init__(
         self,
@@ -76,64 +76,65 @@ class AttentionRollout(Explainer):
         self.residual = residual
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {
             "head_fusion": self.head_fusion,
             "discard_ratio": self.discard_ratio,
             "residual": self.residual,
         }
 
-    def relevance(self, taken: AttentionRecord, _p: Tensor) -> Tensor:
-        """The rolled-out row (B, P)."""
-        read = taken.readout()
-        tokens = start(taken, lambda one: self._fused(one, read))
-        for one in reversed(layers(taken)):
-            moved, stays = roll(one, tokens, self._fused(one, read), self.residual)
-            tokens = moved + tokens * stays
-        return taken.grid.drop_prefix(tokens)
+    def relevance(self, record: AttentionRecord, _p: Tensor) -> Tensor:
+        """Compute the rollout row (B, P)."""
+        read = record.readout()
+        tokens = initial_weights(record, lambda site: self._fuse_heads(site, read))
+        for site in reversed(layer_sites(record)):
+            fused = self._fuse_heads(site, read)
+            moved, retained = rollout_step(site, tokens, fused, self.residual)
+            tokens = moved + tokens * retained
+        return record.grid.drop_prefix(tokens)
 
-    def _fused(self, one: SiteRecord, read: Tensor) -> Fused:
+    def _fuse_heads(self, site: SiteRecord, read: Tensor) -> FusedAttention:
         fuse = FUSIONS[self.head_fusion]
         if not self.discard_ratio:
-            return lambda rows: fuse(one.attention(rows))
-        whole = torch.cat([fuse(one.attention(rows)) for rows in one.chunks()], dim=1)
-        self._discard(one, whole, read)
-        return lambda rows: whole[:, rows]
+            return lambda rows: fuse(site.attention(rows))
+        fused = torch.cat([fuse(site.attention(rows)) for rows in site.chunks()], dim=1)
+        self._discard(site, fused, read)
+        return lambda rows: fused[:, rows]
 
-    def _discard(self, one: SiteRecord, whole: Tensor, read: Tensor) -> None:
-        """Set the smallest of `whole` (G, Nq, Nk) to 0 in place, image by image.
+    def _discard(self, site: SiteRecord, fused: Tensor, read: Tensor) -> None:
+        """Set the smallest values of `fused` (G, Nq, Nk) to 0 in place, image by image.
 
-        What a prefix token that the score reads, by `read` (B, N), gives to itself stays.
+        The attention to itself of a prefix token that the score reads, by `read` (B, N), is kept.
         """
-        at = one.keys_at
-        for image in range(at.batch):
-            mine = slice(image, image + 1) if at.image is None else at.image == image
-            flat = whole[mine].flatten()
-            own = _own_entries(one, read[image], image)
-            stay = flat[own].clone()
-            least = flat.topk(int(flat.numel() * self.discard_ratio), largest=False, sorted=False)
-            flat[least.indices] = 0
-            flat[own] = stay
-            whole[mine] = flat.view_as(whole[mine])
+        keys_at = site.keys_at
+        for image in range(keys_at.batch):
+            of_image = slice(image, image + 1) if keys_at.image is None else keys_at.image == image
+            flat = fused[of_image].flatten()
+            diagonal = _self_attention_indices(site, read[image], image)
+            diagonal_values = flat[diagonal].clone()
+            n_discarded = int(flat.numel() * self.discard_ratio)
+            flat[flat.topk(n_discarded, largest=False, sorted=False).indices] = 0
+            flat[diagonal] = diagonal_values
+            fused[of_image] = flat.view_as(fused[of_image])
 
 
-def _own_entries(one: SiteRecord, read: Tensor, image: int) -> Tensor:
-    """Return the flat indices of the attention of each read prefix token to itself."""
-    prefix = one.keys_at.own.prefix
-    chosen = (read[:prefix] > 0).nonzero().flatten()
-    if one.queries_at is None or not len(chosen):
-        return chosen[:0]
-    places = []
-    for at, count in ((one.queries_at, one.shape[2]), (one.keys_at, one.shape[3])):
-        if at.token is None or at.image is None:
-            token = torch.arange(count, device=read.device)[None]
+def _self_attention_indices(site: SiteRecord, read: Tensor, image: int) -> Tensor:
+    """Return the flat indices of the self-attention of the prefix tokens that the score reads."""
+    prefix = site.keys_at.own.prefix
+    read_tokens = (read[:prefix] > 0).nonzero().flatten()
+    if site.queries_at is None or not len(read_tokens):
+        return read_tokens[:0]
+    positions = []
+    for placement, count in ((site.queries_at, site.shape[2]), (site.keys_at, site.shape[3])):
+        if placement.token is None or placement.image is None:
+            tokens = torch.arange(count, device=read.device)[None]
         else:
-            token = at.token[at.image == image]
-        places.append(token)
-    entries = []
-    for number in chosen.tolist():
-        for group, (queries, keys) in enumerate(zip(*places, strict=True)):
-            rows, columns = (queries == number).nonzero(), (keys == number).nonzero()
-            first = group * one.shape[2] * one.shape[3]
-            entries.append((first + rows * one.shape[3] + columns.T).flatten())
-    return torch.cat(entries)
+            tokens = placement.token[placement.image == image]
+        positions.append(tokens)
+    indices = []
+    for token in read_tokens.tolist():
+        for group, (queries, keys) in enumerate(zip(*positions, strict=True)):
+            rows, columns = (queries == token).nonzero(), (keys == token).nonzero()
+            offset = group * site.shape[2] * site.shape[3]
+            indices.append((offset + rows * site.shape[3] + columns.T).flatten())
+    return torch.cat(indices)

@@ -1,4 +1,4 @@
-"""One batch on its way through a method, and the maps that come out of it."""
+"""`AttributionRequest`, the input of an explainer for one batch, and `Maps`, its result."""
 
 from __future__ import annotations
 
@@ -17,51 +17,55 @@ from ..keypoints import Keypoints
 
 
 @dataclass(frozen=True)
-class Run:
-    """One batch on its way through a method: what the model gets, and what a person sees of it."""
+class AttributionRequest:
+    """Input of an explainer for one batch: model, inputs and target, and the images for display.
+
+    `pending_keypoints` is the running keypoint detection, None if no keypoints are needed.
+    `readout` is "score" or "output", as for `semattn.record`.
+    """
 
     model: nn.Module
     inputs: Tensor
     target: Target
     extra: Any
     images: Images
-    found: Future[list[Keypoints]] | None
+    pending_keypoints: Future[list[Keypoints]] | None
     sites: Sequence[str] | None = None
     readout: str = "score"
 
     @property
     def extra_args(self) -> tuple[Any, ...]:
-        """What the model takes after its images."""
+        """The arguments of the model after its images."""
         if self.extra is None:
             return ()
         return self.extra if isinstance(self.extra, tuple) else (self.extra,)
 
     def record(self, **options: Any) -> AttentionRecord:
-        """`semattn.record` of this run; options as there."""
-        chosen = {
+        """Run `semattn.record` with `options` on this batch, and check that logits are finite."""
+        arguments = {
             "target": self.target,
             "additional_forward_args": self.extra_args,
             "sites": self.sites,
             "readout": self.readout,
         } | options
-        taken = record(self.model, chosen.pop("inputs", self.inputs), **chosen)
-        check_finite("model output", taken.logits)
-        return taken
+        attention = record(self.model, arguments.pop("inputs", self.inputs), **arguments)
+        check_finite("model output", attention.logits)
+        return attention
 
     def keypoints(self) -> list[Keypoints]:
-        """Those of each image, once they are found; none if nothing asked for them."""
-        return self.found.result() if self.found else []
+        """Wait for the keypoints of each image; an empty list if none are needed."""
+        return self.pending_keypoints.result() if self.pending_keypoints else []
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What a method makes of a run: one number a patch (B, P), and one a pixel (B, H, W).
+    """Result of an explainer: a value per patch (B, P), and per pixel (B, H, W).
 
-    `attribution` (B, C, H, W) is set by a method that tells the channels apart; it sums to `heat`.
-    `notes` are sentences that a reader of the map must know.
+    `attribution` (B, C, H, W) is set by methods that distinguish channels; it sums to `heat` over
+    the channels. `notes` are sentences that a reader of the map must know.
     """
 
-    taken: AttentionRecord
+    record: AttentionRecord
     concentration: Tensor
     patches: Tensor
     heat: Tensor
@@ -71,10 +75,10 @@ class Maps:
 
 def check_finite(name: str, values: Tensor) -> None:
     """Raise UnsupportedModelError for NaN or infinity in `values` (B, …)."""
-    finite = values.isfinite().reshape(len(values), -1).all(dim=1)
-    broken = (~finite).nonzero().flatten().tolist()
-    if broken:
+    is_finite = values.isfinite().reshape(len(values), -1).all(dim=1)
+    not_finite = (~is_finite).nonzero().flatten().tolist()
+    if not_finite:
         raise UnsupportedModelError(
-            f"{name}: expected finite numbers, got NaN or infinity for image {broken[0]} — "
+            f"{name}: expected finite numbers, got NaN or infinity for image {not_finite[0]} — "
             "check the model's weights, or run it in float32"
         )

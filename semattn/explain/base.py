@@ -1,7 +1,7 @@
-"""What every explainer has in common: from a model and a picture to a map of the picture.
+"""`Explainer`, the base class of all methods, and the registry `explainers`.
 
-`attribute` is written here, once. A method overrides `relevance` alone; it is handed what the
-model's attention did and where the keypoints lie, and answers with one number a patch.
+The base class implements `attribute`. A method overrides `relevance` only, which computes one
+number per patch from the attention record and the keypoint concentration.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ..utils.class_names import check_names, class_names
 from ..utils.provenance import about_model, unconfirmed, versions
 from ..utils.registry import Registry, choices
 from ..utils.validation import check_number
-from .attribution_request import Maps, Run, check_finite
+from .attribution_request import AttributionRequest, Maps, check_finite
 from .explanation import Explanation
 from .notes import notes_of
 from .refine import refinements
@@ -43,11 +43,11 @@ explainers = Registry("explainer")
 
 
 class Explainer(Attribution):
-    """An attribution method in Captum's form, and in semattn's own.
+    """Base class of attribution methods, with Captum's interface and a shorter one.
 
-    ``Method().attribute(model, image)`` takes a picture in any form that `semattn.images.prepare`
-    does; ``Method(model).attribute(inputs, target=…)`` takes what Captum takes. For the same
-    picture both give the same map.
+    ``Method().attribute(model, image)`` accepts an image in any form that `semattn.images.prepare`
+    accepts; ``Method(model).attribute(inputs, target=…)`` has Captum's arguments. Both return the
+    same map for the same image.
 
     Parameters
     ----------
@@ -55,22 +55,22 @@ class Explainer(Attribution):
     density : name in `semattn.density.densities`, a function of a `Scene`, or weights, (P,) or
         (B, P)
     detector : name in `semattn.keypoints.detectors`, or a function of an image
-    layers : "last-half", "all", layer numbers or a slice; None is the method's own choice
-    refine : "none", "guided" or "superpixels": how patches become pixels
-    preprocessing : how a picture becomes the model's input; None reads the model's own
-    seed : of those densities that draw at random
-    sites : names of the modules that count as attention, or patterns of names such as "blocks.*";
-        None is every module that makes an attention call between patches of the image
+    layers : "last-half", "all", layer numbers or a slice; None is the default of the method
+    refine : "none", "guided" or "superpixels": interpolation from patches to pixels
+    preprocessing : conversion of an image to a model input; None uses the model's own
+    seed : seed of the densities that draw random numbers
+    sites : names of the attention modules to use, or patterns of names such as "blocks.*"; None is
+        every module with an attention call between patches of the image
     """
 
     name = "explainer"
-    needs_gradient = True  # of each attention; else it is enough to know where the answer is read
-    uses_keypoints = True  # through the concentration p; else p is not computed
+    needs_gradient = True  # of the attention; False needs only the readout
+    uses_keypoints = True  # whether the concentration p is computed
     class_specific = True  # whether the map depends on the target
-    uses_readout = True  # whether it begins with the tokens that the answer is read from
-    control = False  # whether it is one to compare with, which owes nothing to the model
-    usual_layers: Layers = "last-half"
-    without_keypoints = "it is the model's alone"  # what the map is, where p is uniform
+    uses_readout = True  # whether the map starts at the tokens that the output is read from
+    control = False  # whether it is a baseline that ignores the model
+    default_layers: Layers = "last-half"
+    uniform_note = "the map uses the model alone"  # end of the note for a uniform p
 
     def __init__(
         self,
@@ -86,7 +86,9 @@ class Explainer(Attribution):
         **unknown: Any,
     ) -> None:
         if unknown:
-            raise TypeError(choices(f"option of {self.name}", min(unknown), _options(type(self))))
+            raise TypeError(
+                choices(f"option of {self.name}", min(unknown), _option_names(type(self)))
+            )
         super().__init__(model)
         if not isinstance(density, Tensor):
             densities.ensure(density)
@@ -95,38 +97,41 @@ class Explainer(Attribution):
         check_number("seed", seed, least=0, most=2**63 - 1, whole=True)
         self.density = density
         self.detector = detector
-        self.layers = self.usual_layers if layers is None else layers
+        self.layers = self.default_layers if layers is None else layers
         self.refine = refine
         self.preprocessing = preprocessing
         self.seed = seed
         self.sites = None if sites is None else tuple(sites)
 
-    def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
-        """How much each patch counts, (B, P), given the concentration `p` (B, P)."""
+    def relevance(self, record: AttentionRecord, p: Tensor) -> Tensor:
+        """Compute the relevance of each patch, (B, P), for the concentration `p` (B, P)."""
         raise NotImplementedError
 
-    def maps(self, run: Run) -> Maps:
-        """From one run to its maps: by way of `relevance`, if a method has no other way."""
-        taken = run.record(layers=self.layers, grad=self.needs_gradient or "last")
-        return self.from_patches(run, taken, lambda p: self.relevance(taken, p))
+    def maps(self, request: AttributionRequest) -> Maps:
+        """Compute the maps of a request; the default calls `relevance`."""
+        record = request.record(layers=self.layers, grad=self.needs_gradient or "last")
+        return self.from_patches(request, record, lambda p: self.relevance(record, p))
 
     def from_patches(
-        self, run: Run, taken: AttentionRecord, relevance: Callable[[Tensor], Tensor]
+        self,
+        request: AttributionRequest,
+        record: AttentionRecord,
+        relevance: Callable[[Tensor], Tensor],
     ) -> Maps:
-        """The maps of one number a patch: `relevance` makes it (B, P) from p (B, P)."""
-        with torch.no_grad(), torch.autocast(taken.logits.device.type, enabled=False):
-            p = self.concentrate(run, taken.grid)  # float64, which some devices do not have
-            exact = torch.promote_types(taken.logits.dtype, torch.float32)
-            patches = relevance(p.to(exact).to(taken.logits.device))
+        """Compute the maps from a function `relevance` of p (B, P) that returns (B, P)."""
+        with torch.no_grad(), torch.autocast(record.logits.device.type, enabled=False):
+            p = self.concentration_on_grid(request, record.grid)  # float64, so on the CPU
+            precision = torch.promote_types(record.logits.dtype, torch.float32)
+            patches = relevance(p.to(precision).to(record.logits.device))
             check_finite("map", patches)
-            heat = refinements.ensure(self.refine)(patches, run.images.pixels, taken.grid)
-        return Maps(taken, p, patches, heat)
+            heat = refinements.ensure(self.refine)(patches, request.images.pixels, record.grid)
+        return Maps(record, p, patches, heat)
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return {
-            "density": _named(self.density),
-            "detector": _named(self.detector),
+            "density": _option_name(self.density),
+            "detector": _option_name(self.detector),
             "layers": str(self.layers) if isinstance(self.layers, slice) else self.layers,
             "refine": self.refine,
             "seed": self.seed,
@@ -141,30 +146,31 @@ class Explainer(Attribution):
         target: Target = None,
         additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
-        """The attribution map of each image.
+        """Compute the attribution map of each image.
 
-        Called as ``attribute(model, image)`` or, when the explainer was made with a model, as
+        Call it as ``attribute(model, image)`` or, if the explainer was created with a model, as
         Captum's ``attribute(inputs, target=…)``.
 
         Parameters
         ----------
         args : ``(model, image)``, ``(inputs,)`` or ``(inputs, target)``; inputs is (B, C, H, W),
-            (C, H, W), or a tuple that holds one such tensor
-        inputs : the same by keyword, as Captum names it
-        target : class number, one an image, a tuple of indices, …, as Captum's; None explains
-            the predicted class; of one logit the predicted answer, of a regression the value, of
-            a model without a classifier the direction of its features
-        additional_forward_args : passed on to the model after the images
+            (C, H, W), or a tuple of one such tensor
+        inputs : the inputs by keyword, as in Captum
+        target : class number, one per image, a tuple of indices, …, as in Captum; None explains
+            the predicted class, the predicted answer of a single logit, the value of a regression,
+            or the direction of the features of a model without a classifier
+        additional_forward_args : arguments of the model after the images
 
         Returns
         -------
-        Tensor (B, C, H, W), or a tuple of one where a tuple came in. Every channel holds the map
-        divided by C, so that the sum over channels, which Captum's pictures show, is the map.
+        Tensor
+            (B, C, H, W), or a tuple of it if the input is a tuple. Every channel holds the map
+            divided by C, so that the sum over channels, which Captum displays, is the map.
 
         Raises
         ------
         UnsupportedModelError, TargetError, ShapeError, ImageError
-            Each in one line; the model is as it was.
+            With a message of one line; the model is restored.
 
         Examples
         --------
@@ -175,13 +181,15 @@ class Explainer(Attribution):
         >>> SIFTPatchInterrelation(vit).attribute(x, target=3).shape
         torch.Size([1, 3, 64, 64])
         """
-        model, source, target = self._read(args, inputs, target)
-        made = self._make(model, _only(source), target, additional_forward_args, draw=False)
-        heat = made.attribution
-        if heat is None:
-            channels = made.images.inputs.shape[1]
-            heat = made.heat[:, None].expand(-1, channels, -1, -1) / channels
-        return (heat,) if isinstance(source, tuple) else heat
+        model, source, target = self._parse_call(args, inputs, target)
+        explanation = self._attribute(
+            model, _unwrap_inputs(source), target, additional_forward_args, need_keypoints=False
+        )
+        attribution = explanation.attribution
+        if attribution is None:
+            channels = explanation.images.inputs.shape[1]
+            attribution = explanation.heat[:, None].expand(-1, channels, -1, -1) / channels
+        return (attribution,) if isinstance(source, tuple) else attribution
 
     def patch_map(
         self,
@@ -190,10 +198,10 @@ class Explainer(Attribution):
         target: Target = None,
         additional_forward_args: Any = None,
     ) -> Tensor:
-        """As `attribute`, but one number a patch: (B, h, w)."""
-        model, source, target = self._read(args, inputs, target)
-        return self._make(
-            model, _only(source), target, additional_forward_args, draw=False
+        """Compute the map on patches, (B, h, w); arguments as for `attribute`."""
+        model, source, target = self._parse_call(args, inputs, target)
+        return self._attribute(
+            model, _unwrap_inputs(source), target, additional_forward_args, need_keypoints=False
         ).patch_map
 
     def explain(
@@ -205,152 +213,162 @@ class Explainer(Attribution):
         manifest: dict[str, Any] | None = None,
         keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
-        """As `attribute`, with all that the map was made from: picture, keypoints, manifest.
+        """Compute the map with its context: image, keypoints, manifest; see `attribute`.
 
-        `manifest` is that of an earlier batch of the same model, whose weights are not read anew;
-        `keypoints` are those of each image, where they are known already, with descriptors if the
-        density looks at them.
+        `manifest` is the manifest of an earlier batch of the same model, which avoids hashing the
+        weights again. `keypoints` are the keypoints of each image, if already detected, with
+        descriptors if the density needs them.
         """
-        model, source, target = self._read(args, inputs, target)
-        made = self._make(
-            model, _only(source), target, additional_forward_args, draw=True, keypoints=keypoints
+        model, source, target = self._parse_call(args, inputs, target)
+        explanation = self._attribute(
+            model,
+            _unwrap_inputs(source),
+            target,
+            additional_forward_args,
+            need_keypoints=True,
+            keypoints=keypoints,
         )
         manifest = manifest or about_model(model) | {
             "method": self.name,
             "parameters": self.parameters(),
             "versions": versions(),
         }
-        notes = made.notes
+        notes = explanation.notes
         if reason := unconfirmed(manifest):
             notes = (*notes, f"{reason[:1].upper()}{reason[1:]}.")
-        return dataclasses.replace(made, manifest=manifest, notes=notes)
+        return dataclasses.replace(explanation, manifest=manifest, notes=notes)
 
-    def _read(
+    def _parse_call(
         self, args: tuple[Any, ...], inputs: Any, target: Target
     ) -> tuple[nn.Module, Any, Target]:
-        rest = list(args)
-        own_form = rest and callable(rest[0]) and not isinstance(rest[0], Tensor)
-        model = rest.pop(0) if own_form else self.forward_func
+        positional = list(args)
+        has_model = positional and callable(positional[0]) and not isinstance(positional[0], Tensor)
+        model = positional.pop(0) if has_model else self.forward_func
         if model is None:
             raise TypeError(
                 "attribute: expected a model, got none — call attribute(model, image), "
                 f"or {type(self).__name__}(model).attribute(inputs)"
             )
         if inputs is not None:
-            rest.append(inputs)
-        elif len(rest) == 2 and target is None:
-            target = rest.pop()
-        if len(rest) != 1:
+            positional.append(inputs)
+        elif len(positional) == 2 and target is None:
+            target = positional.pop()
+        if len(positional) != 1:
             raise TypeError(
-                f"attribute: expected one image or batch, got {len(rest)} arguments — "
+                f"attribute: expected one image or batch, got {len(positional)} arguments — "
                 "call attribute(model, image) or attribute(inputs, target=…)"
             )
-        return model, rest[0], target
+        return model, positional[0], target
 
-    def _make(
+    def _attribute(
         self,
         model: nn.Module,
         source: Any,
         target: Target,
         extra: Any,
         *,
-        draw: bool,
+        need_keypoints: bool,
         keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
         module = refuse(model, compiled=True)
-        wanted = self.preprocessing or (lambda: Preprocessing.of(module))
-        images = prepare(source, wanted, any_channels=True)
-        found = self._find_keypoints(images, draw) if keypoints is None else ready(keypoints)
+        preprocessing = self.preprocessing or (lambda: Preprocessing.of(module))
+        images = prepare(source, preprocessing, any_channels=True)
+        if keypoints is None:
+            pending = self._start_keypoints(images, need_keypoints)
+        else:
+            pending = ready(keypoints)
         inputs = move_to_model(module, images.inputs, prepared=images.prepared)
-        run = Run(
+        request = AttributionRequest(
             module,
             inputs,
             target,
             extra,
             images,
-            found,
+            pending,
             self.sites,
             "score" if self.class_specific else "output",
         )
         try:
-            with nested(), noted_meanings(), _channels_named(images):
-                maps = self.maps(run)
+            with nested(), noted_meanings(), _name_channel_errors(images):
+                maps = self.maps(request)
                 output = decided_meaning(module)
         finally:
-            run.keypoints()  # no thread is left behind
-        taken, points = maps.taken, run.keypoints()
+            request.keypoints()  # waits for the detection threads
+        record, found_keypoints = maps.record, request.keypoints()
         check_finite("map", maps.heat)
-        if draw and not points:
-            points = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
-        names, name_note = _fitting_names(model, taken.logits, output)
+        if need_keypoints and not found_keypoints:
+            found_keypoints = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
+        names, name_note = _class_names(model, record.logits, output)
         return Explanation(
             heat=maps.heat,
-            patch_map=taken.grid.fold(maps.patches),
+            patch_map=record.grid.fold(maps.patches),
             images=images,
-            keypoints=points,
+            keypoints=found_keypoints,
             concentration=maps.concentration,
-            grid=taken.grid,
-            logits=taken.logits,
-            target=taken.target,
+            grid=record.grid,
+            logits=record.logits,
+            target=record.target,
             classes=names,
             notes=notes_of(self, maps, images, (output.note, name_note)),
-            explains=taken.explains,
+            explains=record.explains,
             attribution=maps.attribution,
             output=output,
         )
 
-    def _find_keypoints(self, images: Images, draw: bool) -> Future[list[Keypoints]] | None:
-        """SIFT, begun in other threads, so that it runs while the model does."""
-        needs = () if isinstance(self.density, Tensor) else _needs(self.density)
-        uses_them = bool(needs) and self.uses_keypoints
+    def _start_keypoints(
+        self, images: Images, need_keypoints: bool
+    ) -> Future[list[Keypoints]] | None:
+        """Start the keypoint detection in other threads, to run it in parallel with the model."""
+        needs = () if isinstance(self.density, Tensor) else _density_needs(self.density)
+        uses_keypoints = bool(needs) and self.uses_keypoints
         if images.pixels_are_mean:
-            if uses_them:
+            if uses_keypoints:
                 raise keypoint_channels_error(
                     images.inputs.shape[1],
-                    'set density="uniform", which needs none, or call '
+                    'set density="uniform", which needs no keypoints, or call '
                     "explain(…, keypoints=detect(pictures))",
                 )
             return None
-        if not draw and not uses_them:
+        if not need_keypoints and not uses_keypoints:
             return None
         return start(images.pixels, self.detector, descriptors="descriptors" in needs)
 
-    def concentrate(self, run: Run, grid: PatchGrid) -> Tensor:
-        """The concentration p (B, P) of the density on `grid`; uniform where none is used."""
-        if not self.uses_keypoints and not run.found:
-            even = torch.tensor(1 / grid.patches, dtype=torch.float64, device="cpu")
-            return even.expand(len(run.inputs), grid.patches)
-        scene = Scene(run.images.pixels, run.keypoints(), grid, self.seed)
+    def concentration_on_grid(self, request: AttributionRequest, grid: PatchGrid) -> Tensor:
+        """Return the concentration p (B, P) on `grid`; uniform if the method does not use it."""
+        if not self.uses_keypoints and not request.pending_keypoints:
+            uniform = torch.tensor(1 / grid.patches, dtype=torch.float64, device="cpu")
+            return uniform.expand(len(request.inputs), grid.patches)
+        scene = Scene(request.images.pixels, request.keypoints(), grid, self.seed)
         if not isinstance(self.density, Tensor):
             return concentration(densities.ensure(self.density)(scene))
         if self.density.ndim not in (1, 2):
             raise ShapeError(
                 f"density: expected weights (P,) or (B, P), got {tuple(self.density.shape)}"
             )
-        given = self.density.detach().cpu().double().reshape(-1, self.density.shape[-1])
-        scene.grid.check(given, "density")
-        if len(given) not in (1, len(scene.pixels)):
+        weights = self.density.detach().cpu().double().reshape(-1, self.density.shape[-1])
+        scene.grid.check(weights, "density")
+        if len(weights) not in (1, len(scene.pixels)):
             raise ShapeError(
                 f"density: expected ({len(scene.pixels)}, {scene.grid.patches}) weights for "
                 f"{len(scene.pixels)} images, got {tuple(self.density.shape)}"
             )
-        return concentration(given.expand(len(scene.pixels), -1))
+        return concentration(weights.expand(len(scene.pixels), -1))
 
 
-def _options(method: type[Explainer]) -> set[str]:
-    """The names of all options that a method takes, by its own and those it hands on."""
+def _option_names(method: type[Explainer]) -> set[str]:
+    """Return the names of all options of a method and its base classes."""
     return {
         name
-        for one in method.__mro__
-        if issubclass(one, Explainer) and "__init__" in vars(one)
-        for name, parameter in inspect.signature(one.__init__).parameters.items()
+        for cls in method.__mro__
+        if issubclass(cls, Explainer) and "__init__" in vars(cls)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
 
 
 @contextmanager
-def _channels_named(images: Images) -> Iterator[None]:
-    """Raise ShapeError where the model refuses inputs that are neither grey nor colour."""
+def _name_channel_errors(images: Images) -> Iterator[None]:
+    """Raise ShapeError if the model rejects the number of channels of the inputs."""
     try:
         yield
     except RuntimeError as error:
@@ -359,19 +377,19 @@ def _channels_named(images: Images) -> Iterator[None]:
             raise
         raise ShapeError(
             f"inputs: expected the channels that the model takes, got {images.inputs.shape[1]} "
-            f"({reason[:160]}) — give images as it was trained"
+            f"({reason[:160]}) — give images with the channels of its training data"
         ) from error
 
 
-def _fitting_names(
+def _class_names(
     model: nn.Module, logits: Tensor, output: OutputMeaning
 ) -> tuple[tuple[str, ...] | None, str]:
-    """The class names of the outputs, and a note where the model's config names others.
+    """Return the class names of the outputs, and a note if the names in the config do not fit.
 
     Raises
     ------
     SemattnError
-        Where `model.classes` has another number of names than the model has outputs.
+        If the number of names in `model.classes` differs from the number of outputs.
     """
     names = class_names(model)
     if names is None or logits.ndim > 2 or not output.has_answers:
@@ -387,8 +405,8 @@ def _fitting_names(
     return names, ""
 
 
-def _only(source: Any) -> Any:
-    """What a tuple of inputs holds; more than one image tensor has no meaning here."""
+def _unwrap_inputs(source: Any) -> Any:
+    """Return the single tensor of a tuple of inputs; raise TypeError for more than one."""
     if not isinstance(source, tuple):
         return source
     if len(source) != 1:
@@ -399,13 +417,13 @@ def _only(source: Any) -> Any:
     return source[0]
 
 
-def _needs(density: Any) -> frozenset[str]:
+def _density_needs(density: Any) -> frozenset[str]:
     return frozenset(getattr(densities.ensure(density), "needs", ("keypoints",)))
 
 
-def _named(choice: Any) -> str:
-    if isinstance(choice, str):
-        return choice
-    if isinstance(choice, Tensor):
-        return f"given weights {tuple(choice.shape)}"
-    return getattr(choice, "__name__", type(choice).__name__)
+def _option_name(option: Any) -> str:
+    if isinstance(option, str):
+        return option
+    if isinstance(option, Tensor):
+        return f"given weights {tuple(option.shape)}"
+    return getattr(option, "__name__", type(option).__name__)

@@ -1,4 +1,4 @@
-"""Controls: maps that owe nothing to the model. What they reach, any map can reach."""
+"""Baseline explainers that ignore the model; every method should score above them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..attention import AttentionRecord
 from ..density import Scene, concentration, densities
-from .base import Explainer, Maps, Run, explainers
+from .base import AttributionRequest, Explainer, Maps, explainers
 
 
 @explainers.register("keypoint-density")
 class KeypointDensity(Explainer):
-    """The concentration p of the density alone: where the keypoints lie, whatever the model says.
+    """Concentration p of the keypoint density, without the model.
 
     Parameters
     ----------
-    model : the model whose patches and inputs are taken; may be given to `attribute` instead
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+    model : the model that defines the patches and inputs; may be given to `attribute` instead
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Examples
     --------
@@ -35,41 +35,43 @@ class KeypointDensity(Explainer):
     class_specific = False
     uses_readout = False
     control = True
-    usual_layers = "all"  # so that the grid is the finest
-    without_keypoints = "it is even"
+    default_layers = "all"  # so that the grid is the finest
+    uniform_note = "the map is uniform"
 
-    def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
-        """The concentration itself, (B, P)."""
-        return _as_output(taken, p)
+    def relevance(self, record: AttentionRecord, p: Tensor) -> Tensor:
+        """Return the concentration, (B, P)."""
+        return _to_map_dtype(record, p)
 
 
-class _OfDensity(Explainer):
-    """The concentration of one density, whichever the explainer was given to draw."""
+class _DensityBaseline(Explainer):
+    """Concentration of the fixed density `density_name`; the option `density` has no effect."""
 
     needs_gradient = False
     uses_keypoints = False
     class_specific = False
     uses_readout = False
     control = True
-    usual_layers = "all"  # so that the grid is the finest
-    shows: ClassVar[str]
+    default_layers = "all"  # so that the grid is the finest
+    density_name: ClassVar[str]
 
-    def maps(self, run: Run) -> Maps:
-        """One pass, for the grid and to refuse a target that is not there."""
-        taken = run.record(layers=self.layers, grad="last")
-        scene = Scene(run.images.pixels, (), taken.grid, self.seed)
-        weights = concentration(densities[self.shows](scene))
-        return self.from_patches(run, taken, lambda p: _as_output(taken, weights).to(p.device))
+    def maps(self, request: AttributionRequest) -> Maps:
+        """Run one pass, for the grid and to check the target, and return the density."""
+        record = request.record(layers=self.layers, grad="last")
+        scene = Scene(request.images.pixels, (), record.grid, self.seed)
+        weights = concentration(densities[self.density_name](scene))
+        return self.from_patches(
+            request, record, lambda p: _to_map_dtype(record, weights).to(p.device)
+        )
 
 
 @explainers.register("random")
-class Random(_OfDensity):
-    """A number by chance for each patch: what a map of no worth looks like.
+class Random(_DensityBaseline):
+    """A random number for each patch.
 
     Parameters
     ----------
-    model : the model whose patches are taken; may be given to `attribute` instead
-    options : as `Explainer`; the seed and the image decide, never the batch
+    model : the model that defines the patches; may be given to `attribute` instead
+    options : as for `Explainer`; the numbers depend on the seed and the image, not on the batch
 
     Examples
     --------
@@ -80,17 +82,17 @@ class Random(_OfDensity):
     """
 
     name = "random"
-    shows = "random"
+    density_name = "random"
 
 
 @explainers.register("center")
-class Center(_OfDensity):
-    """A Gaussian about the middle: what knowing that photographs have their subject there gives.
+class Center(_DensityBaseline):
+    """A Gaussian about the image centre, the centre bias of photographs.
 
     Parameters
     ----------
-    model : the model whose patches are taken; may be given to `attribute` instead
-    options : as `Explainer`
+    model : the model that defines the patches; may be given to `attribute` instead
+    options : as for `Explainer`
 
     Examples
     --------
@@ -101,9 +103,9 @@ class Center(_OfDensity):
     """
 
     name = "center"
-    shows = "center"
+    density_name = "center"
 
 
-def _as_output(taken: AttentionRecord, weights: Tensor) -> Tensor:
-    """The weights in the precision of every other map: the model's, float32 at least."""
-    return weights.to(torch.promote_types(taken.logits.dtype, torch.float32))
+def _to_map_dtype(record: AttentionRecord, weights: Tensor) -> Tensor:
+    """Convert weights to the precision of the maps: that of the model, at least float32."""
+    return weights.to(torch.promote_types(record.logits.dtype, torch.float32))

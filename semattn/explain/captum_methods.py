@@ -1,7 +1,7 @@
-"""Captum's own methods on pixels, in semattn's form.
+"""Explainers that wrap Captum's attribution methods on pixels.
 
-Captum's class does the work and its tensor is handed on untouched. What is added: pictures of any
-kind, targets of every kind, the map on patches, bounded memory, noise that a seed decides.
+Captum computes the attribution, which is returned unchanged. The wrappers add all image and target
+forms, the map on patches, bounded memory and seeded noise.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ..attention.recorder import GradientsKept
 from ..attention.target import Target
 from ..grid import PatchGrid
 from ..utils.captum_library import attr
-from .asked import asked, score_rows
-from .base import Explainer, Maps, Run, check_finite, explainers
+from .asked import score_copies, target_for_copies
+from .base import AttributionRequest, Explainer, Maps, check_finite, explainers
 
-# From copies of images (R, C, H, W) and the number of the image of each (R,) to scores (R,).
+# Function from copies of images (R, C, H, W) and the image index of each (R,) to scores (R,).
 Forward = Callable[[Tensor, Tensor], Tensor]
 
-WINDOWS = 16  # of occlusion along a side of the image, at most about
+MAX_WINDOWS = 16  # approximate maximum of default occlusion windows along a side
 
 
 class PixelExplainer(Explainer):
-    """A method that gives one number for each pixel and channel, as Captum's do.
+    """Base class of methods with one value per pixel and channel, as in Captum.
 
-    A method overrides `pixels`. The map on pixels is the sum over channels, and may be negative;
-    that on patches is its mean over each patch.
+    Subclasses override `pixels`. The map on pixels is the sum over channels, and may be negative;
+    the map on patches is its mean over each patch.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as `Explainer`, but for `layers` and `refine`, which have no meaning on pixels
+    options : as for `Explainer`, except `layers` and `refine`, which do not apply to pixels
     """
 
     uses_keypoints = False
     uses_readout = False
-    usual_layers = "all"  # so that the grid is the finest
+    default_layers = "all"  # so that the grid is the finest
 
     def __init__(
         self,
@@ -55,74 +55,79 @@ class PixelExplainer(Explainer):
     ) -> None:
         if layers is not None:
             raise ValueError(
-                f"layers: expected none for {self.name}, which explains the whole model, "
+                f"layers: expected None for {self.name}, which explains the whole model, "
                 f"got {layers!r} — leave it out"
             )
         super().__init__(model, refine=refine, **options)
         if refine != "none":
             raise ValueError(
-                f"refine: expected 'none' for {self.name}, whose map is one of pixels, "
+                f"refine: expected 'none' for {self.name}, whose map has pixel resolution, "
                 f"got {refine!r} — leave it out"
             )
 
-    def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, grid: PatchGrid) -> Tensor:
-        """Captum's attribution (B, C, H, W) of `inputs`.
+    def pixels(
+        self, forward: Forward, inputs: Tensor, image_index: Tensor, grid: PatchGrid
+    ) -> Tensor:
+        """Compute Captum's attribution (B, C, H, W) of `inputs`.
 
         Parameters
         ----------
-        forward : what is explained, given copies of the inputs and `image` expanded with them, as
-            Captum expands its additional_forward_args
-        inputs : (B, C, H, W), float32 at least; they ask for a gradient
-        image : (B,), 0 … B-1
-        grid : where the model's patches lie
+        forward : function from copies of the inputs, and their `image_index`, to the scores; Captum
+            expands `image_index` with the inputs, as additional_forward_args
+        inputs : (B, C, H, W), at least float32, requires gradients
+        image_index : (B,), 0 … B-1
+        grid : patch grid of the model
         """
         raise NotImplementedError
 
-    def maps(self, run: Run) -> Maps:
-        """One pass for the target and the patches, then Captum's."""
-        taken = run.record(layers=self.layers, grad="last")
-        exact = torch.promote_types(run.inputs.dtype, torch.float32)
-        with torch.inference_mode(False), quiet(run.model):
-            inputs = run.inputs.detach().clone().to(exact).requires_grad_()
-            image = torch.arange(len(inputs), device=inputs.device)
-            forward = _forward(run, asked(run, taken), taken.is_blocked)
-            with default_device("cpu"):  # Captum makes small tensors on it, and moves them
-                attribution = self.pixels(forward, inputs, image, taken.grid).detach().to(exact)
+    def maps(self, request: AttributionRequest) -> Maps:
+        """Run one pass for the target and the grid, then Captum's method."""
+        record = request.record(layers=self.layers, grad="last")
+        exact = torch.promote_types(request.inputs.dtype, torch.float32)
+        with torch.inference_mode(False), quiet(request.model):
+            inputs = request.inputs.detach().clone().to(exact).requires_grad_()
+            image_index = torch.arange(len(inputs), device=inputs.device)
+            forward = _forward(request, target_for_copies(request, record), record.is_blocked)
+            with default_device("cpu"):  # Captum creates small tensors there, and moves them
+                attribution = self.pixels(forward, inputs, image_index, record.grid)
+                attribution = attribution.detach().to(exact)
         check_finite("map", attribution)
         with torch.no_grad():
             heat = attribution.sum(dim=1)
-            made = self.from_patches(run, taken, lambda _: taken.grid.pool(heat))
-        return Maps(taken, made.concentration, made.patches, heat, attribution)
+            maps = self.from_patches(request, record, lambda _: record.grid.pool(heat))
+        return Maps(record, maps.concentration, maps.patches, heat, attribution)
 
 
 def default_device(device: torch.device | str) -> AbstractContextManager[Any]:
-    """Inside the ``with``, factory functions make their tensors on `device`."""
+    """Return a context in which factory functions create their tensors on `device`."""
     device = torch.device(device)
     return nullcontext() if torch.get_default_device() == device else device
 
 
-def _forward(run: Run, target: Target, is_blocked: bool) -> Forward:
-    batch, callers = len(run.inputs), torch.get_default_device()
+def _forward(request: AttributionRequest, target: Target, is_blocked: bool) -> Forward:
+    n_images, caller_device = len(request.inputs), torch.get_default_device()
 
-    def forward(copies: Tensor, image: Tensor) -> Tensor:
+    def forward(copies: Tensor, image_index: Tensor) -> Tensor:
         extra = [
-            one[image] if isinstance(one, Tensor) and one.ndim and len(one) == batch else one
-            for one in run.extra_args
+            value[image_index]
+            if isinstance(value, Tensor) and value.ndim and len(value) == n_images
+            else value
+            for value in request.extra_args
         ]
-        with default_device(callers), GradientsKept() if is_blocked else nullcontext():
-            output = run.model(copies.to(run.inputs.dtype), *extra)
-        return score_rows(output, image, target, run.model, batch)
+        with default_device(caller_device), GradientsKept() if is_blocked else nullcontext():
+            output = request.model(copies.to(request.inputs.dtype), *extra)
+        return score_copies(output, image_index, target, request.model, n_images)
 
     return forward
 
 
 @explainers.register("input-x-gradient")
 class InputXGradient(PixelExplainer):
-    """Each input times the gradient of the target with respect to it (arXiv 1605.01713).
+    """Input times the gradient of the target with respect to it (arXiv 1605.01713).
 
     Parameters
     ----------
-    model, options : as `PixelExplainer`
+    model, options : as for `PixelExplainer`
 
     Examples
     --------
@@ -134,24 +139,26 @@ class InputXGradient(PixelExplainer):
 
     name = "input-x-gradient"
 
-    def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, _grid: PatchGrid) -> Tensor:
-        """`captum.attr.InputXGradient`."""
+    def pixels(
+        self, forward: Forward, inputs: Tensor, image_index: Tensor, _grid: PatchGrid
+    ) -> Tensor:
+        """Call `captum.attr.InputXGradient`."""
         method = attr.InputXGradient(forward)
-        return method.attribute(inputs, additional_forward_args=image)
+        return method.attribute(inputs, additional_forward_args=image_index)
 
 
 @explainers.register("integrated-gradients")
 class IntegratedGradients(PixelExplainer):
-    """Gradients along the straight way from a baseline to the input (arXiv 1703.01365).
+    """Gradients integrated along the line from a baseline to the input (arXiv 1703.01365).
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    n_steps : of the integral, Gauss-Legendre
+    n_steps : number of steps of the Gauss-Legendre integral
     baselines : a number, or a tensor that broadcasts with the inputs; None is 0, which for
         normalised inputs is the mean colour
-    internal_batch_size : images in the model at once, one of each at least
-    options : as `PixelExplainer`
+    internal_batch_size : images per forward pass, at least the batch size
+    options : as for `PixelExplainer`
 
     Examples
     --------
@@ -179,19 +186,21 @@ class IntegratedGradients(PixelExplainer):
         self.internal_batch_size = internal_batch_size
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {
             "n_steps": self.n_steps,
-            "baselines": _baseline(self.baselines),
+            "baselines": _describe_baselines(self.baselines),
             "internal_batch_size": self.internal_batch_size,
         }
 
-    def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, _grid: PatchGrid) -> Tensor:
-        """`captum.attr.IntegratedGradients`."""
+    def pixels(
+        self, forward: Forward, inputs: Tensor, image_index: Tensor, _grid: PatchGrid
+    ) -> Tensor:
+        """Call `captum.attr.IntegratedGradients`."""
         return attr.IntegratedGradients(forward).attribute(
             inputs,
-            baselines=_like(self.baselines, inputs),
-            additional_forward_args=image,
+            baselines=_expand_baselines(self.baselines, inputs),
+            additional_forward_args=image_index,
             n_steps=self.n_steps,
             internal_batch_size=max(self.internal_batch_size, len(inputs)),
         )
@@ -199,18 +208,18 @@ class IntegratedGradients(PixelExplainer):
 
 @explainers.register("smooth-grad")
 class SmoothGrad(PixelExplainer):
-    """The gradient's magnitude, averaged over noisy copies of the image (arXiv 1706.03825).
+    """Magnitude of the gradient, averaged over noisy copies of the image (arXiv 1706.03825).
 
-    Captum's NoiseTunnel over its Saliency.
+    Captum's NoiseTunnel with Saliency.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    nt_samples : noisy copies of each image
-    noise : standard deviation of the noise, as a part of the image's range of values
-    nt_samples_batch_size : copies in the model at once
-    options : as `PixelExplainer`; the seed alone decides what is drawn, so that every image meets
-        the same noise, in any batch and on any device
+    nt_samples : number of noisy copies of each image
+    noise : standard deviation of the noise, as a fraction of the image's range of values
+    nt_samples_batch_size : copies per forward pass
+    options : as for `PixelExplainer`; the noise depends on the seed only, so that it is the same
+        for every image, batch and device
 
     Examples
     --------
@@ -241,34 +250,37 @@ class SmoothGrad(PixelExplainer):
         self.nt_samples_batch_size = nt_samples_batch_size
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {
             "nt_samples": self.nt_samples,
             "noise": self.noise,
             "nt_samples_batch_size": self.nt_samples_batch_size,
         }
 
-    def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, _grid: PatchGrid) -> Tensor:
-        """`captum.attr.NoiseTunnel` over `captum.attr.Saliency`, image by image."""
+    def pixels(
+        self, forward: Forward, inputs: Tensor, image_index: Tensor, _grid: PatchGrid
+    ) -> Tensor:
+        """Call `captum.attr.NoiseTunnel` with `captum.attr.Saliency`, image by image."""
         tunnel = attr.NoiseTunnel(attr.Saliency(forward))
-        made = []
-        for one, number in zip(inputs.detach().split(1), image.split(1), strict=True):
+        attributions = []
+        for image_inputs, index in zip(inputs.detach().split(1), image_index.split(1), strict=True):
             with _SeededNoise(self.seed):
-                found = tunnel.attribute(
-                    one,
+                attribution = tunnel.attribute(
+                    image_inputs,
                     nt_samples=self.nt_samples,
                     nt_samples_batch_size=self.nt_samples_batch_size,
-                    stdevs=float(self.noise * (one.max() - one.min())),
-                    additional_forward_args=number,
+                    stdevs=float(self.noise * (image_inputs.max() - image_inputs.min())),
+                    additional_forward_args=index,
                 )
-            made.append(found)
-        return torch.cat(made)
+            attributions.append(attribution)
+        return torch.cat(attributions)
 
 
 class _SeededNoise(TorchFunctionMode):
-    """Lets `torch.normal` draw by a seed of its own, in this thread: global chance stays as it is.
+    """Context in which `torch.normal` of this thread uses its own seeded generator.
 
-    It draws on the CPU, so that every device meets the same noise.
+    The global generator is unchanged. The noise is drawn on the CPU, so that it is the same on
+    every device.
     """
 
     def __init__(self, seed: int) -> None:
@@ -280,26 +292,26 @@ class _SeededNoise(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is torch.normal and "generator" not in kwargs:
-            mean, deviation = args
-            drawn = torch.normal(mean, deviation.cpu(), generator=self.generator)
-            return drawn.to(deviation.device)
+            mean, std = args
+            noise = torch.normal(mean, std.cpu(), generator=self.generator)
+            return noise.to(std.device)
         return func(*args, **kwargs)
 
 
 @explainers.register("occlusion")
 class Occlusion(PixelExplainer):
-    """How much the target falls when a window is covered (arXiv 1311.2901).
+    """Decrease of the target score when a window is occluded (arXiv 1311.2901).
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    window : (height, width) of what is covered, pixels; None is one patch, or several where
-        patches are finer than a sixteenth of the image's side
-    stride : (down, across), pixels; None is half a window
-    baselines : what covers it, a number or a tensor that broadcasts with the inputs; None is 0,
-        which for normalised inputs is the mean colour
-    perturbations_per_eval : windows in the model at once, of every image of the batch
-    options : as `PixelExplainer`
+    window : (height, width) of the window in pixels; None is one patch, or several patches if they
+        are smaller than a sixteenth of the image's side
+    stride : (vertical, horizontal) in pixels; None is half a window
+    baselines : values inside the window, a number or a tensor that broadcasts with the inputs; None
+        is 0, which for normalised inputs is the mean colour
+    perturbations_per_eval : windows per forward pass, for every image of the batch
+    options : as for `PixelExplainer`
 
     Examples
     --------
@@ -332,53 +344,56 @@ class Occlusion(PixelExplainer):
         self.perturbations_per_eval = perturbations_per_eval
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {
             "window": self.window,
             "stride": self.stride,
-            "baselines": _baseline(self.baselines),
+            "baselines": _describe_baselines(self.baselines),
             "perturbations_per_eval": self.perturbations_per_eval,
         }
 
-    def pixels(self, forward: Forward, inputs: Tensor, image: Tensor, grid: PatchGrid) -> Tensor:
-        """`captum.attr.Occlusion`."""
-        window = self.window or _window(grid)
+    def pixels(
+        self, forward: Forward, inputs: Tensor, image_index: Tensor, grid: PatchGrid
+    ) -> Tensor:
+        """Call `captum.attr.Occlusion`."""
+        window = self.window or _default_window(grid)
         stride = self.stride or (max(window[0] // 2, 1), max(window[1] // 2, 1))
         channels, *sides = inputs.shape[1:]
-        for covers, moves, side in zip(window, stride, sides, strict=True):
-            if covers > side or moves > covers:
+        for window_side, step, side in zip(window, stride, sides, strict=True):
+            if window_side > side or step > window_side:
                 raise ValueError(
                     f"window, stride: expected stride <= window <= image, got strides {stride}, "
-                    f"windows {window} on {sides[0]}x{sides[1]} — some pixels are never covered"
+                    f"windows {window} on {sides[0]}x{sides[1]} — choose them so that every pixel "
+                    "is covered"
                 )
         return attr.Occlusion(forward).attribute(
             inputs.detach(),
             sliding_window_shapes=(channels, *window),
             strides=(channels, *stride),
-            baselines=_like(self.baselines, inputs),
-            additional_forward_args=image,
+            baselines=_expand_baselines(self.baselines, inputs),
+            additional_forward_args=image_index,
             perturbations_per_eval=self.perturbations_per_eval,
         )
 
 
-def _window(grid: PatchGrid) -> tuple[int, int]:
-    """Whole patches, about a sixteenth of the image's sides."""
-    rows, columns = (max(1, round(count / WINDOWS)) for count in grid.shape)
+def _default_window(grid: PatchGrid) -> tuple[int, int]:
+    """Return a window of full patches, about a sixteenth of the image's sides."""
+    rows, columns = (max(1, round(count / MAX_WINDOWS)) for count in grid.shape)
     return math.ceil(rows * grid.cell[0]), math.ceil(columns * grid.cell[1])
 
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"{name}: expected 1 at least, got {count}")
+            raise ValueError(f"{name}: expected at least 1, got {count}")
 
 
-def _like(baselines: float | Tensor | None, inputs: Tensor) -> float | Tensor | None:
-    """Baselines as Captum takes them: a tensor has the shape of the inputs."""
+def _expand_baselines(baselines: float | Tensor | None, inputs: Tensor) -> float | Tensor | None:
+    """Expand a tensor of baselines to the shape of the inputs, as Captum requires."""
     if not isinstance(baselines, Tensor):
         return baselines
     return baselines.detach().to(inputs).expand_as(inputs)
 
 
-def _baseline(given: float | Tensor | None) -> Any:
-    return f"given {tuple(given.shape)}" if isinstance(given, Tensor) else given
+def _describe_baselines(baselines: float | Tensor | None) -> Any:
+    return f"given {tuple(baselines.shape)}" if isinstance(baselines, Tensor) else baselines

@@ -215,7 +215,7 @@ class _Subject:
 
     def _explain(self, explainer: Explainer, target: Target) -> Explanation:
         """Explain as `attribute` does: detect keypoints only if the method needs them."""
-        return explainer._make(self.model, self.source, target, None, draw=False)
+        return explainer._attribute(self.model, self.source, target, None, need_keypoints=False)
 
     def _with_source_name(self, explanation: Explanation) -> Explanation:
         """Return the explanation with the name of the original image in place of the prepared."""

@@ -1,4 +1,4 @@
-"""What an explanation is, once it is made."""
+"""`Explanation`: the result of an explainer for a batch of images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..targets import OutputMeaning
 
 @dataclass(frozen=True)
 class Explanation:
-    """A map of a batch of images, with all that it was made from.
+    """Heat maps of a batch of images, with the data that they were computed from.
 
-    `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the same on patches, both
-    non-negative and unnormalised; `concentration` (B,P) is the density p, float64 on the CPU,
-    rows summing to 1;
-    `target` (B,) holds the explained classes, None where it is no class that was explained;
-    `explains` then says what, in a few words. `notes` are sentences that a reader must know.
-    `attribution` (B,C,H,W) is set by methods that tell the channels apart, and sums to `heat`;
-    those of Captum may be negative. `output` says what the model's output is.
+    `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the map on patches, both
+    non-negative and unnormalised. `concentration` (B,P) is the keypoint concentration p, float64 on
+    the CPU, with rows that sum to 1. `target` (B,) holds the explained classes; it is None if the
+    explained output is not a class, and `explains` then describes it. `notes` are sentences that a
+    reader of the map must know. `attribution` (B,C,H,W) is set by methods that distinguish
+    channels, and sums to `heat`; Captum's methods may return negative values. `output` is the
+    meaning of the model's output.
     """
 
     heat: Tensor
@@ -47,31 +47,31 @@ class Explanation:
 
     @property
     def outputs(self) -> int:
-        """The number of outputs of an image."""
+        """The number of outputs per image."""
         return 1 if self.logits.ndim == 1 else self.logits.shape[1]
 
     def label(self, number: int) -> str:
-        """The name of output `number`, or the number where the model names no classes.
+        """Return the name of output `number`, or the number if the model has no class names.
 
-        The one output of a binary model has the name of its positive answer.
+        The single output of a binary model has the name of its positive answer.
         """
         binary = self.output.is_binary(self.outputs)
         return self.output.label(1 if binary else number, self.classes, self.outputs)
 
     def answer_label(self, number: int) -> str:
-        """The name of answer `number`: of a class, or of the negative or positive answer."""
+        """Return the name of answer `number`: a class, or the negative or positive answer."""
         return self.output.label(number, self.classes, self.outputs)
 
     def predicted(self) -> Tensor | None:
-        """The predicted answer of each image, (B,); None for features and plain numbers."""
+        """Return the predicted answer of each image, (B,); None for features and regressions."""
         return self.output.predicted(self.logits.detach())
 
     def share_text(self, index: int, answer: int) -> str:
-        """The share of an answer as a text: "93.1 %", or the number where it has no share."""
+        """Return the probability of an answer as text, "93.1 %", or its value if it has none."""
         return self.output.share_text(self.logits[index], answer)
 
     def target_answer(self, index: int) -> int | None:
-        """The answer that was explained of image `index`; None where it was no class."""
+        """Return the explained answer of image `index`; None if it is not a class."""
         if self.target is None:
             return None
         return 1 if self.output.is_binary(self.outputs) else int(self.target[index])

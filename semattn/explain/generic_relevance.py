@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rollout import Fused, carry, layers, readers, start
+from .rollout import FusedAttention, initial_weights, layer_sites, pool_sites, propagate
 
 
 @explainers.register("generic-relevance")
 class GenericRelevance(Explainer):
-    """Relevance that each layer adds to what the layers before it have mixed.
+    """Relevance that accumulates over the layers.
 
     R starts as I and becomes R + mean_h(relu(A * dA)) R at every layer, with A the attention after
     softmax and dA the gradient of the target with respect to it; the map is the readout's row of R.
@@ -19,13 +19,14 @@ class GenericRelevance(Explainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
     Only the row is computed: v becomes v + v mean_h(relu(A * dA)) from the last layer to the first.
-    The paper reads a class token; where the answer is read from the patches alike, the part of I,
-    the same for all of them, is taken off. An attention pool gives the row to start with.
+    The paper reads a class token. If the output is read from the patches, the part of I, which is
+    the same for all patches, is subtracted. If the model has an attention pool, its row is the
+    first.
 
     Examples
     --------
@@ -37,17 +38,17 @@ class GenericRelevance(Explainer):
 
     name = "generic-relevance"
     uses_keypoints = False
-    usual_layers = "all"
+    default_layers = "all"
 
-    def relevance(self, taken: AttentionRecord, _p: Tensor) -> Tensor:
-        """The readout's row of R (B, P)."""
-        tokens = start(taken, _positive)
-        own = 0 if readers(taken) else tokens
-        for one in reversed(layers(taken)):
-            tokens = tokens + carry(one, tokens, _positive(one))
-        return taken.grid.drop_prefix(tokens - own)
+    def relevance(self, record: AttentionRecord, _p: Tensor) -> Tensor:
+        """Compute the row of R at the readout, (B, P)."""
+        tokens = initial_weights(record, _positive_attention)
+        identity_part = 0 if pool_sites(record) else tokens
+        for site in reversed(layer_sites(record)):
+            tokens = tokens + propagate(site, tokens, _positive_attention(site))
+        return record.grid.drop_prefix(tokens - identity_part)
 
 
-def _positive(one: SiteRecord) -> Fused:
-    """mean_h(relu(A * dA))."""
-    return lambda rows: one.attention(rows).mul_(one.attention_gradient(rows)).relu_().mean(dim=1)
+def _positive_attention(site: SiteRecord) -> FusedAttention:
+    """Return the function that computes mean_h(relu(A * dA)) of a site."""
+    return lambda rows: site.attention(rows).mul_(site.attention_gradient(rows)).relu_().mean(dim=1)

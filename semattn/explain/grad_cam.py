@@ -10,26 +10,27 @@ from torch import Tensor, nn
 
 from ..attention.layer_features import Activation, activation
 from ..errors import UnsupportedModelError
-from .asked import asked
-from .base import Explainer, Maps, Run, explainers
+from .asked import target_for_copies
+from .base import AttributionRequest, Explainer, Maps, explainers
 
 
 @explainers.register("grad-cam")
 class GradCAM(Explainer):
-    """Features weighted by their mean gradient: relu(sum_c w_c a_c), w_c the mean over patches.
+    """Features weighted by their mean gradient: relu(sum_c w_c a_c), w_c averaged over patches.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    layer : the module whose output are the features, or its dotted name; None is what enters the
-        attention of the layer in `layers`
-    options : as `Explainer`: density, detector, layers (one; the last), refine, preprocessing, seed
+    layer : the module whose output is used as features, or its dotted name; None is the input of
+        the attention of the layer in `layers`
+    options : as for `Explainer`: density, detector, layers (one layer, default the last), refine,
+        preprocessing, seed
 
     Notes
     -----
-    Behind the last attention a model that reads its class token owes nothing to its patches, and
-    any map of them is zero; so the last features that count are those which enter it. Prefix
-    tokens are left out of the mean.
+    In a model that reads its class token, the patches have no influence on the output after the
+    last attention, and their gradient is zero. Therefore the default features are the input of the
+    last attention. Prefix tokens are left out of the mean.
 
     Examples
     --------
@@ -42,7 +43,7 @@ class GradCAM(Explainer):
     name = "grad-cam"
     uses_readout = False
     uses_keypoints = False
-    usual_layers = (-1,)
+    default_layers = (-1,)
 
     def __init__(
         self,
@@ -55,19 +56,19 @@ class GradCAM(Explainer):
         self.layer = layer
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
-        named = self.layer is None or isinstance(self.layer, str)
+        """Return the settings of this explainer, ready for JSON."""
+        is_name = self.layer is None or isinstance(self.layer, str)
         return super().parameters() | {
-            "layer": self.layer if named else f"a given {type(self.layer).__name__}"
+            "layer": self.layer if is_name else f"a given {type(self.layer).__name__}"
         }
 
-    def maps(self, run: Run) -> Maps:
-        """One pass for the grid and the target, one for the features."""
-        taken = run.record(layers=self.layers, grad="last")
-        sites = [one.site for one in taken.sites if one.site.kind == "self"]
+    def maps(self, request: AttributionRequest) -> Maps:
+        """Run one pass for the grid and the target, and one for the features."""
+        record = request.record(layers=self.layers, grad="last")
+        sites = [site.site for site in record.sites if site.site.kind == "self"]
         if len(sites) != 1:
             raise ValueError(
-                f"layers: expected one for grad-cam, got {len(sites)} — give its number, "
+                f"layers: expected one layer for grad-cam, got {len(sites)} — give its number, "
                 "or a module as layer="
             )
         if self.layer is None and (not sites[0].path or sites[0].name != sites[0].path):
@@ -75,20 +76,20 @@ class GradCAM(Explainer):
                 f"{sites[0]}: expected a module that makes one attention call, for the features "
                 "that enter it, got several calls — give a module as layer="
             )
-        seen = activation(
-            run.model,
-            run.inputs,
+        features = activation(
+            request.model,
+            request.inputs,
             sites[0].name if self.layer is None else self.layer,
-            taken.grid if taken.in_order else None,
+            record.grid if record.in_order else None,
             entering=self.layer is None,
-            target=asked(run, taken),
-            additional_forward_args=run.extra_args,
+            target=target_for_copies(request, record),
+            additional_forward_args=request.extra_args,
         )
-        taken = dataclasses.replace(taken, grid=seen.grid)
-        return self.from_patches(run, taken, lambda _: weighted(seen))
+        record = dataclasses.replace(record, grid=features.grid)
+        return self.from_patches(request, record, lambda _: grad_cam(features))
 
 
-def weighted(seen: Activation) -> Tensor:
-    """relu(sum_c w_c a_c), (B, P)."""
-    weights = seen.gradient.mean(dim=1, keepdim=True)
-    return torch.relu((weights * seen.features).sum(dim=-1))
+def grad_cam(activation: Activation) -> Tensor:
+    """Compute relu(sum_c w_c a_c), (B, P)."""
+    channel_weights = activation.gradient.mean(dim=1, keepdim=True)
+    return torch.relu((channel_weights * activation.features).sum(dim=-1))

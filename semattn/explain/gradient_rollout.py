@@ -7,27 +7,27 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rollout import Fused, layers, readers, roll, start
+from .rollout import FusedAttention, initial_weights, layer_sites, pool_sites, rollout_step
 
 
 @explainers.register("gradient-rollout")
 class GradientRollout(Explainer):
-    """Rollout that keeps what speaks for the target: attention times its gradient.
+    """Rollout of the positive part of attention times its gradient for the target.
 
-    The row of the readout in M_L ... M_1, where M_l is relu(mean_h(A * dA)) + I with rows divided
-    by their sums, A the attention after softmax and dA the gradient of the target with respect
-    to it.
+    The map is the row of the readout in M_L ... M_1, where M_l is relu(mean_h(A * dA)) + I with
+    rows divided by their sums, A the attention after softmax and dA the gradient of the target with
+    respect to it.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
-    Rollout is arXiv 2005.00928; its weighting by the gradient is that of J. Gildenblat's
-    vit-explain, here without discarding. Where the answer is read from the patches alike, what
-    never leaves its patch is taken off: it is there whatever the model looks at.
+    Rollout is arXiv 2005.00928; the weighting by the gradient follows J. Gildenblat's vit-explain,
+    without discarding. The weight that never leaves its token through I is subtracted, because it
+    does not depend on attention.
 
     Examples
     --------
@@ -39,18 +39,18 @@ class GradientRollout(Explainer):
 
     name = "gradient-rollout"
     uses_keypoints = False
-    usual_layers = "all"
+    default_layers = "all"
 
-    def relevance(self, taken: AttentionRecord, _p: Tensor) -> Tensor:
-        """The rolled-out row (B, P)."""
-        tokens = start(taken, _weighted)
-        own = torch.zeros_like(tokens) if readers(taken) else tokens
-        for one in reversed(layers(taken)):
-            moved, stays = roll(one, tokens, _weighted(one))
-            tokens, own = moved + tokens * stays, own * stays
-        return taken.grid.drop_prefix(tokens - own)
+    def relevance(self, record: AttentionRecord, _p: Tensor) -> Tensor:
+        """Compute the rollout row (B, P)."""
+        tokens = initial_weights(record, _weighted_attention)
+        never_moved = torch.zeros_like(tokens) if pool_sites(record) else tokens
+        for site in reversed(layer_sites(record)):
+            moved, retained = rollout_step(site, tokens, _weighted_attention(site))
+            tokens, never_moved = moved + tokens * retained, never_moved * retained
+        return record.grid.drop_prefix(tokens - never_moved)
 
 
-def _weighted(one: SiteRecord) -> Fused:
-    """relu(mean_h(A * dA))."""
-    return lambda rows: one.attention(rows).mul_(one.attention_gradient(rows)).mean(dim=1).relu_()
+def _weighted_attention(site: SiteRecord) -> FusedAttention:
+    """Return the function that computes relu(mean_h(A * dA)) of a site."""
+    return lambda rows: site.attention(rows).mul_(site.attention_gradient(rows)).mean(dim=1).relu_()

@@ -1,4 +1,4 @@
-"""LeGrad: what each layer's attention does for the score (arXiv 2404.03214)."""
+"""LeGrad: gradients of a layer-wise score with respect to attention (arXiv 2404.03214)."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from torch import Tensor
 from ..attention import SiteRecord
 from ..attention.layer_readout import head_after_each_block
 from ..errors import SemattnError, UnsupportedModelError
-from .asked import asked, score_rows
-from .base import Explainer, Maps, Run, explainers
-from .rollout import carry, layers
+from .asked import score_copies, target_for_copies
+from .base import AttributionRequest, Explainer, Maps, explainers
+from .rollout import layer_sites, propagate
 
 
 @explainers.register("legrad")
 class LeGrad(Explainer):
-    """Layers' own gradients: relu(ds_l / dA_l), averaged over heads, queries and layers.
+    """Gradients of layer-wise scores: relu(ds_l / dA_l), averaged over heads, queries and layers.
 
-    The score s_l of layer l is what the model's head says of that layer's features averaged over
-    all tokens; only the attention A_l of the same layer is asked for it. Attention itself does not
-    enter, its gradient does.
+    The score s_l of layer l is the output of the model's head for that layer's features, averaged
+    over all tokens. Its gradient is taken with respect to the attention A_l of the same layer. The
+    map uses the gradient only, not the attention.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
-    The averaged features take the place of the last block's output, so the head is the model's own,
-    whatever it is. For attention pools the paper takes the pool's attention at every layer; here
-    they read the averaged features as any other head does. Layers of another size than the last
-    one, in hierarchical models, cannot be read by the head; they are left out, and a note says so.
+    The averaged features replace the output of the last block, so that the model's own head is
+    used. For attention pools the paper uses the pool's attention at every layer; here a pool reads
+    the averaged features like any other head. In hierarchical models, the head cannot read layers
+    whose size differs from the last layer; they are left out, and the explanation has a note.
 
     Examples
     --------
@@ -46,57 +46,57 @@ class LeGrad(Explainer):
     name = "legrad"
     uses_readout = False
     uses_keypoints = False
-    usual_layers = "all"
+    default_layers = "all"
 
-    def maps(self, run: Run) -> Maps:
-        """One pass for the target, one for all layers' scores."""
-        plain = run.record(layers="all", grad="last")
-        called = [one.site for one in layers(plain)]
-        shape = layers(plain)[-1].keys_at.own.shape
-        plain = dataclasses.replace(plain, sites=())
-        target = asked(run, plain)
+    def maps(self, request: AttributionRequest) -> Maps:
+        """Run one pass for the target, and one for the scores of all layers."""
+        plain_record = request.record(layers="all", grad="last")
+        sites = [site.site for site in layer_sites(plain_record)]
+        shape = layer_sites(plain_record)[-1].keys_at.own.shape
+        plain_record = dataclasses.replace(plain_record, sites=())
+        target = target_for_copies(request, plain_record)
 
         def scores(output: object, image: Tensor) -> Tensor:
-            return score_rows(output, image, target, run.model, len(run.inputs))
+            return score_copies(output, image, target, request.model, len(request.inputs))
 
-        with head_after_each_block(run.model, called, shape, scores) as left_out:
+        with head_after_each_block(request.model, sites, shape, scores) as left_out:
             try:
-                taken = run.record(layers=self.layers, target=lambda output: output)
+                record = request.record(layers=self.layers, target=lambda output: output)
             except RuntimeError as error:
                 if isinstance(error, SemattnError):
                     raise
                 raise UnsupportedModelError(
-                    f"{type(run.model).__name__}: expected a head that reads the tokens of the "
+                    f"{type(request.model).__name__}: expected a head that reads the tokens of the "
                     f"last layer, for any number of images ({str(error).splitlines()[0][:120]}) — "
                     "choose another method"
                 ) from error
-        sites = [one for one in layers(taken) if one.site.name not in left_out]
-        if not sites:
+        used_sites = [site for site in layer_sites(record) if site.site.name not in left_out]
+        if not used_sites:
             raise ValueError(
-                f"layers: expected some of the size of {called[-1].name}, which the model's "
-                f"head reads, got {self.layers!r} — choose later ones"
+                f"layers: expected a layer of the size of {sites[-1].name}, which the model's "
+                f"head reads, got {self.layers!r} — choose later layers"
             )
 
         def relevance(_p: Tensor) -> Tensor:
-            rows = [_positive(one, taken.readout()) for one in sites]
-            return taken.grid.drop_prefix(torch.stack(rows).mean(dim=0))
+            gradients = [_positive_gradient(site, record.readout()) for site in used_sites]
+            return record.grid.drop_prefix(torch.stack(gradients).mean(dim=0))
 
-        asked_for = {
-            name: getattr(plain, name)
+        plain_fields = {
+            name: getattr(plain_record, name)
             for name in ("logits", "score", "target", "explains", "notes", "left_out")
         }
-        made = self.from_patches(run, dataclasses.replace(taken, **asked_for), relevance)
-        return dataclasses.replace(made, notes=_notes(left_out))
+        maps = self.from_patches(request, dataclasses.replace(record, **plain_fields), relevance)
+        return dataclasses.replace(maps, notes=_left_out_notes(left_out))
 
 
-def _positive(one: SiteRecord, like: Tensor) -> Tensor:
-    """relu(dA) averaged over heads and queries, on the tokens (B, N)."""
-    even = torch.full_like(like, 1 / like.shape[1])
-    return carry(one, even, lambda rows: one.attention_gradient(rows).relu_().mean(dim=1))
+def _positive_gradient(site: SiteRecord, tokens: Tensor) -> Tensor:
+    """Return relu(dA) averaged over heads and queries, on the tokens (B, N)."""
+    uniform = torch.full_like(tokens, 1 / tokens.shape[1])
+    return propagate(site, uniform, lambda rows: site.attention_gradient(rows).relu_().mean(dim=1))
 
 
-def _notes(left_out: list[str]) -> tuple[str, ...]:
+def _left_out_notes(left_out: list[str]) -> tuple[str, ...]:
     if not left_out:
         return ()
-    ends = f"{left_out[0]} to {left_out[-1]}, {len(left_out)} layers"
-    return (f"Not in the map, since the model's head reads features of another size: {ends}.",)
+    skipped = f"{left_out[0]} to {left_out[-1]}, {len(left_out)} layers"
+    return (f"Not in the map, since the model's head reads features of another size: {skipped}.",)

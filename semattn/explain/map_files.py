@@ -1,4 +1,4 @@
-"""Maps in a file: safetensors, which holds numbers and text and nothing that could run."""
+"""Files of maps in the safetensors format, which cannot contain executable code."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _FORMAT = "semattn maps 1"
 
 
 class StoreError(SemattnError, OSError):
-    """A file that holds no maps, or a place that none can be written to."""
+    """Error for a file that does not contain maps, or that cannot be written."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredMaps:
-    """The maps of a batch as they were saved, on the CPU.
+    """Saved maps of a batch, on the CPU.
 
     Parameters
     ----------
     heat : (B, H, W), on pixels
     patch_map : (B, h, w), on patches
     concentration : (B, P)
-    target : (B,) classes, None where no class was explained
-    names : of the B images
-    notes : what a reader must know
-    manifest : of the `Explanation`
+    target : (B,) classes, None if the explained output is not a class
+    names : names of the B images
+    notes : sentences that a reader of the maps must know
+    manifest : manifest of the `Explanation`
     """
 
     heat: Tensor
@@ -55,12 +55,12 @@ class StoredMaps:
 
 
 def save_maps(explanation: Explanation, file: str | os.PathLike[str]) -> Path:
-    """Write the maps of an explanation into `file`, whole or not at all.
+    """Write the maps of an explanation to `file`, atomically.
 
     Raises
     ------
     StoreError
-        Where no file can be written; what stood there before stands there still.
+        If the file cannot be written; an existing file is then unchanged.
     """
     file = Path(file)
     tensors = {
@@ -77,34 +77,34 @@ def save_maps(explanation: Explanation, file: str | os.PathLike[str]) -> Path:
     metadata = {"format": _FORMAT, "sha256": _digest(tensors, about), "about": about}
     if file.is_dir():
         raise StoreError(f"file: expected a file name, got the folder {file} — name a file in it")
-    own = None
+    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        own = Path(tempfile.mkdtemp(prefix=".semattn-", dir=file.parent))
-        save_file(tensors, own / "maps", metadata=metadata)
-        (own / "maps").replace(file)
+        temporary = Path(tempfile.mkdtemp(prefix=".semattn-", dir=file.parent))
+        save_file(tensors, temporary / "maps", metadata=metadata)
+        (temporary / "maps").replace(file)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(
             f"file: expected to write {file}, got {reason} — save it elsewhere"
         ) from error
     finally:
-        if own is not None:
-            shutil.rmtree(own, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
     return file
 
 
 def load_maps(file: str | os.PathLike[str]) -> StoredMaps:
-    """Read what `save_maps` wrote.
+    """Read a file of `save_maps`.
 
     Raises
     ------
     StoreError
-        For a file that is missing, cut off or changed, or that something else wrote.
+        If the file is missing, truncated, modified, or not written by `save_maps`.
     """
     file = Path(file)
     if not file.is_file():
-        raise StoreError(f"file: expected maps, got {file}, which is no file — check the name")
+        raise StoreError(f"file: expected maps, got {file}, which is not a file — check the name")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -117,17 +117,17 @@ def load_maps(file: str | os.PathLike[str]) -> StoredMaps:
     if metadata.get("format") != _FORMAT:
         raise StoreError(
             f"file: expected '{_FORMAT}', got {file} of {metadata.get('format')!r} — "
-            "give a file that save_maps wrote"
+            "give a file written by save_maps"
         )
     if metadata.get("sha256") != _digest(tensors, metadata.get("about", "")):
         raise StoreError(
-            f"file: expected the maps that were saved, got {file} with others — save them again"
+            f"file: expected the saved maps, got {file} with modified content — save them again"
         )
     try:
         return _stored(tensors, json.loads(metadata["about"]))
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise StoreError(
-            f"file: expected maps and what belongs to them, got {file} without "
+            f"file: expected maps with names, notes and manifest, got {file} "
             f"({type(error).__name__}: {error}) — save them again"
         ) from error
 
@@ -145,6 +145,6 @@ def _stored(tensors: dict[str, Tensor], about: dict[str, Any]) -> StoredMaps:
 
 
 def _digest(tensors: dict[str, Tensor], about: str) -> str:
-    """One number for all that is in a file."""
+    """Return the digest of the content of a file."""
     text = torch.tensor(list(about.encode()), dtype=torch.uint8, device="cpu")
     return digest({**tensors, "about": text})

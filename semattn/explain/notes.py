@@ -17,52 +17,52 @@ class Method(Protocol):
 
     uses_keypoints: bool
     uses_readout: bool
-    without_keypoints: str
+    uniform_note: str
 
 
 def notes_of(
     method: Method, maps: Maps, images: Images, about_output: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Return what a reader of the map must know, in sentences."""
-    taken, p = maps.taken, maps.concentration
+    """Return the notes of an explanation, one sentence each."""
+    record, p = maps.record, maps.concentration
 
-    def which(chosen: Tensor) -> str:
-        chosen_names = zip(images.names, chosen.tolist(), strict=True)
-        return ", ".join(name for name, one in chosen_names if one)
+    def names_where(mask: Tensor) -> str:
+        pairs = zip(images.names, mask.tolist(), strict=True)
+        return ", ".join(name for name, selected in pairs if selected)
 
     notes = [*images.notes, *maps.notes, *filter(None, about_output)]
     if images.pixels_are_mean:
         notes.append(f"The picture shows the mean of the {images.inputs.shape[1]} channels.")
-    if taken.grid.is_partial:
-        notes.append(_seen_part_note(taken.grid))
-    if taken.explains:
-        notes.append(f"Explained, in place of a class: {taken.explains}.")
-    notes += taken.notes
-    if method.uses_readout and (read := _readout_note(taken)):
-        notes.append(read)
-    if method.uses_keypoints and (even := which((p == p[:, :1]).all(dim=1))):
-        notes.append(f"No keypoint weighs on the map of {even}: {method.without_keypoints}.")
-    if blank := which((maps.patches == 0).all(dim=1)):
-        notes.append(f"The map of {blank} is zero: nothing there speaks for the target.")
+    if record.grid.is_partial:
+        notes.append(_covered_part_note(record.grid))
+    if record.explains:
+        notes.append(f"Explained, in place of a class: {record.explains}.")
+    notes += record.notes
+    if method.uses_readout and (readout_note := _readout_note(record)):
+        notes.append(readout_note)
+    if method.uses_keypoints and (uniform := names_where((p == p[:, :1]).all(dim=1))):
+        notes.append(f"{uniform}: no keypoints were used, so {method.uniform_note}.")
+    if zero := names_where((maps.patches == 0).all(dim=1)):
+        notes.append(f"{zero}: the map is zero; no patch supports the target.")
     return tuple(notes)
 
 
-def _readout_note(taken: AttentionRecord) -> str:
-    """Return a note on the tokens that are read, unless it is one class token or the patches."""
-    if taken.read_from is None:
+def _readout_note(record: AttentionRecord) -> str:
+    """Return a note on the tokens that the output is read from, unless it is one kind of token."""
+    if record.read_from is None:
         return ""
-    prefix = taken.grid.prefix
-    parts = taken.read_from.mean(dim=0)
-    read = [number for number in range(prefix) if parts[number] > 0]
+    prefix = record.grid.prefix
+    parts = record.read_from.mean(dim=0)
+    read_prefix = [number for number in range(prefix) if parts[number] > 0]
     on_patches = float(parts[prefix:].sum())
-    if len(read) + (on_patches > 0) <= 1:
+    if len(read_prefix) + (on_patches > 0) <= 1:
         return ""
-    shares = [f"prefix token {number} ({100 * float(parts[number]):.0f} %)" for number in read]
+    shares = [f"prefix token {i} ({100 * float(parts[i]):.0f} %)" for i in read_prefix]
     shares += [f"the patches ({100 * on_patches:.0f} %)"] if on_patches > 0 else []
-    return f"The answer is read from {' and '.join(shares)} of the last layer."
+    return f"The model's output is read from {' and '.join(shares)} of the last layer."
 
 
-def _seen_part_note(grid: PatchGrid) -> str:
+def _covered_part_note(grid: PatchGrid) -> str:
     rows, columns = grid.seen_part
     height, width = grid.image_size
     return (

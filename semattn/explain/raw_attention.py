@@ -1,4 +1,4 @@
-"""Raw attention: what the last layer looks at."""
+"""Raw attention of the last layer."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
 from .base import Explainer, explainers
-from .rollout import Fused, carry, layers, readers
+from .rollout import FusedAttention, layer_sites, pool_sites, propagate
 
 
 @explainers.register("raw-attention")
 class RawAttention(Explainer):
-    """The last layer's attention, averaged over heads, in the rows that the answer is read from.
+    """Attention of the last layer, averaged over heads, in the rows that the output is read from.
 
-    Rows are weighed by how much of the output is read from each (`AttentionRecord.readout`): the
-    class token's row alone, that of several prefix tokens, or those of the patches; the learned
-    query's where an attention pool comes last. It does not depend on the target.
+    Each row has as weight the part of the output that is read from it (`AttentionRecord.readout`):
+    the row of the class token, rows of several prefix tokens, or rows of the patches. If an
+    attention pool comes last, it is the row of its learned query. The map does not depend on the
+    target.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as `Explainer`: density, detector, layers (several are averaged), refine,
+    options : as for `Explainer`: density, detector, layers (several layers are averaged), refine,
         preprocessing, seed
 
     Examples
@@ -36,14 +37,17 @@ class RawAttention(Explainer):
     needs_gradient = False
     uses_keypoints = False
     class_specific = False
-    usual_layers = (-1,)
+    default_layers = (-1,)
 
-    def relevance(self, taken: AttentionRecord, _p: Tensor) -> Tensor:
-        """Mean attention (B, P) of the readout."""
-        asking = taken.readout()
-        rows = [carry(one, asking, _mean(one)) for one in readers(taken) or layers(taken)]
-        return taken.grid.drop_prefix(torch.stack(rows).mean(dim=0))
+    def relevance(self, record: AttentionRecord, _p: Tensor) -> Tensor:
+        """Compute the mean attention (B, P) in the rows of the readout."""
+        readout = record.readout()
+        rows = [
+            propagate(site, readout, _mean_attention(site))
+            for site in pool_sites(record) or layer_sites(record)
+        ]
+        return record.grid.drop_prefix(torch.stack(rows).mean(dim=0))
 
 
-def _mean(one: SiteRecord) -> Fused:
-    return lambda rows: one.attention(rows).mean(dim=1)
+def _mean_attention(site: SiteRecord) -> FusedAttention:
+    return lambda rows: site.attention(rows).mean(dim=1)

@@ -1,8 +1,8 @@
-"""From patches to pixels: a map that follows the borders in the picture.
+"""Refinements from a patch map to a pixel map that follows the edges of the image.
 
-A patch map knows nothing finer than a patch. These put its values on the pixels by what the
-picture shows: as means over superpixels, or through a colour guided filter (He et al., 2010).
-They sharpen any map alike, so in a comparison they are given to every row or to none.
+The values of the patches are averaged over superpixels, or smoothed by a colour guided filter (He
+et al., 2010). A refinement sharpens any map, so a comparison must apply it to all methods or to
+none.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ EPSILON = 1e-4  # of squared intensity, on a scale of 1
 
 @refinements.register("none")
 def bilinear(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """(B,P) to (B,H,W), each value at its patch's centre, linear between."""
+    """Upsample (B,P) to (B,H,W), with each value at the centre of its patch, linearly."""
     return grid.upsample(patch_map)
 
 
 @refinements.register("superpixels")
 def superpixels(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """Mean of the bilinear map over SLIC superpixels of four sizes, averaged."""
-    return _on_seen_part(_superpixels, grid.upsample(patch_map), pixels, grid)
+    """Average the bilinear map over SLIC superpixels, and over four superpixel sizes."""
+    return _refine_covered_part(_average_superpixels, grid.upsample(patch_map), pixels, grid)
 
 
-def _superpixels(smooth: Tensor, pixels: np.ndarray) -> Tensor:
+def _average_superpixels(smooth: Tensor, pixels: np.ndarray) -> Tensor:
     from skimage.segmentation import slic
 
     refined = torch.zeros_like(smooth)
-    for image, values, out in zip(pixels, smooth, refined, strict=True):
+    for image, values, refined_image in zip(pixels, smooth, refined, strict=True):
         for segments in SEGMENTS:
             labels = torch.from_numpy(
                 slic(image, n_segments=segments, compactness=10, start_label=0, channel_axis=-1)
             ).to(values.device)
             index = labels.flatten().long()
             size = torch.bincount(index).clamp(min=1)
-            total = values.new_zeros(len(size)).index_add_(0, index, values.flatten())
-            out += (total / size)[index].view_as(out) / len(SEGMENTS)
+            sums = values.new_zeros(len(size)).index_add_(0, index, values.flatten())
+            refined_image += (sums / size)[index].view_as(refined_image) / len(SEGMENTS)
     return refined
 
 
 @refinements.register("guided")
 def guided(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """Colour guided filter of the bilinear map, clipped at 0.
+    """Apply a colour guided filter to the bilinear map, clipped to the range of the map.
 
     In every window the map is fitted as a linear function of the three colours; the fits are
-    averaged. Kept within the range of what went in.
+    averaged.
     """
-    return _on_seen_part(_guided, grid.upsample(patch_map), pixels, grid)
+    return _refine_covered_part(_filter_guided, grid.upsample(patch_map), pixels, grid)
 
 
-def _guided(smooth: Tensor, pixels: np.ndarray) -> Tensor:
+def _filter_guided(smooth: Tensor, pixels: np.ndarray) -> Tensor:
     top = smooth.amax(dim=(1, 2), keepdim=True)
     source = (smooth / top.clamp(min=torch.finfo(smooth.dtype).tiny))[:, None]
     if source.device.type == "cpu":  # some other devices have no float64
@@ -82,7 +82,7 @@ def _guided(smooth: Tensor, pixels: np.ndarray) -> Tensor:
     return refined[:, 0].clamp(0, 1).to(smooth.dtype) * top
 
 
-def _on_seen_part(
+def _refine_covered_part(
     refine: Callable[[Tensor, np.ndarray], Tensor],
     smooth: Tensor,
     pixels: np.ndarray,
@@ -93,13 +93,13 @@ def _on_seen_part(
         return refine(smooth, pixels)
     rows, columns = grid.seen_part
     refined = torch.zeros_like(smooth)
-    seen = refine(smooth[:, rows, columns], np.ascontiguousarray(pixels[:, rows, columns]))
-    refined[:, rows, columns] = seen
+    covered = refine(smooth[:, rows, columns], np.ascontiguousarray(pixels[:, rows, columns]))
+    refined[:, rows, columns] = covered
     return refined
 
 
 def _box(values: Tensor) -> Tensor:
-    """Mean over windows of 2 RADIUS + 1 pixels a side, cut at the border: (B,C,H,W)."""
+    """Average over windows of 2 RADIUS + 1 pixels a side, cut at the border: (B,C,H,W)."""
     size = 2 * RADIUS + 1
     rows = F.avg_pool2d(values, (size, 1), 1, (RADIUS, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, size), 1, (0, RADIUS), count_include_pad=False)

@@ -1,8 +1,8 @@
-"""One weight a token, carried from the last layer to the first, one site at a time.
+"""Propagation of one weight per token through the attention layers, from the last to the first.
 
-Methods that multiply the attention matrices of all layers need one row of the product alone: that
-of where the answer is read. So a row vector goes through the layers, and no product of matrices,
-nor any matrix, is ever held. Placements take the vector to windows and coarser grids and back.
+Methods that multiply the attention matrices of all layers need only the row of the product at
+which the output is read. Therefore a row vector is multiplied layer by layer, and no matrix product
+is stored. Placements map the vector to windows and coarser grids and back.
 """
 
 from __future__ import annotations
@@ -15,65 +15,67 @@ from torch import Tensor
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.site_record import last_asking
 
-# The matrix F of a site, its heads fused: for a slice of its queries, (G, Q, Nk).
-Fused = Callable[[slice], Tensor]
+# Function from a slice of queries to the head-fused matrix F of a site, (G, Q, Nk).
+FusedAttention = Callable[[slice], Tensor]
 
 
-def readers(taken: AttentionRecord) -> list[SiteRecord]:
-    """The attention pools, whose learned queries read the answer from all tokens."""
-    return [one for one in taken.sites if one.queries_at is None]
+def pool_sites(record: AttentionRecord) -> list[SiteRecord]:
+    """Return the attention pools, whose learned queries read the output from all tokens."""
+    return [site for site in record.sites if site.queries_at is None]
 
 
-def layers(taken: AttentionRecord) -> list[SiteRecord]:
-    """The sites whose queries are tokens, in the order of the layers."""
-    return [one for one in taken.sites if one.queries_at is not None]
+def layer_sites(record: AttentionRecord) -> list[SiteRecord]:
+    """Return the sites whose queries are tokens, in the order of the layers."""
+    return [site for site in record.sites if site.queries_at is not None]
 
 
-def start(taken: AttentionRecord, fuse: Callable[[SiteRecord], Fused]) -> Tensor:
-    """The tokens (B, N) that the answer is read from: `readout`, or what the pools gather."""
-    weights = taken.readout()
-    pools = [carry(one, weights, fuse(one)) for one in readers(taken)]
+def initial_weights(
+    record: AttentionRecord, fuse: Callable[[SiteRecord], FusedAttention]
+) -> Tensor:
+    """Return the token weights (B, N) at the output: `readout`, propagated through the pools."""
+    weights = record.readout()
+    pools = [propagate(site, weights, fuse(site)) for site in pool_sites(record)]
     return torch.stack(pools).mean(dim=0) if pools else weights
 
 
-def carry(one: SiteRecord, tokens: Tensor, fused: Fused) -> Tensor:
-    """sum_i tokens_i F_ij over the queries i: (B, N) to (B, N)."""
-    weights = one.asking(tokens)
-    total = torch.zeros((), dtype=one.dtype, device=weights.device)
-    for rows in one.chunks(last_asking(weights)):
+def propagate(site: SiteRecord, tokens: Tensor, fused: FusedAttention) -> Tensor:
+    """Compute sum_i tokens_i F_ij over the queries i: (B, N) to (B, N)."""
+    weights = site.asking(tokens)
+    total = torch.zeros((), dtype=site.dtype, device=weights.device)
+    for rows in site.chunks(last_asking(weights)):
         block = fused(rows)
         total = total + (weights[:, None, rows].to(block) @ block).squeeze(1)
-    return one.keys_at.collect(total[:, None])[:, 0]
+    return site.keys_at.collect(total[:, None])[:, 0]
 
 
-def roll(
-    one: SiteRecord, tokens: Tensor, fused: Fused, residual: float = 0.5
+def rollout_step(
+    site: SiteRecord, tokens: Tensor, fused: FusedAttention, residual: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """The row sum_i tokens_i M_ij, M = (1 - residual) F + residual I with rows scaled to sum 1.
+    """Compute sum_i tokens_i M_ij, M = (1 - residual) F + residual I with rows scaled to sum 1.
 
     Returns
     -------
     tuple of Tensor
-        What F moves, (B, N), and the part of each token's own weight that I leaves there, (B, N);
-        all of it where the site does not see the token. The row is ``moved + tokens * stays``.
+        The part that F moves, (B, N), and the factor of each token's weight that I retains, (B, N);
+        1 for a token that is not an input of the site. The row is ``moved + tokens * retained``.
     """
-    assert one.queries_at is not None
-    weights = one.asking(tokens).to(one.dtype)
-    stays = torch.ones_like(weights)
-    total = torch.zeros((), dtype=one.dtype, device=weights.device)
-    for rows in one.chunks(last_asking(weights)):
+    assert site.queries_at is not None
+    weights = site.asking(tokens).to(site.dtype)
+    retained = torch.ones_like(weights)
+    total = torch.zeros((), dtype=site.dtype, device=weights.device)
+    for rows in site.chunks(last_asking(weights)):
         block = fused(rows)
         sums = (1 - residual) * block.sum(dim=-1) + residual
         sums = sums.clamp(min=torch.finfo(block.dtype).tiny)
-        moved = weights[:, rows] * (1 - residual) / sums
-        total = total + (moved[:, None] @ block).squeeze(1)
-        stays[:, rows] = residual / sums
-    return one.keys_at.collect(total[:, None])[:, 0], _on_tokens(one, stays)
+        row_weights = weights[:, rows] * (1 - residual) / sums
+        total = total + (row_weights[:, None] @ block).squeeze(1)
+        retained[:, rows] = residual / sums
+    return site.keys_at.collect(total[:, None])[:, 0], _mean_on_tokens(site, retained)
 
 
-def _on_tokens(one: SiteRecord, values: Tensor) -> Tensor:
-    """The mean of the queries' values (G, Nq) on the tokens (B, N); 1 where no query is."""
-    assert one.queries_at is not None
-    places = one.queries_at.collect(torch.ones_like(values)[:, None])[:, 0]
-    whole = one.queries_at.collect(values[:, None])[:, 0]
-    return torch.where(places > 0, whole / places.clamp(min=torch.finfo(places.dtype).tiny), 1)
+def _mean_on_tokens(site: SiteRecord, values: Tensor) -> Tensor:
+    """Return the mean of query values (G, Nq) on the tokens (B, N); 1 for a token without query."""
+    assert site.queries_at is not None
+    counts = site.queries_at.collect(torch.ones_like(values)[:, None])[:, 0]
+    sums = site.queries_at.collect(values[:, None])[:, 0]
+    return torch.where(counts > 0, sums / counts.clamp(min=torch.finfo(counts.dtype).tiny), 1)

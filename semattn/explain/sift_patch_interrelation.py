@@ -1,4 +1,4 @@
-"""Attribution by weighted patch interrelation: attention, its gradient, and SIFT.
+"""Attribution by weighted patch interrelation: attention, its gradient, and SIFT keypoints.
 
 After "Demystify Self-Attention in Vision Transformers from a Semantic Perspective: Analysis and
 Application", arXiv 2211.08543, re-implemented from the abstract; the definitions are semattn's.
@@ -17,7 +17,7 @@ from ..attention import AttentionRecord, SiteRecord
 from ..attention.site_record import last_asking
 from ..grid import PatchGrid
 from ..utils.validation import check_number
-from .base import Explainer, Maps, Run, explainers
+from .base import AttributionRequest, Explainer, Maps, explainers
 
 QUERIES = ("auto", "class", "all")
 TINY = torch.finfo(torch.float32).tiny
@@ -25,39 +25,37 @@ TINY = torch.finfo(torch.float32).tiny
 
 @explainers.register("sift-patch-interrelation")
 class SIFTPatchInterrelation(Explainer):
-    """Class-specific attention relevance, weighted by where the SIFT keypoints lie.
+    """Class-specific attention relevance, weighted by the concentration of SIFT keypoints.
 
     For layer l and head h with attention A and its gradient dA for the target, the relevance of
-    patch j is ``sum_lh a_lh sum_i w_i relu(A * dA)_ij``. SIFT enters twice, through the keypoint
-    concentration p (one weight a patch, sum 1):
+    patch j is ``sum_lh a_lh sum_i w_i relu(A * dA)_ij``. SIFT is used twice, through the keypoint
+    concentration p (one weight per patch, sum 1):
 
-    * head alignment ``a_lh = P sum_i w_i sum_j A_ij p_j / sum_i w_i``, rows of A renormalised over
-      the patches: how many times more attention than chance the head gives to dense patches;
+    * head alignment ``a_lh = P sum_i w_i sum_j A_ij p_j / sum_i w_i``, with rows of A renormalised
+      over the patches: the attention of the head to dense patches, relative to uniform attention;
     * query weights ``w_i``: for a prefix token the part of the score that is read from it; for
-      patch i the rest times p_i, so that what semantic patches gather counts more.
+      patch i the remaining part times p_i, so that rows of dense patches count more.
 
-    Then relevance is evened out over each thing: r = (1 - growth) relevance + growth T r, where T
-    is the mean over the patches whose keys, in the layer nearest to half of the depth, are like a
-    patch's own (`semattn.affinity`).
+    Affinity refinement follows: r = (1 - growth) relevance + growth T r, where T averages over the
+    patches with similar keys in the layer nearest to half of the depth (`semattn.affinity`).
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    queries : "auto", the tokens that the score is read from ask: prefix tokens by the part that is
-        read from each, and the patches, by their concentration, for the rest; "class", prefix
-        tokens alone (row form, O(N)); "all", prefix tokens and all patches
-    query_weights : False asks every patch alike, w_i = 1/P
-    head_alignment : False counts every head alike, a_lh = 1
-    growth : the part of a patch's relevance, in [0, 1), that it has from patches of like keys; 0
-        leaves the map as it is
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+    queries : rows of attention that are used: "auto", the tokens that the score is read from, with
+        the patches weighted by p; "class", prefix tokens only (O(N)); "all", prefix tokens and all
+        patches
+    query_weights : False weights all patches equally, w_i = 1/P
+    head_alignment : False weights all heads equally, a_lh = 1
+    growth : strength of the affinity refinement, in [0, 1); 0 for the map without it
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
-    Attention pools are one more layer, asked by their learned queries, each by the part of the
-    score that is read from it. Prefix tokens that the score does not read, such as registers,
-    never ask.
-    A uniform p, as of an image without keypoints, gives the model-only map, to rounding.
+    An attention pool counts as one more layer; each of its learned queries is weighted by the part
+    of the score that is read from it. Prefix tokens that the score does not read, such as
+    registers, have the weight 0. With a uniform p, as for an image without keypoints, the result is
+    the model-only map, up to rounding.
 
     Examples
     --------
@@ -86,7 +84,7 @@ class SIFTPatchInterrelation(Explainer):
         check_number("growth", growth)
         if not 0 <= growth < 1:
             raise ValueError(
-                f"growth: expected a part in [0, 1), got {growth!r} — {GROWTH} is the default"
+                f"growth: expected a number in [0, 1), got {growth!r} — {GROWTH} is the default"
             )
         self.queries = queries
         self.query_weights = query_weights
@@ -95,7 +93,7 @@ class SIFTPatchInterrelation(Explainer):
         self._options = options
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {
             "queries": self.queries,
             "query_weights": self.query_weights,
@@ -104,7 +102,7 @@ class SIFTPatchInterrelation(Explainer):
         }
 
     def model_only(self) -> SIFTPatchInterrelation:
-        """The same explainer without SIFT: what the model alone says, to compare with."""
+        """Return the same explainer without SIFT, as a baseline that uses the model alone."""
         return SIFTPatchInterrelation(
             self.forward_func,
             queries=self.queries,
@@ -114,67 +112,69 @@ class SIFTPatchInterrelation(Explainer):
             **self._options | {"density": "uniform"},
         )
 
-    def maps(self, run: Run) -> Maps:
+    def maps(self, request: AttributionRequest) -> Maps:
         """Compute the maps, with a note where affinity refinement has no keys."""
-        made = super().maps(run)
-        middle = made.taken.half_way()
+        maps = super().maps(request)
+        middle = maps.record.half_way()
         if not self.growth or middle.key is not None:
-            return made
+            return maps
         note = (
-            f"The map is without affinity refinement: {middle.site} makes its own softmax, so that "
-            "its keys are not known."
+            f"The map has no affinity refinement: {middle.site} computes its own softmax, so its "
+            "keys are not available."
         )
-        return replace(made, notes=(*made.notes, note))
+        return replace(maps, notes=(*maps.notes, note))
 
-    def relevance(self, taken: AttentionRecord, p: Tensor) -> Tensor:
-        """Relevance (B, P) of each patch, given the concentration `p` (B, P)."""
-        weights = self._query_weights(taken, p)
+    def relevance(self, record: AttentionRecord, p: Tensor) -> Tensor:
+        """Compute the relevance (B, P) of each patch for the concentration `p` (B, P)."""
+        query_weights = self._query_weights(record, p)
         total = torch.zeros((), device=p.device)
-        for one in taken.sites:
-            total = total + self._site(one, taken.grid, p, weights)
+        for site in record.sites:
+            total = total + self._site_relevance(site, record.grid, p, query_weights)
         if self.growth:
-            grown = walked(taken.half_way(), taken.grid, total[..., None], self.growth)
-            total = total if grown is None else grown[..., 0]
+            refined = walked(record.half_way(), record.grid, total[..., None], self.growth)
+            total = total if refined is None else refined[..., 0]
         return total
 
-    def _query_weights(self, taken: AttentionRecord, p: Tensor) -> Tensor:
-        """Query weights (B, N): what is read from prefix tokens, and the rest by concentration."""
-        read = taken.readout().to(p)
-        read[:, taken.grid.prefix :] = 0
-        on_prefix = read.sum(dim=1, keepdim=True)
+    def _query_weights(self, record: AttentionRecord, p: Tensor) -> Tensor:
+        """Return the query weights (B, N): readout of prefix tokens, and p for the patches."""
+        weights = record.readout().to(p)
+        weights[:, record.grid.prefix :] = 0
+        on_prefix = weights.sum(dim=1, keepdim=True)
         if self.queries == "class" and not bool((on_prefix > 0).all()):
             raise ValueError(
-                "queries: expected a class token for 'class', got a model that does not read its "
-                "answer from one — use queries='all' or 'auto'"
+                "queries: expected a model that reads its output from a class token for 'class', "
+                "got one that does not — use queries='all' or 'auto'"
             )
-        patches = p if self.query_weights else torch.full_like(p, 1 / taken.grid.patches)
+        patches = p if self.query_weights else torch.full_like(p, 1 / record.grid.patches)
         if self.queries != "auto":
-            read = torch.where(on_prefix > 0, read / on_prefix.clamp(min=TINY), read)
+            weights = torch.where(on_prefix > 0, weights / on_prefix.clamp(min=TINY), weights)
             on_patches = torch.full_like(on_prefix, float(self.queries == "all"))
         else:
             on_patches = 1 - on_prefix
-        return read + taken.grid.add_prefix(on_patches * patches)
+        return weights + record.grid.add_prefix(on_patches * patches)
 
-    def _site(self, one: SiteRecord, grid: PatchGrid, p: Tensor, weights: Tensor) -> Tensor:
-        """One site's share of the relevance, (B, P)."""
-        keys = one.keys_at.spread(grid.add_prefix(p)).to(one.dtype)[:, None, :, None]
-        patches = one.keys_at.spread(grid.add_prefix(torch.ones_like(p))).ne(0)
-        patches = patches.to(one.dtype)[:, None, :, None]
-        asking = one.asking(weights).to(one.dtype)
-        gathered: Any = 0  # (G, H, Nk): sum over queries of w_i relu(A dA)_ij
-        aligned: Any = 0  # (G, H): sum over queries of w_i times alignment of row i
-        for rows in one.chunks(last_asking(asking)):
-            attention = one.attention(rows)
-            asked = asking[:, None, None, rows]
+    def _site_relevance(
+        self, site: SiteRecord, grid: PatchGrid, p: Tensor, query_weights: Tensor
+    ) -> Tensor:
+        """Compute the relevance from one site, (B, P)."""
+        key_p = site.keys_at.spread(grid.add_prefix(p)).to(site.dtype)[:, None, :, None]
+        is_patch = site.keys_at.spread(grid.add_prefix(torch.ones_like(p))).ne(0)
+        is_patch = is_patch.to(site.dtype)[:, None, :, None]
+        site_weights = site.asking(query_weights).to(site.dtype)
+        relevance: Any = 0  # (G, H, Nk): sum over queries of w_i relu(A dA)_ij
+        alignment: Any = 0  # (G, H): sum over queries of w_i times alignment of row i
+        for rows in site.chunks(last_asking(site_weights)):
+            attention = site.attention(rows)
+            row_weights = site_weights[:, None, None, rows]
             if self.head_alignment:
-                on_patches = (attention @ patches).clamp(min=TINY)
-                dense = ((attention @ keys) / on_patches).squeeze(-1)
-                aligned = aligned + (asked.squeeze(2) * dense).sum(dim=-1)
-            relevance = attention.mul_(one.attention_gradient(rows)).relu_()
-            gathered = gathered + (asked @ relevance).squeeze(2)
-        gathered = one.keys_at.collect(gathered)[..., grid.prefix :]
+                patch_attention = (attention @ is_patch).clamp(min=TINY)
+                dense_share = ((attention @ key_p) / patch_attention).squeeze(-1)
+                alignment = alignment + (row_weights.squeeze(2) * dense_share).sum(dim=-1)
+            block = attention.mul_(site.attention_gradient(rows)).relu_()
+            relevance = relevance + (row_weights @ block).squeeze(2)
+        relevance = site.keys_at.collect(relevance)[..., grid.prefix :]
         if self.head_alignment:
-            asked = one.keys_at.per_image(asking.sum(dim=-1))[:, None].clamp(min=TINY)
-            share = one.keys_at.own.patches * one.keys_at.per_image(aligned) / asked
-            gathered = gathered * share[..., None]
-        return gathered.sum(dim=1)
+            total_weight = site.keys_at.per_image(site_weights.sum(dim=-1))[:, None].clamp(min=TINY)
+            alignment = site.keys_at.own.patches * site.keys_at.per_image(alignment) / total_weight
+            relevance = relevance * alignment[..., None]
+        return relevance.sum(dim=1)

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.site_record import last_asking
-from .asked import asked
-from .base import Explainer, Maps, Run, explainers
-from .rollout import Fused, carry, layers, readers
+from .asked import target_for_copies
+from .base import AttributionRequest, Explainer, Maps, explainers
+from .rollout import FusedAttention, layer_sites, pool_sites, propagate
 
 
 @explainers.register("transition-attention")
 class TransitionAttention(Explainer):
-    """The readout's state moved back through the layers, weighted by an integrated gradient.
+    """State of a Markov chain over the layers, weighted by an integrated gradient.
 
-    The state starts as the readout's row of the last layer's attention, averaged over heads, and
-    becomes s + s A_l from layer to layer down to `start_layer`. The map is s times the mean over
-    heads of relu(mean over alpha of dA(alpha x)), the same row of the last layer's gradient along
-    the way from a zero image to x.
+    The state s starts as the row of the readout in the last layer's attention, averaged over heads,
+    and becomes s + s A_l from layer to layer down to `start_layer`. The map is s times the mean
+    over heads of relu(mean over alpha of dA(alpha x)): the same row of the last layer's gradient,
+    integrated from a zero image to x.
 
     "Explaining Information Flow Inside Vision Transformers Using Markov Chain", XAI4Debugging
     workshop at NeurIPS 2021.
@@ -29,13 +29,13 @@ class TransitionAttention(Explainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    start_layer : the first of the chosen layers that the state goes back to; None is a third in
-    steps : how many alpha from 0 to 1, each one forward pass
-    options : as `Explainer`: density, detector, layers, refine, preprocessing, seed
+    start_layer : index in `layers` at which the propagation ends; None is a third of the depth
+    steps : number of alpha from 0 to 1, each one forward pass
+    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
-    All alpha are asked for the same target, that of x. With an attention pool the row is that of
+    All alpha use the same target, that of x. If the model has an attention pool, the row is that of
     its learned query, and all layers come before it.
 
     Examples
@@ -48,7 +48,7 @@ class TransitionAttention(Explainer):
 
     name = "transition-attention"
     uses_keypoints = False
-    usual_layers = "all"
+    default_layers = "all"
 
     def __init__(
         self,
@@ -60,64 +60,67 @@ class TransitionAttention(Explainer):
     ) -> None:
         super().__init__(model, **options)
         if steps < 2:
-            raise ValueError(f"steps: expected 2 at least, from a zero image to x, got {steps}")
+            raise ValueError(f"steps: expected at least 2, got {steps}")
         if start_layer is not None and start_layer < 0:
             raise ValueError(f"start_layer: expected 0 or more, or None, got {start_layer}")
         self.start_layer = start_layer
         self.steps = steps
 
     def parameters(self) -> dict[str, Any]:
-        """What this explainer was set to, ready for JSON."""
+        """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {"start_layer": self.start_layer, "steps": self.steps}
 
-    def maps(self, run: Run) -> Maps:
-        """The state of x, times the integrated gradient on the way to x."""
-        taken = run.record(layers=self.layers, grad="last")
+    def maps(self, request: AttributionRequest) -> Maps:
+        """Compute the state of x times the integrated gradient."""
+        record = request.record(layers=self.layers, grad="last")
         with torch.no_grad():
-            tokens = self._state(taken) * self._integrated(run, taken)
-        return self.from_patches(run, taken, lambda _: taken.grid.drop_prefix(tokens))
+            tokens = self._state(record) * self._integrated_gradient(request, record)
+        return self.from_patches(request, record, lambda _: record.grid.drop_prefix(tokens))
 
-    def _state(self, taken: AttentionRecord) -> Tensor:
-        """Where the readout's state comes from (B, N)."""
-        depth = len(layers(taken))
-        first = depth // 3 if self.start_layer is None else self.start_layer
-        if first >= depth:
+    def _state(self, record: AttentionRecord) -> Tensor:
+        """Compute the state (B, N) at `start_layer`."""
+        depth = len(layer_sites(record))
+        first_layer = depth // 3 if self.start_layer is None else self.start_layer
+        if first_layer >= depth:
             raise ValueError(
-                f"start_layer: expected one of the {depth} chosen layers, 0 to {depth - 1}, "
-                f"got {first}"
+                f"start_layer: expected one of the {depth} selected layers, 0 to {depth - 1}, "
+                f"got {first_layer}"
             )
-        states = [carry(one, taken.readout(), _mean(one)) for one in _last(taken)]
+        readout = record.readout()
+        states = [
+            propagate(site, readout, _mean_attention(site)) for site in _readout_sites(record)
+        ]
         tokens = torch.stack(states).mean(dim=0)
-        before = layers(taken) if readers(taken) else layers(taken)[:-1]
-        for one in reversed(before[first:]):
-            tokens = tokens + carry(one, tokens, _mean(one))
+        earlier = layer_sites(record) if pool_sites(record) else layer_sites(record)[:-1]
+        for site in reversed(earlier[first_layer:]):
+            tokens = tokens + propagate(site, tokens, _mean_attention(site))
         return tokens
 
-    def _integrated(self, run: Run, taken: AttentionRecord) -> Tensor:
-        """The readout's row of the last layer's integrated gradient, heads averaged: (B, N)."""
-        weights, target = taken.readout(), asked(run, taken)
-        rows = [slice(last_asking(one.asking(weights))) for one in _last(taken)]
-        totals: list[Any] = [0] * len(rows)
+    def _integrated_gradient(self, request: AttributionRequest, record: AttentionRecord) -> Tensor:
+        """Compute the readout row of the integrated gradient of the last layer: (B, N)."""
+        weights, target = record.readout(), target_for_copies(request, record)
+        query_slices = [slice(last_asking(site.asking(weights))) for site in _readout_sites(record)]
+        totals: list[Any] = [0] * len(query_slices)
         for step in range(self.steps):
-            scaled = run.record(
-                inputs=run.inputs * step / (self.steps - 1),
+            scaled = request.record(
+                inputs=request.inputs * step / (self.steps - 1),
                 target=target,
-                layers=[taken.sites[-1].site.layer],
+                layers=[record.sites[-1].site.layer],
             )
-            for number, one in enumerate(_last(scaled)):
-                totals[number] = totals[number] + one.attention_gradient(rows[number])
-        found = []
-        for one, asking, total in zip(_last(taken), rows, totals, strict=True):
+            for i, site in enumerate(_readout_sites(scaled)):
+                totals[i] = totals[i] + site.attention_gradient(query_slices[i])
+        token_weights = []
+        for site, queries, total in zip(_readout_sites(record), query_slices, totals, strict=True):
             positive = (total / self.steps).relu()
-            row = one.asking(weights)[:, None, None, asking].to(positive) @ positive
-            found.append(one.keys_at.collect(row.squeeze(2)).mean(dim=1))
-        return torch.stack(found).mean(dim=0)
+            row = site.asking(weights)[:, None, None, queries].to(positive) @ positive
+            token_weights.append(site.keys_at.collect(row.squeeze(2)).mean(dim=1))
+        return torch.stack(token_weights).mean(dim=0)
 
 
-def _last(taken: AttentionRecord) -> list[SiteRecord]:
-    """The sites that the answer is read from: pools, else the last layer."""
-    return readers(taken) or layers(taken)[-1:]
+def _readout_sites(record: AttentionRecord) -> list[SiteRecord]:
+    """Return the sites that the output is read from: pools, else the last layer."""
+    return pool_sites(record) or layer_sites(record)[-1:]
 
 
-def _mean(one: SiteRecord) -> Fused:
-    return lambda rows: one.attention(rows).mean(dim=1)
+def _mean_attention(site: SiteRecord) -> FusedAttention:
+    return lambda rows: site.attention(rows).mean(dim=1)

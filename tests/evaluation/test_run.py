@@ -348,7 +348,7 @@ def test_a_row_with_options_equals_the_explainer_with_them(model):
     explainer = SIFTPatchInterrelation(density="sobel", growth=0, queries="all")
     expected = explainer.patch_map(model, pixels.inputs, target=3)
     assert torch.equal(row_map.patches, expected.flatten(1))
-    with pytest.raises(ValueError, match="growth: expected a part"):
+    with pytest.raises(ValueError, match="growth: expected a number"):
         method("sift-patch-interrelation:growth=2")
 
 

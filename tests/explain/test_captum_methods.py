@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn import InputXGradient, IntegratedGradients, Occlusion, SmoothGrad
-from semattn.explain.captum_methods import _window
+from semattn.explain.captum_methods import _default_window
 from semattn.grid import PatchGrid
 from tests import families
 from tests.models import build, images
@@ -168,8 +168,8 @@ def test_occlusion_covers_one_patch_by_half_patches() -> None:
         Occlusion().attribute(swin, x, target=1),
         Occlusion(window=(4, 4), stride=(2, 2)).attribute(swin, x, target=1),
     )
-    assert _window(PatchGrid((56, 56), (224, 224), (4, 4))) == (16, 16)
-    assert _window(PatchGrid((14, 14), (224, 224), (16, 16))) == (16, 16)
+    assert _default_window(PatchGrid((56, 56), (224, 224), (4, 4))) == (16, 16)
+    assert _default_window(PatchGrid((14, 14), (224, 224), (16, 16))) == (16, 16)
     whole = Occlusion(window=(48, 64)).attribute(model, x, target=1)
     fall = (model(x) - model(torch.zeros_like(x)))[0, 1].detach()
     torch.testing.assert_close(whole, fall.expand_as(whole))

@@ -340,7 +340,7 @@ def test_a_uniform_image_has_a_map_without_keypoints_and_says_so(explain: partia
     with pytest.warns(UserWarning, match="no keypoint"):
         made = explain().explain(model, x, target=1)
     assert len(made.notes) == 1
-    assert made.notes[0].startswith("No keypoint weighs on the map of image 0: it is")
+    assert made.notes[0].startswith("image 0: no keypoints were used, so the map ")
     assert made.heat.isfinite().all() and made.heat.max() > 0
 
 

@@ -44,5 +44,5 @@ def test_chance_is_the_seeds() -> None:
 def test_an_image_without_keypoints_has_an_even_density() -> None:
     with pytest.warns(NoKeypointWarning):
         made = KeypointDensity().explain(build("class-token"), torch.full((1, 3, 48, 64), 0.5))
-    assert made.notes == ("No keypoint weighs on the map of image 0: it is even.",)
+    assert made.notes == ("image 0: no keypoints were used, so the map is uniform.",)
     assert (made.patch_map == made.patch_map[0, 0, 0]).all()

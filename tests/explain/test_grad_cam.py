@@ -35,7 +35,7 @@ def test_a_layer_is_a_module_a_name_or_the_number_of_an_attention() -> None:
     assert given.parameters()["layer"] == "a given LayerNorm"
     with pytest.raises(ValueError, match=r"layer: expected a module .* got 'blocks\.9'"):
         GradCAM(layer="blocks.9").attribute(model, x, target=1)
-    with pytest.raises(ValueError, match="layers: expected one for grad-cam, got 4"):
+    with pytest.raises(ValueError, match="layers: expected one layer for grad-cam, got 4"):
         GradCAM(layers="all").attribute(model, x, target=1)
 
 

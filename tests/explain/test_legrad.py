@@ -46,7 +46,7 @@ def test_layers_of_another_size_are_left_out_and_told() -> None:
     coarse = later.patch_map / later.grid.patches
     pooled = made.patch_map.unflatten(1, (6, 2)).unflatten(3, (8, 2)).mean((2, 4))
     torch.testing.assert_close(pooled / pooled.sum(), coarse / coarse.sum())
-    with pytest.raises(ValueError, match=r"layers: expected some of the size of layers\.1"):
+    with pytest.raises(ValueError, match=r"layers: expected a layer of the size of layers\.1"):
         LeGrad(layers=[0]).attribute(model, x, target=TARGET)
 
 

@@ -52,5 +52,5 @@ def test_wrong_options_are_refused() -> None:
     for wrong in ({"steps": 1}, {"start_layer": -1}):
         with pytest.raises(ValueError, match="expected"):
             TransitionAttention(**wrong)
-    with pytest.raises(ValueError, match="start_layer: expected one of the 4 chosen layers"):
+    with pytest.raises(ValueError, match="start_layer: expected one of the 4 selected layers"):
         TransitionAttention(start_layer=4).attribute(build("class-token"), images(), target=1)
