@@ -146,7 +146,7 @@ def test_an_empty_folder_is_refused(run, tmp_path):
 def test_a_folder_of_no_pictures_is_refused(run, tmp_path):
     (tmp_path / "some").mkdir()
     (tmp_path / "some/a.txt").write_text("no")
-    refused(run("analyze", "some"), "images: expected at least one usable image", "a.txt")
+    refused(run("analyze", "some"), "images: expected one that can be analysed", "a.txt")
 
 
 def test_files_are_listed_by_name_without_following_links(folder, tmp_path):

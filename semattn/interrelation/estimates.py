@@ -156,7 +156,8 @@ class Figures:
             layer, head, *strata = index
             if head >= self.layers[layer][1]:
                 continue
-            query_stratum, key_stratum = [STRATA[i] for i in strata] or [None, None]
+            names: list[str | None] = [STRATA[i] for i in strata]
+            query_stratum, key_stratum = names or (None, None)
             row = {
                 "figure": name, "unit": meaning.unit, "layer": self.layers[layer][0],
                 "head": head, "asking": query_stratum, "asked": key_stratum,

@@ -1,4 +1,4 @@
-"""What holds for every registered explainer: Captum's contract, and semattn's own."""
+"""Contract of every registered explainer, of Captum and of semattn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from semattn.explain.captum_methods import PixelExplainer
 from tests import families
 from tests.models import MODELS, build, images, state_of
 
-# Options that make a method quick on tiny models; none changes what must hold.
+# Options that make a method fast on tiny models.
 QUICK: dict[str, dict[str, Any]] = {
     "integrated-gradients": {"n_steps": 3},
     "smooth-grad": {"nt_samples": 2},
@@ -29,31 +29,31 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def _each(**wanted: bool) -> pytest.MarkDecorator:
-    """All registered explainers whose class attributes are as wanted."""
-    chosen = {
-        name: partial(kind, **QUICK.get(name, {}))
-        for name, kind in explainers.items()
-        if all(getattr(kind, key) == value for key, value in wanted.items())
+def each_explainer(**attributes: bool) -> pytest.MarkDecorator:
+    """Parametrize over all registered explainers with the given class attributes."""
+    selected = {
+        name: partial(method, **QUICK.get(name, {}))
+        for name, method in explainers.items()
+        if all(getattr(method, key) == value for key, value in attributes.items())
     }
-    return pytest.mark.parametrize("explain", list(chosen.values()), ids=list(chosen))
+    return pytest.mark.parametrize("explain", list(selected.values()), ids=list(selected))
 
 
-each = _each()
+each = each_explainer()
 
 
-def _on_pixels(explain: partial[Any]) -> bool:
-    """Whether the map is made of pixels, not of patches."""
+def is_pixel_method(explain: partial[Any]) -> bool:
+    """Return whether the method computes its map on pixels."""
     return issubclass(explain.func, PixelExplainer)
 
 
-def _of_the_model(explain: partial[Any]) -> bool:
-    """Whether the model has a say in the map."""
+def uses_model(explain: partial[Any]) -> bool:
+    """Return whether the map depends on the model."""
     return explain.func not in (KeypointDensity, Random, Center)
 
 
 TARGETS = [1, 3, 0]
-# No module of theirs is a block with its residual connections, whose output LeGrad replaces.
+# Models without a module for a block with its residual connections, which LeGrad needs.
 WITHOUT_BLOCKS = {
     "vit-pytorch-vit", "vit-pytorch-deepvit", "vit-pytorch-simple_vit_with_register_tokens",
     "vit-pytorch-vit_for_small_dataset", "vit-pytorch-parallel_vit", "vit-pytorch-pit",
@@ -71,19 +71,19 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
             explain().attribute(model, x, target=TARGETS)
         assert state_of(model) == before
         return
-    made = explain().attribute(model, x, target=TARGETS)
-    assert made.shape == x.shape and made.isfinite().all() and made.std() > 0
-    (again,) = explain(model).attribute((x,), target=torch.tensor(TARGETS))
-    assert torch.equal(again, made)
-    alone = explain(model).attribute(x[1:2], target=3)[0]
-    torch.testing.assert_close(alone, made[1], atol=1e-12, rtol=1e-7)
+    heat = explain().attribute(model, x, target=TARGETS)
+    assert heat.shape == x.shape and heat.isfinite().all() and heat.std() > 0
+    (repeated,) = explain(model).attribute((x,), target=torch.tensor(TARGETS))
+    assert torch.equal(repeated, heat)
+    single = explain(model).attribute(x[1:2], target=3)[0]
+    torch.testing.assert_close(single, heat[1], atol=1e-12, rtol=1e-7)
     other = explain(model).attribute(x, target=4)
-    assert torch.equal(other, made) != explain.func.class_specific
+    assert torch.equal(other, heat) != explain.func.class_specific
     with pytest.raises(TargetError, match="expected 0 to 4"):
         explain(model).attribute(x, target=5)
     assert state_of(model) == before
     last = model.get_submodule(record(model, x, grad=False).sites[-1].site.path)
-    handle = last.register_forward_hook(_explode)
+    handle = last.register_forward_hook(raise_error)
     before_hooked = state_of(model)
     with pytest.raises(RuntimeError, match="inside the model"):
         explain(model).attribute(x, target=1)
@@ -91,7 +91,7 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
     handle.remove()
     with torch.no_grad():
         frozen = explain(model.requires_grad_(False)).attribute(x, target=TARGETS)
-    assert torch.equal(frozen, made)
+    assert torch.equal(frozen, heat)
 
 
 @each
@@ -102,38 +102,40 @@ def test_half_precision_on_every_family(explain: partial[Any], family: str) -> N
     model = families.build(family)
     # Swin v2 divides by norms with an epsilon that is 0 in float16: its own gradients are NaN.
     # Gradients of transformers' Hiera at its pixels lose more in float16 than is allowed here.
-    coarse = ("swin-v2", "transformers-hiera")
-    dtype = torch.bfloat16 if any(name in family for name in coarse) else torch.float16
+    imprecise = ("swin-v2", "transformers-hiera")
+    dtype = torch.bfloat16 if any(name in family for name in imprecise) else torch.float16
     x = (images(3) * 64).round() / 64  # exact in half precision, so that it is the same picture
     exact = explain(model).attribute(x, target=TARGETS)
-    model = families.build(family).to(dtype)  # anew: timm 1.0.17 keeps LeViT's biases of a call
-    rough = explain(model).attribute(x.to(dtype), target=TARGETS)
-    assert rough.dtype == torch.float32
-    assert (rough - exact).norm() < 80 * torch.finfo(dtype).eps * exact.norm()
+    model = families.build(family).to(dtype)  # rebuilt: timm 1.0.17 caches the biases of LeViT
+    half = explain(model).attribute(x.to(dtype), target=TARGETS)
+    assert half.dtype == torch.float32
+    assert (half - exact).norm() < 80 * torch.finfo(dtype).eps * exact.norm()
 
 
 @each
 @pytest.mark.parametrize("name", MODELS)
 def test_both_call_forms_are_equal_on_every_model(explain: partial[Any], name: str) -> None:
     model, x = build(name), images()
-    own = explain().attribute(model, x, target=[1, 3])
-    captum = explain(model).attribute(x, target=[1, 3])
-    assert torch.equal(own, captum)
-    assert own.shape == x.shape and own.is_contiguous() and own.isfinite().all()
-    every = (explain(model).attribute(x, target=target) for target in range(5))
-    assert own.std() > 0 or any(one.std() > 0 for one in every)  # Grad-CAM keeps what is positive
-    assert torch.equal(explain(model).attribute(x, [1, 3]), captum)
-    assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum)
+    short_form = explain().attribute(model, x, target=[1, 3])
+    captum_form = explain(model).attribute(x, target=[1, 3])
+    assert torch.equal(short_form, captum_form)
+    assert (
+        short_form.shape == x.shape and short_form.is_contiguous() and short_form.isfinite().all()
+    )
+    maps = (explain(model).attribute(x, target=target) for target in range(5))
+    assert short_form.std() > 0 or any(heat.std() > 0 for heat in maps)  # Grad-CAM may be zero
+    assert torch.equal(explain(model).attribute(x, [1, 3]), captum_form)
+    assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum_form)
 
 
 @each
 def test_every_image_has_its_own_target_and_map(explain: partial[Any]) -> None:
     model, x = build("registers", torch.float64), images(3, torch.float64)
-    together = explain(model).attribute(x, target=[0, 4, 2])
-    for image, target, heat in zip(x, [0, 4, 2], together, strict=True):
-        alone = explain(model).attribute(image[None], target=target)[0]
-        torch.testing.assert_close(alone, heat, atol=1e-12, rtol=1e-9)
-    assert torch.equal(together, explain(model).attribute(x, target=[0, 4, 2]))
+    batched = explain(model).attribute(x, target=[0, 4, 2])
+    for image, target, heat in zip(x, [0, 4, 2], batched, strict=True):
+        single = explain(model).attribute(image[None], target=target)[0]
+        torch.testing.assert_close(single, heat, atol=1e-12, rtol=1e-9)
+    assert torch.equal(batched, explain(model).attribute(x, target=[0, 4, 2]))
 
 
 @each
@@ -160,55 +162,55 @@ def test_no_target_is_the_predicted_class(explain: partial[Any]) -> None:
 @each
 def test_sum_over_channels_is_the_map_and_patches_agree(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
-    made = explain().explain(model, x, target=1)
-    torch.testing.assert_close(explain().attribute(model, x, target=1).sum(1), made.heat)
-    torch.testing.assert_close(made.patch_map, explain().patch_map(model, x, target=1))
-    if _on_pixels(explain):
-        cell = made.heat[:, :16, :16].mean((1, 2))
-        torch.testing.assert_close(cell, made.patch_map[:, 0, 0])
+    explanation = explain().explain(model, x, target=1)
+    torch.testing.assert_close(explain().attribute(model, x, target=1).sum(1), explanation.heat)
+    torch.testing.assert_close(explanation.patch_map, explain().patch_map(model, x, target=1))
+    if is_pixel_method(explain):
+        cell = explanation.heat[:, :16, :16].mean((1, 2))
+        torch.testing.assert_close(cell, explanation.patch_map[:, 0, 0])
     else:
-        middle = made.heat[:, 7:9, 7:9].mean((1, 2))
-        torch.testing.assert_close(middle, made.patch_map[:, 0, 0], atol=0.05, rtol=0.2)
-        assert made.heat.min() >= 0
-    assert made.target.tolist() == [1, 1] and made.notes == ()
-    assert made.manifest["parameters"] and len(made.manifest["weights_sha256"]) == 64
+        middle = explanation.heat[:, 7:9, 7:9].mean((1, 2))
+        torch.testing.assert_close(middle, explanation.patch_map[:, 0, 0], atol=0.05, rtol=0.2)
+        assert explanation.heat.min() >= 0
+    assert explanation.target.tolist() == [1, 1] and explanation.notes == ()
+    assert explanation.manifest["parameters"] and len(explanation.manifest["weights_sha256"]) == 64
 
 
 @each
 def test_a_tuple_in_is_a_tuple_out(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
-    got = explain(model).attribute((x,), target=1)
-    assert isinstance(got, tuple)
-    assert torch.equal(got[0], explain(model).attribute(x, target=1))
+    heats = explain(model).attribute((x,), target=1)
+    assert isinstance(heats, tuple)
+    assert torch.equal(heats[0], explain(model).attribute(x, target=1))
     with pytest.raises(TypeError, match="got a tuple of 2"):
         explain(model).attribute((x, x), target=1)
 
 
 @each
-def test_model_is_left_as_found(explain: partial[Any]) -> None:
+def test_the_model_is_restored(explain: partial[Any]) -> None:
     model, x = build("class-token").train(), images()
     model.head.weight.requires_grad_(False)
     x.requires_grad_()
     before = state_of(model)
     explain(model).attribute(x, target=1)
     assert state_of(model) == before and x.grad is None and x.requires_grad
-    with pytest.raises(TargetError, match="expected 0 to 4"):  # whether the map needs it or not
+    with pytest.raises(TargetError, match="expected 0 to 4"):  # also if the map does not use it
         explain(model).attribute(x, target=5)
     assert state_of(model) == before
-    model.blocks[3].register_forward_hook(_explode)
+    model.blocks[3].register_forward_hook(raise_error)
     before = state_of(model)
     with pytest.raises(RuntimeError, match="inside the model"):
         explain(model).attribute(x, target=1)
     assert state_of(model) == before
 
 
-def _explode(*_: object) -> None:
+def raise_error(*_: object) -> None:
     raise RuntimeError("inside the model")
 
 
 @each
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_works_whatever_is_around_it(explain: partial[Any], context: type) -> None:
+def test_works_without_gradients_and_in_training_mode(explain: partial[Any], context: type) -> None:
     model, x = build("class-token"), images()
     expected = explain(model).attribute(x, target=1)
     with context():
@@ -225,9 +227,9 @@ def test_half_precision_on_cpu(explain: partial[Any], dtype: torch.dtype) -> Non
     x = (images() * 64).round() / 64  # exact in half precision, so that it is the same picture
     exact = explain(model).attribute(x, target=1)
     for half in (x.to(dtype), x):
-        rough = explain(model.to(dtype)).attribute(half, target=1)
-        assert rough.dtype == torch.float32
-        assert (rough - exact).norm() < 0.1 * exact.norm()
+        actual = explain(model.to(dtype)).attribute(half, target=1)
+        assert actual.dtype == torch.float32
+        assert (actual - exact).norm() < 0.1 * exact.norm()
 
 
 @each
@@ -274,28 +276,28 @@ def test_outputs_that_are_not_plain_logits(explain: partial[Any]) -> None:
     for extra in ((0.25,), 0.25):
         assert torch.equal(named.attribute(x, target=1, additional_forward_args=extra), expected)
     other = named.attribute(x, target=1)
-    assert torch.equal(other, expected) != _of_the_model(explain)
+    assert torch.equal(other, expected) != uses_model(explain)
 
 
 @each
-def test_a_model_without_a_classifier_says_so(explain: partial[Any]) -> None:
+def test_a_model_without_a_classifier_explains_its_features(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     model.reset_classifier(0)
-    made = explain().explain(model, x)
-    assert made.target is None and "feature direction" in made.notes[0]
-    assert made.heat.std() > 0
+    explanation = explain().explain(model, x)
+    assert explanation.target is None and "feature direction" in explanation.notes[0]
+    assert explanation.heat.std() > 0
 
 
 @each
-def test_a_zero_map_says_so_and_a_broken_model_is_refused(explain: partial[Any]) -> None:
+def test_a_zero_map_has_a_note_and_a_broken_model_is_refused(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     torch.nn.init.zeros_(model.head.weight)
-    made = explain().explain(model, x, target=1)
+    explanation = explain().explain(model, x, target=1)
     if explain.func.class_specific:
-        assert made.heat.abs().sum() == 0
-        assert made.notes[-1].startswith("The map of image 0, image 1 is zero")
+        assert explanation.heat.abs().sum() == 0
+        assert explanation.notes[-1].startswith("image 0, image 1: the map is zero")
     else:
-        assert made.heat.sum() > 0 and made.notes == ()
+        assert explanation.heat.sum() > 0 and explanation.notes == ()
     torch.nn.init.constant_(model.head.weight, torch.nan)
     with pytest.raises(SemattnError, match="expected finite"):
         explain().explain(model, x, target=1)
@@ -316,7 +318,7 @@ def test_calls_without_a_model_or_an_image_are_refused(explain: partial[Any]) ->
 
 @each
 @pytest.mark.parametrize(
-    "wrong",
+    "image",
     [
         torch.full((1, 3, 48, 64), torch.nan),
         torch.zeros(1, 5, 48, 64),
@@ -325,43 +327,45 @@ def test_calls_without_a_model_or_an_image_are_refused(explain: partial[Any]) ->
         None,
     ],
 )
-def test_wrong_images_are_one_clear_line(explain: partial[Any], wrong: object) -> None:
+def test_wrong_images_are_one_clear_line(explain: partial[Any], image: object) -> None:
     model = build("class-token")
     before = state_of(model)
     with pytest.raises((SemattnError, TypeError)) as raised:
-        explain().attribute(model, wrong)
+        explain().attribute(model, image)
     assert "\n" not in str(raised.value) and "expected" in str(raised.value)
     assert state_of(model) == before
 
 
-@_each(uses_keypoints=True)
-def test_a_uniform_image_has_a_map_without_keypoints_and_says_so(explain: partial[Any]) -> None:
+@each_explainer(uses_keypoints=True)
+def test_a_uniform_image_has_a_map_and_a_note(explain: partial[Any]) -> None:
     model, x = build("class-token"), torch.full((1, 3, 48, 64), 0.5)
     with pytest.warns(UserWarning, match="no keypoint"):
-        made = explain().explain(model, x, target=1)
-    assert len(made.notes) == 1
-    assert made.notes[0].startswith("image 0: no keypoints were used, so the map ")
-    assert made.heat.isfinite().all() and made.heat.max() > 0
+        explanation = explain().explain(model, x, target=1)
+    assert len(explanation.notes) == 1
+    assert explanation.notes[0].startswith("image 0: no keypoints were used, so the map ")
+    assert explanation.heat.isfinite().all() and explanation.heat.max() > 0
 
 
-@_each(uses_keypoints=False)
-def test_keypoints_are_not_looked_for_where_they_do_not_count(
+@each_explainer(uses_keypoints=False)
+def test_keypoints_are_not_detected_if_unused(
     explain: partial[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = build("class-token"), images()
     expected = explain(model).attribute(x, target=1)
-    monkeypatch.setattr("semattn.explain.base.start", _explode)
+    monkeypatch.setattr("semattn.explain.base.start", raise_error)
     assert torch.equal(explain(model, density="distinct").attribute(x, target=1), expected)
 
 
 @each
-def test_parameters_are_all_that_it_was_set_to(explain: partial[Any]) -> None:
-    taken = inspect.signature(explain.func).parameters.values()
-    own = {one.name for one in taken if one.kind is one.KEYWORD_ONLY} - {
+def test_parameters_are_complete(explain: partial[Any]) -> None:
+    parameters = inspect.signature(explain.func).parameters.values()
+    options = {
+        parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    } - {
         "layers",
         "refine",
         "preprocessing",
     }
-    assert own | {"density", "layers", "refine", "seed"} <= explain().parameters().keys()
+    assert options | {"density", "layers", "refine", "seed"} <= explain().parameters().keys()
     assert json.dumps(explain().parameters())
     assert explain().name in explainers and explainers[explain().name] is explain.func

@@ -1,4 +1,4 @@
-"""Controls are their densities, and the model has no say in them."""
+"""Baselines equal their densities on any model."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ def test_the_map_is_the_concentration(explainer: object, density: str) -> None:
     x = images(2, torch.float64)
     pixels = pixels_of(x)
     scene = Scene(pixels, detect(pixels), GRID, explainer.seed)
-    wanted = concentration(densities[density](scene))
+    expected = concentration(densities[density](scene))
     for name in ("class-token", "unfused"):
-        got = explainer.patch_map(build(name, torch.float64), x)
-        torch.testing.assert_close(got.flatten(1), wanted, atol=1e-15, rtol=0)
+        actual = explainer.patch_map(build(name, torch.float64), x)
+        torch.testing.assert_close(actual.flatten(1), expected, atol=1e-15, rtol=0)
 
 
-def test_chance_is_the_seeds() -> None:
+def test_the_random_map_depends_on_the_seed() -> None:
     model, x = build("class-token"), images()
     assert not torch.equal(Random().patch_map(model, x), Random(seed=1).patch_map(model, x))
 
 
 def test_an_image_without_keypoints_has_an_even_density() -> None:
     with pytest.warns(NoKeypointWarning):
-        made = KeypointDensity().explain(build("class-token"), torch.full((1, 3, 48, 64), 0.5))
-    assert made.notes == ("image 0: no keypoints were used, so the map is uniform.",)
-    assert (made.patch_map == made.patch_map[0, 0, 0]).all()
+        explanation = KeypointDensity().explain(
+            build("class-token"), torch.full((1, 3, 48, 64), 0.5)
+        )
+    assert explanation.notes == ("image 0: no keypoints were used, so the map is uniform.",)
+    assert (explanation.patch_map == explanation.patch_map[0, 0, 0]).all()

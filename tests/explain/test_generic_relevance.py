@@ -1,4 +1,4 @@
-"""Generic relevance against the update of whole matrices."""
+"""Generic relevance against the update of full matrices."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ CASES = {"class-token": (1, True), "registers": (5, True), "gap": (0, False), "r
 def test_equals_the_oracle(name: str) -> None:
     model, x = build(name, torch.float64), images(dtype=torch.float64)
     prefix, class_token = CASES[name]
-    dense = dense_record(model, x, TARGET)
-    row, whole = readout(dense), generic_relevance(dense)
+    reference = dense_record(model, x, TARGET)
+    row, matrix = readout(reference), generic_relevance(reference)
     assert class_token == bool((row[:, 0] == 1).all())
-    wanted = (torch.einsum("bi,bij->bj", row, whole) - row)[:, prefix:]
-    got = GenericRelevance().patch_map(model, x, target=TARGET).flatten(1)
-    torch.testing.assert_close(got, wanted, atol=1e-14, rtol=1e-9)
+    expected = (torch.einsum("bi,bij->bj", row, matrix) - row)[:, prefix:]
+    actual = GenericRelevance().patch_map(model, x, target=TARGET).flatten(1)
+    torch.testing.assert_close(actual, expected, atol=1e-14, rtol=1e-9)
 
 
-def test_an_attention_pool_gives_the_row_to_start_with() -> None:
+def test_relevance_starts_at_an_attention_pool() -> None:
     model, x = build("attention-pool", torch.float64), images(dtype=torch.float64)
-    taken = record(model, x, target=TARGET)
-    bars = [(one.attention() * one.attention_gradient()).relu().mean(1) for one in taken.sites]
-    wanted = bars[-1][:, 0]
-    for bar in reversed(bars[:-1]):
-        wanted = wanted + torch.einsum("bi,bij->bj", wanted, bar)
-    got = GenericRelevance().patch_map(model, x, target=TARGET).flatten(1)
-    torch.testing.assert_close(got, wanted)
+    attention_record = record(model, x, target=TARGET)
+    matrices = [
+        (site.attention() * site.attention_gradient()).relu().mean(1)
+        for site in attention_record.sites
+    ]
+    expected = matrices[-1][:, 0]
+    for matrix in reversed(matrices[:-1]):
+        expected = expected + torch.einsum("bi,bij->bj", expected, matrix)
+    actual = GenericRelevance().patch_map(model, x, target=TARGET).flatten(1)
+    torch.testing.assert_close(actual, expected)

@@ -1,7 +1,4 @@
-"""Equality with other people's implementations, where they are right; skipped where not installed.
-
-They are no part of semattn's own tests beyond this file.
-"""
+"""Equality with other implementations; skipped if they are not installed."""
 
 from __future__ import annotations
 
@@ -31,11 +28,11 @@ def test_grad_cam_equals_pytorch_grad_cam(name: str, prefix: int, layer: str | N
 
     module = model.blocks[-1].norm1 if layer is None else model.get_submodule(layer)
     with peer.GradCAM(model, [module], reshape_transform=reshape_transform) as cam:
-        theirs = cam(x, [ClassifierOutputTarget(one) for one in TARGET])
-    ours = GradCAM(layer=layer).patch_map(model, x, target=TARGET).numpy()
-    scaled = scale_cam_image(scale_cam_image(ours, (64, 48)))
-    assert theirs.std() > 0.05
-    np.testing.assert_allclose(scaled, theirs, atol=1e-4)
+        reference = cam(x, [ClassifierOutputTarget(target) for target in TARGET])
+    actual = GradCAM(layer=layer).patch_map(model, x, target=TARGET).numpy()
+    scaled = scale_cam_image(scale_cam_image(actual, (64, 48)))
+    assert reference.std() > 0.05
+    np.testing.assert_allclose(scaled, reference, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [None, [1, 3]])
@@ -52,12 +49,14 @@ def test_legrad_equals_torchcam_on_torchvisions_vit(layers: list[int] | None) ->
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(1))
-    chosen = [model.encoder.layers[number] for number in layers or range(4)]
-    with methods.LeGrad(model, chosen) as extractor:
+    layers_of_model = [model.encoder.layers[number] for number in layers or range(4)]
+    with methods.LeGrad(model, layers_of_model) as extractor:
         scores = model(x)
-        (theirs,) = extractor(TARGET, scores, retain_graph=True)
-        (plain,) = extractor.compute_cams(TARGET, scores, normalized=False)
-    ours = LeGrad(layers=layers).patch_map(model, x, target=TARGET)
-    torch.testing.assert_close(ours / plain.max(), plain / plain.max(), atol=1e-4, rtol=0)
-    low, high = ours.amin((1, 2), keepdim=True), ours.amax((1, 2), keepdim=True)
-    torch.testing.assert_close((ours - low) / (high - low), theirs, atol=1e-4, rtol=0)
+        (reference,) = extractor(TARGET, scores, retain_graph=True)
+        (unnormalised,) = extractor.compute_cams(TARGET, scores, normalized=False)
+    actual = LeGrad(layers=layers).patch_map(model, x, target=TARGET)
+    torch.testing.assert_close(
+        actual / unnormalised.max(), unnormalised / unnormalised.max(), atol=1e-4, rtol=0
+    )
+    low, high = actual.amin((1, 2), keepdim=True), actual.amax((1, 2), keepdim=True)
+    torch.testing.assert_close((actual - low) / (high - low), reference, atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""Refinement keeps the map's scale and follows the picture's borders."""
+"""Refinement keeps the scale of the map and follows the edges of the image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from semattn.grid import PatchGrid
 GRID = PatchGrid((6, 8), image_size=(96, 128), cell=(16, 16))
 
 
-def _two_halves() -> np.ndarray:
-    """Left of x = 70 dark red, right of it bright blue: a border inside a patch."""
+def two_colours() -> np.ndarray:
+    """Return an image with an edge inside a patch: dark red left of x = 70, blue right of it."""
     pixels = np.zeros((1, 96, 128, 3), np.uint8)
     pixels[:, :, :70] = (90, 20, 20)
     pixels[:, :, 70:] = (30, 90, 230)
@@ -25,8 +25,8 @@ def _two_halves() -> np.ndarray:
 def test_a_constant_map_stays_constant(name: str) -> None:
     flat = torch.full((1, 48), 0.7)
     pixels = np.random.default_rng(0).integers(0, 255, (1, 96, 128, 3), np.uint8)
-    got = refinements[name](flat, pixels, GRID)
-    torch.testing.assert_close(got, torch.full((1, 96, 128), 0.7), atol=1e-3, rtol=0)
+    actual = refinements[name](flat, pixels, GRID)
+    torch.testing.assert_close(actual, torch.full((1, 96, 128), 0.7), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["superpixels", "guided"])
@@ -34,8 +34,8 @@ def test_the_map_follows_a_border_that_bilinear_misses(name: str) -> None:
     patches = torch.zeros(1, 6, 8)
     patches[:, :, 5:] = 1
     patches[:, :, 4] = 0.6
-    blurred = refinements["none"](patches.flatten(1), _two_halves(), GRID)[0]
-    sharp = refinements[name](patches.flatten(1), _two_halves(), GRID)[0]
+    blurred = refinements["none"](patches.flatten(1), two_colours(), GRID)[0]
+    sharp = refinements[name](patches.flatten(1), two_colours(), GRID)[0]
 
     def step(heat: torch.Tensor) -> float:
         return float(heat[:, 72].mean() - heat[:, 67].mean())
@@ -49,7 +49,7 @@ def test_the_guided_filter_equals_its_definition_on_windows() -> None:
     grid = PatchGrid((2, 2), image_size=(20, 24), cell=(10, 12))
     pixels = torch.randint(0, 255, (1, 20, 24, 3), generator=generator, dtype=torch.uint8).numpy()
     patches = torch.rand(1, 4, generator=generator)
-    got = refinements["guided"](patches, pixels, grid)[0].double()
+    actual = refinements["guided"](patches, pixels, grid)[0].double()
     smooth = grid.upsample(patches)[0]
     source = (smooth / smooth.max()).double().numpy()
     guide = pixels[0].astype(np.float64) / 255
@@ -62,24 +62,24 @@ def test_the_guided_filter_equals_its_definition_on_windows() -> None:
     for y in range(20):
         for x in range(24):
             colours, values = window(guide, y, x), window(source, y, x)
-            spread = colours - colours.mean(0)
-            variance = spread.T @ spread / len(colours) + EPSILON * np.eye(3)
-            slope = np.linalg.solve(variance, spread.T @ (values - values.mean()) / len(colours))
+            centered = colours - colours.mean(0)
+            variance = centered.T @ centered / len(colours) + EPSILON * np.eye(3)
+            slope = np.linalg.solve(variance, centered.T @ (values - values.mean()) / len(colours))
             fits[y, x] = [*slope, values.mean() - slope @ colours.mean(0)]
     for y, x in [(0, 0), (9, 11), (19, 23), (4, 20)]:
         mean = window(fits, y, x).mean(0)
-        wanted = np.clip(mean[:3] @ guide[y, x] + mean[3], 0, 1) * float(smooth.max())
-        assert abs(float(got[y, x]) - wanted) < 1e-5
+        expected = np.clip(mean[:3] @ guide[y, x] + mean[3], 0, 1) * float(smooth.max())
+        assert abs(float(actual[y, x]) - expected) < 1e-5
 
 
 def test_an_all_zero_map_stays_zero() -> None:
     for refine in refinements.values():
-        got = refine(torch.zeros(1, 48), _two_halves(), GRID)
-        assert torch.equal(got, torch.zeros(1, 96, 128))
+        actual = refine(torch.zeros(1, 48), two_colours(), GRID)
+        assert torch.equal(actual, torch.zeros(1, 96, 128))
 
 
 def test_bilinear_is_interpolation_at_patch_centres() -> None:
     patches = torch.rand(2, 48, generator=torch.manual_seed(0))
-    got = refinements["none"](patches, _two_halves().repeat(2, 0), GRID)
-    wanted = F.interpolate(patches.view(2, 1, 6, 8), size=(96, 128), mode="bilinear")[:, 0]
-    torch.testing.assert_close(got, wanted)
+    actual = refinements["none"](patches, two_colours().repeat(2, 0), GRID)
+    expected = F.interpolate(patches.view(2, 1, 6, 8), size=(96, 128), mode="bilinear")[:, 0]
+    torch.testing.assert_close(actual, expected)

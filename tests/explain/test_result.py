@@ -1,4 +1,4 @@
-"""The manifest: the digest follows the weights, and nothing else."""
+"""The manifest of an explanation, and the digest of the weights."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_digest_follows_the_weights() -> None:
 
 
 def test_manifest_is_ready_for_json_and_names_what_a_repeat_needs() -> None:
-    made = SIFTPatchInterrelation(layers=slice(1, None), density="size").explain(
+    explanation = SIFTPatchInterrelation(layers=slice(1, None), density="size").explain(
         build("class-token"), images(), target=1
     )
-    manifest = json.loads(json.dumps(made.manifest))
+    manifest = json.loads(json.dumps(explanation.manifest))
     assert manifest["method"] == "sift-patch-interrelation"
     assert manifest["parameters"]["density"] == "size"
     assert manifest["versions"]["torch"] == versions()["torch"]
-    assert made.label(1) == "class 1" and len(made) == 2
+    assert explanation.label(1) == "class 1" and len(explanation) == 2
 
 
 def test_given_weights_are_named_not_listed() -> None:

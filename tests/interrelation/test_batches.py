@@ -1,4 +1,4 @@
-"""An analysis of several images at once is that of each alone, on every family."""
+"""Equality of batched and single-image analyses, on every model family."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def test_batches_change_nothing(name):
     model = models.build(name) if name in models.MODELS else families.build(name)
     x = list(models.images(5, seed=3))
     options = {"draws": 2, "pool": 3, "replicates": 0}
-    several = analyze(model, x, **options)  # batches of four and of one
-    alone = analyze(model, x, batch_size=1, **options)
-    assert several.images == alone.images == 5
-    for figure in alone.figures:
+    batched = analyze(model, x, **options)  # batches of four and of one
+    single = analyze(model, x, batch_size=1, **options)
+    assert batched.images == single.images == 5
+    for metric in single.figures:
         np.testing.assert_allclose(
-            several.mean(figure), alone.mean(figure), rtol=1e-4, atol=1e-5, equal_nan=True
+            batched.mean(metric), single.mean(metric), rtol=1e-4, atol=1e-5, equal_nan=True
         )

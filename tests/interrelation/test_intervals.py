@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how often they hold the truth, and that batches have no part in them."""
+"""Coverage of bootstrap intervals, and their independence of batches."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from tests import models
 GRID = PatchGrid((1, 2), (1, 2), (1, 1))
 
 
-def measured(values: np.ndarray) -> Measured:
-    """Images (B,) of one head, all figures alike."""
-    one = torch.from_numpy(values)[:, None, None]
-    held = {
-        name: one[..., None].expand(-1, -1, -1, 2)
+def build_measured(values: np.ndarray) -> Measured:
+    """Return values (B,) as every metric of one head."""
+    values_by_head = torch.from_numpy(values)[:, None, None]
+    by_distribution = {
+        name: values_by_head[..., None].expand(-1, -1, -1, 2)
         for name in DISTRIBUTION_METRICS
         if name != "lift"
     }
-    held["lift"] = one[..., None, None, None].expand(-1, -1, -1, 2, 3, 3)
-    return Measured(((0, 1),), held, dict.fromkeys(PLAIN_METRICS, one))
+    by_distribution["lift"] = values_by_head[..., None, None, None].expand(-1, -1, -1, 2, 3, 3)
+    return Measured(((0, 1),), by_distribution, dict.fromkeys(PLAIN_METRICS, values_by_head))
 
 
-NOTHING = PatchDistributions(torch.zeros(0), torch.zeros(0), torch.zeros(0))
+NO_DISTRIBUTIONS = PatchDistributions(torch.zeros(0), torch.zeros(0), torch.zeros(0))
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    chance, held, trials = np.random.default_rng(0), 0, 300
+    rng, n_covered, trials = np.random.default_rng(0), 0, 300
     for _ in range(trials):
         tally = Tally(((0, 1),), 200)
-        keys = dict(enumerate(chance.integers(0, 2**32, 40).tolist()))
-        tally.add(measured(chance.gamma(4, 0.25, 40)), NOTHING, keys, 0)
+        keys = dict(enumerate(rng.integers(0, 2**32, 40).tolist()))
+        tally.add(build_measured(rng.gamma(4, 0.25, 40)), NO_DISTRIBUTIONS, keys, 0)
         low, high = Figures(tally, GRID, (), {}).interval("entropy")
-        held += bool(low[0, 0] < 1 < high[0, 0])
-    assert 0.89 < held / trials < 0.98  # the bootstrap's own, at 40 skewed images
+        n_covered += bool(low[0, 0] < 1 < high[0, 0])
+    assert 0.89 < n_covered / trials < 0.98  # the coverage of this bootstrap for 40 skewed images
 
 
 def test_an_image_counts_as_often_in_whatever_batch_it_comes():
-    model, many = models.build("class-token"), models.images(12, seed=3)
-    whole = analyze(model, many, batch_size=12)
+    model, inputs = models.build("class-token"), models.images(12, seed=3)
+    analysis = analyze(model, inputs, batch_size=12)
     for other in (
-        analyze(model, many, batch_size=5),
-        analyze(model, many.flip(0), batch_size=5),
-        analyze(model, list(many[:7]), pool=0).merge(analyze(model, list(many[7:]), pool=0)),
+        analyze(model, inputs, batch_size=5),
+        analyze(model, inputs.flip(0), batch_size=5),
+        analyze(model, list(inputs[:7]), pool=0).merge(analyze(model, list(inputs[7:]), pool=0)),
     ):
-        for name, often in whole.tally.counts.items():
-            assert np.array_equal(other.tally.counts[name], often)
+        for name, counts in analysis.tally.counts.items():
+            assert np.array_equal(other.tally.counts[name], counts)
         np.testing.assert_allclose(
-            other.interval("alignment"), whole.interval("alignment"), rtol=1e-5
+            other.interval("alignment"), analysis.interval("alignment"), rtol=1e-5
         )
-    counted = whole.tally.counts["entropy"][:, 0, 0]
-    assert counted[0] == 12 and len(set(counted[1:].tolist())) > 5
-    # Poisson numbers of the seed and the image: drawn here again
-    scene = Scene(prepare(many).pixels, (), PatchGrid((3, 4), models.SIZE, (16, 16)))
-    drawn = [np.random.default_rng([0, key]).poisson(1.0, 200) for key in keys_of(scene)]
-    assert np.array_equal(counted[1:], np.sum(drawn, axis=0))
+    counts = analysis.tally.counts["entropy"][:, 0, 0]
+    assert counts[0] == 12 and len(set(counts[1:].tolist())) > 5
+    # Poisson counts that depend on the seed and the image
+    scene = Scene(prepare(inputs).pixels, (), PatchGrid((3, 4), models.SIZE, (16, 16)))
+    resamples = [np.random.default_rng([0, key]).poisson(1.0, 200) for key in keys_of(scene)]
+    assert np.array_equal(counts[1:], np.sum(resamples, axis=0))

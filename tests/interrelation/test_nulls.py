@@ -1,7 +1,7 @@
-"""Whether the tests against the nulls reject as often as they say, by simulation.
+"""Simulated rejection rates of the tests against the nulls.
 
-Many small analyses at once: each is `many` images of random concentration and random attention, run
-through `held`, `measure` and `Tally` as `analyze` runs them.
+Each simulated analysis has `n_images` images with random concentration and random attention, and
+uses `patch_distributions`, `measure` and `Tally` like `analyze`.
 """
 
 from __future__ import annotations
@@ -21,128 +21,134 @@ from semattn.interrelation.nulls import PatchDistributions, Pool, keys_of, patch
 
 GRID = PatchGrid((4, 6), (8, 12), (2, 2))
 PATCHES = 24
-AT_ONCE = 3000  # images that are measured together
-FIGURES = {"alignment": (0, 0), "lift": (0, 0, 2, 2)}  # of lifts, HIGH to HIGH
+IMAGES_AT_ONCE = 3000  # images that are measured together
+METRICS = {"alignment": (0, 0), "lift": (0, 0, 2, 2)}  # of lifts, HIGH to HIGH
 
 
-def counts(chance: np.random.Generator, many: int) -> np.ndarray:
-    """Clumped counts, with the ties that counts have."""
-    return chance.poisson(chance.gamma(0.7, 1.2, (many, PATCHES))).astype(float)
+def tied_counts(rng: np.random.Generator, n_images: int) -> np.ndarray:
+    """Return clustered counts with ties."""
+    return rng.poisson(rng.gamma(0.7, 1.2, (n_images, PATCHES))).astype(float)
 
 
-def weights(chance: np.random.Generator, many: int) -> np.ndarray:
-    """No two alike but for the empty ones."""
-    return np.clip(chance.gamma(0.5, size=(many, PATCHES)) - 0.15, 0, None)
+def untied_weights(rng: np.random.Generator, n_images: int) -> np.ndarray:
+    """Return weights without ties, except for empty patches."""
+    return np.clip(rng.gamma(0.5, size=(n_images, PATCHES)) - 0.15, 0, None)
 
 
-def smooth(chance: np.random.Generator, many: int) -> np.ndarray:
-    """Smooth fields on the torus, moved by any amount, as the null `shifted` has it."""
-    rough = chance.gamma(0.5, size=(many, *GRID.shape))
-    near = sum(np.roll(rough, by, axis) for axis in (1, 2) for by in (-1, 1))
-    field = (rough + near / 2).reshape(many, PATCHES)
+def smooth_fields(rng: np.random.Generator, n_images: int) -> np.ndarray:
+    """Return smooth fields on the torus, for which the null `shifted` is exact."""
+    noise = rng.gamma(0.5, size=(n_images, *GRID.shape))
+    neighbours = sum(np.roll(noise, shift, axis) for axis in (1, 2) for shift in (-1, 1))
+    field = (noise + neighbours / 2).reshape(n_images, PATCHES)
     return np.clip(field - np.quantile(field, 0.4, axis=1, keepdims=True), 0, None)
 
 
 def p_values(
-    trials: int, many: int, draw, *, draws: int = 3, pool: int = 0, common: bool = False,
+    trials: int, n_images: int, sample, *, n_draws: int = 3, pool: int = 0, common: bool = False,
     planted: float = 0.0,
 ) -> dict[tuple[str, str], np.ndarray]:  # fmt: skip
-    """(figure, null): p-values of `trials` analyses of `many` images each.
+    """Return the p-values of `trials` analyses of `n_images` images, by (metric, null).
 
-    `common` attention is the same for all images of an analysis; `planted` is how much of it goes
-    to where the concentration is.
+    `common` uses the same attention for all images of an analysis; `planted` is the share of
+    attention that follows the concentration.
     """
-    chance = np.random.default_rng(1)
-    made: dict[tuple[str, str], list[float]] = {}
-    for start in range(0, trials, AT_ONCE // many):
-        here = min(AT_ONCE // many, trials - start)
-        s = draw(chance, here * many)
+    rng = np.random.default_rng(1)
+    p_values_by_test: dict[tuple[str, str], list[float]] = {}
+    for start in range(0, trials, IMAGES_AT_ONCE // n_images):
+        n_analyses = min(IMAGES_AT_ONCE // n_images, trials - start)
+        s = sample(rng, n_analyses * n_images)
         s[s.sum(1) == 0, 0] = 1
         s = torch.from_numpy(s)
-        shape = (here if common else here * many, PATCHES)
-        attention = torch.from_numpy(chance.dirichlet(np.full(PATCHES, 0.3), shape))
-        attention = attention.repeat_interleave(many, 0) if common else attention
+        shape = (n_analyses if common else n_analyses * n_images, PATCHES)
+        attention = torch.from_numpy(rng.dirichlet(np.full(PATCHES, 0.3), shape))
+        attention = attention.repeat_interleave(n_images, 0) if common else attention
         attention = (1 - planted) * attention + planted * concentration(s)[:, None]
-        pixels = chance.integers(0, 255, (here * many, 8, 12, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 255, (n_analyses * n_images, 8, 12, 3), dtype=np.uint8)
         parts = []
-        for first in range(0, here * many, many):
-            one = slice(first, first + many)
-            parts.append(_held(s[one], Scene(pixels[one], (), GRID), draws, pool))
-        against = PatchDistributions(
-            *(torch.cat([getattr(one, part) for one in parts]) for part in ("weights", "strata")),
-            torch.cat([one.keep for one in parts]),
+        for first in range(0, n_analyses * n_images, n_images):
+            rows = slice(first, first + n_images)
+            parts.append(_distributions(s[rows], Scene(pixels[rows], (), GRID), n_draws, pool))
+        distributions = PatchDistributions(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("weights", "strata")),
+            torch.cat([part.keep for part in parts]),
             parts[0].nulls,
         )
-        measured = measure(_record(attention), against)
-        for first in range(0, here * many, many):
+        measured = measure(_record(attention), distributions)
+        for first in range(0, n_analyses * n_images, n_images):
             tally = Tally(measured.layers, 0)
-            tally.add(measured, against, {i: i for i in range(first, first + many)}, 0)
-            for figure, place in FIGURES.items():
-                for null in against.nulls:
-                    found = tally.against(figure, null)["p_value"][place]
-                    made.setdefault((figure, null), []).append(float(found))
-    return {key: np.array(values) for key, values in made.items()}
+            tally.add(measured, distributions, {i: i for i in range(first, first + n_images)}, 0)
+            for metric, index in METRICS.items():
+                for null in distributions.nulls:
+                    p_value = tally.against(metric, null)["p_value"][index]
+                    p_values_by_test.setdefault((metric, null), []).append(float(p_value))
+    return {key: np.array(values) for key, values in p_values_by_test.items()}
 
 
-def _held(s: Tensor, scene: Scene, draws: int, pool: int) -> PatchDistributions:
+def _distributions(s: Tensor, scene: Scene, n_draws: int, pool: int) -> PatchDistributions:
     p, groups = concentration(s), strata(s, scene.seed)
-    others = Pool(pool)
-    for key, *one in list(zip(keys_of(scene), p, groups, strict=True))[:pool]:
-        others.enter(key, *one)
-    return patch_distributions(p, groups, torch.ones_like(p).bool(), scene, draws, others)
+    other_images = Pool(pool)
+    for key, *entry in list(zip(keys_of(scene), p, groups, strict=True))[:pool]:
+        other_images.enter(key, *entry)
+    return patch_distributions(p, groups, torch.ones_like(p).bool(), scene, n_draws, other_images)
 
 
 def _record(attention: Tensor) -> AttentionRecord:
-    """One head, no prefix tokens."""
-    many = len(attention)
-    place = Placement(GRID, GRID, many)
+    """Return a record of one head without prefix tokens."""
+    n_images = len(attention)
+    placement = Placement(GRID, GRID, n_images)
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
-    one = SiteRecord(site, (many, 1, PATCHES, PATCHES), place, place, dense=attention[:, None])
-    nothing = torch.zeros(many)
-    return AttentionRecord((one,), GRID, nothing[:, None], None, None, nothing.bool())
+    site_record = SiteRecord(
+        site, (n_images, 1, PATCHES, PATCHES), placement, placement, dense=attention[:, None]
+    )
+    zeros = torch.zeros(n_images)
+    return AttentionRecord((site_record,), GRID, zeros[:, None], None, None, zeros.bool())
 
 
-def rejected_at_their_rate(found: dict[tuple[str, str], np.ndarray], level: float = 0.05) -> None:
-    """Within the middle 99.9 % of what chance gives, each null and figure by itself."""
-    for key, values in found.items():
-        assert np.isfinite(values).all(), key
-        rate, spread = (values < level).mean(), np.sqrt(level * (1 - level) / len(values))
-        assert abs(rate - level) < 3.3 * spread, (key, rate)
+def assert_rejection_rate(
+    p_values_by_test: dict[tuple[str, str], np.ndarray], level: float = 0.05
+) -> None:
+    """Check that each rejection rate is within the central 99.9 % of its sampling distribution."""
+    for test, values in p_values_by_test.items():
+        assert np.isfinite(values).all(), test
+        rate, std = (values < level).mean(), np.sqrt(level * (1 - level) / len(values))
+        assert abs(rate - level) < 3.3 * std, (test, rate)
 
 
-@pytest.mark.parametrize(("draw", "draws"), [(counts, 20), (smooth, 3)])
-def test_one_image_rejects_at_its_rate(draw, draws):
-    found = p_values(600, 1, draw, draws=draws)
-    assert {null for _, null in found} == {"shifted", "permuted"}
-    rejected_at_their_rate(found)
+@pytest.mark.parametrize(("draw", "draws"), [(tied_counts, 20), (smooth_fields, 3)])
+def test_one_image_rejects_at_its_rate(sample, n_draws):
+    by_test = p_values(600, 1, sample, n_draws=n_draws)
+    assert {null for _, null in by_test} == {"shifted", "permuted"}
+    assert_rejection_rate(by_test)
 
 
 def test_twenty_images_together_reject_at_their_rate():
-    found = p_values(200, 20, smooth, pool=8)
-    assert {null for _, null in found} == {"shifted", "other", "permuted"}
-    rejected_at_their_rate(found)
+    by_test = p_values(200, 20, smooth_fields, pool=8)
+    assert {null for _, null in by_test} == {"shifted", "other", "permuted"}
+    assert_rejection_rate(by_test)
 
 
 def test_what_all_images_have_in_common_is_no_finding():
-    """Attention that follows the place alone: no image's own concentration has a part in it."""
-    found = p_values(60, 60, weights, pool=4, common=True)
-    for figure in FIGURES:
-        # What each image draws is drawn by others, too: that may cost power, not truth.
-        other = found.pop((figure, "other"))
-        assert (other < 0.05).mean() < 0.05 + 3.3 * np.sqrt(0.05 * 0.95 / len(other)), figure
-    rejected_at_their_rate(found)
+    """Use attention that depends on the position only, not on the concentration of the image."""
+    by_test = p_values(60, 60, untied_weights, pool=4, common=True)
+    for metric in METRICS:
+        # Images share draws, which may reduce the power but not inflate the rate.
+        other = by_test.pop((metric, "other"))
+        assert (other < 0.05).mean() < 0.05 + 3.3 * np.sqrt(0.05 * 0.95 / len(other)), metric
+    assert_rejection_rate(by_test)
 
 
 def test_ties_between_patches_are_no_finding():
-    """Of patches with as many keypoints, no place is HIGH more often than another."""
-    found = p_values(50, 80, lambda chance, many: 1.0 * (counts(chance, many) > 0), common=True)
-    rejected_at_their_rate({key: found[key] for key in found if key[0] == "lift"})
+    """Use equal counts, so that no position is HIGH more often than another."""
+    by_test = p_values(
+        50, 80, lambda rng, n_images: 1.0 * (tied_counts(rng, n_images) > 0), common=True
+    )
+    assert_rejection_rate({test: by_test[test] for test in by_test if test[0] == "lift"})
 
 
 def test_attention_that_is_planted_where_the_keypoints_are_is_found():
-    for many, pool, draws in ((1, 0, 20), (20, 20, 3)):
-        found = p_values(100, many, counts, draws=draws, pool=pool, planted=0.5)
-        for key, values in found.items():
-            assert (values < 0.05).mean() > (0.95 if many > 1 or key[0] == "alignment" else 0.5), (
-                key
-            )
+    for n_images, pool, n_draws in ((1, 0, 20), (20, 20, 3)):
+        by_test = p_values(100, n_images, tied_counts, n_draws=n_draws, pool=pool, planted=0.5)
+        for test, values in by_test.items():
+            assert (values < 0.05).mean() > (
+                0.95 if n_images > 1 or test[0] == "alignment" else 0.5
+            ), test

@@ -1,4 +1,4 @@
-"""What `analyze` makes of pictures, good ones and others, and of being stopped."""
+"""`analyze` with good and bad pictures, wrong options and interruptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXT = b"no picture"
 
 
 class StoppedError(Exception):
-    """What a person's Ctrl-C is in these tests."""
+    """Interruption of a run in these tests."""
 
 
 @pytest.fixture(scope="module")
@@ -38,106 +38,114 @@ def model():
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Eight pictures with keypoints, as files."""
-    folder, chance, made = tmp_path_factory.mktemp("photos"), np.random.default_rng(0), []
+    folder, rng, paths = tmp_path_factory.mktemp("photos"), np.random.default_rng(0), []
     for number in range(8):
-        small = chance.integers(0, 255, (12, 16, 3), dtype=np.uint8)
-        made.append(folder / f"{number}.png")
-        Image.fromarray(small.repeat(8, 0).repeat(8, 1)).save(made[-1])
-    return made
+        blocks = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        paths.append(folder / f"{number}.png")
+        Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(paths[-1])
+    return paths
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """What lies in folders beside pictures: name, how its reason begins or what is in it."""
+    """Unusable files of a folder, by name."""
     folder = tmp_path_factory.mktemp("others")
     Image.fromarray(np.full((96, 128, 3), 7, np.uint8)).save(folder / "blank.png")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "tiny.png")
-    whole = (folder / "blank.png").read_bytes()
-    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "blank.png").read_bytes()
+    (folder / "broken.png").write_bytes(content[: len(content) // 2])
     (folder / "text.jpg").write_bytes(TEXT)
     (folder / "empty.png").write_bytes(b"")
     return {path.name: path for path in sorted(folder.iterdir())} | {"gone": folder / "gone.png"}
 
 
-def of(model, pictures, **options) -> Analysis:
+def analyze_pictures(model, pictures, **options) -> Analysis:
     return analyze(model, pictures, **({"preprocessing": PREPARED} | options))
 
 
-def same_bits(one: Analysis, other: Analysis) -> None:
-    first, second = one.tally.arrays(), other.tally.arrays()
+def same_bits(first_analysis: Analysis, second_analysis: Analysis) -> None:
+    first, second = first_analysis.tally.arrays(), second_analysis.tally.arrays()
     assert first.keys() == second.keys()
     for name, values in first.items():
         assert np.array_equal(values, second[name]), name
 
 
-# Pictures that are none
+# Bad pictures
 
 
-def test_the_figures_are_those_of_the_good_pictures_to_the_last_bit(model, photos, others):
+def test_bad_pictures_do_not_change_the_analysis(model, photos, others):
     bad = list(others.values())
     mixed = [x for pair in zip(photos, bad, strict=False) for x in pair] + photos[len(bad) :]
-    found = of(model, mixed, batch_size=1)
-    same_bits(found, of(model, photos, batch_size=1))
-    assert [one.name for one in found.skipped] == [str(path) for path in bad]
-    said = {one.name.rpartition("/")[2]: one.reason for one in found.skipped}
-    assert all(reason and "\n" not in reason for reason in said.values())
-    assert "no keypoint" in said["blank.png"] and "8x8" in said["tiny.png"]
-    assert "does not exist" in said["gone.png"] and "whose format is unknown" in said["text.jpg"]
+    expected = analyze_pictures(model, mixed, batch_size=1)
+    same_bits(expected, analyze_pictures(model, photos, batch_size=1))
+    assert [skipped.name for skipped in expected.skipped] == [str(path) for path in bad]
+    reasons = {skipped.name.rpartition("/")[2]: skipped.reason for skipped in expected.skipped}
+    assert all(reason and "\n" not in reason for reason in reasons.values())
+    assert "no keypoint" in reasons["blank.png"] and "8x8" in reasons["tiny.png"]
+    assert (
+        "does not exist" in reasons["gone.png"] and "whose format is unknown" in reasons["text.jpg"]
+    )
     for size in (2, 3, 16):
-        several = of(model, mixed, batch_size=size)
-        assert {one.name for one in several.skipped} == {str(path) for path in bad}
-        for name in found.figures:
-            np.testing.assert_allclose(several.mean(name), found.mean(name), rtol=1e-5, atol=1e-6)
-            for null in found.nulls(name):
-                one, other = (each.against(name, null)["expected"] for each in (several, found))
-                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        batched = analyze_pictures(model, mixed, batch_size=size)
+        assert {skipped.name for skipped in batched.skipped} == {str(path) for path in bad}
+        for name in expected.figures:
+            np.testing.assert_allclose(
+                batched.mean(name), expected.mean(name), rtol=1e-5, atol=1e-6
+            )
+            for null in expected.nulls(name):
+                actual, reference = (
+                    analysis.against(name, null)["expected"] for analysis in (batched, expected)
+                )
+                np.testing.assert_allclose(actual, reference, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_left_out_takes_no_place_among_the_other_images(model, photos, others):
+def test_skipped_pictures_do_not_enter_the_pool(model, photos, others):
     blank = others["blank.png"]
-    good = of(model, photos, batch_size=1, pool=4)
-    same_bits(of(model, [photos[0], blank, *photos[1:]], batch_size=1, pool=4), good)
-    for null in good.nulls("alignment"):
-        several = of(model, [photos[0], blank, *photos[1:]], batch_size=4, pool=4)
-        one, other = (each.against("alignment", null)["expected"] for each in (several, good))
-        np.testing.assert_allclose(one, other, rtol=1e-5)
+    expected = analyze_pictures(model, photos, batch_size=1, pool=4)
+    same_bits(
+        analyze_pictures(model, [photos[0], blank, *photos[1:]], batch_size=1, pool=4), expected
+    )
+    for null in expected.nulls("alignment"):
+        batched = analyze_pictures(model, [photos[0], blank, *photos[1:]], batch_size=4, pool=4)
+        actual, reference = (
+            analysis.against("alignment", null)["expected"] for analysis in (batched, expected)
+        )
+        np.testing.assert_allclose(actual, reference, rtol=1e-5)
 
 
 def test_many_blank_pictures_do_not_fill_the_memory(model, photos, others):
-    given = [others["blank.png"]] * 40 + photos[:5]
-    read = []
-    found = of(
-        model, (read.append(one) or one for one in given), batch_size=1, pool=4,
-        progress=lambda done, _: read.append(None) if done == 1 else None,
+    pictures = [others["blank.png"]] * 40 + photos[:5]
+    log = []
+    analysis = analyze_pictures(
+        model, (log.append(picture) or picture for picture in pictures), batch_size=1, pool=4,
+        progress=lambda done, _: log.append(None) if done == 1 else None,
     )  # fmt: skip
-    assert (
-        read.index(None) <= module.MAX_FILL_FACTOR * 4 + 4
-    )  # so many were held, the rest one by one
-    assert found.images == 5 and "other" not in found.nulls("alignment")
+    assert log.index(None) <= module.MAX_FILL_FACTOR * 4 + 4
+    assert analysis.images == 5 and "other" not in analysis.nulls("alignment")
 
 
-def test_one_picture_that_is_none_raises(model, others):
+def test_a_single_bad_picture_raises(model, others):
     for path in others.values():
         with pytest.raises(ImageError) as error:
-            of(model, path)
+            analyze_pictures(model, path)
         assert "\n" not in str(error.value)
     with pytest.raises(ImageError):
-        of(model, TEXT)
+        analyze_pictures(model, TEXT)
 
 
-def test_pictures_that_all_are_none_are_one_line(model, others):
+def test_only_bad_pictures_raise_one_line(model, others):
     for pictures in (list(others.values()), (path for path in others.values()), []):
         with pytest.raises(ImageError, match="images: expected at least one usable image") as error:
-            of(model, pictures, batch_size=2)
+            analyze_pictures(model, pictures, batch_size=2)
         assert "\n" not in str(error.value)
 
 
 def test_a_picture_that_is_given_twice_counts_twice(model, photos):
-    given = [photos[0], photos[0], photos[1]]
-    alone = of(model, given, batch_size=1, pool=0)
-    together = of(model, given, batch_size=3, pool=0)
-    assert alone.images == together.images == 3
-    np.testing.assert_allclose(alone.mean("alignment"), together.mean("alignment"), rtol=1e-5)
+    pictures = [photos[0], photos[0], photos[1]]
+    single = analyze_pictures(model, pictures, batch_size=1, pool=0)
+    batched = analyze_pictures(model, pictures, batch_size=3, pool=0)
+    assert single.images == batched.images == 3
+    np.testing.assert_allclose(single.mean("alignment"), batched.mean("alignment"), rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -152,23 +160,23 @@ def test_tensors_of_several_sizes_are_one_clear_line(name, pool, batch_size):
 
 
 def test_a_batch_in_a_list_is_refused_in_one_line(model):
-    many = models.images(3, seed=3)
+    inputs = models.images(3, seed=3)
     with pytest.raises(SemattnError, match="images: expected") as error:
-        analyze(model, [many[:2], many[2]])
+        analyze(model, [inputs[:2], inputs[2]])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("options", "message"),
     [
         ({"seed": -1}, "seed: expected at least 0"),
         ({"density": lambda scene: torch.ones(len(scene), 5)}, r"density: expected \(3, 12\)"),
         ({"density": lambda _: torch.ones(1, 12)}, r"density: expected \(3, 12\)"),
     ],
 )
-def test_wrong_options_are_one_line(model, wrong, message):
+def test_wrong_options_are_one_line(model, options, message):
     with pytest.raises(ValueError, match=message) as error:
-        analyze(model, models.images(3), **wrong)
+        analyze(model, models.images(3), **options)
     assert "\n" not in str(error.value)
 
 
@@ -177,25 +185,25 @@ def test_wrong_options_are_one_line(model, wrong, message):
 
 @pytest.mark.parametrize("layers", [[0], [1, 2], slice(0, 2), [-1], "all"])
 def test_chosen_layers_have_the_figures_that_they_have_among_all(model, layers):
-    many = models.images(3, seed=3)
-    found, every = analyze(model, many, layers=layers), analyze(model, many)
-    numbers = [layer for layer, _ in found.layers]
+    inputs = models.images(3, seed=3)
+    selected, complete = analyze(model, inputs, layers=layers), analyze(model, inputs)
+    numbers = [layer for layer, _ in selected.layers]
     assert numbers == {"[0]": [0], "[1, 2]": [1, 2], "[-1]": [3], "all": [0, 1, 2, 3]}.get(
         str(layers), [0, 1]
     )
-    for figure in every.figures:
-        np.testing.assert_allclose(found.mean(figure), every.mean(figure)[numbers], rtol=1e-6)
+    for metric in complete.figures:
+        np.testing.assert_allclose(selected.mean(metric), complete.mean(metric)[numbers], rtol=1e-6)
 
 
 def test_registers_are_no_class_token():
-    found = analyze(models.build("registers-gap"), models.images(10, seed=3))
-    assert np.isnan(found.mean("class_alignment")).all()
-    assert np.isnan(found.interval("class_alignment")).all()
-    assert found.mean("prefix_mass").min() > 0
+    analysis = analyze(models.build("registers-gap"), models.images(10, seed=3))
+    assert np.isnan(analysis.mean("class_alignment")).all()
+    assert np.isnan(analysis.interval("class_alignment")).all()
+    assert analysis.mean("prefix_mass").min() > 0
 
 
 def test_a_very_large_lift_is_counted():
-    """One HIGH patch of 4,096 that attends to itself alone, in one of three draws."""
+    """Use one HIGH patch of 4,096 that attends only to itself, in one of three draws."""
     draws = np.zeros((1, 1, 1, 3, 3, 3))
     draws[..., 0, 2, 2] = 4096.0
     tally = Tally(((0, 1),), 0)
@@ -207,11 +215,11 @@ def test_a_very_large_lift_is_counted():
 
 
 def stop_after(count: int):
-    def look(done: int, total: int | None) -> None:
+    def progress(done: int, total: int | None) -> None:
         if done >= count:
             raise StoppedError
 
-    return look
+    return progress
 
 
 @pytest.fixture
@@ -219,7 +227,7 @@ def every_batch(monkeypatch):
     monkeypatch.setattr(module, "BATCHES_BETWEEN_SAVES", 1)
 
 
-@pytest.mark.usefixtures("every_batch")
+@pytest.mark.usefixtures("save_after_every_batch")
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_run_that_was_stopped_goes_on(
@@ -228,29 +236,33 @@ def test_a_run_that_was_stopped_goes_on(
     monkeypatch.setattr(running, "has_spare_cores", lambda _: ahead)
     mixed = [others["text.jpg"], *photos[:3], others["blank.png"], *photos[3:], others["gone"]]
     options = {"batch_size": batch_size, "pool": 4}
-    whole = of(model, mixed, **options)
+    uninterrupted = analyze_pictures(model, mixed, **options)
     file = tmp_path / "deep" / "part.npz"
-    last = -1
+    last_done = -1
     for stop in (4, 7):
         with pytest.raises(StoppedError):
-            of(model, mixed, partial=file, progress=stop_after(stop), **options)
-        with np.load(file, allow_pickle=False) as kept:
-            done = json.loads(str(kept["about"]))["done"]
-        assert last < done <= stop and done % batch_size == 0
-        last = done
-    seen = []
-    parts = of(
-        model, iter(mixed), partial=file, progress=lambda *said: seen.append(said), **options
+            analyze_pictures(model, mixed, partial=file, progress=stop_after(stop), **options)
+        with np.load(file, allow_pickle=False) as arrays:
+            done = json.loads(str(arrays["about"]))["done"]
+        assert last_done < done <= stop and done % batch_size == 0
+        last_done = done
+    calls = []
+    resumed = analyze_pictures(
+        model, iter(mixed), partial=file, progress=lambda *args: calls.append(args), **options
     )
-    same_bits(whole, parts)
-    assert parts.skipped == whole.skipped and parts.manifest == whole.manifest
-    assert seen[0][0] > last and seen[-1] == (len(mixed), None)
+    same_bits(uninterrupted, resumed)
+    assert resumed.skipped == uninterrupted.skipped and resumed.manifest == uninterrupted.manifest
+    assert calls[0][0] > last_done and calls[-1] == (len(mixed), None)
     assert not list(file.parent.iterdir())
 
 
-@pytest.mark.usefixtures("every_batch")
+@pytest.mark.usefixtures("save_after_every_batch")
 def test_a_model_that_fails_half_way_loses_nothing(model, photos, tmp_path):
-    whole, file, passes = of(model, photos, batch_size=2), tmp_path / "part.npz", []
+    uninterrupted, file, passes = (
+        analyze_pictures(model, photos, batch_size=2),
+        tmp_path / "part.npz",
+        [],
+    )
     before = models.state_of(model)
 
     def fail(*_: object) -> None:
@@ -261,27 +273,27 @@ def test_a_model_that_fails_half_way_loses_nothing(model, photos, tmp_path):
 
     hook = model.blocks[1].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        of(model, photos, batch_size=2, partial=file)
+        analyze_pictures(model, photos, batch_size=2, partial=file)
     hook.remove()
     assert models.state_of(model) == before
-    with np.load(file) as kept:
-        assert json.loads(str(kept["about"]))["done"] == 4
-    same_bits(of(model, photos, batch_size=2, partial=file), whole)
+    with np.load(file) as arrays:
+        assert json.loads(str(arrays["about"]))["done"] == 4
+    same_bits(analyze_pictures(model, photos, batch_size=2, partial=file), uninterrupted)
 
 
-@pytest.mark.usefixtures("every_batch")
-def test_a_run_that_begins_with_nothing_to_count_can_be_kept(model, photos, others, tmp_path):
-    given = [others["text.jpg"], others["blank.png"], *photos[:3]]
-    found = of(model, given, batch_size=1, partial=tmp_path / "part.npz")
-    same_bits(found, of(model, given, batch_size=1))
+@pytest.mark.usefixtures("save_after_every_batch")
+def test_a_run_that_begins_with_bad_pictures_can_be_resumed(model, photos, others, tmp_path):
+    pictures = [others["text.jpg"], others["blank.png"], *photos[:3]]
+    analysis = analyze_pictures(model, pictures, batch_size=1, partial=tmp_path / "part.npz")
+    same_bits(analysis, analyze_pictures(model, pictures, batch_size=1))
 
 
 @pytest.fixture
-def begun(model, photos, tmp_path, every_batch):
-    """A file with the first three of six pictures."""
+def partial_file(model, photos, tmp_path, save_after_every_batch):
+    """Partial file with the first three of six pictures."""
     file = tmp_path / "part.npz"
     with pytest.raises(StoppedError):
-        of(model, photos[:6], batch_size=1, partial=file, progress=stop_after(4))
+        analyze_pictures(model, photos[:6], batch_size=1, partial=file, progress=stop_after(4))
     return file
 
 
@@ -298,89 +310,95 @@ def begun(model, photos, tmp_path, every_batch):
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_was_begun_otherwise_is_refused(model, photos, begun, changed):
-    before = begun.read_bytes()
+def test_resuming_with_other_options_is_refused(model, photos, partial_file, changed):
+    content = partial_file.read_bytes()
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
-        of(model, photos[:6], **({"batch_size": 1, "partial": begun} | changed))
+        analyze_pictures(
+            model, photos[:6], **({"batch_size": 1, "partial": partial_file} | changed)
+        )
     assert "\n" not in str(error.value)
-    assert begun.read_bytes() == before
+    assert partial_file.read_bytes() == content
 
 
-@pytest.mark.parametrize("given", ["others", "fewer", "swapped"])
-def test_what_was_begun_with_other_pictures_starts_again(model, photos, begun, given):
+@pytest.mark.parametrize("changes", ["others", "fewer", "swapped"])
+def test_resuming_with_other_pictures_starts_again(model, photos, partial_file, changes):
     pictures = {
         "others": photos[5::-1],
         "fewer": photos[:1],
         "swapped": [photos[1], photos[0], *photos[2:6]],
-    }[given]
-    before = begun.read_bytes()
+    }[changes]
+    content = partial_file.read_bytes()
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
-        of(model, iter(pictures), batch_size=1, partial=begun)
-    assert "\n" not in str(error.value) and begun.read_bytes() == before
+        analyze_pictures(model, iter(pictures), batch_size=1, partial=partial_file)
+    assert "\n" not in str(error.value) and partial_file.read_bytes() == content
     with pytest.warns(UserWarning, match="the analysis starts again: of the 3 images"):
-        found = of(model, pictures, batch_size=1, partial=begun)
-    same_bits(found, of(model, pictures, batch_size=1))
+        analysis = analyze_pictures(model, pictures, batch_size=1, partial=partial_file)
+    same_bits(analysis, analyze_pictures(model, pictures, batch_size=1))
 
 
-def test_a_whole_analysis_is_no_beginning(model, photos, tmp_path):
-    file = of(model, photos[:2]).save(tmp_path / "whole.npz")
-    before = file.read_bytes()
+def test_a_complete_analysis_is_not_a_partial_file(model, photos, tmp_path):
+    file = analyze_pictures(model, photos[:2]).save(tmp_path / "whole.npz")
+    content = file.read_bytes()
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
-        of(model, photos[:2], partial=file)
-    assert "\n" not in str(error.value) and file.read_bytes() == before
+        analyze_pictures(model, photos[:2], partial=file)
+    assert "\n" not in str(error.value) and file.read_bytes() == content
 
 
-def test_another_model_and_a_damaged_file_are_refused(photos, begun):
+def test_another_model_and_a_damaged_file_are_refused(photos, partial_file):
     with pytest.raises(AnalysisFileError, match="weights_sha256"):
-        of(models.build("registers", seed=1), photos[:6], batch_size=1, partial=begun)
-    whole = begun.read_bytes()
-    begun.write_bytes(whole[: len(whole) // 2])
+        analyze_pictures(
+            models.build("registers", seed=1), photos[:6], batch_size=1, partial=partial_file
+        )
+    content = partial_file.read_bytes()
+    partial_file.write_bytes(content[: len(content) // 2])
     with pytest.raises(AnalysisFileError, match="file: expected an analysis") as error:
-        of(models.build("registers"), photos[:6], batch_size=1, partial=begun)
+        analyze_pictures(models.build("registers"), photos[:6], batch_size=1, partial=partial_file)
     assert "\n" not in str(error.value)
 
 
 def test_other_preprocessing_does_not_merge(model, photos):
-    """A figure of differently cut pictures is another figure."""
-    one = of(model, photos[:2])
-    other = of(model, photos[2:4], preprocessing=Preprocessing(models.SIZE, (0.1,) * 3, (0.9,) * 3))
+    """Check that analyses with different preprocessing are not merged."""
+    first = analyze_pictures(model, photos[:2])
+    second = analyze_pictures(
+        model, photos[2:4], preprocessing=Preprocessing(models.SIZE, (0.1,) * 3, (0.9,) * 3)
+    )
     with pytest.raises(ValueError, match="analysis: expected the same model, options and versions"):
-        one.merge(other)
+        first.merge(second)
 
 
 # Reading ahead
 
 
 def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch):
-    many, taken, distance = models.images(12, seed=3), [], []
+    inputs, n_taken, distances = models.images(12, seed=3), [], []
 
-    def one_by_one():
-        for image in many:
-            taken.append(1)
+    def generate():
+        for image in inputs:
+            n_taken.append(1)
             yield image
 
-    made = []
+    analyses = []
     for ahead in (False, True):
         monkeypatch.setattr(running, "has_spare_cores", lambda _, ahead=ahead: ahead)
-        taken.clear()
-        made.append(
+        n_taken.clear()
+        analyses.append(
             analyze(
-                model, one_by_one(), batch_size=2, pool=2,
-                progress=lambda done, _: distance.append(len(taken) - done),
+                model, generate(), batch_size=2, pool=2,
+                progress=lambda done, _: distances.append(len(n_taken) - done),
             )
         )  # fmt: skip
-    same_bits(*made)
-    assert max(distance) <= 4
+    same_bits(*analyses)
+    assert max(distances) <= 4
 
 
 def test_no_thread_is_left_behind(model, photos, monkeypatch):
     monkeypatch.setattr(running, "has_spare_cores", lambda _: True)
-    before = threading.enumerate()
+    threads_before = threading.enumerate()
     with pytest.raises(StoppedError):
-        of(model, photos, batch_size=1, pool=0, progress=stop_after(2))
+        analyze_pictures(model, photos, batch_size=1, pool=0, progress=stop_after(2))
     gc.collect()
-    new = [one for one in threading.enumerate() if one not in before]
-    assert not [one for one in new if "semattn" in one.name]
+    threads = [thread for thread in threading.enumerate() if thread not in threads_before]
+    assert not [thread for thread in threads if "semattn" in thread.name]
 
 
 def test_an_error_while_reading_ahead_is_the_callers(model, photos, monkeypatch):
@@ -391,51 +409,58 @@ def test_an_error_while_reading_ahead_is_the_callers(model, photos, monkeypatch)
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        of(model, pictures(), batch_size=1)
+        analyze_pictures(model, pictures(), batch_size=1)
     with pytest.raises(TypeError, match="image: expected a path"):
-        of(model, [photos[0], 3], batch_size=1)
+        analyze_pictures(model, [photos[0], 3], batch_size=1)
 
 
 def test_a_partial_file_that_cannot_be_written_is_noticed_before_the_first_image(
     model, photos, tmp_path
 ):
     (tmp_path / "taken").write_text("a file, no folder")
-    seen = []
+    calls = []
     with pytest.raises(AnalysisFileError, match="file: expected to write") as error:
-        of(model, photos[:2], partial=tmp_path / "taken" / "part.npz", progress=seen.append)
-    assert "\n" not in str(error.value) and not seen
+        analyze_pictures(
+            model, photos[:2], partial=tmp_path / "taken" / "part.npz", progress=calls.append
+        )
+    assert "\n" not in str(error.value) and not calls
 
 
 def test_a_density_of_other_images_is_refused(model, photos):
     with pytest.raises(ValueError, match="density: expected a density of the image itself"):
-        of(model, photos[:2], density="other")
+        analyze_pictures(model, photos[:2], density="other")
 
 
 def test_the_models_own_preprocessing_is_in_the_manifest(photos):
     vit = timm.create_model("test_vit").eval()
-    found = of(vit, photos[:2], preprocessing=None)
-    assert found.manifest["options"]["preprocessing"] == str(Preprocessing.of(vit))
-    other = of(vit, photos[:2], preprocessing=PREPARED)
-    assert other.manifest["options"]["preprocessing"] == str(PREPARED)
+    analysis = analyze_pictures(vit, photos[:2], preprocessing=None)
+    assert analysis.manifest["options"]["preprocessing"] == str(Preprocessing.of(vit))
+    prepared = analyze_pictures(vit, photos[:2], preprocessing=PREPARED)
+    assert prepared.manifest["options"]["preprocessing"] == str(PREPARED)
 
 
 def test_where_nothing_tells_the_preprocessing_the_manifest_does_not_either(model):
     images = torch.rand(2, 3, *models.SIZE, generator=torch.manual_seed(0))
-    assert of(model, images, preprocessing=None).manifest["options"]["preprocessing"] is None
+    assert (
+        analyze_pictures(model, images, preprocessing=None).manifest["options"]["preprocessing"]
+        is None
+    )
 
 
 def test_the_warnings_of_other_threads_are_left_alone(model, photos, others, monkeypatch):
-    """`catch_warnings` swaps what all threads share: under a thread that reads it goes wrong."""
-    ours = []
+    """Check that `catch_warnings`, which is not thread-safe, is not used in a reader thread."""
+    callers = []
 
     class Watched(warnings.catch_warnings):
-        def __init__(self, *given: Any, **options: Any) -> None:
-            ours.append(sys._getframe(1).f_globals["__name__"])
-            super().__init__(*given, **options)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            callers.append(sys._getframe(1).f_globals["__name__"])
+            super().__init__(*args, **options)
 
     monkeypatch.setattr(warnings, "catch_warnings", Watched)
     with warnings.catch_warnings():
         pass
-    found = of(model, [*photos, *photos, others["blank.png"], others["text.jpg"]], replicates=20)
-    assert np.isfinite(found.interval("alignment")).all()
-    assert ours[0] == __name__ and not [name for name in ours if name.startswith("semattn")]
+    analysis = analyze_pictures(
+        model, [*photos, *photos, others["blank.png"], others["text.jpg"]], replicates=20
+    )
+    assert np.isfinite(analysis.interval("alignment")).all()
+    assert callers[0] == __name__ and not [name for name in callers if name.startswith("semattn")]

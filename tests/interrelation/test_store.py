@@ -1,4 +1,4 @@
-"""Files that were damaged after they were written."""
+"""Damaged analysis files."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from tests import models
 
 
 @pytest.fixture(scope="module")
-def found():
+def analysis():
     return analyze(models.build("class-token"), models.images(2), replicates=3)
 
 
 @pytest.mark.parametrize("damage", ["a bit", "eight bytes", "the end"])
-def test_a_damaged_file_is_refused_or_whole(found, tmp_path, damage):
-    file = found.save(tmp_path / "a.npz")
-    whole, chance, refused = file.read_bytes(), np.random.default_rng(0), 0
-    expected = found.tally.arrays()
+def test_a_damaged_file_is_refused_or_whole(analysis, tmp_path, damage):
+    file = analysis.save(tmp_path / "a.npz")
+    content, rng, n_refused = file.read_bytes(), np.random.default_rng(0), 0
+    expected = analysis.tally.arrays()
     for _ in range(150):
-        made, place = bytearray(whole), int(chance.integers(len(whole)))
+        damaged, position = bytearray(content), int(rng.integers(len(content)))
         if damage == "a bit":
-            made[place] ^= 1 << int(chance.integers(8))
+            damaged[position] ^= 1 << int(rng.integers(8))
         elif damage == "eight bytes":
-            made[place : place + 8] = chance.bytes(8)
+            damaged[position : position + 8] = rng.bytes(8)
         else:
-            del made[place:]
-        file.write_bytes(made)
+            del damaged[position:]
+        file.write_bytes(damaged)
         try:
-            again = load_analysis(file).tally.arrays()
+            loaded = load_analysis(file).tally.arrays()
         except AnalysisFileError as error:
-            refused += 1
+            n_refused += 1
             assert str(error).startswith("file: expected an analysis")  # noqa: PT017
             assert "\n" not in str(error)  # noqa: PT017
-        else:  # a date, or the like
-            assert all(np.array_equal(values, again[name]) for name, values in expected.items())
-    assert refused > 100
+        else:  # damage outside the data, such as a date
+            assert all(np.array_equal(values, loaded[name]) for name, values in expected.items())
+    assert n_refused > 100
 
 
-def test_a_file_without_one_of_its_arrays_is_refused(found, tmp_path):
-    file = found.save(tmp_path / "a.npz")
+def test_a_file_without_one_of_its_arrays_is_refused(analysis, tmp_path):
+    file = analysis.save(tmp_path / "a.npz")
     with np.load(file) as opened:
         arrays = dict(opened)
     for missing in (
@@ -49,6 +49,6 @@ def test_a_file_without_one_of_its_arrays_is_refused(found, tmp_path):
         "counts/alignment", "nulls/alignment/shifted/high", "null_counts/alignment/shifted",
         "freedom/alignment/shifted",
     ):  # fmt: skip
-        np.savez(file, **{name: one for name, one in arrays.items() if name != missing})
+        np.savez(file, **{name: array for name, array in arrays.items() if name != missing})
         with pytest.raises(AnalysisFileError, match="file: expected an analysis"):
             load_analysis(file)
