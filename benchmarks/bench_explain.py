@@ -120,7 +120,7 @@ def result(results: evaluation.Results, table: evaluation.Table, caption: str) -
             *({"key": f"ours {metric}",
                "title": f"ours − it, {evaluation.measures[metric].title}"}
               for metric in PAIRED if metric in table.metrics),
-            {"key": "seconds", "title": "s a map", "format": ".3f"},
+            {"key": "seconds", "title": "seconds per map", "format": ".3f"},
             {"key": "mib", "title": "MiB", "format": ".0f"},
         ],
         "rows": rows,

@@ -123,9 +123,9 @@ def run(count: int) -> dict[str, Any]:
     result = measuring.result(rows, caption)
     result["columns"] = [
         {"key": "way", "title": "what is computed"},
-        {"key": "shown", "title": "images in the model, for one", "format": "d"},
+        {"key": "shown", "title": "forward passes per image", "format": "d"},
         {"key": "seconds", "title": "seconds", "format": ".1f"},
-        {"key": "time_ratio", "title": "of the plain passes", "format": ".2f"},
+        {"key": "time_ratio", "title": "relative to plain passes", "format": ".2f"},
     ]
     return result
 

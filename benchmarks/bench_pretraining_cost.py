@@ -154,7 +154,7 @@ def main() -> None:
     result = measuring.result([], (
         "A step of pre-training: a batch of random crops with their masks, made in the same "
         "process, then forward, backward and AdamW. Median of "
-        f"{options.rounds} rounds in which the ways take turns; {options.device}, "
+        f"{options.rounds} interleaved rounds; {options.device}, "
         f"{measuring.versions()} Made by "
         "`python -m benchmarks.bench_pretraining_cost`."
     ))  # fmt: skip
@@ -162,8 +162,8 @@ def main() -> None:
     result["columns"] = [
         {"key": "case", "title": "model"},
         {"key": "way", "title": "masks"},
-        {"key": "batch_ms", "title": "making the batch, ms", "format": ",.1f"},
-        {"key": "step_ms", "title": "whole step, ms", "format": ",.0f"},
+        {"key": "batch_ms", "title": "batch, ms", "format": ",.1f"},
+        {"key": "step_ms", "title": "step, ms", "format": ",.0f"},
         {"key": "time_ratio", "title": "step ratio", "format": ".3f"},
         {"key": "bar", "title": "bar", "format": ".2f"},
     ]

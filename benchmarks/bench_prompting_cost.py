@@ -88,8 +88,8 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
             )  # fmt: skip
     caption = (
         f"ViT-S/14, float32, batches of {BATCH} photographs, without gradients: a prompted forward "
-        "pass (the last third of the layers, unless it says so; keypoints found in it where they "
-        f"are needed) beside a plain one. Median of {repeats} rounds in which the ways take turns; "
+        "pass (last third of the layers by default; keypoint detection included) relative to a "
+        f"plain one. Median of {repeats} interleaved rounds; "
         f"the ratio is the median of the rounds' ratios. {measuring.versions()} Made by "
         "`python -m benchmarks.bench_prompting_cost`."
     )

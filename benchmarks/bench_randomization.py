@@ -30,11 +30,11 @@ from .objects_on_scenes.fetch import default_root
 RESULT = Path(__file__).parent / "results" / "randomization.json"
 ROWS = {
     OURS: "",
-    f"{OURS}:growth=0": "not grown",
+    f"{OURS}:growth=0": "without affinity refinement",
     f"{OURS}:uniform": "without SIFT",
-    f"{OURS}:uniform:growth=0": "without SIFT, not grown",
-    "keypoint-density": "control: the keypoints alone",
-    "keypoint-density+grown": "control: the keypoints, grown over the model's keys",
+    f"{OURS}:uniform:growth=0": "without SIFT and affinity refinement",
+    "keypoint-density": "control: keypoints alone",
+    "keypoint-density+grown": "control: keypoints with affinity refinement",
     "generic-relevance": "", "transition-attention": "", "gradient-rollout": "",
     "attention-rollout": "", "raw-attention": "", "grad-cam": "",
 }  # fmt: skip
@@ -95,11 +95,12 @@ def result(correlations: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "caption": (
-            f"Spearman's correlation over patches with the map of the model as it is, {count} "
-            "development images, the true class explained; layers are drawn anew from the output "
-            "down, as they were drawn before training (`reset_parameters`). Means with 95 % "
-            "bootstrap intervals over images; 1 is a map that owes nothing to what was drawn anew. "
-            "A dash stands where maps became even. Made by "
+            f"Spearman's correlation over patches with the map of the trained model, {count} "
+            "development images, the true class explained; layers are randomised from the output "
+            "down by their initialisation (`reset_parameters`). Means with 95 % "
+            "bootstrap intervals over images; 1 is a map that does not depend on the randomised "
+            "layers. "
+            "A dash: the map became constant. Made by "
             "`python -m benchmarks.bench_randomization`."
         ),
         "columns": [

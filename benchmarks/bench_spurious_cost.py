@@ -91,9 +91,10 @@ def main() -> None:
             rows.append(measure_command(image_folder(options.work, count), out, is_timed))
             print(rows[-1], file=sys.stderr, flush=True)
     table = {
-        "caption": "`semattn spurious FOLDER`, whole: reading the files, the search, the figure "
-        f"and the page. Embedded model, 257 tokens, 13 classes, {os.cpu_count()} cores, float32; a "
-        "dash: other work ran beside it. Made by `python -m benchmarks.bench_spurious_cost`.",
+        "caption": "The whole command `semattn spurious FOLDER`: reading, search, figure and "
+        f"report. Embedded model, 257 tokens, 13 classes, {os.cpu_count()} cores, "
+        "float32; a dash: not timed, since other work ran at the same time. Made by "
+        "`python -m benchmarks.bench_spurious_cost`.",
         "columns": [
             {"key": "images", "title": "images", "format": "d"},
             {"key": "seconds", "title": "seconds", "format": ".0f"},

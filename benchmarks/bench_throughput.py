@@ -178,17 +178,17 @@ def main() -> None:
     result = measuring.result([], (
         f"{options.images} photographs of {SIDE} pixels, the embedded model"
         f"{' with random weights' * options.random_weights}, batches of {options.batch_size}, on "
-        f"{describe_device(options.device)}; median of {options.rounds} rounds in which the "
-        "ways take turns, after one that does not count. Of the slower half: the rate over that of "
-        f"the slower of the first two; {measuring.versions()} Made by "
+        f"{describe_device(options.device)}; median of {options.rounds} interleaved rounds after "
+        "a warm-up. Relative rate: the rate over that of the slower stage alone; "
+        f"{measuring.versions()} Made by "
         "`python -m benchmarks.bench_throughput`."
     ))  # fmt: skip
     result["rows"] = rows_of(seconds, options.images)
     result["needs"] = resources
     result["columns"] = [
         {"key": "way", "title": "what"},
-        {"key": "rate", "title": "images a second", "format": ",.1f"},
-        {"key": "ratio", "title": "of the slower half", "format": ".2f"},
+        {"key": "rate", "title": "images per second", "format": ",.1f"},
+        {"key": "ratio", "title": "relative rate", "format": ".2f"},
         {"key": "bar", "title": "bar", "format": ".2f"},
     ]
     write_text(options.out, json.dumps(result, indent=1) + "\n")

@@ -167,13 +167,14 @@ def result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "caption": (
-            "Per cent right on images of the classes that bear no watermark in training "
+            "Per cent right on images of the classes without the watermark in training "
             f"({TEST} development images less those of the planted class, scenes unseen by the "
             "head). The watermark of ImageNet-W was on all training images of one class, one head "
-            "for each; attention is led away from the patches that the watermark's characters "
-            "cover, each by how much it is covered (right cue), or from a band of the same shape "
-            "at the top (wrong cue). Differences are paired, in points, with 95 % bootstrap "
-            "intervals over images; restored is the part of the watermark's cost. Strength, layers "
+            "for each; attention is suppressed at the patches that the watermark covers, in "
+            "proportion to the covered part (right cue), or at a band of the same shape at the "
+            "top (wrong cue). Differences are paired, in points, with 95 % bootstrap "
+            "intervals over images; restored is the recovered part of the watermark's cost. "
+            "Strength, layers "
             "and queries are chosen on other images of the training scenes. Made by "
             "`python -m benchmarks.bench_watermark`."
         ),
@@ -186,7 +187,7 @@ def result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
             {"key": "clean, right cue", "title": "clean, right cue", "format": ".1f"},
             {"key": "clean, wrong cue", "title": "clean, wrong cue", "format": ".1f"},
             {"key": "cost", "title": "cost of the watermark"},
-            {"key": "restored_points", "title": "brought back"},
+            {"key": "restored_points", "title": "recovered, points"},
             {"key": "restored", "title": "restored", "format": ".0%"},
             {"key": "wrong", "title": "wrong cue, change"},
             {"key": "wrong_clean", "title": "wrong cue on clean, change"},

@@ -103,7 +103,8 @@ def result(
             f"Per cent right on {len(seeds)} seeds x {images} test images of each of the four "
             "groups (scenes unseen in training, in validation and while prompting was developed); "
             f"a linear head on the frozen embedded backbone, trained on {train} images of which "
-            "95 % agree with their background; the last third of the layers is led. The option "
+            "95 % agree with their background; the last third of the layers is prompted. The "
+            "option "
             "(strength; part of the tokens that is dropped; pixels of blur) is chosen on "
             f"{validation} validation images a group, for each seed, by worst-group accuracy. "
             "Groups: land bird on land / on water, water bird on land / on water. Gains and "
@@ -123,9 +124,9 @@ def result(
             {"key": "worst_gain", "title": "gain of the worst"},
             {"key": "mean_part", "title": "recovered, mean", "format": ".0%"},
             {"key": "worst_part", "title": "recovered, worst", "format": ".0%"},
-            {"key": "mean_sobel", "title": "mean, over Sobel"},
-            {"key": "ours", "title": f"{default_arm} over it, mean"},
-            {"key": "ours_worst", "title": f"{default_arm} over it, worst"},
+            {"key": "mean_sobel", "title": "mean − Sobel"},
+            {"key": "ours", "title": f"{default_arm} − it, mean"},
+            {"key": "ours_worst", "title": f"{default_arm} − it, worst"},
             {"key": "even", "title": "cost without confounding"},
             {"key": "option", "title": "options"},
         ],
@@ -165,7 +166,7 @@ def scenes(seeds: list[dict[str, Any]], ours: str, limit: str) -> dict[str, Any]
         "columns": [
             {"key": "scene", "title": "background"},
             {"key": "bird", "title": "bird of"},
-            {"key": "density", "title": "keypoints a patch", "format": ".2f"},
+            {"key": "density", "title": "keypoints per patch", "format": ".2f"},
             {"key": "none", "title": "no prompt", "format": ".1f"},
             {"key": "prompted", "title": ours, "format": ".1f"},
             {"key": "limit", "title": limit, "format": ".1f"},

@@ -308,15 +308,15 @@ def main() -> None:
         rows.append(truncate_archives(image_folder, work))
         rows += sum_by_fault(reliability_search.kill_searches(Faulty, fork, work, options.kills))
     result = {
-        "caption": f"Audits of {IMAGES} drawn pictures and 3 broken files, and searches of "
-        f"{len(reliability_search.make_images())} pictures, held against one left alone, file by "
-        "file, byte by byte. Lost and doubled: images that stand in neither table, or more than "
-        "once; different: files that differ, or images that are left out without need or without "
-        "a word. Made by `python -m benchmarks.reliability_audit`.",
+        "caption": f"Audits of {IMAGES} synthetic images and 3 broken files, and searches of "
+        f"{len(reliability_search.make_images())} pictures, compared byte by byte with a "
+        "reference without faults. Lost and doubled: images in neither table, or more than once; "
+        "different: files that differ, or images that are left out without a reason or without a "
+        "report. Made by `python -m benchmarks.reliability_audit`.",
         "columns": [
             {"key": "fault", "title": "fault"},
             {"key": "times", "title": "times", "format": "d"},
-            {"key": "images", "title": "images held against", "format": "d"},
+            {"key": "images", "title": "images compared", "format": "d"},
             {"key": "lost", "title": "lost", "format": "d"},
             {"key": "doubled", "title": "doubled", "format": "d"},
             {"key": "different", "title": "different", "format": "d"},

@@ -127,12 +127,13 @@ def result(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     }
     total |= {"area": "all", "growth": None, "peak": max(row["peak"] for row in rows)}
     return {
-        "caption": f"Hostile inputs, drawn by the seed {seed}. Answered: as promised, which is "
-        "checked; refused: by one line of semattn's own that says what was expected, or by the "
-        "model or function that was given; crashed: anything else, also a warning, and half a "
-        "minute without an answer; left: hooks, modes, threads, files or settings that a call left "
+        "caption": f"Hostile inputs, drawn by the seed {seed}. Answered: the result was checked; "
+        "refused: by one line of semattn that says what was expected, or by the given "
+        "model or function; crashed: anything else, including warnings and no result "
+        "after 30 seconds; left: hooks, modes, threads, files or settings that a call "
+        "left "
         "behind. Memory "
-        "of the process: what 10,000 inputs add after a warm-up, and the most that it ever had. "
+        "of the process: growth per 10,000 inputs after a warm-up, and peak. "
         "Made by `python -m benchmarks.reliability_fuzz`.",
         "columns": [
             {"key": "area", "title": "area"},
@@ -141,8 +142,8 @@ def result(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
             {"key": "refused", "title": "refused", "format": ","},
             {"key": "crashed", "title": "crashed", "format": ","},
             {"key": "left", "title": "left", "format": ","},
-            {"key": "growth", "title": "MiB more in 10,000", "format": ".1f"},
-            {"key": "peak", "title": "MiB at most", "format": ","},
+            {"key": "growth", "title": "MiB per 10,000 inputs", "format": ".1f"},
+            {"key": "peak", "title": "peak MiB", "format": ","},
         ],
         "rows": [*rows, total],
     }

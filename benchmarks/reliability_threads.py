@@ -189,9 +189,9 @@ def main() -> None:
     result = {
         "caption": f"{sum(row['calls'] for row in rows):,} calls, drawn from all explainers, "
         "prompters at three strengths, explanations in a prompted pass, records and plain calls, "
-        f"of {IMAGES} images each; of the tasks, half hold a prompter open. Different: answers "
-        "that are not those of the same call made alone, bit for bit. Left: modules and parameters "
-        f"that are not as they were. {measuring.versions()} Made by "
+        f"of {IMAGES} images each; half of the tasks hold a prompter open. Different: results "
+        "that are not bit-equal to those of the same call alone. Left: modules and parameters "
+        f"that were changed. {measuring.versions()} Made by "
         "`python -m benchmarks.reliability_threads`.",
         "columns": [
             {"key": "model", "title": "model"},

@@ -117,17 +117,17 @@ SHORT = {
     "sift-patch-interrelation": "**SIFTPatchInterrelation**",
     "sift-patch-interrelation:uniform": "the same without SIFT (model-only)",
     "sift-patch-interrelation:sobel": "the same with Sobel for SIFT",
-    "sift-patch-interrelation:growth=0": "the same, not grown",
+    "sift-patch-interrelation:growth=0": "the same without affinity refinement",
     "legrad": "LeGrad",
     "generic-relevance": "generic relevance (Chefer)",
-    "generic-relevance+grown": "generic relevance, grown",
+    "generic-relevance+grown": "generic relevance with affinity refinement",
     "raw-attention": "raw attention",
-    "raw-attention+grown": "raw attention, grown",
+    "raw-attention+grown": "raw attention with affinity refinement",
     "attention-rollout": "rollout",
-    "attention-rollout+grown": "rollout, grown",
+    "attention-rollout+grown": "rollout with affinity refinement",
     "fast-vit-rollout/rollout": "rollout, fast-vit-rollout's",
     "grad-cam": "Grad-CAM",
-    "grad-cam+grown": "Grad-CAM, grown",
+    "grad-cam+grown": "Grad-CAM with affinity refinement",
     "pytorch-grad-cam/HiResCAM": "HiResCAM, pytorch-grad-cam's",
     "captum/SmoothGrad": "SmoothGrad, Captum's",
     "hilrp/AttnLRP": "AttnLRP, hilrp's",
@@ -158,7 +158,7 @@ def _explained() -> dict[str, Any]:
     for key, title in SETS.items():
         for metric, short in (("ap", "AP"), ("insertion-deletion", "ins − del")):
             columns.append({"key": f"{key} {metric}", "title": f"{title}: {short}"})
-            columns.append({"key": f"{key} ours {metric}", "title": f"ours less it, {short}"})
+            columns.append({"key": f"{key} ours {metric}", "title": f"ours − it, {short}"})
     for method, name in SHORT.items():
         row: dict[str, Any] = {"name": name}
         for key in SETS:

@@ -72,16 +72,17 @@ def main() -> None:
         gpu["needs"][size] = cpu["needs"][size]
     result = {
         "caption": f"Explaining the {IMAGES:,} training images of ImageNet-1k with the embedded "
-        f"model, {cpu['needs']['gflop']:.0f} GFLOP an image; memory of the processes of a machine, "
-        "less that of readers. Reckoned from what `bench_throughput` measured, as if cores, GPUs "
-        "and machines added up: two cores without a GPU, and one GPU with sixteen. Made by "
+        f"model, {cpu['needs']['gflop']:.0f} GFLOP an image; memory of the processes of a "
+        "machine, without data-loading workers. Extrapolated from `bench_throughput`, assuming "
+        "that cores, GPUs "
+        "and machines scale linearly: two cores without a GPU, and one GPU with sixteen. Made by "
         "`python -m benchmarks.scale`.",
         "columns": [
             {"key": "setup", "title": "machines"},
-            {"key": "reading", "title": "reading and SIFT, images a second", "format": ",.0f"},
-            {"key": "explaining", "title": "explaining, images a second", "format": ",.0f"},
+            {"key": "reading", "title": "reading and SIFT, images per second", "format": ",.0f"},
+            {"key": "explaining", "title": "explaining, images per second", "format": ",.0f"},
             {"key": "hours", "title": "hours", "format": ".2g"},
-            {"key": "slower", "title": "slower half"},
+            {"key": "slower", "title": "slower stage"},
             {"key": "memory", "title": "memory, GiB", "format": ",.1f"},
             {"key": "disk", "title": "results, GiB", "format": ",.1f"},
         ],

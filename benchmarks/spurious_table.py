@@ -212,8 +212,9 @@ def main() -> None:
     tables = {
         "spurious": _table(
             setting + "Recall: the planted cue is among the first ones ranked (its class, and "
-            f"{OVERLAP:g} of intersection over union on fresh images that bear it); confirmed: the "
-            "first one is, and is of that class; false: confirmed cues of other classes. AP over "
+            f"{OVERLAP:g} of intersection over union on fresh images with the cue); confirmed: the "
+            "top-ranked cue is, and is of that class; false: confirmed cues of other classes. AP "
+            "over "
             "all patches of 130 fresh images, and of the class's alone. Made by "
             "`python -m benchmarks.bench_spurious`.",
             """
@@ -233,36 +234,39 @@ def main() -> None:
             list(planted_rows(results)),
         ),
         "spurious_twins": _table(
-            setting + "Cues that were confirmed where there is none to find, at level .05 of a "
-            "search; tried: candidates of a search that were more frequent in a class. Made by "
+            setting
+            + "Confirmed cues where there is none to find, at significance level .05 per search; "
+            "tried: candidates of a search that were more frequent in a class. Made by "
             "`python -m benchmarks.bench_spurious`.",
             """
             what | twin
             kind | cue
             searches | searches | d
-            confirmed | confirmed in all | d
-            tried | tried in one | .1f
+            confirmed | confirmed, total | d
+            tried | tried per search | .1f
             """,
             list(twin_rows(results)),
         ),
         "spurious_methods": _table(
-            setting + "Rate .95. AP of planted patches over all patches of the fresh images, mean "
-            "over the cases done, with 95 % bootstrap intervals over images; rank of the biased "
+            setting
+            + "Rate .95. AP of planted patches over all patches of the fresh images, mean over "
+            "the finished cases, with 95 % bootstrap intervals over images; rank of the biased "
             "class among 13. Made by `python -m benchmarks.spurious_rivals`.",
             """
             method | method
             cases | cases | d
             ap | AP
-            difference | ours less it
+            difference | ours − it
             rank | rank of the class | .1f
             """,
             list(method_rows(options.work, results)),
         ),
         "spurious_loop": _table(
             setting
-            + "Rate .95; attention is led away (strength 1, last half of the layers) from the "
-            "first cue found, or from the true patches (oracle), on 600 images of the test split "
-            f"in four groups ({', '.join(GROUPS)}); the worst group is that of no prompt. Per cent "
+            + "Rate .95; attention is suppressed (strength 1, last half of the layers) at the "
+            "first cue, or at its true patches (oracle), on 600 images of the test split "
+            f"in four groups ({', '.join(GROUPS)}); the worst group is the one without prompt. "
+            "Per cent "
             "right, and points gained with 95 % bootstrap intervals over images. Made by "
             "`python -m benchmarks.bench_spurious_loop`.",
             """
@@ -270,10 +274,10 @@ def main() -> None:
             searches | searches | d
             clean | others, no cue | .1f
             others | others with the cue | .1f
-            others found | cue found overlooked
+            others found | cue suppressed
             others oracle | oracle
             worst | worst group | .1f
-            worst found | cue found overlooked
+            worst found | cue suppressed
             worst oracle | oracle
             """,
             list(loop_rows(options.work)),

@@ -70,7 +70,7 @@ def families(models: dict[str, Known]) -> list[Family]:
 
 def sweep() -> dict[str, Any]:
     """Return the sweep file: versions, and one row for each model."""
-    text = resources.files("semattn").joinpath("data/models.json").read_text(encoding="utf-8")
+    text = resources.files("semattn").joinpath("zoo/assets/models.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 
