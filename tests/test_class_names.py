@@ -37,7 +37,7 @@ def test_a_name_a_synonym_or_a_number(given_: str | int, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "names", "said"),
+    ("given_", "names", "message"),
     [
         ("crane", NAMES, "which may be #1 'crane' or #3 'crane'"),
         ("cran", NAMES, "unknown class 'cran' — did you mean 'crane'"),

@@ -53,20 +53,20 @@ def input_names(sources: Sequence[Any]) -> list[str]:
 def identify(
     sources: Sequence[Any],
     names: Sequence[str] | None = None,
-    kept: Lines | None = None,
+    stored_lines: Lines | None = None,
     workers: int | None = None,
 ) -> list[str]:
-    """Return the identity line of each input; read only files without a valid line in `kept`.
+    """Return the identity line of each input; read only files without a valid stored line.
 
     Parameters
     ----------
     sources : inputs, as for `semattn.utils.identity.identity_of`
     names : names of the inputs; None uses `input_names`
-    kept : lines of an earlier call, as returned by `lines_by_name`
+    stored_lines : lines of an earlier call, as returned by `lines_by_name`
     workers : number of threads that read files
     """
     names = input_names(sources) if names is None else names
-    stored = kept or {}
+    stored = stored_lines or {}
     lines: list[str | None] = []
     for source, name in zip(sources, names, strict=True):
         stamp, line = stored.get(name, (NO_STAMP, ""))

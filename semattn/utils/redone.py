@@ -13,11 +13,11 @@ class Redone:
     Parameters
     ----------
     part : singular and plural of the word for a part: ("unit", "units")
-    kept : number of parts that an earlier run stored
+    stored : number of parts that an earlier run stored
     """
 
-    def __init__(self, part: tuple[str, str], kept: int) -> None:
-        self.part, self.kept, self.parts = part, kept, 0
+    def __init__(self, part: tuple[str, str], stored: int) -> None:
+        self.part, self.stored, self.parts = part, stored, 0
         self._before: dict[str, int] = {}
         self._after: dict[str, int] = {}
 
@@ -42,8 +42,8 @@ class Redone:
         """
         if not self.parts:
             return ""
-        word = self.part[0] if self.kept == 1 else self.part[1]
-        start = f"{self.parts} of {self.kept} kept {word} " + (
+        word = self.part[0] if self.stored == 1 else self.part[1]
+        start = f"{self.parts} of {self.stored} kept {word} " + (
             "was not used" if self.parts == 1 else "were not used"
         )
         if not alone:
