@@ -159,7 +159,7 @@ def test_a_stream_without_a_descriptor_is_still_a_stream():
 
 def rows():
     table = new_table(2)
-    for title in ("class", "where", "keypoints", "in", "others", "lost, removed"):
+    for title in ("class", "where", "keypoints", "in class", "in others", "removal"):
         table.add_column(title, no_wrap=True)
     table.add_row("a very long name of a class", "upper left corner", "poor", "92 %", "0.4 %",
                   "1.25 [1.00, 1.50]")  # fmt: skip

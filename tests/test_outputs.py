@@ -386,7 +386,7 @@ def test_a_logit_of_minus_seven_is_not_positive() -> None:
     assert words.how_chosen(made, 0) == "predicted is healthy, logit -7.00"
     explicit = SIFTPatchInterrelation(model).explain(images(1), target=0)
     assert words.headline(explicit, 0) == "ill  logit -7.00"
-    assert words.how_chosen(explicit, 0) == "asked for; predicted is healthy logit -7.00"
+    assert words.how_chosen(explicit, 0) == "not the predicted class, which is healthy logit -7.00"
 
 
 @pytest.mark.parametrize("name", ["one logit", "one logit (B,)", "one probability", "multi-label",

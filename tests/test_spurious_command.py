@@ -12,7 +12,7 @@ from PIL import Image
 
 from semattn import output, report, viz
 from semattn.spurious import Effect, load_discovery
-from semattn.viz.cues import figure, nats, outcome, reason
+from semattn.viz.cues import nats, outcome, p_text, reason
 from semattn.viz.spurious_figure import marked
 from tests.conftest import refused
 from tests.discoveries import NONE, cue, discovery
@@ -54,7 +54,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     result = json.loads((made / "spurious.json").read_text(), parse_constant=pytest.fail)
     assert result["images"] == 16 and len(result["skipped"]) == 2
     if not any(one["confirmed"] for one in result["cues"]):
-        assert "no cue confirmed at level .05 among" in out and "no proof" in out
+        assert "no cue confirmed at level .05 among" in out and "does not prove" in out
     assert load_discovery(made / "spurious.npz").images == 16
     with (made / "spurious.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == len(result["cues"])
@@ -187,25 +187,25 @@ def found():
 
 
 def test_words_are_honest():
-    assert outcome(found()) == "2 cues confirmed at level .05 among 57 candidates, 3 tried"
+    assert outcome(found()) == "2 cues confirmed at level .05 among 57 candidates, 3 tested"
     none = discovery(cue(confirmed=False))
-    assert outcome(none).startswith("no cue confirmed at level .05 among 57 candidates, 1 tried")
-    assert "no proof that there is none" in outcome(none)
-    assert reason(none.cues[0], none).startswith("nothing comes with it")
+    assert outcome(none).startswith("no cue confirmed at level .05 among 57 candidates, 1 tested")
+    assert "this does not prove that there is none" in outcome(none)
+    assert reason(none.cues[0], none).startswith("transplanting it into images")
     weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 24, 0.3),
                transplanted=Effect(1.0, 0.5, 2.0, 24, 0.001))  # fmt: skip
-    assert reason(weak, discovery(weak)) == "nothing sure goes with it"
+    assert reason(weak, discovery(weak)) == "no significant effect of its removal"
     alone = cue(confirmed=False, p=0.4, removed=Effect(1.0, 0.5, 2.0, 24, 0.0001))
-    assert reason(alone, discovery(alone)).startswith("nothing sure comes with it")
+    assert reason(alone, discovery(alone)).startswith("no significant effect of its transplant")
     assert reason(cue(), found()) == ""
-    assert [figure(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
+    assert [p_text(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
     assert nats(NONE) == "–" and nats(Effect(-0.001, -1, 1, 3, 0.5)) == "0.00 [−1.00, 1.00]"
 
 
 def test_the_figure_has_a_row_a_cue_with_its_patches_outlined():
     drawn = viz.spurious(found())
     said = " ".join(one.get_text() for one in drawn.texts)
-    assert "2 cues confirmed" in said and "90 % → 25 % without it" in said
+    assert "2 cues confirmed" in said and "90 % → 25 % after removal" in said
     assert "1.50 [1.00, 2.00]" in said and "$" not in said
     panels = [one for one in drawn.axes if one.images]
     assert len(panels) == 2 * 6
@@ -220,7 +220,7 @@ def test_the_figure_says_that_nothing_is_confirmed():
     for none in (discovery(), discovery(cue("a$b^_" * 20, confirmed=False, groups=()))):
         drawn = viz.spurious(none)
         said = " ".join(one.get_text() for one in drawn.texts)
-        assert "No cue confirmed" in said and "no proof that there is none" in said
+        assert "No cue confirmed" in said and "this does not prove that there is none" in said
         drawn.canvas.draw()
 
 

@@ -116,7 +116,7 @@ def test_the_figure_says_what_it_shows(made):
     ):
         assert part in said
     said = texts(figure(made, 1))
-    assert "asked for; predicted is cat 73.1 %" in said
+    assert "not the predicted class, which is cat 73.1 %" in said
     assert "0 keypoints" in said
 
 

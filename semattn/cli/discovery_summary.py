@@ -17,7 +17,7 @@ MAX_CUES = 12  # rows of the table
 
 def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[str]) -> None:
     """Print the confirmed cues, the tested candidates, skipped files and result files."""
-    from ..viz.cues import figure, nats, outcome, share
+    from ..viz.cues import nats, outcome, p_text, share
 
     console = open_console()
     confirmed = discovery.confirmed[:MAX_CUES]
@@ -32,7 +32,7 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
             table.add_row(
                 verbatim(cue.name), cue.where, cue.tag.removeprefix("keypoint-"),
                 share(cue.inside), share(cue.outside), nats(cue.removed), nats(cue.transplanted),
-                figure(cue.p),
+                p_text(cue.p),
             )  # fmt: skip
         print_table(console, table)
         console.print(

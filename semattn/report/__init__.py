@@ -1,8 +1,8 @@
-"""The interactive report: one HTML file that opens from the disk and asks nothing of the network.
+"""Interactive report: one HTML file that opens without a server and without network access.
 
-`of` makes it of an explanation, a comparison, an analysis, a discovery, or several of them; `write`
-saves it, and a notebook shows it as it is. What the page shows is computed here and lies in the
-file; the page itself (`page/`) only draws. Knows nothing of commands and folders of results.
+`of` builds it from an explanation, a comparison, an analysis, a discovery, or several of them;
+`write` saves it, and a notebook displays it. All content is computed here and stored in the file;
+the scripts in `page/` only draw it. The package must not import commands.
 """
 
 from .report import Report, html, inline, of, write

@@ -1,7 +1,7 @@
-"""What a search for spurious correlations found, as the page shows it.
+"""Content of the page about a search for spurious cues.
 
-Pictures are small JPEGs, the patches that show a cue are bytes in base64. Words are those of
-`semattn.viz`, so that figure, page and command say the same.
+Pictures are small JPEGs; match scores of patches are bytes in base64. Texts are shared with
+`semattn.viz`, so figure, page and command agree.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.provenance import model_label
-from ..viz.cues import examples_said, outcome, reason
+from ..viz.cues import examples_text, outcome, reason
 from .summary import clean
 
 if TYPE_CHECKING:
     from ..spurious import Discovery, Example, SpuriousCue
     from ..viz import Picture
 
-SHOWN = 8  # examples of a cue
+MAX_EXAMPLES = 8  # of a cue
 SIDE = 224  # pixels of the longer side of an example
-QUALITY = 82  # of its JPEG
+QUALITY = 82  # JPEG quality of an example
 ROOM = 6_000_000  # characters that the examples of all cues may take
 
-LOOK = (
-    "Look at the pictures of each confirmed cue yourself. One that is a part of the object, or "
-    "belongs with it everywhere, is not spurious: only you can tell."
+INSPECT_TEXT = (
+    "Inspect the pictures of each confirmed cue. A cue that is part of the object, or that always "
+    "occurs with it, is not spurious; only you can decide this."
 )
-LEAD = (
-    "Lead attention away from it as the model runs, and measure on images kept apart what that "
-    "buys. It can also cost: see the groups of each cue."
+STEER_TEXT = (
+    "Bias attention away from the cue at inference, and measure the effect on held-out images. It "
+    "can also reduce accuracy: see the groups of each cue."
 )
-MEND = (
-    "Mend the data: collect images of the class without the cue and of others with it, or weigh "
-    "those that there are. The cue finds itself in new images."
+DATA_TEXT = (
+    "Improve the data: collect images of the class without the cue and of other classes with it, "
+    "or reweight the existing images. The cue can be located in new images."
 )
-AGAIN = "Search again after every change, on images that the change was not made with."
-WIDE = (
-    "Look at what was tried: a cue whose interval is wide may be a real one in too few images. "
-    "More images of a class make the search sharper."
+REPEAT_TEXT = "Repeat the search after every change, on images that were not used for the change."
+INTERVAL_TEXT = (
+    "Inspect the tested candidates: one with a wide interval may be a real cue in too few images. "
+    "More images per class make the search more sensitive."
 )
-DOUBT = (
-    "Check by hand the classes that you doubt, above all for cues on the object itself, which "
-    "this search does not look for."
+MANUAL_TEXT = (
+    "Check doubtful classes by hand, above all for cues on the object itself, which this search "
+    "does not cover."
 )
-COMMAND = "semattn spurious FOLDER --out after"
-MATCHES = "shown = cue.matches(x, model)  # (B, P) in [0, 1]"
-PROMPT = """\
+REPEAT_COMMAND = "semattn spurious FOLDER --out after"
+MATCH_CODE = "shown = cue.matches(x, model)  # (B, P) in [0, 1]"
+STEER_CODE = """\
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import load_discovery
 
@@ -60,65 +60,66 @@ with prompter.steer(cue):
     logits = model(x)"""
 
 
-def about_discovery(found: Discovery) -> dict[str, Any]:
-    """The cues with their examples, what was tried in vain, the classes, and what to do next.
+def about_discovery(discovery: Discovery) -> dict[str, Any]:
+    """Return confirmed cues with examples, other tested candidates, classes and next steps.
 
-    Only confirmed cues have pictures; those that no longer fit `ROOM` have none, and are counted.
+    Only confirmed cues have pictures; cues whose pictures exceed `ROOM` are counted instead.
     """
-    cues, tried, room, left_out = [], [], ROOM, 0
-    for cue in found.cues:
-        made = _cue(cue) | {"reason": reason(cue, found)}
+    cues, unconfirmed, room, left_out = [], [], ROOM, 0
+    for cue in discovery.cues:
+        entry = _cue(cue) | {"reason": reason(cue, discovery)}
         if not cue.confirmed:
-            tried.append(made)
+            unconfirmed.append(entry)
             continue
-        made["examples"] = [_example(one) for one in cue.examples[:SHOWN]]
-        taken = sum(len(one["source"]) + len(one["matches"]) for one in made["examples"])
-        if taken > room:
-            made["examples"], taken = [], 0
+        entry["examples"] = [_example(example) for example in cue.examples[:MAX_EXAMPLES]]
+        size = sum(len(shown["source"]) + len(shown["matches"]) for shown in entry["examples"])
+        if size > room:
+            entry["examples"], size = [], 0
             left_out += 1
-        room -= taken
-        cues.append(made)
-    summary = found.summary()
-    kept = ("images", "candidates", "accuracy", "level", "classes", "skipped", "notes", "manifest")
-    model = model_label(found.manifest)
-    said: dict[str, Any] = clean(
-        {name: summary[name] for name in kept}
-        | {"outcome": outcome(found), "model": str(model), "cues": cues, "tried": tried,
-           "left_out": left_out, "next": next_steps(found)}
+        room -= size
+        cues.append(entry)
+    summary = discovery.summary()
+    keys = ("images", "candidates", "accuracy", "level", "classes", "skipped", "notes", "manifest")
+    model = model_label(discovery.manifest)
+    page_content: dict[str, Any] = clean(
+        {name: summary[name] for name in keys}
+        | {"outcome": outcome(discovery), "model": str(model), "cues": cues, "tried": unconfirmed,
+           "left_out": left_out, "next": next_steps(discovery)}
     )  # fmt: skip
-    return said
+    return page_content
 
 
-def next_steps(found: Discovery) -> list[dict[str, str]]:
-    """What a reader may do now: some sentences each, with the code where there is some."""
-    found_some = [(LOOK, ""), (LEAD, PROMPT), (MEND, MATCHES)]
-    steps = found_some if found.confirmed else [(WIDE, ""), (DOUBT, "")]
-    return [{"text": text, "code": code} for text, code in (*steps, (AGAIN, COMMAND))]
+def next_steps(discovery: Discovery) -> list[dict[str, str]]:
+    """Return recommended next steps, each with a text and optional code."""
+    confirmed_steps = [(INSPECT_TEXT, ""), (STEER_TEXT, STEER_CODE), (DATA_TEXT, MATCH_CODE)]
+    steps = confirmed_steps if discovery.confirmed else [(INTERVAL_TEXT, ""), (MANUAL_TEXT, "")]
+    return [{"text": text, "code": code} for text, code in (*steps, (REPEAT_TEXT, REPEAT_COMMAND))]
 
 
 def _cue(cue: SpuriousCue) -> dict[str, Any]:
-    made = cue.summary()
-    most = float(cue.place.max()) if cue.place.size else 0.0
-    return made | {
+    entry = cue.summary()
+    largest = float(cue.place.max()) if cue.place.size else 0.0
+    return entry | {
         "examples": [],
-        "said": examples_said(cue),
+        "said": examples_text(cue),
         "grid": list(cue.place.shape),
-        "place": _bytes(cue.place / max(most, 1e-9)),
-        "most": most,
+        "place": _bytes(cue.place / max(largest, 1e-9)),
+        "most": largest,
     }
 
 
-def _example(one: Example) -> dict[str, Any]:
+def _example(example: Example) -> dict[str, Any]:
     return {
-        "name": one.name, "source": thumbnail(one.pixels), "size": list(one.pixels.shape[:2]),
-        "grid": list(one.matches.shape), "cell": list(one.patches.cell),
-        "origin": list(one.patches.origin), "matches": _bytes(one.matches),
-        "before": float(one.before), "without": float(one.without),
+        "name": example.name, "source": thumbnail(example.pixels), 
+        "size": list(example.pixels.shape[:2]),
+        "grid": list(example.matches.shape), "cell": list(example.patches.cell),
+        "origin": list(example.patches.origin), "matches": _bytes(example.matches),
+        "before": float(example.before), "without": float(example.without),
     }  # fmt: skip
 
 
 def thumbnail(picture: Picture) -> str:
-    """A small picture as a data URL."""
+    """Return a small picture as a data URL."""
     from PIL import Image
 
     image = Image.fromarray(picture)
@@ -129,6 +130,6 @@ def thumbnail(picture: Picture) -> str:
 
 
 def _bytes(values: np.ndarray) -> str:
-    """Values in [0, 1], a byte each, in base64; what is no number is 0."""
+    """Encode values in [0, 1] as bytes in base64; NaN becomes 0."""
     codes = (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
     return base64.b64encode(codes.tobytes()).decode("ascii")

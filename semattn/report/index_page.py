@@ -1,7 +1,7 @@
-"""The index page of a folder of results: a card for each image, with links to its files.
+"""Index page of a result folder: one card per image, with links to its files.
 
-The page is one HTML file without script. Pictures and links are relative, so that the folder can
-be moved or sent as a whole.
+The page is one HTML file without scripts. Pictures and links are relative, so the folder can be
+moved or sent as a whole.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ INDEX_STYLE = "index.css"
 
 @dataclass(frozen=True)
 class IndexCard:
-    """One image of the index.
+    """Entry of one image in the index.
 
     Parameters
     ----------
-    name : of the image, as it is shown
+    name : displayed name of the image
     folder : name of the folder with its results, next to the page
     picture : file name of the picture that is shown, in that folder
-    lines : the prediction, and more text
-    links : file names in that folder, by the text of the link; the picture leads to the first
+    lines : prediction and further text
+    links : file names in that folder, by the text of the link; the picture links to the first
     """
 
     name: str
@@ -50,7 +50,7 @@ def index_page(
 
     Parameters
     ----------
-    title : headline and title of the document, any text
+    title : headline and title of the document
     cards : the images, in order
     skipped : name and reason of each image that was left out
     is_wide : the pictures are wide figures
@@ -122,7 +122,7 @@ def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
 
 
 def _address(folder: str, file: str) -> str:
-    """Return a relative link; "./" keeps a colon in a name from being read as a scheme."""
+    """Return a relative link; "./" prevents a colon in a name from being parsed as a scheme."""
     path = quote(os.fsencode(f"{folder}/{file}"))
     return escape(f"./{path}" if ":" in folder else path)
 

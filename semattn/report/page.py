@@ -1,8 +1,7 @@
-"""The page: its own files and the content, put together as one HTML text.
+"""Assembly of the page: template, styles, scripts and content in one HTML text.
 
-The browser is told to load nothing and to run nothing but the page's own script, by its digest
-(Content-Security-Policy). Content is JSON that no tag can end; the script writes it as text, never
-as HTML.
+A Content-Security-Policy allows only the page's own script and style, by their digests, and no
+network access. The content is JSON with escaped tags; the script inserts it as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
 def render(title: str, content: dict[str, Any]) -> str:
-    """The whole page.
+    """Return the complete page.
 
     Parameters
     ----------
-    title : of the document, any text
+    title : title of the document, any text
     content : ready for JSON; no NaN
     """
     style, script = joined(STYLE), joined(SCRIPT)
@@ -51,12 +50,12 @@ def render(title: str, content: dict[str, Any]) -> str:
         "script": script,
         "content": as_json(content),
     }
-    # One pass, so that a placeholder in what was put in stays text.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], joined(("page.html",)))
+    # One pass, so a placeholder in inserted text is not replaced.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], joined(("page.html",)))
 
 
 def as_json(content: Any) -> str:
-    r"""JSON that can stand in a script element: no tag, no comment and no line end in it.
+    r"""Return JSON that is safe in a script element: without tags, comments and line ends.
 
     Examples
     --------
@@ -67,14 +66,14 @@ def as_json(content: Any) -> str:
 
 
 def digest(text: str) -> str:
-    """What a Content-Security-Policy calls a script or a style by."""
+    """Return the digest of a script or a style for a Content-Security-Policy."""
     value = hashlib.sha256(text.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(value).decode('ascii')}"
 
 
 @cache
 def joined(names: tuple[str, ...]) -> str:
-    """The page's own files, one after the other."""
+    """Return the concatenated files of the page."""
     folder = resources.files(__package__) / "page"
     texts = [(folder / name).read_text(encoding="utf-8") for name in names]
     if len(names) > 1:

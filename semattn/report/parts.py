@@ -1,7 +1,7 @@
-"""What the page shows, part by part, as dicts ready for JSON.
+"""Parts of the page as dicts ready for JSON.
 
-Pictures are data URLs, maps are bytes in base64; words are those of `semattn.viz`, so that a figure
-and a report of the same explanation say the same.
+Pictures are data URLs, maps are bytes in base64. Texts are shared with `semattn.viz`, so a figure
+and a report of the same explanation agree.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from ..explain import Explanation
     from ..explain.comparison import Compared, Comparison
 
-SIDE = 256  # pixels of the longer side of a map that is finer than patches
-SHOWN = 1200  # pixels of the longer side of the picture
-ATTENTION = "GnBu_r"  # ordered by lightness, and neither MAP nor DENSITY
+SIDE = 256  # pixels of the longer side of a map with more than one pixel per patch
+MAX_PICTURE_SIDE = 1200  # pixels of the longer side of the picture
+ATTENTION = "GnBu_r"  # ordered by lightness, and different from MAP and DENSITY
 
 
 def about_image(explanation: Explanation, index: int, backdrop: Picture | None) -> dict[str, Any]:
-    """The picture, the grid, the keypoints; what the page needs under every map."""
+    """Return picture, grid, keypoints, strata and lift of an image."""
     picture = picture_of(explanation, index, backdrop)
     grid = explanation.grid
     height, width = grid.image_size
     name = explanation.images.names[index]
-    found = explanation.keypoints[index] if explanation.keypoints else None
+    keypoints = explanation.keypoints[index] if explanation.keypoints else None
     marks: list[Any] = []
     counts = torch.zeros(grid.patches, dtype=torch.long, device="cpu")
-    if found is not None:
-        circles = torch.cat([found.xy, found.size[:, None]], dim=1)
+    if keypoints is not None:
+        circles = torch.cat([keypoints.xy, keypoints.size[:, None]], dim=1)
         marks = circles.double().round(decimals=2).tolist()
-        inside = grid.patch_of(found.xy)
+        inside = grid.patch_of(keypoints.xy)
         counts = torch.bincount(inside[inside >= 0], minlength=grid.patches)
     return {
         "name": name,
@@ -52,7 +52,7 @@ def about_image(explanation: Explanation, index: int, backdrop: Picture | None) 
         "cell": list(grid.cell),
         "origin": list(grid.origin),
         "keypoints": marks,
-        "detector": None if found is None else found.detector,
+        "detector": None if keypoints is None else keypoints.detector,
         "counts": counts.tolist(),
         "strata": strata_of(explanation, index, counts).tolist(),
         "lift": _numbers(grid.patches * explanation.concentration[index]),
@@ -60,7 +60,7 @@ def about_image(explanation: Explanation, index: int, backdrop: Picture | None) 
 
 
 def about_explanation(explanation: Explanation, index: int) -> dict[str, Any]:
-    """What was predicted and explained, and the relevance of each patch."""
+    """Return headline, settings and the relevance of each patch."""
     relevance = explanation.patch_map[index].flatten()
     return {
         "headline": headline(explanation, index, 90),
@@ -78,7 +78,7 @@ def about_explanation(explanation: Explanation, index: int) -> dict[str, Any]:
 
 
 def about_comparison(compared: Comparison) -> dict[str, Any]:
-    """Each method's map, at the resolution that it has, and what it cost and showed."""
+    """Return the map, cost and sensitivity of each method."""
     other = None if compared.other is None else compared.explanation.label(compared.other)
     return {
         "other": other,
@@ -87,13 +87,16 @@ def about_comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def about_prompting(made: dict[str, Any]) -> dict[str, Any]:
-    """The steps of `semattn.report.prompted.prompted` with their maps as bytes."""
-    return {**made, "maps": [map_of(torch.from_numpy(one)) for one in made["maps"]]}
+def about_prompting(explanation: dict[str, Any]) -> dict[str, Any]:
+    """Return the steps of `semattn.report.prompted.prompted` with their maps as bytes."""
+    return {
+        **explanation,
+        "maps": [map_of(torch.from_numpy(values)) for values in explanation["maps"]],
+    }
 
 
 def palettes() -> dict[str, str]:
-    """256 colours of each palette, as hexadecimal digits, six a colour."""
+    """Return 256 colours of each palette as hexadecimal text, six digits per colour."""
     ramp = np.linspace(0, 1, 256)
     named = {"relevance": MAP, "concentration": DENSITY, "attention": ATTENTION}
     return {
@@ -103,9 +106,9 @@ def palettes() -> dict[str, str]:
 
 
 def strata_of(explanation: Explanation, index: int, counts: Tensor) -> Tensor:
-    """EMPTY, LOW or HIGH of each patch (P,), as `semattn.density.strata` has it.
+    """Return the stratum of each patch (P,), see `semattn.density.strata`.
 
-    All are EMPTY where the concentration is even because no patch has a keypoint.
+    All are EMPTY if the concentration is uniform because no patch has a keypoint.
     """
     s = unsmoothed(explanation.concentration[index : index + 1].cpu())
     if not counts.any() and bool((s == s[:, :1]).all()):
@@ -114,9 +117,9 @@ def strata_of(explanation: Explanation, index: int, counts: Tensor) -> Tensor:
 
 
 def map_of(values: Tensor) -> str:
-    """A map as bytes in base64: 0 at its 20 % quantile, 255 at its 99.5 % one, as it is drawn.
+    """Return a map as bytes in base64: 0 at its 20 % quantile, 255 at its 99.5 % quantile.
 
-    Of signed maps the positive part. All 0 where the two quantiles agree.
+    Negative values count as 0. All bytes are 0 if the two quantiles are equal.
     """
     positive = values.detach().cpu().double().clamp(min=0).numpy()
     low, high = np.quantile(positive, [FLOOR, CEILING])
@@ -129,12 +132,12 @@ def map_of(values: Tensor) -> str:
 
 
 def data_url(picture: Picture) -> str:
-    """A picture as it can stand in the page: PNG where it is small, JPEG where it is large."""
+    """Return a picture as a data URL: PNG if it is small, else JPEG."""
     from PIL import Image
 
     image = Image.fromarray(picture)
     small = max(image.size) <= 2 * SIDE
-    image.thumbnail((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     if small:
         image.save(buffer, "PNG", optimize=True)
@@ -145,23 +148,23 @@ def data_url(picture: Picture) -> str:
 
 
 def _row(row: Compared) -> dict[str, Any]:
-    made = row.explanation
-    said: dict[str, Any] = {
+    explanation = row.explanation
+    entry: dict[str, Any] = {
         "method": row.method,
         "refusal": row.refusal,
         "seconds": row.seconds,
         "mib": row.peak_mib,
         "sensitivity": row.sensitivity,
     }
-    if made is not None:
-        heat = made.heat[0].detach().cpu().double()
+    if explanation is not None:
+        heat = explanation.heat[0].detach().cpu().double()
         size = [max(1, round(side * min(1, SIDE / max(heat.shape)))) for side in heat.shape]
         if size != list(heat.shape):
             heat = F.interpolate(heat[None, None], size=size, mode="area")[0, 0]
-        said |= {"size": size, "map": map_of(heat), "signed": is_signed(made)}
-    return said
+        entry |= {"size": size, "map": map_of(heat), "signed": is_signed(explanation)}
+    return entry
 
 
 def _numbers(values: Tensor) -> list[float]:
-    """Four figures each, which is what a reader can use."""
+    """Return values with four significant digits."""
     return [float(f"{value:.4g}") for value in values.detach().cpu().double().tolist()]

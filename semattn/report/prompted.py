@@ -1,4 +1,4 @@
-"""Steps of prompting for the page: attention is led to the keypoints that the map is made of."""
+"""Prompting part of the page: attention is biased towards the keypoints of the explanation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..explain import Explainer, Explanation, explainers
 from ..prompting import AttentionPrompter
 from ..prompting.strength_sweep import Steps, steps
 
-SMOOTHING = 0.1  # that of `concentration`
-LED = "to where the keypoints are, in the last third of the layers"
+SMOOTHING = 0.1  # as in `concentration`
+DIRECTION = "towards patches with keypoints, in the last third of the layers"
 
 
 def unsmoothed(p: Tensor) -> Tensor:
-    """The density s (B, P), sum 1, that `concentration` made p of; 0 where it was 0.
+    """Return the density s (B, P) with sum 1 behind a concentration p: the inverse of smoothing.
 
     Examples
     --------
@@ -31,31 +31,32 @@ def unsmoothed(p: Tensor) -> Tensor:
     [[0.0, 0.75, 0.25]]
     """
     p = p.cpu().double()
-    even = SMOOTHING / p.shape[-1]
-    s = (1 + SMOOTHING) * p - even
-    return torch.where(s <= 1e-9 * even, 0.0, s)
+    uniform = SMOOTHING / p.shape[-1]
+    s = (1 + SMOOTHING) * p - uniform
+    return torch.where(s <= 1e-9 * uniform, 0.0, s)
 
 
 def rebuilt(explanation: Explanation) -> Explainer:
-    """The explainer that made an explanation, for its own concentration.
+    """Rebuild the explainer of an explanation from its manifest, with the stored concentration.
 
     Raises
     ------
     SemattnError
-        Where the manifest does not say all of it: a function as an option, a model's own method.
+        If the manifest is not sufficient, as for a function as an option or a custom method.
     """
-    made = explanation.manifest
-    options = dict(made.get("parameters", {}))
+    manifest = explanation.manifest
+    options = dict(manifest.get("parameters", {}))
     sliced = re.fullmatch(r"slice\((\w+), (\w+), (\w+)\)", str(options.get("layers")))
     if sliced:
         numbers = (None if part == "None" else int(part) for part in sliced.groups())
         options["layers"] = slice(*numbers)
     options |= {"density": unsmoothed(explanation.concentration), "detector": "sift"}
     try:
-        explainer: Explainer = explainers[made.get("method", "")](**options)
+        explainer: Explainer = explainers[manifest.get("method", "")](**options)
     except (KeyError, TypeError, ValueError) as error:
         raise SemattnError(
-            f"method: expected one that can be made anew, got {made.get('method')!r} — {error}"
+            f"method: expected one that can be rebuilt from its settings, got "
+            f"{manifest.get('method')!r} — {error}"
         ) from error
     return explainer
 
@@ -63,67 +64,67 @@ def rebuilt(explanation: Explanation) -> Explainer:
 def prompted(
     model: nn.Module, explanation: Explanation, index: int, extra: Any = None
 ) -> dict[str, Any]:
-    """What the model says of one image at each strength, and the map of the explained class.
+    """Prompt one image at each strength; return probabilities and maps of the explained class.
 
     Parameters
     ----------
-    explanation, index : of which image
-    extra : what the model takes after its images
+    explanation, index : explanation and index of the image
+    extra : additional arguments of the model
 
     Returns
     -------
     dict
-        as `content` has it.
+        See `content`.
 
     Raises
     ------
     SemattnError
-        For an explanation of what is no class, or a method that cannot be made anew.
+        If the explained output is not a class, or the method cannot be rebuilt.
     """
-    alone = one_of(explanation, index)
+    single = one_of(explanation, index)
     prompter = AttentionPrompter(model)
-    inputs = move_to_model(model, alone.images.inputs, prepared=alone.images.prepared)
-    density = alone.grid.upsample(unsmoothed(alone.concentration).cpu(), mode="nearest")
+    inputs = move_to_model(model, single.images.inputs, prepared=single.images.prepared)
+    density = single.grid.upsample(unsmoothed(single.concentration).cpu(), mode="nearest")
     return content(
         steps(
-            rebuilt(alone),
+            rebuilt(single),
             prompter,
             inputs,
             weights=prompter.grid(inputs).pool(density),
             additional_forward_args=extra,
-            explanation=alone,
-            prompt=LED,
+            explanation=single,
+            prompt=DIRECTION,
         )
     )
 
 
-def content(made: Steps) -> dict[str, Any]:
-    """`led`: where to; `strengths`; `classes`, with their shares; `maps`, one (P,) each.
+def content(prompted_steps: Steps) -> dict[str, Any]:
+    """Return the steps ready for the page: direction, strengths, classes and maps (P,).
 
-    `probability` is the length of a bar, `shares` what stands beside it; `percent` says whether
-    these are percentages.
+    `probability` is the length of a bar, `shares` its label; `percent` is true if the labels are
+    percentages.
     """
-    explained = made.explanation.target_answer(0)
-    chance = made.probabilities
+    explained = prompted_steps.explanation.target_answer(0)
+    probabilities = prompted_steps.probabilities
     return {
-        "led": made.prompt,
-        "strengths": list(made.strengths),
-        "percent": made.explanation.output.in_percent,
+        "led": prompted_steps.prompt,
+        "strengths": list(prompted_steps.strengths),
+        "percent": prompted_steps.explanation.output.in_percent,
         "classes": [
             {
-                "label": made.explanation.answer_label(number),
-                "shares": made.share_texts(number),
+                "label": prompted_steps.explanation.answer_label(number),
+                "shares": prompted_steps.share_texts(number),
                 "explained": number == explained,
-                "probability": [round(value, 6) for value in chance[:, number].tolist()],
+                "probability": [round(value, 6) for value in probabilities[:, number].tolist()],
             }
-            for number in made.leading()
+            for number in prompted_steps.leading()
         ],
-        "maps": [np.asarray(one.flatten().to(torch.float64)) for one in made.maps],
+        "maps": [np.asarray(heat.flatten().to(torch.float64)) for heat in prompted_steps.maps],
     }
 
 
 def one_of(explanation: Explanation, index: int) -> Explanation:
-    """The explanation of image `index` alone."""
+    """Return the explanation of image `index` alone."""
     part = slice(index, index + 1)
     images = explanation.images
     return replace(

@@ -1,4 +1,4 @@
-"""`of`, `html`, `write`: from what was found to the page that shows it."""
+"""Functions that build, render and write a report: `of`, `html`, `write`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Summarised(Protocol):
-        """What can tell of itself, as `semattn.interrelation.Analysis` does."""
+        """Result with a summary, such as `semattn.interrelation.Analysis`."""
 
         def summary(self) -> dict[str, Any]:
-            """Ready for JSON."""
+            """Return the summary, ready for JSON."""
 
 
 MEGABYTE = 1_000_000
@@ -44,20 +44,20 @@ HEIGHT = 900  # pixels of the frame in a notebook
 
 @dataclass(frozen=True)
 class Report:
-    """A page that is made: `html` is all of it; a notebook shows it in a frame."""
+    """Finished page: `html` is its text; a notebook displays it in a frame."""
 
     html: str
     title: str
 
     def save(self, file: str | os.PathLike[str]) -> Path:
-        """Write the page to `file`: complete, or not at all.
+        """Write the page to `file`: completely, or not at all.
 
-        Folders that are missing are made.
+        Missing folders are created.
 
         Raises
         ------
         ValueError
-            Where `file` is a folder.
+            If `file` is a folder.
         """
         path = Path(file)
         if path.is_dir():
@@ -91,30 +91,30 @@ def of(
     prompting: Steps | bool = True,
     max_mb: float = 15.0,
 ) -> Report:
-    """A report of what is given; each part appears where there is something to show.
+    """Build a report with a part for each argument that is given.
 
     Parameters
     ----------
-    explanation : what an explainer's `explain` returned; None takes that of the comparison
-    model : the model that was explained; runs once for its attention, and once more for each
-        step of prompting
-    comparison : what `semattn.compare` returned, of the same image
-    analysis : what `semattn.interrelation.analyze` returned; alone, it makes a page of a folder
-    discovery : what `semattn.discover_spurious` returned; alone, it makes a page of its cues
-    index : which image of the explanation
-    backdrop : as for `semattn.viz.overlay`
-    additional_forward_args : as `Explainer.attribute` took them
-    prompting : the steps of prompting, made already; True makes those toward the keypoints of
-        the map, False leaves them out
-    max_mb : the size that the file stays under, in 10^6 bytes; where attention would exceed it,
-        fewer rows are kept, and the page says so
+    explanation : result of an explainer's `explain`; by default, that of the comparison
+    model : the explained model; it runs once to record attention, and once for each step of
+        prompting
+    comparison : result of `semattn.compare` for the same image
+    analysis : result of `semattn.interrelation.analyze`; alone, it gives a page without an image
+    discovery : result of `semattn.discover_spurious`; alone, it gives a page without an image
+    index : index of the image in the explanation
+    backdrop : see `semattn.viz.overlay`
+    additional_forward_args : additional inputs of the model, see `Explainer.attribute`
+    prompting : finished steps of prompting; True computes steps towards the keypoints of the
+        explanation, False leaves the part out
+    max_mb : maximum size of the file in 10^6 bytes; if attention would exceed it, the page contains
+        fewer rows and says so
 
     Raises
     ------
     ValueError, TypeError
-        For nothing to show, another model than the one explained, a `max_mb` too small.
+        Without content, for a model other than the explained one, or if `max_mb` is too small.
     SemattnError
-        For a model whose attention cannot be read.
+        If the attention of the model cannot be read.
 
     Examples
     --------
@@ -135,31 +135,31 @@ def of(
     name = "spurious" if analysis is None else "analysis"
     if comparison is not None:
         content["comparison"] = about_comparison(comparison)
-    taken = None
+    attention_record = None
     if explanation is not None:
         content["image"] = about_image(explanation, index, backdrop)
         content["explanation"] = about_explanation(explanation, index)
         name = content["image"]["name"]
         if model is not None:
-            taken = _record(model, explanation, index, additional_forward_args)
+            attention_record = _record(model, explanation, index, additional_forward_args)
             if isinstance(prompting, Steps):
                 content["prompting"] = about_prompting(steps_content(prompting))
             elif prompting:
                 _prompt(content, model, explanation, index, additional_forward_args)
     title = f"{name} · semattn"
-    if taken is not None and explanation is not None:
+    if attention_record is not None and explanation is not None:
         room = _room(title, content, max_mb)
-        content["attention"] = attention(taken, explanation.grid, room)
+        content["attention"] = attention(attention_record, explanation.grid, room)
         if content["attention"] is None:
             content["missing"].append(
-                f"Attention: not one row of it fits {max_mb:g} MB, or no patch of this model asks."
+                f"Attention: no row fits into {max_mb:g} MB, or the model has no patch queries."
             )
     _room(title, content, max_mb)
     return Report(render(title, content), title)
 
 
 def html(explanation: Explanation | None = None, **options: Any) -> str:
-    """The page as a text; parameters as `of`."""
+    """Return the page as text; see `of` for the parameters."""
     return of(explanation, **options).html
 
 
@@ -168,13 +168,13 @@ def write(
 ) -> Path:
     """Write a report to `file`: ``write("report.html", explanation, model=model)``.
 
-    Further parameters as `of`; errors as there, and those of `Report.save`.
+    See `of` for further parameters and errors, and `Report.save` for more errors.
     """
     return of(explanation, **options).save(file)
 
 
 def inline(page: str, height: int = HEIGHT) -> str:
-    """The page in a frame of `height` pixels, for a notebook; shut off from the notebook itself.
+    """Return the page in a sandboxed frame of `height` pixels, for a notebook.
 
     Examples
     --------
@@ -188,57 +188,59 @@ def inline(page: str, height: int = HEIGHT) -> str:
 
 
 def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any) -> None:
-    if all(one is None for one in (explanation, comparison, analysis, discovery)):
+    if all(part is None for part in (explanation, comparison, analysis, discovery)):
         raise ValueError(
             "report: expected an explanation, a comparison, an analysis or a discovery, got none — "
-            "pass what explain, compare, analyze or discover_spurious returned"
+            "pass a result of explain, compare, analyze or discover_spurious"
         )
-    for name, given, kind in (
+    for name, value, kind in (
         ("explanation", explanation, Explanation),
         ("comparison", comparison, Comparison),
         ("discovery", discovery, Discovery),
     ):
-        if given is not None and not isinstance(given, kind):
+        if value is not None and not isinstance(value, kind):
             hint = " — use explainer.explain(…), not attribute" if name == "explanation" else ""
-            raise TypeError(f"{name}: expected a {kind.__name__}, got {type(given).__name__}{hint}")
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}{hint}")
     if analysis is not None and not callable(getattr(analysis, "summary", None)):
         raise TypeError(
-            f"analysis: expected one with a summary(), got {type(analysis).__name__} — "
-            "pass what semattn.interrelation.analyze returned"
+            f"analysis: expected an object with summary(), got {type(analysis).__name__} — "
+            "pass a result of semattn.interrelation.analyze"
         )
     if explanation is None or comparison is None:
         return
-    mine, other = explanation.images.inputs.shape[-2:], comparison.explanation.grid.image_size
-    if tuple(mine) != tuple(other):
+    image_size, other = explanation.images.inputs.shape[-2:], comparison.explanation.grid.image_size
+    if tuple(image_size) != tuple(other):
         raise ShapeError(
-            f"comparison: expected one of the same image {tuple(mine)}, got one of {tuple(other)}"
+            f"comparison: expected one of the same image size {tuple(image_size)}, got {tuple(other)}"
         )
 
 
 def _of_folders(analysis: Summarised | None, discovery: Discovery | None) -> dict[str, Any]:
-    """The parts that are of many images."""
-    made = {}
+    """Return the parts about many images."""
+    parts = {}
     if analysis is not None:
-        made["analysis"] = about_analysis(analysis.summary())
+        parts["analysis"] = about_analysis(analysis.summary())
     if discovery is not None:
-        made["spurious"] = about_discovery(discovery)
-    return made
+        parts["spurious"] = about_discovery(discovery)
+    return parts
 
 
 def _record(model: nn.Module, explanation: Explanation, index: int, extra: Any) -> AttentionRecord:
-    """All layers' attention, once it is sure that this model was explained."""
+    """Record attention of all layers, after checking that `model` is the explained one."""
     images = explanation.images
     inputs = images.inputs[index : index + 1]
     inputs = move_to_model(model, inputs, prepared=images.prepared)
-    taken = record(model, inputs, target=None, grad="last", additional_forward_args=extra)
-    given = explanation.logits[index : index + 1].to(taken.logits)
-    if given.shape == taken.logits.shape:
-        scale = float(given.abs().amax().clamp(min=1e-6))
-        if float((given - taken.logits).abs().amax()) <= 0.02 * scale:
-            return taken
+    attention_record = record(
+        model, inputs, target=None, grad="last", additional_forward_args=extra
+    )
+    expected_logits = explanation.logits[index : index + 1].to(attention_record.logits)
+    if expected_logits.shape == attention_record.logits.shape:
+        scale = float(expected_logits.abs().amax().clamp(min=1e-6))
+        if float((expected_logits - attention_record.logits).abs().amax()) <= 0.02 * scale:
+            return attention_record
     raise ValueError(
-        "model: expected the one that was explained, got one that answers otherwise to the same "
-        "input — pass that model"
+        "model: expected the explained model, got one with other outputs for the same input — "
+        "pass the explained model"
     )
 
 
@@ -249,7 +251,7 @@ def _prompt(
     index: int,
     extra: Any,
 ) -> None:
-    """The steps of prompting, or why there are none."""
+    """Add the steps of prompting to `content`, or the reason why they are missing."""
     try:
         content["prompting"] = about_prompting(prompted(model, explanation, index, extra))
     except SemattnError as error:
@@ -257,14 +259,14 @@ def _prompt(
 
 
 def _room(title: str, content: dict[str, Any], max_mb: float) -> int:
-    """Characters that are left of `max_mb`."""
+    """Return the number of characters that are left of `max_mb`."""
     rest = {name: part for name, part in content.items() if name != "attention"}
-    whole = len(render(title, {}).encode()) + len(as_json(rest))
-    room = int(max_mb * MEGABYTE) - whole - 4096  # names of layers
+    page_size = len(render(title, {}).encode()) + len(as_json(rest))
+    room = int(max_mb * MEGABYTE) - page_size - 4096  # reserve for names of layers
     if room < 0:
         least = max_mb - room / MEGABYTE + 0.005  # rounded up
         raise ValueError(
             f"max_mb: expected {least:.2f} at least for this report, got {max_mb:g} — "
-            "attention beyond that is left out by itself"
+            "attention that does not fit is left out automatically"
         )
     return room

@@ -1,9 +1,9 @@
-"""The attention that a report keeps: rows of every layer and head, one byte a number.
+"""Attention rows of a report: every layer and head, one byte per number.
 
-A row says where one token attends. All rows are kept where they fit; else those of the class token
-and of a lattice of patches, a finer one for the mean over heads than for single heads. Rows of
-windowed and hierarchical models are brought to the report's grid as `SiteRecord.reduce` brings
-them; nothing is drawn here.
+A row is the attention of one query token. All rows are stored if they fit; otherwise those of the
+class token and of a lattice of patches, which is finer for the mean over heads than for single
+heads. Rows of windowed and hierarchical models are mapped to the report's grid as in
+`SiteRecord.reduce`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ..attention.token_map import Placement
 from ..grid import PatchGrid
 
 LEVELS = 255
-PIECE = 32 * 2**20  # bytes of the rows that are gathered at once
-_TEXT = 4 / 3  # characters a byte, in base64
+PIECE = 32 * 2**20  # bytes of rows that are gathered at once
+_TEXT = 4 / 3  # characters per byte in base64
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Rows (…, R, N) of tokens `rows` (R,), as bytes and a scale a row."""
+class EncodedRows:
+    """Encoded rows (…, R, N) of tokens `rows` (R,): bytes and one scale per row."""
 
     rows: list[int]
     codes: np.ndarray
     scales: np.ndarray
 
     def payload(self) -> dict[str, Any]:
-        """Ready for JSON: bytes in base64, scales little-endian float32."""
+        """Return the rows ready for JSON: bytes in base64, scales as little-endian float32."""
         return {
             "rows": self.rows,
             "codes": base64.b64encode(self.codes.tobytes()).decode("ascii"),
@@ -43,10 +43,10 @@ class Kept:
 
 
 def encode(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative (…, N) as bytes (…, N) and a scale (…,): a = scale (code / 255)^2.
+    """Encode non-negative (…, N) as bytes (…, N) and scales (…,): a = scale (code / 255)^2.
 
-    The square spends the levels where attention is, near 0: an entry of a row whose greatest is m
-    is off by m/255 at most, and by far less where it is small.
+    The square gives more levels to values near 0, where most attention is. The error of an entry
+    is at most m/255 in a row with maximum m, and much smaller for small entries.
 
     Examples
     --------
@@ -62,44 +62,44 @@ def encode(values: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """What the page reads: scale (code / 255)^2, (…, N)."""
+    """Decode bytes and scales to scale (code / 255)^2, (…, N)."""
     return scales[..., None] * (codes / LEVELS) ** 2
 
 
-def gather(one: SiteRecord, shown: Placement, queries: Tensor) -> Tensor:
-    """Where tokens of a grid attend at one site, on that grid: (H, R, N).
+def gather(site_record: SiteRecord, placement: Placement, queries: Tensor) -> Tensor:
+    """Return the attention rows of tokens of a grid at one site, on that grid: (H, R, N).
 
-    Row r is what `SiteRecord.reduce` gives for the weights of token r alone: a patch that covers
-    several of the site's is their mean, one that lies within a coarser one attends as that does.
+    Row r equals `SiteRecord.reduce` for the weights of token r alone: a patch that covers several
+    patches of the site gets their mean; a patch inside a coarser patch gets the row of that patch.
 
     Parameters
     ----------
-    one : of a record of one image
-    shown : `own` is the record's grid, `common` the one that the rows are wanted on
-    queries : (R,), token numbers of the wanted grid
+    site_record : from a record of one image
+    placement : `own` is the grid of the record, `common` the grid of the rows
+    queries : (R,), token numbers of the common grid
     """
-    alone = torch.zeros(1, len(queries), shown.common.tokens, device=queries.device)
+    alone = torch.zeros(1, len(queries), placement.common.tokens, device=queries.device)
     alone[0, torch.arange(len(queries), device=queries.device), queries] = 1
-    assert one.queries_at is not None, "learned queries are no tokens"
-    asking = one.queries_at.spread(shown.spread(alone)).to(one.dtype)
-    groups, heads, _, keys = one.shape
+    assert site_record.queries_at is not None, "learned queries are not tokens"
+    query_weights = site_record.queries_at.spread(placement.spread(alone)).to(site_record.dtype)
+    groups, heads, _, keys = site_record.shape
     rows = torch.zeros(
-        heads, len(queries), shown.common.tokens, dtype=one.dtype, device=queries.device
+        heads, len(queries), placement.common.tokens, dtype=site_record.dtype, device=queries.device
     )
-    for chunk in one.chunks():
-        block = one.attention(chunk)
-        asked = asking[..., chunk]
-        live = asked.ne(0).any(dim=2).any(dim=0).nonzero().flatten()
-        step = max(1, PIECE // (groups * heads * keys * one.dtype.itemsize))
-        for some in live.split(step):
-            part = (asked[:, None, some] @ block).flatten(1, 2)  # (G, H R, Nk)
-            placed = shown.collect(one.keys_at.collect(part))[0]
-            rows.index_add_(1, some, placed.unflatten(0, (heads, len(some))))
+    for chunk in site_record.chunks():
+        block = site_record.attention(chunk)
+        chunk_weights = query_weights[..., chunk]
+        active = chunk_weights.ne(0).any(dim=2).any(dim=0).nonzero().flatten()
+        step = max(1, PIECE // (groups * heads * keys * site_record.dtype.itemsize))
+        for queries_part in active.split(step):
+            part = (chunk_weights[:, None, queries_part] @ block).flatten(1, 2)  # (G, H R, Nk)
+            placed = placement.collect(site_record.keys_at.collect(part))[0]
+            rows.index_add_(1, queries_part, placed.unflatten(0, (heads, len(queries_part))))
     return rows
 
 
 def lattice(grid: PatchGrid, most: int) -> list[int]:
-    """The most even choice of at most `most` patches: every a-th row, every b-th column.
+    """Choose at most `most` evenly spaced patches: every a-th row, every b-th column.
 
     Examples
     --------
@@ -122,100 +122,108 @@ def lattice(grid: PatchGrid, most: int) -> list[int]:
 
 
 def choose(grid: PatchGrid, heads: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Which tokens' rows to keep: of single heads, and of the mean over heads.
+    """Choose the tokens whose rows are stored: for single heads, and for the mean over heads.
 
-    All, and no means (they follow from the heads), where that fits; else means on the finest
-    lattice that half the room holds, and heads on the finest that the rest holds.
+    All tokens and no means (they follow from the heads), if they fit; otherwise means on the
+    finest lattice that fits into half of the room, and heads on the finest that fits into the rest.
 
     Parameters
     ----------
-    grid : the report's, with prefix tokens
-    heads : their number in each layer
-    room : characters of the file
+    grid : grid of the report, with prefix tokens
+    heads : number of heads in each layer
+    room : available characters of the file
     """
-    row = (grid.tokens + 4) * _TEXT + 8  # with its scale and its number
+    row = (grid.tokens + 4) * _TEXT + 8  # including its scale and its number
     everything = list(range(grid.tokens))
     if grid.tokens * row * sum(heads) <= room:
         return everything, []
-    first = [0] if grid.prefix else []
+    prefix_rows = [0] if grid.prefix else []
 
-    def some(room: float, layers: int) -> list[int]:
-        most = int(room / (row * layers)) - len(first)
+    def lattice_tokens(room: float, layers: int) -> list[int]:
+        most = int(room / (row * layers)) - len(prefix_rows)
         if most >= grid.patches:
-            return first + everything[grid.prefix :]
-        chosen = lattice(grid, most)
-        return first + [grid.prefix + patch for patch in chosen] if chosen else []
+            return prefix_rows + everything[grid.prefix :]
+        patches = lattice(grid, most)
+        return prefix_rows + [grid.prefix + patch for patch in patches] if patches else []
 
-    means = some(room / 2, len(heads))
-    single = some(room - len(means) * row * len(heads), sum(heads))
-    if len(single) >= len(means):  # these would tell nothing that those do not
-        return some(room, sum(heads)), []
-    return single, means
+    mean_rows = lattice_tokens(room / 2, len(heads))
+    head_rows = lattice_tokens(room - len(mean_rows) * row * len(heads), sum(heads))
+    if len(head_rows) >= len(mean_rows):  # the means would add no information
+        return lattice_tokens(room, sum(heads)), []
+    return head_rows, mean_rows
 
 
-def attention(taken: AttentionRecord, grid: PatchGrid, room: int) -> dict[str, Any] | None:
-    """The rows of a record of one image, ready for JSON; None where not one fits.
+def attention(
+    attention_record: AttentionRecord, grid: PatchGrid, room: int
+) -> dict[str, Any] | None:
+    """Return the rows of a record of one image, ready for JSON; None if none fits.
 
     Parameters
     ----------
-    taken : of all layers
-    grid : that the rows are wanted on; its prefix tokens are the record's
-    room : characters of the file that they may take
+    attention_record : record of all layers
+    grid : grid of the rows; its prefix tokens are those of the record
+    room : available characters of the file
     """
-    sites = [one for one in taken.sites if one.site.kind == "self" and one.queries_at is not None]
+    sites = [
+        site_record
+        for site_record in attention_record.sites
+        if site_record.site.kind == "self" and site_record.queries_at is not None
+    ]
     if not sites:
         return None
-    shown = Placement(taken.grid, replace(grid, prefix=taken.grid.prefix), 1)
-    heads = [one.shape[1] for one in sites]
-    single, means = choose(shown.common, heads, room)
-    if not single and not means:
+    placement = Placement(
+        attention_record.grid, replace(grid, prefix=attention_record.grid.prefix), 1
+    )
+    heads = [site_record.shape[1] for site_record in sites]
+    head_rows, mean_rows = choose(placement.common, heads, room)
+    if not head_rows and not mean_rows:
         return None
-    kept = {
-        name: Kept(rows, *_rows(sites, shown, rows, mean=name == "mean")).payload()
-        for name, rows in (("heads", single), ("mean", means))
+    encoded = {
+        name: EncodedRows(rows, *_rows(sites, placement, rows, mean=name == "mean")).payload()
+        for name, rows in (("heads", head_rows), ("mean", mean_rows))
         if rows
     }
     return {
-        "tokens": shown.common.tokens,
-        "prefix": shown.common.prefix,
-        "reads_class_token": bool(taken.reads_class_token[0]),
-        "layers": [_layer(one, grid) for one in sites],
-        "all": len(single) == shown.common.tokens,
-        **kept,
+        "tokens": placement.common.tokens,
+        "prefix": placement.common.prefix,
+        "reads_class_token": bool(attention_record.reads_class_token[0]),
+        "layers": [_layer(site_record, grid) for site_record in sites],
+        "all": len(head_rows) == placement.common.tokens,
+        **encoded,
     }
 
 
 def _rows(
-    sites: list[SiteRecord], shown: Placement, rows: list[int], *, mean: bool
+    sites: list[SiteRecord], placement: Placement, rows: list[int], *, mean: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes and scales of all layers, one after the other: (H, R, N) each, or (R, N) of means."""
+    """Return concatenated bytes and scales of all layers: (H, R, N), or (R, N) for means."""
     device = sites[0].attention(slice(0, 1)).device
     queries = torch.tensor(rows, device=device)
     codes, scales = [], []
     with torch.no_grad():
-        for one in sites:
-            values = gather(one, shown, queries)
+        for site_record in sites:
+            values = gather(site_record, placement, queries)
             code, scale = encode(values.mean(dim=0, keepdim=True) if mean else values)
             codes.append(code.reshape(-1))
             scales.append(scale.reshape(-1))
     return np.concatenate(codes), np.concatenate(scales)
 
 
-def _layer(one: SiteRecord, grid: PatchGrid) -> dict[str, Any]:
-    """What a reader must know of a layer, and how it differs from the report's grid."""
-    assert one.queries_at is not None
-    windows = one.keys_at.image is not None and one.shape[0] > 1
-    own = [list(one.queries_at.own.shape), list(one.keys_at.own.shape)]
-    said = []
-    if own[0] != list(grid.shape):
-        said.append(f"asks on {own[0][0]} × {own[0][1]} patches")
-    if own[1] != own[0]:
-        said.append(f"over keys of {own[1][0]} × {own[1][1]}")
+def _layer(site_record: SiteRecord, grid: PatchGrid) -> dict[str, Any]:
+    """Return the name and heads of a layer, and how its grid differs from that of the report."""
+    assert site_record.queries_at is not None
+    windows = site_record.keys_at.image is not None and site_record.shape[0] > 1
+    grid_shapes = [list(site_record.queries_at.own.shape), list(site_record.keys_at.own.shape)]
+    differences = []
+    if grid_shapes[0] != list(grid.shape):
+        differences.append(f"queries on {grid_shapes[0][0]} × {grid_shapes[0][1]} patches")
+    if grid_shapes[1] != grid_shapes[0]:
+        differences.append(f"keys on {grid_shapes[1][0]} × {grid_shapes[1][1]}")
     if windows:
-        said.append("in windows")
+        differences.append("in windows")
     return {
-        "layer": one.site.layer,
-        "name": one.site.name,
-        "heads": one.shape[1],
-        "differs": " ".join(said),
+        "layer": site_record.site.layer,
+        "name": site_record.site.name,
+        "heads": site_record.shape[1],
+        "differs": ", ".join(differences),
     }

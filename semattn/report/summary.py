@@ -1,4 +1,4 @@
-"""An analysis as the page shows it, once it is sure to hold what the page reads."""
+"""Content of the page about an analysis, with a check of its tables."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..errors import ShapeError
 
 
 def about_analysis(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary of an analysis, with anything that is no number as null.
+    """Return the summary of an analysis, with NaN and infinity as None.
 
     Raises
     ------
     ShapeError
-        Where a table does not have a row a layer and an entry a head.
+        If a table does not have one row per layer and one entry per head.
     """
     if not isinstance(summary, dict) or not {"layers", "figures", "lift"} <= summary.keys():
         raise ShapeError(
             "analysis: expected a summary with layers, figures and lift — "
-            "pass what semattn.interrelation.analyze returned"
+            "pass a result of semattn.interrelation.analyze"
         )
     heads = [layer["heads"] for layer in summary["layers"]]
     for name, table in {**summary["figures"], "lift": summary["lift"]}.items():
@@ -28,20 +28,20 @@ def about_analysis(summary: dict[str, Any]) -> dict[str, Any]:
             if counted is not None and counted != heads:
                 raise ShapeError(
                     f"analysis: expected {heads} heads in {name}.{part}, got {counted} — "
-                    "one row a layer, one entry a head"
+                    "one row per layer, one entry per head"
                 )
     return clean(summary)
 
 
 def _tables(table: dict[str, Any]) -> list[tuple[str, Any]]:
-    found = [(name, table.get(name)) for name in ("mean", "low", "high")]
+    tables = [(name, table.get(name)) for name in ("mean", "low", "high")]
     for null, parts in table.get("nulls", {}).items():
-        found += [(f"{null}.{name}", values) for name, values in parts.items()]
-    return found
+        tables += [(f"{null}.{name}", values) for name, values in parts.items()]
+    return tables
 
 
 def clean(value: Any) -> Any:
-    """Plain lists and numbers; NaN and infinity, which JSON has not, as null."""
+    """Return plain lists and numbers; NaN and infinity, which JSON lacks, become None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, dict):

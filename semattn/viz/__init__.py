@@ -1,8 +1,7 @@
-"""Pictures of explanations: a map on its picture, what one map is made of, many maps side by side.
+"""Figures of explanations, comparisons, analyses, prompting, discoveries and benchmarks.
 
-The only package that draws. It uses matplotlib's figures without pyplot, so it changes no global
-state, opens no window and works on any machine. It knows an `Explanation`, a `Comparison`, an
-`Analysis`, `Steps`, a `Discovery` and the `Table` of a benchmark, and nothing of models.
+This is the only package that draws. It uses matplotlib figures without pyplot: it changes no global
+state, opens no window and needs no display. It must not import models or commands.
 """
 
 from .analysis_figure import analysis

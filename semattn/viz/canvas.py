@@ -1,8 +1,8 @@
-"""New figures, and the settings that every figure is drawn with.
+"""Creation of figures and the settings that every figure is drawn with.
 
-Figures are drawn by the Agg canvas, without pyplot, with matplotlib's own default settings: a
-matplotlibrc, a style and `MPLBACKEND` change nothing in them. The settings of the caller are
-afterwards as they were.
+Figures are drawn on the Agg canvas, without pyplot, with matplotlib's default settings: a
+matplotlibrc, a style and `MPLBACKEND` have no effect on them. The settings of the caller are
+restored afterwards.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..utils.matplotlib_import import import_matplotlib
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# matplotlib's settings are global: one thread changes them at a time.
+# matplotlib's settings are global: only one thread at a time may change them.
 _LOCK = threading.RLock()
 _nested = threading.local()
 
 
 @contextmanager
 def default_settings() -> Iterator[None]:
-    """Draw with matplotlib's defaults, and leave the settings of the caller as they were."""
+    """Use matplotlib's default settings within the context; restore the settings of the caller."""
     import_matplotlib()
     import matplotlib as mpl
 
@@ -54,6 +54,6 @@ def new_figure(width: float, height: float) -> Figure:
     from .default_figure import DefaultFigure
 
     with default_settings():
-        drawn = DefaultFigure(figsize=(width, height), dpi=200, facecolor="white")
-        FigureCanvasAgg(drawn)
-    return drawn
+        figure = DefaultFigure(figsize=(width, height), dpi=200, facecolor="white")
+        FigureCanvasAgg(figure)
+    return figure

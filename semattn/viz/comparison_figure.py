@@ -1,4 +1,4 @@
-"""Many explanations of one image, side by side."""
+"""Figure that compares several explanations of one image."""
 
 from __future__ import annotations
 
@@ -22,43 +22,44 @@ if TYPE_CHECKING:
     from ..explain.comparison import Compared, Comparison
 
 PANEL = 2.05  # inches
-LETTER = 0.062  # inches, of the small print, about
-THIN = 0.65  # of the lines in a figure of larger panels
-MOST, LEAST = 6, 4  # columns
+LETTER_WIDTH = 0.062  # inches, approximate width of a small letter
+THIN_LINES = 0.65  # line width relative to figures with larger panels
+MAX_COLUMNS, MIN_COLUMNS = 6, 4  # columns
 
 
 @default_settings()
 def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figure:
-    """The image, its keypoints, and each method's map, drawn as `overlay` draws it.
+    """Draw the image, its keypoints, and the map of each method as `overlay` draws it.
 
-    Over each map: how much of it moves with the target, and how long it took. Each map has its own
-    scale, from its lowest to its highest values. Where a method refused, its reason stands. Of
-    signed maps the positive part is drawn, and a line below says of which.
+    The caption of each map shows its sensitivity to the target and its computation time. Each map
+    has its own scale, from its lowest to its highest values. If a method refused the model, its
+    panel shows the reason. Of signed maps, the positive part is drawn, and a line below the panels
+    lists them.
 
     Parameters
     ----------
-    compared : what `semattn.compare` returned
+    compared : result of `semattn.compare`
     backdrop : as for `overlay`
 
     Raises
     ------
     ShapeError
-        As `overlay` does.
+        See `overlay`.
     """
     first = with_drawable_names(compared.explanation)
     picture = picture_of(first, 0, backdrop)
-    places = columns(2 + len(compared.rows))
-    notes = _notes(compared, first, (places - 1 or 1) * PANEL)
+    n_columns = columns(2 + len(compared.rows))
+    notes = _notes(compared, first, (n_columns - 1 or 1) * PANEL)
     frame = Frame(
         first.grid.image_size,
-        columns=places,
-        rows=-(-(2 + len(compared.rows)) // places),
+        columns=n_columns,
+        rows=-(-(2 + len(compared.rows)) // n_columns),
         panel=PANEL,
         foot=0.35 + 0.17 * len(notes),
     )
-    drawn = frame.empty()
-    at = [divmod(number, places) for number in range(2 + len(compared.rows))]
-    panels = [frame.axes(drawn, *place) for place in at]
+    figure = frame.empty()
+    positions = [divmod(number, n_columns) for number in range(2 + len(compared.rows))]
+    panels = [frame.axes(figure, *place) for place in positions]
     height, width = first.grid.image_size
     keypoints = first.keypoints[0]
     captions = [
@@ -67,53 +68,53 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
     ]
     frame.show(panels[0], picture)
     frame.show(panels[1], faded(picture, 0.0, 0.62))
-    draw_grid(panels[1], first.grid, THIN)
-    draw_keypoints(panels[1], keypoints, THIN)
+    draw_grid(panels[1], first.grid, THIN_LINES)
+    draw_keypoints(panels[1], keypoints, THIN_LINES)
     for axes, row in zip(panels[2:], compared.rows, strict=True):
         if row.explanation is None:
             _draw_refusal(axes, frame, row.refusal)
         else:
             frame.show(axes, overlay(row.explanation, 0, backdrop=picture))
-        captions.append((row.method, _measured(row)))
-    for place, (title, detail) in zip(at, captions, strict=True):
-        frame.caption(drawn, place, title, detail)
-    beside = [how_chosen(first, 0), count(len(compared.rows), "method"), model_name(first)]
-    frame.headline(drawn, headline(first, 0, 12 * places), "  ·  ".join(filter(None, beside)))
+        captions.append((row.method, _cost_text(row)))
+    for place, (title, detail) in zip(positions, captions, strict=True):
+        frame.caption(figure, place, title, detail)
+    details = [how_chosen(first, 0), count(len(compared.rows), "method"), model_name(first)]
+    frame.headline(figure, headline(first, 0, 12 * n_columns), "  ·  ".join(filter(None, details)))
     for number, note in enumerate(notes):
-        frame.note(drawn, number, note)
-    frame.bar(drawn, places - 1, MAP, ("low", "high"))
-    return drawn
+        frame.note(figure, number, note)
+    frame.bar(figure, n_columns - 1, MAP, ("low", "high"))
+    return figure
 
 
 def columns(panels: int) -> int:
-    """How many columns leave the fewest places empty; the more, the better.
+    """Return the number of columns that leaves the fewest panels empty; at a tie, the largest.
 
     Examples
     --------
     >>> columns(17), columns(12), columns(8), columns(3)
     (6, 6, 4, 3)
     """
-    if panels <= MOST:
+    if panels <= MAX_COLUMNS:
         return panels
-    return min(range(MOST, LEAST - 1, -1), key=lambda many: -panels % many)
+    return min(range(MAX_COLUMNS, MIN_COLUMNS - 1, -1), key=lambda candidate: -panels % candidate)
 
 
-def _measured(row: Compared) -> str:
+def _cost_text(row: Compared) -> str:
     if row.explanation is None:
         return "refused"
-    moves = "–" if row.sensitivity is None else f"{row.sensitivity:.2f}"
-    took = row.seconds or 0.0
-    return f"sensitivity {moves}  ·  {took:.{2 if took < 10 else 0}f} s"
+    sensitivity = "–" if row.sensitivity is None else f"{row.sensitivity:.2f}"
+    seconds = row.seconds or 0.0
+    return f"sensitivity {sensitivity}  ·  {seconds:.{2 if seconds < 10 else 0}f} s"
 
 
 def _notes(compared: Comparison, first: Explanation, width: float) -> list[str]:
-    """The lines below, so many inches wide, which is short enough to stand beside the scale."""
+    """Return the lines below the panels, wrapped to `width` inches, left of the colour scale."""
     notes = []
     if compared.other is not None:
         name = cut(first.label(compared.other), 40)
         notes.append(
-            f"Sensitivity: how much of the map moves when {name} is explained instead, "
-            "from 0 (nothing) to 1 (all of it)."
+            f"Sensitivity: share of the map that moves when {name} is explained instead, "
+            "from 0 (none) to 1 (all)."
         )
     signed = [
         row.method
@@ -123,11 +124,11 @@ def _notes(compared: Comparison, first: Explanation, width: float) -> list[str]:
     if signed:
         notes.append(f"Positive part of signed maps: {', '.join(signed)}.")
     notes += compared.notes
-    return [line for note in notes for line in wrap(note, int(width / LETTER))]
+    return [line for note in notes for line in wrap(note, int(width / LETTER_WIDTH))]
 
 
 def _draw_refusal(axes: Axes, frame: Frame, reason: str) -> None:
-    """Why there is no map, in the place of the map."""
+    """Draw the reason for a missing map in place of the map."""
     frame.show(axes, np.full((1, 1, 3), _grey(), dtype=np.uint8))
     lines = wrap(reason, 34, break_on_hyphens=False)
     room = max(int(frame.tall * 72 / 7.5 / 1.3) - 1, 1)

@@ -1,4 +1,4 @@
-"""What figure, report and command say of a search for cues, so that all three say the same."""
+"""Texts about a search for cues that figure, report and command share."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ if TYPE_CHECKING:
     from ..spurious import Discovery, Effect, SpuriousCue
 
 
-def outcome(found: Discovery) -> str:
-    """How many cues are confirmed, or that this is no proof that there is none."""
-    tried = f"among {count(found.candidates, 'candidate')}, {len(found.cues)} tried"
-    level = f"at level {figure(found.level)}"
-    if found.confirmed:
-        return f"{count(len(found.confirmed), 'cue')} confirmed {level} {tried}"
-    return f"no cue confirmed {level} {tried}; that is no proof that there is none: {UNSEEN}"
+def outcome(discovery: Discovery) -> str:
+    """Return the number of confirmed cues as text; if it is 0, with the limits of the search."""
+    counts = f"among {count(discovery.candidates, 'candidate')}, {len(discovery.cues)} tested"
+    level = f"at level {p_text(discovery.level)}"
+    if discovery.confirmed:
+        return f"{count(len(discovery.confirmed), 'cue')} confirmed {level} {counts}"
+    return (
+        f"no cue confirmed {level} {counts}; this does not prove that there is none: {LIMITATIONS}"
+    )
 
 
-UNSEEN = (
-    "cues on the object itself are not looked for, and those in few of the images, or whose effect "
-    "is small, are missed"
+LIMITATIONS = (
+    "the search skips cues on the object itself and can miss cues that are rare or have a small "
+    "effect"
 )
 
 
 def share(part: float) -> str:
-    """A part as a percentage.
+    """Return a share as a percentage.
 
     Examples
     --------
@@ -41,7 +43,7 @@ def share(part: float) -> str:
 
 
 def nats(effect: Effect) -> str:
-    """A change of log-odds and its interval.
+    """Return a change of log-odds and its interval as text.
 
     Examples
     --------
@@ -51,46 +53,48 @@ def nats(effect: Effect) -> str:
     """
     if not math.isfinite(effect.mean):
         return "–"
-    return f"{_nat(effect.mean)} [{_nat(effect.low)}, {_nat(effect.high)}]"
+    return f"{_format_nats(effect.mean)} [{_format_nats(effect.low)}, {_format_nats(effect.high)}]"
 
 
-def figure(p: float) -> str:
-    """A probability as it is read: three figures, no zero before the point."""
+def p_text(p: float) -> str:
+    """Return a p-value as text: three decimals, no zero before the point."""
     if p >= 0.9995:
         return "1"
     return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0").rstrip("0")
 
 
-def reason(cue: SpuriousCue, found: Discovery) -> str:
-    """Why a cue that was tried is not confirmed; "" for one that is."""
+def reason(cue: SpuriousCue, discovery: Discovery) -> str:
+    """Return why a tested cue is not confirmed; "" for a confirmed cue."""
     from ..spurious.significance import WAYS
 
     if cue.confirmed:
         return ""
     if not cue.removed.count:
-        return "nothing comes with it to images of other classes; removal was not tried"
-    # The cue's p is the greatest of these times what both are corrected by, or 1.
-    own = {
-        "nothing sure comes with it to images of other classes": cue.transplanted.p,
-        "nothing sure goes with it": WAYS * cue.removed.p,
+        return "transplanting it into images of other classes has no effect; removal was not tested"
+    # The p-value of the cue is the largest of these times a common correction, at most 1.
+    p_values = {
+        "no significant effect of its transplant into images of other classes": cue.transplanted.p,
+        "no significant effect of its removal": WAYS * cue.removed.p,
     }
-    most = max(own.values())
-    return ", and ".join(words for words, p in own.items() if p * cue.p / most >= found.level)
+    largest = max(p_values.values())
+    return " and ".join(
+        text for text, p in p_values.items() if p * cue.p / largest >= discovery.level
+    )
 
 
-def examples_said(cue: SpuriousCue) -> str:
-    """The mean probability of the class over the examples that were tried, before and after."""
-    known = [
-        (one.before, one.without)
-        for one in cue.examples
-        if math.isfinite(one.before) and math.isfinite(one.without)
+def examples_text(cue: SpuriousCue) -> str:
+    """Return the mean probability of the class over the examples, before and after removal."""
+    probabilities = [
+        (example.before, example.without)
+        for example in cue.examples
+        if math.isfinite(example.before) and math.isfinite(example.without)
     ]
-    if not known:
+    if not probabilities:
         return ""
-    before, without = (sum(part) / len(known) for part in zip(*known, strict=True))
-    return f"{share(before)} → {share(without)} without it"
+    before, without = (sum(part) / len(probabilities) for part in zip(*probabilities, strict=True))
+    return f"{share(before)} → {share(without)} after removal"
 
 
-def _nat(value: float) -> str:
-    said = f"{value:.2f}"
-    return said.replace("-", "" if float(said) == 0 else "−")
+def _format_nats(value: float) -> str:
+    text = f"{value:.2f}"
+    return text.replace("-", "" if float(text) == 0 else "−")

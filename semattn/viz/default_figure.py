@@ -1,4 +1,4 @@
-"""The class of the figures; it is imported where a figure is made, because matplotlib is."""
+"""Figure class; it is imported only where a figure is created, because it imports matplotlib."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COMPRESSION = 2  # of zlib, 0 to 9: half the time of 6 for a tenth more bytes
 
 
 class DefaultFigure(Figure):
-    """A figure that is drawn and saved with matplotlib's default settings, whenever that is."""
+    """Figure that is always drawn and saved with matplotlib's default settings."""
 
     def draw(self, renderer: Any) -> None:
-        """Draw with the default settings, in fonts that have the letters."""
+        """Draw with the default settings, in fonts that contain its characters."""
         with default_settings():
             use_fonts_with_letters(self)
             super().draw(renderer)

@@ -1,4 +1,4 @@
-"""One explanation, and what led to it."""
+"""Figure of one explanation with its intermediate steps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @default_settings()
 def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None = None) -> Figure:
-    """What the map was made of, side by side: image, keypoints, concentration, map.
+    """Draw the image, its keypoints, their concentration and the map in four panels.
 
-    The four panels share one frame, so that a patch is at the same place in each. Circles have
-    the diameters of the keypoints; the concentration is in multiples of an even one (P p). Of a
-    signed map the positive part is drawn, and the figure says so.
+    The panels share their coordinates, so a patch has the same position in each. Circles have the
+    diameters of the keypoints; the concentration is relative to a uniform one (P p). Of a signed
+    map, the positive part is drawn, and the caption says so.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None
     Raises
     ------
     ShapeError
-        As `overlay` does.
+        See `overlay`.
     """
     explanation = with_drawable_names(explanation)
     picture = picture_of(explanation, index, backdrop)
     frame = Frame(explanation.grid.image_size, columns=4)
-    drawn = frame.empty()
-    panels = [frame.axes(drawn, 0, column) for column in range(4)]
+    figure = frame.empty()
+    panels = [frame.axes(figure, 0, column) for column in range(4)]
 
     frame.show(panels[0], picture)
     frame.show(panels[1], faded(picture, 0.0, 0.62))
@@ -50,18 +50,18 @@ def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None
     frame.show(panels[3], overlay(explanation, index, backdrop=picture))
 
     method = explanation.manifest.get("method")
-    beside = [how_chosen(explanation, index), method, model_name(explanation)]
-    frame.headline(drawn, headline(explanation, index), "  ·  ".join(filter(None, beside)))
+    details = [how_chosen(explanation, index), method, model_name(explanation)]
+    frame.headline(figure, headline(explanation, index), "  ·  ".join(filter(None, details)))
     for column, (title, detail) in enumerate(_captions(explanation, index)):
-        frame.caption(drawn, (0, column), title, detail)
-    frame.bar(drawn, 2, DENSITY, ("0", f"{highest:.1f} × even"))
-    frame.bar(drawn, 3, MAP, ("low", "high"))
-    frame.note(drawn, 0, cut("  ·  ".join(explanation.notes), 130))
-    return drawn
+        frame.caption(figure, (0, column), title, detail)
+    frame.bar(figure, 2, DENSITY, ("0", f"{highest:.1f} × uniform"))
+    frame.bar(figure, 3, MAP, ("low", "high"))
+    frame.note(figure, 0, cut("  ·  ".join(explanation.notes), 130))
+    return figure
 
 
 def _captions(explanation: Explanation, index: int) -> tuple[tuple[str, str], ...]:
-    """A title and a line for each panel."""
+    """Return a title and a line for each panel."""
     settings = explanation.manifest.get("parameters", {})
     (height, width), (h, w) = explanation.grid.image_size, explanation.grid.shape
     keypoints = count(len(explanation.keypoints[index]), "keypoint")

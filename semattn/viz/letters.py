@@ -1,7 +1,7 @@
-"""Fonts for the letters of class names and file names, in any alphabet.
+"""Fonts for class names and file names in any script.
 
-`missing_letters` returns the letters that no installed font has, `use_fonts_with_letters` gives
-each text of a figure the fonts that it needs.
+`missing_letters` returns the characters that no installed font contains; `use_fonts_with_letters`
+sets the fonts that each text of a figure needs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from ..errors import plain
 from ..utils.matplotlib_import import import_matplotlib
 
-FONT = "DejaVu Sans"  # matplotlib's own, always there
-# Fonts of boxes in place of letters, of mathematics, and of coloured pictures, which are not drawn.
+FONT = "DejaVu Sans"  # bundled with matplotlib
+# Fonts of placeholder boxes, mathematics and coloured emoji, which are not used.
 UNUSABLE = ("Last Resort", "STIX", "cm", "Color", "DejaVu")
-SHAPING = (3, 11)  # the release of matplotlib that joins and orders letters
+SHAPING = (3, 11)  # first matplotlib release with text shaping
 _SHAPED = ((0x0900, 0x0DFF), (0x0F00, 0x109F), (0x1780, 0x17FF), (0x1A20, 0x1AAF))
 
 
 def missing_letters(text: str) -> str:
-    """Return the letters of a text that cannot be drawn, each once; "" for none."""
+    """Return the characters of a text that cannot be drawn, without duplicates."""
     if text.isascii():
         return ""
     _, missing = _fonts("".join(sorted(_letters(text))))
@@ -31,10 +31,7 @@ def missing_letters(text: str) -> str:
 
 
 def drawable_name(name: str, number: int) -> str:
-    """Return a class name, or the number of the class where no font has the letters.
-
-    Warns in the second case, once a name.
-    """
+    """Return a class name, or "class NUMBER" with a warning if no font has its characters."""
     missing = missing_letters(name)
     if not missing:
         return name
@@ -44,37 +41,41 @@ def drawable_name(name: str, number: int) -> str:
 
 
 class DrawableNames(tuple[str, ...]):
-    """Class names of which each is the class number instead where no font has its letters.
+    """Class names with the class number in place of a name that no font can draw.
 
-    A name is looked at once it is used, so that a figure warns of those alone that it shows.
+    A name is checked when it is used, so a figure warns only of the names that it shows.
     """
 
     __slots__ = ()
 
     def __getitem__(self, key: Any) -> Any:
-        """Return the name of class `key` as a figure can show it."""
+        """Return the drawable name of class `key`."""
         name = super().__getitem__(key)
         return drawable_name(name, key) if isinstance(name, str) else name
 
 
 def use_fonts_with_letters(figure: Any) -> None:
-    """Give each text of a figure the fonts that have its letters; others become escapes."""
+    """Set the fonts of each text of a figure; characters without a font become escapes."""
     for text in _texts(figure):
-        shown = text.get_text()
-        if shown.isascii():
+        content = text.get_text()
+        if content.isascii():
             continue
-        families, missing = _fonts("".join(sorted(_letters(shown))))
+        families, missing = _fonts("".join(sorted(_letters(content))))
         if missing:
-            warnings.warn(f"{_reason(missing, shown)}: the figure shows their numbers instead",
+            warnings.warn(f"{_reason(missing, content)}: the figure shows their numbers instead",
                           UserWarning, stacklevel=2)  # fmt: skip
-        kept = [one for one in shown if not _is_invisible(one)]
-        text.set_text("".join(_escaped(one) if one in missing else one for one in kept))
+        visible = [character for character in content if not _is_invisible(character)]
+        text.set_text(
+            "".join(
+                _escaped(character) if character in missing else character for character in visible
+            )
+        )
         if families:
             text.set_fontfamily([FONT, *families])
 
 
 def _texts(figure: Any) -> Iterator[Any]:
-    """Yield the texts of a figure; without those of hidden axes, which matplotlib would create."""
+    """Yield the texts of a figure, without those of hidden axes, which matplotlib would create."""
     from matplotlib.text import Text
 
     yield from figure.texts
@@ -85,8 +86,10 @@ def _texts(figure: Any) -> Iterator[Any]:
 
 
 def _letters(text: str) -> set[str]:
-    """Return what a font must have: neither ASCII nor invisible."""
-    return {one for one in text if not one.isascii() and not _is_invisible(one)}
+    """Return the characters that need a font: neither ASCII nor invisible."""
+    return {
+        character for character in text if not character.isascii() and not _is_invisible(character)
+    }
 
 
 def _is_invisible(character: str) -> bool:
@@ -102,13 +105,13 @@ def _reason(missing: str, text: str) -> str:
     import matplotlib as mpl
 
     name = repr(plain(" ".join(text.split()))[:60])
-    if all(_is_unshaped(one) for one in missing):
+    if all(_is_unshaped(character) for character in missing):
         return f"matplotlib {mpl.__version__} cannot join the letters of {name}; 3.11 does"
     return f"no installed font has the letters of {name}"
 
 
 def _is_unshaped(character: str) -> bool:
-    """Return whether this matplotlib draws the letter, but not in its place or form."""
+    """Return whether this matplotlib draws a character without the shaping that it needs."""
     import matplotlib as mpl
 
     if tuple(mpl.__version_info__[:2]) >= SHAPING:
@@ -119,28 +122,32 @@ def _is_unshaped(character: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _fonts(letters: str) -> tuple[tuple[str, ...], str]:
-    """Return the families that letters need beyond `FONT`, and the letters that none has."""
+    """Return the font families that `letters` need beyond `FONT`, and the undrawable letters."""
     import_matplotlib()
     from matplotlib import font_manager
 
-    unshaped = {one for one in letters if _is_unshaped(one)}
-    own = font_manager.findfont(FONT)
-    needed = set(letters) - unshaped - {one for one in letters if ord(one) in _codes(own)}
+    unshaped = {character for character in letters if _is_unshaped(character)}
+    default_path = font_manager.findfont(FONT)
+    needed = (
+        set(letters)
+        - unshaped
+        - {character for character in letters if ord(character) in _codes(default_path)}
+    )
     families: list[str] = []
     for refresh in (False, True):
         if not needed:
             break
-        if refresh:  # matplotlib's list does not follow what is installed later
+        if refresh:  # matplotlib's list lacks fonts that were installed later
             _add_new_fonts(font_manager)
         for name, path in _candidates(font_manager):
-            if have := {one for one in needed if ord(one) in _codes(path)}:
+            if covered := {character for character in needed if ord(character) in _codes(path)}:
                 families.append(name)
-                needed -= have
+                needed -= covered
     return tuple(families), "".join(sorted(needed | unshaped))
 
 
 def _candidates(font_manager: Any) -> list[tuple[str, str]]:
-    """Return family and file of each usable upright font, one a family, sans-serif first."""
+    """Return family and file of each usable upright font, one per family, sans-serif first."""
     files: dict[str, str] = {}
     entries = sorted(
         font_manager.fontManager.ttflist,
@@ -153,19 +160,19 @@ def _candidates(font_manager: Any) -> list[tuple[str, str]]:
 
 
 def _add_new_fonts(font_manager: Any) -> None:
-    """Enter the fonts that were installed after matplotlib listed them."""
+    """Add the fonts that were installed after matplotlib listed them."""
     listed = {entry.fname for entry in font_manager.fontManager.ttflist}
     for path in font_manager.findSystemFonts():
         if path not in listed:
             try:
                 font_manager.fontManager.addfont(path)
-            except (OSError, RuntimeError, ValueError):  # a file that is no font
+            except (OSError, RuntimeError, ValueError):  # not a font file
                 continue
 
 
 @lru_cache(maxsize=256)
 def _codes(path: str) -> frozenset[int]:
-    """Return the code points that a font can draw; none for one of pictures or a damaged one."""
+    """Return the code points that a font can draw; empty for bitmap and damaged fonts."""
     from matplotlib.ft2font import FT2Font
 
     try:

@@ -1,4 +1,4 @@
-"""What is drawn into a panel: the patches' borders, the keypoints, their concentration."""
+"""Marks on a panel: patch borders, keypoints and their concentration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def draw_grid(axes: Axes, grid: PatchGrid, thickness: float = 1.0) -> None:
-    """The borders of the patches; the outer ones too where they are not those of the image."""
+    """Draw the patch borders; also the outer ones if the grid does not cover the whole image."""
     from matplotlib.collections import LineCollection
 
     (h, w), cell = grid.shape, grid.cell
@@ -35,13 +35,13 @@ def draw_grid(axes: Axes, grid: PatchGrid, thickness: float = 1.0) -> None:
 
 
 def patches_extent(grid: PatchGrid) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top border of all patches, pixels, as `Axes.imshow` takes them."""
+    """Return the left, right, bottom and top border of the grid in pixels, for `Axes.imshow`."""
     (h, w), (tall, wide), (y, x) = grid.shape, grid.cell, grid.origin
     return x - 0.5, x + w * wide - 0.5, y + h * tall - 0.5, y - 0.5
 
 
 def draw_keypoints(axes: Axes, keypoints: Keypoints, thickness: float = 1.0) -> None:
-    """A circle for each keypoint, of its diameter, the strongest on top."""
+    """Draw a circle of the diameter of each keypoint, the strongest on top."""
     from matplotlib.collections import EllipseCollection
 
     if not len(keypoints):
@@ -58,7 +58,7 @@ def draw_keypoints(axes: Axes, keypoints: Keypoints, thickness: float = 1.0) -> 
 
 
 def draw_concentration(axes: Axes, explanation: Explanation, index: int) -> float:
-    """The concentration of each patch; returns the multiple of an even one that is full colour."""
+    """Draw the concentration of each patch; return the multiple of uniform at full colour."""
     grid = explanation.grid
     p = explanation.concentration[index].detach().cpu().double()
     lift = grid.fold(grid.patches * p).numpy()

@@ -1,4 +1,4 @@
-"""A map laid over its picture."""
+"""Overlay of a heat map on its picture."""
 
 from __future__ import annotations
 
@@ -17,38 +17,41 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
-OPACITY = 0.88  # of the highest value: the photograph stays visible under it
-FLOOR, CEILING = 0.20, 0.995  # quantiles of the map that are drawn as nothing and as full
+OPACITY = 0.88  # at the highest value; the picture stays visible
+FLOOR, CEILING = (
+    0.20,
+    0.995,
+)  # quantiles of the map that are drawn as transparent and as full colour
 
 
 def overlay(
     explanation: Explanation, index: int = 0, *, backdrop: Picture | None = None
 ) -> Picture:
-    """The picture with its map laid over: uint8 (H, W, 3).
+    """Return the picture with its heat map on top: uint8 (H, W, 3).
 
-    Colour and opacity both follow the value, so that what does not matter stays a photograph.
-    Values run from the map's 20 % quantile to its 99.5 % quantile and are clipped there: one
-    extreme pixel does not darken the rest. A constant map draws nothing. Of a signed map the
-    positive part is drawn: what speaks against the target counts as 0, quantiles included.
+    Colour and opacity both follow the value, so irrelevant areas keep the colours of the picture.
+    Values are clipped at the 20 % and 99.5 % quantiles of the map, so a single extreme pixel does
+    not dim the rest. A constant map is transparent. Of a signed map, the positive part is drawn:
+    negative values count as 0, also for the quantiles.
 
     Parameters
     ----------
-    explanation : what an explainer's `explain` returned
-    index : which image of the batch
-    backdrop : (H', W', 3) uint8, the same view in another resolution, drawn instead of the
-        pixels that the model saw; the map is resampled to it
+    explanation : result of an explainer's `explain`
+    index : index of the image in the batch
+    backdrop : (H', W', 3) uint8, the same view at another resolution, drawn instead of the
+        model's input pixels; the map is resampled to it
 
     Raises
     ------
     ShapeError
-        For an index that the batch does not have, or a backdrop that is no picture.
+        For an index outside the batch, or a backdrop that is not a picture.
     """
     picture = picture_of(explanation, index, backdrop)
     return blended(explanation.heat[index], picture)
 
 
 def blended(heat: torch.Tensor, picture: Picture) -> Picture:
-    """A map (H, W) over a picture, as `overlay` draws it."""
+    """Blend a map (H, W) over a picture, as `overlay` does."""
     value = _scaled(_resampled(heat.clamp(min=0), picture.shape[:2]))
     alpha = OPACITY * value[..., None] ** 0.7
     mixed = (1 - alpha) * faded(picture, 0.55, 0.9) + alpha * colours(MAP, value)
@@ -56,12 +59,12 @@ def blended(heat: torch.Tensor, picture: Picture) -> Picture:
 
 
 def is_signed(explanation: Explanation, index: int = 0) -> bool:
-    """Whether the map has a negative part, which is not drawn."""
+    """Return whether the map has a negative part, which is not drawn."""
     return bool((explanation.heat[index] < 0).any())
 
 
 def picture_of(explanation: Explanation, index: int, backdrop: Picture | None) -> Picture:
-    """The pixels to draw on, after a look at what was asked for."""
+    """Return the pixels to draw on, after checking `index` and `backdrop`."""
     count = len(explanation.heat)
     if not -count <= index < count:
         raise ShapeError(f"index: expected one of {count} images, got {index} — count from 0")
@@ -70,13 +73,13 @@ def picture_of(explanation: Explanation, index: int, backdrop: Picture | None) -
     if backdrop.ndim != 3 or backdrop.shape[2] != 3 or backdrop.dtype != np.uint8:
         raise ShapeError(
             f"backdrop: expected (H, W, 3) of uint8, got {backdrop.shape} of {backdrop.dtype} — "
-            "give the picture that a person sees"
+            "pass an RGB picture"
         )
     return backdrop
 
 
 def _resampled(heat: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """A map (H, W) at another size."""
+    """Return a map (H, W) at another size."""
     values = heat.detach().cpu().double()
     if tuple(values.shape) != tuple(size):
         values = F.interpolate(values[None, None], size=size[:2], mode="bilinear")[0, 0]
@@ -84,7 +87,7 @@ def _resampled(heat: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.float64]
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values between 0 at the floor's quantile and 1 at the ceiling's; all 0 if they agree."""
+    """Scale values to [0, 1] between the two quantiles; return 0 if the quantiles are equal."""
     low, high = np.quantile(values, [FLOOR, CEILING])
     if high - low <= 1e-12 * max(abs(high), 1e-300):
         return np.zeros_like(values)

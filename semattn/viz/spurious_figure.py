@@ -1,4 +1,4 @@
-"""What a search for spurious correlations found: a row a cue, or that none is confirmed."""
+"""Figure of a search for spurious cues: one row per confirmed cue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from ..utils.provenance import model_label
 from .canvas import default_settings, new_figure
-from .cues import examples_said, figure, nats, outcome, share
+from .cues import examples_text, nats, outcome, p_text, share
 from .frame import MARGIN, Frame
 from .letters import drawable_name
 from .marks import patches_extent
@@ -28,83 +28,88 @@ if TYPE_CHECKING:
 
 ROWS, EXAMPLES = 4, 5
 PANEL = 1.75  # inches
-CHART = 2.6  # of its columns, in panels
-FROM = 0.5  # patches that show a cue likelier than not
+CHART_WIDTH = 2.6  # width of the chart, in panels
+MIN_MATCH = 0.5  # match score from which a patch counts as showing the cue
 OUTLINE = "#ffc53d"
-REMOVED, PUT = "#c2410c", "#2563eb"
+REMOVAL_COLOUR, TRANSPLANT_COLOUR = "#c2410c", "#2563eb"
 
 
 @default_settings()
-def spurious(found: Discovery) -> Figure:
-    """The first confirmed cues: examples, where they sit, and what they do to the answer.
+def spurious(discovery: Discovery) -> Figure:
+    """Draw the first confirmed cues: examples, location map, and effects on the log-odds.
 
-    In each example the patches that show the cue are outlined and the rest steps back. The place
-    map says how often each patch shows it. Bars are the mean effects on the log-odds of the class,
-    nats, lines their 95 % intervals; 0 is no effect.
+    In each example, the patches that show the cue are outlined and the rest is faded. The location
+    map shows how often each patch contains the cue. Bars are the mean effects on the log-odds of
+    the class in nats, lines their 95 % intervals; 0 is no effect.
 
     Parameters
     ----------
-    found : what `semattn.discover_spurious` returned
+    discovery : result of `semattn.discover_spurious`
     """
-    shown = found.confirmed[:ROWS]
-    if not shown:
-        return _nothing(found)
-    size = max((one.examples[0].pixels.shape[:2] for one in shown if one.examples),
-               default=(224, 224))  # fmt: skip
-    columns = EXAMPLES + 1 + math.ceil(CHART)
-    frame = Frame(size, columns=columns, rows=len(shown), panel=PANEL)
-    drawn = frame.empty()
-    left = len(found.confirmed) - len(shown)
-    more = f"{left} more confirmed" if left else ""
-    frame.headline(drawn, "What the model uses that is not the object", _beside(found, more))
-    for row, cue in enumerate(shown):
-        _row(frame, drawn, row, cue)
-    return drawn
+    cues = discovery.confirmed[:ROWS]
+    if not cues:
+        return _draw_no_cues(discovery)
+    size = max(
+        (cue.examples[0].pixels.shape[:2] for cue in cues if cue.examples), default=(224, 224)
+    )
+    columns = EXAMPLES + 1 + math.ceil(CHART_WIDTH)
+    frame = Frame(size, columns=columns, rows=len(cues), panel=PANEL)
+    figure = frame.empty()
+    n_more = len(discovery.confirmed) - len(cues)
+    more = f"{n_more} more confirmed" if n_more else ""
+    frame.headline(
+        figure, "Spurious cues: what the model uses besides the object", _details(discovery, more)
+    )
+    for row, cue in enumerate(cues):
+        _draw_row(frame, figure, row, cue)
+    return figure
 
 
-def _row(frame: Frame, drawn: Figure, row: int, cue: SpuriousCue) -> None:
-    for column, one in enumerate(cue.examples[:EXAMPLES]):
-        axes = frame.axes(drawn, row, column)
-        frame.show(axes, marked(one))
-        outline(axes, one.matches >= FROM, one.patches)
+def _draw_row(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
+    for column, example in enumerate(cue.examples[:EXAMPLES]):
+        axes = frame.axes(figure, row, column)
+        frame.show(axes, marked(example))
+        outline(axes, example.matches >= MIN_MATCH, example.patches)
     where = f"{cue.where}, {cue.tag}, on {share(cue.covers)} of an image"
     frame.caption(
-        drawn, (row, 0), f"{row + 1}  {cut(drawable_name(cue.name, cue.target), 60)}", where
+        figure, (row, 0), f"{row + 1}  {cut(drawable_name(cue.name, cue.target), 60)}", where
     )
-    axes = frame.axes(drawn, row, EXAMPLES)
-    most = float(cue.place.max()) if cue.place.size else 0.0
-    frame.show(axes, colours(DENSITY, _place(cue) / max(most, 1e-9)))
-    frame.caption(drawn, (row, EXAMPLES), "Where it sits", f"brightest: {share(most)} of images")
-    _bars(frame, drawn, row, cue)
+    axes = frame.axes(figure, row, EXAMPLES)
+    largest = float(cue.place.max()) if cue.place.size else 0.0
+    frame.show(axes, colours(DENSITY, _place_map(cue) / max(largest, 1e-9)))
+    frame.caption(figure, (row, EXAMPLES), "Location", f"brightest: {share(largest)} of images")
+    _draw_effects(frame, figure, row, cue)
 
 
-def marked(one: Example) -> Picture:
-    """The picture of an example; where the cue is not, it steps back."""
-    matches = torch.from_numpy(np.asarray(one.matches >= FROM, dtype=np.float32))
-    here = one.patches.upsample(matches.flatten()[None], mode="nearest-exact")[0].numpy() > 0
-    here = here[..., None]
-    grey = one.pixels.mean(axis=-1, keepdims=True)
-    back = 0.35 * one.pixels + 0.30 * grey + 0.30 * 255
-    made: Picture = np.where(here, one.pixels, back.clip(0, 255)).astype(np.uint8)
-    return made
+def marked(example: Example) -> Picture:
+    """Return the picture of an example, faded outside the cue."""
+    matches = torch.from_numpy(np.asarray(example.matches >= MIN_MATCH, dtype=np.float32))
+    inside = example.patches.upsample(matches.flatten()[None], mode="nearest-exact")[0].numpy() > 0
+    inside = inside[..., None]
+    grey = example.pixels.mean(axis=-1, keepdims=True)
+    faded_pixels = 0.35 * example.pixels + 0.30 * grey + 0.30 * 255
+    highlighted: Picture = np.where(inside, example.pixels, faded_pixels.clip(0, 255)).astype(
+        np.uint8
+    )
+    return highlighted
 
 
-def _place(cue: SpuriousCue) -> np.ndarray:
-    """The place map (h, w); on pixels (H, W) where the patches cover a part of the image."""
+def _place_map(cue: SpuriousCue) -> np.ndarray:
+    """Return the location map (h, w); as pixels (H, W) for a partial grid."""
     if cue.grid is None or not cue.grid.is_partial:
         return cue.place
     values = torch.from_numpy(np.asarray(cue.place, dtype=np.float64))
-    shown: np.ndarray = cue.grid.upsample(values.flatten()[None], mode="nearest-exact")[0].numpy()
-    return shown
+    pixels: np.ndarray = cue.grid.upsample(values.flatten()[None], mode="nearest-exact")[0].numpy()
+    return pixels
 
 
-def outline(axes: Axes, here: np.ndarray, grid: PatchGrid) -> None:
-    """A line around patches (h, w) of bool, on a panel with the pixels of the image."""
+def outline(axes: Axes, inside: np.ndarray, grid: PatchGrid) -> None:
+    """Draw a line around the true patches of a boolean (h, w), in pixels of the image."""
     from matplotlib.collections import LineCollection
 
     left, _, _, top = patches_extent(grid)
     down, across = grid.cell
-    wide = np.pad(here, 1)
+    wide = np.pad(inside, 1)
 
     def corner(row: int, column: int) -> tuple[float, float]:
         return left + column * across, top + row * down
@@ -119,18 +124,19 @@ def outline(axes: Axes, here: np.ndarray, grid: PatchGrid) -> None:
         )
 
 
-def _bars(frame: Frame, drawn: Figure, row: int, cue: SpuriousCue) -> None:
-    """The two effects, and what else is known of a cue in numbers."""
+def _draw_effects(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
+    """Draw the two effects of a cue and its other statistics."""
     left, top = frame.left(EXAMPLES + 1), frame.top(row)
     wide = frame.inches[0] - MARGIN - left
-    frame.line(drawn, left, top - 0.20, "What it does to the class", size=7.35, weight="bold",
+    frame.line(figure, left, top - 0.20, "Effect on the class", size=7.35, weight="bold",
                color=INK)  # fmt: skip
-    frame.line(drawn, left, top - 0.065, "log-odds, nats; lines: 95 % intervals")
+    frame.line(figure, left, top - 0.065, "log-odds, nats; lines: 95 % intervals")
     rows: tuple[tuple[str, Effect, str], ...] = (
-        ("lost, removed", cue.removed, REMOVED), ("gained elsewhere", cue.transplanted, PUT),
+        ("loss by removal", cue.removed, REMOVAL_COLOUR),
+        ("gain by transplant", cue.transplanted, TRANSPLANT_COLOUR),
     )  # fmt: skip
     label, tall = 1.0, 0.52 * frame.tall
-    axes: Axes = drawn.add_axes(frame.box(left + label, top, wide - label, tall))
+    axes: Axes = figure.add_axes(frame.box(left + label, top, wide - label, tall))
     for at, (_, effect, colour) in enumerate(rows):
         if math.isfinite(effect.mean):
             axes.barh(at, effect.mean, height=0.56, color=colour)
@@ -147,58 +153,60 @@ def _bars(frame: Frame, drawn: Figure, row: int, cue: SpuriousCue) -> None:
         spine.set(color=MUTED, linewidth=0.5)
     for at, (words, effect, _) in enumerate(rows):
         below = top + tall * (at + 0.6) / 2.2
-        frame.line(drawn, left, below - 0.02, words, color=INK)
-        frame.line(drawn, left, below + 0.11, nats(effect), size=6.5)
+        frame.line(figure, left, below - 0.02, words, color=INK)
+        frame.line(figure, left, below + 0.11, nats(effect), size=6.5)
     low, high = cue.interval
-    tried = examples_said(cue)
-    said = (
+    tested = examples_text(cue)
+    lines_of_text = (
         f"in {share(cue.inside)} of the images of the class, {share(cue.outside)} of others",
-        f"score {cue.score:.2f} [{low:.2f}, {high:.2f}] nats, p {figure(cue.p)}",
-        f"examples: {tried}" if tried else "",
+        f"score {cue.score:.2f} [{low:.2f}, {high:.2f}] nats, p {p_text(cue.p)}",
+        f"examples: {tested}" if tested else "",
     )
-    for number, text in enumerate(filter(None, said)):
-        frame.line(drawn, left, top + tall + 0.36 + 0.15 * number, text)
+    for number, text in enumerate(filter(None, lines_of_text)):
+        frame.line(figure, left, top + tall + 0.36 + 0.15 * number, text)
 
 
-def _nothing(found: Discovery) -> Figure:
-    """A page that says so, with what was tried."""
-    tried = found.cues[:8]
+def _draw_no_cues(discovery: Discovery) -> Figure:
+    """Draw a page for a search without confirmed cues, with a table of tested cues."""
+    tested = discovery.cues[:8]
     wide, line = 9.6, 0.26
-    high = 1.95 + line * (len(tried) + 1 if tried else 0)
-    drawn = new_figure(wide, high)
+    high = 1.95 + line * (len(tested) + 1 if tested else 0)
+    figure = new_figure(wide, high)
 
-    def say(x: float, below: float, text: str, **style: Any) -> None:
-        usual: dict[str, Any] = {"size": 8.5, "color": INK, "parse_math": False}
-        drawn.text(x / wide, 1 - below / high, text, **usual | style)
+    def write(x: float, below: float, text: str, **style: Any) -> None:
+        defaults: dict[str, Any] = {"size": 8.5, "color": INK, "parse_math": False}
+        figure.text(x / wide, 1 - below / high, text, **defaults | style)
 
-    say(MARGIN, 0.45, "No cue confirmed", size=15, weight="bold")
-    say(MARGIN, 0.68, _beside(found, outcome_too=False), size=8, color=MUTED)
-    for number, part in enumerate(wrap(outcome(found), 118)):
-        say(MARGIN, 1.05 + 0.19 * number, part[:1].upper() + part[1:] if not number else part)
-    if not tried:
-        return drawn
-    titles = ("tried, not confirmed", "where", "", "in", "others", "gained elsewhere",
-              "lost, removed")  # fmt: skip
+    write(MARGIN, 0.45, "No cue confirmed", size=15, weight="bold")
+    write(MARGIN, 0.68, _details(discovery, outcome_too=False), size=8, color=MUTED)
+    for number, part in enumerate(wrap(outcome(discovery), 118)):
+        write(MARGIN, 1.05 + 0.19 * number, part[:1].upper() + part[1:] if not number else part)
+    if not tested:
+        return figure
+    titles = ("tested, not confirmed", "where", "", "in", "others", "transplant",
+              "removal")  # fmt: skip
     places, top = (MARGIN, 2.5, 4.0, 5.25, 5.8, 6.5, 8.0), 1.78
     for x, title in zip(places, titles, strict=True):
-        say(x, top, title, size=7.5, color=MUTED)
-    for number, cue in enumerate(tried, 1):
+        write(x, top, title, size=7.5, color=MUTED)
+    for number, cue in enumerate(tested, 1):
         name = cut(drawable_name(cue.name, cue.target), 32)
         cells = (name, cue.where, cue.tag, share(cue.inside), share(cue.outside),
                  nats(cue.transplanted), nats(cue.removed))  # fmt: skip
         for x, cell in zip(places, cells, strict=True):
-            say(x, top + line * number, cell)
-    return drawn
+            write(x, top + line * number, cell)
+    return figure
 
 
-def _beside(found: Discovery, *more: str, outcome_too: bool = True) -> str:
-    """What was searched, in a line."""
-    model = model_label(found.manifest)
+def _details(discovery: Discovery, *more: str, outcome_too: bool = True) -> str:
+    """Return a line on the extent of the search."""
+    model = model_label(discovery.manifest)
     parts = [
-        outcome(found) if outcome_too else "",
-        f"{count(found.images, 'image')} of {len(found.classes)} classes",
-        f"{len(found.skipped)} skipped" if found.skipped else "",
-        f"the model is right on {share(found.accuracy)}" if found.accuracy is not None else "",
+        outcome(discovery) if outcome_too else "",
+        f"{count(discovery.images, 'image')} of {len(discovery.classes)} classes",
+        f"{len(discovery.skipped)} skipped" if discovery.skipped else "",
+        f"accuracy of the model {share(discovery.accuracy)}"
+        if discovery.accuracy is not None
+        else "",
         cut(str(model), 60),
         *more,
     ]

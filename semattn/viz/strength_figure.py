@@ -1,4 +1,4 @@
-"""One image prompted more and more: what leads, the maps, and how the classes move."""
+"""Figure of one image prompted at several strengths."""
 
 from __future__ import annotations
 
@@ -20,103 +20,103 @@ if TYPE_CHECKING:
 
     from ..prompting.strength_sweep import Steps
 
-TOWARD, FROM = (1.0, 0.77, 0.24), (0.25, 0.48, 0.85)  # what gains attention, what loses it
+TOWARD, AWAY = (1.0, 0.77, 0.24), (0.25, 0.48, 0.85)  # colours of positive and negative bias
 LINES = ("#17181c", "#e4572e", "#2e86ab", "#6a994e", "#8e6c8a", "#b08900")
-SHOWN = 6  # classes in the chart
-FAINT = 0.05  # of probability: classes below it have no name there
+MAX_CLASSES = 6  # classes in the chart
+MIN_LABELLED = 0.05  # probability; classes that stay below it are not labelled
 PANEL = 2.6  # inches
 
 
 @default_settings()
-def steps(made: Steps, *, backdrop: Picture | None = None) -> Figure:
-    """The image, where attention is led, the map at three strengths, and the probabilities.
+def steps(prompted: Steps, *, backdrop: Picture | None = None) -> Figure:
+    """Draw the image, the attention bias, the map at three strengths, and the probabilities.
 
-    What gains attention is yellow and what loses it blue, by how many nats. Every map is of the
-    class that is explained without prompt, and has its own scale.
+    Positive bias is yellow and negative bias is blue. Every map explains the class that is
+    explained without prompt, and has its own scale.
 
     Parameters
     ----------
-    made : what `semattn.prompting.strength_sweep.steps` returned
+    prompted : result of `semattn.prompting.strength_sweep.steps`
     backdrop : as for `semattn.viz.overlay`
 
     Raises
     ------
     ShapeError
-        As `overlay` does.
+        See `overlay`.
     """
-    first = with_drawable_names(made.explanation)
+    first = with_drawable_names(prompted.explanation)
     picture = picture_of(first, 0, backdrop)
-    places = sorted({0, len(made.strengths) // 2, len(made.strengths) - 1})
-    frame = Frame(first.grid.image_size, columns=3 + len(places), panel=PANEL)
-    drawn = frame.empty()
-    panels = [frame.axes(drawn, 0, column) for column in range(2 + len(places))]
+    indices = sorted({0, len(prompted.strengths) // 2, len(prompted.strengths) - 1})
+    frame = Frame(first.grid.image_size, columns=3 + len(indices), panel=PANEL)
+    figure = frame.empty()
+    panels = [frame.axes(figure, 0, column) for column in range(2 + len(indices))]
     height, width = first.grid.image_size
     frame.show(panels[0], picture)
-    frame.show(panels[1], _led(made, picture))
-    draw_grid(panels[1], made.grid)
+    frame.show(panels[1], _draw_bias(prompted, picture))
+    draw_grid(panels[1], prompted.grid)
     captions = [
         ("Image", f"{width} × {height} pixels, as the model sees it"),
-        ("Attention is led", made.prompt),
+        ("Attention is biased", prompted.prompt),
     ]
-    for axes, place in zip(panels[2:], places, strict=True):
-        heat = first.grid.upsample(made.maps[place].flatten()[None])[0]
+    for axes, index in zip(panels[2:], indices, strict=True):
+        heat = first.grid.upsample(prompted.maps[index].flatten()[None])[0]
         frame.show(axes, blended(heat, picture))
-        best = made.predicted[place]
+        best = prompted.predicted[index]
         captions.append(
-            (f"Strength {made.strengths[place]:g}",
-             f"{cut(first.answer_label(best), 26)}, {made.share_texts(best)[place]}")
+            (f"Strength {prompted.strengths[index]:g}",
+             f"{cut(first.answer_label(best), 26)}, {prompted.share_texts(best)[index]}")
         )  # fmt: skip
     if first.output.in_percent:
         captions.append(("Probability", "of each class, by strength"))
     else:
         captions.append((first.output.unit.capitalize(), "of the model, by strength"))
     for column, (title, detail) in enumerate(captions):
-        frame.caption(drawn, (0, column), title, detail)
-    _chart(frame, drawn, made, len(captions) - 1)
-    beside = [how_chosen(first, 0), first.manifest.get("method"), model_name(first)]
-    frame.headline(drawn, headline(first, 0), "  ·  ".join(filter(None, beside)))
-    frame.bar(drawn, 2, MAP, ("low", "high"))
-    frame.note(drawn, 0, cut("  ·  ".join(first.notes), 60))
-    return drawn
+        frame.caption(figure, (0, column), title, detail)
+    _draw_chart(frame, figure, prompted, len(captions) - 1)
+    details = [how_chosen(first, 0), first.manifest.get("method"), model_name(first)]
+    frame.headline(figure, headline(first, 0), "  ·  ".join(filter(None, details)))
+    frame.bar(figure, 2, MAP, ("low", "high"))
+    frame.note(figure, 0, cut("  ·  ".join(first.notes), 60))
+    return figure
 
 
-def _led(made: Steps, picture: Picture) -> NDArray[np.float64]:
-    """The picture, faded, with what gains and loses attention."""
-    most = max(float(made.bias.abs().max()), 1e-9)
-    strength = (made.bias / most).float()
-    shown = made.grid.upsample(strength[None], mode="nearest")[0].numpy()
-    rows = np.linspace(0, shown.shape[0] - 1, picture.shape[0]).round().astype(int)
-    columns = np.linspace(0, shown.shape[1] - 1, picture.shape[1]).round().astype(int)
-    shown = shown[rows][:, columns]
-    colour = np.where(shown[..., None] > 0, TOWARD, FROM)
-    cover = 0.65 * np.abs(shown)[..., None]
+def _draw_bias(prompted: Steps, picture: Picture) -> NDArray[np.float64]:
+    """Return the faded picture with the bias of each patch on top."""
+    largest = max(float(prompted.bias.abs().max()), 1e-9)
+    strength = (prompted.bias / largest).float()
+    resampled = prompted.grid.upsample(strength[None], mode="nearest")[0].numpy()
+    rows = np.linspace(0, resampled.shape[0] - 1, picture.shape[0]).round().astype(int)
+    columns = np.linspace(0, resampled.shape[1] - 1, picture.shape[1]).round().astype(int)
+    resampled = resampled[rows][:, columns]
+    colour = np.where(resampled[..., None] > 0, TOWARD, AWAY)
+    cover = 0.65 * np.abs(resampled)[..., None]
     return faded(picture, 0.3, 0.8) * (1 - cover) + colour * cover
 
 
-def _chart(frame: Frame, drawn: Figure, made: Steps, column: int) -> None:
-    """The probabilities of the leading classes, or the logit of a model that has only one."""
+def _draw_chart(frame: Frame, figure: Figure, prompted: Steps, column: int) -> None:
+    """Draw the probabilities of the leading classes, or the logit of a model with one output."""
     left, top = frame.left(column) + 0.3, frame.top(0)
-    axes: Axes = drawn.add_axes(frame.box(left, top, frame.panel - 0.35, frame.tall - 0.2))
-    names = with_drawable_names(made.explanation)
+    axes: Axes = figure.add_axes(frame.box(left, top, frame.panel - 0.35, frame.tall - 0.2))
+    names = with_drawable_names(prompted.explanation)
     percent = names.output.in_percent
-    values = 100 * made.probabilities.numpy() if percent else made.logits.double().numpy()
-    for colour, number in zip(LINES, made.leading()[:SHOWN], strict=False):
-        shown = values[:, number] if percent else values.reshape(len(values), -1)[:, 0]
-        axes.plot(made.strengths, shown, color=colour, lw=1.6)
-        at = int(shown.argmax())
-        if percent and shown[at] < 100 * FAINT:
-            continue  # their names would lie on each other
+    values = 100 * prompted.probabilities.numpy() if percent else prompted.logits.double().numpy()
+    for colour, number in zip(LINES, prompted.leading()[:MAX_CLASSES], strict=False):
+        resampled = values[:, number] if percent else values.reshape(len(values), -1)[:, 0]
+        axes.plot(prompted.strengths, resampled, color=colour, lw=1.6)
+        peak = int(resampled.argmax())
+        if percent and resampled[peak] < 100 * MIN_LABELLED:
+            continue  # their labels would overlap
         axes.annotate(
-            cut(names.answer_label(number), 22), (made.strengths[at], shown[at]),
+            cut(names.answer_label(number), 22), (prompted.strengths[peak], resampled[peak]),
             xytext=(3, 3), textcoords="offset points", size=6.5, color=colour, parse_math=False,
-            ha="left" if at < len(made.strengths) / 2 else "right",
+            ha="left" if peak < len(prompted.strengths) / 2 else "right",
         )  # fmt: skip
-    axes.set(xlim=(0, made.strengths[-1]))
+    axes.set(xlim=(0, prompted.strengths[-1]))
     if percent:
         axes.set(ylim=(0, 105))
     axes.set_xlabel("strength", size=7, color=MUTED, labelpad=1)
     axes.set_ylabel(
-        "%" if percent else made.explanation.output.unit, size=7, color=MUTED, labelpad=1
+        "%" if percent else prompted.explanation.output.unit, size=7, color=MUTED, labelpad=1
     )
     axes.tick_params(labelsize=6.5, length=2, colors=MUTED)
     for side, spine in axes.spines.items():

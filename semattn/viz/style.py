@@ -1,4 +1,4 @@
-"""The colours of every picture, and how a photograph steps back behind them."""
+"""Colours of the figures and fading of pictures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from ..utils.matplotlib_import import import_matplotlib
 
-# Perceptually uniform; two of them, so that neither passes for the other.
+# Perceptually uniform; two palettes, so that map and density are not confused.
 MAP, DENSITY = "inferno", "viridis"
 INK, MUTED, ACCENT, EMPTY = "#17181c", "#6c7078", "#ffc53d", "#eceef1"
 
 
 def colours(palette: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values in [0, 1] as (…, 3); the palette's lowest tenth, nearly black, is left out."""
+    """Map values in [0, 1] to colours (…, 3), without the nearly black tenth of the palette."""
     import_matplotlib()
     from matplotlib import colormaps
 
@@ -23,7 +23,7 @@ def colours(palette: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def faded(picture: NDArray[np.uint8], colour: float, light: float) -> NDArray[np.float64]:
-    """The photograph stepping back: this much of its colour, this much of its light."""
-    shown: NDArray[Any] = picture / 255
-    grey = (shown @ np.array([0.299, 0.587, 0.114]))[..., None]
-    return light * (colour * shown + (1 - colour) * grey)
+    """Return a picture with its saturation scaled by `colour` and its brightness by `light`."""
+    rgb: NDArray[Any] = picture / 255
+    grey = (rgb @ np.array([0.299, 0.587, 0.114]))[..., None]
+    return light * (colour * rgb + (1 - colour) * grey)

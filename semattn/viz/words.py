@@ -1,4 +1,4 @@
-"""What every figure says of the image: what was explained, how probable it is, by which model."""
+"""Texts that figures and reports share: explained class, probability, model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def cut(text: str, length: int) -> str:
-    """A text of at most so many characters, cut between words."""
+    """Return a text of at most `length` characters, cut between words."""
     return shorten(text, length, placeholder=" …")
 
 
@@ -26,48 +26,48 @@ def with_drawable_names(explanation: Explanation) -> Explanation:
 
 
 def explained(explanation: Explanation, index: int) -> str:
-    """The explained class, or what was explained in place of one."""
+    """Return the explained class, or a description of another explained output."""
     if explanation.target is None:
         return explanation.explains or "the model's own feature direction"
     return explanation.label(int(explanation.target[index]))
 
 
 def headline(explanation: Explanation, index: int, length: int = 60) -> str:
-    """What was explained, in so many characters, and its probability where it is a class."""
-    said = cut(explained(explanation, index), length)
+    """Return the explained class in at most `length` characters, with its probability."""
+    text = cut(explained(explanation, index), length)
     answer = explanation.target_answer(index)
     if answer is None:
-        return said[:1].upper() + said[1:]
-    return f"{said}  {explanation.share_text(index, answer)}"
+        return text[:1].upper() + text[1:]
+    return f"{text}  {explanation.share_text(index, answer)}"
 
 
 def how_chosen(explanation: Explanation, index: int) -> str:
-    """Whether the explained class is the predicted one; the predicted one, where it is not."""
+    """Return text on whether the explained class is the predicted one, and the predicted one."""
     predicted = explanation.predicted()
     answer = explanation.target_answer(index)
     binary = explanation.output.is_binary(explanation.outputs)
     if predicted is None or (answer is None and not binary):
-        return "explained in place of a class"
+        return "explained instead of a class"
     best = int(predicted[index])
     share = explanation.share_text(index, best)
     if answer is None:
         return f"predicted is {cut(explanation.answer_label(best), 60)}, {share}"
     if answer == best:
         return "the predicted class"
-    return f"asked for; predicted is {cut(explanation.answer_label(best), 60)} {share}"
+    return f"not the predicted class, which is {cut(explanation.answer_label(best), 60)} {share}"
 
 
 def model_name(explanation: Explanation) -> str:
-    """What the model calls itself."""
+    """Return the name of the model."""
     return model_label(explanation.manifest)
 
 
-def count(number: int, thing: str) -> str:
-    """A number of things.
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural.
 
     Examples
     --------
     >>> count(1, "keypoint"), count(0, "keypoint")
     ('1 keypoint', '0 keypoints')
     """
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else 's'}"

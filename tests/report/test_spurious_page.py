@@ -129,7 +129,7 @@ def test_candidates_are_folded_and_next_steps_have_code(opened):
     tried = opened.one("#spurious-tried details")
     assert tried.get_attribute("open") is None
     opened.js("arguments[0].open = true", tried)
-    assert "nothing comes with it to images of other classes" in tried.text
+    assert "transplanting it into images of other classes has no effect" in tried.text
     assert "broken.png" in opened.text("#spurious-skipped")
     assert len(opened.all("#next li")) == 4
     assert "with prompter.steer(cue):" in opened.text("#next")
@@ -148,7 +148,9 @@ def test_the_page_fits_narrow_screens(browser, files, width, which):  # noqa: F8
 def test_a_search_without_confirmed_cues(browser, files):  # noqa: F811
     browser.open(files[1])
     text = browser.text("#spurious-outcome")
-    assert text.startswith("No cue confirmed at level .05 among 57 candidates, 1 tried; that is no")
+    assert text.startswith(
+        "No cue confirmed at level .05 among 57 candidates, 1 tested; this does no"
+    )
     assert not browser.all(".cue")
     assert len(browser.all("#next li")) == 3
     assert browser.js("return window.hacked === undefined")

@@ -1,7 +1,6 @@
-"""What a command leaves on the disk: pictures, maps, and a record of how they came about.
+"""Writers of the result files of the commands: figures, maps, tables and JSON.
 
-A folder of results is complete or it is not there. Knows explanations, comparisons, analyses,
-steps, benchmarks, searches for cues and how to draw them, and nothing of the command line.
+A result folder is written completely or not at all. The package must not import the command line.
 """
 
 from ...utils.result_folder import OutputError, ResultFolder, default_folder, source_of

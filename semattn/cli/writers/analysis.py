@@ -1,4 +1,4 @@
-"""The results of `semattn analyze`: a picture, a tidy table, everything as JSON, and the sums."""
+"""Result files of `semattn analyze`: figure, tidy table, JSON and sums."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ ANALYSIS_FILES = {
 }
 
 
-def write_analysis(found: Analysis, folder: FolderLike, also: Also = None) -> dict[str, Path]:
-    """Write picture, table, result and sums of an analysis into `folder`: the path of each.
+def write_analysis(analysis: Analysis, folder: FolderLike, also: Also = None) -> dict[str, Path]:
+    """Write figure, table, result and sums of an analysis into `folder`; return the path of each.
 
-    ``analysis.csv`` has a row a figure, layer and head; ``analysis.json`` is `Analysis.summary`;
+    ``analysis.csv`` has one row per metric, layer and head; ``analysis.json`` is
+    `Analysis.summary`;
     `semattn.interrelation.load_analysis` reads ``analysis.npz``.
 
     Parameters
     ----------
-    found : what `semattn.interrelation.analyze` returned
-    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
-        names the command and the inputs
-    also : more files, by name, and what writes each
+    analysis : result of `semattn.interrelation.analyze`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    also : writers of further files, by file name
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to, or that holds such a file of others; nothing is
-        left behind.
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
     """
-    columns = found.table()
-    place = ResultFolder.of(folder)
-    with place.staged() as stage:
-        viz.analysis(found).savefig(stage / ANALYSIS_FILES["figure"])
+    columns = analysis.table()
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        viz.analysis(analysis).savefig(stage / ANALYSIS_FILES["figure"])
         with (stage / ANALYSIS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
             rows = csv.writer(stream)
             rows.writerow(columns)
             rows.writerows(zip(*columns.values(), strict=True))
-        write_json(stage / ANALYSIS_FILES["result"], found.summary() | place.inputs_entry())
-        found.save(stage / ANALYSIS_FILES["sums"])
+        write_json(stage / ANALYSIS_FILES["result"], analysis.summary() | results.inputs_entry())
+        analysis.save(stage / ANALYSIS_FILES["sums"])
         files = ANALYSIS_FILES | write_others(stage, also)
-    return {name: place.path / file for name, file in files.items()}
+    return {name: results.path / file for name, file in files.items()}

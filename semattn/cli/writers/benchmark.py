@@ -1,4 +1,4 @@
-"""The results of `semattn bench`: the table, all numbers, and a figure."""
+"""Result files of `semattn bench`: figure, tables, JSON and per-image values."""
 
 from __future__ import annotations
 
@@ -22,71 +22,81 @@ BENCHMARK_FILES = {
 
 
 def write_benchmark(
-    found: Results,
-    made: Table,
+    results: Results,
+    table: Table,
     folder: FolderLike,
     *,
     markdown: str,
     titles: dict[str, str],
 ) -> dict[str, Path]:
-    """Write figure, table, result and the numbers of every image into `folder`: the path of each.
+    """Write figure, table, result and values of every image into `folder`; return the paths.
 
-    ``bench.csv`` has a row for each image and method, and a column a metric.
+    ``bench.csv`` has one row per image and method, and one column per metric.
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to, or that holds such a file of others; nothing is
-        left behind.
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
     """
-    place = ResultFolder.of(folder)
-    with place.staged() as stage:
-        counted = zip((found.names, made.methods), ("image", "method"), strict=True)
-        headline = ", ".join(f"{len(one)} {name}{'s' * (len(one) != 1)}" for one, name in counted)
-        benchmark(made, titles, headline).savefig(stage / BENCHMARK_FILES["figure"])
+    target_folder = ResultFolder.of(folder)
+    with target_folder.staged() as stage:
+        counted = zip((results.names, table.methods), ("image", "method"), strict=True)
+        headline = ", ".join(
+            f"{len(items)} {name}{'s' * (len(items) != 1)}" for items, name in counted
+        )
+        benchmark(table, titles, headline).savefig(stage / BENCHMARK_FILES["figure"])
         (stage / BENCHMARK_FILES["table"]).write_text(markdown, encoding="utf-8")
         with (stage / BENCHMARK_FILES["images"]).open("w", newline="", encoding="utf-8") as file:
             lines = csv.writer(file)
-            lines.writerow(["image", "method", *found.metrics, "seconds"])
-            for i, image in enumerate(found.names):
-                for j, method in enumerate(found.methods):
-                    if method not in found.refused:
-                        numbers = [*found.values[i, j], found.seconds[i, j]]
-                        lines.writerow([image, method, *(_plain(float(one)) for one in numbers)])
-        write_json(stage / BENCHMARK_FILES["result"], summary_of(found, made))
-    return {name: place.path / file for name, file in BENCHMARK_FILES.items()}
+            lines.writerow(["image", "method", *results.metrics, "seconds"])
+            for i, image in enumerate(results.names):
+                for j, method in enumerate(results.methods):
+                    if method not in results.refused:
+                        numbers = [*results.values[i, j], results.seconds[i, j]]
+                        lines.writerow(
+                            [image, method, *(_finite_or_none(float(number)) for number in numbers)]
+                        )
+        write_json(stage / BENCHMARK_FILES["result"], summary_of(results, table))
+    return {name: target_folder.path / file for name, file in BENCHMARK_FILES.items()}
 
 
-def summary_of(found: Results, made: Table) -> dict[str, Any]:
-    """Everything, ready for JSON; None is a number that does not exist."""
-    known = [one for one in found.right if one is not None]
+def summary_of(results: Results, table: Table) -> dict[str, Any]:
+    """Return all results ready for JSON; None stands for an undefined number."""
+    known_answers = [answer for answer in results.right if answer is not None]
     return {
-        "images": len(found.names),
-        "right": sum(known) if known else None,
-        "skipped": [list(one) for one in found.skipped],
-        "refused": found.refused,
+        "images": len(results.names),
+        "right": sum(known_answers) if known_answers else None,
+        "skipped": [list(record) for record in results.skipped],
+        "refused": results.refused,
         "methods": [
             {
                 "method": name,
-                "control": name in made.controls,
-                "seconds": _plain(made.seconds[name]),
-                "peak_mib": _plain(made.peak_mib[name]),
-                "metrics": {one: _all(made.estimates[name, one]) for one in made.metrics},
+                "control": name in table.controls,
+                "seconds": _finite_or_none(table.seconds[name]),
+                "peak_mib": _finite_or_none(table.peak_mib[name]),
+                "metrics": {
+                    metric: _finite_fields(table.estimates[name, metric])
+                    for metric in table.metrics
+                },
                 "differences": {
-                    other: {one: _all(made.differences[name, other, one]) for one in made.metrics}
-                    for other in made.baselines
-                    if other != name
+                    baseline: {
+                        metric: _finite_fields(table.differences[name, baseline, metric])
+                        for metric in table.metrics
+                    }
+                    for baseline in table.baselines
+                    if baseline != name
                 },
             }
-            for name in made.methods
+            for name in table.methods
         ],
-        "manifest": found.manifest,
+        "manifest": results.manifest,
     }
 
 
-def _all(one: Any) -> dict[str, float | None]:
-    return {name: _plain(value) for name, value in asdict(one).items()}
+def _finite_fields(estimate: Any) -> dict[str, float | None]:
+    return {name: _finite_or_none(value) for name, value in asdict(estimate).items()}
 
 
-def _plain(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None

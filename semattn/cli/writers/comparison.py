@@ -1,4 +1,4 @@
-"""The results of `semattn compare`: one figure, all maps, and what each method cost and showed."""
+"""Result files of `semattn compare`: figure, maps and JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ...explain.comparison import Compared, Comparison
 
 COMPARISON_FILES = {"figure": "compare.png", "result": "compare.json", "maps": "maps.npz"}
-_OF_THE_MODEL = ("model", "architecture", "weights", "weights_sha256", "weights_note", "versions")
-_OF_THE_GRID = ("patches", "patch_size", "patch_origin")
+_MODEL_KEYS = ("model", "architecture", "weights", "weights_sha256", "weights_note", "versions")
+_GRID_KEYS = ("patches", "patch_size", "patch_origin")
 
 
 def write_comparison(
@@ -29,51 +29,50 @@ def write_comparison(
     backdrop: Picture | None = None,
     also: Also = None,
 ) -> dict[str, Path]:
-    """Write figure, result and maps of a comparison into `folder`: the path of each.
+    """Write figure, result and maps of a comparison into `folder`; return the path of each.
 
-    ``maps.npz`` holds one array (H, W) float32 a method, under its name.
+    ``maps.npz`` contains one float32 array (H, W) per method, under its name.
 
     Parameters
     ----------
-    compared : what `semattn.compare` returned
-    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
-        names the command and the inputs
-    top : how many classes of the prediction are kept
-    backdrop : as for `semattn.viz.comparison`
-    also : more files, by name, and what writes each
+    compared : result of `semattn.compare`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    top : number of predicted classes to store
+    backdrop : see `semattn.viz.comparison`
+    also : writers of further files, by file name
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to, or that holds such a file of others; nothing is
-        left behind.
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
     """
     maps: dict[str, Any] = {
         row.method: row.explanation.heat[0].detach().to("cpu", torch.float32).numpy()
         for row in compared.rows
         if row.explanation is not None
     }
-    place = ResultFolder.of(folder)
-    with place.staged() as stage:
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
         comparison(compared, backdrop=backdrop).savefig(stage / COMPARISON_FILES["figure"])
         np.savez_compressed(stage / COMPARISON_FILES["maps"], **maps)
         files = COMPARISON_FILES | write_others(stage, also)
-        result = summary_of(compared, top=top) | place.inputs_entry() | {"files": files}
+        result = summary_of(compared, top=top) | results.inputs_entry() | {"files": files}
         write_json(stage / COMPARISON_FILES["result"], result)
-    return {name: place.path / file for name, file in files.items()}
+    return {name: results.path / file for name, file in files.items()}
 
 
 def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
-    """What was compared, on what image, and what each method cost and showed, ready for JSON.
+    """Return the image, prediction and the results of each method, ready for JSON.
 
-    What is the methods' own stands in `methods`; `other` is the class that sensitivity was measured
-    with, None where there is none.
+    `methods` has one entry per method; `other` is the second class of the sensitivity, or None.
     """
     first = compared.explanation
     shared = summary(first, top=top)
-    for own in (*_OF_THE_GRID, "notes"):
-        del shared[own]
-    model = {name: first.manifest[name] for name in _OF_THE_MODEL if name in first.manifest}
+    for key in (*_GRID_KEYS, "notes"):
+        del shared[key]
+    model = {name: first.manifest[name] for name in _MODEL_KEYS if name in first.manifest}
     other = None
     if compared.other is not None:
         other = {"class": compared.other, "name": first.label(compared.other)}
@@ -86,14 +85,14 @@ def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
 
 
 def _row(row: Compared) -> dict[str, Any]:
-    made = row.explanation
+    explanation = row.explanation
     return {
         "method": row.method,
         "seconds": row.seconds,
         "peak_mib": row.peak_mib,
         "sensitivity": row.sensitivity,
         "refusal": row.refusal or None,
-        **(dict.fromkeys(_OF_THE_GRID) if made is None else grid_entries(made.grid)),
-        "parameters": None if made is None else made.manifest["parameters"],
-        "notes": [] if made is None else list(made.notes),
+        **(dict.fromkeys(_GRID_KEYS) if explanation is None else grid_entries(explanation.grid)),
+        "parameters": None if explanation is None else explanation.manifest["parameters"],
+        "notes": [] if explanation is None else list(explanation.notes),
     }

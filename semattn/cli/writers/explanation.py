@@ -1,4 +1,4 @@
-"""The results of `semattn explain`: pictures, the map, and what was predicted and explained."""
+"""Result files of `semattn explain`: figures, map and JSON."""
 
 from __future__ import annotations
 
@@ -33,43 +33,43 @@ def write(
     backdrop: Picture | None = None,
     also: Also = None,
 ) -> dict[str, Path]:
-    """Write pictures, map and result of one image into `folder`: the path of each.
+    """Write figures, map and result of one image into `folder`; return the path of each.
 
     Parameters
     ----------
-    explanation, index, backdrop : as for `semattn.viz.overlay`
-    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
-        names the command and the inputs
-    top : how many classes of the prediction are kept
-    also : more files, by name, and what writes each
+    explanation, index, backdrop : see `semattn.viz.overlay`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    top : number of predicted classes to store
+    also : writers of further files, by file name
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to, or that holds such a file of others; nothing is
-        left behind.
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
     """
     from PIL import Image
 
     result = summary(explanation, index=index, top=top)
-    place = ResultFolder.of(folder)
-    with place.staged() as stage:
-        laid_over = Image.fromarray(overlay(explanation, index, backdrop=backdrop))
-        laid_over.save(stage / FILES["overlay"], compress_level=2)  # quick, and hardly larger
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        overlay_image = Image.fromarray(overlay(explanation, index, backdrop=backdrop))
+        overlay_image.save(stage / FILES["overlay"], compress_level=2)  # fast, and hardly larger
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
         heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
         np.save(stage / FILES["map"], heat)
         files = FILES | write_others(stage, also)
-        write_json(stage / FILES["result"], result | place.inputs_entry() | {"files": files})
-    return {name: place.path / file for name, file in files.items()}
+        write_json(stage / FILES["result"], result | results.inputs_entry() | {"files": files})
+    return {name: results.path / file for name, file in files.items()}
 
 
 def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[str, Any]:
-    """What was predicted and explained of one image, ready for JSON.
+    """Return prediction, target and settings of one image, ready for JSON.
 
-    `predictions` are the `top` classes with their probabilities; `target` is the explained one,
-    None where no class was explained; `explains` then says what was. `output` says what the
-    model's output is; where it is no percentage, `probability` is null and `value` is the number.
+    `predictions` are the `top` classes with their probabilities. `target` is the explained class;
+    if it is None, `explains` describes the explained output. `output` is the kind of the model's
+    output; if it is not a percentage, `probability` is null and `value` is the number.
     """
     predictions = predicted(explanation, index=index, top=top)
     answer = explanation.target_answer(index)
@@ -90,7 +90,7 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
 
 
 def grid_entries(grid: PatchGrid) -> dict[str, list[float]]:
-    """Rows and columns of patches, size of one, and corner of the first (y, x), pixels."""
+    """Return the shape of the grid, the patch size and the corner of the first patch, pixels."""
     return {
         "patches": list(grid.shape),
         "patch_size": list(grid.cell),
@@ -99,9 +99,9 @@ def grid_entries(grid: PatchGrid) -> dict[str, list[float]]:
 
 
 def predicted(explanation: Explanation, *, index: int = 0, top: int = 5) -> list[dict[str, Any]]:
-    """The `top` classes by their score; none for a model without classes.
+    """Return the `top` classes by score; empty for a model without classes.
 
-    Of a binary model it is the predicted answer alone.
+    For a binary model, the list contains only the predicted answer.
     """
     binary = explanation.output.is_binary(explanation.outputs)
     if not explanation.output.has_answers or (explanation.target is None and not binary):
@@ -112,7 +112,7 @@ def predicted(explanation: Explanation, *, index: int = 0, top: int = 5) -> list
 
 
 def _answer(explanation: Explanation, index: int, answer: int) -> dict[str, Any]:
-    """One answer: its number, name, and share."""
+    """Return the number, name, probability and value of an answer."""
     row = explanation.logits[index].detach().cpu().double().reshape(1, -1)
     meaning = explanation.output
     probabilities = meaning.probabilities(row) if meaning.in_percent else None

@@ -1,4 +1,4 @@
-"""The results of `semattn spurious`: a figure, a line a cue, everything as JSON, and the cues."""
+"""Result files of `semattn spurious`: figure, table, JSON and cues."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_spurious(found: Discovery, folder: FolderLike, also: Also = None) -> dict[str, Path]:
-    """Write figure, table, result and cues of a search into `folder`: the path of each.
+def write_spurious(discovery: Discovery, folder: FolderLike, also: Also = None) -> dict[str, Path]:
+    """Write figure, table, result and cues of a search into `folder`; return the path of each.
 
-    ``spurious.csv`` has a row a cue, the confirmed ones first; ``spurious.json`` is
+    ``spurious.csv`` has one row per cue, confirmed cues first; ``spurious.json`` is
     `Discovery.summary`; `semattn.spurious.load_discovery` reads ``spurious.npz``.
 
     Parameters
     ----------
-    found : what `semattn.discover_spurious` returned
-    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
-        names the command and the inputs
-    also : more files, by name, and what writes each
+    discovery : result of `semattn.discover_spurious`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    also : writers of further files, by file name
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to, or that holds such a file of others; nothing is
-        left behind.
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
     """
     from ...spurious import save_discovery
 
-    result = found.summary()
-    place = ResultFolder.of(folder)
-    with place.staged() as stage:
-        viz.spurious(found).savefig(stage / SPURIOUS_FILES["figure"])
+    result = discovery.summary()
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        viz.spurious(discovery).savefig(stage / SPURIOUS_FILES["figure"])
         with (stage / SPURIOUS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
             rows = csv.DictWriter(stream, COLUMNS)
             rows.writeheader()
-            rows.writerows(_row(one) for one in result["cues"])
+            rows.writerows(_row(cue) for cue in result["cues"])
         write_json(stage / SPURIOUS_FILES["result"], result)
-        save_discovery(found, stage / SPURIOUS_FILES["cues"])
+        save_discovery(discovery, stage / SPURIOUS_FILES["cues"])
         files = SPURIOUS_FILES | write_others(stage, also)
-    return {name: place.path / file for name, file in files.items()}
+    return {name: results.path / file for name, file in files.items()}
 
 
 def _row(cue: dict[str, Any]) -> dict[str, Any]:
-    """A cue of the summary, flat; what is unknown is empty."""
+    """Return a cue of the summary as a flat row; unknown values are empty."""
     low, high = cue["interval"]
-    made = {name: cue[name] for name in COLUMNS if name in cue and name not in EFFECTS}
-    made |= {"score_low": low, "score_high": high}
+    flat = {name: cue[name] for name in COLUMNS if name in cue and name not in EFFECTS}
+    flat |= {"score_low": low, "score_high": high}
     for name in EFFECTS:
         effect = cue[name]
-        made |= {name: effect["mean"], f"{name}_images": effect["count"]}
-        made |= {f"{name}_{part}": effect[part] for part in ("low", "high", "p")}
-    return made
+        flat |= {name: effect["mean"], f"{name}_images": effect["count"]}
+        flat |= {f"{name}_{part}": effect[part] for part in ("low", "high", "p")}
+    return flat

@@ -1,4 +1,4 @@
-"""The results of `semattn prompt`: one figure, the maps, and how the classes move."""
+"""Result files of `semattn prompt`: figure, maps and JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS_FILES = {"figure": "prompt.png", "result": "prompt.json", "maps": "maps.np
 
 
 def write_steps(
-    made: Steps,
+    prompted: Steps,
     folder: FolderLike,
     *,
     top: int = 5,
@@ -27,47 +27,49 @@ def write_steps(
     backdrop: Picture | None = None,
     also: Also = None,
 ) -> dict[str, Path]:
-    """Write figure, result and maps of one prompted image into `folder`: the path of each.
+    """Write figure, result and maps of one prompted image into `folder`; return the path of each.
 
-    ``maps.npz`` holds `strengths` (S,), `maps` (S, h, w) and `bias` (h, w), nats at strength 1.
+    ``maps.npz`` contains `strengths` (S,), `maps` (S, h, w) and `bias` (h, w), nats at strength 1.
 
     Parameters
     ----------
-    made : what `semattn.prompting.strength_sweep.steps` returned
-    folder : a path, made with its parents where it does not exist; or a `ResultFolder`, which also
-        names the command and the inputs
-    top : how many classes of each prediction are kept
-    about : more about the prompt, ready for JSON
-    backdrop : as for `semattn.viz.overlay`
-    also : more files, by name, and what writes each
+    prompted : result of `semattn.prompting.strength_sweep.steps`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    top : number of classes to store
+    about : settings of the prompt, ready for JSON
+    backdrop : see `semattn.viz.overlay`
+    also : writers of further files, by file name
 
     Raises
     ------
     OutputError
-        For a folder that cannot be written to, or that holds such a file of others; nothing is
-        left behind.
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
     """
-    place = ResultFolder.of(folder)
-    with place.staged() as stage:
-        steps(made, backdrop=backdrop).savefig(stage / STEPS_FILES["figure"])
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        steps(prompted, backdrop=backdrop).savefig(stage / STEPS_FILES["figure"])
         np.savez_compressed(
             stage / STEPS_FILES["maps"],
-            strengths=np.array(made.strengths),
-            maps=made.maps.numpy().astype(np.float32),
-            bias=made.grid.fold(made.bias).numpy().astype(np.float32),
+            strengths=np.array(prompted.strengths),
+            maps=prompted.maps.numpy().astype(np.float32),
+            bias=prompted.grid.fold(prompted.bias).numpy().astype(np.float32),
         )
         files = STEPS_FILES | write_others(stage, also)
-        result = summary_of(made, top, about) | place.inputs_entry() | {"files": files}
+        result = summary_of(prompted, top, about) | results.inputs_entry() | {"files": files}
         write_json(stage / STEPS_FILES["result"], result)
-    return {name: place.path / file for name, file in files.items()}
+    return {name: results.path / file for name, file in files.items()}
 
 
-def summary_of(made: Steps, top: int = 5, about: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What was explained, what led, and the probabilities at every strength, ready for JSON."""
-    first = made.explanation
+def summary_of(
+    prompted: Steps, top: int = 5, about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return explanation, prompt and probabilities at every strength, ready for JSON."""
+    first = prompted.explanation
     binary = first.output.is_binary(first.outputs)
-    probabilities = made.probabilities
-    rows = made.logits.reshape(len(made.logits), -1)
+    probabilities = prompted.probabilities
+    rows = prompted.logits.reshape(len(prompted.logits), -1)
 
     def named(number: int) -> dict[str, Any]:
         return {"class": number, "name": first.answer_label(number)}
@@ -75,15 +77,15 @@ def summary_of(made: Steps, top: int = 5, about: dict[str, Any] | None = None) -
     def shares(number: int) -> dict[str, Any]:
         if first.output.in_percent:
             return {"probabilities": [round(p, 6) for p in probabilities[:, number].tolist()]}
-        return {"values": [round(one, 6) for one in rows[:, 0 if binary else number].tolist()]}
+        return {"values": [round(value, 6) for value in rows[:, 0 if binary else number].tolist()]}
 
     return {
         **summary(first, top=top),
-        "prompt": {"led": made.prompt, **(about or {})},
-        "strengths": list(made.strengths),
-        "classes": [named(number) | shares(number) for number in made.leading(top)],
+        "prompt": {"led": prompted.prompt, **(about or {})},
+        "strengths": list(prompted.strengths),
+        "classes": [named(number) | shares(number) for number in prompted.leading(top)],
         "flips": [
             {"strength": strength, "before": named(before), "after": named(after)}
-            for strength, before, after in made.flips()
+            for strength, before, after in prompted.flips()
         ],
     }
