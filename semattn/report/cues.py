@@ -110,7 +110,7 @@ def _cue(cue: SpuriousCue) -> dict[str, Any]:
 
 def _example(example: Example) -> dict[str, Any]:
     return {
-        "name": example.name, "source": thumbnail(example.pixels), 
+        "name": example.name, "source": thumbnail(example.pixels),
         "size": list(example.pixels.shape[:2]),
         "grid": list(example.matches.shape), "cell": list(example.patches.cell),
         "origin": list(example.patches.origin), "matches": _bytes(example.matches),

@@ -211,7 +211,8 @@ def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any) -> 
     image_size, other = explanation.images.inputs.shape[-2:], comparison.explanation.grid.image_size
     if tuple(image_size) != tuple(other):
         raise ShapeError(
-            f"comparison: expected one of the same image size {tuple(image_size)}, got {tuple(other)}"
+            f"comparison: expected one of the same image {tuple(image_size)}, got one of "
+            f"{tuple(other)}"
         )
 
 

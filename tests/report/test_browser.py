@@ -200,7 +200,7 @@ def test_a_patch_shows_its_attention(opened, page, pointer):
     opened.move(7, "touch" if pointer == "tap" else "mouse", press=pointer != "mouse")
     text = opened.text("#readout")
     assert text.startswith("Row 2, column 4")
-    assert f"Strongest attended {strongest(page, 8, *shown_layer_and_head(opened))}" in text
+    assert f"Strongest key {strongest(page, 8, *shown_layer_and_head(opened))}" in text
     assert len({before, first, opened.picture()}) == 3
 
 
@@ -263,13 +263,13 @@ def test_sliders_and_modes_change_the_picture_and_the_words(opened, page):
         opened.slide("Layer", layer, "#explorer")
         pictures.add(opened.picture())
         text = opened.text("#readout")
-        assert f"Strongest attended {strongest(page, 7, layer, None)}" in text
+        assert f"Strongest key {strongest(page, 7, layer, None)}" in text
     opened.slide("Head", 1, "#explorer")
     pictures.add(opened.picture())
-    assert f"Strongest attended {strongest(page, 7, 3, 1)}" in opened.text("#readout")
+    assert f"Strongest key {strongest(page, 7, 3, 1)}" in opened.text("#readout")
     opened.show("attended")
     asker = strongest(page, 7, 3, 1, column=True)
-    assert f"Strongest asker {asker}" in opened.text("#readout")
+    assert f"Strongest query {asker}" in opened.text("#readout")
     pictures.add(opened.picture())
     for mode in ("relevance", "concentration"):
         opened.show(mode)
@@ -292,7 +292,7 @@ def test_a_slider_can_be_operated_by_keyboard(opened):
 def test_the_class_token_and_the_heads_are_buttons(opened, page):
     opened.one("#class-token").click()
     assert opened.text("#readout").startswith("The class token")
-    assert f"Strongest attended {strongest(page, 0, *shown_layer_and_head(opened))}" in opened.text(
+    assert f"Strongest key {strongest(page, 0, *shown_layer_and_head(opened))}" in opened.text(
         "#readout"
     )
     assert opened.one("#class-token").get_attribute("aria-pressed") == "true"
@@ -402,7 +402,7 @@ def test_all_head_values_are_shown_with_their_nulls(opened):
     assert "no null" in rows[1]
     opened.slide("Head", -1, "#analysis")
     assert not opened.all(".lift td")
-    assert "head by head" in opened.text("#head-tables")
+    assert "per head" in opened.text("#head-tables")
 
 
 def test_points_of_the_charts_select_their_head(opened):
@@ -578,8 +578,8 @@ def test_a_patch_without_a_row_shows_a_note(browser, tmp_path, monkeypatch):
         for patch in range(12):
             browser.move(patch, press=True)
             text = browser.text("#readout")
-            assert ("no row was kept for this patch" in text) == (patch not in patches_with_row)
-            assert ("Strongest attended" in text) == (patch in patches_with_row)
+            assert ("no row is stored for this patch" in text) == (patch not in patches_with_row)
+            assert ("Strongest key" in text) == (patch in patches_with_row)
         browser.show("attended")
         assert f"of {len(patches_with_row)} patches with a row" in browser.text("#readout")
     notes = browser.text("#notes")

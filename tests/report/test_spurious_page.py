@@ -51,7 +51,8 @@ def test_a_card_describes_its_cue(opened):
     assert len(cards) == 2
     text = cards[1].text
     for part in ("2 cat", "confirmed", "same place", "keypoint-rich", "92 % of the images of cat",
-                 "3.0 % of others", "not tried", "0.75 [0.50, 1.00] nats, 24 images"):  # fmt: skip
+                 "3.0 % of other classes", "not tested",
+                 "0.75 [0.50, 1.00] nats, 24 images"):  # fmt: skip
         assert part in text or part in opened.js("return arguments[0].textContent", cards[1])
     rows = [row.text for row in cards[0].find_elements("css selector", "table tbody tr")]
     assert len(rows) == 4 and rows[2].endswith("24 42 % 79 % +37")
@@ -66,8 +67,8 @@ def test_a_card_describes_its_cue(opened):
 def test_examples_show_their_probabilities(opened):
     first = opened.all(".cue")[0].find_elements("css selector", ".example")
     assert len(first) == 8
-    assert first[0].text.split() == ["0.png", "with", "it", "90", "%", "without", "25", "%"]
-    assert first[1].text.split() == ["1.png", "not", "tried"]
+    assert first[0].text.split() == ["0.png", "with", "cue", "90", "%", "removed", "25", "%"]
+    assert first[1].text.split() == ["1.png", "not", "tested"]
     sizes = opened.js(
         "return [...document.querySelectorAll('.shot img')].map((one) => one.naturalWidth)"
     )
@@ -91,7 +92,7 @@ def test_a_button_toggles_all_pictures_and_a_click_toggles_one(opened):
     button = opened.one(".cue .row button")
     opened.js("arguments[0].click()", button)
     assert shown(opened) == [False] * 8 and shown(opened, 1) == [True] * 3
-    assert button.text == "Show where the cue is"
+    assert button.text == "Show the location of the cue"
     opened.js("document.querySelectorAll('.shot')[2].click()")
     assert shown(opened) == [False, False, True, *[False] * 5]
     opened.js("arguments[0].click()", button)

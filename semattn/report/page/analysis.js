@@ -104,7 +104,7 @@ function analysis() {
   };
 
   function liftTable(lift, l, h, caption) {
-    const head = make('tr', {}, make('th', { scope: 'col', textContent: 'asks' }));
+    const head = make('tr', {}, make('th', { scope: 'col', textContent: 'query' }));
     for (const name of STRATA) head.append(make('th', { scope: 'col', textContent: name }));
     const rows = STRATA.map((name, u) => {
       const row = make('tr', {}, make('th', { scope: 'row', textContent: name }));
@@ -130,9 +130,9 @@ function analysis() {
 
   // The table, and the one without outlier tokens folded away, where there is one.
   function lifts(l, h) {
-    const first = liftTable(lift, l, h, 'Lift: attention from the asking stratum (rows) to the asked one (columns), in multiples of chance');
+    const first = liftTable(lift, l, h, 'Lift: attention from the query stratum (rows) to the key stratum (columns), in multiples of chance');
     if (!part.lift_without_outliers) return [first];
-    const other = liftTable(part.lift_without_outliers, l, h, 'The same without outlier tokens');
+    const other = liftTable(part.lift_without_outliers, l, h, 'Lift without outlier tokens (rows: query stratum, columns: key stratum)');
     const folded = make('details', { open: state.unfolded === true }, make('summary', { textContent: 'Lift without outlier tokens' }), other);
     folded.addEventListener('toggle', () => { state.unfolded = folded.open; });
     return [first, folded];
@@ -150,11 +150,11 @@ function analysis() {
       if (table.chance !== null && table.chance !== undefined) nulls.unshift(make('small', { textContent: `chance ${figure(table.chance, 0)}` }));
       const unit = table.unit ? `, ${table.unit}` : '';
       return make('tr', {}, make('th', { scope: 'row', textContent: table.title + unit }), value,
-        make('td', {}, ...(nulls.length ? nulls : [make('small', { textContent: 'no null: a description' })])));
+        make('td', {}, ...(nulls.length ? nulls : [make('small', { textContent: 'no null (descriptive)' })])));
     });
     return make('table', { className: 'figures' },
-      make('caption', { textContent: 'Figures of this head' }),
-      make('thead', {}, make('tr', {}, ...['figure', 'value', 'against'].map((name) => make('th', { scope: 'col', textContent: name })))),
+      make('caption', { textContent: 'Metrics of this head' }),
+      make('thead', {}, make('tr', {}, ...['metric', 'value', 'null'].map((name) => make('th', { scope: 'col', textContent: name })))),
       make('tbody', {}, ...rows));
   }
 
@@ -172,7 +172,7 @@ function analysis() {
     if (!cells.some((one) => one.cell.tabIndex === 0)) cells[0].cell.tabIndex = 0;
     if (l === null) place.replaceChildren(make('p', { className: 'muted', textContent: 'This layer is not in the analysis.' }));
     else if (h === MEAN) {
-      place.replaceChildren(make('p', { className: 'muted', textContent: 'Choose a single head: figures and their nulls are measured head by head.' }));
+      place.replaceChildren(make('p', { className: 'muted', textContent: 'Select a single head: metrics and their nulls are measured per head.' }));
     } else place.replaceChildren(...lifts(l, h), figureTable(l, h));
   }
 
@@ -204,7 +204,7 @@ function analysis() {
           words: [`layer ${layer.layer}, head ${h}: lift from HIGH to HIGH ${figure(value)}`, ...said].join(', ') });
       }
     });
-    byId('depth-lead').replaceChildren('Lines: mean over heads of the lift to HIGH patches, asked by ',
+    byId('depth-lead').replaceChildren('Lines: mean over heads of the lift to HIGH patches, for queries in ',
       ...STRATA.flatMap((name, u) => [make('span', { className: `key ${name.toLowerCase()}`, textContent: name }), u < 2 ? ', ' : '. ']),
       'Circles: each head, HIGH to HIGH; filled where it differs from every null.');
   }
@@ -216,7 +216,7 @@ function analysis() {
       x: at(distance.mean, l, h), y: at(alignment.mean, l, h) }))).filter((one) => one.x !== null && one.y !== null);
     if (!points.length) return;
     const chart = new Chart(byId('scatter'), {
-      title: 'Attention distance against alignment, a point a head',
+      title: 'Attention distance against alignment, one point per head',
       x: `mean attention distance, ${distance.unit}`, y: 'alignment',
       xs: points.map((one) => one.x), ys: [...points.map((one) => one.y), 1],
     });
@@ -228,7 +228,7 @@ function analysis() {
         colour: `rgb(${colour('concentration', 0.05 + (0.8 * l) / deepest).join(' ')})`,
         words: [`layer ${layer}, head ${h}: distance ${figure(x, 1)} ${distance.unit}, alignment ${figure(y)}`, ...said].join(', ') });
     }
-    byId('scatter-lead').textContent = 'A circle a head, dark for the first layers, bright for the last; filled where alignment differs from every null. Choose one for its tables.';
+    byId('scatter-lead').textContent = 'One circle per head, dark for the first layers, bright for the last; filled if its alignment differs from every null. Select a circle to show its tables.';
   }
 
   // --- words
@@ -236,7 +236,7 @@ function analysis() {
   const images = count(part.images, 'image');
   byId('analysis-lead').textContent = [images, part.model, `density: ${part.density}`,
     intervals ? 'intervals over images in brackets' : 'too few images for intervals',
-    'z: against keypoints shifted, of another image, permuted'].filter(Boolean).join('  ·  ');
+    'z: against shifted keypoints, keypoints of another image, permuted keypoints'].filter(Boolean).join('  ·  ');
   if (part.findings?.length) {
     const few = part.findings.length <= 6 || window.innerWidth >= 700;
     byId('findings').replaceChildren(make('details', { open: few },

@@ -187,7 +187,7 @@ function explorer() {
     else {
       const patch = now - prefix;
       lines.push([where(patch)[0].toUpperCase() + where(patch).slice(1), '']);
-      lines.push([count(image.counts[patch], 'keypoint'), `${STRATA[image.strata[patch]]}, ${figure(image.lift[patch], 1)} × even concentration`]);
+      lines.push([count(image.counts[patch], 'keypoint'), `${STRATA[image.strata[patch]]}, ${figure(image.lift[patch], 1)} × uniform concentration`]);
       const rank = explanation.values.filter((value) => value > explanation.values[patch]).length + 1;
       lines.push(['Relevance', `rank ${rank} of ${patches}`]);
     }
@@ -198,23 +198,23 @@ function explorer() {
   function attentionWords(now) {
     const value = values();
     const at = `layer ${state.layer}, ${headWords(state.head)}`;
-    if (!value.found) return [['Attention', `no row was kept for this ${now < prefix ? 'token' : 'patch'} (${at})`]];
+    if (!value.found) return [['Attention', `no row is stored for this ${now < prefix ? 'token' : 'patch'} (${at})`]];
     const found = value.found;
     let top = -1;
     for (let i = prefix; i < found.length; i += 1) {
       if (found[i] !== null && (top < 0 || found[i] > found[top])) top = i;
     }
-    if (top < 0) return [['Attention', `no row was kept of any patch (${at})`]];
+    if (top < 0) return [['Attention', `no patch has a stored row (${at})`]];
     if (state.mode === 'attended') {
       const known = found.filter((one, i) => i >= prefix && one !== null);
       const mean = known.reduce((sum, one) => sum + one, 0) / known.length;
       const others = known.length < patches ? `, of ${known.length} patches with a row` : '';
       return [
-        ['Strongest asker', `${where(top - prefix)} gives it ${percent(found[top])}`],
-        ['On average', `a patch gives it ${percent(mean)}${others}; even is ${percent(1 / attention.tokens)}`],
+        ['Strongest query', `${where(top - prefix)} attends to it with ${percent(found[top])}`],
+        ['Mean over queries', `${percent(mean)}${others}; uniform is ${percent(1 / attention.tokens)}`],
       ];
     }
-    const lines = [['Strongest attended', `${where(top - prefix)}, ${percent(found[top])}`]];
+    const lines = [['Strongest key', `${where(top - prefix)}, ${percent(found[top])}`]];
     if (now >= prefix) lines.push(['Itself', percent(found[now])]);
     if (prefix) {
       const taken = found.slice(0, prefix).reduce((sum, one) => sum + one, 0);
@@ -222,17 +222,17 @@ function explorer() {
     }
     const high = image.strata.reduce((sum, one, patch) => sum + (one === 2 ? found[prefix + patch] : 0), 0);
     const even = image.strata.filter((one) => one === 2).length / attention.tokens;
-    if (even) lines.push(['To HIGH patches', `${percent(high)}; even is ${percent(even)}`]);
+    if (even) lines.push(['To HIGH patches', `${percent(high)}; uniform is ${percent(even)}`]);
     return lines;
   }
 
   function scale() {
     const place = byId('explorer-legend');
     if (state.mode === 'relevance') legend(place, 'relevance', 'low', explanation.signed ? 'high (positive part)' : 'high');
-    else if (state.mode === 'concentration') legend(place, 'concentration', '0', `${figure(highest, 1)} × even`);
+    else if (state.mode === 'concentration') legend(place, 'concentration', '0', `${figure(highest, 1)} × uniform`);
     else {
       const { most } = values();
-      if (most === undefined) place.replaceChildren(make('span', { textContent: 'no row was kept here' }));
+      if (most === undefined) place.replaceChildren(make('span', { textContent: 'no row is stored here' }));
       else legend(place, 'attention', '0', `${(100 * most).toPrecision(2)} %`);
     }
   }

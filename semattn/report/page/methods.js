@@ -14,7 +14,7 @@ function methods() {
   }
 
   const large = new Stage(byId('methods-stage'), {
-    alt: `The image ${content.image.name} under the maps of the two chosen methods`,
+    alt: `The image ${content.image.name} under the maps of the two selected methods`,
     draws: (self) => {
       const [h, w] = [0, 1].map((axis) => Math.max(chosen.a.size[axis], chosen.b.size[axis]));
       self.map('relevance', [h, w], (i) => {
@@ -84,7 +84,7 @@ function methods() {
   }
 
   const other = part.other === null ? ''
-    : ` Sensitivity: how much of the map moves when ${part.other} is explained instead, from 0 (nothing) to 1 (all of it).`;
+    : ` Sensitivity: share of the map that moves when ${part.other} is explained instead, from 0 (none) to 1 (all).`;
   byId('methods-lead').textContent = `${count(rows.length, 'method')} on the same image.${other}`;
   byId('methods-notes').replaceChildren(...part.notes.map((note) => make('p', { className: 'muted', textContent: note })));
   show('methods');

@@ -65,7 +65,7 @@ function spurious() {
     const canvas = overlay(one);
     const name = one.name.split('/').pop();
     const button = make('button', { type: 'button', className: 'shot', tabIndex: -1, title: one.name });
-    button.setAttribute('aria-label', `${name}: where the cue is`);
+    button.setAttribute('aria-label', `${name}: location of the cue`);
     button.append(make('img', { src: one.source, alt: '', draggable: false }), canvas);
     button.style.aspectRatio = `${one.size[1]} / ${one.size[0]}`;
     const set = (on) => {
@@ -75,8 +75,8 @@ function spurious() {
     button.addEventListener('click', () => set(canvas.hidden));
     set(true);
     const words = make('figcaption', {}, make('span', { className: 'name', textContent: name }));
-    if (one.before === null) words.append(make('span', { className: 'muted', textContent: 'not tried' }));
-    else words.append(...odds('with it', one.before), ...odds('without', one.without));
+    if (one.before === null) words.append(make('span', { className: 'muted', textContent: 'not tested' }));
+    else words.append(...odds('with cue', one.before), ...odds('removed', one.without));
     words.title = `probability of ${cue.class}`;
     return { figure: make('figure', { className: 'example' }, button, words), button, set };
   }
@@ -93,7 +93,7 @@ function spurious() {
     const shots = cue.examples.map((one) => example(one, cue));
     const all = make('button', { type: 'button' });
     const said = (on) => {
-      all.textContent = on ? 'Show the pictures as they are' : 'Show where the cue is';
+      all.textContent = on ? 'Hide the location of the cue' : 'Show the location of the cue';
       for (const shot of shots) shot.set(on);
       all.dataset.on = String(on);
     };
@@ -110,13 +110,13 @@ function spurious() {
       shots.forEach((one, at) => { one.button.tabIndex = at === to ? 0 : -1; });
       shots[to].button.focus();
     });
-    const hint = make('span', { className: 'muted', textContent: 'Press a picture to switch it alone; the arrow keys move between them.' });
+    const hint = make('span', { className: 'muted', textContent: 'Press a picture to toggle its outline; the arrow keys move between pictures.' });
     return [make('div', { className: 'row' }, all, hint), place];
   }
 
   // --- what the cue does: two bars with their intervals
   function effects(cue) {
-    const rows = [['lost when it is removed', cue.removed, 'removed'], ['gained where it is put', cue.transplanted, 'put']];
+    const rows = [['loss by removal', cue.removed, 'removed'], ['gain by transplant', cue.transplanted, 'put']];
     const values = rows.flatMap(([, one]) => [one.mean, one.low, one.high]).filter((one) => one !== null);
     const low = Math.min(0, ...values);
     const high = Math.max(0.001, ...values);
@@ -127,7 +127,7 @@ function spurious() {
     rows.forEach(([title, one, kind], at) => {
       const top = 14 + 54 * at;
       const label = draw('text', { x: left, y: top, class: 'axis' });
-      label.textContent = `${title}: ${one.mean === null ? 'not tried' : `${nats(one)} nats, ${count(one.count, 'image')}`}`;
+      label.textContent = `${title}: ${one.mean === null ? 'not tested' : `${nats(one)} nats, ${count(one.count, 'image')}`}`;
       svg.append(label);
       if (one.mean === null) return;
       const [from, to] = [across(Math.min(0, one.mean)), across(Math.max(0, one.mean))];
@@ -145,41 +145,41 @@ function spurious() {
     canvas.setAttribute('role', 'img');
     const values = bytes(cue.place);
     const at = values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
-    canvas.setAttribute('aria-label', `How often each patch shows it; most often ${part100(cue.most)}, in row ${Math.floor(at / w) + 1} of ${h}, column ${(at % w) + 1} of ${w}`);
+    canvas.setAttribute('aria-label', `Frequency of the cue in each patch; highest ${part100(cue.most)}, in row ${Math.floor(at / w) + 1} of ${h}, column ${(at % w) + 1} of ${w}`);
     canvas.style.aspectRatio = `${w} / ${h}`;
     const picture = new ImageData(w, h);
     values.forEach((value, i) => picture.data.set([...colour('concentration', value / 255), 255], 4 * i));
     canvas.getContext('2d').putImageData(picture, 0, 0);
     const scale = make('div', { className: 'legend' });
     legend(scale, 'concentration', '0 %', `${part100(cue.most)} of images`);
-    return make('div', { className: 'where' }, make('h4', { textContent: 'Where it sits' }), canvas, scale);
+    return make('div', { className: 'where' }, make('h4', { textContent: 'Location' }), canvas, scale);
   }
 
   function groups(cue) {
     if (!cue.groups.length) return null;
-    const names = { 'class, cue': `${cue.class}, with the cue`, 'class, no cue': `${cue.class}, without it`, 'others, cue put there': 'others, the cue put there', others: 'others, as they are' };
+    const names = { 'class, cue': `${cue.class}, with the cue`, 'class, no cue': `${cue.class}, without the cue`, 'others, cue put there': 'other classes, cue transplanted', others: 'other classes, unchanged' };
     const rows = cue.groups.map((one) => [names[one.name] ?? one.name, one.count, part100(one.accuracy), part100(one.prompted),
       one.accuracy === null || one.prompted === null ? '–' : signed(100 * (one.prompted - one.accuracy), 0)]);
-    return make('div', { className: 'scroll' }, table('How often the model is right, and when its attention is led away from the cue',
-      ['group', 'images', 'as it is', 'led away', 'points'], rows));
+    return make('div', { className: 'scroll' }, table('Accuracy of the model, unchanged and with attention biased away from the cue',
+      ['group', 'images', 'unchanged', 'biased away', 'points'], rows));
   }
 
   function card(cue, at) {
     const title = make('h3', {}, `${at + 1}  ${cue.class} `, make('span', { className: 'badge', textContent: 'confirmed' }));
     const facts = [cue.where, cue.tag, `on ${part100(cue.covers)} of an image`,
       `score ${figure(cue.score)} [${cue.interval.map((one) => figure(one)).join(', ')}] nats`, `p ${chance(cue.p)}`].join('  ·  ');
-    const said = `${part100(cue.inside)} of the images of ${cue.class} show it, ${part100(cue.outside)} of others.`
-      + (cue.said ? ` Probability of the class in the pictures below, on the mean: ${cue.said}.` : '');
+    const said = `${part100(cue.inside)} of the images of ${cue.class} contain the cue, ${part100(cue.outside)} of other classes.`
+      + (cue.said ? ` Mean probability of the class in the pictures below: ${cue.said}.` : '');
     const shown = cue.examples.length ? gallery(cue)
-      : [make('p', { className: 'muted', textContent: 'Its pictures are left out, to keep the file small; spurious.npz has them.' })];
-    const left = make('div', {}, make('h4', { textContent: `What it does to the log-odds of ${cue.class}` }), effects(cue), groups(cue));
+      : [make('p', { className: 'muted', textContent: 'Its pictures are left out to limit the file size; spurious.npz contains them.' })];
+    const left = make('div', {}, make('h4', { textContent: `Effect on the log-odds of ${cue.class}` }), effects(cue), groups(cue));
     return make('article', { className: 'cue' }, title, make('p', { className: 'muted', textContent: facts }), make('p', { textContent: said }),
       ...shown, make('div', { className: 'columns effects' }, left, placeMap(cue)));
   }
 
   // --- the whole
   byId('spurious-lead').textContent = [count(part.images, 'image'), `${part.classes.length} classes searched`, `${part.candidates} candidates judged`,
-    part.accuracy === null ? '' : `the model is right on ${percent(part.accuracy)}`, part.model].filter(Boolean).join('  ·  ');
+    part.accuracy === null ? '' : `accuracy of the model ${percent(part.accuracy)}`, part.model].filter(Boolean).join('  ·  ');
   const outcome = byId('spurious-outcome');
   outcome.textContent = `${part.outcome[0].toUpperCase()}${part.outcome.slice(1)}.`;
   if (!part.cues.length) outcome.className = 'note';
@@ -192,9 +192,9 @@ function spurious() {
   if (part.tried.length) {
     const rows = part.tried.map((one) => [one.class, one.where, one.tag, part100(one.inside), part100(one.outside), nats(one.removed), nats(one.transplanted), one.reason]);
     byId('spurious-tried').replaceChildren(make('details', {},
-      make('summary', { textContent: `${part.tried.length} tried and not confirmed` }),
-      make('div', { className: 'scroll tried', tabIndex: 0, role: 'group', 'aria-label': 'Tried and not confirmed' }, table('',
-        ['class', 'where', 'keypoints', 'in the class', 'in others', 'lost, removed', 'gained, put', 'why not'], rows))));
+      make('summary', { textContent: `${part.tried.length} tested and not confirmed` }),
+      make('div', { className: 'scroll tried', tabIndex: 0, role: 'group', 'aria-label': 'Tested and not confirmed' }, table('',
+        ['class', 'where', 'keypoints', 'in the class', 'in others', 'removal', 'transplant', 'reason'], rows))));
   }
   if (part.skipped.length) {
     byId('spurious-skipped').replaceChildren(make('details', { open: part.skipped.length <= 5 },

@@ -11,8 +11,8 @@ function headlines() {
   if (rows && !rows.all) {
     const kept = (set) => (set ? set.rows.filter((token) => token >= rows.prefix).length : 0);
     const all = rows.tokens - rows.prefix;
-    notes.push(`To keep the file small, not every patch has its attention here: ${kept(rows.heads)} of ${all} patches for single heads, `
-      + `${kept(rows.mean ?? rows.heads)} of ${all} for the mean over heads. A patch without a row says so; under “Attended by” it is crossed out.`);
+    notes.push(`To limit the file size, attention is stored for some patches only: ${kept(rows.heads)} of ${all} patches for single heads, `
+      + `${kept(rows.mean ?? rows.heads)} of ${all} for the mean over heads. Patches without a stored row are marked; under “Attended by” they are crossed out.`);
   }
   byId('notes').replaceChildren(...notes.map((note) => make('p', { className: 'note', textContent: note })));
 }
@@ -36,7 +36,7 @@ function theme() {
 function about() {
   const place = byId('about-body');
   const precision = content.attention ? ' Attention is kept as bytes on a square-root scale: a value is off by at most 0.4 % of the greatest of its row, small ones by far less.' : '';
-  place.append(make('p', { className: 'muted', textContent: `Made by semattn ${content.version}. The file holds all that it shows; nothing is loaded from anywhere.${precision}` }));
+  place.append(make('p', { className: 'muted', textContent: `Created by semattn ${content.version}. The file contains all its data and loads nothing from the network.${precision}` }));
   const manifest = content.explanation?.manifest ?? content.spurious?.manifest;
   if (!manifest) return;
   const list = make('dl', { className: 'facts' });
