@@ -26,11 +26,11 @@ def dense_record(
     With `whole_output`, the gradient is that of sum_k cos(k) logit_k.
     """
     model = copy.deepcopy(model).eval()
-    kept: list[Tensor] = []
+    maps: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         output.retain_grad()
-        kept.append(output)
+        maps.append(output)
 
     for module in model.modules():
         if hasattr(module, "fused_attn"):
@@ -42,8 +42,8 @@ def dense_record(
         (logits * torch.arange(logits.shape[1]).cos().to(logits)).sum().backward()
     else:
         logits[torch.arange(len(logits)), torch.tensor(target)].sum().backward()
-    gradients = [one.grad for one in kept if one.grad is not None]
-    return DenseRecord([one.detach() for one in kept], gradients, logits.detach())
+    gradients = [attention.grad for attention in maps if attention.grad is not None]
+    return DenseRecord([attention.detach() for attention in maps], gradients, logits.detach())
 
 
 def interrelation(
@@ -205,21 +205,21 @@ def grad_cam(
 ) -> Tensor:
     """arXiv 1610.02391 on the output of a module, (B,N,D) in a timm ViT: (B,P)."""
     model = copy.deepcopy(model).eval()
-    kept: list[Tensor] = []
+    maps: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         output.retain_grad()
-        kept.append(output)
+        maps.append(output)
 
     model.get_submodule(module).register_forward_hook(keep)
     logits = model(inputs)
     logits[torch.arange(len(logits)), torch.tensor(target)].sum().backward()
-    assert kept[0].grad is not None
-    features, gradient = kept[0].detach()[:, prefix:], kept[0].grad[:, prefix:]
-    found = torch.zeros(len(inputs), features.shape[1], dtype=torch.float64)
+    assert maps[0].grad is not None
+    features, gradient = maps[0].detach()[:, prefix:], maps[0].grad[:, prefix:]
+    scores = torch.zeros(len(inputs), features.shape[1], dtype=torch.float64)
     for image in range(len(inputs)):
         for patch in range(features.shape[1]):
             for channel in range(features.shape[2]):
                 weight = float(gradient[image, :, channel].mean())
-                found[image, patch] += weight * float(features[image, patch, channel])
-    return found.clamp(min=0)
+                scores[image, patch] += weight * float(features[image, patch, channel])
+    return scores.clamp(min=0)

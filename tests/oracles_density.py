@@ -23,20 +23,20 @@ def patch_of(x: float, y: float, grid: PatchGrid) -> int:
     return -1
 
 
-def weighted(found: Keypoints, weights: list[float], grid: PatchGrid) -> list[float]:
+def weighted(keypoints: Keypoints, weights: list[float], grid: PatchGrid) -> list[float]:
     s = [0.0] * grid.patches
-    for (x, y), weight in zip(found.xy.tolist(), weights, strict=True):
+    for (x, y), weight in zip(keypoints.xy.tolist(), weights, strict=True):
         patch = patch_of(x, y, grid)
         if patch >= 0:
             s[patch] += weight
     return s
 
 
-def gaussian(found: Keypoints, grid: PatchGrid, fine: int = 24) -> list[float]:
+def gaussian(keypoints: Keypoints, grid: PatchGrid, fine: int = 24) -> list[float]:
     """The Gaussian summed over a fine lattice of points inside every patch."""
     (h, w), (height, width) = grid.shape, grid.cell
     s = np.zeros(grid.patches)
-    for (x, y), size in zip(found.xy.tolist(), found.size.tolist(), strict=True):
+    for (x, y), size in zip(keypoints.xy.tolist(), keypoints.size.tolist(), strict=True):
         if patch_of(x, y, grid) < 0:
             continue
         mass = np.zeros(grid.patches)
@@ -50,18 +50,18 @@ def gaussian(found: Keypoints, grid: PatchGrid, fine: int = 24) -> list[float]:
     return s.tolist()
 
 
-def distinctness(found: Keypoints, rivals: int = 3, near: float = 28.0) -> list[float]:
+def distinctness(keypoints: Keypoints, rivals: int = 3, near: float = 28.0) -> list[float]:
     """rank^2 of the mean RootSIFT distance to the most similar keypoints that are not near."""
     root = []
-    for descriptor in found.descriptor.tolist():
+    for descriptor in keypoints.descriptor.tolist():
         total = sum(descriptor)
         root.append([math.sqrt(value / total) for value in descriptor])
-    place = found.xy.tolist()
+    place = keypoints.xy.tolist()
     unlike = []
-    for k in range(len(found)):
+    for k in range(len(keypoints)):
         distances = sorted(
             math.dist(root[k], root[other])
-            for other in range(len(found))
+            for other in range(len(keypoints))
             if math.dist(place[k], place[other]) > near
         )[:rivals]
         unlike.append(sum(distances) / len(distances) if distances else math.inf)

@@ -68,10 +68,10 @@ def written(data: bytes, folder: Path, name: str) -> Path:
     return path
 
 
-def saved(image: Image.Image, folder: Path, name: str, **how: Any) -> Path:
+def saved(image: Image.Image, folder: Path, name: str, **options: Any) -> Path:
     """The file that an image was written to."""
     path = folder / name
-    image.save(path, **how)
+    image.save(path, **options)
     return path
 
 

@@ -134,9 +134,9 @@ def test_pool_agrees_with_patch_of(h, w, cell, data):
     grid = PatchGrid((h, w), (h * cell, w * cell), (cell, cell))
     y = data.draw(st.integers(0, h * cell - 1))
     x = data.draw(st.integers(0, w * cell - 1))
-    one = torch.zeros(1, h * cell, w * cell)
-    one[0, y, x] = cell * cell
+    patch_values = torch.zeros(1, h * cell, w * cell)
+    patch_values[0, y, x] = cell * cell
     patch = grid.patch_of(torch.tensor([[x, y]])).item()
     assert patch == (y // cell) * w + x // cell
-    assert grid.pool(one)[0].nonzero().flatten().tolist() == [patch]
-    assert grid.pool(one).sum().item() == pytest.approx(1)
+    assert grid.pool(patch_values)[0].nonzero().flatten().tolist() == [patch]
+    assert grid.pool(patch_values).sum().item() == pytest.approx(1)

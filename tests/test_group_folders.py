@@ -77,11 +77,11 @@ def test_the_benchmark_chooses_and_opens_the_test_once(name, request):
     root = request.getfixturevalue({"waterbirds": "birds", "imagenet9": "nine"}[name])
     backbone = tiny()
     backbone.reset_classifier(0)
-    made = run(name, root, backbone, "count")
-    assert made["test"]["images"] == {"waterbirds": 8, "imagenet9": 18}[name]
-    assert made["calibration"]["rule"] == "worst-group"
-    assert made["test"]["prompted"]["strength"] == made["calibration"]["strength"]
-    plain = made["test"]["plain"]
+    results = run(name, root, backbone, "count")
+    assert results["test"]["images"] == {"waterbirds": 8, "imagenet9": 18}[name]
+    assert results["calibration"]["rule"] == "worst-group"
+    assert results["test"]["prompted"]["strength"] == results["calibration"]["strength"]
+    plain = results["test"]["plain"]
     assert plain["strength"] == 0 and set(plain["groups"]) == set(
-        made["test"]["prompted"]["groups"]
+        results["test"]["prompted"]["groups"]
     )

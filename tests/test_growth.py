@@ -33,100 +33,100 @@ def by_hand(keys: Tensor, start: Tensor) -> Tensor:
     keys = keys / keys.norm(dim=1, keepdim=True)
     near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).double()
     step = near / near.sum(dim=1, keepdim=True)
-    made = start
+    walk = start
     for _ in range(5000):
-        made = (1 - REACH) * start + REACH * step @ made
-    return made
+        walk = (1 - REACH) * start + REACH * step @ walk
+    return walk
 
 
 @pytest.fixture(scope="module")
-def seen():
+def site_and_keys():
     """A layer of a model, in double precision, its grid, and the keys of both images (P, C)."""
     model = build("registers", torch.float64)
-    taken = record(model, pictures().double(), layers=2, grad=False)
-    (one,), grid = taken.sites, taken.grid
-    keys = one.key[:, :, grid.prefix :].transpose(1, 2).flatten(2)
-    return one, grid, keys
+    recorded = record(model, pictures().double(), layers=2, grad=False)
+    (site,), grid = recorded.sites, recorded.grid
+    keys = site.key[:, :, grid.prefix :].transpose(1, 2).flatten(2)
+    return site, grid, keys
 
 
-def things(seen, kinds):
+def things(site_and_keys, kinds):
     """The layer with keys of its own: patches of a kind have like keys."""
-    one, grid, _ = seen
-    made = one.key.clone()
+    site, grid, _ = site_and_keys
+    keys = site.key.clone()
     far = torch.linalg.qr(
-        torch.randn(made.shape[-1], made.shape[-1], generator=torch.manual_seed(0))
+        torch.randn(keys.shape[-1], keys.shape[-1], generator=torch.manual_seed(0))
     )[0]
     for patch, kind in enumerate(kinds):
-        made[:, :, grid.prefix + patch] = far[kind].to(made)
-    return replace(one, key=made), grid
+        keys[:, :, grid.prefix + patch] = far[kind].to(keys)
+    return replace(site, key=keys), grid
 
 
-def test_the_walk_is_the_one_of_the_definition(seen):
-    one, grid, keys = seen
+def test_the_walk_is_the_one_of_the_definition(site_and_keys):
+    site, grid, keys = site_and_keys
     start = torch.rand(2, grid.patches, dtype=torch.float64, generator=torch.manual_seed(1))
-    all_steps = torch.stack([by_hand(mine, own) for mine, own in zip(keys, start, strict=True)])
+    all_steps = torch.stack([by_hand(*pair) for pair in zip(keys, start, strict=True)])
     least, most = all_steps.aminmax(dim=1, keepdim=True)
-    wanted = (all_steps - (least + most) / 2).clamp(min=0)
-    torch.testing.assert_close(grown(one, grid, start), wanted)
+    expected = (all_steps - (least + most) / 2).clamp(min=0)
+    torch.testing.assert_close(grown(site, grid, start), expected)
     share = (start > 0.6).double()
     inside = by_hand(keys[0], share[0] / share[0].sum())
     outside = by_hand(keys[0], (1 - share[0]) / (1 - share[0]).sum())
-    found = within(one, grid, share)
-    torch.testing.assert_close(found[0], share[0] * inside / (inside + outside))
+    actual = within(site, grid, share)
+    torch.testing.assert_close(actual[0], share[0] * inside / (inside + outside))
 
 
-def test_a_column_is_solved_as_if_it_were_alone(seen, monkeypatch):
-    one, grid, _ = seen
+def test_a_column_is_solved_as_if_it_were_alone(site_and_keys, monkeypatch):
+    site, grid, _ = site_and_keys
     starts = torch.rand(2, grid.patches, 3, dtype=torch.float64)
     starts[0, :, 1] = 1  # solved from the start
-    together = walked(one, grid, starts)
+    together = walked(site, grid, starts)
     for column in range(3):
-        alone = walked(one, grid, starts[..., column, None])
+        alone = walked(site, grid, starts[..., column, None])
         torch.testing.assert_close(together[..., column, None], alone, rtol=1e-13, atol=0)
     monkeypatch.setattr("semattn.affinity.AT_ONCE", 1)  # one image and one row at a time
-    torch.testing.assert_close(walked(one, grid, starts), together, rtol=1e-13, atol=0)
+    torch.testing.assert_close(walked(site, grid, starts), together, rtol=1e-13, atol=0)
 
 
-def test_from_one_patch_its_thing_is_found(seen):
-    one, grid = things(seen, [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1])
+def test_from_one_patch_its_thing_is_found(site_and_keys):
+    site, grid = things(site_and_keys, [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1])
     start = torch.zeros(2, grid.patches, dtype=torch.float64)
     start[:, 2] = 1
-    found = grown(one, grid, start)[0]
-    assert (found > 0).tolist() == [kind == 1 for kind in [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1]]
+    actual = grown(site, grid, start)[0]
+    assert (actual > 0).tolist() == [kind == 1 for kind in [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1]]
 
 
-def test_within_a_box_what_is_outside_too_counts_less(seen):
+def test_within_a_box_what_is_outside_too_counts_less(site_and_keys):
     kinds = [0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0]
-    one, grid = things(seen, kinds)
+    site, grid = things(site_and_keys, kinds)
     share = torch.zeros(2, grid.patches, dtype=torch.float64)
     share[:, [5, 6, 9, 10]] = 1
-    found = within(one, grid, share)[0]
-    assert found[share[0] == 0].eq(0).all()
-    assert found[9] < 0.5 < found[[5, 6, 10]].min() and found[[5, 6, 10]].min() > 0.99
+    actual = within(site, grid, share)[0]
+    assert actual[share[0] == 0].eq(0).all()
+    assert actual[9] < 0.5 < actual[[5, 6, 10]].min() and actual[[5, 6, 10]].min() > 0.99
 
 
-def test_the_whole_image_stays_the_whole_image(seen):
-    one, grid, _ = seen
+def test_the_whole_image_stays_the_whole_image(site_and_keys):
+    site, grid, _ = site_and_keys
     share = torch.ones(2, grid.patches, dtype=torch.float64)
-    assert torch.equal(within(one, grid, share), share)
+    assert torch.equal(within(site, grid, share), share)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.01, 0.99))
-def test_shares_stay_shares(seen, seed, part):
-    one, grid, _ = seen
+def test_shares_stay_shares(site_and_keys, seed, part):
+    site, grid, _ = site_and_keys
     share = torch.rand(2, grid.patches, dtype=torch.float64, generator=torch.manual_seed(seed))
     share = share * (share > part)
     share[:, seed % grid.patches] = 1
-    found = within(one, grid, share)
-    assert (found >= 0).all() and (found <= share + 1e-12).all() and found.sum(1).gt(0).all()
-    assert grown(one, grid, share).ge(0).all()
+    actual = within(site, grid, share)
+    assert (actual >= 0).all() and (actual <= share + 1e-12).all() and actual.sum(1).gt(0).all()
+    assert grown(site, grid, share).ge(0).all()
 
 
-def test_a_layer_without_keys_grows_nothing(seen):
-    one, grid, _ = seen
+def test_a_layer_without_keys_grows_nothing(site_and_keys):
+    site, grid, _ = site_and_keys
     share = torch.rand(2, grid.patches, dtype=torch.float64)
-    bare = replace(one, key=None)
+    bare = replace(site, key=None)
     assert torch.equal(grown(bare, grid, share), share)
     assert torch.equal(within(bare, grid, share), share)
 
@@ -148,10 +148,10 @@ def test_a_grown_region_steers_by_the_very_pass(region, away):
     model, x = build("registers"), halves()
     prompter = AttentionPrompter(model, strength=1.0, layers="last-half")
     bias = prompter.bias(region, x, away=away)
-    drawn = coverage(region, prompter.grid(x))[None]
+    region_weights = coverage(region, prompter.grid(x))[None]
     assert bias.shape == (3, 12) and not torch.equal(bias[0], bias[1])
     if isinstance(region, Points) and not away:
-        assert not torch.allclose(bias, attend(drawn).expand(3, -1), atol=0.01)
+        assert not torch.allclose(bias, attend(region_weights).expand(3, -1), atol=0.01)
     with torch.no_grad():
         with prompter.steer(region, away=away):
             steered = model(x)
@@ -172,8 +172,8 @@ def test_as_drawn_where_it_is_said():
     prompter = AttentionPrompter(model)
     grid = prompter.grid(x)
     for region in (Box(16, 0, 47, 31, grow=None), Mask(torch.eye(*SIZE).bool().numpy())):
-        wanted = attend(coverage(region, grid)[None])
-        torch.testing.assert_close(prompter.bias(region, x), wanted)
+        expected = attend(coverage(region, grid)[None])
+        torch.testing.assert_close(prompter.bias(region, x), expected)
 
 
 def test_an_unknown_way_to_grow_is_named():
@@ -187,16 +187,16 @@ def test_an_explainer_shares_relevance_among_like_patches():
     model, x = build("registers"), halves()
     plain = SIFTPatchInterrelation(density="uniform", growth=0)
     grown_ = SIFTPatchInterrelation(density="uniform")
-    taken = record(model, x, target=1, layers=plain.layers)
+    recorded = record(model, x, target=1, layers=plain.layers)
     p = torch.full((3, 12), 1 / 12)
-    before, after = plain.relevance(taken, p), grown_.relevance(taken, p)
-    wanted = walked(taken.half_way(), taken.grid, before[..., None], 0.9)[..., 0]
-    torch.testing.assert_close(after, wanted)
+    before, after = plain.relevance(recorded, p), grown_.relevance(recorded, p)
+    expected = walked(recorded.half_way(), recorded.grid, before[..., None], 0.9)[..., 0]
+    torch.testing.assert_close(after, expected)
     assert not torch.allclose(after, before, rtol=0.05)
-    whole = [one.patch_map(model, x, target=1).sum() for one in (plain, grown_)]
-    assert whole[0] > 0 and whole[1] > 0
+    totals = [explainer.patch_map(model, x, target=1).sum() for explainer in (plain, grown_)]
+    assert totals[0] > 0 and totals[1] > 0
     assert grown_.parameters()["growth"] == 0.9 == grown_.model_only().growth
-    almost = SIFTPatchInterrelation(growth=1e-6).relevance(taken, p)
+    almost = SIFTPatchInterrelation(growth=1e-6).relevance(recorded, p)
     torch.testing.assert_close(almost, before, rtol=1e-4, atol=1e-8)
     for wrong in (1.0, -0.1):
         with pytest.raises(ValueError, match=r"growth: expected a number in \[0, 1\)") as error:
@@ -209,13 +209,13 @@ def test_an_explainer_shares_relevance_among_like_patches():
 )
 def test_relevance_is_shared_by_the_keys_half_way_up(layers, half):
     model, x = build("registers"), halves()
-    taken = record(model, x, target=1, layers=layers)
-    assert taken.depth == 4 and taken.half_way().site.layer == half
+    recorded = record(model, x, target=1, layers=layers)
+    assert recorded.depth == 4 and recorded.half_way().site.layer == half
     p, explainer = torch.full((3, 12), 1 / 12), SIFTPatchInterrelation(density="uniform")
-    before = SIFTPatchInterrelation(density="uniform", growth=0).relevance(taken, p)
-    site = next(one for one in taken.sites if one.site.layer == half)
-    wanted = walked(site, taken.grid, before[..., None], 0.9)[..., 0]
-    torch.testing.assert_close(explainer.relevance(taken, p), wanted)
+    before = SIFTPatchInterrelation(density="uniform", growth=0).relevance(recorded, p)
+    site = next(candidate for candidate in recorded.sites if candidate.site.layer == half)
+    expected = walked(site, recorded.grid, before[..., None], 0.9)[..., 0]
+    torch.testing.assert_close(explainer.relevance(recorded, p), expected)
 
 
 @pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])
@@ -229,11 +229,11 @@ def test_a_grown_map_on_every_family(name):
     torch.testing.assert_close(alone, together[1:], rtol=1e-3, atol=1e-6)
 
 
-def test_a_region_that_leaves_little_outside_is_grown_and_a_whole_one_is_not(seen):
-    one, grid, _ = seen
+def test_a_region_that_leaves_little_outside_is_grown_and_a_whole_one_is_not(site_and_keys):
+    site, grid, _ = site_and_keys
     most = torch.ones(2, grid.patches, dtype=torch.float64)
     most[:, 4] = 0.5
-    assert not torch.equal(within(one, grid, most), most)
+    assert not torch.equal(within(site, grid, most), most)
     mixed = most.clone()
     mixed[1] = 1
-    assert within(one, grid, mixed).isfinite().all()
+    assert within(site, grid, mixed).isfinite().all()

@@ -36,8 +36,8 @@ def test_hostile_inputs_are_answered_or_refused(area, tmp_path, monkeypatch):
     assert row["refused"]
     assert not row["crashed"], row["crashes"]
     assert not row["left"], row["crashes"]
-    made = reliability_fuzz.result([row], 1)
-    assert {one["key"] for one in made["columns"]} <= set(made["rows"][0])
+    result = reliability_fuzz.result([row], 1)
+    assert {column["key"] for column in result["columns"]} <= set(result["rows"][0])
 
 
 def refuses(kind: type[Exception], *parts: str):
@@ -81,9 +81,9 @@ def test_a_picture_with_broken_exif_is_read_as_it_lies(form, exif):
     picture = Image.new("RGB", (20, 30), (9, 200, 100))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own word about it
-        made = read(saved(picture, form, exif=exif))
-    assert made.size == (20, 30)
-    assert not made.info
+        image = read(saved(picture, form, exif=exif))
+    assert image.size == (20, 30)
+    assert not image.info
 
 
 @pytest.mark.parametrize("turn", [0, 1, 9, 77])
@@ -132,7 +132,7 @@ def test_links_that_lead_nowhere_or_in_a_circle(tmp_path):
     with refuses(ImageError, "does not exist"):
         read(tmp_path / "nowhere")
     (tmp_path / "circle").symlink_to(tmp_path, target_is_directory=True)
-    names = [one.name for one in listed(tmp_path)]
+    names = [path.name for path in listed(tmp_path)]
     assert names == ["loop", "nowhere"]
 
 
@@ -181,11 +181,11 @@ def test_values_as_far_apart_as_floats_go():
 
 def tar_of(*names: str, size: int | None = None) -> bytes:
     stream, content = io.BytesIO(), saved(Image.new("RGB", (20, 20)))
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as made:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in names:
             about = tarfile.TarInfo(name)
             about.size = len(content)
-            made.addfile(about, io.BytesIO(content))
+            archive.addfile(about, io.BytesIO(content))
     return stream.getvalue()
 
 
@@ -196,19 +196,19 @@ def test_an_archive_that_goes_round_in_circles_ends(tmp_path):
     data[at + 148 : at + 156] = b" " * 8
     data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
     (tmp_path / "a.tar").write_bytes(data)
-    found = members(tmp_path / "a.tar")
-    assert [one.name for one in found.pictures] == ["a.png"]
-    assert "damaged after a.png" in found.broken
+    listing = members(tmp_path / "a.tar")
+    assert [picture.name for picture in listing.pictures] == ["a.png"]
+    assert "damaged after a.png" in listing.broken
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png", "a\x1b[2J.png", "\udcff.png"])
 def test_names_in_archives_are_names_and_no_places(tmp_path, name):
     (tmp_path / "a.tar").write_bytes(tar_of(name))
-    found = open_source(tmp_path / "a.tar", (), 2)
-    assert found.names[0].isprintable()
-    assert found.names[0].encode("utf-8").endswith(b".png")
-    assert read(found.data.sources[0]).size == (20, 20)
-    assert [one.name for one in tmp_path.iterdir()] == ["a.tar"]
+    source = open_source(tmp_path / "a.tar", (), 2)
+    assert source.names[0].isprintable()
+    assert source.names[0].encode("utf-8").endswith(b".png")
+    assert read(source.data.sources[0]).size == (20, 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
 # --- keypoints, densities, masks ------------------------------------------------------------------
@@ -217,12 +217,12 @@ GRID = PatchGrid((2, 3), (32, 48), (16, 16))
 
 
 def found(**fields: object) -> Keypoints:
-    given = {
+    values = {
         "xy": torch.tensor([[3.0, 3.0], [20.0, 5.0]]), "response": torch.ones(2),
         "size": torch.ones(2), "angle": torch.zeros(2), "descriptor": None,
         "image_size": (32, 48), "detector": "drawn",
     }  # fmt: skip
-    return Keypoints(**given | fields)  # type: ignore[arg-type]
+    return Keypoints(**values | fields)  # type: ignore[arg-type]
 
 
 def test_keypoints_in_no_place_lie_in_no_patch():
@@ -234,10 +234,10 @@ def test_keypoints_in_no_place_lie_in_no_patch():
 
 @pytest.mark.parametrize("name", ["xy", "response", "size", "angle"])
 def test_keypoints_are_one_row_each(name):
-    whole = getattr(found(), name)
+    expected = getattr(found(), name)
     with refuses(ShapeError, f"keypoints: expected {name} for"):
-        found(**{name: torch.cat([whole, whole])[:, None]})
-    for odd in (whole.numpy(), None, whole.clone().requires_grad_()):
+        found(**{name: torch.cat([expected, expected])[:, None]})
+    for odd in (expected.numpy(), None, expected.clone().requires_grad_()):
         with refuses(TypeError, f"keypoints: expected {name} as a tensor"):
             found(**{name: odd})
 
@@ -272,8 +272,8 @@ def test_a_crop_of_nothing():
             Crop.center(*sides)
         with refuses(ShapeError, "crop: expected sides of at least 1 pixel"):
             Crop.draw(*sides, np.random.default_rng(0))
-    whole = Crop.center((32, 48), (1, 1))
-    assert len(whole.keypoints(found(xy=torch.tensor([[1e38, 0.0], [np.nan, 1.0]])))) == 0
+    crop = Crop.center((32, 48), (1, 1))
+    assert len(crop.keypoints(found(xy=torch.tensor([[1e38, 0.0], [np.nan, 1.0]])))) == 0
 
 
 def test_a_line_says_what_a_file_is_called_on_one_line():
@@ -304,8 +304,8 @@ def test_sparse_images_are_refused_by_a_prompter():
 
 def test_an_archive_whose_header_claims_more_than_there_is_memory_is_damaged(tmp_path, monkeypatch):
     where = tmp_path / "one.tar"
-    with tarfile.open(where, "w") as made:
-        made.addfile(tarfile.TarInfo("a.jpg"))
+    with tarfile.open(where, "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.jpg"))
 
     def greedy(*_):
         raise MemoryError

@@ -61,9 +61,9 @@ def in_an_array(bomb: Bomb) -> bytes:
 def in_an_archive(bomb: Bomb) -> bytes:
     """A zip as torch writes it, whose pickle is another one."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as made:
-        made.writestr("archive/data.pkl", pickled(bomb))
-        made.writestr("archive/version", "3")
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled(bomb))
+        archive.writestr("archive/version", "3")
     return stream.getvalue()
 
 
@@ -74,12 +74,12 @@ def swollen(_: Bomb) -> bytes:
     np.lib.format.write_array_header_2_0(header, about)
     stream = io.BytesIO()
     with (
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
-        made.open("about.npy", "w", force_zip64=True) as one,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("about.npy", "w", force_zip64=True) as entry,
     ):
-        one.write(header.getvalue())
+        entry.write(header.getvalue())
         for _ in range(2 * MOST // 2**24):
-            one.write(bytes(2**24))
+            entry.write(bytes(2**24))
     return stream.getvalue()
 
 
@@ -89,9 +89,9 @@ def liar(_: Bomb) -> bytes:
     about = {"descr": "<f8", "fortran_order": False, "shape": (2**57,)}
     np.lib.format.write_array_header_2_0(header, about)
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as made:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name in ("about", "images", "x"):
-            made.writestr(f"{name}.npy", header.getvalue())
+            archive.writestr(f"{name}.npy", header.getvalue())
     return stream.getvalue()
 
 
@@ -109,8 +109,8 @@ def shelved(file: Path) -> object:
 def cached(file: Path) -> object:
     pixels = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3), dtype=np.uint8)
     KeypointCache.build(list(pixels), file.parent / "cache", workers=1)
-    for one in (file.parent / "cache").glob("*.safetensors"):
-        one.write_bytes(file.read_bytes())
+    for path in (file.parent / "cache").glob("*.safetensors"):
+        path.write_bytes(file.read_bytes())
     return KeypointCache(file.parent / "cache")[0]
 
 
@@ -131,9 +131,9 @@ FORMS = (
 @pytest.fixture
 def poor():
     """A process that has 4 GiB more than it takes now, and no more."""
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = taken * resource.getpagesize() + 2**32
+    limit = pages * resource.getpagesize() + 2**32
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
@@ -177,10 +177,10 @@ def test_a_file_that_never_ends_is_not_waited_for(run, elsewhere, kind, option, 
     monkeypatch.undo()  # the command is to load what it is given
     os.chdir(elsewhere)
     os.mkfifo(elsewhere / "pipe")
-    given = {"pipe": elsewhere / "pipe", "zero": Path("/dev/zero"), "folder": elsewhere}[kind]
+    source = {"pipe": elsewhere / "pipe", "zero": Path("/dev/zero"), "folder": elsewhere}[kind]
     image = Path(__file__).parents[1] / "examples" / "flower.jpg"
     answer = run(
-        "explain", image, "--model", "test_vit", option, given,
+        "explain", image, "--model", "test_vit", option, source,
         "--random-weights" if option == "--classes" else "--no-report",
     )  # fmt: skip
     refused(answer, "expected")
@@ -192,7 +192,7 @@ def test_an_image_that_never_ends_is_not_waited_for(run, elsewhere, kind):
     (elsewhere / "loop").symlink_to(elsewhere / "loop")
     for command in ("explain", "analyze", "audit", "spurious"):
         refused(run(command, kind), "expected")
-    assert sorted(one.name for one in elsewhere.iterdir()) == ["loop", "pipe"]
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["loop", "pipe"]
 
 
 @pytest.mark.parametrize(

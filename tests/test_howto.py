@@ -48,19 +48,19 @@ def test_its_code_runs(page, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     monkeypatch.chdir(ROOT)
-    known = set(ENTERS[page.stem])
+    names = set(ENTERS[page.stem])
     # The folder of the examples holds programs, too; a warning says that they are left out.
     warnings.filterwarnings("ignore", "folder: left out", UserWarning)
     scope: dict[str, object] = {"__name__": page.stem}
     for block in blocks:
         exec(compile(block, page.name, "exec", dont_inherit=True), scope)
-    assert len(set(ENTERS[page.stem]) - known) == 1
+    assert len(set(ENTERS[page.stem]) - names) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_it_says_where_to_put_it(page):
-    said = page.read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:semattn|tests)/[\w/.]+)`", said):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:semattn|tests)/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
-    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", said):
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link

@@ -45,8 +45,8 @@ def photo(tmp_path):
     return path
 
 
-def saved(image, path, **how):
-    image.save(path, **how)
+def saved(image, path, **options):
+    image.save(path, **options)
     return path
 
 
@@ -62,17 +62,17 @@ def test_path_bytes_pil_and_array_are_the_same_picture(photo):
     for source in (str(photo), array, tensor, Image.open(photo)):
         assert torch.equal(prepare(source, IMAGENET).inputs, alone.inputs)
     for batch in ([photo, array], np.stack([array] * 2), torch.stack([tensor] * 2)):
-        made = prepare(batch, IMAGENET)
-        assert made.batched
-        assert torch.equal(made.inputs, alone.inputs.repeat(2, 1, 1, 1))
-        assert np.array_equal(made.pixels, alone.pixels.repeat(2, 0))
+        prepared = prepare(batch, IMAGENET)
+        assert prepared.batched
+        assert torch.equal(prepared.inputs, alone.inputs.repeat(2, 1, 1, 1))
+        assert np.array_equal(prepared.pixels, alone.pixels.repeat(2, 0))
 
 
 def test_names_and_batch_axis(photo):
     assert prepare(photo, HALF).names == ("photo.png",)
     assert not prepare(photo, HALF).batched
-    made = prepare([str(photo), Image.open(photo)], HALF)
-    assert made.names == ("photo.png", "image 1")
+    prepared = prepare([str(photo), Image.open(photo)], HALF)
+    assert prepared.names == ("photo.png", "image 1")
     assert prepare([photo], HALF).batched
 
 
@@ -119,9 +119,9 @@ def test_alpha_of_palette_grey_and_colour_key(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV"])
 def test_modes_become_rgb(mode):
     picture = Image.new("RGB", (16, 16), (255, 255, 255)).convert(mode)
-    made = read(picture)
-    assert made.mode == "RGB"
-    assert np.asarray(made).min() >= 253
+    image = read(picture)
+    assert image.mode == "RGB"
+    assert np.asarray(image).min() >= 253
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
@@ -165,9 +165,9 @@ def test_float_arrays_elsewhere_are_refused(least, greatest):
 # --- what is refused --------------------------------------------------------------------------
 
 
-def refused(source, **how):
+def refused(source, **options):
     with pytest.raises(ImageError) as caught:
-        read(source, **how)
+        read(source, **options)
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("image: expected ")
@@ -187,11 +187,11 @@ def test_files_that_are_no_pictures(tmp_path, photo):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp", "gif", "bmp"])
-@pytest.mark.parametrize("kept", [0.9, 0.5, 0.1])
-def test_truncated_files(tmp_path, suffix, kept):
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
+def test_truncated_files(tmp_path, suffix, share):
     path = saved(Image.fromarray(noise(64, 64, 3)), tmp_path / f"cut.{suffix}")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole))])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
     assert "cut." in refused(path)
 
 
@@ -216,7 +216,7 @@ def test_huge_pictures_are_refused_from_their_header(tmp_path, side, action):
         line = refused(path)
         assert "64,000,000 pixels" in line
         refused(path.read_bytes())
-    assert all(one.category is Image.DecompressionBombWarning for one in leaked)
+    assert all(warning.category is Image.DecompressionBombWarning for warning in leaked)
     assert not leaked or (action == "always" and side in (10_000, 12_000))
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
@@ -279,20 +279,20 @@ def test_preprocessing_is_timms(interpolation, crop_mode, crop_pct, size):
         "crop_mode": crop_mode,
         "crop_pct": crop_pct,
     }
-    theirs = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
-    if theirs.transforms[0].interpolation.value != interpolation:
+    reference = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
+    if reference.transforms[0].interpolation.value != interpolation:
         pytest.skip("this timm resizes bilinearly here, whatever is asked for")
     ours = Preprocessing.of(SimpleNamespace(pretrained_cfg=config))
     for sides in ((64, 64), (50, 77), (83, 41), (32, 32), (17, 90), (20, 21)):
         picture = Image.fromarray(noise(*sides, 3))
-        made = prepare(picture, ours)
-        torch.testing.assert_close(made.inputs[0], theirs(picture), rtol=0, atol=1e-6)
-        assert made.inputs.dtype == torch.float32
-        assert made.inputs.is_contiguous()
-        assert made.pixels.shape == (1, *size, 3)
-        assert made.pixels.dtype == np.uint8
-        undone = (ours.restore(made.inputs[0]) * 255).round().permute(1, 2, 0).numpy()
-        assert np.array_equal(undone, made.pixels[0])
+        prepared = prepare(picture, ours)
+        torch.testing.assert_close(prepared.inputs[0], reference(picture), rtol=0, atol=1e-6)
+        assert prepared.inputs.dtype == torch.float32
+        assert prepared.inputs.is_contiguous()
+        assert prepared.pixels.shape == (1, *size, 3)
+        assert prepared.pixels.dtype == np.uint8
+        undone = (ours.restore(prepared.inputs[0]) * 255).round().permute(1, 2, 0).numpy()
+        assert np.array_equal(undone, prepared.pixels[0])
 
 
 @pytest.fixture(scope="module")
@@ -323,11 +323,11 @@ def test_a_model_of_one_channel_sees_grey():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, in_chans=1)
     wants = Preprocessing.of(model)
     assert (wants.mean, wants.std) == ((0.5,), (0.5,))
-    made = prepare(np.full((40, 40, 3), (255, 0, 0), np.uint8), lambda: Preprocessing.of(model))
-    assert made.inputs.shape == (1, 1, 32, 32)
-    assert made.pixels[0, 0, 0].tolist() == [76, 76, 76]  # .299 of 255
-    assert made.inputs[0, 0, 0, 0].item() == pytest.approx(76 / 255 * 2 - 1)
-    assert model(made.inputs).isfinite().all()
+    prepared = prepare(np.full((40, 40, 3), (255, 0, 0), np.uint8), lambda: Preprocessing.of(model))
+    assert prepared.inputs.shape == (1, 1, 32, 32)
+    assert prepared.pixels[0, 0, 0].tolist() == [76, 76, 76]  # .299 of 255
+    assert prepared.inputs[0, 0, 0, 0].item() == pytest.approx(76 / 255 * 2 - 1)
+    assert model(prepared.inputs).isfinite().all()
     with pytest.raises(UnsupportedModelError, match="channels, got 5"):
         Preprocessing.of(timm.create_model("vit_tiny_patch16_224", depth=1, in_chans=5))
 
@@ -367,10 +367,10 @@ def levels_apart(wants, call, pictures):
     """The most and the mean by which two results differ, in levels of 255."""
     apart = []
     for picture in pictures:
-        ours, theirs = prepare(picture, wants).inputs[0], torch.as_tensor(call(picture)).float()
-        assert ours.shape == theirs.shape
-        apart.append((theirs - ours).abs() * torch.tensor(wants.std)[:, None, None] * 255)
-    return max(float(one.max()) for one in apart), max(float(one.mean()) for one in apart)
+        ours, reference = prepare(picture, wants).inputs[0], torch.as_tensor(call(picture)).float()
+        assert ours.shape == reference.shape
+        apart.append((reference - ours).abs() * torch.tensor(wants.std)[:, None, None] * 255)
+    return max(float(x.max()) for x in apart), max(float(x.mean()) for x in apart)
 
 
 SHORTEST = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
@@ -519,16 +519,16 @@ def test_preprocessing_is_that_of_an_open_clip_model(resize_mode, size, pictures
 
 def test_float_tensors_reach_the_model_as_they_are():
     batch = torch.rand(2, 3, 20, 24, requires_grad=True)
-    made = prepare(batch)
-    assert made.inputs is batch
-    assert made.batched
-    assert made.names == ("image 0", "image 1")
+    prepared = prepare(batch)
+    assert prepared.inputs is batch
+    assert prepared.batched
+    assert prepared.names == ("image 0", "image 1")
     single = torch.rand(3, 20, 24)
-    made = prepare(single, IMAGENET)
-    assert made.inputs.shape == (1, 3, 20, 24)
-    assert made.inputs.data_ptr() == single.data_ptr()
-    assert not made.batched
-    assert made.pixels.shape == (1, 20, 24, 3)
+    prepared = prepare(single, IMAGENET)
+    assert prepared.inputs.shape == (1, 3, 20, 24)
+    assert prepared.inputs.data_ptr() == single.data_ptr()
+    assert not prepared.batched
+    assert prepared.pixels.shape == (1, 20, 24, 3)
 
 
 def test_pixels_of_raw_values():
@@ -539,10 +539,10 @@ def test_pixels_of_raw_values():
 
 
 def test_pixels_of_normalised_values_are_the_pixels():
-    made = prepare(Image.fromarray(noise(60, 90, 3)), IMAGENET)
-    assert made.inputs.min() < -1
-    assert np.array_equal(pixels_of(made.inputs, IMAGENET), made.pixels)
-    assert np.array_equal(pixels_of(made.inputs, lambda: IMAGENET), made.pixels)
+    prepared = prepare(Image.fromarray(noise(60, 90, 3)), IMAGENET)
+    assert prepared.inputs.min() < -1
+    assert np.array_equal(pixels_of(prepared.inputs, IMAGENET), prepared.pixels)
+    assert np.array_equal(pixels_of(prepared.inputs, lambda: IMAGENET), prepared.pixels)
 
 
 def test_pixels_of_anything_else_are_stretched():
@@ -560,24 +560,25 @@ def test_each_image_of_a_batch_is_judged_for_itself():
     raw, far = torch.rand(3, 8, 8), torch.randn(3, 8, 8) * 50
     normalised = prepare(noise(40, 40, 3), HALF).inputs[0][:, :8, :8]
     batch = torch.stack([raw, far, normalised])
-    alone = np.concatenate([pixels_of(one[None], HALF) for one in batch])
+    alone = np.concatenate([pixels_of(image[None], HALF) for image in batch])
     assert np.array_equal(pixels_of(batch, HALF), alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_pixels_of_other_floats(dtype):
-    made = prepare(noise(40, 40, 3), HALF)
-    pixels = pixels_of(made.inputs.to(dtype).requires_grad_(), HALF)
-    assert np.abs(pixels.astype(int) - made.pixels).max() <= (1 if dtype == torch.bfloat16 else 0)
+    prepared = prepare(noise(40, 40, 3), HALF)
+    pixels = pixels_of(prepared.inputs.to(dtype).requires_grad_(), HALF)
+    tolerance = 1 if dtype == torch.bfloat16 else 0
+    assert np.abs(pixels.astype(int) - prepared.pixels).max() <= tolerance
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_pixels_of_a_tensor_on_the_gpu():
-    made = prepare(noise(40, 40, 3), HALF)
-    inputs = made.inputs.cuda().half().requires_grad_()
+    prepared = prepare(noise(40, 40, 3), HALF)
+    inputs = prepared.inputs.cuda().half().requires_grad_()
     again = prepare(inputs, HALF)
     assert again.inputs is inputs
-    assert np.array_equal(again.pixels, made.pixels)
+    assert np.array_equal(again.pixels, prepared.pixels)
 
 
 def test_tensors_that_are_no_images():
@@ -600,9 +601,9 @@ def test_tensors_that_are_no_images():
 @settings(deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([(16, 16), (21, 34), (57, 18)]))
 def test_pixels_are_what_the_model_sees(seed, sides):
-    made = prepare(noise(*sides, 3, seed=seed), HALF)
-    shown = torch.from_numpy(made.pixels).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(made.inputs, shown * 2 - 1)
+    prepared = prepare(noise(*sides, 3, seed=seed), HALF)
+    shown = torch.from_numpy(prepared.pixels).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(prepared.inputs, shown * 2 - 1)
 
 
 def test_luma_weighs_green_most():

@@ -60,10 +60,10 @@ def photos(tmp_path):
 
 def names(group: typer.Typer, before: str = "") -> list[str]:
     """The commands of an app, with those of its groups."""
-    own = [f"{before}{one.callback.__name__}" for one in group.registered_commands]
-    for one in group.registered_groups:
-        own += names(one.typer_instance, f"{before}{one.name} ")
-    return own
+    found_names = [f"{before}{command.callback.__name__}" for command in group.registered_commands]
+    for subgroup in group.registered_groups:
+        found_names += names(subgroup.typer_instance, f"{before}{subgroup.name} ")
+    return found_names
 
 
 def test_every_command_has_the_option(run):
@@ -108,7 +108,7 @@ def test_models_and_doctor(run):
     everything = read(run("models", "--json"))
     assert len(everything["models"]) > 400 and everything["timm"]
     family = read(run("models", "swin_transformer", "--json"))["models"]
-    assert family and {one["family"] for one in family} == {"swin_transformer"}
+    assert family and {entry["family"] for entry in family} == {"swin_transformer"}
     assert set(family[0]) >= {"name", "status", "reason", "patches"}
 
 

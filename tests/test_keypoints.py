@@ -35,9 +35,9 @@ def texture(height=96, width=128, seed=0):
     return np.kron(coarse, np.ones((4, 4, 1)))[:height, :width].astype(np.uint8)
 
 
-def equal(one: Keypoints, two: Keypoints) -> bool:
+def equal(first: Keypoints, second: Keypoints) -> bool:
     return all(
-        torch.equal(getattr(one, field), getattr(two, field))
+        torch.equal(getattr(first, field), getattr(second, field))
         for field in ("xy", "response", "size", "angle")
     )
 
@@ -46,25 +46,26 @@ def equal(one: Keypoints, two: Keypoints) -> bool:
 @pytest.mark.parametrize(("x", "y"), [(60, 40), (60.5, 40.25), (33.3, 61.7), (90.75, 20.5)])
 @pytest.mark.parametrize("sigma", [3.0, 5.0])
 def test_a_spot_is_found_where_it_is(name, x, y, sigma):
-    found = detectors[name](blob(x, y, sigma))
-    assert found.xy[0].tolist() == pytest.approx([x, y], abs=0.1)
+    keypoints = detectors[name](blob(x, y, sigma))
+    assert keypoints.xy[0].tolist() == pytest.approx([x, y], abs=0.1)
     # Twice the scale at which a difference of Gaussians answers most, nearly the spot's own.
-    assert found.size[0].item() == pytest.approx(2 * sigma, rel=0.15)
-    assert found.response[0].item() == pytest.approx(0.081, abs=0.005)
-    assert found.image_size == (96, 128)
-    assert found.detector == name
+    assert keypoints.size[0].item() == pytest.approx(2 * sigma, rel=0.15)
+    assert keypoints.response[0].item() == pytest.approx(0.081, abs=0.005)
+    assert keypoints.image_size == (96, 128)
+    assert keypoints.detector == name
 
 
 @BOTH
 def test_the_strongest_comes_first_and_ties_go_by_row(name):
     pixels = np.maximum(blob(30, 60), blob(90, 60))
     pixels = np.maximum(pixels, blob(60, 24) // 2 + 20)
-    found = detectors[name](pixels)
-    strong = found.xy[found.response > 0.07]
+    keypoints = detectors[name](pixels)
+    strong = keypoints.xy[keypoints.response > 0.07]
     assert strong.round().tolist() == [[30, 60], [90, 60]]
-    assert (found.response.diff() <= 0).all()
+    assert (keypoints.response.diff() <= 0).all()
     rows = [
-        (-r, y, x) for r, (x, y) in zip(found.response.tolist(), found.xy.tolist(), strict=True)
+        (-r, y, x)
+        for r, (x, y) in zip(keypoints.response.tolist(), keypoints.xy.tolist(), strict=True)
     ]
     assert rows == sorted(rows)
 
@@ -81,8 +82,8 @@ def test_ties_go_by_row_then_column_then_size_then_angle():
     table = np.array(rows, dtype=np.float32)
     shuffled = [4, 2, 5, 0, 3, 1]
     names = np.arange(6, dtype=np.float32)[:, None]
-    kept = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "keep")
-    assert kept.descriptor.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    keypoints = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "keep")
+    assert keypoints.descriptor.flatten().tolist() == [0, 1, 2, 3, 4, 5]
     dropped = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "drop")
     assert dropped.descriptor.flatten().tolist() == [0, 1, 2, 3, 5]
 
@@ -90,71 +91,72 @@ def test_ties_go_by_row_then_column_then_size_then_angle():
 @BOTH
 def test_dropping_duplicates_keeps_one_for_a_place_and_size(name):
     pixels = texture()
-    kept = detectors[name](pixels, duplicates="keep", descriptors=True)
+    keypoints = detectors[name](pixels, duplicates="keep", descriptors=True)
     dropped = detectors[name](pixels, duplicates="drop", descriptors=True)
 
-    def place(found):
-        return list(zip(*found.xy.T.tolist(), found.size.tolist(), strict=True))
+    def place(keypoints):
+        return list(zip(*keypoints.xy.T.tolist(), keypoints.size.tolist(), strict=True))
 
-    assert len(kept) > len(dropped) == len(set(place(kept))) > 20
-    assert place(dropped) == list(dict.fromkeys(place(kept)))
+    assert len(keypoints) > len(dropped) == len(set(place(keypoints))) > 20
+    assert place(dropped) == list(dict.fromkeys(place(keypoints)))
     for at, angle, descriptor in zip(
         place(dropped), dropped.angle, dropped.descriptor, strict=True
     ):
-        same = [i for i, other in enumerate(place(kept)) if other == at]
-        assert angle == kept.angle[same].min()
-        assert any(torch.equal(descriptor, kept.descriptor[i]) for i in same)
+        same = [i for i, other in enumerate(place(keypoints)) if other == at]
+        assert angle == keypoints.angle[same].min()
+        assert any(torch.equal(descriptor, keypoints.descriptor[i]) for i in same)
 
 
 @BOTH
 def test_fields_and_types(name):
-    found = detectors[name](texture(), descriptors=True)
-    k = len(found)
+    keypoints = detectors[name](texture(), descriptors=True)
+    k = len(keypoints)
     assert k > 20
-    assert found.xy.shape == (k, 2)
-    assert found.descriptor.shape == (k, 128)
-    for field in (found.xy, found.response, found.size, found.angle, found.descriptor):
+    assert keypoints.xy.shape == (k, 2)
+    assert keypoints.descriptor.shape == (k, 128)
+    geometry = (keypoints.xy, keypoints.response, keypoints.size, keypoints.angle)
+    for field in (*geometry, keypoints.descriptor):
         assert field.dtype == torch.float32
-    assert ((found.angle >= 0) & (found.angle < 360)).all()
-    assert (found.response > 0).all()
-    assert (found.descriptor >= 0).all()
-    assert found.descriptor.sum(1).min() > 0
-    assert ((found.xy >= -0.5) & (found.xy <= torch.tensor([127.5, 95.5]))).all()
+    assert ((keypoints.angle >= 0) & (keypoints.angle < 360)).all()
+    assert (keypoints.response > 0).all()
+    assert (keypoints.descriptor >= 0).all()
+    assert keypoints.descriptor.sum(1).min() > 0
+    assert ((keypoints.xy >= -0.5) & (keypoints.xy <= torch.tensor([127.5, 95.5]))).all()
     without = detectors[name](texture())
     assert without.descriptor is None
-    assert equal(found, without)
+    assert equal(keypoints, without)
 
 
 def test_descriptors_stay_with_their_keypoints():
     import cv2
 
     pixels = texture()
-    found = sift(pixels, descriptors=True, duplicates="keep")
+    keypoints = sift(pixels, descriptors=True, duplicates="keep")
     finder = cv2.SIFT_create(contrastThreshold=0.01, enable_precise_upscale=True)
     points, descriptors = finder.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
-    theirs = {(*p.pt, p.size, p.angle): d for p, d in zip(points, descriptors, strict=True)}
-    for i in range(len(found)):
-        key = (*found.xy[i].tolist(), found.size[i].item(), found.angle[i].item())
-        assert np.array_equal(theirs[key], found.descriptor[i].numpy())
+    reference = {(*p.pt, p.size, p.angle): d for p, d in zip(points, descriptors, strict=True)}
+    for i in range(len(keypoints)):
+        key = (*keypoints.xy[i].tolist(), keypoints.size[i].item(), keypoints.angle[i].item())
+        assert np.array_equal(reference[key], keypoints.descriptor[i].numpy())
 
 
 def test_the_two_detectors_agree():
     cat = Image.fromarray(data.chelsea()).resize((160, 112), Image.Resampling.BOX)
     pixels = np.asarray(cat)
-    one, two = (
+    first, second = (
         find(pixels, contrast_threshold=0.04, duplicates="keep") for find in (sift, sift_skimage)
     )
-    away = torch.cdist(two.xy, one.xy) + (two.size[:, None] - one.size).abs()
-    turn = ((two.angle[:, None] - one.angle + 180) % 360 - 180).abs()
+    away = torch.cdist(second.xy, first.xy) + (second.size[:, None] - first.size).abs()
+    turn = ((second.angle[:, None] - first.angle + 180) % 360 - 180).abs()
     near = away < 0.3
     matched = near.any(1)
     assert matched.float().mean() > 0.6
     assert matched.sum() > 40
     nearest = away.argmin(1)
-    ratio = (two.response / one.response[nearest])[matched]
+    ratio = (second.response / first.response[nearest])[matched]
     assert 0.9 < ratio.median() < 1.1
     assert 0.8 < ratio.min() < ratio.max() < 1.2
-    shift = (two.xy - one.xy[nearest])[matched].mean(0)
+    shift = (second.xy - first.xy[nearest])[matched].mean(0)
     assert shift.abs().max() < 0.03
     turn[~near] = 180
     assert (turn.amin(1)[matched] < 20).float().mean() > 0.9
@@ -173,9 +175,9 @@ def test_the_threshold_is_the_contrast(name):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (2, 2), (5, 7), (6, 6), (16, 16), (7, 300)])
 def test_tiny_and_uniform_images_do_not_crash(name, shape):
     for pixels in (np.zeros((*shape, 3), np.uint8), texture(*shape)):
-        found = detectors[name](pixels, descriptors=True)
-        assert found.descriptor.shape == (len(found), 128)
-        assert found.image_size == shape
+        keypoints = detectors[name](pixels, descriptors=True)
+        assert keypoints.descriptor.shape == (len(keypoints), 128)
+        assert keypoints.image_size == shape
     uniform = detectors[name](np.full((64, 64, 3), 90, np.uint8), descriptors=True)
     assert len(uniform) == 0
     assert uniform.xy.shape == (0, 2)
@@ -185,8 +187,8 @@ def test_tiny_and_uniform_images_do_not_crash(name, shape):
 @pytest.mark.parametrize("workers", [None, 1, 3, 16])
 def test_a_batch_is_its_images_in_order(workers):
     batch = np.stack([texture(seed=seed) for seed in range(5)])
-    found = detect(batch, workers=workers)
-    assert [equal(one, sift(image)) for one, image in zip(found, batch, strict=True)] == [True] * 5
+    detected = detect(batch, workers=workers)
+    assert all(equal(actual, sift(image)) for actual, image in zip(detected, batch, strict=True))
     assert detect(batch[:0]) == []
 
 
@@ -233,7 +235,7 @@ def test_start_runs_beside_its_caller():
     assert isinstance(future, Future)
     assert not future.done()
     go.set()
-    assert [len(one) for one in future.result()] == [len(one) for one in detect(batch)]
+    assert [len(keypoints) for keypoints in future.result()] == [len(one) for one in detect(batch)]
 
 
 def test_wrong_input_is_refused_before_any_thread():
@@ -282,7 +284,7 @@ def test_views_and_flipped_arrays_are_taken():
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 60))
 def test_sift_is_repeatable_and_inside_the_image(seed, height, width):
     pixels = texture(height, width, seed)
-    found = sift(pixels)
-    assert equal(found, sift(pixels))
-    assert (found.xy >= -0.5).all()
-    assert (found.xy <= torch.tensor([width - 0.5, height - 0.5])).all()
+    keypoints = sift(pixels)
+    assert equal(keypoints, sift(pixels))
+    assert (keypoints.xy >= -0.5).all()
+    assert (keypoints.xy <= torch.tensor([width - 0.5, height - 0.5])).all()

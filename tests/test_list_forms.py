@@ -34,7 +34,7 @@ def opened(file, names=NAMES, outputs=5):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         source = open_source(file, names, outputs)
-    return source, [str(one.message) for one in caught]
+    return source, [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -84,12 +84,12 @@ def test_the_notes_say_what_was_assumed(tmp_path, monkeypatch):
     file.write_text("# made by hand\nfile,class\nin\\a.png,3\nin\\b.png,\n")
     source, notes = opened(file)
     assert source.names == ("in/a.png", "in/b.png") and source.data.labels == (3, None)
-    said = (
+    message = (
         "source: 1 line with # is a comment; its first line 'file,class' names the columns; "
         f"commas separate path and class; paths start at the working folder {tmp_path}; "
         "backslashes separate folders"
     )
-    assert notes == [said]
+    assert notes == [message]
 
 
 def test_the_folder_of_the_list_comes_before_the_working_folder(tmp_path, monkeypatch):
@@ -203,8 +203,10 @@ def test_the_command_says_what_was_assumed_and_ends_with_2_where_nothing_is_read
     for number in range(2):
         (elsewhere / f"{number}.png").write_text("no picture")
     (elsewhere / "list.csv").write_text("0.png,1\n1.png,2\n")
-    said = refused(run("audit", "list.csv", *words, "--out", "c"), "none of 2 (2: image: expected")
-    assert "skipped.parquet lists them" in said
+    message = refused(
+        run("audit", "list.csv", *words, "--out", "c"), "none of 2 (2: image: expected"
+    )
+    assert "skipped.parquet lists them" in message
 
 
 # --- files of class names -------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def classes_of(file, count=5):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         names = read_classes(file, count)
-    return names, [str(one.message) for one in caught]
+    return names, [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -23,15 +23,15 @@ SEEDS = range(6)
 LOSSY = {"JPEG", "JPEG in colour", "JPEG of a warm white", "PNG of a JPEG"}
 
 
-def same(found: np.ndarray, inside: np.ndarray, name: str) -> None:
+def same(actual: np.ndarray, inside: np.ndarray, name: str) -> None:
     """Assert that two masks agree; those that JPEG changed may differ beside the edge."""
-    assert found.dtype == bool
+    assert actual.dtype == bool
     if name in LOSSY:
-        found, inside = (mask & ~written.rim(~inside) for mask in (found, inside))
-        found = found & ~written.rim(inside)
-        assert (found != inside).mean() < 0.004
+        actual, inside = (mask & ~written.rim(~inside) for mask in (actual, inside))
+        actual = actual & ~written.rim(inside)
+        assert (actual != inside).mean() < 0.004
         return
-    np.testing.assert_array_equal(found, inside)
+    np.testing.assert_array_equal(actual, inside)
 
 
 @pytest.mark.parametrize("name", written.encodings)
@@ -39,9 +39,9 @@ def test_every_encoding_gives_the_same_mask(name, tmp_path):
     for seed in SEEDS:
         inside = written.shape(seed)
         file = written.encodings[name](inside, np.random.default_rng(seed), tmp_path)
-        found = read_mask(file, (inside.shape[1], inside.shape[0]))
-        same(found.inside, inside, name)
-        assert found.reading and "\n" not in found.reading
+        mask = read_mask(file, (inside.shape[1], inside.shape[0]))
+        same(mask.inside, inside, name)
+        assert mask.reading and "\n" not in mask.reading
 
 
 @pytest.mark.parametrize("name", written.ambiguous)
@@ -114,21 +114,21 @@ def test_a_mask_is_turned_as_its_exif_data_says(tmp_path):
     exif[0x0112] = 6
     stored = Image.fromarray(inside * np.uint8(255)).transpose(Image.Transpose.ROTATE_90)
     stored.save(tmp_path / "turned.png", exif=exif)
-    found = read_mask(tmp_path / "turned.png", (inside.shape[1], inside.shape[0]))
-    np.testing.assert_array_equal(found.inside, inside)
+    mask = read_mask(tmp_path / "turned.png", (inside.shape[1], inside.shape[0]))
+    np.testing.assert_array_equal(mask.inside, inside)
 
 
 def test_a_grey_picture_with_a_palette_is_read_as_grey():
     numbers = np.resize(np.array([0, 60, 130, 255], np.uint8), (12, 12))
-    found = read_mask(Image.fromarray(numbers).convert("P"))
-    np.testing.assert_array_equal(found.inside, numbers >= 128)
+    mask = read_mask(Image.fromarray(numbers).convert("P"))
+    np.testing.assert_array_equal(mask.inside, numbers >= 128)
 
 
 def test_white_about_the_picture_is_said():
     inside = written.shape(2)
-    found = read_mask(~inside * np.uint8(255))
-    np.testing.assert_array_equal(found.inside, ~inside)
-    assert "covers the image border" in found.reading and not found.is_plain
+    mask = read_mask(~inside * np.uint8(255))
+    np.testing.assert_array_equal(mask.inside, ~inside)
+    assert "covers the image border" in mask.reading and not mask.is_plain
     assert read_mask(inside * np.uint8(255)).is_plain
 
 
@@ -141,16 +141,16 @@ def test_other_masks_settle_two_readings():
 
     rims = coding_of_masks([levels(0, 3), levels(0, 5), levels(0, 1, 255)])
     assert (rims.scale, rims.void) == ("labels", True)
-    found = read_mask(levels(0, 1, 255), coding=rims)
-    np.testing.assert_array_equal(found.inside, levels(0, 1, 255) == 1)
+    mask = read_mask(levels(0, 1, 255), coding=rims)
+    np.testing.assert_array_equal(mask.inside, levels(0, 1, 255) == 1)
     assert not read_mask(levels(0, 255), coding=rims).inside.any()
     with pytest.raises(ImageError, match="labels below 128, as the other masks hold"):
         read_mask(levels(0, 200), coding=rims)
 
     greys = coding_of_masks([levels(0, 255), levels(0, 9, 60, 130, 255), levels(0, 128, 255)])
     assert (greys.scale, greys.void) == ("grey", False)
-    found = read_mask(levels(0, 1, 255), coding=greys)
-    np.testing.assert_array_equal(found.inside, levels(0, 1, 255) == 255)
+    mask = read_mask(levels(0, 1, 255), coding=greys)
+    np.testing.assert_array_equal(mask.inside, levels(0, 1, 255) == 255)
     with pytest.raises(ImageError, match="levels up to 255, as the other masks hold"):
         read_mask(levels(0, 1), coding=greys)
 
@@ -196,10 +196,10 @@ def test_bench_reads_every_encoding(name, data):
     spec, objects = data(name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = read(spec)
+        items = read(spec)
     for index, inside in enumerate(objects):
-        same(found[index].mask, inside, name)
-    assert found.about["mask_reading"]
+        same(items[index].mask, inside, name)
+    assert items.about["mask_reading"]
     plain = {"white on black", "BMP", "TIFF", "GIF", "one bit", "RGB, white on black"}
     plain |= {
         "palette of black and white",
@@ -217,9 +217,9 @@ def test_an_empty_mask_is_said_once(data, tmp_path):
     spec, _ = data("white on black")
     for name in ("0.png", "1.png"):
         Image.new("L", (80, 60)).save(tmp_path / "masks" / name)
-    found = read(spec)
+    items = read(spec)
     with pytest.warns(UserWarning, match="no object in the mask of 0.png") as caught:
-        assert not found[0].mask.any() and not found[1].mask.any()
+        assert not items[0].mask.any() and not items[1].mask.any()
     assert len(caught) == 1
 
 
@@ -230,17 +230,17 @@ def test_the_masks_of_a_folder_settle_two_readings_of_a_file(data, tmp_path):
         read_mask(rims)
     Image.fromarray(rims).save(tmp_path / "masks" / "1.png")
     with pytest.warns(UserWarning, match="255 is a void, which counts as background .3 of the 3"):
-        found = read(spec)
-    np.testing.assert_array_equal(found[1].mask, objects[1])
+        items = read(spec)
+    np.testing.assert_array_equal(items[1].mask, objects[1])
 
 
 def test_a_mask_of_two_readings_is_left_to_its_image(data, tmp_path):
     spec, objects = data("white on black")
     Image.fromarray((objects[0] * 4 + 3).astype(np.uint8)).save(tmp_path / "masks" / "0.png")
-    found = read(spec)
+    items = read(spec)
     with pytest.raises(ImageError, match="got levels 3, 7 in 0.png"):
-        found[0]
-    np.testing.assert_array_equal(found[1].mask, objects[1])
+        items[0]
+    np.testing.assert_array_equal(items[1].mask, objects[1])
 
 
 @pytest.mark.parametrize("name", written.encodings)
@@ -253,14 +253,14 @@ def test_a_region_file_of_every_encoding_leads_to_the_object(name, tmp_path):
     network = tiny()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seen = read_region(str(file), photo, network).inside
+        region = read_region(str(file), photo, network).inside
     plain = tmp_path / "plain.png"
     Image.fromarray(inside * np.uint8(255)).save(plain)
     expected = read_region(str(plain), photo, network).inside
     if name in LOSSY:
-        assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.98
+        assert np.corrcoef(region.ravel(), expected.ravel())[0, 1] > 0.98
     else:
-        np.testing.assert_array_equal(seen, expected)
+        np.testing.assert_array_equal(region, expected)
 
 
 def test_what_was_assumed_of_a_region_file_is_said(tmp_path):

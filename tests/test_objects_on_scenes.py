@@ -51,9 +51,9 @@ def dataset(root, split="train", **options):
 
 
 def test_same_seed_same_images_and_more_of_them_change_none(root):
-    one, two = dataset(root), dataset(root, count=20)
+    first, second = dataset(root), dataset(root, count=20)
     for index in range(12):
-        a, b = one[index], two[index]
+        a, b = first[index], second[index]
         np.testing.assert_array_equal(a.image, b.image)
         np.testing.assert_array_equal(a.mask, b.mask)
         assert (a.label, a.object, a.scene, a.offset) == (b.label, b.object, b.scene, b.offset)
@@ -198,10 +198,10 @@ def test_folders_of_images_and_masks(root, tmp_path):
     export(data, folder)
     read = masked.read(f"masks:{folder / 'images'},{folder / 'masks'}")
     assert read.classes == ("bar", "disc") and len(read) == 5
-    own = {f"{data.classes[one.label]}/{i:06}.png": one for i, one in enumerate(data)}
+    samples = {f"{data.classes[sample.label]}/{i:06}.png": sample for i, sample in enumerate(data)}
     for item in (read[number] for number in range(5)):
-        np.testing.assert_array_equal(np.asarray(item.image), own[item.name].image)
-        np.testing.assert_array_equal(item.mask, own[item.name].mask)
+        np.testing.assert_array_equal(np.asarray(item.image), samples[item.name].image)
+        np.testing.assert_array_equal(item.mask, samples[item.name].mask)
     assert not list(folder.rglob("*.part"))
 
 
@@ -229,8 +229,8 @@ def test_fetch_without_apt(tmp_path, monkeypatch):
 
 
 def test_fetch_when_apt_knows_nothing(tmp_path, monkeypatch):
-    told = "W: noise\nE: Unable to locate package tuxpaint-stamps-default\n"
-    answer = fetch.subprocess.CompletedProcess([], 100, "", told)
+    output = "W: noise\nE: Unable to locate package tuxpaint-stamps-default\n"
+    answer = fetch.subprocess.CompletedProcess([], 100, "", output)
     monkeypatch.setattr(fetch.shutil, "which", lambda name: name)
     monkeypatch.setattr(fetch.subprocess, "run", lambda *a, **k: answer)
     with pytest.raises(fetch.FetchError, match=r"Unable to locate.*apt-get update"):

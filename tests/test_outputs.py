@@ -123,11 +123,11 @@ def transformers_model(**config: Any) -> nn.Module:
     import transformers
 
     torch.manual_seed(0)
-    made = transformers.ViTConfig(
+    vit_config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         image_size=64, patch_size=16, **config,
     )  # fmt: skip
-    return transformers.ViTForImageClassification(made).eval()
+    return transformers.ViTForImageClassification(vit_config).eval()
 
 
 # Name: how to make the model, and the kind of its output.
@@ -138,17 +138,17 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Kind]] = {
         lambda: _head_on(headless(), nn.Linear(16, 7)), Kind.CLASS_LOGITS,
     ),
     "scaled logits": (lambda: Wrapped(lambda logits: 3 * logits), Kind.CLASS_LOGITS),
-    "ends in log_softmax": (lambda: Wrapped(lambda one: one.log_softmax(1)), Kind.CLASS_LOGITS),
+    "ends in log_softmax": (lambda: Wrapped(lambda x: x.log_softmax(1)), Kind.CLASS_LOGITS),
     "one logit": (lambda: with_head(nn.Linear(16, 1)), Kind.ONE_LOGIT),
     "one logit (B,)": (
-        lambda: Wrapped(lambda one: one[:, 0], with_head(nn.Linear(16, 1))), Kind.ONE_LOGIT,
+        lambda: Wrapped(lambda x: x[:, 0], with_head(nn.Linear(16, 1))), Kind.ONE_LOGIT,
     ),
     "multi-label": (
         lambda: with_head(nn.Linear(16, 4), problem_type="multi_label_classification"),
         Kind.MULTI_LABEL_LOGITS,
     ),
     "regression": (lambda: with_head(nn.Linear(16, 1), problem_type="regression"), Kind.REGRESSION),
-    "ends in softmax": (lambda: Wrapped(lambda one: one.softmax(1)), Kind.PROBABILITIES),
+    "ends in softmax": (lambda: Wrapped(lambda x: x.softmax(1)), Kind.PROBABILITIES),
     "ends in nn.Softmax": (
         lambda: with_head(nn.Sequential(nn.Linear(16, 5), nn.Softmax(1))), Kind.PROBABILITIES,
     ),
@@ -162,13 +162,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Kind]] = {
         lambda: with_head(nn.Sequential(nn.Linear(16, 7), nn.Tanh())), Kind.CLASS_LOGITS,
     ),
     "a scaled activation behind the head": (
-        lambda: Wrapped(lambda one: one * 2, with_head(nn.Sequential(nn.Linear(16, 5), nn.ReLU()))),
+        lambda: Wrapped(lambda x: x * 2, with_head(nn.Sequential(nn.Linear(16, 5), nn.ReLU()))),
         Kind.CLASS_LOGITS,
     ),
     "a projection without bias": (lambda: Projected(), Kind.FEATURES),
     "mean of two heads": (lambda: TwoHeads(), Kind.ONE_LOGIT),
     "a probability of the other class": (
-        lambda: Wrapped(lambda one: torch.sigmoid(-one / 2), with_head(nn.Linear(16, 1))),
+        lambda: Wrapped(lambda x: torch.sigmoid(-x / 2), with_head(nn.Linear(16, 1))),
         Kind.INDEPENDENT_PROBABILITIES,
     ),
     "one probability": (
@@ -181,9 +181,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Kind]] = {
         lambda: with_head(nn.Identity(), "attention-pool"), Kind.FEATURES,
     ),
     "num_classes=0": (headless, Kind.FEATURES),
-    "num_classes=0 in a wrapper": (lambda: Wrapped(lambda one: one, headless()), Kind.FEATURES),
+    "num_classes=0 in a wrapper": (lambda: Wrapped(lambda x: x, headless()), Kind.FEATURES),
     "num_classes=0 in a wrapper, attention pool": (
-        lambda: Wrapped(lambda one: one, headless("attention-pool")), Kind.FEATURES,
+        lambda: Wrapped(lambda x: x, headless("attention-pool")), Kind.FEATURES,
     ),
     "(features, logits)": (
         lambda: FeaturesAndLogits(lambda features, logits: (features, logits)), Kind.CLASS_LOGITS,
@@ -208,12 +208,12 @@ def test_the_kind_of_each_model(name: str) -> None:
     make, kind = MODELS[name]
     model = make()
     before = state_of(model)
-    made = explainers.ensure(METHOD)(model).explain(images())
-    assert made.output.kind is kind
+    explanation = explainers.ensure(METHOD)(model).explain(images())
+    assert explanation.output.kind is kind
     assert state_of(model) == before
     logits, meaning = predict(model, images())
-    assert meaning == made.output
-    assert torch.equal(logits.detach(), made.logits)
+    assert meaning == explanation.output
+    assert torch.equal(logits.detach(), explanation.logits)
     with torch.inference_mode():
         assert predict(model, images())[1] == meaning
     assert state_of(model) == before
@@ -246,8 +246,10 @@ def test_small_logits_of_a_linear_head_are_no_probabilities() -> None:
 
 def test_what_cannot_be_known_is_one_note() -> None:
     def notes(model: nn.Module) -> list[str]:
-        made = explainers.ensure(METHOD)(model).explain(images(), target=lambda one: one[:, 0])
-        return [note for note in made.notes if not note.startswith("Explained, in place")]
+        explanation = explainers.ensure(METHOD)(model).explain(
+            images(), target=lambda logits: logits[:, 0]
+        )
+        return [note for note in explanation.notes if not note.startswith("Explained, in place")]
 
     assert notes(build("class-token")) == notes(headless()) == []
     (note,) = notes(with_head(nn.Linear(16, 1)))
@@ -257,9 +259,9 @@ def test_what_cannot_be_known_is_one_note() -> None:
     (note,) = notes(with_head(nn.Linear(16, 7, bias=False)))
     assert "treated as the logits of 7 classes" in note and "problem_type" in note
     text = torch.randn(16, 7, generator=torch.manual_seed(0))
-    (note,) = notes(Wrapped(lambda one: one @ text, headless()))
+    (note,) = notes(Wrapped(lambda x: x @ text, headless()))
     assert "treated as the logits of 7 classes" in note
-    (note,) = notes(Wrapped(lambda one: one.softmax(1)))
+    (note,) = notes(Wrapped(lambda x: x.softmax(1)))
     assert "treated as probabilities" in note
 
 
@@ -272,14 +274,14 @@ def test_of_a_tuple_the_logits_are_explained() -> None:
         lambda features, logits: (logits, features),
         lambda features, logits: {"emb": features, "out": logits},
     ):
-        made = explainers.ensure("generic-relevance")(FeaturesAndLogits(arrange)).explain(x)
-        assert torch.equal(made.logits, expected.logits)
-        assert torch.equal(made.target, expected.target)
-        assert torch.equal(made.heat, expected.heat)
+        explanation = explainers.ensure("generic-relevance")(FeaturesAndLogits(arrange)).explain(x)
+        assert torch.equal(explanation.logits, expected.logits)
+        assert torch.equal(explanation.target, expected.target)
+        assert torch.equal(explanation.heat, expected.heat)
 
 
 def test_two_readings_are_refused_unless_a_function_says_which() -> None:
-    model = FeaturesAndLogits(lambda features, one, other: (one, 2 * other, other), heads=2)
+    model = FeaturesAndLogits(lambda features, logits, other: (logits, 2 * other, other), heads=2)
     explainer = explainers.ensure(METHOD)(model)
     for target in (None, 1):
         with pytest.raises(UnsupportedModelError, match="expected one tensor of logits") as raised:
@@ -317,16 +319,16 @@ def test_of_one_logit_the_predicted_answer_is_explained(name: str) -> None:
 def test_the_score_of_each_kind() -> None:
     x = images()
     binary = with_head(nn.Linear(16, 1))
-    taken = record(binary, x)
-    assert torch.equal(taken.score, taken.logits[:, 0].abs()) and taken.target is None
-    taken = record(binary, x, target=0)
-    assert torch.equal(taken.score, taken.logits[:, 0]) and taken.target.tolist() == [0, 0]
-    taken = record(with_head(nn.Linear(16, 1), problem_type="regression"), x)
-    assert torch.equal(taken.score, taken.logits[:, 0]) and taken.target is None
-    taken = record(with_head(nn.Linear(16, 4), problem_type="multi_label_classification"), x)
-    assert torch.equal(taken.score, taken.logits.amax(1))
-    taken = record(with_head(nn.Identity()), x)
-    torch.testing.assert_close(taken.score, taken.logits.norm(dim=1))
+    recorded = record(binary, x)
+    assert torch.equal(recorded.score, recorded.logits[:, 0].abs()) and recorded.target is None
+    recorded = record(binary, x, target=0)
+    assert torch.equal(recorded.score, recorded.logits[:, 0]) and recorded.target.tolist() == [0, 0]
+    recorded = record(with_head(nn.Linear(16, 1), problem_type="regression"), x)
+    assert torch.equal(recorded.score, recorded.logits[:, 0]) and recorded.target is None
+    recorded = record(with_head(nn.Linear(16, 4), problem_type="multi_label_classification"), x)
+    assert torch.equal(recorded.score, recorded.logits.amax(1))
+    recorded = record(with_head(nn.Identity()), x)
+    torch.testing.assert_close(recorded.score, recorded.logits.norm(dim=1))
     with pytest.raises(TargetError, match="a regression has no predicted class"):
         record(with_head(nn.Linear(16, 4), problem_type="regression"), x)
 
@@ -342,22 +344,22 @@ def explain(name: str) -> Any:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_page_shows_the_share_of_its_kind(name: str) -> None:
-    made = explain(name)
-    row = made.logits[0].double().reshape(-1)
-    kind = made.output.kind
-    said = f"{words.headline(made, 0)} {words.how_chosen(made, 0)}"
-    told = summary(made)
-    audited = rows_of(made, [0, 1], [None, None])
-    assert told["output"] == kind.value
+    explanation = explain(name)
+    row = explanation.logits[0].double().reshape(-1)
+    kind = explanation.output.kind
+    text = f"{words.headline(explanation, 0)} {words.how_chosen(explanation, 0)}"
+    content = summary(explanation)
+    audited = rows_of(explanation, [0, 1], [None, None])
+    assert content["output"] == kind.value
     if kind in (Kind.FEATURES, Kind.REGRESSION):
         assert (
-            "%" not in said
-            and predicted(made) == []
+            "%" not in text
+            and predicted(explanation) == []
             and audited["predicted"].tolist() == [NONE] * 2
         )
         return
-    best = int(made.predicted()[0])
-    (first, *_rest) = predicted(made, top=1)
+    best = int(explanation.predicted()[0])
+    (first, *_rest) = predicted(explanation, top=1)
     assert first["class"] == best == audited["predicted"][0]
     expected = {
         Kind.CLASS_LOGITS: lambda: row.softmax(0)[best],
@@ -368,22 +370,22 @@ def test_every_page_shows_the_share_of_its_kind(name: str) -> None:
     }.get(kind)  # fmt: skip
     if expected is None:
         assert kind is Kind.ONE_LOGIT
-        assert "%" not in said and f"logit {row[0]:.2f}" in said
+        assert "%" not in text and f"logit {row[0]:.2f}" in text
         assert first["probability"] is None and first["value"] == float(row[0])
         assert math.isnan(audited["probability"][0])
         return
     assert first["probability"] == pytest.approx(float(expected()))
     assert audited["probability"][0] == pytest.approx(float(expected()))
-    assert f"{100 * float(expected()):.1f} %" in said
+    assert f"{100 * float(expected()):.1f} %" in text
 
 
 def test_a_logit_of_minus_seven_is_not_positive() -> None:
     model = answering([-7.0])
-    made = SIFTPatchInterrelation(model).explain(images(1))
-    assert words.how_chosen(made, 0) == "predicted is negative, logit -7.00"
+    explanation = SIFTPatchInterrelation(model).explain(images(1))
+    assert words.how_chosen(explanation, 0) == "predicted is negative, logit -7.00"
     model.classes = ["healthy", "ill"]
-    made = SIFTPatchInterrelation(model).explain(images(1))
-    assert words.how_chosen(made, 0) == "predicted is healthy, logit -7.00"
+    explanation = SIFTPatchInterrelation(model).explain(images(1))
+    assert words.how_chosen(explanation, 0) == "predicted is healthy, logit -7.00"
     explicit = SIFTPatchInterrelation(model).explain(images(1), target=0)
     assert words.headline(explicit, 0) == "ill  logit -7.00"
     assert words.how_chosen(explicit, 0) == "not the predicted class, which is healthy logit -7.00"
@@ -393,12 +395,12 @@ def test_a_logit_of_minus_seven_is_not_positive() -> None:
                                   "ends in softmax", "(features, logits)"])  # fmt: skip
 def test_prompting_steps_of_every_kind_with_answers(name: str) -> None:
     model = MODELS[name][0]()
-    made = steps(SIFTPatchInterrelation(), AttentionPrompter(model), images(1), strengths=[1.0])
-    meaning = made.explanation.output
-    assert made.predicted == meaning.predicted(made.logits).tolist()
-    assert made.leading(1)[0] == made.predicted[0]
-    assert torch.equal(made.probabilities, meaning.probabilities(made.logits))
-    shares = made.share_texts(made.predicted[0])
+    prompted = steps(SIFTPatchInterrelation(), AttentionPrompter(model), images(1), strengths=[1.0])
+    meaning = prompted.explanation.output
+    assert prompted.predicted == meaning.predicted(prompted.logits).tolist()
+    assert prompted.leading(1)[0] == prompted.predicted[0]
+    assert torch.equal(prompted.probabilities, meaning.probabilities(prompted.logits))
+    shares = prompted.share_texts(prompted.predicted[0])
     assert all(("%" in share) == meaning.in_percent for share in shares)
 
 
@@ -410,8 +412,8 @@ def test_prompting_steps_without_answers_are_refused(name: str) -> None:
 
 
 def test_a_comparison_of_a_binary_model_has_no_other_class() -> None:
-    made = compare(with_head(nn.Linear(16, 1)), images(1), [METHOD, "center"])
-    assert made.other is None and all(row.sensitivity is None for row in made.rows)
+    compared = compare(with_head(nn.Linear(16, 1)), images(1), [METHOD, "center"])
+    assert compared.other is None and all(row.sensitivity is None for row in compared.rows)
 
 
 # --- the functions themselves -----------------------------------------------------------------
@@ -430,9 +432,9 @@ def test_the_functions_of_a_kind_agree(kind: Kind) -> None:
             values = values.sigmoid()
         if kind is Kind.ONE_LOGIT and outputs > 1:
             continue
-        chosen, shares = meaning.predicted(values), meaning.probabilities(values)
-        assert (chosen is None) == (shares is None) == (not meaning.has_answers)
-        if chosen is None:
+        answers, shares = meaning.predicted(values), meaning.probabilities(values)
+        assert (answers is None) == (shares is None) == (not meaning.has_answers)
+        if answers is None:
             assert meaning.answers(outputs) == 0
             assert meaning.share_text(values[0], 0) == f"value {float(values[0, 0]):.2f}"
             with pytest.raises(ValueError, match="expected one with answers"):
@@ -440,14 +442,14 @@ def test_the_functions_of_a_kind_agree(kind: Kind) -> None:
             continue
         assert shares.shape == (2, meaning.answers(outputs))
         assert bool(((shares >= 0) & (shares <= 1)).all())
-        assert torch.equal(shares.argmax(1), chosen)
+        assert torch.equal(shares.argmax(1), answers)
         odds = torch.stack([meaning.log_odds(values, torch.full((2,), answer))
                             for answer in range(shares.shape[1])], 1)  # fmt: skip
         if shares.shape[1] > 1:
             torch.testing.assert_close(odds.sigmoid().double(), shares, atol=1e-5, rtol=1e-4)
         entropy, margin = meaning.uncertainty(values)
         assert bool((entropy >= 0).all()) and bool((margin >= 0).all())
-        for row, number in zip(values, chosen.tolist(), strict=True):
+        for row, number in zip(values, answers.tolist(), strict=True):
             text = meaning.share_text(row, number)
             share = float(meaning.probabilities(row[None])[0, number])
             assert text == (f"{100 * share:.1f} %" if meaning.in_percent else f"logit {row[0]:.2f}")
@@ -459,9 +461,9 @@ def test_entropy_and_margin_by_hand() -> None:
     binary = OutputMeaning(Kind.ONE_LOGIT).uncertainty(p.logit()[:, None])
     torch.testing.assert_close(binary[0], entropy)
     torch.testing.assert_close(binary[1], (2 * p - 1).abs())
-    many = OutputMeaning(Kind.MULTI_LABEL_LOGITS).uncertainty(p.logit()[None])
-    torch.testing.assert_close(many[0], entropy.mean()[None])
-    torch.testing.assert_close(many[1], (p[0] - p[1])[None])
+    uncertainty = OutputMeaning(Kind.MULTI_LABEL_LOGITS).uncertainty(p.logit()[None])
+    torch.testing.assert_close(uncertainty[0], entropy.mean()[None])
+    torch.testing.assert_close(uncertainty[1], (p[0] - p[1])[None])
 
 
 def test_an_output_outside_of_a_pass_is_read_by_its_names() -> None:
@@ -492,8 +494,8 @@ def test_the_watch_sees_its_own_pass_alone() -> None:
     ],
 )  # fmt: skip
 def test_labels_of_every_container(labels: Any) -> None:
-    found = check_labels(labels, 2, 3)
-    assert found.tolist() == [2, 0] and found.dtype == torch.int64
+    checked = check_labels(labels, 2, 3)
+    assert checked.tolist() == [2, 0] and checked.dtype == torch.int64
 
 
 def test_labels_of_pandas_and_booleans() -> None:
@@ -506,7 +508,7 @@ def test_labels_of_pandas_and_booleans() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ([2.0, 0.0], "expected integers, got float64"),
         (torch.tensor([2.0, 0.0]), "expected integers, got torch.float32"),
@@ -520,8 +522,8 @@ def test_labels_of_pandas_and_booleans() -> None:
         ([-1, 0], "from 0 to 2, got -1"),
     ],
 )
-def test_labels_that_are_none_are_one_line(labels: Any, said: str) -> None:
-    with pytest.raises(LabelError, match=f"labels: .*{said}") as raised:
+def test_labels_that_are_none_are_one_line(labels: Any, message: str) -> None:
+    with pytest.raises(LabelError, match=f"labels: .*{message}") as raised:
         check_labels(labels, 2, 3)
     assert "\n" not in str(raised.value)
 

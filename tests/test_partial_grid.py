@@ -90,9 +90,9 @@ def test_a_ramp_stays_a_ramp_between_the_outer_centres_and_is_0_outside(grid, sl
     xy = pixel_centres(grid).double()
     least, greatest = centres.amin(dim=0), centres.amax(dim=0)
     clamped = xy.clamp(least, greatest)  # beyond the outer centres the edge repeats
-    wanted = clamped @ torch.tensor(slope, dtype=torch.float64)
+    expected = clamped @ torch.tensor(slope, dtype=torch.float64)
     inside = grid.patch_of(xy) >= 0
-    torch.testing.assert_close(large[inside], wanted[inside], rtol=0, atol=1e-9)
+    torch.testing.assert_close(large[inside], expected[inside], rtol=0, atol=1e-9)
     if grid.is_partial:
         assert not large[~inside].any()
 
@@ -125,11 +125,11 @@ def test_pool_and_upsample_against_loops(grid, seed):
 def test_exact_places_give_what_pytorch_gives_where_it_is_exact_too(mode):
     values = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.manual_seed(0))
     smooth = {} if mode.startswith("nearest") or mode == "area" else {"align_corners": False}
-    wanted = F.interpolate(values[:, None], size=(15, 24), mode=mode, **smooth)[:, 0]
+    expected = F.interpolate(values[:, None], size=(15, 24), mode=mode, **smooth)[:, 0]
     rows = (torch.arange(15, dtype=torch.float64) + 0.5) / 5
     columns = (torch.arange(24, dtype=torch.float64) + 0.5) / 6
-    made = sample(sample(values, rows, 1, 5, mode), columns, 2, 6, mode)
-    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-12)
+    actual = sample(sample(values, rows, 1, 5, mode), columns, 2, 6, mode)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -142,8 +142,8 @@ def test_grids_from_the_corner_are_upsampled_as_before(grid, mode):
         values.unflatten(1, grid.shape)[:, None], size=covered, mode=mode, **smooth
     )
     rest = (0, grid.image_size[1] - covered[1], 0, grid.image_size[0] - covered[0])
-    wanted = F.pad(large, rest, mode="replicate")[:, 0]
-    assert not grid.is_partial and torch.equal(grid.upsample(values, mode), wanted)
+    expected = F.pad(large, rest, mode="replicate")[:, 0]
+    assert not grid.is_partial and torch.equal(grid.upsample(values, mode), expected)
 
 
 def test_a_crop_at_whole_pixels_is_the_map_of_the_crop_in_its_place():
@@ -162,9 +162,9 @@ def test_cells_of_a_resized_crop_lie_where_the_crop_lay():
     assert CROPPED.centers()[0].tolist() == [68.75 + 9.375 - 0.5, 18.75 + 9.375 - 0.5]
     rows, columns = CROPPED.seen_part
     assert (rows.start, rows.stop, columns.start, columns.stop) == (19, 281, 69, 331)
-    one = torch.zeros(1, 196, dtype=torch.float64)
-    one[0, 0] = 1
-    row = CROPPED.upsample(one)[0, 27]
+    relevance = torch.zeros(1, 196, dtype=torch.float64)
+    relevance[0, 0] = 1
+    row = CROPPED.upsample(relevance)[0, 27]
     # centres at 77.625 and 96.375: pixel 87 lies exactly half way
     assert row[87].item() == pytest.approx(0.5, abs=1e-12)
     assert row[68] == 0 and row[70].item() == pytest.approx(1.0)
@@ -195,8 +195,8 @@ def test_grids_are_kept_with_their_origin_and_old_ones_have_none():
 
 def found(*xy, image_size, descriptor=None):
     places = torch.tensor(xy, dtype=torch.float32)
-    one = torch.ones(len(places))
-    return Keypoints(places, one, 9 * one, one, descriptor, image_size, "by hand")
+    ones = torch.ones(len(places))
+    return Keypoints(places, ones, 9 * ones, ones, descriptor, image_size, "by hand")
 
 
 XY = [(3.0, 2.0), (40.2, 30.1), (60.0, 44.0)]
@@ -243,12 +243,12 @@ def test_a_region_covers_what_lies_inside_the_patches():
 def test_refinements_look_at_the_seen_part_alone(name):
     part, alone = scenes()
     values = torch.rand(1, 12, generator=torch.manual_seed(3))
-    made = refinements[name](values, part.pixels, PART)
+    refined = refinements[name](values, part.pixels, PART)
     torch.testing.assert_close(
-        made[:, ROWS, COLUMNS], refinements[name](values, alone.pixels, ALONE)
+        refined[:, ROWS, COLUMNS], refinements[name](values, alone.pixels, ALONE)
     )
-    made[:, ROWS, COLUMNS] = 0
-    assert made.shape == (1, 70, 90) and not made.any()
+    refined[:, ROWS, COLUMNS] = 0
+    assert refined.shape == (1, 70, 90) and not refined.any()
 
 
 def test_pixels_in_no_patch_stay_when_patches_go():
@@ -270,9 +270,9 @@ def test_patch_features_and_pasting_of_the_search_for_cues():
         colours(part.pixels, PART), colours(alone.pixels, ALONE), rtol=1e-4, atol=1e-4
     )
     vectors = torch.rand(6, 128, generator=torch.manual_seed(4))
-    mine = found(*SHIFTED, *OUTSIDE, image_size=(70, 90), descriptor=vectors)
-    theirs = found(*XY, image_size=(48, 64), descriptor=vectors[:3])
-    assert torch.equal(descriptors([mine], PART), descriptors([theirs], ALONE))
+    shifted = found(*SHIFTED, *OUTSIDE, image_size=(70, 90), descriptor=vectors)
+    reference = found(*XY, image_size=(48, 64), descriptor=vectors[:3])
+    assert torch.equal(descriptors([shifted], PART), descriptors([reference], ALONE))
     patches = torch.zeros(1, 12)
     patches[0, 0] = 1
     into = pasted(torch.zeros(1, 1, 70, 90), torch.ones(1, 1, 70, 90), patches, PART)[0, 0]
@@ -284,9 +284,9 @@ def test_looked_at_images_keep_the_origin_and_older_ones_load(tmp_path, monkeypa
     pairs = [(torch.rand(3, 48, 64), label) for label in (0, 1, 2, 0)]
 
     def cropped(*args, **options):
-        taken = real(*args, **options)
+        recorded = real(*args, **options)
         return dataclasses.replace(
-            taken, grid=dataclasses.replace(taken.grid, origin=(2.5, 4.0), cell=(12.0, 12.0))
+            recorded, grid=dataclasses.replace(recorded.grid, origin=(2.5, 4.0), cell=(12.0, 12.0))
         )
 
     real = looking.record
@@ -303,13 +303,15 @@ def test_looked_at_images_keep_the_origin_and_older_ones_load(tmp_path, monkeypa
 
 
 def test_an_analysis_keeps_the_origin_and_older_files_load(tmp_path, monkeypatch):
-    made = analyze(models.build("class-token"), [torch.rand(3, 48, 64) for _ in range(2)])
-    made = dataclasses.replace(made, grid=dataclasses.replace(made.grid, origin=(1.5, 2.25)))
-    assert load_analysis(made.save(tmp_path / "new.npz")).grid == made.grid
-    entries = made.grid.to_list()[:4]
+    analysis = analyze(models.build("class-token"), [torch.rand(3, 48, 64) for _ in range(2)])
+    analysis = dataclasses.replace(
+        analysis, grid=dataclasses.replace(analysis.grid, origin=(1.5, 2.25))
+    )
+    assert load_analysis(analysis.save(tmp_path / "new.npz")).grid == analysis.grid
+    entries = analysis.grid.to_list()[:4]
     monkeypatch.setattr(PatchGrid, "to_list", lambda grid: entries)
-    old = store.save(made, tmp_path / "old.npz")
-    assert load_analysis(old).grid == dataclasses.replace(made.grid, origin=(0.0, 0.0))
+    old = store.save(analysis, tmp_path / "old.npz")
+    assert load_analysis(old).grid == dataclasses.replace(analysis.grid, origin=(0.0, 0.0))
 
 
 def test_cues_keep_their_grid_and_are_drawn_in_their_place(tmp_path):
@@ -320,8 +322,8 @@ def test_cues_keep_their_grid_and_are_drawn_in_their_place(tmp_path):
     shown = dataclasses.replace(base, grid=grid)
     cue = dataclasses.replace(discoveries.cue(examples=1), examples=(shown,), grid=grid)
     file = save_discovery(discoveries.discovery(cue), tmp_path / "cues.npz")
-    kept = load_discovery(file).cues[0]
-    assert kept.grid == grid == kept.examples[0].patches
+    loaded = load_discovery(file).cues[0]
+    assert loaded.grid == grid == loaded.examples[0].patches
     assert base.patches == PatchGrid((3, 4), (48, 64), (16.0, 16.0))
     picture = marked(shown)  # the patch in row 2, column 3 shows it: y 36 to 43, x 54 to 61
     same = (picture == shown.pixels).all(axis=-1)
@@ -350,21 +352,21 @@ def explanation():
 
 
 def test_figures_draw_the_patches_in_their_place():
-    drawn = figure(explanation())
-    panels = [axes for axes in drawn.axes if axes.collections]
+    canvas = figure(explanation())
+    panels = [axes for axes in canvas.axes if axes.collections]
     lines = np.concatenate(panels[0].collections[0].get_segments())
     assert lines.min(axis=0).tolist() == [19.5, 4.5]  # the outer borders are drawn too
     assert lines.max(axis=0).tolist() == [83.5, 52.5]
-    extents = [image.get_extent() for axes in drawn.axes for image in axes.images]
-    assert [19.5, 83.5, 52.5, 4.5] in [list(one) for one in extents]
+    extents = [image.get_extent() for axes in canvas.axes for image in axes.images]
+    assert [19.5, 83.5, 52.5, 4.5] in [list(extent) for extent in extents]
 
 
 def test_results_and_pages_say_where_the_patches_lie():
-    made = explanation()
-    result = summary(made)
+    explained = explanation()
+    result = summary(explained)
     assert result["patches"] == [3, 4]
     assert (result["patch_size"], result["patch_origin"]) == ([16, 16], [5, 20])
-    about = about_image(made, 0, None)
+    about = about_image(explained, 0, None)
     assert about["origin"] == [5, 20] and sum(about["counts"]) == 3
 
 
@@ -381,5 +383,5 @@ def test_a_note_says_what_the_patches_cover():
         uses_keypoints = uses_readout = False
 
     notes = notes_of(Method, Made, explanation().images)
-    said = "The patches cover a part of the 90 x 70 pixels: x 20 to 83, y 5 to 52; "
-    assert notes == (said + "the map is 0 elsewhere.",)
+    message = "The patches cover a part of the 90 x 70 pixels: x 20 to 83, y 5 to 52; "
+    assert notes == (message + "the map is 0 elsewhere.",)

@@ -56,9 +56,9 @@ def test_every_depth_of_colour_gives_the_same_pixels(name, tmp_path):
 def test_colour_tiffs_of_12_bits(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     levels = written.picture(1, colour=True)
-    for number, how in enumerate(({}, {"byteorder": ">"}, {"compression": "zlib"})):
+    for number, options in enumerate(({}, {"byteorder": ">"}, {"compression": "zlib"})):
         file = tmp_path / f"{number}.tiff"
-        tifffile.imwrite(file, written.in_bits(levels, 12), photometric="rgb", **how)
+        tifffile.imwrite(file, written.in_bits(levels, 12), photometric="rgb", **options)
         pixels, notes = pixels_and_notes(file)
         assert np.abs(pixels - levels).max() <= 1 and "read as 12 bits" in notes[0]
 
@@ -121,8 +121,8 @@ def test_a_window_of_extreme_levels_does_not_wrap():
     with pytest.raises(ImageError) as error:
         read(x)
     advice = re.search(r"np\.clip\(.*?\), 0, 1\)", str(error.value))
-    made = eval(advice[0], {"np": np, "x": x, "low": -32768, "high": 32767})
-    assert made[0, 0] == 0 and made[1, 0] == 1
+    array = eval(advice[0], {"np": np, "x": x, "low": -32768, "high": 32767})
+    assert array[0, 0] == 0 and array[1, 0] == 1
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -152,10 +152,10 @@ def test_other_types_are_refused():
 def test_an_explanation_says_what_was_assumed():
     deep = written.in_bits(written.picture(0, (64, 64)), 12)
     with pytest.warns(UserWarning, match="read as 12 bits") as caught:
-        made = SIFTPatchInterrelation().explain(tiny(), deep)
-    assert str(caught[0].message) in made.notes
+        explanation = SIFTPatchInterrelation().explain(tiny(), deep)
+    assert str(caught[0].message) in explanation.notes
     eight = SIFTPatchInterrelation().explain(tiny(), written.picture(0, (64, 64)))
-    assert np.abs(made.images.pixels.astype(int) - eight.images.pixels).max() <= 1
+    assert np.abs(explanation.images.pixels.astype(int) - eight.images.pixels).max() <= 1
     assert not any("bits" in note for note in eight.notes)
 
 
@@ -169,9 +169,9 @@ def long(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("size", [(400, 100), (100, 400), (200, 100), (178, 100)])
 def test_a_panorama_is_said_to_be_cropped(size):
-    made = SIFTPatchInterrelation().explain(tiny(), long(*size))
+    explanation = SIFTPatchInterrelation().explain(tiny(), long(*size))
     share = round(100 * min(size) / max(size))
-    (note,) = [note for note in made.notes if "The model sees the middle" in note]
+    (note,) = [note for note in explanation.notes if "The model sees the middle" in note]
     assert f"middle {share} % of image 0 ({size[0]} x {size[1]} pixels): crop it" in note
 
 
@@ -189,8 +189,8 @@ def test_what_the_note_on_a_panorama_says_can_be_done():
     )
     border = dataclasses.replace(squashed, crop_mode="border")
     for wants in (squashed, border):
-        made = SIFTPatchInterrelation(preprocessing=wants).explain(model, picture)
-        assert not any("The model sees" in note for note in made.notes)
+        explanation = SIFTPatchInterrelation(preprocessing=wants).explain(model, picture)
+        assert not any("The model sees" in note for note in explanation.notes)
     cropped = SIFTPatchInterrelation().explain(model, picture.crop((0, 0, 100, 100)))
     assert not any("The model sees" in note for note in cropped.notes)
 
@@ -201,8 +201,8 @@ def test_comparison_analysis_and_prompt_say_it_too():
     assert sum("middle 25 %" in note for note in compared.notes) == 1
     with pytest.warns(UserWarning, match="middle 25 %"):
         semattn.analyze(model, picture)
-    made = steps(SIFTPatchInterrelation(), AttentionPrompter(model, density="count"), picture)
-    assert any("middle 25 %" in note for note in made.explanation.notes)
+    prompted = steps(SIFTPatchInterrelation(), AttentionPrompter(model, density="count"), picture)
+    assert any("middle 25 %" in note for note in prompted.explanation.notes)
 
 
 # --- models of one channel --------------------------------------------------------------------
@@ -215,17 +215,17 @@ def grey_model():
 
 
 def test_a_grey_model_explains_colour_pictures(grey_model):
-    made = SIFTPatchInterrelation().explain(grey_model, PHOTO)
-    assert made.images.inputs.shape == (1, 1, 64, 64) and made.heat.isfinite().all()
+    explanation = SIFTPatchInterrelation().explain(grey_model, PHOTO)
+    assert explanation.images.inputs.shape == (1, 1, 64, 64) and explanation.heat.isfinite().all()
     grey = Image.open(PHOTO).convert("L")
     again = SIFTPatchInterrelation().explain(grey_model, grey)
-    apart = made.images.pixels.astype(int) - again.images.pixels
+    apart = explanation.images.pixels.astype(int) - again.images.pixels
     assert np.abs(apart).mean() < 0.5  # grey before the picture is resized, or after
-    stacked = torch.stack([made.heat.flatten(), again.heat.flatten()])
+    stacked = torch.stack([explanation.heat.flatten(), again.heat.flatten()])
     assert float(torch.corrcoef(stacked)[0, 1]) > 0.99
     heat = SIFTPatchInterrelation().attribute(grey_model, PHOTO)
     assert heat.shape == (1, 1, 64, 64)
-    torch.testing.assert_close(heat.sum(1), made.heat)
+    torch.testing.assert_close(heat.sum(1), explanation.heat)
 
 
 def test_all_parts_take_a_grey_model(grey_model):
@@ -233,16 +233,16 @@ def test_all_parts_take_a_grey_model(grey_model):
     assert not any(row.refusal for row in compared.rows)
     assert np.isfinite(semattn.analyze(grey_model, PHOTO).mean("lift")).any()
     prompter = AttentionPrompter(grey_model, density="count")
-    made = steps(SIFTPatchInterrelation(), prompter, PHOTO)
-    assert len(made.strengths) > 1
+    prompted = steps(SIFTPatchInterrelation(), prompter, PHOTO)
+    assert len(prompted.strengths) > 1
     rng = np.random.default_rng(0)
     images = [
         ((rng.integers(0, 255, (70, 70, 3)) * (1 + label) // 2).astype(np.uint8), label)
         for label in (0, 1)
         for _ in range(6)
     ]
-    found = discover_spurious(grey_model, images, batch_size=4)
-    assert found.images == 12
+    discovery = discover_spurious(grey_model, images, batch_size=4)
+    assert discovery.images == 12
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -42,8 +42,8 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     status, out, err = run("pretrain", folder, *SMALL, "--epochs", 2, "--validation", folder)
     assert status == 0, err
     assert not err
-    made = tmp_path / "semattn-pretrain"
-    assert names_in(made) == [
+    results = tmp_path / "semattn-pretrain"
+    assert names_in(results) == [
         "checkpoints", "keypoints", "metrics.jsonl", "model", "pretrain.json", "reconstruction.png",
     ]  # fmt: skip
     assert out.startswith(
@@ -52,17 +52,17 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert "skipped: 2" in out and "[red].png" in out and "words.txt" in out
     assert "loss under fixed random masks" in out
     assert out.endswith("model, metrics.jsonl, pretrain.json, reconstruction.png\n")
-    lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
-    assert [one["epoch"] for one in lines] == [1, 1, 2, 2]
-    about = json.loads((made / "pretrain.json").read_text(), parse_constant=pytest.fail)
+    lines = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 1, 2, 2]
+    about = json.loads((results / "pretrain.json").read_text(), parse_constant=pytest.fail)
     assert about["finished"] and about["settings"]["masking"]["beta"] == 2
-    with Image.open(made / "reconstruction.png") as picture:
+    with Image.open(results / "reconstruction.png") as picture:
         assert picture.width > 1500
 
     status, out, err = run("pretrain", folder, *SMALL, "--epochs", 2, "--validation", folder)
     assert status == 0 and "resumed from step 2" in out
-    said = refused(run("pretrain", folder, *SMALL, "--epochs", 3), "got one in semattn-pretrain")
-    assert "expected a run with epochs 3" in said
+    message = refused(run("pretrain", folder, *SMALL, "--epochs", 3), "got one in semattn-pretrain")
+    assert "expected a run with epochs 3" in message
 
 
 def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
@@ -84,8 +84,10 @@ def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
     status, out, err = run(*arguments, "--out", "parts")
     assert status == 0, err
     assert "resumed from step 2" in out
-    whole, parts = (tmp_path / one / "model/model.safetensors" for one in ("whole", "parts"))
-    assert whole.read_bytes() == parts.read_bytes()
+    uninterrupted, parts = (
+        tmp_path / name / "model/model.safetensors" for name in ("whole", "parts")
+    )
+    assert uninterrupted.read_bytes() == parts.read_bytes()
 
 
 def test_beta_moves(run, folder, tmp_path):
@@ -99,7 +101,7 @@ def test_beta_moves(run, folder, tmp_path):
     assert about["masking"]["beta"] == {"start": -1, "end": -3, "epochs": 2, "shape": "cosine"}
 
 
-@pytest.mark.parametrize(("more", "said"), [
+@pytest.mark.parametrize(("more", "expected"), [
     (("--masking", "gided"), "masking: unknown name 'gided' — did you mean 'guided'"),
     (("--schedule", "step"), "schedule: unknown name"),
     (("--mask-ratio", 1.5), "mask_ratio: expected a number in (0, 1)"),
@@ -109,8 +111,8 @@ def test_beta_moves(run, folder, tmp_path):
     (("--device", "tpu"), "device: unknown name"),
     (("--out", "photos/a/words.txt"), "out: expected a folder, got the file"),
 ])  # fmt: skip
-def test_what_is_refused(run, folder, tmp_path, more, said):
-    refused(run("pretrain", folder, *without(SMALL, more), *more), said)
+def test_what_is_refused(run, folder, tmp_path, more, expected):
+    refused(run("pretrain", folder, *without(SMALL, more), *more), expected)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"], "nothing is left behind"
 
 

@@ -26,34 +26,34 @@ def test_prompt_writes_everything_and_says_where(run, tmp_path):
     status, out, err = run("prompt", PHOTO, "--strength", "0.5,1", "--density", "count")
     assert status == 0, err
     assert not err
-    made = tmp_path / "semattn-prompt-flower"
-    assert [path.name for path in tmp_path.iterdir()] == [made.name]
-    assert names_in(made) == [
+    results = tmp_path / "semattn-prompt-flower"
+    assert [path.name for path in tmp_path.iterdir()] == [results.name]
+    assert names_in(results) == [
         "maps.npz", "prompt.json", "prompt.png", "report.html",
     ]  # fmt: skip
     assert "attention is biased towards patches that count scores high" in out
-    result = json.loads((made / "prompt.json").read_text(), parse_constant=pytest.fail)
+    result = json.loads((results / "prompt.json").read_text(), parse_constant=pytest.fail)
     assert result["strengths"] == [0.0, 0.5, 1.0]
     assert result["prompt"]["density"] == "count" and result["prompt"]["region"] is None
-    assert all(len(one["probabilities"]) == 3 for one in result["classes"])
-    with np.load(made / "maps.npz") as kept:
-        assert kept["maps"].shape == (3, 4, 4) and kept["bias"].shape == (4, 4)
+    assert all(len(entry["probabilities"]) == 3 for entry in result["classes"])
+    with np.load(results / "maps.npz") as arrays:
+        assert arrays["maps"].shape == (3, 4, 4) and arrays["bias"].shape == (4, 4)
         network = tiny()
         prompter = AttentionPrompter(network, density="count")
         from semattn.images import Preprocessing, prepare
 
         inputs = prepare(PHOTO, Preprocessing.of(network)).inputs
         np.testing.assert_allclose(
-            kept["bias"].ravel(), prompter.bias(None, inputs)[0].numpy(), atol=1e-6
+            arrays["bias"].ravel(), prompter.bias(None, inputs)[0].numpy(), atol=1e-6
         )
         with torch.no_grad():
             chance = prompter.at(1.0, prompter.layers)(inputs).double().softmax(1)[0]
-    for one in result["classes"]:
-        assert one["probabilities"][2] == pytest.approx(float(chance[one["class"]]), abs=2e-6)
-    with Image.open(made / "prompt.png") as picture:
+    for entry in result["classes"]:
+        assert entry["probabilities"][2] == pytest.approx(float(chance[entry["class"]]), abs=2e-6)
+    with Image.open(results / "prompt.png") as picture:
         assert picture.width > 2000
     assert "towards patches that count" not in out.split("attention is")[0]
-    page = (made / "report.html").read_text().replace(": ", ":")
+    page = (results / "report.html").read_text().replace(": ", ":")
     assert '"led":"towards patches that count scores high"' in page
 
 
@@ -66,8 +66,8 @@ def test_a_region_is_in_the_pixels_of_the_photograph(tmp_path):
     page = Image.new("L", (400, 100))
     ImageDraw.Draw(page).rectangle((150, 0, 199, 99), fill=255)
     page.save(tmp_path / "mask.png")
-    drawn = np.asarray(read_region(str(tmp_path / "mask.png"), photograph, network).inside)
-    np.testing.assert_allclose(drawn, middle, atol=0.02)
+    region = np.asarray(read_region(str(tmp_path / "mask.png"), photograph, network).inside)
+    np.testing.assert_allclose(region, middle, atol=0.02)
     corners = "polygon=149.5,-1;199.5,-1;199.5,100;149.5,100"
     polygon = np.asarray(read_region(corners, photograph, network).inside)
     np.testing.assert_allclose(polygon, middle, atol=0.02)
@@ -101,25 +101,25 @@ def test_steps_are_those_of_the_prompter():
     model, x = models.build("registers"), models.images(1, seed=3)
     weights = torch.rand(12, generator=torch.manual_seed(0))
     prompter = AttentionPrompter(model)
-    made = steps(SIFTPatchInterrelation(), prompter, x, weights=weights, strengths=(2, 1))
-    assert made.strengths == (0.0, 1.0, 2.0)
-    torch.testing.assert_close(made.bias, attend(weights[None])[0].float(), check_dtype=False)
-    target = int(made.explanation.target[0])
-    for place, strength in enumerate(made.strengths):
+    prompted = steps(SIFTPatchInterrelation(), prompter, x, weights=weights, strengths=(2, 1))
+    assert prompted.strengths == (0.0, 1.0, 2.0)
+    torch.testing.assert_close(prompted.bias, attend(weights[None])[0].float(), check_dtype=False)
+    target = int(prompted.explanation.target[0])
+    for place, strength in enumerate(prompted.strengths):
         with torch.no_grad(), prompter.at(strength, prompter.layers).steer(weights):
-            torch.testing.assert_close(made.logits[place], model(x)[0])
+            torch.testing.assert_close(prompted.logits[place], model(x)[0])
             heat = SIFTPatchInterrelation().patch_map(model, x, target=target)
-        torch.testing.assert_close(made.maps[place], heat[0], atol=1e-6, rtol=1e-4)
-    said = made.logits.argmax(1).tolist()
-    assert [(before, after) for _, before, after in made.flips()] == [
-        (before, after) for before, after in pairwise(said) if before != after
+        torch.testing.assert_close(prompted.maps[place], heat[0], atol=1e-6, rtol=1e-4)
+    predictions = prompted.logits.argmax(1).tolist()
+    assert [(before, after) for _, before, after in prompted.flips()] == [
+        (before, after) for before, after in pairwise(predictions) if before != after
     ]
-    drawn = viz.steps(made)
-    assert [text.get_text() for text in drawn.texts if "Strength" in text.get_text()] == [
+    figure = viz.steps(prompted)
+    assert [text.get_text() for text in figure.texts if "Strength" in text.get_text()] == [
         "Strength 0", "Strength 1", "Strength 2",
     ]  # fmt: skip
-    lines = drawn.axes[-2].lines if drawn.axes[-2].lines else drawn.axes[-1].lines
-    assert np.allclose(lines[0].get_ydata(), 100 * made.probabilities[:, made.leading()[0]])
+    lines = figure.axes[-2].lines if figure.axes[-2].lines else figure.axes[-1].lines
+    assert np.allclose(lines[0].get_ydata(), 100 * prompted.probabilities[:, prompted.leading()[0]])
 
 
 def test_steps_need_a_class_and_one_image():

@@ -48,10 +48,14 @@ def test_every_batch_has_a_map_for_any_target(name, device, seed, batch, target,
     x = drawn(seed, batch, 3, 48, 64).to(device, dtype)
     x = x.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3) if turned else x
     before, kept_x = state_of(model), x.clone()
-    made = explainers[name]().explain(model, x, target=target % CLASSES)
-    assert made.heat.shape == (batch, 48, 64) and made.patch_map.shape == (batch, 3, 4)
-    assert made.heat.isfinite().all() and made.heat.ge(0).all()
-    assert made.target.tolist() == [target % CLASSES] * batch
+    explanation = explainers[name]().explain(model, x, target=target % CLASSES)
+    assert explanation.heat.shape == (batch, 48, 64) and explanation.patch_map.shape == (
+        batch,
+        3,
+        4,
+    )
+    assert explanation.heat.isfinite().all() and explanation.heat.ge(0).all()
+    assert explanation.target.tolist() == [target % CLASSES] * batch
     assert state_of(model) == before and torch.equal(x, kept_x)
 
 
@@ -73,15 +77,15 @@ def test_a_map_does_not_depend_on_its_batch(seed, batch, target):
 @given(SEEDS, SIDES, SIDES, st.sampled_from([8, 14, 16]))
 def test_a_density_has_a_number_for_each_patch_of_any_grid(name, seed, rows, columns, cell):
     assume(rows * columns > 1 or name != "shifted")  # which refuses a single patch
-    chosen = densities[name]
+    density = densities[name]
     size = (rows * cell, columns * cell)
     pixels = np.random.default_rng(seed).integers(0, 256, (1, *size, 3), dtype=np.uint8)
-    needs = getattr(chosen, "needs", ("keypoints",))
+    needs = getattr(density, "needs", ("keypoints",))
     grid = PatchGrid((rows, columns), size, (cell, cell))
     scene = Scene(pixels, detect(pixels, descriptors="descriptors" in needs), grid, seed % 100)
-    made = chosen(scene)
-    assert made.shape == (1, rows * columns) and made.isfinite().all() and made.ge(0).all()
-    assert float(concentration(made).sum()) == pytest.approx(1)
+    values = density(scene)
+    assert values.shape == (1, rows * columns) and values.isfinite().all() and values.ge(0).all()
+    assert float(concentration(values).sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", sorted(policies))
@@ -94,10 +98,10 @@ def test_a_mask_has_its_count_and_does_not_depend_on_its_batch(name, seed, h, w,
         return  # so few patches cannot be parted so
     policy = policies[name](mask_ratio=ratio, seed=seed % 1000)
     s = drawn(seed, 3, h * w)
-    made = policy.masks((h, w), ["a", "b", "c"], s, epoch)
-    assert made.mask.sum(dim=1).tolist() == [h * w - visible] * 3
-    assert all(len(set(row)) == h * w for row in made.noise.tolist())
-    assert torch.equal(policy.masks((h, w), ["b"], s[1:2], epoch).noise, made.noise[1:2])
+    masks = policy.masks((h, w), ["a", "b", "c"], s, epoch)
+    assert masks.mask.sum(dim=1).tolist() == [h * w - visible] * 3
+    assert all(len(set(row)) == h * w for row in masks.noise.tolist())
+    assert torch.equal(policy.masks((h, w), ["b"], s[1:2], epoch).noise, masks.noise[1:2])
 
 
 @FEW

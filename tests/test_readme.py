@@ -22,12 +22,12 @@ def test_a_table_is_made_from_its_result(tmp_path):
         ' "rows": [{"who": "a|b", "s": 1.234}, {"who": "c", "s": null}], "caption": "Measured."}'
     )
     page = "# x\n<!-- table: one -->\nold\n<!-- end of table -->\nrest\n"
-    made = render_tables.render(page, tmp_path)
-    assert made == (
+    rendered = render_tables.render(page, tmp_path)
+    assert rendered == (
         "# x\n<!-- table: one -->\n| way | seconds |\n| --- | ---: |\n| a\\|b | 1.23 |\n"
         "| c | – |\n\nMeasured.\n<!-- end of table -->\nrest\n"
     )
-    assert render_tables.render(made, tmp_path) == made
+    assert render_tables.render(rendered, tmp_path) == rendered
     assert "Not measured yet." in render_tables.render(page, tmp_path / "nowhere")
 
 

@@ -151,12 +151,12 @@ def test_a_child_does_not_hold_the_lock_of_its_parent(tmp_path):
             os.read(wait, 1)
             os._exit(0)
         os.read(ready, 1)
-        held = is_locked(tmp_path / "lock")
+        is_held = is_locked(tmp_path / "lock")
         os.close(next(iter(locks._held_descriptors)))  # as if the parent is killed
         after = is_locked(tmp_path / "lock")
     os.close(end)
     assert os.waitpid(child, 0)[1] == 0
-    assert held and not after
+    assert is_held and not after
 
 
 def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):
@@ -174,12 +174,12 @@ def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path):
 
 
 def test_the_folder_appears_with_its_marker(tmp_path):
-    seen = []
+    states = []
 
     def watch():
         while not stop.is_set():
             if (tmp_path / "run").is_dir():
-                seen.append(bool(read_marker(tmp_path / "run")))
+                states.append(bool(read_marker(tmp_path / "run")))
                 return
 
     stop = threading.Event()
@@ -188,17 +188,17 @@ def test_the_folder_appears_with_its_marker(tmp_path):
     ResultFolder(tmp_path / "run", "audit", source="a").begin(["audit.json"])
     stop.set()
     thread.join()
-    assert False not in seen
+    assert False not in states
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    for name, held in (("dead", False), ("alive", True), ("young", False)):
+    for name, is_alive in (("dead", False), ("alive", True), ("young", False)):
         stage = tmp_path / f"{STAGE}{name}"
         (stage / "files").mkdir(parents=True)
         (stage / "lock").touch()
         if name != "young":
             os.utime(stage, (0, 0))
-        if held:
+        if is_alive:
             alive = locked(stage / "lock")
             alive.__enter__()
     remove_stale(tmp_path)

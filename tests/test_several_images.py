@@ -94,27 +94,29 @@ def test_a_folder_is_done_picture_by_picture_with_one_model_load(
     status, out, err = run(command, "photos", *QUICK[command])
     assert (status, err) == (0, ""), err
     assert len(loads) == 1
-    made = tmp_path / f"semattn-{command}-photos"
-    assert [path.name for path in tmp_path.iterdir() if path != photos] == [made.name]
-    assert names_in(made) == ["a b#c", "cat-001", "dog-001", "index.html"]
+    results = tmp_path / f"semattn-{command}-photos"
+    assert [path.name for path in tmp_path.iterdir() if path != photos] == [results.name]
+    assert names_in(results) == ["a b#c", "cat-001", "dog-001", "index.html"]
     expected = {f"{name}/{PICTURE[command]}" for name in ("a b#c", "cat-001", "dog-001")}
-    assert expected <= index_files(made)
+    assert expected <= index_files(results)
     lines = out.splitlines()
     assert lines[0].startswith("photos/a b#c.png ") and lines[1].startswith("photos/cat/001.jpg ")
     assert "skipped: 2" in out
     for stray in ("photos/Thumbs.db", "photos/dog/notes.txt"):
         assert f"  {stray}: image: expected a picture" in out
-        assert f"<b>{stray}</b>" in (made / "index.html").read_text(encoding="utf-8")
-    assert lines[-1] == f"3 images in {made.name}: index.html, and a folder for each image"
+        assert f"<b>{stray}</b>" in (results / "index.html").read_text(encoding="utf-8")
+    assert lines[-1] == f"3 images in {results.name}: index.html, and a folder for each image"
     for name, path in (("a b#c", "a b#c.png"), ("cat-001", "cat/001.jpg")):
-        result = json.loads((made / name / RESULT[command]).read_text(encoding="utf-8"))
+        result = json.loads((results / name / RESULT[command]).read_text(encoding="utf-8"))
         digest = hashlib.sha256((photos / path).read_bytes()).hexdigest()
         assert result["inputs"] == [{"path": (photos / path).as_posix(), "sha256": digest}]
         status, _, err = run(command, photos / path, "--out", f"alone-{name}", *QUICK[command])
         assert status == 0, err
-        alone, together = (contents_of(one) for one in (tmp_path / f"alone-{name}", made / name))
+        alone, together = (
+            contents_of(folder) for folder in (tmp_path / f"alone-{name}", results / name)
+        )
         if command == "compare":  # which measures time
-            alone, together = ({"maps.npz": one["maps.npz"]} for one in (alone, together))
+            alone, together = ({"maps.npz": contents["maps.npz"]} for contents in (alone, together))
         assert alone == together
 
 
@@ -124,10 +126,10 @@ def test_the_shell_and_semattn_expand_a_pattern_alike(run, photos, tmp_path):
     assert run("explain", "photos/*/*.jpg", "--out", "own", "--no-report")[0] == 0
     assert run("explain", "photos/**/*.jpg", "--out", "deep", "--no-report")[0] == 0
     assert names_in(tmp_path / "own") == ["cat-001", "dog-001", "index.html"]
-    shell, own, deep = (contents_of(tmp_path / name) for name in ("shell", "own", "deep"))
-    assert own == deep
-    del shell["index.html"], own["index.html"]  # which show the path as it was typed
-    assert shell == own
+    shell, listed, deep = (contents_of(tmp_path / name) for name in ("shell", "own", "deep"))
+    assert listed == deep
+    del shell["index.html"], listed["index.html"]  # which show the path as it was typed
+    assert shell == listed
 
 
 def test_a_pattern_of_one_file_is_that_file_and_a_name_with_signs_is_itself(run, photos, tmp_path):
@@ -336,11 +338,11 @@ def test_other_folders_of_one_name_have_other_default_folders(run, photos, tmp_p
 def test_an_interrupted_run_leaves_an_index_of_what_is_finished(run, photos, tmp_path, monkeypatch):
     head, calls = several.headline_of, []
 
-    def interrupt(made):
-        calls.append(made)
+    def interrupt(explanation):
+        calls.append(explanation)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return head(made)
+        return head(explanation)
 
     monkeypatch.setattr("semattn.cli.explain.headline_of", interrupt)
     status, out, err = run("explain", photos, "--out", "o", "--no-report")
@@ -349,7 +351,7 @@ def test_an_interrupted_run_leaves_an_index_of_what_is_finished(run, photos, tmp
     expected = {"a b#c/overlay.png", "cat-001/overlay.png"}
     assert {name for name in index_files(tmp_path / "o") if name.endswith("y.png")} == expected
     calls.clear()
-    monkeypatch.setattr("semattn.cli.explain.headline_of", lambda made: 1 / 0)
+    monkeypatch.setattr("semattn.cli.explain.headline_of", lambda explanation: 1 / 0)
     status, _, err = run("explain", photos, "--out", "p", "--no-report")
     assert status == 1 and "ZeroDivisionError" in err
     assert not (tmp_path / "p/index.html").exists()
@@ -374,9 +376,9 @@ names = strategies.text(
 @given(strategies.lists(strategies.tuples(names, names), min_size=1, max_size=6, unique=True))
 def test_folder_names_differ_and_fit_every_disk(parts):
     files = tuple(ImageInput(Path("/base") / folder / name) for folder, name in parts)
-    made = ImageInputs((), tuple(dict.fromkeys(files)), folder=Path("/base")).folder_names()
-    assert len({name.casefold() for name in made}) == len(made)
-    for name in made:
+    folder_names = ImageInputs((), tuple(dict.fromkeys(files)), folder=Path("/base")).folder_names()
+    assert len({name.casefold() for name in folder_names}) == len(folder_names)
+    for name in folder_names:
         assert name and name == name.strip(". ") and "/" not in name
         assert name.casefold() != "index.html" and len(os.fsencode(name)) <= 255
 

@@ -45,22 +45,22 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     status, out, err = run("spurious", folder)
     assert status == 0, err
     assert not err
-    made = tmp_path / "semattn-spurious"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", made.name]
-    assert names_in(made) == FILES
+    results = tmp_path / "semattn-spurious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", results.name]
+    assert names_in(results) == FILES
     assert "skipped: 2" in out and "[red].png:" in out and "words.txt:" in out
     assert "searched: dog, Cup or pot" in out or "searched: Cup or pot, dog" in out
     assert out.endswith("spurious.png, spurious.csv, spurious.json, spurious.npz, report.html\n")
-    result = json.loads((made / "spurious.json").read_text(), parse_constant=pytest.fail)
+    result = json.loads((results / "spurious.json").read_text(), parse_constant=pytest.fail)
     assert result["images"] == 16 and len(result["skipped"]) == 2
-    if not any(one["confirmed"] for one in result["cues"]):
+    if not any(cue_entry["confirmed"] for cue_entry in result["cues"]):
         assert "no cue confirmed at level .05 among" in out and "does not prove" in out
-    assert load_discovery(made / "spurious.npz").images == 16
-    with (made / "spurious.csv").open() as stream:
+    assert load_discovery(results / "spurious.npz").images == 16
+    with (results / "spurious.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == len(result["cues"])
-    with Image.open(made / "spurious.png") as picture:
+    with Image.open(results / "spurious.png") as picture:
         assert picture.width > 1500
-    page = content_of((made / "report.html").read_text())
+    page = content_of((results / "report.html").read_text())
     assert page["spurious"]["outcome"] in out
     assert page["spurious"]["accuracy"] == result["accuracy"] is not None
 
@@ -81,10 +81,10 @@ def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, mo
         """The tiny model knows one class only; here half of the pictures are of another."""
         from dataclasses import replace
 
-        made = look(self, images)
-        logits = made.logits.clone()
+        features = look(self, images)
+        logits = features.logits.clone()
         logits[::2, 1], logits[1::2, 4] = 50, 50
-        return replace(made, logits=logits)
+        return replace(features, logits=logits)
 
     monkeypatch.setattr(looking.Looker, "look", see)
     for path in folder.iterdir():
@@ -94,18 +94,18 @@ def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, mo
     assert "jug, wolf are not classes of the model: every image is searched under the class" in out
     result = json.loads((tmp_path / "semattn-spurious/spurious.json").read_text())
     assert result["accuracy"] is None
-    assert {one["name"] for one in result["classes"]} == {"dog", "Car, cars"}
+    assert {entry["name"] for entry in result["classes"]} == {"dog", "Car, cars"}
 
 
 def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
     from semattn.spurious.feature_extractor import Looker
 
     assert run("spurious", folder, "--out", "whole", "--batch-size", 4)[0] == 0
-    look, seen = Looker.look, []
+    look, counts = Looker.look, []
 
     def interrupt(self, images):
-        seen.append(len(images.pixels))
-        if len(seen) == 7:
+        counts.append(len(images.pixels))
+        if len(counts) == 7:
             raise KeyboardInterrupt
         return look(self, images)
 
@@ -116,12 +116,14 @@ def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
     assert names_in(tmp_path / "parts") == [".search"]
     refused(run(*arguments, "--seed", 3), "out: expected results of this search")
     assert (tmp_path / "parts/.search").exists(), "a refusal takes nothing away"
-    done = len(seen)
+    done = len(counts)
     status, out, err = run(*arguments)
     assert status == 0, err
-    assert len(seen) - done == 4 + 4 - (7 - 1), "only what was not done"
-    whole, parts = ((tmp_path / one / "spurious.json").read_text() for one in ("whole", "parts"))
-    assert json.loads(whole) == json.loads(parts)
+    assert len(counts) - done == 4 + 4 - (7 - 1), "only what was not done"
+    uninterrupted, parts = (
+        (tmp_path / name / "spurious.json").read_text() for name in ("whole", "parts")
+    )
+    assert json.loads(uninterrupted) == json.loads(parts)
     assert names_in(tmp_path / "parts") == FILES
 
 
@@ -203,25 +205,25 @@ def test_words_are_honest():
 
 
 def test_the_figure_has_a_row_a_cue_with_its_patches_outlined():
-    drawn = viz.spurious(found())
-    said = " ".join(one.get_text() for one in drawn.texts)
-    assert "2 cues confirmed" in said and "90 % → 25 % after removal" in said
-    assert "1.50 [1.00, 2.00]" in said and "$" not in said
-    panels = [one for one in drawn.axes if one.images]
+    figure = viz.spurious(found())
+    content = " ".join(text.get_text() for text in figure.texts)
+    assert "2 cues confirmed" in content and "90 % → 25 % after removal" in content
+    assert "1.50 [1.00, 2.00]" in content and "$" not in content
+    panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == 2 * 6
     assert len(panels[0].collections[0].get_segments()) == 4, "a single patch has four sides"
     picture = marked(found().cues[0].examples[0])
     assert (picture[32:, 48:] == (250, 240, 60)).all(), "the cue stays as it is"
     assert (picture[:32, :48] > 60).all(), "the rest steps back"
-    assert len([one for one in viz.spurious(discovery(*[cue()] * 9)).axes if one.images]) == 24
+    assert len([axes for axes in viz.spurious(discovery(*[cue()] * 9)).axes if axes.images]) == 24
 
 
 def test_the_figure_says_that_nothing_is_confirmed():
     for none in (discovery(), discovery(cue("a$b^_" * 20, confirmed=False, groups=()))):
-        drawn = viz.spurious(none)
-        said = " ".join(one.get_text() for one in drawn.texts)
-        assert "No cue confirmed" in said and "this does not prove that there is none" in said
-        drawn.canvas.draw()
+        figure = viz.spurious(none)
+        content = " ".join(text.get_text() for text in figure.texts)
+        assert "No cue confirmed" in content and "this does not prove that there is none" in content
+        figure.canvas.draw()
 
 
 def test_files_of_a_discovery_by_hand(tmp_path):
@@ -234,28 +236,30 @@ def test_files_of_a_discovery_by_hand(tmp_path):
     assert rows[0]["class"] == NASTY and float(rows[0]["removed_low"]) == 1.0
     assert rows[1]["removed"] == "" and float(rows[1]["transplanted"]) == 0.75
     again = load_discovery(files["cues"])
-    assert [one.name for one in again.confirmed] == [NASTY, "cat"]
+    assert [confirmed.name for confirmed in again.confirmed] == [NASTY, "cat"]
     assert math.isnan(again.cues[1].removed.mean)
 
 
 def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
-    made = report.of(discovery=found())
-    assert made.title == "spurious · semattn"
-    assert "<img src=x" not in made.html and made.html.count("</script>") == 2
-    part = content_of(made.html)["spurious"]
-    assert [one["class"] for one in part["cues"]] == [NASTY, "cat"]
-    assert [len(one["examples"]) for one in part["cues"]] == [8, 8]
-    assert all(one["source"].startswith("data:image/jpeg;base64,")
-               for one in part["cues"][0]["examples"])  # fmt: skip
+    page = report.of(discovery=found())
+    assert page.title == "spurious · semattn"
+    assert "<img src=x" not in page.html and page.html.count("</script>") == 2
+    part = content_of(page.html)["spurious"]
+    assert [entry["class"] for entry in part["cues"]] == [NASTY, "cat"]
+    assert [len(entry["examples"]) for entry in part["cues"]] == [8, 8]
+    assert all(shown["source"].startswith("data:image/jpeg;base64,")
+               for shown in part["cues"][0]["examples"])  # fmt: skip
     assert part["cues"][0]["examples"][1]["before"] is None
     assert part["cues"][1]["removed"]["mean"] is None
     assert part["tried"][0]["examples"] == [] and part["tried"][0]["reason"]
-    assert any("prompter.steer(cue)" in one["code"] for one in part["next"])
+    assert any("prompter.steer(cue)" in step["code"] for step in part["next"])
     assert part["left_out"] == 0
-    size = sum(len(one["source"]) + len(one["matches"]) for one in part["cues"][0]["examples"])
+    size = sum(
+        len(shown["source"]) + len(shown["matches"]) for shown in part["cues"][0]["examples"]
+    )
     monkeypatch.setattr("semattn.report.cues.ROOM", 2 * size)
     part = content_of(report.html(discovery=discovery(*[cue()] * 3)))["spurious"]
-    assert [len(one["examples"]) for one in part["cues"]] == [8, 8, 0]
+    assert [len(entry["examples"]) for entry in part["cues"]] == [8, 8, 0]
     assert part["left_out"] == 1
     with pytest.raises(TypeError, match="discovery: expected a Discovery, got dict"):
         report.of(discovery={})
@@ -267,7 +271,9 @@ def test_forty_cues_of_large_noisy_pictures_stay_small():
 
     pixels = rng.integers(0, 255, (300, 300, 3), dtype=np.uint8)
     noisy = cue(examples=8)
-    noisy = replace(noisy, examples=tuple(replace(one, pixels=pixels) for one in noisy.examples))
+    noisy = replace(
+        noisy, examples=tuple(replace(example, pixels=pixels) for example in noisy.examples)
+    )
     page = report.html(discovery=discovery(*[noisy] * 40))
     assert len(page.encode()) < 8e6
     part = content_of(page)["spurious"]

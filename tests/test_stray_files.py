@@ -108,10 +108,10 @@ def test_accuracy_counts_labelled_pictures_alone(photos):
     expected = discover_spurious(model, photos)
     noise(photos / "stray.png", 99)
     with pytest.warns(UserWarning, match="1 picture outside"):
-        found = discover_spurious(model, photos)
-    assert found.accuracy == expected.accuracy == pytest.approx(found.accuracy)
-    assert found.images == expected.images + 1
-    assert any("stray.png" in note for note in found.notes)
+        discovery = discover_spurious(model, photos)
+    assert discovery.accuracy == expected.accuracy == pytest.approx(discovery.accuracy)
+    assert discovery.images == expected.images + 1
+    assert any("stray.png" in note for note in discovery.notes)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -127,9 +127,9 @@ def test_commands_name_stray_files(run, photos, tmp_path):
         assert out.count("left out: 7 files are not pictures") == 1
         assert out.count("1 picture outside the class folders (stray.png) has no label") == 1
     rows = parquet.read_table(tmp_path / "audit/explain.parquet").to_pylist()
-    given = {row["name"]: row["label"] for row in rows}
-    assert given["stray.png"] is None and len(rows) == 17
-    assert all(label in (1, 3) for name, label in given.items() if name != "stray.png")
+    labels = {row["name"]: row["label"] for row in rows}
+    assert labels["stray.png"] is None and len(rows) == 17
+    assert all(label in (1, 3) for name, label in labels.items() if name != "stray.png")
 
 
 # --- images with masks ------------------------------------------------------------------------

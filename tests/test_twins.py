@@ -85,8 +85,8 @@ def _outcome(twin: Twin, name: str, model: torch.nn.Module) -> str:
     if twin.geometry == "pad" and not _on_pixels(
         name
     ):  # the scale depends on the number of patches of the picture
-        total, wanted = value.sum((1, 2), keepdim=True), expected.sum((1, 2), keepdim=True)
-        value, expected = value / total, expected / wanted
+        total, expected_total = value.sum((1, 2), keepdim=True), expected.sum((1, 2), keepdim=True)
+        value, expected = value / total, expected / expected_total
     apart = difference(value, expected)
     return "equal" if apart <= TOLERANCE else f"differs by {apart:.1e}"
 
@@ -107,8 +107,8 @@ def _report(outcomes: dict[str, str]) -> None:
 
 
 def test_each_pair_of_choices_occurs() -> None:
-    found = {pair for twin in TWINS for pair in pairs(twin)}
-    assert found == set(_possible_pairs())
+    covered = {pair for twin in TWINS for pair in pairs(twin)}
+    assert covered == set(_possible_pairs())
     assert {choice for twin in TWINS for choice in vars(twin).items()} == {
         (factor, value) for factor, values in FACTORS.items() for value in values
     }
@@ -186,22 +186,22 @@ def _prompts(twin: Twin) -> dict[str, tuple[Any, Any]]:
     """What prompts the twin and its plain form, by name."""
     geometry = GEOMETRIES[twin.geometry]
     weights = torch.rand(2, *GRID, generator=torch.manual_seed(2), dtype=torch.float64) + 0.1
-    given = (geometry.back(weights).flatten(1), weights.flatten(1))
+    prompt = (geometry.back(weights).flatten(1), weights.flatten(1))
     region = torch.zeros(1, 1, *geometry.outer)
     region[..., 16:32, 16:48] = 1
     masks = (Mask(region[0, 0].numpy()), Mask(geometry.inside(region)[0, 0].numpy()))
     if twin.geometry == "none":
         return {
             "count": (None, None),
-            "weights": given,
+            "weights": prompt,
             "box": (Box(16, 0, 47, 31, grow=None),) * 2,
             "box that grows": (Box(8, 8, 47, 31),) * 2,
             "mask": masks,
         }
     if geometry.whole:
-        return {"weights": given, "mask": masks}
+        return {"weights": prompt, "mask": masks}
     # The bias depends on the number of patches, which padding changes; resizing blurs the mask.
-    return {"weights": given, "mask": masks} if twin.geometry == "crop" else {}
+    return {"weights": prompt, "mask": masks} if twin.geometry == "crop" else {}
 
 
 @each_twin
@@ -212,12 +212,12 @@ def test_the_prompter_gives_twins_equal_logits(twin: Twin) -> None:
     inner = GEOMETRIES[twin.geometry].inside(outer)
     model, plain, outcomes = build(twin), build(twin.plain()), {}
     unprompted = plain(inner)
-    for kind, (given, plainly_given) in _prompts(twin).items():
+    for kind, (prompt, plainly_given) in _prompts(twin).items():
         for queries in QUERIES:
             if queries == "class" and "class" not in twin.kinds:
                 continue
             if queries == "class" and twin.readout in ("mean", "max", "last patch"):
-                for form, x, weights in ((plain, inner, plainly_given), (model, outer, given)):
+                for form, x, weights in ((plain, inner, plainly_given), (model, outer, prompt)):
                     with pytest.raises(UnsupportedModelError, match="class token"):
                         _prompted(form, x, queries, weights)
                 continue
@@ -225,7 +225,7 @@ def test_the_prompter_gives_twins_equal_logits(twin: Twin) -> None:
             if queries == "all":
                 assert difference(prompted, unprompted) > 1e-3, "the prompt changes nothing"
             outcomes[f"{kind}, {queries}"] = _prompt_outcome(
-                twin, model, outer, queries, given, prompted
+                twin, model, outer, queries, prompt, prompted
             )
     _report(outcomes)
 
@@ -244,20 +244,20 @@ def _prompt_outcome(
 def test_the_readout_is_where_the_answer_is_read(twin: Twin) -> None:
     if twin.readout not in READ or twin.geometry == "pad":
         pytest.skip("a learned query, a part of the patches, or padding is read")
-    taken = record(build(twin), pictures(twin.geometry), target=TARGET)
-    weights = taken.readout()
+    recorded = record(build(twin), pictures(twin.geometry), target=TARGET)
+    weights = recorded.readout()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones_like(weights[:, 0]))
     read = READ[twin.readout] & {"patches", *twin.kinds}
-    assert (taken.grid.drop_prefix(weights) > 0).all() == ("patches" in read)
-    assert taken.grid.drop_prefix(weights).any() == ("patches" in read)
-    prefix = weights[:, : taken.grid.prefix]
+    assert (recorded.grid.drop_prefix(weights) > 0).all() == ("patches" in read)
+    assert recorded.grid.drop_prefix(weights).any() == ("patches" in read)
+    prefix = weights[:, : recorded.grid.prefix]
     assert ((prefix > 0).sum(dim=1) == len(read - {"patches"})).all()
 
 
 def test_the_last_patch_alone_is_asked() -> None:
     for twin in (Twin(readout="last patch"), Twin("reversed", "class last", readout="last patch")):
-        taken = record(build(twin), pictures(), target=TARGET)
-        read = taken.grid.drop_prefix(taken.readout()) > 0
+        recorded = record(build(twin), pictures(), target=TARGET)
+        read = recorded.grid.drop_prefix(recorded.readout()) > 0
         assert read.sum(dim=1).tolist() == [1, 1] and read[:, -1].all()
 
 
@@ -287,8 +287,8 @@ class _Joined(torch.nn.Module):
         features = model.patch_embed(images).flatten(2).transpose(1, 2) + model.positions
         batch = len(images)
         kinds = ["class", "second"] if self.readout == "distilled" else ["class"]
-        own = [model.tokens[kind].expand(batch, -1, -1) for kind in kinds]
-        tokens = model.norm(model.blocks(torch.cat([*own, features], dim=1)))
+        prefix = [model.tokens[kind].expand(batch, -1, -1) for kind in kinds]
+        tokens = model.norm(model.blocks(torch.cat([*prefix, features], dim=1)))
         count = tokens.shape[1]
         first = tokens[:, 0]
         second = tokens[:, 1] if self.readout == "distilled" else tokens[:, 1:].mean(dim=1)

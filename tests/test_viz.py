@@ -22,15 +22,15 @@ GRID = PatchGrid((3, 4), image_size=(48, 64), cell=(16, 16), prefix=1)
 
 def keypoints(xy=((8.0, 8.0), (40.0, 24.0))) -> Keypoints:
     xy = torch.tensor(xy).reshape(-1, 2)
-    one = torch.ones(len(xy))
+    ones = torch.ones(len(xy))
     return Keypoints(
-        xy=xy, response=one, size=6 * one, angle=one, descriptor=None, image_size=(48, 64),
+        xy=xy, response=ones, size=6 * ones, angle=ones, descriptor=None, image_size=(48, 64),
         detector="sift",
     )  # fmt: skip
 
 
 @pytest.fixture
-def made() -> Explanation:
+def explanation() -> Explanation:
     """Two images; the map of the first is hot in its upper left patch alone."""
     relevance = torch.zeros(2, 12)
     relevance[0, 0] = 5
@@ -52,12 +52,12 @@ def made() -> Explanation:
     )
 
 
-def texts(drawn) -> str:
-    return "\n".join(text.get_text() for text in drawn.texts)
+def texts(rendered) -> str:
+    return "\n".join(text.get_text() for text in rendered.texts)
 
 
-def test_the_overlay_colours_what_matters_and_nothing_else(made):
-    picture = overlay(made)
+def test_the_overlay_colours_what_matters_and_nothing_else(explanation):
+    picture = overlay(explanation)
     assert picture.shape == (48, 64, 3)
     assert picture.dtype == np.uint8
     spread = picture.max(axis=-1).astype(int) - picture.min(axis=-1)
@@ -65,47 +65,49 @@ def test_the_overlay_colours_what_matters_and_nothing_else(made):
     assert spread[40, 56] == 0, "cold stays as grey as it was"
 
 
-def test_the_overlay_does_not_hang_on_one_pixel_or_on_scale(made):
-    plain = overlay(made, 1)
-    spiked = made.heat.clone()
+def test_the_overlay_does_not_hang_on_one_pixel_or_on_scale(explanation):
+    plain = overlay(explanation, 1)
+    spiked = explanation.heat.clone()
     spiked[1, 0, 0] = 1e6
-    spiked = overlay(dataclasses.replace(made, heat=spiked), 1)
+    spiked = overlay(dataclasses.replace(explanation, heat=spiked), 1)
     assert np.abs(spiked.astype(int) - plain)[1:].max() < 20
-    scaled = dataclasses.replace(made, heat=made.heat * 1e-9)
+    scaled = dataclasses.replace(explanation, heat=explanation.heat * 1e-9)
     assert np.array_equal(overlay(scaled, 1), plain)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
-def test_a_constant_map_draws_nothing(made, value):
-    flat = dataclasses.replace(made, heat=torch.full_like(made.heat, value))
+def test_a_constant_map_draws_nothing(explanation, value):
+    flat = dataclasses.replace(explanation, heat=torch.full_like(explanation.heat, value))
     picture = overlay(flat)
     assert (picture == picture[0, 0]).all()
 
 
-def test_a_backdrop_of_another_size_is_drawn_on(made):
+def test_a_backdrop_of_another_size_is_drawn_on(explanation):
     large = np.full((96, 128, 3), 128, dtype=np.uint8)
-    picture = overlay(made, backdrop=large)
+    picture = overlay(explanation, backdrop=large)
     assert picture.shape == (96, 128, 3)
-    near = picture[1::2, 1::2].astype(int) - overlay(made)
+    near = picture[1::2, 1::2].astype(int) - overlay(explanation)
     assert np.abs(near).mean() < 4, "the map lies at the same place"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_any_precision_is_drawn(made, dtype):
-    other = dataclasses.replace(made, heat=made.heat.to(dtype), logits=made.logits.to(dtype))
+def test_any_precision_is_drawn(explanation, dtype):
+    other = dataclasses.replace(
+        explanation, heat=explanation.heat.to(dtype), logits=explanation.logits.to(dtype)
+    )
     assert overlay(other).shape == (48, 64, 3)
     figure(other)
 
 
-def test_what_cannot_be_drawn_is_refused(made):
+def test_what_cannot_be_drawn_is_refused(explanation):
     with pytest.raises(ShapeError, match="index: expected one of 2 images, got 2"):
-        overlay(made, 2)
+        overlay(explanation, 2)
     with pytest.raises(ShapeError, match="backdrop: expected"):
-        figure(made, backdrop=np.zeros((4, 4), dtype=np.uint8))
+        figure(explanation, backdrop=np.zeros((4, 4), dtype=np.uint8))
 
 
-def test_the_figure_says_what_it_shows(made):
-    said = texts(figure(made))
+def test_the_figure_says_what_it_shows(explanation):
+    text_shown = texts(figure(explanation))
     for part in (
         "$5 dog_of$ war  88.1 %",
         "the predicted class",
@@ -114,58 +116,62 @@ def test_the_figure_says_what_it_shows(made):
         "evidence for $5 dog_of$ war",
         "a note",
     ):
-        assert part in said
-    said = texts(figure(made, 1))
-    assert "not the predicted class, which is cat 73.1 %" in said
-    assert "0 keypoints" in said
+        assert part in text_shown
+    text_shown = texts(figure(explanation, 1))
+    assert "not the predicted class, which is cat 73.1 %" in text_shown
+    assert "0 keypoints" in text_shown
 
 
-def test_the_figure_of_a_model_without_classes(made):
-    said = texts(figure(dataclasses.replace(made, target=None, classes=None)))
-    assert "The model's own feature direction" in said
-    assert "evidence for the model's own feature direction" in said
+def test_the_figure_of_a_model_without_classes(explanation):
+    text_shown = texts(figure(dataclasses.replace(explanation, target=None, classes=None)))
+    assert "The model's own feature direction" in text_shown
+    assert "evidence for the model's own feature direction" in text_shown
 
 
-def test_the_figure_says_what_is_explained_in_place_of_a_class(made):
-    said = texts(figure(dataclasses.replace(made, target=None, explains="similarity to a cat")))
-    assert "Similarity to a cat" in said
-    assert "evidence for similarity to a cat" in said
-    assert "feature direction" not in said and "predicted" not in said
+def test_the_figure_says_what_is_explained_in_place_of_a_class(explanation):
+    text_shown = texts(
+        figure(dataclasses.replace(explanation, target=None, explains="similarity to a cat"))
+    )
+    assert "Similarity to a cat" in text_shown
+    assert "evidence for similarity to a cat" in text_shown
+    assert "feature direction" not in text_shown and "predicted" not in text_shown
 
 
-def test_of_a_signed_map_the_positive_part_is_drawn_and_said(made):
-    against = made.heat.clone()
+def test_of_a_signed_map_the_positive_part_is_drawn_and_said(explanation):
+    against = explanation.heat.clone()
     against[0, 24:] = -100.0
-    signed = dataclasses.replace(made, heat=against)
-    assert np.array_equal(overlay(signed), overlay(made)), "what is against is drawn as nothing"
+    signed = dataclasses.replace(explanation, heat=against)
+    assert np.array_equal(overlay(signed), overlay(explanation)), (
+        "what is against is drawn as nothing"
+    )
     assert "evidence for $5 dog_of$ war, positive part" in texts(figure(signed))
-    assert "positive part" not in texts(figure(made))
-    nothing = overlay(dataclasses.replace(made, heat=-made.heat))
+    assert "positive part" not in texts(figure(explanation))
+    nothing = overlay(dataclasses.replace(explanation, heat=-explanation.heat))
     assert (nothing == nothing[0, 0]).all()
 
 
-def test_the_panels_share_one_frame_and_hold_patches_in_place(made):
-    drawn = figure(made)
-    panels = drawn.axes[:4]
+def test_the_panels_share_one_frame_and_hold_patches_in_place(explanation):
+    rendered = figure(explanation)
+    panels = rendered.axes[:4]
     assert {axes.get_xlim() for axes in panels} == {(-0.5, 63.5)}
     assert {axes.get_ylim() for axes in panels} == {(47.5, -0.5)}
     circles = panels[1].collections[-1]
     assert circles.get_offsets().tolist() == [[8, 8], [40, 24]]
 
 
-def test_the_concentration_lies_on_its_patches(made):
+def test_the_concentration_lies_on_its_patches(explanation):
     p = torch.full((2, 12), 0.01, dtype=torch.float64)
     p[0, 5] = 1 - 0.11
-    drawn = figure(dataclasses.replace(made, concentration=p))
-    tile = drawn.axes[2].images[-1]
+    rendered = figure(dataclasses.replace(explanation, concentration=p))
+    tile = rendered.axes[2].images[-1]
     assert tile.get_extent() == [-0.5, 63.5, 47.5, -0.5]
     opacity = tile.get_array()[..., 3]
     assert np.unravel_index(opacity.argmax(), opacity.shape) == (1, 1)
-    assert "10.7 × even" in texts(drawn)
+    assert "10.7 × uniform" in texts(rendered)
 
 
-def test_the_figure_is_written_and_leaves_no_trace(made, tmp_path):
-    figure(made).savefig(tmp_path / "figure.png")
+def test_the_figure_is_written_and_leaves_no_trace(explanation, tmp_path):
+    figure(explanation).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     pyplot = sys.modules.get("matplotlib.pyplot")  # captum imports it; nothing may be left there
     assert pyplot is None or not pyplot.get_fignums()
@@ -175,26 +181,27 @@ LONG = "blocks.0.attn (GPSA): expected one attention call a $forward pass, got a
 
 
 @pytest.fixture
-def compared(made) -> Comparison:
+def compared(explanation) -> Comparison:
     """A map, a signed one, a refusal."""
-    one = dataclasses.replace(
-        made,
-        heat=made.heat[:1], patch_map=made.patch_map[:1], keypoints=made.keypoints[:1],
-        logits=made.logits[:1], target=made.target[:1], concentration=made.concentration[:1],
-        images=Images(torch.zeros(1, 3, 48, 64), made.images.pixels[:1], ("a.png",), True),
+first = explanation
+    single = dataclasses.replace(
+        first,
+        heat=first.heat[:1], patch_map=first.patch_map[:1], keypoints=first.keypoints[:1],
+        logits=first.logits[:1], target=first.target[:1], concentration=first.concentration[:1],
+        images=Images(torch.zeros(1, 3, 48, 64), first.images.pixels[:1], ("a.png",), True),
     )  # fmt: skip
-    signed = dataclasses.replace(one, heat=one.heat - one.heat.mean())
+    signed = dataclasses.replace(single, heat=single.heat - single.heat.mean())
     rows = (
-        Compared("ours", one, 1.234, 5.0, 0.126),
+        Compared("ours", single, 1.234, 5.0, 0.126),
         Compared("occlusion", signed, 123.4, None, None),
         Compared("broken", refusal=LONG),
     )
-    return Comparison(rows, one, 0)
+    return Comparison(rows, single, 0)
 
 
 def test_a_comparison_says_of_each_method_what_was_measured(compared):
-    drawn = comparison(compared)
-    said = texts(drawn)
+    rendered = comparison(compared)
+    text_shown = texts(rendered)
     for part in (
         "$5 dog_of$ war  88.1 %",
         "the predicted class  ·  3 methods",
@@ -205,16 +212,16 @@ def test_a_comparison_says_of_each_method_what_was_measured(compared):
         "moves when cat is explained instead",
         "Positive part of signed maps: occlusion.",
     ):
-        assert part in said
-    assert said.count("a note") == 1
-    refusal = drawn.axes[4].texts[0].get_text()
+        assert part in text_shown
+    assert text_shown.count("a note") == 1
+    refusal = rendered.axes[4].texts[0].get_text()
     assert refusal.startswith("blocks.0.attn (GPSA)") and refusal.endswith("…")
-    assert not drawn.axes[2].texts
+    assert not rendered.axes[2].texts
 
 
 def test_a_comparison_draws_each_map_as_an_overlay_in_one_frame(compared):
-    drawn = comparison(compared)
-    panels = drawn.axes[:5]
+    rendered = comparison(compared)
+    panels = rendered.axes[:5]
     assert {axes.get_xlim() for axes in panels} == {(-0.5, 63.5)}
     assert {axes.get_ylim() for axes in panels} == {(47.5, -0.5)}
     for axes, row in zip(panels[2:4], compared.rows, strict=False):
@@ -222,8 +229,8 @@ def test_a_comparison_draws_each_map_as_an_overlay_in_one_frame(compared):
     assert panels[1].collections[-1].get_offsets().tolist() == [[8, 8], [40, 24]]
     assert len({round(axes.get_position().width, 9) for axes in panels}) == 1
     places = [axes.get_position() for axes in panels]
-    assert len({round(one.y0, 9) for one in places}) == 1, "five panels stand in one row"
-    assert all(one.x1 < two.x0 for one, two in pairwise(places))
+    assert len({round(place.y0, 9) for place in places}) == 1, "five panels stand in one row"
+    assert all(left.x1 < right.x0 for left, right in pairwise(places))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 15, 22])
@@ -233,23 +240,23 @@ def test_words_and_panels_of_a_comparison_keep_apart(compared, count):
         dataclasses.replace(compared.rows[number % 3], method=names[number % 3])
         for number in range(count)
     )
-    drawn = comparison(dataclasses.replace(compared, rows=rows))
-    renderer = drawn.canvas.get_renderer()
-    whole = drawn.bbox
-    words = [text.get_window_extent(renderer) for text in drawn.texts if text.get_text()]
-    for axes in drawn.axes:
+    rendered = comparison(dataclasses.replace(compared, rows=rows))
+    renderer = rendered.canvas.get_renderer()
+    page = rendered.bbox
+    words = [text.get_window_extent(renderer) for text in rendered.texts if text.get_text()]
+    for axes in rendered.axes:
         for text in axes.texts:
             inside, around = text.get_window_extent(renderer), axes.get_window_extent()
             assert around.x0 <= inside.x0 and inside.x1 <= around.x1
             assert around.y0 <= inside.y0 and inside.y1 <= around.y1
-    boxes = words + [axes.get_window_extent() for axes in drawn.axes]
-    for number, one in enumerate(boxes):
-        assert whole.x0 <= one.x0 and one.x1 <= whole.x1
-        assert whole.y0 <= one.y0 and one.y1 <= whole.y1
+    boxes = words + [axes.get_window_extent() for axes in rendered.axes]
+    for number, box in enumerate(boxes):
+        assert page.x0 <= box.x0 and box.x1 <= page.x1
+        assert page.y0 <= box.y0 and box.y1 <= page.y1
         for other in boxes[number + 1 :]:
             apart = (
-                one.x1 <= other.x0 or other.x1 <= one.x0
-                or one.y1 <= other.y0 or other.y1 <= one.y0
+                box.x1 <= other.x0 or other.x1 <= box.x0
+                or box.y1 <= other.y0 or other.y1 <= box.y0
             )  # fmt: skip
             assert apart, "two of them overlap"
 

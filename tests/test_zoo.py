@@ -217,8 +217,8 @@ def cache(tmp_path, monkeypatch):
 def test_weights_are_fetched_once(cache):
     path, tensors, calls = cache
     for _ in range(2):
-        found = weights.backbone()
-        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+        backbone = weights.backbone()
+        assert all(torch.equal(backbone[name], tensors[name]) for name in tensors)
     assert len(calls) == 1
     assert list(path.parent.iterdir()) == [path]
 
@@ -237,8 +237,8 @@ def test_damaged_cache_is_fetched_again(cache, damage):
     else:
         path.write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="damaged — downloading it again"):
-        found = weights.backbone()
-    assert torch.equal(found["b"], tensors["b"])
+        backbone = weights.backbone()
+    assert torch.equal(backbone["b"], tensors["b"])
     assert len(calls) == 2
     weights.backbone()
     assert len(calls) == 2
@@ -360,7 +360,7 @@ def test_default_knows_the_cat_for_a_mammal():
 def test_default_is_the_backbone_outside_what_was_trained():
     model, changed = load(), load_file(DATA / f"{DEFAULT}.safetensors")
     touched = {name.removesuffix(".up").removesuffix(".down") for name in changed}
-    kept = weights.backbone()
+    backbone = weights.backbone()
     for name, tensor in model.state_dict().items():
         if name not in touched | {"pos_embed"}:
-            assert torch.equal(tensor, kept[name]), name
+            assert torch.equal(tensor, backbone[name]), name

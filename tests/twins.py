@@ -140,9 +140,9 @@ class Twin:
         """How many tokens of each kind, apart from patches, the sequence holds."""
         parts = LAYOUTS[self.layout]
         return {
-            kind: sum(last - first for one, first, last in parts if one == kind)
+            kind: sum(last - first for part_kind, first, last in parts if part_kind == kind)
             for kind in PREFIX
-            if any(one == kind for one, _, _ in parts)
+            if any(part_kind == kind for part_kind, _, _ in parts)
         }
 
     @property
@@ -230,7 +230,7 @@ class TwinViT(nn.Module):
                 token = ORDERS[self.twin.order][number] if kind == "patches" else number
                 at.setdefault(kind, {})[token] = place
                 place += 1
-        return {kind: [tokens[one] for one in sorted(tokens)] for kind, tokens in at.items()}
+        return {kind: [tokens[index] for index in sorted(tokens)] for kind, tokens in at.items()}
 
     def read(self, tokens: Tensor) -> Tensor:
         """Return the logits of a normalised sequence (B, N, D)."""
@@ -242,8 +242,8 @@ class TwinViT(nn.Module):
             case "mean":
                 return self.head(patches.mean(dim=1))
             case "mean of all":
-                own = [tokens[:, places["class"]]] if "class" in places else []
-                return self.head(torch.cat([*own, patches], dim=1).mean(dim=1))
+                class_token = [tokens[:, places["class"]]] if "class" in places else []
+                return self.head(torch.cat([*class_token, patches], dim=1).mean(dim=1))
             case "class and mean":
                 both = [tokens[:, places["class"][0]], patches.mean(dim=1)]
                 return self.head(torch.cat(both, dim=-1))
@@ -277,7 +277,7 @@ def write(segments: list[Tensor], writing: str) -> Tensor:
             sequence = torch.concat((sequence, segment), dim=1)
         return sequence
     if writing == "stack":
-        return torch.stack([token for one in segments for token in one.unbind(1)], dim=1)
+        return torch.stack([token for segment in segments for token in segment.unbind(1)], dim=1)
     if writing == "pad and add":
         padded = [
             F.pad(segment, (0, 0, start, count - start - segment.shape[1]))
@@ -333,15 +333,15 @@ def pairwise(seed: int = 0) -> list[Twin]:
     """Choose valid twins so that each pair of choices that some valid twin has occurs."""
     draw = random.Random(seed)
     missing = dict.fromkeys(_possible_pairs())
-    chosen: list[Twin] = []
+    twins: list[Twin] = []
     while missing:
-        wanted = dict(next(iter(missing)))
-        candidates = [one for _ in range(60) if (one := _complete(wanted, draw)).is_valid]
-        best = max(candidates, key=lambda one: sum(pair in missing for pair in pairs(one)))
-        chosen.append(best)
+        factors = dict(next(iter(missing)))
+        candidates = [twin for _ in range(60) if (twin := _complete(factors, draw)).is_valid]
+        best = max(candidates, key=lambda twin: sum(pair in missing for pair in pairs(twin)))
+        twins.append(best)
         for pair in pairs(best):
             missing.pop(pair, None)
-    return chosen
+    return twins
 
 
 Pair = tuple[tuple[str, str], tuple[str, str]]
@@ -361,10 +361,10 @@ def _possible_pairs() -> Iterator[Pair]:
                     yield ((first, left), (second, right))
 
 
-def _complete(wanted: dict[str, str], draw: random.Random) -> Twin:
+def _complete(factors: dict[str, str], draw: random.Random) -> Twin:
     """Fill the other factors at random, with a readout and a layout that fit each other."""
-    choice = {factor: draw.choice(values) for factor, values in FACTORS.items()} | wanted
+    choice = {factor: draw.choice(values) for factor, values in FACTORS.items()} | factors
     while not Twin(**choice).is_valid:
-        free = "layout" if "layout" not in wanted else "readout"
+        free = "layout" if "layout" not in factors else "readout"
         choice[free] = draw.choice(FACTORS[free])
     return Twin(**choice)
