@@ -183,7 +183,7 @@ LONG = "blocks.0.attn (GPSA): expected one attention call a $forward pass, got a
 @pytest.fixture
 def compared(explanation) -> Comparison:
     """A map, a signed one, a refusal."""
-first = explanation
+    first = explanation
     single = dataclasses.replace(
         first,
         heat=first.heat[:1], patch_map=first.patch_map[:1], keypoints=first.keypoints[:1],
