@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semattn import output, report, viz
+from semattn import report, viz
+from semattn.cli import writers
 from semattn.spurious import Effect, load_discovery
 from semattn.viz.cues import nats, outcome, p_text, reason
 from semattn.viz.spurious_figure import marked
@@ -19,7 +20,7 @@ from tests.discoveries import NONE, cue, discovery
 from tests.report.pages import NASTY, content_of
 from tests.result_files import names_in
 
-FILES = sorted([*output.SPURIOUS_FILES.values(), "report.html"])
+FILES = sorted([*writers.SPURIOUS_FILES.values(), "report.html"])
 
 
 def fill(folder, count=8, first=0):
@@ -227,7 +228,7 @@ def test_the_figure_says_that_nothing_is_confirmed():
 
 
 def test_files_of_a_discovery_by_hand(tmp_path):
-    files = output.write_spurious(found(), tmp_path / "made")
+    files = writers.write_spurious(found(), tmp_path / "made")
     result = json.loads(files["result"].read_text(), parse_constant=pytest.fail)
     assert result["cues"][1]["removed"]["mean"] is None
     with files["table"].open(encoding="utf-8", newline="") as stream:
