@@ -303,17 +303,18 @@ class Study:
         position_of = {int(row): position for position, row in enumerate(trial.rows)}
         examples = []
         for position, row in enumerate(rows[order].tolist()):
-            probabilities = [float("nan")] * 2
+            before = without = float("nan")
             if row in position_of:
                 odds = [trial.before[position_of[row]], trial.without[position_of[row]]]
-                probabilities = torch.tensor(odds, device="cpu").sigmoid().tolist()
+                before, without = torch.tensor(odds, device="cpu").sigmoid().tolist()
             example_matches = matches[position].reshape(self.images.grid.shape)
             examples.append(
                 Example(
                     self.images.name(row),
                     pictures.pixels[position],
                     example_matches,
-                    *probabilities,
+                    before,
+                    without,
                     self.images.grid,
                 )
             )
