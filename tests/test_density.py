@@ -413,7 +413,7 @@ def test_a_uniform_image_is_uniform_with_one_warning():
 
 def test_only_the_empty_image_is_named():
     s = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    with pytest.warns(UserWarning, match="of image 1; "):
+    with pytest.warns(UserWarning, match="density: image 1 has no .*; "):
         p = concentration(s)
     assert torch.equal(p[0], concentration(s[:1])[0])
     assert strata(s).tolist() == [[HIGH, EMPTY], [EMPTY, EMPTY]]
