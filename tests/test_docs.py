@@ -79,3 +79,13 @@ def test_the_gallery_has_every_example(script):
 def test_pictures_of_the_gallery_are_small():
     for picture in (DOCS / "gallery").glob("*.jpg"):
         assert picture.stat().st_size < 150_000, picture.name
+
+
+def test_the_glossary_defines_each_term_once_in_one_sentence():
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!term|---)(.+?) \| (.+) \| (\[.+?\]\(.+\)) \|$", text, re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| (?!term|---)", text, re.MULTILINE)) > 80
+    terms = [term for term, _, _ in rows]
+    assert len(terms) == len(set(terms))
+    for term, meaning, _ in rows:
+        assert meaning.endswith(".") and not re.search(r"[a-z]\. [A-Z]", meaning), term
