@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def correct_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside the ``with``, gradients through the model's `BatchNorm2d` are those of its formula."""
+    """Correct the gradients through the `BatchNorm2d` layers of a model inside the ``with``."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     handles = [norm.register_forward_pre_hook(_pre_hook) for norm in norms]
     handles += [norm.register_forward_hook(_hook) for norm in norms]

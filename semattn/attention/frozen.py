@@ -21,7 +21,7 @@ from .output_watch import watch_output
 
 @dataclass
 class _HeldFlag:
-    """The `training` flag of a module, or `requires_grad` of a parameter, that is held at False."""
+    """Flag `training` of a module, or `requires_grad` of a parameter, that is held at False."""
 
     owner: nn.Module | nn.Parameter
     holders: int = 0

@@ -26,7 +26,7 @@ _MAX_CALLS = 4  # last calls that are kept until the pass ends
 
 @dataclass
 class OutputWatch:
-    """The last layer calls in a pass of a model, and the meaning decided for its output.
+    """Last layer calls in a pass of a model, and the meaning decided for its output.
 
     `calls` are those of any layer, `heads` those of linear layers that returned rows (B, K).
     """

@@ -22,7 +22,7 @@ FLOAT16_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 class StaleLayoutError(Exception):
-    """The attention calls of the model do not match its layout."""
+    """Mismatch between the attention calls of a model and its layout."""
 
 
 class Recorder:

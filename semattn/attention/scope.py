@@ -31,7 +31,7 @@ _state = _ThreadState()
 
 @dataclass(frozen=True)
 class Owner:
-    """The thread, its asyncio task, and the depth of isolated contexts and nested passes.
+    """Caller identity: thread, asyncio task, and the depth of isolated contexts and nested passes.
 
     Parameters
     ----------
