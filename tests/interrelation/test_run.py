@@ -223,7 +223,7 @@ def stop_after(count: int):
 
 
 @pytest.fixture
-def every_batch(monkeypatch):
+def save_after_every_batch(monkeypatch):
     monkeypatch.setattr(module, "BATCHES_BETWEEN_SAVES", 1)
 
 
