@@ -202,4 +202,4 @@ def test_bench_names_stray_files_and_readings(run, masked):
     )  # fmt: skip
     assert status == 0, err
     assert out.count("left out: 1 file is not a picture (Thumbs.db)") == 1
-    assert "labels above 0 are the object, 0 is the background (16 of the 16 masks looked" in out
+    assert "labels above 0 are the object, 0 is the background (16 of 16 sampled masks" in out
