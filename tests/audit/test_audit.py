@@ -128,7 +128,6 @@ def test_any_number_of_processes_writes_the_same_files(tmp_path, source, workers
 KILLED_AUDIT = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
-    from semattn import files
     from semattn.audit import audit, open_source, units
     from tests.audit.pictures import tiny
 
