@@ -135,7 +135,7 @@ def test_a_list_of_no_file_names_the_first_and_the_folders(tmp_path, monkeypatch
 
 
 def test_a_list_of_few_files_finds_them(tmp_path):
-    """None of the lines that are looked at first exists."""
+    """The lines that are checked first name no existing file."""
     pictures(tmp_path, ["7.png"])
     file = tmp_path / "list.txt"
     file.write_text("\n".join(f"in/{number}.png,{number % 5}" for number in range(200)))

@@ -1,4 +1,4 @@
-"""`semattn pretrain`: what it writes, what it says, what it refuses, how it goes on."""
+"""`semattn pretrain`: result files, console output, refusals and resuming."""
 
 from __future__ import annotations
 

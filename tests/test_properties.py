@@ -1,4 +1,4 @@
-"""What holds for every shape, type, target, grid and density; hypothesis looks for others."""
+"""Properties that hold for every shape, type, target, grid and density, tested with hypothesis."""
 
 from __future__ import annotations
 

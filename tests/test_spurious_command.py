@@ -1,4 +1,4 @@
-"""`semattn spurious`: what it writes, what it says, what it refuses, how it goes on."""
+"""`semattn spurious`: result files, console output, refusals and resuming."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _on_pixels(name: str) -> bool:
 
 
 def _compares(name: str, geometry: str) -> bool:
-    """Whether the map of an explainer turns with the picture."""
+    """Return whether the map of an explainer turns with the picture."""
     if geometry == "none":
         return True
     if name in CONTROLS or name == "smooth-grad":  # noise is drawn on the outer picture
@@ -183,7 +183,7 @@ def _prompted(model: torch.nn.Module, x: Tensor, queries: str, weights: Any) -> 
 
 
 def _prompts(twin: Twin) -> dict[str, tuple[Any, Any]]:
-    """What prompts the twin and its plain form, by name."""
+    """Return the prompts of the twin and its plain form, by name."""
     geometry = GEOMETRIES[twin.geometry]
     weights = torch.rand(2, *GRID, generator=torch.manual_seed(2), dtype=torch.float64) + 0.1
     prompt = (geometry.back(weights).flatten(1), weights.flatten(1))

@@ -80,7 +80,7 @@ def _resize_and_crop(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a model does with the picture before it cuts the patches.
+    """Transformation of the picture by a model before it cuts the patches.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Twin:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many tokens of each kind, apart from patches, the sequence holds."""
+        """Return the number of tokens of each kind in the sequence, without patches."""
         parts = LAYOUTS[self.layout]
         return {
             kind: sum(last - first for part_kind, first, last in parts if part_kind == kind)
@@ -147,7 +147,7 @@ class Twin:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the sequence holds the tokens that the readout needs."""
+        """Return whether the sequence has the tokens that the readout needs."""
         return READOUTS[self.readout] <= set(self.kinds)
 
     def parts(self) -> tuple[tuple[str, int, int], ...]:

@@ -87,12 +87,12 @@ def audit(
     inputs = (Path(source),)
     results = result_folder(out, name, "audit", inputs, FILES, force=force)
     folder = results.path
-    wanted = read_names(jobs) or []
-    check_jobs(wanted, (*JOBS, "spurious"))
+    requested_jobs = read_names(jobs) or []
+    check_jobs(requested_jobs, (*JOBS, "spurious"))
     place = _place(process)
     part = "-{}-of-{}".format(*place)
     shows = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine reports
-    own = tuple(one for one in wanted if one != "spurious")
+    library_jobs = tuple(job for job in requested_jobs if job != "spurious")
     with collected_warnings() as notes:
         with busy("loading the model (its weights are downloaded at the first use)") as say:
             network = load_model(
@@ -101,37 +101,37 @@ def audit(
             )  # fmt: skip
             say("listing the images")
             names = class_names(network) or ()
-            found = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
+            dataset = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
         shown: AbstractContextManager[Callable[[int, int | None], None] | None]
-        made = None
-        if own:
+        audit_result = None
+        if library_jobs:
             shown = bar() if shows else nullcontext()
             with resumable_in(folder), results.running(FILES, part), shown as progress:
-                made = run(
-                    network, found, folder, jobs=own, method=method, density=density,
+                audit_result = run(
+                    network, dataset, folder, jobs=library_jobs, method=method, density=density,
                     detector=detector, batch_size=batch_size, workers=workers, seed=seed,
                     process=place, progress=progress,
                 )  # fmt: skip
-        files = dict(made.files) if made else {}
-        if made is not None and made.analysis is not None:
+        files = dict(audit_result.files) if audit_result else {}
+        if audit_result is not None and audit_result.analysis is not None:
             with busy("drawing"):
-                page = pages(report, analysis=made.analysis)
+                page = pages(report, analysis=audit_result.analysis)
                 writers.write_analysis(
-                    made.analysis, replace(results, path=folder / "analyze"), page
+                    audit_result.analysis, replace(results, path=folder / "analyze"), page
                 )
             files["analyze"] = folder / "analyze"
         searched = True
-        if "spurious" in wanted:
+        if "spurious" in requested_jobs:
             with resumable_in(folder), results.running(FILES, part):
                 searched = _search(
-                    network, found, results, detector, batch_size, seed, place, report, shows
+                    network, dataset, results, detector, batch_size, seed, place, report, shows
                 )
-        if "spurious" in wanted and searched:
+        if "spurious" in requested_jobs and searched:
             files["spurious"] = folder / "spurious"
-    notes = [*_labels_note(found, "spurious" in wanted), *notes]
+    notes = [*_labels_note(dataset, "spurious" in requested_jobs), *notes]
     if shows or files:
-        _report(made, found, files, notes, searched)
-    return _content(made, found, files, notes) if shows else None
+        _report(audit_result, dataset, files, notes, searched)
+    return _content(audit_result, dataset, files, notes) if shows else None
 
 
 def _labels_note(source: Source, searches: bool) -> list[str]:
@@ -144,29 +144,29 @@ def _labels_note(source: Source, searches: bool) -> list[str]:
 
 
 def _content(
-    made: Audit | None, source: Source, files: dict[str, Path], notes: list[str]
+    audit_result: Audit | None, source: Source, files: dict[str, Path], notes: list[str]
 ) -> Content:
     """Return the content for `--json`: counts, means, skipped images, waiting units, files."""
     from ..audit.audit_runner import SUMMARY
 
     result = next((path for path in files.values() if path.name == SUMMARY), None)
-    own = () if made is None else made.skipped
-    skipped = [*source.broken, *((image.name, image.reason) for image in own)]
-    waiting = 0 if made is None else made.waiting
+    audit_skipped = () if audit_result is None else audit_result.skipped
+    skipped = [*source.broken, *((image.name, image.reason) for image in audit_skipped)]
+    waiting = 0 if audit_result is None else audit_result.waiting
     return result_content(result, files, notes, skipped) | {"waiting_units": waiting}
 
 
-def _place(given: str | None) -> tuple[int, int]:
+def _place(text: str | None) -> tuple[int, int]:
     """Return the index of this process and the number of processes.
 
     They come from `--process`, or from torchrun's environment variables.
     """
-    if given is None:
+    if text is None:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", given)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or not int(match[1]) < int(match[2]):
         raise ValueError(
-            f"process: expected K/N with K from 0 up to N - 1, got {given!r} — 0/1 is one process"
+            f"process: expected K/N with K from 0 up to N - 1, got {text!r} — 0/1 is one process"
         )
     return int(match[1]), int(match[2])
 
