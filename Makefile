@@ -45,7 +45,7 @@ format: env ## put the code into shape
 	$(BIN)/ruff format .
 
 tables: env ## write the tables of README.md and docs from the committed results
-	$(BIN)/python benchmarks/render_tables.py
+	$(BIN)/python -m benchmarks.tools.render_tables
 
 picture: demo ## make the pictures of README.md anew; some minutes
 	$(BIN)/semattn compare $(PHOTO) --out $(OUT)/compare

@@ -11,15 +11,15 @@ from PIL import Image
 
 pytest.importorskip("accelerate")
 
-from benchmarks import (
-    bench_pretraining as bench,
-    cifar10,
-    pretraining_curves,
+from benchmarks.datasets import cifar10
+from benchmarks.studies.cost.masking import measure, rows_of
+from benchmarks.studies.pretraining import (
+    acceleration as bench,
+    curves as pretraining_curves,
     pretraining_data,
     pretraining_table as table,
 )
-from benchmarks.bench_pretraining_cost import measure, rows_of
-from benchmarks.pretraining_probes import PROBES, knn, unpacked
+from benchmarks.studies.pretraining.probes import PROBES, knn, unpacked
 from semattn.masking import generator
 from semattn.pretraining import MaskedImages
 
@@ -219,7 +219,7 @@ def test_cifar_is_cut_into_parts_that_share_nothing(tmp_path, monkeypatch):
 
 
 def test_cifar_that_is_not_there_or_not_itself(tmp_path, monkeypatch):
-    with pytest.raises(cifar10.FetchError, match="run python -m benchmarks.cifar10"):
+    with pytest.raises(cifar10.FetchError, match="run python -m benchmarks.datasets.cifar10"):
         cifar10.load(tmp_path / "none", "train")
     monkeypatch.setattr(cifar10.shutil, "which", lambda name: None)
     with pytest.raises(cifar10.FetchError, match="expected npm"):

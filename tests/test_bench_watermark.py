@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.bench_watermark import result
+from benchmarks.studies.spurious.watermark import result
 
 
 def test_the_table_of_results_worked_out_by_hand():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import confounded_birds as birds
-from benchmarks.confounded_birds import BIRDS, DEVELOPMENT, GROUPS, TEST, ConfoundedBirds
-from benchmarks.prompting_arms import ARMS, LIMIT, OURS
-from benchmarks.prompting_table import result, scenes
+from benchmarks.datasets import confounded_birds as birds
+from benchmarks.datasets.confounded_birds import BIRDS, DEVELOPMENT, GROUPS, TEST, ConfoundedBirds
+from benchmarks.studies.prompting.arms import ARMS, LIMIT, OURS
+from benchmarks.studies.prompting.prompting_table import result, scenes
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.bench_groups import run
-from benchmarks.group_folders import WATERBIRDS_GROUPS, imagenet9, loader, waterbirds
+from benchmarks.datasets.group_folders import WATERBIRDS_GROUPS, imagenet9, loader, waterbirds
+from benchmarks.studies.prompting.groups import run
 from tests.conftest import tiny
 
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import reliability_fuzz
 from semattn import AttentionPrompter
 from semattn.data import listed, members, open_source
 from semattn.density import Scene, concentration, densities, strata
@@ -24,6 +23,7 @@ from semattn.grid import PatchGrid
 from semattn.images import Preprocessing, called, pixels_of, prepare, read
 from semattn.keypoints import Keypoints, detect
 from semattn.masking import Crop, GuidedMasking, RandomMasking, kept, loss_weights
+from tests.fuzz import reliability_fuzz
 from tests.models import build
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.objects_on_scenes import (
+from benchmarks.datasets.objects_on_scenes import (
     CLASSES,
     PHOTOGRAPHS,
     SCENES,
@@ -18,8 +18,8 @@ from benchmarks.objects_on_scenes import (
     fetch,
     sheet,
 )
-from benchmarks.objects_on_scenes.compose import crop_scene, paste, place, trim
-from benchmarks.objects_on_scenes.export import export
+from benchmarks.datasets.objects_on_scenes.compose import crop_scene, paste, place, trim
+from benchmarks.datasets.objects_on_scenes.export import export
 from semattn.evaluation import masked
 
 CATALOG = {

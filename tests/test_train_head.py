@@ -11,9 +11,9 @@ import timm
 import torch
 
 import semattn
-from benchmarks.measure_head import interval
-from benchmarks.model_card import card
-from benchmarks.train_head import NAMES, RESULT, LowRank, Recipe, Tail, augment
+from benchmarks.training.measure_head import interval
+from benchmarks.training.model_card import card
+from benchmarks.training.train_head import NAMES, RESULT, LowRank, Recipe, Tail, augment
 from semattn.zoo.build import merge
 
 DATA = Path(semattn.__file__).parent / "zoo" / "assets"

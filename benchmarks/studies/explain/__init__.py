@@ -1,0 +1,1 @@
+"""Studies of attribution maps and of the interrelation of patches."""

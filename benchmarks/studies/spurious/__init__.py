@@ -1,0 +1,1 @@
+"""Studies of the discovery of spurious correlations."""

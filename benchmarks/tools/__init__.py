@@ -1,0 +1,1 @@
+"""Tables of the pages, and the sweep over timm."""

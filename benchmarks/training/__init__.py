@@ -1,0 +1,1 @@
+"""Training of the head of the embedded model."""

@@ -1,0 +1,1 @@
+"""Fuzzing and reliability runs: `make fuzz`, or a single one by `python -m tests.fuzz.NAME`."""
