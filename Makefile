@@ -44,6 +44,12 @@ format: env ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+fuzz: env ## hostile and generated input, threads, kills; hours, results in benchmarks/results
+	$(BIN)/python -m tests.fuzz.reliability_fuzz
+	$(BIN)/python -m tests.fuzz.reliability_files
+	$(BIN)/python -m tests.fuzz.reliability_threads
+	$(BIN)/python -m tests.fuzz.reliability_audit
+
 tables: env ## write the tables of README.md and docs from the committed results
 	$(BIN)/python -m benchmarks.tools.render_tables
 

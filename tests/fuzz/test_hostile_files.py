@@ -178,7 +178,7 @@ def test_a_file_that_never_ends_is_not_waited_for(run, elsewhere, kind, option, 
     os.chdir(elsewhere)
     os.mkfifo(elsewhere / "pipe")
     source = {"pipe": elsewhere / "pipe", "zero": Path("/dev/zero"), "folder": elsewhere}[kind]
-    image = Path(__file__).parents[1] / "examples" / "flower.jpg"
+    image = Path(__file__).parents[2] / "examples" / "flower.jpg"
     answer = run(
         "explain", image, "--model", "test_vit", option, source,
         "--random-weights" if option == "--classes" else "--no-report",

@@ -214,7 +214,7 @@ def test_other_objects_are_named_and_the_conversion_works(tmp_path, states, imag
     named = {"entry": f"{__name__}.Config", "model": "timm.models.vision_transformer."}[kind]
     assert named in str(error.value) and "\n" not in str(error.value)
     command = str(error.value).partition("convert it: ")[2]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     words = [sys.executable, *shlex.split(command)[1:]]
     subprocess.run(words, check=True, cwd=root, env={"PYTHONPATH": str(root)})
     model, _ = quiet_load(tmp_path / "it's last-weights.pt")

@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on(data, tmp_path):
 
     def start(folder):
         command = [sys.executable, "-m", "semattn", *arguments, "--out", str(folder)]
-        return subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
 
     with start(interrupted) as process:
         until = time.monotonic() + 120

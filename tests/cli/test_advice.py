@@ -239,5 +239,5 @@ def test_the_name_of_a_model(run, monkeypatch):
 
 def test_no_advice_is_left_in_a_circle():
     """The advice of issue 24: files of a folder were asked for, and refused."""
-    source = Path(build.__file__).parents[1] / "commands"
+    source = Path(build.__file__).parents[1] / "cli"
     assert not [file for file in source.glob("*.py") if "give the files in it" in file.read_text()]

@@ -358,7 +358,7 @@ def test_unknown_ways_are_refused_by_name():
 
 @pytest.fixture(scope="module")
 def pictures():
-    flower = read(Path(__file__).parents[1] / "examples" / "flower.jpg")
+    flower = read(Path(__file__).parents[2] / "examples" / "flower.jpg")
     tall = flower.rotate(90, expand=True).crop((3, 5, 400, 600))
     return flower, tall
 
