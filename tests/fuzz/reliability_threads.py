@@ -24,11 +24,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks import RESULTS_DIR
+from benchmarks.studies.cost import measuring
 from semattn import AttentionPrompter, record
 from semattn.explain import explainers
 from semattn.utils.atomic_files import write_text
-
-from ...benchmarks.studies.cost import measuring
 
 RESULTS = RESULTS_DIR / "reliability_threads.json"
 THREADS = (2, 4, 8, 16)

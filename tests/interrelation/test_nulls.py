@@ -114,9 +114,9 @@ def assert_rejection_rate(
         assert abs(rate - level) < 3.3 * std, (test, rate)
 
 
-@pytest.mark.parametrize(("draw", "draws"), [(tied_counts, 20), (smooth_fields, 3)])
-def test_one_image_rejects_at_its_rate(sample, n_draws):
-    by_test = p_values(600, 1, sample, n_draws=n_draws)
+@pytest.mark.parametrize(("sample", "draws"), [(tied_counts, 20), (smooth_fields, 3)])
+def test_one_image_rejects_at_its_rate(sample, draws):
+    by_test = p_values(600, 1, sample, n_draws=draws)
     assert {null for _, null in by_test} == {"shifted", "permuted"}
     assert_rejection_rate(by_test)
 

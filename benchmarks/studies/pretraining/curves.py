@@ -16,11 +16,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks import ROOT
+from benchmarks import RESULTS_DIR, ROOT
 from semattn.utils.atomic_files import whole
 from semattn.viz.style import INK, MUTED
 
-from .acceleration import ARMS, RESULTS
+from .acceleration import ARMS
 
 PICTURE = ROOT / "docs" / "pretraining.png"
 COLOURS = ("#c1440e", "#1f6fb4", "#2c8a4b", "#8a4fa3", "#b58900")  # of arms that are not controls
@@ -78,7 +78,7 @@ def draw(table: dict[str, Any]) -> Figure:
 def main() -> None:
     """Draw the curves of the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--table", type=Path, default=RESULTS / "pretraining.json")
+    parser.add_argument("--table", type=Path, default=RESULTS_DIR / "pretraining.json")
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
     figure = draw(json.loads(options.table.read_text(encoding="utf-8")))

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import RESULTS_DIR
 from semattn.utils.atomic_files import write_text
 
-from .acceleration import ARMS, RESULTS, short
+from .acceleration import ARMS, short
 from .probes import unpacked
 
 DRAWS, CONFIDENCE = 2000, 95
@@ -220,7 +221,7 @@ def _probed_entries(run_result: dict[str, Any]) -> list[dict[str, Any]]:
 def main() -> None:
     """Write the table of the finished runs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=RESULTS / "pretraining")
+    parser.add_argument("--results", type=Path, default=RESULTS_DIR / "pretraining")
     parser.add_argument("--out", type=Path, help="default: the name of the folder with .json")
     options = parser.parse_args()
     out = options.out or options.results.with_suffix(".json")

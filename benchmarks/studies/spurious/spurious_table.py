@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from benchmarks import RESULTS_DIR
 from semattn.utils.atomic_files import write_text
 
 from .loop import GROUPS
@@ -24,7 +25,6 @@ from .search import (
     KINDS,
     OVERLAP,
     RATES,
-    RESULTS,
     SEARCH,
     SEEDS,
     TRAIN,
@@ -285,7 +285,7 @@ def main() -> None:
     }
     for name, table in tables.items():
         if table["rows"]:
-            write_text(RESULTS / f"{name}.json", json.dumps(table, indent=1) + "\n")
+            write_text(RESULTS_DIR / f"{name}.json", json.dumps(table, indent=1) + "\n")
             print(name, len(table["rows"]), "rows")
 
 
