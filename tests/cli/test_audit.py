@@ -29,7 +29,7 @@ def test_it_writes_everything_and_says_where(run, elsewhere):
         "analysis.png",
         "report.html",
     }
-    assert "7 images in" in out and "a second" in out and "6 explained" in out
+    assert "7 images in" in out and "per second" in out and "6 explained" in out
     assert "skipped: 1" in out and "[red].png:" in out
     assert out.endswith("explain.parquet, skipped.parquet, audit.json, analyze\n")
     rows = parquet.read_table(folders / "explain.parquet").to_pylist()
@@ -79,7 +79,7 @@ def test_processes_of_one_audit_share_the_search(run, elsewhere):
     for place in (2, 0):
         status, out, err = run(*command, "--out", "many", "--process", f"{place}/3")
         assert status == 0, err
-        assert "left to the process that looks at the last images" in out
+        assert "finished by the process that handles the last images" in out
     assert not (elsewhere / "many/spurious").exists()
     status, out, err = run(*command, "--out", "many", "--process", "1/3")
     assert status == 0 and out.endswith("spurious\n"), err
