@@ -20,6 +20,8 @@ import timm
 import torch
 from PIL import Image
 
+from semattn.utils.progress import Progress
+
 EDITS = (
     "nothing", "picture", "same size", "mask", "add", "remove", "rename", "swap", "copy", "break",
     "touch", "class",
@@ -117,10 +119,10 @@ def _move(root: Path, old: Path, new: str) -> None:
     (root / old).rename(root / new)
 
 
-def stop_at(count: int | None) -> Callable[[int, Any], None]:
+def stop_at(count: int | None) -> Progress:
     """Return a progress function that interrupts after so many images, None for never."""
 
-    def look(done: int, total: Any) -> None:
+    def look(stage: str, done: int, total: int | None) -> None:
         if done == count:
             raise StoppedError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +29,7 @@ from ..interrelation import Analysis
 from ..interrelation.study import Study
 from ..keypoints import detectors
 from ..utils.atomic_files import whole, write_text
+from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import Shelf
 from . import batch_size as memory
@@ -110,7 +111,7 @@ class Work:
         batch_size: int | None,
         workers: int | None,
         process: tuple[int, int],
-        progress: Callable[[int, int | None], None] | None,
+        progress: Progress | None,
     ) -> Audit:
         """Do the remaining units of this process; write the tables if no unit is missing."""
         with self.shelf.running(process, also=(self.out, self.out / MAPS)):
@@ -134,7 +135,7 @@ class Work:
                     yield loaded
                     done += loaded.given
                     if progress is not None:
-                        progress(done, total)
+                        progress("auditing", done, total)
 
             with closing(loaded_batches):
                 for unit in todo:

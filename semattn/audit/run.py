@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from ..data.sources import Source
 from ..errors import SemattnError
 from ..images import Preprocessing
+from ..utils.progress import Progress
 from ..utils.registry import choices
 from .audit_runner import JOBS, Audit, Work
 from .tables import check_parquet
@@ -33,7 +34,7 @@ def audit(
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     process: tuple[int, int] = (0, 1),
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Audit:
     """Explain and analyse every image of a source; resume an earlier call that was interrupted.
 
@@ -55,7 +56,7 @@ def audit(
     workers : processes that read images and detect keypoints; None for the cores that the model
         does not use
     process : index of this process, from 0, and number of processes
-    progress : called with the number of images done by this process, and its total
+    progress : called with the stage, the number of images done by this process, and its total
 
     Raises
     ------

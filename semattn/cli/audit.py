@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.class_names import class_names
+from ..utils.progress import Progress
 from ..utils.result_folder import ResultFolder
 from . import options
 from .folders import result_folder
@@ -102,7 +102,7 @@ def audit(
             say("listing the images")
             names = class_names(network) or ()
             dataset = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
-        shown: AbstractContextManager[Callable[[int, int | None], None] | None]
+        shown: AbstractContextManager[Progress | None]
         audit_result = None
         if library_jobs:
             shown = bar() if shows else nullcontext()

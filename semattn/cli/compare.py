@@ -73,7 +73,7 @@ def compare(
             image.for_model(network),
             names,
             target=label,
-            progress=lambda index, total, name: say(f"{index} of {total}: {name}"),
+            progress=lambda name, index, total: say(f"{index} of {total}: {name}"),
             **settings,
         )
         say("drawing")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..utils.progress import Progress
 from ..utils.registry import choices
 from . import options
 from .folders import result_folder
@@ -78,7 +78,7 @@ def pretrain(
         with busy("listing the folder") if is_main else nullcontext():
             pictures = listed(folder)
             others = None if validation is None else listed(validation)
-        progress_context: AbstractContextManager[Callable[[str, int, int], None] | None]
+        progress_context: AbstractContextManager[Progress | None]
         progress_context = progress_phases() if is_main else nullcontext()
         with progress_context as progress:
             finished = run(

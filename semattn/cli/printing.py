@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
+    Progress as ProgressBar,
     ProgressColumn,
     SpinnerColumn,
     Task,
@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..errors import NoKeypointWarning, plain
+from ..utils.progress import Progress, ignore_progress
 from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
@@ -66,12 +67,8 @@ class _Speed(ProgressColumn):
         return Text("" if not task.speed else f"{task.speed:.1f}/s")
 
 
-def _ignore_progress(*_: object) -> None:
-    """Ignore progress without a terminal: a disabled bar of rich < 14.3 prints an empty line."""
-
-
 @contextmanager
-def bar() -> Iterator[Callable[[int, int | None], None]]:
+def bar() -> Iterator[Progress]:
     """Show a progress bar on a terminal, with images per second and the remaining time."""
     columns = (
         SpinnerColumn(),
@@ -85,15 +82,15 @@ def bar() -> Iterator[Callable[[int, int | None], None]]:
     )
     console = open_console(error=True)
     if not console.is_terminal:
-        yield _ignore_progress
+        yield ignore_progress  # a disabled bar of rich < 14.3 prints an empty line
         return
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with ProgressBar(*columns, console=console, transient=True) as progress_bar:
+        task = progress_bar.add_task("", total=None)
+        yield lambda _, done, total: progress_bar.update(task, completed=done, total=total)
 
 
 @contextmanager
-def progress_phases() -> Iterator[Callable[[str, int, int], None]]:
+def progress_phases() -> Iterator[Progress]:
     """Show a progress bar on a terminal for consecutive phases, with the remaining time of each."""
     columns = (
         SpinnerColumn(),
@@ -106,21 +103,21 @@ def progress_phases() -> Iterator[Callable[[str, int, int], None]]:
     )
     console = open_console(error=True)
     if not console.is_terminal:
-        yield _ignore_progress
+        yield ignore_progress  # a disabled bar of rich < 14.3 prints an empty line
         return
     # A step may take a minute: the speed is that of the last hour, not of the last half minute.
-    with Progress(
+    with ProgressBar(
         *columns, console=console, transient=True, speed_estimate_period=3600
-    ) as progress:
+    ) as progress_bar:
         tasks: dict[str, Any] = {}
 
-        def show_phase(phase: str, done: int, total: int) -> None:
+        def show_phase(stage: str, done: int, total: int | None) -> None:
             for name, task in tasks.items():
-                if name != phase:
-                    progress.update(task, visible=False)
-            if phase not in tasks:
-                tasks[phase] = progress.add_task(verbatim(phase), total=total)
-            progress.update(tasks[phase], completed=done, total=total, visible=True)
+                if name != stage:
+                    progress_bar.update(task, visible=False)
+            if stage not in tasks:
+                tasks[stage] = progress_bar.add_task(verbatim(stage), total=total)
+            progress_bar.update(tasks[stage], completed=done, total=total, visible=True)
 
         yield show_phase
 

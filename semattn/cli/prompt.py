@@ -102,7 +102,7 @@ def prompt(
             target=label,
             strengths=strengths,
             prompt=_describe_prompt(region, density, away),
-            progress=lambda index, total: say(f"strength {index} of {total - 1}"),
+            progress=lambda _, index, total: say(f"strength {index} of {total - 1}"),
         )
         say("drawing")
         backdrop = enlarged_view(image.source, network)

@@ -98,7 +98,7 @@ def run_images(
 
     with _indexed(write_index, rows, len(inputs.images), top.path), bar() as progress:
         for number, (image, folder) in enumerate(zip(inputs.images, folders.each, strict=True)):
-            progress(number, len(inputs.images))
+            progress("images", number, len(inputs.images))
             try:
                 with collected_warnings() as image_notes:
                     result = work(image, folder, _ignore_status)

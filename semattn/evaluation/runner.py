@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..errors import SemattnError, UnsupportedModelError
 from ..images import Images, Preprocessing, prepare
 from ..targets import OutputMeaning
 from ..utils.profiling import measured
+from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
 from ..utils.registry import choices
 from ..utils.result_folder import ResultFolder
@@ -72,7 +73,7 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Results:
     """Explain every image of `data` with every method, and measure each map.
 
@@ -90,7 +91,7 @@ def evaluate(
         otherwise the predicted class
     folder : directory that stores the row of each image, which is read again if image, mask and
         class have not changed; None stores nothing
-    progress : called with the number of images done, and the total
+    progress : called with the stage, the number of finished images and the total
 
     Raises
     ------
@@ -134,7 +135,7 @@ def evaluate(
                 study.measure(index) if stored_rows is None else _row(stored_rows, study, index)
             )
             if progress:
-                progress(index + 1, len(data))
+                progress("evaluating", index + 1, len(data))
         if stored_rows is not None:
             inputs, note = stored_rows.finish()
             manifest["data"] = {**data.about, "inputs_sha256": inputs}

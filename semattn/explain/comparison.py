@@ -6,7 +6,7 @@ raises an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
 from ..metrics.randomization import moved
 from ..utils.profiling import measured
+from ..utils.progress import Progress
 from . import Explainer, Explanation, explainers
 
 OURS = "sift-patch-interrelation"
@@ -86,7 +87,7 @@ def compare(
     methods: Iterable[str] | None = None,
     *,
     target: Target = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
     """Explain one image with several methods, and measure time, memory and sensitivity.
@@ -101,7 +102,8 @@ def compare(
     methods : names in `semattn.explainers`; None is all of them, with the semattn method first and
         the baselines last
     target : as for `Explainer.attribute`
-    progress : called with (number, total, name) before each method, counting from 1
+    progress : called before each method with its name, its number (from 1) and the number of
+        methods
     options : options of all explainers: density, detector, layers, refine, preprocessing, seed
 
     Raises
@@ -126,7 +128,7 @@ def compare(
     refusals: list[SemattnError] = []
     for number, name in enumerate(names, 1):
         if progress is not None:
-            progress(number, len(names), name)
+            progress(name, number, len(names))
         try:
             rows.append(subject.row(name))
         except (TargetError, ImageError):

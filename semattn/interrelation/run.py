@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from ..attention.sites import Layers, refuse
 from ..data.loading import as_iterable, has_spare_cores, read_ahead
 from ..images import Preprocessing
+from ..utils.progress import Progress, ignore_progress
 from .analysis import Analysis
 from .analysis_files import check_writable
 from .study import Study
@@ -31,7 +32,7 @@ def analyze(
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     partial: str | Path | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Analysis:
     """Analyse the weighted patch interrelation of one or more images.
 
@@ -53,7 +54,7 @@ def analyze(
     batch_size : images per forward pass
     partial : file that saves intermediate results, and from which an interrupted run resumes if
         the images begin with those in the file, unchanged; removed at the end
-    progress : called with the number of finished images, and the total if it is known
+    progress : called with the stage, the number of finished images and the total, if it is known
 
     Raises
     ------
@@ -107,7 +108,8 @@ def analyze(
         study.take_all(
             read_ahead(study.reader.load, image_list, batch_size, has_spare_cores(module)),
             None if partial is None else Path(partial),
-            lambda done: None if progress is None else progress(done, total),
+            progress or ignore_progress,
+            total,
         )
     return study.result()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cache
 from itertools import chain
@@ -26,6 +26,7 @@ from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing
 from ..keypoints import Keypoints, detectors
+from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
 from .accumulate import Tally
 from .analysis import Analysis
@@ -100,7 +101,8 @@ class Study:
         self,
         batches: Iterator[Loaded],
         partial: Path | None,
-        progress: Callable[[int], None],
+        progress: Progress,
+        total: int | None,
     ) -> None:
         """Measure every batch; resume after the images of a partial result, if there is one.
 
@@ -127,7 +129,7 @@ class Study:
                 self._enter_pool(loaded)
                 continue
             self.take(loaded)
-            progress(n_read)
+            progress("analyzing", n_read, total)
             is_due = number % BATCHES_BETWEEN_SAVES == 0 and self.tally and self.tally.images
             if partial is not None and is_due:
                 save_partial(self.result(), partial, n_read, digest.hexdigest(), self.fill)

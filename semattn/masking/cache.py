@@ -11,7 +11,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from semattn.images import read
 from semattn.keypoints import Keypoints, detect
 from semattn.utils.atomic_files import whole, write_text
 from semattn.utils.input_list import changes, contents, identify, lines_by_name
+
+from ..utils.progress import Progress
 
 SHARD_SIZE = 1024  # pictures per file
 INDEX, PICTURE_LIST = "keypoints.json", ".pictures.jsonl"
@@ -136,7 +138,7 @@ class KeypointCache:
         longest: int = 512,
         workers: int | None = None,
         shard: int = SHARD_SIZE,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         identities: Sequence[str] | None = None,
         replace: bool = False,
     ) -> KeypointCache:
@@ -154,7 +156,7 @@ class KeypointCache:
             detection; finer detail would not be visible in a crop of half that size
         workers : number of threads; the number of processors by default
         shard : pictures per file
-        progress : called with the number of finished pictures and the total
+        progress : called with the stage, the number of finished pictures and the total
         identities : result of `semattn.utils.input_list.identify` for the pictures, if known
         replace : overwrite a folder that holds the keypoints of other pictures
 
@@ -201,7 +203,7 @@ class KeypointCache:
                         target_dir / _shard_name(number), list(keypoints), shard_lines, seconds
                     )
                 if progress is not None:
-                    progress(indices.stop, len(pictures))
+                    progress("keypoints", indices.stop, len(pictures))
         return cls(target_dir)
 
 

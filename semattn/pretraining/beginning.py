@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..utils.progress import Progress
 from ..utils.provenance import versions
 from ..utils.result_folder import RECORDS
 from .checkpoints import RUN, check_run, latest, read_run, write_json
 from .inputs import Inputs, check_inputs, check_unchanged, read_inputs
 
 PICTURES, VALIDATION = "pictures", "validation"
-
-ReportProgress = Callable[[str, int, int], None]
 
 
 def begin(
@@ -23,7 +22,7 @@ def begin(
     validation: Sequence[Any] | None,
     is_main: bool,
     workers: int | None,
-    report: ReportProgress,
+    progress: Progress,
 ) -> tuple[Inputs, Inputs | None]:
     """Return the readable training pictures and validation pictures of a run.
 
@@ -42,10 +41,10 @@ def begin(
         )
         return read_inputs(pictures, records_path(out_dir, PICTURES)), validation_inputs
     latest(out_dir, tidy=True)
-    inputs = _read_checked(PICTURES, pictures, out_dir, workers, report)
+    inputs = _read_checked(PICTURES, pictures, out_dir, workers, progress)
     if validation is None:
         return inputs, None
-    validation_inputs = _read_checked(VALIDATION, validation, out_dir, workers, report)
+    validation_inputs = _read_checked(VALIDATION, validation, out_dir, workers, progress)
     if validation_inputs.skipped:
         name, reason = validation_inputs.skipped[0]
         warnings.warn(
@@ -101,12 +100,10 @@ def _read_checked(
     pictures: Sequence[Any],
     out_dir: Path,
     workers: int | None,
-    report: ReportProgress,
+    progress: Progress,
 ) -> Inputs:
     path = records_path(out_dir, list_name)
-    inputs = check_inputs(
-        pictures, path, workers, lambda done, total: report(f"reading the {list_name}", done, total)
-    )
+    inputs = check_inputs(pictures, path, workers, progress, f"reading the {list_name}")
     is_trained = _is_trained(out_dir)
     if difference := check_unchanged(list_name, path, inputs, out_dir, is_trained=is_trained):
         warnings.warn(

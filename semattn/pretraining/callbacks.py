@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..utils.atomic_files import write_text
+from ..utils.progress import Progress
 from .checkpoints import CHECKPOINTS, LOG, mark
 from .data import Order
 
@@ -106,13 +107,13 @@ def select_metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class ProgressReporter(TrainerCallback):
     """Reports progress to a function: ("training", steps done, total steps)."""
 
-    def __init__(self, report: Callable[[str, int, int], None]) -> None:
-        self.report = report
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Report the number of finished steps."""
         if state.is_world_process_zero:
-            self.report("training", state.global_step, state.max_steps)
+            self.progress("training", state.global_step, state.max_steps)
 
     on_step_end = on_train_begin
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..errors import ImageError, SemattnError
 from ..images import read
 from ..utils.atomic_files import write_text
 from ..utils.input_list import changes, contents, identify, input_names, lines_by_name
+from ..utils.progress import Progress
 from .checkpoints import RunError
 
 PROGRESS_INTERVAL = 500  # pictures between two calls of `progress`
@@ -64,7 +65,8 @@ def check_inputs(
     pictures: Sequence[Any],
     path: Path,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    stage: str = "reading the pictures",
 ) -> Inputs:
     """Read every picture that is not recorded in `path` with the same identity.
 
@@ -84,7 +86,7 @@ def check_inputs(
             if reason:
                 reasons[number] = reason
             if progress is not None and (done % PROGRESS_INTERVAL == 0 or done == len(new)):
-                progress(done, len(new))
+                progress(stage, done, len(new))
     return _parse_lines(pictures, [
         json.dumps({"skipped": names[i], "reason": reasons[i]}) if i in reasons else line
         for i, line in enumerate(lines)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ImageError
 from ..masking import GuidedMasking, KeypointCache, Masking
+from ..utils.progress import Progress, ignore_progress
 from ..utils.registry import choices
 from ..utils.result_folder import FolderLike, ResultFolder
 from .beginning import begin, save_run_start, warn_about_edits
@@ -25,8 +26,6 @@ from .pictures import PICTURE, draw, is_due
 MODEL, KEYPOINTS = "model", "keypoints"
 FILES = (RUN, LOG, PICTURE, f"{MODEL}/", f"{KEYPOINTS}/", f"{CHECKPOINTS}/")
 LONGEST = 2.0  # shorter side of pictures in keypoint detection, relative to the input size
-
-ReportProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +85,7 @@ def pretrain(
     keep: int = 2,
     validation: Sequence[Any] | None = None,
     reconstructions: int = 6,
-    progress: ReportProgress | None = None,
+    progress: Progress | None = None,
     after_epoch: Callable[[Pretrained, int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> Pretrained:
@@ -139,7 +138,7 @@ def pretrain(
     """
     check_packages()
     folder = out if isinstance(out, ResultFolder) else ResultFolder(Path(out), "pretrain")
-    report = progress or _ignore_progress
+    progress = progress or ignore_progress
     out_dir = folder.path
     masking = GuidedMasking(seed=seed) if masking is None else masking
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -184,7 +183,7 @@ def pretrain(
         # The main process runs first; the others reuse its files.
         with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
             inputs, validation_inputs = begin(
-                out_dir, pictures, validation, is_main, workers or None, report
+                out_dir, pictures, validation, is_main, workers or None, progress
             )
             steps = _steps_per_epoch(len(inputs.lines), batch_size)
             settings |= {"pictures": len(inputs.lines), "pictures_sha256": inputs.digest}
@@ -198,7 +197,7 @@ def pretrain(
                         detector,
                         image_size,
                         workers,
-                        report,
+                        progress,
                         replace=cache is None,
                     )
                 data.use(KeypointCache(keypoints_dir))
@@ -236,7 +235,7 @@ def pretrain(
                 log,
                 run_callbacks.EpochEnd(call_after_epoch, log, steps),
                 run_callbacks.CheckpointMarker(out_dir),
-                run_callbacks.ProgressReporter(report),
+                run_callbacks.ProgressReporter(progress),
                 *callbacks,
             ],
         )
@@ -273,10 +272,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     import torch
 
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Ignore progress reports."""
 
 
 def _check_batch(batch_size: int, processes: int) -> None:
@@ -324,14 +319,14 @@ def _build_cache(
     detector: str,
     size: int,
     workers: int,
-    report: ReportProgress,
+    progress: Progress,
     *,
     replace: bool,
 ) -> KeypointCache:
     """Return the keypoint cache of all pictures, completed if necessary."""
     return KeypointCache.build(
         inputs.pictures, folder, detector=detector, longest=round(LONGEST * size),
-        workers=workers or None, progress=lambda done, total: report("keypoints", done, total),
+        workers=workers or None, progress=progress,
         identities=inputs.lines, replace=replace,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ images. The prompter remembers these images, and `evaluate` raises if the test s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ..attention.output_meaning import part_of, predict
 from ..attention.sites import Layers
 from ..errors import ShapeError, UnsupportedModelError
 from ..targets import OutputMeaning
+from ..utils.progress import Progress
 from ..utils.registry import choices
 from ..utils.validation import check_labels
 from .bias import Known
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 STRENGTHS = (0.0, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
 RULES = ("worst-group", "accuracy", "entropy", "margin")
 AGREEMENT = 0.9
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def calibrate(
         (lowest) or "margin" (highest) among the candidates that agree with the plain model on at
         least the fraction `agreement` of the images; "auto" is the first rule that the data allow.
         Ties go to the higher accuracy, then to the weaker prompt
-    progress : called with the number of finished batches, and the total if it is known
+    progress : called with the stage, the number of finished batches and the total, if it is known
 
     Raises
     ------
@@ -144,7 +143,7 @@ def calibrate(
         shared_trials = _with_shared_bias(trials, batch.inputs)
         results.add(batch, outputs, [outputs.of(trial, batch.inputs) for trial in shared_trials])
         if progress:
-            progress(number, len(loader) if isinstance(loader, Sized) else None)
+            progress("calibrating", number, len(loader) if isinstance(loader, Sized) else None)
     path = results.steps(trials)
     rule = _resolve_rule(rule, path)
     best = min(path, key=lambda step: _sort_key(step, rule, agreement))
@@ -187,7 +186,7 @@ def evaluate(
         image_ids += batch.image_ids
         results.add(batch, outputs, [outputs.of(trial, batch.inputs) for trial in trials])
         if progress:
-            progress(number, len(loader) if isinstance(loader, Sized) else None)
+            progress("measuring", number, len(loader) if isinstance(loader, Sized) else None)
     plain, prompted = results.steps(trials)
     prompter.test_ids.update(image_ids)
     return Evaluation(plain, prompted, len(image_ids), _hash_ids(image_ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..attention.target import fixed_target
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation
 from ..grid import PatchGrid
+from ..utils.progress import Progress
 from . import AttentionPrompter
 from .bias import Known
 
@@ -90,7 +91,7 @@ def steps(
     additional_forward_args: Any = None,
     explanation: Explanation | None = None,
     prompt: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Steps:
     """Prompt one image with increasing strength.
 
@@ -104,7 +105,7 @@ def steps(
     strengths : strengths of the prompt; 0 is added if missing
     explanation : the explanation without a prompt, if it exists already
     prompt : description of the prompt for reports
-    progress : called with the number of completed strengths and the total
+    progress : called with the stage, the number of finished strengths and the total
 
     Raises
     ------
@@ -134,7 +135,7 @@ def steps(
     logits, maps = [unprompted.logits], [unprompted.patch_map]
     for number, strength in enumerate(all_strengths[1:], 1):
         if progress:
-            progress(number, len(all_strengths))
+            progress("prompting", number, len(all_strengths))
         with prompter.at(strength, prompter.layers).steer(prompt_bias):
             step = explainer.explain(
                 model, inputs, target=step_target, manifest=unprompted.manifest, **forward_options

@@ -6,7 +6,7 @@ A stored batch is used if its images and the projection of its values have not c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from ..data.labelled import Labelled
 from ..errors import SemattnError, relative_reason
 from ..utils.identity import all_unchanged, combined, from_array, identity_of, to_array
+from ..utils.progress import Progress
 from ..utils.redone import Redone
 from ..utils.run_store import Shelf
 from .feature_extractor import Looker
@@ -25,8 +26,6 @@ PREFIX = "look-"  # name prefix of a stored batch
 PATCHES = ("shape", "cell", "origin")  # arrays of the grid
 STATE = ("identities", "space")  # digests of the images and of the projection of a batch
 ABOUT = ("sources", "labels", "right", "skipped", "reasons", *STATE, *PATCHES)  # small arrays
-
-Progress = Callable[[str, int, int], None]
 
 
 class Views:

@@ -20,12 +20,13 @@ from ..images import Preprocessing
 from ..keypoints import detectors
 from ..utils.class_names import class_names, resolve_class
 from ..utils.input_list import input_names
+from ..utils.progress import Progress, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import Shelf
 from ..utils.termination import exits_on_termination
 from .discovery import Discovery
 from .feature_extractor import Looker
-from .feature_store import Progress, Views
+from .feature_store import Views
 from .looked import Looked
 from .study import CLASS, Study
 
@@ -160,7 +161,7 @@ class Search:
         )  # pairs are read one at a time
         self.views = Views(
             looker, data, self.shelf, input_names(sources), batch_size, seed,
-            progress or (lambda *_: None),
+            progress or ignore_progress,
         )  # fmt: skip
 
     def __enter__(self) -> Search:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from ..errors import SemattnError
+from ..utils.progress import Progress
 from . import interventions as trials, places
 from .candidates import FOLDS, SAME, Patches, find_candidates, overlap_fraction, select_distinct
 from .cue import AROUND, EVERYWHERE, SAME_PLACE, Example, SpuriousCue
 from .cue_detector import Detector, fit_detector
 from .discovery import Discovery, Rank
-from .feature_store import Progress, strided
+from .feature_store import strided
 from .looked import Looked
 from .significance import effect, score, shares, surely
 from .tried import CandidateCue, from_arrays, to_arrays

@@ -172,7 +172,7 @@ def test_other_options_are_refused(tmp_path):
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     root = make_data(tmp_path / "data", 1)
 
-    def second(done, total):
+    def second(stage, done, total):
         with pytest.raises(LockedError, match="is running — wait for it"):
             run_bench(root, tmp_path / "kept")
         raise StoppedError

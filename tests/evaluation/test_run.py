@@ -117,7 +117,7 @@ def test_an_interrupted_run_resumes_with_equal_results(model, results, tmp_path)
     class StopError(Exception):
         pass
 
-    def stop(done: int, total: int) -> None:
+    def stop(stage: str, done: int, total: int | None) -> None:
         if done == 3:
             raise StopError
 
@@ -133,7 +133,7 @@ def test_an_interrupted_run_resumes_with_equal_results(model, results, tmp_path)
     data, steps = Data(), []
     again = evaluate(model, data, **options, progress=lambda *step: steps.append(step))
     np.testing.assert_array_equal(again.values, results.values)
-    assert steps == [(i, 5) for i in range(1, 6)] and again.names == results.names
+    assert steps == [("evaluating", i, 5) for i in range(1, 6)] and again.names == results.names
     times = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
     evaluate(model, Data(), **options)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")} == times

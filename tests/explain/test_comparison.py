@@ -141,7 +141,7 @@ def test_progress_names_each_method_before_it_runs(model):
     comparison = semattn.compare(
         model, images(1), ["center", OURS, "center"], progress=lambda *call: calls.append(call)
     )
-    assert calls == [(1, 2, "center"), (2, 2, OURS)]
+    assert calls == [("center", 1, 2), (OURS, 2, 2)]
     assert len(comparison.rows) == 2, "a name counts once"
 
 

@@ -118,7 +118,7 @@ def test_many_blank_pictures_do_not_fill_the_memory(model, photos, others):
     log = []
     analysis = analyze_pictures(
         model, (log.append(picture) or picture for picture in pictures), batch_size=1, pool=4,
-        progress=lambda done, _: log.append(None) if done == 1 else None,
+        progress=lambda _, done, total: log.append(None) if done == 1 else None,
     )  # fmt: skip
     assert log.index(None) <= module.MAX_FILL_FACTOR * 4 + 4
     assert analysis.images == 5 and "other" not in analysis.nulls("alignment")
@@ -215,7 +215,7 @@ def test_a_very_large_lift_is_counted():
 
 
 def stop_after(count: int):
-    def progress(done: int, total: int | None) -> None:
+    def progress(stage: str, done: int, total: int | None) -> None:
         if done >= count:
             raise StoppedError
 
@@ -252,7 +252,7 @@ def test_a_run_that_was_stopped_goes_on(
     )
     same_bits(uninterrupted, resumed)
     assert resumed.skipped == uninterrupted.skipped and resumed.manifest == uninterrupted.manifest
-    assert calls[0][0] > last_done and calls[-1] == (len(mixed), None)
+    assert calls[0][1] > last_done and calls[-1] == ("analyzing", len(mixed), None)
     assert not list(file.parent.iterdir())
 
 
@@ -384,7 +384,7 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
         analyses.append(
             analyze(
                 model, generate(), batch_size=2, pool=2,
-                progress=lambda done, _: distances.append(len(n_taken) - done),
+                progress=lambda _, done, total: distances.append(len(n_taken) - done),
             )
         )  # fmt: skip
     same_bits(*analyses)
@@ -421,7 +421,10 @@ def test_a_partial_file_that_cannot_be_written_is_noticed_before_the_first_image
     calls = []
     with pytest.raises(AnalysisFileError, match="file: expected to write") as error:
         analyze_pictures(
-            model, photos[:2], partial=tmp_path / "taken" / "part.npz", progress=calls.append
+            model,
+            photos[:2],
+            partial=tmp_path / "taken" / "part.npz",
+            progress=lambda *args: calls.append(args),
         )
     assert "\n" not in str(error.value) and not calls
 

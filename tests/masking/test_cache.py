@@ -34,7 +34,11 @@ def test_the_cache_returns_the_detected_keypoints(pictures, tmp_path):
     cache = KeypointCache.build(
         pictures, tmp_path / "kept", shard=2, progress=lambda *progress: reports.append(progress)
     )
-    assert len(cache) == 5 and reports == [(2, 5), (4, 5), (5, 5)]
+    assert len(cache) == 5 and reports == [
+        ("keypoints", 2, 5),
+        ("keypoints", 4, 5),
+        ("keypoints", 5, 5),
+    ]
     assert len(cache[2]) == 0
     for number, path in enumerate(pictures):
         expected = detect(np.asarray(Image.open(path).convert("RGB"))[None])[0]
@@ -61,7 +65,7 @@ def test_large_pictures_are_resized_for_detection():
 def test_an_interrupted_build_is_resumed(pictures, tmp_path, monkeypatch):
     cache_dir = tmp_path / "kept"
 
-    def stop(done, total):
+    def stop(stage, done, total):
         if done == 4:
             raise KeyboardInterrupt
 

@@ -93,7 +93,7 @@ def studies(root: Path, count: int) -> Iterator[tuple[str, Analysis]]:
     resume_dir.mkdir(exist_ok=True)
 
     def run(name: str, images: Any, network: torch.nn.Module, density: str) -> Analysis:
-        def show_progress(done: int, total: int | None) -> None:
+        def show_progress(stage: str, done: int, total: int | None) -> None:
             print(f"\r{name}: {done} of {total or count}", end="", flush=True)
 
         analysis = analyze(

@@ -190,7 +190,7 @@ def main() -> None:
         setting=setting,
         refine=options.refine, classes=model.classes,  # type: ignore[arg-type]
         folder=options.work / f"{name}-{options.images}-{options.seed}",
-        progress=lambda done, total: print(f"{done} of {total}", flush=True),
+        progress=lambda _, done, total: print(f"{done} of {total}", flush=True),
     )  # fmt: skip
     table = evaluation.table(results)
     num_correct = sum(bool(is_correct) for is_correct in results.right)
