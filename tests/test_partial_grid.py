@@ -25,7 +25,7 @@ from semattn.interrelation import analysis_files as store, load_analysis
 from semattn.keypoints import Keypoints
 from semattn.metrics.perturbation import kept_pixels
 from semattn.prompting.regions import Box, Mask, Points, coverage
-from semattn.report.parts import about_image
+from semattn.report.image_content import about_image
 from semattn.spurious import Search, feature_extractor as looking, load_discovery, save_discovery
 from semattn.spurious.effects import pasted
 from semattn.spurious.features import colours, descriptors

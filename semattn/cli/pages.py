@@ -17,4 +17,4 @@ def pages(
         return {}
     from .. import report
 
-    return {PAGE: report.of(explanation, **parts).save}
+    return {PAGE: report.build(explanation, **parts).save}

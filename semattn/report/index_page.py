@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ..errors import plain
 from ..version import __version__
-from .page import STYLE, digest, joined
+from .render import STYLE, digest, joined
 
 INDEX_STYLE = "index.css"
 

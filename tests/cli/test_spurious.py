@@ -242,7 +242,7 @@ def test_files_of_a_discovery_by_hand(tmp_path):
 
 
 def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
-    page = report.of(discovery=found())
+    page = report.build(discovery=found())
     assert page.title == "spurious · semattn"
     assert "<img src=x" not in page.html and page.html.count("</script>") == 2
     part = content_of(page.html)["spurious"]
@@ -258,12 +258,12 @@ def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
     size = sum(
         len(shown["source"]) + len(shown["matches"]) for shown in part["cues"][0]["examples"]
     )
-    monkeypatch.setattr("semattn.report.cues.ROOM", 2 * size)
+    monkeypatch.setattr("semattn.report.dataset_content.ROOM", 2 * size)
     part = content_of(report.html(discovery=discovery(*[cue()] * 3)))["spurious"]
     assert [len(entry["examples"]) for entry in part["cues"]] == [8, 8, 0]
     assert part["left_out"] == 1
     with pytest.raises(TypeError, match="discovery: expected a Discovery, got dict"):
-        report.of(discovery={})
+        report.build(discovery={})
 
 
 def test_forty_cues_of_large_noisy_pictures_stay_small():

@@ -129,7 +129,7 @@ def rows_of(part: dict[str, Any], name: str) -> tuple[list[int], list[np.ndarray
     """Decode the rows of each layer as the page does: (H, R, N), or (1, R, N) for means."""
     import base64
 
-    from semattn.report.rows import decode
+    from semattn.report.attention_rows import decode
 
     encoded, tokens = part[name], part["tokens"]
     codes = np.frombuffer(base64.b64decode(encoded["codes"]), dtype=np.uint8)

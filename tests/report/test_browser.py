@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from semattn import report
-from semattn.report.rows import attention
+from semattn.report.attention_rows import attention
 from tests.report.pages import NASTY, Analysed, compared, content_of, explained, model_of, rows_of
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -564,7 +564,7 @@ def test_one_image_has_no_interval(browser, tmp_path):
 
 def test_a_patch_without_a_row_shows_a_note(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "semattn.report.report.attention", lambda record, grid, room: attention(record, grid, 2200)
+        "semattn.report.build.attention", lambda record, grid, room: attention(record, grid, 2200)
     )
     model = model_of()
     file = report.write(tmp_path / "few.html", explained(model), model=model)

@@ -16,9 +16,8 @@ from semattn.density import concentration, densities, strata
 from semattn.density.scene import Scene
 from semattn.errors import ShapeError
 from semattn.prompting.strength_sweep import STRENGTHS
-from semattn.report.page import as_json, digest
-from semattn.report.parts import map_of
-from semattn.report.prompted import rebuilt, unsmoothed
+from semattn.report.image_content import map_of, rebuilt, unsmoothed
+from semattn.report.render import as_json, digest
 from tests import families, models
 from tests.report.pages import NASTY, Analysed, compared, content_of, corners, explained, model_of
 
@@ -79,7 +78,7 @@ def test_names_are_escaped(page):
 
 
 def test_the_notebook_frame_contains_the_full_page(explanation):
-    page_report = report.of(explanation)
+    page_report = report.build(explanation)
     frame = page_report._repr_html_()
     assert re.match(r'<iframe title="semattn report" sandbox="allow-scripts" ', frame)
     inside = frame[frame.index('srcdoc="') + 8 : frame.rindex('"></iframe>')]
@@ -106,12 +105,12 @@ def test_invalid_arguments_are_refused_in_one_line(case, model, explanation, tmp
     grid = replace(explanation.grid, image_size=(32, 32))
     smaller = replace(smaller, explanation=replace(smaller.explanation, grid=grid))
     calls = {
-        "none": lambda: report.of(),
-        "map": lambda: report.of(explanation.heat),
-        "analysis": lambda: report.of(analysis={}),
-        "model": lambda: report.of(explanation, model=models.build("class-token", seed=5)),
-        "size": lambda: report.of(explanation, comparison=smaller),
-        "small": lambda: report.of(explanation, max_mb=0.01),
+        "none": lambda: report.build(),
+        "map": lambda: report.build(explanation.heat),
+        "analysis": lambda: report.build(analysis={}),
+        "model": lambda: report.build(explanation, model=models.build("class-token", seed=5)),
+        "size": lambda: report.build(explanation, comparison=smaller),
+        "small": lambda: report.build(explanation, max_mb=0.01),
         "folder": lambda: report.write(tmp_path, explanation),
     }
     with pytest.raises((ValueError, TypeError), match=": expected .*, got .*") as error:
@@ -196,7 +195,7 @@ def test_strength_0_matches_the_explanation_and_others_are_steered(model, explan
 
 def test_the_model_is_unchanged(model, explanation):
     before = models.state_of(model)
-    report.of(explanation, model=model)
+    report.build(explanation, model=model)
     assert models.state_of(model) == before
 
 

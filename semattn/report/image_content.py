@@ -1,4 +1,4 @@
-"""Parts of the page as dicts ready for JSON.
+"""Content of the page about one image: explanation, comparison and prompting, ready for JSON.
 
 Pictures are data URLs, maps are bytes in base64. Texts are shared with `semattn.viz`, so a figure
 and a report of the same explanation agree.
@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..attention.model_inputs import move_to_model
 from ..density import strata
+from ..errors import SemattnError
+from ..explain import Explainer, Explanation, explainers
+from ..prompting import AttentionPrompter
+from ..prompting.strength_sweep import Steps, steps
 from ..viz.overlay import CEILING, FLOOR, Picture, is_signed, picture_of
 from ..viz.style import DENSITY, MAP, colours
 from ..viz.words import explained, headline, how_chosen, model_name
-from .prompted import unsmoothed
 
 if TYPE_CHECKING:
-    from ..explain import Explanation
     from ..explain.comparison import Compared, Comparison
 
 SIDE = 256  # pixels of the longer side of a map with more than one pixel per patch
 MAX_PICTURE_SIDE = 1200  # pixels of the longer side of the picture
 ATTENTION = "GnBu_r"  # ordered by lightness, and different from MAP and DENSITY
+SMOOTHING = 0.1  # as in `concentration`
+DIRECTION = "towards patches with keypoints, in the last third of the layers"
 
 
 def about_image(explanation: Explanation, index: int, backdrop: Picture | None) -> dict[str, Any]:
@@ -87,12 +94,122 @@ def about_comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def about_prompting(explanation: dict[str, Any]) -> dict[str, Any]:
-    """Return the steps of `semattn.report.prompted.prompted` with their maps as bytes."""
-    return {
-        **explanation,
-        "maps": [map_of(torch.from_numpy(values)) for values in explanation["maps"]],
+def _row(row: Compared) -> dict[str, Any]:
+    explanation = row.explanation
+    entry: dict[str, Any] = {
+        "method": row.method,
+        "refusal": row.refusal,
+        "seconds": row.seconds,
+        "mib": row.peak_mib,
+        "sensitivity": row.sensitivity,
     }
+    if explanation is not None:
+        heat = explanation.heat[0].detach().cpu().double()
+        size = [max(1, round(side * min(1, SIDE / max(heat.shape)))) for side in heat.shape]
+        if size != list(heat.shape):
+            heat = F.interpolate(heat[None, None], size=size, mode="area")[0, 0]
+        entry |= {"size": size, "map": map_of(heat), "signed": is_signed(explanation)}
+    return entry
+
+
+def about_prompting(sweep: Steps) -> dict[str, Any]:
+    """Return direction, strengths, classes and the map at each strength.
+
+    `probability` is the length of a bar, `shares` its label; `percent` is true if the labels are
+    percentages.
+    """
+    explained_class = sweep.explanation.target_answer(0)
+    return {
+        "led": sweep.prompt,
+        "strengths": list(sweep.strengths),
+        "percent": sweep.explanation.output.in_percent,
+        "classes": [
+            {
+                "label": sweep.explanation.answer_label(number),
+                "shares": sweep.share_texts(number),
+                "explained": number == explained_class,
+                "probability": [
+                    round(value, 6) for value in sweep.probabilities[:, number].tolist()
+                ],
+            }
+            for number in sweep.leading()
+        ],
+        "maps": [map_of(heat.flatten()) for heat in sweep.maps],
+    }
+
+
+def sweep_strengths(
+    model: nn.Module, explanation: Explanation, index: int, extra: Any = None
+) -> Steps:
+    """Prompt one image at each strength, towards the keypoints of its explanation.
+
+    Parameters
+    ----------
+    explanation, index : explanation and index of the image
+    extra : additional arguments of the model
+
+    Raises
+    ------
+    SemattnError
+        If the explained output is not a class, or the method cannot be rebuilt.
+    """
+    single = _select_image(explanation, index)
+    prompter = AttentionPrompter(model)
+    inputs = move_to_model(model, single.images.inputs, prepared=single.images.prepared)
+    density = single.grid.upsample(unsmoothed(single.concentration).cpu(), mode="nearest")
+    return steps(
+        rebuilt(single),
+        prompter,
+        inputs,
+        weights=prompter.grid(inputs).pool(density),
+        additional_forward_args=extra,
+        explanation=single,
+        prompt=DIRECTION,
+    )
+
+
+def rebuilt(explanation: Explanation) -> Explainer:
+    """Rebuild the explainer of an explanation from its manifest, with the stored concentration.
+
+    Raises
+    ------
+    SemattnError
+        If the manifest is not sufficient, as for a function as an option or a custom method.
+    """
+    manifest = explanation.manifest
+    options = dict(manifest.get("parameters", {}))
+    sliced = re.fullmatch(r"slice\((\w+), (\w+), (\w+)\)", str(options.get("layers")))
+    if sliced:
+        numbers = (None if part == "None" else int(part) for part in sliced.groups())
+        options["layers"] = slice(*numbers)
+    options |= {"density": unsmoothed(explanation.concentration), "detector": "sift"}
+    try:
+        explainer: Explainer = explainers[manifest.get("method", "")](**options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SemattnError(
+            f"method: expected one that can be rebuilt from its settings, got "
+            f"{manifest.get('method')!r} — {error}"
+        ) from error
+    return explainer
+
+
+def _select_image(explanation: Explanation, index: int) -> Explanation:
+    """Return the explanation of image `index` alone."""
+    part = slice(index, index + 1)
+    images = explanation.images
+    return replace(
+        explanation,
+        heat=explanation.heat[part],
+        patch_map=explanation.patch_map[part],
+        images=replace(
+            images, inputs=images.inputs[part], pixels=images.pixels[part], names=images.names[part]
+        ),
+        keypoints=explanation.keypoints[part],
+        concentration=explanation.concentration[part],
+        logits=explanation.logits[part],
+        target=None if explanation.target is None else explanation.target[part],
+        attribution=None if explanation.attribution is None else explanation.attribution[part],
+    )
 
 
 def palettes() -> dict[str, str]:
@@ -114,6 +231,22 @@ def strata_of(explanation: Explanation, index: int, counts: Tensor) -> Tensor:
     if not counts.any() and bool((s == s[:, :1]).all()):
         s = torch.zeros_like(s)
     return strata(s, int(explanation.manifest.get("parameters", {}).get("seed", 0)))[0]
+
+
+def unsmoothed(p: Tensor) -> Tensor:
+    """Return the density s (B, P) with sum 1 behind a concentration p: the inverse of smoothing.
+
+    Examples
+    --------
+    >>> from semattn.density import concentration
+    >>> p = concentration(torch.tensor([[0.0, 3.0, 1.0]]))
+    >>> unsmoothed(p).round(decimals=6).tolist()
+    [[0.0, 0.75, 0.25]]
+    """
+    p = p.cpu().double()
+    uniform = SMOOTHING / p.shape[-1]
+    s = (1 + SMOOTHING) * p - uniform
+    return torch.where(s <= 1e-9 * uniform, 0.0, s)
 
 
 def map_of(values: Tensor) -> str:
@@ -145,24 +278,6 @@ def data_url(picture: Picture) -> str:
         image.save(buffer, "JPEG", quality=90, optimize=True)
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _row(row: Compared) -> dict[str, Any]:
-    explanation = row.explanation
-    entry: dict[str, Any] = {
-        "method": row.method,
-        "refusal": row.refusal,
-        "seconds": row.seconds,
-        "mib": row.peak_mib,
-        "sensitivity": row.sensitivity,
-    }
-    if explanation is not None:
-        heat = explanation.heat[0].detach().cpu().double()
-        size = [max(1, round(side * min(1, SIDE / max(heat.shape)))) for side in heat.shape]
-        if size != list(heat.shape):
-            heat = F.interpolate(heat[None, None], size=size, mode="area")[0, 0]
-        entry |= {"size": size, "map": map_of(heat), "signed": is_signed(explanation)}
-    return entry
 
 
 def _numbers(values: Tensor) -> list[float]:

@@ -1,4 +1,4 @@
-"""Content of the page about a search for spurious cues.
+"""Content of the page about many images: analysis and search for spurious cues.
 
 Pictures are small JPEGs; match scores of patches are bytes in base64. Texts are shared with
 `semattn.viz`, so figure, page and command agree.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ShapeError
 from ..utils.provenance import model_label
 from ..viz.cues import examples_text, outcome, reason
-from .summary import clean
 
 if TYPE_CHECKING:
     from ..spurious import Discovery, Example, SpuriousCue
@@ -24,7 +25,6 @@ MAX_EXAMPLES = 8  # of a cue
 SIDE = 224  # pixels of the longer side of an example
 QUALITY = 82  # JPEG quality of an example
 ROOM = 6_000_000  # characters that the examples of all cues may take
-
 INSPECT_TEXT = (
     "Inspect the pictures of each confirmed cue. A cue that is part of the object, or that always "
     "occurs with it, is not spurious; only you can decide this."
@@ -58,6 +58,38 @@ prompter = AttentionPrompter(
 )
 with prompter.steer(cue):
     logits = model(x)"""
+
+
+def about_analysis(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of an analysis, with NaN and infinity as None.
+
+    Raises
+    ------
+    ShapeError
+        If a table does not have one row per layer and one entry per head.
+    """
+    if not isinstance(summary, dict) or not {"layers", "figures", "lift"} <= summary.keys():
+        raise ShapeError(
+            "analysis: expected a summary with layers, figures and lift — "
+            "pass a result of semattn.interrelation.analyze"
+        )
+    heads = [layer["heads"] for layer in summary["layers"]]
+    for name, table in {**summary["figures"], "lift": summary["lift"]}.items():
+        for part, values in _tables(table):
+            counted = None if values is None else [len(row) for row in values]
+            if counted is not None and counted != heads:
+                raise ShapeError(
+                    f"analysis: expected {heads} heads in {name}.{part}, got {counted} — "
+                    "one row per layer, one entry per head"
+                )
+    return clean(summary)
+
+
+def _tables(table: dict[str, Any]) -> list[tuple[str, Any]]:
+    tables = [(name, table.get(name)) for name in ("mean", "low", "high")]
+    for null, parts in table.get("nulls", {}).items():
+        tables += [(f"{null}.{name}", values) for name, values in parts.items()]
+    return tables
 
 
 def about_discovery(discovery: Discovery) -> dict[str, Any]:
@@ -133,3 +165,16 @@ def _bytes(values: np.ndarray) -> str:
     """Encode values in [0, 1] as bytes in base64; NaN becomes 0."""
     codes = (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
     return base64.b64encode(codes.tobytes()).decode("ascii")
+
+
+def clean(value: Any) -> Any:
+    """Return plain lists and numbers; NaN and infinity, which JSON lacks, become None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): clean(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

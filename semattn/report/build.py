@@ -1,10 +1,8 @@
-"""Functions that build, render and write a report: `of`, `html`, `write`."""
+"""Functions that build, render and write a report: `build`, `html`, `write`."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,14 +17,20 @@ from ..explain import Explanation
 from ..explain.comparison import Comparison
 from ..prompting.strength_sweep import Steps
 from ..spurious import Discovery
+from ..utils.atomic_files import write_text
 from ..version import __version__
 from ..viz import Picture
-from .cues import about_discovery
-from .page import as_json, render
-from .parts import about_comparison, about_explanation, about_image, about_prompting, palettes
-from .prompted import content as steps_content, prompted
-from .rows import attention
-from .summary import about_analysis
+from .attention_rows import attention
+from .dataset_content import about_analysis, about_discovery
+from .image_content import (
+    about_comparison,
+    about_explanation,
+    about_image,
+    about_prompting,
+    palettes,
+    sweep_strengths,
+)
+from .render import as_json, render
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -49,36 +53,31 @@ class Report:
     html: str
     title: str
 
-    def save(self, file: str | os.PathLike[str]) -> Path:
-        """Write the page to `file`: completely, or not at all.
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page to the file `path`: completely, or not at all.
 
         Missing folders are created.
 
         Raises
         ------
         ValueError
-            If `file` is a folder.
+            If `path` is a folder.
         """
-        path = Path(file)
-        if path.is_dir():
+        file = Path(path)
+        if file.is_dir():
             raise ValueError(
-                f"file: expected the name of a file, got the folder {path} — "
-                f"use {path / 'report.html'}"
+                f"path: expected the name of a file, got the folder {file} — "
+                f"use {file / 'report.html'}"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".semattn-", dir=path.parent))
-        try:
-            (stage / path.name).write_text(self.html, encoding="utf-8", newline="\n")
-            (stage / path.name).replace(path)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-        return path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, self.html)
+        return file
 
     def _repr_html_(self) -> str:
         return inline(self.html)
 
 
-def of(
+def build(
     explanation: Explanation | None = None,
     *,
     model: nn.Module | None = None,
@@ -123,15 +122,15 @@ def of(
     >>> from semattn import SIFTPatchInterrelation
     >>> vit = timm.create_model("test_vit", img_size=64)
     >>> x = torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))
-    >>> made = of(SIFTPatchInterrelation().explain(vit, x), model=vit)
-    >>> made.title, made.html[:15]
+    >>> report = build(SIFTPatchInterrelation().explain(vit, x), model=vit)
+    >>> report.title, report.html[:15]
     ('image 0 · semattn', '<!doctype html>')
     """
     _check(explanation, comparison, analysis, discovery)
     if explanation is None and comparison is not None:
         explanation, index = comparison.explanation, 0
     content: dict[str, Any] = {"version": __version__, "palettes": palettes(), "missing": []}
-    content |= _of_folders(analysis, discovery)
+    content |= _dataset_content(analysis, discovery)
     name = "spurious" if analysis is None else "analysis"
     if comparison is not None:
         content["comparison"] = about_comparison(comparison)
@@ -143,7 +142,7 @@ def of(
         if model is not None:
             attention_record = _record(model, explanation, index, additional_forward_args)
             if isinstance(prompting, Steps):
-                content["prompting"] = about_prompting(steps_content(prompting))
+                content["prompting"] = about_prompting(prompting)
             elif prompting:
                 _prompt(content, model, explanation, index, additional_forward_args)
     title = f"{name} · semattn"
@@ -159,18 +158,18 @@ def of(
 
 
 def html(explanation: Explanation | None = None, **options: Any) -> str:
-    """Return the page as text; see `of` for the parameters."""
-    return of(explanation, **options).html
+    """Return the page as text; see `build` for the parameters."""
+    return build(explanation, **options).html
 
 
 def write(
-    file: str | os.PathLike[str], explanation: Explanation | None = None, **options: Any
+    path: str | os.PathLike[str], explanation: Explanation | None = None, **options: Any
 ) -> Path:
-    """Write a report to `file`: ``write("report.html", explanation, model=model)``.
+    """Write a report to the file `path`: ``write("report.html", explanation, model=model)``.
 
-    See `of` for further parameters and errors, and `Report.save` for more errors.
+    See `build` for further parameters and errors, and `Report.save` for more errors.
     """
-    return of(explanation, **options).save(file)
+    return build(explanation, **options).save(path)
 
 
 def inline(page: str, height: int = HEIGHT) -> str:
@@ -216,7 +215,7 @@ def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any) -> 
         )
 
 
-def _of_folders(analysis: Summarised | None, discovery: Discovery | None) -> dict[str, Any]:
+def _dataset_content(analysis: Summarised | None, discovery: Discovery | None) -> dict[str, Any]:
     """Return the parts about many images."""
     parts = {}
     if analysis is not None:
@@ -254,7 +253,7 @@ def _prompt(
 ) -> None:
     """Add the steps of prompting to `content`, or the reason why they are missing."""
     try:
-        content["prompting"] = about_prompting(prompted(model, explanation, index, extra))
+        content["prompting"] = about_prompting(sweep_strengths(model, explanation, index, extra))
     except SemattnError as error:
         content["missing"].append(f"Prompting: {error}.")
 

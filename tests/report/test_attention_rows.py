@@ -11,7 +11,7 @@ import torch
 from semattn.attention import record
 from semattn.attention.token_map import Placement
 from semattn.grid import PatchGrid
-from semattn.report.rows import attention, choose, decode, encode, gather, lattice
+from semattn.report.attention_rows import attention, choose, decode, encode, gather, lattice
 from tests import families, models
 from tests.report.pages import rows_of
 
@@ -85,7 +85,7 @@ def test_the_result_does_not_depend_on_the_piece_size(monkeypatch):
     placement = Placement(attention_record.grid, attention_record.grid, 1)
     queries = torch.arange(0, attention_record.grid.tokens, 5)
     expected = gather(attention_record.sites[1], placement, queries)
-    monkeypatch.setattr("semattn.report.rows.PIECE", 1)
+    monkeypatch.setattr("semattn.report.attention_rows.PIECE", 1)
     torch.testing.assert_close(gather(attention_record.sites[1], placement, queries), expected)
 
 
