@@ -1,4 +1,4 @@
-"""The site: `make docs` builds docs/_build/html, and a warning is an error."""
+"""Sphinx configuration: `make docs` builds docs/_build/html, and a warning is an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from semattn import __version__ as release  # noqa: E402 — found by the line above
+from semattn import __version__ as release  # noqa: E402 — needs the path set above
 
 project = "semattn"
 author = "semattn contributors"
@@ -40,9 +40,9 @@ napoleon_use_param = False  # types are prose: shapes and units
 maximum_signature_line_length = 88
 add_module_names = False
 
-# Pages link to one another as on the file system, so that links work there; what is a page of the
-# site under another name gets that name. The order counts.
-MOVED = (
+# Links in pages follow the file system, so that they also work in the repository. These patterns
+# map them to the pages of the site; the first ones take precedence.
+LINK_PATTERNS = (
     (r"(?:\.\./)+README\.md", "overview.md"),
     (r"(?:\.\./)*docs/", ""),
     (r"(?:\.\./)*CONTRIBUTING\.md", "contributing.md"),
@@ -51,8 +51,8 @@ MOVED = (
     (r"(?:\.\./)*examples/(\w+)\.py", r"#\1-py"),
     (r"(?:\.\./)*(CITATION\.cff|LICENSE)", r"../\1"),
 )
-# Pages that are files of the repository.
-INCLUDED = {
+# Pages with the text of a repository file.
+INCLUDED_FILES = {
     "overview": "README.md",
     "contributing": "CONTRIBUTING.md",
     "changelog": "CHANGELOG.md",
@@ -60,20 +60,20 @@ INCLUDED = {
 }
 
 
-def moved(page: str) -> str:
-    """The text of a page, its links leading to where things are on the site."""
-    for there, here in MOVED:
-        page = re.sub(rf"\]\({there}(?=[)#\w.])", f"]({here}", page)
-    return page
+def with_site_links(text: str) -> str:
+    """Return the text of a page with links to the pages of the site."""
+    for pattern, target in LINK_PATTERNS:
+        text = re.sub(rf"\]\({pattern}(?=[)#\w.])", f"]({target}", text)
+    return text
 
 
-def read(_: Sphinx, name: str, source: list[str]) -> None:
-    """Put the text of a file of the repository into the page that stands for it."""
-    if name in INCLUDED:
-        source[0] = (ROOT / INCLUDED[name]).read_text(encoding="utf-8")
-    source[0] = moved(source[0])
+def read_page(_: Sphinx, name: str, source: list[str]) -> None:
+    """Insert the text of repository files into their pages, and adapt the links."""
+    if name in INCLUDED_FILES:
+        source[0] = (ROOT / INCLUDED_FILES[name]).read_text(encoding="utf-8")
+    source[0] = with_site_links(source[0])
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
-    app.connect("source-read", read)
+    """Connect the extension to Sphinx."""
+    app.connect("source-read", read_page)
