@@ -278,7 +278,9 @@ PAIRS = planted.images(16, 0.95)
 
 def search(model: nn.Module) -> semattn.Discovery:
     """Search for the cue that is planted in the first class."""
-    return semattn.discover_spurious(model, PAIRS, preprocessing=planted.OWN, classes=[0], most=1)
+    return semattn.discover_spurious(
+        model, PAIRS, preprocessing=planted.OWN, classes=[0], max_candidates=1
+    )
 
 
 @cache

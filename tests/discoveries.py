@@ -63,7 +63,7 @@ def discovery(*cues: SpuriousCue, **options: object) -> Discovery:
     plain: dict[str, object] = {
         "cues": cues,
         "classes": (Rank(2, named, 40, best), Rank(0, "cat", 40, 0.0), Rank(1, "dog", 30, 0.0)),
-        "images": 110, "candidates": 57, "accuracy": 0.9, "level": 0.05,
+        "images": 110, "candidates": 57, "accuracy": 0.9, "alpha": 0.05,
         "skipped": (Skipped("photos/cat/broken.png", "cannot be read"),), "notes": ("A note.",),
         "manifest": {"model": "VisionTransformer", "architecture": "test_vit", "parameters": {}},
     }  # fmt: skip

@@ -275,7 +275,7 @@ LabelledFolder = Annotated[
         "are skipped.",
     ),
 ]
-Search = Annotated[
+OnlyClasses = Annotated[
     str | None,
     _option(
         INPUT,
@@ -283,7 +283,7 @@ Search = Annotated[
         "Classes to search, by name or number. Default: all classes of the images.",
     ),
 ]
-Level = Annotated[
+Alpha = Annotated[
     float,
     _option(
         METHOD,
@@ -291,13 +291,15 @@ Level = Annotated[
         "Significance level of the whole search: probability of any false confirmation.",
     ),
 ]
-Lift = Annotated[
+MinRelativeRisk = Annotated[
     float,
     _option(
-        METHOD, "L", "Minimum frequency of a candidate in its class, relative to the other classes."
+        METHOD,
+        "R",
+        "Minimum frequency of a candidate in its class, relative to the other classes.",
     ),
 ]
-Most = Annotated[
+MaxCandidates = Annotated[
     int, _option(METHOD, "N", "Maximum number of candidates that are tested per class.", min=1)
 ]
 SearchSeed = Annotated[

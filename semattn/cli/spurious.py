@@ -29,10 +29,10 @@ def spurious(
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
     classes: options.ClassNames = None,
-    search: options.Search = None,
-    most: options.Most = 2,
-    level: options.Level = 0.05,
-    lift: options.Lift = 3.0,
+    only: options.OnlyClasses = None,
+    max_candidates: options.MaxCandidates = 2,
+    alpha: options.Alpha = 0.05,
+    min_relative_risk: options.MinRelativeRisk = 3.0,
     detector: options.Detector = "sift",
     batch_size: options.Batch = 16,
     seed: options.SearchSeed = 0,
@@ -49,7 +49,7 @@ def spurious(
     as in the others. A cue is [bold]confirmed[/] if three tests pass: it is more frequent
     in the class, on images that it was not learned from; removing it lowers the
     log-odds of the class; and transplanting it into images of other classes raises
-    them. The tests use the significance level of --level, corrected for the number of
+    them. The tests use the significance level of --alpha, corrected for the number of
     candidates that were judged and tested. A class needs at least six images; some
     dozens are recommended. Files that cannot be read are skipped and listed. The
     unfinished search is stored in a hidden folder of --out: after an interruption, the
@@ -62,13 +62,13 @@ def spurious(
     """
     from ..data import listed
     from ..spurious import discover_spurious
-    from ..spurious.search import check
+    from ..spurious.search import check_options
     from . import writers
 
     names = [*writers.SPURIOUS_FILES.values(), PAGE]
     results = result_folder(out, "semattn-spurious", "spurious", (folder,), names, force=force)
     out_dir = results.path
-    check(level, lift)
+    check_options(alpha, min_relative_risk)
     with collected_warnings() as notes:
         with busy("reading the folder") as say:
             listed(folder)  # fail before the model is loaded, which may take long
@@ -77,7 +77,7 @@ def spurious(
                 model, checkpoint, names=classes, pretrained=not random_weights,
                 device=read_device(device),
             )  # fmt: skip
-            searched = _resolve_classes(search, class_names(network))
+            searched = _resolve_classes(only, class_names(network))
         with (
             resumable_in(out_dir),
             results.running(names),
@@ -85,7 +85,8 @@ def spurious(
             progress_phases() as progress,
         ):
             discovery = discover_spurious(
-                network, folder, classes=searched, level=level, lift=lift, most=most,
+                network, folder, classes=searched, alpha=alpha,
+                min_relative_risk=min_relative_risk, max_candidates=max_candidates,
                 batch_size=batch_size, detector=detector, seed=seed, folder=out_dir / SEARCH,
                 progress=progress,
             )  # fmt: skip

@@ -111,7 +111,7 @@ def about_discovery(discovery: Discovery) -> dict[str, Any]:
         room -= size
         cues.append(entry)
     summary = discovery.summary()
-    keys = ("images", "candidates", "accuracy", "level", "classes", "skipped", "notes", "manifest")
+    keys = ("images", "candidates", "accuracy", "alpha", "classes", "skipped", "notes", "manifest")
     model = model_label(discovery.manifest)
     page_content: dict[str, Any] = clean(
         {name: summary[name] for name in keys}

@@ -30,7 +30,7 @@ class Discovery:
     images : number of images
     candidates : number of kinds of patches that were judged
     accuracy : of the model on the images; None without labels
-    level : significance level, after correction
+    alpha : significance level, after correction
     skipped, notes : images that could not be read, and notes on the search
     manifest : model, weights, data, parameters, versions
     """
@@ -40,7 +40,7 @@ class Discovery:
     images: int
     candidates: int
     accuracy: float | None
-    level: float
+    alpha: float
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     manifest: dict[str, Any]
@@ -56,6 +56,6 @@ class Discovery:
             "cues": [cue.summary() for cue in self.cues],
             "classes": [vars(rank) for rank in self.classes],
             "images": self.images, "candidates": self.candidates, "accuracy": self.accuracy,
-            "level": self.level, "skipped": [image._asdict() for image in self.skipped],
+            "alpha": self.alpha, "skipped": [image._asdict() for image in self.skipped],
             "notes": list(self.notes), "manifest": self.manifest,
         }  # fmt: skip

@@ -39,9 +39,9 @@ def discover_spurious(
     *,
     classes: Sequence[int | str] | None = None,
     names: Sequence[str] | None = None,
-    level: float = 0.05,
-    lift: float = 3.0,
-    most: int = 2,
+    alpha: float = 0.05,
+    min_relative_risk: float = 3.0,
+    max_candidates: int = 2,
     batch_size: int = 16,
     detector: Any = "sift",
     preprocessing: Preprocessing | None = None,
@@ -64,10 +64,10 @@ def discover_spurious(
         (image, label); or a sequence of images. Predicted classes replace missing labels
     classes : classes to search, by number or name; None for all
     names : class names of the model; None for ``model.classes``
-    level : significance level of the whole search
-    lift : least relative risk of the cue, class against others, at 95 % confidence. Surroundings
-        and missed parts of an object often reach 2
-    most : greatest number of candidates tested per class
+    alpha : significance level of the whole search
+    min_relative_risk : least relative risk of the cue, class against others, at 95 % confidence.
+        Surroundings and missed parts of an object often reach 2
+    max_candidates : greatest number of candidates tested per class
     batch_size : images per forward pass
     detector, preprocessing, seed : as in `semattn.explain.Explainer`
     folder : directory that stores the search, so that it can resume after an interruption and be
@@ -90,7 +90,8 @@ def discover_spurious(
     a class is compared with at most 1,300 images of other classes.
     """
     search = Search(
-        model, dataset, classes=classes, names=names, level=level, lift=lift, most=most,
+        model, dataset, classes=classes, names=names, alpha=alpha,
+        min_relative_risk=min_relative_risk, max_candidates=max_candidates,
         batch_size=batch_size, detector=detector, preprocessing=preprocessing, seed=seed,
         folder=folder, progress=progress,
     )  # fmt: skip
@@ -120,9 +121,9 @@ class Search:
         *,
         classes: Sequence[int | str] | None = None,
         names: Sequence[str] | None = None,
-        level: float = 0.05,
-        lift: float = 3.0,
-        most: int = 2,
+        alpha: float = 0.05,
+        min_relative_risk: float = 3.0,
+        max_candidates: int = 2,
         batch_size: int = 16,
         detector: Any = "sift",
         preprocessing: Preprocessing | None = None,
@@ -130,9 +131,9 @@ class Search:
         folder: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        check(level, lift)
+        check_options(alpha, min_relative_risk)
         for name, value, least in (
-            ("most", most, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
+            ("max_candidates", max_candidates, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
         ):  # fmt: skip
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
@@ -142,7 +143,8 @@ class Search:
         looker = Looker(model, preprocessing, detector, seed)
         data = read(dataset, names, _count_outputs(looker, dataset))
         options = {
-            "level": level, "lift": lift, "most": most, "batch_size": batch_size, "seed": seed,
+            "alpha": alpha, "min_relative_risk": min_relative_risk,
+            "max_candidates": max_candidates, "batch_size": batch_size, "seed": seed,
             "classes": None if classes is None else [str(name) for name in classes],
             "detector": getattr(detector, "__name__", str(detector)),
             "preprocessing": None if preprocessing is None else str(preprocessing),
@@ -153,7 +155,8 @@ class Search:
         }  # fmt: skip
         # Each batch stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "data"}
-        self.classes, self.level, self.lift, self.most = classes, level, lift, most
+        self.classes, self.alpha = classes, alpha
+        self.min_relative_risk, self.max_candidates = min_relative_risk, max_candidates
         self.shelf = Shelf(None if folder is None else Path(folder), run, "search")
         self._warned, self._was_compared = False, bool(self.shelf.numbered(CLASS))
         sources = (
@@ -204,7 +207,14 @@ class Search:
                 images = Looked(views)
             views.drop_beyond()
             self._warn()
-            study = Study(images, self.level, self.lift, self.most, views.seed, views.progress)
+            study = Study(
+                images,
+                self.alpha,
+                self.min_relative_risk,
+                self.max_candidates,
+                views.seed,
+                views.progress,
+            )
             return study.search(_resolve_classes(self.classes, images), self.manifest)
 
     def _warn(self, alone: bool = True) -> None:
@@ -216,12 +226,14 @@ class Search:
             warnings.warn(note, stacklevel=3)
 
 
-def check(level: float, lift: float) -> None:
+def check_options(alpha: float, min_relative_risk: float) -> None:
     """Raise ValueError for options that `discover_spurious` refuses, before a model is loaded."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a value between 0 and 1, got {level:g} — .05 is usual")
-    if not lift >= 1:
-        raise ValueError(f"lift: expected at least 1, got {lift:g} — 3 is usual")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: expected a value between 0 and 1, got {alpha:g} — .05 is usual")
+    if not min_relative_risk >= 1:
+        raise ValueError(
+            f"min_relative_risk: expected at least 1, got {min_relative_risk:g} — 3 is usual"
+        )
 
 
 def _count_outputs(looker: Looker, dataset: Any) -> int:

@@ -36,14 +36,21 @@ class Study:
     Parameters
     ----------
     images : the images
-    level, lift, most, seed : as in `discover_spurious`
+    alpha, min_relative_risk, max_candidates, seed : as in `discover_spurious`
     progress : called with the stage, the number of steps done, and the total
     """
 
     def __init__(
-        self, images: Looked, level: float, lift: float, most: int, seed: int, progress: Progress
+        self,
+        images: Looked,
+        alpha: float,
+        min_relative_risk: float,
+        max_candidates: int,
+        seed: int,
+        progress: Progress,
     ) -> None:
-        self.images, self.level, self.lift, self.most = images, level, lift, most
+        self.images, self.alpha = images, alpha
+        self.min_relative_risk, self.max_candidates = min_relative_risk, max_candidates
         self.seed, self.progress = seed, progress
         self.reference = strided(np.arange(len(images)), REFERENCE)
         self._reference = images.gather(self.reference)
@@ -65,11 +72,15 @@ class Study:
                 judged += count
                 # `judged` only increases, so a candidate that fails now would fail at the end.
                 frequent = [*frequent, *class_candidates]
-                frequent = [cue for cue in frequent if cue.candidate.p * judged < self.level]
+                frequent = [cue for cue in frequent if cue.candidate.p * judged < self.alpha]
                 if not count:
                     full.append(target)
             self.progress("comparing", done, len(targets))
-        tested = [candidate_cue for candidate_cue in frequent if candidate_cue.lift >= self.lift]
+        tested = [
+            candidate_cue
+            for candidate_cue in frequent
+            if candidate_cue.lift >= self.min_relative_risk
+        ]
         level_shares = shares([candidate_cue.candidate.p for candidate_cue in tested])
         cues: list[SpuriousCue] = []
         if tested:
@@ -87,7 +98,7 @@ class Study:
         if len(tested) < len(frequent):
             notes.append(
                 f"not tested: {len(frequent) - len(tested)} candidates that are more frequent in a "
-                f"class, but whose relative risk may be below {self.lift:g}"
+                f"class, but whose relative risk may be below {self.min_relative_risk:g}"
             )
         if small:
             notes.append(
@@ -100,7 +111,7 @@ class Study:
             )
         return Discovery(
             tuple(cues), self._ranking(cues, targets), len(images), judged,
-            None if images.data.note else images.accuracy(), self.level,
+            None if images.data.note else images.accuracy(), self.alpha,
             tuple(images.skipped), tuple(notes), manifest,
         )  # fmt: skip
 
@@ -177,7 +188,7 @@ class Study:
             Patches(values, off_object, in_class, fold), images.space, self.seed
         )
         selected: list[CandidateCue] = []
-        for candidate in select_distinct(candidates, in_class, 2 * self.most):
+        for candidate in select_distinct(candidates, in_class, 2 * self.max_candidates):
             cue_rows = candidate.has_cue & in_class
             if cue_rows.sum() < FOLDS or not (candidate.patch_mask & cue_rows[:, None]).any():
                 continue
@@ -191,7 +202,7 @@ class Study:
             wholes = [i for i, cue in enumerate(selected) if self._is_part(new_cue, cue)]
             if wholes:
                 selected[wholes[0]] = self._join(selected[wholes[0]], new_cue, values)
-            elif len(selected) < self.most:
+            elif len(selected) < self.max_candidates:
                 selected.append(new_cue)
         return len(candidates), selected
 
@@ -256,7 +267,7 @@ class Study:
         dense = cue_arrays["keypoints"][marks].mean() if marks.any() else 0.0
         cue = SpuriousCue(
             target=tested_cue.target, name=images.data.name(tested_cue.target), score=value,
-            interval=interval, confirmed=p < self.level, p=p, inside=float(inside.mean()),
+            interval=interval, confirmed=p < self.alpha, p=p, inside=float(inside.mean()),
             outside=float(outside.mean()), removed=removed, transplanted=put,
             where=EVERYWHERE if covers > 0.5 else SAME_PLACE if fixed > places.SAME else AROUND,
             fixed=fixed, covers=covers,

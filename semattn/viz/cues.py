@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def outcome(discovery: Discovery) -> str:
     """Return the number of confirmed cues as text; if it is 0, with the limits of the search."""
     counts = f"among {count(discovery.candidates, 'candidate')}, {len(discovery.cues)} tested"
-    level = f"at level {p_text(discovery.level)}"
+    alpha = f"at level {p_text(discovery.alpha)}"
     if discovery.confirmed:
-        return f"{count(len(discovery.confirmed), 'cue')} confirmed {level} {counts}"
+        return f"{count(len(discovery.confirmed), 'cue')} confirmed {alpha} {counts}"
     return (
-        f"no cue confirmed {level} {counts}; this does not prove that there is none: {LIMITATIONS}"
+        f"no cue confirmed {alpha} {counts}; this does not prove that there is none: {LIMITATIONS}"
     )
 
 
@@ -78,7 +78,7 @@ def reason(cue: SpuriousCue, discovery: Discovery) -> str:
     }
     largest = max(p_values.values())
     return " and ".join(
-        text for text, p in p_values.items() if p * cue.p / largest >= discovery.level
+        text for text, p in p_values.items() if p * cue.p / largest >= discovery.alpha
     )
 
 

@@ -140,10 +140,13 @@ ADVICE = {
         ["audit", "classes.txt", *AUDIT], "write the number of a class, or leave it out",
         ["audit", "list.txt", *AUDIT], ["audit", "numbers.txt", *AUDIT],
     ),
-    "a level": (
-        [*SPURIOUS, "--level", "5"], "([0-9.]+) is usual", [*SPURIOUS, "--level", "{1}"],
+    "an alpha": (
+        [*SPURIOUS, "--alpha", "5"], "([0-9.]+) is usual", [*SPURIOUS, "--alpha", "{1}"],
     ),
-    "a lift": ([*SPURIOUS, "--lift", "0"], "([0-9.]+) is usual", [*SPURIOUS, "--lift", "{1}"]),
+    "a minimum relative risk": (
+        [*SPURIOUS, "--min-relative-risk", "0"], "([0-9.]+) is usual",
+        [*SPURIOUS, "--min-relative-risk", "{1}"],
+    ),
     "more photographs a step than there are": (
         [*TRAIN[:-4], "--batch-size", "64", "--precision", "float32"],
         "lower it or pass more pictures", TRAIN,

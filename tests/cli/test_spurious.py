@@ -67,7 +67,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
 
 
 def test_the_page_can_be_left_out_and_a_class_asked_for(run, folder, tmp_path):
-    status, out, err = run("spurious", folder, "--no-report", "--search", "DOG", "--out", "made")
+    status, out, err = run("spurious", folder, "--no-report", "--only", "DOG", "--out", "made")
     assert status == 0, err
     assert "searched: dog\n" in out
     assert names_in(tmp_path / "made") == FILES[1:]
@@ -160,10 +160,14 @@ def no_pictures(folder):
         (one_class, [], ["images of at least two classes, got dog only"]),
         (one_image, [], ["expected at least 6 images of a class", "dog (1)"]),
         (no_pictures, [], ["expected images that can be read, got none", "a.png"]),
-        (one_class, ["--search", "dgo"], ["target: unknown class 'dgo'", "did you mean 'dog'"]),
-        (one_class, ["--level", "2"], ["level: expected a value between 0 and 1, got 2"]),
-        (one_class, ["--lift", "0.5"], ["lift: expected at least 1, got 0.5"]),
-        (one_class, ["--most", "0"], ["--most"]),
+        (one_class, ["--only", "dgo"], ["target: unknown class 'dgo'", "did you mean 'dog'"]),
+        (one_class, ["--alpha", "2"], ["alpha: expected a value between 0 and 1, got 2"]),
+        (
+            one_class,
+            ["--min-relative-risk", "0.5"],
+            ["min_relative_risk: expected at least 1, got 0.5"],
+        ),
+        (one_class, ["--max-candidates", "0"], ["--max-candidates"]),
         (one_class, ["--detector", "sfit"], ["did you mean 'sift'"]),
         (one_class, ["--device", "abacus"], ["abacus", "--device cpu"]),
         (one_class, ["--classes", "nothing.txt"], ["classes: expected a text file"]),

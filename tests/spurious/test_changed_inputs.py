@@ -33,7 +33,8 @@ from tests.result_files import names_in
 pytestmark = pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")
 
 OPTIONS = {
-    "names": trees.CLASSES, "batch_size": 4, "preprocessing": trees.OWN, "lift": 1.0, "level": 0.9,
+    "names": trees.CLASSES, "batch_size": 4, "preprocessing": trees.OWN, "min_relative_risk": 1.0,
+    "alpha": 0.9,
 }  # fmt: skip
 
 
