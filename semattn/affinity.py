@@ -63,7 +63,7 @@ def walked(
     if site.key is None:
         return None
     channels = site.key.to(site.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
-    keys = grid.drop_prefix(site.keys_at.collect(channels)).transpose(-2, -1)
+    keys = grid.drop_prefix(site.keys_at.to_grid(channels)).transpose(-2, -1)
     keys = F.normalize(keys, dim=-1)
     batch_size = max(1, AT_ONCE // grid.patches**2)
     parts = zip(keys.split(batch_size), starts.split(batch_size), strict=True)

@@ -190,7 +190,7 @@ def test_an_explainer_shares_relevance_among_like_patches():
     recorded = record(model, x, target=1, layers=plain.layers)
     p = torch.full((3, 12), 1 / 12)
     before, after = plain.relevance(recorded, p), grown_.relevance(recorded, p)
-    expected = walked(recorded.half_way(), recorded.grid, before[..., None], 0.9)[..., 0]
+    expected = walked(recorded.middle_layer(), recorded.grid, before[..., None], 0.9)[..., 0]
     torch.testing.assert_close(after, expected)
     assert not torch.allclose(after, before, rtol=0.05)
     totals = [explainer.patch_map(model, x, target=1).sum() for explainer in (plain, grown_)]
@@ -210,7 +210,7 @@ def test_an_explainer_shares_relevance_among_like_patches():
 def test_relevance_is_shared_by_the_keys_half_way_up(layers, half):
     model, x = build("registers"), halves()
     recorded = record(model, x, target=1, layers=layers)
-    assert recorded.depth == 4 and recorded.half_way().site.layer == half
+    assert recorded.depth == 4 and recorded.middle_layer().site.layer == half
     p, explainer = torch.full((3, 12), 1 / 12), SIFTPatchInterrelation(density="uniform")
     before = SIFTPatchInterrelation(density="uniform", growth=0).relevance(recorded, p)
     site = next(candidate for candidate in recorded.sites if candidate.site.layer == half)

@@ -282,7 +282,7 @@ def _distance(model: Any, x: Any, attention_record: Any) -> float | None:
             calls.append(call)
         return call.run()
 
-    input_grid = first_site.keys_at.own
+    input_grid = first_site.keys_at.call_grid
     row, column = input_grid.shape[0] // 3, input_grid.shape[1] // 2
     top, left = round(row * input_grid.cell[0]), round(column * input_grid.cell[1])
     bottom, right = round((row + 1) * input_grid.cell[0]), round((column + 1) * input_grid.cell[1])
@@ -300,7 +300,7 @@ def _distance(model: Any, x: Any, attention_record: Any) -> float | None:
         change = (second_call.scores - first_call.scores).abs().amin(dim=-2)
     layout = layout_of_model.layouts[first_site.site.name]
     folded = layout.fold(change[..., None], first_call.shape[:-2])[..., 0]
-    placed = first_site.keys_at.collect(folded).sum(dim=1)
+    placed = first_site.keys_at.to_grid(folded).sum(dim=1)
     grid = attention_record.grid
     weight = grid.drop_prefix(placed)[0]
     weight = (weight - weight.quantile(0.9)).clamp(min=0)

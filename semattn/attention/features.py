@@ -19,7 +19,7 @@ from .layout_pass import layout_pass
 from .model_call import ModelCall
 from .position_rules import Planes, mean_positions
 from .position_tracing import PositionTracer
-from .scope import Owner
+from .scope import CallScope
 from .token_layout import UnplacedError, ranks, with_reach
 
 _SAME = 2e-4  # fraction of the image's side below which positions are equal
@@ -92,11 +92,11 @@ def follow_features(
     extra: tuple[Any, ...],
     name: str,
     *,
-    entering: bool,
+    attribute_to_layer_input: bool,
 ) -> FeatureLayout:
     """Return the layout of the output of module `name` from one forward pass.
 
-    With `entering`, the layout of its input.
+    With `attribute_to_layer_input`, the layout of its input.
 
     Raises
     ------
@@ -109,17 +109,21 @@ def follow_features(
 
     @contextmanager
     def watch(tracer: PositionTracer) -> Iterator[None]:
-        owner = Owner()
+        scope = CallScope()
 
         def record_positions(_: nn.Module, *hook_args: Any) -> None:  # unnamed: see `scope`
-            if not owner.calls():
+            if not scope.is_current():
                 return
             args, kwargs, *output = hook_args
-            tensors = [*args, *kwargs.values()] if entering else output
+            tensors = [*args, *kwargs.values()] if attribute_to_layer_input else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
             traced.append((tracer.of(first), tracer.origin(first).reach))
 
-        register = module.register_forward_pre_hook if entering else module.register_forward_hook
+        register = (
+            module.register_forward_pre_hook
+            if attribute_to_layer_input
+            else module.register_forward_hook
+        )
         handle = register(record_positions, with_kwargs=True)
         try:
             yield

@@ -38,7 +38,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def quiet(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Hold `model` in evaluation mode without parameter gradients; restore every flag afterwards.
 
     Gradients through the model are correct meanwhile, see `batchnorm`.

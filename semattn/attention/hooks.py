@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .scope import Owner, depth
+from .scope import CallScope, depth
 from .sites import AttentionSite
 
 _SOFTMAX = {torch.softmax, F.softmax, Tensor.softmax, torch._softmax, torch.special.softmax}
@@ -343,16 +343,16 @@ def attach(
     handler: Handler,
     *,
     outermost: bool = False,
-    owner: Owner | None = None,
+    scope: CallScope | None = None,
 ) -> Iterator[None]:
-    """Pass every attention call of `sites` that `owner` makes to `handler`.
+    """Pass every attention call of `sites` in `scope` to `handler`, which returns the result.
 
-    By default the owner is the caller. The handler returns the result of the call. Attachments can
-    be nested: the last one receives a call first and passes on its changes; an `outermost` one
-    receives the call after the changes of all others. The hooks are removed when the context ends,
-    also after an exception or an incomplete attachment.
+    By default it is the scope of the caller. Attachments can be nested: the last one receives a
+    call first and passes on its changes; an `outermost` one receives the call after the changes of
+    all others. The hooks are removed when the context ends, also after an exception or an
+    incomplete attachment.
     """
-    attachment = Attachment(handler, outermost=outermost, owner=owner)
+    attachment = Attachment(handler, outermost=outermost, scope=scope)
     try:
         attachment.add(sites)
         yield
@@ -364,11 +364,11 @@ class Attachment:
     """Hooks of `attach`, to which modules can be added while it is active."""
 
     def __init__(
-        self, handler: Handler, *, outermost: bool = False, owner: Owner | None = None
+        self, handler: Handler, *, outermost: bool = False, scope: CallScope | None = None
     ) -> None:
         self.handler = handler
         self.outermost = outermost
-        self.owner = owner or Owner()
+        self.scope = scope or CallScope()
         self.sites: dict[nn.Module, Sequence[AttentionSite]] = {}
         self.running: list[tuple[nn.Module, _CallMode]] = []  # innermost last
         self.modes: list[_CallMode] = []
@@ -398,7 +398,7 @@ class Attachment:
 
     def enter(self, module: nn.Module, _: Any) -> None:
         """Enter the mode of a module that starts; the pre-hook."""
-        if self.owner.calls_or_recomputes():
+        if self.scope.is_current_or_recomputing():
             mode = _CallMode(self.sites[module], self.handler, self.modes)
             mode.__enter__()
             self.running.append((module, mode))
@@ -406,7 +406,11 @@ class Attachment:
 
     def leave(self, module: nn.Module, *_: Any) -> None:
         """Leave the mode of a module that ends; the forward hook."""
-        if self.owner.calls_or_recomputes() and self.running and self.running[-1][0] is module:
+        if (
+            self.scope.is_current_or_recomputing()
+            and self.running
+            and self.running[-1][0] is module
+        ):
             self._pop()
 
     def _pop(self) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .features import FeatureLayout, follow_features
-from .frozen import quiet
+from .frozen import frozen
 from .recorder import FLOAT16_SCALES
-from .scope import Owner, calling, nested
-from .sites import refuse
+from .scope import CallScope, model_running, nested_pass
+from .sites import check_model
 from .target import Target, score
 
 
@@ -38,7 +38,7 @@ def activation(
     layer: nn.Module | str,
     grid: PatchGrid | None = None,
     *,
-    entering: bool = False,
+    attribute_to_layer_input: bool = False,
     target: Target = None,
     additional_forward_args: tuple[Any, ...] = (),
 ) -> Activation:
@@ -51,7 +51,7 @@ def activation(
     layer : a module of the model, or its dotted name
     grid : the grid of a model whose tokens are in its order in every layer; without it, and for
         features that are not tokens of it, positions are traced through the model
-    entering : whether to use the input of the module instead of its output
+    attribute_to_layer_input : whether to use the input of the module instead of its output
     target, additional_forward_args : as for `record`
 
     Raises
@@ -60,12 +60,12 @@ def activation(
         If the module is not called exactly once, does not return features of the image's patches,
         or the score does not depend on it; the message names the module.
     """
-    inner = refuse(model, compiled=True)
+    inner = check_model(model, compiled=True)
     name, module = _find_module(inner, layer)
-    with nested(), torch.inference_mode(False), torch.enable_grad(), quiet(inner):
+    with nested_pass(), torch.inference_mode(False), torch.enable_grad(), frozen(inner):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
-        with _capture(name, module, entering) as captured:
-            with calling():
+        with _capture(name, module, attribute_to_layer_input) as captured:
+            with model_running():
                 output = inner(inputs, *additional_forward_args)
             captured.open = False
             if captured.tensor is None:
@@ -77,7 +77,11 @@ def activation(
             gradient = _differentiate(name, scores, captured.tensor)
         features = captured.tensor.detach()
         layout = _token_layout(grid, features) or follow_features(
-            inner, inputs, additional_forward_args, name, entering=entering
+            inner,
+            inputs,
+            additional_forward_args,
+            name,
+            attribute_to_layer_input=attribute_to_layer_input,
         )
     dtype = torch.promote_types(features.dtype, torch.float32)
     return Activation(
@@ -114,15 +118,15 @@ class _Captured:
     open: bool = True
     tensor: Tensor | None = None
     calls: int = 0
-    owner: Owner = field(default_factory=Owner)
+    scope: CallScope = field(default_factory=CallScope)
 
     @property
     def is_active(self) -> bool:
-        return self.open and self.owner.calls()
+        return self.open and self.scope.is_current()
 
 
 @contextmanager
-def _capture(name: str, module: nn.Module, entering: bool) -> Iterator[_Captured]:
+def _capture(name: str, module: nn.Module, attribute_to_layer_input: bool) -> Iterator[_Captured]:
     """Capture the tensor of a module and start the autograd graph at it."""
     captured = _Captured()
 
@@ -164,7 +168,7 @@ def _capture(name: str, module: nn.Module, entering: bool) -> Iterator[_Captured
 
     handle = (
         module.register_forward_pre_hook(pre_hook, with_kwargs=True)
-        if entering
+        if attribute_to_layer_input
         else module.register_forward_hook(hook)
     )
     try:

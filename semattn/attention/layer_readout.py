@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .scope import Owner, nested
+from .scope import CallScope, nested_pass
 from .sites import AttentionSite
 from .target import check_batch
 
@@ -25,7 +25,7 @@ Scores = Callable[[Any, Tensor], Tensor]
 
 
 @contextmanager
-def head_after_each_block(
+def logits_after_each_block(
     model: nn.Module,
     sites: Sequence[AttentionSite],
     shape: tuple[int, int],
@@ -49,7 +49,7 @@ def head_after_each_block(
     UnsupportedModelError
         For a model whose blocks cannot be identified, or whose last block returns no tokens.
     """
-    with nested():
+    with nested_pass():
         readout = _BlockReadout(sites[-1].name, shape, scores)
         handles = [
             module.register_forward_hook(partial(readout.after_block, name))
@@ -65,20 +65,20 @@ def head_after_each_block(
 
 
 class _BlockReadout:
-    """Hooks of one pass and the features that they collect; active only for their owner."""
+    """Hooks of one pass and the features that they collect; active only in their scope."""
 
     def __init__(self, last: str, shape: tuple[int, int], scores: Scores) -> None:
         self.last = last
         self.shape = shape
         self.scores = scores
         self.left_out: list[str] = []
-        self.owner = Owner()
+        self.scope = CallScope()
         self.images: Tensor | None = None  # (B,), image numbers, while the model runs
         self.features: dict[str, Tensor] = {}
 
     @property
     def is_active(self) -> bool:
-        return torch.is_grad_enabled() and self.owner.calls()
+        return torch.is_grad_enabled() and self.scope.is_current()
 
     def before_model(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self.is_active:
@@ -115,7 +115,7 @@ class _BlockReadout:
 
 
 def _detached(tensor: Tensor) -> Tensor:
-    """Return the tensor without its graph, also inside `recorder.GradientsKept`."""
+    """Return the tensor without its graph, also inside `recorder.KeepGradients`."""
     with torch._C.DisableTorchFunction():
         return tensor.detach()
 

@@ -23,7 +23,7 @@ from .hooks import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .model_call import ModelCall
 from .position_rules import Planes, mean_positions
 from .position_tracing import PositionTracer
-from .scope import Owner, apart, depth
+from .scope import CallScope, depth, isolated
 from .sites import NAMED_ATTENTION, AttentionSite
 from .token_layout import Layout, UnplacedError, has_positions, layout_of
 
@@ -103,7 +103,7 @@ def layout_pass(
     """
     few = call.with_images(call.images.detach().clone()) if all_images else call.few()
     with ExitStack() as stack:
-        stack.enter_context(apart(layout=True))
+        stack.enter_context(isolated(layout=True))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch._C._AutoDispatchBelowAutograd())
         tracer = PositionTracer(few.images, few.other_tensors())
@@ -131,17 +131,17 @@ def _track_modules(
     model: nn.Module, running: list[Running], entered: dict[str, nn.Module]
 ) -> Iterator[None]:
     """Maintain the stack `running` of running modules, and `entered` with all that have run."""
-    owner = Owner()
+    scope = CallScope()
     handles: list[Any] = []
 
     def track(name: str, module: nn.Module) -> None:
         def enter(_: nn.Module, __: Any) -> None:
-            if owner.calls():
+            if scope.is_current():
                 entered[name] = module
                 running.append(Running(name, module))
 
         def leave(*_: Any) -> None:
-            if owner.calls() and running and running[-1].name == name:
+            if scope.is_current() and running and running[-1].name == name:
                 running.pop()
 
         handles.append(module.register_forward_pre_hook(enter))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .frozen import quiet
+from .frozen import frozen
 from .hooks import Call
 from .layout_pass import Findings, layout_pass, site_of
 from .model_attributes import attributes_of, changed_attributes
@@ -59,14 +59,16 @@ class ModelLayout:
     readout: Tensor | None = None
 
     @property
-    def selves(self) -> tuple[AttentionSite, ...]:
+    def self_attention_sites(self) -> tuple[AttentionSite, ...]:
         """Self-attention sites."""
         return tuple(site for site in self.sites if site.kind == "self")
 
     @property
     def grid(self) -> PatchGrid:
         """Finest grid of all self-attention sites; of all pools in a model without such sites."""
-        return common_grid([self.layouts[site.name] for site in self.selves or self.sites])
+        return common_grid(
+            [self.layouts[site.name] for site in self.self_attention_sites or self.sites]
+        )
 
     @property
     def class_tokens(self) -> Tensor:
@@ -122,7 +124,7 @@ class ModelLayout:
             for tower in towers:
                 joined |= tower if tower & joined else set()
             towers = [*separate, joined]
-        sites = self.selves or self.sites
+        sites = self.self_attention_sites or self.sites
         return [tower for tower in towers if any(site.name in tower for site in sites)]
 
     def check_one_tower(self) -> None:
@@ -147,8 +149,8 @@ class ModelLayout:
         if layout.keys.grid != grid or not layout.keys.in_order:
             at = layout.place(layout.keys, grid, layout.batch_of(lead))
             bias = bias.expand(at.batch, -1, -1)
-            cover = at.spread(bias.new_ones(bias.shape))
-            bias = torch.where(cover > 0, at.spread(bias) / cover.clamp(min=1e-12), 0)
+            cover = at.to_call(bias.new_ones(bias.shape))
+            bias = torch.where(cover > 0, at.to_call(bias) / cover.clamp(min=1e-12), 0)
         return layout.unfold(bias[:, :, None], lead)
 
     def query_mask(self, site: AttentionSite, call: Call, which: str) -> Tensor:
@@ -164,7 +166,7 @@ class ModelLayout:
         else:
             tokens = grid.add_prefix(torch.ones(grid.patches, device=device))
         at = layout.place(layout.queries, grid, layout.batch_of(lead))
-        mask = at.spread(tokens.expand(at.batch, -1)).ne(0)
+        mask = at.to_call(tokens.expand(at.batch, -1)).ne(0)
         return layout.unfold(mask[:, None, :, None].to(torch.float32), lead)
 
     def record(self, site: AttentionSite, call: Call) -> SiteRecord:
@@ -222,7 +224,7 @@ def model_layout(
     UnsupportedModelError
         For a model whose attention cannot be read correctly; the message names the module.
     """
-    with quiet(model):
+    with frozen(model):
         return known_layout(model, call, sites, refresh=refresh).layout
 
 
@@ -231,7 +233,7 @@ def known_layout(
 ) -> _CachedLayout:
     """Return the cache entry of `model_layout`, with results of later passes.
 
-    The caller holds the model in evaluation mode (`quiet`).
+    The caller holds the model in evaluation mode (`frozen`).
     """
     attributes = attributes_of(model)
     key = (call.key, None if sites is None else tuple(sites))

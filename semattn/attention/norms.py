@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .layer_readout import blocks_of
-from .scope import Owner, nested
+from .scope import CallScope, nested_pass
 from .sites import AttentionSite
 
 
@@ -24,17 +24,17 @@ def watch_norms(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[li
     of tokens, which `norms_on` reads. It stays empty if the blocks cannot be identified or the last
     one returns no tokens. Further passes, such as those of `record`, are ignored.
     """
-    with nested():
+    with nested_pass():
         yield from _collect_norms(model, sites)
 
 
 def _collect_norms(model: nn.Module, sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
     norms: list[Tensor] = []
-    owner = Owner()
+    scope = CallScope()
 
     def hook(_: nn.Module, _inputs: Any, output: Any) -> None:
         tokens = output[0] if isinstance(output, tuple) and output else output
-        if norms or not owner.calls():
+        if norms or not scope.is_current():
             return
         if isinstance(tokens, Tensor) and tokens.ndim == 3:
             dtype = torch.promote_types(tokens.dtype, torch.float32)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..targets import OutputMeaning
-from .scope import Owner
+from .scope import CallScope
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
@@ -32,7 +32,7 @@ class OutputWatch:
     """
 
     model: nn.Module
-    owner: Owner = field(default_factory=lambda: Owner(every_pass=True))
+    scope: CallScope = field(default_factory=lambda: CallScope(include_nested=True))
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
     heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
     meaning: OutputMeaning | None = None
@@ -42,7 +42,7 @@ class OutputWatch:
     def note_call(self, module: nn.Module, _inputs: Any, result: Any) -> None:
         """Store the result of a layer; used as a forward hook."""
         is_array = isinstance(result, Tensor) and result.ndim > 0 and not result.is_nested
-        if self.meaning is None and is_array and self.owner.calls():
+        if self.meaning is None and is_array and self.scope.is_current():
             call = module, result
             self.calls.append(call)
             if isinstance(module, LINEAR) and result.numel() == len(result) * width(result):
@@ -101,8 +101,8 @@ def _last_layers(module: nn.Module, parents: frozenset[nn.Module] = frozenset())
 
 
 @contextmanager
-def noted_meanings() -> Iterator[None]:
-    """Collect the meanings that are decided inside the ``with``, for `decided_meaning`."""
+def collect_meanings() -> Iterator[None]:
+    """Collect the meanings that are decided inside the ``with``, for `first_meaning`."""
     token = _decisions.set([])
     try:
         yield
@@ -111,16 +111,16 @@ def noted_meanings() -> Iterator[None]:
 
 
 def note_meaning(model: nn.Module | None, meaning: OutputMeaning) -> None:
-    """Add a decision to those that `noted_meanings` collects."""
+    """Add a decision to those that `collect_meanings` collects."""
     decisions = _decisions.get()
     if decisions is not None:
         decisions.append((model, meaning))
 
 
-def decided_meaning(model: nn.Module) -> OutputMeaning:
-    """Return the first meaning of the output of `model` in `noted_meanings`; else class logits."""
+def first_meaning(model: nn.Module) -> OutputMeaning:
+    """Return the first meaning for `model` in `collect_meanings`; class logits without one."""
     decisions = _decisions.get() or []
-    return next((meaning for owner, meaning in decisions if owner is model), OutputMeaning())
+    return next((meaning for other, meaning in decisions if other is model), OutputMeaning())
 
 
 def current_watch(model: nn.Module | None = None) -> OutputWatch | None:
@@ -128,7 +128,7 @@ def current_watch(model: nn.Module | None = None) -> OutputWatch | None:
     watch = _watch.get()
     if watch is None or (model is not None and watch.model is not model):
         return None
-    return watch if watch.owner.calls() else None
+    return watch if watch.scope.is_current() else None
 
 
 def width(tensor: Tensor) -> int:

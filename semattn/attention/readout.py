@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .frozen import quiet
+from .frozen import frozen
 from .model_call import ModelCall
 from .model_layout import ModelLayout, known_layout
 from .record import record_call
-from .scope import apart
+from .scope import isolated
 from .target import output_tensor
 
 
@@ -20,11 +20,11 @@ def with_readout(
     model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
 ) -> ModelLayout:
     """Return the layout of `model` with its `readout`, measured once for the current weights."""
-    with quiet(model):
+    with frozen(model):
         entry = known_layout(model, call, sites)
     weights = tuple((id(weight), weight._version) for weight in model.parameters())
     if entry.layout.readout is None or entry.weights != weights:
-        with apart(layout=True):
+        with isolated(layout=True):
             record = record_call(
                 model,
                 call.few(),

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from .frozen import quiet
+from .frozen import frozen
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
-from .recorder import GradientsKept, Recorder, StaleLayoutError
-from .scope import calling, nested
+from .recorder import KeepGradients, Recorder, StaleLayoutError
+from .scope import model_running, nested_pass
 from .site_record import Rule, SiteRecord
-from .sites import AttentionSite, Layers, refuse
+from .sites import AttentionSite, Layers, check_model
 from .target import Score, Target, check_batch, output_tensor, score
 from .token_layout import common_grid
 
@@ -69,7 +69,7 @@ class AttentionRecord:
         """Return whether each score depends on a prefix token of the last layer: (B,)."""
         return self.readout()[:, : self.grid.prefix].sum(dim=1) > 0
 
-    def half_way(self) -> SiteRecord:
+    def middle_layer(self) -> SiteRecord:
         """Return the recorded site nearest to half of the model's depth; the earlier of two."""
         return min(self.sites, key=lambda record: abs(record.site.layer - self.depth // 2))
 
@@ -169,7 +169,7 @@ def record(
     >>> attention.grid.shape, attention.dense(0).shape[-2:]
     ((4, 4), torch.Size([17, 17]))
     """
-    module = refuse(model, compiled=True)
+    module = check_model(model, compiled=True)
     if inputs.ndim != 4 or not inputs.numel():
         raise ShapeError(
             f"inputs: expected a batch of images (B, C, H, W), got {tuple(inputs.shape)}"
@@ -198,10 +198,10 @@ def record_call(
 ) -> AttentionRecord:
     """Record the attention like `record`, for a model call with any arguments."""
     with (
-        nested(),
+        nested_pass(),
         torch.inference_mode(False),
         torch.set_grad_enabled(bool(grad)),
-        quiet(model),
+        frozen(model),
     ):
         images = call.images
         images = images.clone() if images.is_inference() else images.detach()
@@ -277,9 +277,9 @@ class _Recording:
         self, recorder: Recorder, grad: bool | str
     ) -> tuple[Tensor, Score | None, dict[AttentionSite, Tensor | None]]:
         """Run one forward pass, and a backward pass to the differentiated sites."""
-        blocked = GradientsKept() if grad and self.entry.blocked else nullcontext()
+        blocked = KeepGradients() if grad and self.entry.blocked else nullcontext()
         with recorder.attached(self.model):
-            with calling(), blocked:
+            with model_running(), blocked:
                 output = self.call.run(self.model)
             recorder.open = False
             recorder.check_called()
@@ -326,7 +326,7 @@ class _Recording:
         if last is not None and (read := self.read.get(last.site)) is not None:
             last = recorder.keep(last.site, grid, batch, read)
         read_from = None if last is None else _read_from(last)
-        if ends and not layout.selves:  # only pools read the patches
+        if ends and not layout.self_attention_sites:  # only pools read the patches
             read_from = _uniform(grid, logits)
         return AttentionRecord(
             sites=tuple(records),
@@ -338,7 +338,7 @@ class _Recording:
             left_out=tuple(module.site for module in layout.left_out),
             explains="" if score is None else score.explains,
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
-            depth=len(layout.selves),
+            depth=len(layout.self_attention_sites),
             is_blocked=bool(grad) and self.entry.blocked,
             notes=(*layout.notes(), *((_BLOCKED,) if grad and self.entry.blocked else ())),
         )
@@ -353,9 +353,9 @@ def _read_from(last: SiteRecord) -> Tensor:
             f"{last.site}: expected a score that reads patches or prefix tokens, got one that "
             "reads padding tokens — this kind is not supported"
         )
-    weights = last.queries_at.collect(norms[:, None])[:, 0]
+    weights = last.queries_at.to_grid(norms[:, None])[:, 0]
     total = weights.sum(dim=1, keepdim=True)
-    uniform = _uniform(last.queries_at.common, weights)
+    uniform = _uniform(last.queries_at.grid, weights)
     weights = torch.where(total > 0, weights, uniform)  # for a constant score
     return weights / weights.sum(dim=1, keepdim=True)
 
@@ -381,7 +381,7 @@ def _with_query_weights(record: SiteRecord, source: SiteRecord) -> SiteRecord:
         return record
     norms = source.query_gradient_norms()
     norms = torch.where(norms.sum(dim=1, keepdim=True) > 0, norms, torch.ones_like(norms))
-    return replace(record, learned=norms / norms.sum(dim=1, keepdim=True))
+    return replace(record, learned_query_weights=norms / norms.sum(dim=1, keepdim=True))
 
 
 def _without_sites(sites: Collection[AttentionSite], layout: ModelLayout) -> list[AttentionSite]:

@@ -44,7 +44,7 @@ class Recorder:
         also: Sequence[AttentionSite] = (),
     ) -> None:
         self.layout = layout
-        selves = layout.selves
+        selves = layout.self_attention_sites
         numbers = set(choose_layers(layers, max(len(selves), 1)))
         self.recorded = {site for site in layout.sites if site.layer in numbers}
         self.last = selves[-1] if selves else None
@@ -142,7 +142,7 @@ class Recorder:
         return site_record(site, call, layout, grid, batch, result, gradient)
 
 
-class GradientsKept(TorchFunctionMode):
+class KeepGradients(TorchFunctionMode):
     """Function mode in which `torch.no_grad` and `detach` inside a model do not stop gradients."""
 
     def __torch_function__(

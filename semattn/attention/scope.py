@@ -20,47 +20,47 @@ import torch
 
 
 class _ThreadState(threading.local):
-    isolated: int = 0  # number of open `apart` contexts in this thread
+    isolated: int = 0  # number of open `isolated` contexts in this thread
     layouts: int = 0  # number of these that only read the token layout
     passes: int = 0  # depth of passes within passes
-    calling: bool = False
+    is_running: bool = False
 
 
 _state = _ThreadState()
 
 
 @dataclass(frozen=True)
-class Owner:
+class CallScope:
     """Caller identity: thread, asyncio task, and the depth of isolated contexts and nested passes.
 
     Parameters
     ----------
-    every_pass : whether passes that hooks of the model start belong to this owner as well
+    include_nested : whether passes that hooks of the model start belong to this scope as well
     """
 
-    every_pass: bool = False
+    include_nested: bool = False
     thread: threading.Thread = field(default_factory=threading.current_thread)
     task: Any = field(default_factory=lambda: _current_task())
     depth: tuple[int, int] = field(default_factory=lambda: depth())
 
-    def calls(self) -> bool:
-        """Return whether the running code belongs to this owner."""
+    def is_current(self) -> bool:
+        """Return whether the running code belongs to this scope."""
         return (
             threading.current_thread() is self.thread
             and _current_task() is self.task
             and self._is_same_depth()
         )
 
-    def calls_or_recomputes(self) -> bool:
-        """Return `calls()`, or True in an autograd worker thread that recomputes a forward pass."""
-        if self.calls():
+    def is_current_or_recomputing(self) -> bool:
+        """Return `is_current()`, or True in an autograd worker thread that recomputes a pass."""
+        if self.is_current():
             return True
         is_worker = isinstance(threading.current_thread(), threading._DummyThread)
         return is_worker and self._is_same_depth() and in_backward()
 
     def _is_same_depth(self) -> bool:
-        isolated, passes = self.depth
-        return _state.isolated == isolated and (self.every_pass or _state.passes == passes)
+        n_isolated, n_passes = self.depth
+        return _state.isolated == n_isolated and (self.include_nested or _state.passes == n_passes)
 
 
 def in_backward() -> bool:
@@ -69,7 +69,7 @@ def in_backward() -> bool:
 
 
 @contextmanager
-def apart(*, layout: bool = False) -> Iterator[None]:
+def isolated(*, layout: bool = False) -> Iterator[None]:
     """Hide the passes inside the ``with`` from all attachments that exist before it.
 
     Used for extra passes and computations from within a pass of the model. With `layout`, the pass
@@ -85,28 +85,28 @@ def apart(*, layout: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def nested() -> Iterator[None]:
+def nested_pass() -> Iterator[None]:
     """Increase the pass depth if the ``with`` is inside a pass; otherwise change nothing.
 
     Everything that attaches to a model uses this context, since a hook in the pass of another model
     may be the caller. The outer attachment then ignores what runs inside the ``with``.
     """
-    outer = _state.passes, _state.calling
-    _state.passes, _state.calling = outer[0] + outer[1], False
+    outer = _state.passes, _state.is_running
+    _state.passes, _state.is_running = outer[0] + outer[1], False
     try:
         yield
     finally:
-        _state.passes, _state.calling = outer
+        _state.passes, _state.is_running = outer
 
 
 @contextmanager
-def calling() -> Iterator[None]:
+def model_running() -> Iterator[None]:
     """Mark the call of the model that the attachments are made for."""
-    outer, _state.calling = _state.calling, True
+    outer, _state.is_running = _state.is_running, True
     try:
         yield
     finally:
-        _state.calling = outer
+        _state.is_running = outer
 
 
 def depth() -> tuple[int, int]:
@@ -114,7 +114,7 @@ def depth() -> tuple[int, int]:
     return _state.isolated, _state.passes
 
 
-def laying_out() -> bool:
+def is_tracing() -> bool:
     """Return whether this thread runs a pass that only reads the token layout."""
     return _state.layouts > 0
 

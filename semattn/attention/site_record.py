@@ -18,7 +18,7 @@ from ..grid import PatchGrid
 from .hooks import Call, DenseCall, FusedCall
 from .sites import AttentionSite
 from .token_layout import Layout
-from .token_map import Placement
+from .token_map import TokenMap
 
 Rule = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -32,16 +32,16 @@ class SiteRecord:
     A fused call has q (G,H,Nq,D), k and v (G,H,Nk,D), `mask` added to the scores (or None) and
     `gradient` dL/dO. A module with its own softmax has `dense` (G,H,Nq,Nk) and `gradient` dL/dA.
     A group is an image or a window of it; `keys_at` and `queries_at` map its keys and queries to
-    the tokens of the image. `queries_at` is None for learned queries; `learned` (G,Nq) is then
-    the contribution of each query to the score, with sum 1 per image. `class_tokens` (N,) are the
-    weights of the prefix tokens that the output is read from, if known. `layout` is the layout of
-    the call, which also applies to other batches.
+    the tokens of the image. `queries_at` is None for learned queries; `learned_query_weights`
+    (G,Nq) is then the contribution of each query to the score, with sum 1 per image. `class_tokens`
+    (N,) are the weights of the prefix tokens that the output is read from, if known. `layout` is
+    the layout of the call, which also applies to other batches.
     """
 
     site: AttentionSite
     shape: tuple[int, int, int, int]
-    keys_at: Placement
-    queries_at: Placement | None
+    keys_at: TokenMap
+    queries_at: TokenMap | None
     query: Tensor | None = None
     key: Tensor | None = None
     value: Tensor | None = None
@@ -51,7 +51,7 @@ class SiteRecord:
     dense: Tensor | None = None
     gradient: Tensor | None = None
     layout: Layout | None = None
-    learned: Tensor | None = None
+    learned_query_weights: Tensor | None = None
     class_tokens: Tensor | None = None
 
     @property
@@ -128,7 +128,7 @@ class SiteRecord:
         same_order = queries.token.shape == keys.token.shape and torch.equal(
             queries.token, keys.token
         )
-        same_grid = keys.own.shape == keys.common.shape
+        same_grid = keys.call_grid.shape == keys.grid.shape
         return table.argsort() if is_permutation and same_order and same_grid else None
 
     def query_gradient_norms(self) -> Tensor:
@@ -149,35 +149,35 @@ class SiteRecord:
         """Return the record without its gradient; the weights of learned queries stay."""
         return self if self.gradient is None else replace(self, gradient=None)
 
-    def asking(self, weights: Tensor) -> Tensor:
+    def query_weights(self, weights: Tensor) -> Tensor:
         """Map weights (B, N) of the record's tokens to the queries of this call: (G, Nq).
 
         Learned queries have their own weights, from the gradient of each query; without gradients
         the weights are equal.
         """
         if self.queries_at is None:
-            if self.learned is None:
+            if self.learned_query_weights is None:
                 return weights.new_full((self.shape[0], self.shape[2]), 1 / self.shape[2])
-            return self.learned
-        return self.queries_at.spread(weights)
+            return self.learned_query_weights
+        return self.queries_at.to_call(weights)
 
     def reduce(self, weights: Tensor, rule: Rule | None = None) -> Tensor:
         """Return sum_i weights_i rule(A, dA)_ij over the queries i, on the tokens: (B,H,N).
 
         Parameters
         ----------
-        weights : (B, N), one weight per token of the record's grid, mapped to queries by `asking`
+        weights : (B, N), one per token of the record's grid; `query_weights` maps them to queries
         rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
             None is the attention itself
         """
-        query_weights = self.asking(weights)
+        query_weights = self.query_weights(weights)
         total = torch.zeros((), dtype=self.dtype, device=weights.device)
-        for rows in self.chunks(last_asking(query_weights)):
+        for rows in self.chunks(num_active_queries(query_weights)):
             attention = self.attention(rows)
             gradient = None if self.gradient is None else self.attention_gradient(rows)
             block = attention if rule is None else rule(attention, gradient)
             total = total + (query_weights[:, None, None, rows].to(block) @ block).squeeze(2)
-        return self.keys_at.collect(total)
+        return self.keys_at.to_grid(total)
 
     def chunks(self, queries: int | None = None) -> Iterator[slice]:
         """Yield slices of the first `queries`, with blocks (G,H,Q,Nk) of about `CHUNK_BYTES`."""
@@ -189,7 +189,7 @@ class SiteRecord:
             yield slice(start, min(start + step, queries))
 
 
-def last_asking(query_weights: Tensor) -> int:
+def num_active_queries(query_weights: Tensor) -> int:
     """Return the number of queries up to the last with a non-zero weight, at least 1."""
     columns = query_weights.ne(0).any(dim=0).nonzero()
     return int(columns[-1]) + 1 if len(columns) else 1

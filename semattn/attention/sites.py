@@ -51,7 +51,7 @@ class AttentionSite:
         return f"{self.name or 'the model'} ({self.module})"
 
 
-def refuse(model: object, *, compiled: bool = False) -> nn.Module:
+def check_model(model: object, *, compiled: bool = False) -> nn.Module:
     """Return the module to hook; raise UnsupportedModelError for a model that hooks cannot read.
 
     With `compiled`, a model wrapped by `torch.compile` is replaced by the module inside the

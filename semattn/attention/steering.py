@@ -21,21 +21,21 @@ from ..utils.registry import choices
 from ..utils.validation import check_values
 from .hooks import Attachment, Call
 from .model_layout import ModelLayout, any_layout
-from .scope import Owner, in_backward
-from .sites import AttentionSite, Layers, choose_layers, find_sites, refuse
+from .scope import CallScope, in_backward
+from .sites import AttentionSite, Layers, check_model, choose_layers, find_sites
 
 QUERIES = ("all", "class", "patches")
 
-Look = tuple[int, Callable[[AttentionSite, Call], None]]
+OnCall = tuple[int, Callable[[AttentionSite, Call], None]]
 
 
 @dataclass
 class CallPlan:
-    """Plan for one call of a model: bias at the sites `steered`, `look` at the site `observed`."""
+    """Plan for one call: bias at the sites `steered`, `on_call` at the site `observed`."""
 
     steered: set[str]
     observed: str | None
-    look: Callable[[AttentionSite, Call], None] | None
+    on_call: Callable[[AttentionSite, Call], None] | None
     layout: ModelLayout | None
     bias: Tensor | Callable[[], Tensor]
     bias_4d: Tensor | None  # the bias as (B, H, Q, N), once it is computed
@@ -44,20 +44,24 @@ class CallPlan:
 class Steering:
     """Attachment that adds a bias to the scores of a model, with one plan for every call.
 
-    The sites are those of the layout that `aim` receives. Before the first call they are those of
+    The sites are those of the layout that `plan` receives. Before the first call they are those of
     any known layout of the model, else the modules whose names suggest attention.
     """
 
     def __init__(
         self, model: nn.Module, layers: Layers, heads: Sequence[int] | None, queries: str
     ) -> None:
-        self.model = refuse(model)
+        self.model = check_model(model)
         layout = any_layout(self.model)
         guess = find_sites(self.model) if layout is None else layout.modules(self.model)
         self.modules = {
-            module: selves
+            module: self_sites
             for module, sites in guess.items()
-            if (selves := _selves((sites,) if isinstance(sites, AttentionSite) else sites))
+            if (
+                self_sites := _self_attention_sites(
+                    (sites,) if isinstance(sites, AttentionSite) else sites
+                )
+            )
         }
         if layout is not None and not self.modules:
             raise UnsupportedModelError(
@@ -70,26 +74,26 @@ class Steering:
         self.layers, self.heads, self.queries = layers, heads, queries
         self.plans: list[CallPlan | None] = []  # of the running calls, outermost first
         self.last: CallPlan | None = None
-        self.attachment = Attachment(self._handle, owner=Owner(every_pass=True))
+        self.attachment = Attachment(self._handle, scope=CallScope(include_nested=True))
 
     def begin(self) -> None:
-        """Start a call of the model, possibly inside another; `aim` then sets its plan."""
+        """Start a call of the model, possibly inside another; `plan` then sets its plan."""
         self.plans.append(None)
 
-    def aim(
+    def plan(
         self,
         bias: Tensor | Callable[[], Tensor],
         layout: ModelLayout | None = None,
-        look: Look | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         """Set the plan of the call that has begun; parameters as in `steer`."""
         if layout is not None:
-            if not layout.selves:
+            if not layout.self_attention_sites:
                 raise UnsupportedModelError(
                     f"{type(self.model).__name__}: expected self-attention to steer, got only pools"
                 )
             self._attach_to(layout)
-            names = [site.name for site in layout.selves]
+            names = [site.name for site in layout.self_attention_sites]
         elif self.queries != "all":
             raise ValueError(
                 f"layout: expected a layout for queries={self.queries!r}, got None — "
@@ -104,8 +108,8 @@ class Steering:
             names = [site.name for sites in self.modules.values() for site in sites]
         self.last = self.plans[-1] = CallPlan(
             steered={names[number] for number in choose_layers(self.layers, len(names))},
-            observed=None if look is None else names[look[0]],
-            look=None if look is None else look[1],
+            observed=None if on_call is None else names[on_call[0]],
+            on_call=None if on_call is None else on_call[1],
             layout=layout,
             bias=bias,
             bias_4d=None if callable(bias) else _to_4d(bias),
@@ -119,7 +123,7 @@ class Steering:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Steer the calls inside the ``with``."""
-        self.attachment = Attachment(self._handle, owner=Owner(every_pass=True))
+        self.attachment = Attachment(self._handle, scope=CallScope(include_nested=True))
         try:
             self.attachment.add(self.modules)
             if not self.modules:
@@ -131,9 +135,9 @@ class Steering:
     def _attach_to(self, layout: ModelLayout) -> None:
         """Hook the modules of a layout that are not hooked yet."""
         modules = {
-            module: selves
+            module: self_sites
             for module, sites in layout.modules(self.model).items()
-            if (selves := _selves(sites))
+            if (self_sites := _self_attention_sites(sites))
         }
         is_running = self.model in modules and self.model not in self.attachment.sites
         self.attachment.add(modules)
@@ -149,8 +153,8 @@ class Steering:
             )
         if plan.layout is not None and site.name not in plan.layout.layouts:
             return call.run()
-        if plan.look is not None and site.name == plan.observed:
-            plan.look(site, call)
+        if plan.on_call is not None and site.name == plan.observed:
+            plan.on_call(site, call)
         if site.name in plan.steered:
             if plan.bias_4d is None:
                 assert callable(plan.bias)
@@ -168,7 +172,7 @@ def steer(
     heads: Sequence[int] | None = None,
     queries: str = "all",
     layout: ModelLayout | None = None,
-    look: Look | None = None,
+    on_call: OnCall | None = None,
 ) -> Iterator[None]:
     """Add `bias` to the attention scores of `model` inside the ``with``.
 
@@ -185,7 +189,7 @@ def steer(
     queries : "all", "class" (only the class token) or "patches"; the last two need a `layout`
     layout : maps a bias (N,) or (B, N) on the tokens of its grid to every call; without it the
         bias is for N tokens in the order of the model, and every call must have these N keys
-    look : a layer and a function that receives its calls before they are steered
+    on_call : a layer and a function that receives its calls before they are steered
 
     Raises
     ------
@@ -205,11 +209,11 @@ def steer(
     steering = Steering(model, layers, heads, queries)
     steering.begin()
     with steering.attached():
-        steering.aim(bias, layout, look)
+        steering.plan(bias, layout, on_call)
         yield
 
 
-def _selves(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
+def _self_attention_sites(sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
     return tuple(site for site in sites if site.kind == "self")
 
 

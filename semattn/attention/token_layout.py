@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .position_rules import Planes
-from .token_map import Placement
+from .token_map import TokenMap
 
 _NEAR = 2e-4  # fraction of the image's side below which positions are equal
 _MAX_UNEVENNESS = 0.05  # fraction of a patch by which distances between patches may differ
@@ -140,17 +140,17 @@ class Layout:
         present = [tokens for tokens in (self.keys, self.queries) if tokens is not None]
         return all(tokens.grid.shape == grid.shape and tokens.in_order for tokens in present)
 
-    def place(self, tokens: Tokens, common: PatchGrid, batch: int) -> Placement:
+    def place(self, tokens: Tokens, common: PatchGrid, batch: int) -> TokenMap:
         """Return the placement of queries or keys for a batch."""
         if tokens.in_order:
-            return Placement(tokens.grid, common, batch)
+            return TokenMap(tokens.grid, common, batch)
         windows = len(tokens.table)
         image = torch.arange(batch, device=tokens.table.device)
         if self.images_first:
             image, token = image.repeat_interleave(windows), tokens.table.repeat(batch, 1)
         else:
             image, token = image.repeat(windows), tokens.table.repeat_interleave(batch, dim=0)
-        return Placement(tokens.grid, common, batch, image, token)
+        return TokenMap(tokens.grid, common, batch, image, token)
 
 
 def common_grid(layouts: Sequence[Layout]) -> PatchGrid:

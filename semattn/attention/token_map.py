@@ -1,7 +1,7 @@
 """Mapping between the tokens of an image and the queries or keys of one attention call.
 
 A plain ViT attends over all tokens of an image at once. Other models attend in windows, or over
-coarser grids from stage to stage. `Placement` maps one weight per token to the queries or keys of
+coarser grids from stage to stage. `TokenMap` maps one weight per token to the queries or keys of
 such a call, and values per key back to the tokens, all on the grid of the record. Sums are
 preserved: a coarse patch has the sum of the fine patches that it covers.
 """
@@ -20,45 +20,45 @@ from ..grid import PatchGrid
 
 
 @dataclass(frozen=True)
-class Placement:
+class TokenMap:
     """Positions of G groups of n tokens; a group is an image or one window of an image.
 
     Parameters
     ----------
-    own : the grid of the call's tokens
-    common : the grid of the record, of the same image
+    call_grid : the grid of the call's tokens
+    grid : the grid of the record, of the same image
     batch : B, the number of images
     image : (G,), the image index of each group; None if each group is an image
-    token : (G, n), the token number in `own` of each element, prefix tokens first, -1 for padding;
-        None if the tokens are in order
+    token : (G, n), the token number in `call_grid` of each element, prefix tokens first, -1 for
+        padding; None if the tokens are in order
     """
 
-    own: PatchGrid
-    common: PatchGrid
+    call_grid: PatchGrid
+    grid: PatchGrid
     batch: int
     image: Tensor | None = None
     token: Tensor | None = None
 
-    def spread(self, tokens: Tensor) -> Tensor:
-        """Map weights (B, …, N) of the common tokens to the tokens of the call: (G, …, n)."""
-        if (tokens.shape[0], tokens.shape[-1]) != (self.batch, self.common.tokens):
+    def to_call(self, tokens: Tensor) -> Tensor:
+        """Map weights (B, …, N) of the tokens of the grid to the tokens of the call: (G, …, n)."""
+        if (tokens.shape[0], tokens.shape[-1]) != (self.batch, self.grid.tokens):
             raise ShapeError(
-                f"weights: expected ({self.batch}, {self.common.tokens}), one a token, got "
+                f"weights: expected ({self.batch}, {self.grid.tokens}), one a token, got "
                 f"{tuple(tokens.shape)} — add prefix tokens with grid.add_prefix(w)"
             )
-        weights = self._resample(tokens, self.common, self.own, self._common_in_own)
+        weights = self._resample(tokens, self.grid, self.call_grid, self._grid_in_call)
         if self.token is None or self.image is None:
             return weights
         return F.pad(weights, (0, 1)).movedim(-1, 1)[self.image[:, None], self.token].movedim(1, -1)
 
-    def collect(self, values: Tensor) -> Tensor:
-        """Sum values (G, H, n) of the call's tokens onto the common tokens: (B, H, N)."""
+    def to_grid(self, values: Tensor) -> Tensor:
+        """Sum values (G, H, n) of the call's tokens onto the tokens of the grid: (B, H, N)."""
         if self.token is not None and self.image is not None:
             heads = torch.arange(values.shape[1], device=values.device)
-            sums = values.new_zeros(self.batch, values.shape[1], self.own.tokens + 1)
+            sums = values.new_zeros(self.batch, values.shape[1], self.call_grid.tokens + 1)
             index = (self.image[:, None, None], heads[:, None], self.token[:, None])
             values = sums.index_put_(index, values, accumulate=True)[..., :-1]
-        return self._resample(values, self.own, self.common, self._own_in_common)
+        return self._resample(values, self.call_grid, self.grid, self._call_in_grid)
 
     def padding(self) -> Tensor:
         """Return 1 for the tokens of the call that are padding: (G, n), or a single 0."""
@@ -74,20 +74,20 @@ class Placement:
         return total.index_add_(0, self.image, values)
 
     @cached_property
-    def _common_in_own(self) -> tuple[Tensor, Tensor]:
-        """Fractions of each common patch inside each own patch, (own, common), of rows, columns."""
+    def _grid_in_call(self) -> tuple[Tensor, Tensor]:
+        """Fractions of each grid patch inside each call patch, (call, grid), of rows, columns."""
         rows, columns = (
-            _cell_fractions(own_cells, common_cells)
-            for own_cells, common_cells in zip(self.own.shape, self.common.shape, strict=True)
+            _cell_fractions(call_cells, grid_cells)
+            for call_cells, grid_cells in zip(self.call_grid.shape, self.grid.shape, strict=True)
         )
         return rows, columns
 
     @cached_property
-    def _own_in_common(self) -> tuple[Tensor, Tensor]:
-        """Fractions of each own patch inside each common patch, (common, own), of rows, columns."""
+    def _call_in_grid(self) -> tuple[Tensor, Tensor]:
+        """Fractions of each call patch inside each grid patch, (grid, call), of rows, columns."""
         rows, columns = (
-            _cell_fractions(common_cells, own_cells)
-            for own_cells, common_cells in zip(self.own.shape, self.common.shape, strict=True)
+            _cell_fractions(grid_cells, call_cells)
+            for call_cells, grid_cells in zip(self.call_grid.shape, self.grid.shape, strict=True)
         )
         return rows, columns
 

@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from ..attention.model_inputs import model_device
-from ..attention.sites import refuse
+from ..attention.sites import check_model
 from ..data.loading import Loaded, Reader
 from ..data.prefetching import default_workers, stream
 from ..data.skipped import Skipped
@@ -81,7 +81,7 @@ class Work:
         self, model: nn.Module, source: Source, out: Path, jobs: tuple[str, ...],
         options: dict[str, Any], preprocessing: Preprocessing | None,
     ) -> None:  # fmt: skip
-        self.model = refuse(model, compiled=True)
+        self.model = check_model(model, compiled=True)
         self.source, self.out, self.jobs, self.options = source, out, jobs, options
         self.preprocessing = preprocessing or Preprocessing.of(model)
         explainer_options = {name: options[name] for name in ("density", "detector", "seed")}

@@ -114,7 +114,9 @@ def _grown(row: str, inner: Method, refine: str) -> Method:
                 f"{row}: expected a map of {attention.grid.shape} patches, got "
                 f"{inner_map.grid.shape} — remove +{GROWN}"
             )
-        refined = walked(attention.half_way(), attention.grid, inner_map.patches[..., None], GROWTH)
+        refined = walked(
+            attention.middle_layer(), attention.grid, inner_map.patches[..., None], GROWTH
+        )
         if refined is None:
             raise UnsupportedModelError(
                 f"{row}: expected an attention layer whose keys can be recorded, got a layer with "

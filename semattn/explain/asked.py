@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..attention import AttentionRecord
-from ..attention.output_watch import decided_meaning
+from ..attention.output_watch import first_meaning
 from ..attention.target import Target, fixed_target, score
 from .base import AttributionRequest
 
@@ -24,7 +24,7 @@ def target_for_copies(request: AttributionRequest, record: AttentionRecord) -> T
         return record.target
     if request.target is not None:
         return request.target
-    return fixed_target(record.logits, decided_meaning(request.model))
+    return fixed_target(record.logits, first_meaning(request.model))
 
 
 def score_copies(

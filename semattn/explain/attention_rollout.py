@@ -120,7 +120,7 @@ class AttentionRollout(Explainer):
 
 def _self_attention_indices(site: SiteRecord, read: Tensor, image: int) -> Tensor:
     """Return the flat indices of the self-attention of the prefix tokens that the score reads."""
-    prefix = site.keys_at.own.prefix
+    prefix = site.keys_at.call_grid.prefix
     read_tokens = (read[:prefix] > 0).nonzero().flatten()
     if site.queries_at is None or not len(read_tokens):
         return read_tokens[:0]

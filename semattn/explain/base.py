@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord
 from ..attention.model_inputs import move_to_model
-from ..attention.output_watch import decided_meaning, noted_meanings
-from ..attention.scope import nested
-from ..attention.sites import Layers, refuse
+from ..attention.output_watch import collect_meanings, first_meaning
+from ..attention.scope import nested_pass
+from ..attention.sites import Layers, check_model
 from ..attention.target import Target
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError
@@ -270,7 +270,7 @@ class Explainer(Attribution):
         need_keypoints: bool,
         keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
-        module = refuse(model, compiled=True)
+        module = check_model(model, compiled=True)
         preprocessing = self.preprocessing or (lambda: Preprocessing.of(module))
         images = prepare(source, preprocessing, any_channels=True)
         if keypoints is None:
@@ -289,9 +289,9 @@ class Explainer(Attribution):
             "score" if self.class_specific else "output",
         )
         try:
-            with nested(), noted_meanings(), _name_channel_errors(images):
+            with nested_pass(), collect_meanings(), _name_channel_errors(images):
                 maps = self.maps(request)
-                output = decided_meaning(module)
+                output = first_meaning(module)
         finally:
             request.keypoints()  # waits for the detection threads
         record, found_keypoints = maps.record, request.keypoints()

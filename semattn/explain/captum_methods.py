@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..attention.frozen import quiet
-from ..attention.recorder import GradientsKept
+from ..attention.frozen import frozen
+from ..attention.recorder import KeepGradients
 from ..attention.target import Target
 from ..grid import PatchGrid
 from ..utils.captum_library import attr
@@ -84,7 +84,7 @@ class PixelExplainer(Explainer):
         """Run one pass for the target and the grid, then Captum's method."""
         record = request.record(layers=self.layers, grad="last")
         exact = torch.promote_types(request.inputs.dtype, torch.float32)
-        with torch.inference_mode(False), quiet(request.model):
+        with torch.inference_mode(False), frozen(request.model):
             inputs = request.inputs.detach().clone().to(exact).requires_grad_()
             image_index = torch.arange(len(inputs), device=inputs.device)
             forward = _forward(request, target_for_copies(request, record), record.is_blocked)
@@ -114,7 +114,7 @@ def _forward(request: AttributionRequest, target: Target, is_blocked: bool) -> F
             else value
             for value in request.extra_args
         ]
-        with default_device(caller_device), GradientsKept() if is_blocked else nullcontext():
+        with default_device(caller_device), KeepGradients() if is_blocked else nullcontext():
             output = request.model(copies.to(request.inputs.dtype), *extra)
         return score_copies(output, image_index, target, request.model, n_images)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..attention.model_inputs import model_device
-from ..attention.sites import refuse
+from ..attention.sites import check_model
 from ..attention.target import Target
 from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
@@ -173,7 +173,7 @@ class _Subject:
     def __init__(
         self, model: nn.Module, image: Any, target: Target, options: dict[str, Any]
     ) -> None:
-        self.model = refuse(model, compiled=True)
+        self.model = check_model(model, compiled=True)
         self.target = target
         preprocessing = options.get("preprocessing") or (lambda: Preprocessing.of(self.model))
         self.images = prepare(image, preprocessing)

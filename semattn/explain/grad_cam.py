@@ -81,7 +81,7 @@ class GradCAM(Explainer):
             request.inputs,
             sites[0].name if self.layer is None else self.layer,
             record.grid if record.in_order else None,
-            entering=self.layer is None,
+            attribute_to_layer_input=self.layer is None,
             target=target_for_copies(request, record),
             additional_forward_args=request.extra_args,
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..attention import SiteRecord
-from ..attention.layer_readout import head_after_each_block
+from ..attention.layer_readout import logits_after_each_block
 from ..errors import SemattnError, UnsupportedModelError
 from .asked import score_copies, target_for_copies
 from .base import AttributionRequest, Explainer, Maps, explainers
@@ -52,14 +52,14 @@ class LeGrad(Explainer):
         """Run one pass for the target, and one for the scores of all layers."""
         plain_record = request.record(layers="all", grad="last")
         sites = [site.site for site in layer_sites(plain_record)]
-        shape = layer_sites(plain_record)[-1].keys_at.own.shape
+        shape = layer_sites(plain_record)[-1].keys_at.call_grid.shape
         plain_record = dataclasses.replace(plain_record, sites=())
         target = target_for_copies(request, plain_record)
 
         def scores(output: object, image: Tensor) -> Tensor:
             return score_copies(output, image, target, request.model, len(request.inputs))
 
-        with head_after_each_block(request.model, sites, shape, scores) as left_out:
+        with logits_after_each_block(request.model, sites, shape, scores) as left_out:
             try:
                 record = request.record(layers=self.layers, target=lambda output: output)
             except RuntimeError as error:

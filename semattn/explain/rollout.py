@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.site_record import last_asking
+from ..attention.site_record import num_active_queries
 
 # Function from a slice of queries to the head-fused matrix F of a site, (G, Q, Nk).
 FusedAttention = Callable[[slice], Tensor]
@@ -40,12 +40,12 @@ def initial_weights(
 
 def propagate(site: SiteRecord, tokens: Tensor, fused: FusedAttention) -> Tensor:
     """Compute sum_i tokens_i F_ij over the queries i: (B, N) to (B, N)."""
-    weights = site.asking(tokens)
+    weights = site.query_weights(tokens)
     total = torch.zeros((), dtype=site.dtype, device=weights.device)
-    for rows in site.chunks(last_asking(weights)):
+    for rows in site.chunks(num_active_queries(weights)):
         block = fused(rows)
         total = total + (weights[:, None, rows].to(block) @ block).squeeze(1)
-    return site.keys_at.collect(total[:, None])[:, 0]
+    return site.keys_at.to_grid(total[:, None])[:, 0]
 
 
 def rollout_step(
@@ -60,22 +60,22 @@ def rollout_step(
         1 for a token that is not an input of the site. The row is ``moved + tokens * retained``.
     """
     assert site.queries_at is not None
-    weights = site.asking(tokens).to(site.dtype)
+    weights = site.query_weights(tokens).to(site.dtype)
     retained = torch.ones_like(weights)
     total = torch.zeros((), dtype=site.dtype, device=weights.device)
-    for rows in site.chunks(last_asking(weights)):
+    for rows in site.chunks(num_active_queries(weights)):
         block = fused(rows)
         sums = (1 - residual) * block.sum(dim=-1) + residual
         sums = sums.clamp(min=torch.finfo(block.dtype).tiny)
         row_weights = weights[:, rows] * (1 - residual) / sums
         total = total + (row_weights[:, None] @ block).squeeze(1)
         retained[:, rows] = residual / sums
-    return site.keys_at.collect(total[:, None])[:, 0], _mean_on_tokens(site, retained)
+    return site.keys_at.to_grid(total[:, None])[:, 0], _mean_on_tokens(site, retained)
 
 
 def _mean_on_tokens(site: SiteRecord, values: Tensor) -> Tensor:
     """Return the mean of query values (G, Nq) on the tokens (B, N); 1 for a token without query."""
     assert site.queries_at is not None
-    counts = site.queries_at.collect(torch.ones_like(values)[:, None])[:, 0]
-    sums = site.queries_at.collect(values[:, None])[:, 0]
+    counts = site.queries_at.to_grid(torch.ones_like(values)[:, None])[:, 0]
+    sums = site.queries_at.to_grid(values[:, None])[:, 0]
     return torch.where(counts > 0, sums / counts.clamp(min=torch.finfo(counts.dtype).tiny), 1)

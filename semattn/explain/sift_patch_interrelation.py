@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..affinity import GROWTH, walked
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.site_record import last_asking
+from ..attention.site_record import num_active_queries
 from ..grid import PatchGrid
 from ..utils.validation import check_number
 from .base import AttributionRequest, Explainer, Maps, explainers
@@ -115,7 +115,7 @@ class SIFTPatchInterrelation(Explainer):
     def maps(self, request: AttributionRequest) -> Maps:
         """Compute the maps, with a note where affinity refinement has no keys."""
         maps = super().maps(request)
-        middle = maps.record.half_way()
+        middle = maps.record.middle_layer()
         if not self.growth or middle.key is not None:
             return maps
         note = (
@@ -131,7 +131,7 @@ class SIFTPatchInterrelation(Explainer):
         for site in record.sites:
             total = total + self._site_relevance(site, record.grid, p, query_weights)
         if self.growth:
-            refined = walked(record.half_way(), record.grid, total[..., None], self.growth)
+            refined = walked(record.middle_layer(), record.grid, total[..., None], self.growth)
             total = total if refined is None else refined[..., 0]
         return total
 
@@ -157,13 +157,13 @@ class SIFTPatchInterrelation(Explainer):
         self, site: SiteRecord, grid: PatchGrid, p: Tensor, query_weights: Tensor
     ) -> Tensor:
         """Compute the relevance from one site, (B, P)."""
-        key_p = site.keys_at.spread(grid.add_prefix(p)).to(site.dtype)[:, None, :, None]
-        is_patch = site.keys_at.spread(grid.add_prefix(torch.ones_like(p))).ne(0)
+        key_p = site.keys_at.to_call(grid.add_prefix(p)).to(site.dtype)[:, None, :, None]
+        is_patch = site.keys_at.to_call(grid.add_prefix(torch.ones_like(p))).ne(0)
         is_patch = is_patch.to(site.dtype)[:, None, :, None]
-        site_weights = site.asking(query_weights).to(site.dtype)
+        site_weights = site.query_weights(query_weights).to(site.dtype)
         relevance: Any = 0  # (G, H, Nk): sum over queries of w_i relu(A dA)_ij
         alignment: Any = 0  # (G, H): sum over queries of w_i times alignment of row i
-        for rows in site.chunks(last_asking(site_weights)):
+        for rows in site.chunks(num_active_queries(site_weights)):
             attention = site.attention(rows)
             row_weights = site_weights[:, None, None, rows]
             if self.head_alignment:
@@ -172,9 +172,11 @@ class SIFTPatchInterrelation(Explainer):
                 alignment = alignment + (row_weights.squeeze(2) * dense_share).sum(dim=-1)
             block = attention.mul_(site.attention_gradient(rows)).relu_()
             relevance = relevance + (row_weights @ block).squeeze(2)
-        relevance = site.keys_at.collect(relevance)[..., grid.prefix :]
+        relevance = site.keys_at.to_grid(relevance)[..., grid.prefix :]
         if self.head_alignment:
             total_weight = site.keys_at.per_image(site_weights.sum(dim=-1))[:, None].clamp(min=TINY)
-            alignment = site.keys_at.own.patches * site.keys_at.per_image(alignment) / total_weight
+            alignment = (
+                site.keys_at.call_grid.patches * site.keys_at.per_image(alignment) / total_weight
+            )
             relevance = relevance * alignment[..., None]
         return relevance.sum(dim=1)

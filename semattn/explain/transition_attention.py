@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.site_record import last_asking
+from ..attention.site_record import num_active_queries
 from .asked import target_for_copies
 from .base import AttributionRequest, Explainer, Maps, explainers
 from .rollout import FusedAttention, layer_sites, pool_sites, propagate
@@ -99,7 +99,10 @@ class TransitionAttention(Explainer):
     def _integrated_gradient(self, request: AttributionRequest, record: AttentionRecord) -> Tensor:
         """Compute the readout row of the integrated gradient of the last layer: (B, N)."""
         weights, target = record.readout(), target_for_copies(request, record)
-        query_slices = [slice(last_asking(site.asking(weights))) for site in _readout_sites(record)]
+        query_slices = [
+            slice(num_active_queries(site.query_weights(weights)))
+            for site in _readout_sites(record)
+        ]
         totals: list[Any] = [0] * len(query_slices)
         for step in range(self.steps):
             scaled = request.record(
@@ -112,8 +115,8 @@ class TransitionAttention(Explainer):
         token_weights = []
         for site, queries, total in zip(_readout_sites(record), query_slices, totals, strict=True):
             positive = (total / self.steps).relu()
-            row = site.asking(weights)[:, None, None, queries].to(positive) @ positive
-            token_weights.append(site.keys_at.collect(row.squeeze(2)).mean(dim=1))
+            row = site.query_weights(weights)[:, None, None, queries].to(positive) @ positive
+            token_weights.append(site.keys_at.to_grid(row.squeeze(2)).mean(dim=1))
         return torch.stack(token_weights).mean(dim=0)
 
 

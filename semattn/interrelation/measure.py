@@ -143,12 +143,12 @@ class _QueryAndKeyWeights:
         self.has_queries_as_keys = has_queries_as_keys(site_record)
         device = record.logits.device
         on_grid = record.grid.add_prefix(key_columns.to(device, site_record.dtype))
-        coverage = site_record.keys_at.spread(on_grid[:, 0])[..., None]
-        key_columns = site_record.keys_at.spread(on_grid).movedim(1, -1)
+        coverage = site_record.keys_at.to_call(on_grid[:, 0])[..., None]
+        key_columns = site_record.keys_at.to_call(on_grid).movedim(1, -1)
         # A coarse key spreads its attention evenly over the patches that it covers.
         key_columns = torch.where(coverage > 0, key_columns / coverage.clamp(min=TINY), 0)
         self.key_columns = torch.cat([torch.ones_like(coverage), key_columns], dim=-1)
-        self.query_weights = site_record.queries_at.spread(
+        self.query_weights = site_record.queries_at.to_call(
             query_weights.to(device, site_record.dtype)
         )
         self.is_patch = coverage[..., 0] > 0
@@ -222,7 +222,7 @@ class _SiteSums:
             scores.clamp_(min=-1e4)  # 0 times minus infinity would be NaN
         keys_at = self.weights.keys_at
         if keys_at.token is None:
-            scores[..., : keys_at.own.prefix] = 0
+            scores[..., : keys_at.call_grid.prefix] = 0
         else:
             scores.masked_fill_(~self.weights.is_patch[groups, None, None], 0.0)
         mean_score = scores.mul_(mass).sum(dim=-1) / to_patches

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attention import SiteRecord
-from ..attention.token_map import Placement
+from ..attention.token_map import TokenMap
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TokenPositions:
             _centres(at).to(device, site_record.dtype)
             for at in (site_record.queries_at, site_record.keys_at)
         )
-        return cls(queries, keys, sum(site_record.keys_at.own.cell) / 2)
+        return cls(queries, keys, sum(site_record.keys_at.call_grid.cell) / 2)
 
     def distance(self, rows: slice, groups: slice) -> Tensor:
         """Return the distances (G|1, Q, Nk) in pixels; 0 to a token that is not a patch."""
@@ -87,16 +87,16 @@ def has_queries_as_keys(site_record: SiteRecord) -> bool:
     )
 
 
-def _is_same_placement(first: Placement | None, second: Placement | None) -> bool:
+def _is_same_placement(first: TokenMap | None, second: TokenMap | None) -> bool:
     if first is None or second is None or first is second:
         return first is second
-    if first.own != second.own or (first.token is None) is not (second.token is None):
+    if first.call_grid != second.call_grid or (first.token is None) is not (second.token is None):
         return False
     return first.token is None or second.token is None or torch.equal(first.token, second.token)
 
 
-def _centres(placement: Placement) -> Tensor:
-    layout = placement.own
+def _centres(placement: TokenMap) -> Tensor:
+    layout = placement.call_grid
     prefix = torch.full((layout.prefix, 2), torch.nan, dtype=torch.float64, device="cpu")
     centres = torch.cat([prefix, layout.centers()])
     if placement.token is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..attention.sites import Layers, refuse
+from ..attention.sites import Layers, check_model
 from ..data.loading import as_iterable, has_spare_cores, read_ahead
 from ..images import Preprocessing
 from ..utils.progress import Progress, ignore_progress
@@ -88,7 +88,7 @@ def analyze(
     ):  # fmt: skip
         if value < minimum:
             raise ValueError(f"{name}: expected at least {minimum}, got {value}")
-    module = refuse(model, compiled=True)
+    module = check_model(model, compiled=True)
     options = {
         "density": density, "detector": detector, "layers": layers, "draws": draws, "pool": pool,
         "replicates": replicates, "batch_size": batch_size, "seed": seed,

@@ -176,7 +176,7 @@ class Study:
             return
         inputs = self._inputs(loaded.images)
         layout = with_readout(self.model, ModelCall((inputs,), {}, 0))
-        with watch_norms(self.model, layout.selves) as norms:
+        with watch_norms(self.model, layout.self_attention_sites) as norms:
             attention = record(self.model, inputs, layers=self.options["layers"], grad=False)
         scene, s, p, strata_of_s = self._measure_density(
             loaded.images, loaded.keypoints, attention.grid

@@ -13,8 +13,8 @@ from ..attention.hooks import Call as AttentionCall
 from ..attention.model_call import ModelCall, read_call
 from ..attention.model_layout import ModelLayout, model_layout
 from ..attention.readout import with_readout
-from ..attention.scope import Owner, apart, laying_out
-from ..attention.sites import AttentionSite, Layers, choose_layers, refuse
+from ..attention.scope import CallScope, is_tracing, isolated
+from ..attention.sites import AttentionSite, Layers, check_model, choose_layers
 from ..attention.steering import Steering, steer
 from ..density import concentration
 from ..errors import UnsupportedModelError
@@ -157,7 +157,7 @@ class AttentionPrompter(nn.Module):
         away : suppress these patches; weights are then scores in [0, 1], or a region
         """
         is_off = not isinstance(self.strength, Tensor) and self.strength == 0
-        if is_off or laying_out():
+        if is_off or is_tracing():
             yield
             return
         steering = Steering(self.model, self.layers, self.heads, self.queries)
@@ -167,17 +167,17 @@ class AttentionPrompter(nn.Module):
     @contextmanager
     def _prepared_calls(self, steering: Steering, weights: Any, away: bool) -> Iterator[None]:
         """Compute the bias for the inputs of each model call inside this context."""
-        owner = Owner(every_pass=True)
+        scope = CallScope(include_nested=True)
 
         @torch.compiler.disable
-        def enter(_: nn.Module, *call_args: Any) -> None:  # args and kwargs: see `owner`
-            if owner.calls():
+        def enter(_: nn.Module, *call_args: Any) -> None:  # args and kwargs: see `scope`
+            if scope.is_current():
                 steering.begin()
                 self._prepare_call(steering, read_call(*call_args), weights, away)
 
         @torch.compiler.disable
         def leave(*_: Any) -> None:
-            if owner.calls():
+            if scope.is_current():
                 steering.end()
 
         handles = [
@@ -245,12 +245,12 @@ class AttentionPrompter(nn.Module):
 
         @torch.compiler.disable
         def observe(site: AttentionSite, call_record: AttentionCall) -> None:
-            with apart():
+            with isolated():
                 source.observe(layout.record(site, call_record))
 
         @torch.compiler.disable
         def bias() -> Tensor:
-            with apart():
+            with isolated():
                 patch_bias = source.bias()
                 dtype = torch.promote_types(call.images.dtype, torch.float32)
                 patch_bias = patch_bias.to(call.images.device, dtype)
@@ -260,7 +260,7 @@ class AttentionPrompter(nn.Module):
                 return layout.grid.add_prefix(strength * patch_bias)
 
         on_layer = (self._observed_layer(layout), observe) if source.needs_layer else None
-        steering.aim(bias, layout, on_layer)
+        steering.plan(bias, layout, on_layer)
 
     def _source(self, call: ModelCall, layout: ModelLayout, weights: Any, away: bool) -> BiasSource:
         """Return the source of the bias for one model call."""
@@ -268,7 +268,7 @@ class AttentionPrompter(nn.Module):
         weights = self.density if weights is None else weights
         to_bias = self._suppress_density if away else lambda s: attend(s, self.clip)
         if callable(getattr(weights, "bias", None)):
-            with apart():  # a cue may call the model
+            with isolated():  # a cue may call the model
                 cue_bias = weights.bias(call.images)
             return FixedBias(as_patch_values(cue_bias, grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
@@ -300,7 +300,7 @@ class AttentionPrompter(nn.Module):
 
     def _layout(self, call: ModelCall) -> ModelLayout:
         """Return the token layout for images of this size, cached per model and size."""
-        module = refuse(self.model)
+        module = check_model(self.model)
         layout = model_layout(module, call, self.sites)
         layout.check_one_tower()
         prompts_by_model = isinstance(self.density, str) and self.density in prompts
@@ -316,24 +316,24 @@ class AttentionPrompter(nn.Module):
 
     def _observed_layer(self, layout: ModelLayout) -> int:
         """Return the layer that the source observes: the middle one, or the first steered layer."""
-        num_layers = len(layout.selves)
+        num_layers = len(layout.self_attention_sites)
         return min(num_layers // 2, choose_layers(self.layers, num_layers)[0])
 
     def _observe_layer(self, call: ModelCall, layout: ModelLayout, source: BiasSource) -> None:
         """Run the model up to the layer that the source observes."""
 
         def observe(site: AttentionSite, call_record: AttentionCall) -> None:
-            with apart():
+            with isolated():
                 source.observe(layout.record(site, call_record))
             raise _StopForwardError
 
         layer = self._observed_layer(layout)
         zero_bias = torch.zeros(layout.grid.tokens, device=call.images.device)
         args, kwargs = call.args, call.kwargs
-        with apart(), torch.no_grad():
+        with isolated(), torch.no_grad():
             try:
                 look = (layer, observe)
-                with steer(self.model, zero_bias, layers=layer, layout=layout, look=look):
+                with steer(self.model, zero_bias, layers=layer, layout=layout, on_call=look):
                     self.model(*args, **kwargs)
             except _StopForwardError:
                 pass

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.token_map import Placement
+from ..attention.token_map import TokenMap
 from ..grid import PatchGrid
 
 LEVELS = 255
@@ -66,7 +66,7 @@ def decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return scales[..., None] * (codes / LEVELS) ** 2
 
 
-def gather(site_record: SiteRecord, placement: Placement, queries: Tensor) -> Tensor:
+def gather(site_record: SiteRecord, placement: TokenMap, queries: Tensor) -> Tensor:
     """Return the attention rows of tokens of a grid at one site, on that grid: (H, R, N).
 
     Row r equals `SiteRecord.reduce` for the weights of token r alone: a patch that covers several
@@ -78,13 +78,13 @@ def gather(site_record: SiteRecord, placement: Placement, queries: Tensor) -> Te
     placement : `own` is the grid of the record, `common` the grid of the rows
     queries : (R,), token numbers of the common grid
     """
-    alone = torch.zeros(1, len(queries), placement.common.tokens, device=queries.device)
+    alone = torch.zeros(1, len(queries), placement.grid.tokens, device=queries.device)
     alone[0, torch.arange(len(queries), device=queries.device), queries] = 1
     assert site_record.queries_at is not None, "learned queries are not tokens"
-    query_weights = site_record.queries_at.spread(placement.spread(alone)).to(site_record.dtype)
+    query_weights = site_record.queries_at.to_call(placement.to_call(alone)).to(site_record.dtype)
     groups, heads, _, keys = site_record.shape
     rows = torch.zeros(
-        heads, len(queries), placement.common.tokens, dtype=site_record.dtype, device=queries.device
+        heads, len(queries), placement.grid.tokens, dtype=site_record.dtype, device=queries.device
     )
     for chunk in site_record.chunks():
         block = site_record.attention(chunk)
@@ -93,7 +93,7 @@ def gather(site_record: SiteRecord, placement: Placement, queries: Tensor) -> Te
         step = max(1, PIECE // (groups * heads * keys * site_record.dtype.itemsize))
         for queries_part in active.split(step):
             part = (chunk_weights[:, None, queries_part] @ block).flatten(1, 2)  # (G, H R, Nk)
-            placed = placement.collect(site_record.keys_at.collect(part))[0]
+            placed = placement.to_grid(site_record.keys_at.to_grid(part))[0]
             rows.index_add_(1, queries_part, placed.unflatten(0, (heads, len(queries_part))))
     return rows
 
@@ -171,11 +171,11 @@ def attention(
     ]
     if not sites:
         return None
-    placement = Placement(
+    placement = TokenMap(
         attention_record.grid, replace(grid, prefix=attention_record.grid.prefix), 1
     )
     heads = [site_record.shape[1] for site_record in sites]
-    head_rows, mean_rows = choose(placement.common, heads, room)
+    head_rows, mean_rows = choose(placement.grid, heads, room)
     if not head_rows and not mean_rows:
         return None
     encoded = {
@@ -184,17 +184,17 @@ def attention(
         if rows
     }
     return {
-        "tokens": placement.common.tokens,
-        "prefix": placement.common.prefix,
+        "tokens": placement.grid.tokens,
+        "prefix": placement.grid.prefix,
         "reads_class_token": bool(attention_record.reads_class_token[0]),
         "layers": [_layer(site_record, grid) for site_record in sites],
-        "all": len(head_rows) == placement.common.tokens,
+        "all": len(head_rows) == placement.grid.tokens,
         **encoded,
     }
 
 
 def _rows(
-    sites: list[SiteRecord], placement: Placement, rows: list[int], *, mean: bool
+    sites: list[SiteRecord], placement: TokenMap, rows: list[int], *, mean: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return concatenated bytes and scales of all layers: (H, R, N), or (R, N) for means."""
     device = sites[0].attention(slice(0, 1)).device
@@ -213,7 +213,10 @@ def _layer(site_record: SiteRecord, grid: PatchGrid) -> dict[str, Any]:
     """Return the name and heads of a layer, and how its grid differs from that of the report."""
     assert site_record.queries_at is not None
     windows = site_record.keys_at.image is not None and site_record.shape[0] > 1
-    grid_shapes = [list(site_record.queries_at.own.shape), list(site_record.keys_at.own.shape)]
+    grid_shapes = [
+        list(site_record.queries_at.call_grid.shape),
+        list(site_record.keys_at.call_grid.shape),
+    ]
     differences = []
     if grid_shapes[0] != list(grid.shape):
         differences.append(f"queries on {grid_shapes[0][0]} × {grid_shapes[0][1]} patches")

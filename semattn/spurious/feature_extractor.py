@@ -112,6 +112,6 @@ class Looker:
         """Return the objectness (B, P) of the patches."""
         source = prompts[DENSITY]
         p = concentration(densities[source.density](scene))
-        site = attention.half_way()
+        site = attention.middle_layer()
         objectness: Tensor = source.see(site, attention.grid, p.to(site.device, site.dtype))
         return objectness.float().cpu()

@@ -34,7 +34,7 @@ def features(record: AttentionRecord, pixels: np.ndarray, keypoints: Sequence[Ke
     pixels : (B, H, W, 3) uint8
     keypoints : one per image, with descriptors
     """
-    sites = [record.sites[0], record.half_way()]
+    sites = [record.sites[0], record.middle_layer()]
     keys = [_keys(site, record.grid).float().cpu() for site in sites]
     return torch.cat(
         [*keys, colours(pixels, record.grid), descriptors(keypoints, record.grid)], dim=-1
@@ -57,7 +57,7 @@ def _keys(site: SiteRecord, grid: PatchGrid) -> Tensor:
             "with its own softmax — the search for cues needs keys"
         )
     channels = site.key.to(site.dtype).transpose(-2, -1).flatten(1, 2)  # (G, H D, Nk)
-    keys = grid.drop_prefix(site.keys_at.collect(channels)).transpose(-2, -1)
+    keys = grid.drop_prefix(site.keys_at.to_grid(channels)).transpose(-2, -1)
     return F.normalize(keys, dim=-1)
 
 

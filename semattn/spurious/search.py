@@ -13,7 +13,7 @@ from torch import nn
 
 from ..attention.model_inputs import move_to_model
 from ..attention.output_meaning import predict
-from ..attention.sites import refuse
+from ..attention.sites import check_model
 from ..data.labelled import read
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
@@ -138,7 +138,7 @@ class Search:
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         detectors.ensure(detector)
-        refuse(model, compiled=True)
+        check_model(model, compiled=True)
         names = tuple(names if names is not None else class_names(model) or ())
         looker = Looker(model, preprocessing, detector, seed)
         data = read(dataset, names, _count_outputs(looker, dataset))

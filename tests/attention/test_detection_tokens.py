@@ -55,5 +55,5 @@ def test_the_key_that_changes_is_that_of_the_changed_patch() -> None:
         after = record(model, moved, layers=0, grad=False)
         keys = [recorded.sites[0].key for recorded in (before, after)]
         change = (keys[1] - keys[0]).abs().sum(dim=-1)
-        placed = before.sites[0].keys_at.collect(change).sum(dim=1)[0]
+        placed = before.sites[0].keys_at.to_grid(change).sum(dim=1)[0]
         assert (placed > 1e-9).nonzero().flatten().tolist() == [11 + patch]

@@ -49,11 +49,13 @@ def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
     model, x = build(family, torch.float64), images(2, torch.float64)
-    selves = [(model.get_submodule(site.path), site) for site in _layout(model, x).selves]
+    selves = [
+        (model.get_submodule(site.path), site) for site in _layout(model, x).self_attention_sites
+    ]
     # CaiT's and DeepViT's talking heads mix patches although attention is replaced by zeros.
     joins = family in ("cait", "vit-pytorch-deepvit")
     for module, site in {selves[0], selves[0 if joins else -1]}:
-        at = follow_features(model, x, (), site.name, entering=True)
+        at = follow_features(model, x, (), site.name, attribute_to_layer_input=True)
         before = at.place(_features(model, x, module), 2)
         assert before.shape[:2] == (2, at.grid.patches)
         for y, left in BLOCKS:
@@ -104,4 +106,4 @@ def test_features_that_are_not_of_patches_are_refused() -> None:
     for family, name in (("swin", "head.global_pool"), ("swin", "head.fc"), ("hiera", "head")):
         model = build(family)
         with pytest.raises(UnsupportedModelError, match=f"layer {name}: expected features of the"):
-            follow_features(model, images(), (), name, entering=False)
+            follow_features(model, images(), (), name, attribute_to_layer_input=False)

@@ -59,7 +59,7 @@ def _key_change(before: Call, after: Call) -> Tensor:
 def _on_tokens(layout: Layout, change: Tensor, lead: tuple[int, ...], batch: int) -> Tensor:
     """Return the sum of the changes on each patch of the layout's own grid: (B, P)."""
     folded = layout.fold(change.unsqueeze(-1), lead)[..., 0]
-    placed = layout.place(layout.keys, layout.keys.grid, batch).collect(folded).sum(dim=1)
+    placed = layout.place(layout.keys, layout.keys.grid, batch).to_grid(folded).sum(dim=1)
     return layout.keys.grid.drop_prefix(placed)
 
 
@@ -132,7 +132,9 @@ def test_planted_attention_lands_on_the_right_pixels(name: str) -> None:
         gathered = site_record.reduce(everywhere).mean(dim=1)[0, recorded.grid.prefix :]
         peak = recorded.grid.centers()[gathered.argmax()]
         middle = torch.tensor([left + 1.5, y + 1.5])
-        away = ((peak - middle).abs() / torch.tensor(site_record.keys_at.own.cell[::-1])).max()
+        away = (
+            (peak - middle).abs() / torch.tensor(site_record.keys_at.call_grid.cell[::-1])
+        ).max()
         assert away <= (0.5 if name in WITHOUT_CONVOLUTIONS else 2), site_record.site
         n_checked += 1
     assert n_checked

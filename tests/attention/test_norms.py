@@ -19,7 +19,7 @@ PLAIN = (
 
 
 def selves(model):
-    return model_layout(model, ModelCall((models.images(1),), {}, 0)).selves
+    return model_layout(model, ModelCall((models.images(1),), {}, 0)).self_attention_sites
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semattn import SIFTPatchInterrelation
 from semattn.attention import record
-from semattn.attention.token_map import Placement
+from semattn.attention.token_map import TokenMap
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
 from tests.families import build
@@ -21,39 +21,39 @@ COARSE = PatchGrid((1, 2), (16, 32), (16, 16), prefix=1)
 
 
 def test_a_coarse_patch_holds_the_sum_of_the_fine_ones_and_gives_it_back_evenly() -> None:
-    at = Placement(COARSE, COMMON, batch=1)
+    at = TokenMap(COARSE, COMMON, batch=1)
     fine = torch.tensor([[9.0, 1, 2, 3, 4, 5, 6, 7, 8]])
-    assert at.spread(fine).tolist() == [[9, 1 + 2 + 5 + 6, 3 + 4 + 7 + 8]]
-    gathered = at.collect(torch.tensor([[[9.0, 4, 8]]]))
+    assert at.to_call(fine).tolist() == [[9, 1 + 2 + 5 + 6, 3 + 4 + 7 + 8]]
+    gathered = at.to_grid(torch.tensor([[[9.0, 4, 8]]]))
     assert gathered.tolist() == [[[9, 1, 1, 2, 2, 1, 1, 2, 2]]]
 
 
 def test_grids_that_do_not_divide_share_by_area() -> None:
-    at = Placement(PatchGrid((1, 2), (8, 24), (8, 12)), PatchGrid((1, 3), (8, 24), (8, 8)), batch=1)
-    assert at.spread(torch.tensor([[2.0, 4.0, 6.0]])).tolist() == [[4, 8]]
-    assert at.collect(torch.tensor([[[3.0, 9.0]]])).tolist() == [[[2, 4, 6]]]
+    at = TokenMap(PatchGrid((1, 2), (8, 24), (8, 12)), PatchGrid((1, 3), (8, 24), (8, 8)), batch=1)
+    assert at.to_call(torch.tensor([[2.0, 4.0, 6.0]])).tolist() == [[4, 8]]
+    assert at.to_grid(torch.tensor([[[3.0, 9.0]]])).tolist() == [[[2, 4, 6]]]
 
 
 def test_prefix_tokens_that_a_call_lacks_are_dropped_and_come_back_empty() -> None:
-    at = Placement(PatchGrid((2, 4), (16, 32), (8, 8)), COMMON, batch=1)
-    assert at.spread(torch.arange(9.0)[None]).tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
-    assert at.collect(torch.ones(1, 1, 8)).tolist() == [[[0, 1, 1, 1, 1, 1, 1, 1, 1]]]
+    at = TokenMap(PatchGrid((2, 4), (16, 32), (8, 8)), COMMON, batch=1)
+    assert at.to_call(torch.arange(9.0)[None]).tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+    assert at.to_grid(torch.ones(1, 1, 8)).tolist() == [[[0, 1, 1, 1, 1, 1, 1, 1, 1]]]
 
 
 def test_windows_are_spread_and_collected_with_padding_and_repeats() -> None:
     grid = PatchGrid((1, 4), (8, 32), (8, 8))
     image, token = torch.tensor([0, 0, 1, 1]), torch.tensor([[1, 0], [3, -1], [0, 1], [1, 2]])
-    at = Placement(grid, grid, batch=2, image=image, token=token)
+    at = TokenMap(grid, grid, batch=2, image=image, token=token)
     weights = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
-    assert at.spread(weights).tolist() == [[2, 1], [4, 0], [5, 6], [6, 7]]
+    assert at.to_call(weights).tolist() == [[2, 1], [4, 0], [5, 6], [6, 7]]
     values = torch.tensor([[[1.0, 2]], [[4, 100]], [[8, 16]], [[32, 64]]])
-    assert at.collect(values).tolist() == [[[2, 1, 0, 4]], [[8, 48, 64, 0]]]
+    assert at.to_grid(values).tolist() == [[[2, 1, 0, 4]], [[8, 48, 64, 0]]]
     assert at.per_image(values.sum(-1)).tolist() == [[107], [120]]
 
 
 def test_weights_of_another_size_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"weights: expected \(1, 9\).*got \(1, 8\)"):
-        Placement(COARSE, COMMON, batch=1).spread(torch.ones(1, 8))
+        TokenMap(COARSE, COMMON, batch=1).to_call(torch.ones(1, 8))
 
 
 def _windows(rows: int, columns: int, window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
@@ -71,11 +71,11 @@ def test_swin_windows_are_those_that_timm_makes(batch: int) -> None:
     recorded = record(model, images(batch), grad=False)
     blocks = [block for layer in model.layers for block in layer.blocks]
     for site_record, block in zip(recorded.sites, blocks, strict=True):
-        rows, columns = site_record.keys_at.own.shape
+        rows, columns = site_record.keys_at.call_grid.shape
         expected = _windows(rows, columns, block.window_size, block.shift_size).repeat(batch, 1)
         for at in (site_record.keys_at, site_record.queries_at):
             weights = torch.arange(batch * rows * columns).reshape(batch, -1) + 1.0
-            got = Placement(at.own, at.own, batch, at.image, at.token).spread(weights)
+            got = TokenMap(at.call_grid, at.call_grid, batch, at.image, at.token).to_call(weights)
             image = torch.arange(batch).repeat_interleave(len(expected) // batch)[:, None]
             expected_weights = torch.where(expected < 0, 0, expected + image * rows * columns + 1)
             assert torch.equal(got, expected_weights.double())
@@ -123,10 +123,10 @@ def test_a_batch_of_weights_is_spread_like_each_of_them(name: str) -> None:
     recorded = record(build(name), images(2), grad=False)
     weights = torch.rand(2, 3, 2, recorded.grid.tokens, generator=torch.manual_seed(0))
     for site_record in recorded.sites:
-        spread = site_record.keys_at.spread(weights)
+        spread = site_record.keys_at.to_call(weights)
         for i in range(3):
             for j in range(2):
-                expected = site_record.keys_at.spread(weights[:, i, j])
+                expected = site_record.keys_at.to_call(weights[:, i, j])
                 torch.testing.assert_close(spread[:, i, j], expected)
 
 

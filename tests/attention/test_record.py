@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semattn import AttentionPrompter
 from semattn.attention import choose_layers, record, steer
-from semattn.attention.frozen import quiet
+from semattn.attention.frozen import frozen
 from semattn.errors import ShapeError, TargetError, UnsupportedModelError
 from tests.models import GRID, MODELS, UniformAttention, build, images, state_of
 from tests.oracles import dense_record
@@ -421,7 +421,7 @@ def test_threads_with_images_of_several_sizes_see_their_own_grids() -> None:
 def test_a_wrapper_and_its_model_may_be_held_at_once() -> None:
     model = build("class-token").train()
     before = state_of(model)
-    first, second = quiet(model), quiet(nn.Sequential(model))
+    first, second = frozen(model), frozen(nn.Sequential(model))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semattn.attention import AttentionSite, SiteRecord
-from semattn.attention.token_map import Placement
+from semattn.attention.token_map import TokenMap
 from semattn.grid import PatchGrid
 
 GROUPS, HEADS, TOKENS = 3, 2, 5
@@ -44,7 +44,7 @@ def test_scores_are_scaled_products_and_masks(mask: str, causal: bool, groups: s
     if causal:
         expected = expected + torch.full((TOKENS, TOKENS), -torch.inf).triu(1)
     grid = PatchGrid((1, TOKENS), (1, TOKENS), (1, 1))
-    at = Placement(grid, grid, GROUPS)
+    at = TokenMap(grid, grid, GROUPS)
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
     fused = SiteRecord(
         site, (GROUPS, HEADS, TOKENS, TOKENS), at, at, query=query, key=key, value=key,

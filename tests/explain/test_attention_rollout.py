@@ -118,7 +118,7 @@ def test_rollout_of_windows_equals_the_full_matrix() -> None:
     for site in reversed(attention_record.sites):
         keys_at = site.keys_at
         assert (
-            keys_at.own.shape == attention_record.grid.shape
+            keys_at.call_grid.shape == attention_record.grid.shape
             and keys_at.token is not None
             and keys_at.image is not None
         )

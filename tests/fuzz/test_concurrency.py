@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, record
-from semattn.attention.scope import laying_out
+from semattn.attention.scope import is_tracing
 from semattn.errors import UnsupportedModelError
 from semattn.explain import explainers
 from tests.models import build, images, state_of
@@ -123,7 +123,7 @@ def within(module: nn.Module, call):
     results = []
 
     def hook(*_):
-        if not results and not laying_out():
+        if not results and not is_tracing():
             results.append(None)
             results[0] = call()
 

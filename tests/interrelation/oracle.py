@@ -43,7 +43,7 @@ def _site_metrics(site: SiteRecord, record, image, p, strata, keep):
     sums_by_head = {name: np.zeros(heads) for name in ("dense", "plain", "matched", "distance")}
     sums_by_head |= {name: np.zeros(heads) for name in ("entropy", "self", "prefix", "outlier")}
     chance = {"dense": 0.0, "plain": 0.0}
-    cell = sum(site.keys_at.own.cell) / 2
+    cell = sum(site.keys_at.call_grid.cell) / 2
     for g in groups:
         coverage = key_overlaps[g].sum(1)  # patches under each key
         patches = [j for j in range(site.shape[3]) if coverage[j] > 0]
@@ -126,7 +126,7 @@ def _image_of_group(site: SiteRecord, group: int) -> int:
 def _token_overlaps(placement, grid) -> np.ndarray:
     """Return the part of each patch of the grid that each token of a group covers: (G, n, P)."""
     columns = [
-        placement.spread(grid.add_prefix(torch.eye(grid.patches, dtype=torch.float64)[j]).expand(
+        placement.to_call(grid.add_prefix(torch.eye(grid.patches, dtype=torch.float64)[j]).expand(
             placement.batch, -1
         )).numpy()
         for j in range(grid.patches)
@@ -136,7 +136,7 @@ def _token_overlaps(placement, grid) -> np.ndarray:
 
 def _centres(placement) -> np.ndarray:
     """Return the centres (G, n, 2) of tokens in pixels; NaN for a token that is not a patch."""
-    layout = placement.own
+    layout = placement.call_grid
     centres = np.concatenate([np.full((layout.prefix, 2), np.nan), layout.centers().numpy()])
     groups = placement.batch if placement.image is None else len(placement.image)
     if placement.token is None:

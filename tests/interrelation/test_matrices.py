@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semattn import record
 from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
-from semattn.attention.token_map import Placement
+from semattn.attention.token_map import TokenMap
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation.measure import measure
@@ -140,7 +140,7 @@ def single_site(
     tokens = grid.tokens
     zeros = torch.zeros(1, 1, tokens, 4, dtype=dtype)
     parts = {"query": zeros, "key": zeros, "value": zeros} | parts
-    placement = Placement(grid, grid, 1)
+    placement = TokenMap(grid, grid, 1)
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
     site_record = SiteRecord(
         site, (1, parts["query"].shape[1], tokens, tokens), placement, placement, **parts

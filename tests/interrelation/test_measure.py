@@ -8,7 +8,7 @@ from torch import Tensor
 from semattn import record
 from semattn.attention import AttentionSite, SiteRecord
 from semattn.attention.record import AttentionRecord
-from semattn.attention.token_map import Placement
+from semattn.attention.token_map import TokenMap
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation import measure as module
@@ -232,7 +232,7 @@ def example_record() -> tuple[AttentionRecord, PatchDistributions]:
         dtype=torch.float64,
     )
     attention = torch.stack([attention, torch.full((5, 5), 0.2, dtype=torch.float64)])[None]
-    placement = Placement(grid, grid, 1)
+    placement = TokenMap(grid, grid, 1)
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
     site_record = SiteRecord(site, (1, 2, 5, 5), placement, placement, dense=attention)
     attention = AttentionRecord(

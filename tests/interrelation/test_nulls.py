@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
-from semattn.attention.token_map import Placement
+from semattn.attention.token_map import TokenMap
 from semattn.density import Scene, concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation.accumulate import Tally
@@ -95,7 +95,7 @@ def _distributions(s: Tensor, scene: Scene, n_draws: int, pool: int) -> PatchDis
 def _record(attention: Tensor) -> AttentionRecord:
     """Return a record of one head without prefix tokens."""
     n_images = len(attention)
-    placement = Placement(GRID, GRID, n_images)
+    placement = TokenMap(GRID, GRID, n_images)
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
     site_record = SiteRecord(
         site, (n_images, 1, PATCHES, PATCHES), placement, placement, dense=attention[:, None]

@@ -33,8 +33,8 @@ def pictures(batch: int = 3) -> Tensor:
 
 def mean_bias_of_keys(attention_record, site, bias: Tensor) -> Tensor:
     """Return the mean bias of the patches that each key of a call covers."""
-    total = site.keys_at.spread(attention_record.grid.add_prefix(bias))
-    share = site.keys_at.spread(attention_record.grid.add_prefix(torch.ones_like(bias)))
+    total = site.keys_at.to_call(attention_record.grid.add_prefix(bias))
+    share = site.keys_at.to_call(attention_record.grid.add_prefix(torch.ones_like(bias)))
     return torch.where(share > 0, total / share.clamp(min=1e-9), 0)
 
 

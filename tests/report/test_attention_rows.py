@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semattn.attention import record
-from semattn.attention.token_map import Placement
+from semattn.attention.token_map import TokenMap
 from semattn.grid import PatchGrid
 from semattn.report.attention_rows import attention, choose, decode, encode, gather, lattice
 from tests import families, models
@@ -70,10 +70,10 @@ def test_a_coarser_grid_averages_queries_and_sums_keys():
     fine = attention_record.grid
     h, w = fine.shape
     coarse = replace(fine, shape=(h // 2, w // 2), cell=(2 * fine.cell[0], 2 * fine.cell[1]))
-    placement = Placement(fine, coarse, 1)
+    placement = TokenMap(fine, coarse, 1)
     site = attention_record.sites[0]
     coarse_rows = gather(site, placement, torch.arange(coarse.tokens))
-    fine_rows = gather(site, Placement(fine, fine, 1), torch.arange(fine.tokens))
+    fine_rows = gather(site, TokenMap(fine, fine, 1), torch.arange(fine.tokens))
     blocks = fine_rows.reshape(-1, h // 2, 2, w // 2, 2, h // 2, 2, w // 2, 2)
     expected = blocks.mean((2, 4)).sum((-3, -1)).reshape(coarse_rows.shape)
     torch.testing.assert_close(coarse_rows, expected)
@@ -82,7 +82,7 @@ def test_a_coarser_grid_averages_queries_and_sums_keys():
 
 def test_the_result_does_not_depend_on_the_piece_size(monkeypatch):
     attention_record = record(families.build("swin"), models.images(1), grad=False)
-    placement = Placement(attention_record.grid, attention_record.grid, 1)
+    placement = TokenMap(attention_record.grid, attention_record.grid, 1)
     queries = torch.arange(0, attention_record.grid.tokens, 5)
     expected = gather(attention_record.sites[1], placement, queries)
     monkeypatch.setattr("semattn.report.attention_rows.PIECE", 1)
