@@ -16,24 +16,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import SemattnError
-from .atomic_files import (
-    DAMAGE,
-    atomic_write,
-    partial_files,
-    read_arrays,
-    write_if_absent,
-    write_text,
-)
+from .atomic_files import DAMAGE, claim, partial_files, read_arrays, whole, write_text
 from .locks import LockedError, holder_of, is_locked, locked, remove_unlocked
 from .provenance import unconfirmed
 
 PROCESSES = ".processes"  # hidden folder with the locks of running processes
-TEMPORARY = "semattn-store-"  # prefix of temporary folders
+TEMPORARY = "semattn-shelf-"  # prefix of temporary folders
 LOCK = ".lock"  # in a temporary folder
 _LOCK_NAME = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)")  # name of a lock
 
 
-class RunStore:
+class Shelf:
     """Store of batches by name in a folder.
 
     Parameters
@@ -76,7 +69,7 @@ class RunStore:
             raise self._other_run_error()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.store_row("about", {"digest": digest, "manifest": manifest})
+            self.keep_row("about", {"digest": digest, "manifest": manifest})
         except OSError as error:
             raise SemattnError(
                 f"out: expected a folder to write to, got {self.folder} ({error.strerror}) — "
@@ -143,7 +136,7 @@ class RunStore:
             "another — remove it, or choose another folder"
         )
 
-    def read_row(self, name: str) -> dict[str, Any] | None:
+    def row(self, name: str) -> dict[str, Any] | None:
         """Return a stored JSON object; None if it does not exist yet."""
         file = self.folder / f"{name}.json"
         if not file.exists():
@@ -153,15 +146,15 @@ class RunStore:
         except DAMAGE as error:
             raise _damaged_error(file, error) from error
 
-    def store_row(self, name: str, row: dict[str, Any]) -> None:
+    def keep_row(self, name: str, row: dict[str, Any]) -> None:
         """Store a JSON object."""
         write_text(self.folder / f"{name}.json", json.dumps(row, default=str))
 
-    def store_row_if_absent(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    def claim_row(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
         """Store a JSON object unless one exists, and return the stored one."""
         file = self.folder / f"{name}.json"
         try:
-            return _parse_row(write_if_absent(file, json.dumps(row, default=str)))
+            return _parse_row(claim(file, json.dumps(row, default=str)))
         except OSError as error:
             if file.exists():
                 raise _damaged_error(file, error) from error
@@ -176,9 +169,7 @@ class RunStore:
         """Return whether the arrays of a batch are stored."""
         return (self.folder / f"{name}.npz").exists()
 
-    def read_arrays(
-        self, name: str, only: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray] | None:
+    def arrays(self, name: str, only: Sequence[str] | None = None) -> dict[str, np.ndarray] | None:
         """Return the arrays of a batch, all or those named in `only`; None if it is not stored."""
         file = self.folder / f"{name}.npz"
         try:
@@ -188,9 +179,9 @@ class RunStore:
         except DAMAGE as error:
             raise _damaged_error(file, error) from error
 
-    def store_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Store the arrays of a batch."""
-        with atomic_write(self.folder / f"{name}.npz") as stream:
+        with whole(self.folder / f"{name}.npz") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     def numbered(self, prefix: str) -> dict[int, str]:
