@@ -39,7 +39,7 @@ class PatchGrid:
     prefix : number of tokens before the patches
     origin : (y, x) of the top left corner of the first patch, in pixels from the top left corner of
         the image; differs from (0, 0) if the model crops or pads the image in its forward
-    reach : (y, x) pixels beyond the outer patches that these patches cover too, for overlapping
+    overlap : (y, x) pixels beyond the outer patches that these patches cover too, for overlapping
         patches; such a pixel belongs to the nearest patch
 
     Examples
@@ -54,7 +54,7 @@ class PatchGrid:
     cell: tuple[float, float]
     prefix: int = 0
     origin: tuple[float, float] = (0.0, 0.0)
-    reach: tuple[float, float] = (0.0, 0.0)
+    overlap: tuple[float, float] = (0.0, 0.0)
 
     @property
     def patches(self) -> int:
@@ -65,17 +65,15 @@ class PatchGrid:
         """Return all fields, ready for JSON."""
         return [
             list(self.shape), list(self.image_size), list(self.cell), self.prefix,
-            list(self.origin), list(self.reach),
+            list(self.origin), list(self.overlap),
         ]  # fmt: skip
 
     @classmethod
     def from_list(cls, fields: Sequence[Any]) -> PatchGrid:
-        """Return the grid for the output of `to_list`; earlier files lack origin and reach."""
+        """Return the grid for the output of `to_list`; earlier files lack origin and overlap."""
         (h, w), (height, width), (cell_height, cell_width), prefix, *rest = fields
-        (y, x), (reach_y, reach_x) = (*rest, (0.0, 0.0), (0.0, 0.0))[:2]
-        return cls(
-            (h, w), (height, width), (cell_height, cell_width), prefix, (y, x), (reach_y, reach_x)
-        )
+        (y, x), (dy, dx) = (*rest, (0.0, 0.0), (0.0, 0.0))[:2]
+        return cls((h, w), (height, width), (cell_height, cell_width), prefix, (y, x), (dy, dx))
 
     @property
     def is_partial(self) -> bool:
@@ -90,14 +88,14 @@ class PatchGrid:
         )
 
     @property
-    def seen_part(self) -> tuple[slice, slice]:
+    def visible_part(self) -> tuple[slice, slice]:
         """Rows and columns of the pixels that get a value from `upsample`; the others are 0."""
         if not self.is_partial:
             return slice(0, self.image_size[0]), slice(0, self.image_size[1])
         rows, columns = (
-            ((place >= -reach / cell) & (place < count + reach / cell)).nonzero().flatten()
-            for place, count, reach, cell in zip(
-                self._pixel_coordinates(), self.shape, self.reach, self.cell, strict=True
+            ((pixel >= -overlap / cell) & (pixel < count + overlap / cell)).nonzero().flatten()
+            for pixel, count, overlap, cell in zip(
+                self._pixel_coordinates(), self.shape, self.overlap, self.cell, strict=True
             )
         )
         if not len(rows) or not len(columns):
@@ -126,21 +124,21 @@ class PatchGrid:
         if xy.shape[-1] != 2:
             raise ShapeError(f"positions: expected (K, 2), x and y, got {tuple(xy.shape)}")
         # numpy is faster than torch here; masking calls this for each image of each step.
-        places = xy.detach().cpu().double().numpy() + 0.5
+        from_image_edge = xy.detach().cpu().double().numpy() + 0.5
         h, w = self.shape
-        column = self._cell_numbers(places[..., 0], 1)
-        row = self._cell_numbers(places[..., 1], 0)
+        column = self._cell_numbers(from_image_edge[..., 0], 1)
+        row = self._cell_numbers(from_image_edge[..., 1], 0)
         inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
         return torch.from_numpy(np.where(inside, row * w + column, -1).astype(np.int64))
 
-    def _cell_numbers(self, places: np.ndarray, side: int) -> np.ndarray:
+    def _cell_numbers(self, from_image_edge: np.ndarray, side: int) -> np.ndarray:
         """Return rows (side 0) or columns (side 1) of pixel distances from the image edge."""
-        from_edge = places - self.origin[side]
+        from_edge = from_image_edge - self.origin[side]
         numbers = np.floor(from_edge / self.cell[side])
-        reach, length = self.reach[side], self.shape[side] * self.cell[side]
-        if not reach:
+        overlap, length = self.overlap[side], self.shape[side] * self.cell[side]
+        if not overlap:
             return numbers
-        is_covered = (from_edge >= -reach) & (from_edge < length + reach)
+        is_covered = (from_edge >= -overlap) & (from_edge < length + overlap)
         return np.where(is_covered, numbers.clip(0, self.shape[side] - 1), numbers)
 
     def centers(self) -> Tensor:
@@ -211,7 +209,7 @@ class PatchGrid:
         ):
             y, x = self._pixel_coordinates()
             rows = sample(picture[:, 0], y, 1, self.cell[0], mode)
-            return self._mask_unseen(sample(rows, x, 2, self.cell[1], mode))
+            return self._mask_invisible(sample(rows, x, 2, self.cell[1], mode))
         covered = (round(lengths[0]), round(lengths[1]))
         smooth = {} if mode.startswith("nearest") or mode == "area" else {"align_corners": False}
         large = F.interpolate(picture, size=covered, mode=mode, **smooth)
@@ -221,9 +219,9 @@ class PatchGrid:
             large = F.pad(large, beyond, mode="replicate")
         return large[:, 0, :height, :width].contiguous()
 
-    def _mask_unseen(self, per_pixel: Tensor) -> Tensor:
-        """Set (B, H, W) to 0 outside `seen_part`."""
-        rows, columns = self.seen_part
+    def _mask_invisible(self, per_pixel: Tensor) -> Tensor:
+        """Set (B, H, W) to 0 outside `visible_part`."""
+        rows, columns = self.visible_part
         visible = torch.zeros_like(per_pixel, memory_format=torch.contiguous_format)
         visible[:, rows, columns] = per_pixel[:, rows, columns]
         return visible
@@ -249,13 +247,13 @@ class PatchGrid:
         return total / count.to(total.dtype)
 
 
-def sample(values: Tensor, places: Tensor, dim: int, cell: float, mode: str) -> Tensor:
+def sample(values: Tensor, coordinates: Tensor, dim: int, cell: float, mode: str) -> Tensor:
     """Interpolate values of patches along one axis; beyond the ends, the last value repeats.
 
     Parameters
     ----------
     values : (…, h, …) with h patches along `dim`
-    places : (H,) float64, coordinates in patches from the outer edge of the first patch
+    coordinates : (H,) float64, coordinates in patches from the outer edge of the first patch
     cell : length of a patch, pixels; the width of a pixel is 1 / cell for mode "area"
     mode : one of `MODES`; "nearest" and "nearest-exact" use the patch that contains the coordinate
 
@@ -265,25 +263,25 @@ def sample(values: Tensor, places: Tensor, dim: int, cell: float, mode: str) -> 
     [0.0, 0.25, 1.0]
     """
     if mode.startswith("nearest"):
-        first, weights = places.floor(), torch.ones_like(places)[:, None]
+        first, weights = coordinates.floor(), torch.ones_like(coordinates)[:, None]
     elif mode == "area":
-        low, high = places - 0.5 / cell, places + 0.5 / cell
+        low, high = coordinates - 0.5 / cell, coordinates + 0.5 / cell
         first = low.floor()
-        most = math.ceil(1 / cell) + 1  # patches that a pixel can touch
-        edge = first[:, None] + torch.arange(most, dtype=torch.float64, device="cpu")
+        max_patches = math.ceil(1 / cell) + 1  # patches that a pixel can touch
+        edge = first[:, None] + torch.arange(max_patches, dtype=torch.float64, device="cpu")
         weights = torch.minimum(high[:, None], edge + 1) - torch.maximum(low[:, None], edge)
         weights = weights.clamp(min=0) * cell
     else:
         taps = 2 if mode == "bilinear" else 4
-        first = (places - 0.5).floor() - (taps // 2 - 1)
+        first = (coordinates - 0.5).floor() - (taps // 2 - 1)
         tap = torch.arange(taps, dtype=torch.float64, device="cpu")
-        distance = (places - 0.5 - first)[:, None] - tap
+        distance = (coordinates - 0.5 - first)[:, None] - tap
         weights = 1 - distance.abs() if mode == "bilinear" else _cubic_weights(distance.abs())
     index = first[:, None].long() + torch.arange(weights.shape[1], device="cpu")
     index = index.clamp(0, values.shape[dim] - 1).to(values.device)
     weights = weights.to(values.dtype).to(values.device)
     shape = [1] * values.ndim
-    shape[dim] = len(places)
+    shape[dim] = len(coordinates)
     total = values.index_select(dim, index[:, 0]) * weights[:, 0].reshape(shape)
     for number in range(1, weights.shape[1]):
         part = values.index_select(dim, index[:, number])

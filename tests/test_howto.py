@@ -13,7 +13,7 @@ from semattn.evaluation import measures
 from semattn.explain import explainers
 from semattn.keypoints import detectors
 from semattn.masking import policies
-from semattn.zoo import embedded
+from semattn.zoo import embedded_models
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(set((ROOT / "docs" / "howto").glob("*.md")) - {ROOT / "docs/howto/index.md"})
@@ -24,7 +24,7 @@ ENTERS = {
     "explainer": explainers,
     "masking-policy": policies,
     "metric": measures,
-    "model-family": embedded,
+    "model-family": embedded_models,
 }
 
 

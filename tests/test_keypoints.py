@@ -15,7 +15,7 @@ from PIL import Image
 from skimage import data
 
 from semattn.errors import ShapeError
-from semattn.keypoints import Keypoints, detect, detectors, sift, sift_skimage, start
+from semattn.keypoints import Keypoints, detect, detect_async, detectors, sift, sift_skimage
 from semattn.keypoints.detectors import _keypoints
 
 BOTH = pytest.mark.parametrize("name", sorted(detectors))
@@ -216,11 +216,11 @@ def test_an_error_in_a_thread_comes_out():
     batch = np.stack([np.full((32, 32, 3), i, np.uint8) for i in range(5)])
     with pytest.raises(RuntimeError, match="image 3"):
         detect(batch, failing)
-    future = start(batch, failing)
+    future = detect_async(batch, failing)
     with pytest.raises(RuntimeError, match="image 3"):
         future.result()
     with pytest.raises(ValueError, match="duplicates: unknown name 'all'"):
-        start(batch, duplicates="all").result()
+        detect_async(batch, duplicates="all").result()
 
 
 def test_start_runs_beside_its_caller():
@@ -231,7 +231,7 @@ def test_start_runs_beside_its_caller():
         return sift(pixels)
 
     batch = np.stack([texture(), texture(seed=1)])
-    future = start(batch, waiting)
+    future = detect_async(batch, waiting)
     assert isinstance(future, Future)
     assert not future.done()
     go.set()
@@ -240,7 +240,7 @@ def test_start_runs_beside_its_caller():
 
 def test_wrong_input_is_refused_before_any_thread():
     batch = texture()[None]
-    for call in (detect, start):
+    for call in (detect, detect_async):
         with pytest.raises(ValueError, match="detector: unknown name 'shift'.*mean 'sift'"):
             call(batch, "shift")
         with pytest.raises(ShapeError, match=r"single image is pixels\[None\]"):

@@ -153,14 +153,14 @@ def test_a_crop_at_whole_pixels_is_the_map_of_the_crop_in_its_place():
         torch.testing.assert_close(large[:, ROWS, COLUMNS], ALONE.upsample(values, mode))
         large[:, ROWS, COLUMNS] = 0
         assert not large.any()
-    assert PART.seen_part == (ROWS, COLUMNS)
+    assert PART.visible_part == (ROWS, COLUMNS)
 
 
 def test_cells_of_a_resized_crop_lie_where_the_crop_lay():
     xy = torch.tensor([[68.0, 18.0], [68.5, 18.5], [330.0, 280.0]])
     assert CROPPED.patch_of(xy).tolist() == [-1, 0, 195]
     assert CROPPED.centers()[0].tolist() == [68.75 + 9.375 - 0.5, 18.75 + 9.375 - 0.5]
-    rows, columns = CROPPED.seen_part
+    rows, columns = CROPPED.visible_part
     assert (rows.start, rows.stop, columns.start, columns.stop) == (19, 281, 69, 331)
     relevance = torch.zeros(1, 196, dtype=torch.float64)
     relevance[0, 0] = 1
@@ -180,7 +180,7 @@ def test_whole_cells_left_over_at_the_end_are_unseen_and_less_is_a_rest():
 
 def test_an_image_that_the_model_pads_is_covered_whole():
     padded = PatchGrid((4, 4), (40, 64), (16, 16), origin=(-12, 0))
-    assert padded.seen_part == (slice(0, 40), slice(0, 64))
+    assert padded.visible_part == (slice(0, 40), slice(0, 64))
     ramp = padded.upsample(padded.centers()[:, 1][None])
     torch.testing.assert_close(ramp[0, :, 0], torch.arange(40, dtype=torch.float64))
 

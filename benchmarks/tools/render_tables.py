@@ -50,9 +50,9 @@ def _cell(value: Any, form: str | None) -> str:
 
 def _families() -> dict[str, Any]:
     """Return the results of the sweep over timm's architectures, by family."""
-    from semattn.zoo.known import families, known, sweep
+    from semattn.zoo.known import families, model_statuses, sweep
 
-    models = known()
+    models = model_statuses()
     rows = [
         {
             "family": family.name,
@@ -91,10 +91,10 @@ def _families() -> dict[str, Any]:
 
 def _refusals() -> dict[str, Any]:
     """Return the architectures that do not work, by family and reason."""
-    from semattn.zoo.known import known
+    from semattn.zoo.known import model_statuses
 
     refusals: dict[tuple[str, str], list[str]] = {}
-    for model in known().values():
+    for model in model_statuses().values():
         if model.status != "works":
             reason = re.sub(r"^\S+ \((\w+)\): ", r"\1: ", model.reason)  # the class, not its place
             reason = re.sub(r" (in a call of|on) (shape )?\([\d, ]+\)", "", reason)

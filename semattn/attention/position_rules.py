@@ -48,6 +48,10 @@ _RESIZED = {
 }  # fmt: skip
 _SUMS = {"add", "sub", "rsub", "lerp"}
 _MIN_DISTANCE = 0.015  # fraction of the image's side above which two tokens differ
+# Part of the distance between neighbours by which the operands of a sum may differ: in a residual
+# block with a stride and one-sided padding, the two paths differ by half of a token.
+_MAX_SHIFT = 0.6
+_ROUNDING = 1e-5  # of positions
 # Windows that slide over an image.
 WINDOWS = {"convolution", "im2col"}
 PRODUCTS = {"bmm", "baddbmm", "matmul"}
@@ -128,8 +132,23 @@ def _differ(first: Planes, second: Planes) -> bool:
     if not (_has_several_positions(first) and _has_several_positions(second)):
         return False
     real = (first[0] >= 0) & (second[0] >= 0)
-    far = (first[0] != second[0]) | ((first[1] - second[1]).abs() > _MIN_DISTANCE)
-    return bool((real & (far | ((first[2] - second[2]).abs() > _MIN_DISTANCE))).any())
+    if bool((real & (first[0] != second[0])).any()):
+        return True
+    pairs = list(zip(first[1:3], second[1:3], strict=True))
+    distances = [(plane - other).abs() for plane, other in pairs]
+    if not any(bool((real & (distance > _MIN_DISTANCE)).any()) for distance in distances):
+        return False
+    limits = [max(_MIN_DISTANCE, _MAX_SHIFT * min(map(_spacing, pair))) for pair in pairs]
+    far = [distance > limit for distance, limit in zip(distances, limits, strict=True)]
+    return any(bool((real & is_far).any()) for is_far in far)
+
+
+def _spacing(plane: Tensor) -> float:
+    """Return the smallest distance between two positions on one axis; 0 if there is only one."""
+    values = plane[~plane.isnan()].unique()
+    gaps = values.diff()
+    gaps = gaps[gaps > _ROUNDING]
+    return float(gaps.amin()) if len(gaps) else 0.0
 
 
 def _has_several_positions(planes: Planes) -> bool:

@@ -314,7 +314,7 @@ def with_reach(grid: PatchGrid, reach: tuple[float, float]) -> PatchGrid:
         return grid
     height, width = grid.image_size
     return replace(
-        grid, reach=(_rounded_pixels(reach[0] * height), _rounded_pixels(reach[1] * width))
+        grid, overlap=(_rounded_pixels(reach[0] * height), _rounded_pixels(reach[1] * width))
     )
 
 

@@ -28,10 +28,10 @@ from ..images import Preprocessing
 from ..interrelation import Analysis
 from ..interrelation.study import Study
 from ..keypoints import detectors
-from ..utils.atomic_files import whole, write_text
+from ..utils.atomic_files import atomic_write, write_text
 from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
-from ..utils.run_store import Shelf
+from ..utils.run_store import RunStore
 from . import batch_size as memory
 from .bisect import attempt
 from .explained import joined, rows_of
@@ -103,7 +103,7 @@ class Work:
         }
         # Each unit stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "source"}
-        self.shelf = Shelf(out / KEPT, run, "audit")
+        self.store = RunStore(out / KEPT, run, "audit")
         self.skipped: list[Skipped] = []
 
     def run(
@@ -114,13 +114,13 @@ class Work:
         progress: Progress | None,
     ) -> Audit:
         """Do the remaining units of this process; write the tables if no unit is missing."""
-        with self.shelf.running(process, also=(self.out, self.out / MAPS)):
+        with self.store.running(process, also=(self.out, self.out / MAPS)):
             units = units_of(len(self.source), self._choose_batch_size(batch_size))
             self.study = self._study(units[0].size)
             if "analyze" in self.jobs:  # on noise: the model may fail on the first image of a unit
                 self.study.find_grid(self._noise(1, self.study))
             (self.out / MAPS).mkdir(parents=True, exist_ok=True)
-            self.kept = KeptUnits(self.shelf, self.source, self.out, units, process)
+            self.kept = KeptUnits(self.store, self.source, self.out, units, process)
             todo = self.kept.todo()
             total, done = sum(unit.stop - unit.first for unit in todo), 0
             start = time.perf_counter()
@@ -178,7 +178,7 @@ class Work:
         rows = joined(parts)
         maps = rows.pop("maps", None)
         if maps is not None:
-            with whole(self.out / MAPS / f"{unit.name}.npz") as stream:
+            with atomic_write(self.out / MAPS / f"{unit.name}.npz") as stream:
                 np.savez_compressed(stream, number=rows["number"], maps=maps)
         columns = [list(column) for column in zip(*skipped, strict=True)] or [[], [], []]
         rows |= {
@@ -225,13 +225,13 @@ class Work:
         """Return the batch size: as the first process of the audit chose it."""
         if requested is not None and requested < 1:
             raise ValueError(f"batch_size: expected at least 1, got {requested}")
-        stored = self.shelf.row("batch")
+        stored = self.store.read_row("batch")
         if stored is None:
             # One image runs in any case, so that an unsupported model fails here, and only once.
             if requested is not None:
                 self._dry_run(1)
             size = requested or memory.batch_size(self._dry_run, self.device)
-            stored = self.shelf.claim_row("batch", {"size": size})
+            stored = self.store.store_row_if_absent("batch", {"size": size})
         if requested not in (None, stored["size"]):
             raise SemattnError(
                 f"batch_size: expected {stored['size']}, the value of the first run in this "

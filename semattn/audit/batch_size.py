@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..utils.profiling import measured
+from ..utils.profiling import profile
 
 MOST = {"cpu": 8, "cuda": 128}  # larger batches are not faster
 PART = 0.5  # fraction of the free memory that is used
@@ -25,7 +25,7 @@ def batch_size(call: Callable[[int], object], device: torch.device) -> int:
     greatest = MOST.get(device.type, MOST["cpu"])
     free = free_mib(device)
     call(1)  # one-time allocations are not measured
-    mib_per_pair = measured(lambda: call(2), device)[1].peak_mib
+    mib_per_pair = profile(lambda: call(2), device)[1].peak_mib
     if free is None or not mib_per_pair:
         return greatest
     size = greatest

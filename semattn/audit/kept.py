@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.sources import Source
 from ..utils.identity import all_unchanged, combined, from_array, to_array
-from ..utils.redone import Redone
-from ..utils.run_store import Shelf
+from ..utils.redone import RecomputedParts
+from ..utils.run_store import RunStore
 from .partial_sums import Sums
 from .tables import SKIPPED, TABLE
 from .units import Unit
@@ -31,22 +31,22 @@ class KeptUnits:
 
     Parameters
     ----------
-    shelf, source : of the audit
+    store, source : of the audit
     out : folder of the results
     units : all units
     process : index of this process, and number of processes
     """
 
     def __init__(
-        self, shelf: Shelf, source: Source, out: Path, units: Sequence[Unit],
+        self, store: RunStore, source: Source, out: Path, units: Sequence[Unit],
         process: tuple[int, int],
     ) -> None:  # fmt: skip
-        self.shelf, self.source, self.out, self.units = shelf, source, out, units
+        self.store, self.source, self.out, self.units = store, source, out, units
         self.place, self.count = process
-        self.sums = Sums(shelf.folder, self.place, len(units))
+        self.sums = Sums(store.folder, self.place, len(units))
         self._states: dict[int, tuple[str, bool]] = {}  # digest of the images, whether analysed
         self._own = {unit.number for unit in units[self.place :: self.count]}
-        self._is_complete = shelf.row(COMPLETE) is not None
+        self._is_complete = store.read_row(COMPLETE) is not None
         self._drop()
 
     def todo(self) -> list[Unit]:
@@ -55,7 +55,7 @@ class KeptUnits:
 
     def waiting(self) -> int:
         """Return the number of units, over all processes, that are not done."""
-        stored = self.shelf.numbered(PREFIX)
+        stored = self.store.numbered(PREFIX)
         missing = [unit for unit in self.units if unit.number not in stored]
         if missing:  # other processes are running, and the last one compares
             return len(missing)
@@ -65,7 +65,7 @@ class KeptUnits:
 
     def arrays(self, unit: Unit) -> dict[str, np.ndarray]:
         """Return the arrays of a unit that is done."""
-        arrays_of_unit = self.shelf.arrays(f"{PREFIX}{unit.name}")
+        arrays_of_unit = self.store.read_arrays(f"{PREFIX}{unit.name}")
         assert arrays_of_unit is not None
         return arrays_of_unit
 
@@ -73,19 +73,19 @@ class KeptUnits:
              analysed: bool) -> str:  # fmt: skip
         """Store a unit and return the digest of its images."""
         state = {"identities": to_array(identities), "analysed": np.array(analysed)}
-        self.shelf.keep_arrays(f"{PREFIX}{unit.name}", arrays | state)
-        self.redone.again(identities)
+        self.store.store_arrays(f"{PREFIX}{unit.name}", arrays | state)
+        self.recomputed.again(identities)
         self._states[unit.number] = combined(identities), analysed
         return self._states[unit.number][0]
 
     def complete(self) -> str:
         """Record that all units are done; return the digest of all images."""
-        self.shelf.keep_row(COMPLETE, {"images": len(self.source)})
+        self.store.store_row(COMPLETE, {"images": len(self.source)})
         return combined(line for unit in self.units for line in self._lines(unit.name))
 
     def note(self) -> str:
         """Return a note on stored results that were not used, "" for none."""
-        return self.redone.note(self.source.names, self._is_complete, self.count == 1)
+        return self.recomputed.note(self.source.names, self._is_complete, self.count == 1)
 
     def _done(self, unit: Unit) -> bool:
         state = self._states.get(unit.number)
@@ -93,7 +93,7 @@ class KeptUnits:
 
     def _drop(self) -> None:
         """Remove units that were computed from other images, and units beyond the last one."""
-        stored = self.shelf.numbered(PREFIX)
+        stored = self.store.numbered(PREFIX)
         own_units = self._own & stored.keys()
         summed = {
             unit for units in self.sums.files.values() if not own_units.isdisjoint(units)
@@ -105,17 +105,17 @@ class KeptUnits:
         beyond_in_sums = {number for number in in_sums if number >= len(self.units)}
         self.sums.drop(self._is_current, self._own | beyond_in_sums)
         self.sums.go_on()
-        self.redone = Redone(("unit", "units"), len(own_units | beyond))
+        self.recomputed = RecomputedParts(("unit", "units"), len(own_units | beyond))
         changed = {number for number in own_units if number not in self._states}
         to_repeat = {number for number in own_units & in_sums if not self._done(self.units[number])}
         for number in sorted(changed | beyond | to_repeat):
-            self.redone.drop(self._lines(f"{number:06d}"))
+            self.recomputed.drop(self._lines(f"{number:06d}"))
         if changed or beyond:
-            self.shelf.remove(COMPLETE)
+            self.store.remove(COMPLETE)
             for name in (TABLE, SKIPPED, SUMMARY):  # they describe images that no longer exist
                 (self.out / name).unlink(missing_ok=True)
         for number in changed | beyond:
-            self.shelf.remove(stored[number])
+            self.store.remove(stored[number])
         for file in (self.out / MAPS).glob("[0-9]*.npz"):
             if file.stem.isdigit() and (
                 int(file.stem) in changed or int(file.stem) >= len(self.units)
@@ -135,7 +135,7 @@ class KeptUnits:
 
     def _state(self, unit: Unit) -> tuple[str, bool] | None:
         """Return the state of a unit if its images have not changed."""
-        state = self.shelf.arrays(f"{PREFIX}{unit.name}", STATE)
+        state = self.store.read_arrays(f"{PREFIX}{unit.name}", STATE)
         if state is None or "analysed" not in state:
             return None
         lines = from_array(state.get("identities"))
@@ -146,5 +146,5 @@ class KeptUnits:
         return combined(lines), bool(state["analysed"])
 
     def _lines(self, name: str) -> list[str]:
-        state = self.shelf.arrays(f"{PREFIX}{name}", STATE) or {}
+        state = self.store.read_arrays(f"{PREFIX}{name}", STATE) or {}
         return from_array(state.get("identities"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SemattnError
-from ..utils.atomic_files import whole
+from ..utils.atomic_files import atomic_write
 from .explained import COLUMNS, NONE
 
 TABLE, SKIPPED = "explain.parquet", "skipped.parquet"
@@ -97,8 +97,8 @@ class _Writer:
     def __enter__(self) -> _Writer:
         from pyarrow import parquet
 
-        self.whole = whole(self.file)
-        self.writer = parquet.ParquetWriter(self.whole.__enter__(), self.schema)
+        self.atomic_stream = atomic_write(self.file)
+        self.writer = parquet.ParquetWriter(self.atomic_stream.__enter__(), self.schema)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -107,7 +107,7 @@ class _Writer:
                 self._flush()
             self.writer.close()
         finally:
-            self.whole.__exit__(*error)
+            self.atomic_stream.__exit__(*error)
 
     def add(self, columns: dict[str, Any]) -> None:
         """Add rows: one column for each name of the schema."""

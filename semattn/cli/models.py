@@ -18,7 +18,7 @@ from .terminal import new_table, open_console, print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..zoo.known import Known
+    from ..zoo.known import ModelStatus
 
 COLOURS = {"works": "green", "refused": "yellow", "wrong": "red", "not tried": "dim"}
 
@@ -41,9 +41,9 @@ def models(
     The list contains every ViT-like architecture of timm. Models of transformers,
     torchvision and OpenCLIP are supported in the same way, but they are not listed.
     """
-    from ..zoo.known import known, sweep
+    from ..zoo.known import model_statuses, sweep
 
-    entries = known()
+    entries = model_statuses()
     console = open_console()
     if pattern is None:
         print_table(console, _families(entries))
@@ -68,14 +68,14 @@ def models(
     return _content(matches)
 
 
-def _content(entries: Iterable[Known]) -> Content:
+def _content(entries: Iterable[ModelStatus]) -> Content:
     """Return the models ready for JSON, and the version of timm that they were tested with."""
     from ..zoo.known import sweep
 
     return {"timm": sweep()["timm"], "models": [asdict(model) for model in entries]}
 
 
-def _families(entries: dict[str, Known]) -> Table:
+def _families(entries: dict[str, ModelStatus]) -> Table:
     """Return a table with one row per family and a column for each status that occurs."""
     from ..zoo.known import STATUSES, families
 
@@ -94,7 +94,7 @@ def _families(entries: dict[str, Known]) -> Table:
     return table
 
 
-def _names(matches: list[Known]) -> Table:
+def _names(matches: list[ModelStatus]) -> Table:
     """Return a table with one row per model: its patch grid and its status."""
     table = _table("model")
     table.add_column("patches", justify="right", no_wrap=True)
@@ -111,7 +111,7 @@ def _table(first: str) -> Table:
     return table
 
 
-def _remark(entry: Known) -> str:
+def _remark(entry: ModelStatus) -> str:
     """Return why a model does not work, or which attention its map leaves out."""
     if entry.left_out:
         kinds = ", ".join(entry.left_out)
@@ -119,7 +119,7 @@ def _remark(entry: Known) -> str:
     return entry.reason
 
 
-def _matching(entries: dict[str, Known], pattern: str) -> list[Known]:
+def _matching(entries: dict[str, ModelStatus], pattern: str) -> list[ModelStatus]:
     lowered = pattern.casefold()
     matches = [entry for entry in entries.values() if entry.family == lowered]
     matches = matches or [entry for name, entry in entries.items() if lowered in name]

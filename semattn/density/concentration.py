@@ -35,7 +35,7 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
     tensor([[0.1250, 0.5000, 0.2500, 0.1250]], dtype=torch.float64)
     """
     s = _check_density(s)
-    check_number("smoothing", smoothing, least=0, most=1e6)
+    check_number("smoothing", smoothing, minimum=0, maximum=1e6)
     maximum = s.amax(-1, keepdim=True)
     empty = maximum == 0
     if empty.any():
@@ -68,7 +68,7 @@ def strata(s: Tensor, seed: int = 0) -> Tensor:
     [[0, 2, 1, 2]]
     """
     s = _check_density(s)
-    check_number("seed", seed, least=0, whole=True)
+    check_number("seed", seed, minimum=0, integer=True)
     if not len(s):
         return s.to(torch.int8)
     rank = torch.stack([_ranks(row, seed) for row in s.detach().cpu().numpy()]).to(s.device)

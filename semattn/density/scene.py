@@ -53,7 +53,7 @@ class Scene:
             raise TypeError(
                 f"pixels: expected uint8, got {self.pixels.dtype} — use images.pixels_of"
             )
-        check_number("seed", self.seed, least=0, whole=True)
+        check_number("seed", self.seed, minimum=0, integer=True)
         if len(self.keypoints) not in (0, len(self.pixels)):
             raise ShapeError(
                 f"keypoints: expected keypoints of {len(self.pixels)} images, got "

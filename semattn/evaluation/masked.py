@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..data import by_class_folder, is_picture, left_out_note, listed, named
 from ..errors import ImageError, SemattnError
-from ..images import Coding, coding_of_masks, open_mask, read as read_picture, read_mask
+from ..images import MaskEncoding, infer_mask_encoding, open_mask, read as read_picture, read_mask
 from ..utils.registry import Registry, choices
 from .row_store import Source, sources_of
 
@@ -146,10 +146,10 @@ class Folder:
         self.about: dict[str, Any] = {
             "name": "masks" if masks else "folder", "root": images.name, "of": len(self.paths)
         }  # fmt: skip
-        self.coding: Coding | None = None
+        self.encoding: MaskEncoding | None = None
         self._empty_named = False
         if masks is not None:
-            self._infer_coding(notes)
+            self._infer_encoding(notes)
         if notes:
             self.about["notes"] = notes
         for note in notes:
@@ -167,7 +167,7 @@ class Folder:
         image = read_picture(self.images / path)
         mask = None
         if self.masks is not None:
-            mask = read_mask(self._mask_of(path), image.size, self.coding).inside
+            mask = read_mask(self._mask_of(path), image.size, self.encoding).inside
             if not mask.any() and not self._empty_named:
                 self._empty_named = True  # warn once
                 warnings.warn(
@@ -184,7 +184,7 @@ class Folder:
         if self.masks is not None:
             mask = self._mask_of(path)
             name = f"mask {mask.relative_to(self.masks).as_posix()}"
-            files += [(name, mask, None), ("coding", repr(self.coding).encode(), None)]
+            files += [(name, mask, None), ("encoding", repr(self.encoding).encode(), None)]
         return files
 
     def _mask_of(self, path: Path) -> Path:
@@ -202,15 +202,15 @@ class Folder:
             )
         return by_stem
 
-    def _infer_coding(self, notes: list[str]) -> None:
+    def _infer_encoding(self, notes: list[str]) -> None:
         """Infer the encoding of the masks from a sample, and note it."""
         picked = np.linspace(0, len(self.paths) - 1, min(LOOKED_AT, len(self.paths)))
         files = [self._mask_of(self.paths[int(number)]) for number in picked.round()]
-        self.coding = coding_of_masks(files)
+        self.encoding = infer_mask_encoding(files)
         readings: Counter[tuple[str, bool]] = Counter()
         for file in files:
             try:
-                mask = read_mask(file, coding=self.coding)
+                mask = read_mask(file, encoding=self.encoding)
             except ImageError:
                 continue  # skipped with its reason when its image is measured
             if mask.inside.any():

@@ -149,7 +149,7 @@ def _patches_as_features(inputs: Tensor, grid: PatchGrid) -> Tensor:
     numbers = torch.arange(grid.patches, dtype=torch.float32, device="cpu")[None]
     features = grid.upsample(numbers, mode="nearest-exact").long()
     if grid.is_partial:
-        rows, columns = grid.seen_part
+        rows, columns = grid.visible_part
         is_seen = torch.zeros_like(features, dtype=torch.bool)
         is_seen[:, rows, columns] = True
         features[~is_seen] = grid.patches

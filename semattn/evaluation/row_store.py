@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import SemattnError
 from ..utils.input_list import contents, identify, lines_by_name
-from ..utils.run_store import Shelf
+from ..utils.run_store import RunStore
 
 Source = tuple[str, Any, "int | None"]  # name, file or value, number of the class
 
@@ -36,17 +36,19 @@ class KeptRows:
 
     Parameters
     ----------
-    shelf : store of the rows "000000", …
+    store : store of the rows "000000", …
     data : the data set
     classes : model class of each class of the data; None if the predicted class is explained
     others : number of other images whose masks a row depends on, 0 for none
     """
 
-    def __init__(self, shelf: Shelf, data: Any, classes: Sequence[int] | None, others: int) -> None:
-        self.shelf, self.data, self.others = shelf, data, others
+    def __init__(
+        self, store: RunStore, data: Any, classes: Sequence[int] | None, others: int
+    ) -> None:
+        self.store, self.data, self.others = store, data, others
         self.classes = None if classes is None else list(classes)
-        files = sorted(shelf.folder.glob("[0-9]*.json"))
-        self.places = {file.stem: shelf.row(file.stem) or {} for file in files}
+        files = sorted(store.folder.glob("[0-9]*.json"))
+        self.places = {file.stem: store.read_row(file.stem) or {} for file in files}
         stored = self.places.values()
         self.rows = {str(row["key"]): row for row in stored if "key" in row}
         self.before = {str(row.get("name")): row.get("own") for row in stored}
@@ -85,7 +87,7 @@ class KeptRows:
         """Remove the rows of removed images; return the digest of all inputs, and a note or ""."""
         for name in self.places:
             if not name.isdigit() or int(name) >= len(self.data):
-                (self.shelf.folder / f"{name}.json").unlink(missing_ok=True)
+                (self.store.folder / f"{name}.json").unlink(missing_ok=True)
         removed = len(self.before.keys() - self.names)
         kinds = (
             (self.changed, "whose image, mask or class changed"),
@@ -103,7 +105,7 @@ class KeptRows:
     def _write(self, index: int, row: dict[str, Any]) -> None:
         name = f"{index:06d}"
         if self.places.get(name) != row:
-            self.shelf.keep_row(name, row)
+            self.store.store_row(name, row)
 
     def _key(self, index: int) -> str:
         lines = self._identities(index)

@@ -20,12 +20,12 @@ from ..attention.target import answer_target
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Images, Preprocessing, prepare
 from ..targets import OutputMeaning
-from ..utils.profiling import measured
+from ..utils.profiling import profile
 from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
 from ..utils.registry import choices
 from ..utils.result_folder import ResultFolder
-from ..utils.run_store import Shelf
+from ..utils.run_store import RunStore
 from .measures import Case, Setting, measures
 from .methods import Method, method
 from .row_store import KeptRows, around, sources_of
@@ -153,9 +153,9 @@ def _row(stored_rows: KeptRows, study: _Study, index: int) -> dict[str, Any]:
 def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> KeptRows:
     """Return the stored rows of a folder after checking that model and options are the same."""
     about = {name: value for name, value in study.data.about.items() if name not in COUNTED}
-    shelf = Shelf(folder, {**manifest, "data": about}, "run")
+    store = RunStore(folder, {**manifest, "data": about}, "run")
     others = OTHERS if SHUFFLED in study.wanted else 0
-    return KeptRows(shelf, study.data, study.classes, others)
+    return KeptRows(store, study.data, study.classes, others)
 
 
 class _Study:
@@ -225,7 +225,7 @@ class _Study:
         device, (meaning, outputs) = images.inputs.device, about
         try:
             explained = answer_target(target, meaning, outputs)
-            explanation_map, cost = measured(lambda: run(self.model, images, explained), device)
+            explanation_map, cost = profile(lambda: run(self.model, images, explained), device)
         except UnsupportedModelError as error:
             return {"refused": " ".join(str(error).split())}
         needs = SHUFFLED in self.wanted and mask is not None

@@ -26,7 +26,7 @@ from ..density import Scene, concentration, densities
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, keypoint_channels_error, prepare
-from ..keypoints import Keypoints, detectors, no_keypoints, ready, start
+from ..keypoints import Keypoints, completed, detect_async, detectors, no_keypoints
 from ..targets import OutputMeaning
 from ..utils.captum_library import Attribution, log_usage
 from ..utils.class_names import check_names, class_names
@@ -94,7 +94,7 @@ class Explainer(Attribution):
             densities.ensure(density)
         detectors.ensure(detector)
         refinements.ensure(refine)
-        check_number("seed", seed, least=0, most=2**63 - 1, whole=True)
+        check_number("seed", seed, minimum=0, maximum=2**63 - 1, integer=True)
         self.density = density
         self.detector = detector
         self.layers = self.default_layers if layers is None else layers
@@ -276,7 +276,7 @@ class Explainer(Attribution):
         if keypoints is None:
             pending = self._start_keypoints(images, need_keypoints)
         else:
-            pending = ready(keypoints)
+            pending = completed(keypoints)
         inputs = move_to_model(module, images.inputs, prepared=images.prepared)
         request = AttributionRequest(
             module,
@@ -331,7 +331,7 @@ class Explainer(Attribution):
             return None
         if not need_keypoints and not uses_keypoints:
             return None
-        return start(images.pixels, self.detector, descriptors="descriptors" in needs)
+        return detect_async(images.pixels, self.detector, descriptors="descriptors" in needs)
 
     def concentration_on_grid(self, request: AttributionRequest, grid: PatchGrid) -> Tensor:
         """Return the concentration p (B, P) on `grid`; uniform if the method does not use it."""

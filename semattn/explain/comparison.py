@@ -20,7 +20,7 @@ from ..attention.target import Target
 from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
 from ..metrics.randomization import moved
-from ..utils.profiling import measured
+from ..utils.profiling import profile
 from ..utils.progress import Progress
 from . import Explainer, Explanation, explainers
 
@@ -37,7 +37,7 @@ class Compared:
     explanation : explanation of the image; None if the method does not support the model
     seconds : wall time of one map, after a first run of the model; includes keypoint detection
         for methods that use keypoints
-    peak_mib : additional peak memory, MiB, see `semattn.utils.profiling.measured`; differences
+    peak_mib : additional peak memory, MiB, see `semattn.utils.profiling.profile`; differences
         of a few MiB are noise
     sensitivity : share of the patch map that changes with the target, see
         `semattn.metrics.randomization.moved`; None without another class, or if a map is zero
@@ -204,7 +204,7 @@ class _Subject:
             )
             self.other = _most_probable_other(self.first)
         other_map = None if self.other is None else self._explain(explainer, self.other).patch_map
-        explanation, cost = measured(lambda: self._explain(explainer, self.target), self.device)
+        explanation, cost = profile(lambda: self._explain(explainer, self.target), self.device)
         explanation = replace(
             self._with_source_name(explanation),
             keypoints=self.first.keypoints,

@@ -63,7 +63,7 @@ def _readout_note(record: AttentionRecord) -> str:
 
 
 def _covered_part_note(grid: PatchGrid) -> str:
-    rows, columns = grid.seen_part
+    rows, columns = grid.visible_part
     height, width = grid.image_size
     return (
         f"The patches cover a part of the {width} x {height} pixels: x {columns.start} to "

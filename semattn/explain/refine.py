@@ -91,7 +91,7 @@ def _refine_covered_part(
     """Refine a map (B, H, W) on the pixels that the patches cover; the others stay 0."""
     if not grid.is_partial:
         return refine(smooth, pixels)
-    rows, columns = grid.seen_part
+    rows, columns = grid.visible_part
     refined = torch.zeros_like(smooth)
     covered = refine(smooth[:, rows, columns], np.ascontiguousarray(pixels[:, rows, columns]))
     refined[:, rows, columns] = covered

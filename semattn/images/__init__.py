@@ -16,8 +16,8 @@ from .batch import (
     pixels_of,
     prepare,
 )
-from .mask_levels import Coding
-from .object_mask import ObjectMask, coding_of_masks, read_mask
+from .mask_levels import MaskEncoding
+from .object_mask import ObjectMask, infer_mask_encoding, read_mask
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
 from .raw_mask import open_mask
@@ -26,14 +26,14 @@ __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
     "PICTURE_CHANNELS",
-    "Coding",
     "Images",
+    "MaskEncoding",
     "ObjectMask",
     "Picture",
     "Preprocessing",
     "TarMember",
     "called",
-    "coding_of_masks",
+    "infer_mask_encoding",
     "keypoint_channels_error",
     "luma",
     "open_mask",

@@ -130,7 +130,7 @@ def prepare(
 
 def _crop_note(name: str, size: tuple[int, int], transform: Preprocessing) -> str:
     """Return a note if the model sees only a small part of a picture; "" otherwise."""
-    share = transform.seen_share(size)
+    share = transform.visible_share(size)
     if share >= LEAST_SEEN:
         return ""
     return (

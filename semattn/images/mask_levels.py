@@ -24,8 +24,8 @@ ADVICE = "save the object as white (255) on black (0)"
 class Rule:
     """Rule for the object in a mask: levels from `least`, except `void`.
 
-    `text` describes the rule. `scale` is the scale of a `Coding`; "" if the levels do not determine
-    it. `is_plain` marks the standard form, white on black, which needs no note.
+    `text` describes the rule. `scale` is the scale of a `MaskEncoding`; "" if the levels do not
+    determine it. `is_plain` marks the standard form, white on black, which needs no note.
     """
 
     least: int
@@ -41,7 +41,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Coding:
+class MaskEncoding:
     """Common encoding of the masks of a data set, which resolves ambiguous files.
 
     Parameters
@@ -66,13 +66,15 @@ def plural(levels: Sequence[int] | np.ndarray) -> str:
     return f"{len(numbers)} levels from {numbers[0]} to {numbers[-1]}"
 
 
-def grey_rule(levels: np.ndarray, coding: Coding | None = None, *, lossy: bool = False) -> Rule:
+def grey_rule(
+    levels: np.ndarray, encoding: MaskEncoding | None = None, *, lossy: bool = False
+) -> Rule:
     """Return the rule for a mask with one channel.
 
     Parameters
     ----------
     levels : the distinct levels of the mask, ascending
-    coding : encoding of the data set, if known
+    encoding : encoding of the data set, if known
     lossy : whether the file format changes levels slightly, as JPEG does
 
     Raises
@@ -86,21 +88,21 @@ def grey_rule(levels: np.ndarray, coding: Coding | None = None, *, lossy: bool =
     (1, 128)
     """
     low, high = int(levels[0]), int(levels[-1])
-    coding = coding or Coding()
+    encoding = encoding or MaskEncoding()
     if low < 0 or high > 65535:
         raise _mask_error(levels, "levels from 0 to 65535")
     if high == 0:
         return Rule(1, "black everywhere, which is no object", is_plain=True)
     if lossy:
         return _lossy_rule(levels)
-    if coding.scale == "labels":
-        return _rule_among_labels(levels, coding)
-    if coding.scale == "grey":
+    if encoding.scale == "labels":
+        return _rule_among_labels(levels, encoding)
+    if encoding.scale == "grey":
         return _rule_among_greys(levels)
     return _single_mask_rule(levels)
 
 
-def label_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
+def label_rule(levels: np.ndarray, encoding: MaskEncoding | None = None) -> Rule:
     """Return the rule for a palette mask: label 0 is background, 255 is void.
 
     Raises
@@ -115,19 +117,19 @@ def label_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
     """
     objects = [int(level) for level in levels if level not in (0, VOID)]
     has_void = int(levels[-1]) == VOID
-    among_labels = coding is not None and coding.scale == "labels"
+    among_labels = encoding is not None and encoding.scale == "labels"
     if len(levels) > MOST_LABELS:
         raise _mask_error(levels, f"at most {MOST_LABELS} labels in a palette")
     if levels[0] != 0 and not among_labels:
         raise _mask_error(levels, "label 0 for the background in a palette")
-    if has_void and not objects and not (coding is not None and coding.void):
+    if has_void and not objects and not (encoding is not None and encoding.void):
         raise _mask_error(levels, "a label below 255, which often is a void, in a palette")
     if not objects and not has_void:
         return Rule(1, "label 0 everywhere, which is no object", is_plain=True)
     return _above_zero_rule(has_void)
 
 
-def alpha_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
+def alpha_rule(levels: np.ndarray, encoding: MaskEncoding | None = None) -> Rule:
     """Return the rule for an alpha channel: opaque pixels are the object.
 
     Raises
@@ -136,7 +138,7 @@ def alpha_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
         For ambiguous or unsupported levels.
     """
     low, high = int(levels[0]), int(levels[-1])
-    if low == high and coding is not None and coding.alpha:
+    if low == high and encoding is not None and encoding.alpha:
         return Rule(HALF, f"alpha is {high} everywhere")
     if low == 0 and len(levels) == 2:
         return Rule(1, f"alpha {high} is the object, alpha 0 the background")
@@ -145,7 +147,9 @@ def alpha_rule(levels: np.ndarray, coding: Coding | None = None) -> Rule:
     raise _mask_error(levels, "alpha of 0 for the background and 255 for the object")
 
 
-def coding_of(rules: Sequence[Rule], ambiguous: Sequence[np.ndarray], *, alpha: bool) -> Coding:
+def common_encoding(
+    rules: Sequence[Rule], ambiguous: Sequence[np.ndarray], *, alpha: bool
+) -> MaskEncoding:
     """Return the common encoding of the masks of a data set.
 
     Parameters
@@ -159,7 +163,7 @@ def coding_of(rules: Sequence[Rule], ambiguous: Sequence[np.ndarray], *, alpha: 
     scale = "labels" if labels > greys else "grey" if greys > labels else ""
     has_void_label = any(len(levels) > 2 and _has_void_label(levels) for levels in ambiguous)
     void = any(rule.void is not None for rule in rules) or has_void_label
-    return Coding(scale, scale == "labels" and void, alpha)
+    return MaskEncoding(scale, scale == "labels" and void, alpha)
 
 
 def _above_zero_rule(has_void: bool) -> Rule:
@@ -200,8 +204,8 @@ def _single_mask_rule(levels: np.ndarray) -> Rule:
     raise _mask_error(levels, "two levels, labels from 0, or shades from black to white")
 
 
-def _rule_among_labels(levels: np.ndarray, coding: Coding) -> Rule:
-    has_void = int(levels[-1]) == VOID and coding.void
+def _rule_among_labels(levels: np.ndarray, encoding: MaskEncoding) -> Rule:
+    has_void = int(levels[-1]) == VOID and encoding.void
     numbers = levels[:-1] if has_void else levels
     if len(numbers) and int(numbers[-1]) >= HALF:
         raise _mask_error(levels, "labels below 128, as the other masks hold")

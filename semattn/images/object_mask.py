@@ -15,10 +15,10 @@ from semattn.errors import ImageError
 
 from .mask_levels import (
     ADVICE,
-    Coding,
+    MaskEncoding,
     Rule,
     alpha_rule,
-    coding_of,
+    common_encoding,
     grey_rule,
     label_rule,
     plural,
@@ -38,7 +38,7 @@ class ObjectMask:
 
 
 def read_mask(
-    source: Any, size: tuple[int, int] | None = None, coding: Coding | None = None
+    source: Any, size: tuple[int, int] | None = None, encoding: MaskEncoding | None = None
 ) -> ObjectMask:
     """Read the object in a mask.
 
@@ -50,7 +50,7 @@ def read_mask(
     ----------
     source : a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
     size : required (width, height) of the mask
-    coding : encoding of the data set of the mask, see `coding_of_masks`
+    encoding : encoding of the data set of the mask, see `infer_mask_encoding`
 
     Raises
     ------
@@ -64,7 +64,7 @@ def read_mask(
     """
     raw = open_mask(source, size)
     try:
-        numbers, rule = _select_rule(raw, coding)
+        numbers, rule = _select_rule(raw, encoding)
     except ImageError as error:
         line = str(error)
         raise ImageError(line.replace(" — ", f" in {raw.name} — ", 1)) from error
@@ -75,7 +75,7 @@ def read_mask(
     return ObjectMask(inside, reading, rule.is_plain and reading == rule.text)
 
 
-def coding_of_masks(sources: Sequence[Any]) -> Coding:
+def infer_mask_encoding(sources: Sequence[Any]) -> MaskEncoding:
     """Return the common encoding of the masks of a data set; skip files that cannot be read."""
     rules: list[Rule] = []
     ambiguous: list[np.ndarray] = []
@@ -94,13 +94,13 @@ def coding_of_masks(sources: Sequence[Any]) -> Coding:
             continue
         if numbers.any() and varies(numbers):
             rules.append(rule)
-    return coding_of(rules, ambiguous, alpha=alpha)
+    return common_encoding(rules, ambiguous, alpha=alpha)
 
 
-def _select_rule(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]:
+def _select_rule(raw: RawMask, encoding: MaskEncoding | None) -> tuple[np.ndarray, Rule]:
     """Return the channel that contains the mask, and the rule for the object in it."""
-    if raw.alpha is not None and (varies(raw.alpha) or (coding is not None and coding.alpha)):
-        return raw.alpha, _checked_alpha_rule(raw, coding)
+    if raw.alpha is not None and (varies(raw.alpha) or (encoding is not None and encoding.alpha)):
+        return raw.alpha, _checked_alpha_rule(raw, encoding)
     if raw.alpha is not None and not raw.alpha.any():
         return _transparent_rule(raw)
     if raw.numbers is None:
@@ -109,15 +109,15 @@ def _select_rule(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]
         return raw.numbers, Rule(1, "true is the object", is_plain=True)
     levels = np.unique(raw.numbers)
     if raw.is_label and raw.shades is not None:
-        return _shaded_palette_rule(raw, coding)
+        return _shaded_palette_rule(raw, encoding)
     if raw.is_label:
-        return raw.numbers, label_rule(levels, coding)
-    return raw.numbers, grey_rule(levels, coding, lossy=raw.lossy)
+        return raw.numbers, label_rule(levels, encoding)
+    return raw.numbers, grey_rule(levels, encoding, lossy=raw.lossy)
 
 
-def _checked_alpha_rule(raw: RawMask, coding: Coding | None) -> Rule:
+def _checked_alpha_rule(raw: RawMask, encoding: MaskEncoding | None) -> Rule:
     assert raw.alpha is not None
-    rule = alpha_rule(np.unique(raw.alpha), coding)
+    rule = alpha_rule(np.unique(raw.alpha), encoding)
     if raw.numbers is not None:
         opaque = np.unique(raw.numbers[rule.inside(raw.alpha)])
         if opaque.tolist() == [0, 255]:
@@ -153,14 +153,14 @@ def _colour_rule(raw: RawMask) -> tuple[np.ndarray, Rule]:
     return raw.colours, Rule(1, f"colour #{colours[1]:06x} is the object, black the background")
 
 
-def _shaded_palette_rule(raw: RawMask, coding: Coding | None) -> tuple[np.ndarray, Rule]:
+def _shaded_palette_rule(raw: RawMask, encoding: MaskEncoding | None) -> tuple[np.ndarray, Rule]:
     """Return the rule for a palette of greys: labels and shades must show the same object."""
     assert raw.numbers is not None and raw.shades is not None
     rules: list[tuple[np.ndarray, Rule]] = []
     refusals: list[ImageError] = []
     labels, shades = np.unique(raw.numbers), np.unique(raw.shades)
     try:
-        rules.append((raw.numbers, label_rule(labels, coding)))
+        rules.append((raw.numbers, label_rule(labels, encoding)))
     except ImageError as error:
         refusals.append(error)
     try:

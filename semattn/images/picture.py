@@ -174,7 +174,7 @@ def _damaged_error(label: str, error: Exception) -> ImageError:
     )
 
 
-def upright(image: Image.Image) -> Image.Image:
+def apply_orientation(image: Image.Image) -> Image.Image:
     """Load a PIL image and apply its EXIF orientation."""
     image.load()
     transpose = _TRANSPOSES.get(_exif_orientation(image))
@@ -192,13 +192,13 @@ def _to_rgb(image: Image.Image, label: str, file: Path | io.BytesIO | None = Non
             picture = Image.fromarray(levels)
             picture = _without_alpha(picture if transpose is None else picture.transpose(transpose))
         elif image.mode.startswith("I") or image.mode == "F":
-            turned = upright(image)
+            turned = apply_orientation(image)
             numbers = np.asarray(turned)
             bits = None if file is None else significant_bits(image, file, numbers)
             levels, note = to_bytes(numbers, label, bits)
             picture = Image.fromarray(levels).convert("RGB")
         else:
-            picture, note = _without_alpha(upright(image)), ""
+            picture, note = _without_alpha(apply_orientation(image)), ""
     except ImageError:
         raise
     except Exception as error:  # decoders raise any error on damaged files

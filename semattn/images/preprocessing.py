@@ -136,7 +136,7 @@ class Preprocessing:
             crop_mode=config["crop_mode"],
         )
 
-    def seen_share(self, size: tuple[int, int]) -> float:
+    def visible_share(self, size: tuple[int, int]) -> float:
         """Return the share of a picture's area that the model sees, apart from the usual crop.
 
         The usual crop is that of `crop_pct` for a picture with the aspect ratio of the input.
@@ -147,7 +147,7 @@ class Preprocessing:
 
         Examples
         --------
-        >>> Preprocessing((16, 16), (0.5,), (0.5,)).seen_share((4000, 1000))
+        >>> Preprocessing((16, 16), (0.5,), (0.5,)).visible_share((4000, 1000))
         0.25
         """
         if self.crop_mode != "center":

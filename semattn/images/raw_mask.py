@@ -13,7 +13,7 @@ from PIL import Image
 from semattn.errors import ImageError, ShapeError
 
 from .mask_levels import ADVICE, MOST_LABELS, VOID
-from .picture import upright
+from .picture import apply_orientation
 
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that change levels slightly
 CHROMA = 48  # maximum difference between the channels of a grey pixel in a lossy file
@@ -58,7 +58,7 @@ def open_mask(source: Any, size: tuple[int, int] | None = None) -> RawMask:
                 file_format = opened.format
                 if size is not None and opened.size != size[::-1]:
                     _check_size(opened.size, size, path.name)
-                image = upright(opened)
+                image = apply_orientation(opened)
                 _check_size(image.size, size, path.name)
                 return _from_image(image, path.name, file_format in LOSSY)
         except ImageError:
@@ -68,7 +68,9 @@ def open_mask(source: Any, size: tuple[int, int] | None = None) -> RawMask:
             raise ImageError(f"mask: expected a picture, got {path} ({reason})") from error
     if isinstance(source, Image.Image):
         _check_size(source.size, size, "a PIL image")
-        return _from_image(upright(source), "mask", getattr(source, "format", None) in LOSSY)
+        return _from_image(
+            apply_orientation(source), "mask", getattr(source, "format", None) in LOSSY
+        )
     raw = _from_array(np.asarray(source))
     numbers = raw.numbers if raw.numbers is not None else raw.colours
     assert numbers is not None

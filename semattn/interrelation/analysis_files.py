@@ -12,7 +12,7 @@ import numpy as np
 from ..data.skipped import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
-from ..utils.atomic_files import DAMAGE, read_arrays, whole
+from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
 from ..utils.provenance import unconfirmed
 from .accumulate import Tally
 from .estimates import Figures
@@ -40,7 +40,7 @@ def save(analysis: Figures, file: Path, **extra: Any) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"about": np.array(text), **sums}
-        with whole(file) as stream:
+        with atomic_write(file) as stream:
             np.savez_compressed(stream, **arrays)
     except OSError as error:
         raise _unwritable_error(file, error) from error

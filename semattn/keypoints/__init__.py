@@ -3,16 +3,16 @@
 Nothing here imports models, patches or attention.
 """
 
-from .detectors import detect, detectors, ready, sift, sift_skimage, start
+from .detectors import completed, detect, detect_async, detectors, sift, sift_skimage
 from .keypoints import Keypoints, no_keypoints
 
 __all__ = [
     "Keypoints",
+    "completed",
     "detect",
+    "detect_async",
     "detectors",
     "no_keypoints",
-    "ready",
     "sift",
     "sift_skimage",
-    "start",
 ]

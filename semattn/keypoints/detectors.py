@@ -2,8 +2,8 @@
 
 A detector is a function from pixels (H, W, 3) to `Keypoints`, registered by name in `detectors`.
 Detectors run on the CPU, in one thread for each image, and can run in parallel with the model
-(`start`). Positions follow OpenCV: (x, y), with the centre of the first pixel at (0, 0). No other
-module imports cv2.
+(`detect_async`). Positions follow OpenCV: (x, y), with the centre of the first pixel at (0, 0).
+No other module imports cv2.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def detect(
     detector_function = detectors.ensure(detector)
     _check_pixels(pixels)
     if workers is not None:
-        check_number("workers", workers, least=0, whole=True)
+        check_number("workers", workers, minimum=0, integer=True)
     if descriptors:
         options["descriptors"] = True
     threads = min(len(pixels), workers or os.cpu_count() or 1)
@@ -69,7 +69,7 @@ def detect(
         return list(pool.map(lambda image: detector_function(image, **options), pixels))
 
 
-def start(
+def detect_async(
     pixels: np.ndarray, detector: str | Callable[..., Keypoints] = "sift", **options: Any
 ) -> Future[list[Keypoints]]:
     """Run `detect` in the background, in parallel with the model; ``.result()`` waits and raises.
@@ -87,8 +87,8 @@ def start(
     return future
 
 
-def ready(keypoints: list[Keypoints]) -> Future[list[Keypoints]]:
-    """Return a completed future, as of `start`, for existing keypoints."""
+def completed(keypoints: list[Keypoints]) -> Future[list[Keypoints]]:
+    """Return a completed future, as of `detect_async`, for existing keypoints."""
     future: Future[list[Keypoints]] = Future()
     future.set_result(keypoints)
     return future
@@ -115,7 +115,7 @@ def sift(
         "keep" has one for each orientation, so that keypoints with several orientations count more
     descriptors : whether to compute descriptors
     """
-    check_number("contrast_threshold", contrast_threshold, least=0)
+    check_number("contrast_threshold", contrast_threshold, minimum=0)
     cv2 = _import_cv2()
     extractor = cv2.SIFT_create(
         contrastThreshold=float(contrast_threshold), enable_precise_upscale=True
@@ -151,7 +151,7 @@ def sift_skimage(
     """
     from skimage.feature import SIFT
 
-    check_number("contrast_threshold", contrast_threshold, least=0)
+    check_number("contrast_threshold", contrast_threshold, minimum=0)
     grey = luma(pixels)
     table = np.zeros((0, 5), dtype=np.float32)
     descriptor = np.zeros((0, 128), dtype=np.float32) if descriptors else None

@@ -24,7 +24,7 @@ from torch import Tensor
 from semattn.errors import SemattnError
 from semattn.images import read
 from semattn.keypoints import Keypoints, detect
-from semattn.utils.atomic_files import whole, write_text
+from semattn.utils.atomic_files import atomic_write, write_text
 from semattn.utils.input_list import changes, contents, identify, lines_by_name
 
 from ..utils.progress import Progress
@@ -331,7 +331,7 @@ def _write_shard(path: Path, keypoints: list[Keypoints], lines: list[str], secon
         },
         metadata={"seconds": f"{seconds:.3f}", "pictures": json.dumps(lines)},
     )
-    with whole(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(content)
 
 

@@ -45,7 +45,7 @@ class Schedule:
             raise ValueError(choices("schedule", self.shape, SHAPES))
         for name in ("start", "end"):
             check_number(name, getattr(self, name))
-        check_number("epochs", self.epochs, least=1, whole=True)
+        check_number("epochs", self.epochs, minimum=1, integer=True)
 
     def __call__(self, epoch: int) -> float:
         """Return the value in an epoch, counted from 0; constant after the last epoch."""

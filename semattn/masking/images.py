@@ -73,7 +73,7 @@ def densities_of(
 
 def _pixels(inputs: Tensor | np.ndarray, patch_size: int, preprocessing: Any) -> np.ndarray:
     """Return pixels (B, H, W, 3) uint8 of a tensor or an array; raise for other shapes."""
-    check_number("patch_size", patch_size, least=1, whole=True)
+    check_number("patch_size", patch_size, minimum=1, integer=True)
     if not isinstance(inputs, np.ndarray):
         return pixels_of(inputs, preprocessing)
     if inputs.ndim != 4 or inputs.shape[-1] != 3 or inputs.dtype != np.uint8:

@@ -128,7 +128,7 @@ def generator(seed: int, epoch: int, image: int | str, purpose: int = 0) -> np.r
             "little",
         )
     for name, value in (("seed", seed), ("epoch", epoch), ("image", image)):
-        check_number(name, value, whole=True)
+        check_number(name, value, integer=True)
     if min(seed, epoch, image) < 0:
         raise ValueError(
             f"seed, epoch, image: expected integers >= 0, got {seed}, {epoch}, {image} — "

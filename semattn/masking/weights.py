@@ -38,7 +38,7 @@ def kamim_weight(density: Tensor, temperature: float = 0.5) -> Tensor:
         raise ShapeError(f"density: expected (B, P), got {tuple(density.shape)}")
     if not density.is_floating_point() or density.itemsize == 1:
         density = density.float()
-    check_number("temperature", temperature, most=1e12)
+    check_number("temperature", temperature, maximum=1e12)
     if not temperature > 0:
         raise ValueError(
             f"temperature: expected a number above 0, got {temperature} — KAMIM uses .5"
@@ -69,7 +69,7 @@ def loss_weights(
         raise ValueError(choices("loss_weight", name, LOSS_WEIGHTS))
     if name == "none":
         return None
-    check_number("area", area, least=1, most=1e12)
+    check_number("area", area, minimum=1, maximum=1e12)
     if not isinstance(s, Tensor):
         try:
             s = as_tensor(np.asarray(s, dtype=np.float64))

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import viz
 from ..masking import GuidedMasking
-from ..utils.atomic_files import whole
+from ..utils.atomic_files import atomic_write
 from .data import MaskedImages
 from .reconstruction import masked_keypoint_fraction, reconstruct
 
@@ -38,7 +38,7 @@ def draw(model: Any, data: MaskedImages, count: int, epochs_done: int, out: Path
     figure = viz.reconstruction(
         result, headline=headline, beside="  ·  ".join(filter(None, captions))
     )
-    with whole(out / PICTURE) as stream:
+    with atomic_write(out / PICTURE) as stream:
         figure.savefig(stream, format="png")
 
 

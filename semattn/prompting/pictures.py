@@ -19,7 +19,7 @@ from ..attention import SiteRecord
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError
 from ..grid import PatchGrid
-from ..keypoints import start
+from ..keypoints import detect_async
 from ..utils.registry import choices
 from . import sources
 
@@ -84,7 +84,7 @@ class DensityPrompt:
         self.pixels, self.grid, self.seed, self.to_bias = pixels, grid, seed, to_bias
         needs = density_needs(density)
         self.pending_keypoints = (
-            start(pixels, detector, descriptors="descriptors" in needs) if needs else None
+            detect_async(pixels, detector, descriptors="descriptors" in needs) if needs else None
         )
         self.record: SiteRecord | None = None
 

@@ -101,7 +101,7 @@ def coverage(region: Region, grid: PatchGrid) -> Tensor:
         height, width = grid.image_size
         inside = f"the picture of {width}x{height} pixels"
         if grid.is_partial:
-            rows, columns = grid.seen_part
+            rows, columns = grid.visible_part
             inside = (
                 f"x {columns.start} to {columns.stop - 1} and y {rows.start} to {rows.stop - 1}, "
                 f"the part of {inside} that the model uses"
@@ -125,7 +125,7 @@ def _check_coordinates(region: Box | Polygon | Points) -> None:
         for coordinate in pair:
             check_number("region", coordinate, -MAX_COORDINATE, MAX_COORDINATE)
     if isinstance(region, Points) and region.radius is not None:
-        check_number("radius", region.radius, most=MAX_COORDINATE)
+        check_number("radius", region.radius, maximum=MAX_COORDINATE)
 
 
 def draw(region: Region, size: tuple[int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import nn
 from ..data.skipped import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
-from ..utils.atomic_files import DAMAGE, read_arrays, whole
+from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
 from .cue import Example, SpuriousCue
 from .cue_detector import Detector
 from .discovery import Discovery, Rank
@@ -57,7 +57,7 @@ def save_discovery(discovery: Discovery, file: str | os.PathLike[str]) -> Path:
         "skipped": [skipped._asdict() for skipped in discovery.skipped],
     })  # fmt: skip
     arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-    with whole(path) as stream:
+    with atomic_write(path) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return path
 

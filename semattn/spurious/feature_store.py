@@ -16,8 +16,8 @@ from ..data.labelled import Labelled
 from ..errors import SemattnError, relative_reason
 from ..utils.identity import all_unchanged, combined, from_array, identity_of, to_array
 from ..utils.progress import Progress
-from ..utils.redone import Redone
-from ..utils.run_store import Shelf
+from ..utils.redone import RecomputedParts
+from ..utils.run_store import RunStore
 from .feature_extractor import Looker
 from .projection import Space, fit_space
 
@@ -33,7 +33,7 @@ class Views:
 
     Parameters
     ----------
-    looker, data, shelf : feature extractor, data set, and disk store
+    looker, data, store : feature extractor, data set, and disk store
     names : names of the images, relative to the data set
     size : images per forward pass
     seed : seed of the projection
@@ -46,12 +46,12 @@ class Views:
     """
 
     def __init__(
-        self, looker: Looker, data: Labelled, shelf: Shelf, names: Sequence[str], size: int,
+        self, looker: Looker, data: Labelled, store: RunStore, names: Sequence[str], size: int,
         seed: int, progress: Progress,
     ) -> None:  # fmt: skip
-        self.looker, self.data, self.shelf, self.size = looker, data, shelf, size
+        self.looker, self.data, self.store, self.size = looker, data, store, size
         self.names, self.seed, self.progress = names, seed, progress
-        self.redone = Redone(("batch", "batches"), len(shelf.numbered(PREFIX)))
+        self.recomputed = RecomputedParts(("batch", "batches"), len(store.numbered(PREFIX)))
         self._current: set[int] = set()  # batches that match the present images
         self._dropped: set[int] = set()
 
@@ -60,18 +60,18 @@ class Views:
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         """Return the arrays of a batch; compute them if they are not stored."""
-        arrays = self.shelf.arrays(self._name(number)) if self._is_current(number) else None
+        arrays = self.store.read_arrays(self._name(number)) if self._is_current(number) else None
         if arrays is None:
             arrays = self._extract(self._image_numbers(number))
-            self.shelf.keep_arrays(self._name(number), arrays)
+            self.store.store_arrays(self._name(number), arrays)
             self._current.add(number)
-            self.redone.again(from_array(arrays["identities"]))
+            self.recomputed.again(from_array(arrays["identities"]))
         return arrays
 
     def about(self, number: int) -> dict[str, np.ndarray]:
         """Return the arrays of a batch except those of patches, which are nearly all of it."""
         current = self._is_current(number)
-        arrays = self.shelf.arrays(self._name(number), ABOUT) if current else None
+        arrays = self.store.read_arrays(self._name(number), ABOUT) if current else None
         return self[number] if arrays is None else arrays
 
     def missing(self) -> list[int]:
@@ -80,7 +80,7 @@ class Views:
 
     def drop_beyond(self) -> None:
         """Remove the stored batches beyond the number of images."""
-        for number, name in self.shelf.numbered(PREFIX).items():
+        for number, name in self.store.numbered(PREFIX).items():
             if number >= len(self):
                 self._drop(name)
 
@@ -89,7 +89,7 @@ class Views:
         if number in self._current:
             return True
         name = self._name(number)
-        state = self.shelf.arrays(name, STATE)
+        state = self.store.read_arrays(name, STATE)
         if state is None:
             return False
         lines = from_array(state.get("identities"))
@@ -100,12 +100,14 @@ class Views:
             return True
         if number not in self._dropped:  # another process may extract it at the moment
             self._dropped.add(number)
-            self.redone.drop(lines)
+            self.recomputed.drop(lines)
         return False
 
     def _drop(self, name: str) -> None:
-        self.redone.drop(from_array((self.shelf.arrays(name, STATE) or {}).get("identities")))
-        self.shelf.remove(name)
+        self.recomputed.drop(
+            from_array((self.store.read_arrays(name, STATE) or {}).get("identities"))
+        )
+        self.store.remove(name)
 
     def _are_current(self, lines: Sequence[str], numbers: Sequence[int]) -> bool:
         if len(lines) != len(numbers):
@@ -147,12 +149,12 @@ class Views:
 
     @cached_property
     def _space(self) -> dict[str, np.ndarray]:
-        arrays = self.shelf.arrays("space")
+        arrays = self.store.read_arrays("space")
         if arrays is None or not self._are_current(
             from_array(arrays.get("identities")), self._sample
         ):  # fmt: skip
-            self.shelf.keep_arrays("space", self._fit_space())
-            arrays = self.shelf.arrays("space")
+            self.store.store_arrays("space", self._fit_space())
+            arrays = self.store.read_arrays("space")
             assert arrays is not None
         return arrays
 

@@ -24,7 +24,7 @@ class Looked:
 
     Attributes
     ----------
-    looker, data, shelf, size, space : as in `Views`
+    looker, data, store, size, space : as in `Views`
     labels : (n,), class that each row is searched under
     right : (n,), rows whose label the model predicts
     skipped : images that could not be read
@@ -39,7 +39,7 @@ class Looked:
 
     def __init__(self, views: Views) -> None:
         self.looker, self.data = views.looker, views.data
-        self.shelf, self.size, self.space = views.shelf, views.size, views.space
+        self.store, self.size, self.space = views.store, views.size, views.space
         self.skipped: list[Skipped] = []
         self._views = views
         self._at: list[tuple[int, int]] = []

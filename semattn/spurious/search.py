@@ -22,7 +22,7 @@ from ..utils.class_names import class_names, resolve_class
 from ..utils.input_list import input_names
 from ..utils.progress import Progress, ignore_progress
 from ..utils.provenance import about_model, versions
-from ..utils.run_store import Shelf
+from ..utils.run_store import RunStore
 from ..utils.termination import exits_on_termination
 from .discovery import Discovery
 from .feature_extractor import Looker
@@ -157,13 +157,13 @@ class Search:
         run = {name: value for name, value in self.manifest.items() if name != "data"}
         self.classes, self.alpha = classes, alpha
         self.min_relative_risk, self.max_candidates = min_relative_risk, max_candidates
-        self.shelf = Shelf(None if folder is None else Path(folder), run, "search")
-        self._warned, self._was_compared = False, bool(self.shelf.numbered(CLASS))
+        self.store = RunStore(None if folder is None else Path(folder), run, "search")
+        self._warned, self._was_compared = False, bool(self.store.numbered(CLASS))
         sources = (
             data.sources if data.labels else [None] * len(data)
         )  # pairs are read one at a time
         self.views = Views(
-            looker, data, self.shelf, input_names(sources), batch_size, seed,
+            looker, data, self.store, input_names(sources), batch_size, seed,
             progress or ignore_progress,
         )  # fmt: skip
 
@@ -172,8 +172,8 @@ class Search:
 
     def __exit__(self, *_: object) -> None:
         """Remove the stored features, unless a folder was given for them."""
-        if self.shelf.temporary:
-            self.shelf.clear()
+        if self.store.temporary:
+            self.store.clear()
 
     def look(self, process: tuple[int, int] = (0, 1)) -> bool:
         """Extract the features of this process's part; return True if this process is to search.
@@ -187,7 +187,7 @@ class Search:
             While another process extracts this part, or processes of another count run.
         """
         views = self.views
-        with self.shelf.running(process, LOOKING):
+        with self.store.running(process, LOOKING):
             extracted = views.look(process)
             is_last = not views.missing() and (extracted > 0 or process[0] == 0)
         self._warn(process[1] == 1)
@@ -202,8 +202,8 @@ class Search:
             While another process does the same.
         """
         views = self.views
-        with self.shelf.running(task=DISCOVERING):
-            with self.shelf.running(task=LOOKING) if views.missing() else nullcontext():
+        with self.store.running(task=DISCOVERING):
+            with self.store.running(task=LOOKING) if views.missing() else nullcontext():
                 images = Looked(views)
             views.drop_beyond()
             self._warn()
@@ -220,7 +220,7 @@ class Search:
     def _warn(self, alone: bool = True) -> None:
         """Warn once if stored results could not be used."""
         views = self.views
-        note = views.redone.note(views.names, counts_new=self._was_compared, alone=alone)
+        note = views.recomputed.note(views.names, counts_new=self._was_compared, alone=alone)
         if note and not self._warned:
             self._warned = True
             warnings.warn(note, stacklevel=3)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..utils.statistics import LEVEL, Estimate, estimate, sign_flip
+from ..utils.statistics import CONFIDENCE, Estimate, estimate, sign_flip
 
 DRAWS = 2000  # bootstrap resamples
 FLIPS = 20_000  # sign flips
@@ -66,7 +66,7 @@ def lift(inside: np.ndarray, outside: np.ndarray) -> float:
     from scipy.stats.contingency import relative_risk
 
     ratio = relative_risk(int(inside.sum()), len(inside), max(1, int(outside.sum())), len(outside))
-    return float(ratio.confidence_interval(LEVEL).low) if inside.any() else 0.0
+    return float(ratio.confidence_interval(CONFIDENCE).low) if inside.any() else 0.0
 
 
 def score(
@@ -85,7 +85,7 @@ def score(
         return np.r_[values.mean(), resampled]
 
     scores = (means(inside) - means(outside)).clip(min=0) * means(removed)
-    low, high = np.quantile(scores[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(scores[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(scores[0]), (float(low), float(high))
 
 

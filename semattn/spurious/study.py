@@ -150,20 +150,20 @@ class Study:
 
     def _load(self, name: str) -> dict[str, np.ndarray] | None:
         """Return stored results that were derived from the images, None if there are none."""
-        arrays = self.images.shelf.arrays(name)
+        arrays = self.images.store.read_arrays(name)
         return None if arrays is None else {key: arrays[key] for key in arrays if key != IMAGES}
 
     def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        self.images.shelf.keep_arrays(name, arrays | {IMAGES: np.array(self.images.identity)})
+        self.images.store.store_arrays(name, arrays | {IMAGES: np.array(self.images.identity)})
 
     def _drop_changed(self) -> None:
         """Remove results that were derived from other images."""
-        shelf = self.images.shelf
+        store = self.images.store
         for prefix in (CLASS, TRIAL):
-            for name in shelf.numbered(prefix).values():
-                state = shelf.arrays(name, (IMAGES,)) or {}
+            for name in store.numbered(prefix).values():
+                state = store.read_arrays(name, (IMAGES,)) or {}
                 if str(state.get(IMAGES)) != self.images.identity:
-                    shelf.remove(name)
+                    store.remove(name)
 
     def _candidates(self, target: int) -> tuple[int, list[CandidateCue]]:
         """Return the number of judged candidates and the distinct ones by increasing p-value."""

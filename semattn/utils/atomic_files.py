@@ -34,7 +34,7 @@ DAMAGE = (
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[IO[bytes]]:
+def atomic_write(file: Path) -> Iterator[IO[bytes]]:
     """Open a binary stream whose content replaces `file` at the end of the ``with``.
 
     The content is written to a hidden temporary file in the same folder, which is then renamed.
@@ -52,11 +52,11 @@ def whole(file: Path) -> Iterator[IO[bytes]]:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
-    with whole(file) as stream:
+    with atomic_write(file) as stream:
         stream.write(text.encode("utf-8"))
 
 
-def claim(file: Path, text: str) -> str:
+def write_if_absent(file: Path, text: str) -> str:
     """Write a text unless the file exists, and return the text of the file.
 
     Exactly one of several processes and threads writes, and none reads a part of the text. Works

@@ -30,7 +30,7 @@ class Cost:
     peak_mib: float | None
 
 
-def measured(call: Callable[[], Any], device: torch.device) -> tuple[Any, Cost]:
+def profile(call: Callable[[], Any], device: torch.device) -> tuple[Any, Cost]:
     """Run `call`, and return its result and its cost.
 
     On CUDA, the memory is the peak that torch allocates during the call, less the amount before.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from .identity import content_of
 
 
-class Redone:
+class RecomputedParts:
     """Counter of the parts of a run that were computed again, with the reasons.
 
     Parameters

@@ -16,17 +16,24 @@ from typing import Any
 import numpy as np
 
 from ..errors import SemattnError
-from .atomic_files import DAMAGE, claim, partial_files, read_arrays, whole, write_text
+from .atomic_files import (
+    DAMAGE,
+    atomic_write,
+    partial_files,
+    read_arrays,
+    write_if_absent,
+    write_text,
+)
 from .locks import LockedError, holder_of, is_locked, locked, remove_unlocked
 from .provenance import unconfirmed
 
 PROCESSES = ".processes"  # hidden folder with the locks of running processes
-TEMPORARY = "semattn-shelf-"  # prefix of temporary folders
+TEMPORARY = "semattn-store-"  # prefix of temporary folders
 LOCK = ".lock"  # in a temporary folder
 _LOCK_NAME = re.compile(r"(.+)-([0-9]+)-of-([0-9]+)")  # name of a lock
 
 
-class Shelf:
+class RunStore:
     """Store of batches by name in a folder.
 
     Parameters
@@ -69,7 +76,7 @@ class Shelf:
             raise self._other_run_error()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.keep_row("about", {"digest": digest, "manifest": manifest})
+            self.store_row("about", {"digest": digest, "manifest": manifest})
         except OSError as error:
             raise SemattnError(
                 f"out: expected a folder to write to, got {self.folder} ({error.strerror}) — "
@@ -136,7 +143,7 @@ class Shelf:
             "another — remove it, or choose another folder"
         )
 
-    def row(self, name: str) -> dict[str, Any] | None:
+    def read_row(self, name: str) -> dict[str, Any] | None:
         """Return a stored JSON object; None if it does not exist yet."""
         file = self.folder / f"{name}.json"
         if not file.exists():
@@ -146,15 +153,15 @@ class Shelf:
         except DAMAGE as error:
             raise _damaged_error(file, error) from error
 
-    def keep_row(self, name: str, row: dict[str, Any]) -> None:
+    def store_row(self, name: str, row: dict[str, Any]) -> None:
         """Store a JSON object."""
         write_text(self.folder / f"{name}.json", json.dumps(row, default=str))
 
-    def claim_row(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    def store_row_if_absent(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
         """Store a JSON object unless one exists, and return the stored one."""
         file = self.folder / f"{name}.json"
         try:
-            return _parse_row(claim(file, json.dumps(row, default=str)))
+            return _parse_row(write_if_absent(file, json.dumps(row, default=str)))
         except OSError as error:
             if file.exists():
                 raise _damaged_error(file, error) from error
@@ -169,7 +176,9 @@ class Shelf:
         """Return whether the arrays of a batch are stored."""
         return (self.folder / f"{name}.npz").exists()
 
-    def arrays(self, name: str, only: Sequence[str] | None = None) -> dict[str, np.ndarray] | None:
+    def read_arrays(
+        self, name: str, only: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray] | None:
         """Return the arrays of a batch, all or those named in `only`; None if it is not stored."""
         file = self.folder / f"{name}.npz"
         try:
@@ -179,9 +188,9 @@ class Shelf:
         except DAMAGE as error:
             raise _damaged_error(file, error) from error
 
-    def keep_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    def store_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Store the arrays of a batch."""
-        with whole(self.folder / f"{name}.npz") as stream:
+        with atomic_write(self.folder / f"{name}.npz") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     def numbered(self, prefix: str) -> dict[int, str]:

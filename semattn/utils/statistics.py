@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS = 10_000
-LEVEL = 0.95
+N_RESAMPLES = 10_000
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,28 @@ class Difference(Estimate):
     corrected: float = 1.0
 
 
-def estimate(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Estimate:
+def estimate(values: np.ndarray, seed: int = 0, n_bootstrap: int = N_RESAMPLES) -> Estimate:
     """Return the mean of values (n,), with its confidence interval."""
     valid = values[~np.isnan(values)]
     if not len(valid):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
-    means = valid[rng.integers(len(valid), size=(draws, len(valid)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    means = valid[rng.integers(len(valid), size=(n_bootstrap, len(valid)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(float(valid.mean()), float(low), float(high), len(valid))
 
 
 def difference(
-    first: np.ndarray, second: np.ndarray, seed: int = 0, draws: int = DRAWS
+    first: np.ndarray, second: np.ndarray, seed: int = 0, n_bootstrap: int = N_RESAMPLES
 ) -> Difference:
     """Return the mean of `first` - `second` (n,), with its interval and a sign-flip test."""
     pairs = first - second
-    interval, p = estimate(pairs, seed, draws), sign_flip(pairs, seed, draws)
+    interval, p = estimate(pairs, seed, n_bootstrap), sign_flip(pairs, seed, n_bootstrap)
     return Difference(interval.mean, interval.low, interval.high, interval.count, p, p)
 
 
 def sign_flip(
-    values: np.ndarray, seed: int = 0, draws: int = DRAWS, *, greater: bool = False
+    values: np.ndarray, seed: int = 0, n_permutations: int = N_RESAMPLES, *, greater: bool = False
 ) -> float:
     """Return the p-value of a sign-flip test that the mean of values (n,) is 0; 1 without values.
 
@@ -65,12 +65,12 @@ def sign_flip(
     if not len(valid):
         return 1.0
     rng = np.random.default_rng((seed, 1))
-    signs = 2 * rng.integers(2, size=(draws, len(valid)), dtype=np.int8) - 1
+    signs = 2 * rng.integers(2, size=(n_permutations, len(valid)), dtype=np.int8) - 1
     flipped, mean = (signs * valid).mean(axis=1), valid.mean()
     if not greater:
         flipped, mean = np.abs(flipped), abs(mean)
     extreme = int((flipped >= mean - 1e-12 * np.abs(valid).mean()).sum())
-    return (1 + extreme) / (1 + draws)
+    return (1 + extreme) / (1 + n_permutations)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -17,38 +17,43 @@ from ..errors import LabelError, ShapeError
 
 
 def check_number(
-    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, whole: bool = False
+    name: str,
+    value: Any,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    *,
+    integer: bool = False,
 ) -> None:
-    """Raise unless `value` is a finite number from `least` to `most`.
+    """Raise unless `value` is a finite number from `minimum` to `maximum`.
 
     Parameters
     ----------
     name : name of the argument, for messages
-    whole : accept integers only
+    integer : accept integers only
 
     Raises
     ------
     TypeError
-        For a value that is not a number, or not an integer if `whole`.
+        For a value that is not a number, or not an integer if `integer`.
     ValueError
         For a number out of range.
 
     Examples
     --------
-    >>> check_number("epochs", 0, least=1, whole=True)
+    >>> check_number("epochs", 0, minimum=1, integer=True)
     Traceback (most recent call last):
     ValueError: epochs: expected a whole number >= 1, got 0
     """
-    expected = "a whole number" if whole else "a finite number"
-    if math.isfinite(least):
-        expected += f" >= {least:g}"
-    if math.isfinite(most):
-        expected += f" and <= {most:g}" if math.isfinite(least) else f" <= {most:g}"
-    if not isinstance(value, numbers.Integral if whole else numbers.Real):
+    expected = "a whole number" if integer else "a finite number"
+    if math.isfinite(minimum):
+        expected += f" >= {minimum:g}"
+    if math.isfinite(maximum):
+        expected += f" and <= {maximum:g}" if math.isfinite(minimum) else f" <= {maximum:g}"
+    if not isinstance(value, numbers.Integral if integer else numbers.Real):
         raise TypeError(f"{name}: expected {expected}, got {_describe(value)}")
     # Integers can exceed the range of floats.
     comparable: Any = value
-    if not (whole or math.isfinite(_float(value))) or not least <= comparable <= most:
+    if not (integer or math.isfinite(_float(value))) or not minimum <= comparable <= maximum:
         raise ValueError(f"{name}: expected {expected}, got {_describe(value)}")
 
 

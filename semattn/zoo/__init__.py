@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .build import DEFAULT, embedded, load, synsets
+    from .build import DEFAULT, embedded_models, load, synsets
     from .weights import WeightsError, cache_dir
 
-__all__ = ["DEFAULT", "WeightsError", "cache_dir", "embedded", "load", "synsets"]
+__all__ = ["DEFAULT", "WeightsError", "cache_dir", "embedded_models", "load", "synsets"]
 
 _MODULES = {"WeightsError": "weights", "cache_dir": "weights"}  # else build
 

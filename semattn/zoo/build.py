@@ -29,7 +29,7 @@ from .weights import WeightsError, backbone
 
 DEFAULT = "semattn-vits14"
 AVERAGED = "fc_norm.weight"  # in a state dict of timm: patches are averaged before the classifier
-embedded = Registry("model")
+embedded_models = Registry("model")
 """Models that need no hub, by name: functions (pretrained) -> model."""
 
 
@@ -44,7 +44,7 @@ def load(
 
     Parameters
     ----------
-    name : one of `embedded` (None is the default model), or any model name of timm
+    name : one of `embedded_models` (None is the default model), or any model name of timm
     checkpoint : file with weights for a timm model: `.safetensors`, or a file that timm, Lightning,
         DeiT or MAE saved with `torch.save`; code in the file is not run. If a file has several sets
         of weights, ``FILE#state_dict_ema`` selects one. The classifier in the file sets the number
@@ -70,26 +70,26 @@ def load(
             "vit_small_patch14_dinov2"
         )
     name = name or DEFAULT
-    if name in embedded and checkpoint is None:
-        model = embedded[name](pretrained)
+    if name in embedded_models and checkpoint is None:
+        model = embedded_models[name](pretrained)
     elif timm.is_model(name.partition(".")[0]):
         model = _from_timm(name, checkpoint, pretrained)
-    elif name in embedded:
+    elif name in embedded_models:
         raise ValueError(
             f"checkpoint: expected none for {name!r}, which has its own weights, got "
             f"{str(checkpoint)!r} — give the name of its architecture"
         )
     else:
-        near = difflib.get_close_matches(name, [*embedded, *timm.list_models()], n=3)
+        near = difflib.get_close_matches(name, [*embedded_models, *timm.list_models()], n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(
-            f"model: unknown name {name!r} — {hint}choose {', '.join(embedded)} or one of timm's "
-            f"{len(timm.list_models())} (python -c 'import timm; print(timm.list_models())')"
+            f"model: unknown name {name!r} — {hint}choose {', '.join(embedded_models)} or one of "
+            f"timm's {len(timm.list_models())} (python -c 'import timm; print(timm.list_models())')"
         )
     return model.eval().to(device)
 
 
-@embedded.register(DEFAULT)
+@embedded_models.register(DEFAULT)
 def _default_model(pretrained: bool) -> nn.Module:
     """Build the embedded DINOv2 ViT-S/14 with the packaged classifier for everyday classes."""
     classes = tuple(json.loads(_data("classes.json")))

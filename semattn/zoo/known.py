@@ -12,7 +12,7 @@ STATUSES = ("works", "refused", "wrong", "not tried")
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelStatus:
     """Status of one architecture, with its family (timm module) and the reason of a failure.
 
     `patches` (h, w) and `layers` are from the sweep, at the default input size and with reduced
@@ -45,7 +45,7 @@ class Family:
         return sum(self.counts.values())
 
 
-def known() -> dict[str, Known]:
+def model_statuses() -> dict[str, ModelStatus]:
     """Return all architectures of the sweep, by name.
 
     Examples
@@ -56,7 +56,7 @@ def known() -> dict[str, Known]:
     return {name: _parse_row(name, row) for name, row in sweep()["models"].items()}
 
 
-def families(models: dict[str, Known]) -> list[Family]:
+def families(models: dict[str, ModelStatus]) -> list[Family]:
     """Return the families of the models, the largest first."""
     names = Counter(model.family for model in models.values())
     result = []
@@ -74,8 +74,8 @@ def sweep() -> dict[str, Any]:
     return json.loads(text)
 
 
-def _parse_row(name: str, row: dict[str, Any]) -> Known:
-    return Known(
+def _parse_row(name: str, row: dict[str, Any]) -> ModelStatus:
+    return ModelStatus(
         name,
         row["family"],
         row["status"],

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semattn import AttentionPrompter, explainers
+from semattn.attention import record
 from semattn.errors import UnsupportedModelError
 from tests.maps import TARGET, assert_same, difference, patch_map
 from tests.twins import HEADS, PATCHES, WIDTH, Twin, TwinViT, build, pictures
@@ -140,6 +141,42 @@ def test_a_sum_of_tokens_of_two_orders_is_refused(kind: str) -> None:
     model.kind = kind
     with pytest.raises(UnsupportedModelError, match="cannot be followed back"):
         patch_map("raw-attention", model, pictures())
+
+
+class _StridedShortcut(_ViT):
+    """Convolutional stem with a residual block: its paths differ by half of a patch or by one."""
+
+    shift = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, WIDTH, 8, 8)
+        self.main = torch.nn.Conv2d(WIDTH, WIDTH, 3, stride=2)
+        self.shortcut = torch.nn.Conv2d(WIDTH, WIDTH, 1, stride=2)
+
+    def start(self, images: Tensor) -> Tensor:
+        features = self.stem(images)  # cells of 8 pixels; "same" padding is one-sided at stride 2
+        main = self.main(torch.nn.functional.pad(features, (0, 1, 0, 1)))
+        features = self.shortcut(features) + main.roll(self.shift, dims=-1)
+        tokens = features.flatten(2).transpose(1, 2)
+        return torch.cat([self.own("class", images), tokens], dim=1)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_residual_sum_may_differ_by_half_of_a_patch(shift: int) -> None:
+    model = _build(_StridedShortcut)
+    model.shift = shift
+    if shift:
+        with pytest.raises(UnsupportedModelError, match="cannot be followed back"):
+            patch_map("raw-attention", model, pictures())
+        return
+    record_ = record(model, pictures(), grad=False)
+    rows, columns = record_.grid.shape
+    assert (rows, columns) == tuple(side // 16 for side in pictures().shape[-2:])
+    expected = torch.arange(rows) * 16 + 7.5
+    torch.testing.assert_close(
+        record_.grid.centers()[::columns, 1], expected.double(), atol=8.1, rtol=0
+    )
 
 
 class _JoinedIntoBuffer(_ViT):

@@ -280,16 +280,16 @@ def test_a_full_disk_is_reported_and_the_audit_resumes(tmp_path, source, monkeyp
 
     @contextmanager
     def full(file):
-        with files.whole(file) as stream:
+        with files.atomic_write(file) as stream:
             if name in file.as_posix().removeprefix(tmp_path.as_posix()):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield stream
 
-    from semattn.utils import run_store as shelf
+    from semattn.utils import run_store
 
     with monkeypatch.context() as patch:
-        for module in (work, tables, store, shelf):
-            patch.setattr(module, "whole", full)
+        for module in (work, tables, store, run_store):
+            patch.setattr(module, "atomic_write", full)
         with pytest.raises(OSError, match="No space left"):
             audit(model, source, out, batch_size=3)
     assert not [path for path in out.rglob(".*") if path.is_file()]

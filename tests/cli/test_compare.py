@@ -267,7 +267,7 @@ def test_an_unknown_model_names_the_nearest(run, name, nearest):
 
 
 def test_models_tells_what_the_sweep_found(run):
-    everything = known_models.known()
+    everything = known_models.model_statuses()
     works = sum(model.status == "works" for model in everything.values())
     assert f"{works} of {len(everything)} architectures of timm" in run("models")[1]
     assert {model.status for model in everything.values()} <= set(known_models.STATUSES)

@@ -15,7 +15,7 @@ from semattn.utils.statistics import difference, estimate, holm, sign_flip
 
 def test_interval_equals_that_of_scipys_bootstrap():
     values = np.random.default_rng(3).exponential(size=40)
-    interval = estimate(values, draws=20_000)
+    interval = estimate(values, n_bootstrap=20_000)
     chance = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="percentile",
@@ -39,17 +39,17 @@ def test_sign_flip_test_equals_the_exact_test():
     pairs = np.array([0.3, 0.5, -0.2, 0.9, 0.4, 0.1, -0.05, 0.6])
     all_means = [abs(np.mean(pairs * signs)) for signs in itertools.product((-1, 1), repeat=8)]
     exact = np.mean(np.array(all_means) >= abs(pairs.mean()) - 1e-12)
-    paired = difference(pairs, np.zeros(8), draws=40_000)
+    paired = difference(pairs, np.zeros(8), n_bootstrap=40_000)
     assert paired.p == pytest.approx(exact, abs=0.005)
-    assert difference(-pairs, np.zeros(8), draws=40_000).p == paired.p
+    assert difference(-pairs, np.zeros(8), n_bootstrap=40_000).p == paired.p
     assert difference(np.zeros(8), np.zeros(8)).p == 1
-    assert sign_flip(np.ones(60), draws=99) == 1 / 100, "the data count as one draw"
+    assert sign_flip(np.ones(60), n_permutations=99) == 1 / 100, "the data count as one draw"
 
 
 def test_null_differences_are_rejected_at_the_level():
     rng = np.random.default_rng(0)
     rejections = [
-        difference(rng.normal(size=20), rng.normal(size=20), seed, draws=400).p < 0.05
+        difference(rng.normal(size=20), rng.normal(size=20), seed, n_bootstrap=400).p < 0.05
         for seed in range(600)
     ]
     low, high = stats.binom.interval(0.999, 600, 0.05)

@@ -11,7 +11,7 @@ from semattn.errors import ImageError, SemattnError, ShapeError, TargetError, Un
 from semattn.explain import Explainer, explainers
 from semattn.explain.comparison import OURS, check
 from semattn.images import Preprocessing
-from semattn.utils.profiling import measured
+from semattn.utils.profiling import profile
 from tests.conftest import PHOTO
 from tests.models import build, images, state_of
 
@@ -174,25 +174,25 @@ def test_cost_is_wall_time_and_the_peak_of_memory():
         time.sleep(0.05)
         return len(values)
 
-    length, cost = measured(work, CPU)
+    length, cost = profile(work, CPU)
     assert length == 64
     assert 0.05 < cost.seconds < 5
     if cost.peak_mib is not None:
         assert 60 < cost.peak_mib < 120
-        idle = measured(lambda: time.sleep(0.02), CPU)[1]
+        idle = profile(lambda: time.sleep(0.02), CPU)[1]
         assert idle.peak_mib < 30
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cost_on_cuda():
     device = torch.device("cuda")
-    _, cost = measured(lambda: torch.ones(64, 2**20 // 4, device=device).sum(), device)
+    _, cost = profile(lambda: torch.ones(64, 2**20 // 4, device=device).sum(), device)
     assert 64 <= cost.peak_mib < 70
 
 
 def test_memory_that_nobody_can_tell_is_none(monkeypatch, tmp_path):
     monkeypatch.setattr("semattn.utils.profiling._STATM", tmp_path / "none")
-    assert measured(lambda: None, CPU)[1].peak_mib is None
+    assert profile(lambda: None, CPU)[1].peak_mib is None
 
 
 def test_an_error_passes_and_the_watch_ends():
@@ -200,5 +200,5 @@ def test_an_error_passes_and_the_watch_ends():
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        measured(lambda: 1 / 0, CPU)
+        profile(lambda: 1 / 0, CPU)
     assert threading.active_count() == before

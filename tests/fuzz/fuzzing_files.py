@@ -23,7 +23,7 @@ from semattn.explain.map_files import load_maps, save_maps
 from semattn.interrelation import analyze, load_analysis
 from semattn.masking import KeypointCache
 from semattn.spurious import Discovery, Rank, load_discovery, save_discovery
-from semattn.utils.run_store import Shelf
+from semattn.utils.run_store import RunStore
 from semattn.zoo import build
 
 from .fuzzing import NAMES, Attempt, Generator, mutate, pick
@@ -74,17 +74,17 @@ def stored_files(work: Path) -> Attempt:
     analyze(model, x, draws=2, replicates=3).save(good_dir / "analysis.npz")
     empty = Discovery((), (Rank(0, "cat", 3, 0.0),), 3, 1, 0.5, 0.05, (), ("note",), {"model": "x"})
     save_discovery(empty, good_dir / "discovery.npz")
-    shelf = Shelf(good_dir / "shelf", {"a": 1}, "search")
-    shelf.keep_arrays("one", {"x": np.zeros(3)})
-    shelf.keep_row("two", {"y": 1})
+    store = RunStore(good_dir / "store", {"a": 1}, "search")
+    store.store_arrays("one", {"x": np.zeros(3)})
+    store.store_row("two", {"y": 1})
     KeypointCache.build(list(random_pixels(rng, 3, 32, 32)), good_dir / "cache", workers=1)
     loaders: dict[str, Callable[[Path], object]] = {
         "maps": load_maps,
         "analysis.npz": load_analysis,
         "discovery.npz": load_discovery,
-        "shelf/one.npz": lambda file: Shelf(file.parent, {"a": 1}, "search").arrays("one"),
-        "shelf/two.json": lambda file: Shelf(file.parent, {"a": 1}, "search").row("two"),
-        "shelf/about.json": lambda file: Shelf(file.parent, {"a": 1}, "search"),
+        "store/one.npz": lambda file: RunStore(file.parent, {"a": 1}, "search").read_arrays("one"),
+        "store/two.json": lambda file: RunStore(file.parent, {"a": 1}, "search").read_row("two"),
+        "store/about.json": lambda file: RunStore(file.parent, {"a": 1}, "search"),
         "cache/keypoints.json": lambda file: KeypointCache(file.parent)[0],
         "cache/keypoints-00000.safetensors": lambda file: KeypointCache(file.parent)[2],
     }

@@ -19,7 +19,7 @@ from semattn.interrelation import load_analysis
 from semattn.masking import KeypointCache
 from semattn.spurious import load_discovery
 from semattn.utils.atomic_files import MOST
-from semattn.utils.run_store import Shelf
+from semattn.utils.run_store import RunStore
 from semattn.zoo import load
 from tests.conftest import refused
 
@@ -101,9 +101,9 @@ def of_safetensors(_: Bomb) -> bytes:
 
 
 def shelved(file: Path) -> object:
-    shelf = Shelf(file.parent / "shelf", {}, "search")
-    (shelf.folder / "one.npz").write_bytes(file.read_bytes())
-    return shelf.arrays("one")
+    store = RunStore(file.parent / "store", {}, "search")
+    (store.folder / "one.npz").write_bytes(file.read_bytes())
+    return store.read_arrays("one")
 
 
 def cached(file: Path) -> object:
@@ -120,7 +120,7 @@ READERS = {
     "maps.safetensors": load_maps,
     "analysis.npz": load_analysis,
     "discovery.npz": load_discovery,
-    "shelf.npz": shelved,
+    "store.npz": shelved,
     "keypoints.safetensors": cached,
 }
 FORMS = (

@@ -164,7 +164,7 @@ def test_the_prompter_takes_weights_regions_and_densities_without_keypoints(chan
         if channels == 1:
             return
         with (
-            pytest.raises(ShapeError, match=f"got {channels} — give weights, one a patch, or"),
+            pytest.raises(ShapeError, match=f"got {channels} — pass weights, one per patch, or"),
             AttentionPrompter(model).steer("count"),
         ):
             model(x)

@@ -13,7 +13,7 @@ from PIL import Image
 from semattn.cli.parsing import read_region
 from semattn.errors import ImageError, ShapeError
 from semattn.evaluation.masked import read
-from semattn.images import coding_of_masks, read_mask
+from semattn.images import infer_mask_encoding, read_mask
 from semattn.prompting import Mask
 from semattn.prompting.regions import draw
 from tests import mask_encodings as written
@@ -139,36 +139,36 @@ def test_other_masks_settle_two_readings():
     def levels(*numbers: int) -> np.ndarray:
         return np.resize(np.array(numbers, np.uint8), (12, 12))
 
-    rims = coding_of_masks([levels(0, 3), levels(0, 5), levels(0, 1, 255)])
+    rims = infer_mask_encoding([levels(0, 3), levels(0, 5), levels(0, 1, 255)])
     assert (rims.scale, rims.void) == ("labels", True)
-    mask = read_mask(levels(0, 1, 255), coding=rims)
+    mask = read_mask(levels(0, 1, 255), encoding=rims)
     np.testing.assert_array_equal(mask.inside, levels(0, 1, 255) == 1)
-    assert not read_mask(levels(0, 255), coding=rims).inside.any()
+    assert not read_mask(levels(0, 255), encoding=rims).inside.any()
     with pytest.raises(ImageError, match="labels below 128, as the other masks hold"):
-        read_mask(levels(0, 200), coding=rims)
+        read_mask(levels(0, 200), encoding=rims)
 
-    greys = coding_of_masks([levels(0, 255), levels(0, 9, 60, 130, 255), levels(0, 128, 255)])
+    greys = infer_mask_encoding([levels(0, 255), levels(0, 9, 60, 130, 255), levels(0, 128, 255)])
     assert (greys.scale, greys.void) == ("grey", False)
-    mask = read_mask(levels(0, 1, 255), coding=greys)
+    mask = read_mask(levels(0, 1, 255), encoding=greys)
     np.testing.assert_array_equal(mask.inside, levels(0, 1, 255) == 255)
     with pytest.raises(ImageError, match="levels up to 255, as the other masks hold"):
-        read_mask(levels(0, 1), coding=greys)
+        read_mask(levels(0, 1), encoding=greys)
 
-    assert not coding_of_masks([levels(0, 255), levels(0, 1, 255)]).void
-    plain_labels = coding_of_masks([levels(0, 3), levels(0, 1)])
+    assert not infer_mask_encoding([levels(0, 255), levels(0, 1, 255)]).void
+    plain_labels = infer_mask_encoding([levels(0, 3), levels(0, 1)])
     with pytest.raises(ImageError, match="labels below 128"):
-        read_mask(levels(0, 255), coding=plain_labels)
-    assert coding_of_masks([]).scale == ""
+        read_mask(levels(0, 255), encoding=plain_labels)
+    assert infer_mask_encoding([]).scale == ""
 
 
 def test_a_cut_out_that_fills_the_picture_is_all_object(tmp_path):
     rng = np.random.default_rng(0)
     cut = written.encodings["RGBA cut-out"](written.shape(3), rng, tmp_path)
-    coding = coding_of_masks([cut])
-    assert coding.alpha
+    encoding = infer_mask_encoding([cut])
+    assert encoding.alpha
     for alpha in (0, 255):
         pixels = np.dstack([written.photo(rng, (20, 20)), np.full((20, 20), alpha, np.uint8)])
-        assert read_mask(pixels, coding=coding).inside.all() == (alpha == 255)
+        assert read_mask(pixels, encoding=encoding).inside.all() == (alpha == 255)
 
 
 @pytest.fixture

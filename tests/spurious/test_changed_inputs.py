@@ -25,7 +25,7 @@ from semattn.spurious import (
 from semattn.spurious.feature_extractor import Looker
 from semattn.utils import identity
 from semattn.utils.locks import LockedError
-from semattn.utils.run_store import TEMPORARY, Shelf
+from semattn.utils.run_store import TEMPORARY, RunStore
 from tests import edited_trees as trees
 from tests.result_files import names_in
 
@@ -261,13 +261,13 @@ def test_edited_trees_give_the_result_of_a_search_from_scratch(tmp_path, seed):
     assert trees.search_case(tmp_path, 100 + seed) == []
 
 
-TEMPORARY_SHELF = """
+TEMPORARY_STORE = """
 import sys, time
-from semattn.utils.run_store import Shelf
+from semattn.utils.run_store import RunStore
 from semattn.utils.termination import exits_on_termination
 with exits_on_termination():
-    shelf = Shelf(None, {}, "search")
-    print(shelf.folder, flush=True)
+    store = RunStore(None, {}, "search")
+    print(store.folder, flush=True)
     time.sleep(60)
 """
 
@@ -276,7 +276,7 @@ with exits_on_termination():
 def test_temporary_folders_of_stopped_processes_are_removed(tmp_path, monkeypatch, number):
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-c", TEMPORARY_SHELF], env=environment, stdout=subprocess.PIPE,
+        [sys.executable, "-c", TEMPORARY_STORE], env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         folder = Path(process.stdout.readline().strip())
@@ -284,11 +284,11 @@ def test_temporary_folders_of_stopped_processes_are_removed(tmp_path, monkeypatc
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         old = time.time() - 3600
         os.utime(folder, (old, old))
-        Shelf(None, {}, "search").clear()
+        RunStore(None, {}, "search").clear()
         assert folder.is_dir(), "of a process that runs"
         os.utime(folder, (old, old))
         process.send_signal(number)
         process.wait()
     assert folder.exists() == (number == signal.SIGKILL)
-    Shelf(None, {}, "search").clear()
+    RunStore(None, {}, "search").clear()
     assert not list(tmp_path.glob(f"{TEMPORARY}*"))

@@ -178,8 +178,8 @@ def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monke
 def test_a_search_without_a_folder_removes_its_files(model, pairs):
     with Search(model, pairs, names=NAMES, preprocessing=planted.OWN) as search:
         search.look((0, 5))
-        assert search.shelf.folder.exists()
-    assert not search.shelf.folder.exists()
+        assert search.store.folder.exists()
+    assert not search.store.folder.exists()
 
 
 def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from semattn.errors import SemattnError
-from semattn.utils.atomic_files import claim, whole, write_text
-from semattn.utils.run_store import Shelf
+from semattn.utils.atomic_files import atomic_write, write_if_absent, write_text
+from semattn.utils.run_store import RunStore
 from tests.conftest import ROOT
 
 
@@ -23,7 +23,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     write_text(file, "old é")
 
     def fail():
-        with whole(file) as stream:
+        with atomic_write(file) as stream:
             stream.write(b"half")
             raise RuntimeError
 
@@ -31,7 +31,7 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert file.read_text(encoding="utf-8") == "old é"
     assert list(tmp_path.iterdir()) == [file]
-    with whole(file) as stream:
+    with atomic_write(file) as stream:
         stream.write(b"new")
         assert file.read_text(encoding="utf-8") == "old é", "until it is whole"
     assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
@@ -56,8 +56,8 @@ def links(request, monkeypatch):
 
 def test_the_first_text_is_claimed_with_and_without_hard_links(links, tmp_path):
     file = tmp_path / "units.json"
-    assert claim(file, "first é") == "first é"
-    assert claim(file, "second") == "first é"
+    assert write_if_absent(file, "first é") == "first é"
+    assert write_if_absent(file, "second") == "first é"
     assert file.read_text(encoding="utf-8") == "first é"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -70,7 +70,7 @@ def test_threads_that_race_agree_on_one_whole_text(links, tmp_path):
 
         def one(text, file=file, start=start):
             start.wait()
-            answer = claim(file, text)
+            answer = write_if_absent(file, text)
             return answer, file.read_text(encoding="utf-8")
 
         with ThreadPoolExecutor(len(texts)) as pool:
@@ -82,7 +82,7 @@ def test_threads_that_race_agree_on_one_whole_text(links, tmp_path):
 RACE = """
 import os, sys, time
 from pathlib import Path
-from semattn.utils.atomic_files import claim
+from semattn.utils.atomic_files import write_if_absent
 def refuse(*_):
     raise PermissionError(1, "Operation not permitted")
 os.link = refuse
@@ -90,7 +90,7 @@ folder, own = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(150):
-    print(claim(folder / f"{number}.json", own * 20_000)[:1], flush=True)
+    print(write_if_absent(folder / f"{number}.json", own * 20_000)[:1], flush=True)
 """
 
 
@@ -116,14 +116,14 @@ def test_a_claim_whose_process_died_is_completed_by_the_next(tmp_path, monkeypat
     with monkeypatch.context() as killed:
         killed.setattr("semattn.utils.atomic_files.write_text", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            claim(file, "of the one that died")
+            write_if_absent(file, "of the one that died")
     assert not file.exists()
-    assert claim(file, "of the next") == "of the one that died"
+    assert write_if_absent(file, "of the next") == "of the one that died"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_not_a_damaged_file(tmp_path):
-    shelf = Shelf(tmp_path / "run", {"a": 1}, "search")
+    store = RunStore(tmp_path / "run", {"a": 1}, "search")
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(SemattnError, match="expected to write .*units.json, got No such file"):
-        shelf.claim_row("units", {"b": 2})
+        store.store_row_if_absent("units", {"b": 2})

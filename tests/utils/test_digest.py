@@ -17,7 +17,7 @@ from semattn.errors import SemattnError
 from semattn.interrelation import analysis_files as store
 from semattn.utils.digest import UnreadableError, digest
 from semattn.utils.provenance import about_model, unconfirmed, weights_digest
-from semattn.utils.run_store import Shelf
+from semattn.utils.run_store import RunStore
 from tests import models
 
 NULL = {"model": "M", "weights_sha256": None, "weights_note": "weights_sha256 is null: for a test"}
@@ -264,15 +264,15 @@ def test_an_explanation_says_why_there_is_no_digest():
 
 
 def test_a_kept_run_of_an_unconfirmed_model_is_not_taken_up(tmp_path):
-    shelf = Shelf(tmp_path, NULL, "search")
-    Shelf(tmp_path, NULL, "search")  # nothing was kept yet
-    shelf.keep_row("000001", {"a": 1})
+    store = RunStore(tmp_path, NULL, "search")
+    RunStore(tmp_path, NULL, "search")  # nothing was kept yet
+    store.store_row("000001", {"a": 1})
     with pytest.raises(SemattnError, match="cannot be confirmed.*null: for a test") as error:
-        Shelf(tmp_path, NULL, "search")
+        RunStore(tmp_path, NULL, "search")
     assert "\n" not in str(error.value)
     confirmed = {**NULL, "weights_sha256": "1"}
-    Shelf(tmp_path / "other", confirmed, "search").keep_row("000001", {"a": 1})
-    assert Shelf(tmp_path / "other", confirmed, "search").row("000001") == {"a": 1}
+    RunStore(tmp_path / "other", confirmed, "search").store_row("000001", {"a": 1})
+    assert RunStore(tmp_path / "other", confirmed, "search").read_row("000001") == {"a": 1}
 
 
 def test_analyses_of_unconfirmed_models_are_neither_continued_nor_merged(tmp_path):

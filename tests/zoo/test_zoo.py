@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import semattn
 from semattn.errors import SemattnError
-from semattn.zoo import DEFAULT, WeightsError, build, embedded, load, weights
+from semattn.zoo import DEFAULT, WeightsError, build, embedded_models, load, weights
 
 TINY = "test_vit"
 DATA = Path(semattn.__file__).parent / "zoo" / "assets"
@@ -171,7 +171,7 @@ def test_default_is_a_plain_timm_model_of_224_pixels():
     config = timm.data.resolve_model_data_config(model)
     assert config["input_size"] == (3, 224, 224)
     assert config["crop_pct"] == 1.0
-    assert DEFAULT in embedded
+    assert DEFAULT in embedded_models
 
 
 def test_committed_weights_are_small_and_fit_the_model():

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import RESULTS_DIR, ROOT
-from semattn.utils.atomic_files import whole
+from semattn.utils.atomic_files import atomic_write
 from semattn.viz.style import INK, MUTED
 
 from .acceleration import ARMS
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PICTURE)
     options = parser.parse_args()
     figure = draw(json.loads(options.table.read_text(encoding="utf-8")))
-    with whole(options.out) as stream:
+    with atomic_write(options.out) as stream:
         figure.savefig(stream, format="png")
 
 

@@ -34,7 +34,7 @@ from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_discovery
 from semattn.spurious.feature_extractor import Looker
-from semattn.utils.atomic_files import whole, write_text
+from semattn.utils.atomic_files import atomic_write, write_text
 from semattn.zoo import cache_dir
 
 from ...datasets.objects_on_scenes import NAMES
@@ -140,7 +140,7 @@ def load_model(case: Case, work: Path) -> nn.Module:
         labels = np.array([item.label for item in data])
         head = LogisticRegression(C=0.1, max_iter=5000)
         head.fit(class_features(np.stack([item.image for item in data])), labels)
-        with whole(path) as stream:
+        with atomic_write(path) as stream:
             np.savez(stream, weight=head.coef_, bias=head.intercept_)
     model = load(torch.float32)
     model.head = nn.Linear(384, len(NAMES))
@@ -258,7 +258,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
         fresh = load_fresh(case, model)
         patch_features = features(model, fresh.inputs)
         scores = [cue.detector(patch_features) for cue in discovery.cues[:5]]
-        with whole(scores_file(case, work)) as stream:
+        with atomic_write(scores_file(case, work)) as stream:
             np.savez_compressed(
                 stream, first=scores[0] if scores else np.zeros(fresh.planted.shape)
             )
