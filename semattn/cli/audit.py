@@ -48,7 +48,7 @@ def audit(
     model: options.ModelName = None,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    classes: options.ClassNames = None,
+    class_names_file: options.ClassNames = None,
     method: options.Method = "sift-patch-interrelation",
     density: options.Density = "count",
     detector: options.Detector = "sift",
@@ -96,7 +96,7 @@ def audit(
     with collected_warnings() as notes:
         with busy("loading the model (its weights are downloaded at the first use)") as say:
             network = load_model(
-                model, checkpoint, names=classes, pretrained=not random_weights,
+                model, checkpoint, names=class_names_file, pretrained=not random_weights,
                 device=read_device(_local(device)),
             )  # fmt: skip
             say("listing the images")

@@ -25,7 +25,7 @@ def explain(
     model: options.ModelName = None,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    classes: options.ClassNames = None,
+    class_names_file: options.ClassNames = None,
     refine: options.Refine = "none",
     baseline: options.Perturbation = "blur",
     steps: options.PerturbationSteps = 16,
@@ -72,7 +72,7 @@ def explain(
                 evaluation.method(name, refine)
             say("loading the model (its weights are downloaded at the first use)")
             network = load_model(
-                model, checkpoint, names=classes, pretrained=not random_weights,
+                model, checkpoint, names=class_names_file, pretrained=not random_weights,
                 device=read_device(device),
             )  # fmt: skip
             preprocessing = Preprocessing.of(network)

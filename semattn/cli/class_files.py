@@ -43,7 +43,7 @@ def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
         texts, notes = read_lines(file)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"classes: expected a text file with one name a line, got {file} ({error})"
+            f"class names: expected a text file with one name a line, got {file} ({error})"
         ) from error
     lines = [text.strip() for text in texts if text.strip()]
     content = _parse_structure(lines)
@@ -52,7 +52,7 @@ def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
     else:
         names, note = _names_from_structure(content, file), "its names are read from a list or dict"
     notes += [note] if note else []
-    return names, f"classes: {'; '.join(notes)}" if notes else ""
+    return names, f"class names: {'; '.join(notes)}" if notes else ""
 
 
 def _parse_structure(lines: Sequence[str]) -> Any:
@@ -84,8 +84,8 @@ def _names_from_structure(content: Any, file: Path) -> tuple[str, ...]:
         if names and all(isinstance(name, str) for name in names):
             return tuple(name.strip() for name in names)
     raise ValueError(
-        f"classes: expected a list of names, or a name for each number from 0, got {file} — write "
-        "one name a line"
+        "class names: expected a list of names, or a name for each number from 0, "
+        f"got {file} — write one name a line"
     )
 
 
@@ -103,8 +103,8 @@ def _names_from_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], st
                 names_and_notes[tuple(map(_unquoted, names))] = NUMBERED
     if len(names_and_notes) > 1:
         raise SemattnError(
-            f"classes: expected one number a line, got {rows[0]!r} in {file}, which is ambiguous "
-            "— write one name a line"
+            f"class names: expected one number a line, got {rows[0]!r} in {file}, which is "
+            "ambiguous — write one name a line"
         )
     if names_and_notes:
         return next(iter(names_and_notes.items()))

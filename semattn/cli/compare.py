@@ -22,7 +22,7 @@ def compare(
     model: options.ModelName = None,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    classes: options.ClassNames = None,
+    class_names_file: options.ClassNames = None,
     target: options.Target = None,
     density: options.Density = "count",
     detector: options.Detector = "sift",
@@ -62,7 +62,7 @@ def compare(
         names = read_methods(methods, **settings)
         say("loading the model (its weights are downloaded at the first use)")
         network = load_model(
-            model, checkpoint, names=classes, pretrained=not random_weights,
+            model, checkpoint, names=class_names_file, pretrained=not random_weights,
             device=read_device(device),
         )  # fmt: skip
         label = read_target(target, network)
@@ -79,7 +79,7 @@ def compare(
         say("drawing")
         backdrop = enlarged_view(image.source, network, SHARPNESS)
         page = pages(report, comparison=compared, model=network, backdrop=backdrop)
-        files = writers.write_comparison(compared, folder, backdrop=backdrop, also=page)
+        files = writers.write_comparison(compared, folder, backdrop=backdrop, extra_files=page)
         predictions = writers.predicted(compared.explanation, top=3)
         return ImageResult(
             files, compared.notes, headline_of(compared.explanation),

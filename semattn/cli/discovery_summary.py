@@ -17,7 +17,7 @@ MAX_CUES = 12  # rows of the table
 
 def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[str]) -> None:
     """Print the confirmed cues, the tested candidates, skipped files and result files."""
-    from ..viz.cues import nats, outcome, p_text, share
+    from ..viz.cues import format_nats, format_p, format_percent, search_outcome
 
     console = open_console()
     confirmed = discovery.confirmed[:MAX_CUES]
@@ -31,8 +31,8 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
         for cue in confirmed:
             table.add_row(
                 verbatim(cue.name), cue.where, cue.tag.removeprefix("keypoint-"),
-                share(cue.inside), share(cue.outside), nats(cue.removed), nats(cue.transplanted),
-                p_text(cue.p),
+                format_percent(cue.inside), format_percent(cue.outside), format_nats(cue.removed),
+                format_nats(cue.transplanted), format_p(cue.p),
             )  # fmt: skip
         print_table(console, table)
         console.print(
@@ -41,13 +41,15 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
             "[95 %][/]\n",
             soft_wrap=True,
         )
-    console.print(f"[bold]{verbatim(outcome(discovery))}[/]", soft_wrap=True)
+    console.print(f"[bold]{verbatim(search_outcome(discovery))}[/]", soft_wrap=True)
     if len(discovery.confirmed) > MAX_CUES:
         console.print("… the other confirmed cues are in the result files", soft_wrap=True)
     for reason_text, names in _unconfirmed(discovery).items():
         console.print(f"[dim]not confirmed:[/] {verbatim(names)}: {reason_text}", soft_wrap=True)
     accuracy_text = (
-        "" if discovery.accuracy is None else f", accuracy of the model {share(discovery.accuracy)}"
+        ""
+        if discovery.accuracy is None
+        else f", accuracy of the model {format_percent(discovery.accuracy)}"
     )
     classes = ", ".join(label.name for label in discovery.classes[:8])
     more = ", …" if len(discovery.classes) > 8 else ""
@@ -66,12 +68,12 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
 
 def _unconfirmed(discovery: Discovery) -> dict[str, str]:
     """Return the classes of unconfirmed cues, by the reason why they were not confirmed."""
-    from ..viz.cues import reason
+    from ..viz.cues import rejection_reason
 
     counts: dict[str, Counter[str]] = {}
     for cue in discovery.cues:
         if not cue.confirmed:
-            counts.setdefault(reason(cue, discovery), Counter())[cue.name] += 1
+            counts.setdefault(rejection_reason(cue, discovery), Counter())[cue.name] += 1
     return {
         reason_text: ", ".join(
             name + (f" ({count})" if count > 1 else "") for name, count in classes.items()

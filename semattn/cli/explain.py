@@ -26,7 +26,7 @@ def explain(
     model: options.ModelName = None,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    classes: options.ClassNames = None,
+    class_names_file: options.ClassNames = None,
     target: options.Target = None,
     method: options.Method = "sift-patch-interrelation",
     density: options.Density = "count",
@@ -68,7 +68,7 @@ def explain(
         )  # fmt: skip
         say("loading the model (its weights are downloaded at the first use)")
         network = load_model(
-            model, checkpoint, names=classes, pretrained=not random_weights,
+            model, checkpoint, names=class_names_file, pretrained=not random_weights,
             device=read_device(device),
         )  # fmt: skip
         label = read_target(target, network)
@@ -79,7 +79,9 @@ def explain(
         say("drawing")
         backdrop = enlarged_view(image.source, network)
         page = pages(report, explanation, model=network, backdrop=backdrop)
-        files = writers.write(explanation, folder, top=max(top, 5), backdrop=backdrop, also=page)
+        files = writers.write(
+            explanation, folder, top=max(top, 5), backdrop=backdrop, extra_files=page
+        )
         predictions = writers.predicted(explanation, top=top)
         return ImageResult(
             files, explanation.notes, headline_of(explanation),

@@ -66,6 +66,7 @@ ClassNames = Annotated[
         "FILE",
         "Class names, one per line, in the order of the model's outputs; or lines with numbers, "
         "or JSON such as ImageNet's class index.",
+        "--class-names",
     ),
 ]
 Target = Annotated[

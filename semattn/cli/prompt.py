@@ -34,7 +34,7 @@ def prompt(
     model: options.ModelName = None,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    classes: options.ClassNames = None,
+    class_names_file: options.ClassNames = None,
     target: options.Target = None,
     strength: options.Strengths = None,
     away: options.Away = False,
@@ -83,7 +83,7 @@ def prompt(
         inputs.check()  # fail before the model is loaded, which may take long
         say("loading the model (its weights are downloaded at the first use)")
         network = load_model(
-            model, checkpoint, names=classes, pretrained=not random_weights,
+            model, checkpoint, names=class_names_file, pretrained=not random_weights,
             device=read_device(device),
         )  # fmt: skip
         prompter = AttentionPrompter(
@@ -114,7 +114,7 @@ def prompt(
             "layers": layers, "queries": queries, "clip": prompter.clip,
         }  # fmt: skip
         files = writers.write_steps(
-            prompted, folder, top=top, about=settings, backdrop=backdrop, also=page
+            prompted, folder, top=top, settings=settings, backdrop=backdrop, extra_files=page
         )
         return ImageResult(
             files,

@@ -28,7 +28,7 @@ def spurious(
     model: options.ModelName = None,
     checkpoint: options.Checkpoint = None,
     random_weights: options.RandomWeights = False,
-    classes: options.ClassNames = None,
+    class_names_file: options.ClassNames = None,
     only: options.OnlyClasses = None,
     max_candidates: options.MaxCandidates = 2,
     alpha: options.Alpha = 0.05,
@@ -74,7 +74,7 @@ def spurious(
             listed(folder)  # fail before the model is loaded, which may take long
             say("loading the model (its weights are downloaded at the first use)")
             network = load_model(
-                model, checkpoint, names=classes, pretrained=not random_weights,
+                model, checkpoint, names=class_names_file, pretrained=not random_weights,
                 device=read_device(device),
             )  # fmt: skip
             searched = _resolve_classes(only, class_names(network))

@@ -36,7 +36,7 @@ def draw(model: Any, data: MaskedImages, count: int, epochs_done: int, out: Path
     ]
     headline = f"Reconstruction after {epochs_done} epoch" + ("" if epochs_done == 1 else "s")
     figure = viz.reconstruction(
-        result, headline=headline, beside="  ·  ".join(filter(None, captions))
+        result, headline=headline, subtitle="  ·  ".join(filter(None, captions))
     )
     with atomic_write(out / PICTURE) as stream:
         figure.savefig(stream, format="png")

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..utils.provenance import model_label
-from ..viz.cues import examples_text, outcome, reason
+from ..viz.cues import examples_text, rejection_reason, search_outcome
 
 if TYPE_CHECKING:
     from ..spurious import Discovery, Example, SpuriousCue
@@ -99,7 +99,7 @@ def about_discovery(discovery: Discovery) -> dict[str, Any]:
     """
     cues, unconfirmed, room, left_out = [], [], ROOM, 0
     for cue in discovery.cues:
-        entry = _cue(cue) | {"reason": reason(cue, discovery)}
+        entry = _cue(cue) | {"rejection_reason": rejection_reason(cue, discovery)}
         if not cue.confirmed:
             unconfirmed.append(entry)
             continue
@@ -115,8 +115,8 @@ def about_discovery(discovery: Discovery) -> dict[str, Any]:
     model = model_label(discovery.manifest)
     page_content: dict[str, Any] = clean(
         {name: summary[name] for name in keys}
-        | {"outcome": outcome(discovery), "model": str(model), "cues": cues, "tried": unconfirmed,
-           "left_out": left_out, "next": next_steps(discovery)}
+        | {"outcome": search_outcome(discovery), "model": str(model), "cues": cues,
+           "unconfirmed": unconfirmed, "left_out": left_out, "next": next_steps(discovery)}
     )  # fmt: skip
     return page_content
 
@@ -133,10 +133,10 @@ def _cue(cue: SpuriousCue) -> dict[str, Any]:
     largest = float(cue.place.max()) if cue.place.size else 0.0
     return entry | {
         "examples": [],
-        "said": examples_text(cue),
+        "examples_text": examples_text(cue),
         "grid": list(cue.place.shape),
         "place": _bytes(cue.place / max(largest, 1e-9)),
-        "most": largest,
+        "max_frequency": largest,
     }
 
 

@@ -120,7 +120,7 @@ def about_prompting(sweep: Steps) -> dict[str, Any]:
     """
     explained_class = sweep.explanation.target_answer(0)
     return {
-        "led": sweep.prompt,
+        "direction": sweep.prompt,
         "strengths": list(sweep.strengths),
         "percent": sweep.explanation.output.in_percent,
         "classes": [

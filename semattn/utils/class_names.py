@@ -141,7 +141,7 @@ def _unknown_class_message(text: str, names: tuple[str, ...]) -> str:
     if not names:
         return (
             f"target: expected a class number, got {text!r} — the model has no class names; "
-            "give them with --classes FILE"
+            "give them with --class-names FILE"
         )
     names_by_part: dict[str, str] = {}
     for name in names:

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ..spurious import Discovery, Effect, SpuriousCue
 
 
-def outcome(discovery: Discovery) -> str:
+def search_outcome(discovery: Discovery) -> str:
     """Return the number of confirmed cues as text; if it is 0, with the limits of the search."""
     counts = f"among {count(discovery.candidates, 'candidate')}, {len(discovery.cues)} tested"
-    alpha = f"at level {p_text(discovery.alpha)}"
+    alpha = f"at level {format_p(discovery.alpha)}"
     if discovery.confirmed:
         return f"{count(len(discovery.confirmed), 'cue')} confirmed {alpha} {counts}"
     return (
@@ -28,12 +28,12 @@ LIMITATIONS = (
 )
 
 
-def share(part: float) -> str:
+def format_percent(part: float) -> str:
     """Return a share as a percentage.
 
     Examples
     --------
-    >>> share(0.925), share(0.004), share(0.0), share(float("nan"))
+    >>> format_percent(0.925), format_percent(0.004), format_percent(0.0), format_percent(math.nan)
     ('92 %', '0.4 %', '0 %', '–')
     """
     if not math.isfinite(part):
@@ -42,28 +42,29 @@ def share(part: float) -> str:
     return f"{100 * part:.{digits}f} %"
 
 
-def nats(effect: Effect) -> str:
+def format_nats(effect: Effect) -> str:
     """Return a change of log-odds and its interval as text.
 
     Examples
     --------
     >>> from semattn.spurious import Effect
-    >>> nats(Effect(1.25, 1, -0.5, 9, 0.01)), nats(Effect(math.nan, math.nan, math.nan, 0, 1.0))
-    ('1.25 [1.00, −0.50]', '–')
+    >>> format_nats(Effect(1.25, 1, -0.5, 9, 0.01))
+    '1.25 [1.00, −0.50]'
     """
     if not math.isfinite(effect.mean):
         return "–"
-    return f"{_format_nats(effect.mean)} [{_format_nats(effect.low)}, {_format_nats(effect.high)}]"
+    mean, low, high = map(_format_signed, (effect.mean, effect.low, effect.high))
+    return f"{mean} [{low}, {high}]"
 
 
-def p_text(p: float) -> str:
+def format_p(p: float) -> str:
     """Return a p-value as text: three decimals, no zero before the point."""
     if p >= 0.9995:
         return "1"
     return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0").rstrip("0")
 
 
-def reason(cue: SpuriousCue, discovery: Discovery) -> str:
+def rejection_reason(cue: SpuriousCue, discovery: Discovery) -> str:
     """Return why a tested cue is not confirmed; "" for a confirmed cue."""
     from ..spurious.significance import WAYS
 
@@ -92,9 +93,9 @@ def examples_text(cue: SpuriousCue) -> str:
     if not probabilities:
         return ""
     before, without = (sum(part) / len(probabilities) for part in zip(*probabilities, strict=True))
-    return f"{share(before)} → {share(without)} after removal"
+    return f"{format_percent(before)} → {format_percent(without)} after removal"
 
 
-def _format_nats(value: float) -> str:
+def _format_signed(value: float) -> str:
     text = f"{value:.2f}"
     return text.replace("-", "" if float(text) == 0 else "−")

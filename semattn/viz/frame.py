@@ -87,10 +87,10 @@ class Frame:
         defaults: dict[str, Any] = {"ha": "left", "size": 7.5, "color": MUTED, "parse_math": False}
         return figure.text(x / across, 1 - below / up, text, **defaults | style)
 
-    def headline(self, figure: Figure, headline: str, beside: str) -> None:
+    def headline(self, figure: Figure, headline: str, subtitle: str) -> None:
         """Write the headline and a line below it."""
         self.line(figure, MARGIN, 0.40, headline, size=15, weight="bold", color=INK)
-        self.line(figure, MARGIN, 0.60, beside, size=8)
+        self.line(figure, MARGIN, 0.60, subtitle, size=8)
 
     def caption(
         self, figure: Figure, position: tuple[int, int], title: str, detail: str, colour: str = INK

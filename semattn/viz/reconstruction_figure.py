@@ -19,7 +19,7 @@ HIDDEN = 0.88  # grey of a masked patch
 
 
 @default_settings()
-def reconstruction(result: Any, *, headline: str, beside: str = "") -> Figure:
+def reconstruction(result: Any, *, headline: str, subtitle: str = "") -> Figure:
     """Draw three rows: images with keypoints, visible patches, reconstructions.
 
     Parameters
@@ -27,7 +27,7 @@ def reconstruction(result: Any, *, headline: str, beside: str = "") -> Figure:
     result : with `pixels`, `reconstructed` (n, H, W, 3) uint8, `masked` (n, P) bool, `keypoints` of
         each image, `grid` of the patches and `error` (n,), as `semattn.pretraining.reconstruct`
         returns it
-    headline, beside : headline of the figure, and a line below it
+    headline, subtitle : headline of the figure, and a line below it
     """
     count = len(result.pixels)
     frame = Frame(result.grid.image_size, columns=count, rows=3, panel=PANEL, foot=0.2)
@@ -49,7 +49,7 @@ def reconstruction(result: Any, *, headline: str, beside: str = "") -> Figure:
         frame.caption(figure, (1, column), "Visible patches" if column == 0 else "", visible_text)
         error = f"error {result.error[column]:.3f}"
         frame.caption(figure, (2, column), "Reconstruction" if column == 0 else "", error)
-    frame.headline(figure, headline, beside)
+    frame.headline(figure, headline, subtitle)
     return figure
 
 

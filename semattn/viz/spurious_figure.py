@@ -11,7 +11,7 @@ import torch
 
 from ..utils.provenance import model_label
 from .canvas import default_settings, new_figure
-from .cues import examples_text, nats, outcome, p_text, share
+from .cues import examples_text, format_nats, format_p, format_percent, search_outcome
 from .frame import MARGIN, Frame
 from .letters import drawable_name
 from .marks import patches_extent
@@ -70,14 +70,16 @@ def _draw_row(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
         axes = frame.axes(figure, row, column)
         frame.show(axes, marked(example))
         outline(axes, example.matches >= MIN_MATCH, example.patches)
-    where = f"{cue.where}, {cue.tag}, on {share(cue.covers)} of an image"
+    where = f"{cue.where}, {cue.tag}, on {format_percent(cue.covers)} of an image"
     frame.caption(
         figure, (row, 0), f"{row + 1}  {cut(drawable_name(cue.name, cue.target), 60)}", where
     )
     axes = frame.axes(figure, row, EXAMPLES)
     largest = float(cue.place.max()) if cue.place.size else 0.0
     frame.show(axes, colours(DENSITY, _place_map(cue) / max(largest, 1e-9)))
-    frame.caption(figure, (row, EXAMPLES), "Location", f"brightest: {share(largest)} of images")
+    frame.caption(
+        figure, (row, EXAMPLES), "Location", f"brightest: {format_percent(largest)} of images"
+    )
     _draw_effects(frame, figure, row, cue)
 
 
@@ -154,12 +156,15 @@ def _draw_effects(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> N
     for at, (words, effect, _) in enumerate(rows):
         below = top + tall * (at + 0.6) / 2.2
         frame.line(figure, left, below - 0.02, words, color=INK)
-        frame.line(figure, left, below + 0.11, nats(effect), size=6.5)
+        frame.line(figure, left, below + 0.11, format_nats(effect), size=6.5)
     low, high = cue.interval
     tested = examples_text(cue)
     lines_of_text = (
-        f"in {share(cue.inside)} of the images of the class, {share(cue.outside)} of others",
-        f"score {cue.score:.2f} [{low:.2f}, {high:.2f}] nats, p {p_text(cue.p)}",
+        (
+            f"in {format_percent(cue.inside)} of the images of the class, "
+            f"{format_percent(cue.outside)} of others"
+        ),
+        f"score {cue.score:.2f} [{low:.2f}, {high:.2f}] nats, p {format_p(cue.p)}",
         f"examples: {tested}" if tested else "",
     )
     for number, text in enumerate(filter(None, lines_of_text)):
@@ -179,7 +184,7 @@ def _draw_no_cues(discovery: Discovery) -> Figure:
 
     write(MARGIN, 0.45, "No cue confirmed", size=15, weight="bold")
     write(MARGIN, 0.68, _details(discovery, outcome_too=False), size=8, color=MUTED)
-    for number, part in enumerate(wrap(outcome(discovery), 118)):
+    for number, part in enumerate(wrap(search_outcome(discovery), 118)):
         write(MARGIN, 1.05 + 0.19 * number, part[:1].upper() + part[1:] if not number else part)
     if not tested:
         return figure
@@ -190,8 +195,8 @@ def _draw_no_cues(discovery: Discovery) -> Figure:
         write(x, top, title, size=7.5, color=MUTED)
     for number, cue in enumerate(tested, 1):
         name = cut(drawable_name(cue.name, cue.target), 32)
-        cells = (name, cue.where, cue.tag, share(cue.inside), share(cue.outside),
-                 nats(cue.transplanted), nats(cue.removed))  # fmt: skip
+        cells = (name, cue.where, cue.tag, format_percent(cue.inside), format_percent(cue.outside),
+                 format_nats(cue.transplanted), format_nats(cue.removed))  # fmt: skip
         for x, cell in zip(places, cells, strict=True):
             write(x, top + line * number, cell)
     return figure
@@ -201,10 +206,10 @@ def _details(discovery: Discovery, *more: str, outcome_too: bool = True) -> str:
     """Return a line on the extent of the search."""
     model = model_label(discovery.manifest)
     parts = [
-        outcome(discovery) if outcome_too else "",
+        search_outcome(discovery) if outcome_too else "",
         f"{count(discovery.images, 'image')} of {len(discovery.classes)} classes",
         f"{len(discovery.skipped)} skipped" if discovery.skipped else "",
-        f"accuracy of the model {share(discovery.accuracy)}"
+        f"accuracy of the model {format_percent(discovery.accuracy)}"
         if discovery.accuracy is not None
         else "",
         cut(str(model), 60),

@@ -55,13 +55,13 @@ ADVICE = {
         [*EXPLAIN, "--target", "owls!"], "did you mean '(.+?)'", [*EXPLAIN, "--target", "{1}"],
     ),
     "two classes of a name": (
-        [*EXPLAIN, "--target", "crane", "--classes", "cranes.txt"],
+        [*EXPLAIN, "--target", "crane", "--class-names", "cranes.txt"],
         "give the number, such as (#[0-9]+)",
-        [*EXPLAIN, "--target", "{1}", "--classes", "cranes.txt"],
+        [*EXPLAIN, "--target", "{1}", "--class-names", "cranes.txt"],
     ),
     "two names for five classes": (
-        [*EXPLAIN, "--classes", "two.txt"], "give a list of 5 names, or none",
-        [*EXPLAIN, "--classes", "cranes.txt"], EXPLAIN,
+        [*EXPLAIN, "--class-names", "two.txt"], "give a list of 5 names, or none",
+        [*EXPLAIN, "--class-names", "cranes.txt"], EXPLAIN,
     ),
     "a density": (
         [*EXPLAIN, "--density", "cuont"], "did you mean '(.+?)'", [*EXPLAIN, "--density", "{1}"],

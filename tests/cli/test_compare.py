@@ -64,7 +64,7 @@ def test_the_options_of_explain_reach_every_method(run, tmp_path):
     status, _, err = run(
         "compare", PHOTO, "--methods", " legrad, center ,legrad", "--out", "deep/er",
         "--density", "sobel", "--detector", "sift-skimage", "--refine", "superpixels",
-        "--classes", "names.txt", "--target", "d", "--device", "cpu",
+        "--class-names", "names.txt", "--target", "d", "--device", "cpu",
     )  # fmt: skip
     assert status == 0, err
     result = json.loads((tmp_path / "deep/er/compare.json").read_text())

@@ -91,7 +91,7 @@ def test_every_command_prints_in_every_encoding(outcome, encoding):
 def test_a_result_is_listed_in_every_encoding(outcome, encoding, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("猫\nCar, cars\nété\nd\ne\n", encoding="utf-8")
-    status, out, err = outcome(*EXPLAIN, "--classes", names, "--target", "0", "--out", "猫 é",
+    status, out, err = outcome(*EXPLAIN, "--class-names", names, "--target", "0", "--out", "猫 é",
                                encoding=encoding)  # fmt: skip
     assert (status, err) == (0, "")
     assert written(tmp_path / "猫 é") == WRITTEN

@@ -18,14 +18,14 @@ def test_all_is_well_here(capsys):
     assert output.rstrip().endswith("all required parts work")
 
 
-def test_json_has_every_finding(capsys):
+def test_json_has_every_check(capsys):
     assert main(["doctor", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["broken"] == []
-    findings = {finding["what"]: finding for finding in content["findings"]}
-    assert findings["keypoints"]["status"] == "works" and "by SIFT" in findings["keypoints"]["said"]
-    assert findings["unfused attention"]["said"].startswith("a map of 160 x 160")
-    assert findings["accelerator"]["status"] == "works"
+    checks = {check["name"]: check for check in content["checks"]}
+    assert checks["keypoints"]["status"] == "works" and "by SIFT" in checks["keypoints"]["detail"]
+    assert checks["unfused attention"]["detail"].startswith("a map of 160 x 160")
+    assert checks["accelerator"]["status"] == "works"
 
 
 def test_what_is_broken_is_named_and_counts(capsys, monkeypatch):
@@ -61,5 +61,5 @@ def test_the_other_opencv_is_good_enough(monkeypatch):
 def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMATTN_CACHE", str(tmp_path / "weights"))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
-    finding = doctor._run_check("embedded model", doctor._weights)
-    assert finding.status == "broken" and "set SEMATTN_CACHE" in finding.detail
+    check = doctor._run_check("embedded model", doctor._weights)
+    assert check.status == "broken" and "set SEMATTN_CACHE" in check.detail

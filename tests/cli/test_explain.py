@@ -81,7 +81,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\n\nc\nd\ne\n")
     status, _, err = run(
         "explain", PHOTO, "--out", "deep/er", "--density", "sobel", "--detector", "sift-skimage",
-        "--layers", "1,3-4", "--queries", "all", "--refine", "guided", "--classes", "names.txt",
+        "--layers", "1,3-4", "--queries", "all", "--refine", "guided", "--class-names", "names.txt",
         "--device", "cpu", "--method", "sift-patch-interrelation", "--growth", "0.25",
     )  # fmt: skip
     assert status == 0, err
@@ -199,7 +199,7 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--growth", "1"], ["growth", "[0, 1)"]),
         (["--device", "toaster"], ["device", "toaster", "cpu"]),
         (["--device", "meta"], ["device", "meta", "cpu"]),
-        (["--classes", "none.txt"], ["classes", "none.txt"]),
+        (["--class-names", "none.txt"], ["classes", "none.txt"]),
         (["--top", "0"], ["top"]),
         (["--nonsense"], ["--nonsense"]),
     ],
@@ -237,7 +237,7 @@ def test_files_are_staged_inside_a_folder_that_stands_and_never_behind_a_dead_li
 
 def test_class_names_must_be_as_many_as_the_classes(run, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\n")
-    refused(run("explain", PHOTO, "--classes", "names.txt"), "class names: expected 5", "got 2")
+    refused(run("explain", PHOTO, "--class-names", "names.txt"), "class names: expected 5", "got 2")
 
 
 def test_out_must_be_a_folder(run, tmp_path):

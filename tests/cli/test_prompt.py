@@ -54,7 +54,7 @@ def test_prompt_writes_everything_and_says_where(run, tmp_path):
         assert picture.width > 2000
     assert "towards patches that count" not in out.split("attention is")[0]
     page = (results / "report.html").read_text().replace(": ", ":")
-    assert '"led":"towards patches that count scores high"' in page
+    assert '"direction":"towards patches that count scores high"' in page
 
 
 def test_a_region_is_in_the_pixels_of_the_photograph(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from semattn import report, viz
 from semattn.cli import writers
 from semattn.spurious import Effect, load_discovery
-from semattn.viz.cues import nats, outcome, p_text, reason
+from semattn.viz.cues import format_nats, format_p, rejection_reason, search_outcome
 from semattn.viz.spurious_figure import marked
 from tests.conftest import refused
 from tests.discoveries import NONE, cue, discovery
@@ -170,7 +170,7 @@ def no_pictures(folder):
         (one_class, ["--max-candidates", "0"], ["--max-candidates"]),
         (one_class, ["--detector", "sfit"], ["did you mean 'sift'"]),
         (one_class, ["--device", "abacus"], ["abacus", "--device cpu"]),
-        (one_class, ["--classes", "nothing.txt"], ["classes: expected a text file"]),
+        (one_class, ["--class-names", "nothing.txt"], ["class names: expected a text file"]),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_left(run, tmp_path, prepare, arguments, parts):
@@ -194,19 +194,26 @@ def found():
 
 
 def test_words_are_honest():
-    assert outcome(found()) == "2 cues confirmed at level .05 among 57 candidates, 3 tested"
+    assert search_outcome(found()) == "2 cues confirmed at level .05 among 57 candidates, 3 tested"
     none = discovery(cue(confirmed=False))
-    assert outcome(none).startswith("no cue confirmed at level .05 among 57 candidates, 1 tested")
-    assert "this does not prove that there is none" in outcome(none)
-    assert reason(none.cues[0], none).startswith("transplanting it into images")
+    assert search_outcome(none).startswith(
+        "no cue confirmed at level .05 among 57 candidates, 1 tested"
+    )
+    assert "this does not prove that there is none" in search_outcome(none)
+    assert rejection_reason(none.cues[0], none).startswith("transplanting it into images")
     weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 24, 0.3),
                transplanted=Effect(1.0, 0.5, 2.0, 24, 0.001))  # fmt: skip
-    assert reason(weak, discovery(weak)) == "no significant effect of its removal"
+    assert rejection_reason(weak, discovery(weak)) == "no significant effect of its removal"
     alone = cue(confirmed=False, p=0.4, removed=Effect(1.0, 0.5, 2.0, 24, 0.0001))
-    assert reason(alone, discovery(alone)).startswith("no significant effect of its transplant")
-    assert reason(cue(), found()) == ""
-    assert [p_text(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
-    assert nats(NONE) == "–" and nats(Effect(-0.001, -1, 1, 3, 0.5)) == "0.00 [−1.00, 1.00]"
+    assert rejection_reason(alone, discovery(alone)).startswith(
+        "no significant effect of its transplant"
+    )
+    assert rejection_reason(cue(), found()) == ""
+    assert [format_p(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
+    assert (
+        format_nats(NONE) == "–"
+        and format_nats(Effect(-0.001, -1, 1, 3, 0.5)) == "0.00 [−1.00, 1.00]"
+    )
 
 
 def test_the_figure_has_a_row_a_cue_with_its_patches_outlined():
@@ -256,7 +263,8 @@ def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
                for shown in part["cues"][0]["examples"])  # fmt: skip
     assert part["cues"][0]["examples"][1]["before"] is None
     assert part["cues"][1]["removed"]["mean"] is None
-    assert part["tried"][0]["examples"] == [] and part["tried"][0]["reason"]
+    assert part["unconfirmed"][0]["examples"] == []
+    assert part["unconfirmed"][0]["rejection_reason"]
     assert any("prompter.steer(cue)" in step["code"] for step in part["next"])
     assert part["left_out"] == 0
     size = sum(

@@ -255,7 +255,7 @@ def test_western_class_names_are_read_and_said(tmp_path):
     (tmp_path / "names.txt").write_bytes("Löwe\nBär".encode("latin-1"))
     names, notes = classes_of(tmp_path / "names.txt", 2)
     assert names == ("Löwe", "Bär")
-    assert notes == ["classes: bytes that are not UTF-8 are read as cp1252"]
+    assert notes == ["class names: bytes that are not UTF-8 are read as cp1252"]
 
 
 @pytest.mark.parametrize("text", ['{"0": "a", "2": "b"}', '[["a", 1]]', "[1, 2]", '{"a": {}}'])

@@ -121,7 +121,7 @@ def test_commands_name_stray_files(run, photos, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     for command in (("spurious", photos), ("audit", photos, "--jobs", "explain")):
         status, out, err = run(
-            *command, "--classes", "names.txt", "--no-report", "--out", command[0]
+            *command, "--class-names", "names.txt", "--no-report", "--out", command[0]
         )
         assert status == 0, err
         assert out.count("left out: 7 files are not pictures") == 1

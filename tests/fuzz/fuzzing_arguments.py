@@ -42,7 +42,7 @@ NUMERIC = ("0", "1", "-1", "3", "1e400", "nan", "inf", "-inf", "9" * 5000, "²",
 VALUES: dict[str, Sequence[str]] = {
     "--model": ("vit_tiny_patch16_224", "resnet50", "nothing", "hf-hub:a/b", "../x", *NAMES),
     "--checkpoint": ("weights.pt", "bomb.pt", "picture.png", ".", "missing"),
-    "--classes": ("classes.txt", "few.txt", "picture.png", ".", "missing"),
+    "--class-names": ("classes.txt", "few.txt", "picture.png", ".", "missing"),
     "--target": ("0", "4", "5", "cat", *CLASSES),
     "--method": ("raw-attention", "random", "rolout", "lime"),
     "--methods": ("random,center", "random,random", ",", "x,", "random,x", ",,,"),
@@ -121,7 +121,7 @@ def make_refused(rng: Generator, line: list[str]) -> list[str]:
         return line
     late_error = {"explain": ["--layers", "77"], "compare": ["--target", "77777"],
                "prompt": ["--layers", "77"], "analyze": ["--layers", "77"]}  # fmt: skip
-    return [*line, *late_error.get(line[0], ["--classes", "few.txt"])]
+    return [*line, *late_error.get(line[0], ["--class-names", "few.txt"])]
 
 
 def command_lines(work: Path) -> Attempt:

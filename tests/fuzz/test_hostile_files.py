@@ -171,7 +171,7 @@ def test_arrays_that_swell_are_not_unpacked(tmp_path, poor):
             read(file)
 
 
-@pytest.mark.parametrize("option", ["--classes", "--checkpoint"])
+@pytest.mark.parametrize("option", ["--class-names", "--checkpoint"])
 @pytest.mark.parametrize("kind", ["pipe", "zero", "folder"])
 def test_a_file_that_never_ends_is_not_waited_for(run, elsewhere, kind, option, monkeypatch):
     monkeypatch.undo()  # the command is to load what it is given
@@ -181,7 +181,7 @@ def test_a_file_that_never_ends_is_not_waited_for(run, elsewhere, kind, option, 
     image = Path(__file__).parents[2] / "examples" / "flower.jpg"
     answer = run(
         "explain", image, "--model", "test_vit", option, source,
-        "--random-weights" if option == "--classes" else "--no-report",
+        "--random-weights" if option == "--class-names" else "--no-report",
     )  # fmt: skip
     refused(answer, "expected")
 

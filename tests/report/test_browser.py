@@ -328,7 +328,7 @@ def test_the_prompting_slider_changes_the_bars_and_the_map(opened, page):
         assert [float(width.rstrip("%")) for width in widths] == pytest.approx(
             [100 * entry["probability"][step] for entry in part["classes"]], abs=0.01
         )
-        assert f"At strength {strength:g}: " in opened.text("#prompting-said")
+        assert f"At strength {strength:g}: " in opened.text("#prompting-status")
         states.add((*widths, opened.picture(canvas)))
     assert len(states) == len(part["strengths"])
 

@@ -127,7 +127,7 @@ def test_the_location_map_shows_the_patches(opened):
 
 
 def test_candidates_are_folded_and_next_steps_have_code(opened):
-    tried = opened.one("#spurious-tried details")
+    tried = opened.one("#spurious-unconfirmed details")
     assert tried.get_attribute("open") is None
     opened.js("arguments[0].open = true", tried)
     assert "transplanting it into images of other classes has no effect" in tried.text

@@ -226,10 +226,10 @@ def names_file(elsewhere):  # type: ignore[no-untyped-def]
 def test_every_command_means_the_same_class(command, run, names_file, elsewhere) -> None:  # type: ignore[no-untyped-def]
     file = names_file("crane", "3", "crane", "owl, hoot", "1")
     for typed in ("crane", "3", "1"):
-        refused(run(*command, typed, "--classes", file), "may be #", f"got {typed!r}")
-    refused(run(*command, "heron", "--classes", file), "unknown class 'heron'")
+        refused(run(*command, typed, "--class-names", file), "may be #", f"got {typed!r}")
+    refused(run(*command, "heron", "--class-names", file), "unknown class 'heron'")
     for typed, number in (("hoot", 3), ("#2", 2), ("#1", 1), ("4", 4), ("0", 0)):
-        status, _, err = run(*command, typed, "--classes", file, "--out", f"out-{number}")
+        status, _, err = run(*command, typed, "--class-names", file, "--out", f"out-{number}")
         assert status == 0, err
         (result,) = (elsewhere / f"out-{number}").glob("*.json")
         assert json.loads(result.read_text())["target"]["class"] == number
@@ -238,4 +238,4 @@ def test_every_command_means_the_same_class(command, run, names_file, elsewhere)
 def test_five_names_for_six_outputs_are_refused(run, names_file) -> None:  # type: ignore[no-untyped-def]
     file = names_file("a", "b", "c", "d")
     for command in ("explain", "compare", "prompt"):
-        refused(run(command, PHOTO, "--target", "a", "--classes", file), "expected 5", "got 4")
+        refused(run(command, PHOTO, "--target", "a", "--class-names", file), "expected 5", "got 4")

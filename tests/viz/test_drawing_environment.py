@@ -88,11 +88,11 @@ def test_commands_draw_the_same_in_the_environment_of_a_notebook(tmp_path, run):
     assert (status, err) == (0, "")
     for name in ("figure.png", "overlay.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
-    findings = {row["what"]: row for row in json.loads(output[output.index("{\n") :])["findings"]}
-    assert {row["status"] for row in findings.values()} <= {"works", "not installed"}
+    checks = {row["name"]: row for row in json.loads(output[output.index("{\n") :])["checks"]}
+    assert {row["status"] for row in checks.values()} <= {"works", "not installed"}
     assert (
         "MPLBACKEND=module://matplotlib_inline.backend_inline is not used"
-        in (findings["figures"]["said"])
+        in (checks["figures"]["detail"])
     )
 
 
@@ -238,7 +238,7 @@ def test_letters_that_matplotlib_does_not_join_are_not_drawn(no_more_fonts, monk
 def test_the_command_says_one_line_of_names_without_a_font(no_more_fonts, elsewhere, run, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("\n".join(NAMES), encoding="utf-8")
-    status, out, err = run("explain", PHOTO, "--classes", names, "--target", "0", "--out", "a")
+    status, out, err = run("explain", PHOTO, "--class-names", names, "--target", "0", "--out", "a")
     assert (status, err) == (0, "")
     assert out.count("no installed font has the letters of '猫'") == 1 and "Glyph" not in out
     assert "猫  ← explained" in out

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ... import viz
 from ...utils.result_folder import FolderLike, ResultFolder
-from .folder import Also, write_json, write_others
+from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
     from ...interrelation import Analysis
@@ -21,7 +21,9 @@ ANALYSIS_FILES = {
 }
 
 
-def write_analysis(analysis: Analysis, folder: FolderLike, also: Also = None) -> dict[str, Path]:
+def write_analysis(
+    analysis: Analysis, folder: FolderLike, extra_files: ExtraFiles = None
+) -> dict[str, Path]:
     """Write figure, table, result and sums of an analysis into `folder`; return the path of each.
 
     ``analysis.csv`` has one row per metric, layer and head; ``analysis.json`` is
@@ -33,7 +35,7 @@ def write_analysis(analysis: Analysis, folder: FolderLike, also: Also = None) ->
     analysis : result of `semattn.interrelation.analyze`
     folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
         the command and the inputs
-    also : writers of further files, by file name
+    extra_files : writers of further files, by file name
 
     Raises
     ------
@@ -51,5 +53,5 @@ def write_analysis(analysis: Analysis, folder: FolderLike, also: Also = None) ->
             rows.writerows(zip(*columns.values(), strict=True))
         write_json(stage / ANALYSIS_FILES["result"], analysis.summary() | results.inputs_entry())
         analysis.save(stage / ANALYSIS_FILES["sums"])
-        files = ANALYSIS_FILES | write_others(stage, also)
+        files = ANALYSIS_FILES | write_extra_files(stage, extra_files)
     return {name: results.path / file for name, file in files.items()}

@@ -11,7 +11,7 @@ import torch
 from ...utils.result_folder import FolderLike, ResultFolder
 from ...viz import Picture, comparison
 from .explanation import grid_entries, summary
-from .folder import Also, write_json, write_others
+from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
     from ...explain.comparison import Compared, Comparison
@@ -27,7 +27,7 @@ def write_comparison(
     *,
     top: int = 5,
     backdrop: Picture | None = None,
-    also: Also = None,
+    extra_files: ExtraFiles = None,
 ) -> dict[str, Path]:
     """Write figure, result and maps of a comparison into `folder`; return the path of each.
 
@@ -40,7 +40,7 @@ def write_comparison(
         the command and the inputs
     top : number of predicted classes to store
     backdrop : see `semattn.viz.comparison`
-    also : writers of further files, by file name
+    extra_files : writers of further files, by file name
 
     Raises
     ------
@@ -57,7 +57,7 @@ def write_comparison(
     with results.staged() as stage:
         comparison(compared, backdrop=backdrop).savefig(stage / COMPARISON_FILES["figure"])
         np.savez_compressed(stage / COMPARISON_FILES["maps"], **maps)
-        files = COMPARISON_FILES | write_others(stage, also)
+        files = COMPARISON_FILES | write_extra_files(stage, extra_files)
         result = summary_of(compared, top=top) | results.inputs_entry() | {"files": files}
         write_json(stage / COMPARISON_FILES["result"], result)
     return {name: results.path / file for name, file in files.items()}

@@ -10,7 +10,7 @@ import torch
 
 from ...utils.result_folder import FolderLike, ResultFolder
 from ...viz import Picture, figure, overlay
-from .folder import Also, write_json, write_others
+from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
     from ...explain import Explanation
@@ -31,7 +31,7 @@ def write(
     index: int = 0,
     top: int = 5,
     backdrop: Picture | None = None,
-    also: Also = None,
+    extra_files: ExtraFiles = None,
 ) -> dict[str, Path]:
     """Write figures, map and result of one image into `folder`; return the path of each.
 
@@ -41,7 +41,7 @@ def write(
     folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
         the command and the inputs
     top : number of predicted classes to store
-    also : writers of further files, by file name
+    extra_files : writers of further files, by file name
 
     Raises
     ------
@@ -59,7 +59,7 @@ def write(
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
         heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
         np.save(stage / FILES["map"], heat)
-        files = FILES | write_others(stage, also)
+        files = FILES | write_extra_files(stage, extra_files)
         write_json(stage / FILES["result"], result | results.inputs_entry() | {"files": files})
     return {name: results.path / file for name, file in files.items()}
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 # Further files of a result: file name to a function that writes the file at a path.
-Also: TypeAlias = "Mapping[str, Callable[[Path], object]] | None"
+ExtraFiles: TypeAlias = "Mapping[str, Callable[[Path], object]] | None"
 
 
-def write_others(stage: Path, also: Also) -> dict[str, str]:
-    """Write the files of `also` into `stage`; return their names by stem."""
-    for name, write in (also or {}).items():
+def write_extra_files(stage: Path, extra_files: ExtraFiles) -> dict[str, str]:
+    """Write the files of `extra_files` into `stage`; return their names by stem."""
+    for name, write in (extra_files or {}).items():
         write(stage / name)
-    return {Path(name).stem: name for name in also or {}}
+    return {Path(name).stem: name for name in extra_files or {}}
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import viz
 from ...utils.result_folder import FolderLike, ResultFolder
-from .folder import Also, write_json, write_others
+from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
     from ...spurious import Discovery
@@ -27,7 +27,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_spurious(discovery: Discovery, folder: FolderLike, also: Also = None) -> dict[str, Path]:
+def write_spurious(
+    discovery: Discovery, folder: FolderLike, extra_files: ExtraFiles = None
+) -> dict[str, Path]:
     """Write figure, table, result and cues of a search into `folder`; return the path of each.
 
     ``spurious.csv`` has one row per cue, confirmed cues first; ``spurious.json`` is
@@ -38,7 +40,7 @@ def write_spurious(discovery: Discovery, folder: FolderLike, also: Also = None) 
     discovery : result of `semattn.discover_spurious`
     folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
         the command and the inputs
-    also : writers of further files, by file name
+    extra_files : writers of further files, by file name
 
     Raises
     ------
@@ -58,7 +60,7 @@ def write_spurious(discovery: Discovery, folder: FolderLike, also: Also = None) 
             rows.writerows(_row(cue) for cue in result["cues"])
         write_json(stage / SPURIOUS_FILES["result"], result)
         save_discovery(discovery, stage / SPURIOUS_FILES["cues"])
-        files = SPURIOUS_FILES | write_others(stage, also)
+        files = SPURIOUS_FILES | write_extra_files(stage, extra_files)
     return {name: results.path / file for name, file in files.items()}
 
 

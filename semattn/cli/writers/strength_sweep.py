@@ -10,7 +10,7 @@ import numpy as np
 from ...utils.result_folder import FolderLike, ResultFolder
 from ...viz import Picture, steps
 from .explanation import summary
-from .folder import Also, write_json, write_others
+from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
     from ...prompting.strength_sweep import Steps
@@ -23,9 +23,9 @@ def write_steps(
     folder: FolderLike,
     *,
     top: int = 5,
-    about: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     backdrop: Picture | None = None,
-    also: Also = None,
+    extra_files: ExtraFiles = None,
 ) -> dict[str, Path]:
     """Write figure, result and maps of one prompted image into `folder`; return the path of each.
 
@@ -37,9 +37,9 @@ def write_steps(
     folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
         the command and the inputs
     top : number of classes to store
-    about : settings of the prompt, ready for JSON
+    settings : settings of the prompt, ready for JSON
     backdrop : see `semattn.viz.overlay`
-    also : writers of further files, by file name
+    extra_files : writers of further files, by file name
 
     Raises
     ------
@@ -56,14 +56,14 @@ def write_steps(
             maps=prompted.maps.numpy().astype(np.float32),
             bias=prompted.grid.fold(prompted.bias).numpy().astype(np.float32),
         )
-        files = STEPS_FILES | write_others(stage, also)
-        result = summary_of(prompted, top, about) | results.inputs_entry() | {"files": files}
+        files = STEPS_FILES | write_extra_files(stage, extra_files)
+        result = summary_of(prompted, top, settings) | results.inputs_entry() | {"files": files}
         write_json(stage / STEPS_FILES["result"], result)
     return {name: results.path / file for name, file in files.items()}
 
 
 def summary_of(
-    prompted: Steps, top: int = 5, about: dict[str, Any] | None = None
+    prompted: Steps, top: int = 5, settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return explanation, prompt and probabilities at every strength, ready for JSON."""
     first = prompted.explanation
@@ -81,7 +81,7 @@ def summary_of(
 
     return {
         **summary(first, top=top),
-        "prompt": {"led": prompted.prompt, **(about or {})},
+        "prompt": {"direction": prompted.prompt, **(settings or {})},
         "strengths": list(prompted.strengths),
         "classes": [named(number) | shares(number) for number in prompted.leading(top)],
         "flips": [

@@ -1,23 +1,23 @@
-// What the analysis found: a heat map of all heads, the tables of one, charts, findings.
+// Analysis: heat map of all heads, tables of the selected head, charts, findings.
 
 const NULLS = { shifted: 'shifted', other: 'other', permuted: 'permuted' };
 
 function analysis() {
   const part = content.analysis;
   const { figures, lift } = part;
-  const own = part.layers;
+  const analysedLayers = part.layers;
   const alignment = figures.alignment;
 
   const at = (table, l, h) => table?.[l]?.[h] ?? null;
 
-  // Whether a head differs from every null there is; null where there is none to differ from.
+  // Return whether a head differs from every null; null if there is no null.
   function differs(table, pick) {
-    const said = Object.values(table.nulls ?? {}).map((one) => pick(one.significant));
-    const known = said.filter((one) => one !== null && one !== undefined);
-    return known.length ? known.every(Boolean) : null;
+    const results = Object.values(table.nulls ?? {}).map((test) => pick(test.significant));
+    const defined = results.filter((result) => result !== null && result !== undefined);
+    return defined.length ? defined.every(Boolean) : null;
   }
 
-  // z against each null, in words.
+  // Return the name, z and expected value of each null.
   function against(table, pick) {
     return Object.keys(NULLS).filter((name) => table.nulls?.[name])
       .map((name) => [NULLS[name], pick(table.nulls[name].z), pick(table.nulls[name].expected ?? [])])
@@ -29,33 +29,33 @@ function analysis() {
     return `[${figure(low, digits)}, ${figure(high, digits)}]`;
   }
 
-  // --- the heat map
-  const values = alignment.mean.flat().filter((one) => one !== null);
-  const reach = Math.max(0.05, ...values.map((one) => Math.abs(Math.log(Math.max(one, 1e-3)))));
+  // --- heat map
+  const values = alignment.mean.flat().filter((value) => value !== null);
+  const reach = Math.max(0.05, ...values.map((value) => Math.abs(Math.log(Math.max(value, 1e-3)))));
 
-  // Blue below chance, orange above, on a scale of ratios.
+  // Return background and text colour: blue below chance, orange above, on a log scale.
   function shade(value) {
     if (value === null) return ['transparent', 'inherit'];
     const side = Math.max(-1, Math.min(1, Math.log(Math.max(value, 1e-3)) / reach));
     const strength = Math.abs(side) ** 0.8;
     const [from, to] = [[244, 245, 247], side < 0 ? [27, 94, 176] : [204, 85, 0]];
-    const mixed = from.map((one, axis) => Math.round(one + (to[axis] - one) * strength));
+    const mixed = from.map((channel, axis) => Math.round(channel + (to[axis] - channel) * strength));
     return [`rgb(${mixed.join(' ')})`, luminance(mixed) < 0.2 ? '#ffffff' : '#17181c'];
   }
 
   function luminance(rgb) {
-    const [r, g, b] = rgb.map((one) => (one / 255) ** 2.2);
+    const [r, g, b] = rgb.map((channel) => (channel / 255) ** 2.2);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   }
 
-  const widest = Math.max(...own.map((one) => one.heads));
+  const widest = Math.max(...analysedLayers.map((layer) => layer.heads));
   const heat = byId('heat');
   const cells = [];
   const header = make('tr', {}, make('th', { scope: 'col', textContent: 'layer' }));
   for (let h = 0; h < widest; h += 1) header.append(make('th', { scope: 'col', textContent: h }));
   heat.append(make('thead', {}, header));
   const body = make('tbody');
-  own.forEach((layer, l) => {
+  analysedLayers.forEach((layer, l) => {
     const row = make('tr', {}, make('th', { scope: 'row', textContent: layer.layer }));
     for (let h = 0; h < layer.heads; h += 1) {
       const value = at(alignment.mean, l, h);
@@ -64,8 +64,8 @@ function analysis() {
       const [background, ink] = shade(value);
       cell.style.background = background;
       cell.style.color = ink;
-      const said = against(alignment, (table) => at(table, l, h)).map(([name, z]) => `z ${signed(z)} ${name}`);
-      cell.setAttribute('aria-label', `layer ${layer.layer}, head ${h}: alignment ${figure(value)}, ${[...said, marked ? 'differs from every null' : 'does not differ from every null'].join(', ')}`);
+      const tests = against(alignment, (table) => at(table, l, h)).map(([name, z]) => `z ${signed(z)} ${name}`);
+      cell.setAttribute('aria-label', `layer ${layer.layer}, head ${h}: alignment ${figure(value)}, ${[...tests, marked ? 'differs from every null' : 'does not differ from every null'].join(', ')}`);
       cell.title = cell.getAttribute('aria-label');
       cell.addEventListener('click', () => choose(l, h));
       cells.push({ cell, l, h, layer: layer.layer });
@@ -76,31 +76,31 @@ function analysis() {
   heat.append(body);
 
   function choose(l, h) {
-    if (numbers.includes(own[l].layer)) chooseHead(own[l].layer, h);
+    if (layerNumbers.includes(analysedLayers[l].layer)) chooseHead(analysedLayers[l].layer, h);
   }
 
   heat.addEventListener('keydown', (event) => {
     const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-    const from = cells.find((one) => one.cell === document.activeElement);
+    const from = cells.find((entry) => entry.cell === document.activeElement);
     if (!move || !from) return;
     event.preventDefault();
-    const to = cells.find((one) => one.l === from.l + move[0] && one.h === from.h + move[1]);
+    const to = cells.find((entry) => entry.l === from.l + move[0] && entry.h === from.h + move[1]);
     if (!to) return;
     choose(to.l, to.h);
     to.cell.focus();
   });
   const bar = byId('heat-legend');
   const ramp = make('span', { className: 'ramp', 'aria-hidden': 'true' });
-  ramp.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map((one) => shade(Math.exp(one * reach))[0]).join(', ')})`;
+  ramp.style.background = `linear-gradient(to right, ${[-1, -0.5, 0, 0.5, 1].map((side) => shade(Math.exp(side * reach))[0]).join(', ')})`;
   bar.replaceChildren(
     make('span', { textContent: figure(Math.exp(-reach)) }), ramp, make('span', { textContent: `${figure(Math.exp(reach))}` }),
     make('span', { className: 'muted', textContent: '1 is chance; * differs from every null' }),
   );
 
-  // --- the tables of the chosen head
-  const chosen = () => {
-    const l = own.findIndex((one) => one.layer === state.layer);
-    return l < 0 || state.head >= own[l].heads ? null : l;
+  // --- tables of the selected head
+  const selectedLayer = () => {
+    const l = analysedLayers.findIndex((layer) => layer.layer === state.layer);
+    return l < 0 || state.head >= analysedLayers[l].heads ? null : l;
   };
 
   function liftTable(lift, l, h, caption) {
@@ -128,19 +128,19 @@ function analysis() {
       make('thead', {}, head), make('tbody', {}, ...rows));
   }
 
-  // The table, and the one without outlier tokens folded away, where there is one.
+  // Return the lift table and, if it exists, the collapsed one without outlier tokens.
   function lifts(l, h) {
     const first = liftTable(lift, l, h, 'Lift: attention from the query stratum (rows) to the key stratum (columns), in multiples of chance');
     if (!part.lift_without_outliers) return [first];
     const other = liftTable(part.lift_without_outliers, l, h, 'Lift without outlier tokens (rows: query stratum, columns: key stratum)');
-    const folded = make('details', { open: state.unfolded === true }, make('summary', { textContent: 'Lift without outlier tokens' }), other);
-    folded.addEventListener('toggle', () => { state.unfolded = folded.open; });
-    return [first, folded];
+    const collapsed = make('details', { open: state.isExpanded === true }, make('summary', { textContent: 'Lift without outlier tokens' }), other);
+    collapsed.addEventListener('toggle', () => { state.isExpanded = collapsed.open; });
+    return [first, collapsed];
   }
 
   function figureTable(l, h) {
     const rows = Object.entries(figures).map(([, table]) => {
-      const pick = (one) => at(one, l, h);
+      const pick = (values) => at(values, l, h);
       const digits = { pixels: 1, share: 3 }[table.unit] ?? 2;
       const value = make('td', {}, make('b', { textContent: figure(pick(table.mean), digits) + (differs(table, pick) ? '*' : '') }));
       const between = interval(pick(table.low), pick(table.high), digits);
@@ -160,16 +160,16 @@ function analysis() {
 
   function update(changed) {
     if (changed && !('layer' in changed || 'head' in changed)) return;
-    const l = chosen();
+    const l = selectedLayer();
     const place = byId('head-tables');
     const h = state.head;
-    byId('head-title').textContent = `Layer ${state.layer}, ${headWords(h)}`;
-    cells.forEach((one) => {
-      const here = one.layer === state.layer && one.h === h;
-      one.cell.setAttribute('aria-pressed', String(here));
-      one.cell.tabIndex = here ? 0 : -1;
+    byId('head-title').textContent = `Layer ${state.layer}, ${headText(h)}`;
+    cells.forEach((entry) => {
+      const isSelected = entry.layer === state.layer && entry.h === h;
+      entry.cell.setAttribute('aria-pressed', String(isSelected));
+      entry.cell.tabIndex = isSelected ? 0 : -1;
     });
-    if (!cells.some((one) => one.cell.tabIndex === 0)) cells[0].cell.tabIndex = 0;
+    if (!cells.some((entry) => entry.cell.tabIndex === 0)) cells[0].cell.tabIndex = 0;
     if (l === null) place.replaceChildren(make('p', { className: 'muted', textContent: 'This layer is not in the analysis.' }));
     else if (h === MEAN) {
       place.replaceChildren(make('p', { className: 'muted', textContent: 'Select a single head: metrics and their nulls are measured per head.' }));
@@ -179,29 +179,29 @@ function analysis() {
   // --- charts
   function depth() {
     const pick = (table, l, h, u) => at(table, l, h)?.[u]?.[2] ?? null;
-    const all = lift.mean.flat().flatMap((one) => (one ? one.map((row) => row?.[2]) : [])).filter((one) => one !== null && one !== undefined);
+    const all = lift.mean.flat().flatMap((matrix) => (matrix ? matrix.map((row) => row?.[2]) : [])).filter((value) => value !== null && value !== undefined);
     if (!all.length) return;
     const chart = new Chart(byId('depth'), {
       title: 'Lift of attention to HIGH patches, by layer',
       x: 'layer', y: 'lift to HIGH patches',
-      xs: [own[0].layer, own[own.length - 1].layer], ys: [...all, 1],
+      xs: [analysedLayers[0].layer, analysedLayers[analysedLayers.length - 1].layer], ys: [...all, 1],
     });
     chart.level(1, 'chance');
     STRATA.forEach((name, u) => {
-      const points = own.map((layer, l) => {
-        const some = [...Array(layer.heads).keys()].map((h) => pick(lift.mean, l, h, u)).filter((one) => one !== null);
-        return some.length ? [layer.layer, some.reduce((sum, one) => sum + one, 0) / some.length] : null;
+      const points = analysedLayers.map((layer, l) => {
+        const lifts = [...Array(layer.heads).keys()].map((h) => pick(lift.mean, l, h, u)).filter((value) => value !== null);
+        return lifts.length ? [layer.layer, lifts.reduce((sum, value) => sum + value, 0) / lifts.length] : null;
       }).filter(Boolean);
       if (points.length) chart.line(points, name.toLowerCase());
     });
-    own.forEach((layer, l) => {
+    analysedLayers.forEach((layer, l) => {
       for (let h = 0; h < layer.heads; h += 1) {
         const value = pick(lift.mean, l, h, 2);
         if (value === null) continue;
         const marked = differs(lift, (table) => pick(table, l, h, 2));
-        const said = against(lift, (table) => pick(table, l, h, 2)).map(([one, z]) => `z ${signed(z)} ${one}`);
+        const tests = against(lift, (table) => pick(table, l, h, 2)).map(([name, z]) => `z ${signed(z)} ${name}`);
         chart.point(layer.layer, value, { layer: layer.layer, head: h, marked,
-          words: [`layer ${layer.layer}, head ${h}: lift from HIGH to HIGH ${figure(value)}`, ...said].join(', ') });
+          label: [`layer ${layer.layer}, head ${h}: lift from HIGH to HIGH ${figure(value)}`, ...tests].join(', ') });
       }
     });
     byId('depth-lead').replaceChildren('Lines: mean over heads of the lift to HIGH patches, for queries in ',
@@ -212,27 +212,27 @@ function analysis() {
   function scatter() {
     const distance = figures.distance;
     if (!distance) return;
-    const points = own.flatMap((layer, l) => [...Array(layer.heads).keys()].map((h) => ({ l, h, layer: layer.layer,
-      x: at(distance.mean, l, h), y: at(alignment.mean, l, h) }))).filter((one) => one.x !== null && one.y !== null);
+    const points = analysedLayers.flatMap((layer, l) => [...Array(layer.heads).keys()].map((h) => ({ l, h, layer: layer.layer,
+      x: at(distance.mean, l, h), y: at(alignment.mean, l, h) }))).filter((point) => point.x !== null && point.y !== null);
     if (!points.length) return;
     const chart = new Chart(byId('scatter'), {
       title: 'Attention distance against alignment, one point per head',
       x: `mean attention distance, ${distance.unit}`, y: 'alignment',
-      xs: points.map((one) => one.x), ys: [...points.map((one) => one.y), 1],
+      xs: points.map((point) => point.x), ys: [...points.map((point) => point.y), 1],
     });
     chart.level(1, 'chance');
-    const deepest = Math.max(1, own.length - 1);
+    const deepest = Math.max(1, analysedLayers.length - 1);
     for (const { l, h, layer, x, y } of points) {
-      const said = against(alignment, (table) => at(table, l, h)).map(([one, z]) => `z ${signed(z)} ${one}`);
+      const tests = against(alignment, (table) => at(table, l, h)).map(([name, z]) => `z ${signed(z)} ${name}`);
       chart.point(x, y, { layer, head: h, marked: differs(alignment, (table) => at(table, l, h)),
         colour: `rgb(${colour('concentration', 0.05 + (0.8 * l) / deepest).join(' ')})`,
-        words: [`layer ${layer}, head ${h}: distance ${figure(x, 1)} ${distance.unit}, alignment ${figure(y)}`, ...said].join(', ') });
+        label: [`layer ${layer}, head ${h}: distance ${figure(x, 1)} ${distance.unit}, alignment ${figure(y)}`, ...tests].join(', ') });
     }
     byId('scatter-lead').textContent = 'One circle per head, dark for the first layers, bright for the last; filled if its alignment differs from every null. Select a circle to show its tables.';
   }
 
-  // --- words
-  const intervals = [alignment.low].flat(2).some((one) => one !== null && one !== undefined);
+  // --- texts
+  const intervals = [alignment.low].flat(2).some((bound) => bound !== null && bound !== undefined);
   const images = count(part.images, 'image');
   byId('analysis-lead').textContent = [images, part.model, `density: ${part.density}`,
     intervals ? 'intervals over images in brackets' : 'too few images for intervals',
@@ -241,21 +241,21 @@ function analysis() {
     const few = part.findings.length <= 6 || window.innerWidth >= 700;
     byId('findings').replaceChildren(make('details', { open: few },
       make('summary', {}, make('strong', { textContent: count(part.findings.length, 'finding') })),
-      make('ul', { className: 'findings' }, ...part.findings.map((one) => make('li', { textContent: one.text })))));
+      make('ul', { className: 'findings' }, ...part.findings.map((finding) => make('li', { textContent: finding.text })))));
   }
   if (part.skipped?.length) {
-    const list = make('ul', {}, ...part.skipped.map((one) =>
-      make('li', {}, make('code', { textContent: one.name }), ` ${one.reason}`)));
+    const list = make('ul', {}, ...part.skipped.map((image) =>
+      make('li', {}, make('code', { textContent: image.name }), ` ${image.reason}`)));
     byId('skipped').replaceChildren(make('details', { open: part.skipped.length <= 5 },
       make('summary', { textContent: `${count(part.skipped.length, 'file')} skipped` }), list));
   }
-  // The page begins at the head that is aligned most, of those that differ from every null.
-  const there = cells.filter((one) => numbers.includes(one.layer));
-  const differing = there.filter((one) => differs(alignment, (table) => at(table, one.l, one.h)));
-  const some = differing.length ? differing : there;
-  if (some.length) {
-    const aligned = (one) => at(alignment.mean, one.l, one.h) ?? -1;
-    const best = some.reduce((top, one) => (aligned(one) > aligned(top) ? one : top));
+  // Select the head with the highest alignment among those that differ from every null.
+  const selectable = cells.filter((entry) => layerNumbers.includes(entry.layer));
+  const differing = selectable.filter((entry) => differs(alignment, (table) => at(table, entry.l, entry.h)));
+  const candidates = differing.length ? differing : selectable;
+  if (candidates.length) {
+    const alignmentOf = (entry) => at(alignment.mean, entry.l, entry.h) ?? -1;
+    const best = candidates.reduce((top, entry) => (alignmentOf(entry) > alignmentOf(top) ? entry : top));
     Object.assign(state, { layer: best.layer, head: best.h });
   }
   headSliders(byId('analysis-sliders'));

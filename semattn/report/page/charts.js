@@ -1,4 +1,4 @@
-// Two small charts of the analysis: a plane with ticks, and points that choose their head.
+// Charts of the analysis: axes with ticks, lines, and points that select their head.
 
 class Chart {
   constructor(place, { title, x, y, xs, ys }) {
@@ -10,13 +10,13 @@ class Chart {
     place.replaceChildren(this.svg);
   }
 
-  // Round steps that cover the values.
+  // Return the range and ticks of an axis that covers the values.
   axis(values) {
     const low = Math.min(...values);
     const high = Math.max(...values);
     const span = high - low || Math.abs(high) || 1;
     const power = 10 ** Math.floor(Math.log10(span / 4));
-    const step = [1, 2, 5, 10].map((one) => one * power).find((one) => span / one <= 6);
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => span / size <= 6);
     const from = Math.floor(low / step + 1e-9) * step;
     const to = Math.max(Math.ceil(high / step - 1e-9) * step, from + step);
     const ticks = [];
@@ -55,18 +55,18 @@ class Chart {
     this.svg.append(this.text(x, (left + width - right) / 2, height - 6, 'middle', 'axis'), turned);
   }
 
-  text(words, x, y, anchor, kind = '') {
-    const made = draw('text', { x, y, 'text-anchor': anchor, class: kind });
-    made.textContent = words;
-    return made;
+  text(label, x, y, anchor, kind = '') {
+    const element = draw('text', { x, y, 'text-anchor': anchor, class: kind });
+    element.textContent = label;
+    return element;
   }
 
-  level(value, words) {
+  level(value, label) {
     const at = this.down(value);
     const { width, left, right } = this.size;
     this.svg.append(
       draw('line', { class: 'chance', x1: left, x2: width - right, y1: at, y2: at }),
-      this.text(words, width - right + 6, at + 4, 'start', 'axis'),
+      this.text(label, width - right + 6, at + 4, 'start', 'axis'),
     );
   }
 
@@ -75,10 +75,10 @@ class Chart {
     this.svg.append(draw('path', { d: path.join(''), class: `line ${kind}` }));
   }
 
-  // A head as a circle: filled where it differs from every null.
-  point(x, y, { layer, head, marked, words, colour: fill }) {
+  // Draw a head as a circle, filled if it differs from every null.
+  point(x, y, { layer, head, marked, label, colour: fill }) {
     const title = draw('title');
-    title.textContent = words;
+    title.textContent = label;
     const circle = draw('circle', { cx: this.across(x), cy: this.down(y), r: 4.5, class: `head${marked ? ' marked' : ''}` }, title);
     if (fill) circle.style.setProperty('--own', fill);
     circle.addEventListener('click', () => chooseHead(layer, head));

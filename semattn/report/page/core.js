@@ -1,8 +1,8 @@
-// Content, state, and the few ways in which the page is built. Text goes in as text, never as HTML.
+// Content, state and shared elements of the page. Text is inserted as text, never as HTML.
 
 const content = JSON.parse(document.getElementById('content').textContent);
 const STRATA = ['EMPTY', 'LOW', 'HIGH'];
-const MEAN = -1; // the head that stands for the mean over heads
+const MEAN = -1; // head index of the mean over heads
 
 function byId(id) {
   return document.getElementById(id);
@@ -10,19 +10,19 @@ function byId(id) {
 
 function bytes(text) {
   const raw = atob(text);
-  const found = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i += 1) found[i] = raw.charCodeAt(i);
-  return found;
+  const values = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i += 1) values[i] = raw.charCodeAt(i);
+  return values;
 }
 
 function floats(text) {
   const view = new DataView(bytes(text).buffer);
-  const found = new Float32Array(view.byteLength / 4);
-  for (let i = 0; i < found.length; i += 1) found[i] = view.getFloat32(4 * i, true);
-  return found;
+  const values = new Float32Array(view.byteLength / 4);
+  for (let i = 0; i < values.length; i += 1) values[i] = view.getFloat32(4 * i, true);
+  return values;
 }
 
-// An element with properties (or attributes, where the name has a dash or is `role`) and children.
+// Return an element with properties (attributes if the name has a dash or is `role` or `for`) and children.
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -45,7 +45,7 @@ function show(id) {
   byId(id).hidden = false;
 }
 
-// One state for the whole page; what draws listens, and is told after every change.
+// State of the whole page; listeners are called after every change.
 const state = { token: null, hovered: null, layer: 0, head: MEAN, mode: 'relevance', step: 0 };
 const listeners = [];
 
@@ -59,7 +59,7 @@ function change(part) {
   for (const listener of listeners) listener(part);
 }
 
-// Numbers as people read them.
+// Numbers as text.
 function percent(share) {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return '< 0.1 %';
@@ -68,8 +68,8 @@ function percent(share) {
 
 function figure(value, digits = 2) {
   if (value === null || value === undefined) return '–';
-  const said = value.toFixed(digits);
-  return Number(said) === 0 ? said.replace('-', '') : said.replace('-', '\u2212');
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? text.replace('-', '') : text.replace('-', '\u2212');
 }
 
 function signed(value, digits = 1) {
@@ -79,8 +79,8 @@ function signed(value, digits = 1) {
   return (value > 0 ? '+' : '\u2212') + size;
 }
 
-function count(number, thing) {
-  return `${number} ${thing}${number === 1 ? '' : 's'}`;
+function count(number, noun) {
+  return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }
 
 // 256 colours of a palette, as bytes: red, green, blue, red, …
@@ -94,7 +94,7 @@ function colour(palette, value) {
   return ramps[palette].subarray(at, at + 3);
 }
 
-// A colour scale with words at its ends.
+// Show a colour scale with a label at each end.
 function legend(place, palette, low, high) {
   const stops = [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1];
   const bar = make('span', { className: 'ramp', 'aria-hidden': 'true' });
@@ -103,24 +103,24 @@ function legend(place, palette, low, high) {
   place.replaceChildren(make('span', { textContent: low }), bar, make('span', { textContent: high }));
 }
 
-let made = 0;
-// A labelled slider; `said` tells its value in words, for eyes and for screen readers.
-function slider(place, { label, min, max, step = 1, value, said, input }) {
-  made += 1;
-  const id = `slider-${made}`;
+let sliderCount = 0;
+// Add a labelled slider; `describe` returns its value as text, also for screen readers.
+function slider(place, { label, min, max, step = 1, value, describe, input }) {
+  sliderCount += 1;
+  const id = `slider-${sliderCount}`;
   const range = make('input', { type: 'range', id, min, max, step });
-  const shown = make('output', { for: id });
-  const update = (now) => {
-    range.value = now;
-    shown.textContent = said(Number(range.value));
-    range.setAttribute('aria-valuetext', shown.textContent);
+  const output = make('output', { for: id });
+  const update = (newValue) => {
+    range.value = newValue;
+    output.textContent = describe(Number(range.value));
+    range.setAttribute('aria-valuetext', output.textContent);
     range.disabled = Number(range.min) === Number(range.max);
   };
   range.addEventListener('input', () => {
     update(range.value);
     input(Number(range.value));
   });
-  place.append(make('div', { className: 'slider' }, make('label', { for: id, textContent: label }), shown, range));
+  place.append(make('div', { className: 'slider' }, make('label', { for: id, textContent: label }), output, range));
   update(value);
   return { range, update };
 }
@@ -132,44 +132,44 @@ function toggle(place, label, checked, input) {
   return box;
 }
 
-// The numbers of the layers that can be chosen, and how many heads each has.
+// Layers that can be selected, with their layerNumbers of heads.
 const layers = (content.attention ?? content.analysis ?? { layers: [] }).layers;
-const numbers = layers.map((one) => one.layer);
+const layerNumbers = layers.map((layer) => layer.layer);
 
 function layerAt(number) {
-  return layers[numbers.indexOf(number)];
+  return layers[layerNumbers.indexOf(number)];
 }
 
-function headWords(head) {
+function headText(head) {
   return head === MEAN ? 'mean over heads' : `head ${head}`;
 }
 
-// Layer and head: as often as they are needed, and always of one mind.
+// Add sliders of layer and head; all of them show the same state.
 function headSliders(place) {
   const layer = slider(place, {
     label: 'Layer',
     min: 0,
-    max: numbers.length - 1,
-    value: numbers.indexOf(state.layer),
-    said: (at) => [numbers[at], layers[at].name].filter((part) => part !== undefined).join(' · '),
-    input: (at) => chooseHead(numbers[at], state.head),
+    max: layerNumbers.length - 1,
+    value: layerNumbers.indexOf(state.layer),
+    describe: (at) => [layerNumbers[at], layers[at].name].filter((part) => part !== undefined).join(' · '),
+    input: (at) => chooseHead(layerNumbers[at], state.head),
   });
   const head = slider(place, {
     label: 'Head',
     min: MEAN,
     max: layerAt(state.layer).heads - 1,
     value: state.head,
-    said: (at) => (at === MEAN ? 'mean over heads' : `${at} of 0–${layerAt(state.layer).heads - 1}`),
+    describe: (at) => (at === MEAN ? 'mean over heads' : `${at} of 0–${layerAt(state.layer).heads - 1}`),
     input: (at) => chooseHead(state.layer, at),
   });
   listen(() => {
-    layer.update(numbers.indexOf(state.layer));
+    layer.update(layerNumbers.indexOf(state.layer));
     head.range.max = layerAt(state.layer).heads - 1;
     head.update(state.head);
   });
 }
 
-state.layer = numbers[numbers.length - 1] ?? 0;
+state.layer = layerNumbers[layerNumbers.length - 1] ?? 0;
 
 function chooseHead(layer, head) {
   change({ layer, head: Math.min(head, layerAt(layer).heads - 1) });

@@ -1,6 +1,6 @@
-// The attention explorer: where a patch attends, who attends to it, relevance and concentration.
+// Patch explorer: attention from and to a patch, relevance and concentration.
 
-// Rows of attention as the file keeps them: a = scale (code / 255)^2.
+// Attention rows as stored in the file: a = scale (code / 255)^2.
 class Attention {
   constructor(part) {
     this.tokens = part.tokens;
@@ -9,8 +9,8 @@ class Attention {
     this.sets = {};
     for (const name of ['heads', 'mean']) {
       if (!part[name]) continue;
-      const heads = this.layers.map((one) => (name === 'heads' ? one.heads : 1));
-      const starts = heads.map((_, at) => heads.slice(0, at).reduce((sum, one) => sum + one, 0));
+      const heads = this.layers.map((layer) => (name === 'heads' ? layer.heads : 1));
+      const starts = heads.map((_, at) => heads.slice(0, at).reduce((sum, number) => sum + number, 0));
       this.sets[name] = {
         starts,
         rows: part[name].rows,
@@ -21,7 +21,7 @@ class Attention {
     }
   }
 
-  // Which set answers for a head, and the heads of it that are to be averaged.
+  // Return the set with the rows of a head, and the heads in it to average.
   source(layer, head) {
     const heads = this.layers[layer].heads;
     if (head !== MEAN) return [this.sets.heads, [head]];
@@ -29,36 +29,36 @@ class Attention {
     return [this.sets.heads, [...Array(heads).keys()]];
   }
 
-  // How much `token` attends to each token, or null where its row was not kept.
-  row(token, layer, head) {
-    const [set, heads] = this.source(layer, head);
+  // Attention of `token` to each token; null if its row is not stored.
+  row(token, layer, selectedHead) {
+    const [set, heads] = this.source(layer, selectedHead);
     const place = set?.place.get(token);
     if (place === undefined) return null;
-    const found = new Float32Array(this.tokens);
-    for (const one of heads) {
-      const row = (set.starts[layer] + one) * set.rows.length + place;
+    const weights = new Float32Array(this.tokens);
+    for (const head of heads) {
+      const row = (set.starts[layer] + head) * set.rows.length + place;
       const scale = set.scales[row] / (heads.length * 65025);
       for (let i = 0; i < this.tokens; i += 1) {
-        found[i] += scale * set.codes[row * this.tokens + i] ** 2;
+        weights[i] += scale * set.codes[row * this.tokens + i] ** 2;
       }
     }
-    return found;
+    return weights;
   }
 
-  // How much each token attends to `token`; null for those whose row was not kept.
-  column(token, layer, head) {
-    const [set, heads] = this.source(layer, head);
-    const found = Array(this.tokens).fill(null);
-    if (!set) return found;
-    set.rows.forEach((asking, place) => {
+  // Attention of each token to `token`; null for tokens whose row is not stored.
+  column(token, layer, selectedHead) {
+    const [set, heads] = this.source(layer, selectedHead);
+    const weights = Array(this.tokens).fill(null);
+    if (!set) return weights;
+    set.rows.forEach((query, place) => {
       let sum = 0;
-      for (const one of heads) {
-        const row = (set.starts[layer] + one) * set.rows.length + place;
+      for (const head of heads) {
+        const row = (set.starts[layer] + head) * set.rows.length + place;
         sum += set.scales[row] * set.codes[row * this.tokens + token] ** 2;
       }
-      found[asking] = sum / (heads.length * 65025);
+      weights[query] = sum / (heads.length * 65025);
     });
-    return found;
+    return weights;
   }
 }
 
@@ -82,26 +82,26 @@ function explorer() {
   const relevance = bytes(explanation.relevance);
   const highest = Math.max(...image.lift, 1);
   const classToken = attention?.sets.heads?.place.has(0) || attention?.sets.mean?.place.has(0);
-  const named = content.attention?.reads_class_token ? 'class token' : 'first prefix token';
+  const prefixName = content.attention?.reads_class_token ? 'class token' : 'first prefix token';
   const shown = { grid: true, keypoints: true };
 
   const token = () => state.hovered ?? state.token;
-  const layerIndex = () => numbers.indexOf(state.layer);
+  const layerIndex = () => layerNumbers.indexOf(state.layer);
 
-  // The values over the patches, as what is drawn, for the state of now.
+  // Return a function of the patch with the value to draw in the current state.
   function values(head = state.head) {
     if (state.mode === 'relevance') return (patch) => relevance[patch] / 255;
     if (state.mode === 'concentration') return (patch) => Math.min(image.lift[patch] / highest, 1);
-    const found = attention[state.mode === 'attends' ? 'row' : 'column'](token(), layerIndex(), head);
-    if (!found) return () => null;
-    let most = 0;
-    for (let i = prefix; i < found.length; i += 1) most = Math.max(most, found[i] ?? 0);
+    const weights = attention[state.mode === 'attends' ? 'row' : 'column'](token(), layerIndex(), head);
+    if (!weights) return () => null;
+    let largest = 0;
+    for (let i = prefix; i < weights.length; i += 1) largest = Math.max(largest, weights[i] ?? 0);
     const value = (patch) => {
-      const here = found[prefix + patch];
-      return here === null ? null : here / (most || 1);
+      const weight = weights[prefix + patch];
+      return weight === null ? null : weight / (largest || 1);
     };
-    value.most = most;
-    value.found = found;
+    value.largest = largest;
+    value.weights = weights;
     return value;
   }
 
@@ -112,7 +112,7 @@ function explorer() {
     interactive: true,
     draws: (self) => {
       const value = values();
-      if (!(value(0) === null && !value.found)) self.patches(palette(), value);
+      if (!(value(0) === null && !value.weights)) self.patches(palette(), value);
       if (shown.grid) self.grid();
       if (shown.keypoints) self.keypoints();
       if (token() >= prefix) self.ring(token() - prefix);
@@ -170,7 +170,7 @@ function explorer() {
   }
   let button = null;
   if (attention && prefix && classToken) {
-    button = make('button', { type: 'button', id: 'class-token', textContent: named[0].toUpperCase() + named.slice(1) });
+    button = make('button', { type: 'button', id: 'class-token', textContent: prefixName[0].toUpperCase() + prefixName.slice(1) });
     button.addEventListener('click', () => change({ token: state.token === 0 ? prefix + best() : 0, hovered: null }));
     toggles.append(button);
   }
@@ -179,50 +179,50 @@ function explorer() {
     return explanation.values.reduce((top, value, at, all) => (value > all[top] ? at : top), 0);
   }
 
-  // The patch in words: where it is, what lies in it, and what the map of now says of it.
-  function words() {
-    const now = token();
+  // Return lines of text about the current patch: position, content, and values of the shown map.
+  function readoutLines() {
+    const current = token();
     const lines = [];
-    if (now < prefix) lines.push([`The ${now === 0 ? named : `prefix token ${now}`}`, '']);
+    if (current < prefix) lines.push([`The ${current === 0 ? prefixName : `prefix token ${current}`}`, '']);
     else {
-      const patch = now - prefix;
+      const patch = current - prefix;
       lines.push([where(patch)[0].toUpperCase() + where(patch).slice(1), '']);
       lines.push([count(image.counts[patch], 'keypoint'), `${STRATA[image.strata[patch]]}, ${figure(image.lift[patch], 1)} × uniform concentration`]);
       const rank = explanation.values.filter((value) => value > explanation.values[patch]).length + 1;
       lines.push(['Relevance', `rank ${rank} of ${patches}`]);
     }
-    if (attention && state.mode.startsWith('att')) lines.push(...attentionWords(now));
+    if (attention && state.mode.startsWith('att')) lines.push(...attentionText(current));
     return lines;
   }
 
-  function attentionWords(now) {
+  function attentionText(current) {
     const value = values();
-    const at = `layer ${state.layer}, ${headWords(state.head)}`;
-    if (!value.found) return [['Attention', `no row is stored for this ${now < prefix ? 'token' : 'patch'} (${at})`]];
-    const found = value.found;
+    const at = `layer ${state.layer}, ${headText(state.head)}`;
+    if (!value.weights) return [['Attention', `no row is stored for this ${current < prefix ? 'token' : 'patch'} (${at})`]];
+    const weights = value.weights;
     let top = -1;
-    for (let i = prefix; i < found.length; i += 1) {
-      if (found[i] !== null && (top < 0 || found[i] > found[top])) top = i;
+    for (let i = prefix; i < weights.length; i += 1) {
+      if (weights[i] !== null && (top < 0 || weights[i] > weights[top])) top = i;
     }
     if (top < 0) return [['Attention', `no patch has a stored row (${at})`]];
     if (state.mode === 'attended') {
-      const known = found.filter((one, i) => i >= prefix && one !== null);
-      const mean = known.reduce((sum, one) => sum + one, 0) / known.length;
-      const others = known.length < patches ? `, of ${known.length} patches with a row` : '';
+      const stored = weights.filter((weight, i) => i >= prefix && weight !== null);
+      const mean = stored.reduce((sum, weight) => sum + weight, 0) / stored.length;
+      const others = stored.length < patches ? `, of ${stored.length} patches with a row` : '';
       return [
-        ['Strongest query', `${where(top - prefix)} attends to it with ${percent(found[top])}`],
+        ['Strongest query', `${where(top - prefix)} attends to it with ${percent(weights[top])}`],
         ['Mean over queries', `${percent(mean)}${others}; uniform is ${percent(1 / attention.tokens)}`],
       ];
     }
-    const lines = [['Strongest key', `${where(top - prefix)}, ${percent(found[top])}`]];
-    if (now >= prefix) lines.push(['Itself', percent(found[now])]);
+    const lines = [['Strongest key', `${where(top - prefix)}, ${percent(weights[top])}`]];
+    if (current >= prefix) lines.push(['Itself', percent(weights[current])]);
     if (prefix) {
-      const taken = found.slice(0, prefix).reduce((sum, one) => sum + one, 0);
-      lines.push([prefix === 1 ? `To the ${named}` : `To ${prefix} prefix tokens`, percent(taken)]);
+      const toPrefix = weights.slice(0, prefix).reduce((sum, weight) => sum + weight, 0);
+      lines.push([prefix === 1 ? `To the ${prefixName}` : `To ${prefix} prefix tokens`, percent(toPrefix)]);
     }
-    const high = image.strata.reduce((sum, one, patch) => sum + (one === 2 ? found[prefix + patch] : 0), 0);
-    const even = image.strata.filter((one) => one === 2).length / attention.tokens;
-    if (even) lines.push(['To HIGH patches', `${percent(high)}; uniform is ${percent(even)}`]);
+    const high = image.strata.reduce((sum, stratum, patch) => sum + (stratum === 2 ? weights[prefix + patch] : 0), 0);
+    const uniform = image.strata.filter((stratum) => stratum === 2).length / attention.tokens;
+    if (uniform) lines.push(['To HIGH patches', `${percent(high)}; uniform is ${percent(uniform)}`]);
     return lines;
   }
 
@@ -231,13 +231,13 @@ function explorer() {
     if (state.mode === 'relevance') legend(place, 'relevance', 'low', explanation.signed ? 'high (positive part)' : 'high');
     else if (state.mode === 'concentration') legend(place, 'concentration', '0', `${figure(highest, 1)} × uniform`);
     else {
-      const { most } = values();
-      if (most === undefined) place.replaceChildren(make('span', { textContent: 'no row is stored here' }));
-      else legend(place, 'attention', '0', `${(100 * most).toPrecision(2)} %`);
+      const { largest } = values();
+      if (largest === undefined) place.replaceChildren(make('span', { textContent: 'no row is stored here' }));
+      else legend(place, 'attention', '0', `${(100 * largest).toPrecision(2)} %`);
     }
   }
 
-  // All heads of the layer as small pictures; each is a button.
+  // Show all heads of the layer as small pictures; each is a button.
   function strip() {
     const place = byId('strip-heads');
     byId('strip').hidden = !attention || !state.mode.startsWith('att');
@@ -246,21 +246,21 @@ function explorer() {
     if (place.children.length !== heads.length) {
       place.replaceChildren(...heads.map((head) => {
         const small = make('canvas', { width: image.grid[1], height: image.grid[0], 'aria-hidden': 'true' });
-        const one = make('button', { type: 'button' }, small, make('span', { textContent: head === MEAN ? 'mean' : `${head}` }));
-        one.setAttribute('aria-label', headWords(head));
-        one.addEventListener('click', () => chooseHead(state.layer, head));
-        return one;
+        const button = make('button', { type: 'button' }, small, make('span', { textContent: head === MEAN ? 'mean' : `${head}` }));
+        button.setAttribute('aria-label', headText(head));
+        button.addEventListener('click', () => chooseHead(state.layer, head));
+        return button;
       }));
     }
     heads.forEach((head, at) => {
-      const one = place.children[at];
-      one.setAttribute('aria-pressed', String(head === state.head));
-      const pen = one.firstChild.getContext('2d');
+      const headButton = place.children[at];
+      headButton.setAttribute('aria-pressed', String(head === state.head));
+      const pen = headButton.firstChild.getContext('2d');
       const picture = new ImageData(image.grid[1], image.grid[0]);
       const value = values(head);
       for (let patch = 0; patch < patches; patch += 1) {
-        const here = value(patch);
-        picture.data.set(here === null ? [128, 128, 128, 60] : [...colour('attention', here), 255], 4 * patch);
+        const weight = value(patch);
+        picture.data.set(weight === null ? [128, 128, 128, 60] : [...colour('attention', weight), 255], 4 * patch);
       }
       pen.putImageData(picture, 0, 0);
     });
@@ -269,7 +269,7 @@ function explorer() {
   function update() {
     stage.element.classList.toggle('dim', state.mode !== 'relevance');
     stage.redraw();
-    byId('readout').replaceChildren(...words().map(([name, text]) =>
+    byId('readout').replaceChildren(...readoutLines().map(([name, text]) =>
       make('p', {}, make('strong', { textContent: name }), text ? ` ${text}` : '')));
     if (button) button.setAttribute('aria-pressed', String(token() === 0 && prefix > 0));
     byId('explorer-sliders').hidden = !state.mode.startsWith('att');

@@ -1,4 +1,4 @@
-// Methods side by side, each map by its own scale; and two of them blended over the image.
+// Comparison of methods: one map per card, each with its own scale, and two of them blended over the image.
 
 function methods() {
   const part = content.comparison;
@@ -7,7 +7,7 @@ function methods() {
   const chosen = { a: rows[0], b: rows[Math.min(1, rows.length - 1)], mix: 0, opacity: 1 };
   const stages = [];
 
-  // A map's value at a fraction of the height and of the width, whatever its resolution.
+  // Value of a map at a fraction of its height and width, at any resolution.
   function at(row, down, across) {
     const [h, w] = row.size;
     return maps.get(row.method)[Math.floor(down * h) * w + Math.floor(across * w)] / 255;
@@ -33,9 +33,9 @@ function methods() {
       stage.redraw();
     }
     const mix = chosen.mix;
-    const words = mix === 0 ? chosen.a.method : mix === 1 ? chosen.b.method
+    const shownMaps = mix === 0 ? chosen.a.method : mix === 1 ? chosen.b.method
       : `${percent(1 - mix)} ${chosen.a.method}, ${percent(mix)} ${chosen.b.method}`;
-    byId('methods-said').textContent = `Shown: ${words}, map at ${percent(chosen.opacity)}.`;
+    byId('methods-status').textContent = `Shown: ${shownMaps}, map at ${percent(chosen.opacity)}.`;
   }
 
   for (const [name, label] of [['a', 'A'], ['b', 'B']]) {
@@ -50,12 +50,12 @@ function methods() {
   }
   slider(byId('methods-sliders'), {
     label: 'A ↔ B', min: 0, max: 100, value: 0,
-    said: (value) => `${value} % B`,
+    describe: (value) => `${value} % B`,
     input: (value) => { chosen.mix = value / 100; update(); },
   });
   slider(byId('methods-sliders'), {
     label: 'Image ↔ map', min: 0, max: 100, value: 100,
-    said: (value) => `${value} % map`,
+    describe: (value) => `${value} % map`,
     input: (value) => { chosen.opacity = value / 100; update(); },
   });
 
@@ -79,8 +79,8 @@ function methods() {
     ];
     const list = make('dl', {}, ...facts.flatMap(([name, value]) =>
       [make('dt', { textContent: name }), make('dd', { textContent: value })]));
-    const marked = row.signed ? make('p', { className: 'muted', textContent: 'positive part of a signed map' }) : null;
-    return make('article', { className: 'card' }, title, place, list, marked);
+    const signNote = row.signed ? make('p', { className: 'muted', textContent: 'positive part of a signed map' }) : null;
+    return make('article', { className: 'card' }, title, place, list, signNote);
   }
 
   const other = part.other === null ? ''
@@ -91,7 +91,7 @@ function methods() {
   update();
 }
 
-// The photograph steps back as the map comes forward.
+// Filter of the picture: paler and darker with the opacity of the map.
 function filterOf(opacity) {
   return `grayscale(${0.45 * opacity}) brightness(${1 - 0.1 * opacity})`;
 }

@@ -1,9 +1,9 @@
-// The picture with something laid over it: an <img> below, a canvas of the same size above.
+// Picture with a canvas of the same size on top.
 
-const OPACITY = 0.88; // of the highest value: the photograph stays visible under it
+const OPACITY = 0.88; // at the highest value; the picture stays visible
 
 class Stage {
-  // `alt` says what the picture is; `draws(stage)` lays over it whatever the state asks for.
+  // `alt` describes the picture; `draws(stage)` draws on top of it, as the state requires.
   constructor(place, { alt, draws, interactive = false, faded = true }) {
     this.image = make('img', { src: content.image.source, alt, draggable: false });
     if (faded) this.image.classList.add('faded');
@@ -33,7 +33,7 @@ class Stage {
     this.draws(this);
   }
 
-  // Where a patch is, in whole pixels of the canvas, so that neighbours meet without a seam.
+  // Box of a patch in whole pixels of the canvas, so that neighbours leave no gap.
   box(patch) {
     const w = content.image.grid[1];
     const row = Math.floor(patch / w);
@@ -56,15 +56,15 @@ class Stage {
     return row >= 0 && row < h && column >= 0 && column < w ? row * w + column : null;
   }
 
-  // One value in [0, 1] a patch; colour and opacity both follow it. Null is a patch without one.
+  // Draw one value in [0, 1] per patch as colour and opacity; null marks a patch without a value.
   patches(palette, value) {
     const total = content.image.grid[0] * content.image.grid[1];
     for (let patch = 0; patch < total; patch += 1) {
-      const here = value(patch);
-      if (here === null) this.unknown(patch);
-      else if (here > 0) {
-        const alpha = OPACITY * here ** 0.7;
-        this.pen.fillStyle = `rgb(${colour(palette, here).join(' ')} / ${alpha.toFixed(3)})`;
+      const patchValue = value(patch);
+      if (patchValue === null) this.unknown(patch);
+      else if (patchValue > 0) {
+        const alpha = OPACITY * patchValue ** 0.7;
+        this.pen.fillStyle = `rgb(${colour(palette, patchValue).join(' ')} / ${alpha.toFixed(3)})`;
         this.pen.fillRect(...this.box(patch));
       }
     }
@@ -80,14 +80,14 @@ class Stage {
     this.pen.stroke();
   }
 
-  // A map of bytes (height x width), of its own resolution, drawn smoothly.
+  // Draw a map of bytes (height x width) at its own resolution, with interpolation.
   map(palette, size, value, opacity) {
     const [height, width] = size;
     const picture = new ImageData(width, height);
     for (let i = 0; i < width * height; i += 1) {
-      const here = value(i);
-      const [red, green, blue] = colour(palette, here);
-      picture.data.set([red, green, blue, Math.round(255 * opacity * OPACITY * here ** 0.7)], 4 * i);
+      const pixel = value(i);
+      const [red, green, blue] = colour(palette, pixel);
+      picture.data.set([red, green, blue, Math.round(255 * opacity * OPACITY * pixel ** 0.7)], 4 * i);
     }
     const small = make('canvas', { width, height });
     small.getContext('2d').putImageData(picture, 0, 0);

@@ -1,18 +1,18 @@
-// What the page is of, its theme, and the parts that there is something to show in.
+// Headline, theme, and the sections of the page that have content.
 
 function headlines() {
-  const { explanation, analysis: found, spurious: cues, image } = content;
-  const folder = () => (found ? `Attention and keypoints in ${count(found.images, 'image')}` : `Spurious correlations in ${count(cues.images, 'image')}`);
+  const { explanation, analysis: analysed, spurious: discovery, image } = content;
+  const folder = () => (analysed ? `Attention and keypoints in ${count(analysed.images, 'image')}` : `Spurious correlations in ${count(discovery.images, 'image')}`);
   byId('headline').textContent = explanation ? explanation.headline : folder();
-  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [(found ?? cues).model];
+  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [(analysed ?? discovery).model];
   byId('subline').textContent = parts.filter(Boolean).join('  ·  ');
   const notes = [...(explanation?.notes ?? []), ...content.missing];
   const rows = content.attention;
   if (rows && !rows.all) {
-    const kept = (set) => (set ? set.rows.filter((token) => token >= rows.prefix).length : 0);
+    const storedPatches = (set) => (set ? set.rows.filter((token) => token >= rows.prefix).length : 0);
     const all = rows.tokens - rows.prefix;
-    notes.push(`To limit the file size, attention is stored for some patches only: ${kept(rows.heads)} of ${all} patches for single heads, `
-      + `${kept(rows.mean ?? rows.heads)} of ${all} for the mean over heads. Patches without a stored row are marked; under “Attended by” they are crossed out.`);
+    notes.push(`To limit the file size, attention is stored for some patches only: ${storedPatches(rows.heads)} of ${all} patches for single heads, `
+      + `${storedPatches(rows.mean ?? rows.heads)} of ${all} for the mean over heads. Patches without a stored row are marked; under “Attended by” they are crossed out.`);
   }
   byId('notes').replaceChildren(...notes.map((note) => make('p', { className: 'note', textContent: note })));
 }
@@ -21,21 +21,21 @@ function theme() {
   const button = byId('theme');
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? 'dark' : 'light')) === 'dark';
-  const say = () => {
+  const updateButton = () => {
     button.textContent = isDark() ? 'Light' : 'Dark';
     button.setAttribute('aria-label', `Use the ${isDark() ? 'light' : 'dark'} theme`);
   };
   button.addEventListener('click', () => {
     document.documentElement.dataset.theme = isDark() ? 'light' : 'dark';
-    say();
+    updateButton();
   });
-  dark.addEventListener('change', say);
-  say();
+  dark.addEventListener('change', updateButton);
+  updateButton();
 }
 
 function about() {
   const place = byId('about-body');
-  const precision = content.attention ? ' Attention is kept as bytes on a square-root scale: a value is off by at most 0.4 % of the greatest of its row, small ones by far less.' : '';
+  const precision = content.attention ? ' Attention is stored as bytes on a square-root scale: the error of a value is at most 0.4 % of the largest value in its row, and much smaller for small values.' : '';
   place.append(make('p', { className: 'muted', textContent: `Created by semattn ${content.version}. The file contains all its data and loads nothing from the network.${precision}` }));
   const manifest = content.explanation?.manifest ?? content.spurious?.manifest;
   if (!manifest) return;
