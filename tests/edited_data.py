@@ -131,11 +131,11 @@ def stop_at(count: int | None) -> Progress:
 
 def run_bench(root: Path, out: Path | None, stop: int | None = None, images: int = 99) -> Any:
     """Evaluate two methods on a folder of `make_data`."""
+    from semattn.data.masked import EvenSubset, open_masked
     from semattn.evaluation import Setting, evaluate
-    from semattn.evaluation.masked import First, read
 
     return evaluate(
-        tiny_model(), First(read(f"masks:{root / 'images'},{root / 'masks'}"), images),
+        tiny_model(), EvenSubset(open_masked(f"masks:{root / 'images'},{root / 'masks'}"), images),
         ["attention-rollout", "random"], ["ap", "shuffled-auroc"],
         setting=Setting(steps=2, draws=2), classes=CLASSES, folder=out, progress=stop_at(stop),
     )  # fmt: skip
@@ -164,11 +164,11 @@ def same_bench(first: Any, second: Any) -> bool:
 
 def run_analysis(root: Path, partial: Path | None, stop: int | None = None) -> Any:
     """Analyze the pictures of a folder of `make_data`."""
-    from semattn.data import listed
+    from semattn.data import list_images
     from semattn.interrelation import analyze
 
     return analyze(
-        tiny_model(), listed(root / "images"), batch_size=1, pool=3, draws=2, replicates=3,
+        tiny_model(), list_images(root / "images"), batch_size=1, pool=3, draws=2, replicates=3,
         partial=partial, progress=stop_at(stop),
     )  # fmt: skip
 

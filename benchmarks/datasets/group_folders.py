@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semattn.data import listed
+from semattn.data import list_images
 from semattn.images import read
 
 Transform = Callable[[Image.Image], Tensor]
@@ -126,7 +126,7 @@ def imagenet9(
             )
         classes = names
         for label, name in enumerate(classes):
-            rows += [Row(Path(path), label, variant) for path in listed(folder / name)]
+            rows += [Row(Path(path), label, variant) for path in list_images(folder / name)]
     return GroupFolder(rows, classes, transform)
 
 

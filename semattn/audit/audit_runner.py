@@ -17,9 +17,8 @@ from torch import nn
 
 from ..attention.model_inputs import model_device
 from ..attention.sites import check_model
-from ..data.loading import Loaded, Reader
-from ..data.prefetching import default_workers, stream
-from ..data.skipped import Skipped
+from ..data.loading import ImageLoader, LoadedBatch, Skipped
+from ..data.prefetching import default_workers, load_batches
 from ..data.sources import Source
 from ..density import densities
 from ..errors import SemattnError
@@ -90,7 +89,9 @@ class Work:
         )
         detectors.ensure(options["detector"])
         needs = getattr(densities.ensure(options["density"]), "needs", ("keypoints",))
-        self.reader = Reader(self.preprocessing, options["detector"], needs, source.names)
+        self.image_loader = ImageLoader(
+            self.preprocessing, options["detector"], needs, source.names
+        )
         self.device = model_device(model)
         self.about = about_model(model)
         self.manifest = self.about | {
@@ -127,13 +128,15 @@ class Work:
             batches = [batch for unit in todo for batch in unit.batches]
             worker_count = default_workers(self.model) if workers is None else workers
             data = self.source.data
-            loaded_batches = stream(self.reader, data.sources, batches, worker_count, data.labels)
+            loaded_batches = load_batches(
+                self.image_loader, data.sources, batches, worker_count, data.labels
+            )
 
-            def batches_of(unit: Unit) -> Iterator[Loaded]:
+            def batches_of(unit: Unit) -> Iterator[LoadedBatch]:
                 nonlocal done
                 for loaded in islice(loaded_batches, len(unit.batches)):
                     yield loaded
-                    done += loaded.given
+                    done += loaded.n_sources
                     if progress is not None:
                         progress("auditing", done, total)
 
@@ -148,7 +151,7 @@ class Work:
                 warnings.warn(note, stacklevel=3)
             return Audit(summary, analysis, tuple(self.skipped), total, seconds, waiting, files)
 
-    def _do_unit(self, unit: Unit, batches: Iterator[Loaded]) -> None:
+    def _do_unit(self, unit: Unit, batches: Iterator[LoadedBatch]) -> None:
         """Do one unit: store its maps, then its rows, then its sums, which complete it."""
         study = self.study.anew()
         analyse = "analyze" in self.jobs
@@ -190,11 +193,11 @@ class Work:
             self.kept.sums.add(unit.number, digest, study.result())
         self.skipped += [Skipped(name, reason) for name, _, reason in skipped]
 
-    def _explain(self, loaded: Loaded) -> dict[str, np.ndarray]:
+    def _explain(self, loaded: LoadedBatch) -> dict[str, np.ndarray]:
         labels = [self.source.data.labels[number] for number in loaded.numbers]
         return rows_of(self._explanation(loaded), loaded.numbers, labels)
 
-    def _explanation(self, loaded: Loaded) -> Explanation:
+    def _explanation(self, loaded: LoadedBatch) -> Explanation:
         explanation: Explanation = self.explainer.explain(
             self.model, loaded.images, keypoints=loaded.keypoints, manifest=self.manifest
         )
@@ -248,12 +251,12 @@ class Work:
         if "analyze" in self.jobs:
             study.take(loaded)
 
-    def _noise(self, size: int, study: Study) -> Loaded:
+    def _noise(self, size: int, study: Study) -> LoadedBatch:
         rng = np.random.default_rng(0)
         noise = [
             rng.integers(0, 256, (*self.preprocessing.size, 3), dtype=np.uint8) for _ in range(size)
         ]
-        return study.reader.load(0, noise, strict=True)
+        return study.image_loader.load(0, noise, strict=True)
 
     def _study(self, size: int) -> Study:
         return Study(self.model, {

@@ -7,8 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from ..data.loading import Loaded
-from ..data.skipped import Skipped
+from ..data.loading import LoadedBatch, Skipped
 from ..errors import SemattnError
 
 Result = TypeVar("Result")
@@ -16,7 +15,9 @@ Result = TypeVar("Result")
 NO_MEMORY = "out of memory with a batch of this image only"
 
 
-def attempt(call: Callable[[Loaded], Result], loaded: Loaded) -> tuple[list[Result], list[Skipped]]:
+def attempt(
+    call: Callable[[LoadedBatch], Result], loaded: LoadedBatch
+) -> tuple[list[Result], list[Skipped]]:
     """Return the results of `call` on a batch or its parts, in order, and the images it fails on.
 
     Halving the batch handles both a lack of memory and an error that a single image causes.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from ..interrelation import Analysis
 from ..interrelation.analysis_files import load, save
 from ..interrelation.estimates import Figures

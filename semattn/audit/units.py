@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..data.prefetching import Batch
+from ..data.prefetching import BatchRange
 
 BATCHES = 16  # batches per unit
 
@@ -24,10 +24,10 @@ class Unit:
         return f"{self.number:06d}"
 
     @property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[BatchRange]:
         """Batches of the unit, which never reach into another unit."""
         starts = range(self.first, self.stop, self.size)
-        return [Batch(start, min(start + self.size, self.stop)) for start in starts]
+        return [BatchRange(start, min(start + self.size, self.stop)) for start in starts]
 
 
 def units_of(images: int, size: int) -> list[Unit]:

@@ -53,7 +53,7 @@ def explain(
     (all results and settings) and [bold]bench.csv[/] (one row per image).
     """
     from .. import evaluation
-    from ..evaluation.masked import First, read
+    from ..data.masked import EvenSubset, open_masked
     from ..images import Preprocessing
     from . import writers
 
@@ -67,7 +67,7 @@ def explain(
         images, steps = min(images, QUICK["images"]), min(steps, QUICK["steps"])
     with collected_warnings() as notes:
         with busy("reading the data") as say:
-            items = First(read(data), images)
+            items = EvenSubset(open_masked(data), images)
             for name in names:
                 evaluation.method(name, refine)
             say("loading the model (its weights are downloaded at the first use)")

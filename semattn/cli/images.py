@@ -225,7 +225,7 @@ def read_images(arguments: Sequence[str], command: str) -> ImageInputs:
 
 
 def _sources(argument: str, command: str, is_repeated: bool) -> Iterator[Path | bytes]:
-    from ..data import listed
+    from ..data import list_images
 
     if argument == STDIN:
         yield b"" if is_repeated else _standard_input(command)
@@ -235,7 +235,7 @@ def _sources(argument: str, command: str, is_repeated: bool) -> Iterator[Path | 
             f"use curl -fL {shlex.quote(argument)} | semattn {command} -"
         )
     elif _is_folder(argument):
-        yield from listed(argument)
+        yield from list_images(argument)
     elif glob.has_magic(argument) and not os.path.lexists(argument):
         yield from _matches(argument)
     else:
@@ -244,7 +244,7 @@ def _sources(argument: str, command: str, is_repeated: bool) -> Iterator[Path | 
 
 def _matches(pattern: str) -> Iterator[Path]:
     """Yield the files that match a pattern, and those of folders that match, without results."""
-    from ..data import listed
+    from ..data import list_images
 
     markers: dict[Path, dict[str, object]] = {}
     is_empty = True
@@ -257,7 +257,7 @@ def _matches(pattern: str) -> Iterator[Path]:
             yield path
         elif "**" not in pattern:  # a pattern with ** matches the files of the folder, too
             try:
-                files = listed(path)
+                files = list_images(path)
             except ImageError:  # an empty folder, or one of results
                 continue
             is_empty = False

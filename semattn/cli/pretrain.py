@@ -68,7 +68,7 @@ def pretrain(
     photographs, updated during training), [bold]pretrain.json[/] (settings and versions),
     [bold]keypoints/[/] and [bold]checkpoints/[/].
     """
-    from ..data import listed
+    from ..data import list_images
     from ..pretraining import FILES, pretrain as run
 
     is_main = os.environ.get("RANK", "0") == "0"
@@ -76,8 +76,8 @@ def pretrain(
     policy = _policy(masking, beta, beta_end, schedule, hint, mask_ratio, seed, epochs)
     with collected_warnings() as notes:
         with busy("listing the folder") if is_main else nullcontext():
-            pictures = listed(folder)
-            others = None if validation is None else listed(validation)
+            pictures = list_images(folder)
+            others = None if validation is None else list_images(validation)
         progress_context: AbstractContextManager[Progress | None]
         progress_context = progress_phases() if is_main else nullcontext()
         with progress_context as progress:

@@ -60,7 +60,7 @@ def spurious(
     [bold]load_discovery[/]: to find them in other images and to bias attention away from
     them) and [bold]report.html[/] (an interactive page with pictures of each cue).
     """
-    from ..data import listed
+    from ..data import list_images
     from ..spurious import discover_spurious
     from ..spurious.search import check_options
     from . import writers
@@ -71,7 +71,7 @@ def spurious(
     check_options(alpha, min_relative_risk)
     with collected_warnings() as notes:
         with busy("reading the folder") as say:
-            listed(folder)  # fail before the model is loaded, which may take long
+            list_images(folder)  # fail before the model is loaded, which may take long
             say("loading the model (its weights are downloaded at the first use)")
             network = load_model(
                 model, checkpoint, names=class_names_file, pretrained=not random_weights,

@@ -1,21 +1,30 @@
 """Data sets: folders, lists of files and archives, with labels and masks, and their loading.
 
-Pictures are decoded in `semattn.images`; nothing here runs a model.
+Pictures are decoded in `semattn.images`; nothing here runs a model or imports `evaluation`.
 """
 
-from .listing import listed
-from .samples import Archive, members
+from .listing import example_names, find_class_folders, is_picture, left_out_note, list_images
+from .masked import EvenSubset, MaskedDataset, MaskedFolder, MaskedImage, open_masked
+from .packed_masks import Coco, ImageNetSegmentation, Voc
+from .samples import LabelledArchive, read_archive
 from .sources import Source, open_source
-from .strays import by_class_folder, is_picture, left_out_note, named
 
 __all__ = [
-    "Archive",
+    "Coco",
+    "EvenSubset",
+    "ImageNetSegmentation",
+    "LabelledArchive",
+    "MaskedDataset",
+    "MaskedFolder",
+    "MaskedImage",
     "Source",
-    "by_class_folder",
+    "Voc",
+    "example_names",
+    "find_class_folders",
     "is_picture",
     "left_out_note",
-    "listed",
-    "members",
-    "named",
+    "list_images",
+    "open_masked",
     "open_source",
+    "read_archive",
 ]

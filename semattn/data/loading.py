@@ -8,46 +8,52 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..errors import ImageError, ShapeError
-from ..images import Images, called, prepare
+from ..images import Images, display_name, prepare
 from ..keypoints import Keypoints, detect
 from ..utils.cores import spare_cores
 from ..utils.identity import content_digest
-from .skipped import Skipped
+
+
+class Skipped(NamedTuple):
+    """Name of an image that was skipped, and the reason in one line."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedBatch:
     """Readable images of one batch with their keypoints and numbers, and the skipped ones.
 
-    `given` is the number of sources, readable or not. `identities` has one entry per source, or is
-    empty if the reader does not identify sources.
+    `n_sources` counts all sources, readable or not. `identities` has one entry per source, or is
+    empty if the loader does not identify sources.
     """
 
     images: Images | None
     keypoints: list[Keypoints]
     skipped: list[Skipped]
-    given: int
+    n_sources: int
     numbers: tuple[int, ...] = ()
     identities: tuple[str, ...] = ()
 
-    def part(self, rows: slice) -> Loaded:
+    def part(self, rows: slice) -> LoadedBatch:
         """Return a part of the readable images."""
         assert self.images is not None
         images = Images(
             self.images.inputs[rows], self.images.pixels[rows], self.images.names[rows],
             batched=True, prepared=self.images.prepared,
         )  # fmt: skip
-        return Loaded(images, self.keypoints[rows], [], len(images.names), self.numbers[rows])
+        return LoadedBatch(images, self.keypoints[rows], [], len(images.names), self.numbers[rows])
 
     @classmethod
-    def joined(cls, parts: Sequence[Loaded]) -> Loaded:
+    def joined(cls, parts: Sequence[LoadedBatch]) -> LoadedBatch:
         """Join several batches into one."""
         batches = [part.images for part in parts if part.images is not None]
         names = [name for images in batches for name in images.names]
@@ -55,13 +61,13 @@ class Loaded:
             _concatenate(batches, names) if batches else None,
             [keypoints for part in parts for keypoints in part.keypoints],
             [skipped for part in parts for skipped in part.skipped],
-            sum(part.given for part in parts),
+            sum(part.n_sources for part in parts),
             tuple(number for part in parts for number in part.numbers),
             tuple(line for part in parts for line in part.identities),
         )
 
 
-class Reader:
+class ImageLoader:
     """Loader of images and keypoints for a model; all inputs must have one size.
 
     Parameters
@@ -81,17 +87,17 @@ class Reader:
         needs: Iterable[str],
         names: Sequence[str] | None = None,
     ) -> None:
-        self.wanted, self.detector, self.names = preprocessing, detector, names
+        self.preprocessing, self.detector, self.names = preprocessing, detector, names
         self.descriptors = "descriptors" in needs
         self.sizes: set[tuple[int, ...]] = set()
 
     def name(self, number: int, source: Any) -> str:
         """Return the display name of an image."""
-        return self.names[number] if self.names else called(source) or f"image {number}"
+        return self.names[number] if self.names else display_name(source) or f"image {number}"
 
     def load(
         self, first: int, sources: list[Any], strict: bool = False, threads: int | None = None
-    ) -> Loaded:
+    ) -> LoadedBatch:
         """Read images, numbered from `first`, and detect their keypoints.
 
         `strict` raises for an unreadable image instead of skipping it. `threads` is the number of
@@ -103,7 +109,7 @@ class Reader:
         for number, source in enumerate(sources, first):
             name = self.name(number, source)
             try:
-                readable.append(prepare(source, self.wanted))
+                readable.append(prepare(source, self.preprocessing))
                 names.append(name)
                 numbers.append(number)
             except (ImageError, ShapeError, OSError) as error:
@@ -111,7 +117,7 @@ class Reader:
                     raise
                 skipped.append(Skipped(name, " ".join(str(error).split())))
         if not readable:
-            return Loaded(None, [], skipped, len(sources), (), identities)
+            return LoadedBatch(None, [], skipped, len(sources), (), identities)
         for images in readable:
             if len(images.inputs) > 1:
                 raise ShapeError(
@@ -129,7 +135,7 @@ class Reader:
         keypoints = detect(
             batch.pixels, self.detector, workers=threads, descriptors=self.descriptors
         )
-        return Loaded(batch, keypoints, skipped, len(sources), tuple(numbers), identities)
+        return LoadedBatch(batch, keypoints, skipped, len(sources), tuple(numbers), identities)
 
     def identities(self, first: int, sources: Sequence[Any]) -> tuple[str, ...]:
         """Return the name and the SHA-256 of the content of each source."""
@@ -149,18 +155,18 @@ def _concatenate(batches: Sequence[Images], names: Sequence[str]) -> Images:
     )
 
 
-def read_ahead(
-    load: Callable[[int, list[Any]], Loaded], images: Iterable[Any], size: int, ahead: bool
-) -> Iterator[Loaded]:
+def load_ahead(
+    load: Callable[[int, list[Any]], LoadedBatch], images: Iterable[Any], size: int, ahead: bool
+) -> Iterator[LoadedBatch]:
     """Yield batches of `size` images; with `ahead`, load the next while one is processed."""
     sources_left, first = iter(images), 0
-    pending: deque[Future[Loaded]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as reader:
+    pending: deque[Future[LoadedBatch]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="semattn-reading") as executor:
         while sources := list(islice(sources_left, size)):
             if not ahead:
                 yield load(first, sources)
             else:
-                pending.append(reader.submit(load, first, sources))
+                pending.append(executor.submit(load, first, sources))
                 if len(pending) > 1:
                     yield pending.popleft().result()
             first += len(sources)

@@ -28,8 +28,7 @@ from ..errors import relative_reason
 from ..images import Images, Preprocessing
 from ..utils.cores import spare_cores
 from ..utils.identity import identity_of
-from .loading import Loaded, Reader
-from .skipped import Skipped
+from .loading import ImageLoader, LoadedBatch, Skipped
 
 AHEAD = 2  # batches that are read ahead
 MOST_WORKERS = 16
@@ -40,39 +39,39 @@ _DIED = "DataLoader worker"  # start of torch's error for a dead worker
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchRange:
     """Range of images that are read together: `first` to `stop`, excluded."""
 
     first: int
     stop: int
 
 
-class Batches(Dataset):
+class BatchDataset(Dataset):
     """Batches of a data set, prepared for the model, with their keypoints.
 
     Parameters
     ----------
-    reader : image reader
+    image_loader : loader of the images
     sources : the pictures
     threads : threads that detect keypoints in a batch; None for one per core
     labels : labels of the pictures, which are part of their identities; None for no identities
     """
 
     def __init__(
-        self, reader: Reader, sources: Sequence[Any], threads: int | None,
+        self, image_loader: ImageLoader, sources: Sequence[Any], threads: int | None,
         labels: Sequence[int | None] | None = None,
     ) -> None:  # fmt: skip
-        self.reader, self.sources, self.threads = reader, sources, threads
+        self.image_loader, self.sources, self.threads = image_loader, sources, threads
         self.labels = labels
 
-    def load(self, batch: Batch) -> Loaded:
+    def load(self, batch: BatchRange) -> LoadedBatch:
         """Return the images of a batch."""
         numbers = range(batch.first, batch.stop)
         pictures = [self.sources[i] for i in numbers]
         # Computed before reading, so that a picture that is edited meanwhile counts as changed.
         identities = self.identities(batch)
-        loaded = self.reader.load(batch.first, pictures, threads=self.threads)
-        source_of = {self.reader.name(i, self.sources[i]): self.sources[i] for i in numbers}
+        loaded = self.image_loader.load(batch.first, pictures, threads=self.threads)
+        source_of = {self.image_loader.name(i, self.sources[i]): self.sources[i] for i in numbers}
         skipped = [
             skipped_image._replace(
                 reason=relative_reason(
@@ -83,20 +82,20 @@ class Batches(Dataset):
         ]
         return replace(loaded, skipped=skipped, identities=identities)
 
-    def identities(self, batch: Batch) -> tuple[str, ...]:
+    def identities(self, batch: BatchRange) -> tuple[str, ...]:
         """Return a line of `semattn.utils.identity` for each image of a batch."""
         if self.labels is None:
             return ()
         return tuple(
-            identity_of(self.sources[i], self.reader.name(i, self.sources[i]), self.labels[i])
+            identity_of(self.sources[i], self.image_loader.name(i, self.sources[i]), self.labels[i])
             for i in range(batch.first, batch.stop)
         )
 
-    def __getitem__(self, batch: Batch) -> bytes:
+    def __getitem__(self, batch: BatchRange) -> bytes:
         # Bytes go through a pipe; tensors would use shared memory, and torch silently loses a batch
         # if that is full.
         buffer = io.BytesIO()
-        _Sender(buffer, self.reader.wanted).dump(self.load(batch))
+        _Sender(buffer, self.image_loader.preprocessing).dump(self.load(batch))
         return buffer.getvalue()
 
 
@@ -122,19 +121,19 @@ def _rebuild_images(
     return Images(preprocessing.inputs(pixels), pixels, names, batched=True, prepared=True)
 
 
-def stream(
-    reader: Reader, sources: Sequence[Any], batches: Sequence[Batch], workers: int,
+def load_batches(
+    image_loader: ImageLoader, sources: Sequence[Any], batches: Sequence[BatchRange], workers: int,
     labels: Sequence[int | None] | None = None,
-) -> Generator[Loaded, None, None]:  # fmt: skip
+) -> Generator[LoadedBatch, None, None]:  # fmt: skip
     """Yield every batch, in order, read ahead by `workers` processes; 0 reads in this process.
 
     A picture that crashes a worker is skipped, and reading continues.
     """
     if not workers:
-        dataset = Batches(reader, sources, None, labels)
+        dataset = BatchDataset(image_loader, sources, None, labels)
         yield from (dataset.load(batch) for batch in batches)
         return
-    dataset = Batches(reader, sources, 1, labels)
+    dataset = BatchDataset(image_loader, sources, 1, labels)
     done = 0
     while done < len(batches):
         with _ThreadedLoader(partial(_loader, dataset, batches[done:], workers)) as received:
@@ -154,7 +153,9 @@ def default_workers(model: nn.Module) -> int:
     return min(MOST_WORKERS, spare_cores(model))
 
 
-def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[Loaded]:
+def _loader(
+    data: BatchDataset, batches: Sequence[BatchRange], workers: int
+) -> Iterator[LoadedBatch]:
     """Return the batches that workers send."""
     loader = DataLoader(
         data, batch_size=None, sampler=list(batches), num_workers=min(workers, len(batches))
@@ -162,22 +163,26 @@ def _loader(data: Batches, batches: Sequence[Batch], workers: int) -> Iterator[L
     return map(pickle.loads, loader)  # written by our own workers
 
 
-def _read_separately(data: Batches, batch: Batch) -> Loaded:
+def _read_separately(data: BatchDataset, batch: BatchRange) -> LoadedBatch:
     """Read a batch whose reading killed a worker again, each image in its own worker."""
-    return Loaded.joined([_read_image(data, number) for number in range(batch.first, batch.stop)])
+    return LoadedBatch.joined(
+        [_read_image(data, number) for number in range(batch.first, batch.stop)]
+    )
 
 
-def _read_image(data: Batches, number: int) -> Loaded:
+def _read_image(data: BatchDataset, number: int) -> LoadedBatch:
     """Read one image; it is skipped if every worker that reads it dies."""
     for _ in range(TRIES):
-        with _ThreadedLoader(partial(_loader, data, [Batch(number, number + 1)], 1)) as received:
+        with _ThreadedLoader(
+            partial(_loader, data, [BatchRange(number, number + 1)], 1)
+        ) as received:
             try:
                 return next(iter(received))
             except RuntimeError as error:
                 if not str(error).startswith(_DIED):
                     raise
-    skipped = [Skipped(data.reader.name(number, data.sources[number]), KILLED)]
-    return Loaded(None, [], skipped, 1, (), data.identities(Batch(number, number + 1)))
+    skipped = [Skipped(data.image_loader.name(number, data.sources[number]), KILLED)]
+    return LoadedBatch(None, [], skipped, 1, (), data.identities(BatchRange(number, number + 1)))
 
 
 class _ThreadedLoader:
@@ -187,7 +192,7 @@ class _ThreadedLoader:
     rest. The consumer therefore watches the workers too, and abandons the thread.
     """
 
-    def __init__(self, start: Callable[[], Iterator[Loaded]]) -> None:
+    def __init__(self, start: Callable[[], Iterator[LoadedBatch]]) -> None:
         self.waiting: queue.Queue[Any] = queue.Queue(AHEAD)
         self.over = threading.Event()
         self.workers: list[multiprocessing.process.BaseProcess] = []
@@ -195,7 +200,7 @@ class _ThreadedLoader:
             target=self._run, args=(start,), name="semattn-loading", daemon=True
         )
 
-    def __enter__(self) -> Iterator[Loaded]:
+    def __enter__(self) -> Iterator[LoadedBatch]:
         self.thread.start()
         return self._coming()
 
@@ -210,7 +215,7 @@ class _ThreadedLoader:
         for worker in self.workers:
             worker.kill()
 
-    def _coming(self) -> Iterator[Loaded]:
+    def _coming(self) -> Iterator[LoadedBatch]:
         while True:
             kind, value = self._next()
             if kind == "end":
@@ -231,7 +236,7 @@ class _ThreadedLoader:
                     if time.monotonic() - ended_at > GRACE:
                         return "error", RuntimeError(f"{_DIED} is gone")
 
-    def _run(self, start: Callable[[], Iterator[Loaded]]) -> None:
+    def _run(self, start: Callable[[], Iterator[LoadedBatch]]) -> None:
         try:
             before = set(multiprocessing.active_children())
             received = start()

@@ -28,7 +28,7 @@ NO_PHOTOGRAPHS = {
 
 
 @dataclass(frozen=True)
-class Samples:
+class ArchiveSamples:
     """Pictures and labels of the samples in some archives.
 
     Parameters
@@ -46,7 +46,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Archive:
+class LabelledArchive:
     """Pictures of one archive with their labels (class number, class name or None), and notes."""
 
     pictures: tuple[TarMember, ...]
@@ -55,16 +55,16 @@ class Archive:
     notes: tuple[str, ...] = ()
 
 
-def members(archive: str | os.PathLike[str], extension: str = "") -> Archive:
-    """Return the pictures and labels of one tar file: `scan`, then `pair`."""
+def read_archive(archive: str | os.PathLike[str], extension: str = "") -> LabelledArchive:
+    """Return the pictures and labels of one tar file: `scan`, then `pair_samples`."""
     contents = scan(archive)
-    samples = pair([contents], extension)
+    samples = pair_samples([contents], extension)
     labels = tuple(int(word) if re.fullmatch("[0-9]{1,18}", word) else word or None
                    for word in samples.words)  # fmt: skip
-    return Archive(samples.pictures, labels, contents.broken, samples.notes)
+    return LabelledArchive(samples.pictures, labels, contents.broken, samples.notes)
 
 
-def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
+def pair_samples(scans: Sequence[Scan], extension: str = "") -> ArchiveSamples:
     """Select one picture for each sample, with its label.
 
     A sample consists of all members whose names are equal up to the first dot, as in WebDataset; or
@@ -127,7 +127,7 @@ def pair(scans: Sequence[Scan], extension: str = "") -> Samples:
     )
     if ending != "cls" and any(texts):
         notes.append(f"classes are read from the members .{ending} of the archives")
-    return Samples(tuple(pictures), texts, ending, tuple(notes))
+    return ArchiveSamples(tuple(pictures), texts, ending, tuple(notes))
 
 
 def _sample_key(stem: str, split_name: SplitName) -> str:

@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SemattnError, plain
-from ..images import called
+from ..images import display_name
 from ..images.archives import scan
-from .labelled import PREDICTED, Labelled, read
-from .labels import IN_ORDER, NUMBER, class_numbers, counts_from_one
-from .lists import ImageList, read_list
-from .samples import Samples, pair
+from .image_list import ImageList, read_list
+from .labelled import (
+    IN_ORDER,
+    NUMBER,
+    PREDICTED,
+    LabelledImages,
+    counts_from_one,
+    match_class_words,
+    read_labelled,
+)
+from .samples import ArchiveSamples, pair_samples
 
 RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")  # of archives: shard-{000..063}.tar
 MOST_ARCHIVES = 1_000_000  # in a range
@@ -34,7 +41,7 @@ class Source:
     broken : (name, reason) of the parts that could not be listed
     """
 
-    data: Labelled
+    data: LabelledImages
     names: tuple[str, ...]
     broken: tuple[tuple[str, str], ...] = ()
 
@@ -119,8 +126,10 @@ def _split_extension(text: str) -> tuple[str, str]:
 
 
 def _folder(folder: Path, names: Sequence[str], outputs: int) -> Source:
-    data = read(folder, names, outputs)
-    return Source(data, tuple(called(Path(path).relative_to(folder)) for path in data.sources))
+    data = read_labelled(folder, names, outputs)
+    return Source(
+        data, tuple(display_name(Path(path).relative_to(folder)) for path in data.sources)
+    )
 
 
 def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[str]]:
@@ -128,7 +137,7 @@ def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[
     numbers = _numbers(listing, names, outputs, file)
     labels = tuple(numbers[word] if word else None for word in listing.words)
     note = "" if any(listing.words) else PREDICTED.format("the list has no classes")
-    data = Labelled(list(listing.paths), labels, tuple(names), note)
+    data = LabelledImages(list(listing.paths), labels, tuple(names), note)
     notes = list(listing.notes)
     if any(listing.words) and not names and not all(map(NUMBER.fullmatch, numbers)):
         notes.append(IN_ORDER)
@@ -137,7 +146,7 @@ def _list(file: Path, names: Sequence[str], outputs: int) -> tuple[Source, list[
 
 def _numbers(listing: ImageList, names: Sequence[str], outputs: int, file: Path) -> dict[str, int]:
     """Return the class number of each name or number in a list."""
-    numbers, reasons = class_numbers(set(listing.words) - {""}, names, outputs)
+    numbers, reasons = match_class_words(set(listing.words) - {""}, names, outputs)
     if not reasons:
         return numbers
     place, word = next((index, word) for index, word in enumerate(listing.words) if word in reasons)
@@ -165,21 +174,21 @@ def _archives(
         raise SemattnError(
             f"source: expected pictures in the archives, got none in {len(files)}{reason}"
         )
-    samples = pair(scans, extension)
+    samples = pair_samples(scans, extension)
     labels, notes = _member_labels(samples, names, outputs)
     has_labels = any(label is not None for label in labels)
     note = "" if has_labels else PREDICTED.format(NO_LABELS)
-    data = Labelled(list(samples.pictures), labels, tuple(names), note)
+    data = LabelledImages(list(samples.pictures), labels, tuple(names), note)
     notes = [*samples.notes, *notes]
-    return Source(data, tuple(map(called, samples.pictures)), tuple(broken)), notes
+    return Source(data, tuple(map(display_name, samples.pictures)), tuple(broken)), notes
 
 
 def _member_labels(
-    samples: Samples, names: Sequence[str], outputs: int
+    samples: ArchiveSamples, names: Sequence[str], outputs: int
 ) -> tuple[tuple[int | None, ...], list[str]]:
     """Return the class number of each picture, and notes on labels that are not classes."""
     words = [word for word in samples.words if word]
-    numbers, reasons = class_numbers(words, names, outputs)
+    numbers, reasons = match_class_words(words, names, outputs)
     if not reasons:
         in_order = numbers and not names and not any(map(NUMBER.fullmatch, numbers))
         return tuple(map(numbers.get, samples.words)), [IN_ORDER] if in_order else []

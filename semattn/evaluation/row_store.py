@@ -7,23 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..data.masked import sources_of
 from ..errors import SemattnError
 from ..utils.input_list import contents, identify, lines_by_name
 from ..utils.run_store import RunStore
-
-Source = tuple[str, Any, "int | None"]  # name, file or value, number of the class
-
-
-def sources_of(data: Any, index: int) -> list[Source]:
-    """Return the inputs of an item: its image, and its mask if it has one.
-
-    A data set with a method `sources` gives them without reading the item.
-    """
-    if hasattr(data, "sources"):
-        return list(data.sources(index))
-    item = data[index]
-    image: Source = (item.name, item.image, item.label)
-    return [image] if item.mask is None else [image, (f"{item.name} mask", item.mask, None)]
 
 
 def around(index: int, count: int, most: int) -> list[int]:

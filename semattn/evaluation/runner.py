@@ -82,7 +82,7 @@ def evaluate(
     model : in evaluation mode, with classes
     data : a sequence of items with `name`, `image` (PIL), `mask` (H, W) or None, `label` or None,
         and `classes`; unreadable items are skipped and listed. With a method `sources`, as in
-        `semattn.evaluation.masked.Folder`, stored rows are confirmed without reading items
+        `semattn.data.masked.MaskedFolder`, stored rows are confirmed without reading items
     methods, metrics : names (`methods.method`, `measures`); metrics None for the default ones
     setting : of the perturbation metrics
     refine : refinement of patches to pixels, the same for every row

@@ -10,7 +10,7 @@ from .archives import TarMember
 from .batch import (
     PICTURE_CHANNELS,
     Images,
-    called,
+    display_name,
     keypoint_channels_error,
     luma,
     pixels_of,
@@ -32,7 +32,7 @@ __all__ = [
     "Picture",
     "Preprocessing",
     "TarMember",
-    "called",
+    "display_name",
     "infer_mask_encoding",
     "keypoint_channels_error",
     "luma",

@@ -104,7 +104,7 @@ def prepare(
             "preprocessing=Preprocessing(size, mean, std), or a float tensor"
         )
     names = tuple(
-        Path(label).name if (label := called(picture_source)) else f"image {i}"
+        Path(label).name if (label := display_name(picture_source)) else f"image {i}"
         for i, picture_source in enumerate(sources)
     )
     fitted: list[Image.Image] = []
@@ -140,7 +140,7 @@ def _crop_note(name: str, size: tuple[int, int], transform: Preprocessing) -> st
     )
 
 
-def called(source: Any) -> str:
+def display_name(source: Any) -> str:
     """Return the display name of a picture: its path, or its path in an archive; "" without one.
 
     Characters that cannot be displayed are escaped.

@@ -5,7 +5,7 @@ strata EMPTY, LOW and HIGH, alignment with the keypoint concentration, attention
 entropy, for each layer and head, with intervals and nulls. Must not import `viz` or `report`.
 """
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from .analysis import Analysis, load_analysis
 from .run import analyze
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from ..grid import PatchGrid
 from ..utils.registry import choices
 from .accumulate import METRICS, Tally

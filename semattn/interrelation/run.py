@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..attention.sites import Layers, check_model
-from ..data.loading import as_iterable, has_spare_cores, read_ahead
+from ..data.loading import as_iterable, has_spare_cores, load_ahead
 from ..images import Preprocessing
 from ..utils.progress import Progress, ignore_progress
 from .analysis import Analysis
@@ -100,13 +100,13 @@ def analyze(
         if isinstance(image_list, Sequence) or hasattr(image_list, "ndim"):
             _drop_changed(study, Path(partial), image_list)
     if image_list is None:
-        loaded = study.reader.load(0, [images], strict=True)
+        loaded = study.image_loader.load(0, [images], strict=True)
         for note in loaded.images.notes if loaded.images else ():
             warnings.warn(note, stacklevel=2)
         study.take(loaded)
     else:
         study.take_all(
-            read_ahead(study.reader.load, image_list, batch_size, has_spare_cores(module)),
+            load_ahead(study.image_loader.load, image_list, batch_size, has_spare_cores(module)),
             None if partial is None else Path(partial),
             progress or ignore_progress,
             total,

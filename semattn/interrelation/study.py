@@ -19,8 +19,7 @@ from ..attention.model_call import ModelCall
 from ..attention.model_inputs import move_to_model
 from ..attention.norms import norms_on, watch_norms
 from ..attention.readout import with_readout
-from ..data.loading import Loaded, Reader
-from ..data.skipped import Skipped
+from ..data.loading import ImageLoader, LoadedBatch, Skipped
 from ..density import Scene, concentration, densities, strata
 from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
@@ -65,7 +64,7 @@ class Study:
         detectors.ensure(options["detector"])
         preprocessing = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
         needs = getattr(self.density, "needs", ("keypoints",))
-        self.reader = Reader(preprocessing, options["detector"], needs)
+        self.image_loader = ImageLoader(preprocessing, options["detector"], needs)
         parameters = {name: _to_json(value) for name, value in options.items()}
         parameters["preprocessing"] = parameters["preprocessing"] or _describe_preprocessing(model)
         about = about or about_model(model)
@@ -84,7 +83,7 @@ class Study:
         study.tally, study.skipped = None, []
         return study
 
-    def find_grid(self, loaded: Loaded) -> None:
+    def find_grid(self, loaded: LoadedBatch) -> None:
         """Determine the patch grid from a forward pass of the first image."""
         assert loaded.images is not None
         inputs = self._inputs(loaded.images)[:1]
@@ -93,13 +92,13 @@ class Study:
     def _inputs(self, images: Images) -> Tensor:
         return move_to_model(self.model, images.inputs, prepared=images.prepared)
 
-    def pooled(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
+    def pooled(self, batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
         """Fill the pool from the first batches, and return an iterator over all batches."""
         return chain(self._fill_pool(batches), batches)
 
     def take_all(
         self,
-        batches: Iterator[Loaded],
+        batches: Iterator[LoadedBatch],
         partial: Path | None,
         progress: Progress,
         total: int | None,
@@ -115,12 +114,12 @@ class Study:
         if partial is not None and partial.exists():
             saved, done, saved_digest, fill = load_partial(partial, self.manifest)
             self.tally, self.grid, self.skipped = saved.tally, saved.grid, list(saved.skipped)
-        self.reader.identifies = partial is not None
+        self.image_loader.identifies = partial is not None
         remaining = self.pooled(batches)
         if partial is not None and done and fill != self.fill:
             raise mismatch_error(partial, "other images")
         for number, loaded in enumerate(remaining, 1):
-            n_before, n_read = n_read, n_read + loaded.given
+            n_before, n_read = n_read, n_read + loaded.n_sources
             digest.update(_encode_identities(loaded.identities))
             is_changed = (n_read, digest.hexdigest()) != (done, saved_digest)
             if partial is not None and n_before < done <= n_read and is_changed:
@@ -164,12 +163,14 @@ class Study:
         digest = hashlib.sha256()
         digests = {0: digest.hexdigest()}
         for number in range(max(counts)):
-            digest.update(_encode_identities(self.reader.identities(number, [images[number]])))
+            digest.update(
+                _encode_identities(self.image_loader.identities(number, [images[number]]))
+            )
             if number + 1 in counts:
                 digests[number + 1] = digest.hexdigest()
         return digests
 
-    def take(self, loaded: Loaded) -> None:
+    def take(self, loaded: LoadedBatch) -> None:
         """Measure one batch and add it to the tally."""
         self.skipped += loaded.skipped
         if loaded.images is None:
@@ -228,7 +229,7 @@ class Study:
         is_empty = (s == 0).all(dim=1, keepdim=True)  # such images are skipped, so no warning
         return scene, s, concentration(torch.where(is_empty, 1.0, s)), strata_of_s
 
-    def _enter_pool(self, loaded: Loaded, max_size: int | None = None) -> None:
+    def _enter_pool(self, loaded: LoadedBatch, max_size: int | None = None) -> None:
         """Enter a batch into the pool without measuring it, up to `max_size` images."""
         if loaded.images is None or not self.options["pool"]:
             return
@@ -240,16 +241,16 @@ class Study:
             if max_size is None or len(self.pool) < max_size:
                 self.pool.enter(key, p, image_strata)
 
-    def _fill_pool(self, batches: Iterator[Loaded]) -> list[Loaded]:
+    def _fill_pool(self, batches: Iterator[LoadedBatch]) -> list[LoadedBatch]:
         """Read as many batches as the pool needs, and return them."""
-        batches_read: list[Loaded] = []
+        batches_read: list[LoadedBatch] = []
         max_size, n_read, ended = self.options["pool"], 0, False
         while len(self.pool) < max_size and n_read < MAX_FILL_FACTOR * max_size:
             if (loaded := next(batches, None)) is None:
                 ended = True
                 break
             batches_read.append(loaded)
-            n_read += loaded.given
+            n_read += loaded.n_sources
             self._enter_pool(loaded, max_size=max_size)
         self.pool.max_size = len(self.pool)  # the size is fixed from now on
         lines = b"".join(_encode_identities(loaded.identities) for loaded in batches_read)

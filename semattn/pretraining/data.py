@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ..data import listed
+from ..data import list_images
 from ..density import Scene, count, densities
 from ..errors import ImageError
 from ..grid import PatchGrid
@@ -273,7 +273,7 @@ def readable(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Pat
     ImageError
         If the folder cannot be read or holds no picture.
     """
-    files = listed(folder)
+    files = list_images(folder)
 
     def open_error(path: Path) -> str:
         try:

@@ -1,6 +1,6 @@
 """Discovery of spurious correlations: what a model uses for a class that is not its object."""
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank
 from .discovery_files import load_discovery, save_discovery

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from .cue import SpuriousCue
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.labelled import Labelled
+from ..data.labelled import LabelledImages
 from ..errors import SemattnError, relative_reason
 from ..utils.identity import all_unchanged, combined, from_array, identity_of, to_array
 from ..utils.progress import Progress
@@ -46,7 +46,7 @@ class Views:
     """
 
     def __init__(
-        self, looker: Looker, data: Labelled, store: RunStore, names: Sequence[str], size: int,
+        self, looker: Looker, data: LabelledImages, store: RunStore, names: Sequence[str], size: int,
         seed: int, progress: Progress,
     ) -> None:  # fmt: skip
         self.looker, self.data, self.store, self.size = looker, data, store, size

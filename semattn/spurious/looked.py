@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from torch import Tensor
 
-from ..data.skipped import Skipped
+from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..images import Images

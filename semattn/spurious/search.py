@@ -14,7 +14,7 @@ from torch import nn
 from ..attention.model_inputs import move_to_model
 from ..attention.output_meaning import predict
 from ..attention.sites import check_model
-from ..data.labelled import read
+from ..data.labelled import read_labelled
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
 from ..keypoints import detectors
@@ -141,7 +141,7 @@ class Search:
         check_model(model, compiled=True)
         names = tuple(names if names is not None else class_names(model) or ())
         looker = Looker(model, preprocessing, detector, seed)
-        data = read(dataset, names, _count_outputs(looker, dataset))
+        data = read_labelled(dataset, names, _count_outputs(looker, dataset))
         options = {
             "alpha": alpha, "min_relative_risk": min_relative_risk,
             "max_candidates": max_candidates, "batch_size": batch_size, "seed": seed,

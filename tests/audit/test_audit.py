@@ -236,14 +236,14 @@ def test_a_model_that_cannot_be_explained_is_refused_before_the_first_image(tmp_
 
 
 def test_a_picture_that_crashes_its_reader_is_skipped(tmp_path, source, monkeypatch):
-    load = loading.Reader.load
+    load = loading.ImageLoader.load
 
     def dying(self, first, sources, **more):
         if torch.utils.data.get_worker_info() and any("004" in str(path) for path in sources):
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, first, sources, **more)
 
-    monkeypatch.setattr(loading.Reader, "load", dying)
+    monkeypatch.setattr(loading.ImageLoader, "load", dying)
     result = audit(tiny(), source, tmp_path / "out", batch_size=3, workers=1)
     assert [row["name"] for row in rows(tmp_path / "out")] == [
         f"{n:03}.png" for n in range(11) if n != 4
@@ -253,7 +253,7 @@ def test_a_picture_that_crashes_its_reader_is_skipped(tmp_path, source, monkeypa
 
 
 def test_a_worker_that_is_killed_once_does_not_change_results(tmp_path, source, monkeypatch):
-    load, flag = loading.Reader.load, tmp_path / "flag"
+    load, flag = loading.ImageLoader.load, tmp_path / "flag"
     audit(tiny(), source, tmp_path / "whole", batch_size=3)
 
     def dying(self, first, sources, **more):
@@ -262,7 +262,7 @@ def test_a_worker_that_is_killed_once_does_not_change_results(tmp_path, source, 
             os.kill(os.getpid(), signal.SIGKILL)
         return load(self, first, sources, **more)
 
-    monkeypatch.setattr(loading.Reader, "load", dying)
+    monkeypatch.setattr(loading.ImageLoader, "load", dying)
     audit(tiny(), source, tmp_path / "out", batch_size=3, workers=2)
     assert flag.exists()
     assert results(tmp_path / "whole") == results(tmp_path / "out")

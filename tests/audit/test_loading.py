@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from semattn.data.loading import Reader
-from semattn.data.prefetching import Batch, Batches, default_workers
+from semattn.data.loading import ImageLoader
+from semattn.data.prefetching import BatchDataset, BatchRange, default_workers
 from semattn.images import Preprocessing
 from tests.audit.pictures import folder
 
@@ -19,15 +19,15 @@ def test_a_worker_sends_batches_bit_for_bit(tmp_path, channels):
     preprocessing = Preprocessing((48, 32), (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels])
     sources = sorted(folder(tmp_path / "in", 4).iterdir())
     sources[2].write_bytes(b"no picture")
-    batches = Batches(Reader(preprocessing, "sift", ("descriptors",)), sources, 1)
-    read, sent = batches.load(Batch(1, 4)), batches[Batch(1, 4)]
+    batches = BatchDataset(ImageLoader(preprocessing, "sift", ("descriptors",)), sources, 1)
+    read, sent = batches.load(BatchRange(1, 4)), batches[BatchRange(1, 4)]
     received = pickle.loads(sent)
     assert len(sent) < 3 * read.images.inputs.nbytes
     assert torch.equal(received.images.inputs, read.images.inputs)
     assert received.images.inputs.is_contiguous()
     np.testing.assert_array_equal(received.images.pixels, read.images.pixels)
     assert received.images.names == read.images.names and received.numbers == read.numbers == (1, 3)
-    assert received.skipped == read.skipped and received.given == 3
+    assert received.skipped == read.skipped and received.n_sources == 3
     for actual, expected in zip(received.keypoints, read.keypoints, strict=True):
         for name, value in vars(expected).items():
             actual_value = getattr(actual, name)

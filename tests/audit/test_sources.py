@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semattn.data import members, open_source
+from semattn.data import open_source, read_archive
 from semattn.errors import SemattnError
 from semattn.images import TarMember, read
 from tests.audit.pictures import archive, folder, picture
@@ -54,7 +54,7 @@ def test_a_sample_keeps_its_folder_and_its_dots(tmp_path):
             about = tarfile.TarInfo(name)
             about.size = 1
             tar.addfile(about, io.BytesIO(b"7"))
-    contents = members(tmp_path / "a.tar")
+    contents = read_archive(tmp_path / "a.tar")
     assert [picture.name for picture in contents.pictures] == [
         "v1.0/x.png"
     ]  # the first of a sample
@@ -64,10 +64,10 @@ def test_a_sample_keeps_its_folder_and_its_dots(tmp_path):
 @pytest.mark.parametrize("cut", [1, 13, 100])
 def test_a_damaged_archive_gives_the_pictures_before_the_damage(tmp_path, cut):
     file = archive(tmp_path / "a.tar", 4)
-    intact = members(file)
+    intact = read_archive(file)
     last = intact.pictures[-1]
     file.write_bytes(file.read_bytes()[: last.offset + last.size - cut])
-    readable = members(file)
+    readable = read_archive(file)
     assert readable.pictures == intact.pictures[:-1]
     assert "damaged after 0002.png" in readable.broken
     source = open_source(file, (), 10)
@@ -76,14 +76,14 @@ def test_a_damaged_archive_gives_the_pictures_before_the_damage(tmp_path, cut):
 
 def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
     file = archive(tmp_path / "a.tar", 4)
-    assert members(file).broken == ""
-    third = members(file).pictures[2]
+    assert read_archive(file).broken == ""
+    third = read_archive(file).pictures[2]
     end = third.offset + third.size
     end += -end % 512
     content = file.read_bytes()
     for cut in (end, end + 1, end + 511):  # before and within the header of the next
         file.write_bytes(content[:cut])
-        readable = members(file)
+        readable = read_archive(file)
         assert len(readable.pictures) == 3
         assert "damaged after 0002.png (end marker is missing)" in readable.broken
 

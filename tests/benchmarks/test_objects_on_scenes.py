@@ -20,7 +20,7 @@ from benchmarks.datasets.objects_on_scenes import (
 )
 from benchmarks.datasets.objects_on_scenes.compose import crop_scene, paste, place, trim
 from benchmarks.datasets.objects_on_scenes.export import export
-from semattn.evaluation import masked
+from semattn.data import masked
 
 CATALOG = {
     "disc": Objects(("disc0.png", "disc1.png"), (), ("disc2.png",)),
@@ -196,7 +196,7 @@ def test_sheet_outlines_the_mask(root):
 def test_folders_of_images_and_masks(root, tmp_path):
     data, folder = dataset(root, count=5), tmp_path / "out"
     export(data, folder)
-    read = masked.read(f"masks:{folder / 'images'},{folder / 'masks'}")
+    read = masked.open_masked(f"masks:{folder / 'images'},{folder / 'masks'}")
     assert read.classes == ("bar", "disc") and len(read) == 5
     samples = {f"{data.classes[sample.label]}/{i:06}.png": sample for i, sample in enumerate(data)}
     for item in (read[number] for number in range(5)):

@@ -12,7 +12,7 @@ from skimage import data
 
 from semattn import interrelation
 from semattn.cli import writers
-from semattn.data import listed
+from semattn.data import list_images
 from semattn.errors import ImageError
 from semattn.interrelation import load_analysis
 from tests.conftest import PHOTO, refused
@@ -152,11 +152,11 @@ def test_a_folder_of_no_pictures_is_refused(run, tmp_path):
 
 def test_files_are_listed_by_name_without_following_links(folder, tmp_path):
     (folder / "loop").symlink_to(folder, target_is_directory=True)
-    names = [path.relative_to(folder).as_posix() for path in listed(folder)]
+    names = [path.relative_to(folder).as_posix() for path in list_images(folder)]
     assert names[:3] == ["<b>d[red].png", "a.jpg", "b.png"] and names[-1] == "deep/er/c.png"
     assert len(names) == 9
     with pytest.raises(ImageError, match="folder: expected a readable folder"):
-        listed(tmp_path / "nowhere")
+        list_images(tmp_path / "nowhere")
 
 
 def _model():

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from semattn.data import members, open_source
+from semattn.data import open_source, read_archive
 from semattn.errors import SemattnError
 from semattn.images import read
 from tests.archive_forms import (
@@ -171,5 +171,5 @@ def test_a_label_that_is_no_text_is_counted(tmp_path):
 
 def test_members_of_one_archive_give_numbers_and_names(tmp_path):
     content = [("0.png", png(0)), ("0.cls", b"cat"), ("1.png", png(1)), ("1.cls", b"7\n")]
-    archive = members(write_archive(tmp_path / "a.tar", content))
+    archive = read_archive(write_archive(tmp_path / "a.tar", content))
     assert archive.labels == ("cat", 7)

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from semattn.data import is_picture, open_source
-from semattn.data.labelled import read
+from semattn.data.labelled import read_labelled
+from semattn.data.masked import open_masked as read_data
 from semattn.errors import SemattnError
-from semattn.evaluation.masked import read as read_data
 from semattn.spurious import discover_spurious
 from tests.conftest import tiny
 
@@ -60,25 +60,25 @@ def labels_of(data, folder) -> dict[str, int | None]:
 
 @pytest.mark.parametrize("name", [*STRAYS, *HIDDEN])
 def test_a_stray_file_changes_no_label(name, photos):
-    expected = labels_of(read(photos, NAMES, 5), photos)
+    expected = labels_of(read_labelled(photos, NAMES, 5), photos)
     assert sorted(set(expected.values())) == [1, 3]
     add(photos, {name: (STRAYS | HIDDEN)[name]})
     if name in HIDDEN:
-        data = read(photos, NAMES, 5)
+        data = read_labelled(photos, NAMES, 5)
         assert not data.strays
     else:
         with pytest.warns(UserWarning, match="left out: 1 file is not a picture") as caught:
-            data = read(photos, NAMES, 5)
+            data = read_labelled(photos, NAMES, 5)
         assert str(caught[0].message) == data.strays and name in data.strays
     assert labels_of(data, photos) == expected and data.note == ""
 
 
 def test_a_stray_photograph_has_no_label_and_changes_no_other(photos):
-    expected = labels_of(read(photos, NAMES, 5), photos)
+    expected = labels_of(read_labelled(photos, NAMES, 5), photos)
     noise(photos / "stray.png", 99)
     add(photos, STRAYS)
     with pytest.warns(UserWarning, match="1 picture outside the class folders .stray.png. has no"):
-        data = read(photos, NAMES, 5)
+        data = read_labelled(photos, NAMES, 5)
     assert labels_of(data, photos) == expected | {"stray.png": None}
     assert "left out: 7 files are not pictures (" in data.strays and data.note == ""
     with pytest.warns(UserWarning, match="1 picture outside"):
@@ -90,7 +90,7 @@ def test_a_folder_of_notes_is_no_class(tmp_path):
     for number in range(3):
         noise(tmp_path / "flat" / f"{number}.png", number)
     add(tmp_path / "flat", {"docs/notes.txt": b"notes"})
-    data = read(tmp_path / "flat", NAMES, 5)
+    data = read_labelled(tmp_path / "flat", NAMES, 5)
     assert "no class folders" in data.note and set(data.labels) == {None}
 
 

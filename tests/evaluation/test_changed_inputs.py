@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semattn.data.masked import EvenSubset, open_masked
 from semattn.errors import SemattnError
 from semattn.evaluation import Setting, evaluate
-from semattn.evaluation.masked import First, read
 from semattn.evaluation.row_store import sources_of
 from semattn.evaluation.runner import _Study
 from semattn.utils.input_list import contents, identify
@@ -83,7 +83,7 @@ def test_a_changed_mask_affects_its_image_and_those_that_sample_it(tmp_path, mea
     assert same_bench(results, run_bench(root, None))
 
     def ap(out):
-        data = read(f"masks:{root / 'images'},{root / 'masks'}")
+        data = open_masked(f"masks:{root / 'images'},{root / 'masks'}")
         return evaluate(tiny_model(), data, ["random"], ["ap"], folder=out)
 
     ap(tmp_path / "ap")
@@ -105,10 +105,10 @@ def test_moved_data_is_not_measured_again(tmp_path, measured):
 
 
 def test_rows_are_found_at_other_indices(tmp_path, measured):
-    data = read(f"folder:{make_data(tmp_path / 'data', 1, 9) / 'images'}")
+    data = open_masked(f"folder:{make_data(tmp_path / 'data', 1, 9) / 'images'}")
 
     def run(count, out):
-        return evaluate(tiny_model(), First(data, count), ["random"], ["gini"], folder=out)
+        return evaluate(tiny_model(), EvenSubset(data, count), ["random"], ["gini"], folder=out)
 
     run(5, tmp_path / "kept")  # 0, 2, 4, 6, 8
     measured.clear()
@@ -140,12 +140,12 @@ def test_items_in_memory_are_identified_by_their_values(tmp_path, measured):
             return 3
 
         def __getitem__(self, index):
-            from semattn.evaluation.masked import Item
+            from semattn.data.masked import MaskedImage
 
             rng = np.random.default_rng(self.seed if index == 1 else index)
             small = rng.integers(0, 255, (8, 10, 3), dtype=np.uint8)
             picture = Image.fromarray(small.repeat(8, 0).repeat(8, 1))
-            return Item(f"picture {index}", picture, None, None)
+            return MaskedImage(f"picture {index}", picture, None, None)
 
     for seed in (7, 8, 8):
         evaluate_quietly(Data(seed), tmp_path)
@@ -163,7 +163,7 @@ def evaluate_quietly(data, out):
 def test_other_options_are_refused(tmp_path):
     root = make_data(tmp_path / "data", 1)
     run_bench(root, tmp_path / "kept")
-    data = read(f"masks:{root / 'images'},{root / 'masks'}")
+    data = open_masked(f"masks:{root / 'images'},{root / 'masks'}")
     with pytest.raises(SemattnError, match="out: expected results of this run"):
         evaluate(tiny_model(), data, ["random"], ["ap"], folder=tmp_path / "kept",
                  setting=Setting(steps=3))  # fmt: skip
@@ -177,7 +177,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
             run_bench(root, tmp_path / "kept")
         raise StoppedError
 
-    data = read(f"masks:{root / 'images'},{root / 'masks'}")
+    data = open_masked(f"masks:{root / 'images'},{root / 'masks'}")
     with pytest.raises(StoppedError):
         evaluate(tiny_model(), data, ["random"], ["ap"], folder=tmp_path / "kept", progress=second)
 
@@ -192,7 +192,7 @@ def test_coco_items_are_identified_by_picture_annotation_and_class_names(tmp_pat
             "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [points]}],
         }  # fmt: skip
         (tmp_path / "told.json").write_text(json.dumps(annotation_file))
-        data = First(read(f"coco:{tmp_path},{tmp_path / 'told.json'}"), 9)
+        data = EvenSubset(open_masked(f"coco:{tmp_path},{tmp_path / 'told.json'}"), 9)
         return contents(identify([source for _, source, _ in sources_of(data, 0)]))
 
     first = lines("cat", box)
@@ -207,7 +207,7 @@ def test_voc_items_are_identified_by_picture_and_mask(tmp_path):
     edited_data.draw_mask(tmp_path / "SegmentationClass/one.png", 1)
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("one\n")
-    data = read(f"voc:{tmp_path}")
+    data = open_masked(f"voc:{tmp_path}")
     files = [source for _, source, _ in sources_of(data, 0)]
     assert [file.name for file in files] == ["one.jpg", "one.png"] and all(map(Path.is_file, files))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semattn.data.masked import EvenSubset, open_masked
+from semattn.data.packed_masks import VOC_CLASSES, decode_run_lengths, decode_segmentation
 from semattn.errors import ImageError, SemattnError
-from semattn.evaluation.masked import First, read
-from semattn.evaluation.packed_masks import VOC_CLASSES, shape_of, unpacked
 
 WIDE, HIGH = 40, 30
 
@@ -38,13 +38,13 @@ def folders(tmp_path):
 
 
 def test_folders_of_images_and_masks(folders):
-    data = read(f"masks:{folders[0]},{folders[1]}")
+    data = open_masked(f"masks:{folders[0]},{folders[1]}")
     assert data.classes == ("cat", "dog") and len(data) == 3
     for number, (name, label) in enumerate((("cat/a.jpg", 0), ("dog/b.jpg", 1), ("dog/c.jpg", 1))):
         item = data[number]
         assert (item.name, item.label) == (name, label)
         np.testing.assert_array_equal(item.mask, a_mask(number))
-    bare = read(f"folder:{folders[0]}")
+    bare = open_masked(f"folder:{folders[0]}")
     assert bare[2].mask is None and bare[2].label == 1
     json.dumps(data.about)
 
@@ -53,20 +53,20 @@ def test_errors_of_folders(folders, tmp_path):
     images, masks = folders
     (masks / "dog" / "c.png").rename(masks / "dog" / "d.png")
     with pytest.raises(SemattnError, match=r"none for 1, such as dog/c.jpg") as error:
-        read(f"masks:{images},{masks}")
+        open_masked(f"masks:{images},{masks}")
     assert "\n" not in str(error.value)
     (masks / "dog" / "d.png").rename(masks / "dog" / "c.png")
     Image.new("L", (5, 5)).save(masks / "dog" / "c.png")
     with pytest.raises(
         ImageError, match="mask: expected 40x30 pixels, the size of the image, got 5x5"
     ):
-        read(f"masks:{images},{masks}")[2]
+        open_masked(f"masks:{images},{masks}")[2]
     (masks / "dog" / "c.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="mask: expected a picture"):
-        read(f"masks:{images},{masks}")[2]
+        open_masked(f"masks:{images},{masks}")[2]
     (masks / "dog" / "b.bmp").write_bytes(b"")
     with pytest.raises(SemattnError, match="1 names twice"):
-        read(f"masks:{images},{masks}")
+        open_masked(f"masks:{images},{masks}")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_errors_of_folders(folders, tmp_path):
 )
 def test_unreadable_data_is_a_one_line_error(spec, message):
     with pytest.raises((ValueError, SemattnError), match=message) as error:
-        read(spec)
+        open_masked(spec)
     assert "\n" not in str(error.value)
 
 
@@ -100,7 +100,7 @@ def test_pascal_voc(tmp_path):
         mask = Image.fromarray(values, "L").convert("P")
         mask.putdata(values.ravel().tolist())
         mask.save(tmp_path / "SegmentationClass" / f"{name}.png")
-    data = read(f"voc:{tmp_path}")
+    data = open_masked(f"voc:{tmp_path}")
     assert len(data) == 2 and VOC_CLASSES[data[0].label] == "cat"
     np.testing.assert_array_equal(data[0].mask, a_mask())
     with pytest.raises(ImageError, match="mask: expected a class of 1 to 20"):
@@ -134,19 +134,19 @@ def test_coco_run_lengths_round_trip():
     for seed in range(30):
         mask = np.random.default_rng(seed).random((HIGH, WIDE)) > 0.1 * (seed % 10)
         runs = runs_of(mask)
-        assert unpacked(packed(runs)) == runs
+        assert decode_run_lengths(packed(runs)) == runs
         for counts in (runs, packed(runs)):
-            decoded = shape_of({"size": [HIGH, WIDE], "counts": counts}, (WIDE, HIGH))
+            decoded = decode_segmentation({"size": [HIGH, WIDE], "counts": counts}, (WIDE, HIGH))
             np.testing.assert_array_equal(decoded, mask)
     with pytest.raises(ImageError, match="mask: expected run lengths of 40x30"):
-        shape_of({"size": [HIGH, WIDE], "counts": [5, 7]}, (WIDE, HIGH))
+        decode_segmentation({"size": [HIGH, WIDE], "counts": [5, 7]}, (WIDE, HIGH))
 
 
 def test_coco_run_lengths_equal_those_of_pycocotools():
     tools = pytest.importorskip("pycocotools.mask")
     mask = np.random.default_rng(3).random((HIGH, WIDE)) > 0.7
     encoded = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
-    decoded = shape_of(
+    decoded = decode_segmentation(
         {"size": encoded["size"], "counts": encoded["counts"].decode()}, (WIDE, HIGH)
     )
     np.testing.assert_array_equal(decoded, mask)
@@ -166,7 +166,7 @@ def test_coco(tmp_path):
         ],
     }
     (tmp_path / "told.json").write_text(json.dumps(annotation_file))
-    data = read(f"coco:{tmp_path},{tmp_path / 'told.json'}")
+    data = open_masked(f"coco:{tmp_path},{tmp_path / 'told.json'}")
     assert len(data) == 1 and data.classes == ("dog", "cat")
     assert data[0].label == 1 and data[0].name == "a.jpg"
     np.testing.assert_array_equal(data[0].mask, a_mask())
@@ -185,7 +185,7 @@ def test_imagenet_segmentation(tmp_path):
         for name, of in (("img", "one"), ("gt", "inner")):
             place = value.create_dataset(name, (1, 1), dtype=h5py.ref_dtype)
             place[0, 0] = h5_file[of].ref
-    data = read(f"imagenet-segmentation:{file}")
+    data = open_masked(f"imagenet-segmentation:{file}")
     item = data[0]
     assert len(data) == 1 and item.label is None
     np.testing.assert_array_equal(np.asarray(item.image), image)
@@ -193,11 +193,11 @@ def test_imagenet_segmentation(tmp_path):
     broken = tmp_path / "broken.mat"
     broken.write_bytes(b"MATLAB")
     with pytest.raises(SemattnError, match=r"expected gtsegs_ijcv.mat") as error:
-        read(f"imagenet-segmentation:{broken}")
+        open_masked(f"imagenet-segmentation:{broken}")
     assert "\n" not in str(error.value)
 
 
 def test_first_is_spread_evenly(folders):
-    data = First(read(f"masks:{folders[0]},{folders[1]}"), 2)
+    data = EvenSubset(open_masked(f"masks:{folders[0]},{folders[1]}"), 2)
     assert len(data) == 2 and [data[i].name for i in range(2)] == ["cat/a.jpg", "dog/c.jpg"]
-    assert len(First(data, 99)) == 2 and data.about["images"] == 2
+    assert len(EvenSubset(data, 99)) == 2 and data.about["images"] == 2

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from semattn import AttentionPrompter
-from semattn.data import listed, members, open_source
+from semattn.data import list_images, open_source, read_archive
 from semattn.density import Scene, concentration, densities, strata
 from semattn.errors import ImageError, ShapeError
 from semattn.grid import PatchGrid
-from semattn.images import Preprocessing, called, pixels_of, prepare, read
+from semattn.images import Preprocessing, display_name, pixels_of, prepare, read
 from semattn.keypoints import Keypoints, detect
 from semattn.masking import Crop, GuidedMasking, RandomMasking, kept, loss_weights
 from tests.fuzz import reliability_fuzz
@@ -132,7 +132,7 @@ def test_links_that_lead_nowhere_or_in_a_circle(tmp_path):
     with refuses(ImageError, "does not exist"):
         read(tmp_path / "nowhere")
     (tmp_path / "circle").symlink_to(tmp_path, target_is_directory=True)
-    names = [path.name for path in listed(tmp_path)]
+    names = [path.name for path in list_images(tmp_path)]
     assert names == ["loop", "nowhere"]
 
 
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", denied)
     with refuses(ImageError, "folder: expected a readable folder", "Permission denied"):
-        listed(tmp_path)
+        list_images(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_an_archive_that_goes_round_in_circles_ends(tmp_path):
     data[at + 148 : at + 156] = b" " * 8
     data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
     (tmp_path / "a.tar").write_bytes(data)
-    listing = members(tmp_path / "a.tar")
+    listing = read_archive(tmp_path / "a.tar")
     assert [picture.name for picture in listing.pictures] == ["a.png"]
     assert "damaged after a.png" in listing.broken
 
@@ -279,7 +279,7 @@ def test_a_crop_of_nothing():
 def test_a_line_says_what_a_file_is_called_on_one_line():
     error = ImageError("image: expected a picture, got a\x1b[2J\nb\udcff.png")
     assert str(error) == "image: expected a picture, got a\\x1b[2J\\nb\\udcff.png"
-    assert called(Path("a\tb\u202egnp.exe")) == "a\\tb\\u202egnp.exe"
+    assert display_name(Path("a\tb\u202egnp.exe")) == "a\\tb\\u202egnp.exe"
 
 
 # --- found by the long run ------------------------------------------------------------------------
@@ -312,4 +312,4 @@ def test_an_archive_whose_header_claims_more_than_there_is_memory_is_damaged(tmp
 
     monkeypatch.setattr(tarfile.TarFile, "next", greedy)
     with refuses(ImageError, "archive: expected a tar file", "one.tar"):
-        members(where)
+        read_archive(where)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from semattn.cli.parsing import read_region
+from semattn.data.masked import open_masked
 from semattn.errors import ImageError, ShapeError
-from semattn.evaluation.masked import read
 from semattn.images import infer_mask_encoding, read_mask
 from semattn.prompting import Mask
 from semattn.prompting.regions import draw
@@ -196,7 +196,7 @@ def test_bench_reads_every_encoding(name, data):
     spec, objects = data(name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        items = read(spec)
+        items = open_masked(spec)
     for index, inside in enumerate(objects):
         same(items[index].mask, inside, name)
     assert items.about["mask_reading"]
@@ -217,7 +217,7 @@ def test_an_empty_mask_is_said_once(data, tmp_path):
     spec, _ = data("white on black")
     for name in ("0.png", "1.png"):
         Image.new("L", (80, 60)).save(tmp_path / "masks" / name)
-    items = read(spec)
+    items = open_masked(spec)
     with pytest.warns(UserWarning, match="the mask of 0.png is empty") as caught:
         assert not items[0].mask.any() and not items[1].mask.any()
     assert len(caught) == 1
@@ -230,14 +230,14 @@ def test_the_masks_of_a_folder_settle_two_readings_of_a_file(data, tmp_path):
         read_mask(rims)
     Image.fromarray(rims).save(tmp_path / "masks" / "1.png")
     with pytest.warns(UserWarning, match="255 is a void.* .3 of 3 sampled"):
-        items = read(spec)
+        items = open_masked(spec)
     np.testing.assert_array_equal(items[1].mask, objects[1])
 
 
 def test_a_mask_of_two_readings_is_left_to_its_image(data, tmp_path):
     spec, objects = data("white on black")
     Image.fromarray((objects[0] * 4 + 3).astype(np.uint8)).save(tmp_path / "masks" / "0.png")
-    items = read(spec)
+    items = open_masked(spec)
     with pytest.raises(ImageError, match="got levels 3, 7 in 0.png"):
         items[0]
     np.testing.assert_array_equal(items[1].mask, objects[1])

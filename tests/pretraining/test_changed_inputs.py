@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("accelerate")
 
-from semattn.data import listed
+from semattn.data import list_images
 from semattn.masking import RandomMasking
 from semattn.pretraining import inputs as module, models, pretrain
 from semattn.pretraining.checkpoints import RunError
@@ -60,7 +60,7 @@ def train(folder, out, stop=None, **more):
             raise StoppedError
 
     arguments = {"masking": RandomMasking(), "epochs": 2, "batch_size": 4, "progress": progress}
-    return pretrain(listed(folder), out, **options(**(arguments | more)))
+    return pretrain(list_images(folder), out, **options(**(arguments | more)))
 
 
 def interrupt_run(folder, out, step=3, **more):
@@ -97,7 +97,7 @@ def test_a_run_is_resumed_without_unreadable_pictures_and_after_a_move(
         shutil.rmtree(folder)
         folder = tmp_path / "elsewhere/deep"
     elif change == "touch":
-        for file in listed(folder):
+        for file in list_images(folder):
             os.utime(file, (1, 1))
     resumed = train(folder, tmp_path / "parts", **more)
     assert resumed.resumed == 2
@@ -201,15 +201,15 @@ def test_changed_validation_pictures_are_refused(folder, tmp_path):
     validation_dir = tmp_path / "held"
     shutil.copytree(folder, validation_dir)
     with pytest.warns(UserWarning, match="validation: 1 pictures cannot be read .* broken.png"):
-        interrupt_run(folder, tmp_path / "parts", validation=listed(validation_dir))
+        interrupt_run(folder, tmp_path / "parts", validation=list_images(validation_dir))
     (validation_dir / "broken.png").unlink()
     shutil.copy(validation_dir / "b/03.png", validation_dir / "a/00.png")
     with pytest.raises(
         RunError, match=r"validation: expected the 8 pictures .* got 8: 1 edited \(a/00.png\)"
     ):
-        train(folder, tmp_path / "parts", validation=listed(validation_dir))
+        train(folder, tmp_path / "parts", validation=list_images(validation_dir))
     shutil.copy(folder / "a/00.png", validation_dir / "a/00.png")
-    assert train(folder, tmp_path / "parts", validation=listed(validation_dir)).resumed == 2
+    assert train(folder, tmp_path / "parts", validation=list_images(validation_dir)).resumed == 2
 
 
 def test_arrays_are_identified_by_their_pixels(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from semattn import discover_spurious
-from semattn.data import class_folders as folders_of
+from semattn.data.labelled import match_class_folders
 from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import (
@@ -284,7 +284,7 @@ def test_the_error_for_a_single_predicted_class_names_prediction(model, pairs):
     ],
 )
 def test_class_numbers_of_folders(folders, names, outputs, expected, missing):
-    assert folders_of.numbers_of(folders, names, outputs) == (expected, missing)
+    assert match_class_folders(folders, names, outputs) == (expected, missing)
 
 
 def test_labels_that_the_model_does_not_have(model, pairs, tmp_path):

@@ -13,8 +13,7 @@ from torch import nn
 
 from semattn import SIFTPatchInterrelation, discover_spurious
 from semattn.data import open_source
-from semattn.data.class_folders import numbers_of
-from semattn.data.labelled import read
+from semattn.data.labelled import match_class_folders, read_labelled
 from semattn.errors import SemattnError, TargetError
 from semattn.evaluation.runner import _wanted_classes
 from semattn.utils.class_names import check_names, class_names, matches, resolve_class
@@ -134,30 +133,35 @@ def test_an_explanation_refuses_names_of_other_outputs() -> None:
 
 def test_folders_have_the_name_of_one_class() -> None:
     folders = ["crane", "great white shark", "tinca_tinca"]
-    numbers, missing = numbers_of(folders, NAMES, 5)
+    numbers, missing = match_class_folders(folders, NAMES, 5)
     assert numbers == {"great white shark": 4, "tinca_tinca": 0} and missing == ["crane"]
-    assert numbers_of(["0", "1", "2", "3"], DIGITS, 4)[0] == {"0": 2, "1": 1, "2": 3, "3": 0}
+    assert match_class_folders(["0", "1", "2", "3"], DIGITS, 4)[0] == {
+        "0": 2,
+        "1": 1,
+        "2": 3,
+        "3": 0,
+    }
 
 
 def test_a_folder_that_names_several_classes_is_told(tmp_path) -> None:  # type: ignore[no-untyped-def]
     for folder in ("crane", "tench"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "one.png").write_bytes(b"")
-    data = read(tmp_path, NAMES, 5)
+    data = read_labelled(tmp_path, NAMES, 5)
     assert data.labels == (None, 0)
     assert "crane is not a class of the model (crane: the name of more than one class)" in data.note
 
 
 def test_folders_of_digits_without_names() -> None:
     few = [str(number) for number in range(10)]
-    assert numbers_of(few, (), 10)[0] == {name: int(name) for name in few}
+    assert match_class_folders(few, (), 10)[0] == {name: int(name) for name in few}
     unpadded = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, …
     with pytest.raises(
         SemattnError, match="'10', which may be class 10 or, in order of .*, class 2"
     ):
-        numbers_of(unpadded, (), 12)
+        match_class_folders(unpadded, (), 12)
     padded = [f"{number:02d}" for number in range(12)]
-    assert numbers_of(padded, (), 12)[0] == {name: int(name) for name in padded}
+    assert match_class_folders(padded, (), 12)[0] == {name: int(name) for name in padded}
 
 
 def test_a_list_of_an_audit_asks_the_same_resolver(tmp_path) -> None:  # type: ignore[no-untyped-def]

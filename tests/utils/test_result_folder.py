@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from semattn.data import listed
+from semattn.data import list_images
 from semattn.errors import ImageError
 from semattn.utils import locks
 from semattn.utils.locks import LockedError, is_locked, locked
@@ -110,20 +110,20 @@ def test_results_are_not_listed_among_the_images(tmp_path):
     (tmp_path / "photos/inside").mkdir(parents=True)
     for name in ("a.png", "inside/b.png"):
         (tmp_path / "photos" / name).write_text("photograph")
-    before = listed(tmp_path / "photos")
+    before = list_images(tmp_path / "photos")
     write(ResultFolder(tmp_path / "photos", "analyze"), **{"analysis.png": "figure"})
     write(ResultFolder(tmp_path / "photos/semattn-analyze", "analyze"), **{"analysis.png": "fig"})
     run = ResultFolder(tmp_path / "photos/inside", "audit")
     with run.running(["maps/"]):
         (run.path / "maps").mkdir()
         (run.path / "maps/0.png").write_text("map")
-        assert listed(tmp_path / "photos") == before
-    assert listed(tmp_path / "photos") == before and len(before) == 2
+        assert list_images(tmp_path / "photos") == before
+    assert list_images(tmp_path / "photos") == before and len(before) == 2
     (tmp_path / "photos/semattn-analyze/c.png").write_text("photograph")
-    assert len(listed(tmp_path / "photos")) == 3, "only what semattn wrote is left out"
+    assert len(list_images(tmp_path / "photos")) == 3, "only what semattn wrote is left out"
     write(ResultFolder(tmp_path / "only", "explain"), **{"figure.png": "figure"})
     with pytest.raises(ImageError, match="none in .*, only results of semattn"):
-        listed(tmp_path / "only")
+        list_images(tmp_path / "only")
 
 
 def test_a_second_run_in_a_folder_is_refused_and_named(tmp_path):

@@ -30,8 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import RESULTS_DIR
 from semattn.audit import audit
 from semattn.data import open_source
-from semattn.data.loading import Reader
-from semattn.data.prefetching import Batch, default_workers, stream
+from semattn.data.loading import ImageLoader
+from semattn.data.prefetching import BatchRange, default_workers, load_batches
 from semattn.explain import explainers
 from semattn.images import Preprocessing, prepare
 from semattn.utils.atomic_files import write_text
@@ -78,18 +78,20 @@ def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> 
     size = options.batch_size
     image_folder = write_images(folder / "in", options.images, options.pictures)
     source = open_source(image_folder, tuple(model.classes), CLASSES)
-    reader = Reader(Preprocessing.of(model), "sift", ("keypoints",))
+    image_loader = ImageLoader(Preprocessing.of(model), "sift", ("keypoints",))
     paths = list(source.data.sources)
-    batches = [Batch(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
+    batches = [
+        BatchRange(start, min(start + size, len(paths))) for start in range(0, len(paths), size)
+    ]
     workers = default_workers(model) if options.workers is None else options.workers
-    first = reader.load(0, paths[:size]).images
+    first = image_loader.load(0, paths[:size]).images
     assert first is not None
 
     def decoding(turn: int) -> float:
-        return timed(lambda: [prepare(path, reader.wanted) for path in paths])
+        return timed(lambda: [prepare(path, image_loader.preprocessing) for path in paths])
 
     def reading(turn: int) -> float:
-        return timed(lambda: deque(stream(reader, paths, batches, workers), maxlen=0))
+        return timed(lambda: deque(load_batches(image_loader, paths, batches, workers), maxlen=0))
 
     def passes(turn: int) -> float:
         return timed(lambda: [forward_backward(batch.stop - batch.first) for batch in batches])

@@ -1,7 +1,7 @@
 """Images with object masks: folders, and access by the specification of a data set.
 
-A data set has a length, an `Item` per index, `classes` (() if there are none) and `about` (a
-description, ready for JSON). `read("masks:IMAGES,MASKS")` opens a data set.
+A data set has a length, an `MaskedImage` per index, `classes` (() if there are none) and `about` (a
+description, ready for JSON). `open_masked("masks:IMAGES,MASKS")` opens a data set.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ..data import by_class_folder, is_picture, left_out_note, listed, named
 from ..errors import ImageError, SemattnError
 from ..images import MaskEncoding, infer_mask_encoding, open_mask, read as read_picture, read_mask
 from ..utils.registry import Registry, choices
-from .row_store import Source, sources_of
+from .listing import example_names, find_class_folders, is_picture, left_out_note, list_images
 
-LOOKED_AT = 32  # masks of a folder from which the encoding is inferred
-SHOWN = 4  # encodings that notes list
+SAMPLED_MASKS = 32  # masks of a folder from which the encoding is inferred
+MAX_ENCODINGS = 4  # encodings that notes list
 
 
 @dataclass(frozen=True)
-class Item:
+class MaskedImage:
     """Image (RGB), its mask (H, W) of bool or None, and its class or None."""
 
     name: str
@@ -37,7 +36,7 @@ class Item:
     label: int | None
 
 
-class Data(Protocol):
+class MaskedDataset(Protocol):
     """Data set for `evaluate`."""
 
     classes: tuple[str, ...]
@@ -45,14 +44,16 @@ class Data(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Item: ...
+    def __getitem__(self, index: int) -> MaskedImage: ...
 
 
-datasets: dict[str, Any] = Registry("data")
+NamedInput = tuple[str, Any, "int | None"]  # name, file or value, number of the class
+
+masked_datasets: dict[str, Any] = Registry("data")
 """Functions by name; their arguments are the paths after the name, in order."""
 
 
-def read(spec: str) -> Data:
+def open_masked(spec: str) -> MaskedDataset:
     """Return the data set of `KIND:PATH,PATH`.
 
     Raises
@@ -64,30 +65,42 @@ def read(spec: str) -> Data:
     """
     kind, colon, rest = spec.partition(":")
     paths = [part for part in rest.split(",") if part]
-    if kind not in datasets or not colon:
-        raise ValueError(f"{choices('data', kind, datasets)}, followed by : and paths")
-    signature = inspect.signature(datasets[kind])
+    if kind not in masked_datasets or not colon:
+        raise ValueError(f"{choices('data', kind, masked_datasets)}, followed by : and paths")
+    signature = inspect.signature(masked_datasets[kind])
     try:
         arguments = signature.bind(*(Path(part) for part in paths))
     except TypeError as error:
-        named = [
+        arguments_text = [
             parameter.name.upper()
             if parameter.default is parameter.empty
             else f"[{parameter.name.upper()}]"
             for parameter in signature.parameters.values()
         ]
         raise ValueError(
-            f"data: expected {kind}:{','.join(named)}, got {len(paths)} "
+            f"data: expected {kind}:{','.join(arguments_text)}, got {len(paths)} "
             f"{'path' if len(paths) == 1 else 'paths'} — give each, with commas between"
         ) from error
-    data: Data = datasets[kind](*arguments.args)
+    data: MaskedDataset = masked_datasets[kind](*arguments.args)
     return data
 
 
-class First:
+def sources_of(data: Any, index: int) -> list[NamedInput]:
+    """Return the inputs of an item: its image, and its mask if it has one.
+
+    A data set with a method `sources` gives them without reading the item.
+    """
+    if hasattr(data, "sources"):
+        return list(data.sources(index))
+    item = data[index]
+    image: NamedInput = (item.name, item.image, item.label)
+    return [image] if item.mask is None else [image, (f"{item.name} mask", item.mask, None)]
+
+
+class EvenSubset:
     """Evenly spaced subset of `count` images of a data set."""
 
-    def __init__(self, data: Data, count: int) -> None:
+    def __init__(self, data: MaskedDataset, count: int) -> None:
         self.data, self.classes = data, data.classes
         self.index = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int)
         self.about = {**data.about, "images": len(self.index)}
@@ -95,15 +108,15 @@ class First:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> MaskedImage:
         return self.data[int(self.index[index])]
 
-    def sources(self, index: int) -> list[Source]:
+    def sources(self, index: int) -> list[NamedInput]:
         """Return the inputs of an item."""
         return sources_of(self.data, int(self.index[index]))
 
 
-class Folder:
+class MaskedFolder:
     """Folder of images, with class folders or without, and a folder of masks of the same names.
 
     A mask has the size of its image and any encoding that `semattn.images.read_mask` reads; its
@@ -162,7 +175,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> MaskedImage:
         path = self.paths[index]
         image = read_picture(self.images / path)
         mask = None
@@ -175,12 +188,12 @@ class Folder:
                     "that need an object leave this image out",
                     stacklevel=2,
                 )
-        return Item(path.as_posix(), image, mask, self.labels[index])
+        return MaskedImage(path.as_posix(), image, mask, self.labels[index])
 
-    def sources(self, index: int) -> list[Source]:
+    def sources(self, index: int) -> list[NamedInput]:
         """Return the files of an item, and the encoding of masks."""
         path = self.paths[index]
-        files: list[Source] = [(path.as_posix(), self.images / path, self.labels[index])]
+        files: list[NamedInput] = [(path.as_posix(), self.images / path, self.labels[index])]
         if self.masks is not None:
             mask = self._mask_of(path)
             name = f"mask {mask.relative_to(self.masks).as_posix()}"
@@ -204,7 +217,7 @@ class Folder:
 
     def _infer_encoding(self, notes: list[str]) -> None:
         """Infer the encoding of the masks from a sample, and note it."""
-        picked = np.linspace(0, len(self.paths) - 1, min(LOOKED_AT, len(self.paths)))
+        picked = np.linspace(0, len(self.paths) - 1, min(SAMPLED_MASKS, len(self.paths)))
         files = [self._mask_of(self.paths[int(number)]) for number in picked.round()]
         self.encoding = infer_mask_encoding(files)
         readings: Counter[tuple[str, bool]] = Counter()
@@ -218,14 +231,14 @@ class Folder:
         self.about["mask_reading"] = "; ".join(reading for reading, _ in readings)
         notes += [
             f"{reading} ({count} of {len(files)} sampled masks)"
-            for (reading, is_plain), count in readings.most_common(SHOWN)
+            for (reading, is_plain), count in readings.most_common(MAX_ENCODINGS)
             if not is_plain
         ]
 
 
 def _pictures(folder: Path, notes: list[str]) -> list[Path]:
     """Return the pictures below a folder, by relative path; note the other files."""
-    paths = listed(folder)
+    paths = list_images(folder)
     pictures = [path for path in paths if is_picture(path)]
     if not pictures:
         raise SemattnError(f"data: expected pictures, got none in {folder} — give photographs")
@@ -236,13 +249,13 @@ def _pictures(folder: Path, notes: list[str]) -> list[Path]:
 
 def _classes(paths: list[Path], images: Path) -> tuple[tuple[str, ...], list[Path]]:
     """Return the class folders and the pictures outside them; both empty without class folders."""
-    classes, outside = by_class_folder([images / path for path in paths], images)
+    classes, outside = find_class_folders([images / path for path in paths], images)
     return tuple(classes), [path.relative_to(images) for path in outside] if classes else []
 
 
 def _summarize(paths: Sequence[Path]) -> str:
     """Return the number of files and the first names."""
-    return f"{len(paths)} ({named(paths, Path())})"
+    return f"{len(paths)} ({example_names(paths, Path())})"
 
 
 def label_map(file: Path, size: tuple[int, int]) -> np.ndarray:
@@ -262,10 +275,10 @@ def label_map(file: Path, size: tuple[int, int]) -> np.ndarray:
     return raw.numbers
 
 
-def whole(masks: Sequence[np.ndarray]) -> np.ndarray:
+def union_of(masks: Sequence[np.ndarray]) -> np.ndarray:
     """Return the union of masks of one size."""
     return np.logical_or.reduce(list(masks))
 
 
-datasets["masks"] = lambda images, masks: Folder(images, masks)
-datasets["folder"] = lambda images: Folder(images)
+masked_datasets["masks"] = lambda images, masks: MaskedFolder(images, masks)
+masked_datasets["folder"] = lambda images: MaskedFolder(images)

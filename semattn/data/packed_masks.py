@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import ImageError, SemattnError
 from ..images import read as read_picture
-from .masked import Item, datasets, label_map, whole
-from .row_store import Source
+from .masked import MaskedImage, NamedInput, label_map, masked_datasets, union_of
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -48,7 +47,7 @@ class Voc:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> MaskedImage:
         name = Path(self.names[index]).name
         image = read_picture(self.root / "JPEGImages" / f"{name}.jpg")
         labels = label_map(self.root / "SegmentationClass" / f"{name}.png", image.size)
@@ -56,9 +55,9 @@ class Voc:
         label = int(areas.argmax())
         if not areas[label] or label >= len(VOC_CLASSES):
             raise ImageError(f"mask: expected a class of 1 to {len(VOC_CLASSES)} in {name}.png")
-        return Item(name, image, labels == label + 1, label)
+        return MaskedImage(name, image, labels == label + 1, label)
 
-    def sources(self, index: int) -> list[Source]:
+    def sources(self, index: int) -> list[NamedInput]:
         """Return the files of an item; its class is in its mask."""
         name = Path(self.names[index]).name
         image, mask = Path("JPEGImages") / f"{name}.jpg", Path("SegmentationClass") / f"{name}.png"
@@ -100,21 +99,21 @@ class Coco:
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> MaskedImage:
         number = self.order[index]
         name = Path(self.files[number]).name
         image = read_picture(self.root / name)
         masks: dict[int, list[np.ndarray]] = {}
         for annotation in self.by_image[number]:
-            annotation_mask = shape_of(annotation["segmentation"], image.size)
+            annotation_mask = decode_segmentation(annotation["segmentation"], image.size)
             masks.setdefault(annotation["category_id"], []).append(annotation_mask)
-        unions = {category: whole(category_masks) for category, category_masks in masks.items()}
+        unions = {category: union_of(category_masks) for category, category_masks in masks.items()}
         best = max(unions, key=lambda category: int(unions[category].sum()))
         if not unions[best].any():
             raise ImageError(f"mask: expected an instance with area in {name}")
-        return Item(name, image, unions[best], self.numbers[best])
+        return MaskedImage(name, image, unions[best], self.numbers[best])
 
-    def sources(self, index: int) -> list[Source]:
+    def sources(self, index: int) -> list[NamedInput]:
         """Return the picture of an item, and its annotations with the names of all classes."""
         number = self.order[index]
         name = Path(self.files[number]).name
@@ -122,7 +121,7 @@ class Coco:
         return [(name, self.root / name, None), (f"annotations {name}", annotations, None)]
 
 
-def shape_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """Return a COCO segmentation as a mask (H, W): polygons, or plain or packed run lengths.
 
     Parameters
@@ -137,7 +136,7 @@ def shape_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
             ImageDraw.Draw(page).polygon(pairs, fill=1)
         return np.asarray(page)
     counts = segmentation["counts"]
-    runs = unpacked(counts) if isinstance(counts, str) else counts
+    runs = decode_run_lengths(counts) if isinstance(counts, str) else counts
     if [height, width] != list(segmentation["size"]) or sum(runs) != width * height:
         raise ImageError(
             f"mask: expected run lengths of {width}x{height} pixels, got {sum(runs)} of "
@@ -147,7 +146,7 @@ def shape_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     return np.repeat(values, runs).reshape(width, height).T  # column-major order
 
 
-def unpacked(text: str) -> list[int]:
+def decode_run_lengths(text: str) -> list[int]:
     """Decode the packed run lengths of COCO.
 
     Each character has six bits; from the fourth on, a run is the difference to the one two before.
@@ -198,14 +197,14 @@ class ImageNetSegmentation:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> MaskedImage:
         # MATLAB stores arrays in column-major order, (3, W, H), and a mask behind a reference.
         pixels = np.asarray(self.opened[self.images[index]]).transpose(2, 1, 0)
         inner = self.opened[self.opened[self.masks[index]][0, 0]]
         image = read_picture(np.ascontiguousarray(pixels).astype(np.uint8))
-        return Item(f"image {index}", image, np.asarray(inner).T > 0, None)
+        return MaskedImage(f"image {index}", image, np.asarray(inner).T > 0, None)
 
-    def sources(self, index: int) -> list[Source]:
+    def sources(self, index: int) -> list[NamedInput]:
         """Return the values of an item, as stored in the file."""
         pixels, mask = (
             np.asarray(array)
@@ -217,6 +216,6 @@ class ImageNetSegmentation:
         return [(f"image {index}", pixels, None), (f"mask {index}", mask, None)]
 
 
-datasets["voc"] = Voc
-datasets["coco"] = Coco
-datasets["imagenet-segmentation"] = ImageNetSegmentation
+masked_datasets["voc"] = Voc
+masked_datasets["coco"] = Coco
+masked_datasets["imagenet-segmentation"] = ImageNetSegmentation
