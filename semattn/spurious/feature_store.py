@@ -46,8 +46,8 @@ class Views:
     """
 
     def __init__(
-        self, looker: Looker, data: LabelledImages, store: RunStore, names: Sequence[str], size: int,
-        seed: int, progress: Progress,
+        self, looker: Looker, data: LabelledImages, store: RunStore, names: Sequence[str],
+        size: int, seed: int, progress: Progress,
     ) -> None:  # fmt: skip
         self.looker, self.data, self.store, self.size = looker, data, store, size
         self.names, self.seed, self.progress = names, seed, progress
