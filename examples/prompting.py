@@ -15,7 +15,7 @@ import torch
 
 import semattn
 from semattn.prompting import AttentionPrompter, Box
-from semattn.prompting.strength_sweep import steps
+from semattn.prompting.strength_sweep import strength_sweep
 
 PHOTO = Path(__file__).parent / "flower.jpg"
 
@@ -30,14 +30,14 @@ def main() -> None:
     print("prompted:", prompter(x).softmax(-1)[0].tolist())
     with prompter.steer(Box(16, 16, 47, 47)):  # a region of the image, in pixels
         print("box:", model(x).softmax(-1)[0].tolist())
-    with prompter.steer(Box(0, 48, 63, 63), away=True):  # a mark to suppress
+    with prompter.steer(Box(0, 48, 63, 63), suppress=True):  # a mark to suppress
         print("suppressed:", model(x).softmax(-1)[0].tolist())
 
     explainer = semattn.SIFTPatchInterrelation()
     heat = explainer.attribute(prompter, x)  # explains the prompted model
     print("map of the prompted model:", tuple(heat.shape))
-    sweep = steps(explainer, prompter, PHOTO)
-    semattn.viz.steps(sweep).savefig("prompt.png")
+    sweep = strength_sweep(explainer, prompter, PHOTO)
+    semattn.viz.strength_sweep(sweep).savefig("prompt.png")
     print("picture: prompt.png")
 
     shifts = (0, 8, 16, 24)

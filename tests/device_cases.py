@@ -27,8 +27,8 @@ from semattn.keypoints import detect
 from semattn.masking import kamim_weight, mask_images
 from semattn.masking.policies import policies
 from semattn.metrics import faithfulness, localization, randomization, robustness, sparseness
-from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompts
-from semattn.prompting.strength_sweep import steps
+from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompt_sources
+from semattn.prompting.strength_sweep import strength_sweep
 
 from .models import SIZE, build
 from .report.pages import corners
@@ -138,7 +138,7 @@ def _steer(model: nn.Module, inputs: Tensor) -> Any:
         with prompter.steer(weights):
             results.append(model(inputs))
     for weights in (row / 12, Box(8, 8, 30, 30)):
-        with prompter.steer(weights, away=True):
+        with prompter.steer(weights, suppress=True):
             results.append(model(inputs))
     return results
 
@@ -152,7 +152,7 @@ def _calibrate(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _steps(model: nn.Module, inputs: Tensor) -> Any:
-    result = steps(
+    result = strength_sweep(
         explainers["sift-patch-interrelation"](), AttentionPrompter(model), inputs[:1],
         strengths=(1.0,),
     )  # fmt: skip
@@ -257,7 +257,10 @@ CASES: dict[str, Case] = {
     "function targets": _function_targets,
     **{f"density {name}": partial(_density, name) for name in sorted(densities)},
     "weights of patches": _weights_of_patches,
-    **{f"prompt {name}": partial(_prompt, name) for name in [*sorted(prompts), "count", "center"]},
+    **{
+        f"prompt {name}": partial(_prompt, name)
+        for name in [*sorted(prompt_sources), "count", "center"]
+    },
     "prompt options": _prompt_options,
     "steer": _steer,
     "calibrate": _calibrate,

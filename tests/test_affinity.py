@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, record
 from semattn.affinity import ALIKE, APART, REACH, grown, walked, within
-from semattn.prompting import Box, Mask, Points, attend, coverage
+from semattn.prompting import Box, Mask, Points, attention_bias, coverage
 from tests import families, models
 from tests.models import SIZE, build
 
@@ -143,17 +143,17 @@ def test_a_point_leads_on_every_family(name):
 
 
 @pytest.mark.parametrize("region", [Box(0, 0, 20, 40), Points([(20.0, 20.0)])])
-@pytest.mark.parametrize("away", [False, True])
-def test_a_grown_region_steers_by_the_very_pass(region, away):
+@pytest.mark.parametrize("suppress", [False, True])
+def test_a_grown_region_steers_by_the_very_pass(region, suppress):
     model, x = build("registers"), halves()
     prompter = AttentionPrompter(model, strength=1.0, layers="last-half")
-    bias = prompter.bias(region, x, away=away)
+    bias = prompter.bias(region, x, suppress=suppress)
     region_weights = coverage(region, prompter.grid(x))[None]
     assert bias.shape == (3, 12) and not torch.equal(bias[0], bias[1])
-    if isinstance(region, Points) and not away:
-        assert not torch.allclose(bias, attend(region_weights).expand(3, -1), atol=0.01)
+    if isinstance(region, Points) and not suppress:
+        assert not torch.allclose(bias, attention_bias(region_weights).expand(3, -1), atol=0.01)
     with torch.no_grad():
-        with prompter.steer(region, away=away):
+        with prompter.steer(region, suppress=suppress):
             steered = model(x)
         with prompter.steer(_Bias(bias)):
             torch.testing.assert_close(model(x), steered)
@@ -172,7 +172,7 @@ def test_as_drawn_where_it_is_said():
     prompter = AttentionPrompter(model)
     grid = prompter.grid(x)
     for region in (Box(16, 0, 47, 31, grow=None), Mask(torch.eye(*SIZE).bool().numpy())):
-        expected = attend(coverage(region, grid)[None])
+        expected = attention_bias(coverage(region, grid)[None])
         torch.testing.assert_close(prompter.bias(region, x), expected)
 
 

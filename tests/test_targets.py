@@ -17,7 +17,7 @@ from semattn.attention.output_watch import current_watch, watch_output
 from semattn.audit.explained import NONE, rows_of
 from semattn.cli.writers import predicted, summary
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError
-from semattn.prompting.strength_sweep import steps
+from semattn.prompting.strength_sweep import strength_sweep
 from semattn.targets import OutputKind, OutputMeaning
 from semattn.utils.validation import check_labels
 from semattn.viz import words
@@ -395,7 +395,9 @@ def test_a_logit_of_minus_seven_is_not_positive() -> None:
                                   "ends in softmax", "(features, logits)"])  # fmt: skip
 def test_prompting_steps_of_every_kind_with_answers(name: str) -> None:
     model = MODELS[name][0]()
-    prompted = steps(SIFTPatchInterrelation(), AttentionPrompter(model), images(1), strengths=[1.0])
+    prompted = strength_sweep(
+        SIFTPatchInterrelation(), AttentionPrompter(model), images(1), strengths=[1.0]
+    )
     meaning = prompted.explanation.output
     assert prompted.predicted == meaning.predicted(prompted.logits).tolist()
     assert prompted.leading(1)[0] == prompted.predicted[0]
@@ -408,7 +410,9 @@ def test_prompting_steps_of_every_kind_with_answers(name: str) -> None:
 def test_prompting_steps_without_answers_are_refused(name: str) -> None:
     model = MODELS[name][0]()
     with pytest.raises(SemattnError, match="expected a class"):
-        steps(SIFTPatchInterrelation(), AttentionPrompter(model), images(1), strengths=[1.0])
+        strength_sweep(
+            SIFTPatchInterrelation(), AttentionPrompter(model), images(1), strengths=[1.0]
+        )
 
 
 def test_a_comparison_of_a_binary_model_has_no_other_class() -> None:

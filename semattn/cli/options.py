@@ -131,9 +131,9 @@ Region = Annotated[
         "[bold]polygon=x,y;x,y;x,y[/], or a mask file of the image's size, white inside.",
     ),
 ]
-Away = Annotated[
+Suppress = Annotated[
     bool,
-    _option(METHOD, None, "Bias attention away from the region or patches.", "--away"),
+    _option(METHOD, None, "Bias attention away from the region or patches.", "--suppress"),
 ]
 PromptDensity = Annotated[
     str,
@@ -143,7 +143,7 @@ PromptDensity = Annotated[
         "Source of the bias: [bold]interrelation[/] (patches that keypoint-dense patches and the "
         "class token attend to, with affinity refinement), [bold]received, received-class[/], or a "
         "density: count, size, distinct-size-surround, …; or a control: class-attention, "
-        "class-grown, sobel, canny, center, random, shifted.",
+        "class-refined, sobel, canny, center, random, shifted.",
     ),
 ]
 Strengths = Annotated[

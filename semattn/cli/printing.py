@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..explain import Explanation
     from ..explain.comparison import Comparison
     from ..interrelation import Analysis
-    from ..prompting.strength_sweep import Steps
+    from ..prompting.strength_sweep import StrengthSweep
 
 MAX_SKIPPED = 10  # skipped files that are listed
 
@@ -188,16 +188,18 @@ def report_comparison(
     print_files(console, [*compared.notes, *notes], first.explains, files)
 
 
-def report_steps(steps: Steps, files: dict[str, Path], notes: list[str], top: int) -> None:
+def report_strength_sweep(
+    sweep: StrengthSweep, files: dict[str, Path], notes: list[str], top: int
+) -> None:
     """Print the probability of each class at each strength, prediction changes, result files."""
     console = open_console()
-    first, predicted = steps.explanation, steps.predicted
+    first, predicted = sweep.explanation, sweep.predicted
     table = new_table(3)
     table.add_column("strength", style="bold")
-    for strength in steps.strengths:
+    for strength in sweep.strengths:
         table.add_column(f"{strength:g}", justify="right", no_wrap=True)
-    for class_index in steps.leading(top):
-        shares = [share.replace(" %", "%") for share in steps.share_texts(class_index)]
+    for class_index in sweep.leading(top):
+        shares = [share.replace(" %", "%") for share in sweep.share_texts(class_index)]
         table.add_row(
             verbatim(first.answer_label(class_index)),
             *(
@@ -206,14 +208,14 @@ def report_steps(steps: Steps, files: dict[str, Path], notes: list[str], top: in
             ),
         )
     print_table(console, table)
-    console.print(f"\nattention is biased {verbatim(steps.prompt)}", soft_wrap=True)
-    for strength, before, after in steps.flips():
+    console.print(f"\nattention is biased {verbatim(sweep.prompt)}", soft_wrap=True)
+    for strength, before, after in sweep.flips():
         console.print(
             f"from strength {strength:g} on: [bold]{verbatim(first.answer_label(after))}[/] "
             f"instead of {verbatim(first.answer_label(before))}",
             soft_wrap=True,
         )
-    if not steps.flips():
+    if not sweep.flips():
         console.print("the prediction does not change", soft_wrap=True)
     print_files(console, [*first.notes, *notes], "", files)
 

@@ -20,11 +20,11 @@ from .parsing import (
     read_strengths,
     read_target,
 )
-from .printing import busy, collected_warnings, report_steps
+from .printing import busy, collected_warnings, report_strength_sweep
 from .several import ImageResult, Say, headline_of, run_images
 
 if TYPE_CHECKING:
-    from ..prompting.strength_sweep import Steps
+    from ..prompting.strength_sweep import StrengthSweep
 
 
 @json_output
@@ -37,7 +37,7 @@ def prompt(
     class_names_file: options.ClassNames = None,
     target: options.Target = None,
     strength: options.Strengths = None,
-    away: options.Away = False,
+    suppress: options.Suppress = False,
     density: options.PromptDensity = "interrelation",
     layers: options.PromptLayers = "last-third",
     queries: options.PromptQueries = "all",
@@ -66,7 +66,7 @@ def prompt(
     """
     from ..explain import SIFTPatchInterrelation
     from ..prompting import AttentionPrompter
-    from ..prompting.strength_sweep import STRENGTHS, steps
+    from ..prompting.strength_sweep import STRENGTHS, strength_sweep
     from . import writers
 
     inputs = read_images(images, "prompt")
@@ -76,7 +76,7 @@ def prompt(
             f"{len(inputs.images)} from {_shorten(images)} — name one image, or leave out --region"
         )
     mask = (Path(region),) if region and Path(region).is_file() else ()
-    files = [*writers.STEPS_FILES.values(), PAGE]
+    files = [*writers.STRENGTH_SWEEP_FILES.values(), PAGE]
     folders = image_folders(out, "prompt", inputs, files, others=mask, force=force)
     strengths = read_strengths(strength) or STRENGTHS
     with busy("reading the picture") as say, collected_warnings() as notes:
@@ -93,15 +93,15 @@ def prompt(
         label = read_target(target, network)
 
     def prompt_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
-        prompted = steps(
+        prompted = strength_sweep(
             SIFTPatchInterrelation(detector=detector),
             prompter,
             image.for_model(network),
             weights=read_region(region, image.source, network),
-            away=away,
+            suppress=suppress,
             target=label,
             strengths=strengths,
-            prompt=_describe_prompt(region, density, away),
+            prompt=_describe_prompt(region, density, suppress),
             progress=lambda _, index, total: say(f"strength {index} of {total - 1}"),
         )
         say("drawing")
@@ -110,25 +110,30 @@ def prompt(
             report, prompted.explanation, model=network, prompting=prompted, backdrop=backdrop
         )
         settings = {
-            "region": region, "away": away, "density": None if region else density,
+            "region": region, "suppress": suppress, "density": None if region else density,
             "layers": layers, "queries": queries, "clip": prompter.clip,
         }  # fmt: skip
-        files = writers.write_steps(
+        files = writers.write_strength_sweep(
             prompted, folder, top=top, settings=settings, backdrop=backdrop, extra_files=page
         )
         return ImageResult(
             files,
             prompted.explanation.notes,
             f"{headline_of(prompted.explanation)}, {_describe_flips(prompted)}",
-            lambda notes: report_steps(prompted, files, notes, top),
+            lambda notes: report_strength_sweep(prompted, files, notes, top),
         )
 
     return run_images(
-        inputs, folders, prompt_image, notes, picture=writers.STEPS_FILES["figure"], is_wide=True
+        inputs,
+        folders,
+        prompt_image,
+        notes,
+        picture=writers.STRENGTH_SWEEP_FILES["figure"],
+        is_wide=True,
     )
 
 
-def _describe_flips(prompted: Steps) -> str:
+def _describe_flips(prompted: StrengthSweep) -> str:
     """Return the strengths at which the prediction changes, as text."""
     changes = [
         f"{prompted.explanation.answer_label(after)} from strength {strength:g} on"
@@ -142,7 +147,7 @@ def _shorten(arguments: list[str]) -> str:
     return ", ".join(arguments[:2]) + (", …" if len(arguments) > 2 else "")
 
 
-def _describe_prompt(region: str | None, density: str, away: bool) -> str:
+def _describe_prompt(region: str | None, density: str, suppress: bool) -> str:
     """Return the direction of the bias as text that follows "attention is biased"."""
     region_text = f"the region {region}" if region else f"patches that {density} scores high"
-    return f"away from {region_text}" if away else f"towards {region_text}"
+    return f"away from {region_text}" if suppress else f"towards {region_text}"

@@ -1,10 +1,10 @@
 """Prompting: add a bias to the attention scores of keypoint-dense patches, a region or a cue."""
 
-from .bias import CLIP, attend, suppress
-from .calibration import Calibration, Evaluation, Step, calibrate, evaluate
+from .bias import CLIP, attention_bias, suppression_bias
+from .calibration import Calibration, Evaluation, TrialMetrics, calibrate, evaluate
 from .prompter import AttentionPrompter
 from .regions import Box, Mask, Points, Polygon, Region, coverage
-from .sources import prompts
+from .sources import prompt_sources
 
 __all__ = [
     "CLIP",
@@ -16,11 +16,11 @@ __all__ = [
     "Points",
     "Polygon",
     "Region",
-    "Step",
-    "attend",
+    "TrialMetrics",
+    "attention_bias",
     "calibrate",
     "coverage",
     "evaluate",
-    "prompts",
-    "suppress",
+    "prompt_sources",
+    "suppression_bias",
 ]

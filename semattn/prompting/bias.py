@@ -16,7 +16,7 @@ CLIP = 2.5
 """Nats: the bias changes the odds of a patch by at most a factor of e^2.5, about 12."""
 
 
-def attend(weights: Tensor, clip: float = CLIP) -> Tensor:
+def attention_bias(weights: Tensor, clip: float = CLIP) -> Tensor:
     """Compute b_j = clip(log(P p_j), -clip, clip), where p is the concentration of the weights.
 
     Parameters
@@ -41,7 +41,7 @@ def attend(weights: Tensor, clip: float = CLIP) -> Tensor:
     return (p.shape[-1] * p).log().clamp(-clip, clip)
 
 
-def suppress(scores: Tensor, clip: float = CLIP) -> Tensor:
+def suppression_bias(scores: Tensor, clip: float = CLIP) -> Tensor:
     """Compute b_j = -clip score_j: a patch with score 1 loses `clip` nats.
 
     Parameters
@@ -52,13 +52,13 @@ def suppress(scores: Tensor, clip: float = CLIP) -> Tensor:
     values = scores.detach()
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(
-            f"weights: expected scores in [0, 1] with away=True, got [{float(values.min()):.4g},"
-            f" {float(values.max()):.4g}] — divide by the maximum"
+            f"weights: expected scores in [0, 1] with suppress=True, got "
+            f"[{float(values.min()):.4g}, {float(values.max()):.4g}] — divide by the maximum"
         )
     return -clip * scores
 
 
-class Known:
+class StoredCue:
     """Cue with a precomputed bias (1 or B, P), nats."""
 
     def __init__(self, nats: Tensor) -> None:
@@ -102,7 +102,7 @@ def check_weights(weights: Tensor) -> Tensor:
     if not bool((values >= 0).all()):
         raise ValueError(
             f"weights: expected numbers >= 0, got {float(values.min()):.4g} — clip them, or "
-            "suppress patches with away=True"
+            "suppress patches with suppress=True"
         )
     empty = (values == 0).all(dim=1).nonzero().flatten().tolist()
     if empty:

@@ -23,7 +23,7 @@ from ..targets import OutputMeaning
 from ..utils.progress import Progress
 from ..utils.registry import choices
 from ..utils.validation import check_labels
-from .bias import Known
+from .bias import StoredCue
 
 if TYPE_CHECKING:
     from .prompter import AttentionPrompter
@@ -34,7 +34,7 @@ AGREEMENT = 0.9
 
 
 @dataclass(frozen=True)
-class Step:
+class TrialMetrics:
     """Metrics of one strength and one set of layers on a set of images.
 
     `groups` is the accuracy of each group. `entropy` (nats) and `margin` (difference of the two
@@ -59,7 +59,7 @@ class Calibration:
     strength: float
     layers: Any
     rule: str
-    path: tuple[Step, ...]
+    path: tuple[TrialMetrics, ...]
     images: int
     digest: str
 
@@ -72,8 +72,8 @@ class Calibration:
 class Evaluation:
     """Metrics on a test split, without and with the prompt."""
 
-    plain: Step
-    prompted: Step
+    plain: TrialMetrics
+    prompted: TrialMetrics
     images: int
     digest: str
 
@@ -156,7 +156,7 @@ def evaluate(
     prompter: AttentionPrompter,
     loader: Iterable[Any],
     *,
-    again: bool = False,
+    allow_repeat: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a prompter and its model on a test split, once.
@@ -164,7 +164,8 @@ def evaluate(
     Parameters
     ----------
     loader, progress : as for `calibrate`; labels are needed
-    again : allow images that were evaluated before; the result is then no longer an unbiased test
+    allow_repeat : allow images that were evaluated before; the result is then no longer an
+        unbiased test
 
     Raises
     ------
@@ -181,7 +182,7 @@ def evaluate(
         _check_unused(
             batch.image_ids, prompter.validation_ids, "new test images", "used for calibration"
         )
-        if not again:
+        if not allow_repeat:
             _check_unused(batch.image_ids, prompter.test_ids, "new test images", "evaluated before")
         image_ids += batch.image_ids
         results.add(batch, outputs, [outputs.of(trial, batch.inputs) for trial in trials])
@@ -194,11 +195,11 @@ def evaluate(
 
 def _with_shared_bias(trials: list[AttentionPrompter], inputs: Tensor) -> Iterator[Any]:
     """Yield the trials with their bias for these inputs, computed once per set of layers."""
-    biases: dict[str, Known] = {}
+    biases: dict[str, StoredCue] = {}
     for trial in trials:
         if trial.strength and str(trial.layers) not in biases:
             model_inputs = move_to_model(trial.model, inputs)
-            biases[str(trial.layers)] = Known(trial.bias(None, model_inputs))
+            biases[str(trial.layers)] = StoredCue(trial.bias(None, model_inputs))
         yield trial, biases.get(str(trial.layers))
 
 
@@ -261,7 +262,7 @@ class _TrialResults:
         self.images += len(batch.inputs)
         self.groups += batch.groups or []
 
-    def steps(self, trials: list[AttentionPrompter]) -> tuple[Step, ...]:
+    def steps(self, trials: list[AttentionPrompter]) -> tuple[TrialMetrics, ...]:
         """Return the metrics of each trial."""
         if not self.images:
             raise ValueError("loader: expected images, got none")
@@ -280,14 +281,14 @@ class _TrialResults:
 
     def _step(
         self, trial: AttentionPrompter, values: Tensor, plain_values: Tensor, labels: Tensor | None
-    ) -> Step:
+    ) -> TrialMetrics:
         correct = None if labels is None else (values[:, 0] == labels).double()
         groups: dict[str, float] = {}
         if correct is not None:
             for name in sorted(set(self.groups)):
                 in_group = torch.tensor([group == name for group in self.groups], device="cpu")
                 groups[name] = float(correct[in_group].mean())
-        return Step(
+        return TrialMetrics(
             layers=trial.layers,
             strength=float(trial.strength),
             accuracy=None if correct is None else float(correct.mean()),
@@ -299,7 +300,7 @@ class _TrialResults:
         )
 
 
-def _resolve_rule(rule: str, path: tuple[Step, ...]) -> str:
+def _resolve_rule(rule: str, path: tuple[TrialMetrics, ...]) -> str:
     """Return the rule if the data allow it; for "auto", the first rule that they allow."""
     grouped, labelled = path[0].worst_group is not None, path[0].accuracy is not None
     if rule == "auto":
@@ -313,7 +314,7 @@ def _resolve_rule(rule: str, path: tuple[Step, ...]) -> str:
     return rule
 
 
-def _sort_key(step: Step, rule: str, agreement: float) -> tuple[float, ...]:
+def _sort_key(step: TrialMetrics, rule: str, agreement: float) -> tuple[float, ...]:
     """Return the key that sorts the best step first."""
     if rule == "worst-group":
         return (-(step.worst_group or 0), -(step.accuracy or 0), abs(step.strength))

@@ -76,8 +76,8 @@ class DensityPrompt:
         seed: int,
         to_bias: ToBias,
     ) -> None:
-        self.source: sources.Source | None = (
-            sources.prompts.get(density) if isinstance(density, str) else None
+        self.source: sources.PromptSource | None = (
+            sources.prompt_sources.get(density) if isinstance(density, str) else None
         )
         self.needs_layer = self.source is not None
         self.density = densities.ensure(self.source.density if self.source else density)
@@ -107,7 +107,7 @@ class DensityPrompt:
             device = record.device
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
                 p = concentration(s).to(device, record.dtype)
-                s = self.source.see(record, self.grid, p)
+                s = self.source.compute(record, self.grid, p)
         return self.to_bias(s)
 
 
@@ -116,7 +116,7 @@ BiasSource = FixedBias | RegionPrompt | DensityPrompt
 
 def density_needs(density: Any) -> frozenset[str]:
     """Return the needs of a density or a prompt source: "keypoints", "descriptors"."""
-    source = sources.prompts.get(density) if isinstance(density, str) else None
+    source = sources.prompt_sources.get(density) if isinstance(density, str) else None
     function = densities.ensure(source.density if source else density)
     return frozenset(getattr(function, "needs", ("keypoints",)))
 
@@ -135,6 +135,6 @@ def check_density(density: Any) -> Any:
         raise TypeError(
             f"density: expected a name, a function or weights, got {type(density).__name__}"
         )
-    if density not in sources.prompts and density not in densities:
-        raise ValueError(choices("density", density, [*sources.prompts, *densities]))
+    if density not in sources.prompt_sources and density not in densities:
+        raise ValueError(choices("density", density, [*sources.prompt_sources, *densities]))
     return density

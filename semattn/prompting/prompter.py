@@ -21,7 +21,14 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from ..images import PICTURE_CHANNELS, Preprocessing, keypoint_channels_error, pixels_of
 from ..keypoints import detectors
-from .bias import CLIP, as_patch_values, attend, check_positive, check_weights, suppress
+from .bias import (
+    CLIP,
+    as_patch_values,
+    attention_bias,
+    check_positive,
+    check_weights,
+    suppression_bias,
+)
 from .calibration import Calibration, Evaluation, calibrate, evaluate
 from .pictures import (
     BiasSource,
@@ -32,7 +39,7 @@ from .pictures import (
     density_needs,
 )
 from .regions import Region, coverage
-from .sources import prompts
+from .sources import prompt_sources
 
 STRENGTH = 0.5
 LAYERS = "last-third"
@@ -57,8 +64,9 @@ class AttentionPrompter(nn.Module):
     queries : queries that get the bias: "all", "class" (the prefix tokens from which the output is
         read) or "patches"
     density : name in `semattn.densities`, a function of a `Scene`, or weights (P,) or (B, P); or a
-        source that also uses the model's attention (`semattn.prompting.prompts`): "interrelation",
-        "received", "received-class", and the baselines "class-attention" and "class-grown"
+        source that also uses the model's attention (`semattn.prompting.prompt_sources`):
+        "interrelation", "received", "received-class", and the baselines "class-attention" and
+        "class-refined"
     clip : nats, maximum absolute bias of a patch at strength 1
     detector, preprocessing, seed, sites : as for `semattn.explain.Explainer`
 
@@ -144,7 +152,7 @@ class AttentionPrompter(nn.Module):
             return self.model(*args, **kwargs)
 
     @contextmanager
-    def steer(self, weights: Any = None, *, away: bool = False) -> Iterator[None]:
+    def steer(self, weights: Any = None, *, suppress: bool = False) -> Iterator[None]:
         """Prompt every call of the model inside this context, in the current thread and task.
 
         Contexts of several prompters can be nested; their biases are added.
@@ -154,18 +162,18 @@ class AttentionPrompter(nn.Module):
         weights : (P,) or (B, P), >= 0, one per patch; a region (`Box`, `Polygon`, `Points`,
             `Mask`), with affinity refinement unless it has ``grow=None``; a density; or a cue, with
             a method ``bias(inputs)`` that returns nats (B, P). None: the density of the prompter
-        away : suppress these patches; weights are then scores in [0, 1], or a region
+        suppress : suppress these patches; weights are then scores in [0, 1], or a region
         """
         is_off = not isinstance(self.strength, Tensor) and self.strength == 0
         if is_off or is_tracing():
             yield
             return
         steering = Steering(self.model, self.layers, self.heads, self.queries)
-        with self._prepared_calls(steering, weights, away), steering.attached():
+        with self._prepared_calls(steering, weights, suppress), steering.attached():
             yield
 
     @contextmanager
-    def _prepared_calls(self, steering: Steering, weights: Any, away: bool) -> Iterator[None]:
+    def _prepared_calls(self, steering: Steering, weights: Any, suppress: bool) -> Iterator[None]:
         """Compute the bias for the inputs of each model call inside this context."""
         scope = CallScope(include_nested=True)
 
@@ -173,7 +181,7 @@ class AttentionPrompter(nn.Module):
         def enter(_: nn.Module, *call_args: Any) -> None:  # args and kwargs: see `scope`
             if scope.is_current():
                 steering.begin()
-                self._prepare_call(steering, read_call(*call_args), weights, away)
+                self._prepare_call(steering, read_call(*call_args), weights, suppress)
 
         @torch.compiler.disable
         def leave(*_: Any) -> None:
@@ -190,12 +198,14 @@ class AttentionPrompter(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def bias(self, weights: Any = None, inputs: Tensor | None = None, *, away: bool = False) -> Any:
+    def bias(
+        self, weights: Any = None, inputs: Tensor | None = None, *, suppress: bool = False
+    ) -> Any:
         """Return the bias (B, P) of each patch at strength 1, nats.
 
         Parameters
         ----------
-        weights, away : as for `steer`
+        weights, suppress : as for `steer`
         inputs : images (B, C, H, W); optional for weights (B, P)
         """
         if inputs is None:
@@ -204,10 +214,10 @@ class AttentionPrompter(nn.Module):
                     "inputs: expected images unless weights are a tensor (B, P), got None — "
                     "call bias(weights, inputs)"
                 )
-            return self._bias_of_weights(weights, away)
+            return self._bias_of_weights(weights, suppress)
         call = read_call((inputs,), {})
         layout = self._layout(call)
-        source = self._source(call, layout, weights, away)
+        source = self._source(call, layout, weights, suppress)
         if source.needs_layer:
             self._observe_layer(call, layout, source)
         return source.bias()
@@ -238,10 +248,12 @@ class AttentionPrompter(nn.Module):
                 raise
             return value
 
-    def _prepare_call(self, steering: Steering, call: ModelCall, weights: Any, away: bool) -> None:
+    def _prepare_call(
+        self, steering: Steering, call: ModelCall, weights: Any, suppress: bool
+    ) -> None:
         """Set the bias for the inputs of one model call."""
         layout = self._layout(call)
-        source = self._source(call, layout, weights, away)
+        source = self._source(call, layout, weights, suppress)
 
         @torch.compiler.disable
         def observe(site: AttentionSite, call_record: AttentionCall) -> None:
@@ -262,11 +274,13 @@ class AttentionPrompter(nn.Module):
         on_layer = (self._observed_layer(layout), observe) if source.needs_layer else None
         steering.plan(bias, layout, on_layer)
 
-    def _source(self, call: ModelCall, layout: ModelLayout, weights: Any, away: bool) -> BiasSource:
+    def _source(
+        self, call: ModelCall, layout: ModelLayout, weights: Any, suppress: bool
+    ) -> BiasSource:
         """Return the source of the bias for one model call."""
         grid, batch = layout.grid, len(call.images)
         weights = self.density if weights is None else weights
-        to_bias = self._suppress_density if away else lambda s: attend(s, self.clip)
+        to_bias = self._suppress_density if suppress else lambda s: attention_bias(s, self.clip)
         if callable(getattr(weights, "bias", None)):
             with isolated():  # a cue may call the model
                 cue_bias = weights.bias(call.images)
@@ -287,23 +301,23 @@ class AttentionPrompter(nn.Module):
             if grow is not None:
                 return RegionPrompt(weights.expand(batch, -1), grow, grid, to_bias)
         values = as_patch_values(weights, grid, batch)
-        return FixedBias(self._bias_of_weights(values, away))
+        return FixedBias(self._bias_of_weights(values, suppress))
 
-    def _bias_of_weights(self, weights: Tensor, away: bool) -> Tensor:
-        if away:
-            return suppress(weights, self.clip)
-        return attend(check_weights(weights), self.clip)
+    def _bias_of_weights(self, weights: Tensor, suppress: bool) -> Tensor:
+        if suppress:
+            return suppression_bias(weights, self.clip)
+        return attention_bias(check_weights(weights), self.clip)
 
     def _suppress_density(self, s: Tensor) -> Tensor:
         """Return the bias that suppresses a density s (B, P), relative to its maximum per image."""
-        return suppress(s / s.amax(dim=1, keepdim=True).clamp(min=1e-12), self.clip)
+        return suppression_bias(s / s.amax(dim=1, keepdim=True).clamp(min=1e-12), self.clip)
 
     def _layout(self, call: ModelCall) -> ModelLayout:
         """Return the token layout for images of this size, cached per model and size."""
         module = check_model(self.model)
         layout = model_layout(module, call, self.sites)
         layout.check_one_tower()
-        prompts_by_model = isinstance(self.density, str) and self.density in prompts
+        prompts_by_model = isinstance(self.density, str) and self.density in prompt_sources
         if self.queries != "class" and not prompts_by_model:
             return layout
         layout = with_readout(module, call, self.sites)

@@ -23,22 +23,22 @@ AttentionDensity = Callable[[SiteRecord, PatchGrid, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Source:
+class PromptSource:
     """Function that computes weights from a layer, its density, and whether it is a baseline."""
 
-    see: AttentionDensity
+    compute: AttentionDensity
     density: str
     control: bool = False
 
 
-prompts = Registry("density")
+prompt_sources = Registry("density")
 
 
 def _register(
     name: str, density: str, control: bool = False
 ) -> Callable[[AttentionDensity], AttentionDensity]:
     def decorate(attention_density: AttentionDensity) -> AttentionDensity:
-        prompts.register(name)(Source(attention_density, density, control))
+        prompt_sources.register(name)(PromptSource(attention_density, density, control))
         return attention_density
 
     return decorate
@@ -82,7 +82,7 @@ def interrelation(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
     )
 
 
-@_register("class-grown", "uniform", control=True)
+@_register("class-refined", "uniform", control=True)
 def class_refined(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
     """Compute `interrelation` without keypoints: the refined attention of the class token."""
     attention = class_attention(record, grid, p)

@@ -16,13 +16,13 @@ from ..explain import Explainer, Explanation
 from ..grid import PatchGrid
 from ..utils.progress import Progress
 from . import AttentionPrompter
-from .bias import Known
+from .bias import StoredCue
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
-class Steps:
+class StrengthSweep:
     """Results of one image at S strengths; the first strength is 0.
 
     `explanation` is the explanation without a prompt. `logits` (S, K) and `maps` (S, h, w) are the
@@ -43,14 +43,14 @@ class Steps:
     def probabilities(self) -> Tensor:
         """Probabilities of the answers, (S, A); (S, 2) for a model with one logit."""
         probabilities = self.explanation.output.probabilities(self.logits)
-        assert probabilities is not None, "steps refuses models without answers"
+        assert probabilities is not None, "strength_sweep refuses models without answers"
         return probabilities
 
     @property
     def predicted(self) -> list[int]:
         """Predicted answer at each strength."""
         predicted = self.explanation.output.predicted(self.logits)
-        assert predicted is not None, "steps refuses models without answers"
+        assert predicted is not None, "strength_sweep refuses models without answers"
         answers: list[int] = predicted.tolist()
         return answers
 
@@ -79,20 +79,20 @@ class Steps:
         return [(strength, before, after) for strength, before, after in pairs if before != after]
 
 
-def steps(
+def strength_sweep(
     explainer: Explainer,
     prompter: AttentionPrompter,
     image: Any,
     *,
     weights: Any = None,
-    away: bool = False,
+    suppress: bool = False,
     target: Any = None,
     strengths: Sequence[float] = STRENGTHS,
     additional_forward_args: Any = None,
     explanation: Explanation | None = None,
     prompt: str = "",
     progress: Progress | None = None,
-) -> Steps:
+) -> StrengthSweep:
     """Prompt one image with increasing strength.
 
     Parameters
@@ -100,7 +100,7 @@ def steps(
     explainer : computes the maps
     prompter : adds the bias to the attention scores
     image : any image input of the explainer; a batch must contain one image
-    weights, away : as for `AttentionPrompter.steer`
+    weights, suppress : as for `AttentionPrompter.steer`
     target, additional_forward_args : as for `Explainer.attribute`
     strengths : strengths of the prompt; 0 is added if missing
     explanation : the explanation without a prompt, if it exists already
@@ -127,8 +127,8 @@ def steps(
     if len(unprompted) != 1:
         raise SemattnError(f"image: expected one, got {len(unprompted)} — prompt each separately")
     inputs = move_to_model(model, unprompted.images.inputs, prepared=unprompted.images.prepared)
-    bias = prompter.bias(weights, inputs, away=away)[0].detach().cpu()
-    prompt_bias = Known(bias[None])
+    bias = prompter.bias(weights, inputs, suppress=suppress)[0].detach().cpu()
+    prompt_bias = StoredCue(bias[None])
     step_target: Any = fixed_target(unprompted.logits, unprompted.output)
     if unprompted.target is not None:
         step_target = unprompted.target.tolist()
@@ -142,18 +142,18 @@ def steps(
             )  # fmt: skip
         logits.append(step.logits)
         maps.append(step.patch_map)
-    return Steps(
+    return StrengthSweep(
         explanation=unprompted,
         strengths=all_strengths,
         logits=torch.cat([step_logits.detach().float().cpu() for step_logits in logits]),
         maps=torch.cat([patch_map.detach().float().cpu() for patch_map in maps]),
         bias=bias,
         grid=prompter.grid(inputs),
-        prompt=prompt or _prompt_text(prompter, weights, away),
+        prompt=prompt or _prompt_text(prompter, weights, suppress),
     )
 
 
-def _prompt_text(prompter: AttentionPrompter, weights: Any, away: bool) -> str:
+def _prompt_text(prompter: AttentionPrompter, weights: Any, suppress: bool) -> str:
     source = prompter.density if weights is None else weights
     name = source if isinstance(source, str) else type(source).__name__.lower()
-    return f"away from {name}" if away else f"to {name}"
+    return f"away from {name}" if suppress else f"to {name}"

@@ -15,7 +15,7 @@ from ..attention.model_inputs import move_to_model
 from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
 from ..explain.comparison import Comparison
-from ..prompting.strength_sweep import Steps
+from ..prompting.strength_sweep import StrengthSweep
 from ..spurious import Discovery
 from ..utils.atomic_files import write_text
 from ..version import __version__
@@ -87,7 +87,7 @@ def build(
     index: int = 0,
     backdrop: Picture | None = None,
     additional_forward_args: Any = None,
-    prompting: Steps | bool = True,
+    prompting: StrengthSweep | bool = True,
     max_mb: float = 15.0,
 ) -> Report:
     """Build a report with a part for each argument that is given.
@@ -141,7 +141,7 @@ def build(
         name = content["image"]["name"]
         if model is not None:
             attention_record = _record(model, explanation, index, additional_forward_args)
-            if isinstance(prompting, Steps):
+            if isinstance(prompting, StrengthSweep):
                 content["prompting"] = about_prompting(prompting)
             elif prompting:
                 _prompt(content, model, explanation, index, additional_forward_args)

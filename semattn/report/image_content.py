@@ -22,7 +22,7 @@ from ..density import strata
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation, explainers
 from ..prompting import AttentionPrompter
-from ..prompting.strength_sweep import Steps, steps
+from ..prompting.strength_sweep import StrengthSweep, strength_sweep
 from ..viz.overlay import CEILING, FLOOR, Picture, is_signed, picture_of
 from ..viz.style import DENSITY, MAP, colours
 from ..viz.words import explained, headline, how_chosen, model_name
@@ -112,7 +112,7 @@ def _row(row: Compared) -> dict[str, Any]:
     return entry
 
 
-def about_prompting(sweep: Steps) -> dict[str, Any]:
+def about_prompting(sweep: StrengthSweep) -> dict[str, Any]:
     """Return direction, strengths, classes and the map at each strength.
 
     `probability` is the length of a bar, `shares` its label; `percent` is true if the labels are
@@ -140,7 +140,7 @@ def about_prompting(sweep: Steps) -> dict[str, Any]:
 
 def sweep_strengths(
     model: nn.Module, explanation: Explanation, index: int, extra: Any = None
-) -> Steps:
+) -> StrengthSweep:
     """Prompt one image at each strength, towards the keypoints of its explanation.
 
     Parameters
@@ -157,7 +157,7 @@ def sweep_strengths(
     prompter = AttentionPrompter(model)
     inputs = move_to_model(model, single.images.inputs, prepared=single.images.prepared)
     density = single.grid.upsample(unsmoothed(single.concentration).cpu(), mode="nearest")
-    return steps(
+    return strength_sweep(
         rebuilt(single),
         prompter,
         inputs,

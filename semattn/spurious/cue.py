@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..grid import PatchGrid
 from ..images import Preprocessing
-from ..prompting import CLIP, suppress
+from ..prompting import CLIP, suppression_bias
 from .cue_detector import Detector
 from .feature_extractor import Looker
 from .interventions import Group
@@ -125,7 +125,7 @@ class SpuriousCue:
 
     def bias(self, inputs: Tensor) -> Tensor:
         """Return the bias (B, P), in nats, that suppresses the cue: ``prompter.steer(cue)``."""
-        return suppress(self.matches(inputs), CLIP)
+        return suppression_bias(self.matches(inputs), CLIP)
 
     def summary(self) -> dict[str, Any]:
         """Return the values that a table shows, ready for JSON; unknown values are None."""

@@ -38,7 +38,7 @@ def answer(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
 def answer_without(model: nn.Module, inputs: Tensor, classes: Tensor, hidden: Tensor) -> Tensor:
     """Return the log-odds (B,) with the patches `hidden` (B, P) suppressed in all layers."""
     prompter = AttentionPrompter(model, strength=1.0, layers="all", clip=GONE)
-    with prompter.steer(hidden.to(torch.float32), away=True):
+    with prompter.steer(hidden.to(torch.float32), suppress=True):
         return answer(model, inputs, classes)
 
 

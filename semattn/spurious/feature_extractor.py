@@ -16,7 +16,7 @@ from ..errors import ImageError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, pixels_of, prepare
 from ..keypoints import detect
-from ..prompting.sources import prompts
+from ..prompting.sources import prompt_sources
 from .features import features
 
 DENSITY = "interrelation"  # source of the class-independent objectness
@@ -110,8 +110,8 @@ class Looker:
 
     def _objectness(self, attention: AttentionRecord, scene: Scene) -> Tensor:
         """Return the objectness (B, P) of the patches."""
-        source = prompts[DENSITY]
+        source = prompt_sources[DENSITY]
         p = concentration(densities[source.density](scene))
         site = attention.middle_layer()
-        objectness: Tensor = source.see(site, attention.grid, p.to(site.device, site.dtype))
+        objectness: Tensor = source.compute(site, attention.grid, p.to(site.device, site.dtype))
         return objectness.float().cpu()

@@ -244,7 +244,7 @@ def groups(
             batch = _to_model(context, images[start : start + context.batch])
             with torch.no_grad():
                 unchanged.append(_predict(context.model, batch))
-                with prompter.steer(cue(batch).to(batch.device), away=True):
+                with prompter.steer(cue(batch).to(batch.device), suppress=True):
                     prompted.append(_predict(context.model, batch))
         hits = [
             float((torch.cat(predictions).numpy() == expected).mean())

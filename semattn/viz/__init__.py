@@ -11,7 +11,7 @@ from .explanation_figure import figure
 from .overlay import Picture, overlay
 from .reconstruction_figure import reconstruction
 from .spurious_figure import spurious
-from .strength_figure import steps
+from .strength_figure import strength_sweep
 
 __all__ = [
     "Picture",
@@ -22,5 +22,5 @@ __all__ = [
     "overlay",
     "reconstruction",
     "spurious",
-    "steps",
+    "strength_sweep",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..prompting.strength_sweep import Steps
+    from ..prompting.strength_sweep import StrengthSweep
 
 TOWARD, AWAY = (1.0, 0.77, 0.24), (0.25, 0.48, 0.85)  # colours of positive and negative bias
 LINES = ("#17181c", "#e4572e", "#2e86ab", "#6a994e", "#8e6c8a", "#b08900")
@@ -28,7 +28,7 @@ PANEL = 2.6  # inches
 
 
 @default_settings()
-def steps(prompted: Steps, *, backdrop: Picture | None = None) -> Figure:
+def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) -> Figure:
     """Draw the image, the attention bias, the map at three strengths, and the probabilities.
 
     Positive bias is yellow and negative bias is blue. Every map explains the class that is
@@ -36,7 +36,7 @@ def steps(prompted: Steps, *, backdrop: Picture | None = None) -> Figure:
 
     Parameters
     ----------
-    prompted : result of `semattn.prompting.strength_sweep.steps`
+    prompted : result of `semattn.prompting.strength_sweep.strength_sweep`
     backdrop : as for `semattn.viz.overlay`
 
     Raises
@@ -80,7 +80,7 @@ def steps(prompted: Steps, *, backdrop: Picture | None = None) -> Figure:
     return figure
 
 
-def _draw_bias(prompted: Steps, picture: Picture) -> NDArray[np.float64]:
+def _draw_bias(prompted: StrengthSweep, picture: Picture) -> NDArray[np.float64]:
     """Return the faded picture with the bias of each patch on top."""
     largest = max(float(prompted.bias.abs().max()), 1e-9)
     strength = (prompted.bias / largest).float()
@@ -93,7 +93,7 @@ def _draw_bias(prompted: Steps, picture: Picture) -> NDArray[np.float64]:
     return faded(picture, 0.3, 0.8) * (1 - cover) + colour * cover
 
 
-def _draw_chart(frame: Frame, figure: Figure, prompted: Steps, column: int) -> None:
+def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: int) -> None:
     """Draw the probabilities of the leading classes, or the logit of a model with one output."""
     left, top = frame.left(column) + 0.3, frame.top(0)
     axes: Axes = figure.add_axes(frame.box(left, top, frame.panel - 0.35, frame.tall - 0.2))

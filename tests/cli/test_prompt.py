@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from semattn import AttentionPrompter, SIFTPatchInterrelation, viz
 from semattn.cli.parsing import read_region
 from semattn.errors import SemattnError
-from semattn.prompting import attend
-from semattn.prompting.strength_sweep import steps
+from semattn.prompting import attention_bias
+from semattn.prompting.strength_sweep import strength_sweep
 from tests import models
 from tests.conftest import PHOTO, refused, tiny
 from tests.result_files import names_in
@@ -101,9 +101,13 @@ def test_steps_are_those_of_the_prompter():
     model, x = models.build("registers"), models.images(1, seed=3)
     weights = torch.rand(12, generator=torch.manual_seed(0))
     prompter = AttentionPrompter(model)
-    prompted = steps(SIFTPatchInterrelation(), prompter, x, weights=weights, strengths=(2, 1))
+    prompted = strength_sweep(
+        SIFTPatchInterrelation(), prompter, x, weights=weights, strengths=(2, 1)
+    )
     assert prompted.strengths == (0.0, 1.0, 2.0)
-    torch.testing.assert_close(prompted.bias, attend(weights[None])[0].float(), check_dtype=False)
+    torch.testing.assert_close(
+        prompted.bias, attention_bias(weights[None])[0].float(), check_dtype=False
+    )
     target = int(prompted.explanation.target[0])
     for place, strength in enumerate(prompted.strengths):
         with torch.no_grad(), prompter.at(strength, prompter.layers).steer(weights):
@@ -114,7 +118,7 @@ def test_steps_are_those_of_the_prompter():
     assert [(before, after) for _, before, after in prompted.flips()] == [
         (before, after) for before, after in pairwise(predictions) if before != after
     ]
-    figure = viz.steps(prompted)
+    figure = viz.strength_sweep(prompted)
     assert [text.get_text() for text in figure.texts if "Strength" in text.get_text()] == [
         "Strength 0", "Strength 1", "Strength 2",
     ]  # fmt: skip
@@ -125,9 +129,9 @@ def test_steps_are_those_of_the_prompter():
 def test_steps_need_a_class_and_one_image():
     prompter = AttentionPrompter(models.build("registers"), density="count")
     with pytest.raises(SemattnError, match="target: expected a class"):
-        steps(
+        strength_sweep(
             SIFTPatchInterrelation(), prompter, models.images(1, seed=3),
             target=lambda output: output.sum(1),
         )  # fmt: skip
     with pytest.raises(SemattnError, match="image: expected one, got 2"):
-        steps(SIFTPatchInterrelation(), prompter, models.images(2, seed=3))
+        strength_sweep(SIFTPatchInterrelation(), prompter, models.images(2, seed=3))

@@ -67,7 +67,16 @@ VALUES: dict[str, Sequence[str]] = {
     "--max-candidates": ("3", "0"), "--nothing": ("x",),
     "--only": ("0", "cat,dog"), "--json": ("x",),
 }  # fmt: skip
-FLAGS = ("--random-weights", "--no-report", "--debgu", "--away", "--help", "--version", "-x", "--")
+FLAGS = (
+    "--random-weights",
+    "--no-report",
+    "--debgu",
+    "--suppress",
+    "--help",
+    "--version",
+    "-x",
+    "--",
+)
 
 
 OPTIONS_OF = {

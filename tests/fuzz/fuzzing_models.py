@@ -277,5 +277,5 @@ def prompt_once(rng: Generator, model: nn.Module) -> None:
             prompter(inputs)
             return
         target = pick(rng, (random_region, lambda rng: random_density(rng, 2, PATCHES)))(rng)
-        with prompter.steer(target, away=bool(rng.random() < 0.3)):
+        with prompter.steer(target, suppress=bool(rng.random() < 0.3)):
             model(inputs)

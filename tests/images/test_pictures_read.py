@@ -17,7 +17,7 @@ from semattn import SIFTPatchInterrelation
 from semattn.errors import ImageError, ShapeError
 from semattn.images import Preprocessing, prepare, read
 from semattn.prompting import AttentionPrompter
-from semattn.prompting.strength_sweep import steps
+from semattn.prompting.strength_sweep import strength_sweep
 from semattn.spurious import discover_spurious
 from tests import picture_encodings as written
 from tests.conftest import PHOTO, tiny
@@ -201,7 +201,9 @@ def test_comparison_analysis_and_prompt_say_it_too():
     assert sum("middle 25 %" in note for note in compared.notes) == 1
     with pytest.warns(UserWarning, match="middle 25 %"):
         semattn.analyze(model, picture)
-    prompted = steps(SIFTPatchInterrelation(), AttentionPrompter(model, density="count"), picture)
+    prompted = strength_sweep(
+        SIFTPatchInterrelation(), AttentionPrompter(model, density="count"), picture
+    )
     assert any("middle 25 %" in note for note in prompted.explanation.notes)
 
 
@@ -233,7 +235,7 @@ def test_all_parts_take_a_grey_model(grey_model):
     assert not any(row.refusal for row in compared.rows)
     assert np.isfinite(semattn.analyze(grey_model, PHOTO).mean("lift")).any()
     prompter = AttentionPrompter(grey_model, density="count")
-    prompted = steps(SIFTPatchInterrelation(), prompter, PHOTO)
+    prompted = strength_sweep(SIFTPatchInterrelation(), prompter, PHOTO)
     assert len(prompted.strengths) > 1
     rng = np.random.default_rng(0)
     images = [

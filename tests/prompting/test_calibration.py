@@ -45,9 +45,9 @@ class StrengthReportingPrompter(AttentionPrompter):
             self.model, strength=strength, layers=layers, density="count"
         )
 
-    def steer(self, weights=None, *, away=False):
+    def steer(self, weights=None, *, suppress=False):
         self.model.now = float(self.strength)
-        return super().steer(weights, away=away)
+        return super().steer(weights, suppress=suppress)
 
 
 TABLE = {0.0: [0, 0, 0], 0.5: [3, 1, 2], 1.0: [0, 1, 0], 2.0: [0, 1, 1]}
@@ -118,7 +118,7 @@ def test_splits_must_be_disjoint():
     assert evaluation.plain.strength == 0 and evaluation.prompted.strength == prompter.strength
     with pytest.raises(ValueError, match="loader: expected new test images, got 3 images"):
         prompter.evaluate(test)
-    assert prompter.evaluate(test, again=True).as_dict() == evaluation.as_dict()
+    assert prompter.evaluate(test, allow_repeat=True).as_dict() == evaluation.as_dict()
     with pytest.raises(ValueError, match="loader: expected new validation images, got 3 images"):
         prompter.calibrate(test)
     with pytest.raises(ValueError, match="loader: expected new test images, got 3 images"):

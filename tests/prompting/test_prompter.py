@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from semattn import AttentionPrompter, SIFTPatchInterrelation, record
 from semattn.density import concentration, densities
 from semattn.errors import ShapeError, UnsupportedModelError
-from semattn.prompting import Box, Mask, Points, Polygon, attend, coverage, prompts
+from semattn.prompting import Box, Mask, Points, Polygon, attention_bias, coverage, prompt_sources
 from tests import families, models
 
 MODEL_NAMES = [*models.MODELS, *families.FAMILIES]
@@ -47,7 +47,8 @@ def test_attention_is_multiplied_and_renormalised_on_every_family(name):
     with prompter.steer(weights):
         steered = record(model, x, grad=False)
     plain_site, steered_site = plain.sites[0], steered.sites[0]
-    factor = (0.7 * mean_bias_of_keys(plain, plain_site, attend(weights))).exp()[:, None, None]
+    bias = mean_bias_of_keys(plain, plain_site, attention_bias(weights))
+    factor = (0.7 * bias).exp()[:, None, None]
     expected = plain_site.attention() * factor
     expected = expected / expected.sum(-1, keepdim=True)
     # Some models always compute the softmax in single precision.
@@ -137,14 +138,14 @@ def test_away_subtracts_the_clip_from_covered_patches():
     plain = record(model, x, grad=False).dense(1)
     grid = record(model, x, grad=False).grid
     box = Box(0, 0, 31, 15, grow=None)
-    with prompter.steer(box, away=True):
+    with prompter.steer(box, suppress=True):
         steered = record(model, x, grad=False).dense(1)
     factor = grid.add_prefix(-2.0 * 1.5 * coverage(box, grid).double()).exp()
     expected = plain * factor
     torch.testing.assert_close(
         steered, expected / expected.sum(-1, keepdim=True), atol=1e-6, rtol=0
     )
-    with prompter.steer(torch.zeros(12), away=True):  # nothing to suppress
+    with prompter.steer(torch.zeros(12), suppress=True):  # nothing to suppress
         torch.testing.assert_close(model(x), build("class-token", torch.float64)(x))
 
 
@@ -182,7 +183,7 @@ def test_only_selected_queries_get_the_bias(name, queries):
         return
     with prompter.steer(weights):
         steered = record(model, x, target=1)
-    expected = plain.dense(0) * grid.add_prefix(attend(weights)).exp()[:, None, None]
+    expected = plain.dense(0) * grid.add_prefix(attention_bias(weights)).exp()[:, None, None]
     expected = expected / expected.sum(-1, keepdim=True)
     is_query = torch.zeros(grid.tokens, dtype=torch.bool)
     is_query[0 if queries == "class" else slice(grid.prefix, None)] = True
@@ -223,7 +224,7 @@ def test_biases_of_nested_prompters_are_added():
     torch.testing.assert_close(nested.logits, wrapped)
     plain = record(model, x, grad=False).dense(3)
     sum_ = torch.nn.functional.pad(
-        0.3 * attend(weak_weights) + 0.9 * attend(strong_weights), (5, 0)
+        0.3 * attention_bias(weak_weights) + 0.9 * attention_bias(strong_weights), (5, 0)
     ).exp()
     weak, strong = (AttentionPrompter(model, strength=s, layers=3) for s in (0.3, 0.9))
     with weak.steer(weak_weights), strong.steer(strong_weights):
@@ -372,7 +373,7 @@ def test_threads_are_independent():
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", sorted(prompts))
+@pytest.mark.parametrize("name", sorted(prompt_sources))
 def test_sources_do_not_depend_on_the_batch(name):
     model, x = build("registers"), pictures()
     prompter = AttentionPrompter(model, density=name)
@@ -386,10 +387,10 @@ def test_sources_do_not_depend_on_the_batch(name):
     if name == "class-attention":
         site = replace(site, class_tokens=torch.eye(grid.tokens)[0])
         expected = site.attention()[:, :, 0, 5:].mean(1)
-        torch.testing.assert_close(prompts[name].see(site, grid, p), expected)
+        torch.testing.assert_close(prompt_sources[name].compute(site, grid, p), expected)
     if name == "received":
         expected = torch.einsum("bi,bhij->bj", p, site.attention()[:, :, 5:, 5:]) / 2
-        torch.testing.assert_close(prompts[name].see(site, grid, p), expected)
+        torch.testing.assert_close(prompt_sources[name].compute(site, grid, p), expected)
 
 
 def _call(x: Tensor):

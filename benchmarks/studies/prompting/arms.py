@@ -22,7 +22,7 @@ from semattn.attention import choose_layers
 from semattn.density import Scene, concentration, densities
 from semattn.grid import PatchGrid
 from semattn.keypoints import detect
-from semattn.prompting import Box, Mask, Points, attend, coverage, prompts
+from semattn.prompting import Box, Mask, Points, attention_bias, coverage, prompt_sources
 from semattn.prompting.prompter import LAYERS
 
 from ...datasets.confounded_birds import Bird
@@ -37,7 +37,7 @@ DENSITIES = (
 )  # fmt: skip
 SOURCES = ("received", "received-class", "interrelation")
 CONTROLS = (
-    "class-attention", "class-grown", "sobel", "canny", "center", "random", "shifted", "permuted",
+    "class-attention", "class-refined", "sobel", "canny", "center", "random", "shifted", "permuted",
 )  # fmt: skip
 OURS = "interrelation"
 LIMIT = "mask"
@@ -139,9 +139,9 @@ def observe(model: nn.Module, birds: Sequence[Bird], seed: int) -> Observations:
     weights = {name: densities[name](scene) for name in (*DENSITIES, "uniform")}
     weights |= {name: densities[name](scene) for name in CONTROLS if name in densities}
     with torch.no_grad():
-        for name in (*SOURCES, *(name for name in CONTROLS if name in prompts)):
-            p = concentration(weights[prompts[name].density]).to(site.dtype)
-            weights[name] = prompts[name].see(site, grid, p)
+        for name in (*SOURCES, *(name for name in CONTROLS if name in prompt_sources)):
+            p = concentration(weights[prompt_sources[name].density]).to(site.dtype)
+            weights[name] = prompt_sources[name].compute(site, grid, p)
     weights["other"] = weights["distinct-size-surround"].roll(1, 0)  # of the image before
     user_prompts = _simulate_user_prompts(birds, grid, seed)
     with torch.no_grad():
@@ -171,9 +171,9 @@ def _simulate_user_prompts(birds: Sequence[Bird], grid: PatchGrid, seed: int) ->
     return {name: torch.stack(coverages) for name, coverages in rows.items()}
 
 
-def attention_bias(arm: Arm, observed: Observations, prefix: int) -> Tensor:
+def arm_bias(arm: Arm, observed: Observations, prefix: int) -> Tensor:
     """Return the bias (n, N) of an arm at strength 1, nats."""
-    patches = arm.sign * attend(observed.weights[arm.weights]).float()
+    patches = arm.sign * attention_bias(observed.weights[arm.weights]).float()
     return torch.nn.functional.pad(patches, (prefix, 0))
 
 
@@ -190,7 +190,7 @@ def blur_suppressed(
     """Return the images with the patches blurred that the arm would suppress."""
     side = int(observed.weights[arm.weights].shape[1] ** 0.5)
     images = []
-    for bird, bias in zip(birds, attend(observed.weights[arm.weights]), strict=True):
+    for bird, bias in zip(birds, attention_bias(observed.weights[arm.weights]), strict=True):
         low = (bias < 0).float().reshape(side, side).numpy()
         size = bird.image.shape[1], bird.image.shape[0]
         opacity = cv2.resize(low, size, interpolation=cv2.INTER_LINEAR)[..., None]

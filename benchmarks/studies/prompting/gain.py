@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks import RESULTS_DIR
 from semattn.attention import steer
-from semattn.prompting import AttentionPrompter, attend
+from semattn.prompting import AttentionPrompter, attention_bias
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 from semattn.zoo.weights import backbone
@@ -40,7 +40,7 @@ from .arms import (
     Arm,
     Observations,
     Tail,
-    attention_bias,
+    arm_bias,
     blur_suppressed,
     first_steered,
     normalise,
@@ -104,7 +104,7 @@ class Split:
             index = remaining_patches(arm, self.observed, option) + 1  # after the class token
             index = torch.nn.functional.pad(index, (1, 0))
             return self._each(lambda part: self._of(self.observed.tokens[part], None, index[part]))
-        bias = None if arm.kind == "none" else option * attention_bias(arm, self.observed, prefix=1)
+        bias = None if arm.kind == "none" else option * arm_bias(arm, self.observed, prefix=1)
         return self._each(
             lambda part: self._of(self.observed.tokens[part], None if bias is None else bias[part])
         )
@@ -137,7 +137,7 @@ def max_feature_difference(model: nn.Module, birds: Sequence[Bird], split: Split
     with torch.inference_mode():
         prompted = AttentionPrompter(model, density=OURS, strength=0.5)(x).float()
         bias = 0.5 * torch.nn.functional.pad(
-            attend(split.observed.weights[OURS][: len(birds)]).float(), (1, 0)
+            attention_bias(split.observed.weights[OURS][: len(birds)]).float(), (1, 0)
         )
         with steer(split.tail, bias):
             direct = split.tail(split.observed.tokens[: len(birds)]).float()

@@ -76,7 +76,7 @@ def correct_predictions(
     for start in range(0, len(images.inputs), BATCH):
         x = normalise(model, images.inputs[start : start + BATCH])
         batch = None if suppressed is None else suppressed[start : start + BATCH]
-        with torch.inference_mode(), prompter.steer(batch, away=True):
+        with torch.inference_mode(), prompter.steer(batch, suppress=True):
             predictions.append(model(x).argmax(-1))
     hits: np.ndarray = torch.cat(predictions).numpy() == np.array(images.labels)
     return hits

@@ -80,7 +80,7 @@ def features(
     class_features = []
     for start in range(0, len(images), BATCH):
         x = normalise(model, images[start : start + BATCH])
-        with prompter.steer(suppressed, away=True):
+        with prompter.steer(suppressed, suppress=True):
             class_features.append(model(x).float())
     return torch.cat(class_features).numpy()
 

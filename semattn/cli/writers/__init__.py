@@ -9,7 +9,7 @@ from .benchmark import BENCHMARK_FILES, write_benchmark
 from .comparison import COMPARISON_FILES, write_comparison
 from .explanation import FILES, predicted, summary, write
 from .spurious import SPURIOUS_FILES, write_spurious
-from .strength_sweep import STEPS_FILES, write_steps
+from .strength_sweep import STRENGTH_SWEEP_FILES, write_strength_sweep
 
 __all__ = [
     "ANALYSIS_FILES",
@@ -17,7 +17,7 @@ __all__ = [
     "COMPARISON_FILES",
     "FILES",
     "SPURIOUS_FILES",
-    "STEPS_FILES",
+    "STRENGTH_SWEEP_FILES",
     "OutputError",
     "ResultFolder",
     "default_folder",
@@ -29,5 +29,5 @@ __all__ = [
     "write_benchmark",
     "write_comparison",
     "write_spurious",
-    "write_steps",
+    "write_strength_sweep",
 ]

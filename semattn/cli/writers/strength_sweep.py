@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...utils.result_folder import FolderLike, ResultFolder
-from ...viz import Picture, steps
+from ...viz import Picture, strength_sweep
 from .explanation import summary
 from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
-    from ...prompting.strength_sweep import Steps
+    from ...prompting.strength_sweep import StrengthSweep
 
-STEPS_FILES = {"figure": "prompt.png", "result": "prompt.json", "maps": "maps.npz"}
+STRENGTH_SWEEP_FILES = {"figure": "prompt.png", "result": "prompt.json", "maps": "maps.npz"}
 
 
-def write_steps(
-    prompted: Steps,
+def write_strength_sweep(
+    prompted: StrengthSweep,
     folder: FolderLike,
     *,
     top: int = 5,
@@ -33,7 +33,7 @@ def write_steps(
 
     Parameters
     ----------
-    prompted : result of `semattn.prompting.strength_sweep.steps`
+    prompted : result of `semattn.prompting.strength_sweep.strength_sweep`
     folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
         the command and the inputs
     top : number of classes to store
@@ -49,21 +49,21 @@ def write_steps(
     """
     results = ResultFolder.of(folder)
     with results.staged() as stage:
-        steps(prompted, backdrop=backdrop).savefig(stage / STEPS_FILES["figure"])
+        strength_sweep(prompted, backdrop=backdrop).savefig(stage / STRENGTH_SWEEP_FILES["figure"])
         np.savez_compressed(
-            stage / STEPS_FILES["maps"],
+            stage / STRENGTH_SWEEP_FILES["maps"],
             strengths=np.array(prompted.strengths),
             maps=prompted.maps.numpy().astype(np.float32),
             bias=prompted.grid.fold(prompted.bias).numpy().astype(np.float32),
         )
-        files = STEPS_FILES | write_extra_files(stage, extra_files)
+        files = STRENGTH_SWEEP_FILES | write_extra_files(stage, extra_files)
         result = summary_of(prompted, top, settings) | results.inputs_entry() | {"files": files}
-        write_json(stage / STEPS_FILES["result"], result)
+        write_json(stage / STRENGTH_SWEEP_FILES["result"], result)
     return {name: results.path / file for name, file in files.items()}
 
 
 def summary_of(
-    prompted: Steps, top: int = 5, settings: dict[str, Any] | None = None
+    prompted: StrengthSweep, top: int = 5, settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return explanation, prompt and probabilities at every strength, ready for JSON."""
     first = prompted.explanation
