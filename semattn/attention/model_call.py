@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,3 +140,150 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
         f"inputs: expected a batch of images (B, C, H, W), got {', '.join(got) or 'nothing'} — "
         "dense; a single image is x[None]"
     )
+
+
+_FIRST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def move_to_model(model: nn.Module, inputs: Tensor, *, prepared: bool = False) -> Tensor:
+    """Return `inputs` on the device and in the dtype that `model` expects.
+
+    If all floating-point parameters share a device, the inputs are moved to it; if they share a
+    dtype, the inputs are cast to it. In a model that mixes devices or dtypes, a tensor of the
+    caller keeps its own, and inputs that semattn prepared from images follow the first convolution
+    or linear layer, which is the patch embedding.
+
+    Parameters
+    ----------
+    model : a vision transformer
+    inputs : (B, C, H, W)
+    prepared : whether semattn prepared `inputs` from images (`Images.prepared`)
+
+    Examples
+    --------
+    >>> mixed = nn.Sequential(nn.Linear(2, 2).half(), nn.LayerNorm(2))
+    >>> x = torch.zeros(1, 2)
+    >>> move_to_model(mixed, x).dtype, move_to_model(mixed, x, prepared=True).dtype
+    (torch.float32, torch.float16)
+    """
+    weights = [weight for weight in model.parameters() if _is_input_dtype(weight)]
+    devices = {weight.device for weight in weights if not weight.is_meta}
+    dtypes = {weight.dtype for weight in weights}
+    first = _first_weight(model) if prepared and max(len(devices), len(dtypes)) > 1 else None
+    device, dtype = inputs.device, inputs.dtype
+    if len(devices) == 1:
+        (device,) = devices
+    elif first is not None and not first.is_meta:
+        device = first.device
+    if len(dtypes) == 1:
+        (dtype,) = dtypes
+    elif first is not None:
+        dtype = first.dtype
+    return inputs.to(device=device, dtype=dtype)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of the first convolution or linear layer; the CPU without any weights."""
+    weights = [_first_weight(model), *model.parameters()]
+    devices = [weight.device for weight in weights if weight is not None and not weight.is_meta]
+    return devices[0] if devices else torch.device("cpu")
+
+
+def _first_weight(model: nn.Module) -> Tensor | None:
+    """Return the first floating-point weight of a convolution or linear layer, if there is one."""
+    for module in model.modules():
+        if isinstance(module, _FIRST_LAYERS) and _is_input_dtype(module.weight):
+            return module.weight
+    return None
+
+
+def _is_input_dtype(weight: Tensor) -> bool:
+    """Return whether inputs can have this dtype; 8-bit floats only store weights."""
+    return weight.is_floating_point() and weight.dtype.itemsize > 1
+
+
+_PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
+_MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
+_MAX_DEPTH = 3
+_MAX_ELEMENTS = 4096  # of a list, a dict or an array
+
+
+def attributes_of(model: nn.Module) -> tuple[Any, ...]:
+    """Return the class, the attributes and the foreign hooks of every module."""
+    return tuple(
+        (
+            type(module),
+            tuple(
+                (name, value if type(value) in _PLAIN else _snapshot(value))
+                for name, value in vars(module).items()
+                if name not in _MODULE_INTERNALS
+            ),
+            tuple(map(_tensor_snapshot, module._buffers.values())) if module._buffers else (),
+            _foreign_hooks(module) if module._forward_hooks or module._forward_pre_hooks else (),
+        )
+        for module in model.modules()
+    )
+
+
+def changed_attributes(
+    first: tuple[Any, ...], second: tuple[Any, ...]
+) -> frozenset[tuple[int, str]]:
+    """Return the differing attributes as (module number, name); "" is the module itself."""
+    if first == second:
+        return frozenset()
+    if len(first) != len(second):
+        return frozenset({(-1, "")})
+    differences = set()
+    for number, (old, new) in enumerate(zip(first, second, strict=True)):
+        if (old[0], *old[2:]) != (new[0], *new[2:]):
+            differences.add((number, ""))
+        before, after = dict(old[1]), dict(new[1])
+        differences |= {
+            (number, name)
+            for name in before.keys() | after.keys()
+            if before.get(name, ...) != after.get(name, ...)
+        }
+    return frozenset(differences)
+
+
+def _snapshot(value: Any, depth: int = 0) -> Any:
+    """Return a comparable snapshot, equal to an earlier one if `value` has not changed."""
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and all(type(item) in _PLAIN for item in value)):
+        return value
+    if isinstance(value, Tensor):
+        return _tensor_snapshot(value)
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes() if value.size <= _MAX_ELEMENTS else id(value)
+    if isinstance(value, nn.Module) or depth > _MAX_DEPTH:
+        return None
+    if isinstance(value, MethodType):
+        return id(value.__func__), id(value.__self__)
+    if isinstance(value, partial):
+        return id(value.func), _snapshot([*value.args, *value.keywords.items()], depth + 1)
+    if isinstance(value, (list, tuple)) and len(value) <= _MAX_ELEMENTS:
+        return type(value), tuple(_snapshot(item, depth + 1) for item in value)
+    if isinstance(value, dict) and len(value) <= _MAX_ELEMENTS:
+        return dict, tuple((repr(key), _snapshot(item, depth + 1)) for key, item in value.items())
+    if callable(value) or not hasattr(value, "__dict__"):
+        return id(value)
+    return id(value), _snapshot(vars(value), depth + 1)
+
+
+def _tensor_snapshot(value: Tensor | None) -> Any:
+    """Return identity, version and shape of an integer tensor, a possible index; else None."""
+    if value is None or value.is_floating_point() or value.is_complex():
+        return None
+    version = None if value.is_inference() else value._version
+    return id(value), version, tuple(value.shape)
+
+
+def _foreign_hooks(module: nn.Module) -> tuple[int, ...]:
+    """Return the ids of the hooks that semattn did not register."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return tuple(id(hook) for hook in hooks if not _is_semattn_hook(hook))
+
+
+def _is_semattn_hook(hook: Any) -> bool:
+    function = hook.func if isinstance(hook, partial) else hook
+    return str(getattr(function, "__module__", "")).startswith("semattn.")

@@ -22,8 +22,7 @@ from ..grid import PatchGrid
 from .frozen import frozen
 from .hooks import Call
 from .layout_pass import Findings, layout_pass, site_of
-from .model_attributes import attributes_of, changed_attributes
-from .model_call import ModelCall
+from .model_call import ModelCall, attributes_of, changed_attributes
 from .site_record import SiteRecord, site_record
 from .sites import AttentionSite
 from .token_layout import Layout, common_grid, with_same_prefix

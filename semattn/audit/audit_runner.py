@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..attention.model_inputs import model_device
+from ..attention.model_call import model_device
 from ..attention.sites import check_model
 from ..data.loading import ImageLoader, LoadedBatch, Skipped
 from ..data.prefetching import default_workers, load_batches

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..attention.output_meaning import predict
 from ..attention.target import answer_target
 from ..errors import SemattnError, UnsupportedModelError

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..attention.model_inputs import model_device
+from ..attention.model_call import model_device
 from ..attention.sites import check_model
 from ..attention.target import Target
 from ..errors import ImageError, SemattnError, ShapeError, TargetError

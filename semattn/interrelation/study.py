@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
-from ..attention.model_call import ModelCall
-from ..attention.model_inputs import move_to_model
-from ..attention.norms import norms_on, watch_norms
+from ..attention.layer_readout import norms_on, watch_norms
+from ..attention.model_call import ModelCall, move_to_model
 from ..attention.readout import with_readout
 from ..data.loading import ImageLoader, LoadedBatch, Skipped
 from ..density import Scene, concentration, densities, strata

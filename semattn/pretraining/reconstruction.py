@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention.model_inputs import model_device
+from ..attention.model_call import model_device
 from ..density import count
 from ..grid import PatchGrid
 from ..keypoints import Keypoints

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..attention.output_meaning import part_of, predict
 from ..attention.sites import Layers
 from ..errors import ShapeError, UnsupportedModelError

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..attention.target import fixed_target
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation

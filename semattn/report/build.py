@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..attention import AttentionRecord, record
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
 from ..explain.comparison import Comparison

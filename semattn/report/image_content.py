@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..density import strata
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation, explainers

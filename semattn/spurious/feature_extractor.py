@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..density import Scene, concentration, densities
 from ..errors import ImageError, ShapeError
 from ..grid import PatchGrid

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..attention.output_meaning import predict
 from ..grid import PatchGrid
 from ..prompting import AttentionPrompter

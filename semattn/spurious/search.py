@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention.model_inputs import move_to_model
+from ..attention.model_call import move_to_model
 from ..attention.output_meaning import predict
 from ..attention.sites import check_model
 from ..data.labelled import read_labelled

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semattn.attention.batchnorm import correct_gradients
+from semattn.attention.frozen import correct_gradients
 
 SHAPE = (16, 3, 4)
 

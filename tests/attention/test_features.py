@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semattn.attention.features import follow_features
 from semattn.attention.hooks import attach
+from semattn.attention.layer_features import follow_features
 from semattn.attention.model_call import ModelCall
 from semattn.attention.model_layout import ModelLayout, model_layout
 from semattn.errors import UnsupportedModelError

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from semattn import Preprocessing, SIFTPatchInterrelation
-from semattn.attention.model_inputs import model_device, move_to_model
+from semattn.attention.model_call import model_device, move_to_model
 from semattn.images import pixels_of
 from semattn.utils.cores import spare_cores
 from tests.accelerator import DEVICE

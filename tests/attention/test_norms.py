@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from semattn import record
-from semattn.attention.layer_readout import blocks_of
+from semattn.attention.layer_readout import blocks_of, norms_on, watch_norms
 from semattn.attention.model_call import ModelCall
 from semattn.attention.model_layout import model_layout
-from semattn.attention.norms import norms_on, watch_norms
 from semattn.attention.sites import AttentionSite
 from tests import families, models
 
