@@ -275,7 +275,7 @@ def _distance(model: Any, x: Any, attention_record: Any) -> float | None:
     first_site = next((site for site in attention_record.sites if site.site.kind == "self"), None)
     if first_site is None:
         return None
-    layout_of_model, calls = model_layout(model, ModelCall((x,), {}, 0)), []
+    layout_of_model, calls = model_layout(model, ModelCall.of(x)), []
 
     def capture_call(site: Any, call: Any) -> Any:
         if site.name == first_site.site.name:

@@ -1,6 +1,8 @@
 """Features of one module on the patches of an image, and the gradient of the score for them.
 
-The autograd graph starts at this module; the layers before it are computed without a graph.
+The autograd graph starts at this module; the layers before it are computed without a graph. The
+module may return tokens, windows of tokens, or feature maps: `FeatureLayout` places them by the
+positions of `position_tracing`.
 """
 
 from __future__ import annotations
@@ -15,18 +17,15 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .frozen import frozen
+from .frozen import frozen, gradients_of
 from .layout_pass import layout_pass
 from .model_call import ModelCall
-from .position_rules import Planes, mean_positions
+from .position_rules import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
-from .recorder import FLOAT16_SCALES
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model
 from .target import Target, score
-from .token_layout import UnplacedError, ranks, with_reach
-
-_SAME = 2e-4  # fraction of the image's side below which positions are equal
+from .token_layout import POSITION_TOLERANCE, UnplacedError, ranks, with_reach
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,10 @@ class FeatureLayout:
         cls, planes: Planes, size: tuple[int, int], reach: tuple[float, float] = (0.0, 0.0)
     ) -> FeatureLayout:
         """Derive the layout from positions in images of `size` (H, W); `reach` as in `Origin`."""
-        stacked = torch.stack(planes).nan_to_num(-9.0)
         channels = [
             axis
             for axis in range(1, planes[0].ndim)
-            if bool((stacked - stacked.narrow(axis + 1, 0, 1)).abs().max() < _SAME)
+            if not varies_along(planes, axis, POSITION_TOLERANCE)
         ]
         if not channels:
             raise UnplacedError("no channel axis")
@@ -92,8 +90,7 @@ class FeatureLayout:
 
 def follow_features(
     model: nn.Module,
-    inputs: Tensor,
-    extra: tuple[Any, ...],
+    call: ModelCall,
     name: str,
     *,
     attribute_to_layer_input: bool,
@@ -108,7 +105,7 @@ def follow_features(
         If its features cannot be followed back to the image.
     """
     traced: list[tuple[Planes | None, tuple[float, float]]] = []
-    size = (inputs.shape[-2], inputs.shape[-1])
+    size = (call.images.shape[-2], call.images.shape[-1])
     module = model.get_submodule(name)
 
     @contextmanager
@@ -134,7 +131,7 @@ def follow_features(
         finally:
             handle.remove()
 
-    layout_pass(model, ModelCall((inputs, *extra), {}, 0), watch=watch, all_images=True)
+    layout_pass(model, call, watch=watch, all_images=True)
     try:
         planes, reach = traced[0] if traced else (None, (0.0, 0.0))
         if planes is None:
@@ -164,7 +161,7 @@ def activation(
     *,
     attribute_to_layer_input: bool = False,
     target: Target = None,
-    additional_forward_args: tuple[Any, ...] = (),
+    additional_forward_args: Any = None,
 ) -> Activation:
     """Return the output of `layer` on the patches, and its gradient for the target.
 
@@ -188,9 +185,10 @@ def activation(
     name, module = _find_module(inner, layer)
     with nested_pass(), torch.inference_mode(False), torch.enable_grad(), frozen(inner):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
+        call = ModelCall.of(inputs, additional_forward_args)
         with _capture(name, module, attribute_to_layer_input) as captured:
             with model_running():
-                output = inner(inputs, *additional_forward_args)
+                output = inner(*call.args)
             captured.open = False
             if captured.tensor is None:
                 raise UnsupportedModelError(
@@ -202,8 +200,7 @@ def activation(
         features = captured.tensor.detach()
         layout = _token_layout(grid, features) or follow_features(
             inner,
-            inputs,
-            additional_forward_args,
+            call,
             name,
             attribute_to_layer_input=attribute_to_layer_input,
         )
@@ -316,17 +313,7 @@ def _differentiate(name: str, scores: Tensor, tensor: Tensor) -> Tensor:
     )
     if not scores.requires_grad:
         raise unrelated
-    scales = FLOAT16_SCALES if scores.dtype == torch.float16 else (1.0,)
-    for scale in scales:
-        (gradient,) = torch.autograd.grad(
-            scores.sum() * scale, tensor, allow_unused=True, retain_graph=scale != scales[-1]
-        )
-        if gradient is None:
-            raise unrelated
-        if bool(gradient.isfinite().all()):
-            dtype = torch.promote_types(gradient.dtype, torch.float32)
-            return gradient if scale == 1.0 else gradient.to(dtype) / scale
-    raise UnsupportedModelError(
-        f"layer {name}: expected finite gradients, got NaN or infinity — "
-        "check the weights and the input, or run the model in float32"
-    )
+    (gradient,) = gradients_of(scores, [tensor], scores.dtype, f"layer {name}")
+    if gradient is None:
+        raise unrelated
+    return gradient

@@ -1,4 +1,4 @@
-"""Readout of every block by the model's own head: the contribution of each layer to the score.
+"""Readout of the blocks of a model: the logits after each block, and the norms of the last tokens.
 
 The features of a block, averaged over its tokens, replace the output of the last block, so that the
 following layers (norm, pooling, head) turn them into an output of the model. All blocks are read at
@@ -116,7 +116,7 @@ class _BlockReadout:
 
 
 def _detached(tensor: Tensor) -> Tensor:
-    """Return the tensor without its graph, also inside `recorder.KeepGradients`."""
+    """Return the tensor without its graph, also inside `frozen.KeepGradients`."""
     with torch._C.DisableTorchFunction():
         return tensor.detach()
 

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..errors import UnsupportedModelError
 from .hooks import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .model_call import ModelCall
-from .position_rules import Planes, mean_positions
+from .position_rules import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .scope import CallScope, depth, isolated
 from .sites import NAMED_ATTENTION, AttentionSite
@@ -197,11 +197,11 @@ class _CallFinder(TorchFunctionMode):
         usual = -1 if candidate.dim != -1 else -2
         with _disable_current_modes():
             first, second = planes[:3], planes[3:]
-            queries = first if _are_constant(first, candidate.dim) else second
+            queries = second if varies_along(first, candidate.dim) else first
             varying = [
                 axis
                 for axis in range(-candidate.scores.ndim, 0)
-                if axis != candidate.dim and not _are_constant(queries[1:], axis)
+                if axis != candidate.dim and varies_along(queries[1:], axis)
             ]
         is_single = candidate.scores.shape[usual] == 1
         return None if is_single or usual in varying or len(varying) != 1 else varying[0]
@@ -397,17 +397,9 @@ def positions_of(tracer: PositionTracer, call: Call) -> tuple[Planes | None, Pla
     planes = tracer.of(call.scores)
     assert planes is not None
     first, second = planes[:3], planes[3:]
-    if not _are_constant(first, -1) and _are_constant(second, -1):  # keys times queries
+    if varies_along(first, -1) and not varies_along(second, -1):  # keys times queries
         first, second = second, first
     return mean_positions(first, [-1], False), mean_positions(second, [-2], False)
-
-
-def _are_constant(planes: Planes, axis: int) -> bool:
-    """Return whether positions are constant along an axis."""
-    return all(
-        bool(((plane - plane.narrow(axis, 0, 1)).abs() < 1e-6).all())
-        for plane in (plane.nan_to_num(-9.0) for plane in planes)
-    )
 
 
 def site_of(call: SiteCall, layer: int, numbered: bool) -> AttentionSite:

@@ -1,4 +1,7 @@
-"""Arguments of one call of a model, including the images."""
+"""Calls of a model: their arguments, the device and dtype of the images, snapshots of attributes.
+
+The arguments of a call and the attributes of the model are the cache key of its token layout.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,11 @@ class ModelCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     where: int | str
+
+    @classmethod
+    def of(cls, inputs: Tensor, additional_forward_args: Any = None) -> ModelCall:
+        """Return the call on `inputs` and additional arguments: a tuple, a single one or None."""
+        return cls((inputs, *as_arguments(additional_forward_args)), {}, 0)
 
     @property
     def images(self) -> Tensor:
@@ -119,6 +127,14 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
+def as_arguments(additional_forward_args: Any) -> tuple[Any, ...]:
+    """Return additional arguments, given as a tuple, as a single one or as None, as a tuple."""
+    if additional_forward_args is None:
+        return ()
+    is_tuple = isinstance(additional_forward_args, tuple)
+    return additional_forward_args if is_tuple else (additional_forward_args,)
+
+
 def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
     """Find the images among the arguments: the first non-empty dense tensor with four axes.
 
@@ -148,6 +164,8 @@ _FIRST_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 def move_to_model(model: nn.Module, inputs: Tensor, *, prepared: bool = False) -> Tensor:
     """Return `inputs` on the device and in the dtype that `model` expects.
 
+    Models may mix dtypes (norm layers in float32 among bfloat16 blocks) and devices (layers that
+    are offloaded to the CPU or to the meta device), so a single parameter is not enough to decide.
     If all floating-point parameters share a device, the inputs are moved to it; if they share a
     dtype, the inputs are cast to it. In a model that mixes devices or dtypes, a tensor of the
     caller keeps its own, and inputs that semattn prepared from images follow the first convolution
@@ -209,7 +227,11 @@ _MAX_ELEMENTS = 4096  # of a list, a dict or an array
 
 
 def attributes_of(model: nn.Module) -> tuple[Any, ...]:
-    """Return the class, the attributes and the foreign hooks of every module."""
+    """Return a snapshot of the class, the attributes and the foreign hooks of every module.
+
+    Two snapshots are equal if no number, list, dict, function or integer tensor among the
+    attributes has changed. A snapshot does not keep the model alive.
+    """
     return tuple(
         (
             type(module),

@@ -47,7 +47,7 @@ class ModelLayout:
     `layouts` and `shapes` (without leading axes) are given by site name; `before` names the sites
     whose results a site depends on. `grid` is the patch grid of the self-attention sites.
     `readout` (N,) marks the tokens of the last layer that the output is read from, if it has been
-    measured (`readout.with_readout`).
+    measured (`record.with_readout`).
     """
 
     sites: tuple[AttentionSite, ...]

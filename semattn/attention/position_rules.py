@@ -6,7 +6,7 @@ elementwise call keeps them. The rules do not depend on any model family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -51,7 +51,8 @@ _MIN_DISTANCE = 0.015  # fraction of the image's side above which two tokens dif
 # Part of the distance between neighbours by which the operands of a sum may differ: in a residual
 # block with a stride and one-sided padding, the two paths differ by half of a token.
 _MAX_SHIFT = 0.6
-_ROUNDING = 1e-5  # of positions
+_MIN_GAP = 1e-5  # between the positions of neighbours
+_EQUAL_WITHIN = 1e-6  # positions that differ by less are equal
 # Windows that slide over an image.
 WINDOWS = {"convolution", "im2col"}
 PRODUCTS = {"bmm", "baddbmm", "matmul"}
@@ -147,7 +148,7 @@ def _spacing(plane: Tensor) -> float:
     """Return the smallest distance between two positions on one axis; 0 if there is only one."""
     values = plane[~plane.isnan()].unique()
     gaps = values.diff()
-    gaps = gaps[gaps > _ROUNDING]
+    gaps = gaps[gaps > _MIN_GAP]
     return float(gaps.amin()) if len(gaps) else 0.0
 
 
@@ -170,7 +171,7 @@ def _where(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> lis
 def are_equal(first: Planes, second: Planes) -> bool:
     """Return whether positions that broadcast to each other are equal."""
     return len(first) == len(second) and all(
-        bool(((plane - other).abs() < 1e-6).all())
+        bool(((plane - other).abs() < _EQUAL_WITHIN).all())
         for plane, other in zip(
             (plane.nan_to_num(-9.0) for plane in first),
             (plane.nan_to_num(-9.0) for plane in second),
@@ -290,16 +291,22 @@ def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
     for number in range(len(pad) // 2):
         axis = planes[0].ndim - 1 - number
         if (pad[2 * number] > 0 or pad[2 * number + 1] > 0) and all(
-            _varies(plane, axis) for plane in planes[1:3]
+            varies_along([plane], axis) for plane in planes[1:3]
         ):
             return True
     return False
 
 
-def _varies(plane: Tensor, axis: int) -> bool:
-    plane = without_copies(plane).nan_to_num(-9.0)
-    first = plane.narrow(axis, 0, 1)
-    return plane.shape[axis] > 1 and bool(((plane - first).abs() > 1e-6).any())
+def varies_along(planes: Iterable[Tensor], axis: int, tolerance: float = _EQUAL_WITHIN) -> bool:
+    """Return whether positions differ by `tolerance` or more along an axis.
+
+    No position is a position of its own.
+    """
+    for plane in planes:
+        values = without_copies(plane).nan_to_num(-9.0)
+        if bool(((values - values.narrow(axis, 0, 1)).abs() >= tolerance).any()):
+            return True
+    return False
 
 
 def _extrapolate(plane: Tensor, pad: list[int]) -> Tensor:
@@ -485,11 +492,13 @@ def _multiply(
         planes = _reduce_by_vector(left, right, second.ndim == 1)
     else:
         axis = -1 if name == "linear" else -2
-        if left is not None and right is None and _positions_vary(left, -1):
+        if left is not None and right is None and len(left) == 3 and varies_along(left[1:], -1):
             matrix = second if name == "linear" else second.mT
             planes = _select([plane.mT for plane in left], matrix)
             planes = tuple(plane.mT for plane in planes)
-        elif right is not None and left is None and _positions_vary(right, axis):
+        elif (
+            right is not None and left is None and len(right) == 3 and varies_along(right[1:], axis)
+        ):
             tokens = right if axis == -2 else tuple(plane.mT for plane in right)
             planes = _select(tokens, first)
         else:
@@ -498,10 +507,6 @@ def _multiply(
             right = right and mean_positions(right, [axis], True)
             planes = left if is_one_token else _pair(left, right, name in PRODUCTS)
     return None if planes is None else [tuple(plane.expand(result.shape) for plane in planes)]
-
-
-def _positions_vary(planes: Planes, axis: int) -> bool:
-    return len(planes) == 3 and any(_varies(plane, axis % plane.ndim) for plane in planes[1:])
 
 
 def _select(planes: Sequence[Tensor], matrix: Tensor) -> Planes:
@@ -552,10 +557,10 @@ def _are_of_one_token(left: Planes, right: Planes) -> bool:
     planes = [plane.nan_to_num(-9.0) for plane in (*left, *right)]
     corners = [plane[..., :1, :1] for plane in planes]
     return all(
-        bool(((plane - corner).abs() < 1e-6).all())
+        bool(((plane - corner).abs() < _EQUAL_WITHIN).all())
         for plane, corner in zip(planes, corners, strict=True)
     ) and all(
-        bool(((corner - other).abs() < 1e-6).all())
+        bool(((corner - other).abs() < _EQUAL_WITHIN).all())
         for corner, other in zip(corners[:3], corners[3:], strict=True)
     )
 

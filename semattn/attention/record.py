@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from .frozen import frozen
+from .frozen import KeepGradients, frozen
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
-from .recorder import KeepGradients, Recorder, StaleLayoutError
-from .scope import model_running, nested_pass
+from .recorder import Recorder, StaleLayoutError
+from .scope import isolated, model_running, nested_pass
 from .site_record import Rule, SiteRecord
 from .sites import AttentionSite, Layers, check_model
 from .target import Score, Target, check_batch, output_tensor, score
@@ -180,7 +180,7 @@ def record(
         raise TypeError(f"sites: expected a list of names, got {sites!r} — write sites=[{sites!r}]")
     if readout not in ("score", "output"):
         raise ValueError(f"readout: expected 'score' or 'output', got {readout!r}")
-    call = ModelCall((inputs, *_as_tuple(additional_forward_args)), {}, 0)
+    call = ModelCall.of(inputs, additional_forward_args)
     return record_call(
         module, call, target=target, layers=layers, grad=grad, sites=sites, readout=readout
     )
@@ -207,6 +207,29 @@ def record_call(
         images = images.clone() if images.is_inference() else images.detach()
         recording = _Recording(model, call.with_images(images), target, layers, sites, readout)
         return recording.run(grad)
+
+
+def with_readout(
+    model: nn.Module, call: ModelCall, sites: Sequence[str] | None = None
+) -> ModelLayout:
+    """Return the layout of `model` with its `readout`, measured once for the current weights."""
+    with frozen(model):
+        entry = known_layout(model, call, sites)
+    weights = tuple((id(weight), weight._version) for weight in model.parameters())
+    if entry.layout.readout is None or entry.weights != weights:
+        with isolated(layout=True):
+            record = record_call(
+                model,
+                call.few(),
+                target=_sum_of_outputs,
+                layers=None,
+                grad="last",
+                sites=sites,
+                readout="output",
+            )
+        entry.layout = replace(entry.layout, readout=(record.readout() > 0).any(dim=0))
+        entry.weights = weights
+    return entry.layout
 
 
 class _Recording:
@@ -397,7 +420,6 @@ def _no_gradient_error(recorder: Recorder) -> UnsupportedModelError:
     )
 
 
-def _as_tuple(extra: Any) -> tuple[Any, ...]:
-    if extra is None:
-        return ()
-    return extra if isinstance(extra, tuple) else (extra,)
+def _sum_of_outputs(output: Any) -> Tensor:
+    tensor = output_tensor(output)
+    return tensor.reshape(len(tensor), -1).sum(dim=1)

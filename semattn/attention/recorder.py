@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
+from .frozen import gradients_of
 from .hooks import Call, attach
 from .model_layout import ModelLayout
 from .site_record import SiteRecord, site_record
 from .sites import AttentionSite, Layers, choose_layers
-
-# Scales of a float16 score against underflow and overflow of its gradients; exact powers of two.
-FLOAT16_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 class StaleLayoutError(Exception):
@@ -111,27 +106,9 @@ class Recorder:
         sites = [site for site in self.results if site in differentiated]
         if not scores.requires_grad:
             return dict.fromkeys(sites)
-        scales = FLOAT16_SCALES if dtype == torch.float16 else (1.0,)
         results = [self.results[site] for site in sites]
-        for scale in scales:
-            gradients = torch.autograd.grad(
-                scores.sum() * scale,
-                results,
-                allow_unused=True,
-                retain_graph=ends or scale != scales[-1],
-            )
-            if all(bool(grad.isfinite().all()) for grad in gradients if grad is not None):
-                break
-        else:
-            raise UnsupportedModelError(
-                "model output: expected finite gradients, got NaN or infinity — "
-                "check the weights and the input, or run the model in float32"
-            )
-        wide = torch.promote_types(dtype, torch.float32)
-        return {
-            site: gradient if gradient is None or scale == 1.0 else gradient.to(wide) / scale
-            for site, gradient in zip(sites, gradients, strict=True)
-        }
+        gradients = gradients_of(scores, results, dtype, "model output", retain_graph=ends)
+        return dict(zip(sites, gradients, strict=True))
 
     def keep(
         self, site: AttentionSite, grid: PatchGrid, batch: int, gradient: Tensor | None
@@ -140,16 +117,3 @@ class Recorder:
         call, result = self.calls[site], self.results[site].detach()
         layout = self.layout.layouts[site.name]
         return site_record(site, call, layout, grid, batch, result, gradient)
-
-
-class KeepGradients(TorchFunctionMode):
-    """Function mode in which `torch.no_grad` and `detach` inside a model do not stop gradients."""
-
-    def __torch_function__(
-        self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch._C._set_grad_enabled:
-            return None
-        if func is Tensor.detach:
-            return args[0].view_as(args[0])
-        return func(*args, **(kwargs or {}))

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .position_rules import Planes
+from .position_rules import Planes, varies_along
 from .token_map import TokenMap
 
-_NEAR = 2e-4  # fraction of the image's side below which positions are equal
+POSITION_TOLERANCE = 2e-4  # fraction of the image's side below which positions are equal
 _MAX_UNEVENNESS = 0.05  # fraction of a patch by which distances between patches may differ
 _MAX_OFFSET = 0.04  # fraction of a patch between the first patch and the edge of the image
 
@@ -233,7 +233,9 @@ def layout_of(
     present = [torch.stack(planes) for planes in (queries, keys) if planes is not None]
     stacked = torch.cat(present, -1).nan_to_num(-9.0)  # (3, …, Nq + Nk)
     lead = stacked.shape[1:-1]
-    heads = tuple(axis for axis in range(len(lead)) if _is_constant(stacked, axis + 1))
+    heads = tuple(
+        axis for axis in range(len(lead)) if not varies_along(stacked, axis, POSITION_TOLERANCE)
+    )
     folded, heads_first = 0, False
     if not heads and len(lead) == 1:
         folded, heads_first = _folded_heads(stacked)
@@ -261,16 +263,12 @@ def layout_of(
 
 def _are_groups_constant(keys: Planes) -> bool:
     """Return whether the keys (G, n) have one position within every group."""
-    return keys[0].shape[1] > 1 and all(_is_constant(plane.nan_to_num(-9.0), 1) for plane in keys)
-
-
-def _is_constant(planes: Tensor, axis: int) -> bool:
-    return bool((planes - planes.narrow(axis, 0, 1)).abs().max() < _NEAR)
+    return keys[0].shape[1] > 1 and not varies_along(keys, 1, POSITION_TOLERANCE)
 
 
 def _folded_heads(planes: Tensor) -> tuple[int, bool]:
     """Return the number of heads in the leading axis of (3, L, n), and whether they come first."""
-    rows = (planes.permute(1, 0, 2).flatten(1) / _NEAR).round()
+    rows = (planes.permute(1, 0, 2).flatten(1) / POSITION_TOLERANCE).round()
     _, group = rows.unique(dim=0, return_inverse=True)
     groups = int(group.max()) + 1
     heads, remainder = divmod(len(group), groups)
@@ -346,7 +344,8 @@ def _of_first_image(planes: Planes, images_first: bool) -> Planes:
     by_image = by_image if images_first else [plane.transpose(0, 1) for plane in by_image]
     kinds = torch.where(by_image[0].isnan(), -2.0, by_image[0].clamp(max=0.0))
     is_same = bool((kinds == kinds[:1]).all()) and all(
-        bool(((plane - plane[:1]).nan_to_num(0.0).abs() < _NEAR).all()) for plane in by_image[1:]
+        bool(((plane - plane[:1]).nan_to_num(0.0).abs() < POSITION_TOLERANCE).all())
+        for plane in by_image[1:]
     )
     if not is_same:
         raise UnplacedError("an order of tokens that differs from image to image")
@@ -397,7 +396,7 @@ def _without_summary(planes: Planes) -> Planes | None:
             (plane[:, token] - mean).abs()
             for plane, mean in zip((down, across), means, strict=True)
         ]
-        if all(bool((distance < _NEAR).all()) for distance in distances):
+        if all(bool((distance < POSITION_TOLERANCE).all()) for distance in distances):
             image = image.clone()
             image[:, token] = torch.nan
             return image, down, across
@@ -413,7 +412,7 @@ def ranks(positions: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, fl
         Row number of each position, number of rows, height of a row and edge of the first, pixels.
     """
     values = positions[real].sort().values
-    is_new = torch.cat([values.new_ones(1, dtype=torch.bool), values.diff() > _NEAR])
+    is_new = torch.cat([values.new_ones(1, dtype=torch.bool), values.diff() > POSITION_TOLERANCE])
     centers = values[is_new]
     count = len(centers)
     step = 1.0 if count == 1 else float(centers[-1] - centers[0]) / (count - 1)
@@ -424,7 +423,9 @@ def ranks(positions: Tensor, real: Tensor, pixels: int) -> tuple[Tensor, int, fl
         start = 0.0
     if count == 1 and start:
         raise UnplacedError("a single row or column of patches outside the middle of it")
-    numbers = torch.searchsorted(centers, positions.nan_to_num(0.0).contiguous() - _NEAR / 2)
+    numbers = torch.searchsorted(
+        centers, positions.nan_to_num(0.0).contiguous() - POSITION_TOLERANCE / 2
+    )
     height, edge = _rounded_pixels(step * pixels), _rounded_pixels(start * pixels)
     return numbers.clamp(max=count - 1), count, height, edge
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, record
+from ..attention.model_call import as_arguments
 from ..attention.target import Target
 from ..errors import UnsupportedModelError
 from ..images import Images
@@ -36,9 +37,7 @@ class AttributionRequest:
     @property
     def extra_args(self) -> tuple[Any, ...]:
         """The arguments of the model after its images."""
-        if self.extra is None:
-            return ()
-        return self.extra if isinstance(self.extra, tuple) else (self.extra,)
+        return as_arguments(self.extra)
 
     def record(self, **options: Any) -> AttentionRecord:
         """Run `semattn.record` with `options` on this batch, and check that logits are finite."""

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..attention.frozen import frozen
-from ..attention.recorder import KeepGradients
+from ..attention.frozen import KeepGradients, frozen
 from ..attention.target import Target
 from ..grid import PatchGrid
 from ..utils.captum_library import attr

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, record
 from ..attention.layer_readout import norms_on, watch_norms
 from ..attention.model_call import ModelCall, move_to_model
-from ..attention.readout import with_readout
+from ..attention.record import with_readout
 from ..data.loading import ImageLoader, LoadedBatch, Skipped
 from ..density import Scene, concentration, densities, strata
 from ..errors import ImageError, SemattnError, ShapeError

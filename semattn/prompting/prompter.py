@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..attention.hooks import Call as AttentionCall
 from ..attention.model_call import ModelCall, read_call
 from ..attention.model_layout import ModelLayout, model_layout
-from ..attention.readout import with_readout
+from ..attention.record import with_readout
 from ..attention.scope import CallScope, is_tracing, isolated
 from ..attention.sites import AttentionSite, Layers, check_model, choose_layers
 from ..attention.steering import Steering, steer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semattn.attention.frozen import correct_gradients
+from semattn.attention.frozen import correct_batchnorm_gradients
 
 SHAPE = (16, 3, 4)
 
@@ -35,7 +35,7 @@ def test_the_gradient_is_that_of_the_formula(batch: int, entering: str, returnin
     norm.running_var.uniform_(0.5, 2)
     x, gradient = _laid_out(entering, batch).requires_grad_(), _laid_out(returning, batch)
     plain = norm(x)
-    with correct_gradients(norm):
+    with correct_batchnorm_gradients(norm):
         output = norm(x)
         (got,) = torch.autograd.grad(output, x, gradient)
     assert torch.equal(output, plain)

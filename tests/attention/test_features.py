@@ -43,7 +43,7 @@ def _features(model: nn.Module, x: Tensor, module: nn.Module) -> Tensor:
 
 
 def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
-    return model_layout(model, ModelCall((x,), {}, 0))
+    return model_layout(model, ModelCall.of(x))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,7 +55,7 @@ def test_the_features_that_change_are_those_of_the_changed_patch(family: str) ->
     # CaiT's and DeepViT's talking heads mix patches although attention is replaced by zeros.
     joins = family in ("cait", "vit-pytorch-deepvit")
     for module, site in {selves[0], selves[0 if joins else -1]}:
-        at = follow_features(model, x, (), site.name, attribute_to_layer_input=True)
+        at = follow_features(model, ModelCall.of(x), site.name, attribute_to_layer_input=True)
         before = at.place(_features(model, x, module), 2)
         assert before.shape[:2] == (2, at.grid.patches)
         for y, left in BLOCKS:
@@ -106,4 +106,4 @@ def test_features_that_are_not_of_patches_are_refused() -> None:
     for family, name in (("swin", "head.global_pool"), ("swin", "head.fc"), ("hiera", "head")):
         model = build(family)
         with pytest.raises(UnsupportedModelError, match=f"layer {name}: expected features of the"):
-            follow_features(model, images(), (), name, attribute_to_layer_input=False)
+            follow_features(model, ModelCall.of(images()), name, attribute_to_layer_input=False)

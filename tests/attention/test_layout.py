@@ -66,7 +66,7 @@ def _on_tokens(layout: Layout, change: Tensor, lead: tuple[int, ...], batch: int
 def _all_changes(name: str) -> Iterator[tuple[PatchGrid, AttentionSite, int, Tensor]]:
     """Yield grid, site, patch of the block and changes (P,) for every block of pixels and site."""
     model, x = build(name, torch.float64), images(2, torch.float64)
-    layout = model_layout(model, ModelCall((x,), {}, 0))
+    layout = model_layout(model, ModelCall.of(x))
     layouts = layout.layouts
     before = _calls_without_attention(model, x)
     for y, left in BLOCKS:

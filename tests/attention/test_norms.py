@@ -18,7 +18,7 @@ PLAIN = (
 
 
 def selves(model):
-    return model_layout(model, ModelCall((models.images(1),), {}, 0)).self_attention_sites
+    return model_layout(model, ModelCall.of(models.images(1))).self_attention_sites
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -60,7 +60,7 @@ def passes(tokens: int, rounds: int) -> dict[str, float]:
     name, size = MODELS[tokens]
     model = timm.create_model(name, num_classes=10).eval()
     x = torch.rand(1, 3, size, size)
-    call = ModelCall((x,), {}, 0)
+    call = ModelCall.of(x)
     seconds: dict[str, list[float]] = {"forward": [], "layout": []}
     with torch.no_grad():
         for _ in range(rounds + 1):
