@@ -50,7 +50,7 @@ def _cell(value: Any, form: str | None) -> str:
 
 def _families() -> dict[str, Any]:
     """Return the results of the sweep over timm's architectures, by family."""
-    from semattn.zoo.known import families, model_statuses, sweep
+    from semattn.zoo.model_status import families, model_statuses, sweep
 
     models = model_statuses()
     rows = [
@@ -91,7 +91,7 @@ def _families() -> dict[str, Any]:
 
 def _refusals() -> dict[str, Any]:
     """Return the architectures that do not work, by family and reason."""
-    from semattn.zoo.known import model_statuses
+    from semattn.zoo.model_status import model_statuses
 
     refusals: dict[tuple[str, str], list[str]] = {}
     for model in model_statuses().values():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import LabelError, TargetError, UnsupportedModelError
 from ..targets import OutputKind, OutputMeaning
-from ..utils.captum_library import select_targets
+from ..utils.library_imports import select_targets
 from ..utils.validation import as_integers
 from .output_meaning import part_of, read_output
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.sources import Source
-from ..utils.identity import all_unchanged, combined, from_array, to_array
-from ..utils.redone import RecomputedParts
-from ..utils.run_store import RunStore
+from ..utils.input_identity import all_unchanged, combined, from_array, to_array
+from ..utils.run_store import RecomputedParts, RunStore
 from .partial_sums import Sums
 from .tables import SKIPPED, TABLE
 from .units import Unit

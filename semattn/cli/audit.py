@@ -183,7 +183,7 @@ def _search(
 ) -> bool:  # fmt: skip
     """Run this process's part of the search; return whether this process finished the search."""
     from ..spurious import Search
-    from ..utils.locks import LockedError
+    from ..utils.processes import LockedError
     from . import writers
 
     with progress_phases() if is_reporter else nullcontext() as progress:

@@ -18,7 +18,7 @@ from .terminal import new_table, open_console, print_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..zoo.known import ModelStatus
+    from ..zoo.model_status import ModelStatus
 
 COLOURS = {"works": "green", "refused": "yellow", "wrong": "red", "not tried": "dim"}
 
@@ -41,7 +41,7 @@ def models(
     The list contains every ViT-like architecture of timm. Models of transformers,
     torchvision and OpenCLIP are supported in the same way, but they are not listed.
     """
-    from ..zoo.known import model_statuses, sweep
+    from ..zoo.model_status import model_statuses, sweep
 
     entries = model_statuses()
     console = open_console()
@@ -70,14 +70,14 @@ def models(
 
 def _content(entries: Iterable[ModelStatus]) -> Content:
     """Return the models ready for JSON, and the version of timm that they were tested with."""
-    from ..zoo.known import sweep
+    from ..zoo.model_status import sweep
 
     return {"timm": sweep()["timm"], "models": [asdict(model) for model in entries]}
 
 
 def _families(entries: dict[str, ModelStatus]) -> Table:
     """Return a table with one row per family and a column for each status that occurs."""
-    from ..zoo.known import STATUSES, families
+    from ..zoo.model_status import STATUSES, families
 
     rows = families(entries)
     statuses = [status for status in STATUSES if any(row.counts[status] for row in rows)]

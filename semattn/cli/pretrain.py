@@ -123,7 +123,7 @@ def _policy(
 
 def _workers() -> int:
     """Return the default number of loading processes: the free CPU cores, at most MAX_WORKERS."""
-    from ..utils.cores import own_cores
+    from ..utils.processes import own_cores
 
     return min(MAX_WORKERS, max(0, own_cores() - 1))
 

@@ -17,8 +17,8 @@ from torch import nn
 from ..errors import ImageError, ShapeError
 from ..images import Images, display_name, prepare
 from ..keypoints import Keypoints, detect
-from ..utils.cores import spare_cores
-from ..utils.identity import content_digest
+from ..utils.input_identity import content_digest
+from ..utils.processes import spare_cores
 
 
 class Skipped(NamedTuple):

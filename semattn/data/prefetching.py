@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import relative_reason
 from ..images import Images, Preprocessing
-from ..utils.cores import spare_cores
-from ..utils.identity import identity_of
+from ..utils.input_identity import identity_of
+from ..utils.processes import spare_cores
 from .loading import ImageLoader, LoadedBatch, Skipped
 
 AHEAD = 2  # batches that are read ahead
@@ -83,7 +83,7 @@ class BatchDataset(Dataset):
         return replace(loaded, skipped=skipped, identities=identities)
 
     def identities(self, batch: BatchRange) -> tuple[str, ...]:
-        """Return a line of `semattn.utils.identity` for each image of a batch."""
+        """Return a line of `semattn.utils.input_identity` for each image of a batch."""
         if self.labels is None:
             return ()
         return tuple(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.masked import sources_of
 from ..errors import SemattnError
-from ..utils.input_list import contents, identify, lines_by_name
+from ..utils.input_identity import contents, identify, lines_by_name
 from ..utils.run_store import RunStore
 
 

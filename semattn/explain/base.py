@@ -28,8 +28,8 @@ from ..grid import PatchGrid
 from ..images import Images, Preprocessing, keypoint_channels_error, prepare
 from ..keypoints import Keypoints, completed, detect_async, detectors, no_keypoints
 from ..targets import OutputMeaning
-from ..utils.captum_library import Attribution, log_usage
 from ..utils.class_names import check_names, class_names
+from ..utils.library_imports import Attribution, log_usage
 from ..utils.provenance import about_model, unconfirmed, versions
 from ..utils.registry import Registry, choices
 from ..utils.validation import check_number

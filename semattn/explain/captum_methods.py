@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ..attention.frozen import KeepGradients, frozen
 from ..attention.target import Target
 from ..grid import PatchGrid
-from ..utils.captum_library import attr
+from ..utils.library_imports import attr
 from .asked import score_copies, target_for_copies
 from .base import AttributionRequest, Explainer, Maps, check_finite, explainers
 

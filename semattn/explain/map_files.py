@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import SemattnError
-from ..utils.digest import digest
+from ..utils.provenance import digest
 from .explanation import Explanation
 
 _FORMAT = "semattn maps 1"

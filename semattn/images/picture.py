@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from semattn.errors import ImageError, ShapeError
 
 from .archives import TarMember
-from .depth import colours_to_bytes, deep_colours, significant_bits, to_bytes
+from .bit_depth import colours_to_bytes, deep_colours, significant_bits, to_bytes
 
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | TarMember"
 

@@ -25,7 +25,7 @@ from semattn.errors import SemattnError
 from semattn.images import read
 from semattn.keypoints import Keypoints, detect
 from semattn.utils.atomic_files import atomic_write, write_text
-from semattn.utils.input_list import changes, contents, identify, lines_by_name
+from semattn.utils.input_identity import changes, contents, identify, lines_by_name
 
 from ..utils.progress import Progress
 
@@ -157,7 +157,7 @@ class KeypointCache:
         workers : number of threads; the number of processors by default
         shard : pictures per file
         progress : called with the stage, the number of finished pictures and the total
-        identities : result of `semattn.utils.input_list.identify` for the pictures, if known
+        identities : result of `semattn.utils.input_identity.identify` for the pictures, if known
         replace : overwrite a folder that holds the keypoints of other pictures
 
         Raises

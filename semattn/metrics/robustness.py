@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from ..utils.captum_library import metrics
+from ..utils.library_imports import metrics
 
 Predict = Callable[[Tensor], Tensor]
 

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ImageError, SemattnError
 from ..images import read
 from ..utils.atomic_files import write_text
-from ..utils.input_list import changes, contents, identify, input_names, lines_by_name
+from ..utils.input_identity import changes, contents, identify, input_names, lines_by_name
 from ..utils.progress import Progress
 from .checkpoints import RunError
 
@@ -31,7 +31,7 @@ class Inputs:
     Parameters
     ----------
     pictures : readable pictures, in order
-    lines : identity of each, as returned by `semattn.utils.identity.identity_of`
+    lines : identity of each, as returned by `semattn.utils.input_identity.identity_of`
     skipped : name and reason of each unreadable picture
     text : one line for each input picture, as written by `save`
     """

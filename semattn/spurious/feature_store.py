@@ -14,10 +14,9 @@ import numpy as np
 
 from ..data.labelled import LabelledImages
 from ..errors import SemattnError, relative_reason
-from ..utils.identity import all_unchanged, combined, from_array, identity_of, to_array
+from ..utils.input_identity import all_unchanged, combined, from_array, identity_of, to_array
 from ..utils.progress import Progress
-from ..utils.redone import RecomputedParts
-from ..utils.run_store import RunStore
+from ..utils.run_store import RecomputedParts, RunStore
 from .feature_extractor import Looker
 from .projection import Space, fit_space
 

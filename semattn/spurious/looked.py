@@ -11,7 +11,7 @@ from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..images import Images
-from ..utils.identity import combined, from_array
+from ..utils.input_identity import combined, from_array
 from .feature_store import PATCHES, Views
 
 

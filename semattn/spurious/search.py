@@ -19,11 +19,11 @@ from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
 from ..keypoints import detectors
 from ..utils.class_names import class_names, resolve_class
-from ..utils.input_list import input_names
+from ..utils.input_identity import input_names
+from ..utils.processes import exits_on_termination
 from ..utils.progress import Progress, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import RunStore
-from ..utils.termination import exits_on_termination
 from .discovery import Discovery
 from .feature_extractor import Looker
 from .feature_store import Views

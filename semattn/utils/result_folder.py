@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 from ..errors import SemattnError, plain
 from ..version import __version__
 from .atomic_files import write_text
-from .identity import content_digest
-from .locks import locked, remove_unlocked
+from .input_identity import content_digest
+from .processes import locked, remove_unlocked
 
 FolderLike: TypeAlias = "str | os.PathLike[str] | ResultFolder"
 RECORDS = ".semattn"  # hidden folder inside each folder of results

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..utils.matplotlib_import import import_matplotlib
+from ..utils.library_imports import import_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

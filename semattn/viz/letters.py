@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import plain
-from ..utils.matplotlib_import import import_matplotlib
+from ..utils.library_imports import import_matplotlib
 
 FONT = "DejaVu Sans"  # bundled with matplotlib
 # Fonts of placeholder boxes, mathematics and coloured emoji, which are not used.

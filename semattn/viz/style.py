@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..utils.matplotlib_import import import_matplotlib
+from ..utils.library_imports import import_matplotlib
 
 # Perceptually uniform; two palettes, so that map and density are not confused.
 MAP, DENSITY = "inferno", "viridis"

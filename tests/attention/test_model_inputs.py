@@ -10,7 +10,7 @@ from torch import nn
 from semattn import Preprocessing, SIFTPatchInterrelation
 from semattn.attention.model_call import model_device, move_to_model
 from semattn.images import pixels_of
-from semattn.utils.cores import spare_cores
+from semattn.utils.processes import spare_cores
 from tests.accelerator import DEVICE
 from tests.models import SIZE, build, images
 
@@ -74,7 +74,7 @@ def test_the_device_of_a_model_is_that_of_its_first_layer():
 
 
 def test_a_model_with_a_part_elsewhere_leaves_a_core(monkeypatch):
-    monkeypatch.setattr("semattn.utils.cores.own_cores", torch.get_num_threads)
+    monkeypatch.setattr("semattn.utils.processes.own_cores", torch.get_num_threads)
     assert spare_cores(Parts(on(), on(), on())) == 0
     for parts in ((on(), on(), on(DEVICE)), (on("meta"),) * 3):
         assert spare_cores(Parts(*parts)) >= 1

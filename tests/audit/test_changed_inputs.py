@@ -15,8 +15,8 @@ import pytest
 from semattn.audit import audit, kept, partial_sums as sums, units
 from semattn.audit.audit_runner import Work
 from semattn.data import open_source
-from semattn.utils import identity
-from semattn.utils.locks import LockedError
+from semattn.utils import input_identity as identity
+from semattn.utils.processes import LockedError
 from tests import edited_trees as trees
 from tests.conftest import refused
 from tests.result_files import names_in

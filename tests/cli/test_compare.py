@@ -13,7 +13,7 @@ from semattn.cli import writers as output
 from semattn.cli.main import main
 from semattn.errors import UnsupportedModelError
 from semattn.explain import explainers
-from semattn.zoo import known as known_models
+from semattn.zoo import model_status as known_models
 from tests.conftest import PHOTO, refused
 from tests.result_files import names_in
 

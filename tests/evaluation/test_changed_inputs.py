@@ -15,8 +15,8 @@ from semattn.errors import SemattnError
 from semattn.evaluation import Setting, evaluate
 from semattn.evaluation.row_store import sources_of
 from semattn.evaluation.runner import _Study
-from semattn.utils.input_list import contents, identify
-from semattn.utils.locks import LockedError
+from semattn.utils.input_identity import contents, identify
+from semattn.utils.processes import LockedError
 from tests import edited_data
 from tests.edited_data import (
     EDITS,

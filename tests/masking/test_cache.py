@@ -156,7 +156,7 @@ def test_another_list_with_the_same_names_is_detected(pictures, tmp_path):
 
 
 def test_unchanged_pictures_are_not_read(pictures, tmp_path, monkeypatch):
-    from semattn.utils import identity
+    from semattn.utils import input_identity as identity
 
     KeypointCache.build(pictures, tmp_path / "kept")
     monkeypatch.setattr(identity, "content_digest", lambda source: pytest.fail("read"))

@@ -17,8 +17,8 @@ from semattn.data import list_images
 from semattn.masking import RandomMasking
 from semattn.pretraining import inputs as module, models, pretrain
 from semattn.pretraining.checkpoints import RunError
-from semattn.utils import identity
-from semattn.utils.locks import LockedError
+from semattn.utils import input_identity as identity
+from semattn.utils.processes import LockedError
 from semattn.utils.result_folder import OutputError
 from tests.pretraining.runs import TINY, options, pictures
 from tests.result_files import names_in

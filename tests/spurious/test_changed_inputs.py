@@ -23,8 +23,8 @@ from semattn.spurious import (
     study,
 )
 from semattn.spurious.feature_extractor import Looker
-from semattn.utils import identity
-from semattn.utils.locks import LockedError
+from semattn.utils import input_identity as identity
+from semattn.utils.processes import LockedError
 from semattn.utils.run_store import TEMPORARY, RunStore
 from tests import edited_trees as trees
 from tests.result_files import names_in
@@ -264,7 +264,7 @@ def test_edited_trees_give_the_result_of_a_search_from_scratch(tmp_path, seed):
 TEMPORARY_STORE = """
 import sys, time
 from semattn.utils.run_store import RunStore
-from semattn.utils.termination import exits_on_termination
+from semattn.utils.processes import exits_on_termination
 with exits_on_termination():
     store = RunStore(None, {}, "search")
     print(store.folder, flush=True)

@@ -12,8 +12,8 @@ import pytest
 
 from semattn.data import list_images
 from semattn.errors import ImageError
-from semattn.utils import locks
-from semattn.utils.locks import LockedError, is_locked, locked
+from semattn.utils import processes as locks
+from semattn.utils.processes import LockedError, is_locked, locked
 from semattn.utils.result_folder import (
     STAGE,
     OutputError,

@@ -45,7 +45,7 @@ assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] =
 
 UNREADABLE = """
 import os
-from semattn.utils.matplotlib_import import import_matplotlib
+from semattn.utils.library_imports import import_matplotlib
 import_matplotlib()
 import matplotlib
 assert matplotlib.rcParams["font.size"] == 10
@@ -54,7 +54,7 @@ import captum, matplotlib.pyplot
 """
 
 CHOSEN = """
-import semattn.utils.matplotlib_import as ours
+import semattn.utils.library_imports as ours
 ours.import_matplotlib()
 import matplotlib
 assert matplotlib.get_backend().lower() == "svg", matplotlib.get_backend()

@@ -234,7 +234,7 @@ def test_the_safe_classes_of_torch_stay_as_they_were(tmp_path, states):
 
 def test_a_namespace_in_a_file_is_no_namespace(tmp_path):
     """Nothing that the file says reaches an attribute."""
-    from semattn.zoo.unpickling import read_file
+    from semattn.zoo.checkpoints import read_file
 
     args = argparse.Namespace(__setstate__="x", lr=3, path=Path("x"))
     torch.save({"args": args, "weight": torch.ones(1)}, tmp_path / "w.pt")

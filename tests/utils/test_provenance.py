@@ -15,8 +15,13 @@ from semattn import RawAttention, SIFTPatchInterrelation, analyze
 from semattn.cli.writers.explanation import summary
 from semattn.errors import SemattnError
 from semattn.interrelation import analysis_files as store
-from semattn.utils.digest import UnreadableError, digest
-from semattn.utils.provenance import about_model, unconfirmed, weights_digest
+from semattn.utils.provenance import (
+    UnreadableError,
+    about_model,
+    digest,
+    unconfirmed,
+    weights_digest,
+)
 from semattn.utils.run_store import RunStore
 from tests import models
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from semattn.images.archives import TarMember
-from semattn.utils import identity
-from semattn.utils.identity import all_unchanged, content_digest, identity_of, is_unchanged
+from semattn.utils import input_identity as identity
+from semattn.utils.input_identity import all_unchanged, content_digest, identity_of, is_unchanged
 
 
 @pytest.fixture

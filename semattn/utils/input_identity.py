@@ -1,24 +1,141 @@
-"""Identities of a list of inputs, and the difference between two lists.
+"""Identity of input files, which must be unchanged before stored results are used again.
 
-The identities are lines of `semattn.utils.identity`. A file with a stored line and an unchanged
-stamp is not read again: it costs one call of `stat`.
+A file with the recorded size and times of change counts as unchanged and is not read. The times
+include `ctime`, which changes with each write and cannot be set back. If they differ (the file was
+edited, copied or moved to another disk), the SHA-256 of the content decides.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import plain
-from .identity import NO_STAMP, UNREADABLE, identity_of, stamp_of
 
+if TYPE_CHECKING:
+    import numpy as np
+
+
+Stamp = tuple[int, int, int]  # bytes, time of last write and of last change, nanoseconds
+NO_STAMP: Stamp = (-1, 0, 0)
+UNREADABLE = "unreadable"
 Lines: TypeAlias = "Mapping[str, tuple[tuple[int, ...], str]]"  # stamp and line, by name
 EXAMPLES = 3  # names of each kind that a message lists
+_BLOCK = 2**20
+
+
+def identity_of(source: Any, name: str, label: int | None = None) -> str:
+    """Return one line that identifies an input: name, label, stamp and SHA-256 of the content.
+
+    Parameters
+    ----------
+    source : a path, a member of an archive, bytes, an array, a tensor or a PIL image
+    name : its path relative to the data set
+    label : its class number, None without one
+    """
+    stamp = stamp_of(source)  # before the content is read, so that a later edit is detected
+    return json.dumps([name, label, list(stamp), content_digest(source)])
+
+
+def is_unchanged(identity: str, source: Any, name: str, label: int | None = None) -> bool:
+    """Return whether an input is the one that a line of `identity_of` describes."""
+    try:
+        old_name, old_label, old_stamp, old_digest = json.loads(identity)
+        old_stamp = tuple(old_stamp)
+    except (ValueError, TypeError):
+        return False
+    if (old_name, old_label) != (name, label):
+        return False
+    if old_stamp != NO_STAMP and old_stamp == stamp_of(source):
+        return True
+    return bool(old_digest == content_digest(source))
+
+
+def all_unchanged(
+    identities: Sequence[str], sources: Sequence[Any], names: Sequence[str],
+    labels: Sequence[int | None],
+) -> bool:  # fmt: skip
+    """Return whether all inputs are unchanged and in the same order."""
+    if not len(identities) == len(sources) == len(names) == len(labels):
+        return False
+    return all(map(is_unchanged, identities, sources, names, labels))
+
+
+def to_array(identities: Iterable[str]) -> np.ndarray:
+    """Return lines of `identity_of` as one array of bytes, (n,) uint8, for an ``.npz``."""
+    import numpy as np
+
+    return np.frombuffer("\n".join(identities).encode("ascii"), dtype=np.uint8)
+
+
+def from_array(array: np.ndarray | None) -> list[str]:
+    """Return the lines that `to_array` was called with; an empty list for another array."""
+    if array is None or array.dtype.name != "uint8":
+        return []
+    return array.tobytes().decode("ascii", "replace").splitlines()
+
+
+def content_of(identity: str) -> tuple[str, str]:
+    """Return the name of an input, and one text of its label and content digest, from its line."""
+    name, label, _, digest = json.loads(identity)
+    return str(name), f"{label} {digest}"
+
+
+def combined(identities: Iterable[str]) -> str:
+    """Return the SHA-256 of the names, labels and contents of inputs, without their stamps."""
+    total = hashlib.sha256()
+    for identity in identities:
+        total.update(json.dumps(content_of(identity)).encode() + b"\n")
+    return total.hexdigest()
+
+
+def stamp_of(source: Any) -> Stamp:
+    """Return size and times of change of a file; `NO_STAMP` for other values."""
+    file = getattr(source, "archive", source)  # a member has the stamp of its archive
+    if not isinstance(file, (str, os.PathLike)):
+        return NO_STAMP
+    try:
+        status = Path(file).stat()
+    except (OSError, ValueError):
+        return NO_STAMP
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def content_digest(source: Any) -> str:
+    """Return the SHA-256 of the bytes of a file or member, or of type, shape and values of others.
+
+    For a file that cannot be read, return `UNREADABLE`.
+    """
+    total = hashlib.sha256()
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with Path(source).open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    total.update(block)
+            return total.hexdigest()
+        if hasattr(source, "read_bytes"):
+            return hashlib.sha256(source.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return UNREADABLE
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return hashlib.sha256(source).hexdigest()
+    if hasattr(source, "detach"):
+        source = source.detach().cpu()
+        source = source.float() if str(source.dtype) == "torch.bfloat16" else source
+    import numpy as np
+
+    values = np.ascontiguousarray(source)
+    mode = getattr(source, "mode", "")  # of a PIL image
+    mode = mode if isinstance(mode, str) else ""
+    total.update(f"{values.dtype} {values.shape} {mode}\n".encode())
+    total.update(values.tobytes())
+    return total.hexdigest()
 
 
 def input_names(sources: Sequence[Any]) -> list[str]:
@@ -60,7 +177,7 @@ def identify(
 
     Parameters
     ----------
-    sources : inputs, as for `semattn.utils.identity.identity_of`
+    sources : inputs, as for `semattn.utils.input_identity.identity_of`
     names : names of the inputs; None uses `input_names`
     stored_lines : lines of an earlier call, as returned by `lines_by_name`
     workers : number of threads that read files

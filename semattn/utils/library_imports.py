@@ -1,7 +1,7 @@
-"""Import of matplotlib that works with any `MPLBACKEND` and matplotlibrc.
+"""Imports of matplotlib and captum that work with any `MPLBACKEND` and matplotlibrc.
 
 The import of matplotlib, and of captum, which imports it, fails if `MPLBACKEND` names a backend
-that is not installed, as in a shell that a notebook started.
+that is not installed, as in a shell that a notebook started. Other modules import captum from here.
 """
 
 from __future__ import annotations
@@ -50,3 +50,20 @@ def _packaged_settings() -> Path:
     spec = find_spec("matplotlib")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "mpl-data" / "matplotlibrc"
+
+
+import_matplotlib()
+
+from captum import attr, metrics  # noqa: E402 — needs matplotlib
+from captum._utils.common import _select_targets as select_targets  # noqa: E402
+from captum.attr import Attribution  # noqa: E402
+from captum.log import log_usage  # noqa: E402
+
+__all__ = [
+    "Attribution",
+    "attr",
+    "import_matplotlib",
+    "log_usage",
+    "metrics",
+    "select_targets",
+]

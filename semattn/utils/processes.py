@@ -1,17 +1,27 @@
-"""Advisory locks on files: held by one process, released by the system when that process ends."""
+"""Processes: locks on files, orderly exit on SIGTERM, and the number of processor cores.
+
+A lock is advisory. One process holds it, and the system releases it when that process ends.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from ..errors import SemattnError
 from .atomic_files import STALE_SECONDS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PATIENCE = 0.2  # seconds to wait for a lock that another process holds
 _held_descriptors: set[int] = set()  # descriptors of the locks of this process
@@ -129,3 +139,38 @@ def _release_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_release_in_child)
+
+
+def own_cores() -> int:
+    """Return the cores of the machine, divided by the number of processes of torchrun."""
+    return (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def spare_cores(model: nn.Module) -> int:
+    """Return the cores that a model on the CPU leaves free; at least 1 for other devices."""
+    import torch  # not needed for locks
+
+    if any(weight.device.type != "cpu" for weight in model.parameters()):
+        return max(1, own_cores() - 1)
+    return max(0, own_cores() - torch.get_num_threads())
+
+
+@contextmanager
+def exits_on_termination() -> Iterator[None]:
+    """Exit on SIGTERM as with `sys.exit`, so that temporary folders are removed.
+
+    Does nothing outside the main thread, or if the caller handles the signal.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
