@@ -24,9 +24,9 @@ def main() -> None:
     """Analyse two parts of a set and merge them; then write a report on one image."""
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=64).eval()
-    first = semattn.analyze(model, [PHOTO, data.astronaut(), data.chelsea()], pool=0)
+    first = semattn.analyze(model, [PHOTO, data.astronaut(), data.chelsea()], pool_size=0)
     first.save("analysis.npz")
-    second = semattn.analyze(model, [data.coffee(), data.rocket()], pool=0)
+    second = semattn.analyze(model, [data.coffee(), data.rocket()], pool_size=0)
 
     analysis = load_analysis("analysis.npz").merge(second)
     print(
@@ -34,7 +34,7 @@ def main() -> None:
     )
     print(analysis.findings()[0].text)
     table = analysis.table()  # or pandas.DataFrame(table)
-    print(len(table["figure"]), "rows of", ", ".join(list(table)[:7]))
+    print(len(table["metric"]), "rows of", ", ".join(list(table)[:7]))
     semattn.viz.analysis(analysis).savefig("analysis.png")
     print("picture: analysis.png")
 

@@ -161,7 +161,7 @@ def _steps(model: nn.Module, inputs: Tensor) -> Any:
 
 def _analyze(model: nn.Module, inputs: Tensor) -> Any:
     images = torch.cat([inputs, inputs.flip(2), inputs.flip(3)])
-    analysis = semattn.analyze(model, images, density="sobel", draws=3, pool=4, batch_size=3)
+    analysis = semattn.analyze(model, images, density="sobel", n_null=3, pool_size=4, batch_size=3)
     return [value for name, value in sorted(analysis.summary().items()) if name != "manifest"]
 
 

@@ -168,8 +168,8 @@ def run_analysis(root: Path, partial: Path | None, stop: int | None = None) -> A
     from semattn.interrelation import analyze
 
     return analyze(
-        tiny_model(), list_images(root / "images"), batch_size=1, pool=3, draws=2, replicates=3,
-        partial=partial, progress=stop_at(stop),
+        tiny_model(), list_images(root / "images"), batch_size=1, pool_size=3, n_null=2,
+        n_bootstrap=3, resume_file=partial, progress=stop_at(stop),
     )  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def analysis_case(
 ) -> tuple[Any, Any, list[str]]:
     """Return an analysis that is resumed after an edit, one from scratch, and the notes.
 
-    `semattn.interrelation.study.BATCHES_BETWEEN_SAVES` is to be 1.
+    `semattn.interrelation.analysis_runner.BATCHES_BETWEEN_SAVES` is to be 1.
     """
     root = make_data(folder / "data", seed, count)
     _start(lambda: run_analysis(root, folder / "part.npz", stop))

@@ -310,7 +310,7 @@ def test_an_analysis_keeps_the_origin_and_older_files_load(tmp_path, monkeypatch
     assert load_analysis(analysis.save(tmp_path / "new.npz")).grid == analysis.grid
     entries = analysis.grid.to_list()[:4]
     monkeypatch.setattr(PatchGrid, "to_list", lambda grid: entries)
-    old = store.save(analysis, tmp_path / "old.npz")
+    old = store.save_analysis(analysis, tmp_path / "old.npz")
     assert load_analysis(old).grid == dataclasses.replace(analysis.grid, origin=(0.0, 0.0))
 
 

@@ -25,7 +25,7 @@ from ..errors import SemattnError
 from ..explain import Explanation, explainers
 from ..images import Preprocessing
 from ..interrelation import Analysis
-from ..interrelation.study import Study
+from ..interrelation.analysis_runner import AnalysisRunner
 from ..keypoints import detectors
 from ..utils.atomic_files import atomic_write, write_text
 from ..utils.progress import Progress
@@ -153,12 +153,12 @@ class Work:
 
     def _do_unit(self, unit: Unit, batches: Iterator[LoadedBatch]) -> None:
         """Do one unit: store its maps, then its rows, then its sums, which complete it."""
-        study = self.study.anew()
+        study = self.study.empty_copy()
         analyse = "analyze" in self.jobs
         parts: list[dict[str, np.ndarray]] = []
         skipped: list[tuple[str, str, str]] = []
         identities: list[str] = []
-        for loaded in study.pooled(batches) if analyse else batches:
+        for loaded in study.fill_pool(batches) if analyse else batches:
             identities += loaded.identities
             skipped += [(image.name, "read", image.reason) for image in loaded.skipped]
             study.skipped += loaded.skipped
@@ -171,7 +171,7 @@ class Work:
                 skipped += [(image.name, "explain", image.reason) for image in failed]
             if analyse:
                 skipped_before = len(study.skipped)
-                _, failed = attempt(study.take, part)
+                _, failed = attempt(study.add_batch, part)
                 study.skipped += failed
                 skipped += [
                     (image.name, "analyze", image.reason)
@@ -249,18 +249,18 @@ class Work:
         if "explain" in self.jobs:
             self._explanation(loaded)
         if "analyze" in self.jobs:
-            study.take(loaded)
+            study.add_batch(loaded)
 
-    def _noise(self, size: int, study: Study) -> LoadedBatch:
+    def _noise(self, size: int, study: AnalysisRunner) -> LoadedBatch:
         rng = np.random.default_rng(0)
         noise = [
             rng.integers(0, 256, (*self.preprocessing.size, 3), dtype=np.uint8) for _ in range(size)
         ]
         return study.image_loader.load(0, noise, strict=True)
 
-    def _study(self, size: int) -> Study:
-        return Study(self.model, {
+    def _study(self, size: int) -> AnalysisRunner:
+        return AnalysisRunner(self.model, {
             "density": self.options["density"], "detector": self.options["detector"],
-            "layers": None, "draws": 3, "pool": 32, "replicates": 200, "batch_size": size,
+            "layers": None, "n_null": 3, "pool_size": 32, "n_bootstrap": 200, "batch_size": size,
             "seed": self.options["seed"], "preprocessing": self.preprocessing,
         }, self.about)  # fmt: skip

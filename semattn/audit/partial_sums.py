@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..data.loading import Skipped
 from ..interrelation import Analysis
-from ..interrelation.analysis_files import load, save
-from ..interrelation.estimates import Figures
+from ..interrelation.analysis_files import read_analysis_file, save_analysis
+from ..interrelation.estimates import AnalysisResult
 from ..utils.atomic_files import DAMAGE, read_arrays
 
 START = "analysis-"
@@ -34,7 +34,7 @@ class Sums:
         self.most = max(LEAST_UNITS, -(-units // MOST_FILES))
         self.files: dict[Path, dict[int, str]] = {}  # digest of each unit's images, by number
         self.file: Path | None = None  # the file that units are added to
-        self.figures: Figures | None = None
+        self.result: AnalysisResult | None = None
         self.read()
 
     def read(self) -> None:
@@ -68,25 +68,27 @@ class Sums:
         """Continue with the file of this process that has room for more units."""
         for file, units in self.files.items():
             if file.name.startswith(f"{START}{self.place:04d}-") and len(units) < self.most:
-                self.file, self.figures = file, load(file)[0]
+                self.file, self.result = file, read_analysis_file(file)[0]
 
     def add(self, unit: int, digest: str, analysis: Analysis) -> None:
         """Add a unit to a file on disk."""
         if self.file is None or len(self.files[self.file]) >= self.most:
             # A new name, because another process may be about to remove an older file.
             name = f"{START}{self.place:04d}-{secrets.token_hex(8)}.npz"
-            self.file, self.figures = self.folder / name, None
+            self.file, self.result = self.folder / name, None
             self.files[self.file] = {}
-        if self.figures is None:
-            self.figures = Figures(
+        if self.result is None:
+            self.result = AnalysisResult(
                 analysis.tally, analysis.grid, analysis.skipped, analysis.manifest
             )
         else:
-            self.figures.tally.merge(analysis.tally)
-            skipped = (*self.figures.skipped, *analysis.skipped)
-            self.figures = Figures(self.figures.tally, analysis.grid, skipped, analysis.manifest)
+            self.result.tally.merge(analysis.tally)
+            skipped = (*self.result.skipped, *analysis.skipped)
+            self.result = AnalysisResult(
+                self.result.tally, analysis.grid, skipped, analysis.manifest
+            )
         self.files[self.file][unit] = digest
-        save(self.figures, self.file, units=_pairs(self.files[self.file]))
+        save_analysis(self.result, self.file, units=_pairs(self.files[self.file]))
 
     def merged(self, names: Sequence[str]) -> Analysis | None:
         """Return the analysis of all files; None without files.
@@ -95,15 +97,15 @@ class Sums:
         ----------
         names : of the images, in the order in which skipped images are listed
         """
-        first: Figures | None = None
+        first: AnalysisResult | None = None
         skipped: list[Skipped] = []
         for file in self.files:
-            figures = load(file)[0]
-            skipped += figures.skipped
+            result = read_analysis_file(file)[0]
+            skipped += result.skipped
             if first is None:
-                first = figures
+                first = result
             else:
-                first.tally.merge(figures.tally)
+                first.tally.merge(result.tally)
         if first is None:
             return None
         order = {name: number for number, name in enumerate(names)}
@@ -123,5 +125,5 @@ def _units(file: Path) -> dict[int, str]:
     except FileNotFoundError:
         return {}
     except DAMAGE:
-        load(file)  # raises an error that describes the damage
+        read_analysis_file(file)  # raises an error that describes the damage
         return {}

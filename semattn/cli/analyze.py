@@ -31,7 +31,7 @@ def analyze(
     density: options.Density = "count",
     detector: options.Detector = "sift",
     layers: options.AnalysisLayers = None,
-    draws: options.Draws = None,
+    n_null: options.NullDraws = None,
     batch_size: options.Batch = 4,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
@@ -71,7 +71,7 @@ def analyze(
     )  # fmt: skip
     settings: dict[str, Any] = {
         "density": density, "detector": detector, "layers": read_layers(layers),
-        "draws": draws, "batch_size": batch_size, "seed": seed,
+        "n_null": n_null, "batch_size": batch_size, "seed": seed,
     }  # fmt: skip
     with collected_warnings() as notes:
         with busy("reading the picture") as say:
@@ -87,7 +87,7 @@ def analyze(
             with folder.running(names), bar() as progress:
                 analysis = interrelation.analyze(
                     network, [image.source for image in inputs.images],
-                    partial=folder.path / PARTIAL, progress=progress, **settings,
+                    resume_file=folder.path / PARTIAL, progress=progress, **settings,
                 )  # fmt: skip
         with busy("drawing"):
             if inputs.is_single:

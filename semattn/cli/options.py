@@ -224,7 +224,7 @@ AnalysisLayers = Annotated[
         METHOD, "LAYERS", "Layers: [bold]last-half[/], [bold]all[/] (default), or 6-11, or 3,7,11."
     ),
 ]
-Draws = Annotated[
+NullDraws = Annotated[
     int | None,
     _option(
         METHOD,

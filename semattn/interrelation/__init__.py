@@ -7,6 +7,6 @@ entropy, for each layer and head, with intervals and nulls. Must not import `viz
 
 from ..data.loading import Skipped
 from .analysis import Analysis, load_analysis
-from .run import analyze
+from .analysis_runner import analyze
 
 __all__ = ["Analysis", "Skipped", "analyze", "load_analysis"]

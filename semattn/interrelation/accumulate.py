@@ -14,9 +14,71 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .exact import ExactSum, IntArray
-from .measure import DISTRIBUTION_METRICS, PLAIN_METRICS, Measured
+from .measure import DISTRIBUTION_METRICS, PLAIN_METRICS, BatchMetrics
 from .nulls import PatchDistributions
+
+IntArray = NDArray[np.int64]
+
+_HIGH_BITS, _LOW_BITS = 12, 52  # fractional bits of the two integers
+MAX_TIMES = 2**11
+MAX_VALUE = 2.0**29  # of a squared lift, for example; sums of 2^20 images stay below 2^62
+
+
+@dataclass
+class ExactSum:
+    """Sum of float64 arrays of one shape, exact to 2^-52.
+
+    Examples
+    --------
+    >>> total = ExactSum.zeros((2,))
+    >>> total.add(np.array([0.5, 1e6])); total.add(np.array([0.25, 1.0]))
+    >>> total.value().tolist()
+    [0.75, 1000001.0]
+    """
+
+    high: IntArray
+    low: IntArray
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...]) -> ExactSum:
+        """Return an empty sum."""
+        return cls(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
+
+    def add(self, values: NDArray[np.float64], times: IntArray | None = None) -> None:
+        """Add `values`, or with `times` (R, B) add R sums over B of values (B, …) times the counts.
+
+        The sums over B are sums of integers in float64, which are exact as long as every row of
+        `times` sums to less than `MAX_TIMES`.
+        """
+        if not bool((np.abs(values) < MAX_VALUE).all()):
+            raise ValueError(
+                f"values: expected finite numbers below {MAX_VALUE:g}, got values in "
+                f"[{values.min():g}, {values.max():g}]"
+            )
+        high = np.floor(np.ldexp(values, _HIGH_BITS))
+        low = np.rint(np.ldexp(values - np.ldexp(high, -_HIGH_BITS), _LOW_BITS))
+        if times is not None:
+            if int(times.sum(axis=1).max()) >= MAX_TIMES:
+                raise ValueError(
+                    f"times: expected sums below {MAX_TIMES}, got more — add fewer images at a time"
+                )
+            high, low = (np.tensordot(times.astype(np.float64), part, 1) for part in (high, low))
+        self.high += high.astype(np.int64)
+        self.low += low.astype(np.int64)
+
+    def merge(self, other: ExactSum) -> None:
+        """Add another sum to this one."""
+        self.high += other.high
+        self.low += other.low
+
+    def value(self) -> NDArray[np.float64]:
+        """Return the sum, rounded once."""
+        carry = self.low >> (_LOW_BITS - _HIGH_BITS)
+        remainder = self.low - (carry << (_LOW_BITS - _HIGH_BITS))
+        return np.ldexp((self.high + carry).astype(np.float64), -_HIGH_BITS) + np.ldexp(
+            remainder.astype(np.float64), -_LOW_BITS
+        )
+
 
 Array = NDArray[np.float64]
 
@@ -29,7 +91,7 @@ METRICS = (
 )
 
 _MAX_IMAGES_AT_ONCE = 256  # keeps `ExactSum.add` exact
-_COUNT_FIELDS = ("counts", "null_counts", "freedom")
+_COUNT_FIELDS = ("counts", "null_counts", "dof")
 
 
 @dataclass
@@ -38,28 +100,32 @@ class Tally:
 
     Parameters
     ----------
-    layers : as in `Measured`
-    replicates : R, bootstrap samples of the images
+    layers : as in `BatchMetrics`
+    n_bootstrap : R, bootstrap samples of the images
     images : number of images in the tally
     sums, counts : by metric, (1 + R, L, H, …), all images first; counts is the number of images for
         which the metric is defined
     nulls : by "metric/null", three sums (L, H, …): of the null's mean, of the difference to it, and
         of the variance of that difference
     null_counts : by "metric/null", the number of images for which it is defined
-    freedom : by "metric/null", degrees of freedom of the variance, (L, H, …)
+    dof : by "metric/null", degrees of freedom of the variance, (L, H, …)
     """
 
     layers: tuple[tuple[int, int], ...]
-    replicates: int
+    n_bootstrap: int
     images: int = 0
     sums: dict[str, ExactSum] = field(default_factory=dict)
     counts: dict[str, IntArray] = field(default_factory=dict)
     nulls: dict[str, ExactSum] = field(default_factory=dict)
     null_counts: dict[str, IntArray] = field(default_factory=dict)
-    freedom: dict[str, IntArray] = field(default_factory=dict)
+    dof: dict[str, IntArray] = field(default_factory=dict)
 
     def add(
-        self, measured: Measured, distributions: PatchDistributions, keys: dict[int, int], seed: int
+        self,
+        measured: BatchMetrics,
+        distributions: PatchDistributions,
+        keys: dict[int, int],
+        seed: int,
     ) -> None:
         """Add images of a batch; `keys` maps the index of each image to its key.
 
@@ -87,7 +153,7 @@ class Tally:
             metrics[f"{name}_without_outliers"] = by_distribution[name][:, :, :, 1]
         metrics |= {name: values[indices] for name, values in _to_arrays(measured.plain).items()}
         rngs = [np.random.default_rng([seed, key]) for key in keys.values()]
-        resamples = [rng.poisson(1.0, self.replicates) for rng in rngs]
+        resamples = [rng.poisson(1.0, self.n_bootstrap) for rng in rngs]
         times = np.stack([np.concatenate([[1], counts]) for counts in resamples], axis=1)
         times = times.astype(np.int64)
         for name, values in metrics.items():
@@ -99,10 +165,10 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add the images of another tally, of the same model and settings."""
-        if (other.layers, other.replicates) != (self.layers, self.replicates):
+        if (other.layers, other.n_bootstrap) != (self.layers, self.n_bootstrap):
             raise ValueError(
-                f"tally: expected layers {self.layers} and {self.replicates} replicates, got "
-                f"{other.layers} and {other.replicates} — merge tallies of one model and setting"
+                f"tally: expected layers {self.layers} and {self.n_bootstrap} replicates, got "
+                f"{other.layers} and {other.n_bootstrap} — merge tallies of one model and setting"
             )
         for own_sums, other_sums in ((self.sums, other.sums), (self.nulls, other.nulls)):
             for name, exact_sum in other_sums.items():
@@ -135,14 +201,14 @@ class Tally:
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = np.where(variance > MIN_DEVIATION**2 * count, variance, np.nan)
             z = difference / np.sqrt(spread)
-            p_value = 2 * t.sf(np.abs(z), self.freedom[f"{name}/{null}"])
+            p_value = 2 * t.sf(np.abs(z), self.dof[f"{name}/{null}"])
             return {"expected": mean / np.where(count, count, np.nan), "z": z, "p_value": p_value}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return all arrays of the tally by name, in alphabetical order, for a file."""
         arrays: dict[str, NDArray[Any]] = {
             "layers": np.array(self.layers, np.int64),
-            "images": np.array([self.images, self.replicates], np.int64),
+            "images": np.array([self.images, self.n_bootstrap], np.int64),
         }
         for kind in ("sums", "nulls"):
             for name, exact_sum in getattr(self, kind).items():
@@ -155,9 +221,9 @@ class Tally:
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Tally:
         """Return the tally of the result of `arrays`."""
-        images, replicates = (int(number) for number in arrays["images"])
+        images, n_bootstrap = (int(number) for number in arrays["images"])
         layers = tuple((int(layer), int(heads)) for layer, heads in arrays["layers"])
-        tally = cls(layers, replicates, images)
+        tally = cls(layers, n_bootstrap, images)
         for key in arrays:
             kind, _, name = key.partition("/")
             if kind in _COUNT_FIELDS:
@@ -190,11 +256,11 @@ class Tally:
         if name not in self.nulls:
             self.nulls[name] = ExactSum.zeros(sums.shape[1:])
             self.null_counts[name] = np.zeros(value.shape[1:], np.int64)
-            self.freedom[name] = np.zeros(value.shape[1:], np.int64)
+            self.dof[name] = np.zeros(value.shape[1:], np.int64)
         for image_sums in np.where(defined[:, None], sums, 0.0):
             self.nulls[name].add(image_sums)
         self.null_counts[name] += defined.sum(axis=0)
-        self.freedom[name] += (defined * (count - 1)).sum(axis=0)
+        self.dof[name] += (defined * (count - 1)).sum(axis=0)
 
 
 def _to_arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:

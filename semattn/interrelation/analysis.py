@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..utils.provenance import unconfirmed
+import numpy as np
+
+from ..utils.provenance import model_label, unconfirmed
 from .accumulate import Tally
-from .analysis_files import load, save
-from .estimates import Figures
-from .findings import Finding, findings
-from .summary import summary
+from .analysis_files import read_analysis_file, save_analysis
+from .estimates import METRIC_INFO, AnalysisResult, Array, to_json_number
+from .findings import Finding, find_findings
 
 
-class Analysis(Figures):
+def summarize(analysis: AnalysisResult) -> dict[str, Any]:
+    """Return the settings, every metric with interval and nulls, and the findings.
+
+    A metric is a list of layers, each a list of the layer's heads. A lift ends in 3 lists of 3:
+    strata of the queries, then of the keys, in the order EMPTY, LOW, HIGH. Undefined values are
+    None.
+    """
+    lifts = ("lift", "lift_without_outliers")
+    metrics = {name: _summarize_metric(analysis, name) for name in analysis.metrics}
+    return {
+        "images": analysis.images,
+        "skipped": [{"name": name, "reason": reason} for name, reason in analysis.skipped],
+        "model": model_label(analysis.manifest),
+        "density": analysis.manifest["options"]["density"],
+        "grid": list(analysis.grid.shape),
+        "layers": [{"layer": layer, "heads": heads} for layer, heads in analysis.layers],
+        "metrics": {name: metric for name, metric in metrics.items() if name not in lifts},
+        **{name: metric for name, metric in metrics.items() if name in lifts},
+        "findings": [asdict(finding) for finding in find_findings(analysis)],
+        "manifest": analysis.manifest,
+    }
+
+
+def _summarize_metric(analysis: AnalysisResult, name: str) -> dict[str, Any]:
+    low, high = analysis.interval(name)
+    nulls = {}
+    for null in analysis.nulls(name):
+        test = analysis.against(name, null)
+        nulls[null] = {column: _to_lists(analysis, values) for column, values in test.items()}
+    return {
+        **METRIC_INFO[name]._asdict(),
+        "mean": _to_lists(analysis, analysis.mean(name)),
+        "low": _to_lists(analysis, low),
+        "high": _to_lists(analysis, high),
+        "nulls": nulls,
+    }
+
+
+def _to_lists(analysis: AnalysisResult, values: Array) -> list[Any]:
+    """Convert (L, H, …) to lists, without the padding of layers that have fewer heads."""
+
+    def to_list(array: Any) -> Any:
+        return [to_list(item) for item in array] if np.ndim(array) else to_json_number(array)
+
+    layers = zip(values, analysis.layers, strict=True)
+    return [to_list(layer_values[:heads]) for layer_values, (_, heads) in layers]
+
+
+class Analysis(AnalysisResult):
     """Weighted patch interrelation of a set of images, the result of `semattn.analyze`.
 
-    The parameters are those of `Figures`.
+    The parameters are those of `AnalysisResult`.
     """
 
     def merge(self, other: Analysis) -> Analysis:
@@ -34,22 +84,22 @@ class Analysis(Figures):
                 f"analysis: expected models that can be compared, got {reason} — "
                 "analyse all images at once"
             )
-        tally = Tally(self.tally.layers, self.tally.replicates)
+        tally = Tally(self.tally.layers, self.tally.n_bootstrap)
         for part in (self.tally, other.tally):
             tally.merge(part)
         return Analysis(tally, self.grid, (*self.skipped, *other.skipped), self.manifest)
 
     def findings(self) -> list[Finding]:
         """Return the findings as sentences, each with its nulls."""
-        return findings(self)
+        return find_findings(self)
 
     def summary(self) -> dict[str, Any]:
         """Return everything except the sums, ready for JSON."""
-        return summary(self)
+        return summarize(self)
 
     def save(self, file: str | Path) -> Path:
         """Write the analysis to an ``.npz`` file, without pickle; `load_analysis` reads it."""
-        return save(self, Path(file))
+        return save_analysis(self, Path(file))
 
 
 def load_analysis(file: str | Path) -> Analysis:
@@ -60,5 +110,5 @@ def load_analysis(file: str | Path) -> Analysis:
     AnalysisFileError
         If the file is missing, damaged, or not an analysis.
     """
-    analysis, _ = load(Path(file))
+    analysis, _ = read_analysis_file(Path(file))
     return Analysis(analysis.tally, analysis.grid, analysis.skipped, analysis.manifest)

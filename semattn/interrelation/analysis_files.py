@@ -15,7 +15,7 @@ from ..grid import PatchGrid
 from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
 from ..utils.provenance import unconfirmed
 from .accumulate import Tally
-from .estimates import Figures
+from .estimates import AnalysisResult
 
 FORMAT = "semattn analysis 2"
 Fill = tuple[int, bool, str]
@@ -25,7 +25,7 @@ class AnalysisFileError(SemattnError, OSError):
     """Error for a file that is not an analysis, or that cannot be written."""
 
 
-def save(analysis: Figures, file: Path, **extra: Any) -> Path:
+def save_analysis(analysis: AnalysisResult, file: Path, **extra: Any) -> Path:
     """Write an analysis atomically and return its path."""
     sums = analysis.tally.arrays()
     about = {
@@ -57,19 +57,21 @@ def check_writable(file: Path) -> None:
         raise _unwritable_error(file, error) from error
 
 
-def save_partial(analysis: Figures, file: Path, done: int, inputs: str, fill: Fill) -> None:
+def save_resume_file(
+    analysis: AnalysisResult, file: Path, done: int, inputs: str, fill: Fill
+) -> None:
     """Write an analysis of the first `done` images, with the digest `inputs` of their identities.
 
     Parameters
     ----------
     fill : number of images read to fill the pool, whether they were all images, and their digest
     """
-    save(analysis, file, done=done, inputs=inputs, fill=list(fill))
+    save_analysis(analysis, file, done=done, inputs=inputs, fill=list(fill))
 
 
-def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, str, Fill]:
-    """Load a file of `save_partial`; raise if it is of another model or other options."""
-    analysis, about = load(file)
+def load_resume_file(file: Path, manifest: dict[str, Any]) -> tuple[AnalysisResult, int, str, Fill]:
+    """Load a file of `save_resume_file`; raise if it is of another model or other options."""
+    analysis, about = read_analysis_file(file)
     if "done" not in about:
         raise mismatch_error(file, "a complete analysis")
     if analysis.manifest != manifest:
@@ -83,15 +85,15 @@ def load_partial(file: Path, manifest: dict[str, Any]) -> tuple[Figures, int, st
 
 
 def mismatch_error(file: Path, got: str) -> AnalysisFileError:
-    """Return the error for a partial file of a different analysis."""
+    """Return the error for a resume file of a different analysis."""
     return AnalysisFileError(
-        f"partial: expected the beginning of this analysis, got {file} with {got} — "
+        f"resume_file: expected the beginning of this analysis, got {file} with {got} — "
         "remove it, or use the images and options of the interrupted run"
     )
 
 
-def load(file: Path) -> tuple[Figures, dict[str, Any]]:
-    """Load a file of `save`: the analysis, and the dictionary stored with it.
+def read_analysis_file(file: Path) -> tuple[AnalysisResult, dict[str, Any]]:
+    """Load a file of `save_analysis`: the analysis, and the dictionary stored with it.
 
     Raises
     ------
@@ -107,7 +109,7 @@ def load(file: Path) -> tuple[Figures, dict[str, Any]]:
             raise ValueError(f"{len(arrays)} of {about['sums']} sums")
         grid = PatchGrid.from_list(about["grid"])
         skipped = tuple(Skipped(*entry) for entry in about["skipped"])
-        return Figures(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
+        return AnalysisResult(Tally.of_arrays(arrays), grid, skipped, about["manifest"]), about
     except DAMAGE as error:
         raise AnalysisFileError(
             f"file: expected an analysis, got {file} ({' '.join(str(error).split())}) — "

@@ -22,7 +22,7 @@ FALSE_DISCOVERY_RATE = 0.05  # among the values marked significant
 STRATA = ("EMPTY", "LOW", "HIGH")
 
 
-class Figure(NamedTuple):
+class MetricInfo(NamedTuple):
     """Title and unit of a metric, and its value under uniform attention (None if it varies)."""
 
     title: str
@@ -30,28 +30,28 @@ class Figure(NamedTuple):
     chance: float | None = 1.0
 
 
-MEANING = {
-    "lift": Figure("lift between strata"),
-    "alignment": Figure("alignment"),
-    "alignment_plain": Figure("alignment, queries alike"),
-    "class_alignment": Figure("alignment of the class token"),
-    "alignment_matched": Figure("alignment at the same distances", "× as far"),
-    "distance": Figure("attention distance", "pixels", None),
-    "entropy": Figure("entropy", "nats", None),
-    "self_attention": Figure("attention to itself", "share", None),
-    "prefix_mass": Figure("given to prefix tokens", "share", None),
-    "outlier_mass": Figure("given to outlier tokens", "share", None),
+METRIC_INFO = {
+    "lift": MetricInfo("lift between strata"),
+    "alignment": MetricInfo("alignment"),
+    "alignment_plain": MetricInfo("alignment, queries alike"),
+    "class_alignment": MetricInfo("alignment of the class token"),
+    "alignment_matched": MetricInfo("alignment at the same distances", "× as far"),
+    "distance": MetricInfo("attention distance", "pixels", None),
+    "entropy": MetricInfo("entropy", "nats", None),
+    "self_attention": MetricInfo("attention to itself", "share", None),
+    "prefix_mass": MetricInfo("given to prefix tokens", "share", None),
+    "outlier_mass": MetricInfo("given to outlier tokens", "share", None),
 }
-MEANING |= {
-    f"{name}_without_outliers": MEANING[name]._replace(
-        title=f"{MEANING[name].title}, without outlier tokens"
+METRIC_INFO |= {
+    f"{name}_without_outliers": METRIC_INFO[name]._replace(
+        title=f"{METRIC_INFO[name].title}, without outlier tokens"
     )
     for name in ("lift", "alignment", "alignment_plain")
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Figures:
+class AnalysisResult:
     """Metrics over a set of images.
 
     Parameters
@@ -78,7 +78,7 @@ class Figures:
         return self.tally.layers
 
     @property
-    def figures(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[str, ...]:
         """The names of the metrics that are defined for this model."""
         return tuple(name for name in METRICS if not np.isnan(self.mean(name)).all())
 
@@ -139,10 +139,10 @@ class Figures:
     def table(self) -> dict[str, list[Any]]:
         """Return a table as columns, ready for `pandas.DataFrame`: one row per metric, layer, head.
 
-        Lifts have one row per pair of strata: `asking` is the stratum of the query, `asked` that of
-        the key. Columns of nulls are None for metrics that are not compared with nulls.
+        Lifts have one row per pair of strata, `query_stratum` and `key_stratum`. Columns of nulls
+        are None for metrics that are not compared with nulls.
         """
-        rows = [row for name in self.figures for row in self._rows(name)]
+        rows = [row for name in self.metrics for row in self._rows(name)]
         return {column: [row[column] for row in rows] for column in rows[0]}
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ class Figures:
         nulls = {null: self.against(name, null) for null in self.nulls(name)}
         null_names = {key.rpartition("/")[2] for key in self.tally.nulls}
         used_nulls = [null for null in NULLS if null in null_names]
-        meaning, rows = MEANING[name], []
+        info, rows = METRIC_INFO[name], []
         for index in np.ndindex(mean.shape):
             layer, head, *strata = index
             if head >= self.layers[layer][1]:
@@ -159,25 +159,27 @@ class Figures:
             names: list[str | None] = [STRATA[i] for i in strata]
             query_stratum, key_stratum = names or (None, None)
             row = {
-                "figure": name, "unit": meaning.unit, "layer": self.layers[layer][0],
-                "head": head, "asking": query_stratum, "asked": key_stratum,
-                "mean": number(mean[index]), "low": number(low[index]),
-                "high": number(high[index]), "images": self.images,
+                "metric": name, "unit": info.unit, "layer": self.layers[layer][0],
+                "head": head, "query_stratum": query_stratum, "key_stratum": key_stratum,
+                "mean": to_json_number(mean[index]), "low": to_json_number(low[index]),
+                "high": to_json_number(high[index]), "images": self.images,
             }  # fmt: skip
             for null in used_nulls:
                 test = nulls.get(null)
                 for column in ("expected", "z", "p_value", "significant"):
-                    row[f"{column}_{null}"] = None if test is None else number(test[column][index])
+                    row[f"{column}_{null}"] = (
+                        None if test is None else to_json_number(test[column][index])
+                    )
             rows.append(row)
         return rows
 
     def _check_name(self, name: str) -> str:
         if name not in self.tally.sums:
-            raise ValueError(choices("figure", name, self.tally.sums))
+            raise ValueError(choices("metric", name, self.tally.sums))
         return name
 
 
-def number(value: Any) -> float | bool | None:
+def to_json_number(value: Any) -> float | bool | None:
     """Return a number for JSON: None for NaN or infinity."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)

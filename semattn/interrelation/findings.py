@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .estimates import Array, Figures
+from .estimates import AnalysisResult, Array
 
 QUERY_STRATUM, KEY_STRATUM = 2, 2  # HIGH, in a lift
 NULL_PHRASES = {
@@ -28,14 +28,14 @@ class Finding:
     Parameters
     ----------
     text : the sentence
-    figure : the name of the metric
+    metric : the name of the metric
     layers : the first and the last layer, both included
     value, low, high : mean over heads and images, and its 95 % interval (None: too few images)
     nulls : the mean under each null, by name
     """
 
     text: str
-    figure: str
+    metric: str
     layers: tuple[int, int]
     value: float
     low: float | None = None
@@ -43,7 +43,7 @@ class Finding:
     nulls: dict[str, float] | None = None
 
 
-def findings(analysis: Figures) -> list[Finding]:
+def find_findings(analysis: AnalysisResult) -> list[Finding]:
     """Return the findings of an analysis, from the first layers to the last."""
     results = []
     for first, last in _thirds(len(analysis.layers)):
@@ -63,19 +63,19 @@ def _thirds(layers: int) -> list[tuple[int, int]]:
 
 
 def _ratio_finding(
-    figure: str, words: str, cell: Callable[[Array], Array] = lambda values: values
-) -> Callable[[Figures, int, int], Finding | None]:
+    metric: str, words: str, cell: Callable[[Array], Array] = lambda values: values
+) -> Callable[[AnalysisResult, int, int], Finding | None]:
     """Return a builder of findings on a ratio to uniform attention; `words` name its two sides."""
 
-    def build_finding(analysis: Figures, first: int, last: int) -> Finding | None:
-        average = _average(analysis, figure, first, last, cell)
+    def build_finding(analysis: AnalysisResult, first: int, last: int) -> Finding | None:
+        average = _average(analysis, metric, first, last, cell)
         if average is None:
             return None
         value, interval, nulls = average
         return Finding(
             f"{_layers_text(analysis, first, last)}: {words} is {value:.2f}x"
             f"{_interval_text(interval)} uniform attention; {_null_text(nulls)}.",
-            figure, _layer_range(analysis, first, last), value, *interval, nulls,
+            metric, _layer_range(analysis, first, last), value, *interval, nulls,
         )  # fmt: skip
 
     return build_finding
@@ -90,7 +90,7 @@ _plain_finding = _ratio_finding("alignment_plain", "attention from all patches t
 _class_finding = _ratio_finding("class_alignment", "attention from class token to dense patches")
 
 
-def _matched_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+def _matched_finding(analysis: AnalysisResult, first: int, last: int) -> Finding | None:
     """Return the finding on alignment at equal distances."""
     average = _average(analysis, "alignment_matched", first, last)
     if average is None:
@@ -105,7 +105,7 @@ def _matched_finding(analysis: Figures, first: int, last: int) -> Finding | None
     )  # fmt: skip
 
 
-def _heads_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+def _heads_finding(analysis: AnalysisResult, first: int, last: int) -> Finding | None:
     """Return the finding on the number of heads that differ from each null."""
     in_range = slice(first, last + 1)
     heads = int(np.isfinite(analysis.mean("alignment")[in_range]).sum())
@@ -129,7 +129,7 @@ def _heads_finding(analysis: Figures, first: int, last: int) -> Finding | None:
     )  # fmt: skip
 
 
-def _distance_finding(analysis: Figures, first: int, last: int) -> Finding | None:
+def _distance_finding(analysis: AnalysisResult, first: int, last: int) -> Finding | None:
     """Return the finding on the attention distance."""
     average = _average(analysis, "distance", first, last)
     if average is None:
@@ -144,7 +144,7 @@ def _distance_finding(analysis: Figures, first: int, last: int) -> Finding | Non
     )  # fmt: skip
 
 
-def _removed_finding(analysis: Figures, name: str) -> Finding | None:
+def _removed_finding(analysis: AnalysisResult, name: str) -> Finding | None:
     """Return the finding on attention to prefix tokens or outlier tokens."""
     average = _average(analysis, name, 0, len(analysis.layers) - 1)
     if average is None:
@@ -179,7 +179,7 @@ Interval = tuple[float | None, float | None]
 
 
 def _average(
-    analysis: Figures,
+    analysis: AnalysisResult,
     name: str,
     first: int,
     last: int,
@@ -207,7 +207,7 @@ def _average(
     return value, (low, high), nulls
 
 
-def _mean_distance(analysis: Figures) -> float:
+def _mean_distance(analysis: AnalysisResult) -> float:
     """Return the mean distance between all pairs of patches in pixels."""
     (h, w), (height, width) = analysis.grid.shape, analysis.grid.cell
     down = np.abs(np.subtract.outer(np.arange(h), np.arange(h))) * height
@@ -215,11 +215,11 @@ def _mean_distance(analysis: Figures) -> float:
     return float(np.hypot(down[:, :, None, None], across[None, None]).mean())
 
 
-def _layer_range(analysis: Figures, first: int, last: int) -> tuple[int, int]:
+def _layer_range(analysis: AnalysisResult, first: int, last: int) -> tuple[int, int]:
     return analysis.layers[first][0], analysis.layers[last][0]
 
 
-def _layers_text(analysis: Figures, first: int, last: int) -> str:
+def _layers_text(analysis: AnalysisResult, first: int, last: int) -> str:
     low, high = _layer_range(analysis, first, last)
     return f"Layer {low}" if low == high else f"Layers {low} to {high}"
 

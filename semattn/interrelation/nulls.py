@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..density import Scene
+from ..density import EMPTY, Scene
 
 NULLS = ("shifted", "other", "permuted")
 
 
 @dataclass
-class Pool:
+class ConcentrationPool:
     """Concentrations of the most recent images of a set, for the null `other`.
 
     The entries change as the analysis proceeds. If all images drew from the same few, the chance
@@ -31,7 +31,7 @@ class Pool:
     Parameters
     ----------
     max_size : maximum number of images
-    entries : weights and strata of each image, (P,) each, by its key, see `keys_of`
+    entries : weights and strata of each image, (P,) each, by its key, see `image_keys`
     """
 
     max_size: int
@@ -40,7 +40,7 @@ class Pool:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def enter(self, key: int, p: Tensor, strata: Tensor) -> None:
+    def add(self, key: int, p: Tensor, strata: Tensor) -> None:
         """Add an image if it is new and has a keypoint; drop the oldest if the pool is full."""
         if key in self.entries or not strata.any():
             return
@@ -81,7 +81,12 @@ class PatchDistributions:
 
 
 def patch_distributions(
-    p: Tensor, strata_of_p: Tensor, keep: Tensor, scene: Scene, n_draws: int, pool: Pool | None
+    p: Tensor,
+    strata_of_p: Tensor,
+    keep: Tensor,
+    scene: Scene,
+    n_draws: int,
+    pool: ConcentrationPool | None,
 ) -> PatchDistributions:
     """Return the concentration `p` (B, P), its strata `strata_of_p`, and `n_draws` of each null.
 
@@ -105,7 +110,7 @@ def patch_distributions(
                 orders = permute(rng, scene.grid.shape, n_draws)
                 image_draws.append((p[i][orders], strata_of_p[i][orders]))
             elif pool is not None:
-                pool.enter(key, p[i], strata_of_p[i])
+                pool.add(key, p[i], strata_of_p[i])
                 if len(pool) > 2:
                     image_draws.append(pool.draw(rng, key, n_draws))
         if image_draws and len(image_draws[0][0]) > 1:
@@ -116,7 +121,7 @@ def patch_distributions(
     return PatchDistributions(torch.cat(weights, 1), torch.cat(strata, 1), keep, nulls)
 
 
-def keys_of(scene: Scene) -> list[int]:
+def image_keys(scene: Scene) -> list[int]:
     """Return a number for each image that depends on its pixels only."""
     return [_seed_and_key(scene, i)[1] for i in range(len(scene))]
 
@@ -139,3 +144,24 @@ def _shift_orders(rng: np.random.Generator, shape: tuple[int, int], n_draws: int
 def _shuffle_orders(rng: np.random.Generator, shape: tuple[int, int], n_draws: int) -> Tensor:
     count = shape[0] * shape[1]
     return torch.from_numpy(np.stack([rng.permutation(count) for _ in range(n_draws)]))
+
+
+MIN_DEVIATIONS = 5.0  # robust standard deviations above the median norm
+
+
+def find_outliers(norms: Tensor, strata: Tensor) -> Tensor:
+    """Return a mask (B, P) of patches that are EMPTY and have a norm far above the image's median.
+
+    The spread is 1.4826 times the median absolute deviation, which estimates the standard deviation
+    of a normal distribution.
+
+    Examples
+    --------
+    >>> import torch
+    >>> find_outliers(torch.tensor([[1.0, 1.1, 0.9, 9.0, 1.0]]), torch.zeros(1, 5)).tolist()
+    [[False, False, False, True, False]]
+    """
+    norms = norms.cpu().double()
+    median = norms.quantile(0.5, dim=1, keepdim=True)
+    spread = 1.4826 * (norms - median).abs().quantile(0.5, dim=1, keepdim=True)
+    return (norms > median + MIN_DEVIATIONS * spread) & (strata == EMPTY)

@@ -68,13 +68,13 @@ def about_analysis(summary: dict[str, Any]) -> dict[str, Any]:
     ShapeError
         If a table does not have one row per layer and one entry per head.
     """
-    if not isinstance(summary, dict) or not {"layers", "figures", "lift"} <= summary.keys():
+    if not isinstance(summary, dict) or not {"layers", "metrics", "lift"} <= summary.keys():
         raise ShapeError(
-            "analysis: expected a summary with layers, figures and lift — "
+            "analysis: expected a summary with layers, metrics and lift — "
             "pass a result of semattn.interrelation.analyze"
         )
     heads = [layer["heads"] for layer in summary["layers"]]
-    for name, table in {**summary["figures"], "lift": summary["lift"]}.items():
+    for name, table in {**summary["metrics"], "lift": summary["lift"]}.items():
         for part, values in _tables(table):
             counted = None if values is None else [len(row) for row in values]
             if counted is not None and counted != heads:

@@ -165,9 +165,9 @@ ADVICE = {
          "masks:photos,masks", "--baselines", "legrad"],
     ),
     "a draw": (
-        ["analyze", "photo.png", "--draws", "1", "--no-report"],
+        ["analyze", "photo.png", "--n-null", "1", "--no-report"],
         "greater than or equal to ([0-9]+)",
-        ["analyze", "photo.png", "--draws", "{1}", "--no-report"],
+        ["analyze", "photo.png", "--n-null", "{1}", "--no-report"],
     ),
 }  # fmt: skip
 

@@ -59,17 +59,17 @@ def test_analyze_writes_everything_and_says_where(run, tmp_path):
     result = json.loads((out_dir / "analysis.json").read_text(), parse_constant=pytest.fail)
     assert result["images"] == 1 and result["skipped"] == [] and result["grid"] == [4, 4]
     analysis = load_analysis(out_dir / "analysis.npz")
-    alignment = result["figures"]["alignment"]
+    alignment = result["metrics"]["alignment"]
     assert np.allclose(alignment["mean"], analysis.mean("alignment"))
     assert alignment["low"][0][0] is None  # one image has no interval
     assert set(alignment["nulls"]) == {"shifted", "permuted"}
     assert np.shape(result["lift"]["mean"]) == (6, 2, 3, 3)
     with (out_dir / "analysis.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    lifts = [row for row in rows if row["figure"] == "lift"]
+    lifts = [row for row in rows if row["metric"] == "lift"]
     assert len(lifts) == 6 * 2 * 9
     assert float(lifts[-1]["mean"]) == pytest.approx(analysis.mean("lift")[5, 1, 2, 2])
-    assert lifts[-1]["asking"] == lifts[-1]["asked"] == "HIGH"
+    assert lifts[-1]["query_stratum"] == lifts[-1]["key_stratum"] == "HIGH"
 
 
 def test_a_folder_finishes_lists_what_it_skipped_and_counts_the_good(run, folder, tmp_path):
@@ -84,25 +84,25 @@ def test_a_folder_finishes_lists_what_it_skipped_and_counts_the_good(run, folder
         assert f"{name}: {reason}" in out
     good = [folder / name for name in ("<b>d[red].png", "a.jpg", "b.png", "deep/er/c.png")]
     alone = interrelation.analyze(_model(), good, batch_size=1)
-    for name in analysis.figures:
+    for name in analysis.metrics:
         assert np.array_equal(analysis.mean(name), alone.mean(name), equal_nan=True)
     assert set(analysis.nulls("alignment")) == {"shifted", "other", "permuted"}
 
 
 def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
-    from semattn.interrelation import study as running
+    from semattn.interrelation import analysis_runner as running
 
     assert run("analyze", folder, "--out", "whole", "--batch-size", 1)[0] == 0
     monkeypatch.setattr(running, "BATCHES_BETWEEN_SAVES", 1)
-    take, loaded_batches = running.Study.take, []
+    add_batch, loaded_batches = running.AnalysisRunner.add_batch, []
 
     def interrupt(study, loaded):
         loaded_batches.append(loaded)
         if len(loaded_batches) == 4:
             raise KeyboardInterrupt
-        take(study, loaded)
+        add_batch(study, loaded)
 
-    monkeypatch.setattr(running.Study, "take", interrupt)
+    monkeypatch.setattr(running.AnalysisRunner, "add_batch", interrupt)
     status, out, err = run("analyze", folder, "--out", "parts", "--batch-size", 1)
     assert status == 130 and not out and err.count("\n") == 1
     assert names_in(tmp_path / "parts") == [".semattn-analysis.npz"]
@@ -129,7 +129,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
         (["nothing-there"], ["nothing-there"]),
         (["--density", "cuont"], ["did you mean 'count'"]),
         (["--layers", "7"], ["layers"]),
-        (["--draws", "1"], ["--draws"]),
+        (["--n-null", "1"], ["--n-null"]),
         (["--device", "abacus"], ["abacus", "--device cpu"]),
     ],
 )

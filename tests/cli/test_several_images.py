@@ -286,7 +286,7 @@ def test_analyze_takes_several_images_together(run, photos, tmp_path, monkeypatc
     )
     assert files["images"] == folder["images"] == 3
     assert len(files["inputs"]) == 5
-    for part in ("figures", "lift", "findings"):
+    for part in ("metrics", "lift", "findings"):
         assert files[part] == folder[part]
     status, out, _ = run("analyze", photos / "cat/001.jpg", *options)
     assert status == 0 and "semattn-analyze-001: " in out and "keypoints.png" in out

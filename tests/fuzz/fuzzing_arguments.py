@@ -62,7 +62,7 @@ VALUES: dict[str, Sequence[str]] = {
     "--strength": ("0", "1,2", "1,,2", "nan", "1e9", "a"),
     "--jobs": ("explain", "explain,analyze", "explode", ",", "explain,explain"),
     "--process": ("0/1", "1/1", "-1/2", "0/0", "a/b", "²/³", "0/999999999999"),
-    "--draws": ("2", "1"), "--batch-size": ("1", "0"), "--seed": ("0", "5"), "--workers": ("0",),
+    "--n-null": ("2", "1"), "--batch-size": ("1", "0"), "--seed": ("0", "5"), "--workers": ("0",),
     "--alpha": ("0.05", "0", "1"), "--min-relative-risk": ("2", "0"),
     "--max-candidates": ("3", "0"), "--nothing": ("x",),
     "--only": ("0", "cat,dog"), "--json": ("x",),

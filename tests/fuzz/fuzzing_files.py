@@ -71,7 +71,7 @@ def stored_files(work: Path) -> Attempt:
     good_dir = work / "good"
     good_dir.mkdir()
     save_maps(_explain(model, x), good_dir / "maps")
-    analyze(model, x, draws=2, replicates=3).save(good_dir / "analysis.npz")
+    analyze(model, x, n_null=2, n_bootstrap=3).save(good_dir / "analysis.npz")
     empty = Discovery((), (Rank(0, "cat", 3, 0.0),), 3, 1, 0.5, 0.05, (), ("note",), {"model": "x"})
     save_discovery(empty, good_dir / "discovery.npz")
     store = RunStore(good_dir / "store", {"a": 1}, "search")

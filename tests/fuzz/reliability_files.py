@@ -31,7 +31,7 @@ from benchmarks import RESULTS_DIR
 from semattn.data import open_source
 from semattn.errors import SemattnError
 from semattn.images import read, read_mask
-from semattn.interrelation import study
+from semattn.interrelation import analysis_runner as study
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import load
 from tests import (

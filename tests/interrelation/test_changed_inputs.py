@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from semattn.interrelation import load_analysis, study
+from semattn.interrelation import analysis_runner, load_analysis
 from tests.edited_data import (
     EDITS,
     StoppedError,
@@ -20,15 +20,17 @@ STARTS_AGAIN = "the analysis starts again: of the 2 images of the interrupted ru
 
 @pytest.fixture(autouse=True)
 def save_after_every_batch(monkeypatch):
-    monkeypatch.setattr(study, "BATCHES_BETWEEN_SAVES", 1)
+    monkeypatch.setattr(analysis_runner, "BATCHES_BETWEEN_SAVES", 1)
 
 
 @pytest.fixture
 def measured_batches(monkeypatch):
     """Record every batch that is measured."""
-    batches, take = [], study.Study.take
+    batches, add_batch = [], analysis_runner.AnalysisRunner.add_batch
     monkeypatch.setattr(
-        study.Study, "take", lambda self, loaded: batches.append(loaded) or take(self, loaded)
+        analysis_runner.AnalysisRunner,
+        "add_batch",
+        lambda self, loaded: batches.append(loaded) or add_batch(self, loaded),
     )
     return batches
 
@@ -81,16 +83,16 @@ def test_the_command_in_the_folder_itself_goes_on(
     monkeypatch.chdir(root)
     extra = () if out is None else ("--out", out)
     arguments = ("analyze", ".", "--batch-size", 1, *extra)
-    take = study.Study.take
+    add_batch = analysis_runner.AnalysisRunner.add_batch
 
     def interrupt(self, loaded):
         if len(measured_batches) == 3:
             raise KeyboardInterrupt
-        take(self, loaded)
+        add_batch(self, loaded)
 
-    monkeypatch.setattr(study.Study, "take", interrupt)
+    monkeypatch.setattr(analysis_runner.AnalysisRunner, "add_batch", interrupt)
     assert run(*arguments)[0] == 130
-    monkeypatch.setattr(study.Study, "take", take)
+    monkeypatch.setattr(analysis_runner.AnalysisRunner, "add_batch", add_batch)
     status, out_text, err = run(*arguments)
     assert status == 0, err
     assert "starts again" not in out_text and len(measured_batches) == 5
@@ -105,16 +107,16 @@ def test_the_command_in_the_folder_itself_goes_on(
 @pytest.mark.usefixtures("elsewhere")
 def test_the_command_says_it_in_one_line(run, tmp_path, monkeypatch, measured_batches):
     root = make_data(tmp_path / "data", 1, 5) / "images"
-    take = study.Study.take
+    add_batch = analysis_runner.AnalysisRunner.add_batch
 
     def interrupt(self, loaded):
         if len(measured_batches) == 3:
             raise KeyboardInterrupt
-        take(self, loaded)
+        add_batch(self, loaded)
 
-    monkeypatch.setattr(study.Study, "take", interrupt)
+    monkeypatch.setattr(analysis_runner.AnalysisRunner, "add_batch", interrupt)
     assert run("analyze", root, "--batch-size", 1, "--out", "made")[0] == 130
-    monkeypatch.setattr(study.Study, "take", take)
+    monkeypatch.setattr(analysis_runner.AnalysisRunner, "add_batch", add_batch)
     draw(root / "cat/00.png", 99)
     status, out, _ = run("analyze", root, "--batch-size", 1, "--out", "made")
     assert status == 0 and out.count("note: the analysis starts again: of the 3 images") == 1

@@ -103,10 +103,10 @@ def test_windows_shifts_and_coarser_grids_have_the_figures_of_whole_matrices():
                 a, visible = np.zeros((2, *[int(np.prod(block.input_resolution))] * 2))
                 for window, members in enumerate(windows):
                     is_patch = np.flatnonzero(members >= 0)
-                    block = attention[image * len(windows) + window, head].numpy()
+                    part = attention[image * len(windows) + window, head].numpy()
                     indices = np.ix_(members[is_patch], members[is_patch])
-                    a[indices] = block[np.ix_(is_patch, is_patch)]
-                    visible[indices] = block[np.ix_(is_patch, is_patch)] > 1e-30  # masked by -100
+                    a[indices] = part[np.ix_(is_patch, is_patch)]
+                    visible[indices] = part[np.ix_(is_patch, is_patch)] > 1e-30  # masked by -100
                 on_grid = [
                     _refine(matrix, block.input_resolution, scale) for matrix in (a, visible)
                 ]

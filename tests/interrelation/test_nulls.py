@@ -17,7 +17,12 @@ from semattn.density import Scene, concentration, strata
 from semattn.grid import PatchGrid
 from semattn.interrelation.accumulate import Tally
 from semattn.interrelation.measure import measure
-from semattn.interrelation.nulls import PatchDistributions, Pool, keys_of, patch_distributions
+from semattn.interrelation.nulls import (
+    ConcentrationPool,
+    PatchDistributions,
+    image_keys,
+    patch_distributions,
+)
 
 GRID = PatchGrid((4, 6), (8, 12), (2, 2))
 PATCHES = 24
@@ -86,9 +91,9 @@ def p_values(
 
 def _distributions(s: Tensor, scene: Scene, n_draws: int, pool: int) -> PatchDistributions:
     p, groups = concentration(s), strata(s, scene.seed)
-    other_images = Pool(pool)
-    for key, *entry in list(zip(keys_of(scene), p, groups, strict=True))[:pool]:
-        other_images.enter(key, *entry)
+    other_images = ConcentrationPool(pool)
+    for key, *entry in list(zip(image_keys(scene), p, groups, strict=True))[:pool]:
+        other_images.add(key, *entry)
     return patch_distributions(p, groups, torch.ones_like(p).bool(), scene, n_draws, other_images)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from semattn.errors import ImageError, SemattnError
 from semattn.images import Preprocessing
-from semattn.interrelation import Analysis, analyze, run as running, study as module
+from semattn.interrelation import Analysis, analysis_runner as module, analyze
 from semattn.interrelation.accumulate import Tally
 from semattn.interrelation.analysis_files import AnalysisFileError
 from tests import families, models
@@ -88,7 +88,7 @@ def test_bad_pictures_do_not_change_the_analysis(model, photos, others):
     for size in (2, 3, 16):
         batched = analyze_pictures(model, mixed, batch_size=size)
         assert {skipped.name for skipped in batched.skipped} == {str(path) for path in bad}
-        for name in expected.figures:
+        for name in expected.metrics:
             np.testing.assert_allclose(
                 batched.mean(name), expected.mean(name), rtol=1e-5, atol=1e-6
             )
@@ -101,12 +101,15 @@ def test_bad_pictures_do_not_change_the_analysis(model, photos, others):
 
 def test_skipped_pictures_do_not_enter_the_pool(model, photos, others):
     blank = others["blank.png"]
-    expected = analyze_pictures(model, photos, batch_size=1, pool=4)
+    expected = analyze_pictures(model, photos, batch_size=1, pool_size=4)
     same_bits(
-        analyze_pictures(model, [photos[0], blank, *photos[1:]], batch_size=1, pool=4), expected
+        analyze_pictures(model, [photos[0], blank, *photos[1:]], batch_size=1, pool_size=4),
+        expected,
     )
     for null in expected.nulls("alignment"):
-        batched = analyze_pictures(model, [photos[0], blank, *photos[1:]], batch_size=4, pool=4)
+        batched = analyze_pictures(
+            model, [photos[0], blank, *photos[1:]], batch_size=4, pool_size=4
+        )
         actual, reference = (
             analysis.against("alignment", null)["expected"] for analysis in (batched, expected)
         )
@@ -117,7 +120,7 @@ def test_many_blank_pictures_do_not_fill_the_memory(model, photos, others):
     pictures = [others["blank.png"]] * 40 + photos[:5]
     log = []
     analysis = analyze_pictures(
-        model, (log.append(picture) or picture for picture in pictures), batch_size=1, pool=4,
+        model, (log.append(picture) or picture for picture in pictures), batch_size=1, pool_size=4,
         progress=lambda _, done, total: log.append(None) if done == 1 else None,
     )  # fmt: skip
     assert log.index(None) <= module.MAX_FILL_FACTOR * 4 + 4
@@ -142,8 +145,8 @@ def test_only_bad_pictures_raise_one_line(model, others):
 
 def test_a_picture_that_is_given_twice_counts_twice(model, photos):
     pictures = [photos[0], photos[0], photos[1]]
-    single = analyze_pictures(model, pictures, batch_size=1, pool=0)
-    batched = analyze_pictures(model, pictures, batch_size=3, pool=0)
+    single = analyze_pictures(model, pictures, batch_size=1, pool_size=0)
+    batched = analyze_pictures(model, pictures, batch_size=3, pool_size=0)
     assert single.images == batched.images == 3
     np.testing.assert_allclose(single.mean("alignment"), batched.mean("alignment"), rtol=1e-5)
 
@@ -155,7 +158,7 @@ def test_tensors_of_several_sizes_are_one_clear_line(name, pool, batch_size):
     network = models.build(name) if name in models.MODELS else families.build(name)
     tensors = [*models.images(3, seed=3), torch.rand(3, 64, 64), *models.images(1, seed=4)]
     with pytest.raises(SemattnError, match="images: expected tensors of one size") as error:
-        analyze(network, tensors, pool=pool, batch_size=batch_size)
+        analyze(network, tensors, pool_size=pool, batch_size=batch_size)
     assert "\n" not in str(error.value)
 
 
@@ -191,7 +194,7 @@ def test_chosen_layers_have_the_figures_that_they_have_among_all(model, layers):
     assert numbers == {"[0]": [0], "[1, 2]": [1, 2], "[-1]": [3], "all": [0, 1, 2, 3]}.get(
         str(layers), [0, 1]
     )
-    for metric in complete.figures:
+    for metric in complete.metrics:
         np.testing.assert_allclose(selected.mean(metric), complete.mean(metric)[numbers], rtol=1e-6)
 
 
@@ -233,22 +236,22 @@ def save_after_every_batch(monkeypatch):
 def test_a_run_that_was_stopped_goes_on(
     model, photos, others, tmp_path, monkeypatch, batch_size, ahead
 ):
-    monkeypatch.setattr(running, "has_spare_cores", lambda _: ahead)
+    monkeypatch.setattr(module, "has_spare_cores", lambda _: ahead)
     mixed = [others["text.jpg"], *photos[:3], others["blank.png"], *photos[3:], others["gone"]]
-    options = {"batch_size": batch_size, "pool": 4}
+    options = {"batch_size": batch_size, "pool_size": 4}
     uninterrupted = analyze_pictures(model, mixed, **options)
     file = tmp_path / "deep" / "part.npz"
     last_done = -1
     for stop in (4, 7):
         with pytest.raises(StoppedError):
-            analyze_pictures(model, mixed, partial=file, progress=stop_after(stop), **options)
+            analyze_pictures(model, mixed, resume_file=file, progress=stop_after(stop), **options)
         with np.load(file, allow_pickle=False) as arrays:
             done = json.loads(str(arrays["about"]))["done"]
         assert last_done < done <= stop and done % batch_size == 0
         last_done = done
     calls = []
     resumed = analyze_pictures(
-        model, iter(mixed), partial=file, progress=lambda *args: calls.append(args), **options
+        model, iter(mixed), resume_file=file, progress=lambda *args: calls.append(args), **options
     )
     same_bits(uninterrupted, resumed)
     assert resumed.skipped == uninterrupted.skipped and resumed.manifest == uninterrupted.manifest
@@ -273,18 +276,18 @@ def test_a_model_that_fails_half_way_loses_nothing(model, photos, tmp_path):
 
     hook = model.blocks[1].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        analyze_pictures(model, photos, batch_size=2, partial=file)
+        analyze_pictures(model, photos, batch_size=2, resume_file=file)
     hook.remove()
     assert models.state_of(model) == before
     with np.load(file) as arrays:
         assert json.loads(str(arrays["about"]))["done"] == 4
-    same_bits(analyze_pictures(model, photos, batch_size=2, partial=file), uninterrupted)
+    same_bits(analyze_pictures(model, photos, batch_size=2, resume_file=file), uninterrupted)
 
 
 @pytest.mark.usefixtures("save_after_every_batch")
 def test_a_run_that_begins_with_bad_pictures_can_be_resumed(model, photos, others, tmp_path):
     pictures = [others["text.jpg"], others["blank.png"], *photos[:3]]
-    analysis = analyze_pictures(model, pictures, batch_size=1, partial=tmp_path / "part.npz")
+    analysis = analyze_pictures(model, pictures, batch_size=1, resume_file=tmp_path / "part.npz")
     same_bits(analysis, analyze_pictures(model, pictures, batch_size=1))
 
 
@@ -293,7 +296,7 @@ def partial_file(model, photos, tmp_path, save_after_every_batch):
     """Partial file with the first three of six pictures."""
     file = tmp_path / "part.npz"
     with pytest.raises(StoppedError):
-        analyze_pictures(model, photos[:6], batch_size=1, partial=file, progress=stop_after(4))
+        analyze_pictures(model, photos[:6], batch_size=1, resume_file=file, progress=stop_after(4))
     return file
 
 
@@ -301,8 +304,8 @@ def partial_file(model, photos, tmp_path, save_after_every_batch):
     "changed",
     [
         {"seed": np.int64(1)},
-        {"draws": np.int64(4)},
-        {"replicates": 100},
+        {"n_null": np.int64(4)},
+        {"n_bootstrap": 100},
         {"density": "response"},
         {"layers": [2, 3]},
         {"batch_size": 2},
@@ -329,10 +332,10 @@ def test_resuming_with_other_pictures_starts_again(model, photos, partial_file, 
     }[changes]
     content = partial_file.read_bytes()
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
-        analyze_pictures(model, iter(pictures), batch_size=1, partial=partial_file)
+        analyze_pictures(model, iter(pictures), batch_size=1, resume_file=partial_file)
     assert "\n" not in str(error.value) and partial_file.read_bytes() == content
     with pytest.warns(UserWarning, match="the analysis starts again: of the 3 images"):
-        analysis = analyze_pictures(model, pictures, batch_size=1, partial=partial_file)
+        analysis = analyze_pictures(model, pictures, batch_size=1, resume_file=partial_file)
     same_bits(analysis, analyze_pictures(model, pictures, batch_size=1))
 
 
@@ -340,19 +343,21 @@ def test_a_complete_analysis_is_not_a_partial_file(model, photos, tmp_path):
     file = analyze_pictures(model, photos[:2]).save(tmp_path / "whole.npz")
     content = file.read_bytes()
     with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
-        analyze_pictures(model, photos[:2], partial=file)
+        analyze_pictures(model, photos[:2], resume_file=file)
     assert "\n" not in str(error.value) and file.read_bytes() == content
 
 
 def test_another_model_and_a_damaged_file_are_refused(photos, partial_file):
     with pytest.raises(AnalysisFileError, match="weights_sha256"):
         analyze_pictures(
-            models.build("registers", seed=1), photos[:6], batch_size=1, partial=partial_file
+            models.build("registers", seed=1), photos[:6], batch_size=1, resume_file=partial_file
         )
     content = partial_file.read_bytes()
     partial_file.write_bytes(content[: len(content) // 2])
     with pytest.raises(AnalysisFileError, match="file: expected an analysis") as error:
-        analyze_pictures(models.build("registers"), photos[:6], batch_size=1, partial=partial_file)
+        analyze_pictures(
+            models.build("registers"), photos[:6], batch_size=1, resume_file=partial_file
+        )
     assert "\n" not in str(error.value)
 
 
@@ -379,11 +384,11 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
 
     analyses = []
     for ahead in (False, True):
-        monkeypatch.setattr(running, "has_spare_cores", lambda _, ahead=ahead: ahead)
+        monkeypatch.setattr(module, "has_spare_cores", lambda _, ahead=ahead: ahead)
         n_taken.clear()
         analyses.append(
             analyze(
-                model, generate(), batch_size=2, pool=2,
+                model, generate(), batch_size=2, pool_size=2,
                 progress=lambda _, done, total: distances.append(len(n_taken) - done),
             )
         )  # fmt: skip
@@ -392,17 +397,17 @@ def test_reading_ahead_changes_nothing_and_stays_little_ahead(model, monkeypatch
 
 
 def test_no_thread_is_left_behind(model, photos, monkeypatch):
-    monkeypatch.setattr(running, "has_spare_cores", lambda _: True)
+    monkeypatch.setattr(module, "has_spare_cores", lambda _: True)
     threads_before = threading.enumerate()
     with pytest.raises(StoppedError):
-        analyze_pictures(model, photos, batch_size=1, pool=0, progress=stop_after(2))
+        analyze_pictures(model, photos, batch_size=1, pool_size=0, progress=stop_after(2))
     gc.collect()
     threads = [thread for thread in threading.enumerate() if thread not in threads_before]
     assert not [thread for thread in threads if "semattn" in thread.name]
 
 
 def test_an_error_while_reading_ahead_is_the_callers(model, photos, monkeypatch):
-    monkeypatch.setattr(running, "has_spare_cores", lambda _: True)
+    monkeypatch.setattr(module, "has_spare_cores", lambda _: True)
 
     def pictures():
         yield photos[0]
@@ -423,7 +428,7 @@ def test_a_partial_file_that_cannot_be_written_is_noticed_before_the_first_image
         analyze_pictures(
             model,
             photos[:2],
-            partial=tmp_path / "taken" / "part.npz",
+            resume_file=tmp_path / "taken" / "part.npz",
             progress=lambda *args: calls.append(args),
         )
     assert "\n" not in str(error.value) and not calls
@@ -463,7 +468,7 @@ def test_the_warnings_of_other_threads_are_left_alone(model, photos, others, mon
     with warnings.catch_warnings():
         pass
     analysis = analyze_pictures(
-        model, [*photos, *photos, others["blank.png"], others["text.jpg"]], replicates=20
+        model, [*photos, *photos, others["blank.png"], others["text.jpg"]], n_bootstrap=20
     )
     assert np.isfinite(analysis.interval("alignment")).all()
     assert callers[0] == __name__ and not [name for name in callers if name.startswith("semattn")]

@@ -12,7 +12,7 @@ from tests import models
 
 @pytest.fixture(scope="module")
 def analysis():
-    return analyze(models.build("class-token"), models.images(2), replicates=3)
+    return analyze(models.build("class-token"), models.images(2), n_bootstrap=3)
 
 
 @pytest.mark.parametrize("damage", ["a bit", "eight bytes", "the end"])

@@ -13,11 +13,14 @@ from semattn.density import Scene, concentration, count, strata
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.interrelation import Analysis, analyze, load_analysis
-from semattn.interrelation.accumulate import Tally
+from semattn.interrelation.accumulate import MAX_VALUE, ExactSum, Tally
 from semattn.interrelation.analysis_files import AnalysisFileError
-from semattn.interrelation.exact import MAX_VALUE, ExactSum
-from semattn.interrelation.nulls import Pool, keys_of, patch_distributions
-from semattn.interrelation.outliers import find_outliers
+from semattn.interrelation.nulls import (
+    ConcentrationPool,
+    find_outliers,
+    image_keys,
+    patch_distributions,
+)
 from semattn.keypoints import detect
 from tests import models
 from tests.models import images
@@ -66,7 +69,7 @@ def arrays(analysis: Analysis):
 
 def test_parts_merge_exactly_in_any_order_and_grouping(model):
     inputs = images(9, seed=3)
-    parts = [analyze(model, list(inputs[start : start + 3]), pool=0) for start in (0, 3, 6)]
+    parts = [analyze(model, list(inputs[start : start + 3]), pool_size=0) for start in (0, 3, 6)]
     expected = arrays(parts[0].merge(parts[1]).merge(parts[2]))
     for first, second, third in itertools.permutations(parts):
         for merged in (first.merge(second).merge(third), first.merge(second.merge(third))):
@@ -95,7 +98,7 @@ def test_the_batch_size_does_not_change_the_analysis(model):
     single_batch = analyze(model, inputs, batch_size=7)
     for size in (1, 2, 5):
         batched = analyze(model, inputs, batch_size=size)
-        for name in single_batch.figures:
+        for name in single_batch.metrics:
             np.testing.assert_allclose(
                 batched.mean(name), single_batch.mean(name), rtol=1e-5, atol=1e-6
             )
@@ -159,11 +162,11 @@ def test_intervals_come_from_images_and_need_ten(model):
     low, high = analysis.interval("alignment")
     mean = analysis.mean("alignment")
     assert ((low < mean) & (mean < high)).all()
-    single = np.stack([analyze(model, image[None], draws=2).mean("alignment") for image in inputs])
+    single = np.stack([analyze(model, image[None], n_null=2).mean("alignment") for image in inputs])
     np.testing.assert_allclose(single.mean(0), mean, rtol=1e-5)
     standard_error = single.std(0, ddof=1) / 4
     np.testing.assert_allclose((high - low) / (2 * 1.96 * standard_error), 1, atol=0.35)
-    assert np.isnan(analyze(model, inputs, replicates=0).interval("alignment")).all()
+    assert np.isnan(analyze(model, inputs, n_bootstrap=0).interval("alignment")).all()
 
 
 def test_a_table_has_plain_columns_of_one_length(model):
@@ -173,9 +176,9 @@ def test_a_table_has_plain_columns_of_one_length(model):
     kinds = {type(value) for column in table.values() for value in column}
     assert kinds <= {str, int, float, bool, type(None)}
     layers, heads = analysis.mean("alignment").shape
-    assert table["figure"].count("alignment") == layers * heads
-    assert table["figure"].count("lift") == layers * heads * 9
-    row = table["figure"].index("entropy")
+    assert table["metric"].count("alignment") == layers * heads
+    assert table["metric"].count("lift") == layers * heads * 9
+    row = table["metric"].index("entropy")
     assert table["z_shifted"][row] is None and table["mean"][row] > 0
     with pytest.raises(
         ValueError, match="figure: unknown name 'alignmnt' — did you mean 'alignment'"
@@ -198,18 +201,18 @@ def scene(n_images: int, seed: int = 0) -> Scene:
     return Scene(pixels, detect(pixels), grid, 0)
 
 
-def draw_distributions(images: Scene, n_draws: int = 4, pool: Pool | None = None):
+def draw_distributions(images: Scene, n_draws: int = 4, pool: ConcentrationPool | None = None):
     s = count(images)
     keep = torch.ones_like(s).bool()
     return patch_distributions(concentration(s), strata(s), keep, images, n_draws, pool)
 
 
-def pool_of(images: Scene, s: torch.Tensor, max_size: int = 10) -> Pool:
+def pool_of(images: Scene, s: torch.Tensor, max_size: int = 10) -> ConcentrationPool:
     """Return a pool with the first images of a scene."""
-    pool = Pool(max_size)
-    entries = list(zip(keys_of(images), concentration(s), strata(s), strict=True))
+    pool = ConcentrationPool(max_size)
+    entries = list(zip(image_keys(images), concentration(s), strata(s), strict=True))
     for key, *entry in entries[:max_size]:
-        pool.enter(key, *entry)
+        pool.add(key, *entry)
     return pool
 
 
@@ -314,7 +317,7 @@ def test_planted_outliers_change_the_figures_that_leave_them_out(monkeypatch):
         lambda _m, _i, out: torch.cat([out[:, :1], 50 * out[:, 1:2], out[:, 2:]], 1)
     )
     try:
-        from semattn.interrelation import study
+        from semattn.interrelation import analysis_runner as study
 
         monkeypatch.setattr(
             study,
@@ -404,14 +407,14 @@ def test_all_nonzero_shifts_are_drawn_for_a_large_number_of_draws():
 
 def test_a_pool_holds_distinct_nonempty_images_up_to_its_size():
     images_scene = scene(5)
-    keys = keys_of(images_scene)
+    keys = image_keys(images_scene)
     p, groups = concentration(count(images_scene)), strata(count(images_scene))
     groups[1] = 0
-    pool = Pool(3)
+    pool = ConcentrationPool(3)
     for i in (0, 1, 2, 0, 3):
-        pool.enter(keys[i], p[i], groups[i])
+        pool.add(keys[i], p[i], groups[i])
     assert list(pool.entries) == [keys[i] for i in (0, 2, 3)]
-    pool.enter(keys[4], p[4], groups[4])  # drops the oldest
+    pool.add(keys[4], p[4], groups[4])  # drops the oldest
     assert list(pool.entries) == [keys[i] for i in (2, 3, 4)]
     weights, strata_drawn = pool.draw(np.random.default_rng(0), keys[3], 9)
     for actual, candidates in ((weights, p), (strata_drawn, groups)):

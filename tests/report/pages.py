@@ -107,7 +107,7 @@ class Analysed:
                 {"layer": layer, "name": f"blocks.{layer}.attn", "heads": n}
                 for layer, n in enumerate(self.heads)
             ],
-            "figures": {
+            "metrics": {
                 "alignment": self.figure("alignment, weighted", "", 1.0),
                 "distance": distance,
                 "entropy": self.figure("entropy", "nats", None),

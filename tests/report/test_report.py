@@ -123,7 +123,7 @@ def test_a_table_that_lacks_a_head_is_refused(part):
     class Wrong(Analysed):
         def summary(self):
             summary = super().summary()
-            table = summary["figures"]["alignment"]
+            table = summary["metrics"]["alignment"]
             (table if part == "mean" else table["nulls"]["shifted"])[part][3].pop()
             return summary
 
@@ -132,7 +132,7 @@ def test_a_table_that_lacks_a_head_is_refused(part):
 
 
 def test_undefined_values_are_null(page):
-    assert content_of(page)["analysis"]["figures"]["distance"]["mean"][0][0] is None
+    assert content_of(page)["analysis"]["metrics"]["distance"]["mean"][0][0] is None
 
 
 def test_counts_and_strata_match_the_density(explanation, page):

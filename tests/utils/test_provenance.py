@@ -286,9 +286,9 @@ def test_analyses_of_unconfirmed_models_are_neither_continued_nor_merged(tmp_pat
     assert analysis.manifest["weights_sha256"] is None
     with pytest.raises(ValueError, match="analysis: expected models that can be compared"):
         analysis.merge(analysis)
-    store.save_partial(analysis, tmp_path / "begun.npz", 1, "", (0, False, ""))
+    store.save_resume_file(analysis, tmp_path / "begun.npz", 1, "", (0, False, ""))
     with pytest.raises(store.AnalysisFileError, match="cannot be confirmed"):
-        analyze(Offloaded(), pictures, partial=tmp_path / "begun.npz")
+        analyze(Offloaded(), pictures, resume_file=tmp_path / "begun.npz")
 
 
 def test_copies_of_a_quantised_model_share_its_digest():

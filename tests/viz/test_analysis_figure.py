@@ -71,7 +71,7 @@ def test_layers_of_several_widths_one_image_and_odd_names_are_drawn(results):
 
 def test_findings_hold_the_figures_and_their_nulls(results):
     findings = results.findings()
-    lift = next(finding for finding in findings if finding.figure == "lift")
+    lift = next(finding for finding in findings if finding.metric == "lift")
     assert lift.layers == (0, 1)
     assert lift.value == pytest.approx(np.nanmean(results.mean("lift")[:2, :, 2, 2]))
     shifted = np.nanmean(results.against("lift", "shifted")["expected"][:2, :, 2, 2])
@@ -79,12 +79,12 @@ def test_findings_hold_the_figures_and_their_nulls(results):
     assert f"{lift.value:.2f}x [{lift.low:.2f}, {lift.high:.2f}]" in lift.text
     assert f"{shifted:.2f}x with the keypoints shifted" in lift.text
     assert lift.low < lift.value < lift.high
-    heads = next(finding for finding in findings if finding.figure == "alignment")
+    heads = next(finding for finding in findings if finding.metric == "alignment")
     test = results.against("alignment", "permuted")
     more = int((test["significant"][:2] & (test["z"][:2] > 0)).sum())
     assert f"of {int(heads.value)} heads" in heads.text
     assert f"{more} than with the patches shuffled, and lower" in heads.text
-    assert {finding.figure for finding in findings} >= {
+    assert {finding.metric for finding in findings} >= {
         "alignment_plain",
         "distance",
         "prefix_mass",

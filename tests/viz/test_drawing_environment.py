@@ -274,7 +274,7 @@ def test_random_weights_are_the_same_in_each_run_and_marked(run, tmp_path, monke
     [
         (["compare", PHOTO, "--methods", "raw-attention"], "compare.json"),
         (["prompt", PHOTO, "--strength", "1"], "prompt.json"),
-        (["analyze", PHOTO, "--draws", "2"], "analysis.json"),
+        (["analyze", PHOTO, "--n-null", "2"], "analysis.json"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

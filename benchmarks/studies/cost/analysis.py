@@ -39,7 +39,7 @@ def images(x: Tensor, count: int) -> Tensor:
 def calls(model: nn.Module) -> Calls:
     """Return the functions of one image whose memory is measured."""
     return measuring.forward_and_backward(model) | {
-        "analysis": lambda x: analyze(model, images(x, 4), batch_size=1, pool=3)
+        "analysis": lambda x: analyze(model, images(x, 4), batch_size=1, pool_size=3)
     }
 
 
@@ -55,7 +55,7 @@ def marginal(tokens: int, repeats: int) -> dict[str, float]:
                 model(all_images[start : start + batch])
 
     def analysis(num_images: int) -> None:
-        analyze(model, all_images[:num_images], batch_size=batch, pool=min(count, 32))
+        analyze(model, all_images[:num_images], batch_size=batch, pool_size=min(count, 32))
 
     rounds: dict[str, list[float]] = {"forward": [], "analysis": []}
     for turn in range(repeats + 1):

@@ -97,7 +97,7 @@ def studies(root: Path, count: int) -> Iterator[tuple[str, Analysis]]:
             print(f"\r{name}: {done} of {total or count}", end="", flush=True)
 
         analysis = analyze(
-            network, images, density=density, partial=resume_dir / f"{name}.npz",
+            network, images, density=density, resume_file=resume_dir / f"{name}.npz",
             progress=show_progress,
             preprocessing=semattn.images.Preprocessing.of(model),
         )  # fmt: skip

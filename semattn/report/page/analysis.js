@@ -4,9 +4,9 @@ const NULLS = { shifted: 'shifted', other: 'other', permuted: 'permuted' };
 
 function analysis() {
   const part = content.analysis;
-  const { figures, lift } = part;
+  const { metrics, lift } = part;
   const analysedLayers = part.layers;
-  const alignment = figures.alignment;
+  const alignment = metrics.alignment;
 
   const at = (table, l, h) => table?.[l]?.[h] ?? null;
 
@@ -139,7 +139,7 @@ function analysis() {
   }
 
   function figureTable(l, h) {
-    const rows = Object.entries(figures).map(([, table]) => {
+    const rows = Object.entries(metrics).map(([, table]) => {
       const pick = (values) => at(values, l, h);
       const digits = { pixels: 1, share: 3 }[table.unit] ?? 2;
       const value = make('td', {}, make('b', { textContent: figure(pick(table.mean), digits) + (differs(table, pick) ? '*' : '') }));
@@ -210,7 +210,7 @@ function analysis() {
   }
 
   function scatter() {
-    const distance = figures.distance;
+    const distance = metrics.distance;
     if (!distance) return;
     const points = analysedLayers.flatMap((layer, l) => [...Array(layer.heads).keys()].map((h) => ({ l, h, layer: layer.layer,
       x: at(distance.mean, l, h), y: at(alignment.mean, l, h) }))).filter((point) => point.x !== null && point.y !== null);

@@ -1,8 +1,12 @@
-"""`Study`: state of an analysis that runs batch by batch and skips unusable images."""
+"""`analyze`, and the runner behind it: batch by batch, resumable, without unusable images.
+
+An audit uses one `AnalysisRunner` for each of its units.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cache
@@ -18,35 +22,148 @@ from ..attention import AttentionRecord, record
 from ..attention.layer_readout import norms_on, watch_norms
 from ..attention.model_call import ModelCall, move_to_model
 from ..attention.record import with_readout
-from ..data.loading import ImageLoader, LoadedBatch, Skipped
+from ..attention.sites import Layers, check_model
+from ..data.loading import (
+    ImageLoader,
+    LoadedBatch,
+    Skipped,
+    as_iterable,
+    has_spare_cores,
+    load_ahead,
+)
 from ..density import Scene, concentration, densities, strata
 from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing
 from ..keypoints import Keypoints, detectors
-from ..utils.progress import Progress
+from ..utils.progress import Progress, ignore_progress
 from ..utils.provenance import about_model, versions
 from .accumulate import Tally
 from .analysis import Analysis
-from .analysis_files import Fill, load_partial, mismatch_error, save_partial
+from .analysis_files import Fill, check_writable, load_resume_file, mismatch_error, save_resume_file
 from .measure import measure
-from .nulls import Pool, keys_of, patch_distributions
-from .outliers import find_outliers
+from .nulls import ConcentrationPool, find_outliers, image_keys, patch_distributions
 
 NO_KEYPOINTS = "no keypoint in any patch"
 NOT_FINITE = "the model's output is not finite"
-BATCHES_BETWEEN_SAVES = 20  # between two saves of the partial file
+BATCHES_BETWEEN_SAVES = 20  # between two saves of the resume file
 MAX_FILL_FACTOR = 8  # images read to fill the pool, in multiples of its size
 
 
-class Study:
+def analyze(
+    model: nn.Module,
+    images: Any,
+    *,
+    density: Any = "count",
+    detector: Any = "sift",
+    layers: Layers = None,
+    n_null: int | None = None,
+    pool_size: int = 32,
+    n_bootstrap: int = 200,
+    batch_size: int = 4,
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+    resume_file: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Analyse the weighted patch interrelation of one or more images.
+
+    Each image needs one forward pass, without gradients. Memory does not grow with the number of
+    images. Images that cannot be read, and images without a keypoint, are skipped and listed in
+    `Analysis.skipped`; for a single image the error is raised.
+
+    Parameters
+    ----------
+    model : a vision transformer
+    images : an image in any form that `semattn.images.prepare` accepts, a batch (B, C, H, W) of
+        model inputs, or a list or an iterable of images
+    density, detector, preprocessing, seed : as for `semattn.explain.Explainer`
+    layers : self-attention layers to analyse; None for all
+    n_null : R, number of draws of each null per image; None is 3, or 20 for a single image
+    pool_size : number of preceding images that the null `other` draws from (the first images draw
+        from each other); the null is left out if the pool has fewer than 3
+    n_bootstrap : number of bootstrap samples of the images, for intervals
+    batch_size : images per forward pass
+    resume_file : file that saves intermediate results, and from which an interrupted run resumes if
+        the images begin with those in the file, unchanged; removed at the end
+    progress : called with the stage, the number of finished images and the total, if it is known
+
+    Raises
+    ------
+    UnsupportedModelError
+        As for `semattn.record`.
+    ImageError
+        If a single image is unusable, or no image of a list is usable.
+    AnalysisFileError
+        If `resume_file` has another model or other options, or has other images and `images` is an
+        iterator.
+
+    Warns
+    -----
+    UserWarning
+        If images in `resume_file` were changed or removed: the analysis starts again.
+
+    Examples
+    --------
+    >>> import timm, torch
+    >>> vit = timm.create_model("test_vit", img_size=64)
+    >>> analysis = analyze(vit, torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)))
+    >>> analysis.mean("alignment").shape  # layers, heads
+    (6, 2)
+    """
+    image_list, total = as_iterable(images)
+    if n_null is None:
+        n_null = 20 if image_list is None else 3
+    for name, value, minimum in (
+        ("n_null", n_null, 2), ("pool_size", pool_size, 0), ("n_bootstrap", n_bootstrap, 0),
+        ("batch_size", batch_size, 1), ("seed", seed, 0),
+    ):  # fmt: skip
+        if value < minimum:
+            raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+    module = check_model(model, compiled=True)
+    options = {
+        "density": density, "detector": detector, "layers": layers, "n_null": n_null,
+        "pool_size": pool_size, "n_bootstrap": n_bootstrap, "batch_size": batch_size, "seed": seed,
+        "preprocessing": preprocessing,
+    }  # fmt: skip
+    runner = AnalysisRunner(module, options)
+    if resume_file is not None:
+        check_writable(Path(resume_file))
+        if isinstance(image_list, Sequence) or hasattr(image_list, "ndim"):
+            _drop_changed(runner, Path(resume_file), image_list)
+    if image_list is None:
+        loaded = runner.image_loader.load(0, [images], strict=True)
+        for note in loaded.images.notes if loaded.images else ():
+            warnings.warn(note, stacklevel=2)
+        runner.add_batch(loaded)
+    else:
+        runner.add_batches(
+            load_ahead(runner.image_loader.load, image_list, batch_size, has_spare_cores(module)),
+            None if resume_file is None else Path(resume_file),
+            progress or ignore_progress,
+            total,
+        )
+    return runner.result()
+
+
+def _drop_changed(runner: AnalysisRunner, resume_file: Path, images: Any) -> None:
+    """Warn and start again if the analysed images are no longer the first ones of the list."""
+    if n_dropped := runner.drop_changed(resume_file, images):
+        warnings.warn(
+            f"the analysis starts again: of the {n_dropped} images of the interrupted run, "
+            "some were edited, added, removed or moved",
+            stacklevel=3,
+        )
+
+
+class AnalysisRunner:
     """State of a running analysis.
 
     Parameters
     ----------
     model : a vision transformer
-    options : all of density, detector, layers, draws, pool, replicates, batch_size, preprocessing
-        and seed, as for `analyze`
+    options : all of density, detector, layers, n_null, pool_size, n_bootstrap, batch_size,
+        preprocessing and seed, as for `analyze`
     about : result of `about_model` for the model, if available, to avoid hashing the weights again
     """
 
@@ -64,23 +181,23 @@ class Study:
         preprocessing = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
         needs = getattr(self.density, "needs", ("keypoints",))
         self.image_loader = ImageLoader(preprocessing, options["detector"], needs)
-        parameters = {name: _to_json(value) for name, value in options.items()}
+        parameters = {name: _option_to_json(value) for name, value in options.items()}
         parameters["preprocessing"] = parameters["preprocessing"] or _describe_preprocessing(model)
         about = about or about_model(model)
         self.manifest = about | {"options": parameters, "versions": versions()}
-        self.pool = Pool(options["pool"])
+        self.pool = ConcentrationPool(options["pool_size"])
         self.tally: Tally | None = None
         self.grid: PatchGrid | None = None
         self.skipped: list[Skipped] = []
         # Number of images read to fill the pool, whether they were all images, their digest.
         self.fill: Fill = (0, False, "")
 
-    def anew(self) -> Study:
-        """Return an empty study of the same model and options; the grid is kept."""
-        study = copy(self)
-        study.pool = Pool(self.options["pool"])
-        study.tally, study.skipped = None, []
-        return study
+    def empty_copy(self) -> AnalysisRunner:
+        """Return an empty runner of the same model and options; the grid is kept."""
+        runner = copy(self)
+        runner.pool = ConcentrationPool(self.options["pool_size"])
+        runner.tally, runner.skipped = None, []
+        return runner
 
     def find_grid(self, loaded: LoadedBatch) -> None:
         """Determine the patch grid from a forward pass of the first image."""
@@ -91,14 +208,14 @@ class Study:
     def _inputs(self, images: Images) -> Tensor:
         return move_to_model(self.model, images.inputs, prepared=images.prepared)
 
-    def pooled(self, batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
+    def fill_pool(self, batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
         """Fill the pool from the first batches, and return an iterator over all batches."""
-        return chain(self._fill_pool(batches), batches)
+        return chain(self._read_for_pool(batches), batches)
 
-    def take_all(
+    def add_batches(
         self,
         batches: Iterator[LoadedBatch],
-        partial: Path | None,
+        resume_file: Path | None,
         progress: Progress,
         total: int | None,
     ) -> None:
@@ -110,33 +227,33 @@ class Study:
             If the partial result has other options, or its images are not the first images.
         """
         done, n_read, saved_digest, fill, digest = 0, 0, "", self.fill, hashlib.sha256()
-        if partial is not None and partial.exists():
-            saved, done, saved_digest, fill = load_partial(partial, self.manifest)
+        if resume_file is not None and resume_file.exists():
+            saved, done, saved_digest, fill = load_resume_file(resume_file, self.manifest)
             self.tally, self.grid, self.skipped = saved.tally, saved.grid, list(saved.skipped)
-        self.image_loader.identifies = partial is not None
-        remaining = self.pooled(batches)
-        if partial is not None and done and fill != self.fill:
-            raise mismatch_error(partial, "other images")
+        self.image_loader.identifies = resume_file is not None
+        remaining = self.fill_pool(batches)
+        if resume_file is not None and done and fill != self.fill:
+            raise mismatch_error(resume_file, "other images")
         for number, loaded in enumerate(remaining, 1):
             n_before, n_read = n_read, n_read + loaded.n_sources
             digest.update(_encode_identities(loaded.identities))
             is_changed = (n_read, digest.hexdigest()) != (done, saved_digest)
-            if partial is not None and n_before < done <= n_read and is_changed:
-                raise mismatch_error(partial, "other images")
+            if resume_file is not None and n_before < done <= n_read and is_changed:
+                raise mismatch_error(resume_file, "other images")
             if n_read <= done:
-                self._enter_pool(loaded)
+                self._add_to_pool(loaded)
                 continue
-            self.take(loaded)
+            self.add_batch(loaded)
             progress("analyzing", n_read, total)
             is_due = number % BATCHES_BETWEEN_SAVES == 0 and self.tally and self.tally.images
-            if partial is not None and is_due:
-                save_partial(self.result(), partial, n_read, digest.hexdigest(), self.fill)
-        if partial is not None:
+            if resume_file is not None and is_due:
+                save_resume_file(self.result(), resume_file, n_read, digest.hexdigest(), self.fill)
+        if resume_file is not None:
             if n_read < done:
-                raise mismatch_error(partial, "more images")
-            partial.unlink(missing_ok=True)
+                raise mismatch_error(resume_file, "more images")
+            resume_file.unlink(missing_ok=True)
 
-    def drop_changed(self, partial: Path, images: Sequence[Any]) -> int:
+    def drop_changed(self, resume_file: Path, images: Sequence[Any]) -> int:
         """Remove a partial result unless the list of images begins with its images.
 
         Returns
@@ -144,9 +261,11 @@ class Study:
         int
             Number of images in the removed result; 0 if nothing was removed.
         """
-        if not partial.exists():
+        if not resume_file.exists():
             return 0
-        _, done, saved_digest, (filled, ended, fill_digest) = load_partial(partial, self.manifest)
+        _, done, saved_digest, (filled, ended, fill_digest) = load_resume_file(
+            resume_file, self.manifest
+        )
         count = len(images)
         ends_on_batch = done % self.options["batch_size"] == 0 or done == count
         # The pool may hold images that were not analysed yet.
@@ -154,7 +273,7 @@ class Study:
             digests = self._digest_at(images, {done, filled})
             if (digests[done], digests[filled]) == (saved_digest, fill_digest):
                 return 0
-        partial.unlink()
+        resume_file.unlink()
         return done
 
     def _digest_at(self, images: Sequence[Any], counts: set[int]) -> dict[int, str]:
@@ -162,14 +281,13 @@ class Study:
         digest = hashlib.sha256()
         digests = {0: digest.hexdigest()}
         for number in range(max(counts)):
-            digest.update(
-                _encode_identities(self.image_loader.identities(number, [images[number]]))
-            )
+            identities = self.image_loader.identities(number, [images[number]])
+            digest.update(_encode_identities(identities))
             if number + 1 in counts:
                 digests[number + 1] = digest.hexdigest()
         return digests
 
-    def take(self, loaded: LoadedBatch) -> None:
+    def add_batch(self, loaded: LoadedBatch) -> None:
         """Measure one batch and add it to the tally."""
         self.skipped += loaded.skipped
         if loaded.images is None:
@@ -190,16 +308,16 @@ class Study:
         if token_norms is not None:
             is_outlier = find_outliers(token_norms, strata_of_s)
         distributions = patch_distributions(
-            p, strata_of_s, ~is_outlier, scene, self.options["draws"], self.pool
+            p, strata_of_s, ~is_outlier, scene, self.options["n_null"], self.pool
         )
         with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
             measured = measure(attention, distributions, layout.class_tokens)
         if self.tally is None or self.grid is None:
-            self.tally = Tally(measured.layers, self.options["replicates"])
+            self.tally = Tally(measured.layers, self.options["n_bootstrap"])
             self.grid = attention.grid
         if token_norms is None:
             measured = measured.without_outliers()
-        keys = {i: key for i, key in enumerate(keys_of(scene)) if not reasons[i]}
+        keys = {i: key for i, key in enumerate(image_keys(scene)) if not reasons[i]}
         self.tally.add(measured, distributions, keys, scene.seed)
 
     def result(self) -> Analysis:
@@ -228,29 +346,29 @@ class Study:
         is_empty = (s == 0).all(dim=1, keepdim=True)  # such images are skipped, so no warning
         return scene, s, concentration(torch.where(is_empty, 1.0, s)), strata_of_s
 
-    def _enter_pool(self, loaded: LoadedBatch, max_size: int | None = None) -> None:
-        """Enter a batch into the pool without measuring it, up to `max_size` images."""
-        if loaded.images is None or not self.options["pool"]:
+    def _add_to_pool(self, loaded: LoadedBatch, max_size: int | None = None) -> None:
+        """Add a batch to the pool without measuring it, up to `max_size` images."""
+        if loaded.images is None or not self.options["pool_size"]:
             return
         if self.grid is None:
             self.find_grid(loaded)
             assert self.grid is not None
         scene, _, *p_and_strata = self._measure_density(loaded.images, loaded.keypoints, self.grid)
-        for key, p, image_strata in zip(keys_of(scene), *p_and_strata, strict=True):
+        for key, p, image_strata in zip(image_keys(scene), *p_and_strata, strict=True):
             if max_size is None or len(self.pool) < max_size:
-                self.pool.enter(key, p, image_strata)
+                self.pool.add(key, p, image_strata)
 
-    def _fill_pool(self, batches: Iterator[LoadedBatch]) -> list[LoadedBatch]:
+    def _read_for_pool(self, batches: Iterator[LoadedBatch]) -> list[LoadedBatch]:
         """Read as many batches as the pool needs, and return them."""
         batches_read: list[LoadedBatch] = []
-        max_size, n_read, ended = self.options["pool"], 0, False
+        max_size, n_read, ended = self.options["pool_size"], 0, False
         while len(self.pool) < max_size and n_read < MAX_FILL_FACTOR * max_size:
             if (loaded := next(batches, None)) is None:
                 ended = True
                 break
             batches_read.append(loaded)
             n_read += loaded.n_sources
-            self._enter_pool(loaded, max_size=max_size)
+            self._add_to_pool(loaded, max_size=max_size)
         self.pool.max_size = len(self.pool)  # the size is fixed from now on
         lines = b"".join(_encode_identities(loaded.identities) for loaded in batches_read)
         digest = hashlib.sha256(lines).hexdigest()
@@ -280,7 +398,7 @@ def _describe_preprocessing(model: nn.Module) -> str | None:
         return None
 
 
-def _to_json(value: Any) -> Any:
+def _option_to_json(value: Any) -> Any:
     """Convert an option for JSON."""
     if value is None or isinstance(value, str):
         return value
