@@ -52,8 +52,8 @@ def main() -> None:
     for cue in discovery.cues:
         print(f"{cue.name}: {cue.where}, in {cue.inside:.0%} and in {cue.outside:.0%} of others")
         print(
-            f"  effect of removal {cue.removed.mean:.2f} nats, "
-            f"of transplant {cue.transplanted.mean:.2f} nats"
+            f"  effect of removal {cue.removal.mean:.2f} nats, "
+            f"of transplant {cue.transplant.mean:.2f} nats"
         )
     viz.spurious(discovery).savefig("spurious.png")
     report.write("report.html", discovery=discovery)

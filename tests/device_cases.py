@@ -296,7 +296,7 @@ def searched() -> tuple[semattn.SpuriousCue, nn.Module]:
 def cue_numbers(cue: semattn.SpuriousCue) -> Any:
     """Return the measurements of a cue, without bootstrap intervals and p-values."""
     groups = [(group.count, group.accuracy, group.prompted) for group in cue.groups]
-    effects = [cue.removed.mean, cue.transplanted.mean]
+    effects = [cue.removal.mean, cue.transplant.mean]
     return cue.inside, cue.outside, cue.covers, cue.keypoints, cue.place, effects, groups
 
 

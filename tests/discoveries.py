@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from semattn.spurious import Discovery, Effect, Example, Group, Rank, Skipped, SpuriousCue
-from semattn.spurious.cue_detector import Detector
+from semattn.spurious.cue_detector import CueDetector
 
 NONE = Effect(math.nan, math.nan, math.nan, 0, 1.0)
 GRID, SIZE = (3, 4), (48, 64)
@@ -34,15 +34,15 @@ def cue(
     place = np.zeros(GRID)
     place[2, 3] = 0.95
     effects = {
-        "removed": Effect(1.5, 1.0, 2.0, 24, 0.0001) if confirmed else NONE,
-        "transplanted": Effect(0.75, 0.5, 1.0, 24, 0.0001)
+        "removal": Effect(1.5, 1.0, 2.0, 24, 0.0001) if confirmed else NONE,
+        "transplant": Effect(0.75, 0.5, 1.0, 24, 0.0001)
         if confirmed
         else Effect(-0.25, -0.5, 0.125, 12, 0.8),
     }
     groups = (
         Group("class, cue", 24, 0.96, 0.92),
         Group("class, no cue", 4, 0.5, 0.5),
-        Group("others, cue put there", 24, 0.42, 0.79),
+        Group("others, cue transplanted", 24, 0.42, 0.79),
         Group("others", 24, 0.92, 0.92),
     )
     plain: dict[str, object] = {
@@ -51,7 +51,7 @@ def cue(
         "where": "same place", "fixed": 0.9, "covers": 1 / 12, "keypoints": 2.5, "place": place,
         "examples": tuple(example(index, tried=index != 1) for index in range(examples)),
         "groups": groups if confirmed else (),
-        "detector": Detector(np.zeros(8, np.float32), 0.0, 1.0, 0.0),
+        "detector": CueDetector(np.zeros(8, np.float32), 0.0, 1.0, 0.0),
     }  # fmt: skip
     return SpuriousCue(number, name, confirmed=confirmed, **effects | plain | options)  # type: ignore[arg-type]
 

@@ -193,7 +193,7 @@ def run_search(root: Path, out: Path, process: tuple[int, int] = (0, 1)) -> dict
                 model(), root, names=CLASSES, batch_size=4, preprocessing=OWN,
                 min_relative_risk=1.0, alpha=0.9,                folder=out,
             )  # fmt: skip
-            if not search.look(process):
+            if not search.extract(process):
                 return {}
             file = save_discovery(search.discover(), out.with_suffix(".npz"))
         except SemattnError as error:

@@ -26,10 +26,9 @@ from semattn.keypoints import Keypoints
 from semattn.metrics.perturbation import kept_pixels
 from semattn.prompting.regions import Box, Mask, Points, coverage
 from semattn.report.image_content import about_image
-from semattn.spurious import Search, feature_extractor as looking, load_discovery, save_discovery
-from semattn.spurious.effects import pasted
-from semattn.spurious.features import colours, descriptors
-from semattn.spurious.looked import Looked
+from semattn.spurious import Search, feature_extractor, load_discovery, save_discovery
+from semattn.spurious.feature_extractor import colour_features, descriptor_features
+from semattn.spurious.interventions import paste_patches
 from semattn.viz import figure
 from semattn.viz.spurious_figure import marked, outline
 from tests import discoveries, models
@@ -267,19 +266,24 @@ def test_pixels_in_no_patch_are_a_feature_of_their_own():
 def test_patch_features_and_pasting_of_the_search_for_cues():
     part, alone = scenes()
     torch.testing.assert_close(
-        colours(part.pixels, PART), colours(alone.pixels, ALONE), rtol=1e-4, atol=1e-4
+        colour_features(part.pixels, PART),
+        colour_features(alone.pixels, ALONE),
+        rtol=1e-4,
+        atol=1e-4,
     )
     vectors = torch.rand(6, 128, generator=torch.manual_seed(4))
     shifted = found(*SHIFTED, *OUTSIDE, image_size=(70, 90), descriptor=vectors)
     reference = found(*XY, image_size=(48, 64), descriptor=vectors[:3])
-    assert torch.equal(descriptors([shifted], PART), descriptors([reference], ALONE))
+    assert torch.equal(
+        descriptor_features([shifted], PART), descriptor_features([reference], ALONE)
+    )
     patches = torch.zeros(1, 12)
     patches[0, 0] = 1
-    into = pasted(torch.zeros(1, 1, 70, 90), torch.ones(1, 1, 70, 90), patches, PART)[0, 0]
+    into = paste_patches(torch.zeros(1, 1, 70, 90), torch.ones(1, 1, 70, 90), patches, PART)[0, 0]
     assert bool((into[5:21, 20:36] == 1).all()) and into.sum() == 256
 
 
-def test_looked_at_images_keep_the_origin_and_older_ones_load(tmp_path, monkeypatch):
+def test_stored_features_keep_the_origin_and_older_ones_load(tmp_path, monkeypatch):
     model = models.build("class-token")
     pairs = [(torch.rand(3, 48, 64), label) for label in (0, 1, 2, 0)]
 
@@ -289,17 +293,18 @@ def test_looked_at_images_keep_the_origin_and_older_ones_load(tmp_path, monkeypa
             recorded, grid=dataclasses.replace(recorded.grid, origin=(2.5, 4.0), cell=(12.0, 12.0))
         )
 
-    real = looking.record
-    monkeypatch.setattr(looking, "record", cropped)
+    real = feature_extractor.record
+    monkeypatch.setattr(feature_extractor, "record", cropped)
     search = Search(model, pairs, folder=tmp_path / "kept", batch_size=2)
-    search.look()
-    grid = Looked(search.views).grid
+    search.extract()
+    grid = search.store.index.grid
     assert (grid.origin, grid.cell, grid.image_size) == ((2.5, 4.0), (12.0, 12.0), (48, 64))
-    for file in (tmp_path / "kept").glob("look-*.npz"):
+    for file in (tmp_path / "kept").glob("features-*.npz"):
         arrays = dict(np.load(file))
         del arrays["origin"]
         np.savez(file, **arrays)
-    assert Looked(search.views).grid.origin == (0.0, 0.0)
+    search = Search(model, pairs, folder=tmp_path / "kept", batch_size=2)
+    assert search.store.index.grid.origin == (0.0, 0.0)
 
 
 def test_an_analysis_keeps_the_origin_and_older_files_load(tmp_path, monkeypatch):

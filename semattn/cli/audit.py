@@ -191,7 +191,7 @@ def _search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
             folder=results.path / SEARCH, progress=progress,
         )  # fmt: skip
-        if not search.look(process_index):
+        if not search.extract(process_index):
             return False
         try:
             discovery = search.discover()

@@ -31,8 +31,8 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
         for cue in confirmed:
             table.add_row(
                 verbatim(cue.name), cue.where, cue.tag.removeprefix("keypoint-"),
-                format_percent(cue.inside), format_percent(cue.outside), format_nats(cue.removed),
-                format_nats(cue.transplanted), format_p(cue.p),
+                format_percent(cue.inside), format_percent(cue.outside), format_nats(cue.removal),
+                format_nats(cue.transplant), format_p(cue.p),
             )  # fmt: skip
         print_table(console, table)
         console.print(

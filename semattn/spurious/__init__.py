@@ -2,8 +2,7 @@
 
 from ..data.loading import Skipped
 from .cue import Example, SpuriousCue
-from .discovery import Discovery, Rank
-from .discovery_files import load_discovery, save_discovery
+from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
 from .search import Search, discover_spurious
 from .significance import Effect

@@ -1,5 +1,6 @@
 """Candidate cues of a class: kinds of off-object patches that the class shows more often.
 
+Patches are off the object if they are not salient, or salient at a fixed place of the class.
 A linear discriminant on whitened features separates the patches of the class from those of other
 classes; the patches with the highest scores are clustered. Every image is judged by a probe that
 was fitted on other folds, so that a class without a cue shows no more than chance.
@@ -12,24 +13,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .projection import Space, whiten
-from .significance import contrast_p
+from .projection import FeatureProjection, fit_whitening
+from .significance import fisher_p
 
 FOLDS = 3
-CLUSTERS = (3, 6)  # cluster counts that are tried
-SURE = 0.9  # quantile of other classes' scores that a patch of the class must exceed
-FEWEST = 15  # least patches of a cluster
-IN_FOLD = 5  # least patches of a cluster in the training folds of each fold
-SAME = 0.5  # two candidates that share more than this fraction of the smaller one are duplicates
+CLUSTER_COUNTS = (3, 6)  # numbers of clusters that are tried
+PROBE_QUANTILE = 0.9  # quantile of other classes' scores that a patch of the class must exceed
+MIN_CLUSTER = 15  # least patches of a cluster
+MIN_IN_FOLD = 5  # least patches of a cluster in the training folds of each fold
+MAX_OVERLAP = (
+    0.5  # two candidates that share more than this fraction of the smaller one are duplicates
+)
+FIXED_EXCESS = (
+    0.3  # excess rate of salience over other classes, above which a place is not the object
+)
+MIN_NEARBY = 0.7  # fraction of its patches near another candidate, above which it is part of that
+FIXED_OVERLAP = 0.4  # mean overlap between two images, above which a cue has a fixed place
 
 
 @dataclass(frozen=True, eq=False)
-class Patches:
+class ClassPatches:
     """Patches of n images, one class against the others.
 
     Parameters
     ----------
-    values : (n, P, D), coordinates in a `Space`
+    values : (n, P, D), coordinates of a `FeatureProjection`
     off_object : (n, P), patches that are not on the object
     in_class : (n,), images of the class
     fold : (n,), cross-validation fold of each image
@@ -57,7 +65,9 @@ class Candidate:
     p: float
 
 
-def find_candidates(patches: Patches, space: Space, seed: int) -> list[Candidate]:
+def find_candidates(
+    patches: ClassPatches, projection: FeatureProjection, seed: int
+) -> list[Candidate]:
     """Return all candidates by increasing p-value.
 
     There are none if too few images have patches off the object.
@@ -66,18 +76,18 @@ def find_candidates(patches: Patches, space: Space, seed: int) -> list[Candidate
     off_object = patches.off_object
     if not all(off_object[rows].any() for split in _training_splits(patches) for rows in split):
         return candidates
-    for part in (space.object_axes, slice(None)):
+    for part in (projection.object_axes, slice(None)):
         features = patches.values[..., part]
         step = max(1, int(off_object.sum()) // 60_000)
-        white = whiten(features[off_object][::step])
-        candidates += list(_candidates(patches, white(features), seed))
+        whitening = fit_whitening(features[off_object][::step])
+        candidates += list(_candidates(patches, whitening(features), seed))
     return sorted(candidates, key=lambda candidate: candidate.p)
 
 
 def select_distinct(
-    candidates: list[Candidate], in_class: np.ndarray, most: int
+    candidates: list[Candidate], in_class: np.ndarray, max_candidates: int
 ) -> list[Candidate]:
-    """Return the first `most` candidates of which no two share most of their patches."""
+    """Return the first `max_candidates` candidates of which no two share most of their patches."""
     selected: list[Candidate] = []
     for candidate in candidates:
         patches = candidate.patch_mask[in_class] & candidate.has_cue[in_class, None]
@@ -85,9 +95,9 @@ def select_distinct(
             previous.patch_mask[in_class] & previous.has_cue[in_class, None]
             for previous in selected
         ]
-        if all(overlap_fraction(patches, other) <= SAME for other in selected_patches):
+        if all(overlap_fraction(patches, other) <= MAX_OVERLAP for other in selected_patches):
             selected.append(candidate)
-        if len(selected) == most:
+        if len(selected) == max_candidates:
             break
     return selected
 
@@ -97,7 +107,7 @@ def overlap_fraction(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / max(1, min(first.sum(), second.sum())))
 
 
-def _candidates(patches: Patches, values: np.ndarray, seed: int) -> Iterator[Candidate]:
+def _candidates(patches: ClassPatches, values: np.ndarray, seed: int) -> Iterator[Candidate]:
     from sklearn.cluster import KMeans
 
     in_class, off_object, fold = patches.in_class, patches.off_object, patches.fold
@@ -107,25 +117,25 @@ def _candidates(patches: Patches, values: np.ndarray, seed: int) -> Iterator[Can
     )
     probe = _cross_fold_scores(values, fold, probes, other_means)
     yield _make_candidate(patches, probe, _log_odds(values, probes[-1], other_means[-1]))
-    threshold = np.quantile(probe[~in_class][off_object[~in_class]], SURE)
+    threshold = np.quantile(probe[~in_class][off_object[~in_class]], PROBE_QUANTILE)
     is_confident = (probe > threshold) & off_object & in_class[:, None]
     points = values[is_confident]
     point_folds = np.broadcast_to(fold[:, None], is_confident.shape)[is_confident]
-    for count in CLUSTERS:
-        if len(points) < count * FEWEST:
+    for count in CLUSTER_COUNTS:
+        if len(points) < count * MIN_CLUSTER:
             return
         labels = KMeans(count, n_init=2, random_state=seed).fit_predict(points)
         for number in range(count):
             member = labels == number
             folds = [member & (point_folds != index) for index in range(FOLDS)] + [member]
-            if member.sum() < FEWEST or min(rows.sum() for rows in folds) < IN_FOLD:
+            if member.sum() < MIN_CLUSTER or min(rows.sum() for rows in folds) < MIN_IN_FOLD:
                 continue
             means = [points[rows].mean(axis=0) for rows in folds]
             scores = _cross_fold_scores(values, fold, means, other_means)
             yield _make_candidate(patches, scores, _log_odds(values, means[-1], other_means[-1]))
 
 
-def _training_splits(patches: Patches) -> list[tuple[np.ndarray, np.ndarray]]:
+def _training_splits(patches: ClassPatches) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the training images (of the class, of the others) of each fold, then of all folds."""
     in_class, fold = patches.in_class, patches.fold
     parts = [fold != number for number in range(FOLDS)] + [np.ones(len(in_class), bool)]
@@ -155,7 +165,7 @@ def _cross_fold_scores(
     return scores
 
 
-def _make_candidate(patches: Patches, scores: np.ndarray, final: np.ndarray) -> Candidate:
+def _make_candidate(patches: ClassPatches, scores: np.ndarray, final: np.ndarray) -> Candidate:
     """Make a candidate; the least number of patches that shows it comes from the other folds."""
     in_class, fold = patches.in_class, patches.fold
     count = ((scores > 0) & patches.off_object).sum(axis=1)
@@ -165,7 +175,7 @@ def _make_candidate(patches: Patches, scores: np.ndarray, final: np.ndarray) -> 
         has_cue[~in_training] = count[~in_training] >= _best_threshold(
             count[in_training & in_class], count[in_training & ~in_class]
         )
-    return Candidate(final > 0, has_cue, contrast_p(has_cue[in_class], has_cue[~in_class]))
+    return Candidate(final > 0, has_cue, fisher_p(has_cue[in_class], has_cue[~in_class]))
 
 
 def _best_threshold(inside: np.ndarray, outside: np.ndarray) -> int:
@@ -175,3 +185,62 @@ def _best_threshold(inside: np.ndarray, outside: np.ndarray) -> int:
     inside_rate = 1 - np.searchsorted(np.sort(inside), thresholds) / max(1, len(inside))
     outside_rate = 1 - np.searchsorted(np.sort(outside), thresholds) / max(1, len(outside))
     return int(thresholds[np.argmax(inside_rate - outside_rate)])
+
+
+def object_patches(objectness: np.ndarray) -> np.ndarray:
+    """Return the patches above the mean objectness of their image: (n, P) to (n, P) of bool."""
+    return objectness > objectness.mean(axis=1, keepdims=True)
+
+
+def background_patches(
+    on_object: np.ndarray, fixed: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return the patches that are neither on the object nor next to it.
+
+    Salient patches at a fixed place of a class are not its object: objects move, marks do not.
+
+    Parameters
+    ----------
+    on_object : (n, P), see `object_patches`
+    fixed : (P,) or (n, P), patches that always count as off the object
+    shape : (h, w)
+    """
+    from scipy.ndimage import maximum_filter
+
+    moving = (on_object & ~fixed).reshape(-1, *shape)
+    dilated = maximum_filter(moving, size=(1, 3, 3), mode="constant")
+    return ~dilated.reshape(on_object.shape) | np.broadcast_to(fixed, on_object.shape)
+
+
+def fixed_patches(on_object: np.ndarray, in_class: np.ndarray) -> np.ndarray:
+    """Return the patches (P,) that are salient in a class more often than in other classes."""
+    excess = on_object[in_class].mean(axis=0) - on_object[~in_class].mean(axis=0)
+    fixed: np.ndarray = excess > FIXED_EXCESS
+    return fixed
+
+
+def nearby_fraction(patches: np.ndarray, others: np.ndarray, shape: tuple[int, int]) -> float:
+    """Return the fraction of `patches` (n, P) within two patches of `others` (n, P), per image.
+
+    Two parts of one object may have a patch between them, because each ends within a patch. Images
+    without patches of both kinds are left out; the result is 0 if no image has both.
+    """
+    from scipy.ndimage import maximum_filter
+
+    has_both = patches.any(axis=1) & others.any(axis=1)
+    dilated = maximum_filter(others[has_both].reshape(-1, *shape), size=(1, 5, 5), mode="constant")
+    return float(
+        (patches[has_both] & dilated.reshape(-1, patches.shape[1])).sum()
+        / max(1, patches[has_both].sum())
+    )
+
+
+def mean_overlap(patches: np.ndarray) -> float:
+    """Return the mean overlap (intersection over union) of patches (n, P) between two images."""
+    patches = patches[patches.any(axis=1)].astype(np.float32)
+    if len(patches) < 2:
+        return float("nan")
+    intersection = patches @ patches.T
+    count = patches.sum(axis=1)
+    overlap = intersection / (count[:, None] + count[None] - intersection)
+    return float((overlap.sum() - len(patches)) / (len(patches) * (len(patches) - 1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,21 @@ from torch import Tensor, nn
 from ..grid import PatchGrid
 from ..images import Preprocessing
 from ..prompting import CLIP, suppression_bias
-from .cue_detector import Detector
-from .feature_extractor import Looker
-from .interventions import Group
-from .significance import Effect
+from . import candidates
+from .cue_detector import CandidateCue, CueDetector
+from .feature_extractor import FeatureExtractor
+from .feature_store import FeatureStore
+from .interventions import (
+    Group,
+    InterventionContext,
+    InterventionPatches,
+    InterventionResult,
+    group_accuracies,
+)
+from .significance import Effect, corrected_p, effect, score
 
 SAME_PLACE, EVERYWHERE, AROUND = "same place", "all over the image", "around the object"
+MAX_EXAMPLES = 12  # examples of a cue
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +67,8 @@ class SpuriousCue:
     confirmed : True if frequency, removal and transplant are all significant
     p : greatest of the three corrected p-values
     inside, outside : P(m|c) and P(m|not c), fractions of the images that show the cue
-    removed : decrease of the log-odds of the class when the cue is removed, in nats
-    transplanted : increase of the log-odds in images of other classes with the cue, in nats
+    removal : decrease of the log-odds of the class when the cue is removed, in nats
+    transplant : increase of the log-odds in images of other classes with the cue, in nats
     where : "same place", "all over the image" or "around the object"
     fixed : mean overlap of the cue's patches between two images, in [0, 1]
     covers : fraction of an image that shows the cue
@@ -79,8 +88,8 @@ class SpuriousCue:
     p: float
     inside: float
     outside: float
-    removed: Effect
-    transplanted: Effect
+    removal: Effect
+    transplant: Effect
     where: str
     fixed: float
     covers: float
@@ -88,10 +97,10 @@ class SpuriousCue:
     place: np.ndarray
     examples: tuple[Example, ...]
     groups: tuple[Group, ...]
-    detector: Detector
+    detector: CueDetector
     model: nn.Module | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = field(default=None, repr=False)
-    finder: Any = field(default="sift", repr=False)
+    keypoint_detector: Any = field(default="sift", repr=False)
     grid: PatchGrid | None = None
 
     @property
@@ -115,7 +124,8 @@ class SpuriousCue:
                 "model: expected the model of the search, got none — call "
                 "cue.matches(inputs, model) or load_discovery(file, model)"
             )
-        features = Looker(model, self.preprocessing, self.finder, 0).features(inputs).numpy()
+        extractor = FeatureExtractor(model, self.preprocessing, self.keypoint_detector, seed=0)
+        features = extractor.features_of(inputs).numpy()
         if features.shape[-1] != len(self.detector.weights):
             raise ValueError(
                 f"model: expected the model of the search with {len(self.detector.weights)} "
@@ -134,7 +144,7 @@ class SpuriousCue:
             "score": _finite_or_none(self.score),
             "interval": [_finite_or_none(bound) for bound in self.interval],
             "p": self.p, "inside": self.inside, "outside": self.outside,
-            "removed": _to_json(self.removed), "transplanted": _to_json(self.transplanted),
+            "removal": _to_json(self.removal), "transplant": _to_json(self.transplant),
             "where": self.where, "fixed": _finite_or_none(self.fixed), "covers": self.covers,
             "tag": self.tag, "keypoints": self.keypoints, "place": self.place.tolist(),
             "groups": [_to_json(group) for group in self.groups],
@@ -144,6 +154,117 @@ class SpuriousCue:
                 for example in self.examples
             ],
         }  # fmt: skip
+
+
+def intervention_context(
+    store: FeatureStore, tested: CandidateCue, confirmed: list[CueDetector]
+) -> InterventionContext:
+    """Return the model and the access to images for the interventions on a candidate.
+
+    Patches of `confirmed` cues of the class are left out of the interventions, so that a candidate
+    inside a frame does not get the effect of the frame.
+    """
+    return InterventionContext(
+        store.extractor.model, store.index.grid, store.inputs,
+        lambda rows: intervention_patches(store, rows, tested, confirmed), store.batch_size,
+    )  # fmt: skip
+
+
+def intervention_patches(
+    store: FeatureStore, rows: np.ndarray, tested: CandidateCue, confirmed: list[CueDetector]
+) -> InterventionPatches:
+    """Return the patches of rows; those of confirmed cues do not count as off the object."""
+    arrays = store.gather(rows)
+    on_object = candidates.object_patches(arrays["objectness"])
+    fixed = (store.index.labels[rows] == tested.target)[:, None] & tested.fixed
+    off_object = candidates.background_patches(on_object, fixed, store.index.grid.shape)
+    for detector in confirmed:
+        off_object &= detector.scores(arrays["values"]) <= 0
+    marks = tested.detector.scores(arrays["values"]) > 0
+    return InterventionPatches(marks, on_object, off_object)
+
+
+def describe_cue(
+    store: FeatureStore,
+    tested: CandidateCue,
+    result: InterventionResult,
+    context: InterventionContext,
+    correction: tuple[int, float],
+    alpha: float,
+    seed: int,
+) -> SpuriousCue:
+    """Return a tested candidate as a cue.
+
+    Parameters
+    ----------
+    store : features of the images
+    tested, result, context : candidate, and the results and context of its interventions
+    correction : number of judged candidates, and the weight of this one in alpha
+    alpha, seed : as in `discover_spurious`
+    """
+    candidate, in_class, index = tested.candidate, tested.in_class, store.index
+    n_judged, alpha_weight = correction
+    removal, transplant = effect(result.removal, seed), effect(result.transplant, seed)
+    p = corrected_p(candidate.p, n_judged, removal.p, transplant.p, alpha_weight)
+    inside, outside = candidate.has_cue[in_class], candidate.has_cue[~in_class]
+    removal_effects = result.removal[np.isfinite(result.removal)]
+    value, interval = score(inside, outside, removal_effects, seed)
+    cue_rows = tested.rows[candidate.has_cue & in_class]
+    arrays = store.gather(cue_rows)
+    marks = tested.detector.scores(arrays["values"]) > 0
+    fixed, covers = candidates.mean_overlap(marks), float(marks.mean())
+    is_fixed = fixed > candidates.FIXED_OVERLAP
+    density = arrays["keypoints"][marks].mean() if marks.any() else 0.0
+    cue = SpuriousCue(
+        target=tested.target, name=store.data.name(tested.target), score=value,
+        interval=interval, confirmed=p < alpha, p=p, inside=float(inside.mean()),
+        outside=float(outside.mean()), removal=removal, transplant=transplant,
+        where=EVERYWHERE if covers > 0.5 else SAME_PLACE if is_fixed else AROUND,
+        fixed=fixed, covers=covers,
+        keypoints=float(density / max(arrays["keypoints"].mean(), 1e-6)),
+        place=marks.mean(axis=0).reshape(index.grid.shape),
+        examples=_examples(store, tested.detector, cue_rows, arrays["values"], result),
+        groups=(), detector=tested.detector.for_features(store.projection),
+        model=store.extractor.model, preprocessing=store.extractor.preprocessing,
+        keypoint_detector=store.extractor.detector, grid=index.grid,
+    )  # fmt: skip
+    if not cue.confirmed:
+        return cue
+    rows = {
+        "class, cue": cue_rows,
+        "class, no cue": tested.rows[~candidate.has_cue & in_class],
+        "others": tested.rows[~candidate.has_cue & ~in_class],
+    }
+    groups = group_accuracies(context, cue.matches, cue.target, rows, index.labels, seed)
+    return replace(cue, groups=groups)
+
+
+def _examples(
+    store: FeatureStore,
+    detector: CueDetector,
+    rows: np.ndarray,
+    values: np.ndarray,
+    result: InterventionResult,
+) -> tuple[Example, ...]:
+    """Return the images that match the cue best."""
+    order = np.argsort(-detector.image_probability(values), kind="stable")[:MAX_EXAMPLES]
+    matches = detector(values[order])
+    pictures = store.images(rows[order])
+    position_of = {int(row): position for position, row in enumerate(result.rows)}
+    grid = store.index.grid
+    examples = []
+    for position, row in enumerate(rows[order].tolist()):
+        before = without = float("nan")
+        if row in position_of:
+            odds = [result.before[position_of[row]], result.without[position_of[row]]]
+            before, without = torch.tensor(odds, device="cpu").sigmoid().tolist()
+        example_matches = matches[position].reshape(grid.shape)
+        examples.append(
+            Example(
+                store.name(row), pictures.pixels[position], example_matches, before, without, grid
+            )
+        )
+    return tuple(examples)
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -1,12 +1,29 @@
-"""Result of a search for spurious cues."""
+"""Result of a search for spurious cues, and its file.
+
+The file is an npz with the arrays, and JSON for the rest; nothing is pickled.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import nn
+
 from ..data.loading import Skipped
-from .cue import SpuriousCue
+from ..errors import SemattnError
+from ..grid import PatchGrid
+from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
+from .cue import Example, SpuriousCue
+from .cue_detector import CueDetector
+from .interventions import Group
+from .significance import Effect
+
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -59,3 +76,95 @@ class Discovery:
             "alpha": self.alpha, "skipped": [image._asdict() for image in self.skipped],
             "notes": list(self.notes), "manifest": self.manifest,
         }  # fmt: skip
+
+
+def save_discovery(discovery: Discovery, path: str | os.PathLike[str]) -> Path:
+    """Write a discovery to `path` (npz), atomically.
+
+    Cues keep their detector, and their examples as pixels; the model is not stored.
+    """
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+    cues = []
+    for number, cue in enumerate(discovery.cues):
+        arrays[f"cue{number}.weights"] = cue.detector.weights
+        arrays[f"cue{number}.place"] = cue.place
+        for position, example in enumerate(cue.examples):
+            arrays[f"cue{number}.example{position}.pixels"] = example.pixels
+            arrays[f"cue{number}.example{position}.matches"] = example.matches
+        fields = {
+            name: value for name, value in vars(cue).items()
+            if name not in ("model", "preprocessing", "keypoint_detector", "detector", "place",
+                            "examples", "removal", "transplant", "groups", "grid")
+        }  # fmt: skip
+        cues.append(fields | {
+            "removal": asdict(cue.removal), "transplant": asdict(cue.transplant),
+            "groups": [asdict(group) for group in cue.groups],
+            "examples": [[e.name, e.before, e.without] for e in cue.examples],
+            "grid": None if cue.grid is None else cue.grid.to_list(),
+            "detector": [cue.detector.offset, cue.detector.slope, cue.detector.start],
+        })  # fmt: skip
+    about = {name: value for name, value in vars(discovery).items()
+             if name not in ("cues", "classes", "skipped")}  # fmt: skip
+    text = json.dumps(about | {
+        "format": FORMAT, "cues": cues, "classes": [asdict(rank) for rank in discovery.classes],
+        "skipped": [skipped._asdict() for skipped in discovery.skipped],
+    })  # fmt: skip
+    arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+    with atomic_write(path) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def load_discovery(path: str | os.PathLike[str], model: nn.Module | None = None) -> Discovery:
+    """Read a file that `save_discovery` wrote; `model` lets its cues be matched in new images.
+
+    Raises
+    ------
+    SemattnError
+        For a file that is missing, damaged, or not a discovery.
+    """
+    path = Path(path)
+    try:
+        arrays = read_arrays(path)
+        about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
+        if about.pop("format") != FORMAT:
+            raise ValueError("another version of the format")
+        cues = [
+            _cue(number, fields, arrays, model) for number, fields in enumerate(about.pop("cues"))
+        ]
+        return Discovery(
+            cues=tuple(cues),
+            classes=tuple(Rank(**fields) for fields in about.pop("classes")),
+            skipped=tuple(Skipped(**fields) for fields in about.pop("skipped")),
+            **about | {"notes": tuple(about["notes"])},
+        )
+    except FileNotFoundError:
+        raise SemattnError(
+            f"path: expected a discovery, got {path}, which does not exist"
+        ) from None
+    except DAMAGE as error:
+        raise SemattnError(
+            f"path: expected a file written by save_discovery, got {path} ({error}) — it is "
+            "damaged or of another kind"
+        ) from error
+
+
+def _cue(
+    number: int, record: dict[str, Any], arrays: dict[str, np.ndarray], model: nn.Module | None
+) -> SpuriousCue:
+    prefix = f"cue{number}."
+    grid = PatchGrid.from_list(grid_fields) if (grid_fields := record.pop("grid", None)) else None
+    examples = tuple(
+        Example(name, arrays[f"{prefix}example{position}.pixels"],
+                arrays[f"{prefix}example{position}.matches"], before, without, grid)
+        for position, (name, before, without) in enumerate(record.pop("examples"))
+    )  # fmt: skip
+    detector = CueDetector(arrays[prefix + "weights"], *record.pop("detector"))
+    cue = SpuriousCue(
+        examples=examples, detector=detector, place=arrays[prefix + "place"],
+        removal=Effect(**record.pop("removal")), transplant=Effect(**record.pop("transplant")),
+        groups=tuple(Group(**group) for group in record.pop("groups")),
+        interval=tuple(record.pop("interval")), grid=grid, **record,
+    )  # fmt: skip
+    return replace(cue, model=model)

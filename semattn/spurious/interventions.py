@@ -1,4 +1,9 @@
-"""Two interventions on a candidate: removal, and transplant into images of other classes."""
+"""Two interventions on a candidate: removal, and transplant into images of other classes.
+
+Effects are changes of the log-odds of a class, in nats. A cue is removed by suppressing attention
+to it or by exchanging its pixels. An exchange or a paste is compared with the same exchange with a
+control image, because both contain the borders that pasting creates.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +18,83 @@ from ..attention.model_call import move_to_model
 from ..attention.output_meaning import predict
 from ..grid import PatchGrid
 from ..prompting import AttentionPrompter
-from .effects import answer, answer_without, pasted
+from ..targets import OutputMeaning
 from .significance import effect
 
-TRIED = 30  # images of an intervention, at most
+HIDING_CLIP = 30.0  # nats: attention to a hidden patch is reduced by e^-30
+MAX_IMAGES = 30  # images of an intervention, at most
 ROUNDS = 4  # repetitions with other partner images
-HOPELESS = 0.5  # p-value of the first transplants above which the rest is skipped
-CHOICE = 12  # random images of which the best fitting is taken
+FUTILITY_P = 0.5  # p-value of the first transplants above which the rest is skipped
+N_PARTNERS = 12  # random images of which the best fitting is taken
 STRENGTH = 1.0
 LAYERS = "last-half"
-GROUPS = ("class, cue", "class, no cue", "others, cue put there", "others")
+GROUPS = ("class, cue", "class, no cue", "others, cue transplanted", "others")
+
+
+def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return log p / (1 - p) of one class per image: logits (B, K) and classes (B,) to (B,).
+
+    Examples
+    --------
+    >>> log_odds(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).tolist()
+    [0.0]
+    """
+    return OutputMeaning().log_odds(logits, classes)
+
+
+def class_log_odds(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
+    """Return the log-odds (B,) of one class per image."""
+    with torch.no_grad():
+        logits, meaning = predict(model, inputs)
+        return meaning.log_odds(logits, classes)
+
+
+def class_log_odds_without(
+    model: nn.Module, inputs: Tensor, classes: Tensor, hidden: Tensor
+) -> Tensor:
+    """Return the log-odds (B,) with the patches `hidden` (B, P) suppressed in all layers."""
+    prompter = AttentionPrompter(model, strength=1.0, layers="all", clip=HIDING_CLIP)
+    with prompter.steer(hidden.to(torch.float32), suppress=True):
+        return class_log_odds(model, inputs, classes)
+
+
+def paste_patches(
+    into: Tensor, source: Tensor, patches: Tensor, grid: PatchGrid, match_colours: bool = False
+) -> Tensor:
+    """Return images (B, C, H, W) with the pixels of `patches` (B, P) copied from `source`.
+
+    With `match_colours`, the colour balance of the other pixels is matched to that of `source`:
+    their channels are shifted by the mean difference in the region, without its common brightness.
+    """
+    region = grid.upsample(patches.to(into.dtype), mode="nearest")[:, None] > 0
+    base = into + _colour_shift(into, source, region) if match_colours else into
+    return torch.where(region, source, base)
+
+
+def _colour_shift(into: Tensor, source: Tensor, region: Tensor) -> Tensor:
+    """Return the colour shift (B, C, 1, 1) from `into` to `source` in a region."""
+    count = region.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    difference = ((source - into).float() * region).sum(dim=(2, 3), keepdim=True) / count
+    return (difference - difference.mean(dim=1, keepdim=True)).to(into.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class InterventionResult:
     """Images and results of the interventions on one candidate.
 
     Parameters
     ----------
     rows : (n,), images of the class that show the cue
     before, without : (n,), log-odds of the class with the cue and without it
-    removed, put : (n,), effect of the removal and of the transplant; if transplants have no effect,
-        removal is not tried, and `without` and `removed` are NaN
+    removal, transplant : (n,), effects; if transplants have no effect, removal is not tried, and
+        `without` and `removal` are NaN
     """
 
     rows: np.ndarray
     before: np.ndarray
     without: np.ndarray
-    removed: np.ndarray
-    put: np.ndarray
+    removal: np.ndarray
+    transplant: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,7 +108,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class TrialPatches:
+class InterventionPatches:
     """Patches (n, P) of images.
 
     Parameters
@@ -79,19 +132,19 @@ class InterventionContext:
     model, grid : of the search
     inputs : function from rows (n,) to images (n, C, H, W)
     patches : function from rows to their patches
-    batch : images per forward pass
+    batch_size : images per forward pass
     """
 
     model: nn.Module
     grid: PatchGrid
     inputs: Callable[[np.ndarray], Tensor]
-    patches: Callable[[np.ndarray], TrialPatches]
-    batch: int
+    patches: Callable[[np.ndarray], InterventionPatches]
+    batch_size: int
 
 
-def run(
+def run_interventions(
     context: InterventionContext, target: int, cue_rows: np.ndarray, others: np.ndarray, seed: int
-) -> Trial:
+) -> InterventionResult:
     """Return the results of both interventions on one candidate.
 
     The cue is removed in two ways, by suppressing attention to its patches and by exchanging them.
@@ -105,16 +158,16 @@ def run(
     """
     rng = np.random.default_rng((seed, target))
     rows = cue_rows
-    if len(rows) > TRIED:
-        rows = np.sort(rng.choice(cue_rows, TRIED, replace=False))
+    if len(rows) > MAX_IMAGES:
+        rows = np.sort(rng.choice(cue_rows, MAX_IMAGES, replace=False))
     images = context.inputs(rows)
     patches, other_patches = context.patches(rows), context.patches(others)
-    widened_marks = widened(patches.marks, context.grid)
+    widened_marks = widen(patches.marks, context.grid)
     removable = widened_marks & patches.off_object
     is_everywhere = bool(patches.marks.mean() > 0.5)
     before = _log_odds(context, images, target)
     free, occupied = other_patches.off_object, other_patches.on_object
-    put: list[np.ndarray] = []
+    transplants: list[np.ndarray] = []
     for _ in range(ROUNDS):
         receivers = _best_covering(rng, removable, ~occupied)
         region = removable & ~occupied[receivers]
@@ -122,26 +175,26 @@ def run(
         region &= free[controls]
         receiver_images = context.inputs(others[receivers])
         control_images = context.inputs(others[controls])
-        put.append(
+        transplants.append(
             _log_odds_after_paste(context, target, receiver_images, images, region, is_everywhere)
             - _log_odds_after_paste(
                 context, target, receiver_images, control_images, region, is_everywhere
             )
         )
-        if effect(put[0]).p > HOPELESS:
+        if effect(transplants[0]).p > FUTILITY_P:
             unknown = np.full(len(rows), np.nan)
-            return Trial(rows, before, unknown, unknown, put[0])
-    removed, after = _exchange(
+            return InterventionResult(rows, before, unknown, unknown, transplants[0])
+    removal, after = _exchange(
         context, target, images, (widened_marks, removable), others, free, is_everywhere, rng
     )
-    without = before - _in_batches(context, lambda batch: answer_without(
+    without = before - _in_batches(context, lambda batch: class_log_odds_without(
         context.model, _to_model(context, images[batch]), _classes(target, images[batch]),
         torch.from_numpy(removable[batch]),
     ), len(rows))  # fmt: skip
     # A cue that covers most of the image cannot be hidden: no patches would be left.
-    if not is_everywhere and effect(without).p < effect(removed).p:
-        removed, after = without, before - without
-    return Trial(rows, before, after, removed, np.mean(put, axis=0))
+    if not is_everywhere and effect(without).p < effect(removal).p:
+        removal, after = without, before - without
+    return InterventionResult(rows, before, after, removal, np.mean(transplants, axis=0))
 
 
 def _exchange(
@@ -151,7 +204,7 @@ def _exchange(
     marks: tuple[np.ndarray, np.ndarray],
     others: np.ndarray,
     free: np.ndarray,
-    light: bool,
+    match_colours: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the effects of exchanging the cue, and the log-odds after it.
@@ -168,17 +221,17 @@ def _exchange(
         controls = _best_covering(rng, region, free)
         region &= free[controls]
         replaced = _log_odds_after_paste(
-            context, target, images, context.inputs(others[controls]), region, light
+            context, target, images, context.inputs(others[controls]), region, match_colours
         )
         effects.append(
-            _log_odds_after_paste(context, target, images, images[partners], region, light)
+            _log_odds_after_paste(context, target, images, images[partners], region, match_colours)
             - replaced
         )
         after.append(replaced)
     return np.mean(effects, axis=0), np.mean(after, axis=0)
 
 
-def widened(marks: np.ndarray, grid: PatchGrid) -> np.ndarray:
+def widen(marks: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """Return patches (n, P) and their neighbours, because a cue may end within a patch."""
     from scipy.ndimage import maximum_filter
 
@@ -193,17 +246,18 @@ def _best_covering(
 ) -> np.ndarray:
     """Return for each of the `regions` (n, P) the row of `free` (m, P) that covers most of it.
 
-    The row is chosen from `CHOICE` random rows; a region's own number is excluded unless `itself`.
+    The row is chosen from `N_PARTNERS` random rows; a region's own number is excluded unless
+    `itself`.
     """
     best = []
     for number, region in enumerate(regions):
         draws = rng.permutation(len(free))
-        draws = draws[: CHOICE + 1] if itself else draws[draws != number][: CHOICE + 1]
+        draws = draws[: N_PARTNERS + 1] if itself else draws[draws != number][: N_PARTNERS + 1]
         best.append(draws[np.argmax((free[draws] & region).sum(axis=1))])
     return np.array(best)
 
 
-def groups(
+def group_accuracies(
     context: InterventionContext,
     cue: Callable[[Tensor], Tensor],
     target: int,
@@ -218,7 +272,7 @@ def groups(
     """
     rng = np.random.default_rng((seed, target, 1))
     sampled = {
-        name: group if len(group) <= TRIED else rng.choice(group, TRIED, replace=False)
+        name: group if len(group) <= MAX_IMAGES else rng.choice(group, MAX_IMAGES, replace=False)
         for name, group in rows.items()
     }
     if not (len(sampled["class, cue"]) and len(sampled["others"])):
@@ -226,13 +280,15 @@ def groups(
     source = sampled["class, cue"][np.arange(len(sampled["others"])) % len(sampled["class, cue"])]
     cue_images = context.inputs(source)
     cue_patches = context.patches(source)
-    removable = widened(cue_patches.marks, context.grid) & cue_patches.off_object
+    removable = widen(cue_patches.marks, context.grid) & cue_patches.off_object
     region = torch.from_numpy(removable & ~context.patches(sampled["others"]).on_object)
     others = context.inputs(sampled["others"])
-    light = bool(cue_patches.marks.mean() > 0.5)
+    match_colours = bool(cue_patches.marks.mean() > 0.5)
     pictures = {
         **{name: context.inputs(sampled[name]) for name in GROUPS[:2] if len(sampled[name])},
-        "others, cue put there": pasted(others, cue_images, region, context.grid, light),
+        "others, cue transplanted": paste_patches(
+            others, cue_images, region, context.grid, match_colours
+        ),
         "others": others,
     }
     prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
@@ -240,8 +296,8 @@ def groups(
     for name, images in pictures.items():
         expected = labels[sampled["others" if name.startswith("others") else name]]
         unchanged, prompted = [], []
-        for start in range(0, len(images), context.batch):
-            batch = _to_model(context, images[start : start + context.batch])
+        for start in range(0, len(images), context.batch_size):
+            batch = _to_model(context, images[start : start + context.batch_size])
             with torch.no_grad():
                 unchanged.append(_predict(context.model, batch))
                 with prompter.steer(cue(batch).to(batch.device), suppress=True):
@@ -270,7 +326,7 @@ def _classes(target: int, images: Tensor) -> Tensor:
 
 
 def _log_odds(context: InterventionContext, images: Tensor, target: int) -> np.ndarray:
-    return _in_batches(context, lambda batch: answer(
+    return _in_batches(context, lambda batch: class_log_odds(
         context.model, _to_model(context, images[batch]), _classes(target, images[batch])
     ), len(images))  # fmt: skip
 
@@ -281,17 +337,20 @@ def _log_odds_after_paste(
     into: Tensor,
     source: Tensor,
     region: np.ndarray,
-    light: bool,
+    match_colours: bool,
 ) -> np.ndarray:
     """Return the log-odds after a region of other images was pasted in."""
     mask = torch.from_numpy(region)
-    return _log_odds(context, pasted(into, source, mask, context.grid, light), target)
+    return _log_odds(
+        context, paste_patches(into, source, mask, context.grid, match_colours), target
+    )
 
 
 def _in_batches(
     context: InterventionContext, function: Callable[[slice], Tensor], count: int
 ) -> np.ndarray:
     results = [
-        function(slice(start, start + context.batch)) for start in range(0, count, context.batch)
+        function(slice(start, start + context.batch_size))
+        for start in range(0, count, context.batch_size)
     ]
     return torch.cat(results).float().cpu().numpy()

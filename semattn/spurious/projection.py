@@ -1,4 +1,4 @@
-"""Linear projection of patch features: a few principal components of each kind of feature."""
+"""Linear projection of patch features to a few components of each kind, and their whitening."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .features import blocks_of
+from .feature_extractor import feature_blocks
 
 KEYS = 48  # components of each layer's keys
 SIFT = 16  # components of the descriptors
@@ -14,7 +14,7 @@ SHRINK = 0.05  # shrinkage of the covariance toward a multiple of the identity
 
 
 @dataclass(frozen=True, eq=False)
-class Space:
+class FeatureProjection:
     """Projection x -> (x - mean) @ axes from E features to D coordinates, equal weight per kind.
 
     Parameters
@@ -34,13 +34,13 @@ class Space:
         return coordinates
 
 
-def fit_space(features: np.ndarray, seed: int) -> Space:
+def fit_projection(features: np.ndarray, seed: int) -> FeatureProjection:
     """Fit the projection to a sample of patches (n, E)."""
     from sklearn.decomposition import PCA
 
     mean = features.mean(axis=0)
     axes_of_blocks: list[np.ndarray] = []
-    for number, block in enumerate(blocks_of(features.shape[1])):
+    for number, block in enumerate(feature_blocks(features.shape[1])):
         centred = features[:, block] - mean[block]
         axes = np.zeros((features.shape[1], min(centred.shape[1], KEYS if number < 2 else SIFT)))
         if number == 2:  # colours: as they are, each as wide as the others
@@ -55,7 +55,7 @@ def fit_space(features: np.ndarray, seed: int) -> Space:
         axes_of_blocks.append(axes)
     start = axes_of_blocks[0].shape[1]
     object_axes = slice(start, start + axes_of_blocks[1].shape[1])
-    return Space(
+    return FeatureProjection(
         mean.astype(np.float32),
         np.concatenate(axes_of_blocks, axis=1).astype(np.float32),
         object_axes,
@@ -63,7 +63,7 @@ def fit_space(features: np.ndarray, seed: int) -> Space:
 
 
 @dataclass(frozen=True, eq=False)
-class White:
+class Whitening:
     """Whitening by the covariance of background patches."""
 
     mean: np.ndarray
@@ -75,11 +75,11 @@ class White:
         return whitened
 
 
-def whiten(values: np.ndarray) -> White:
+def fit_whitening(values: np.ndarray) -> Whitening:
     """Fit the whitening to a sample (n, D)."""
     from sklearn.covariance import shrunk_covariance
 
     mean = values.mean(axis=0)
     covariance = shrunk_covariance(np.cov((values - mean).T), SHRINK)
     eigenvalues, axes = np.linalg.eigh(covariance)
-    return White(mean, (axes / np.sqrt(eigenvalues.clip(min=1e-9))).astype(np.float32))
+    return Whitening(mean, (axes / np.sqrt(eigenvalues.clip(min=1e-9))).astype(np.float32))

@@ -8,14 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
-from ..attention.model_call import move_to_model
-from ..attention.output_meaning import predict
 from ..attention.sites import check_model
 from ..data.labelled import read_labelled
-from ..errors import SemattnError, UnsupportedModelError
+from ..errors import SemattnError
 from ..images import Preprocessing
 from ..keypoints import detectors
 from ..utils.class_names import class_names, resolve_class
@@ -24,13 +22,27 @@ from ..utils.processes import exits_on_termination
 from ..utils.progress import Progress, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import RunStore
-from .discovery import Discovery
-from .feature_extractor import Looker
-from .feature_store import Views
-from .looked import Looked
-from .study import CLASS, Study
+from .candidates import FOLDS
+from .cue import SpuriousCue, describe_cue, intervention_context
+from .cue_detector import (
+    CandidateCue,
+    CueDetector,
+    Reference,
+    candidates_from_arrays,
+    candidates_to_arrays,
+    find_candidate_cues,
+    reference_images,
+)
+from .discovery import Discovery, Rank
+from .feature_extractor import FeatureExtractor
+from .feature_store import FeatureStore
+from .interventions import InterventionResult, run_interventions
+from .significance import alpha_weights
 
-LOOKING, DISCOVERING = "look", "discover"  # names of the two tasks in the store
+EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
+CLASS, INTERVENTION = "class-", "intervention-"  # name prefixes of results of a class, a candidate
+IMAGES = "images"  # name of the digest of all images in those arrays
+MIN_IMAGES = 2 * FOLDS  # images of a class that a search needs
 
 
 def discover_spurious(
@@ -110,7 +122,7 @@ class Search:
     In process 3 of 8::
 
         search = Search(model, "photographs", folder="shared/search")
-        if search.look((3, 8)):
+        if search.extract((3, 8)):
             discovery = search.discover()
     """
 
@@ -140,8 +152,8 @@ class Search:
         detectors.ensure(detector)
         check_model(model, compiled=True)
         names = tuple(names if names is not None else class_names(model) or ())
-        looker = Looker(model, preprocessing, detector, seed)
-        data = read_labelled(dataset, names, _count_outputs(looker, dataset))
+        extractor = FeatureExtractor(model, preprocessing, detector, seed)
+        data = read_labelled(dataset, names, extractor.count_outputs(dataset))
         options = {
             "alpha": alpha, "min_relative_risk": min_relative_risk,
             "max_candidates": max_candidates, "batch_size": batch_size, "seed": seed,
@@ -155,27 +167,25 @@ class Search:
         }  # fmt: skip
         # Each batch stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "data"}
-        self.classes, self.alpha = classes, alpha
+        self.classes, self.alpha, self.seed = classes, alpha, seed
         self.min_relative_risk, self.max_candidates = min_relative_risk, max_candidates
-        self.store = RunStore(None if folder is None else Path(folder), run, "search")
-        self._warned, self._was_compared = False, bool(self.store.numbered(CLASS))
-        sources = (
-            data.sources if data.labels else [None] * len(data)
-        )  # pairs are read one at a time
-        self.views = Views(
-            looker, data, self.store, input_names(sources), batch_size, seed,
-            progress or ignore_progress,
-        )  # fmt: skip
+        self.progress = progress or ignore_progress
+        self.run_store = RunStore(None if folder is None else Path(folder), run, "search")
+        self._warned, self._was_compared = False, bool(self.run_store.numbered(CLASS))
+        sources = data.sources if data.labels else [None] * len(data)  # pairs are read one by one
+        self.store = FeatureStore(
+            extractor, data, self.run_store, input_names(sources), batch_size, seed, self.progress
+        )
 
     def __enter__(self) -> Search:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the stored features, unless a folder was given for them."""
-        if self.store.temporary:
-            self.store.clear()
+        if self.run_store.temporary:
+            self.run_store.clear()
 
-    def look(self, process: tuple[int, int] = (0, 1)) -> bool:
+    def extract(self, process: tuple[int, int] = (0, 1)) -> bool:
         """Extract the features of this process's part; return True if this process is to search.
 
         That is the process after which nothing is missing. If nothing was missing before, as after
@@ -186,10 +196,9 @@ class Search:
         LockedError
             While another process extracts this part, or processes of another count run.
         """
-        views = self.views
-        with self.store.running(process, LOOKING):
-            extracted = views.look(process)
-            is_last = not views.missing() and (extracted > 0 or process[0] == 0)
+        with self.run_store.running(process, EXTRACTING):
+            extracted = self.store.extract(process)
+            is_last = not self.store.missing() and (extracted > 0 or process[0] == 0)
         self._warn(process[1] == 1)
         return is_last
 
@@ -201,26 +210,163 @@ class Search:
         LockedError
             While another process does the same.
         """
-        views = self.views
-        with self.store.running(task=DISCOVERING):
-            with self.store.running(task=LOOKING) if views.missing() else nullcontext():
-                images = Looked(views)
-            views.drop_beyond()
+        store = self.store
+        with self.run_store.running(task=DISCOVERING):
+            is_missing = bool(store.missing())
+            with self.run_store.running(task=EXTRACTING) if is_missing else nullcontext():
+                index = store.index
+            store.drop_beyond()
             self._warn()
-            study = Study(
-                images,
-                self.alpha,
-                self.min_relative_risk,
-                self.max_candidates,
-                views.seed,
-                views.progress,
+            targets = _resolve_classes(self.classes, store)
+            self._drop_changed()
+            n_judged, frequent, notes = self._find_candidates(targets)
+            tested = [cue for cue in frequent if cue.relative_risk >= self.min_relative_risk]
+            cues = self._test(tested, n_judged)
+        if len(tested) < len(frequent):
+            notes.insert(
+                0,
+                f"not tested: {len(frequent) - len(tested)} candidates that are more frequent in a "
+                f"class, but whose relative risk may be below {self.min_relative_risk:g}",
             )
-            return study.search(_resolve_classes(self.classes, images), self.manifest)
+        notes = [note for note in (store.data.note, store.data.strays) if note] + notes
+        return Discovery(
+            tuple(cues), self._rank(cues, targets), len(store), n_judged,
+            None if store.data.note else store.accuracy(), self.alpha,
+            tuple(index.skipped), tuple(notes), self.manifest,
+        )  # fmt: skip
+
+    # --- candidates of each class
+
+    def _find_candidates(self, targets: Sequence[int]) -> tuple[int, list[CandidateCue], list[str]]:
+        """Return the number of judged candidates, the frequent ones, and notes on classes."""
+        labels = self.store.index.labels
+        counts = {target: int((labels == target).sum()) for target in targets}
+        small = [
+            target for target, count in counts.items()
+            if not MIN_IMAGES <= count <= len(labels) - MIN_IMAGES
+        ]  # fmt: skip
+
+        def named(classes: Sequence[int]) -> str:
+            return ", ".join(f"{self.store.data.name(c)} ({counts[c]})" for c in classes)
+
+        if len(small) == len(targets):
+            raise SemattnError(
+                f"dataset: expected at least {MIN_IMAGES} images of a class, and as many of "
+                f"others, got {named(small[:4])} — give more images"
+            )
+        reference = reference_images(self.store)
+        n_judged, frequent, covered = 0, list[CandidateCue](), []
+        for done, target in enumerate(targets, 1):
+            if target not in small:
+                count, class_candidates = self._candidates(target, reference)
+                n_judged += count
+                # `n_judged` only increases: a candidate that fails now would fail at the end.
+                frequent = [*frequent, *class_candidates]
+                frequent = [cue for cue in frequent if cue.candidate.p * n_judged < self.alpha]
+                if not count:
+                    covered.append(target)
+            self.progress("finding candidates", done, len(targets))
+        notes = []
+        if small:
+            notes.append(
+                f"classes with fewer than {MIN_IMAGES} images are left out: {named(small)}"
+            )
+        if covered:
+            notes.append(
+                "classes with too few images that have patches off the object are left out: "
+                + named(covered)
+            )
+        return n_judged, frequent, notes
+
+    def _candidates(self, target: int, reference: Reference) -> tuple[int, list[CandidateCue]]:
+        """Return the number of judged candidates of a class and its candidates, stored or found."""
+        name = f"{CLASS}{target:06d}"
+        arrays = self._load(name)
+        if arrays is None:
+            found = find_candidate_cues(
+                self.store, reference, target, self.max_candidates, self.seed
+            )
+            arrays = candidates_to_arrays(*found)
+            self._save(name, arrays)
+        return candidates_from_arrays(target, arrays)
+
+    # --- interventions on the candidates
+
+    def _test(self, tested: Sequence[CandidateCue], n_judged: int) -> list[SpuriousCue]:
+        """Run the interventions on candidates; return them as cues, confirmed ones first."""
+        weights = alpha_weights([cue.candidate.p for cue in tested])
+        cues: list[SpuriousCue] = []
+        if tested:
+            self.progress("testing candidates", 0, len(tested))
+        for number, (candidate_cue, weight) in enumerate(zip(tested, weights, strict=True)):
+            confirmed = [
+                previous.detector
+                for previous, cue in zip(tested, cues, strict=False)
+                if cue.confirmed and cue.target == candidate_cue.target
+            ]
+            cues.append(self._cue(number, candidate_cue, (n_judged, weight), confirmed))
+            self.progress("testing candidates", number + 1, len(tested))
+        return sorted(cues, key=lambda cue: (not cue.confirmed, -cue.score))
+
+    def _cue(
+        self, number: int, candidate_cue: CandidateCue, correction: tuple[int, float],
+        confirmed: list[CueDetector],
+    ) -> SpuriousCue:  # fmt: skip
+        """Run both interventions on a candidate, or load their results; return the cue."""
+        context = intervention_context(self.store, candidate_cue, confirmed)
+        name = f"{INTERVENTION}{number:06d}"
+        arrays = self._load(name)
+        if arrays is None:
+            has_cue, in_class = candidate_cue.candidate.has_cue, candidate_cue.in_class
+            cue_rows = candidate_cue.rows[has_cue & in_class]
+            others = candidate_cue.rows[~has_cue & ~in_class]
+            arrays = vars(
+                run_interventions(context, candidate_cue.target, cue_rows, others, self.seed)
+            )
+            self._save(name, arrays)
+        result = InterventionResult(**arrays)
+        return describe_cue(
+            self.store, candidate_cue, result, context, correction, self.alpha, self.seed
+        )
+
+    def _rank(self, cues: Sequence[SpuriousCue], targets: Sequence[int]) -> tuple[Rank, ...]:
+        """Return the classes, the most biased first; without a confirmed cue, by their best cue."""
+
+        def best(target: int, confirmed: bool) -> float:
+            scores = [
+                cue.score for cue in cues if cue.target == target and cue.confirmed >= confirmed
+            ]
+            return max([0.0, *scores])
+
+        name, labels = self.store.data.name, self.store.index.labels
+        ranks = [
+            Rank(target, name(target), int((labels == target).sum()), best(target, True))
+            for target in targets
+        ]
+        return tuple(sorted(ranks, key=lambda rank: (-rank.score, -best(rank.target, False))))
+
+    # --- results that depend on all images
+
+    def _load(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return stored results, None if there are none."""
+        arrays = self.run_store.read_arrays(name)
+        return None if arrays is None else {key: arrays[key] for key in arrays if key != IMAGES}
+
+    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        self.run_store.store_arrays(name, arrays | {IMAGES: np.array(self.store.index.digest)})
+
+    def _drop_changed(self) -> None:
+        """Remove results that were derived from other images."""
+        for prefix in (CLASS, INTERVENTION):
+            for name in self.run_store.numbered(prefix).values():
+                state = self.run_store.read_arrays(name, (IMAGES,)) or {}
+                if str(state.get(IMAGES)) != self.store.index.digest:
+                    self.run_store.remove(name)
 
     def _warn(self, alone: bool = True) -> None:
         """Warn once if stored results could not be used."""
-        views = self.views
-        note = views.recomputed.note(views.names, counts_new=self._was_compared, alone=alone)
+        store = self.store
+        note = store.recomputed.note(store.names, counts_new=self._was_compared, alone=alone)
         if note and not self._warned:
             self._warned = True
             warnings.warn(note, stacklevel=3)
@@ -236,33 +382,9 @@ def check_options(alpha: float, min_relative_risk: float) -> None:
         )
 
 
-def _count_outputs(looker: Looker, dataset: Any) -> int:
-    """Return the number of outputs of the model."""
-    source = looker.preprocessing_source
-    try:
-        preprocessing = source if isinstance(source, Preprocessing) else source()
-        channels, size = len(preprocessing.mean), preprocessing.size
-    except SemattnError:
-        first = dataset[0]
-        first = first[0] if isinstance(first, (tuple, list)) else first
-        channels, *size = first.shape[-3:]
-    with torch.no_grad():
-        blank = torch.zeros(1, channels, *size, device="cpu")
-        blank = move_to_model(looker.model, blank, prepared=True)
-        output, meaning = predict(looker.model, blank)
-    if meaning.refusal:
-        raise UnsupportedModelError(meaning.refusal)
-    if output.ndim != 2 or output.shape[1] < 2 or not meaning.has_answers:
-        raise SemattnError(
-            f"model: expected a classifier with outputs (B, K), K > 1, got {tuple(output.shape)} "
-            f"({meaning.kind.value})"
-        )
-    return int(output.shape[1])
-
-
-def _resolve_classes(classes: Sequence[int | str] | None, images: Looked) -> list[int]:
+def _resolve_classes(classes: Sequence[int | str] | None, store: FeatureStore) -> list[int]:
     """Return the numbers of the classes to search."""
-    data, present = images.data, sorted(set(images.labels.tolist()))
+    data, present = store.data, sorted(set(store.index.labels.tolist()))
     if len(present) < 2:
         raise SemattnError(
             f"dataset: expected images of at least two classes, got {data.name(present[0])} only — "

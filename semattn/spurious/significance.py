@@ -10,9 +10,9 @@ import numpy as np
 
 from ..utils.statistics import CONFIDENCE, Estimate, estimate, sign_flip
 
-DRAWS = 2000  # bootstrap resamples
-FLIPS = 20_000  # sign flips
-WAYS = 2  # ways of removing a cue; the one with the lower p-value counts
+N_BOOTSTRAP = 2000  # bootstrap resamples
+N_FLIPS = 20_000  # sign flips
+REMOVAL_WAYS = 2  # ways of removing a cue; the one with the lower p-value counts
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ def effect(values: np.ndarray, seed: int = 0) -> Effect:
     1.0
     """
     values = np.asarray(values, dtype=np.float64)
-    p = sign_flip(values, seed, FLIPS, greater=True)
-    return Effect(**vars(estimate(values, seed, DRAWS)), p=p)
+    p = sign_flip(values, seed, N_FLIPS, greater=True)
+    return Effect(**vars(estimate(values, seed, N_BOOTSTRAP)), p=p)
 
 
-def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:
+def fisher_p(inside: np.ndarray, outside: np.ndarray) -> float:
     """Return the one-sided p-value of Fisher's exact test for a higher rate inside than outside.
 
     `inside` and `outside` (n,) of bool tell which images show the cue. The test is the exact
@@ -43,7 +43,7 @@ def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:
 
     Examples
     --------
-    >>> round(contrast_p(np.array([True, True]), np.array([False, False])), 6)
+    >>> round(fisher_p(np.array([True, True]), np.array([False, False])), 6)
     0.166667
     """
     from scipy.stats import hypergeom
@@ -52,7 +52,7 @@ def contrast_p(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(hypergeom.sf(int(inside.sum()) - 1, total, shown, len(inside)))
 
 
-def lift(inside: np.ndarray, outside: np.ndarray) -> float:
+def relative_risk_bound(inside: np.ndarray, outside: np.ndarray) -> float:
     """Return the lower 95 % confidence limit of the relative risk of `inside` against `outside`.
 
     Both are (n,) of bool and tell which images show the cue (Katz et al. 1978). If no image outside
@@ -60,7 +60,7 @@ def lift(inside: np.ndarray, outside: np.ndarray) -> float:
 
     Examples
     --------
-    >>> round(lift(np.arange(30) < 15, np.arange(360) < 52), 2)
+    >>> round(relative_risk_bound(np.arange(30) < 15, np.arange(360) < 52), 2)
     2.24
     """
     from scipy.stats.contingency import relative_risk
@@ -70,49 +70,54 @@ def lift(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def score(
-    inside: np.ndarray, outside: np.ndarray, removed: np.ndarray, seed: int = 0
+    inside: np.ndarray, outside: np.ndarray, removal: np.ndarray, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
     """Return [P(m|c) - P(m|not c)]+ times the mean effect of removal, and its 95 % interval.
 
     Images of the class, images of other classes and effects are resampled independently.
     """
-    if not (len(inside) and len(outside) and len(removed)):
+    if not (len(inside) and len(outside) and len(removal)):
         return 0.0, (0.0, 0.0)
     rng = np.random.default_rng(seed)
 
     def means(values: np.ndarray) -> np.ndarray:
-        resampled = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
+        resampled = values[rng.integers(len(values), size=(N_BOOTSTRAP, len(values)))].mean(axis=1)
         return np.r_[values.mean(), resampled]
 
-    scores = (means(inside) - means(outside)).clip(min=0) * means(removed)
+    scores = (means(inside) - means(outside)).clip(min=0) * means(removal)
     low, high = np.quantile(scores[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(scores[0]), (float(low), float(high))
 
 
-def shares(p: Sequence[float]) -> list[float]:
-    """Return the fraction of the level for each cue, in proportion to log(p)^2 of its frequency.
+def alpha_weights(p: Sequence[float]) -> list[float]:
+    """Return the weight of each cue in alpha, in proportion to log(p)^2 of its frequency.
 
     Weighted Bonferroni (Genovese, Roeder and Wasserman 2006): the weights come from frequencies and
     the tests from interventions on the model, which are independent of them.
 
     Examples
     --------
-    >>> shares([1e-6, 1e-3, 1e-3])
+    >>> alpha_weights([1e-6, 1e-3, 1e-3])
     [0.666..., 0.166..., 0.166...]
     """
     weights = [math.log(max(p_value, 1e-300)) ** 2 for p_value in p]
     return [weight / sum(weights) for weight in weights]
 
 
-def surely(contrast: float, judged: int, removed: float, put: float, share: float) -> float:
+def corrected_p(
+    frequency: float, n_judged: int, removal: float, transplant: float, alpha_weight: float
+) -> float:
     """Return the p-value of a cue, the greatest of its three corrected p-values.
 
-    The p-value of the frequencies is corrected for all candidates `judged`; those of removal (in
-    `WAYS` ways) and of the transplant by the cue's `share` of the level.
+    The p-value of the frequencies is corrected for all `n_judged` candidates; those of removal (in
+    `REMOVAL_WAYS` ways) and of the transplant by the cue's `alpha_weight`.
 
     Examples
     --------
-    >>> surely(1e-4, 100, 0.001, 0.001, 0.5)
+    >>> corrected_p(1e-4, 100, 0.001, 0.001, 0.5)
     0.01
     """
-    return min(1.0, max(contrast * judged, WAYS * removed / share, put / share))
+    return min(
+        1.0,
+        max(frequency * n_judged, REMOVAL_WAYS * removal / alpha_weight, transplant / alpha_weight),
+    )

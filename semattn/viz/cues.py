@@ -66,16 +66,16 @@ def format_p(p: float) -> str:
 
 def rejection_reason(cue: SpuriousCue, discovery: Discovery) -> str:
     """Return why a tested cue is not confirmed; "" for a confirmed cue."""
-    from ..spurious.significance import WAYS
+    from ..spurious.significance import REMOVAL_WAYS
 
     if cue.confirmed:
         return ""
-    if not cue.removed.count:
+    if not cue.removal.count:
         return "transplanting it into images of other classes has no effect; removal was not tested"
     # The p-value of the cue is the largest of these times a common correction, at most 1.
     p_values = {
-        "no significant effect of its transplant into images of other classes": cue.transplanted.p,
-        "no significant effect of its removal": WAYS * cue.removed.p,
+        "no significant effect of its transplant into images of other classes": cue.transplant.p,
+        "no significant effect of its removal": REMOVAL_WAYS * cue.removal.p,
     }
     largest = max(p_values.values())
     return " and ".join(

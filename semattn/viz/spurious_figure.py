@@ -134,8 +134,8 @@ def _draw_effects(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> N
                color=INK)  # fmt: skip
     frame.line(figure, left, top - 0.065, "log-odds, nats; lines: 95 % intervals")
     rows: tuple[tuple[str, Effect, str], ...] = (
-        ("loss by removal", cue.removed, REMOVAL_COLOUR),
-        ("gain by transplant", cue.transplanted, TRANSPLANT_COLOUR),
+        ("loss by removal", cue.removal, REMOVAL_COLOUR),
+        ("gain by transplant", cue.transplant, TRANSPLANT_COLOUR),
     )  # fmt: skip
     label, tall = 1.0, 0.52 * frame.tall
     axes: Axes = figure.add_axes(frame.box(left + label, top, wide - label, tall))
@@ -196,7 +196,7 @@ def _draw_no_cues(discovery: Discovery) -> Figure:
     for number, cue in enumerate(tested, 1):
         name = cut(drawable_name(cue.name, cue.target), 32)
         cells = (name, cue.where, cue.tag, format_percent(cue.inside), format_percent(cue.outside),
-                 format_nats(cue.transplanted), format_nats(cue.removed))  # fmt: skip
+                 format_nats(cue.transplant), format_nats(cue.removal))  # fmt: skip
         for x, cell in zip(places, cells, strict=True):
             write(x, top + line * number, cell)
     return figure

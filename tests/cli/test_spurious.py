@@ -74,20 +74,20 @@ def test_the_page_can_be_left_out_and_a_class_asked_for(run, folder, tmp_path):
 
 
 def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, monkeypatch):
-    from semattn.spurious import feature_extractor as looking
+    from semattn.spurious import feature_extractor
 
-    look = looking.Looker.look
+    extract = feature_extractor.FeatureExtractor.extract
 
     def see(self, images):
         """The tiny model knows one class only; here half of the pictures are of another."""
         from dataclasses import replace
 
-        features = look(self, images)
+        features = extract(self, images)
         logits = features.logits.clone()
         logits[::2, 1], logits[1::2, 4] = 50, 50
         return replace(features, logits=logits)
 
-    monkeypatch.setattr(looking.Looker, "look", see)
+    monkeypatch.setattr(feature_extractor.FeatureExtractor, "extract", see)
     for path in folder.iterdir():
         path.rename(folder / {"dog": "wolf", "cup_or pot": "jug"}[path.name])
     status, out, err = run("spurious", folder, "--no-report")
@@ -99,18 +99,18 @@ def test_without_labels_the_predicted_classes_stand_in(run, folder, tmp_path, mo
 
 
 def test_an_interrupted_search_goes_on(run, folder, tmp_path, monkeypatch):
-    from semattn.spurious.feature_extractor import Looker
+    from semattn.spurious.feature_extractor import FeatureExtractor
 
     assert run("spurious", folder, "--out", "whole", "--batch-size", 4)[0] == 0
-    look, counts = Looker.look, []
+    extract, counts = FeatureExtractor.extract, []
 
     def interrupt(self, images):
         counts.append(len(images.pixels))
         if len(counts) == 7:
             raise KeyboardInterrupt
-        return look(self, images)
+        return extract(self, images)
 
-    monkeypatch.setattr(Looker, "look", interrupt)
+    monkeypatch.setattr(FeatureExtractor, "extract", interrupt)
     arguments = ("spurious", folder, "--out", "parts", "--batch-size", 4)
     status, out, err = run(*arguments)
     assert status == 130 and not out and err.count("\n") == 1
@@ -188,7 +188,7 @@ def test_a_class_with_too_few_images_is_left_out_and_named(run, folder):
 
 def found():
     return discovery(
-        cue(NASTY, where="around the object"), cue("cat", number=0, removed=NONE, interval=(0, 0)),
+        cue(NASTY, where="around the object"), cue("cat", number=0, removal=NONE, interval=(0, 0)),
         cue("dog", confirmed=False, number=1),
     )  # fmt: skip
 
@@ -201,10 +201,10 @@ def test_words_are_honest():
     )
     assert "this does not prove that there is none" in search_outcome(none)
     assert rejection_reason(none.cues[0], none).startswith("transplanting it into images")
-    weak = cue(confirmed=False, removed=Effect(0.1, -0.1, 0.3, 24, 0.3),
-               transplanted=Effect(1.0, 0.5, 2.0, 24, 0.001))  # fmt: skip
+    weak = cue(confirmed=False, removal=Effect(0.1, -0.1, 0.3, 24, 0.3),
+               transplant=Effect(1.0, 0.5, 2.0, 24, 0.001))  # fmt: skip
     assert rejection_reason(weak, discovery(weak)) == "no significant effect of its removal"
-    alone = cue(confirmed=False, p=0.4, removed=Effect(1.0, 0.5, 2.0, 24, 0.0001))
+    alone = cue(confirmed=False, p=0.4, removal=Effect(1.0, 0.5, 2.0, 24, 0.0001))
     assert rejection_reason(alone, discovery(alone)).startswith(
         "no significant effect of its transplant"
     )
@@ -241,15 +241,15 @@ def test_the_figure_says_that_nothing_is_confirmed():
 def test_files_of_a_discovery_by_hand(tmp_path):
     files = writers.write_spurious(found(), tmp_path / "made")
     result = json.loads(files["result"].read_text(), parse_constant=pytest.fail)
-    assert result["cues"][1]["removed"]["mean"] is None
+    assert result["cues"][1]["removal"]["mean"] is None
     with files["table"].open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["confirmed"] for row in rows] == ["True", "True", "False"]
     assert rows[0]["class"] == NASTY and float(rows[0]["removed_low"]) == 1.0
-    assert rows[1]["removed"] == "" and float(rows[1]["transplanted"]) == 0.75
+    assert rows[1]["removal"] == "" and float(rows[1]["transplant"]) == 0.75
     again = load_discovery(files["cues"])
     assert [confirmed.name for confirmed in again.confirmed] == [NASTY, "cat"]
-    assert math.isnan(again.cues[1].removed.mean)
+    assert math.isnan(again.cues[1].removal.mean)
 
 
 def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
@@ -262,7 +262,7 @@ def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):
     assert all(shown["source"].startswith("data:image/jpeg;base64,")
                for shown in part["cues"][0]["examples"])  # fmt: skip
     assert part["cues"][0]["examples"][1]["before"] is None
-    assert part["cues"][1]["removed"]["mean"] is None
+    assert part["cues"][1]["removal"]["mean"] is None
     assert part["unconfirmed"][0]["examples"] == []
     assert part["unconfirmed"][0]["rejection_reason"]
     assert any("prompter.steer(cue)" in step["code"] for step in part["next"])

@@ -46,7 +46,7 @@ def run_search(make_model: MakeModel, out: Path, process: tuple[int, int] = (0, 
     shared = Search(
         make_model(), make_images(), batch_size=BATCH, min_relative_risk=1.5, folder=out
     )
-    if shared.look(process):
+    if shared.extract(process):
         save_discovery(shared.discover(), out / RESULT_NAME)
 
 
@@ -58,7 +58,7 @@ def stored_files(out: Path) -> dict[str, bytes]:
 def times_looked_at(out: Path) -> Counter[int]:
     """Return how often each image was processed."""
     counts: Counter[int] = Counter()
-    for path in out.glob("look-*.npz"):
+    for path in out.glob("features-*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             counts.update(arrays["sources"].tolist())
     return counts
@@ -78,7 +78,9 @@ def kill_searches(
         0,
         len(make_images()),
     )
-    assert any(name.startswith("trial-") for name in reference_files), "no candidate was tested"
+    assert any(name.startswith("intervention-") for name in reference_files), (
+        "no candidate was tested"
+    )
     while num_kills < kills:
         out, kills_of_case = work / f"search-{num_kills}", 0
         for _ in range(rng.randint(2, 6)):

@@ -17,7 +17,7 @@ from tests.report.test_browser import Browser, browser, pytestmark  # noqa: F401
 def files(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("pages")
     with_cues = discovery(
-        cue(NASTY), cue("cat", number=0, removed=NONE, groups=(), examples=3),
+        cue(NASTY), cue("cat", number=0, removal=NONE, groups=(), examples=3),
         cue("dog", confirmed=False, number=1),
     )  # fmt: skip
     without_cues = discovery(cue(NASTY, confirmed=False), accuracy=None, skipped=(), notes=(NASTY,))

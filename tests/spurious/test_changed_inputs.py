@@ -17,12 +17,13 @@ import pytest
 
 from semattn.spurious import (
     Search,
+    candidates as candidates_of,
     discover_spurious,
-    feature_store as views,
+    feature_store,
     save_discovery,
-    study,
+    search as search_module,
 )
-from semattn.spurious.feature_extractor import Looker
+from semattn.spurious.feature_extractor import FeatureExtractor
 from semattn.utils import input_identity as identity
 from semattn.utils.processes import LockedError
 from semattn.utils.run_store import TEMPORARY, RunStore
@@ -41,7 +42,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def _small_sample(monkeypatch):
     """Fit the projection to three images, so that most edits do not change it."""
-    monkeypatch.setattr(views, "SAMPLED", 3)
+    monkeypatch.setattr(feature_store, "SAMPLED", 3)
 
 
 @pytest.fixture
@@ -55,9 +56,11 @@ def root(tmp_path):
 def extracted(monkeypatch):
     """Number of images of each extraction."""
     counts: list[int] = []
-    look = Looker.look
+    extract = FeatureExtractor.extract
     monkeypatch.setattr(
-        Looker, "look", lambda self, images: counts.append(len(images.pixels)) or look(self, images)
+        FeatureExtractor,
+        "extract",
+        lambda self, images: counts.append(len(images.pixels)) or extract(self, images),
     )
     return counts
 
@@ -89,7 +92,7 @@ def test_the_cases_have_tested_candidates(root, tmp_path):
     """Check that the cases below compare results of interventions."""
     search(root, tmp_path / "kept")
     names = {name[:5] for name in kept_files(tmp_path / "kept")}
-    assert names >= {"look-", "space", "class", "trial"}
+    assert names >= {"featu", "proje", "class", "inter"}
 
 
 def test_a_picture_edited_in_place_is_extracted_again(root, tmp_path, extracted):
@@ -133,9 +136,9 @@ def test_files_with_the_same_content_are_used(root, tmp_path, monkeypatch, kind)
         shutil.rmtree(root)
         root = tmp_path / "elsewhere/copy"
     with monkeypatch.context() as patch:
-        patch.setattr(Looker, "look", None)
-        patch.setattr(study, "find_candidates", None)
-        patch.setattr(study.trials, "run", None)
+        patch.setattr(FeatureExtractor, "extract", None)
+        patch.setattr(candidates_of, "find_candidates", None)
+        patch.setattr(search_module, "run_interventions", None)
         discovery = search(root, tmp_path / "kept")
     assert same_as_scratch(root, discovery, tmp_path)
 
@@ -192,7 +195,7 @@ def test_data_sets_in_memory_are_compared_by_their_content(root, tmp_path, form)
 
 def test_changed_batches_of_other_processes_count_as_missing(root, tmp_path):
     def part(place):
-        return Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS).look((place, 2))
+        return Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS).extract((place, 2))
 
     assert [part(0), part(1)] == [False, True]
     edit(root / "dog/001.bmp")  # image 9, of batch 2: of process 0
@@ -211,11 +214,11 @@ def test_a_second_search_in_a_folder_is_refused_while_one_runs(root, tmp_path, p
     refusals = []
 
     def progress(task, *_):
-        if task == "looking" and not refusals:
+        if task == "extracting features" and not refusals:
             with pytest.raises(LockedError, match=words) as error:
-                other.look(process)
+                other.extract(process)
             refusals.append(error)
-        if task == "comparing":
+        if task == "finding candidates":
             with pytest.raises(LockedError, match="is running"):
                 other.discover()
 
@@ -233,7 +236,7 @@ def test_results_in_the_searched_folder_are_not_a_class(command, root, tmp_path,
     (root / "dog").rename(root / "owl")
     monkeypatch.chdir(root)
     arguments = ("spurious", ".", "--batch-size", 4, "--no-report")
-    real, calls = Looker.look, []
+    real, calls = FeatureExtractor.extract, []
 
     def stop(self, images):
         calls.append(len(images.pixels))
@@ -241,7 +244,7 @@ def test_results_in_the_searched_folder_are_not_a_class(command, root, tmp_path,
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(Looker, "look", stop)
+    monkeypatch.setattr(FeatureExtractor, "extract", stop)
     status, out, err = command(*arguments)
     assert (status, out) == (130, "")
     assert err == (

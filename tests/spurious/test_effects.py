@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from semattn import record
-from semattn.spurious.effects import answer, answer_without, log_odds, pasted
+from semattn.spurious.interventions import (
+    class_log_odds,
+    class_log_odds_without,
+    log_odds,
+    paste_patches,
+)
 from tests import models
 
 
@@ -29,7 +34,9 @@ def test_log_odds_are_those_of_the_softmax():
 def test_answers_are_those_of_the_model(model):
     images, classes = x(), torch.tensor([0, 3, 1])
     with torch.no_grad():
-        torch.testing.assert_close(answer(model, images, classes), log_odds(model(images), classes))
+        torch.testing.assert_close(
+            class_log_odds(model, images, classes), log_odds(model(images), classes)
+        )
 
 
 def without(model, image, hidden):
@@ -51,12 +58,12 @@ def test_hidden_patches_equal_dropped_tokens(model):
     images, classes = x(), torch.tensor([0, 3, 1])
     hidden = torch.rand(3, 12, generator=torch.manual_seed(1)).argsort(dim=1) < 3
     before = models.state_of(model)
-    log_odds_without = answer_without(model, images, classes, hidden)
+    log_odds_without = class_log_odds_without(model, images, classes, hidden)
     assert models.state_of(model) == before
     for i in range(3):
         expected = log_odds(without(model, images[i], hidden[i]), classes[i : i + 1])[0]
         torch.testing.assert_close(log_odds_without[i], expected, rtol=1e-4, atol=1e-5)
-    assert (answer(model, images, classes) - log_odds_without).abs().min() > 1e-4
+    assert (class_log_odds(model, images, classes) - log_odds_without).abs().min() > 1e-4
 
 
 def test_pixels_are_pasted_where_the_patches_are(model):
@@ -70,7 +77,7 @@ def test_pixels_are_pasted_where_the_patches_are(model):
         top, left = int(patch // columns * height), int(patch % columns * width)
         region = (slice(None), slice(top, top + int(height)), slice(left, left + int(width)))
         expected[image][region] = source[image][region]
-    assert torch.equal(pasted(into, source, patches, grid), expected)
+    assert torch.equal(paste_patches(into, source, patches, grid), expected)
 
 
 def test_a_colour_cast_is_transferred_with_light(model):
@@ -79,8 +86,10 @@ def test_a_colour_cast_is_transferred_with_light(model):
     grid = record(model, plain, grad=False).grid
     patches = torch.zeros(1, 12).bool()
     patches[0, :8] = True
-    pasted_images = pasted(plain, plain + shift, patches, grid, light=True)
+    pasted_images = paste_patches(plain, plain + shift, patches, grid, match_colours=True)
     torch.testing.assert_close(pasted_images, plain + shift)  # the rest as well
-    assert torch.equal(pasted(plain, plain + shift, patches, grid)[:, :, 32:], plain[:, :, 32:])
-    brighter = pasted(plain, plain + 0.3, patches, grid, light=True)
+    assert torch.equal(
+        paste_patches(plain, plain + shift, patches, grid)[:, :, 32:], plain[:, :, 32:]
+    )
+    brighter = paste_patches(plain, plain + 0.3, patches, grid, match_colours=True)
     torch.testing.assert_close(brighter[:, :, 32:], plain[:, :, 32:])  # brightness stays

@@ -22,11 +22,10 @@ from semattn.errors import SemattnError
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import (
     Search,
-    feature_store as views,
+    candidates as candidates_of,
+    feature_store,
     load_discovery,
-    places,
     save_discovery,
-    study,
 )
 from tests import models
 
@@ -62,11 +61,11 @@ def test_the_mark_is_the_first_cue(discovery):
     cue = discovery.cues[0]
     assert cue.confirmed and cue.name == "red" and discovery.classes[0].name == "red"
     assert cue.where == "same place" and cue.inside > 0.6 and cue.outside < 0.1
-    assert cue.removed.low > 0 and cue.transplanted.low > 0
+    assert cue.removal.low > 0 and cue.transplant.low > 0
     rows, columns = np.unravel_index(cue.place.argmax(), cue.place.shape)
     assert 8 <= rows <= 11 and 8 <= columns <= 11  # patches of the mark
     assert discovery.confirmed[0] is cue and discovery.images == 72 and discovery.accuracy > 0.9
-    assert {group.name for group in cue.groups} >= {"class, cue", "others, cue put there"}
+    assert {group.name for group in cue.groups} >= {"class, cue", "others, cue transplanted"}
     assert all(not bool(np.isnan(example.matches).any()) for example in cue.examples)
 
 
@@ -92,7 +91,7 @@ def test_a_seed_repeats_the_search_and_the_model_does_not_change(model, pairs, d
 
 
 def test_an_interrupted_search_resumes(model, pairs, discovery, tmp_path, monkeypatch):
-    real, calls = views.Looker.look, []
+    real, calls = feature_store.FeatureExtractor.extract, []
 
     def stop(self, images):
         calls.append(len(images.pixels))
@@ -101,15 +100,17 @@ def test_an_interrupted_search_resumes(model, pairs, discovery, tmp_path, monkey
         return real(self, images)
 
     options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
-    monkeypatch.setattr(views.Looker, "look", stop)
+    monkeypatch.setattr(feature_store.FeatureExtractor, "extract", stop)
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
-    done = len(list((tmp_path / "search").glob("look-*.npz")))
+    done = len(list((tmp_path / "search").glob("features-*.npz")))
     assert done == 7 - 4  # the projection needs four batches
-    monkeypatch.setattr(views.Looker, "look", real)
+    monkeypatch.setattr(feature_store.FeatureExtractor, "extract", real)
     assert same(discovery, discover_spurious(model, pairs, **options))
-    monkeypatch.setattr(views.Looker, "look", None)  # stored results are not computed again
-    monkeypatch.setattr(study, "find_candidates", None)
+    monkeypatch.setattr(
+        feature_store.FeatureExtractor, "extract", None
+    )  # stored results are not computed again
+    monkeypatch.setattr(candidates_of, "find_candidates", None)
     assert same(discovery, discover_spurious(model, pairs, **options))
 
 
@@ -125,7 +126,11 @@ discover_spurious(planted.model_of(pairs), pairs, names=("red", "green", "blue")
 
 def test_a_killed_search_loses_at_most_one_batch(model, pairs, discovery, tmp_path):
     search = tmp_path / "search"
-    for least in (2, 5, 8):  # space, four batches of images (16 each) and a half, classes, trials
+    for least in (
+        2,
+        5,
+        8,
+    ):  # projection, four batches of images (16 each) and a half, classes, interventions
         command = [sys.executable, "-W", "error", "-c", SEARCH, str(search)]
         before = set(search.glob("*.npz"))
         with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
@@ -147,10 +152,10 @@ def test_a_killed_search_loses_at_most_one_batch(model, pairs, discovery, tmp_pa
 def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monkeypatch):
     """Check that no image is extracted twice and that the files are those of one process."""
     stages, image_counts = [], []
-    real = views.Looker.look
+    real = feature_store.FeatureExtractor.extract
     monkeypatch.setattr(
-        views.Looker,
-        "look",
+        feature_store.FeatureExtractor,
+        "extract",
         lambda *arguments: image_counts.append(len(arguments[1].pixels)) or real(*arguments),
     )
     options = {
@@ -159,11 +164,15 @@ def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monke
         "progress": lambda *stage: stages.append(stage),
     }
     parts = [Search(model, pairs, folder=tmp_path / "many", **options) for _ in range(3)]
-    assert not parts[1].look((1, 3)) and stages[-1] == ("looking", 24, 24)  # of 16 and 8
-    assert not parts[0].look((0, 3)) and not parts[0].look((0, 3))
-    assert parts[2].look((2, 3)) and stages[-1] == ("looking", 16, 16)
+    assert not parts[1].extract((1, 3)) and stages[-1] == (
+        "extracting features",
+        24,
+        24,
+    )  # of 16 and 8
+    assert not parts[0].extract((0, 3)) and not parts[0].extract((0, 3))
+    assert parts[2].extract((2, 3)) and stages[-1] == ("extracting features", 16, 16)
     assert sum(image_counts) == 72 + 64  # every image, and the sample of the projection
-    assert not parts[1].look((1, 3)) and parts[0].look((0, 3)), (
+    assert not parts[1].extract((1, 3)) and parts[0].extract((0, 3)), (
         "nothing is missing: the first process searches"
     )
     assert same(discovery, parts[2].discover()) and sum(image_counts) == 72 + 64
@@ -177,16 +186,17 @@ def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monke
 
 def test_a_search_without_a_folder_removes_its_files(model, pairs):
     with Search(model, pairs, names=NAMES, preprocessing=planted.OWN) as search:
-        search.look((0, 5))
-        assert search.store.folder.exists()
-    assert not search.store.folder.exists()
+        search.extract((0, 5))
+        assert search.run_store.folder.exists()
+    assert not search.run_store.folder.exists()
 
 
 def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(views.Views, "_extract", stop)  # the space is there by then
+    # The projection is stored by then.
+    monkeypatch.setattr(feature_store.FeatureStore, "_extract_batch", stop)
     options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
@@ -255,7 +265,9 @@ def test_identical_images_have_no_cue(model):
 
 
 def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch):
-    monkeypatch.setattr(places, "off_object", lambda over, *_: np.zeros_like(over, bool))
+    monkeypatch.setattr(
+        candidates_of, "background_patches", lambda over, *_: np.zeros_like(over, bool)
+    )
     discovery = discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
     assert (
         not discovery.cues

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from semattn import SIFTPatchInterrelation
 from semattn.keypoints import detect
-from semattn.spurious.effects import answer
+from semattn.spurious.interventions import class_log_odds
 
 from ...datasets.objects_on_scenes import NAMES
 from ..prompting.arms import normalise
@@ -79,12 +79,12 @@ def occlusion_drops(model: nn.Module, inputs: Tensor, labels: np.ndarray) -> np.
     side = WINDOW * int(GRID.cell[0])
     for start in range(0, len(inputs), BATCH):
         part = slice(start, start + BATCH)
-        before = answer(model, inputs[part], classes[part])
+        before = class_log_odds(model, inputs[part], classes[part])
         for top in range(0, inputs.shape[-2], side):
             for left in range(0, inputs.shape[-1], side):
                 grey = inputs[part].clone()
                 grey[..., top : top + side, left : left + side] = 0
-                drop = (before - answer(model, grey, classes[part])).float().numpy()
+                drop = (before - class_log_odds(model, grey, classes[part])).float().numpy()
                 rows, columns = (
                     slice(offset // 14, offset // 14 + WINDOW) for offset in (top, left)
                 )
@@ -125,9 +125,9 @@ def run(case: Case, work: Path) -> dict[str, Any]:
         cosines = means @ fresh_map / np.linalg.norm(means, axis=1) / np.linalg.norm(fresh_map)
         spray_scores.append(fresh_map * means[np.argmax(cosines)])
     fresh_log_odds = (
-        answer(model, fresh_set.inputs, torch.from_numpy(fresh_set.labels)).float().numpy()
+        class_log_odds(model, fresh_set.inputs, torch.from_numpy(fresh_set.labels)).float().numpy()
     )
-    log_odds = answer(model, inputs, torch.from_numpy(labels)).float().numpy()
+    log_odds = class_log_odds(model, inputs, torch.from_numpy(labels)).float().numpy()
     drops = occlusion_drops(model, fresh_set.inputs, fresh_set.labels)
     fresh_counts, counts_of_images = count_keypoints(fresh_set.images), count_keypoints(images)
     rng = np.random.default_rng(case.seed)

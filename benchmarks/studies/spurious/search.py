@@ -33,7 +33,7 @@ from semattn.cli.parsing import read_precision
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_discovery
-from semattn.spurious.feature_extractor import Looker
+from semattn.spurious.feature_extractor import FeatureExtractor
 from semattn.utils.atomic_files import atomic_write, write_text
 from semattn.zoo import cache_dir
 
@@ -203,9 +203,10 @@ def patches_with_cue(items: list[Planted]) -> np.ndarray:
 
 def features(model: nn.Module, inputs: Tensor) -> np.ndarray:
     """Return the features that a cue's detector uses: (n, P, E)."""
-    looker = Looker(model, PREPROCESSING, "sift", 0)
+    extractor = FeatureExtractor(model, PREPROCESSING, "sift", 0)
     parts = [
-        looker.features(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)
+        extractor.features_of(inputs[start : start + BATCH])
+        for start in range(0, len(inputs), BATCH)
     ]
     return torch.cat(parts).numpy()
 

@@ -19,7 +19,7 @@ SPURIOUS_FILES = {
     "result": "spurious.json",
     "cues": "spurious.npz",
 }
-EFFECTS = ("removed", "transplanted")
+EFFECTS = ("removal", "transplant")
 COLUMNS = (
     "class", "target", "confirmed", "score", "score_low", "score_high", "p", "inside", "outside",
     *(f"{name}{part}" for name in EFFECTS for part in ("", "_low", "_high", "_p", "_images")),

@@ -116,7 +116,7 @@ function spurious() {
 
   // --- effects of the cue: two bars with their intervals
   function effects(cue) {
-    const rows = [['loss by removal', cue.removed, 'removed'], ['gain by transplant', cue.transplanted, 'transplanted']];
+    const rows = [['loss by removal', cue.removal, 'removed'], ['gain by transplant', cue.transplant, 'transplanted']];
     const values = rows.flatMap(([, effect]) => [effect.mean, effect.low, effect.high]).filter((value) => value !== null);
     const low = Math.min(0, ...values);
     const high = Math.max(0.001, ...values);
@@ -157,7 +157,7 @@ function spurious() {
 
   function groups(cue) {
     if (!cue.groups.length) return null;
-    const names = { 'class, cue': `${cue.class}, with the cue`, 'class, no cue': `${cue.class}, without the cue`, 'others, cue put there': 'other classes, cue transplanted', others: 'other classes, unchanged' };
+    const names = { 'class, cue': `${cue.class}, with the cue`, 'class, no cue': `${cue.class}, without the cue`, 'others, cue transplanted': 'other classes, cue transplanted', others: 'other classes, unchanged' };
     const rows = cue.groups.map((group) => [names[group.name] ?? group.name, group.count, formatPercent(group.accuracy), formatPercent(group.prompted),
       group.accuracy === null || group.prompted === null ? '–' : signed(100 * (group.prompted - group.accuracy), 0)]);
     return make('div', { className: 'scroll' }, table('Accuracy of the model, unchanged and with attention biased away from the cue',
@@ -190,7 +190,7 @@ function spurious() {
   byId('next').replaceChildren(...part.next.map((step) => make('li', {}, make('p', { textContent: step.text }),
     step.code ? make('pre', { tabIndex: 0 }, make('code', { textContent: step.code })) : null)));
   if (part.unconfirmed.length) {
-    const rows = part.unconfirmed.map((cue) => [cue.class, cue.where, cue.tag, formatPercent(cue.inside), formatPercent(cue.outside), formatNats(cue.removed), formatNats(cue.transplanted), cue.rejection_reason]);
+    const rows = part.unconfirmed.map((cue) => [cue.class, cue.where, cue.tag, formatPercent(cue.inside), formatPercent(cue.outside), formatNats(cue.removal), formatNats(cue.transplant), cue.rejection_reason]);
     byId('spurious-unconfirmed').replaceChildren(make('details', {},
       make('summary', { textContent: `${part.unconfirmed.length} tested and not confirmed` }),
       make('div', { className: 'scroll unconfirmed', tabIndex: 0, role: 'group', 'aria-label': 'Tested and not confirmed' }, table('',
