@@ -20,7 +20,7 @@ from ..grid import PatchGrid
 from .frozen import frozen, gradients_of
 from .layout_pass import layout_pass
 from .model_call import ModelCall
-from .position_rules import Planes, mean_positions, varies_along
+from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..errors import UnsupportedModelError
 from .hooks import Call, CallReader, DenseCall, FoundCall, FusedCall
 from .model_call import ModelCall
-from .position_rules import Planes, mean_positions, varies_along
+from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .scope import CallScope, depth, isolated
 from .sites import NAMED_ATTENTION, AttentionSite

@@ -19,7 +19,7 @@ from ..targets import OutputKind, OutputMeaning
 from ..utils.class_names import class_names
 from .output_watch import (
     LINEAR,
-    Call,
+    LayerCall,
     OutputWatch,
     current_watch,
     note_meaning,
@@ -34,7 +34,9 @@ _PROBLEMS = {
 }
 
 
-def declares_features(model: nn.Module | None, last: Call | None, outputs: int, raw: bool) -> bool:
+def declares_features(
+    model: nn.Module | None, last: LayerCall | None, outputs: int, raw: bool
+) -> bool:
     """Return whether the model, or the part that returns the output, declares no classifier."""
     if model is None:
         return False
@@ -118,7 +120,7 @@ _ADVICE = (
 
 
 def predict(model: nn.Module, *args: Any) -> tuple[Tensor, OutputMeaning]:
-    """Call a model once and return its output tensor and the meaning of the output."""
+    """LayerCall a model once and return its output tensor and the meaning of the output."""
     with watch_output(model):
         return read_output(model(*args), model)
 
@@ -264,7 +266,7 @@ def _logits(outputs: int, is_known: bool) -> OutputMeaning:
 
 def _last_layer(
     part: str | int | None, tensor: Tensor, watch: OutputWatch | None
-) -> tuple[Call | None, bool]:
+) -> tuple[LayerCall | None, bool]:
     """Return the layer that returned the output, if known, and whether it is linear and last."""
     if watch is None or not watch.calls:
         return None, False
@@ -288,7 +290,7 @@ def _is_mean_of_heads(tensor: Tensor, watch: OutputWatch) -> bool:
     return torch.allclose(tensor.detach().reshape(-1), mean, rtol=1e-2, atol=1e-3)
 
 
-def _is_classifier(last: Call | None, in_unit: bool) -> bool:
+def _is_classifier(last: LayerCall | None, in_unit: bool) -> bool:
     """Return whether the last layer is linear with a bias; True without a layer."""
     if last is None:
         return True
@@ -300,7 +302,7 @@ def _in_unit_interval(tensor: Tensor) -> bool:
     return bool(((tensor >= 0) & (tensor <= 1)).all()) and bool(tensor.any())
 
 
-def _bounded(tensor: Tensor, last: Call | None, from_features: bool) -> OutputMeaning | None:
+def _bounded(tensor: Tensor, last: LayerCall | None, from_features: bool) -> OutputMeaning | None:
     """Return the meaning of values between 0 and 1; None if they are not probabilities."""
     values = tensor.detach().double()
     tolerance = 0.01 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-3
@@ -333,7 +335,11 @@ def _is_sigmoid_of(values: Tensor, result: Tensor) -> bool:
 
 
 def _comes_from_features(
-    tensor: Tensor, model: nn.Module | None, watch: OutputWatch | None, last: Call | None, raw: bool
+    tensor: Tensor,
+    model: nn.Module | None,
+    watch: OutputWatch | None,
+    last: LayerCall | None,
+    raw: bool,
 ) -> bool:
     """Return whether the last layer is not a classifier and has the width of the output."""
     outputs = width(tensor)

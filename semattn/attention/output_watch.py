@@ -19,7 +19,7 @@ from .scope import CallScope
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Bilinear)
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
-Call = tuple[nn.Module, Tensor]  # a layer and its result
+LayerCall = tuple[nn.Module, Tensor]  # a layer and its result
 _MIN_BLOCKS, _MIN_BLOCK_LAYERS = 3, 6  # of a stack of equal blocks
 _MAX_CALLS = 4  # last calls that are kept until the pass ends
 
@@ -33,8 +33,8 @@ class OutputWatch:
 
     model: nn.Module
     scope: CallScope = field(default_factory=lambda: CallScope(include_nested=True))
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
-    heads: deque[Call] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
+    calls: deque[LayerCall] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
+    heads: deque[LayerCall] = field(default_factory=lambda: deque(maxlen=_MAX_CALLS))
     meaning: OutputMeaning | None = None
     outer: OutputWatch | None = None
     open: bool = True

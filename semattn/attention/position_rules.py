@@ -6,17 +6,26 @@ elementwise call keeps them. The rules do not depend on any model family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Positions of the elements of a tensor, three planes of its shape: image number, and position down
-# and across as fractions of the image's height and width. Image -1 is padding. Image NaN has no
-# position (a class token); "down" is then NaN or a negative number that identifies the token.
-Planes = tuple[Tensor, ...]
+from .position_planes import (
+    Planes,
+    are_at_different_positions,
+    are_of_one_token,
+    extrapolate,
+    fill_missing,
+    mean_positions,
+    reshape_plane,
+    sample_planes,
+    select_tokens,
+    varies_along,
+    window_centers,
+)
 
 # Scores and attention have the planes of their queries followed by those of their keys.
 _N_PAIR_PLANES = 6
@@ -47,12 +56,6 @@ _RESIZED = {
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d",
 }  # fmt: skip
 _SUMS = {"add", "sub", "rsub", "lerp"}
-_MIN_DISTANCE = 0.015  # fraction of the image's side above which two tokens differ
-# Part of the distance between neighbours by which the operands of a sum may differ: in a residual
-# block with a stride and one-sided padding, the two paths differ by half of a token.
-_MAX_SHIFT = 0.6
-_MIN_GAP = 1e-5  # between the positions of neighbours
-_EQUAL_WITHIN = 1e-6  # positions that differ by less are equal
 # Windows that slide over an image.
 WINDOWS = {"convolution", "im2col"}
 PRODUCTS = {"bmm", "baddbmm", "matmul"}
@@ -65,7 +68,7 @@ JOINED = {"cat", "stack", "concat", "concatenate"}
 
 
 Lookup = Callable[[Any], "Planes | None"]
-Rule = Callable[..., "list[Planes] | None"]
+PositionRule = Callable[..., "list[Planes] | None"]
 
 
 def tensors_in(args: Any) -> Iterator[Tensor]:
@@ -78,7 +81,7 @@ def tensors_in(args: Any) -> Iterator[Tensor]:
 
 
 @cache
-def rule_of(func: Any) -> Rule | None:
+def rule_of(func: Any) -> PositionRule | None:
     """Return the position rule of a call; None if it is unknown (the call may still decompose)."""
     name = func._schema.name.rpartition("::")[2]
     if func._schema.is_mutable:
@@ -121,42 +124,10 @@ def _keep_positions(
     first, *others = pairs or candidates
     if not pairs and others:
         name = func._schema.name.rpartition("::")[2].removesuffix("_")
-        if name in _SUMS and _differ(first, others[0]):
+        if name in _SUMS and are_at_different_positions(first, others[0]):
             return None
-        first = _fill_missing(first, others[0])
+        first = fill_missing(first, others[0])
     return [tuple(plane.expand(result.shape) for plane in first)]
-
-
-def _differ(first: Planes, second: Planes) -> bool:
-    """Return whether two tensors hold several tokens each, at different positions."""
-    first, second = (tuple(map(without_copies, planes)) for planes in (first, second))
-    if not (_has_several_positions(first) and _has_several_positions(second)):
-        return False
-    real = (first[0] >= 0) & (second[0] >= 0)
-    if bool((real & (first[0] != second[0])).any()):
-        return True
-    pairs = list(zip(first[1:3], second[1:3], strict=True))
-    distances = [(plane - other).abs() for plane, other in pairs]
-    if not any(bool((real & (distance > _MIN_DISTANCE)).any()) for distance in distances):
-        return False
-    limits = [max(_MIN_DISTANCE, _MAX_SHIFT * min(map(_spacing, pair))) for pair in pairs]
-    far = [distance > limit for distance, limit in zip(distances, limits, strict=True)]
-    return any(bool((real & is_far).any()) for is_far in far)
-
-
-def _spacing(plane: Tensor) -> float:
-    """Return the smallest distance between two positions on one axis; 0 if there is only one."""
-    values = plane[~plane.isnan()].unique()
-    gaps = values.diff()
-    gaps = gaps[gaps > _MIN_GAP]
-    return float(gaps.amin()) if len(gaps) else 0.0
-
-
-def _has_several_positions(planes: Planes) -> bool:
-    real = planes[0] >= 0
-    least = [torch.where(real, plane, torch.inf).amin() for plane in planes[1:3]]
-    most = [torch.where(real, plane, -torch.inf).amax() for plane in planes[1:3]]
-    return any(bool(high - low > _MIN_DISTANCE) for low, high in zip(least, most, strict=True))
 
 
 def _where(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> list[Planes] | None:
@@ -168,42 +139,13 @@ def _where(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> lis
     return [tuple(torch.where(args[0], *pair).expand(result.shape) for pair in pairs)]
 
 
-def are_equal(first: Planes, second: Planes) -> bool:
-    """Return whether positions that broadcast to each other are equal."""
-    return len(first) == len(second) and all(
-        bool(((plane - other).abs() < _EQUAL_WITHIN).all())
-        for plane, other in zip(
-            (plane.nan_to_num(-9.0) for plane in first),
-            (plane.nan_to_num(-9.0) for plane in second),
-            strict=True,
-        )
-    )
-
-
-def _fill_missing(planes: Planes, other: Planes) -> Planes:
-    """Fill missing positions with those of another operand, as in a sum of padded parts."""
-    if planes[0].shape != other[0].shape or not bool(without_copies(planes[0]).isnan().any()):
-        return planes
-    missing = planes[0].isnan() & ~other[0].isnan()
-    if bool(missing.any()):
-        return tuple(torch.where(missing, *pair) for pair in zip(other, planes, strict=True))
-    return planes
-
-
 def _reshape(
     of: Lookup, _func: Any, args: Any, _kwargs: Any, result: Tensor
 ) -> list[Planes] | None:
     planes = of(args[0])
     if planes is None:
         return None
-    return [tuple(_reshape_plane(plane, result.shape) for plane in planes)]
-
-
-def _reshape_plane(plane: Tensor, shape: torch.Size) -> Tensor:
-    """Reshape a plane without copying values that are equal in all channels."""
-    if plane.stride(-1) == 0 and plane.ndim and plane.shape[-1] == shape[-1]:
-        return plane[..., :1].reshape(*shape[:-1], 1).expand(shape)
-    return plane.reshape(shape)
+    return [tuple(reshape_plane(plane, result.shape) for plane in planes)]
 
 
 def _move(of: Lookup, func: Any, args: Any, kwargs: Any, result: Any) -> list[Planes] | None:
@@ -272,7 +214,7 @@ def pad_features(
         return [tuple(func(plane, pad, torch.nan) for plane in planes)]
     return [
         tuple(
-            func(plane, pad, -1.0) if number % 3 == 0 else _extrapolate(plane, pad)
+            func(plane, pad, -1.0) if number % 3 == 0 else extrapolate(plane, pad)
             for number, plane in enumerate(planes)
         )
     ]
@@ -283,7 +225,7 @@ def pad_image(
 ) -> list[Planes] | None:
     """Pad an image: padding belongs to the image, at positions outside its borders."""
     planes = of(args[0])
-    return None if planes is None else [tuple(_extrapolate(plane, args[1]) for plane in planes)]
+    return None if planes is None else [tuple(extrapolate(plane, args[1]) for plane in planes)]
 
 
 def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
@@ -297,28 +239,6 @@ def _pads_tokens(planes: Planes, pad: list[int]) -> bool:
     return False
 
 
-def varies_along(planes: Iterable[Tensor], axis: int, tolerance: float = _EQUAL_WITHIN) -> bool:
-    """Return whether positions differ by `tolerance` or more along an axis.
-
-    No position is a position of its own.
-    """
-    for plane in planes:
-        values = without_copies(plane).nan_to_num(-9.0)
-        if bool(((values - values.narrow(axis, 0, 1)).abs() >= tolerance).any()):
-            return True
-    return False
-
-
-def _extrapolate(plane: Tensor, pad: list[int]) -> Tensor:
-    """Extrapolate positions linearly beyond the border."""
-    for axis in range(len(pad) // 2):
-        before, after = pad[2 * axis : 2 * axis + 2]
-        size = plane.shape[-1 - axis]
-        positions = torch.arange(-before, size + after, device=plane.device).float()
-        plane = _interpolate(plane, -1 - axis, positions)
-    return plane
-
-
 def _convolve(
     of: Lookup, _func: Any, args: Any, _kwargs: Any, result: Tensor
 ) -> list[Planes] | None:
@@ -327,14 +247,14 @@ def _convolve(
     if planes is None or transposed:
         return None
     samples = [
-        _window_centers(
+        window_centers(
             planes[0], 2 + axis, result.shape[2 + axis],
             (weight.shape[2 + axis] - 1) * option_of_axis(dilation, axis) + 1,
             option_of_axis(stride, axis), option_of_axis(padding, axis),
         )
         for axis in range(inputs.ndim - 2)
     ]  # fmt: skip
-    return [_sample(planes, samples, result)]
+    return [sample_planes(planes, samples, result)]
 
 
 def _pool(of: Lookup, _func: Any, args: Any, _kwargs: Any, result: Tensor) -> list[Planes] | None:
@@ -346,44 +266,13 @@ def _pool(of: Lookup, _func: Any, args: Any, _kwargs: Any, result: Tensor) -> li
     padding = args[3] if len(args) > 3 else 0
     first = result.ndim - len(kernel)
     samples = [
-        _window_centers(
+        window_centers(
             planes[0], first + axis, result.shape[first + axis],
             kernel[axis], option_of_axis(stride, axis), option_of_axis(padding, axis),
         )
         for axis in range(len(kernel))
     ]  # fmt: skip
-    return [_sample(planes, samples, result)]
-
-
-def _window_centers(
-    image: Tensor, axis: int, count: int, kernel: int, stride: int, padding: int
-) -> Tensor:
-    """Return the positions of the `count` outputs of a sliding window along an axis.
-
-    Windows without overlap are at their centers. Overlapping windows whose padding makes them cover
-    the axis exactly once, `stride` elements each, are at the centers of those elements, so that
-    positions do not depend on the padding, which differs between libraries.
-    """
-    steps = torch.arange(count, device=image.device, dtype=torch.float32) * stride
-    if kernel > stride:
-        for first, size in (_real_extent(image, axis), (0, image.shape[axis])):
-            if abs(count * stride - size) < stride:
-                return steps + first + (stride - 1) / 2
-    return steps - padding + (kernel - 1) / 2
-
-
-def _real_extent(image: Tensor, axis: int) -> tuple[int, int]:
-    """Return the index of the first element along an axis that is not padding, and their number."""
-    size = image.shape[axis]
-    image = without_copies(image)
-    if image.shape[axis] == 1:
-        return 0, size
-    other_axes = [other for other in range(image.ndim) if other != axis]
-    real = (image >= 0).any(dim=other_axes) if other_axes else image >= 0
-    numbers = real.nonzero().flatten()
-    if not len(numbers):
-        return 0, size
-    return int(numbers[0]), int(numbers[-1] - numbers[0]) + 1
+    return [sample_planes(planes, samples, result)]
 
 
 def _resize(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> list[Planes] | None:
@@ -404,50 +293,7 @@ def _resize(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> li
         if factors:
             scale = factors[axis]
         samples.append((steps + 0.5) * (1 / scale if scale else size / count) - 0.5)
-    return [_sample(planes, samples, result)]
-
-
-def _sample(planes: Planes, samples: list[Tensor], result: Tensor) -> Planes:
-    """Sample planes (B, C, …) at indices along each of their last axes, equal in all channels."""
-    sampled = []
-    for number, plane in enumerate(planes):
-        axes = range(plane.ndim - len(samples), plane.ndim)
-        channel = plane.ndim - len(samples) - 1
-        values = without_copies(plane)
-        if number % 3 == 0 and not bool(values.isnan().any()):  # image numbers ignore padding
-            values = values.amax(dim=(channel, *axes), keepdim=True)
-        else:
-            values = values.mean(dim=channel, keepdim=True)
-            for axis, indices in zip(axes, samples, strict=True):
-                indices = indices.round() if number % 3 == 0 else indices
-                values = _interpolate(values, axis, indices.float())
-        sampled.append(values.expand(result.shape))
-    return tuple(sampled)
-
-
-def without_copies(plane: Tensor) -> Tensor:
-    """Return a view of the plane in which expanded axes (of stride 0) have length 1."""
-    return plane[tuple(slice(0, 1) if step == 0 else slice(None) for step in plane.stride())]
-
-
-def _interpolate(plane: Tensor, axis: int, positions: Tensor) -> Tensor:
-    """Interpolate a plane linearly at fractional indices along an axis; extrapolate at the ends."""
-    shape = list(plane.shape)
-    shape[axis] = len(positions)
-    plane = without_copies(plane)
-    size = plane.shape[axis]
-    if size == 1:
-        return plane.expand(shape)
-    positions = positions.to(plane.device)
-    low = positions.floor().clamp(0, size - 2)
-    part = positions - low
-    part = part.reshape([-1 if dim == axis % plane.ndim else 1 for dim in range(plane.ndim)])
-    first = plane.index_select(axis, low.long())
-    second = plane.index_select(axis, low.long() + 1)
-    between = first + part * (second - first)
-    # A neighbor with weight 0 does not count, even if it has no position.
-    between = torch.where(part == 0, first, torch.where(part == 1, second, between))
-    return between.expand(shape)
+    return [sample_planes(planes, samples, result)]
 
 
 def _reduce(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> list[Planes] | None:
@@ -462,26 +308,6 @@ def _reduce(of: Lookup, func: Any, args: Any, kwargs: Any, result: Tensor) -> li
     return [mean_positions(planes, dims if isinstance(dims, (list, tuple)) else [dims], keepdim)]
 
 
-def mean_positions(planes: Planes, dims: Any, keepdim: bool) -> Planes:
-    """Return the image number and the mean position over some axes."""
-    shape = list(planes[0].shape)
-    for axis in dims:
-        shape[axis] = 1
-    reduced = [
-        (
-            without_copies(plane).amax(dims, True)
-            if number % 3 == 0
-            else without_copies(plane).mean(dims, True)
-        )
-        for number, plane in enumerate(planes)
-    ]
-    reduced_axes = [axis % len(shape) for axis in dims]
-    index = [
-        slice(None) if keepdim or axis not in reduced_axes else 0 for axis in range(len(shape))
-    ]
-    return tuple(plane.expand(shape)[tuple(index)] for plane in reduced)
-
-
 def _multiply(
     of: Lookup, func: Any, args: Any, _kwargs: Any, result: Tensor
 ) -> list[Planes] | None:
@@ -494,40 +320,19 @@ def _multiply(
         axis = -1 if name == "linear" else -2
         if left is not None and right is None and len(left) == 3 and varies_along(left[1:], -1):
             matrix = second if name == "linear" else second.mT
-            planes = _select([plane.mT for plane in left], matrix)
+            planes = select_tokens([plane.mT for plane in left], matrix)
             planes = tuple(plane.mT for plane in planes)
         elif (
             right is not None and left is None and len(right) == 3 and varies_along(right[1:], axis)
         ):
             tokens = right if axis == -2 else tuple(plane.mT for plane in right)
-            planes = _select(tokens, first)
+            planes = select_tokens(tokens, first)
         else:
-            is_one_token = left is not None and right is not None and _are_of_one_token(left, right)
+            is_one_token = left is not None and right is not None and are_of_one_token(left, right)
             left = left and mean_positions(left, [-1], True)
             right = right and mean_positions(right, [axis], True)
             planes = left if is_one_token else _pair(left, right, name in PRODUCTS)
     return None if planes is None else [tuple(plane.expand(result.shape) for plane in planes)]
-
-
-def _select(planes: Sequence[Tensor], matrix: Tensor) -> Planes:
-    """Return the positions of matrix (…, n, N) x tokens (…, N, D): (…, n, D).
-
-    A matrix with at most N / 2 non-zero elements in every row selects or averages a few tokens;
-    any other matrix mixes all tokens.
-    """
-    is_used = matrix != 0
-    if bool((2 * is_used.sum(dim=-1) > matrix.shape[-1]).any()):
-        return mean_positions(tuple(planes), [-2], True)
-    weights = matrix.abs().to(torch.float32)
-    weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-12)
-    image, down, across = (_weighted_mean(weights, plane) for plane in planes)
-    return image.round(), down, across
-
-
-def _weighted_mean(weights: Tensor, plane: Tensor) -> Tensor:
-    """Return the weighted mean of positions; NaN if one with a positive weight is NaN."""
-    unknown = (weights > 0).float() @ plane.isnan().float() > 0
-    return torch.where(unknown, torch.nan, weights @ plane.nan_to_num(0.0))
 
 
 def _reduce_by_vector(left: Planes | None, right: Planes | None, is_right: bool) -> Planes | None:
@@ -550,21 +355,6 @@ def _pair(left: Planes | None, right: Planes | None, is_batched: bool) -> Planes
     return left + right
 
 
-def _are_of_one_token(left: Planes, right: Planes) -> bool:
-    """Return whether two matrices hold channels of one and the same token."""
-    if len(left) != 3 or len(right) != 3 or left[0].shape[-2] * right[0].shape[-1] == 1:
-        return False
-    planes = [plane.nan_to_num(-9.0) for plane in (*left, *right)]
-    corners = [plane[..., :1, :1] for plane in planes]
-    return all(
-        bool(((plane - corner).abs() < _EQUAL_WITHIN).all())
-        for plane, corner in zip(planes, corners, strict=True)
-    ) and all(
-        bool(((corner - other).abs() < _EQUAL_WITHIN).all())
-        for corner, other in zip(corners[:3], corners[3:], strict=True)
-    )
-
-
 def option_of_axis(value: Any, axis: int) -> int:
     """Return the value for one axis of an option that may be a single number."""
     if isinstance(value, (list, tuple)):
@@ -572,7 +362,7 @@ def option_of_axis(value: Any, axis: int) -> int:
     return value
 
 
-_RULES: tuple[tuple[set[str], Rule], ...] = (
+_RULES: tuple[tuple[set[str], PositionRule], ...] = (
     (_UNCHANGED, _keep_positions),
     (_RESHAPED, _reshape),
     (_MOVED, _move),

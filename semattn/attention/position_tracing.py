@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +19,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .position_planes import (
+    NO_ORIGIN,
+    Origin,
+    Planes,
+    PositionStorage,
+    are_equal,
+    are_same_planes,
+    merge_origins,
+    without_copies,
+)
 from .position_rules import (
     JOINED,
     MULTIPLIED,
@@ -26,16 +36,13 @@ from .position_rules import (
     REDUCED,
     SCATTERED,
     WINDOWS,
-    Planes,
-    Rule,
-    are_equal,
+    PositionRule,
     is_float_tensor,
     option_of_axis,
     pad_features,
     pad_image,
     rule_of,
     tensors_in,
-    without_copies,
 )
 from .scope import depth
 
@@ -70,29 +77,6 @@ _INDEXED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Dependencies of the values of a tensor.
-
-    `image`, `random`, `argument`: whether the values depend on the image, the random generator or
-    another tensor argument of the model. `order`: "", or the reason why the positions of its
-    elements vary ("the image", "random numbers"). `calls`: numbers of the attention calls that it
-    depends on. `product`: for possible scores, "image", "lost" (from the image, with unknown
-    positions) or "foreign" (not from the image), and the modules that were running at the product
-    of queries and keys, outermost first. `picture`: whether its elements are pixels. `reach`:
-    overlap of its windows beyond their cells, as fractions of the image's height and width.
-    """
-
-    image: bool = False
-    random: bool = False
-    argument: bool = False
-    order: str = ""
-    calls: frozenset[int] = frozenset()
-    product: tuple[str, tuple[Any, ...]] | None = None
-    picture: bool = False
-    reach: tuple[float, float] = (0.0, 0.0)
-
-
 class PositionTracer(TorchDispatchMode):
     """Dispatch mode that traces the positions of all tensors computed from `inputs`.
 
@@ -110,7 +94,7 @@ class PositionTracer(TorchDispatchMode):
         self._positions = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
         self._bases = WeakTensorKeyDictionary()  # from a view to its base tensor
-        self._written: dict[int, _Storage] = {}
+        self._written: dict[int, PositionStorage] = {}
         self._level = depth()
         self.modules: list[Any] = []
         self.reads_values = False
@@ -143,10 +127,10 @@ class PositionTracer(TorchDispatchMode):
     def origin(self, tensor: Any) -> Origin:
         """Return the dependencies of the values of a tensor."""
         if not isinstance(tensor, Tensor):
-            return _NO_ORIGIN
-        origin = self._origins.get(tensor, _NO_ORIGIN)
+            return NO_ORIGIN
+        origin = self._origins.get(tensor, NO_ORIGIN)
         storage = self._written.get(_storage_key(tensor)) if self._written else None
-        return origin if storage is None else _merged(origin, storage.origin)
+        return origin if storage is None else merge_origins(origin, storage.origin)
 
     def put(self, tensor: Tensor, planes: Planes) -> None:
         """Set the positions of the elements of `tensor`."""
@@ -231,7 +215,7 @@ class PositionTracer(TorchDispatchMode):
     def _note_results(self, result: Any, operands: list[Tensor], origin: Origin) -> None:
         """Store the origin of the results of a call, and the base tensors of views."""
         for tensor in tensors_in([result]):
-            if origin is not _NO_ORIGIN:
+            if origin is not NO_ORIGIN:
                 self._origins[tensor] = origin
             if operands and tensor is not operands[0] and _shares_storage(tensor, operands[0]):
                 self._bases[tensor] = self._bases.get(operands[0], operands[0])
@@ -250,15 +234,15 @@ class PositionTracer(TorchDispatchMode):
         """
         tensors = output if isinstance(output, list) else [output]
         for tensor, planes in zip(tensors, positions or [], strict=positions is not None):
-            if written is None or _are_same(before, planes):
+            if written is None or are_same_planes(before, planes):
                 self.put(tensor, planes)
             else:
                 storage = self._storage(tensor)
                 storage.write(tensor, planes)
-                storage.origin = _merged(storage.origin, written)
+                storage.origin = merge_origins(storage.origin, written)
 
     def _apply_rule(
-        self, rule: Rule, func: Any, args: Any, kwargs: dict[str, Any], output: Any
+        self, rule: PositionRule, func: Any, args: Any, kwargs: dict[str, Any], output: Any
     ) -> list[Planes] | None:
         """Return the positions of the results of a call, with ids for tokens without a position."""
         name = func._schema.name.rpartition("::")[2]
@@ -298,14 +282,14 @@ class PositionTracer(TorchDispatchMode):
     ) -> Origin:
         """Return the dependencies of the values of the result of a call."""
         origins = map(self.origin, operands)
-        sources = [origin for origin in origins if origin is not _NO_ORIGIN]
+        sources = [origin for origin in origins if origin is not NO_ORIGIN]
         if name in _READS_VALUES:
             self.note_read(operands)
         random = name in _RANDOM
         if name in _VALUE_FREE:
             sources = []
         if not sources:
-            return Origin(random=True) if random else _NO_ORIGIN
+            return Origin(random=True) if random else NO_ORIGIN
         order = next((source.order for source in sources if source.order), "")
         if name == "where" and len(args) > 2:
             order = self._order_of_choice(args) or order
@@ -365,11 +349,11 @@ class PositionTracer(TorchDispatchMode):
         product = (kind, tuple(self.modules))
         self._origins[result] = replace(self.origin(result), product=product)
 
-    def _storage(self, tensor: Tensor) -> _Storage:
+    def _storage(self, tensor: Tensor) -> PositionStorage:
         """Return the positions of the storage of `tensor`; create them at the first write."""
         key = _storage_key(tensor)
         if key not in self._written:
-            self._written[key] = _Storage(tensor)
+            self._written[key] = PositionStorage(tensor)
             base = self._bases.get(tensor, tensor)
             if (positions := self._positions.get(base)) is not None:
                 self._written[key].write(base, positions)
@@ -378,7 +362,7 @@ class PositionTracer(TorchDispatchMode):
     def _store(self, func: Any, args: Any, kwargs: dict[str, Any], origin: Origin) -> None:
         """Repeat a write into a part of a storage on the positions of that storage."""
         sources = [planes for value in args[1:] if (planes := self.of(value)) is not None]
-        if len(sources) == 1 and _are_same(self.of(args[0]), sources[0]):
+        if len(sources) == 1 and are_same_planes(self.of(args[0]), sources[0]):
             return  # such as ``x[:, 1:] += y``
         storage = self._storage(args[0])
         storage.widen(max(map(len, sources), default=3))
@@ -389,7 +373,7 @@ class PositionTracer(TorchDispatchMode):
                 for value in args[1:]
             ]
             func(storage.view(number, args[0]), *plane_args, **kwargs)
-        storage.origin = _merged(storage.origin, origin)
+        storage.origin = merge_origins(storage.origin, origin)
 
     def _plane(self, values: Tensor, number: int) -> Tensor:
         """Return one plane of written values; NaN or a token id for values not from the image."""
@@ -398,62 +382,6 @@ class PositionTracer(TorchDispatchMode):
             fill = _token_id(self._n_tokens) if number == 1 else torch.nan
             return torch.full(values.shape, fill, device=values.device)
         return planes[number % len(planes)].expand(values.shape)
-
-
-def _are_same(first: Planes | None, second: Planes) -> bool:
-    if first is None or len(first) != len(second):
-        return False
-    return all(
-        plane.shape == other.shape
-        and without_copies(plane).shape == without_copies(other).shape
-        and torch.equal(
-            without_copies(plane).nan_to_num(-9.0), without_copies(other).nan_to_num(-9.0)
-        )
-        for plane, other in zip(first, second, strict=True)
-    )
-
-
-class _Storage:
-    """Positions of every element of one storage, for tensors that are written in parts."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor  # keeps the storage alive, and so its key valid
-        self.count = tensor.untyped_storage().nbytes() // tensor.element_size()
-        self.planes: list[Tensor] = []
-        self.is_lost = False
-        self.origin = _NO_ORIGIN
-        self.widen(3)
-
-    def lose(self, origin: Origin) -> None:
-        """Mark the positions of the elements as unknown."""
-        self.is_lost = True
-        self.origin = _merged(self.origin, origin)
-
-    def widen(self, planes: int) -> None:
-        """Extend to at least this number of planes; new planes are NaN."""
-        while len(self.planes) < planes:
-            missing = torch.full((self.count,), torch.nan, device=self.tensor.device)
-            self.planes.append(missing)
-
-    def view(self, number: int, tensor: Tensor) -> Tensor:
-        """Return one plane in the shape and strides of `tensor`."""
-        return self.planes[number].as_strided(
-            tensor.shape, tensor.stride(), tensor.storage_offset()
-        )
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Return whether a tensor has elements of the same size (a complex view has not)."""
-        return tensor.element_size() == self.tensor.element_size()
-
-    def planes_of(self, tensor: Tensor) -> Planes:
-        """Return the current positions of a tensor of this storage."""
-        return tuple(self.view(number, tensor).clone() for number in range(len(self.planes)))
-
-    def write(self, tensor: Tensor, planes: Planes) -> None:
-        """Set the positions of one tensor of this storage."""
-        self.widen(len(planes))
-        for number, plane in enumerate(planes):
-            self.view(number, tensor).copy_(plane.expand(tensor.shape))
 
 
 def _token_id(number: int) -> float:
@@ -474,9 +402,6 @@ def _shares_storage(first: Tensor, second: Tensor) -> bool:
     return _storage_key(first) == _storage_key(second)
 
 
-_NO_ORIGIN = Origin()
-
-
 def _written_tensor(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     """Return the tensor that a call writes into; None for a call that returns a new tensor."""
     if not func._schema.is_mutable:
@@ -492,21 +417,6 @@ def _without_out(func: Any) -> Any:
     packet = func.overloadpacket
     name = func._schema.overload_name.removesuffix("out").removesuffix("_") or "default"
     return getattr(packet, name, func)
-
-
-def _merged(first: Origin, second: Origin) -> Origin:
-    if first is _NO_ORIGIN or first == second:
-        return second
-    return Origin(
-        image=first.image or second.image,
-        random=first.random or second.random,
-        argument=first.argument or second.argument,
-        order=first.order or second.order,
-        calls=first.calls | second.calls,
-        product=first.product or second.product,
-        picture=first.picture and second.picture,
-        reach=max(first.reach, second.reach),
-    )
 
 
 def _argument(func: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .position_rules import Planes, varies_along
+from .position_planes import Planes, varies_along
 from .token_map import TokenMap
 
 POSITION_TOLERANCE = 2e-4  # fraction of the image's side below which positions are equal
