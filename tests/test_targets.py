@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, compare, explainers, record
+from semattn.attention.model_pass import current_watch, watch_output
 from semattn.attention.output_meaning import predict, read_output
-from semattn.attention.output_watch import current_watch, watch_output
 from semattn.audit.explained import NONE, rows_of
 from semattn.cli.writers import predicted, summary
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError

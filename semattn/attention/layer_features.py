@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
-from .frozen import frozen, gradients_of
 from .layout_pass import layout_pass
 from .model_call import ModelCall
+from .model_pass import frozen, gradients_of
 from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .scope import CallScope, model_running, nested_pass

@@ -116,7 +116,7 @@ class _BlockReadout:
 
 
 def _detached(tensor: Tensor) -> Tensor:
-    """Return the tensor without its graph, also inside `frozen.KeepGradients`."""
+    """Return the tensor without its graph, also inside `model_pass.KeepGradients`."""
     with torch._C.DisableTorchFunction():
         return tensor.detach()
 

@@ -1,7 +1,7 @@
 """Kind of a model's output: class logits, one logit, probabilities, features, and so on.
 
 The decision uses the names in the output, the declarations of the model, the last layer that ran in
-the pass (see `output_watch`), and the values. If these do not determine the kind, the meaning has a
+the pass (see `model_pass`), and the values. If these do not determine the kind, the meaning has a
 note.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModelError
 from ..targets import OutputKind, OutputMeaning
 from ..utils.class_names import class_names
-from .output_watch import (
+from .model_pass import (
     LINEAR,
     LayerCall,
     OutputWatch,
@@ -120,7 +120,7 @@ _ADVICE = (
 
 
 def predict(model: nn.Module, *args: Any) -> tuple[Tensor, OutputMeaning]:
-    """LayerCall a model once and return its output tensor and the meaning of the output."""
+    """Call a model once and return its output tensor and the meaning of the output."""
     with watch_output(model):
         return read_output(model(*args), model)
 

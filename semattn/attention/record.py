@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
-from .frozen import KeepGradients, frozen
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
+from .model_pass import KeepGradients, frozen
 from .recorder import Recorder, StaleLayoutError
 from .scope import isolated, model_running, nested_pass
 from .site_record import Rule, SiteRecord

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..grid import PatchGrid
-from .frozen import gradients_of
 from .hooks import Call, attach
 from .model_layout import ModelLayout
+from .model_pass import gradients_of
 from .site_record import SiteRecord, site_record
 from .sites import AttentionSite, Layers, choose_layers
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..attention import AttentionRecord
-from ..attention.output_watch import first_meaning
+from ..attention.model_pass import first_meaning
 from ..attention.target import Target, fixed_target, score
 from .base import AttributionRequest
 

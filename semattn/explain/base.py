@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord
 from ..attention.model_call import move_to_model
-from ..attention.output_watch import collect_meanings, first_meaning
+from ..attention.model_pass import collect_meanings, first_meaning
 from ..attention.scope import nested_pass
 from ..attention.sites import Layers, check_model
 from ..attention.target import Target

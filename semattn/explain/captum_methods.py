@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..attention.frozen import KeepGradients, frozen
+from ..attention.model_pass import KeepGradients, frozen
 from ..attention.target import Target
 from ..grid import PatchGrid
 from ..utils.library_imports import attr

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from semattn import AttentionPrompter
 from semattn.attention import choose_layers, record, steer
-from semattn.attention.frozen import frozen
+from semattn.attention.model_pass import frozen
 from semattn.errors import ShapeError, TargetError, UnsupportedModelError
 from tests.models import GRID, MODELS, UniformAttention, build, images, state_of
 from tests.oracles import dense_record

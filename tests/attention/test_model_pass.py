@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semattn.attention.frozen import correct_batchnorm_gradients
+from semattn.attention.model_pass import correct_batchnorm_gradients
 
 SHAPE = (16, 3, 4)
 
