@@ -34,8 +34,8 @@ def main() -> None:
         print("suppressed:", model(x).softmax(-1)[0].tolist())
 
     explainer = semattn.SIFTPatchInterrelation()
-    heat = explainer.attribute(prompter, x)  # explains the prompted model
-    print("map of the prompted model:", tuple(heat.shape))
+    heat_map = explainer.attribute(prompter, x)  # explains the prompted model
+    print("map of the prompted model:", tuple(heat_map.shape))
     sweep = strength_sweep(explainer, prompter, PHOTO)
     semattn.viz.strength_sweep(sweep).savefig("prompt.png")
     print("picture: prompt.png")

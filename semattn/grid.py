@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ShapeError
-from .utils.registry import choices
+from .utils.registry import unknown_name_message
 from .utils.validation import check_values
 
 LENGTH_TOLERANCE = 1e-6  # pixels by which the length of all patches may differ from an integer
@@ -196,7 +196,7 @@ class PatchGrid:
         patches are 0.
         """
         if mode not in MODES:
-            raise ValueError(choices("mode", mode, MODES))
+            raise ValueError(unknown_name_message("mode", mode, MODES))
         picture = self.fold(per_patch).unsqueeze(1)
         if per_patch.ndim != 2 or not per_patch.is_floating_point():
             raise ShapeError(

@@ -51,7 +51,7 @@ def _explain(name: str, model: nn.Module, inputs: Tensor, **options: Any) -> Any
     explanation = method.explain(inputs)
     attribution = method.attribute(inputs, target=[1, 3])
     return (
-        explanation.heat,
+        explanation.heat_map,
         explanation.patch_map,
         explanation.concentration,
         explanation.logits,
@@ -170,7 +170,7 @@ def _report(model: nn.Module, inputs: Tensor) -> Any:
     compared = semattn.compare(model, inputs[:1], ["attention-rollout", "random"])
     page = report.html(explanation, model=model, comparison=compared, index=1)
     assert '"attention":null' not in page and "Prompting:" not in page
-    rows = [row.explanation.heat for row in compared.rows if row.explanation]
+    rows = [row.explanation.heat_map for row in compared.rows if row.explanation]
     return [*rows, *[row.sensitivity for row in compared.rows]]
 
 
@@ -199,7 +199,7 @@ def _batches(model: nn.Module, inputs: Tensor) -> Any:
     ]
     explainer = explainers["sift-patch-interrelation"](model)
     return [
-        (explanation.heat, explanation.target)
+        (explanation.heat_map, explanation.target)
         for loader in loaders
         for explanation in integrations.explain_batches(
             explainer, loader, target="labels", progress=False
@@ -213,7 +213,7 @@ def _files(model: nn.Module, inputs: Tensor) -> Any:
     viz.overlay(explanation)
     with TemporaryDirectory() as folder:
         save_maps(explanation, Path(folder) / "maps.safetensors")
-        return load_maps(Path(folder) / "maps.safetensors").heat
+        return load_maps(Path(folder) / "maps.safetensors").heat_map
 
 
 def _masking(_: nn.Module, inputs: Tensor) -> Any:
@@ -227,12 +227,12 @@ def _masking(_: nn.Module, inputs: Tensor) -> Any:
 def _metrics(model: nn.Module, inputs: Tensor) -> Any:
     """Return metrics of a map on the device of the model, with some masks and labels on the CPU."""
     scores = inputs.new_ones(2, 12).cumsum(1)
-    heat = GRID.upsample(scores)
+    heat_map = GRID.upsample(scores)
     mask = torch.zeros(2, *SIZE, dtype=torch.bool, device="cpu")
     mask[:, 8:40, 10:30] = True
     labels = torch.tensor([1, 3], device="cpu")
     results = [
-        getattr(localization, name)(heat, mask.to(heat.device))
+        getattr(localization, name)(heat_map, mask.to(heat_map.device))
         for name in ("pointing_game", "energy_pointing_game", "average_precision", "auroc",
                      "shuffled_auroc", "iou_at_mean", "iou_area_matched")
     ]  # fmt: skip

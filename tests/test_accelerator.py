@@ -174,9 +174,9 @@ def test_pictures_are_prepared_for_the_device():
         SIFTPatchInterrelation(**options).explain(model, list(pixels))
         for model in (build("class-token"), build("class-token").to(DEVICE))
     )
-    assert actual.heat.device == DEVICE
+    assert actual.heat_map.device == DEVICE
     assert actual.concentration.device.type == "cpu"
-    assert_same(actual.heat, numbers(expected.heat))
+    assert_same(actual.heat_map, numbers(expected.heat_map))
 
 
 def test_the_search_for_spurious_cues():

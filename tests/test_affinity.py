@@ -1,4 +1,4 @@
-"""A region is grown to the thing that lies there, by the keys of a layer."""
+"""Affinity refinement of maps and regions, by the keys of a layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from semattn import AttentionPrompter, SIFTPatchInterrelation, record
-from semattn.affinity import ALIKE, APART, REACH, grown, walked, within
+from semattn.affinity import (
+    FLOOR_AFFINITY,
+    MIN_COSINE,
+    REGION_REACH,
+    confine_to_region,
+    random_walk,
+    refine_by_affinity,
+)
 from semattn.prompting import Box, Mask, Points, attention_bias, coverage
 from tests import families, models
 from tests.models import SIZE, build
@@ -31,11 +38,11 @@ def halves() -> Tensor:
 def by_hand(keys: Tensor, start: Tensor) -> Tensor:
     """The walk of the definition: five thousand steps by hand."""
     keys = keys / keys.norm(dim=1, keepdim=True)
-    near = torch.where(keys @ keys.T > ALIKE, 1.0, APART).double()
+    near = torch.where(keys @ keys.T > MIN_COSINE, 1.0, FLOOR_AFFINITY).double()
     step = near / near.sum(dim=1, keepdim=True)
     walk = start
     for _ in range(5000):
-        walk = (1 - REACH) * start + REACH * step @ walk
+        walk = (1 - REGION_REACH) * start + REGION_REACH * step @ walk
     return walk
 
 
@@ -67,11 +74,11 @@ def test_the_walk_is_the_one_of_the_definition(site_and_keys):
     all_steps = torch.stack([by_hand(*pair) for pair in zip(keys, start, strict=True)])
     least, most = all_steps.aminmax(dim=1, keepdim=True)
     expected = (all_steps - (least + most) / 2).clamp(min=0)
-    torch.testing.assert_close(grown(site, grid, start), expected)
+    torch.testing.assert_close(refine_by_affinity(site, grid, start), expected)
     share = (start > 0.6).double()
     inside = by_hand(keys[0], share[0] / share[0].sum())
     outside = by_hand(keys[0], (1 - share[0]) / (1 - share[0]).sum())
-    actual = within(site, grid, share)
+    actual = confine_to_region(site, grid, share)
     torch.testing.assert_close(actual[0], share[0] * inside / (inside + outside))
 
 
@@ -79,19 +86,19 @@ def test_a_column_is_solved_as_if_it_were_alone(site_and_keys, monkeypatch):
     site, grid, _ = site_and_keys
     starts = torch.rand(2, grid.patches, 3, dtype=torch.float64)
     starts[0, :, 1] = 1  # solved from the start
-    together = walked(site, grid, starts)
+    together = random_walk(site, grid, starts)
     for column in range(3):
-        alone = walked(site, grid, starts[..., column, None])
+        alone = random_walk(site, grid, starts[..., column, None])
         torch.testing.assert_close(together[..., column, None], alone, rtol=1e-13, atol=0)
     monkeypatch.setattr("semattn.affinity.AT_ONCE", 1)  # one image and one row at a time
-    torch.testing.assert_close(walked(site, grid, starts), together, rtol=1e-13, atol=0)
+    torch.testing.assert_close(random_walk(site, grid, starts), together, rtol=1e-13, atol=0)
 
 
 def test_from_one_patch_its_thing_is_found(site_and_keys):
     site, grid = things(site_and_keys, [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1])
     start = torch.zeros(2, grid.patches, dtype=torch.float64)
     start[:, 2] = 1
-    actual = grown(site, grid, start)[0]
+    actual = refine_by_affinity(site, grid, start)[0]
     assert (actual > 0).tolist() == [kind == 1 for kind in [0, 0, 1, 1, 2, 0, 1, 2, 2, 1, 0, 1]]
 
 
@@ -100,7 +107,7 @@ def test_within_a_box_what_is_outside_too_counts_less(site_and_keys):
     site, grid = things(site_and_keys, kinds)
     share = torch.zeros(2, grid.patches, dtype=torch.float64)
     share[:, [5, 6, 9, 10]] = 1
-    actual = within(site, grid, share)[0]
+    actual = confine_to_region(site, grid, share)[0]
     assert actual[share[0] == 0].eq(0).all()
     assert actual[9] < 0.5 < actual[[5, 6, 10]].min() and actual[[5, 6, 10]].min() > 0.99
 
@@ -108,7 +115,7 @@ def test_within_a_box_what_is_outside_too_counts_less(site_and_keys):
 def test_the_whole_image_stays_the_whole_image(site_and_keys):
     site, grid, _ = site_and_keys
     share = torch.ones(2, grid.patches, dtype=torch.float64)
-    assert torch.equal(within(site, grid, share), share)
+    assert torch.equal(confine_to_region(site, grid, share), share)
 
 
 @settings(max_examples=30, deadline=None)
@@ -118,17 +125,17 @@ def test_shares_stay_shares(site_and_keys, seed, part):
     share = torch.rand(2, grid.patches, dtype=torch.float64, generator=torch.manual_seed(seed))
     share = share * (share > part)
     share[:, seed % grid.patches] = 1
-    actual = within(site, grid, share)
+    actual = confine_to_region(site, grid, share)
     assert (actual >= 0).all() and (actual <= share + 1e-12).all() and actual.sum(1).gt(0).all()
-    assert grown(site, grid, share).ge(0).all()
+    assert refine_by_affinity(site, grid, share).ge(0).all()
 
 
 def test_a_layer_without_keys_grows_nothing(site_and_keys):
     site, grid, _ = site_and_keys
     share = torch.rand(2, grid.patches, dtype=torch.float64)
     bare = replace(site, key=None)
-    assert torch.equal(grown(bare, grid, share), share)
-    assert torch.equal(within(bare, grid, share), share)
+    assert torch.equal(refine_by_affinity(bare, grid, share), share)
+    assert torch.equal(confine_to_region(bare, grid, share), share)
 
 
 @pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])
@@ -185,22 +192,22 @@ def test_an_unknown_way_to_grow_is_named():
 
 def test_an_explainer_shares_relevance_among_like_patches():
     model, x = build("registers"), halves()
-    plain = SIFTPatchInterrelation(density="uniform", growth=0)
-    grown_ = SIFTPatchInterrelation(density="uniform")
+    plain = SIFTPatchInterrelation(density="uniform", affinity=0)
+    refined = SIFTPatchInterrelation(density="uniform")
     recorded = record(model, x, target=1, layers=plain.layers)
     p = torch.full((3, 12), 1 / 12)
-    before, after = plain.relevance(recorded, p), grown_.relevance(recorded, p)
-    expected = walked(recorded.middle_layer(), recorded.grid, before[..., None], 0.9)[..., 0]
+    before, after = plain.relevance(recorded, p), refined.relevance(recorded, p)
+    expected = random_walk(recorded.middle_layer(), recorded.grid, before[..., None], 0.9)[..., 0]
     torch.testing.assert_close(after, expected)
     assert not torch.allclose(after, before, rtol=0.05)
-    totals = [explainer.patch_map(model, x, target=1).sum() for explainer in (plain, grown_)]
+    totals = [explainer.patch_map(model, x, target=1).sum() for explainer in (plain, refined)]
     assert totals[0] > 0 and totals[1] > 0
-    assert grown_.parameters()["growth"] == 0.9 == grown_.model_only().growth
-    almost = SIFTPatchInterrelation(growth=1e-6).relevance(recorded, p)
+    assert refined.parameters()["affinity"] == 0.9 == refined.model_only().affinity
+    almost = SIFTPatchInterrelation(affinity=1e-6).relevance(recorded, p)
     torch.testing.assert_close(almost, before, rtol=1e-4, atol=1e-8)
     for wrong in (1.0, -0.1):
-        with pytest.raises(ValueError, match=r"growth: expected a number in \[0, 1\)") as error:
-            SIFTPatchInterrelation(growth=wrong)
+        with pytest.raises(ValueError, match=r"affinity: expected a number in \[0, 1\)") as error:
+            SIFTPatchInterrelation(affinity=wrong)
         assert "\n" not in str(error.value)
 
 
@@ -212,9 +219,9 @@ def test_relevance_is_shared_by_the_keys_half_way_up(layers, half):
     recorded = record(model, x, target=1, layers=layers)
     assert recorded.depth == 4 and recorded.middle_layer().site.layer == half
     p, explainer = torch.full((3, 12), 1 / 12), SIFTPatchInterrelation(density="uniform")
-    before = SIFTPatchInterrelation(density="uniform", growth=0).relevance(recorded, p)
+    before = SIFTPatchInterrelation(density="uniform", affinity=0).relevance(recorded, p)
     site = next(candidate for candidate in recorded.sites if candidate.site.layer == half)
-    expected = walked(site, recorded.grid, before[..., None], 0.9)[..., 0]
+    expected = random_walk(site, recorded.grid, before[..., None], 0.9)[..., 0]
     torch.testing.assert_close(explainer.relevance(recorded, p), expected)
 
 
@@ -233,7 +240,7 @@ def test_a_region_that_leaves_little_outside_is_grown_and_a_whole_one_is_not(sit
     site, grid, _ = site_and_keys
     most = torch.ones(2, grid.patches, dtype=torch.float64)
     most[:, 4] = 0.5
-    assert not torch.equal(within(site, grid, most), most)
+    assert not torch.equal(confine_to_region(site, grid, most), most)
     mixed = most.clone()
     mixed[1] = 1
-    assert within(site, grid, mixed).isfinite().all()
+    assert confine_to_region(site, grid, mixed).isfinite().all()

@@ -34,7 +34,7 @@ def test_the_explain_func_gives_the_map_of_each_image_in_chunks() -> None:
     model, x, target = build("class-token"), images(5), np.array([0, 1, 2, 3, 4])
     batch_sizes = []
     model.register_forward_pre_hook(lambda _, args: batch_sizes.append(len(args[0])))
-    expected = SIFTPatchInterrelation(model).explain(x, target=target.tolist()).heat[:, None]
+    expected = SIFTPatchInterrelation(model).explain(x, target=target.tolist()).heat_map[:, None]
     batch_sizes.clear()
     maps = quantus_explain_func(batch_size=2)(model=model, inputs=x.numpy(), targets=target)
     assert isinstance(maps, np.ndarray) and maps.dtype == np.float32
@@ -49,7 +49,7 @@ def test_options_of_the_explain_func_are_the_methods() -> None:
     explain_func = quantus_explain_func("sift-patch-interrelation", density="size", queries="all")
     expected = SIFTPatchInterrelation(model, density="size", queries="all").explain(x, target=1)
     maps = explain_func(model, x.numpy().astype(np.float64), np.array([1, 1]))
-    torch.testing.assert_close(torch.from_numpy(maps[:, 0]), expected.heat)
+    torch.testing.assert_close(torch.from_numpy(maps[:, 0]), expected.heat_map)
     predicted = explain_func(model, x.numpy())
     assert np.array_equal(predicted, explain_func(model, x.numpy(), model(x).argmax(1).numpy()))
 
@@ -105,8 +105,10 @@ def test_a_cam_is_called_as_theirs_are() -> None:
     assert state_of(model) == before
     assert maps.shape == (2, *SIZE) and maps.dtype == np.float32
     assert maps.min((1, 2)).tolist() == [0, 0] and maps.max((1, 2)).tolist() == [1, 1]
-    heat = SIFTPatchInterrelation(model, density="size").explain(x, target=[1, 3]).heat.numpy()
-    for scaled, raw in zip(maps, heat, strict=True):
+    heat_map = (
+        SIFTPatchInterrelation(model, density="size").explain(x, target=[1, 3]).heat_map.numpy()
+    )
+    for scaled, raw in zip(maps, heat_map, strict=True):
         np.testing.assert_allclose(scaled, (raw - raw.min()) / np.ptp(raw), atol=1e-5)
     picture = show_cam_on_image(x[0].permute(1, 2, 0).numpy(), maps[0], use_rgb=True)
     assert picture.shape == (*SIZE, 3) and picture.dtype == np.uint8 and picture.std() > 0
@@ -185,13 +187,17 @@ def test_an_image_tower_of_transformers_is_explained_by_a_text() -> None:
 
     explainer = SIFTPatchInterrelation(model)
     explanation = explainer.explain(x, target=similarity)
-    assert explanation.explains == "similarity of the output" and explanation.target is None
-    assert explanation.heat.std() > 0
+    assert (
+        explanation.target_description == "similarity of the output" and explanation.target is None
+    )
+    assert explanation.heat_map.std() > 0
     feature_explanation = explainer.explain(x)
-    assert feature_explanation.explains == "the model's own feature direction (image_embeds)"
+    assert (
+        feature_explanation.target_description == "the model's own feature direction (image_embeds)"
+    )
     assert (
         feature_explanation.notes[0]
-        == f"Explained, in place of a class: {feature_explanation.explains}."
+        == f"Explained, in place of a class: {feature_explanation.target_description}."
     )
 
 
@@ -205,12 +211,12 @@ def test_a_whole_clip_of_open_clip_has_no_predicted_class() -> None:
     with pytest.raises(TargetError, match="similarity to a text embedding"):
         SIFTPatchInterrelation(model).explain(x)
     tower = SIFTPatchInterrelation(model.visual).explain(x)
-    assert tower.explains == "the model's own feature direction"
+    assert tower.target_description == "the model's own feature direction"
     embedded = model.encode_text(torch.tensor([[1, 2, 3, 8]]))[0].detach()
     explanation = SIFTPatchInterrelation(model).explain(
         x, target=lambda output: output[0] @ embedded
     )
-    assert explanation.heat.std() > 0
+    assert explanation.heat_map.std() > 0
 
 
 # --- data loaders -----------------------------------------------------------------------------
@@ -225,7 +231,9 @@ def test_a_loader_is_explained_batch_by_batch() -> None:
     assert [len(batch) for batch in explanations] == [2, 2, 1]
     assert torch.cat([batch.target for batch in explanations]).tolist() == labels.tolist()
     together = explainer.explain(x, target=labels)
-    torch.testing.assert_close(torch.cat([batch.heat for batch in explanations]), together.heat)
+    torch.testing.assert_close(
+        torch.cat([batch.heat_map for batch in explanations]), together.heat_map
+    )
     assert explanations[2].manifest == together.manifest
     predicted = torch.cat([batch.target for batch in explain_batches(explainer, loader)])
     assert torch.equal(predicted, model(x).argmax(1))
@@ -302,7 +310,7 @@ def test_maps_come_back_as_they_were(explanation, tmp_path) -> None:  # type: ig
     file = tmp_path / "new" / "maps.safetensors"
     assert save_maps(explanation, file) == file
     maps = load_maps(str(file))
-    for name in ("heat", "patch_map", "concentration", "target"):
+    for name in ("heat_map", "patch_map", "concentration", "target"):
         assert torch.equal(getattr(maps, name), getattr(explanation, name)), name
         assert getattr(maps, name).dtype == getattr(explanation, name).dtype
     assert (
@@ -312,7 +320,7 @@ def test_maps_come_back_as_they_were(explanation, tmp_path) -> None:  # type: ig
     )
     assert maps.manifest == json.loads(json.dumps(explanation.manifest))
     assert [path.name for path in file.parent.iterdir()] == ["maps.safetensors"]
-    assert load_file(file).keys() == {"heat", "patch_map", "concentration", "target"}
+    assert load_file(file).keys() == {"heat_map", "patch_map", "concentration", "target"}
 
 
 def test_maps_of_no_class_have_no_target(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -326,7 +334,7 @@ def test_a_failed_write_leaves_what_was_there(explanation, tmp_path, monkeypatch
     file = save_maps(explanation, tmp_path / "maps")
     before = file.read_bytes()
     with file.open("rb") as opened:  # an open file keeps its content
-        save_maps(replace(explanation, heat=explanation.heat * 2), file)
+        save_maps(replace(explanation, heat_map=explanation.heat_map * 2), file)
         assert opened.read() == before != file.read_bytes()
     before = file.read_bytes()
 
@@ -360,7 +368,7 @@ def test_broken_files_are_refused_in_one_line(explanation, tmp_path) -> None:  #
             with pytest.raises(StoreError, match=words) as raised:
                 load_maps(file)
             assert "\n" not in str(raised.value)
-    save_file({"heat": torch.zeros(1)}, file)
+    save_file({"heat_map": torch.zeros(1)}, file)
     with pytest.raises(StoreError, match="got .* of None — give a file written by save_maps"):
         load_maps(file)
     for missing in (tmp_path, tmp_path / "nothing"):

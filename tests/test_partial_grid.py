@@ -344,7 +344,7 @@ def explanation():
     values = torch.rand(1, 12, generator=torch.manual_seed(5))
     pixels = np.full((1, 70, 90, 3), 128, dtype=np.uint8)
     return Explanation(
-        heat=PART.upsample(values),
+        heat_map=PART.upsample(values),
         patch_map=PART.fold(values),
         images=Images(torch.zeros(1, 3, 70, 90), pixels, ("a.png",), True),
         keypoints=[found(*SHIFTED, *OUTSIDE, image_size=(70, 90))],
@@ -377,7 +377,7 @@ def test_results_and_pages_say_where_the_patches_lie():
 
 def test_a_note_says_what_the_patches_cover():
     class Taken:
-        explains, notes, grid = "", (), PART
+        target_description, notes, grid = "", (), PART
 
     class Made:
         record, notes = Taken, ()
@@ -385,7 +385,7 @@ def test_a_note_says_what_the_patches_cover():
         patches = torch.ones(1, 12)
 
     class Method:
-        uses_keypoints = uses_readout = False
+        uses_keypoints = starts_at_readout = False
 
     notes = notes_of(Method, Made, explanation().images)
     message = "The patches cover a part of the 90 x 70 pixels: x 20 to 83, y 5 to 52; "

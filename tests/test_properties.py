@@ -49,12 +49,12 @@ def test_every_batch_has_a_map_for_any_target(name, device, seed, batch, target,
     x = x.permute(1, 0, 2, 3).contiguous().permute(1, 0, 2, 3) if turned else x
     before, kept_x = state_of(model), x.clone()
     explanation = explainers[name]().explain(model, x, target=target % CLASSES)
-    assert explanation.heat.shape == (batch, 48, 64) and explanation.patch_map.shape == (
+    assert explanation.heat_map.shape == (batch, 48, 64) and explanation.patch_map.shape == (
         batch,
         3,
         4,
     )
-    assert explanation.heat.isfinite().all() and explanation.heat.ge(0).all()
+    assert explanation.heat_map.isfinite().all() and explanation.heat_map.ge(0).all()
     assert explanation.target.tolist() == [target % CLASSES] * batch
     assert state_of(model) == before and torch.equal(x, kept_x)
 

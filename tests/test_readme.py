@@ -56,4 +56,4 @@ def test_its_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     scope: dict[str, object] = {}
     exec(code[1], scope)
-    assert scope["heat"].shape == (1, 3, 64, 64)
+    assert scope["heat_map"].shape == (1, 3, 64, 64)

@@ -208,7 +208,7 @@ def test_the_kind_of_each_model(name: str) -> None:
     make, kind = MODELS[name]
     model = make()
     before = state_of(model)
-    explanation = explainers.ensure(METHOD)(model).explain(images())
+    explanation = explainers.resolve(METHOD)(model).explain(images())
     assert explanation.output.kind is kind
     assert state_of(model) == before
     logits, meaning = predict(model, images())
@@ -246,7 +246,7 @@ def test_small_logits_of_a_linear_head_are_no_probabilities() -> None:
 
 def test_what_cannot_be_known_is_one_note() -> None:
     def notes(model: nn.Module) -> list[str]:
-        explanation = explainers.ensure(METHOD)(model).explain(
+        explanation = explainers.resolve(METHOD)(model).explain(
             images(), target=lambda logits: logits[:, 0]
         )
         return [note for note in explanation.notes if not note.startswith("Explained, in place")]
@@ -268,21 +268,21 @@ def test_what_cannot_be_known_is_one_note() -> None:
 def test_of_a_tuple_the_logits_are_explained() -> None:
     x = images()
     plain = FeaturesAndLogits(lambda features, logits: logits)
-    expected = explainers.ensure("generic-relevance")(plain).explain(x)
+    expected = explainers.resolve("generic-relevance")(plain).explain(x)
     for arrange in (
         lambda features, logits: (features, logits),
         lambda features, logits: (logits, features),
         lambda features, logits: {"emb": features, "out": logits},
     ):
-        explanation = explainers.ensure("generic-relevance")(FeaturesAndLogits(arrange)).explain(x)
+        explanation = explainers.resolve("generic-relevance")(FeaturesAndLogits(arrange)).explain(x)
         assert torch.equal(explanation.logits, expected.logits)
         assert torch.equal(explanation.target, expected.target)
-        assert torch.equal(explanation.heat, expected.heat)
+        assert torch.equal(explanation.heat_map, expected.heat_map)
 
 
 def test_two_readings_are_refused_unless_a_function_says_which() -> None:
     model = FeaturesAndLogits(lambda features, logits, other: (logits, 2 * other, other), heads=2)
-    explainer = explainers.ensure(METHOD)(model)
+    explainer = explainers.resolve(METHOD)(model)
     for target in (None, 1):
         with pytest.raises(UnsupportedModelError, match="expected one tensor of logits") as raised:
             explainer.explain(images(), target=target)
@@ -301,10 +301,10 @@ def test_of_one_logit_the_predicted_answer_is_explained(name: str) -> None:
     model = with_head(nn.Linear(16, 1))
     x = images()
     options = {"nt_samples": 2} if name == "smooth-grad" else {}
-    explainer = explainers.ensure(name)(model, **options)
+    explainer = explainers.resolve(name)(model, **options)
     model.head.bias.data += 0.01 - predict(model, x)[0].min().detach()  # just positive
     positive, explicit = explainer.explain(x), explainer.explain(x, target=0)
-    torch.testing.assert_close(positive.heat, explicit.heat)
+    torch.testing.assert_close(positive.heat_map, explicit.heat_map)
     assert positive.predicted().tolist() == [1, 1]
     # The same features of the opposite sign: the answer is negative, its evidence is the same.
     with torch.no_grad():
@@ -313,7 +313,7 @@ def test_of_one_logit_the_predicted_answer_is_explained(name: str) -> None:
     negative = explainer.explain(x)
     assert negative.predicted().tolist() == [0, 0]
     assert torch.equal(negative.logits, -positive.logits)
-    torch.testing.assert_close(negative.heat, positive.heat)
+    torch.testing.assert_close(negative.heat_map, positive.heat_map)
 
 
 def test_the_score_of_each_kind() -> None:

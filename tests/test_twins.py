@@ -133,15 +133,15 @@ def test_every_explainer_gives_twins_one_map(twin: Twin) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_no_heat_lies_where_the_model_sees_nothing(name: str, geometry: str) -> None:
     twin, x = Twin(geometry=geometry), pictures(geometry)
-    heat = _explainer(name, twin).attribute(build(twin), x, target=TARGET).sum(dim=1)
+    heat_map = _explainer(name, twin).attribute(build(twin), x, target=TARGET).sum(dim=1)
     top, bottom, left, right = GEOMETRIES[geometry].seen or (0, 0, 0, 0)
     if issubclass(explainers[name], PixelExplainer) and geometry == "resize and crop":
         # Pixels beside the crop that smoothing brings into it, or that are occluded with it.
         reach = 16 if name == "occlusion" else 4
         top, bottom, left, right = top - reach, bottom + reach, left - reach, right + reach
-    inside = heat[:, top:bottom, left:right].clone()
-    heat[:, top:bottom, left:right] = 0
-    assert not heat.any(), "heat outside the crop"
+    inside = heat_map[:, top:bottom, left:right].clone()
+    heat_map[:, top:bottom, left:right] = 0
+    assert not heat_map.any(), "heat outside the crop"
     assert (inside.amax((1, 2)) > 0).all()
     if not _on_pixels(name):  # the patches lie in order inside the crop
         expected = _expected(twin.plain(), geometry, name)

@@ -117,17 +117,17 @@ SHORT = {
     "sift-patch-interrelation": "**SIFTPatchInterrelation**",
     "sift-patch-interrelation:uniform": "the same without SIFT (model-only)",
     "sift-patch-interrelation:sobel": "the same with Sobel for SIFT",
-    "sift-patch-interrelation:growth=0": "the same without affinity refinement",
+    "sift-patch-interrelation:affinity=0": "the same without affinity refinement",
     "legrad": "LeGrad",
     "generic-relevance": "generic relevance (Chefer)",
-    "generic-relevance+grown": "generic relevance with affinity refinement",
+    "generic-relevance+refined": "generic relevance with affinity refinement",
     "raw-attention": "raw attention",
-    "raw-attention+grown": "raw attention with affinity refinement",
+    "raw-attention+refined": "raw attention with affinity refinement",
     "attention-rollout": "rollout",
-    "attention-rollout+grown": "rollout with affinity refinement",
+    "attention-rollout+refined": "rollout with affinity refinement",
     "fast-vit-rollout/rollout": "rollout, fast-vit-rollout's",
     "grad-cam": "Grad-CAM",
-    "grad-cam+grown": "Grad-CAM with affinity refinement",
+    "grad-cam+refined": "Grad-CAM with affinity refinement",
     "pytorch-grad-cam/HiResCAM": "HiResCAM, pytorch-grad-cam's",
     "captum/SmoothGrad": "SmoothGrad, Captum's",
     "hilrp/AttnLRP": "AttnLRP, hilrp's",
@@ -137,16 +137,22 @@ SHORT = {
     "random": "random (control)",
 }
 SETS = {"explain_test": "test", "explain_unseen_objects": "unseen objects"}
+RENAMED = {":growth=": ":affinity=", "+grown": "+refined"}  # names of methods in older results
+
+
+def _load(file: Path) -> Any:
+    """Read a result, with the present names of the methods."""
+    text = file.read_text(encoding="utf-8")
+    for old, new in RENAMED.items():
+        text = text.replace(old, new)
+    return json.loads(text)
 
 
 def _explained() -> dict[str, Any]:
     """Return the main columns of both test sets, ours next to the other methods."""
-    results = {name: json.loads((RESULTS_DIR / f"{name}.json").read_text("utf-8")) for name in SETS}
+    results = {name: _load(RESULTS_DIR / f"{name}.json") for name in SETS}
     extra_results = [
-        {
-            name: json.loads((RESULTS_DIR / f"{name}_{suffix}.json").read_text("utf-8"))
-            for name in SETS
-        }
+        {name: _load(RESULTS_DIR / f"{name}_{suffix}.json") for name in SETS}
         for suffix in ("grown", "lrp")
     ]
     method_rows = {
@@ -196,7 +202,7 @@ def render(page: str, results: Path = RESULTS_DIR) -> str:
         if match[2] in TABLE_BUILDERS:
             text = table(TABLE_BUILDERS[match[2]]())
         elif file.exists():
-            text = table(json.loads(file.read_text(encoding="utf-8")))
+            text = table(_load(file))
         return match[1] + text + match[3]
 
     return PLACE.sub(fill, page)

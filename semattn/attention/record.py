@@ -38,8 +38,8 @@ class AttentionRecord:
 
     `sites` are in the order of their calls; `grid` is the grid of their tokens; `logits` is the
     output (B, …). `score` (B,) is the differentiated score and `target` (B,) its class numbers;
-    `target` is None if the score is not a class (`explains` then describes it), and both are None
-    without gradients.
+    `target` is None if the score is not a class (`target_description` then describes it), and both
+    are None without gradients.
     `read_from` (B, N) is the share of each token of the last self-attention layer in the score,
     with sum 1: the norm of the score's gradient for the attention row of each query. It is None
     without gradients.
@@ -58,7 +58,7 @@ class AttentionRecord:
     target: Tensor | None
     read_from: Tensor | None
     left_out: tuple[AttentionSite, ...] = ()
-    explains: str = ""
+    target_description: str = ""
     in_order: bool = True
     depth: int = 1
     notes: tuple[str, ...] = ()
@@ -359,7 +359,7 @@ class _Recording:
             target=None if score is None else score.classes,
             read_from=read_from,
             left_out=tuple(module.site for module in layout.left_out),
-            explains="" if score is None else score.explains,
+            target_description="" if score is None else score.target_description,
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
             depth=len(layout.self_attention_sites),
             is_blocked=bool(grad) and self.entry.blocked,

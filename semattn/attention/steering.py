@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from ..utils.validation import check_values
 from .hooks import Attachment, Call
 from .model_layout import ModelLayout, any_layout
@@ -70,7 +70,7 @@ class Steering:
         if self.modules:
             choose_layers(layers, sum(map(len, self.modules.values())))
         if queries not in QUERIES:
-            raise ValueError(choices("queries", queries, QUERIES))
+            raise ValueError(unknown_name_message("queries", queries, QUERIES))
         self.layers, self.heads, self.queries = layers, heads, queries
         self.plans: list[CallPlan | None] = []  # of the running calls, outermost first
         self.last: CallPlan | None = None

@@ -42,12 +42,12 @@ class Score(NamedTuple):
     ----------
     values : (B,)
     classes : (B,), the class numbers; None if the score is not the output of a class
-    explains : short description of the score if it is not a class; "" for a class
+    target_description : short description of the score if it is not a class; "" for a class
     """
 
     values: Tensor
     classes: Tensor | None
-    explains: str = ""
+    target_description: str = ""
 
 
 def output_tensor(output: Any) -> Tensor:
@@ -75,7 +75,7 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
     >>> embeds = torch.tensor([[3.0, 4.0]], requires_grad=True)
     >>> text = torch.tensor([0.0, 1.0])
     >>> score({"image_embeds": embeds}, lambda output: output["image_embeds"] @ text, nn.Identity())
-    Score(values=tensor([4.], grad_fn=...), classes=None, explains='<lambda> of the output')
+    Score(values=tensor([4.], ...), classes=None, target_description='<lambda> of the output')
     """
     tensor, meaning = read_output(output, model)
     if not tensor.is_floating_point():
@@ -101,8 +101,8 @@ def score(output: Any, target: Target, model: nn.Module) -> Score:
             f"{tuple(values.shape)} of {tuple(tensor.shape)} — give an index for every axis"
         )
     classes = _classes(tensor, target)
-    explains = f"the output at {reprlib.repr(target)}" if classes is None else ""
-    return Score(values, classes, explains)
+    target_description = f"the output at {reprlib.repr(target)}" if classes is None else ""
+    return Score(values, classes, target_description)
 
 
 def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tensor]:

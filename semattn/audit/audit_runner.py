@@ -84,11 +84,11 @@ class Work:
         self.source, self.out, self.jobs, self.options = source, out, jobs, options
         self.preprocessing = preprocessing or Preprocessing.of(model)
         explainer_options = {name: options[name] for name in ("density", "detector", "seed")}
-        self.explainer = explainers.ensure(options["method"])(
+        self.explainer = explainers.resolve(options["method"])(
             **explainer_options, preprocessing=self.preprocessing
         )
-        detectors.ensure(options["detector"])
-        needs = getattr(densities.ensure(options["density"]), "needs", ("keypoints",))
+        detectors.resolve(options["detector"])
+        needs = getattr(densities.resolve(options["density"]), "needs", ("keypoints",))
         self.image_loader = ImageLoader(
             self.preprocessing, options["detector"], needs, source.names
         )

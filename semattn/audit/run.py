@@ -13,7 +13,7 @@ from ..data.sources import Source
 from ..errors import SemattnError
 from ..images import Preprocessing
 from ..utils.progress import Progress
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from .audit_runner import JOBS, Audit, Work
 from .tables import check_parquet
 
@@ -94,7 +94,7 @@ def check_jobs(jobs: Sequence[str], available: Sequence[str] = JOBS) -> None:
     """Raise ValueError unless `jobs` has at least one job and all are available."""
     for job in jobs:
         if job not in available:
-            raise ValueError(choices("job", job, available))
+            raise ValueError(unknown_name_message("job", job, available))
     if not jobs:
         raise ValueError(
             f"jobs: expected at least one, got none — choose from {', '.join(available)}"

@@ -33,7 +33,7 @@ def explain(
     detector: options.Detector = "sift",
     layers: options.Layers = None,
     queries: options.Queries = None,
-    growth: options.Growth = None,
+    affinity: options.Affinity = None,
     refine: options.Refine = "none",
     device: options.Device = "cpu",
     report: options.Report = True,
@@ -64,7 +64,7 @@ def explain(
         inputs.check()  # fail before the model is loaded, which may take long
         explainer = read_explainer(
             method, density=density, detector=detector, layers=read_layers(layers), refine=refine,
-            queries=queries, growth=growth,
+            queries=queries, affinity=affinity,
         )  # fmt: skip
         say("loading the model (its weights are downloaded at the first use)")
         network = load_model(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from . import options
 from .json_output import Content, json_output
 from .printing import verbatim
@@ -129,6 +129,6 @@ def _matching(entries: dict[str, ModelStatus], pattern: str) -> list[ModelStatus
     if not matches:
         families = {entry.family for entry in entries.values()}
         names = [*entries, *families, *(name.split("_")[0] for name in entries)]
-        message = choices("pattern", pattern, names).partition(" choose from ")[0]
+        message = unknown_name_message("pattern", pattern, names).partition(" choose from ")[0]
         raise ValueError(f"{message} semattn models lists the families")
     return matches

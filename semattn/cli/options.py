@@ -159,7 +159,7 @@ PromptLayers = Annotated[
         "numbers such as 6-11 or 3,7,11.",
     ),
 ]
-Growth = Annotated[
+Affinity = Annotated[
     float | None,
     _option(
         METHOD,

@@ -33,7 +33,7 @@ def read_explainer(method: str, **options: Any) -> Any:
 
     explicit = {name: value for name, value in options.items() if value is not None}
     try:
-        return explainers.ensure(method)(**explicit)
+        return explainers.resolve(method)(**explicit)
     except TypeError as error:
         raise ValueError(str(error)) from error
 
@@ -86,9 +86,9 @@ def enlarged_view(image: Path | bytes, network: nn.Module, sharpness: int = SHAR
 
 def read_methods(text: str | None, **options: Any) -> tuple[str, ...]:
     """Return the names of the explainers to compare (`a,b,c`), after checking that they exist."""
-    from ..explain.comparison import check
+    from ..explain.comparison import check_methods
 
-    return check(read_names(text), options)
+    return check_methods(read_names(text), options)
 
 
 def read_names(text: str | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.progress import Progress
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from . import options
 from .folders import result_folder
 from .json_output import Content, json_output, result_content
@@ -112,8 +112,8 @@ def _policy(
     from ..masking import GuidedMasking, Schedule, policies
 
     if shape not in ("linear", "cosine"):
-        raise ValueError(choices("schedule", shape, ("linear", "cosine")))
-    policy = policies.ensure(name)
+        raise ValueError(unknown_name_message("schedule", shape, ("linear", "cosine")))
+    policy = policies.resolve(name)
     if policy is not GuidedMasking:
         masking: Masking = policy(mask_ratio, seed)
         return masking

@@ -146,7 +146,7 @@ def report_explanation(
     """Print the prediction, the explained class, notes and result files."""
     console = open_console()
     _prediction(console, explanation, predictions)
-    print_files(console, [*explanation.notes, *notes], explanation.explains, files)
+    print_files(console, [*explanation.notes, *notes], explanation.target_description, files)
 
 
 def report_comparison(
@@ -185,7 +185,7 @@ def report_comparison(
         )
     for reason, names in _by_reason(compared).items():
         console.print(f"[yellow]refused:[/] {', '.join(names)}: {verbatim(reason)}", soft_wrap=True)
-    print_files(console, [*compared.notes, *notes], first.explains, files)
+    print_files(console, [*compared.notes, *notes], first.target_description, files)
 
 
 def report_strength_sweep(
@@ -304,16 +304,20 @@ def _prediction(
     if predictions:
         print_table(console, table)
     if target is None:
-        explained = explanation.explains or "the model's own feature direction"
+        explained = explanation.target_description or "the model's own feature direction"
         console.print(f"explained: {verbatim(explained)}", soft_wrap=True)
     elif all(prediction["class"] != target for prediction in predictions):
         label = explanation.answer_label(target)
         console.print(f"explained: [bold]{verbatim(label)}[/], not in the list above")
 
 
-def print_files(console: Console, notes: list[str], explains: str, files: dict[str, Path]) -> None:
+def print_files(
+    console: Console, notes: list[str], target_description: str, files: dict[str, Path]
+) -> None:
     """Print each note once, without the note on the explained output, and the result files."""
-    print_notes(console, [note for note in notes if not (explains and explains in note)])
+    print_notes(
+        console, [note for note in notes if not (target_description and target_description in note)]
+    )
     names = ", ".join(verbatim(path.name) for path in files.values())
     folder = next(iter(files.values())).parent
     console.print(f"in [bold]{verbatim(str(folder))}[/]: {names}", soft_wrap=True)

@@ -130,7 +130,7 @@ def headline_of(explanation: Explanation) -> str:
     target = explanation.target_answer(0)
     best = predicted(explanation, top=1)
     if not best:
-        return explanation.explains or "the model's own feature direction"
+        return explanation.target_description or "the model's own feature direction"
     share = explanation.share_text(0, best[0]["class"]).replace(" %", "%")
     text = f"{best[0]['name']} {share}"
     if target is not None and target != best[0]["class"]:

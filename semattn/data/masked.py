@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..errors import ImageError, SemattnError
 from ..images import MaskEncoding, infer_mask_encoding, open_mask, read as read_picture, read_mask
-from ..utils.registry import Registry, choices
+from ..utils.registry import Registry, unknown_name_message
 from .listing import example_names, find_class_folders, is_picture, left_out_note, list_images
 
 SAMPLED_MASKS = 32  # masks of a folder from which the encoding is inferred
@@ -66,7 +66,9 @@ def open_masked(spec: str) -> MaskedDataset:
     kind, colon, rest = spec.partition(":")
     paths = [part for part in rest.split(",") if part]
     if kind not in masked_datasets or not colon:
-        raise ValueError(f"{choices('data', kind, masked_datasets)}, followed by : and paths")
+        raise ValueError(
+            f"{unknown_name_message('data', kind, masked_datasets)}, followed by : and paths"
+        )
     signature = inspect.signature(masked_datasets[kind])
     try:
         arguments = signature.bind(*(Path(part) for part in paths))

@@ -51,7 +51,7 @@ def clean_density(
     >>> clean_density(dot)(noisy).tolist()
     [[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
     """
-    function = densities.ensure(density)
+    function = densities.resolve(density)
     pixels = prepare(inputs, preprocessing).pixels
     needs = getattr(function, "needs", ("keypoints",))
     keypoints = detect(pixels, detector, descriptors="descriptors" in needs) if needs else ()

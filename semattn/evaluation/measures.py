@@ -15,7 +15,7 @@ from ..attention.target import answer_target
 from ..images import Images
 from ..metrics import faithfulness, localization, randomization, robustness, sparseness
 from ..targets import OutputMeaning
-from ..utils.registry import Registry, choices
+from ..utils.registry import Registry, unknown_name_message
 from .methods import Map, Method
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -39,7 +39,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(choices("precision", self.precision, PRECISIONS))
+            raise ValueError(unknown_name_message("precision", self.precision, PRECISIONS))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _register_localization(
 ) -> None:
     def located(case: Case) -> Tensor:
         assert case.mask is not None
-        return of(case.made.heat.detach().cpu(), case.mask)
+        return of(case.made.heat_map.detach().cpu(), case.mask)
 
     _register(name, title, mask=True, core=core)(located)
 
@@ -145,7 +145,7 @@ _register_localization("iou-area", "IoU of the same area", localization.iou_area
 @_register("shuffled-auroc", "shuffled AUROC", mask=True)
 def _shuffled(case: Case) -> Tensor:
     assert case.mask is not None
-    return localization.shuffled_auroc(case.made.heat.detach().cpu(), case.mask, case.others)
+    return localization.shuffled_auroc(case.made.heat_map.detach().cpu(), case.mask, case.others)
 
 
 def _register_perturbation(
@@ -187,7 +187,7 @@ def _correlated(case: Case) -> Tensor:
 @_register("infidelity", "infidelity", more=False)
 def _infidelity(case: Case) -> Tensor:
     x = case.images.inputs
-    attribution = case.made.heat[:, None].to(x).expand_as(x).contiguous()
+    attribution = case.made.heat_map[:, None].to(x).expand_as(x).contiguous()
     return robustness.infidelity(
         case.predict, x, attribution, case.classes, draws=case.setting.draws, seed=case.setting.seed
     )

@@ -3,7 +3,7 @@
 A method is a function of the model, one prepared image and its class; it returns a map of the
 pixels and one of the patches. `NAME` is an explainer of semattn with its defaults, `NAME:DENSITY`
 uses another density ("uniform": the model only), `NAME:OPTION=VALUE` another option, and
-`PEER/METHOD` the code of another library. `ROW+grown` adds affinity refinement to any row, as in
+`PEER/METHOD` the code of another library. `ROW+refined` adds affinity refinement to any row, as in
 `SIFTPatchInterrelation`.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..affinity import GROWTH, walked
+from ..affinity import DEFAULT_AFFINITY, random_walk
 from ..attention import record
 from ..attention.target import Target
 from ..density import densities
@@ -25,7 +25,7 @@ from ..explain import explainers
 from ..explain.refine import refinements
 from ..grid import PatchGrid
 from ..images import Images
-from ..utils.registry import Registry, choices
+from ..utils.registry import Registry, unknown_name_message
 
 peers = Registry("method")
 """`PEER/METHOD` to a function (model, inputs (1, C, H, W), class, grid) that gives (H, W)."""
@@ -37,13 +37,13 @@ DEFAULT = (
 )  # fmt: skip
 
 
-GROWN = "grown"
+REFINED = "refined"
 
 
 class Map(NamedTuple):
-    """Map of one image: `heat` (1, H, W), `patches` (1, P), and the patch grid."""
+    """Map of one image: `heat_map` (1, H, W), `patches` (1, P), and the patch grid."""
 
-    heat: Tensor
+    heat_map: Tensor
     patches: Tensor
     grid: PatchGrid
 
@@ -66,24 +66,24 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
     ValueError
         For an unknown name; the message suggests the nearest one.
     """
-    refinements.ensure(refine)
+    refinements.resolve(refine)
     row, has_suffix, suffix = name.partition("+")
     if has_suffix:
-        if suffix != GROWN:
-            raise ValueError(choices("method", suffix, [GROWN]) + f" after {row}+")
-        return _grown(row, method(row, seed=seed), refine)
+        if suffix != REFINED:
+            raise ValueError(unknown_name_message("method", suffix, [REFINED]) + f" after {row}+")
+        return _refined(row, method(row, seed=seed), refine)
     if "/" in name:
-        return _peer(name, peers.ensure(name), refine)
+        return _peer(name, peers.resolve(name), refine)
     base, *parts = name.split(":")
     if base not in explainers:
-        raise ValueError(choices("method", base, [*explainers, *peers]))
+        raise ValueError(unknown_name_message("method", base, [*explainers, *peers]))
     options: dict[str, Any] = {"refine": refine, "seed": seed}
     for part in parts:
         key, has_value, value = part.partition("=")
         if has_value:
             options[key] = _literal(value)
         else:
-            densities.ensure(part)
+            densities.resolve(part)
             options["density"] = part
     explainer_class = explainers[base]
     explainer_class(**options)  # raises for a wrong option
@@ -92,7 +92,7 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
         explanation = explainer_class(**options).explain(
             model, images.inputs, target=target, manifest={"made": "elsewhere"}
         )
-        return Map(explanation.heat, explanation.patch_map.flatten(1), explanation.grid)
+        return Map(explanation.heat_map, explanation.patch_map.flatten(1), explanation.grid)
 
     return run
 
@@ -104,7 +104,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _grown(row: str, inner: Method, refine: str) -> Method:
+def _refined(row: str, inner: Method, refine: str) -> Method:
     def run(model: nn.Module, images: Images, target: Target) -> Map:
         inner_map = inner(model, images, target)
         with torch.no_grad():
@@ -112,15 +112,15 @@ def _grown(row: str, inner: Method, refine: str) -> Method:
         if attention.grid.shape != inner_map.grid.shape:
             raise UnsupportedModelError(
                 f"{row}: expected a map of {attention.grid.shape} patches, got "
-                f"{inner_map.grid.shape} — remove +{GROWN}"
+                f"{inner_map.grid.shape} — remove +{REFINED}"
             )
-        refined = walked(
-            attention.middle_layer(), attention.grid, inner_map.patches[..., None], GROWTH
+        refined = random_walk(
+            attention.middle_layer(), attention.grid, inner_map.patches[..., None], DEFAULT_AFFINITY
         )
         if refined is None:
             raise UnsupportedModelError(
                 f"{row}: expected an attention layer whose keys can be recorded, got a layer with "
-                f"its own softmax — remove +{GROWN}"
+                f"its own softmax — remove +{REFINED}"
             )
         patches = refined[..., 0]
         if refine != "none":
@@ -143,7 +143,7 @@ def _peer(name: str, call: Peer, refine: str) -> Method:
             )
         grid = grid_of(model, images.inputs)
         try:
-            heat = call(model, images.inputs, target, grid)[None].detach().float()
+            heat_map = call(model, images.inputs, target, grid)[None].detach().float()
         except SemattnError:
             raise
         except Exception as error:  # an error of another library refuses one row, not the run
@@ -151,10 +151,10 @@ def _peer(name: str, call: Peer, refine: str) -> Method:
                 f"{name}: expected a map, got {type(error).__name__}: "
                 f"{' '.join(str(error).split())} — remove this method"
             ) from error
-        patches = grid.pool(heat)
+        patches = grid.pool(heat_map)
         if refine != "none":
             shifted = patches - patches.amin(dim=1, keepdim=True)
-            heat = refinements[refine](shifted, images.pixels, grid)
-        return Map(heat, patches, grid)
+            heat_map = refinements[refine](shifted, images.pixels, grid)
+        return Map(heat_map, patches, grid)
 
     return run

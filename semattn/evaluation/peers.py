@@ -62,8 +62,8 @@ def _cam(name: str) -> None:
             model=model, target_layers=[_last_norm(model)], reshape_transform=reshape
         ) as cam_method:
             cam_targets = [targets.ClassifierOutputTarget(target)]
-            heat = cam_method(input_tensor=inputs.clone(), targets=cam_targets)
-        return torch.from_numpy(heat[0])
+            heat_map = cam_method(input_tensor=inputs.clone(), targets=cam_targets)
+        return torch.from_numpy(heat_map[0])
 
 
 for _name in ("GradCAM", "HiResCAM", "EigenCAM", "ScoreCAM", "LayerCAM"):

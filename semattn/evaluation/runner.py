@@ -23,7 +23,7 @@ from ..targets import OutputMeaning
 from ..utils.profiling import profile
 from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from ..utils.result_folder import ResultFolder
 from ..utils.run_store import RunStore
 from .measures import Case, Setting, measures
@@ -108,7 +108,7 @@ def evaluate(
     metric_names = list(metrics or core())
     for name in metric_names:
         if name not in measures:
-            raise ValueError(choices("metric", name, measures))
+            raise ValueError(unknown_name_message("metric", name, measures))
     for name in methods:
         method(name, refine, setting.seed)
     if (

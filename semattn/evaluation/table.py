@@ -41,8 +41,8 @@ class Table:
 def is_control(name: str) -> bool:
     """Return whether a row is a control: it ignores the model or the keypoints."""
     base, _, density = name.partition(":")
-    is_control_explainer = base in explainers and bool(explainers[base].control)
-    return is_control_explainer or (density in densities and bool(densities[density].control))
+    is_baseline = base in explainers and bool(explainers[base].is_baseline)
+    return is_baseline or (density in densities and bool(densities[density].control))
 
 
 def check_baselines(baselines: Sequence[str] | None, rows: Sequence[str]) -> list[str]:

@@ -60,14 +60,14 @@ class AttributionRequest:
 class Maps:
     """Result of an explainer: a value per patch (B, P), and per pixel (B, H, W).
 
-    `attribution` (B, C, H, W) is set by methods that distinguish channels; it sums to `heat` over
-    the channels. `notes` are sentences that a reader of the map must know.
+    `attribution` (B, C, H, W) is set by methods that distinguish channels; it sums to `heat_map`
+    over the channels. `notes` are sentences that a reader of the map must know.
     """
 
     record: AttentionRecord
     concentration: Tensor
     patches: Tensor
-    heat: Tensor
+    heat_map: Tensor
     attribution: Tensor | None = None
     notes: tuple[str, ...] = ()
 

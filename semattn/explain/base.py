@@ -31,7 +31,7 @@ from ..targets import OutputMeaning
 from ..utils.class_names import check_names, class_names
 from ..utils.library_imports import Attribution, log_usage
 from ..utils.provenance import about_model, unconfirmed, versions
-from ..utils.registry import Registry, choices
+from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
 from .attribution_request import AttributionRequest, Maps, check_finite
 from .explanation import Explanation
@@ -67,8 +67,8 @@ class Explainer(Attribution):
     needs_gradient = True  # of the attention; False needs only the readout
     uses_keypoints = True  # whether the concentration p is computed
     class_specific = True  # whether the map depends on the target
-    uses_readout = True  # whether the map starts at the tokens that the output is read from
-    control = False  # whether it is a baseline that ignores the model
+    starts_at_readout = True  # whether the map starts at the tokens that the output is read from
+    is_baseline = False  # whether it is a baseline that ignores the model
     default_layers: Layers = "last-half"
     uniform_note = "the map uses the model alone"  # end of the note for a uniform p
 
@@ -87,13 +87,15 @@ class Explainer(Attribution):
     ) -> None:
         if unknown:
             raise TypeError(
-                choices(f"option of {self.name}", min(unknown), _option_names(type(self)))
+                unknown_name_message(
+                    f"option of {self.name}", min(unknown), _option_names(type(self))
+                )
             )
         super().__init__(model)
         if not isinstance(density, Tensor):
-            densities.ensure(density)
-        detectors.ensure(detector)
-        refinements.ensure(refine)
+            densities.resolve(density)
+        detectors.resolve(detector)
+        refinements.resolve(refine)
         check_number("seed", seed, minimum=0, maximum=2**63 - 1, integer=True)
         self.density = density
         self.detector = detector
@@ -124,8 +126,8 @@ class Explainer(Attribution):
             precision = torch.promote_types(record.logits.dtype, torch.float32)
             patches = relevance(p.to(precision).to(record.logits.device))
             check_finite("map", patches)
-            heat = refinements.ensure(self.refine)(patches, request.images.pixels, record.grid)
-        return Maps(record, p, patches, heat)
+            heat_map = refinements.resolve(self.refine)(patches, request.images.pixels, record.grid)
+        return Maps(record, p, patches, heat_map)
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings of this explainer, ready for JSON."""
@@ -188,7 +190,7 @@ class Explainer(Attribution):
         attribution = explanation.attribution
         if attribution is None:
             channels = explanation.images.inputs.shape[1]
-            attribution = explanation.heat[:, None].expand(-1, channels, -1, -1) / channels
+            attribution = explanation.heat_map[:, None].expand(-1, channels, -1, -1) / channels
         return (attribution,) if isinstance(source, tuple) else attribution
 
     def patch_map(
@@ -295,12 +297,12 @@ class Explainer(Attribution):
         finally:
             request.keypoints()  # waits for the detection threads
         record, found_keypoints = maps.record, request.keypoints()
-        check_finite("map", maps.heat)
+        check_finite("map", maps.heat_map)
         if need_keypoints and not found_keypoints:
             found_keypoints = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
         names, name_note = _class_names(model, record.logits, output)
         return Explanation(
-            heat=maps.heat,
+            heat_map=maps.heat_map,
             patch_map=record.grid.fold(maps.patches),
             images=images,
             keypoints=found_keypoints,
@@ -310,7 +312,7 @@ class Explainer(Attribution):
             target=record.target,
             classes=names,
             notes=notes_of(self, maps, images, (output.note, name_note)),
-            explains=record.explains,
+            target_description=record.target_description,
             attribution=maps.attribution,
             output=output,
         )
@@ -340,7 +342,7 @@ class Explainer(Attribution):
             return uniform.expand(len(request.inputs), grid.patches)
         scene = Scene(request.images.pixels, request.keypoints(), grid, self.seed)
         if not isinstance(self.density, Tensor):
-            return concentration(densities.ensure(self.density)(scene))
+            return concentration(densities.resolve(self.density)(scene))
         if self.density.ndim not in (1, 2):
             raise ShapeError(
                 f"density: expected weights (P,) or (B, P), got {tuple(self.density.shape)}"
@@ -418,7 +420,7 @@ def _unwrap_inputs(source: Any) -> Any:
 
 
 def _density_needs(density: Any) -> frozenset[str]:
-    return frozenset(getattr(densities.ensure(density), "needs", ("keypoints",)))
+    return frozenset(getattr(densities.resolve(density), "needs", ("keypoints",)))
 
 
 def _option_name(option: Any) -> str:

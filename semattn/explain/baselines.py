@@ -33,8 +33,8 @@ class KeypointDensity(Explainer):
     name = "keypoint-density"
     needs_gradient = False
     class_specific = False
-    uses_readout = False
-    control = True
+    starts_at_readout = False
+    is_baseline = True
     default_layers = "all"  # so that the grid is the finest
     uniform_note = "the map is uniform"
 
@@ -49,8 +49,8 @@ class _DensityBaseline(Explainer):
     needs_gradient = False
     uses_keypoints = False
     class_specific = False
-    uses_readout = False
-    control = True
+    starts_at_readout = False
+    is_baseline = True
     default_layers = "all"  # so that the grid is the finest
     density_name: ClassVar[str]
 

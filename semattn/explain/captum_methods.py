@@ -41,7 +41,7 @@ class PixelExplainer(Explainer):
     """
 
     uses_keypoints = False
-    uses_readout = False
+    starts_at_readout = False
     default_layers = "all"  # so that the grid is the finest
 
     def __init__(
@@ -92,9 +92,9 @@ class PixelExplainer(Explainer):
                 attribution = attribution.detach().to(exact)
         check_finite("map", attribution)
         with torch.no_grad():
-            heat = attribution.sum(dim=1)
-            maps = self.from_patches(request, record, lambda _: record.grid.pool(heat))
-        return Maps(record, maps.concentration, maps.patches, heat, attribution)
+            heat_map = attribution.sum(dim=1)
+            maps = self.from_patches(request, record, lambda _: record.grid.pool(heat_map))
+        return Maps(record, maps.concentration, maps.patches, heat_map, attribution)
 
 
 def default_device(device: torch.device | str) -> AbstractContextManager[Any]:

@@ -28,7 +28,7 @@ OURS = "sift-patch-interrelation"
 
 
 @dataclass(frozen=True)
-class Compared:
+class MethodResult:
     """Result of one method of a comparison.
 
     Parameters
@@ -63,7 +63,7 @@ class Comparison:
     other : the second class used to measure sensitivity; None without one
     """
 
-    rows: tuple[Compared, ...]
+    rows: tuple[MethodResult, ...]
     explanation: Explanation
     other: int | None
 
@@ -122,9 +122,9 @@ def compare(
     >>> comparison.rows[0].sensitivity > 0, comparison.rows[1].sensitivity
     (True, 0.0)
     """
-    names = check(methods, options)
+    names = check_methods(methods, options)
     subject = _Subject(model, image, target, options)
-    rows: list[Compared] = []
+    rows: list[MethodResult] = []
     refusals: list[SemattnError] = []
     for number, name in enumerate(names, 1):
         if progress is not None:
@@ -134,14 +134,14 @@ def compare(
         except (TargetError, ImageError):
             raise
         except SemattnError as error:
-            rows.append(Compared(name, refusal=str(error)))
+            rows.append(MethodResult(name, refusal=str(error)))
             refusals.append(error)
     if subject.first is None:
         raise refusals[0]
     return Comparison(tuple(rows), subject.first, subject.other)
 
 
-def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, ...]:
+def check_methods(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, ...]:
     """Check the names of methods and options, and return the names of the methods.
 
     Raises
@@ -152,10 +152,10 @@ def check(methods: Iterable[str] | None, options: dict[str, Any]) -> tuple[str, 
     Explainer(**options)
     if isinstance(methods, str):
         raise TypeError(f"methods: expected a list of names, got {methods!r} — put it into a list")
-    registered = sorted(explainers, key=lambda name: explainers[name].control)
+    registered = sorted(explainers, key=lambda name: explainers[name].is_baseline)
     names = tuple(dict.fromkeys([OURS, *registered] if methods is None else methods))
     for name in names:
-        explainers.ensure(name)
+        explainers.resolve(name)
     if not names:
         raise ValueError("methods: expected one name at least, got none — leave it out for all")
     return names
@@ -192,7 +192,7 @@ class _Subject:
         self.first: Explanation | None = None
         self.other: int | None = None
 
-    def row(self, name: str) -> Compared:
+    def row(self, name: str) -> MethodResult:
         """Run and measure one method; raise SemattnError if it does not support the model."""
         try:
             explainer: Explainer = explainers[name](**self.options)
@@ -213,7 +213,7 @@ class _Subject:
         sensitivity = (
             None if other_map is None else _target_sensitivity(explanation.patch_map, other_map)
         )
-        return Compared(name, explanation, cost.seconds, cost.peak_mib, sensitivity)
+        return MethodResult(name, explanation, cost.seconds, cost.peak_mib, sensitivity)
 
     def _explain(self, explainer: Explainer, target: Target) -> Explanation:
         """Explain as `attribute` does: detect keypoints only if the method needs them."""

@@ -17,16 +17,16 @@ from ..targets import OutputMeaning
 class Explanation:
     """Heat maps of a batch of images, with the data that they were computed from.
 
-    `heat` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the map on patches, both
+    `heat_map` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the map on patches, both
     non-negative and unnormalised. `concentration` (B,P) is the keypoint concentration p, float64 on
     the CPU, with rows that sum to 1. `target` (B,) holds the explained classes; it is None if the
-    explained output is not a class, and `explains` then describes it. `notes` are sentences that a
-    reader of the map must know. `attribution` (B,C,H,W) is set by methods that distinguish
-    channels, and sums to `heat`; Captum's methods may return negative values. `output` is the
-    meaning of the model's output.
+    explained output is not a class, and `target_description` then describes it. `notes` are
+    sentences that a reader of the map must know. `attribution` (B,C,H,W) is set by methods that
+    distinguish channels, and sums to `heat_map`; Captum's methods may return negative values.
+    `output` is the meaning of the model's output.
     """
 
-    heat: Tensor
+    heat_map: Tensor
     patch_map: Tensor
     images: Images
     keypoints: list[Keypoints]
@@ -38,12 +38,12 @@ class Explanation:
     notes: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
     attribution: Tensor | None = None
-    explains: str = ""
+    target_description: str = ""
     output: OutputMeaning = field(default_factory=OutputMeaning)
 
     def __len__(self) -> int:
         """The number of images."""
-        return len(self.heat)
+        return len(self.heat_map)
 
     @property
     def outputs(self) -> int:

@@ -41,7 +41,7 @@ class GradCAM(Explainer):
     """
 
     name = "grad-cam"
-    uses_readout = False
+    starts_at_readout = False
     uses_keypoints = False
     default_layers = (-1,)
 

@@ -44,7 +44,7 @@ class LeGrad(Explainer):
     """
 
     name = "legrad"
-    uses_readout = False
+    starts_at_readout = False
     uses_keypoints = False
     default_layers = "all"
 
@@ -83,7 +83,7 @@ class LeGrad(Explainer):
 
         plain_fields = {
             name: getattr(plain_record, name)
-            for name in ("logits", "score", "target", "explains", "notes", "left_out")
+            for name in ("logits", "score", "target", "target_description", "notes", "left_out")
         }
         maps = self.from_patches(request, dataclasses.replace(record, **plain_fields), relevance)
         return dataclasses.replace(maps, notes=_left_out_notes(left_out))

@@ -32,7 +32,7 @@ class StoredMaps:
 
     Parameters
     ----------
-    heat : (B, H, W), on pixels
+    heat_map : (B, H, W), on pixels
     patch_map : (B, h, w), on patches
     concentration : (B, P)
     target : (B,) classes, None if the explained output is not a class
@@ -41,7 +41,7 @@ class StoredMaps:
     manifest : manifest of the `Explanation`
     """
 
-    heat: Tensor
+    heat_map: Tensor
     patch_map: Tensor
     concentration: Tensor
     target: Tensor | None
@@ -51,7 +51,7 @@ class StoredMaps:
 
     def __len__(self) -> int:
         """The number of images."""
-        return len(self.heat)
+        return len(self.heat_map)
 
 
 def save_maps(explanation: Explanation, file: str | os.PathLike[str]) -> Path:
@@ -65,7 +65,7 @@ def save_maps(explanation: Explanation, file: str | os.PathLike[str]) -> Path:
     file = Path(file)
     tensors = {
         name: value.detach().cpu().clone().contiguous()
-        for name in ("heat", "patch_map", "concentration", "target")
+        for name in ("heat_map", "patch_map", "concentration", "target")
         if (value := getattr(explanation, name)) is not None
     }
     entries = {
@@ -134,7 +134,7 @@ def load_maps(file: str | os.PathLike[str]) -> StoredMaps:
 
 def _stored(tensors: dict[str, Tensor], about: dict[str, Any]) -> StoredMaps:
     return StoredMaps(
-        heat=tensors["heat"],
+        heat_map=tensors["heat_map"],
         patch_map=tensors["patch_map"],
         concentration=tensors["concentration"],
         target=tensors.get("target"),

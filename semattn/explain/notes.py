@@ -16,7 +16,7 @@ class Method(Protocol):
     """The attributes of an explainer that notes depend on."""
 
     uses_keypoints: bool
-    uses_readout: bool
+    starts_at_readout: bool
     uniform_note: str
 
 
@@ -35,10 +35,10 @@ def notes_of(
         notes.append(f"The picture shows the mean of the {images.inputs.shape[1]} channels.")
     if record.grid.is_partial:
         notes.append(_covered_part_note(record.grid))
-    if record.explains:
-        notes.append(f"Explained, in place of a class: {record.explains}.")
+    if record.target_description:
+        notes.append(f"Explained, in place of a class: {record.target_description}.")
     notes += record.notes
-    if method.uses_readout and (readout_note := _readout_note(record)):
+    if method.starts_at_readout and (readout_note := _readout_note(record)):
         notes.append(readout_note)
     if method.uses_keypoints and (uniform := names_where((p == p[:, :1]).all(dim=1))):
         notes.append(f"{uniform}: no keypoints were used, so {method.uniform_note}.")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..affinity import GROWTH, walked
+from ..affinity import DEFAULT_AFFINITY, random_walk
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.site_record import num_active_queries
 from ..grid import PatchGrid
@@ -36,8 +36,8 @@ class SIFTPatchInterrelation(Explainer):
     * query weights ``w_i``: for a prefix token the part of the score that is read from it; for
       patch i the remaining part times p_i, so that rows of dense patches count more.
 
-    Affinity refinement follows: r = (1 - growth) relevance + growth T r, where T averages over the
-    patches with similar keys in the layer nearest to half of the depth (`semattn.affinity`).
+    Affinity refinement follows: r = (1 - affinity) relevance + affinity T r, where T averages over
+    the patches with similar keys in the layer nearest to half of the depth (`semattn.affinity`).
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class SIFTPatchInterrelation(Explainer):
         patches
     query_weights : False weights all patches equally, w_i = 1/P
     head_alignment : False weights all heads equally, a_lh = 1
-    growth : strength of the affinity refinement, in [0, 1); 0 for the map without it
+    affinity : strength of the affinity refinement, in [0, 1); 0 for the map without it
     options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
@@ -75,21 +75,22 @@ class SIFTPatchInterrelation(Explainer):
         queries: str = "auto",
         query_weights: bool = True,
         head_alignment: bool = True,
-        growth: float = GROWTH,
+        affinity: float = DEFAULT_AFFINITY,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
         if queries not in QUERIES:
             raise ValueError(f"queries: expected one of {', '.join(QUERIES)}, got {queries!r}")
-        check_number("growth", growth)
-        if not 0 <= growth < 1:
+        check_number("affinity", affinity)
+        if not 0 <= affinity < 1:
             raise ValueError(
-                f"growth: expected a number in [0, 1), got {growth!r} — {GROWTH} is the default"
+                f"affinity: expected a number in [0, 1), got {affinity!r} — "
+                f"{DEFAULT_AFFINITY} is the default"
             )
         self.queries = queries
         self.query_weights = query_weights
         self.head_alignment = head_alignment
-        self.growth = growth
+        self.affinity = affinity
         self._options = options
 
     def parameters(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class SIFTPatchInterrelation(Explainer):
             "queries": self.queries,
             "query_weights": self.query_weights,
             "head_alignment": self.head_alignment,
-            "growth": self.growth,
+            "affinity": self.affinity,
         }
 
     def model_only(self) -> SIFTPatchInterrelation:
@@ -108,7 +109,7 @@ class SIFTPatchInterrelation(Explainer):
             queries=self.queries,
             query_weights=False,
             head_alignment=False,
-            growth=self.growth,
+            affinity=self.affinity,
             **self._options | {"density": "uniform"},
         )
 
@@ -116,7 +117,7 @@ class SIFTPatchInterrelation(Explainer):
         """Compute the maps, with a note where affinity refinement has no keys."""
         maps = super().maps(request)
         middle = maps.record.middle_layer()
-        if not self.growth or middle.key is not None:
+        if not self.affinity or middle.key is not None:
             return maps
         note = (
             f"The map has no affinity refinement: {middle.site} computes its own softmax, so its "
@@ -130,8 +131,10 @@ class SIFTPatchInterrelation(Explainer):
         total = torch.zeros((), device=p.device)
         for site in record.sites:
             total = total + self._site_relevance(site, record.grid, p, query_weights)
-        if self.growth:
-            refined = walked(record.middle_layer(), record.grid, total[..., None], self.growth)
+        if self.affinity:
+            refined = random_walk(
+                record.middle_layer(), record.grid, total[..., None], self.affinity
+            )
             total = total if refined is None else refined[..., 0]
         return total
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError
-from semattn.utils.registry import choices
+from semattn.utils.registry import unknown_name_message
 
 from . import processors
 from .picture import MAX_PIXELS
@@ -71,11 +71,15 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(choices("interpolation", self.interpolation, INTERPOLATIONS))
+            raise ValueError(
+                unknown_name_message("interpolation", self.interpolation, INTERPOLATIONS)
+            )
         if self.crop_mode not in CROP_MODES:
-            raise ValueError(choices("crop_mode", self.crop_mode, CROP_MODES))
+            raise ValueError(unknown_name_message("crop_mode", self.crop_mode, CROP_MODES))
         if self.crop_rounding not in CROP_ROUNDINGS:
-            raise ValueError(choices("crop_rounding", self.crop_rounding, CROP_ROUNDINGS))
+            raise ValueError(
+                unknown_name_message("crop_rounding", self.crop_rounding, CROP_ROUNDINGS)
+            )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise ShapeError(
                 "preprocessing: expected one mean and std for each of 1 or 3 channels, got "

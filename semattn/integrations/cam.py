@@ -9,7 +9,7 @@ from torch import nn
 
 from ..attention.target import Target
 from ..explain import Explainer, explainers
-from .heat_array import heat_array
+from .heat_map_array import heat_map_array
 
 
 class CAM:
@@ -37,7 +37,7 @@ class CAM:
         self, model: nn.Module, method: Any = "sift-patch-interrelation", **options: Any
     ) -> None:
         self.model = model
-        self.explainer: Explainer = explainers.ensure(method)(**options)
+        self.explainer: Explainer = explainers.resolve(method)(**options)
 
     def __call__(self, input_tensor: Any, targets: Target = None) -> np.ndarray:
         """Return maps (B, H, W) float32 in [0, 1], as ``show_cam_on_image`` expects them.
@@ -49,7 +49,9 @@ class CAM:
             ``[ClassifierOutputTarget(3)]``; or any target of an explainer; None is the predicted
             class
         """
-        heat_map = heat_array(self.explainer.attribute(self.model, input_tensor, target=targets))
+        heat_map = heat_map_array(
+            self.explainer.attribute(self.model, input_tensor, target=targets)
+        )
         least, greatest = heat_map.min((1, 2), keepdims=True), heat_map.max((1, 2), keepdims=True)
         return (heat_map - least) / np.maximum(greatest - least, np.finfo(np.float32).tiny)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..attention.target import Target
 from ..explain import Explainer, Explanation
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from ..utils.validation import check_labels
-from .heat_array import MAX_CLASSES
+from .heat_map_array import MAX_CLASSES
 
 
 def explain_batches(
@@ -45,7 +45,7 @@ def explain_batches(
     [[0, 1], [0, 1]]
     """
     if isinstance(target, str) and target != "labels":
-        raise ValueError(choices("target", target, ["labels"]))
+        raise ValueError(unknown_name_message("target", target, ["labels"]))
     manifest = None
     with _progress_bar(loader, shown=progress) as batches:
         for batch in batches:

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..explain import explainers
 from ..utils.validation import as_tensor, check_labels
-from .heat_array import MAX_CLASSES, heat_array
+from .heat_map_array import MAX_CLASSES, heat_map_array
 
 _QUANTUS_KEYWORDS = ("device", "method")  # added to a call by Quantus
 
@@ -42,7 +42,7 @@ def quantus_explain_func(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected 1 at least, got {batch_size}")
-    explainer = explainers.ensure(method)(**options)
+    explainer = explainers.resolve(method)(**options)
 
     def explain_func(
         model: nn.Module, inputs: Any, targets: Any = None, **extra: Any
@@ -60,7 +60,7 @@ def quantus_explain_func(
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
             target = None if labels is None else labels[rows]
-            parts.append(heat_array(explainer.attribute(model, images[rows], target=target)))
+            parts.append(heat_map_array(explainer.attribute(model, images[rows], target=target)))
         return np.concatenate(parts)[:, None]
 
     explain_func.__name__ = f"semattn_{explainer.name}"

@@ -171,13 +171,13 @@ class AnalysisRunner:
         self, model: nn.Module, options: dict[str, Any], about: dict[str, Any] | None = None
     ) -> None:
         self.model, self.options = model, options
-        self.density = densities.ensure(options["density"])
+        self.density = densities.resolve(options["density"])
         if self.density is densities["other"]:
             raise ValueError(
                 "density: expected a density of the image itself, got 'other' — choose another "
                 "density; the null 'other' already compares with other images"
             )
-        detectors.ensure(options["detector"])
+        detectors.resolve(options["detector"])
         preprocessing = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
         needs = getattr(self.density, "needs", ("keypoints",))
         self.image_loader = ImageLoader(preprocessing, options["detector"], needs)

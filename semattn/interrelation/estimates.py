@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data.loading import Skipped
 from ..grid import PatchGrid
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from .accumulate import METRICS, Tally
 from .nulls import NULLS
 
@@ -175,7 +175,7 @@ class AnalysisResult:
 
     def _check_name(self, name: str) -> str:
         if name not in self.tally.sums:
-            raise ValueError(choices("metric", name, self.tally.sums))
+            raise ValueError(unknown_name_message("metric", name, self.tally.sums))
         return name
 
 

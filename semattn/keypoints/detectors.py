@@ -18,7 +18,7 @@ import torch
 
 from ..errors import ShapeError
 from ..images import luma
-from ..utils.registry import Registry, choices
+from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
 from .keypoints import Keypoints
 
@@ -56,7 +56,7 @@ def detect(
     >>> [len(keypoints) for keypoints in detect(dots)]
     [0, 1]
     """
-    detector_function = detectors.ensure(detector)
+    detector_function = detectors.resolve(detector)
     _check_pixels(pixels)
     if workers is not None:
         check_number("workers", workers, minimum=0, integer=True)
@@ -79,7 +79,7 @@ def detect_async(
     >>> start(np.zeros((1, 32, 32, 3), dtype=np.uint8)).result()[0].xy.shape
     torch.Size([0, 2])
     """
-    detectors.ensure(detector)
+    detectors.resolve(detector)
     _check_pixels(pixels)
     pool = ThreadPoolExecutor(1, thread_name_prefix="semattn-keypoints")
     future = pool.submit(detect, pixels, detector, **options)
@@ -182,7 +182,7 @@ def _keypoints(
 ) -> Keypoints:
     """Build sorted keypoints from rows of x, y, response, size, angle."""
     if duplicates not in ("drop", "keep"):
-        raise ValueError(choices("duplicates", duplicates, ("drop", "keep")))
+        raise ValueError(unknown_name_message("duplicates", duplicates, ("drop", "keep")))
     x, y, response, size, angle = table.T
     order = np.lexsort((angle, size, x, y, -response))
     if duplicates == "drop" and len(order):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semattn.utils.registry import choices
+from semattn.utils.registry import unknown_name_message
 from semattn.utils.validation import check_number
 
 from .masks import kept
@@ -42,7 +42,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise ValueError(choices("schedule", self.shape, SHAPES))
+            raise ValueError(unknown_name_message("schedule", self.shape, SHAPES))
         for name in ("start", "end"):
             check_number(name, getattr(self, name))
         check_number("epochs", self.epochs, minimum=1, integer=True)

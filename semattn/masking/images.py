@@ -61,7 +61,7 @@ def densities_of(
             "density: expected a density of each image, got 'other', which depends on the batch — "
             "pass the keypoints of other images, with density 'count'"
         )
-    density_function = densities.ensure(density)
+    density_function = densities.resolve(density)
     needs = getattr(density_function, "needs", ("keypoints",))
     if keypoints is None and needs:
         keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
@@ -116,7 +116,7 @@ def mask_images(
     >>> masks.noise.shape, masks.bool_masked_pos.sum(1).tolist()
     (torch.Size([2, 16]), [12, 12])
     """
-    policy = policies.ensure(masking)() if isinstance(masking, str) else masking
+    policy = policies.resolve(masking)() if isinstance(masking, str) else masking
     pixels = _pixels(inputs, patch_size, preprocessing)
     if images is None:
         images = [zlib.crc32(image.tobytes()) for image in pixels]
@@ -127,7 +127,7 @@ def mask_images(
         )
     is_weighted = loss_weight != "none"
     if keypoints is None and (is_weighted or policy.looks):
-        needs = getattr(densities.ensure(density), "needs", ("keypoints",))
+        needs = getattr(densities.resolve(density), "needs", ("keypoints",))
         if needs or is_weighted:
             keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
     options: dict[str, Any] = {"patch_size": patch_size, "keypoints": keypoints}

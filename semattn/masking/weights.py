@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from semattn.errors import ShapeError
-from semattn.utils.registry import choices
+from semattn.utils.registry import unknown_name_message
 from semattn.utils.validation import as_tensor, check_number, check_values
 
 CLIP = 20.0  # bound of the absolute exponent, as in KAMIM's code
@@ -66,7 +66,7 @@ def loss_weights(
     pixel are close to 1.
     """
     if name not in LOSS_WEIGHTS:
-        raise ValueError(choices("loss_weight", name, LOSS_WEIGHTS))
+        raise ValueError(unknown_name_message("loss_weight", name, LOSS_WEIGHTS))
     if name == "none":
         return None
     check_number("area", area, minimum=1, maximum=1e12)

@@ -1,8 +1,8 @@
 """Localization metrics: agreement of a heat map with the mask of the object.
 
-All functions take `heat` (B, H, W), any scale, and `mask` (B, H, W), true on the object, and return
-(B,) in double precision on the CPU. The result is NaN, undefined, if a mask is empty or covers the
-image. Ties are handled as in scikit-learn.
+All functions take `heat_map` (B, H, W), any scale, and `mask` (B, H, W), true on the object, and
+return (B,) in double precision on the CPU. The result is NaN, undefined, if a mask is empty or
+covers the image. Ties are handled as in scikit-learn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import ShapeError
 
 
-def pointing_game(heat: Tensor, mask: Tensor, tolerance: int = 0) -> Tensor:
+def pointing_game(heat_map: Tensor, mask: Tensor, tolerance: int = 0) -> Tensor:
     """Return 1 if the maximum is on the object or within `tolerance` pixels of it, else 0.
 
     With several maximal pixels, return the fraction that is on the object. Source: Zhang et al.
@@ -24,44 +24,44 @@ def pointing_game(heat: Tensor, mask: Tensor, tolerance: int = 0) -> Tensor:
 
     Examples
     --------
-    >>> heat = torch.tensor([[[3.0, 1.0], [3.0, 2.0]]])
+    >>> heat_map = torch.tensor([[[3.0, 1.0], [3.0, 2.0]]])
     >>> mask = torch.tensor([[[True, True], [False, False]]])
-    >>> pointing_game(heat, mask).item()
+    >>> pointing_game(heat_map, mask).item()
     0.5
     """
-    heat, mask = _check_maps(heat, mask)
+    heat_map, mask = _check_maps(heat_map, mask)
     if tolerance < 0:
         raise ValueError(
             f"tolerance: expected at least 0 pixels, got {tolerance} — the default is 0"
         )
     inside = _dilate(mask, tolerance) if tolerance else mask
-    is_maximum = heat == heat.amax(dim=(1, 2), keepdim=True)
+    is_maximum = heat_map == heat_map.amax(dim=(1, 2), keepdim=True)
     hit_rate = (is_maximum & inside).sum(dim=(1, 2)).double() / is_maximum.sum(dim=(1, 2))
     return _mask_undefined(hit_rate, mask)
 
 
-def energy_pointing_game(heat: Tensor, mask: Tensor) -> Tensor:
+def energy_pointing_game(heat_map: Tensor, mask: Tensor) -> Tensor:
     """Compute the fraction of the sum of positive values on the object; 0 without positive values.
 
     Source: Wang et al. 2020 (arXiv 1910.01279).
     """
-    heat, mask = _check_maps(heat, mask)
-    energy = heat.double().clamp(min=0)
+    heat_map, mask = _check_maps(heat_map, mask)
+    energy = heat_map.double().clamp(min=0)
     total = energy.sum(dim=(1, 2))
     fraction = (energy * mask).sum(dim=(1, 2)) / total
     fraction = torch.where(total == 0, 0, fraction)
     return _mask_undefined(fraction, mask)
 
 
-def energy_over_chance(heat: Tensor, mask: Tensor) -> Tensor:
+def energy_over_chance(heat_map: Tensor, mask: Tensor) -> Tensor:
     """Compute `energy_pointing_game` divided by the area fraction of the object; 1 is chance."""
-    return energy_pointing_game(heat, mask) / mask.cpu().double().mean(dim=(1, 2))
+    return energy_pointing_game(heat_map, mask) / mask.cpu().double().mean(dim=(1, 2))
 
 
-def average_precision(heat: Tensor, mask: Tensor) -> Tensor:
+def average_precision(heat_map: Tensor, mask: Tensor) -> Tensor:
     """Compute the average precision of the pixels, as in scikit-learn."""
-    heat, mask = _check_maps(heat, mask)
-    values, labels = heat.flatten(1), mask.flatten(1).double()
+    heat_map, mask = _check_maps(heat_map, mask)
+    values, labels = heat_map.flatten(1), mask.flatten(1).double()
     hits, ends = _cumulative_hits(values, labels)
     num_selected = torch.arange(1, values.shape[1] + 1, dtype=torch.double, device="cpu")
     precision = (hits / num_selected * _run_gains(hits, ends)).sum(dim=1) / labels.sum(dim=1).clamp(
@@ -70,13 +70,13 @@ def average_precision(heat: Tensor, mask: Tensor) -> Tensor:
     return _mask_undefined(precision, mask)
 
 
-def auroc(heat: Tensor, mask: Tensor) -> Tensor:
+def auroc(heat_map: Tensor, mask: Tensor) -> Tensor:
     """Compute the area under the ROC curve of the pixels; ties count half."""
-    heat, mask = _check_maps(heat, mask)
-    return _mask_undefined(_auroc(heat, mask, torch.ones_like(mask)), mask)
+    heat_map, mask = _check_maps(heat_map, mask)
+    return _mask_undefined(_auroc(heat_map, mask, torch.ones_like(mask)), mask)
 
 
-def shuffled_auroc(heat: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
+def shuffled_auroc(heat_map: Tensor, mask: Tensor, others: Tensor | None = None) -> Tensor:
     """Compute the AUROC against the object locations of other images, to correct center bias.
 
     Each pixel off the object is weighted by the number of other images with an object there.
@@ -91,7 +91,7 @@ def shuffled_auroc(heat: Tensor, mask: Tensor, others: Tensor | None = None) -> 
     Tensor
         (B,); NaN also if all other objects are inside this object.
     """
-    heat, mask = _check_maps(heat, mask)
+    heat_map, mask = _check_maps(heat_map, mask)
     other_masks = mask if others is None else others.cpu()
     if other_masks.shape[1:] != mask.shape[1:]:
         raise ShapeError(
@@ -100,15 +100,15 @@ def shuffled_auroc(heat: Tensor, mask: Tensor, others: Tensor | None = None) -> 
         )
     # The mask of an image itself only adds to its object pixels, which are not counted.
     counts = other_masks.double().sum(dim=0, keepdim=True).expand_as(mask)
-    score = _auroc(heat, mask, counts)
+    score = _auroc(heat_map, mask, counts)
     has_negatives = (counts * ~mask).sum(dim=(1, 2)) > 0
     return torch.where(has_negatives, _mask_undefined(score, mask), torch.nan)
 
 
-def iou_at_mean(heat: Tensor, mask: Tensor) -> Tensor:
+def iou_at_mean(heat_map: Tensor, mask: Tensor) -> Tensor:
     """Compute the intersection over union of the pixels above the mean; 0 for a uniform map."""
-    heat, mask = _check_maps(heat, mask)
-    values = heat.double()
+    heat_map, mask = _check_maps(heat_map, mask)
+    values = heat_map.double()
     # The mean of equal numbers may be rounded below them; the minimum is never above the mean.
     threshold = torch.maximum(
         values.mean(dim=(1, 2), keepdim=True), values.amin((1, 2), keepdim=True)
@@ -118,14 +118,14 @@ def iou_at_mean(heat: Tensor, mask: Tensor) -> Tensor:
     return _mask_undefined(iou, mask)
 
 
-def iou_area_matched(heat: Tensor, mask: Tensor) -> Tensor:
+def iou_area_matched(heat_map: Tensor, mask: Tensor) -> Tensor:
     """Compute the intersection over union of the top pixels, as many as the object has.
 
     Ties at the threshold are counted by their expected value under random order. A uniform map
     therefore has the IoU of a random overlap.
     """
-    heat, mask = _check_maps(heat, mask)
-    values, labels = heat.flatten(1), mask.flatten(1)
+    heat_map, mask = _check_maps(heat_map, mask)
+    values, labels = heat_map.flatten(1), mask.flatten(1)
     size = labels.sum(dim=1)
     threshold = values.sort(dim=1, descending=True).values.gather(
         1, (size - 1).clamp(min=0)[:, None]
@@ -164,9 +164,9 @@ def _run_gains(sums: Tensor, ends: Tensor) -> Tensor:
     return torch.where(ends, sums - F.pad(previous[:, :-1], (1, 0)), 0)
 
 
-def _auroc(heat: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
+def _auroc(heat_map: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
     """Compute the AUROC of object pixels against the rest, weighted by `counts`."""
-    values, labels = heat.flatten(1), mask.flatten(1)
+    values, labels = heat_map.flatten(1), mask.flatten(1)
     hits, ends = _cumulative_hits(values, labels.double())
     false_hits, _ = _cumulative_hits(values, torch.where(labels, 0, counts.flatten(1).double()))
     # For each negative: the hits with higher values, and half of the tied hits.
@@ -179,13 +179,16 @@ def _mask_undefined(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where((fraction > 0) & (fraction < 1), values, torch.nan)
 
 
-def _check_maps(heat: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    if heat.ndim != 3 or heat.shape != mask.shape or mask.dtype != torch.bool:
+def _check_maps(heat_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    if heat_map.ndim != 3 or heat_map.shape != mask.shape or mask.dtype != torch.bool:
         raise ShapeError(
-            f"heat, mask: expected (B, H, W) for both and a bool mask, got {tuple(heat.shape)} and "
-            f"{tuple(mask.shape)} of {str(mask.dtype).removeprefix('torch.')} — "
+            "heat_map, mask: expected (B, H, W) for both and a bool mask, got "
+            f"{tuple(heat_map.shape)} and {tuple(mask.shape)} of "
+            f"{str(mask.dtype).removeprefix('torch.')} — "
             "pass one map and one mask per image, of the same size"
         )
-    if not bool(heat.isfinite().all()):
-        raise ValueError("heat: expected finite numbers, got NaN or infinity — replace them first")
-    return heat.detach().cpu(), mask.cpu()
+    if not bool(heat_map.isfinite().all()):
+        raise ValueError(
+            "heat_map: expected finite numbers, got NaN or infinity — replace them first"
+        )
+    return heat_map.detach().cpu(), mask.cpu()

@@ -53,7 +53,7 @@ def fill_of(baseline: Any, images: Tensor, black: Sequence[float] | Tensor | Non
                 f"{tuple(baseline.shape)} — pass (B, C, H, W) or (C, 1, 1)"
             ) from error
     value = None if black is None else as_tensor(black).to(images)
-    fill: Fill = baselines.ensure(baseline)(images, value)
+    fill: Fill = baselines.resolve(baseline)(images, value)
     return fill
 
 

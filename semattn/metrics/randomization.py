@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 
 Maps = Tensor | Mapping[str, Tensor]
 ORDERS = ("cascading", "independent", "full")
@@ -56,7 +56,7 @@ def similarity(first: Tensor, second: Tensor, by: str = "spearman") -> Tensor:
     [1.0]
     """
     if by not in SIMILARITIES:
-        raise ValueError(choices("by", by, SIMILARITIES))
+        raise ValueError(unknown_name_message("by", by, SIMILARITIES))
     pair = _check_pair(first, second)
     is_defined = torch.ones(len(first), dtype=torch.bool, device="cpu")
     for values in pair:
@@ -117,9 +117,9 @@ def randomized(
     ['1', '0']
     """
     if order not in ORDERS:
-        raise ValueError(choices("order", order, ORDERS))
+        raise ValueError(unknown_name_message("order", order, ORDERS))
     if draw not in DRAWS:
-        raise ValueError(choices("draw", draw, DRAWS))
+        raise ValueError(unknown_name_message("draw", draw, DRAWS))
     if next(model.parameters(), None) is None:
         raise UnsupportedModelError(
             "model: expected parameters to randomize, got none — pass a trained model"
@@ -156,7 +156,7 @@ def mprt(
         a map without factors has the name "map".
     """
     if by not in SIMILARITIES:
-        raise ValueError(choices("by", by, SIMILARITIES))
+        raise ValueError(unknown_name_message("by", by, SIMILARITIES))
     layers = randomized(model, order, seed, top_down=top_down, draw=draw)
     reference = _as_mapping(explain(model))
     results = []

@@ -88,7 +88,7 @@ class MaskedImages(Dataset):
         self.grid = PatchGrid(shape, (size, size), (patch_size, patch_size), prefix=1)
         self.visible = kept(self.grid.patches, masking.mask_ratio)
         self.other = density == "other"
-        self.density = count if self.other else densities.ensure(density)
+        self.density = count if self.other else densities.resolve(density)
         self.needs = frozenset(getattr(self.density, "needs", ("keypoints",)))
         self.cache, self.detector = cache, detector
         self.loss_weight, self.temperature = loss_weight, temperature

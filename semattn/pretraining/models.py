@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SemattnError, ShapeError, UnsupportedModelError
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from .positions import add_positions
 
 
@@ -99,7 +99,9 @@ def build_model(
             network = ViTMAEForPreTraining.from_pretrained(model, local_files_only=True)
     elif isinstance(model, (str, dict)):
         if isinstance(model, str) and model not in SIZES:
-            raise ValueError(choices("model", model, SIZES) + ", or the folder of a saved model")
+            raise ValueError(
+                unknown_name_message("model", model, SIZES) + ", or the folder of a saved model"
+            )
         sizes = SIZES[model] if isinstance(model, str) else model
         torch.manual_seed(seed)
         network = ViTMAEForPreTraining(
@@ -134,7 +136,7 @@ def features(model: Any, pixel_values: Tensor, pool: str = "mean") -> Tensor:
     pool : "mean" of the patches' tokens, or the "class" token
     """
     if pool not in ("mean", "class"):
-        raise ValueError(choices("pool", pool, ("mean", "class")))
+        raise ValueError(unknown_name_message("pool", pool, ("mean", "class")))
     config, was_training = model.config, model.training
     old_ratio, patches = config.mask_ratio, (config.image_size // config.patch_size) ** 2
     # Increasing noise keeps the order of the patches.

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ImageError
 from ..masking import GuidedMasking, KeypointCache, Masking
 from ..utils.progress import Progress, ignore_progress
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
 from .beginning import begin, save_run_start, warn_about_edits
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
@@ -304,9 +304,9 @@ def _check_settings(settings: dict[str, Any], out: Path, device: str) -> None:
     }
     for name, allowed in allowed_values.items():
         if settings[name] not in allowed:
-            raise ValueError(choices(name, settings[name], allowed))
+            raise ValueError(unknown_name_message(name, settings[name], allowed))
     if device not in ("auto", "cpu"):
-        raise ValueError(choices("device", device, ("auto", "cpu")))
+        raise ValueError(unknown_name_message("device", device, ("auto", "cpu")))
     if settings["precision"] == "float16" and (device == "cpu" or not torch.cuda.is_available()):
         raise ValueError("precision: expected a GPU for float16, got none — bfloat16 runs on a CPU")
     if out.exists() and not out.is_dir():

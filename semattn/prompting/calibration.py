@@ -21,7 +21,7 @@ from ..attention.sites import Layers
 from ..errors import ShapeError, UnsupportedModelError
 from ..targets import OutputMeaning
 from ..utils.progress import Progress
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from ..utils.validation import check_labels
 from .bias import StoredCue
 
@@ -122,7 +122,7 @@ def calibrate(
         model, or the data do not allow the rule.
     """
     if rule not in (*RULES, "auto"):
-        raise ValueError(choices("rule", rule, (*RULES, "auto")))
+        raise ValueError(unknown_name_message("rule", rule, (*RULES, "auto")))
     sorted_strengths = sorted({0.0, *(float(value) for value in strengths)})
     layer_sets = [prompter.layers] if layers is None else list(layers)
     trials = [prompter.at(0.0, prompter.layers)]

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..affinity import grown, within
+from ..affinity import confine_to_region, refine_by_affinity
 from ..attention import SiteRecord
 from ..density import Scene, concentration, densities
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..keypoints import detect_async
-from ..utils.registry import choices
+from ..utils.registry import unknown_name_message
 from . import sources
 
 ToBias = Callable[[Tensor], Tensor]  # from weights (B, P) to a bias (B, P)
@@ -49,7 +49,7 @@ class RegionPrompt:
 
     def __init__(self, share: Tensor, grow: str, grid: PatchGrid, to_bias: ToBias) -> None:
         self.share, self.grid, self.to_bias = share, grid, to_bias
-        self.refine = {"from": grown, "within": within}[grow]
+        self.refine = {"from": refine_by_affinity, "within": confine_to_region}[grow]
         self.values: Tensor | None = None
 
     def observe(self, record: SiteRecord) -> None:
@@ -80,7 +80,7 @@ class DensityPrompt:
             sources.prompt_sources.get(density) if isinstance(density, str) else None
         )
         self.needs_layer = self.source is not None
-        self.density = densities.ensure(self.source.density if self.source else density)
+        self.density = densities.resolve(self.source.density if self.source else density)
         self.pixels, self.grid, self.seed, self.to_bias = pixels, grid, seed, to_bias
         needs = density_needs(density)
         self.pending_keypoints = (
@@ -117,7 +117,7 @@ BiasSource = FixedBias | RegionPrompt | DensityPrompt
 def density_needs(density: Any) -> frozenset[str]:
     """Return the needs of a density or a prompt source: "keypoints", "descriptors"."""
     source = sources.prompt_sources.get(density) if isinstance(density, str) else None
-    function = densities.ensure(source.density if source else density)
+    function = densities.resolve(source.density if source else density)
     return frozenset(getattr(function, "needs", ("keypoints",)))
 
 
@@ -136,5 +136,7 @@ def check_density(density: Any) -> Any:
             f"density: expected a name, a function or weights, got {type(density).__name__}"
         )
     if density not in sources.prompt_sources and density not in densities:
-        raise ValueError(choices("density", density, [*sources.prompt_sources, *densities]))
+        raise ValueError(
+            unknown_name_message("density", density, [*sources.prompt_sources, *densities])
+        )
     return density

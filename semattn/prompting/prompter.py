@@ -115,7 +115,7 @@ class AttentionPrompter(nn.Module):
     ) -> None:
         super().__init__()
         Steering(model, layers, heads, queries)  # raises for unsupported models and options
-        detectors.ensure(detector)
+        detectors.resolve(detector)
         self.model = model
         self.strength = _check_strength(strength)
         self.layers = layers

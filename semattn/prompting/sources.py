@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..affinity import grown
+from ..affinity import refine_by_affinity
 from ..attention import SiteRecord
 from ..density import concentration
 from ..grid import PatchGrid
@@ -78,7 +78,8 @@ def interrelation(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
     Layers with their own softmax have no recorded keys; there the map is not refined.
     """
     return _geometric_mean(
-        grown(record, grid, received_class(record, grid, p)), class_attention(record, grid, p)
+        refine_by_affinity(record, grid, received_class(record, grid, p)),
+        class_attention(record, grid, p),
     )
 
 
@@ -86,7 +87,7 @@ def interrelation(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
 def class_refined(record: SiteRecord, grid: PatchGrid, p: Tensor) -> Tensor:
     """Compute `interrelation` without keypoints: the refined attention of the class token."""
     attention = class_attention(record, grid, p)
-    return _geometric_mean(grown(record, grid, attention), attention)
+    return _geometric_mean(refine_by_affinity(record, grid, attention), attention)
 
 
 def _geometric_mean(first: Tensor, second: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def strength_sweep(
     ):
         raise SemattnError(
             "target: expected a class with a probability, got "
-            f"{unprompted.explains or 'something else'} — explain a class"
+            f"{unprompted.target_description or 'something else'} — explain a class"
         )
     if len(unprompted) != 1:
         raise SemattnError(f"image: expected one, got {len(unprompted)} — prompt each separately")

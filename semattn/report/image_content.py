@@ -28,7 +28,7 @@ from ..viz.style import DENSITY, MAP, colours
 from ..viz.words import explained, headline, how_chosen, model_name
 
 if TYPE_CHECKING:
-    from ..explain.comparison import Compared, Comparison
+    from ..explain.comparison import Comparison, MethodResult
 
 SIDE = 256  # pixels of the longer side of a map with more than one pixel per patch
 MAX_PICTURE_SIDE = 1200  # pixels of the longer side of the picture
@@ -94,7 +94,7 @@ def about_comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(row: Compared) -> dict[str, Any]:
+def _row(row: MethodResult) -> dict[str, Any]:
     explanation = row.explanation
     entry: dict[str, Any] = {
         "method": row.method,
@@ -104,11 +104,11 @@ def _row(row: Compared) -> dict[str, Any]:
         "sensitivity": row.sensitivity,
     }
     if explanation is not None:
-        heat = explanation.heat[0].detach().cpu().double()
-        size = [max(1, round(side * min(1, SIDE / max(heat.shape)))) for side in heat.shape]
-        if size != list(heat.shape):
-            heat = F.interpolate(heat[None, None], size=size, mode="area")[0, 0]
-        entry |= {"size": size, "map": map_of(heat), "signed": is_signed(explanation)}
+        heat_map = explanation.heat_map[0].detach().cpu().double()
+        size = [max(1, round(side * min(1, SIDE / max(heat_map.shape)))) for side in heat_map.shape]
+        if size != list(heat_map.shape):
+            heat_map = F.interpolate(heat_map[None, None], size=size, mode="area")[0, 0]
+        entry |= {"size": size, "map": map_of(heat_map), "signed": is_signed(explanation)}
     return entry
 
 
@@ -134,7 +134,7 @@ def about_prompting(sweep: StrengthSweep) -> dict[str, Any]:
             }
             for number in sweep.leading()
         ],
-        "maps": [map_of(heat.flatten()) for heat in sweep.maps],
+        "maps": [map_of(heat_map.flatten()) for heat_map in sweep.maps],
     }
 
 
@@ -199,7 +199,7 @@ def _select_image(explanation: Explanation, index: int) -> Explanation:
     images = explanation.images
     return replace(
         explanation,
-        heat=explanation.heat[part],
+        heat_map=explanation.heat_map[part],
         patch_map=explanation.patch_map[part],
         images=replace(
             images, inputs=images.inputs[part], pixels=images.pixels[part], names=images.names[part]

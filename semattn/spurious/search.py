@@ -149,7 +149,7 @@ class Search:
         ):  # fmt: skip
             if value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
-        detectors.ensure(detector)
+        detectors.resolve(detector)
         check_model(model, compiled=True)
         names = tuple(names if names is not None else class_names(model) or ())
         extractor = FeatureExtractor(model, preprocessing, detector, seed)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def choices(kind: str, value: object, names: Iterable[str]) -> str:
+def unknown_name_message(kind: str, value: object, names: Iterable[str]) -> str:
     """Return the error message for an unknown name: the nearest known name, then all of them.
 
     Parts of names are compared too: "rolout" suggests "attention-rollout".
@@ -35,7 +35,7 @@ class Registry(dict[str, Any]):
     >>> @shapes.register("square")
     ... def square(side):
     ...     return side * side
-    >>> shapes.ensure("square")(3)
+    >>> shapes.resolve("square")(3)
     9
     """
 
@@ -62,7 +62,7 @@ class Registry(dict[str, Any]):
 
         return enter
 
-    def ensure(self, spec: Any) -> Any:
+    def resolve(self, spec: Any) -> Any:
         """Return the object that is registered under a name; return a callable unchanged.
 
         Raises
@@ -74,7 +74,7 @@ class Registry(dict[str, Any]):
         """
         if isinstance(spec, str):
             if spec not in self:
-                raise ValueError(choices(self.kind, spec, self))
+                raise ValueError(unknown_name_message(self.kind, spec, self))
             return self[spec]
         if callable(spec):
             return spec

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..explain import Explanation
-    from ..explain.comparison import Compared, Comparison
+    from ..explain.comparison import Comparison, MethodResult
 
 PANEL = 2.05  # inches
 LETTER_WIDTH = 0.062  # inches, approximate width of a small letter
@@ -99,7 +99,7 @@ def columns(panels: int) -> int:
     return min(range(MAX_COLUMNS, MIN_COLUMNS - 1, -1), key=lambda candidate: -panels % candidate)
 
 
-def _cost_text(row: Compared) -> str:
+def _cost_text(row: MethodResult) -> str:
     if row.explanation is None:
         return "refused"
     sensitivity = "–" if row.sensitivity is None else f"{row.sensitivity:.2f}"

@@ -47,12 +47,12 @@ def overlay(
         For an index outside the batch, or a backdrop that is not a picture.
     """
     picture = picture_of(explanation, index, backdrop)
-    return blended(explanation.heat[index], picture)
+    return blended(explanation.heat_map[index], picture)
 
 
-def blended(heat: torch.Tensor, picture: Picture) -> Picture:
+def blended(heat_map: torch.Tensor, picture: Picture) -> Picture:
     """Blend a map (H, W) over a picture, as `overlay` does."""
-    value = _scaled(_resampled(heat.clamp(min=0), picture.shape[:2]))
+    value = _scaled(_resampled(heat_map.clamp(min=0), picture.shape[:2]))
     alpha = OPACITY * value[..., None] ** 0.7
     mixed = (1 - alpha) * faded(picture, 0.55, 0.9) + alpha * colours(MAP, value)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
@@ -60,12 +60,12 @@ def blended(heat: torch.Tensor, picture: Picture) -> Picture:
 
 def is_signed(explanation: Explanation, index: int = 0) -> bool:
     """Return whether the map has a negative part, which is not drawn."""
-    return bool((explanation.heat[index] < 0).any())
+    return bool((explanation.heat_map[index] < 0).any())
 
 
 def picture_of(explanation: Explanation, index: int, backdrop: Picture | None) -> Picture:
     """Return the pixels to draw on, after checking `index` and `backdrop`."""
-    count = len(explanation.heat)
+    count = len(explanation.heat_map)
     if not -count <= index < count:
         raise ShapeError(f"index: expected one of {count} images, got {index} — count from 0")
     if backdrop is None:
@@ -78,9 +78,9 @@ def picture_of(explanation: Explanation, index: int, backdrop: Picture | None) -
     return backdrop
 
 
-def _resampled(heat: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.float64]:
+def _resampled(heat_map: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.float64]:
     """Return a map (H, W) at another size."""
-    values = heat.detach().cpu().double()
+    values = heat_map.detach().cpu().double()
     if tuple(values.shape) != tuple(size):
         values = F.interpolate(values[None, None], size=size[:2], mode="bilinear")[0, 0]
     return values.numpy()

@@ -59,8 +59,8 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
         ("Attention is biased", prompted.prompt),
     ]
     for axes, index in zip(panels[2:], indices, strict=True):
-        heat = first.grid.upsample(prompted.maps[index].flatten()[None])[0]
-        frame.show(axes, blended(heat, picture))
+        heat_map = first.grid.upsample(prompted.maps[index].flatten()[None])[0]
+        frame.show(axes, blended(heat_map, picture))
         best = prompted.predicted[index]
         captions.append(
             (f"Strength {prompted.strengths[index]:g}",

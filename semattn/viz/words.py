@@ -28,7 +28,7 @@ def with_drawable_names(explanation: Explanation) -> Explanation:
 def explained(explanation: Explanation, index: int) -> str:
     """Return the explained class, or a description of another explained output."""
     if explanation.target is None:
-        return explanation.explains or "the model's own feature direction"
+        return explanation.target_description or "the model's own feature direction"
     return explanation.label(int(explanation.target[index]))
 
 

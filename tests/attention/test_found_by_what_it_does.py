@@ -127,7 +127,7 @@ def _rewritten(form: str, base: str = "class-token") -> nn.Module:
 
 
 # A layer with its own softmax may record no keys for affinity refinement: tested below.
-WITHOUT_KEYS: dict[str, dict[str, Any]] = {"sift-patch-interrelation": {"growth": 0.0}}
+WITHOUT_KEYS: dict[str, dict[str, Any]] = {"sift-patch-interrelation": {"affinity": 0.0}}
 
 
 @cache

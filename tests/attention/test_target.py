@@ -35,28 +35,28 @@ PLAIN = nn.Identity()
     ],
 )
 def test_every_kind_of_captum_target(output, target, classes) -> None:  # type: ignore[no-untyped-def]
-    values, numbers, explains = score(output, target, PLAIN)
+    values, numbers, target_description = score(output, target, PLAIN)
     assert torch.equal(values, _select_targets(output, target))
     assert (None if numbers is None else numbers.tolist()) == classes
-    assert explains == ("" if classes else f"the output at {target!r}")
+    assert target_description == ("" if classes else f"the output at {target!r}")
 
 
 def test_none_is_the_predicted_class() -> None:
     values, numbers, _ = score(-OUTPUT, None, PLAIN)
     assert values.tolist() == [0, -4, -8]
     assert numbers is not None and numbers.tolist() == [0, 0, 0]
-    values, numbers, explains = score(torch.tensor([3.0, 4.0]), None, PLAIN)
+    values, numbers, target_description = score(torch.tensor([3.0, 4.0]), None, PLAIN)
     assert values.tolist() == [3, 4] and numbers is None
-    assert explains == "the model's one logit, towards the predicted answer"
+    assert target_description == "the model's one logit, towards the predicted answer"
 
 
 def test_none_without_a_classifier_is_the_features_own_direction() -> None:
     features = torch.tensor([[3.0, 4.0]], requires_grad=True)
     headless = nn.Identity()
     headless.num_classes = 0
-    values, numbers, explains = score(features, None, headless)
+    values, numbers, target_description = score(features, None, headless)
     assert values.tolist() == [5] and numbers is None
-    assert explains == "the model's own feature direction"
+    assert target_description == "the model's own feature direction"
     (gradient,) = torch.autograd.grad(values.sum(), features)
     torch.testing.assert_close(gradient, torch.tensor([[0.6, 0.8]]))
 
@@ -109,10 +109,10 @@ def test_outputs_of_many_kinds() -> None:
     ],
 )
 def test_features_are_known_by_their_name(output, name) -> None:  # type: ignore[no-untyped-def]
-    values, classes, explains = score(output, None, PLAIN)
+    values, classes, target_description = score(output, None, PLAIN)
     flat = output_tensor(output).flatten(1)
     torch.testing.assert_close(values, flat.norm(dim=1))
-    assert classes is None and explains == f"the model's own feature direction ({name})"
+    assert classes is None and target_description == f"the model's own feature direction ({name})"
 
 
 def test_logits_next_to_features_are_classes() -> None:
@@ -159,12 +159,12 @@ def second(output: Tensor) -> Tensor:
 
 def test_a_function_gets_the_output_as_it_is() -> None:
     output = {"logits": graded(), "extra": 3}
-    values, classes, explains = score(
+    values, classes, target_description = score(
         output, lambda output_dict: output_dict["logits"][:, 2] * output_dict["extra"], PLAIN
     )
     assert values.tolist() == [6, 18, 30] and classes is None
-    assert explains == "<lambda> of the output"
-    assert score(graded(), second, PLAIN).explains == "second of the output"
+    assert target_description == "<lambda> of the output"
+    assert score(graded(), second, PLAIN).target_description == "second of the output"
 
 
 def test_functions_in_a_list_get_one_image_each() -> None:
@@ -177,9 +177,9 @@ def test_functions_in_a_list_get_one_image_each() -> None:
 
         return function
 
-    values, classes, explains = score((graded(), "rest"), [of(0), of(3), of(1)], PLAIN)
+    values, classes, target_description = score((graded(), "rest"), [of(0), of(3), of(1)], PLAIN)
     assert values.tolist() == [0, 7, 9] and classes is None
-    assert shapes == [(4,)] * 3 and "each image" in explains
+    assert shapes == [(4,)] * 3 and "each image" in target_description
     with torch.no_grad():
         assert score(OUTPUT, [of(0)] * 3, PLAIN).values.tolist() == [0, 4, 8]
 
@@ -234,8 +234,10 @@ def test_a_direction_of_features_is_explained_with_a_note() -> None:
     explanation = explainer.explain(x, target=similarity)
     assert explanation.notes == ("Explained, in place of a class: similarity of the output.",)
     opposite = explainer.explain(x, target=lambda features: -similarity(features))
-    assert explanation.target is None and not torch.allclose(explanation.heat, opposite.heat)
-    assert not torch.allclose(explanation.heat, explainer.explain(x).heat)
+    assert explanation.target is None and not torch.allclose(
+        explanation.heat_map, opposite.heat_map
+    )
+    assert not torch.allclose(explanation.heat_map, explainer.explain(x).heat_map)
 
 
 def test_one_class_of_a_map_of_classes() -> None:
@@ -280,8 +282,8 @@ def test_one_class_of_a_map_of_classes() -> None:
     ],
 )
 def test_integers_of_every_container(target, classes) -> None:  # type: ignore[no-untyped-def]
-    values, numbers, explains = score(OUTPUT, target, PLAIN)
-    assert numbers is not None and numbers.tolist() == classes and not explains
+    values, numbers, target_description = score(OUTPUT, target, PLAIN)
+    assert numbers is not None and numbers.tolist() == classes and not target_description
     assert torch.equal(values, OUTPUT[torch.arange(3), torch.tensor(classes)])
 
 
@@ -307,7 +309,7 @@ def test_arrays_of_other_types_raise_one_line(target) -> None:  # type: ignore[n
 @pytest.mark.parametrize("name", sorted(explainers))
 def test_targets_made_in_inference_mode_and_of_numpy(name: str) -> None:
     model, x = build("class-token"), images()
-    explainer = explainers.ensure(name)(model)
+    explainer = explainers.resolve(name)(model)
     expected = explainer.patch_map(x, target=[1, 3])
     with torch.inference_mode():
         target = torch.tensor([1, 3])

@@ -76,9 +76,9 @@ ADVICE = {
         [*EXPLAIN, "--device", "toaster"], "(--device cpu) always works",
         [*EXPLAIN, "--device", "cpu"],
     ),
-    "growth": (
-        [*EXPLAIN, "--growth", "1"], r"\[0, 1\)", [*EXPLAIN, "--growth", "0"],
-        [*EXPLAIN, "--growth", "0.99"],
+    "affinity": (
+        [*EXPLAIN, "--affinity", "1"], r"\[0, 1\)", [*EXPLAIN, "--affinity", "0"],
+        [*EXPLAIN, "--affinity", "0.99"],
     ),
     "files of others": (
         [*EXPLAIN, "--out", "foreign"], "choose another folder, or replace it with (--force)",

@@ -116,7 +116,7 @@ def test_a_model_without_classes_is_compared(run, tmp_path, monkeypatch):
     result = json.loads((tmp_path / "o/compare.json").read_text())
     assert result["target"] is result["other"] is None
     assert result["predictions"] == []
-    assert result["explains"] == "the model's own feature direction"
+    assert result["target_description"] == "the model's own feature direction"
     assert [row["sensitivity"] for row in result["methods"]] == [None, None]
 
 

@@ -43,9 +43,9 @@ def test_explain_writes_everything_and_says_where(run, tmp_path):
     assert len(re.findall(r"^ *\d+\.\d%", out, re.MULTILINE)) == 3
     assert out.count("← explained") == 1
 
-    heat = np.load(folder / "map.npy")
-    assert heat.dtype == np.float32
-    assert heat.shape == (64, 64)
+    heat_map = np.load(folder / "map.npy")
+    assert heat_map.dtype == np.float32
+    assert heat_map.shape == (64, 64)
     with Image.open(folder / "overlay.png") as overlay:
         assert overlay.size == (896, 896)
     result = json.loads((folder / "result.json").read_text())
@@ -82,7 +82,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     status, _, err = run(
         "explain", PHOTO, "--out", "deep/er", "--density", "sobel", "--detector", "sift-skimage",
         "--layers", "1,3-4", "--queries", "all", "--refine", "guided", "--class-names", "names.txt",
-        "--device", "cpu", "--method", "sift-patch-interrelation", "--growth", "0.25",
+        "--device", "cpu", "--method", "sift-patch-interrelation", "--affinity", "0.25",
     )  # fmt: skip
     assert status == 0, err
     result = json.loads((tmp_path / "deep/er/result.json").read_text())
@@ -92,7 +92,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     assert settings["density"] == "sobel"
     assert settings["layers"] == [1, 3, 4]
     assert settings["queries"] == "all"
-    assert settings["growth"] == 0.25
+    assert settings["affinity"] == 0.25
     assert settings["refine"] == "guided"
 
 
@@ -196,7 +196,7 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--layers", "3-99"], ["layers"]),
         (["--layers", "5-3"], ["layers"]),
         (["--queries", "none"], ["queries"]),
-        (["--growth", "1"], ["growth", "[0, 1)"]),
+        (["--affinity", "1"], ["affinity", "[0, 1)"]),
         (["--device", "toaster"], ["device", "toaster", "cpu"]),
         (["--device", "meta"], ["device", "meta", "cpu"]),
         (["--class-names", "none.txt"], ["classes", "none.txt"]),

@@ -112,8 +112,8 @@ def test_steps_are_those_of_the_prompter():
     for place, strength in enumerate(prompted.strengths):
         with torch.no_grad(), prompter.at(strength, prompter.layers).steer(weights):
             torch.testing.assert_close(prompted.logits[place], model(x)[0])
-            heat = SIFTPatchInterrelation().patch_map(model, x, target=target)
-        torch.testing.assert_close(prompted.maps[place], heat[0], atol=1e-6, rtol=1e-4)
+            heat_map = SIFTPatchInterrelation().patch_map(model, x, target=target)
+        torch.testing.assert_close(prompted.maps[place], heat_map[0], atol=1e-6, rtol=1e-4)
     predictions = prompted.logits.argmax(1).tolist()
     assert [(before, after) for _, before, after in prompted.flips()] == [
         (before, after) for before, after in pairwise(predictions) if before != after

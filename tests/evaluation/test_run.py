@@ -95,7 +95,7 @@ def test_values_equal_those_of_the_metrics(model, results):
         target = int(model(images.inputs).argmax())
         explanation = explainers["attention-rollout"]().explain(model, images.inputs, target=target)
         column = dict(zip(results.metrics, results.values[row, 2], strict=True))
-        ap = localization.average_precision(explanation.heat, mask)
+        ap = localization.average_precision(explanation.heat_map, mask)
         assert column["ap"] == pytest.approx(float(ap))
         curves = faithfulness.curves(
             model,
@@ -291,13 +291,13 @@ def test_peers_run_as_rows(model, name):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     pixels = prepare(Data()[0].image, pre)
     explanation = method(name)(model, pixels, 3)
-    assert explanation.heat.shape == (1, 64, 64) and explanation.patches.shape == (
+    assert explanation.heat_map.shape == (1, 64, 64) and explanation.patches.shape == (
         1,
         explanation.grid.patches,
     )
-    assert explanation.heat.isfinite().all() and float(explanation.heat.std()) > 0
+    assert explanation.heat_map.isfinite().all() and float(explanation.heat_map.std()) > 0
     again = method(name)(model, pixels, 3)
-    torch.testing.assert_close(again.heat, explanation.heat)
+    torch.testing.assert_close(again.heat_map, explanation.heat_map)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
     assert not any(module._forward_hooks for module in model.modules())
@@ -314,11 +314,11 @@ def test_a_peer_refuses_a_model_of_another_library(model):
 def test_patches_of_hilrp_on_torch_classes_are_undone(model):
     pytest.importorskip("hilrp.vit_lxt", exc_type=ImportError)
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
-    before = method("input-x-gradient")(model, pixels, 3).heat
+    before = method("input-x-gradient")(model, pixels, 3).heat_map
     attributes_of = {owner: dict(vars(owner)) for owner in (torch.nn.GELU, torch.nn.LayerNorm)}
     method("hilrp/AttnLRP")(model, pixels, 3)
     assert all(dict(vars(owner)) == attributes for owner, attributes in attributes_of.items())
-    torch.testing.assert_close(method("input-x-gradient")(model, pixels, 3).heat, before)
+    torch.testing.assert_close(method("input-x-gradient")(model, pixels, 3).heat_map, before)
     with pytest.raises(UnsupportedModelError, match="expected a plain vision transformer of timm"):
         peers["hilrp/AttnLRP"](torch.nn.Linear(2, 2), pixels.inputs, 3, None)
 
@@ -344,28 +344,28 @@ def test_a_missing_peer_is_a_one_line_error(model, monkeypatch):
 
 def test_a_row_with_options_equals_the_explainer_with_them(model):
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
-    row_map = method("sift-patch-interrelation:sobel:growth=0:queries=all")(model, pixels, 3)
-    explainer = SIFTPatchInterrelation(density="sobel", growth=0, queries="all")
+    row_map = method("sift-patch-interrelation:sobel:affinity=0:queries=all")(model, pixels, 3)
+    explainer = SIFTPatchInterrelation(density="sobel", affinity=0, queries="all")
     expected = explainer.patch_map(model, pixels.inputs, target=3)
     assert torch.equal(row_map.patches, expected.flatten(1))
-    with pytest.raises(ValueError, match="growth: expected a number"):
-        method("sift-patch-interrelation:growth=2")
+    with pytest.raises(ValueError, match="affinity: expected a number"):
+        method("sift-patch-interrelation:affinity=2")
 
 
 def test_affinity_refinement_of_a_row_equals_that_of_the_explainer(model):
     pixels = prepare(Data()[0].image, Preprocessing.of(model))
     ours = method("sift-patch-interrelation")(model, pixels, 3)
-    plain = method("sift-patch-interrelation:growth=0")(model, pixels, 3)
-    refined = method("sift-patch-interrelation:growth=0+grown")(model, pixels, 3)
+    plain = method("sift-patch-interrelation:affinity=0")(model, pixels, 3)
+    refined = method("sift-patch-interrelation:affinity=0+refined")(model, pixels, 3)
     torch.testing.assert_close(refined.patches, ours.patches)
-    torch.testing.assert_close(refined.heat, ours.heat)
+    torch.testing.assert_close(refined.heat_map, ours.heat_map)
     assert not torch.allclose(plain.patches, ours.patches, rtol=0.01)
-    guided = method("sift-patch-interrelation:growth=0+grown", refine="guided")
+    guided = method("sift-patch-interrelation:affinity=0+refined", refine="guided")
     shifted = refined.patches - refined.patches.min()
     expected = refinements["guided"](shifted, pixels.pixels, refined.grid)
-    torch.testing.assert_close(guided(model, pixels, 3).heat, expected)
-    with pytest.raises(ValueError, match="expected 'grown'|did you mean 'grown'"):
-        method("random+gron")
+    torch.testing.assert_close(guided(model, pixels, 3).heat_map, expected)
+    with pytest.raises(ValueError, match="expected 'refined'|did you mean 'refined'"):
+        method("random+refind")
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ def test_windows_are_discarded_image_by_image(name: str) -> None:
     model, x = families.build(name, torch.float64), images(3, torch.float64)
     method = AttentionRollout(discard_ratio=0.5)
     batched = method.patch_map(model, x)
-    for image, heat in zip(x, batched, strict=True):
-        torch.testing.assert_close(method.patch_map(model, image[None])[0], heat)
+    for image, heat_map in zip(x, batched, strict=True):
+        torch.testing.assert_close(method.patch_map(model, image[None])[0], heat_map)
     assert not torch.allclose(batched, AttentionRollout().patch_map(model, x), rtol=0.01)
 
 

@@ -60,11 +60,11 @@ def test_equals_captum_bit_for_bit(explainer: object, name: str) -> None:
     explanation = explainer.explain(model, x, target=TARGET)
     assert torch.equal(explanation.attribution, expected)
     assert torch.equal(explainer.attribute(model, x, target=TARGET), expected)
-    assert torch.equal(explanation.heat, expected.sum(1))
+    assert torch.equal(explanation.heat_map, expected.sum(1))
     means = expected.sum(1).unflatten(1, (3, 16)).unflatten(3, (4, 16)).mean((2, 4))
     torch.testing.assert_close(explanation.patch_map, means)
     if not isinstance(explainer, SmoothGrad):  # the mean of magnitudes
-        assert explanation.heat.min() < 0 < explanation.heat.max()
+        assert explanation.heat_map.min() < 0 < explanation.heat_map.max()
 
 
 @each
@@ -90,13 +90,13 @@ def test_noise_scales_with_the_range_of_each_image() -> None:
     model, x = build("class-token"), images()
     x = torch.stack([2 * x[0] - 1, 0.5 * x[1] + 3])
     maps = SmoothGrad(nt_samples=3, noise=0.2, seed=7).attribute(model, x, target=1)
-    for image, heat in zip(x, maps, strict=True):
+    for image, heat_map in zip(x, maps, strict=True):
         std = 0.2 * (image.amax() - image.amin())
         copies = image.expand(3, -1, -1, -1)
         noise = torch.normal(0.0, std.expand_as(copies), generator=torch.manual_seed(7))
         noisy = (copies + noise).requires_grad_()
         (gradient,) = torch.autograd.grad(model(noisy)[:, 1].sum(), noisy)
-        torch.testing.assert_close(heat, gradient.abs().mean(dim=0))
+        torch.testing.assert_close(heat_map, gradient.abs().mean(dim=0))
 
 
 class _Dictionary(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import semattn
 from semattn.errors import ImageError, SemattnError, ShapeError, TargetError, UnsupportedModelError
 from semattn.explain import Explainer, explainers
-from semattn.explain.comparison import OURS, check
+from semattn.explain.comparison import OURS, check_methods
 from semattn.images import Preprocessing
 from semattn.utils.profiling import profile
 from tests.conftest import PHOTO
@@ -31,7 +31,7 @@ def comparison(model):
 
 
 def test_every_registered_method_is_compared_ours_first(model):
-    names = check(None, {})
+    names = check_methods(None, {})
     assert names[0] == OURS
     assert set(names[-3:]) == {"keypoint-density", "random", "center"}
     assert sorted(names) == sorted(explainers)
@@ -54,7 +54,7 @@ def test_the_maps_are_those_of_the_methods_alone(model, source):
     for row in comparison.rows:
         explainer = explainers[row.method](preprocessing=PREPARED)
         alone = explainer.explain(model, source)
-        torch.testing.assert_close(row.explanation.heat, alone.heat, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(row.explanation.heat_map, alone.heat_map, rtol=1e-5, atol=1e-7)
         assert row.explanation.manifest == alone.manifest
         assert row.explanation.images.names == alone.images.names
         assert row.explanation.notes == alone.notes
@@ -83,7 +83,7 @@ def test_a_model_without_classes_has_no_sensitivity():
     comparison = semattn.compare(model, images(1), [OURS, "center"])
     assert comparison.other is None
     assert [row.sensitivity for row in comparison.rows] == [None, None]
-    assert comparison.explanation.target is None and comparison.explanation.explains
+    assert comparison.explanation.target is None and comparison.explanation.target_description
     alone = build("class-token")
     alone.reset_classifier(1)
     assert semattn.compare(alone, images(1), [OURS]).other is None, "there is no other class"

@@ -71,14 +71,14 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
             explain().attribute(model, x, target=TARGETS)
         assert state_of(model) == before
         return
-    heat = explain().attribute(model, x, target=TARGETS)
-    assert heat.shape == x.shape and heat.isfinite().all() and heat.std() > 0
+    heat_map = explain().attribute(model, x, target=TARGETS)
+    assert heat_map.shape == x.shape and heat_map.isfinite().all() and heat_map.std() > 0
     (repeated,) = explain(model).attribute((x,), target=torch.tensor(TARGETS))
-    assert torch.equal(repeated, heat)
+    assert torch.equal(repeated, heat_map)
     single = explain(model).attribute(x[1:2], target=3)[0]
-    torch.testing.assert_close(single, heat[1], atol=1e-12, rtol=1e-7)
+    torch.testing.assert_close(single, heat_map[1], atol=1e-12, rtol=1e-7)
     other = explain(model).attribute(x, target=4)
-    assert torch.equal(other, heat) != explain.func.class_specific
+    assert torch.equal(other, heat_map) != explain.func.class_specific
     with pytest.raises(TargetError, match="expected 0 to 4"):
         explain(model).attribute(x, target=5)
     assert state_of(model) == before
@@ -91,7 +91,7 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
     handle.remove()
     with torch.no_grad():
         frozen = explain(model.requires_grad_(False)).attribute(x, target=TARGETS)
-    assert torch.equal(frozen, heat)
+    assert torch.equal(frozen, heat_map)
 
 
 @each
@@ -123,7 +123,9 @@ def test_both_call_forms_are_equal_on_every_model(explain: partial[Any], name: s
         short_form.shape == x.shape and short_form.is_contiguous() and short_form.isfinite().all()
     )
     maps = (explain(model).attribute(x, target=target) for target in range(5))
-    assert short_form.std() > 0 or any(heat.std() > 0 for heat in maps)  # Grad-CAM may be zero
+    assert short_form.std() > 0 or any(
+        heat_map.std() > 0 for heat_map in maps
+    )  # Grad-CAM may be zero
     assert torch.equal(explain(model).attribute(x, [1, 3]), captum_form)
     assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum_form)
 
@@ -132,9 +134,9 @@ def test_both_call_forms_are_equal_on_every_model(explain: partial[Any], name: s
 def test_every_image_has_its_own_target_and_map(explain: partial[Any]) -> None:
     model, x = build("registers", torch.float64), images(3, torch.float64)
     batched = explain(model).attribute(x, target=[0, 4, 2])
-    for image, target, heat in zip(x, [0, 4, 2], batched, strict=True):
+    for image, target, heat_map in zip(x, [0, 4, 2], batched, strict=True):
         single = explain(model).attribute(image[None], target=target)[0]
-        torch.testing.assert_close(single, heat, atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(single, heat_map, atol=1e-12, rtol=1e-9)
     assert torch.equal(batched, explain(model).attribute(x, target=[0, 4, 2]))
 
 
@@ -163,15 +165,15 @@ def test_no_target_is_the_predicted_class(explain: partial[Any]) -> None:
 def test_sum_over_channels_is_the_map_and_patches_agree(explain: partial[Any]) -> None:
     model, x = build("class-token"), images()
     explanation = explain().explain(model, x, target=1)
-    torch.testing.assert_close(explain().attribute(model, x, target=1).sum(1), explanation.heat)
+    torch.testing.assert_close(explain().attribute(model, x, target=1).sum(1), explanation.heat_map)
     torch.testing.assert_close(explanation.patch_map, explain().patch_map(model, x, target=1))
     if is_pixel_method(explain):
-        cell = explanation.heat[:, :16, :16].mean((1, 2))
+        cell = explanation.heat_map[:, :16, :16].mean((1, 2))
         torch.testing.assert_close(cell, explanation.patch_map[:, 0, 0])
     else:
-        middle = explanation.heat[:, 7:9, 7:9].mean((1, 2))
+        middle = explanation.heat_map[:, 7:9, 7:9].mean((1, 2))
         torch.testing.assert_close(middle, explanation.patch_map[:, 0, 0], atol=0.05, rtol=0.2)
-        assert explanation.heat.min() >= 0
+        assert explanation.heat_map.min() >= 0
     assert explanation.target.tolist() == [1, 1] and explanation.notes == ()
     assert explanation.manifest["parameters"] and len(explanation.manifest["weights_sha256"]) == 64
 
@@ -244,8 +246,8 @@ def test_captum_pipelines_run(explain: partial[Any]) -> None:
         model, _perturb, x, explainer.attribute(x, target=1), target=1, n_perturb_samples=2
     )
     assert score.shape == (2,) and score.isfinite().all()
-    heat = explainer.attribute(x, target=1)[0].permute(1, 2, 0).numpy()
-    figure, _ = captum_pictures.visualize_image_attr(heat, sign="positive", use_pyplot=False)
+    heat_map = explainer.attribute(x, target=1)[0].permute(1, 2, 0).numpy()
+    figure, _ = captum_pictures.visualize_image_attr(heat_map, sign="positive", use_pyplot=False)
     assert figure.axes
 
 
@@ -285,7 +287,7 @@ def test_a_model_without_a_classifier_explains_its_features(explain: partial[Any
     model.reset_classifier(0)
     explanation = explain().explain(model, x)
     assert explanation.target is None and "feature direction" in explanation.notes[0]
-    assert explanation.heat.std() > 0
+    assert explanation.heat_map.std() > 0
 
 
 @each
@@ -294,10 +296,10 @@ def test_a_zero_map_has_a_note_and_a_broken_model_is_refused(explain: partial[An
     torch.nn.init.zeros_(model.head.weight)
     explanation = explain().explain(model, x, target=1)
     if explain.func.class_specific:
-        assert explanation.heat.abs().sum() == 0
+        assert explanation.heat_map.abs().sum() == 0
         assert explanation.notes[-1].startswith("image 0, image 1: the map is zero")
     else:
-        assert explanation.heat.sum() > 0 and explanation.notes == ()
+        assert explanation.heat_map.sum() > 0 and explanation.notes == ()
     torch.nn.init.constant_(model.head.weight, torch.nan)
     with pytest.raises(SemattnError, match="expected finite"):
         explain().explain(model, x, target=1)
@@ -343,7 +345,7 @@ def test_a_uniform_image_has_a_map_and_a_note(explain: partial[Any]) -> None:
         explanation = explain().explain(model, x, target=1)
     assert len(explanation.notes) == 1
     assert explanation.notes[0].startswith("image 0: no keypoints were used, so the map ")
-    assert explanation.heat.isfinite().all() and explanation.heat.max() > 0
+    assert explanation.heat_map.isfinite().all() and explanation.heat_map.max() > 0
 
 
 @each_explainer(uses_keypoints=False)

@@ -20,7 +20,7 @@ PHOTO = Path(__file__).parents[2] / "examples" / "flower.jpg"
 def test_the_photograph_end_to_end(dtype: torch.dtype, tolerance: float) -> None:
     model = semattn.load().to(dtype)
     before = state_of(model)
-    explanation = semattn.SIFTPatchInterrelation(growth=0).explain(model, PHOTO)
+    explanation = semattn.SIFTPatchInterrelation(affinity=0).explain(model, PHOTO)
     inputs = explanation.images.inputs.to(dtype)
     assert state_of(model) == before
     assert explanation.label(int(explanation.target)) == "flower"
@@ -44,7 +44,7 @@ def test_the_photograph_end_to_end(dtype: torch.dtype, tolerance: float) -> None
     flower = ((x - 105) ** 2 + (y - 117) ** 2 < 75**2) | ((x - 160) ** 2 + (y - 224) ** 2 < 65**2)
     refined = semattn.SIFTPatchInterrelation().explain(model, PHOTO)
     for result in (explanation, refined):
-        inside = result.heat[0][flower].sum() / result.heat[0].sum()
+        inside = result.heat_map[0][flower].sum() / result.heat_map[0].sum()
         assert inside > 1.5 * flower.float().mean(), "the map is concentrated on the flower"
     variation = [
         result.patch_map.std() / result.patch_map.mean() for result in (explanation, refined)

@@ -65,7 +65,7 @@ class _First(nn.Module):
 
 def test_after_the_last_attention_the_map_is_zero() -> None:
     explanation = GradCAM(layer="norm").explain(build("class-token"), images(), target=1)
-    assert explanation.heat.abs().sum() == 0 and "is zero" in explanation.notes[-1]
+    assert explanation.heat_map.abs().sum() == 0 and "is zero" in explanation.notes[-1]
 
 
 @pytest.mark.parametrize(

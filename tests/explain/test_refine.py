@@ -37,8 +37,8 @@ def test_the_map_follows_a_border_that_bilinear_misses(name: str) -> None:
     blurred = refinements["none"](patches.flatten(1), two_colours(), GRID)[0]
     sharp = refinements[name](patches.flatten(1), two_colours(), GRID)[0]
 
-    def step(heat: torch.Tensor) -> float:
-        return float(heat[:, 72].mean() - heat[:, 67].mean())
+    def step(heat_map: torch.Tensor) -> float:
+        return float(heat_map[:, 72].mean() - heat_map[:, 67].mean())
 
     assert step(sharp) > 1.8 * step(blurred)
     assert sharp.min() >= 0 and sharp.max() <= 1.001

@@ -50,7 +50,7 @@ def test_equals_the_oracle(
         queries=queries,
         query_weights=query_weights,
         head_alignment=head_alignment,
-        growth=0,
+        affinity=0,
     )
     actual = explainer.patch_map(model, x, target=TARGET).flatten(1).double()
     expected = interrelation(
@@ -70,7 +70,7 @@ def test_equals_the_oracle(
 @pytest.mark.parametrize("name", ["gap", "rope-registers", "relative-bias"])
 def test_models_without_a_class_token_use_all_patches(name: str) -> None:
     model, x, s = build(name, torch.float64), images(dtype=torch.float64), random_density()
-    explainer = SIFTPatchInterrelation(density=s, growth=0)
+    explainer = SIFTPatchInterrelation(density=s, affinity=0)
     actual = explainer.patch_map(model, x, target=TARGET).flatten(1)
     expected = interrelation(
         dense_record(model, x, TARGET),
@@ -129,7 +129,7 @@ def test_an_attention_pool_is_one_more_layer() -> None:
         images(dtype=torch.float64),
         random_density(),
     )
-    explainer = SIFTPatchInterrelation(density=s, growth=0)
+    explainer = SIFTPatchInterrelation(density=s, affinity=0)
     actual = explainer.patch_map(model, x, target=TARGET).flatten(1)
     p = concentration_of(s)
     attention_record = record(model, x, target=TARGET, layers="last-half")
@@ -175,7 +175,7 @@ def test_alignment_favours_the_head_that_attends_to_keypoints() -> None:
     alignment = 12 * torch.einsum("bhj,bj->bh", attention / attention.sum(-1, keepdim=True), p)
     assert (alignment.argmax(-1) == by_head.argmax(-1)).all()
     expected = torch.einsum("bh,bhj->bj", alignment, row[:, :, 0, 1:].relu())
-    explainer = SIFTPatchInterrelation(density=s, layers=[3], growth=0)
+    explainer = SIFTPatchInterrelation(density=s, layers=[3], affinity=0)
     actual = explainer.patch_map(model, x, target=TARGET)
     torch.testing.assert_close(actual.flatten(1), expected)
 
@@ -193,7 +193,7 @@ def test_layers_are_chosen() -> None:
     model, x = build("class-token", torch.float64), images(dtype=torch.float64)
 
     def map_of_layers(layers: object) -> Tensor:
-        explainer = SIFTPatchInterrelation(density=random_density(), layers=layers, growth=0)
+        explainer = SIFTPatchInterrelation(density=random_density(), layers=layers, affinity=0)
         return explainer.patch_map(model, x, target=TARGET)
 
     torch.testing.assert_close(
@@ -227,9 +227,9 @@ def test_the_map_is_zero_for_a_target_with_negative_gradients() -> None:
             return torch.stack([-positive, positive], dim=1)
 
     model, x = OneHead().eval(), images(2)
-    explainer = SIFTPatchInterrelation(model, growth=0)
+    explainer = SIFTPatchInterrelation(model, affinity=0)
     opposed, supported = explainer.explain(x, target=0), explainer.explain(x, target=1)
-    assert (opposed.heat == 0).all()
+    assert (opposed.heat_map == 0).all()
     assert opposed.notes[-1].startswith("image 0, image 1: the map is zero")
-    assert (supported.heat > 0).all()
+    assert (supported.heat_map > 0).all()
     assert not any("is zero" in note for note in supported.notes)

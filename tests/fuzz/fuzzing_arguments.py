@@ -50,7 +50,7 @@ VALUES: dict[str, Sequence[str]] = {
     "--detector": ("sift", "sirf"),
     "--layers": ("all", "0", "1-0", "0-99999999999", "0,0", "a-b", "-1", "6-", "last-half", "²"),
     "--queries": ("class", "all", "auto", "nobody"),
-    "--growth": ("0", "0.5", "1", "-0.1"),
+    "--affinity": ("0", "0.5", "1", "-0.1"),
     "--refine": ("none", "guided", "superpixels", "x"),
     "--device": ("cpu", "cuda", "cuda:99", "mps", "meta", "tpu", "cpu:7"),
     "--out": ("out", "picture.png", "picture.png/x", "loop", "nowhere", "/dev/null", "/proc/x",

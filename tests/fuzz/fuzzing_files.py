@@ -170,7 +170,7 @@ def forgery(rng: Generator, marker: Path) -> bytes:
         text = json.dumps(npy_header).encode()
         return len(text).to_bytes(8, "little") + text + b"\0" * 4
     elif kind == 6:
-        return save({"heat": torch.zeros(2, 3)}, {"format": "semattn maps 1", "about": "{}"})
+        return save({"heat_map": torch.zeros(2, 3)}, {"format": "semattn maps 1", "about": "{}"})
     elif kind == 7:
         return zip_bomb()
     else:

@@ -168,7 +168,7 @@ def explain_once(rng: Generator, model: nn.Module, name: str, work: Path) -> Non
     if rng.random() < 0.1:
         options["seed"] = random_number(rng)
     if rng.random() < 0.1 and name == "sift-patch-interrelation":
-        options["growth"], options["queries"] = (
+        options["affinity"], options["queries"] = (
             random_number(rng),
             pick(rng, ("class", "all", "x", None)),
         )
@@ -177,17 +177,17 @@ def explain_once(rng: Generator, model: nn.Module, name: str, work: Path) -> Non
     arguments = {} if rng.random() < 0.95 else {"additional_forward_args": pick(rng, ODD_VALUES)}
     kind = rng.random()
     if kind < 0.6:
-        heat = explainer.attribute(model, inputs, target=target_value, **arguments)
-        heat = heat[0] if isinstance(heat, tuple) else heat
+        heat_map = explainer.attribute(model, inputs, target=target_value, **arguments)
+        heat_map = heat_map[0] if isinstance(heat_map, tuple) else heat_map
     elif kind < 0.8:
-        heat = explainer.patch_map(model, inputs, target=target_value, **arguments)
+        heat_map = explainer.patch_map(model, inputs, target=target_value, **arguments)
     else:
         explanation = explainer.explain(model, inputs, target=target_value, **arguments)
-        heat = explanation.heat
+        heat_map = explanation.heat_map
         file = save_maps(explanation, work / "maps")
-        assert torch.equal(load_maps(file).heat, heat)
-    assert bool(heat.isfinite().all())
-    assert heat.numel()
+        assert torch.equal(load_maps(file).heat_map, heat_map)
+    assert bool(heat_map.isfinite().all())
+    assert heat_map.numel()
 
 
 def random_region(rng: Generator) -> Any:

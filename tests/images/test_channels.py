@@ -49,7 +49,7 @@ def test_every_method_takes_any_number_of_channels(name, channels):
     patches = made_with(name).patch_map(model, x, target=1)
     explanation = made_with(name).explain(model, x, target=1)
     torch.testing.assert_close(explanation.patch_map, patches)
-    torch.testing.assert_close(attribution.sum(dim=1), explanation.heat)
+    torch.testing.assert_close(attribution.sum(dim=1), explanation.heat_map)
     if name not in PIXEL_METHODS:  # those tell the channels apart
         torch.testing.assert_close(attribution, attribution[:, :1].expand_as(attribution))
     note = f"The picture shows the mean of the {channels} channels."

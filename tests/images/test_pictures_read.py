@@ -218,16 +218,18 @@ def grey_model():
 
 def test_a_grey_model_explains_colour_pictures(grey_model):
     explanation = SIFTPatchInterrelation().explain(grey_model, PHOTO)
-    assert explanation.images.inputs.shape == (1, 1, 64, 64) and explanation.heat.isfinite().all()
+    assert (
+        explanation.images.inputs.shape == (1, 1, 64, 64) and explanation.heat_map.isfinite().all()
+    )
     grey = Image.open(PHOTO).convert("L")
     again = SIFTPatchInterrelation().explain(grey_model, grey)
     apart = explanation.images.pixels.astype(int) - again.images.pixels
     assert np.abs(apart).mean() < 0.5  # grey before the picture is resized, or after
-    stacked = torch.stack([explanation.heat.flatten(), again.heat.flatten()])
+    stacked = torch.stack([explanation.heat_map.flatten(), again.heat_map.flatten()])
     assert float(torch.corrcoef(stacked)[0, 1]) > 0.99
-    heat = SIFTPatchInterrelation().attribute(grey_model, PHOTO)
-    assert heat.shape == (1, 1, 64, 64)
-    torch.testing.assert_close(heat.sum(1), explanation.heat)
+    heat_map = SIFTPatchInterrelation().attribute(grey_model, PHOTO)
+    assert heat_map.shape == (1, 1, 64, 64)
+    torch.testing.assert_close(heat_map.sum(1), explanation.heat_map)
 
 
 def test_all_parts_take_a_grey_model(grey_model):

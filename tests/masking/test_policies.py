@@ -217,7 +217,7 @@ def test_the_noise_gives_the_same_mask_in_transformers():
         (lambda: RandomMasking(seed=-1).masks((4, 4), [0]), "seed"),
         (lambda: Schedule(0, 1, 3, "steps"), "schedule: unknown name 'steps'"),
         (lambda: Schedule(0, 1, 0), "epochs"),
-        (lambda: policies.ensure("gided"), "did you mean 'guided'"),
+        (lambda: policies.resolve("gided"), "did you mean 'guided'"),
     ],
 )
 def test_invalid_options_are_refused(call, message):

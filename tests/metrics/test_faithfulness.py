@@ -147,7 +147,7 @@ def test_deletion_is_quantus_selectivity(model, x, scores):
     square = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 4)).eval()
     grid = PatchGrid((3, 3), (24, 24), (8, 8))
     images, patch_scores = x[..., :24], scores[:, :9]
-    heat = grid.upsample(patch_scores, mode="nearest")[:, None].numpy()
+    heat_map = grid.upsample(patch_scores, mode="nearest")[:, None].numpy()
     expected = quantus.Selectivity(
         patch_size=8,
         perturb_baseline=0.0,
@@ -158,7 +158,7 @@ def test_deletion_is_quantus_selectivity(model, x, scores):
         model=square,
         x_batch=images.numpy(),
         y_batch=TARGET.numpy(),
-        a_batch=heat,
+        a_batch=heat_map,
         softmax=True,
         device="cpu",
     )

@@ -22,39 +22,40 @@ METRICS = (
 def random_maps(seed: int, levels: int = 0, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Return maps, with many ties if `levels` is set, and masks that are not empty or full."""
     chance = torch.manual_seed(seed)
-    heat = torch.rand(count, 9, 11, generator=chance)
+    heat_map = torch.rand(count, 9, 11, generator=chance)
     mask = torch.rand(count, 9, 11, generator=chance) > 0.6
     mask[:, 0, 0], mask[:, 0, 1] = True, False
-    return ((heat * levels).floor() if levels else heat), mask
+    return ((heat_map * levels).floor() if levels else heat_map), mask
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 4))
 def test_areas_match_scikit_learn_with_ties(seed, levels):
-    heat, mask = random_maps(seed, levels)
+    heat_map, mask = random_maps(seed, levels)
     for metric, reference in (
         (metrics.average_precision, average_precision_score),
         (metrics.auroc, roc_auc_score),
     ):
         expected = [
-            reference(m.numpy().ravel(), h.numpy().ravel()) for h, m in zip(heat, mask, strict=True)
+            reference(m.numpy().ravel(), h.numpy().ravel())
+            for h, m in zip(heat_map, mask, strict=True)
         ]
-        np.testing.assert_allclose(metric(heat, mask), expected, atol=1e-12)
+        np.testing.assert_allclose(metric(heat_map, mask), expected, atol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 4))
 def test_shuffled_auroc_uses_the_objects_of_other_images(seed, levels):
-    heat, mask = random_maps(seed, levels)
-    actual = metrics.shuffled_auroc(heat, mask)
+    heat_map, mask = random_maps(seed, levels)
+    actual = metrics.shuffled_auroc(heat_map, mask)
     for i in range(3):
-        scores, truth = heat[i][mask[i]].tolist(), [1] * int(mask[i].sum())
+        scores, truth = heat_map[i][mask[i]].tolist(), [1] * int(mask[i].sum())
         for j in range(3):
             if j != i:
-                wrong = heat[i][mask[j] & ~mask[i]].tolist()
+                wrong = heat_map[i][mask[j] & ~mask[i]].tolist()
                 scores, truth = scores + wrong, truth + [0] * len(wrong)
         assert float(actual[i]) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
-    with_others = metrics.shuffled_auroc(heat[:1], mask[:1], mask[1:])
+    with_others = metrics.shuffled_auroc(heat_map[:1], mask[:1], mask[1:])
     torch.testing.assert_close(with_others, actual[:1])
 
 
@@ -68,16 +69,16 @@ def test_shuffled_auroc_corrects_the_center_bias():
 
 
 def test_by_hand():
-    heat = torch.tensor([[[4.0, 1.0], [2.0, -1.0]]])
+    heat_map = torch.tensor([[[4.0, 1.0], [2.0, -1.0]]])
     mask = torch.tensor([[[False, True], [True, False]]])
-    assert metrics.pointing_game(heat, mask).item() == 0
-    assert metrics.pointing_game(heat, mask, tolerance=1).item() == 1
-    assert metrics.energy_pointing_game(heat, mask).item() == pytest.approx(3 / 7)
-    assert metrics.energy_over_chance(heat, mask).item() == pytest.approx(6 / 7)
-    assert metrics.average_precision(heat, mask).item() == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert metrics.auroc(heat, mask).item() == pytest.approx(0.5)
-    assert metrics.iou_at_mean(heat, mask).item() == pytest.approx(1 / 3)  # 4 and 2 against 1.5
-    assert metrics.iou_area_matched(heat, mask).item() == pytest.approx(1 / 3)
+    assert metrics.pointing_game(heat_map, mask).item() == 0
+    assert metrics.pointing_game(heat_map, mask, tolerance=1).item() == 1
+    assert metrics.energy_pointing_game(heat_map, mask).item() == pytest.approx(3 / 7)
+    assert metrics.energy_over_chance(heat_map, mask).item() == pytest.approx(6 / 7)
+    assert metrics.average_precision(heat_map, mask).item() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert metrics.auroc(heat_map, mask).item() == pytest.approx(0.5)
+    assert metrics.iou_at_mean(heat_map, mask).item() == pytest.approx(1 / 3)  # 4 and 2 against 1.5
+    assert metrics.iou_area_matched(heat_map, mask).item() == pytest.approx(1 / 3)
     even = torch.ones(1, 2, 2)
     assert metrics.pointing_game(even, mask).item() == 0.5
     assert metrics.average_precision(even, mask).item() == 0.5
@@ -86,8 +87,8 @@ def test_by_hand():
 
 
 def test_iou_area_matched_uses_the_top_pixels():
-    heat, mask = random_maps(9)
-    for h, m, iou in zip(heat, mask, metrics.iou_area_matched(heat, mask), strict=True):
+    heat_map, mask = random_maps(9)
+    for h, m, iou in zip(heat_map, mask, metrics.iou_area_matched(heat_map, mask), strict=True):
         size = int(m.sum())
         top = torch.zeros(99, dtype=torch.bool)
         top[h.flatten().argsort(descending=True)[:size]] = True
@@ -98,28 +99,28 @@ def test_iou_area_matched_uses_the_top_pixels():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 15))
 def test_the_tolerance_matches_pixel_distances(seed, tolerance):
-    heat = torch.rand(1, 6, 9, generator=torch.manual_seed(seed))
+    heat_map = torch.rand(1, 6, 9, generator=torch.manual_seed(seed))
     mask = torch.rand(1, 6, 9, generator=torch.manual_seed(seed + 1)) > 0.95
     mask[0, 2, 3] = True
-    top = np.argwhere(heat[0].numpy() == heat.max().item())
+    top = np.argwhere(heat_map[0].numpy() == heat_map.max().item())
     squared_distance = ((np.argwhere(mask[0].numpy())[:, None] - top[None]) ** 2).sum(-1)
     expected = (squared_distance.min(axis=0) <= tolerance**2).mean()
-    assert metrics.pointing_game(heat, mask, tolerance).item() == expected
+    assert metrics.pointing_game(heat_map, mask, tolerance).item() == expected
 
 
 def test_the_tolerance_is_a_disc():
-    heat = torch.zeros(1, 9, 9)
-    heat[0, 4, 4] = 1
+    heat_map = torch.zeros(1, 9, 9)
+    heat_map[0, 4, 4] = 1
     mask = torch.zeros(1, 9, 9, dtype=torch.bool)
     mask[0, 1, 4] = True
     scores = [
-        metrics.pointing_game(heat, mask, tolerance=tolerance).item() for tolerance in (0, 2, 3)
+        metrics.pointing_game(heat_map, mask, tolerance=tolerance).item() for tolerance in (0, 2, 3)
     ]
     assert scores == [0, 0, 1]
     mask = torch.zeros(1, 9, 9, dtype=torch.bool)
     mask[0, 1, 1] = True  # 4.2 pixels away
     scores = [
-        metrics.pointing_game(heat, mask, tolerance=tolerance).item() for tolerance in (3, 4, 5)
+        metrics.pointing_game(heat_map, mask, tolerance=tolerance).item() for tolerance in (3, 4, 5)
     ]
     assert scores == [0, 0, 1]
 
@@ -135,20 +136,22 @@ def test_the_tolerance_is_a_disc():
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), levels=st.integers(0, 4))
 def test_rank_metrics_are_invariant_to_monotonic_transforms(metric, transform, seed, levels):
-    heat, mask = random_maps(seed, levels)
-    assert torch.equal(metric(heat, mask), metric(transform(heat.double()), mask))
+    heat_map, mask = random_maps(seed, levels)
+    assert torch.equal(metric(heat_map, mask), metric(transform(heat_map.double()), mask))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 4))
 def test_areas_of_a_map_and_its_negative_sum_to_one(seed, levels):
-    heat, mask = random_maps(seed, levels)
+    heat_map, mask = random_maps(seed, levels)
     for metric in (metrics.auroc, metrics.shuffled_auroc):
-        torch.testing.assert_close(metric(heat, mask) + metric(-heat, mask), torch.ones(3).double())
+        torch.testing.assert_close(
+            metric(heat_map, mask) + metric(-heat_map, mask), torch.ones(3).double()
+        )
     # Energy is either on or off the object.
     torch.testing.assert_close(
-        metrics.energy_pointing_game(heat + 1, mask),
-        1 - metrics.energy_pointing_game(heat + 1, ~mask),
+        metrics.energy_pointing_game(heat_map + 1, mask),
+        1 - metrics.energy_pointing_game(heat_map + 1, ~mask),
     )
 
 
@@ -172,11 +175,11 @@ def test_a_uniform_map_is_exactly_at_chance(seed, value):
 
 
 def test_images_are_independent():
-    heat, mask = random_maps(11, levels=3)
+    heat_map, mask = random_maps(11, levels=3)
     for metric in METRICS:
         if metric is not metrics.shuffled_auroc:
-            single = torch.cat([metric(heat[i : i + 1], mask[i : i + 1]) for i in range(3)])
-            assert torch.equal(metric(heat, mask), single), metric.__name__
+            single = torch.cat([metric(heat_map[i : i + 1], mask[i : i + 1]) for i in range(3)])
+            assert torch.equal(metric(heat_map, mask), single), metric.__name__
 
 
 def test_the_best_and_the_worst_map():
@@ -193,11 +196,11 @@ def test_the_best_and_the_worst_map():
 
 
 def test_shuffled_auroc_is_nan_without_pixels_of_other_objects():
-    heat, mask = random_maps(13)
-    assert metrics.shuffled_auroc(heat[:1], mask[:1]).isnan().all(), "no other image"
-    assert metrics.shuffled_auroc(heat[:1], mask[:1], mask[:1]).isnan().all()
+    heat_map, mask = random_maps(13)
+    assert metrics.shuffled_auroc(heat_map[:1], mask[:1]).isnan().all(), "no other image"
+    assert metrics.shuffled_auroc(heat_map[:1], mask[:1], mask[:1]).isnan().all()
     with pytest.raises(ShapeError, match="others: expected masks .M, 9, 11., got .3, 9, 10."):
-        metrics.shuffled_auroc(heat, mask, mask[:, :, :-1])
+        metrics.shuffled_auroc(heat_map, mask, mask[:, :, :-1])
 
 
 def test_a_negative_tolerance_is_refused():
@@ -208,30 +211,34 @@ def test_a_negative_tolerance_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("device", devices())
 def test_maps_of_all_dtypes_are_accepted(device, dtype):
-    heat, mask = random_maps(14, levels=4)
+    heat_map, mask = random_maps(14, levels=4)
     for metric in METRICS:
-        assert torch.equal(metric(heat.to(device, dtype), mask.to(device)), metric(heat, mask))
-    with_others = metrics.shuffled_auroc(heat.to(device, dtype), mask.to(device), mask.to(device))
-    assert torch.equal(with_others, metrics.shuffled_auroc(heat, mask, mask))
+        assert torch.equal(
+            metric(heat_map.to(device, dtype), mask.to(device)), metric(heat_map, mask)
+        )
+    with_others = metrics.shuffled_auroc(
+        heat_map.to(device, dtype), mask.to(device), mask.to(device)
+    )
+    assert torch.equal(with_others, metrics.shuffled_auroc(heat_map, mask, mask))
 
 
 def test_metrics_are_nan_for_empty_and_full_masks():
-    heat, mask = random_maps(0)
+    heat_map, mask = random_maps(0)
     mask[0], mask[1] = False, True
     for metric in METRICS:
-        values = metric(heat, mask)
+        values = metric(heat_map, mask)
         assert values.dtype == torch.float64 and values.isnan().tolist() == [True, True, False]
 
 
 def test_a_random_map_is_at_chance():
-    heat, _ = random_maps(5, count=400)
+    heat_map, _ = random_maps(5, count=400)
     mask = torch.zeros(400, 9, 11, dtype=torch.bool)
     mask[:, :3, :4] = True
     area = 12 / 99
     # Four times the standard error of the mean of 400 draws, each of 12 against 87 pixels.
-    assert metrics.auroc(heat, mask).mean().item() == pytest.approx(0.5, abs=0.018)
-    assert metrics.energy_over_chance(heat, mask).mean().item() == pytest.approx(1, abs=0.035)
-    assert metrics.pointing_game(heat, mask).mean().item() == pytest.approx(area, abs=0.066)
+    assert metrics.auroc(heat_map, mask).mean().item() == pytest.approx(0.5, abs=0.018)
+    assert metrics.energy_over_chance(heat_map, mask).mean().item() == pytest.approx(1, abs=0.035)
+    assert metrics.pointing_game(heat_map, mask).mean().item() == pytest.approx(area, abs=0.066)
     large = torch.rand(1, 300, 300, generator=torch.manual_seed(6))
     object_ = torch.zeros(1, 300, 300, dtype=torch.bool)
     object_[:, :100, :90] = True
@@ -240,10 +247,10 @@ def test_a_random_map_is_at_chance():
 
 def test_quantus_agrees():
     quantus = pytest.importorskip("quantus")
-    heat, mask = random_maps(7, count=4)
+    heat_map, mask = random_maps(7, count=4)
     arguments = {
         "model": None, "x_batch": np.zeros((4, 3, 9, 11), np.float32), "y_batch": np.zeros(4, int),
-        "a_batch": heat[:, None].numpy(), "s_batch": mask[:, None].numpy(), "device": "cpu",
+        "a_batch": heat_map[:, None].numpy(), "s_batch": mask[:, None].numpy(), "device": "cpu",
     }  # fmt: skip
     options = {
         "disable_warnings": True,
@@ -258,10 +265,10 @@ def test_quantus_agrees():
         (quantus.AUC(**options), metrics.auroc),
     ):
         np.testing.assert_allclose(
-            np.array(reference(**arguments), float), metric(heat, mask), atol=1e-6
+            np.array(reference(**arguments), float), metric(heat_map, mask), atol=1e-6
         )
     # Quantus has one k for all images; here k is the number of object pixels of each image.
-    for h, m, iou in zip(heat, mask, metrics.iou_area_matched(heat, mask), strict=True):
+    for h, m, iou in zip(heat_map, mask, metrics.iou_area_matched(heat_map, mask), strict=True):
         arguments |= {"x_batch": np.zeros((1, 3, 9, 11), np.float32), "y_batch": np.zeros(1, int)}
         arguments |= {"a_batch": h[None, None].numpy(), "s_batch": m[None, None].numpy()}
         (part,) = quantus.TopKIntersection(k=int(m.sum()), **options)(**arguments)
@@ -270,10 +277,10 @@ def test_quantus_agrees():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_invalid_arguments_are_refused_in_one_line(metric):
-    heat, mask = random_maps(0)
-    for arguments in ((heat[:2], mask), (heat, mask.float()), (heat[0], mask[0])):
-        with pytest.raises(ShapeError, match="heat, mask: expected") as error:
+    heat_map, mask = random_maps(0)
+    for arguments in ((heat_map[:2], mask), (heat_map, mask.float()), (heat_map[0], mask[0])):
+        with pytest.raises(ShapeError, match="heat_map, mask: expected") as error:
             metric(*arguments)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="heat: expected finite numbers"):
-        metric(heat.where(heat < heat.max(), torch.nan), mask)
+    with pytest.raises(ValueError, match="heat_map: expected finite numbers"):
+        metric(heat_map.where(heat_map < heat_map.max(), torch.nan), mask)

@@ -39,16 +39,16 @@ def is_unchanged(model: nn.Module, expected: tuple[list[object], dict[str, torch
 
 
 def test_moved_is_the_total_variation_distance():
-    heat = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    assert moved(heat, 7 * heat).item() == pytest.approx(0, abs=1e-12)
+    heat_map = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert moved(heat_map, 7 * heat_map).item() == pytest.approx(0, abs=1e-12)
     signs = torch.tensor([[1.0, -1.0, -1.0, 1.0]])
-    assert moved(heat, heat * signs).item() == 0, "magnitudes count"
+    assert moved(heat_map, heat_map * signs).item() == 0, "magnitudes count"
     half = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     assert moved(half, half.flip(1)).item() == 1
     assert moved(half, torch.tensor([[0.0, 3.0, 0.0, 0.0]])).item() == 0.5
-    assert moved(heat, torch.zeros(1, 4)).isnan().all()
+    assert moved(heat_map, torch.zeros(1, 4)).isnan().all()
     with pytest.raises(ShapeError, match="maps: expected two maps of the same shape"):
-        moved(heat, heat[:, :3])
+        moved(heat_map, heat_map[:, :3])
 
 
 def test_similarity_matches_scipy():
@@ -87,21 +87,21 @@ def test_ssim_matches_scikit_image(shape, side):
 @given(value=st.floats(-9, 9), seed=st.integers(0, 2**31))
 def test_the_similarity_to_a_uniform_map_is_nan(by, value, seed):
     """The result is exact although the mean of equal numbers may be rounded."""
-    heat = torch.rand(2, 9, 11, generator=torch.manual_seed(seed), dtype=torch.double)
-    uniform = torch.full_like(heat, value)
-    uniform[1] = heat[1]
-    for pair in ((heat, uniform), (uniform, heat)):
+    heat_map = torch.rand(2, 9, 11, generator=torch.manual_seed(seed), dtype=torch.double)
+    uniform = torch.full_like(heat_map, value)
+    uniform[1] = heat_map[1]
+    for pair in ((heat_map, uniform), (uniform, heat_map)):
         actual = similarity(*pair, by=by)
         assert actual[0].isnan()
         assert actual[1].item() == pytest.approx(1, abs=1e-12)
 
 
 def test_similarity_is_signed_and_ranks_use_only_the_order():
-    heat = torch.rand(3, 4, 5, generator=torch.manual_seed(6))
+    heat_map = torch.rand(3, 4, 5, generator=torch.manual_seed(6))
     for by in ("spearman", "pearson"):
-        torch.testing.assert_close(similarity(heat, -heat, by), -torch.ones(3).double())
-    assert similarity(heat, heat.exp()).tolist() == [1, 1, 1]
-    assert similarity(heat, heat.exp(), by="pearson").max() < 1
+        torch.testing.assert_close(similarity(heat_map, -heat_map, by), -torch.ones(3).double())
+    assert similarity(heat_map, heat_map.exp()).tolist() == [1, 1, 1]
+    assert similarity(heat_map, heat_map.exp(), by="pearson").max() < 1
 
 
 @pytest.mark.parametrize("order", ["cascading", "independent"])

@@ -75,8 +75,8 @@ def test_batches_records_and_explanations_on_every_family(name, density):
             torch.testing.assert_close(single, batched[index : index + 1], atol=1e-4, rtol=1e-4)
     logits = record(prompter, x, grad=False).logits
     torch.testing.assert_close(logits, batched, atol=1e-4, rtol=1e-4)
-    heat = SIFTPatchInterrelation(prompter).attribute(x, target=0)
-    assert heat.shape == x.shape and heat.isfinite().all()
+    heat_map = SIFTPatchInterrelation(prompter).attribute(x, target=0)
+    assert heat_map.shape == x.shape and heat_map.isfinite().all()
     assert models.state_of(model) == before
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semattn.explain import Explanation, SIFTPatchInterrelation
-from semattn.explain.comparison import Compared, Comparison
+from semattn.explain.comparison import Comparison, MethodResult
 from tests.models import build, images
 
 NASTY = "<img src=x onerror=hacked=1></script><script>hacked=2</script>&amp;\u2028{{style}}"
@@ -41,13 +41,13 @@ def explained(model: nn.Module, inputs: torch.Tensor | None = None, **options: A
 
 def compared(explanation: Explanation) -> Comparison:
     """Return a comparison of two methods with different maps and one refusal."""
-    other = torch.zeros_like(explanation.heat)
+    other = torch.zeros_like(explanation.heat_map)
     other[:, :10, :10] = 1
     return Comparison(
         rows=(
-            Compared("ours", explanation, 0.25, 12.0, 0.5),
-            Compared(NASTY, replace(explanation, heat=other), 12.5, 3.0, None),
-            Compared("third", refusal=f"model: expected less of {NASTY}"),
+            MethodResult("ours", explanation, 0.25, 12.0, 0.5),
+            MethodResult(NASTY, replace(explanation, heat_map=other), 12.5, 3.0, None),
+            MethodResult("third", refusal=f"model: expected less of {NASTY}"),
         ),
         explanation=explanation,
         other=1,

@@ -106,7 +106,7 @@ def test_invalid_arguments_are_refused_in_one_line(case, model, explanation, tmp
     smaller = replace(smaller, explanation=replace(smaller.explanation, grid=grid))
     calls = {
         "none": lambda: report.build(),
-        "map": lambda: report.build(explanation.heat),
+        "map": lambda: report.build(explanation.heat_map),
         "analysis": lambda: report.build(analysis={}),
         "model": lambda: report.build(explanation, model=models.build("class-token", seed=5)),
         "size": lambda: report.build(explanation, comparison=smaller),
@@ -178,14 +178,16 @@ def test_strength_0_matches_the_explanation_and_others_are_steered(model, explan
     for index in (0, 4, 6):
         with steer(model, STRENGTHS[index] * bias, layers=[3]), torch.no_grad():
             probabilities = model(explanation.images.inputs).softmax(-1)[0]
-            heat = SIFTPatchInterrelation().patch_map(model, explanation.images.inputs, target=0)
+            heat_map = SIFTPatchInterrelation().patch_map(
+                model, explanation.images.inputs, target=0
+            )
         actual = {entry["label"]: entry["probability"][index] for entry in part["classes"]}
         labels = [*model.classes]
         assert actual == pytest.approx(
             dict(zip(labels, probabilities.tolist(), strict=True)), abs=2e-6
         )
         codes = np.frombuffer(base64.b64decode(part["maps"][index]), dtype=np.uint8).astype(int)
-        expected = np.frombuffer(base64.b64decode(map_of(heat.flatten())), dtype=np.uint8)
+        expected = np.frombuffer(base64.b64decode(map_of(heat_map.flatten())), dtype=np.uint8)
         assert np.abs(codes - expected).max() <= 1
     curves = [entry["probability"] for entry in part["classes"]]
     assert max(abs(probabilities[0] - probabilities[-1]) for probabilities in curves) > 1e-3, (

@@ -10,7 +10,7 @@ import torch
 
 from semattn.errors import ShapeError
 from semattn.explain import Explanation
-from semattn.explain.comparison import Compared, Comparison
+from semattn.explain.comparison import Comparison, MethodResult
 from semattn.grid import PatchGrid
 from semattn.images import Images
 from semattn.keypoints import Keypoints
@@ -38,7 +38,7 @@ def explanation() -> Explanation:
     pixels = np.full((2, 48, 64, 3), 128, dtype=np.uint8)
     pixels[1, :24] = (200, 40, 40)
     return Explanation(
-        heat=GRID.upsample(relevance),
+        heat_map=GRID.upsample(relevance),
         patch_map=GRID.fold(relevance),
         images=Images(torch.zeros(2, 3, 48, 64), pixels, ("a.png", "b.png"), True),
         keypoints=[keypoints(), keypoints(())],
@@ -67,17 +67,17 @@ def test_the_overlay_colours_what_matters_and_nothing_else(explanation):
 
 def test_the_overlay_does_not_hang_on_one_pixel_or_on_scale(explanation):
     plain = overlay(explanation, 1)
-    spiked = explanation.heat.clone()
+    spiked = explanation.heat_map.clone()
     spiked[1, 0, 0] = 1e6
-    spiked = overlay(dataclasses.replace(explanation, heat=spiked), 1)
+    spiked = overlay(dataclasses.replace(explanation, heat_map=spiked), 1)
     assert np.abs(spiked.astype(int) - plain)[1:].max() < 20
-    scaled = dataclasses.replace(explanation, heat=explanation.heat * 1e-9)
+    scaled = dataclasses.replace(explanation, heat_map=explanation.heat_map * 1e-9)
     assert np.array_equal(overlay(scaled, 1), plain)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_a_constant_map_draws_nothing(explanation, value):
-    flat = dataclasses.replace(explanation, heat=torch.full_like(explanation.heat, value))
+    flat = dataclasses.replace(explanation, heat_map=torch.full_like(explanation.heat_map, value))
     picture = overlay(flat)
     assert (picture == picture[0, 0]).all()
 
@@ -93,7 +93,7 @@ def test_a_backdrop_of_another_size_is_drawn_on(explanation):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_any_precision_is_drawn(explanation, dtype):
     other = dataclasses.replace(
-        explanation, heat=explanation.heat.to(dtype), logits=explanation.logits.to(dtype)
+        explanation, heat_map=explanation.heat_map.to(dtype), logits=explanation.logits.to(dtype)
     )
     assert overlay(other).shape == (48, 64, 3)
     figure(other)
@@ -130,7 +130,9 @@ def test_the_figure_of_a_model_without_classes(explanation):
 
 def test_the_figure_says_what_is_explained_in_place_of_a_class(explanation):
     text_shown = texts(
-        figure(dataclasses.replace(explanation, target=None, explains="similarity to a cat"))
+        figure(
+            dataclasses.replace(explanation, target=None, target_description="similarity to a cat")
+        )
     )
     assert "Similarity to a cat" in text_shown
     assert "evidence for similarity to a cat" in text_shown
@@ -138,15 +140,15 @@ def test_the_figure_says_what_is_explained_in_place_of_a_class(explanation):
 
 
 def test_of_a_signed_map_the_positive_part_is_drawn_and_said(explanation):
-    against = explanation.heat.clone()
+    against = explanation.heat_map.clone()
     against[0, 24:] = -100.0
-    signed = dataclasses.replace(explanation, heat=against)
+    signed = dataclasses.replace(explanation, heat_map=against)
     assert np.array_equal(overlay(signed), overlay(explanation)), (
         "what is against is drawn as nothing"
     )
     assert "evidence for $5 dog_of$ war, positive part" in texts(figure(signed))
     assert "positive part" not in texts(figure(explanation))
-    nothing = overlay(dataclasses.replace(explanation, heat=-explanation.heat))
+    nothing = overlay(dataclasses.replace(explanation, heat_map=-explanation.heat_map))
     assert (nothing == nothing[0, 0]).all()
 
 
@@ -186,15 +188,15 @@ def compared(explanation) -> Comparison:
     first = explanation
     single = dataclasses.replace(
         first,
-        heat=first.heat[:1], patch_map=first.patch_map[:1], keypoints=first.keypoints[:1],
+        heat_map=first.heat_map[:1], patch_map=first.patch_map[:1], keypoints=first.keypoints[:1],
         logits=first.logits[:1], target=first.target[:1], concentration=first.concentration[:1],
         images=Images(torch.zeros(1, 3, 48, 64), first.images.pixels[:1], ("a.png",), True),
     )  # fmt: skip
-    signed = dataclasses.replace(single, heat=single.heat - single.heat.mean())
+    signed = dataclasses.replace(single, heat_map=single.heat_map - single.heat_map.mean())
     rows = (
-        Compared("ours", single, 1.234, 5.0, 0.126),
-        Compared("occlusion", signed, 123.4, None, None),
-        Compared("broken", refusal=LONG),
+        MethodResult("ours", single, 1.234, 5.0, 0.126),
+        MethodResult("occlusion", signed, 123.4, None, None),
+        MethodResult("broken", refusal=LONG),
     )
     return Comparison(rows, single, 0)
 

@@ -44,7 +44,7 @@ def average_precisions(
 ) -> Any:
     """Return the AP at half resolution of each layer set and density, from one pass."""
     images = prepare(image, Preprocessing.of(model))
-    explainer = semattn.SIFTPatchInterrelation(growth=0)
+    explainer = semattn.SIFTPatchInterrelation(affinity=0)
     attention_record = record(model, images.inputs, target=label, layers=explainer.layers)
     keypoints = detect(images.pixels, descriptors=True)
     scene = Scene(images.pixels, keypoints, attention_record.grid)
@@ -56,8 +56,8 @@ def average_precisions(
         scores.append([])
         for name in ROWS + CONTROLS:
             patches = explainer.relevance(selected, concentration(densities[name](scene)))
-            heat = attention_record.grid.upsample(patches)[0, ::2, ::2]
-            scores[-1].append(average_precision_score(truth, heat.numpy().ravel()))
+            heat_map = attention_record.grid.upsample(patches)[0, ::2, ::2]
+            scores[-1].append(average_precision_score(truth, heat_map.numpy().ravel()))
     return scores
 
 

@@ -32,10 +32,10 @@ from ...datasets.objects_on_scenes.fetch import default_root
 OURS = "sift-patch-interrelation"
 METHODS = (
     OURS, f"{OURS}:uniform", f"{OURS}:sobel", f"{OURS}:shifted",
-    f"{OURS}:growth=0", f"{OURS}:uniform:growth=0",
+    f"{OURS}:affinity=0", f"{OURS}:uniform:affinity=0",
     "transition-attention", "generic-relevance", "gradient-rollout", "attention-rollout",
     "raw-attention", "legrad", "grad-cam", "input-x-gradient",
-    "attention-rollout+grown", "legrad+grown", "grad-cam+grown", "keypoint-density+grown",
+    "attention-rollout+refined", "legrad+refined", "grad-cam+refined", "keypoint-density+refined",
     "fast-vit-rollout/rollout",
     "pytorch-grad-cam/GradCAM", "pytorch-grad-cam/HiResCAM", "pytorch-grad-cam/EigenCAM",
     "captum/IntegratedGradients", "captum/SmoothGrad", "captum/GradientShap",
@@ -44,15 +44,15 @@ METHODS = (
 )  # fmt: skip
 VARIANTS = (
     OURS,
-    *(f"{OURS}:growth={strength}" for strength in (0, 0.5, 0.7, 0.8, 0.95)),
+    *(f"{OURS}:affinity={strength}" for strength in (0, 0.5, 0.7, 0.8, 0.95)),
     *(f"{OURS}:{density}"
       for density in ("uniform", "size", "distinct", "sobel", "center", "shifted")),
-    *(f"{OURS}:{density}:growth=0" for density in ("uniform", "size", "sobel", "shifted")),
+    *(f"{OURS}:{density}:affinity=0" for density in ("uniform", "size", "sobel", "shifted")),
     f"{OURS}:queries=all", f"{OURS}:queries=all:head_alignment=False",
     f"{OURS}:layers=all", f"{OURS}:layers=[8,9,10,11]", f"{OURS}:layers=[10,11]",
 )  # fmt: skip
 REFINED = tuple(
-    f"{method}+grown" for method in ("generic-relevance", "raw-attention", "gradient-rollout")
+    f"{method}+refined" for method in ("generic-relevance", "raw-attention", "gradient-rollout")
 )
 PAIRED = ("ap", "pointing", "insertion-deletion")
 SLOW = ("captum/Occlusion", "captum/KernelShap", "pytorch-grad-cam/ScoreCAM")
@@ -144,7 +144,7 @@ def main() -> None:
         "--lrp", action="store_true", help="LRP methods of hilrp (AttnLRP only without --slow)"
     )
     parser.add_argument(
-        "--grown", action="store_true", help="the best other methods with affinity refinement"
+        "--refined", action="store_true", help="the best other methods with affinity refinement"
     )
     parser.add_argument(
         "--variants", action="store_true", help="only our method, with different parameters"
@@ -163,7 +163,7 @@ def main() -> None:
     methods = options.methods.split(",") if options.methods else list(METHODS)
     if options.slow:
         methods = [OURS, *SLOW]
-    if options.grown:
+    if options.refined:
         methods = [OURS, f"{OURS}:uniform", *REFINED]
     if options.variants:
         methods = list(VARIANTS)
@@ -183,7 +183,7 @@ def main() -> None:
         metrics = options.metrics.split(",")
     name = options.split.replace("-", "_")
     name += "_slow" * options.slow + "_variants" * options.variants
-    name += "_grown" * options.grown + "_lrp" * (options.lrp and not options.slow)
+    name += "_grown" * options.refined + "_lrp" * (options.lrp and not options.slow)
     name += f"_{options.refine}" * (options.refine != "none")
     results = evaluation.evaluate(
         model, MaskedCompositions(options.split, options.images, options.seed), methods, metrics,

@@ -32,11 +32,11 @@ from .methods import OURS
 RESULT = RESULTS_DIR / "randomization.json"
 ROWS = {
     OURS: "",
-    f"{OURS}:growth=0": "without affinity refinement",
+    f"{OURS}:affinity=0": "without affinity refinement",
     f"{OURS}:uniform": "without SIFT",
-    f"{OURS}:uniform:growth=0": "without SIFT and affinity refinement",
+    f"{OURS}:uniform:affinity=0": "without SIFT and affinity refinement",
     "keypoint-density": "control: keypoints alone",
-    "keypoint-density+grown": "control: keypoints with affinity refinement",
+    "keypoint-density+refined": "control: keypoints with affinity refinement",
     "generic-relevance": "", "transition-attention": "", "gradient-rollout": "",
     "attention-rollout": "", "raw-attention": "", "grad-cam": "",
 }  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn import record
-from semattn.affinity import grown, within
+from semattn.affinity import confine_to_region, refine_by_affinity
 from semattn.attention import choose_layers
 from semattn.density import Scene, concentration, densities
 from semattn.grid import PatchGrid
@@ -145,8 +145,8 @@ def observe(model: nn.Module, birds: Sequence[Bird], seed: int) -> Observations:
     weights["other"] = weights["distinct-size-surround"].roll(1, 0)  # of the image before
     user_prompts = _simulate_user_prompts(birds, grid, seed)
     with torch.no_grad():
-        weights["box"] = within(site, grid, user_prompts["box"].to(site.dtype))
-        weights["points"] = grown(site, grid, user_prompts["points"].to(site.dtype))
+        weights["box"] = confine_to_region(site, grid, user_prompts["box"].to(site.dtype))
+        weights["points"] = refine_by_affinity(site, grid, user_prompts["points"].to(site.dtype))
     weights |= {
         "mask": user_prompts["mask"],
         "box as drawn": user_prompts["box"],

@@ -41,7 +41,7 @@ METHODS = ("SpRAy", "attribution alone", "occlusion alone", "SIFT alone", "loss 
 
 def relevance(model: nn.Module, inputs: Tensor, labels: np.ndarray) -> np.ndarray:
     """Return relevance (n, P) for the label, sum 1: attention times its gradient."""
-    explainer = SIFTPatchInterrelation(density="uniform", growth=0)
+    explainer = SIFTPatchInterrelation(density="uniform", affinity=0)
     parts = []
     for start in range(0, len(inputs), BATCH):
         part = slice(start, start + BATCH)

@@ -14,7 +14,7 @@ from .explanation import grid_entries, summary
 from .folder import ExtraFiles, write_extra_files, write_json
 
 if TYPE_CHECKING:
-    from ...explain.comparison import Compared, Comparison
+    from ...explain.comparison import Comparison, MethodResult
 
 COMPARISON_FILES = {"figure": "compare.png", "result": "compare.json", "maps": "maps.npz"}
 _MODEL_KEYS = ("model", "architecture", "weights", "weights_sha256", "weights_note", "versions")
@@ -49,7 +49,7 @@ def write_comparison(
         written then.
     """
     maps: dict[str, Any] = {
-        row.method: row.explanation.heat[0].detach().to("cpu", torch.float32).numpy()
+        row.method: row.explanation.heat_map[0].detach().to("cpu", torch.float32).numpy()
         for row in compared.rows
         if row.explanation is not None
     }
@@ -84,7 +84,7 @@ def summary_of(compared: Comparison, *, top: int = 5) -> dict[str, Any]:
     }
 
 
-def _row(row: Compared) -> dict[str, Any]:
+def _row(row: MethodResult) -> dict[str, Any]:
     explanation = row.explanation
     return {
         "method": row.method,

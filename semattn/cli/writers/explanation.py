@@ -57,8 +57,8 @@ def write(
         overlay_image = Image.fromarray(overlay(explanation, index, backdrop=backdrop))
         overlay_image.save(stage / FILES["overlay"], compress_level=2)  # fast, and hardly larger
         figure(explanation, index, backdrop=backdrop).savefig(stage / FILES["figure"])
-        heat = explanation.heat[index].detach().to("cpu", torch.float32).numpy()
-        np.save(stage / FILES["map"], heat)
+        heat_map = explanation.heat_map[index].detach().to("cpu", torch.float32).numpy()
+        np.save(stage / FILES["map"], heat_map)
         files = FILES | write_extra_files(stage, extra_files)
         write_json(stage / FILES["result"], result | results.inputs_entry() | {"files": files})
     return {name: results.path / file for name, file in files.items()}
@@ -68,8 +68,8 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
     """Return prediction, target and settings of one image, ready for JSON.
 
     `predictions` are the `top` classes with their probabilities. `target` is the explained class;
-    if it is None, `explains` describes the explained output. `output` is the kind of the model's
-    output; if it is not a percentage, `probability` is null and `value` is the number.
+    if it is None, `target_description` describes the explained output. `output` is the kind of the
+    model's output; if it is not a percentage, `probability` is null and `value` is the number.
     """
     predictions = predicted(explanation, index=index, top=top)
     answer = explanation.target_answer(index)
@@ -79,7 +79,7 @@ def summary(explanation: Explanation, *, index: int = 0, top: int = 5) -> dict[s
         "image": explanation.images.names[index],
         "predictions": predictions,
         "target": target,
-        "explains": explanation.explains,
+        "target_description": explanation.target_description,
         "output": explanation.output.kind.value,
         "input_size": list(grid.image_size),
         **grid_entries(grid),
