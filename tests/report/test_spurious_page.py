@@ -117,10 +117,10 @@ def test_pictures_can_be_operated_by_keyboard(opened):
 
 
 def test_the_location_map_shows_the_patches(opened):
-    label = opened.one(".place").get_attribute("aria-label")
+    label = opened.one(".location").get_attribute("aria-label")
     assert "95 %, in row 3 of 3, column 4 of 4" in label
     light = opened.js(
-        """const pen = document.querySelector('.place').getContext('2d');
+        """const pen = document.querySelector('.location').getContext('2d');
         return [...pen.getImageData(0, 0, 4, 3).data].filter((_, i) => i % 4 === 1)"""
     )
     assert max(light) == light[11] > 200 and len(set(light[:11])) == 1
