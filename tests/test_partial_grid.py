@@ -30,7 +30,7 @@ from semattn.spurious import Search, feature_extractor, load_discovery, save_dis
 from semattn.spurious.feature_extractor import colour_features, descriptor_features
 from semattn.spurious.interventions import paste_patches
 from semattn.viz import figure
-from semattn.viz.spurious_figure import marked, outline
+from semattn.viz.spurious_figure import draw_outline, fade_outside
 from tests import discoveries, models
 
 # Resize(256) and CenterCrop(224) of 300 x 400 pixels, patches of 16: 18.75 pixels each.
@@ -330,11 +330,11 @@ def test_cues_keep_their_grid_and_are_drawn_in_their_place(tmp_path):
     loaded = load_discovery(file).cues[0]
     assert loaded.grid == grid == loaded.examples[0].patches
     assert base.patches == PatchGrid((3, 4), (48, 64), (16.0, 16.0))
-    picture = marked(shown)  # the patch in row 2, column 3 shows it: y 36 to 43, x 54 to 61
+    picture = fade_outside(shown)  # the patch in row 2, column 3 shows it: y 36 to 43, x 54 to 61
     same = (picture == shown.pixels).all(axis=-1)
     assert same[36:44, 54:62].all() and same.sum() == 64
     axes = Figure().add_subplot()
-    outline(axes, shown.matches >= 0.5, shown.patches)
+    draw_outline(axes, shown.matches >= 0.5, shown.patches)
     corners = np.concatenate(axes.collections[0].get_segments())
     assert corners.min(axis=0).tolist() == [53.5, 35.5]
     assert corners.max(axis=0).tolist() == [61.5, 43.5]

@@ -20,7 +20,7 @@ from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedMod
 from semattn.prompting.strength_sweep import strength_sweep
 from semattn.targets import OutputKind, OutputMeaning
 from semattn.utils.validation import check_labels
-from semattn.viz import words
+from semattn.viz import texts
 from tests.models import build, images, state_of
 
 Kind = OutputKind
@@ -347,7 +347,7 @@ def test_every_page_shows_the_share_of_its_kind(name: str) -> None:
     explanation = explain(name)
     row = explanation.logits[0].double().reshape(-1)
     kind = explanation.output.kind
-    text = f"{words.headline(explanation, 0)} {words.how_chosen(explanation, 0)}"
+    text = f"{texts.headline(explanation, 0)} {texts.selection_text(explanation, 0)}"
     content = summary(explanation)
     audited = rows_of(explanation, [0, 1], [None, None])
     assert content["output"] == kind.value
@@ -382,13 +382,15 @@ def test_every_page_shows_the_share_of_its_kind(name: str) -> None:
 def test_a_logit_of_minus_seven_is_not_positive() -> None:
     model = answering([-7.0])
     explanation = SIFTPatchInterrelation(model).explain(images(1))
-    assert words.how_chosen(explanation, 0) == "predicted is negative, logit -7.00"
+    assert texts.selection_text(explanation, 0) == "predicted is negative, logit -7.00"
     model.classes = ["healthy", "ill"]
     explanation = SIFTPatchInterrelation(model).explain(images(1))
-    assert words.how_chosen(explanation, 0) == "predicted is healthy, logit -7.00"
+    assert texts.selection_text(explanation, 0) == "predicted is healthy, logit -7.00"
     explicit = SIFTPatchInterrelation(model).explain(images(1), target=0)
-    assert words.headline(explicit, 0) == "ill  logit -7.00"
-    assert words.how_chosen(explicit, 0) == "not the predicted class, which is healthy logit -7.00"
+    assert texts.headline(explicit, 0) == "ill  logit -7.00"
+    assert (
+        texts.selection_text(explicit, 0) == "not the predicted class, which is healthy logit -7.00"
+    )
 
 
 @pytest.mark.parametrize("name", ["one logit", "one logit (B,)", "one probability", "multi-label",

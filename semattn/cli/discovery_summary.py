@@ -17,7 +17,7 @@ MAX_CUES = 12  # rows of the table
 
 def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[str]) -> None:
     """Print the confirmed cues, the tested candidates, skipped files and result files."""
-    from ..viz.cues import format_nats, format_p, format_percent, search_outcome
+    from ..viz.texts import format_nats, format_p, format_percent, search_outcome
 
     console = open_console()
     confirmed = discovery.confirmed[:MAX_CUES]
@@ -68,7 +68,7 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
 
 def _unconfirmed(discovery: Discovery) -> dict[str, str]:
     """Return the classes of unconfirmed cues, by the reason why they were not confirmed."""
-    from ..viz.cues import rejection_reason
+    from ..viz.texts import rejection_reason
 
     counts: dict[str, Counter[str]] = {}
     for cue in discovery.cues:

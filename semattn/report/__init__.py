@@ -5,6 +5,6 @@
 the scripts in `page/` only draw it. The package must not import commands.
 """
 
-from .build import Report, build, html, inline, write
+from .builder import Report, build, html, inline, write
 
 __all__ = ["Report", "build", "html", "inline", "write"]

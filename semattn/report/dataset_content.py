@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..utils.provenance import model_label
-from ..viz.cues import examples_text, rejection_reason, search_outcome
+from ..viz.texts import examples_text, rejection_reason, search_outcome
 
 if TYPE_CHECKING:
     from ..spurious import Discovery, Example, SpuriousCue

@@ -23,9 +23,9 @@ from ..errors import SemattnError
 from ..explain import Explainer, Explanation, explainers
 from ..prompting import AttentionPrompter
 from ..prompting.strength_sweep import StrengthSweep, strength_sweep
-from ..viz.overlay import CEILING, FLOOR, Picture, is_signed, picture_of
-from ..viz.style import DENSITY, MAP, colours
-from ..viz.words import explained, headline, how_chosen, model_name
+from ..viz.canvas import DENSITY, MAP, apply_palette
+from ..viz.overlay import CEILING, FLOOR, Picture, is_signed, select_picture
+from ..viz.texts import headline, model_name, selection_text, target_text
 
 if TYPE_CHECKING:
     from ..explain.comparison import Comparison, MethodResult
@@ -39,7 +39,7 @@ DIRECTION = "towards patches with keypoints, in the last third of the layers"
 
 def about_image(explanation: Explanation, index: int, backdrop: Picture | None) -> dict[str, Any]:
     """Return picture, grid, keypoints, strata and lift of an image."""
-    picture = picture_of(explanation, index, backdrop)
+    picture = select_picture(explanation, index, backdrop)
     grid = explanation.grid
     height, width = grid.image_size
     name = explanation.images.names[index]
@@ -71,8 +71,8 @@ def about_explanation(explanation: Explanation, index: int) -> dict[str, Any]:
     relevance = explanation.patch_map[index].flatten()
     return {
         "headline": headline(explanation, index, 90),
-        "chosen": how_chosen(explanation, index),
-        "explained": explained(explanation, index),
+        "chosen": selection_text(explanation, index),
+        "explained": target_text(explanation, index),
         "model": model_name(explanation),
         "method": explanation.manifest.get("method", ""),
         "density": explanation.manifest.get("parameters", {}).get("density", ""),
@@ -217,7 +217,7 @@ def palettes() -> dict[str, str]:
     ramp = np.linspace(0, 1, 256)
     named = {"relevance": MAP, "concentration": DENSITY, "attention": ATTENTION}
     return {
-        name: (colours(palette, ramp) * 255).round().astype(np.uint8).tobytes().hex()
+        name: (apply_palette(palette, ramp) * 255).round().astype(np.uint8).tobytes().hex()
         for name, palette in named.items()
     }
 

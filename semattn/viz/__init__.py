@@ -6,8 +6,7 @@ state, opens no window and needs no display. It must not import models or comman
 
 from .analysis_figure import analysis
 from .benchmark_figure import benchmark
-from .comparison_figure import comparison
-from .explanation_figure import figure
+from .explanation_figures import comparison, figure
 from .overlay import Picture, overlay
 from .reconstruction_figure import reconstruction
 from .spurious_figure import spurious

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..utils.provenance import model_label
-from .canvas import default_settings, new_figure
-from .style import EMPTY, INK, MUTED
-from .words import count, cut
+from .canvas import EMPTY, INK, MUTED, default_settings, new_figure
+from .texts import count_text, shorten_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,14 +49,14 @@ def analysis(results: Analysis, null: str = "shifted") -> Figure:
     _draw_distances(axes[2], figure, results)
     model = model_label(results.manifest)
     details = [
-        count(results.images, "image"),
+        count_text(results.images, "image"),
         f"{len(results.skipped)} skipped" if results.skipped else "",
         f"concentration by {results.manifest['options']['density']}",
         f"{results.grid.shape[1]} × {results.grid.shape[0]} patches",
         f"null: {null}" if null else "no null",
     ]
     style: dict[str, Any] = {"parse_math": False, "ha": "left"}
-    title = f"Weighted patch interrelation of {cut(str(model), 60)}"
+    title = f"Weighted patch interrelation of {shorten_text(str(model), 60)}"
     figure.text(0.018, 0.945, title, size=15, weight="bold", color=INK, **style)
     figure.text(0.018, 0.898, "  ·  ".join(filter(None, details)), size=8, color=MUTED, **style)
     return figure

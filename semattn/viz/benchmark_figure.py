@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .canvas import default_settings, new_figure
-from .letters import use_fonts_with_letters
-from .style import INK, MUTED
+from .canvas import INK, MUTED, default_settings, new_figure, use_fonts_with_letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

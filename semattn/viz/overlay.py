@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..errors import ShapeError
-from .style import MAP, colours, faded
+from .canvas import MAP, apply_palette, fade_picture
 
 if TYPE_CHECKING:
     from ..explain import Explanation
@@ -46,15 +46,15 @@ def overlay(
     ShapeError
         For an index outside the batch, or a backdrop that is not a picture.
     """
-    picture = picture_of(explanation, index, backdrop)
-    return blended(explanation.heat_map[index], picture)
+    picture = select_picture(explanation, index, backdrop)
+    return blend(explanation.heat_map[index], picture)
 
 
-def blended(heat_map: torch.Tensor, picture: Picture) -> Picture:
+def blend(heat_map: torch.Tensor, picture: Picture) -> Picture:
     """Blend a map (H, W) over a picture, as `overlay` does."""
     value = _scaled(_resampled(heat_map.clamp(min=0), picture.shape[:2]))
     alpha = OPACITY * value[..., None] ** 0.7
-    mixed = (1 - alpha) * faded(picture, 0.55, 0.9) + alpha * colours(MAP, value)
+    mixed = (1 - alpha) * fade_picture(picture, 0.55, 0.9) + alpha * apply_palette(MAP, value)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -63,7 +63,7 @@ def is_signed(explanation: Explanation, index: int = 0) -> bool:
     return bool((explanation.heat_map[index] < 0).any())
 
 
-def picture_of(explanation: Explanation, index: int, backdrop: Picture | None) -> Picture:
+def select_picture(explanation: Explanation, index: int, backdrop: Picture | None) -> Picture:
     """Return the pixels to draw on, after checking `index` and `backdrop`."""
     count = len(explanation.heat_map)
     if not -count <= index < count:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import default_settings
-from .frame import Frame
-from .marks import draw_grid, draw_keypoints
+from .panels import Frame, draw_grid, draw_keypoints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

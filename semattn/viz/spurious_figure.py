@@ -10,14 +10,18 @@ import numpy as np
 import torch
 
 from ..utils.provenance import model_label
-from .canvas import default_settings, new_figure
-from .cues import examples_text, format_nats, format_p, format_percent, search_outcome
-from .frame import MARGIN, Frame
-from .letters import drawable_name
-from .marks import patches_extent
+from .canvas import DENSITY, INK, MUTED, apply_palette, default_settings, drawable_name, new_figure
 from .overlay import Picture
-from .style import DENSITY, INK, MUTED, colours
-from .words import count, cut
+from .panels import MARGIN, Frame, patches_extent
+from .texts import (
+    count_text,
+    examples_text,
+    format_nats,
+    format_p,
+    format_percent,
+    search_outcome,
+    shorten_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,22 +72,25 @@ def spurious(discovery: Discovery) -> Figure:
 def _draw_row(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
     for column, example in enumerate(cue.examples[:EXAMPLES]):
         axes = frame.axes(figure, row, column)
-        frame.show(axes, marked(example))
-        outline(axes, example.matches >= MIN_MATCH, example.patches)
+        frame.show(axes, fade_outside(example))
+        draw_outline(axes, example.matches >= MIN_MATCH, example.patches)
     where = f"{cue.where}, {cue.tag}, on {format_percent(cue.covers)} of an image"
     frame.caption(
-        figure, (row, 0), f"{row + 1}  {cut(drawable_name(cue.name, cue.target), 60)}", where
+        figure,
+        (row, 0),
+        f"{row + 1}  {shorten_text(drawable_name(cue.name, cue.target), 60)}",
+        where,
     )
     axes = frame.axes(figure, row, EXAMPLES)
     largest = float(cue.place.max()) if cue.place.size else 0.0
-    frame.show(axes, colours(DENSITY, _place_map(cue) / max(largest, 1e-9)))
+    frame.show(axes, apply_palette(DENSITY, _place_map(cue) / max(largest, 1e-9)))
     frame.caption(
         figure, (row, EXAMPLES), "Location", f"brightest: {format_percent(largest)} of images"
     )
     _draw_effects(frame, figure, row, cue)
 
 
-def marked(example: Example) -> Picture:
+def fade_outside(example: Example) -> Picture:
     """Return the picture of an example, faded outside the cue."""
     matches = torch.from_numpy(np.asarray(example.matches >= MIN_MATCH, dtype=np.float32))
     inside = example.patches.upsample(matches.flatten()[None], mode="nearest-exact")[0].numpy() > 0
@@ -105,7 +112,7 @@ def _place_map(cue: SpuriousCue) -> np.ndarray:
     return pixels
 
 
-def outline(axes: Axes, inside: np.ndarray, grid: PatchGrid) -> None:
+def draw_outline(axes: Axes, inside: np.ndarray, grid: PatchGrid) -> None:
     """Draw a line around the true patches of a boolean (h, w), in pixels of the image."""
     from matplotlib.collections import LineCollection
 
@@ -194,7 +201,7 @@ def _draw_no_cues(discovery: Discovery) -> Figure:
     for x, title in zip(places, titles, strict=True):
         write(x, top, title, size=7.5, color=MUTED)
     for number, cue in enumerate(tested, 1):
-        name = cut(drawable_name(cue.name, cue.target), 32)
+        name = shorten_text(drawable_name(cue.name, cue.target), 32)
         cells = (name, cue.where, cue.tag, format_percent(cue.inside), format_percent(cue.outside),
                  format_nats(cue.transplant), format_nats(cue.removal))  # fmt: skip
         for x, cell in zip(places, cells, strict=True):
@@ -207,12 +214,12 @@ def _details(discovery: Discovery, *more: str, outcome_too: bool = True) -> str:
     model = model_label(discovery.manifest)
     parts = [
         search_outcome(discovery) if outcome_too else "",
-        f"{count(discovery.images, 'image')} of {len(discovery.classes)} classes",
+        f"{count_text(discovery.images, 'image')} of {len(discovery.classes)} classes",
         f"{len(discovery.skipped)} skipped" if discovery.skipped else "",
         f"accuracy of the model {format_percent(discovery.accuracy)}"
         if discovery.accuracy is not None
         else "",
-        cut(str(model), 60),
+        shorten_text(str(model), 60),
         *more,
     ]
     return "  ·  ".join(filter(None, parts))

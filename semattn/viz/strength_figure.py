@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import default_settings
-from .frame import Frame
-from .marks import draw_grid
-from .overlay import Picture, blended, picture_of
-from .style import INK, MAP, MUTED, faded
-from .words import cut, headline, how_chosen, model_name, with_drawable_names
+from .canvas import INK, MAP, MUTED, default_settings, fade_picture
+from .overlay import Picture, blend, select_picture
+from .panels import Frame, draw_grid
+from .texts import headline, model_name, selection_text, shorten_text, with_drawable_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +43,7 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
         See `overlay`.
     """
     first = with_drawable_names(prompted.explanation)
-    picture = picture_of(first, 0, backdrop)
+    picture = select_picture(first, 0, backdrop)
     indices = sorted({0, len(prompted.strengths) // 2, len(prompted.strengths) - 1})
     frame = Frame(first.grid.image_size, columns=3 + len(indices), panel=PANEL)
     figure = frame.empty()
@@ -60,11 +58,11 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
     ]
     for axes, index in zip(panels[2:], indices, strict=True):
         heat_map = first.grid.upsample(prompted.maps[index].flatten()[None])[0]
-        frame.show(axes, blended(heat_map, picture))
+        frame.show(axes, blend(heat_map, picture))
         best = prompted.predicted[index]
         captions.append(
             (f"Strength {prompted.strengths[index]:g}",
-             f"{cut(first.answer_label(best), 26)}, {prompted.share_texts(best)[index]}")
+             f"{shorten_text(first.answer_label(best), 26)}, {prompted.share_texts(best)[index]}")
         )  # fmt: skip
     if first.output.in_percent:
         captions.append(("Probability", "of each class, by strength"))
@@ -73,10 +71,10 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
     for column, (title, detail) in enumerate(captions):
         frame.caption(figure, (0, column), title, detail)
     _draw_chart(frame, figure, prompted, len(captions) - 1)
-    details = [how_chosen(first, 0), first.manifest.get("method"), model_name(first)]
+    details = [selection_text(first, 0), first.manifest.get("method"), model_name(first)]
     frame.headline(figure, headline(first, 0), "  ·  ".join(filter(None, details)))
     frame.bar(figure, 2, MAP, ("low", "high"))
-    frame.note(figure, 0, cut("  ·  ".join(first.notes), 60))
+    frame.note(figure, 0, shorten_text("  ·  ".join(first.notes), 60))
     return figure
 
 
@@ -90,7 +88,7 @@ def _draw_bias(prompted: StrengthSweep, picture: Picture) -> NDArray[np.float64]
     resampled = resampled[rows][:, columns]
     colour = np.where(resampled[..., None] > 0, TOWARD, AWAY)
     cover = 0.65 * np.abs(resampled)[..., None]
-    return faded(picture, 0.3, 0.8) * (1 - cover) + colour * cover
+    return fade_picture(picture, 0.3, 0.8) * (1 - cover) + colour * cover
 
 
 def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: int) -> None:
@@ -107,7 +105,8 @@ def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: i
         if percent and resampled[peak] < 100 * MIN_LABELLED:
             continue  # their labels would overlap
         axes.annotate(
-            cut(names.answer_label(number), 22), (prompted.strengths[peak], resampled[peak]),
+            shorten_text(names.answer_label(number), 22),
+            (prompted.strengths[peak], resampled[peak]),
             xytext=(3, 3), textcoords="offset points", size=6.5, color=colour, parse_math=False,
             ha="left" if peak < len(prompted.strengths) / 2 else "right",
         )  # fmt: skip

@@ -13,8 +13,8 @@ from PIL import Image
 from semattn import report, viz
 from semattn.cli import writers
 from semattn.spurious import Effect, load_discovery
-from semattn.viz.cues import format_nats, format_p, rejection_reason, search_outcome
-from semattn.viz.spurious_figure import marked
+from semattn.viz.spurious_figure import fade_outside
+from semattn.viz.texts import format_nats, format_p, rejection_reason, search_outcome
 from tests.conftest import refused
 from tests.discoveries import NONE, cue, discovery
 from tests.report.pages import NASTY, content_of
@@ -224,7 +224,7 @@ def test_the_figure_has_a_row_a_cue_with_its_patches_outlined():
     panels = [axes for axes in figure.axes if axes.images]
     assert len(panels) == 2 * 6
     assert len(panels[0].collections[0].get_segments()) == 4, "a single patch has four sides"
-    picture = marked(found().cues[0].examples[0])
+    picture = fade_outside(found().cues[0].examples[0])
     assert (picture[32:, 48:] == (250, 240, 60)).all(), "the cue stays as it is"
     assert (picture[:32, :48] > 60).all(), "the rest steps back"
     assert len([axes for axes in viz.spurious(discovery(*[cue()] * 9)).axes if axes.images]) == 24

@@ -564,7 +564,7 @@ def test_one_image_has_no_interval(browser, tmp_path):
 
 def test_a_patch_without_a_row_shows_a_note(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "semattn.report.build.attention", lambda record, grid, room: attention(record, grid, 2200)
+        "semattn.report.builder.attention", lambda record, grid, room: attention(record, grid, 2200)
     )
     model = model_of()
     file = report.write(tmp_path / "few.html", explained(model), model=model)

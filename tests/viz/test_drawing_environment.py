@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from semattn import explainers
-from semattn.viz import figure, letters
+from semattn.viz import canvas, figure
 from semattn.viz.canvas import default_settings, new_figure
 from tests.conftest import PHOTO, ROOT, tiny
 
@@ -151,11 +151,11 @@ NAMES = ("猫", "कुत्ता", "قطة", "🐱", "cat")
 @pytest.fixture
 def no_more_fonts(monkeypatch):
     """Only matplotlib's own fonts, whichever this machine has."""
-    monkeypatch.setattr(letters, "_candidates", lambda _: [])
-    monkeypatch.setattr(letters, "_add_new_fonts", lambda _: None)
-    letters._fonts.cache_clear()
+    monkeypatch.setattr(canvas, "_candidates", lambda _: [])
+    monkeypatch.setattr(canvas, "_add_new_fonts", lambda _: None)
+    canvas._fonts.cache_clear()
     yield
-    letters._fonts.cache_clear()
+    canvas._fonts.cache_clear()
 
 
 @pytest.fixture
@@ -184,14 +184,14 @@ def cat_font(tmp_path, monkeypatch):
     listed = [font for font in font_manager.fontManager.ttflist if "DejaVu" in font.name]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", listed)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(file)])
-    letters._fonts.cache_clear()
+    canvas._fonts.cache_clear()
     yield "Cat Sans"
-    letters._fonts.cache_clear()
+    canvas._fonts.cache_clear()
 
 
 def test_an_installed_font_with_the_letters_is_used(cat_font, tmp_path):
-    assert letters.missing_letters("猫 cat é") == ""
-    assert letters.missing_letters("猫犬") == "犬"
+    assert canvas.missing_letters("猫 cat é") == ""
+    assert canvas.missing_letters("猫犬") == "犬"
     explanation = explained(("猫", "b", "c", "d", "e"))
     drawing = figure(explanation)
     picture = pixels(drawing, tmp_path / "a.png")
@@ -202,11 +202,11 @@ def test_an_installed_font_with_the_letters_is_used(cat_font, tmp_path):
 
 
 def test_a_name_without_a_font_becomes_its_number(no_more_fonts, tmp_path):
-    names = letters.DrawableNames(NAMES)
+    names = canvas.DrawableNames(NAMES)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert names[4] == "cat" and names[-1] == "cat" and names[3:] == NAMES[3:]
-        assert letters.drawable_name("cät × 2", 7) == "cät × 2"
+        assert canvas.drawable_name("cät × 2", 7) == "cät × 2"
     with pytest.warns(UserWarning, match=r"no installed font has the letters of '猫': .* class 0"):
         assert names[0] == "class 0"
     explanation = explained(NAMES)
@@ -230,9 +230,9 @@ def test_other_texts_without_a_font_are_escaped(no_more_fonts, tmp_path):
 
 def test_letters_that_matplotlib_does_not_join_are_not_drawn(no_more_fonts, monkeypatch):
     monkeypatch.setattr(mpl, "__version_info__", (3, 10, 0))
-    assert letters.missing_letters("قطة") and letters.missing_letters("कु")
+    assert canvas.missing_letters("قطة") and canvas.missing_letters("कु")
     with pytest.warns(UserWarning, match=r"cannot join the letters of 'قطة'; 3.11 does"):
-        assert letters.drawable_name("قطة", 2) == "class 2"
+        assert canvas.drawable_name("قطة", 2) == "class 2"
 
 
 def test_the_command_says_one_line_of_names_without_a_font(no_more_fonts, elsewhere, run, tmp_path):

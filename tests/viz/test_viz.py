@@ -15,7 +15,7 @@ from semattn.grid import PatchGrid
 from semattn.images import Images
 from semattn.keypoints import Keypoints
 from semattn.viz import comparison, figure, overlay
-from semattn.viz.comparison_figure import columns
+from semattn.viz.explanation_figures import columns
 
 GRID = PatchGrid((3, 4), image_size=(48, 64), cell=(16, 16), prefix=1)
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import RESULTS_DIR, ROOT
 from semattn.utils.atomic_files import atomic_write
-from semattn.viz.style import INK, MUTED
+from semattn.viz.canvas import INK, MUTED
 
 from .acceleration import ARMS
 

@@ -1,4 +1,4 @@
-"""Figure that compares several explanations of one image."""
+"""Figures of one image: an explanation with its intermediate steps, and a comparison of methods."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .canvas import default_settings
-from .frame import Frame
-from .marks import draw_grid, draw_keypoints
-from .overlay import Picture, is_signed, overlay, picture_of
-from .style import EMPTY, MAP, MUTED, faded
-from .words import count, cut, headline, how_chosen, model_name, with_drawable_names
+from .canvas import DENSITY, EMPTY, MAP, MUTED, default_settings, fade_picture
+from .overlay import Picture, is_signed, overlay, select_picture
+from .panels import Frame, draw_concentration, draw_grid, draw_keypoints
+from .texts import (
+    count_text,
+    headline,
+    model_name,
+    selection_text,
+    shorten_text,
+    target_text,
+    with_drawable_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +27,70 @@ if TYPE_CHECKING:
     from ..explain import Explanation
     from ..explain.comparison import Comparison, MethodResult
 
-PANEL = 2.05  # inches
+
+PANEL = 2.05  # inches, of a comparison
 LETTER_WIDTH = 0.062  # inches, approximate width of a small letter
 THIN_LINES = 0.65  # line width relative to figures with larger panels
-MAX_COLUMNS, MIN_COLUMNS = 6, 4  # columns
+MAX_COLUMNS, MIN_COLUMNS = 6, 4  # of a comparison
+
+
+@default_settings()
+def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None = None) -> Figure:
+    """Draw the image, its keypoints, their concentration and the map in four panels.
+
+    The panels share their coordinates, so a patch has the same position in each. Circles have the
+    diameters of the keypoints; the concentration is relative to a uniform one (P p). Of a signed
+    map, the positive part is drawn, and the caption says so.
+
+    Parameters
+    ----------
+    explanation, index, backdrop : as for `overlay`
+
+    Raises
+    ------
+    ShapeError
+        See `overlay`.
+    """
+    explanation = with_drawable_names(explanation)
+    picture = select_picture(explanation, index, backdrop)
+    frame = Frame(explanation.grid.image_size, columns=4)
+    figure = frame.empty()
+    panels = [frame.axes(figure, 0, column) for column in range(4)]
+
+    frame.show(panels[0], picture)
+    frame.show(panels[1], fade_picture(picture, 0.0, 0.62))
+    draw_grid(panels[1], explanation.grid)
+    draw_keypoints(panels[1], explanation.keypoints[index])
+    frame.show(panels[2], fade_picture(picture, 0.0, 0.62))
+    highest = draw_concentration(panels[2], explanation, index)
+    draw_grid(panels[2], explanation.grid)
+    frame.show(panels[3], overlay(explanation, index, backdrop=picture))
+
+    method = explanation.manifest.get("method")
+    details = [selection_text(explanation, index), method, model_name(explanation)]
+    frame.headline(figure, headline(explanation, index), "  ·  ".join(filter(None, details)))
+    for column, (title, detail) in enumerate(_captions(explanation, index)):
+        frame.caption(figure, (0, column), title, detail)
+    frame.bar(figure, 2, DENSITY, ("0", f"{highest:.1f} × uniform"))
+    frame.bar(figure, 3, MAP, ("low", "high"))
+    frame.note(figure, 0, shorten_text("  ·  ".join(explanation.notes), 130))
+    return figure
+
+
+def _captions(explanation: Explanation, index: int) -> tuple[tuple[str, str], ...]:
+    """Return a title and a line for each panel."""
+    settings = explanation.manifest.get("parameters", {})
+    (height, width), (h, w) = explanation.grid.image_size, explanation.grid.shape
+    keypoints = count_text(len(explanation.keypoints[index]), "keypoint")
+    signed = is_signed(explanation, index)
+    evidence = f"evidence for {shorten_text(target_text(explanation, index), 24 if signed else 40)}"
+    evidence += ", positive part" if signed else ""
+    return (
+        ("Image", f"{width} × {height} pixels, as the model sees it"),
+        ("Keypoints", f"{keypoints} on {w} × {h} patches"),
+        ("Semantic concentration", f"share of each patch ({settings.get('density', 'count')})"),
+        ("Attribution", evidence),
+    )
 
 
 @default_settings()
@@ -47,7 +113,7 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
         See `overlay`.
     """
     first = with_drawable_names(compared.explanation)
-    picture = picture_of(first, 0, backdrop)
+    picture = select_picture(first, 0, backdrop)
     n_columns = columns(2 + len(compared.rows))
     notes = _notes(compared, first, (n_columns - 1 or 1) * PANEL)
     frame = Frame(
@@ -67,7 +133,7 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
         ("Keypoints", f"{len(keypoints)} by {keypoints.detector}"),
     ]
     frame.show(panels[0], picture)
-    frame.show(panels[1], faded(picture, 0.0, 0.62))
+    frame.show(panels[1], fade_picture(picture, 0.0, 0.62))
     draw_grid(panels[1], first.grid, THIN_LINES)
     draw_keypoints(panels[1], keypoints, THIN_LINES)
     for axes, row in zip(panels[2:], compared.rows, strict=True):
@@ -78,7 +144,11 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
         captions.append((row.method, _cost_text(row)))
     for place, (title, detail) in zip(positions, captions, strict=True):
         frame.caption(figure, place, title, detail)
-    details = [how_chosen(first, 0), count(len(compared.rows), "method"), model_name(first)]
+    details = [
+        selection_text(first, 0),
+        count_text(len(compared.rows), "method"),
+        model_name(first),
+    ]
     frame.headline(figure, headline(first, 0, 12 * n_columns), "  ·  ".join(filter(None, details)))
     for number, note in enumerate(notes):
         frame.note(figure, number, note)
@@ -111,7 +181,7 @@ def _notes(compared: Comparison, first: Explanation, width: float) -> list[str]:
     """Return the lines below the panels, wrapped to `width` inches, left of the colour scale."""
     notes = []
     if compared.other is not None:
-        name = cut(first.label(compared.other), 40)
+        name = shorten_text(first.label(compared.other), 40)
         notes.append(
             f"Sensitivity: share of the map that moves when {name} is explained instead, "
             "from 0 (none) to 1 (all)."

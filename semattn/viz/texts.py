@@ -1,0 +1,166 @@
+"""Texts that figures, report and commands share: explained class, probability, model, cues."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+from ..utils.provenance import model_label
+from .canvas import DrawableNames
+
+if TYPE_CHECKING:
+    from ..explain import Explanation
+    from ..spurious import Discovery, Effect, SpuriousCue
+
+
+LIMITATIONS = (
+    "the search skips cues on the object itself and can miss cues that are rare or have a small "
+    "effect"
+)
+
+
+def shorten_text(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, cut between words."""
+    return shorten(text, length, placeholder=" …")
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural.
+
+    Examples
+    --------
+    >>> count(1, "keypoint"), count(0, "keypoint")
+    ('1 keypoint', '0 keypoints')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def with_drawable_names(explanation: Explanation) -> Explanation:
+    """Return the explanation with class names that a figure can show; see `DrawableNames`."""
+    if not explanation.classes:
+        return explanation
+    return replace(explanation, classes=DrawableNames(explanation.classes))
+
+
+def target_text(explanation: Explanation, index: int) -> str:
+    """Return the explained class, or a description of another explained output."""
+    if explanation.target is None:
+        return explanation.target_description or "the model's own feature direction"
+    return explanation.label(int(explanation.target[index]))
+
+
+def headline(explanation: Explanation, index: int, length: int = 60) -> str:
+    """Return the explained class in at most `length` characters, with its probability."""
+    text = shorten_text(target_text(explanation, index), length)
+    answer = explanation.target_answer(index)
+    if answer is None:
+        return text[:1].upper() + text[1:]
+    return f"{text}  {explanation.share_text(index, answer)}"
+
+
+def selection_text(explanation: Explanation, index: int) -> str:
+    """Return text on whether the explained class is the predicted one, and the predicted one."""
+    predicted = explanation.predicted()
+    answer = explanation.target_answer(index)
+    binary = explanation.output.is_binary(explanation.outputs)
+    if predicted is None or (answer is None and not binary):
+        return "explained instead of a class"
+    best = int(predicted[index])
+    share = explanation.share_text(index, best)
+    if answer is None:
+        return f"predicted is {shorten_text(explanation.answer_label(best), 60)}, {share}"
+    if answer == best:
+        return "the predicted class"
+    predicted_label = shorten_text(explanation.answer_label(best), 60)
+    return f"not the predicted class, which is {predicted_label} {share}"
+
+
+def model_name(explanation: Explanation) -> str:
+    """Return the name of the model."""
+    return model_label(explanation.manifest)
+
+
+def search_outcome(discovery: Discovery) -> str:
+    """Return the number of confirmed cues as text; if it is 0, with the limits of the search."""
+    counts = f"among {count_text(discovery.candidates, 'candidate')}, {len(discovery.cues)} tested"
+    alpha = f"at level {format_p(discovery.alpha)}"
+    if discovery.confirmed:
+        return f"{count_text(len(discovery.confirmed), 'cue')} confirmed {alpha} {counts}"
+    return (
+        f"no cue confirmed {alpha} {counts}; this does not prove that there is none: {LIMITATIONS}"
+    )
+
+
+def rejection_reason(cue: SpuriousCue, discovery: Discovery) -> str:
+    """Return why a tested cue is not confirmed; "" for a confirmed cue."""
+    from ..spurious.significance import REMOVAL_WAYS
+
+    if cue.confirmed:
+        return ""
+    if not cue.removal.count:
+        return "transplanting it into images of other classes has no effect; removal was not tested"
+    # The p-value of the cue is the largest of these times a common correction, at most 1.
+    p_values = {
+        "no significant effect of its transplant into images of other classes": cue.transplant.p,
+        "no significant effect of its removal": REMOVAL_WAYS * cue.removal.p,
+    }
+    largest = max(p_values.values())
+    return " and ".join(
+        text for text, p in p_values.items() if p * cue.p / largest >= discovery.alpha
+    )
+
+
+def examples_text(cue: SpuriousCue) -> str:
+    """Return the mean probability of the class over the examples, before and after removal."""
+    probabilities = [
+        (example.before, example.without)
+        for example in cue.examples
+        if math.isfinite(example.before) and math.isfinite(example.without)
+    ]
+    if not probabilities:
+        return ""
+    before, without = (sum(part) / len(probabilities) for part in zip(*probabilities, strict=True))
+    return f"{format_percent(before)} → {format_percent(without)} after removal"
+
+
+def format_percent(part: float) -> str:
+    """Return a share as a percentage.
+
+    Examples
+    --------
+    >>> format_percent(0.925), format_percent(0.004), format_percent(0.0), format_percent(math.nan)
+    ('92 %', '0.4 %', '0 %', '–')
+    """
+    if not math.isfinite(part):
+        return "–"
+    digits = 1 if 0 < part < 0.0095 else 0
+    return f"{100 * part:.{digits}f} %"
+
+
+def format_nats(effect: Effect) -> str:
+    """Return a change of log-odds and its interval as text.
+
+    Examples
+    --------
+    >>> from semattn.spurious import Effect
+    >>> format_nats(Effect(1.25, 1, -0.5, 9, 0.01))
+    '1.25 [1.00, −0.50]'
+    """
+    if not math.isfinite(effect.mean):
+        return "–"
+    mean, low, high = map(_format_signed, (effect.mean, effect.low, effect.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def format_p(p: float) -> str:
+    """Return a p-value as text: three decimals, no zero before the point."""
+    if p >= 0.9995:
+        return "1"
+    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0").rstrip("0")
+
+
+def _format_signed(value: float) -> str:
+    text = f"{value:.2f}"
+    return text.replace("-", "" if float(text) == 0 else "−")
