@@ -73,7 +73,7 @@ def main() -> None:
         learning_rate=1e-2 if options.model is None else 1.5e-4,
         device="cpu" if options.model is None else "auto",
     )
-    if not run.main:
+    if not run.is_main:
         return
     for line in run.log:
         print(f"epoch {line['epoch']:g}: loss {line['loss']:.4f}, {line['seconds']:.1f} s")

@@ -237,15 +237,15 @@ def _metrics(model: nn.Module, inputs: Tensor) -> Any:
                      "shuffled_auroc", "iou_at_mean", "iou_area_matched")
     ]  # fmt: skip
     results += [sparseness.gini(scores), sparseness.complexity(scores)]
-    curves = faithfulness.curves(model, inputs, scores, labels, grid=GRID, parts=3)
+    curves = faithfulness.curves(model, inputs, scores, labels, grid=GRID, fractions=3)
     results += [faithfulness.deletion(curves), faithfulness.insertion(curves)]
     results.append(faithfulness.faithfulness_correlation(model, inputs, scores, labels, grid=GRID))
     results += [
-        randomization.moved(scores, scores.flip(1)),
+        randomization.total_variation(scores, scores.flip(1)),
         randomization.similarity(scores, scores),
     ]
     explain = explainers["attention-rollout"](model).attribute
-    results.append(robustness.max_sensitivity(explain, inputs, draws=2))
+    results.append(robustness.max_sensitivity(explain, inputs, n_samples=2))
     return results
 
 

@@ -137,7 +137,7 @@ def run_bench(root: Path, out: Path | None, stop: int | None = None, images: int
     return evaluate(
         tiny_model(), EvenSubset(open_masked(f"masks:{root / 'images'},{root / 'masks'}"), images),
         ["attention-rollout", "random"], ["ap", "shuffled-auroc"],
-        setting=Setting(steps=2, draws=2), classes=CLASSES, folder=out, progress=stop_at(stop),
+        setting=Setting(steps=2, n_samples=2), classes=CLASSES, folder=out, progress=stop_at(stop),
     )  # fmt: skip
 
 

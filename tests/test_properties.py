@@ -15,7 +15,7 @@ from semattn.density import Scene, concentration, densities
 from semattn.explain import explainers
 from semattn.grid import PatchGrid
 from semattn.keypoints import detect
-from semattn.masking import kept, policies
+from semattn.masking import num_visible, policies
 from tests.models import CLASSES, build, devices, state_of
 
 FEW = settings(max_examples=15, deadline=None)
@@ -93,7 +93,7 @@ def test_a_density_has_a_number_for_each_patch_of_any_grid(name, seed, rows, col
 @given(SEEDS, st.integers(2, 8), st.integers(2, 8), st.floats(0.05, 0.95), st.integers(0, 5))
 def test_a_mask_has_its_count_and_does_not_depend_on_its_batch(name, seed, h, w, ratio, epoch):
     try:
-        visible = kept(h * w, ratio)
+        visible = num_visible(h * w, ratio)
     except ValueError:
         return  # so few patches cannot be parted so
     policy = policies[name](mask_ratio=ratio, seed=seed % 1000)

@@ -17,7 +17,7 @@ from .printing import MAX_SKIPPED, busy, collected_warnings, progress_phases, ve
 
 if TYPE_CHECKING:
     from ..masking import Masking
-    from ..pretraining import Pretrained
+    from ..pretraining import PretrainingRun
 
 MAX_WORKERS = 8
 
@@ -135,18 +135,18 @@ def _precision(name: str, device: str) -> str:
     return read_precision(name, "cuda" if gpu else "cpu")
 
 
-def _files(finished: Pretrained) -> dict[str, Path]:
+def _files(finished: PretrainingRun) -> dict[str, Path]:
     """Return the path of each file and folder of the run, by name."""
     from ..pretraining.checkpoints import LOG
     from ..pretraining.pictures import PICTURE
 
     names = {"model": "model", "log": LOG, "settings": "pretrain.json"}
-    if (finished.out / PICTURE).exists():
+    if (finished.out_dir / PICTURE).exists():
         names["picture"] = PICTURE
-    return {key: finished.out / name for key, name in names.items()}
+    return {key: finished.out_dir / name for key, name in names.items()}
 
 
-def _report(finished: Pretrained, files: dict[str, Path], notes: list[str]) -> None:
+def _report(finished: PretrainingRun, files: dict[str, Path], notes: list[str]) -> None:
     """Print the losses, the time, skipped photographs and result files."""
     from ..pretraining.pictures import describe
     from .printing import print_files
@@ -176,7 +176,7 @@ def _report(finished: Pretrained, files: dict[str, Path], notes: list[str]) -> N
     print_files(console, notes, "", files)
 
 
-def _time(finished: Pretrained) -> str:
+def _time(finished: PretrainingRun) -> str:
     """Return the seconds of training and of keypoint detection, as text."""
     seconds = max((entry["seconds"] for entry in finished.log if "seconds" in entry), default=0.0)
     text = f"{seconds:,.0f} s of training"

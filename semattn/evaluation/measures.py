@@ -33,7 +33,7 @@ class Setting:
     black: tuple[float, ...] | None = None
     steps: int = 16
     batch_size: int = 32
-    draws: int = 32
+    n_samples: int = 32
     seed: int = 0
     precision: str = "float32"
 
@@ -56,7 +56,7 @@ class Case:
     target: int
     second: int
     method: Method
-    made: Map
+    explanation: Map
     mask: Tensor | None
     others: Tensor | None
     setting: Setting
@@ -92,22 +92,23 @@ class Case:
         """Curves at the fractions of sufficiency and comprehensiveness."""
         return self._curves(faithfulness.ERASER)
 
-    def _curves(self, parts: Any) -> faithfulness.Curves:
+    def _curves(self, fractions: Any) -> faithfulness.Curves:
         setting = self.setting
         return faithfulness.curves(
-            self.predict, self.images.inputs, self.made.patches, self.classes,
-            grid=self.made.grid, baseline=setting.baseline, black=setting.black, parts=parts,
-            batch_size=setting.batch_size, seed=setting.seed, probabilities=self.probabilities,
+            self.predict, self.images.inputs, self.explanation.patches, self.classes,
+            grid=self.explanation.grid, baseline=setting.baseline, black=setting.black,
+            fractions=fractions, batch_size=setting.batch_size, seed=setting.seed,
+            probabilities=self.probabilities,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Column: its function, title, direction (`more` if higher is better), and what it needs."""
+    """Column: function of a case, title, direction, and whether it needs a mask or is a default."""
 
-    of: Callable[[Case], Tensor]
+    function: Callable[[Case], Tensor]
     title: str
-    more: bool = True
+    higher_is_better: bool = True
     mask: bool = False
     core: bool = False
 
@@ -117,19 +118,19 @@ measures = Registry("metric")
 
 
 def _register(name: str, title: str, **options: Any) -> Callable[[Any], Any]:
-    def enter(of: Callable[[Case], Tensor]) -> Any:
-        measures.register(name)(Measure(of, title, **options))
-        return of
+    def decorate(function: Callable[[Case], Tensor]) -> Any:
+        measures.register(name)(Measure(function, title, **options))
+        return function
 
-    return enter
+    return decorate
 
 
 def _register_localization(
-    name: str, title: str, of: Callable[..., Tensor], core: bool = False
+    name: str, title: str, function: Callable[..., Tensor], core: bool = False
 ) -> None:
     def located(case: Case) -> Tensor:
         assert case.mask is not None
-        return of(case.made.heat_map.detach().cpu(), case.mask)
+        return function(case.explanation.heat_map.detach().cpu(), case.mask)
 
     _register(name, title, mask=True, core=core)(located)
 
@@ -145,20 +146,24 @@ _register_localization("iou-area", "IoU of the same area", localization.iou_area
 @_register("shuffled-auroc", "shuffled AUROC", mask=True)
 def _shuffled(case: Case) -> Tensor:
     assert case.mask is not None
-    return localization.shuffled_auroc(case.made.heat_map.detach().cpu(), case.mask, case.others)
+    return localization.shuffled_auroc(
+        case.explanation.heat_map.detach().cpu(), case.mask, case.others
+    )
 
 
 def _register_perturbation(
-    name: str, title: str, of: Callable[[faithfulness.Curves], Tensor], **o: Any
+    name: str, title: str, function: Callable[[faithfulness.Curves], Tensor], **options: Any
 ) -> None:
-    _register(name, title, **o)(lambda case: of(case.curves))
+    _register(name, title, **options)(lambda case: function(case.curves))
 
 
 _register_perturbation(
     "insertion-deletion", "ins − del", faithfulness.insertion_deletion, core=True
 )
 _register_perturbation("insertion", "insertion", faithfulness.insertion, core=True)
-_register_perturbation("deletion", "deletion", faithfulness.deletion, more=False, core=True)
+_register_perturbation(
+    "deletion", "deletion", faithfulness.deletion, higher_is_better=False, core=True
+)
 _register_perturbation("lerf-morf", "LeRF − MoRF", faithfulness.lerf_morf)
 _register_perturbation("aopc", "AOPC", faithfulness.aopc)
 
@@ -168,7 +173,7 @@ def _comprehensive(case: Case) -> Tensor:
     return faithfulness.comprehensiveness(case.eraser)
 
 
-@_register("sufficiency", "sufficiency", more=False)
+@_register("sufficiency", "sufficiency", higher_is_better=False)
 def _sufficient(case: Case) -> Tensor:
     return faithfulness.sufficiency(case.eraser)
 
@@ -177,19 +182,25 @@ def _sufficient(case: Case) -> Tensor:
 def _correlated(case: Case) -> Tensor:
     setting = case.setting
     return faithfulness.faithfulness_correlation(
-        case.predict, case.images.inputs, case.made.patches, case.classes, grid=case.made.grid,
-        baseline=setting.baseline, black=setting.black, draws=setting.draws,
+        case.predict, case.images.inputs, case.explanation.patches, case.classes,
+        grid=case.explanation.grid, baseline=setting.baseline, black=setting.black,
+        n_sets=setting.n_samples,
         batch_size=setting.batch_size,
         seed=setting.seed, probabilities=case.probabilities,
     )  # fmt: skip
 
 
-@_register("infidelity", "infidelity", more=False)
+@_register("infidelity", "infidelity", higher_is_better=False)
 def _infidelity(case: Case) -> Tensor:
     x = case.images.inputs
-    attribution = case.made.heat_map[:, None].to(x).expand_as(x).contiguous()
+    attribution = case.explanation.heat_map[:, None].to(x).expand_as(x).contiguous()
     return robustness.infidelity(
-        case.predict, x, attribution, case.classes, draws=case.setting.draws, seed=case.setting.seed
+        case.predict,
+        x,
+        attribution,
+        case.classes,
+        n_samples=case.setting.n_samples,
+        seed=case.setting.seed,
     )
 
 
@@ -199,25 +210,27 @@ def _explain_again(case: Case, inputs: Tensor, target: int) -> Tensor:
     return case.method(case.model, images, explained).patches
 
 
-@_register("max-sensitivity", "max-sensitivity", more=False)
+@_register("max-sensitivity", "max-sensitivity", higher_is_better=False)
 def _sensitive(case: Case) -> Tensor:
     def explain(inputs: Tensor) -> Tensor:
         return torch.cat([_explain_again(case, image[None], case.target) for image in inputs])
 
-    return robustness.max_sensitivity(explain, case.images.inputs, draws=5, seed=case.setting.seed)
+    return robustness.max_sensitivity(
+        explain, case.images.inputs, n_samples=5, seed=case.setting.seed
+    )
 
 
 @_register("target-sensitivity", "target sensitivity")
 def _target(case: Case) -> Tensor:
     second_map = _explain_again(case, case.images.inputs, case.second)
-    return randomization.moved(case.made.patches, second_map)
+    return randomization.total_variation(case.explanation.patches, second_map)
 
 
 @_register("gini", "sparseness (Gini)")
 def _gini(case: Case) -> Tensor:
-    return sparseness.gini(case.made.patches)
+    return sparseness.gini(case.explanation.patches)
 
 
-@_register("complexity", "complexity", more=False)
+@_register("complexity", "complexity", higher_is_better=False)
 def _complexity(case: Case) -> Tensor:
-    return sparseness.complexity(case.made.patches)
+    return sparseness.complexity(case.explanation.patches)

@@ -18,7 +18,7 @@ def around(index: int, count: int, most: int) -> list[int]:
     return [(index + step) % count for step in range(1, min(most, count - 1) + 1)]
 
 
-class KeptRows:
+class RowStore:
     """Stored rows by the identity of their inputs: image, mask, class, and masks of other images.
 
     Parameters

@@ -28,7 +28,7 @@ from ..utils.result_folder import ResultFolder
 from ..utils.run_store import RunStore
 from .measures import Case, Setting, measures
 from .methods import Method, method
-from .row_store import KeptRows, around, sources_of
+from .row_store import RowStore, around, sources_of
 
 OTHERS = 32  # masks of other images, for the shuffled AUROC
 SHUFFLED = "shuffled-auroc"
@@ -144,18 +144,18 @@ def evaluate(
     return _results(rows, list(methods), metric_names, manifest)
 
 
-def _row(stored_rows: KeptRows, study: _Study, index: int) -> dict[str, Any]:
+def _row(stored_rows: RowStore, study: _Study, index: int) -> dict[str, Any]:
     """Return the stored row of an image, or measure and store it."""
     row = stored_rows.find(index)
     return stored_rows.keep(index, study.measure(index)) if row is None else row
 
 
-def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> KeptRows:
+def _kept_rows(folder: Path, manifest: dict[str, Any], study: _Study) -> RowStore:
     """Return the stored rows of a folder after checking that model and options are the same."""
     about = {name: value for name, value in study.data.about.items() if name not in COUNTED}
     store = RunStore(folder, {**manifest, "data": about}, "run")
     others = OTHERS if SHUFFLED in study.wanted else 0
-    return KeptRows(store, study.data, study.classes, others)
+    return RowStore(store, study.data, study.classes, others)
 
 
 class _Study:
@@ -238,7 +238,7 @@ class _Study:
             if measures[name].mask and mask is None:
                 values[name] = None
                 continue
-            value = float(measures[name].of(case))
+            value = float(measures[name].function(case))
             values[name] = value if np.isfinite(value) else None
         return {"values": values, "seconds": cost.seconds, "peak_mib": cost.peak_mib}
 

@@ -94,7 +94,7 @@ def table(results: Results, baselines: Sequence[str] | None = None, seed: int = 
         for (row, baseline), paired, p in zip(pairs, compared, corrected, strict=True):
             differences[row, baseline, metric] = replace(paired, corrected=p)
     first = results.metrics[0]
-    sign = -1 if measures[first].more else 1
+    sign = -1 if measures[first].higher_is_better else 1
     controls = frozenset(name for name in rows if is_control(name))
     order = sorted(
         rows, key=lambda name: (name in controls, _sort_key(sign, estimates[name, first]))
@@ -112,7 +112,7 @@ def _sort_key(sign: int, value: Estimate) -> float:
 
 def heading(metric: str) -> str:
     """Return the title of a metric, with an arrow toward better values."""
-    return f"{measures[metric].title} {'↑' if measures[metric].more else '↓'}"
+    return f"{measures[metric].title} {'↑' if measures[metric].higher_is_better else '↓'}"
 
 
 def page(results: Results, rendered: Table) -> str:

@@ -19,7 +19,7 @@ from ..attention.sites import check_model
 from ..attention.target import Target
 from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
-from ..metrics.randomization import moved
+from ..metrics.randomization import total_variation
 from ..utils.profiling import profile
 from ..utils.progress import Progress
 from . import Explainer, Explanation, explainers
@@ -40,7 +40,8 @@ class MethodResult:
     peak_mib : additional peak memory, MiB, see `semattn.utils.profiling.profile`; differences
         of a few MiB are noise
     sensitivity : share of the patch map that changes with the target, see
-        `semattn.metrics.randomization.moved`; None without another class, or if a map is zero
+        `semattn.metrics.randomization.total_variation`; None without another class, or if a
+        map is zero
     refusal : why there is no explanation; "" if there is one
     """
 
@@ -163,7 +164,7 @@ def check_methods(methods: Iterable[str] | None, options: dict[str, Any]) -> tup
 
 def _target_sensitivity(first: Tensor, second: Tensor) -> float | None:
     """Return the share of a map that changes with the target; None if a map is zero."""
-    share = float(moved(first, second))
+    share = float(total_variation(first, second))
     return share if share == share else None
 
 

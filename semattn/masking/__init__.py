@@ -10,7 +10,7 @@ from .cache import KeypointCache
 from .crop import Crop
 from .guided import GuidedMasking, Schedule
 from .images import densities_of, mask_images
-from .masks import Masks, generator, kept
+from .masks import Masks, generator, num_visible
 from .policies import BlockwiseMasking, Masking, RandomMasking, View, policies
 from .weights import kamim_weight, loss_weights
 
@@ -27,8 +27,8 @@ __all__ = [
     "densities_of",
     "generator",
     "kamim_weight",
-    "kept",
     "loss_weights",
     "mask_images",
+    "num_visible",
     "policies",
 ]

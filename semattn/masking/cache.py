@@ -1,7 +1,7 @@
 """`KeypointCache`: on-disk store of the keypoints of a data set.
 
 The folder holds shards and one JSON file with the options. Each shard is a safetensors file with
-the keypoints and the identities of about a thousand pictures. Shards are written atomically, so
+the keypoints and the identities of about a thousand images. Shards are written atomically, so
 that an interrupted build can be resumed. Files are memory-mapped, so that processes share memory.
 """
 
@@ -29,13 +29,13 @@ from semattn.utils.input_identity import changes, contents, identify, lines_by_n
 
 from ..utils.progress import Progress
 
-SHARD_SIZE = 1024  # pictures per file
-INDEX, PICTURE_LIST = "keypoints.json", ".pictures.jsonl"
+SHARD_SIZE = 1024  # images per file
+INDEX, IMAGE_LIST = "keypoints.json", ".images.jsonl"
 FORMAT = 2
 
 
 class CacheError(SemattnError, ValueError):
-    """The cache was built from other pictures, or is damaged."""
+    """The cache was built from other images, or is damaged."""
 
 
 class KeypointCache:
@@ -43,30 +43,30 @@ class KeypointCache:
 
     Parameters
     ----------
-    folder : folder written by `build`
+    cache_dir : folder written by `build`
 
     Examples
     --------
     >>> import tempfile
-    >>> picture = np.zeros((64, 64, 3), dtype=np.uint8)
-    >>> picture[12:16, 44:48] = 255
+    >>> image = np.zeros((64, 64, 3), dtype=np.uint8)
+    >>> image[12:16, 44:48] = 255
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     cache = KeypointCache.build([picture], folder)
+    ...     cache = KeypointCache.build([image], folder)
     ...     len(cache), cache[0].xy.round().tolist()
     (1, [[46.0, 14.0]])
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, cache_dir: str | os.PathLike[str]) -> None:
+        self.cache_dir = Path(cache_dir)
         try:
-            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-            self.count, self.shard = int(index["count"]), int(index["shard"])
+            index = json.loads((self.cache_dir / INDEX).read_text(encoding="utf-8"))
+            self.count, self.shard_size = int(index["count"]), int(index["shard_size"])
             self.detector = str(index["detector"])
-            if self.count < 0 or self.shard < 1:
-                raise ValueError("count or shard out of range")
+            if self.count < 0 or self.shard_size < 1:
+                raise ValueError("count or shard_size out of range")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CacheError(
-                f"cache: expected a keypoint cache, got {self.folder} without a valid {INDEX} — "
+                f"cache: expected a keypoint cache, got {self.cache_dir} without a valid {INDEX} — "
                 "build the cache again"
             ) from error
         self._open: dict[int, Any] = {}
@@ -80,8 +80,8 @@ class KeypointCache:
     def __getitem__(self, index: int) -> Keypoints:
         if not 0 <= index < self.count:
             raise IndexError(f"index: expected 0 to {self.count - 1}, got {index}")
-        shard_number, row = divmod(index, self.shard)
-        offsets, sizes, rows = self._shard(shard_number)
+        shard_number, row = divmod(index, self.shard_size)
+        offsets, sizes, rows = self._read_shard(shard_number)
         values: Tensor = rows[offsets[row] : offsets[row + 1]]
         height, width = sizes[row]
         return Keypoints(
@@ -100,16 +100,16 @@ class KeypointCache:
         from safetensors import safe_open
 
         total = 0.0
-        for number in range(-(-self.count // self.shard)):
-            with safe_open(self.folder / _shard_name(number), framework="pt") as opened:
+        for number in range(-(-self.count // self.shard_size)):
+            with safe_open(self.cache_dir / _shard_name(number), framework="pt") as opened:
                 total += float((opened.metadata() or {}).get("seconds", 0.0))
         return total
 
-    def _shard(self, shard_number: int) -> Any:
+    def _read_shard(self, shard_number: int) -> Any:
         if shard_number not in self._open:
             from safetensors import SafetensorError, safe_open
 
-            path = self.folder / _shard_name(shard_number)
+            path = self.cache_dir / _shard_name(shard_number)
             try:
                 # The file is memory-mapped: only the rows that are accessed are read.
                 with safe_open(path, framework="pt") as opened:
@@ -131,56 +131,56 @@ class KeypointCache:
     @classmethod
     def build(
         cls,
-        pictures: Sequence[Any],
-        folder: str | os.PathLike[str],
+        images: Sequence[Any],
+        cache_dir: str | os.PathLike[str],
         *,
         detector: str = "sift",
-        longest: int = 512,
+        max_side: int = 512,
         workers: int | None = None,
-        shard: int = SHARD_SIZE,
+        shard_size: int = SHARD_SIZE,
         progress: Progress | None = None,
         identities: Sequence[str] | None = None,
         replace: bool = False,
     ) -> KeypointCache:
-        """Detect the keypoints of all pictures that are not in the cache yet.
+        """Detect the keypoints of all images that are not in the cache yet.
 
-        A shard is reused if the content of all its pictures is unchanged, even if the pictures
+        A shard is reused if the content of all its images is unchanged, even if the images
         were moved to another folder. Otherwise its keypoints are detected again.
 
         Parameters
         ----------
-        pictures : paths, arrays or PIL images, as accepted by `semattn.images.read`
-        folder : created if it does not exist
+        images : paths, arrays or PIL images, as accepted by `semattn.images.read`
+        cache_dir : created if it does not exist
         detector : a name in `semattn.detectors`
-        longest : pictures whose shorter side is longer than this are resized to it before
+        max_side : images whose shorter side is longer than this are resized to it before
             detection; finer detail would not be visible in a crop of half that size
         workers : number of threads; the number of processors by default
-        shard : pictures per file
-        progress : called with the stage, the number of finished pictures and the total
-        identities : result of `semattn.utils.input_identity.identify` for the pictures, if known
-        replace : overwrite a folder that holds the keypoints of other pictures
+        shard_size : images per file
+        progress : called with the stage, the number of finished images and the total
+        identities : result of `semattn.utils.input_identity.identify` for the images, if known
+        replace : overwrite a folder that holds the keypoints of other images
 
         Raises
         ------
         CacheError
-            If the folder holds the keypoints of other pictures and `replace` is false.
+            If the folder holds the keypoints of other images and `replace` is false.
 
         Warns
         -----
         UserWarning
-            If pictures were edited in place; their shards are computed again.
+            If images were edited in place; their shards are computed again.
         """
-        target_dir = Path(folder)
+        target_dir = Path(cache_dir)
         target_dir.mkdir(parents=True, exist_ok=True)
         workers = workers or os.cpu_count() or 1
         lines = (
-            _identify_pictures(pictures, target_dir, workers)
+            _identify_images(images, target_dir, workers)
             if identities is None
             else list(identities)
         )
         index = {
-            "format": FORMAT, "count": len(pictures), "shard": shard, "detector": detector,
-            "longest": longest,
+            "format": FORMAT, "count": len(images), "shard_size": shard_size, "detector": detector,
+            "max_side": max_side,
         }  # fmt: skip
         valid_shards = _find_valid_shards(target_dir, index, lines, replace=replace)
         text = json.dumps(index, indent=1) + "\n"
@@ -190,12 +190,12 @@ class KeypointCache:
         ):
             write_text(target_dir / INDEX, text)
         with ThreadPoolExecutor(workers) as pool:
-            for number, begin in enumerate(range(0, len(pictures), shard)):
-                indices = range(begin, min(begin + shard, len(pictures)))
+            for number, begin in enumerate(range(0, len(images), shard_size)):
+                indices = range(begin, min(begin + shard_size, len(images)))
                 if number not in valid_shards:
                     start_time = time.perf_counter()
                     keypoints = pool.map(
-                        lambda i: _detect_keypoints(pictures[i], detector, longest), indices
+                        lambda i: _detect_keypoints(images[i], detector, max_side), indices
                     )
                     shard_lines = lines[indices.start : indices.stop]
                     seconds = time.perf_counter() - start_time
@@ -203,15 +203,15 @@ class KeypointCache:
                         target_dir / _shard_name(number), list(keypoints), shard_lines, seconds
                     )
                 if progress is not None:
-                    progress("keypoints", indices.stop, len(pictures))
+                    progress("keypoints", indices.stop, len(images))
         return cls(target_dir)
 
 
-def _identify_pictures(pictures: Sequence[Any], folder: Path, workers: int) -> list[str]:
-    """Return the identity lines of the pictures, reading only those changed since the last call."""
-    path = folder / PICTURE_LIST
+def _identify_images(images: Sequence[Any], cache_dir: Path, workers: int) -> list[str]:
+    """Return the identity lines of the images, reading only those changed since the last call."""
+    path = cache_dir / IMAGE_LIST
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = identify(pictures, None, lines_by_name(text.splitlines()), workers)
+    lines = identify(images, None, lines_by_name(text.splitlines()), workers)
     new_text = "".join(f"{line}\n" for line in lines)
     if new_text != text:
         write_text(path, new_text)
@@ -219,26 +219,26 @@ def _identify_pictures(pictures: Sequence[Any], folder: Path, workers: int) -> l
 
 
 def _find_valid_shards(
-    folder: Path, index: dict[str, Any], lines: list[str], *, replace: bool
+    cache_dir: Path, index: dict[str, Any], lines: list[str], *, replace: bool
 ) -> set[int]:
-    """Return the numbers of the reusable shards; raise if the folder belongs to other pictures."""
+    """Return the numbers of the reusable shards; raise if the folder belongs to other images."""
     try:
-        old_index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        old_index = json.loads((cache_dir / INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return set()
     except (OSError, ValueError, RecursionError):
         old_index = None
     refusal = CacheError(
-        f"cache: expected the keypoints of these {index['count']} pictures, got those of other "
-        f"pictures in {folder} — choose another folder, or delete this one"
+        f"cache: expected the keypoints of these {index['count']} images, got those of other "
+        f"images in {cache_dir} — choose another folder, or delete this one"
     )
     if old_index != index and not replace:
         raise refusal
-    valid, size = set(), int(index["shard"])
+    valid, size = set(), int(index["shard_size"])
     edited = 0
     for number in range(-(-len(lines) // size)):
         after = lines[number * size : (number + 1) * size]
-        before = _read_identities(folder / _shard_name(number))
+        before = _read_identities(cache_dir / _shard_name(number))
         if before is None:
             continue
         difference = changes(before, after)
@@ -254,40 +254,40 @@ def _find_valid_shards(
             edited += len(after)
     if edited and not replace:
         warnings.warn(
-            f"keypoints of {edited} pictures are computed again: some of these pictures were "
-            f"edited after the cache {folder} was built",
+            f"keypoints of {edited} images are computed again: some of these images were "
+            f"edited after the cache {cache_dir} was built",
             stacklevel=3,
         )
     for number in range(-(-int(index["count"]) // size), _count_shards(old_index)):
-        (folder / _shard_name(number)).unlink(missing_ok=True)
+        (cache_dir / _shard_name(number)).unlink(missing_ok=True)
     return valid
 
 
 def _count_shards(index: Any) -> int:
     """Return the number of shards of an index, 0 if the index is damaged."""
     try:
-        return -(-int(index["count"]) // int(index["shard"]))
+        return -(-int(index["count"]) // int(index["shard_size"]))
     except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return 0
 
 
 def _read_identities(path: Path) -> list[str] | None:
-    """Return the identities of a shard's pictures, or None if the shard is missing or damaged."""
+    """Return the identities of a shard's images, or None if the shard is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as opened:
-            lines = json.loads((opened.metadata() or {})["pictures"])
+            lines = json.loads((opened.metadata() or {})["images"])
         contents(lines)
         return [str(line) for line in lines]
     except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None
 
 
-def _detect_keypoints(picture: Any, detector: str, longest: int) -> Keypoints:
+def _detect_keypoints(image_input: Any, detector: str, max_side: int) -> Keypoints:
     """Return the keypoints of a picture, in pixels of the original picture."""
-    image = read(picture)
-    factor = longest / min(image.size)
+    image = read(image_input)
+    factor = max_side / min(image.size)
     if factor >= 1:
         return detect(np.asarray(image)[None], detector)[0]
     new_size = round(image.width * factor), round(image.height * factor)
@@ -329,7 +329,7 @@ def _write_shard(path: Path, keypoints: list[Keypoints], lines: list[str], secon
                 [image_keypoints.image_size for image_keypoints in keypoints], device="cpu"
             ),
         },
-        metadata={"seconds": f"{seconds:.3f}", "pictures": json.dumps(lines)},
+        metadata={"seconds": f"{seconds:.3f}", "images": json.dumps(lines)},
     )
     with atomic_write(path) as stream:
         stream.write(content)

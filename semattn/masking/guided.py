@@ -10,7 +10,7 @@ import numpy as np
 from semattn.utils.registry import unknown_name_message
 from semattn.utils.validation import check_number
 
-from .masks import kept
+from .masks import num_visible
 from .policies import Masking, View, policies
 
 SHAPES = ("constant", "linear", "cosine")
@@ -85,7 +85,7 @@ class GuidedMasking(Masking):
     beta: float | Schedule = 2.0
     hint: float = 0.0
 
-    looks = True
+    needs_density = True
 
     def __post_init__(self) -> None:
         check_number("hint", self.hint)
@@ -112,14 +112,14 @@ class GuidedMasking(Masking):
         num_hints = self._hints(num_patches)
         if num_hints and beta:
             preferred = np.argsort(-math.copysign(1, beta) * rank)[
-                : num_patches - kept(num_patches, self.mask_ratio)
+                : num_patches - num_visible(num_patches, self.mask_ratio)
             ]
             keys[chance.choice(preferred, num_hints, replace=False)] = -np.inf
         return np.argsort(keys, kind="stable")
 
     def _hints(self, num_patches: int) -> int:
         """Return the number of patches that are forced to stay visible."""
-        visible = kept(num_patches, self.mask_ratio)
+        visible = num_visible(num_patches, self.mask_ratio)
         num_hints = round(self.hint * (num_patches - visible))
         if num_hints > visible:
             raise ValueError(

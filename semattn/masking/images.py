@@ -126,13 +126,13 @@ def mask_images(
             "omit them to use a checksum of the pixels"
         )
     is_weighted = loss_weight != "none"
-    if keypoints is None and (is_weighted or policy.looks):
+    if keypoints is None and (is_weighted or policy.needs_density):
         needs = getattr(densities.resolve(density), "needs", ("keypoints",))
         if needs or is_weighted:
             keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
     options: dict[str, Any] = {"patch_size": patch_size, "keypoints": keypoints}
     shape = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
-    s = densities_of(pixels, density, seed=policy.seed, **options) if policy.looks else None
+    s = densities_of(pixels, density, seed=policy.seed, **options) if policy.needs_density else None
     masks = policy.masks(shape, images, s, epoch)
     if not is_weighted:
         return masks

@@ -74,7 +74,7 @@ class Masks:
         return Masks(self.noise.to(device), self.visible, weight)
 
 
-def kept(patches: int, mask_ratio: float) -> int:
+def num_visible(patches: int, mask_ratio: float) -> int:
     """Return the number of P patches that stay visible: int(P (1 - mask_ratio)), as in MAE.
 
     Raises

@@ -17,7 +17,7 @@ from semattn.errors import ShapeError
 from semattn.utils.registry import Registry
 from semattn.utils.validation import check_values
 
-from .masks import Masks, generator, kept, noise_of
+from .masks import Masks, generator, noise_of, num_visible
 
 policies = Registry("masking")
 """Mapping of names to subclasses of `Masking`."""
@@ -61,7 +61,7 @@ class Masking:
     seed: int = 0
 
     # True if `order` uses the density.
-    looks = False
+    needs_density = False
 
     def order(self, view: View) -> np.ndarray:
         """Return the patches (P,) of an image, visible ones first."""
@@ -97,7 +97,7 @@ class Masking:
         (torch.Size([2, 2]), [6.0, 6.0])
         """
         num_patches = shape[0] * shape[1]
-        visible = kept(num_patches, self.mask_ratio)
+        visible = num_visible(num_patches, self.mask_ratio)
         densities = self._densities(s, len(images), num_patches)
         pairs = zip(densities, images, strict=True)
         rows = [self.noise(values, shape, image, epoch) for values, image in pairs]
@@ -108,7 +108,7 @@ class Masking:
         self, s: Tensor | np.ndarray | None, num_images: int, num_patches: int
     ) -> np.ndarray:
         if s is None:
-            if self.looks:
+            if self.needs_density:
                 raise ValueError(
                     f"density: expected (B, {num_patches}) for {type(self).__name__}, got none — "
                     "compute it with semattn.masking.densities_of"
@@ -155,7 +155,7 @@ class BlockwiseMasking(Masking):
     def order(self, view: View) -> np.ndarray:
         """Return the patches (P,) of an image, visible ones first; see `Masking`."""
         (h, w), chance = view.shape, view.chance
-        num_masked = h * w - kept(h * w, self.mask_ratio)
+        num_masked = h * w - num_visible(h * w, self.mask_ratio)
         hidden = np.zeros((h, w), dtype=bool)
         min_area, idle_blocks = max(1.0, SMALLEST_BLOCK * h * w), 0
         while (num_missing := num_masked - int(hidden.sum())) > 0:

@@ -41,12 +41,12 @@ class Curves:
 
     Parameters
     ----------
-    parts : (S + 1,), fraction of the patches that are removed or inserted
+    fractions : (S + 1,), fraction of the patches that are removed or inserted
     deletion, insertion : probability of the target, (B, S + 1)
     deletion_logit, insertion_logit : logit of the target, (B, S + 1)
     """
 
-    parts: Tensor
+    fractions: Tensor
     deletion: Tensor
     insertion: Tensor
     deletion_logit: Tensor
@@ -62,7 +62,7 @@ def curves(
     grid: PatchGrid,
     baseline: Any = "blur",
     black: Sequence[float] | None = None,
-    parts: Sequence[float] | int = 16,
+    fractions: Sequence[float] | int = 16,
     batch_size: int = 32,
     seed: int = 0,
     probabilities: Probabilities = softmax,
@@ -77,7 +77,7 @@ def curves(
     target : (B,), the class of each image
     grid : patch grid
     baseline, black : content of removed patches; see `perturbation.fill_of`
-    parts : number of equal steps, or the fractions themselves, increasing from 0 to 1
+    fractions : number of equal steps, or the fractions themselves, increasing from 0 to 1
     batch_size : number of perturbed images per model call
     probabilities : function from the float64 output of `predict` to probabilities, for outputs
         other than class logits; see `semattn.targets.OutputMeaning.score_probabilities`
@@ -90,12 +90,12 @@ def curves(
     Raises
     ------
     ShapeError, ValueError
-        If scores, targets or parts do not match.
+        If scores, targets or fractions do not match.
 
     Source: Petsiuk et al. 2018 (arXiv 1806.07421); Samek et al. 2017 (MoRF, LeRF).
     """
     scores = _check_inputs(images, scores, target, grid)
-    steps = _as_fractions(parts)
+    steps = _as_fractions(fractions)
     num_removed = (steps * grid.patches).round().long()
     rank = ranks(scores, seed)
     fill = fill_of(baseline, images, black)
@@ -145,19 +145,19 @@ def _target_outputs(
     return torch.cat(target_logits), torch.cat(target_probabilities)
 
 
-def area(parts: Tensor, values: Tensor) -> Tensor:
-    """Compute the trapezoidal area (B,) under values (B, S + 1) over the parts (S + 1,)."""
-    return torch.trapezoid(values, parts.to(values), dim=1)
+def area(fractions: Tensor, values: Tensor) -> Tensor:
+    """Compute the trapezoidal area (B,) under values (B, S + 1) over the fractions (S + 1,)."""
+    return torch.trapezoid(values, fractions.to(values), dim=1)
 
 
 def deletion(curve: Curves) -> Tensor:
     """Compute the area under the deletion curve, (B,); lower is better."""
-    return area(curve.parts, curve.deletion)
+    return area(curve.fractions, curve.deletion)
 
 
 def insertion(curve: Curves) -> Tensor:
     """Compute the area under the insertion curve, (B,); higher is better."""
-    return area(curve.parts, curve.insertion)
+    return area(curve.fractions, curve.insertion)
 
 
 def insertion_deletion(curve: Curves) -> Tensor:
@@ -167,7 +167,9 @@ def insertion_deletion(curve: Curves) -> Tensor:
 
 def lerf_morf(curve: Curves) -> Tensor:
     """Compute the area (B,) between the LeRF and MoRF curves, in logits."""
-    return area(curve.parts, curve.insertion_logit) - area(curve.parts, curve.deletion_logit)
+    return area(curve.fractions, curve.insertion_logit) - area(
+        curve.fractions, curve.deletion_logit
+    )
 
 
 def aopc(curve: Curves) -> Tensor:
@@ -178,7 +180,7 @@ def aopc(curve: Curves) -> Tensor:
 def comprehensiveness(curve: Curves) -> Tensor:
     """Compute the mean probability loss (B,) without the top patches; higher is better.
 
-    With the parts `ERASER`, this is the metric of DeYoung et al. 2020.
+    With the fractions `ERASER`, this is the metric of DeYoung et al. 2020.
     """
     return (curve.deletion[:, :1] - curve.deletion[:, 1:-1]).mean(dim=1)
 
@@ -197,8 +199,8 @@ def faithfulness_correlation(
     grid: PatchGrid,
     baseline: Any = "blur",
     black: Sequence[float] | None = None,
-    part: float = 0.2,
-    draws: int = 64,
+    fraction: float = 0.2,
+    n_sets: int = 64,
     batch_size: int = 32,
     seed: int = 0,
     probabilities: Probabilities = softmax,
@@ -210,25 +212,25 @@ def faithfulness_correlation(
 
     Parameters
     ----------
-    part : fraction of the patches in each set
-    draws : number of sets; the same sets for all images
+    fraction : fraction of the patches in each set
+    n_sets : number of sets; the same sets for all images
     others : as for `curves`
     """
     scores = _check_inputs(images, scores, target, grid)
-    set_size = round(part * grid.patches)
-    if not 1 <= set_size < grid.patches or draws < 2:
+    set_size = round(fraction * grid.patches)
+    if not 1 <= set_size < grid.patches or n_sets < 2:
         raise ValueError(
-            f"part, draws: expected sets of 1 to {grid.patches - 1} patches and at least 2 draws, "
-            f"got {set_size} and {draws} — the defaults are 0.2 and 64"
+            f"fraction, n_sets: expected sets of 1 to {grid.patches - 1} patches and at least 2 "
+            f"sets, got {set_size} and {n_sets} — the defaults are 0.2 and 64"
         )
     rng = torch.Generator().manual_seed(seed)
     sets = torch.stack(
-        [torch.randperm(grid.patches, generator=rng, device="cpu") for _ in range(draws)]
+        [torch.randperm(grid.patches, generator=rng, device="cpu") for _ in range(n_sets)]
     )
-    removed = torch.zeros(draws + 1, grid.patches, dtype=torch.bool, device="cpu")
+    removed = torch.zeros(n_sets + 1, grid.patches, dtype=torch.bool, device="cpu")
     removed[1:].scatter_(1, sets[:, :set_size], True)
     keep = (~removed).to(images.device).repeat(len(images), 1)
-    index = torch.arange(len(images), device=images.device).repeat_interleave(draws + 1)
+    index = torch.arange(len(images), device=images.device).repeat_interleave(n_sets + 1)
     fill = fill_of(baseline, images, black)
     _, probability = _target_outputs(
         predict, fill, index, keep, target, grid, batch_size, probabilities
@@ -247,16 +249,18 @@ def _pearson(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(scale > 0, (x * y).sum(dim=1) / scale, torch.nan)
 
 
-def _as_fractions(parts: Sequence[float] | int) -> Tensor:
-    if isinstance(parts, int):
-        if parts < 1:
-            raise ValueError(f"parts: expected at least one step, got {parts}")
-        return torch.linspace(0, 1, parts + 1, dtype=torch.float64, device="cpu")
-    fractions = torch.tensor(list(parts), dtype=torch.float64, device="cpu")
-    is_increasing = len(fractions) > 1 and bool((fractions.diff() > 0).all())
-    if not is_increasing or fractions[0] != 0 or fractions[-1] != 1:
-        raise ValueError(f"parts: expected numbers increasing from 0 to 1, got {list(parts)}")
-    return fractions
+def _as_fractions(fractions: Sequence[float] | int) -> Tensor:
+    if isinstance(fractions, int):
+        if fractions < 1:
+            raise ValueError(f"fractions: expected at least one step, got {fractions}")
+        return torch.linspace(0, 1, fractions + 1, dtype=torch.float64, device="cpu")
+    values = torch.tensor(list(fractions), dtype=torch.float64, device="cpu")
+    is_increasing = len(values) > 1 and bool((values.diff() > 0).all())
+    if not is_increasing or values[0] != 0 or values[-1] != 1:
+        raise ValueError(
+            f"fractions: expected numbers increasing from 0 to 1, got {list(fractions)}"
+        )
+    return values
 
 
 def _check_inputs(images: Tensor, scores: Tensor, target: Tensor, grid: PatchGrid) -> Tensor:

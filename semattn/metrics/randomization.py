@@ -24,7 +24,7 @@ DRAWS = ("reset", "normal")
 SIMILARITIES = ("spearman", "pearson", "ssim")
 
 
-def moved(first: Tensor, second: Tensor) -> Tensor:
+def total_variation(first: Tensor, second: Tensor) -> Tensor:
     """Compute the total variation distance (B,) of two maps (B, …).
 
     Half the sum of absolute differences of `|map| / sum |map|`: 0 for maps that are equal up to a

@@ -24,7 +24,7 @@ def infidelity(
     target: Tensor,
     *,
     noise: float = 0.2,
-    draws: int = 10,
+    n_samples: int = 10,
     normalize: bool = True,
     seed: int = 0,
 ) -> Tensor:
@@ -36,7 +36,7 @@ def infidelity(
     images, attribution : (B, C, H, W)
     target : (B,)
     noise : standard deviation of Gaussian noise, in units of the input
-    draws : number of noise samples for each image
+    n_samples : number of noise samples for each image
     normalize : scale the attribution to the best fit, so that its unit has no effect
     """
     if attribution.shape != images.shape:
@@ -54,7 +54,7 @@ def infidelity(
     with torch.no_grad():
         result: Tensor = metrics.infidelity(
             predict, perturb, images, attribution.detach(), target=target,
-            n_perturb_samples=draws, normalize=normalize,
+            n_perturb_samples=n_samples, normalize=normalize,
         )  # fmt: skip
     return result.cpu().double()
 
@@ -64,16 +64,16 @@ def max_sensitivity(
     images: Tensor,
     *,
     radius: float = 0.02,
-    draws: int = 10,
+    n_samples: int = 10,
     seed: int = 0,
 ) -> Tensor:
     """Compute the maximum relative change (B,) of a map under pixel noise of at most `radius`.
 
     Parameters
     ----------
-    explain : images (N, C, H, W) to maps (N, …), with the same class for all draws of an image
+    explain : images (N, C, H, W) to maps (N, …), with the same class for all samples of an image
     radius : in units of the input
-    draws : number of noise samples for each image
+    n_samples : number of noise samples for each image
     """
     rng = torch.Generator().manual_seed(seed)
 
@@ -88,6 +88,6 @@ def max_sensitivity(
 
     result: Tensor = metrics.sensitivity_max(
         lambda *args: (explain(args[0][0] if isinstance(args[0], tuple) else args[0]),),
-        images, perturb_func=perturb, perturb_radius=radius, n_perturb_samples=draws,
+        images, perturb_func=perturb, perturb_radius=radius, n_perturb_samples=n_samples,
     )  # fmt: skip
     return result.detach().cpu().double()

@@ -4,19 +4,19 @@
 transformers and accelerate are imported when a run starts; the extra `pretrain` installs them.
 """
 
-from .data import FixedMasks, MaskedImages, Order, readable
+from .data import EpochSampler, FixedMasks, MaskedImages, readable
 from .models import SIZES, build_model, features
 from .positions import add_positions
 from .reconstruction import Reconstruction, reconstruct
-from .run import FILES, Pretrained, pretrain
+from .run import FILES, PretrainingRun, pretrain
 
 __all__ = [
     "FILES",
     "SIZES",
+    "EpochSampler",
     "FixedMasks",
     "MaskedImages",
-    "Order",
-    "Pretrained",
+    "PretrainingRun",
     "Reconstruction",
     "add_positions",
     "build_model",

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from ..utils.atomic_files import write_text
 from ..utils.progress import Progress
 from .checkpoints import CHECKPOINTS, LOG, mark
-from .data import Order
+from .data import EpochSampler
 
 METRIC_KEYS = ("step", "epoch", "seconds", "loss", "learning_rate", "grad_norm", "eval_loss")
 
@@ -21,7 +21,7 @@ METRIC_KEYS = ("step", "epoch", "seconds", "loss", "learning_rate", "grad_norm",
 class EpochSetter(TrainerCallback):
     """Sets the epoch of the data order, also after a resume in the middle of an epoch."""
 
-    def __init__(self, order: Order, steps_per_epoch: int) -> None:
+    def __init__(self, order: EpochSampler, steps_per_epoch: int) -> None:
         self.order, self.steps = order, steps_per_epoch
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -32,8 +32,8 @@ class EpochSetter(TrainerCallback):
 class CheckpointMarker(TrainerCallback):
     """CheckpointMarker a checkpoint once every process has written its part."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out_dir: Path) -> None:
+        self.out_dir = out_dir
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Wait for all processes, then mark the checkpoint."""
@@ -42,7 +42,7 @@ class CheckpointMarker(TrainerCallback):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             step = state.global_step
-            mark(self.out / CHECKPOINTS / f"checkpoint-{step}", step)
+            mark(self.out_dir / CHECKPOINTS / f"checkpoint-{step}", step)
 
 
 class MetricsLog(TrainerCallback):
@@ -52,12 +52,12 @@ class MetricsLog(TrainerCallback):
 
     Parameters
     ----------
-    out : folder of the log
+    out_dir : folder of the log
     before : seconds spent before training, for example on keypoints
     """
 
-    def __init__(self, out: Path, before: float = 0.0) -> None:
-        self.out, self.seconds, self.since = out, before, 0.0
+    def __init__(self, out_dir: Path, before: float = 0.0) -> None:
+        self.out_dir, self.seconds, self.since = out_dir, before, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Continue from the time logged in the checkpoint."""
@@ -95,7 +95,7 @@ class MetricsLog(TrainerCallback):
         """Write all entries; does nothing outside the main process."""
         if state.is_world_process_zero:
             lines = [json.dumps(metrics) for metrics in select_metrics(state.log_history)]
-            write_text(self.out / LOG, "".join(f"{line}\n" for line in lines))
+            write_text(self.out_dir / LOG, "".join(f"{line}\n" for line in lines))
 
 
 def select_metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

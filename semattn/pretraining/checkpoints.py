@@ -34,10 +34,10 @@ def mark(checkpoint: Path, step: int) -> None:
     write_json(checkpoint / MARK, {"step": step})
 
 
-def latest(out: Path, *, tidy: bool) -> Path | None:
+def latest(out_dir: Path, *, tidy: bool) -> Path | None:
     """Return the newest complete checkpoint of a run; with `tidy`, remove incomplete ones."""
     complete: list[tuple[int, Path]] = []
-    for path in (out / CHECKPOINTS).glob("checkpoint-*"):
+    for path in (out_dir / CHECKPOINTS).glob("checkpoint-*"):
         if (path / MARK).exists():
             complete.append((int(path.name.rpartition("-")[2]), path))
         elif tidy:
@@ -45,21 +45,21 @@ def latest(out: Path, *, tidy: bool) -> Path | None:
     return max(complete)[1] if complete else None
 
 
-def read_run(out: Path) -> dict[str, Any] | None:
+def read_run(out_dir: Path) -> dict[str, Any] | None:
     """Return the saved settings and state of a run, or None if the folder holds no run."""
     try:
-        run: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
+        run: dict[str, Any] = json.loads((out_dir / RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise RunError(
-            f"out: expected a folder with a readable {RUN}, got {out} ({error}) — choose another "
-            "folder"
+            f"out: expected a folder with a readable {RUN}, got {out_dir} ({error}) — choose "
+            "another folder"
         ) from error
     return run
 
 
-def check_run(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def check_run(out_dir: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the saved run in a folder, or None; raise if it has other settings.
 
     Raises
@@ -67,7 +67,7 @@ def check_run(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     RunError
         If the run has other pictures or settings.
     """
-    run = read_run(out)
+    run = read_run(out_dir)
     if run is None:
         return None
     old_settings = run.get("settings", {})
@@ -75,7 +75,7 @@ def check_run(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if changed:
         name = changed[0]
         raise RunError(
-            f"out: expected a run with {name} {settings[name]!r}, got one in {out} with "
+            f"out: expected a run with {name} {settings[name]!r}, got one in {out_dir} with "
             f"{old_settings.get(name)!r} — choose another folder, or resume with the same settings"
         )
     return run

@@ -24,7 +24,15 @@ from ..errors import ImageError
 from ..grid import PatchGrid
 from ..images import read
 from ..keypoints import Keypoints, detect
-from ..masking import Crop, KeypointCache, Masking, RandomMasking, generator, kept, loss_weights
+from ..masking import (
+    Crop,
+    KeypointCache,
+    Masking,
+    RandomMasking,
+    generator,
+    loss_weights,
+    num_visible,
+)
 from ..masking.crop import SCALE
 
 CROP_PURPOSE, OTHER_PURPOSE, ORDER_PURPOSE = 2, 3, 4  # separate the random numbers of each use
@@ -37,7 +45,8 @@ class MaskedImages(Dataset):
     """Data set of random crops of pictures with their masks.
 
     An item is a dict: `pixel_values` (3, H, W) float32, normalised; `noise` (P,) float32; and
-    `loss_weight` (P,) float32 unless it is "none". Keys are (epoch, index), as given by `Order`.
+    `loss_weight` (P,) float32 unless it is "none". Keys are (epoch, index), as given by
+    `EpochSampler`.
 
     Parameters
     ----------
@@ -86,7 +95,7 @@ class MaskedImages(Dataset):
         self.pictures, self.masking = pictures, masking
         shape = (size // patch_size, size // patch_size)
         self.grid = PatchGrid(shape, (size, size), (patch_size, patch_size), prefix=1)
-        self.visible = kept(self.grid.patches, masking.mask_ratio)
+        self.visible = num_visible(self.grid.patches, masking.mask_ratio)
         self.other = density == "other"
         self.density = count if self.other else densities.resolve(density)
         self.needs = frozenset(getattr(self.density, "needs", ("keypoints",)))
@@ -121,7 +130,7 @@ class MaskedImages(Dataset):
 
     def check_cacheable(self) -> None:
         """Raise ValueError if the density needs descriptors, which a cache does not store."""
-        if self.masking.looks and "descriptors" in self.needs:
+        if self.masking.needs_density and "descriptors" in self.needs:
             raise ValueError(
                 "density: expected one without descriptors, which a cache does not store — detect "
                 "keypoints in each crop, or use count, size, gaussian, response or surround"
@@ -130,7 +139,7 @@ class MaskedImages(Dataset):
     @property
     def uses_keypoints(self) -> bool:
         """True if items depend on keypoints."""
-        guided = self.masking.looks and (self.other or bool(self.needs))
+        guided = self.masking.needs_density and (self.other or bool(self.needs))
         return guided or self.loss_weight != "none"
 
     def __len__(self) -> int:
@@ -156,7 +165,7 @@ class MaskedImages(Dataset):
         pixels = np.array(cropped)
         item = {"pixel_values": self.normalized(pixels)}
         s = np.zeros(self.grid.patches)
-        if self.masking.looks:
+        if self.masking.needs_density:
             s = self.densities(pixels, crop, epoch, index)
         item["noise"] = torch.from_numpy(self.masking.noise(s, self.grid.shape, index, epoch))
         if self.loss_weight != "none":
@@ -240,7 +249,7 @@ def middle(picture: Image.Image, size: tuple[int, int]) -> Crop:
     return Crop.center((picture.height, picture.width), size, CENTER)
 
 
-class Order(Sampler):
+class EpochSampler(Sampler):
     """Sampler of the keys (epoch, index) of an epoch in random order, the same in every process.
 
     Parameters

@@ -22,7 +22,7 @@ def is_due(epochs_done: int, epochs: int) -> bool:
     return epochs_done == epochs or epochs_done % max(1, epochs // PICTURES_PER_RUN) == 0
 
 
-def draw(model: Any, data: MaskedImages, count: int, epochs_done: int, out: Path) -> None:
+def draw(model: Any, data: MaskedImages, count: int, epochs_done: int, out_dir: Path) -> None:
     """Draw the reconstruction picture after a number of epochs and write it atomically."""
     result = reconstruct(
         model, data, spread_indices(len(data), count), epoch=max(epochs_done - 1, 0)
@@ -38,7 +38,7 @@ def draw(model: Any, data: MaskedImages, count: int, epochs_done: int, out: Path
     figure = viz.reconstruction(
         result, headline=headline, subtitle="  ·  ".join(filter(None, captions))
     )
-    with atomic_write(out / PICTURE) as stream:
+    with atomic_write(out_dir / PICTURE) as stream:
         figure.savefig(stream, format="png")
 
 

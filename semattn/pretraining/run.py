@@ -18,7 +18,7 @@ from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
 from .beginning import begin, save_run_start, warn_about_edits
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
-from .data import FixedMasks, MaskedImages, Order
+from .data import EpochSampler, FixedMasks, MaskedImages
 from .inputs import Inputs
 from .models import build_model, check_packages, hide_progress_bars
 from .pictures import PICTURE, draw, is_due
@@ -29,36 +29,36 @@ LONGEST = 2.0  # shorter side of pictures in keypoint detection, relative to the
 
 
 @dataclass(frozen=True, eq=False)
-class Pretrained:
+class PretrainingRun:
     """Record of a run, in progress or finished.
 
     Parameters
     ----------
     model : the `ViTMAEForPreTraining`, on the device of the run
     data : training data set
-    out : folder of the run
+    out_dir : folder of the run
     settings : settings of the run
     keypoints_seconds : time of keypoint detection; the seconds of the log include it
     resumed : step at which the run was resumed; 0 for an uninterrupted run
-    main : true in the process that writes files
+    is_main : true in the process that writes files
     log : metrics of a finished run, as in metrics.jsonl
     skipped : names of unreadable pictures, with reasons
     """
 
     model: Any
     data: MaskedImages
-    out: Path
+    out_dir: Path
     settings: dict[str, Any]
     keypoints_seconds: float
     resumed: int
-    main: bool
+    is_main: bool
     log: tuple[dict[str, Any], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
 
 
 def pretrain(
     pictures: Sequence[Any],
-    out: FolderLike,
+    out_dir: FolderLike,
     *,
     masking: Masking | None = None,
     model: Any = "small",
@@ -86,9 +86,9 @@ def pretrain(
     validation: Sequence[Any] | None = None,
     reconstructions: int = 6,
     progress: Progress | None = None,
-    after_epoch: Callable[[Pretrained, int, float], None] | None = None,
+    after_epoch: Callable[[PretrainingRun, int, float], None] | None = None,
     callbacks: Sequence[Any] = (),
-) -> Pretrained:
+) -> PretrainingRun:
     """Pre-train a masked autoencoder; the same call resumes an interrupted run.
 
     Uses transformers' trainer. With `torchrun` or `accelerate launch`, the batch is divided among
@@ -98,15 +98,15 @@ def pretrain(
     Parameters
     ----------
     pictures : paths, arrays or PIL images; unreadable pictures are skipped and listed
-    out : folder of the run
+    out_dir : folder of the run
     masking : masking policy; `GuidedMasking(seed=seed)` by default
     model, norm_pix_loss : as for `build_model`
     image_size, patch_size : pixels
     density, detector, loss_weight, temperature, scale : as for `MaskedImages`
     keypoints : "cache": detect once in the full pictures and crop the keypoints; "detect": detect
         in each crop
-    cache : folder of the keypoint cache; a subfolder of `out` by default. Runs on the same pictures
-        may share a cache; each run counts the time to build it
+    cache : folder of the keypoint cache; a subfolder of `out_dir` by default. Runs on the same
+        pictures may share a cache; each run counts the time to build it
     epochs, batch_size : `batch_size` is the total over all processes
     learning_rate : for a batch of 256, scaled linearly; cosine schedule after a warm-up over the
         fraction `warmup` of the steps
@@ -125,7 +125,8 @@ def pretrain(
     Raises
     ------
     RunError
-        If `out` holds a run with other settings or pictures, or if a picture can no longer be read.
+        If `out_dir` holds a run with other settings or pictures, or if a picture can no longer be
+        read.
     ImageError
         If no picture can be read.
     OutputError, LockedError
@@ -137,9 +138,11 @@ def pretrain(
         If pictures changed before the first checkpoint, or during training.
     """
     check_packages()
-    folder = out if isinstance(out, ResultFolder) else ResultFolder(Path(out), "pretrain")
+    results = (
+        out_dir if isinstance(out_dir, ResultFolder) else ResultFolder(Path(out_dir), "pretrain")
+    )
     progress = progress or ignore_progress
-    out_dir = folder.path
+    run_dir = results.path
     masking = GuidedMasking(seed=seed) if masking is None else masking
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     is_main = os.environ.get("RANK", "0") == "0"
@@ -162,20 +165,20 @@ def pretrain(
         "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "warmup": warmup, "seed": seed, "precision": precision,
     }  # fmt: skip
-    _check_settings(settings, out_dir, device)
+    _check_settings(settings, run_dir, device)
     uses_cache = keypoints == "cache" and options.uses_keypoints
     if uses_cache:
         options.check_cacheable()
-    check_run(out_dir, settings)
+    check_run(run_dir, settings)
 
     from . import callbacks as run_callbacks
     from .trainer import MaskedTrainer, set_steps, training_arguments
 
     with ExitStack() as stack:
         if is_main:
-            stack.enter_context(folder.running(FILES))
+            stack.enter_context(results.running(FILES))
         arguments = training_arguments(
-            out_dir, epochs=epochs, batch_size=batch_size, processes=processes,
+            run_dir, epochs=epochs, batch_size=batch_size, processes=processes,
             learning_rate=learning_rate, weight_decay=weight_decay, workers=workers,
             precision=precision, device=device, keep=keep, evaluates=validation is not None,
             seed=seed,
@@ -183,13 +186,13 @@ def pretrain(
         # The main process runs first; the others reuse its files.
         with arguments.main_process_first(local=False) if processes > 1 else nullcontext():
             inputs, validation_inputs = begin(
-                out_dir, pictures, validation, is_main, workers or None, progress
+                run_dir, pictures, validation, is_main, workers or None, progress
             )
             steps = _steps_per_epoch(len(inputs.lines), batch_size)
             settings |= {"pictures": len(inputs.lines), "pictures_sha256": inputs.digest}
             data, keypoints_seconds = make_data(inputs.pictures), 0.0
             if uses_cache:
-                keypoints_dir = out_dir / KEYPOINTS if cache is None else Path(cache)
+                keypoints_dir = run_dir / KEYPOINTS if cache is None else Path(cache)
                 if is_main:
                     _build_cache(
                         keypoints_dir,
@@ -203,10 +206,10 @@ def pretrain(
                 data.use(KeypointCache(keypoints_dir))
                 keypoints_seconds = KeypointCache(keypoints_dir).seconds
             if is_main:
-                save_run_start(out_dir, settings, keypoints_seconds, inputs, validation_inputs)
-            saved_run = check_run(out_dir, settings) or {}
+                save_run_start(run_dir, settings, keypoints_seconds, inputs, validation_inputs)
+            saved_run = check_run(run_dir, settings) or {}
         set_steps(arguments, steps, warmup=warmup, checkpoint_steps=checkpoint_steps)
-        order, checkpoint = Order(len(data), seed), latest(out_dir, tidy=False)
+        order, checkpoint = EpochSampler(len(data), seed), latest(run_dir, tidy=False)
         fixed_masks = (
             None if validation_inputs is None else FixedMasks(data, validation_inputs.pictures)
         )
@@ -214,8 +217,8 @@ def pretrain(
             model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
             eval_dataset=fixed_masks,
         )  # fmt: skip
-        run = Pretrained(
-            model=network, data=data, out=out_dir, settings=settings, main=is_main,
+        run = PretrainingRun(
+            model=network, data=data, out_dir=run_dir, settings=settings, is_main=is_main,
             keypoints_seconds=float(saved_run["keypoints_seconds"]),
             resumed=0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
             skipped=inputs.skipped,
@@ -223,18 +226,18 @@ def pretrain(
 
         def call_after_epoch(done: int, seconds: float) -> None:
             if is_main and reconstructions and is_due(done, epochs):
-                draw(network, data, reconstructions, done, out_dir)
+                draw(network, data, reconstructions, done, run_dir)
             if after_epoch is not None:
                 after_epoch(run, done, seconds)
 
-        log = run_callbacks.MetricsLog(out_dir, run.keypoints_seconds)
+        log = run_callbacks.MetricsLog(run_dir, run.keypoints_seconds)
         run_callbacks.replace_callbacks(
             trainer,
             [
                 run_callbacks.EpochSetter(order, steps),
                 log,
                 run_callbacks.EpochEnd(call_after_epoch, log, steps),
-                run_callbacks.CheckpointMarker(out_dir),
+                run_callbacks.CheckpointMarker(run_dir),
                 run_callbacks.ProgressReporter(progress),
                 *callbacks,
             ],
@@ -242,8 +245,8 @@ def pretrain(
         with hide_progress_bars():
             _train(trainer, checkpoint)
             if is_main:
-                _save_model(network, out_dir)
-                write_json(out_dir / RUN, {**saved_run, "finished": True})
+                _save_model(network, run_dir)
+                write_json(run_dir / RUN, {**saved_run, "finished": True})
                 warn_about_edits(inputs)
         arguments.distributed_state.wait_for_everyone()
     return replace(run, log=tuple(run_callbacks.select_metrics(trainer.state.log_history)))
@@ -292,7 +295,7 @@ def _steps_per_epoch(pictures: int, batch_size: int) -> int:
     return pictures // batch_size
 
 
-def _check_settings(settings: dict[str, Any], out: Path, device: str) -> None:
+def _check_settings(settings: dict[str, Any], out_dir: Path, device: str) -> None:
     """Raise for settings that would fail later in the run."""
     import torch
 
@@ -309,12 +312,12 @@ def _check_settings(settings: dict[str, Any], out: Path, device: str) -> None:
         raise ValueError(unknown_name_message("device", device, ("auto", "cpu")))
     if settings["precision"] == "float16" and (device == "cpu" or not torch.cuda.is_available()):
         raise ValueError("precision: expected a GPU for float16, got none — bfloat16 runs on a CPU")
-    if out.exists() and not out.is_dir():
-        raise RunError(f"out: expected a folder, got the file {out} — choose another name")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise RunError(f"out: expected a folder, got the file {out_dir} — choose another name")
 
 
 def _build_cache(
-    folder: Path,
+    cache_dir: Path,
     inputs: Inputs,
     detector: str,
     size: int,
@@ -325,16 +328,16 @@ def _build_cache(
 ) -> KeypointCache:
     """Return the keypoint cache of all pictures, completed if necessary."""
     return KeypointCache.build(
-        inputs.pictures, folder, detector=detector, longest=round(LONGEST * size),
+        inputs.pictures, cache_dir, detector=detector, max_side=round(LONGEST * size),
         workers=workers or None, progress=progress,
         identities=inputs.lines, replace=replace,
     )  # fmt: skip
 
 
-def _save_model(model: Any, out: Path) -> None:
+def _save_model(model: Any, out_dir: Path) -> None:
     """Save the trained model to its folder, atomically."""
-    temporary = out / f".{MODEL}.{os.getpid()}"
+    temporary = out_dir / f".{MODEL}.{os.getpid()}"
     model.save_pretrained(temporary)
-    if (out / MODEL).exists():
-        shutil.rmtree(out / MODEL)
-    temporary.replace(out / MODEL)
+    if (out_dir / MODEL).exists():
+        shutil.rmtree(out_dir / MODEL)
+    temporary.replace(out_dir / MODEL)

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from .checkpoints import CHECKPOINTS
-from .data import Order
+from .data import EpochSampler
 from .reconstruction import masked_loss
 
 BASE_BATCH = 256  # images; learning rates are scaled relative to this batch size
@@ -23,7 +23,7 @@ MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for keypoint detection
 class MaskedTrainer(Trainer):
     """`Trainer` of masked autoencoders with a weighted loss and a keyed data order."""
 
-    def __init__(self, *args: Any, order: Order, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order: EpochSampler, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.order = order
         self.can_return_loss = True  # evaluation has no labels
@@ -59,7 +59,7 @@ class MaskedTrainer(Trainer):
 
 
 def training_arguments(
-    out: Path,
+    out_dir: Path,
     *,
     epochs: int,
     batch_size: int,
@@ -82,7 +82,7 @@ def training_arguments(
     device : "cpu", or "auto": a GPU if available
     """
     arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
+        output_dir=str(out_dir / CHECKPOINTS),
         num_train_epochs=epochs,
         per_device_train_batch_size=batch_size // processes,
         per_device_eval_batch_size=batch_size // processes,

@@ -39,7 +39,7 @@ ROWS = [
     "attention-rollout",
     "random",
 ]
-SETTING = Setting(steps=4, draws=4)
+SETTING = Setting(steps=4, n_samples=4)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def test_values_equal_those_of_the_metrics(model, results):
             explanation.patch_map,
             torch.tensor([target]),
             grid=explanation.grid,
-            parts=4,
+            fractions=4,
         )
         expected = float(faithfulness.insertion_deletion(curves))
         assert column["insertion-deletion"] == pytest.approx(expected, abs=1e-9)

@@ -20,9 +20,9 @@ from semattn.masking import (
     RandomMasking,
     Schedule,
     kamim_weight,
-    kept,
     loss_weights,
     mask_images,
+    num_visible,
     policies,
 )  # fmt: skip
 
@@ -241,9 +241,9 @@ def check_policy(rng: Generator) -> None:
         s = random_density(rng, batch, max(patches, 0))
     epoch = 0 if rng.random() < 0.8 else random_number(rng)
     masks = policy.masks(sides, images, s, epoch)
-    num_visible = kept(patches, policy.mask_ratio)
+    visible = num_visible(patches, policy.mask_ratio)
     assert masks.noise.shape == (batch, patches)
-    assert bool((masks.mask.sum(1) == patches - num_visible).all())
+    assert bool((masks.mask.sum(1) == patches - visible).all())
     assert bool(((masks.noise > 0) & (masks.noise < 1)).all())
     for row in masks.noise:
         assert len(row.unique()) == patches

@@ -22,7 +22,7 @@ from semattn.errors import ImageError, ShapeError
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing, display_name, pixels_of, prepare, read
 from semattn.keypoints import Keypoints, detect
-from semattn.masking import Crop, GuidedMasking, RandomMasking, kept, loss_weights
+from semattn.masking import Crop, GuidedMasking, RandomMasking, loss_weights, num_visible
 from tests.fuzz import reliability_fuzz
 from tests.models import build
 
@@ -250,7 +250,7 @@ def test_numbers_that_are_none(value):
         detect(np.zeros((1, 32, 32, 3), np.uint8), contrast_threshold=value)
     with refuses((ValueError, TypeError), "hint: expected"):
         GuidedMasking(hint=value)
-    for call in (lambda: strata(torch.ones(1, 4), value), lambda: kept(9, value)):
+    for call in (lambda: strata(torch.ones(1, 4), value), lambda: num_visible(9, value)):
         with refuses((ValueError, TypeError), "(seed|mask_ratio): expected"):
             call()
 

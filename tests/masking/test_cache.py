@@ -32,7 +32,10 @@ def pictures(tmp_path):
 def test_the_cache_returns_the_detected_keypoints(pictures, tmp_path):
     reports = []
     cache = KeypointCache.build(
-        pictures, tmp_path / "kept", shard=2, progress=lambda *progress: reports.append(progress)
+        pictures,
+        tmp_path / "kept",
+        shard_size=2,
+        progress=lambda *progress: reports.append(progress),
     )
     assert len(cache) == 5 and reports == [
         ("keypoints", 2, 5),
@@ -56,7 +59,7 @@ def test_large_pictures_are_resized_for_detection():
     y, x = np.mgrid[:400, :400]
     picture[(x - 120) ** 2 + (y - 280) ** 2 < 144] = 255
     with tempfile.TemporaryDirectory() as folder:
-        keypoints = KeypointCache.build([picture], folder, longest=100)[0]
+        keypoints = KeypointCache.build([picture], folder, max_side=100)[0]
         largest_xy = keypoints.xy[keypoints.size.argmax()]
     assert keypoints.image_size == (400, 400)
     assert largest_xy.tolist() == pytest.approx([120, 280], abs=2)
@@ -70,26 +73,26 @@ def test_an_interrupted_build_is_resumed(pictures, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        KeypointCache.build(pictures, cache_dir, shard=2, progress=stop)
+        KeypointCache.build(pictures, cache_dir, shard_size=2, progress=stop)
     with pytest.raises(CacheError, match="valid shard"):
         KeypointCache(cache_dir)[4]
     before = {path.name: path.stat().st_mtime_ns for path in cache_dir.iterdir()}
-    cache = KeypointCache.build(pictures, cache_dir, shard=2)
+    cache = KeypointCache.build(pictures, cache_dir, shard_size=2)
     assert len(cache[4]) > 0
     assert (
         before.items()
         <= {path.name: path.stat().st_mtime_ns for path in cache_dir.iterdir()}.items()
     )
     hidden = [path.name for path in cache_dir.iterdir() if path.name.startswith(".")]
-    assert hidden == [".pictures.jsonl"], "no temporary files"
+    assert hidden == [".images.jsonl"], "no temporary files"
 
 
 def test_a_cache_of_other_pictures_is_refused(pictures, tmp_path):
     KeypointCache.build(pictures, tmp_path / "kept")
-    with pytest.raises(CacheError, match="got those of other pictures"):
+    with pytest.raises(CacheError, match="got those of other images"):
         KeypointCache.build(pictures[:-1], tmp_path / "kept")
-    with pytest.raises(CacheError, match="got those of other pictures"):
-        KeypointCache.build(pictures, tmp_path / "kept", longest=40)
+    with pytest.raises(CacheError, match="got those of other images"):
+        KeypointCache.build(pictures, tmp_path / "kept", max_side=40)
     with pytest.raises(CacheError, match=r"without a valid keypoints\.json"):
         KeypointCache(tmp_path)
 
@@ -117,20 +120,20 @@ def test_keypoints_of_an_edited_picture_are_detected_again(pictures, tmp_path, s
     cache_dir = tmp_path / "kept"
     for number in (3, 4):
         Image.fromarray(noise(number)).save(pictures[number], compress_level=0)
-    old = KeypointCache.build(pictures, cache_dir, shard=2)[3].xy
+    old = KeypointCache.build(pictures, cache_dir, shard_size=2)[3].xy
     first = [file.stat().st_mtime_ns for file in sorted(cache_dir.glob("*.safetensors"))]
     before = pictures[3].stat()
     Image.fromarray(noise(9)[: 64 if size == "same" else 48]).save(pictures[3], compress_level=0)
     os.utime(pictures[3], ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (pictures[3].stat().st_size == before.st_size) == (size == "same")
-    with pytest.warns(UserWarning, match="keypoints of 2 pictures are computed again") as caught:
-        cache = KeypointCache.build(pictures, cache_dir, shard=2)
+    with pytest.warns(UserWarning, match="keypoints of 2 images are computed again") as caught:
+        cache = KeypointCache.build(pictures, cache_dir, shard_size=2)
     assert len(caught) == 1
-    assert same(cache, KeypointCache.build(pictures, tmp_path / "fresh", shard=2))
+    assert same(cache, KeypointCache.build(pictures, tmp_path / "fresh", shard_size=2))
     assert not torch.equal(cache[3].xy, old)
     second = [file.stat().st_mtime_ns for file in sorted(cache_dir.glob("*.safetensors"))]
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True]
-    KeypointCache.build(pictures, cache_dir, shard=2)  # without a warning
+    KeypointCache.build(pictures, cache_dir, shard_size=2)  # without a warning
 
 
 def noise(seed: int) -> np.ndarray:
@@ -144,14 +147,14 @@ def test_another_list_with_the_same_names_is_detected(pictures, tmp_path):
         other.append(tmp_path / "site2/photos" / path.name)
         other[-1].parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise(number)).save(other[-1])
-    with pytest.warns(UserWarning, match="keypoints of 5 pictures are computed again"):
+    with pytest.warns(UserWarning, match="keypoints of 5 images are computed again"):
         cache = KeypointCache.build(other, tmp_path / "kept")
     assert same(cache, KeypointCache.build(other, tmp_path / "fresh"))
     arrays = [noise(number) for number in range(3)]
-    with pytest.raises(CacheError, match="got those of other pictures"):
+    with pytest.raises(CacheError, match="got those of other images"):
         KeypointCache.build(arrays, tmp_path / "kept")
     KeypointCache.build(arrays, tmp_path / "arrays")
-    with pytest.warns(UserWarning, match="keypoints of 3 pictures are computed again"):
+    with pytest.warns(UserWarning, match="keypoints of 3 images are computed again"):
         KeypointCache.build(arrays[::-1], tmp_path / "arrays")
 
 
@@ -164,12 +167,14 @@ def test_unchanged_pictures_are_not_read(pictures, tmp_path, monkeypatch):
 
 
 def test_replace_overwrites_the_cache_of_other_pictures(pictures, tmp_path):
-    KeypointCache.build(pictures, tmp_path / "kept", shard=2)
-    cache = KeypointCache.build(pictures[1:3], tmp_path / "kept", shard=2, replace=True)
-    assert same(cache, KeypointCache.build(pictures[1:3], tmp_path / "fresh", shard=2))
+    KeypointCache.build(pictures, tmp_path / "kept", shard_size=2)
+    cache = KeypointCache.build(pictures[1:3], tmp_path / "kept", shard_size=2, replace=True)
+    assert same(cache, KeypointCache.build(pictures[1:3], tmp_path / "fresh", shard_size=2))
     assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 1
-    cache = KeypointCache.build(pictures, tmp_path / "kept", shard=2, longest=40, replace=True)
-    assert same(cache, KeypointCache.build(pictures, tmp_path / "new", shard=2, longest=40))
+    cache = KeypointCache.build(
+        pictures, tmp_path / "kept", shard_size=2, max_side=40, replace=True
+    )
+    assert same(cache, KeypointCache.build(pictures, tmp_path / "new", shard_size=2, max_side=40))
 
 
 def test_the_cache_can_be_pickled(pictures, tmp_path):

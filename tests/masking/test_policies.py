@@ -19,7 +19,7 @@ from semattn.masking import (
     RandomMasking,
     Schedule,
     generator,
-    kept,
+    num_visible,
     policies,
 )
 
@@ -207,8 +207,8 @@ def test_the_noise_gives_the_same_mask_in_transformers():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: kept(16, 1.0), r"mask_ratio: expected a number in \(0, 1\)"),
-        (lambda: kept(3, 0.75), "leaves 0"),
+        (lambda: num_visible(16, 1.0), r"mask_ratio: expected a number in \(0, 1\)"),
+        (lambda: num_visible(3, 0.75), "leaves 0"),
         (lambda: GuidedMasking(hint=1.0), "hint: expected"),
         (lambda: GuidedMasking(beta=math.nan), "beta: expected a finite number"),
         (lambda: GuidedMasking(0.75, hint=0.9).masks((4, 4), [0], np.ones((1, 16))), "hint: exp"),

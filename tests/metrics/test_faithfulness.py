@@ -66,7 +66,7 @@ def by_loop(model, x, scores, parts, baseline):
 @pytest.mark.parametrize("parts", [6, metrics.ERASER])
 def test_curves_are_those_of_the_definition(model, x, scores, baseline, parts):
     result = curves(
-        model, x, scores, TARGET, grid=GRID, baseline=baseline, parts=parts, batch_size=5
+        model, x, scores, TARGET, grid=GRID, baseline=baseline, fractions=parts, batch_size=5
     )
     steps = np.linspace(0, 1, 7) if parts == 6 else np.array(parts)
     expected = by_loop(model, x, scores, steps, baseline)
@@ -98,8 +98,8 @@ def test_curves_are_those_of_the_definition(model, x, scores, baseline, parts):
 
 
 def test_removing_the_lowest_first_is_insertion_reversed(model, x, scores):
-    most_first = curves(model, x, scores, TARGET, grid=GRID, baseline="mean", parts=12)
-    least_first = curves(model, x, -scores, TARGET, grid=GRID, baseline="mean", parts=12)
+    most_first = curves(model, x, scores, TARGET, grid=GRID, baseline="mean", fractions=12)
+    least_first = curves(model, x, -scores, TARGET, grid=GRID, baseline="mean", fractions=12)
     torch.testing.assert_close(least_first.deletion.flip(1), most_first.insertion)
     between = least_first.deletion_logit.mean(1) - most_first.deletion_logit.mean(1)
     torch.testing.assert_close(metrics.lerf_morf(most_first) * 12 / 13, between)  # ends are equal
@@ -119,7 +119,13 @@ def test_a_correct_map_beats_its_opposite():
     target = torch.tensor([0])
     best, worst = (
         curves(
-            predict, x, sign * scores, target, grid=GRID, baseline=torch.zeros(3, 1, 1), parts=12
+            predict,
+            x,
+            sign * scores,
+            target,
+            grid=GRID,
+            baseline=torch.zeros(3, 1, 1),
+            fractions=12,
         )
         for sign in (1, -1)
     )
@@ -163,7 +169,7 @@ def test_deletion_is_quantus_selectivity(model, x, scores):
         device="cpu",
     )
     actual = curves(
-        square, images, patch_scores, TARGET, grid=grid, baseline=torch.zeros(3, 1, 1), parts=9
+        square, images, patch_scores, TARGET, grid=grid, baseline=torch.zeros(3, 1, 1), fractions=9
     )
     np.testing.assert_allclose(np.array(expected), actual.deletion[:, 1:], atol=1e-5)
 
@@ -196,7 +202,7 @@ def test_both_areas_match_torchcam(model, x, scores, patches, baseline):
         metric.update(x[part], int(TARGET[index]))
         actual = curves(
             model, x[part], scores[part], TARGET[part], grid=GRID,
-            baseline=torch.full((3, 1, 1), baseline), parts=parts,
+            baseline=torch.full((3, 1, 1), baseline), fractions=parts,
         )  # fmt: skip
         expected = metric.summary()
         assert float(metrics.deletion(actual)) == pytest.approx(expected["deletion_auc"], abs=1e-5)
@@ -207,7 +213,7 @@ def test_both_areas_match_torchcam(model, x, scores, patches, baseline):
 
 def test_correlation_matches_a_slow_loop(model, x, scores):
     actual = faithfulness_correlation(
-        model, x, scores, TARGET, grid=GRID, baseline="mean", part=0.25, draws=20, seed=4
+        model, x, scores, TARGET, grid=GRID, baseline="mean", fraction=0.25, n_sets=20, seed=4
     )
     chance = torch.Generator().manual_seed(4)
     sets = [torch.randperm(12, generator=chance)[:3].tolist() for _ in range(20)]
@@ -224,7 +230,7 @@ def test_correlation_matches_a_slow_loop(model, x, scores):
             sums.append(float(scores[i, patches].sum()))
             lost.append(float(before - after))
         assert float(actual[i]) == pytest.approx(np.corrcoef(sums, lost)[0, 1], abs=1e-4)
-    even = faithfulness_correlation(model, x, torch.ones(3, 12), TARGET, grid=GRID, draws=5)
+    even = faithfulness_correlation(model, x, torch.ones(3, 12), TARGET, grid=GRID, n_sets=5)
     assert even.isnan().all()
 
 
@@ -246,8 +252,8 @@ def test_scores_on_the_grid_and_with_gradients_are_accepted(model, x, scores):
         ({"scores": torch.full((3, 12), torch.nan)}, "scores: expected finite numbers"),
         ({"target": torch.tensor([1])}, "expected one row for each of 3 images"),
         ({"images": torch.rand(3, 3, 24, 24)}, "images: expected 24x32 pixels"),
-        ({"parts": 0}, "parts: expected at least one step"),
-        ({"parts": (0.0, 0.5)}, "parts: expected numbers increasing from 0 to 1"),
+        ({"fractions": 0}, "fractions: expected at least one step"),
+        ({"fractions": (0.0, 0.5)}, "fractions: expected numbers increasing from 0 to 1"),
         ({"predict": lambda images: images.mean((1, 2, 3))}, "predict: expected logits"),
         ({"baseline": "blurr"}, "did you mean 'blur'"),
     ],
@@ -257,5 +263,5 @@ def test_invalid_arguments_are_refused_in_one_line(model, x, scores, changed, me
     with pytest.raises((ValueError, ShapeError), match=message) as error:
         curves(**arguments, grid=GRID)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="part, draws: expected sets"):
-        faithfulness_correlation(model, x, scores, TARGET, grid=GRID, part=0.0)
+    with pytest.raises(ValueError, match="fraction, n_sets: expected sets"):
+        faithfulness_correlation(model, x, scores, TARGET, grid=GRID, fraction=0.0)

@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from semattn.errors import ShapeError, UnsupportedModelError
-from semattn.metrics.randomization import moved, mprt, randomized, similarity
+from semattn.metrics.randomization import mprt, randomized, similarity, total_variation
 from tests.models import build, devices, images, state_of
 
 
@@ -40,15 +40,15 @@ def is_unchanged(model: nn.Module, expected: tuple[list[object], dict[str, torch
 
 def test_moved_is_the_total_variation_distance():
     heat_map = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    assert moved(heat_map, 7 * heat_map).item() == pytest.approx(0, abs=1e-12)
+    assert total_variation(heat_map, 7 * heat_map).item() == pytest.approx(0, abs=1e-12)
     signs = torch.tensor([[1.0, -1.0, -1.0, 1.0]])
-    assert moved(heat_map, heat_map * signs).item() == 0, "magnitudes count"
+    assert total_variation(heat_map, heat_map * signs).item() == 0, "magnitudes count"
     half = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert moved(half, half.flip(1)).item() == 1
-    assert moved(half, torch.tensor([[0.0, 3.0, 0.0, 0.0]])).item() == 0.5
-    assert moved(heat_map, torch.zeros(1, 4)).isnan().all()
+    assert total_variation(half, half.flip(1)).item() == 1
+    assert total_variation(half, torch.tensor([[0.0, 3.0, 0.0, 0.0]])).item() == 0.5
+    assert total_variation(heat_map, torch.zeros(1, 4)).isnan().all()
     with pytest.raises(ShapeError, match="maps: expected two maps of the same shape"):
-        moved(heat_map, heat_map[:, :3])
+        total_variation(heat_map, heat_map[:, :3])
 
 
 def test_similarity_matches_scipy():

@@ -40,10 +40,10 @@ def test_the_seed_determines_the_draws():
 
 def test_sensitivity_of_maps_whose_change_is_known():
     assert max_sensitivity(lambda x: torch.ones(len(x), 4, 4), X).eq(0).all()
-    moved = max_sensitivity(lambda x: x, X, radius=0.1, draws=50)
+    moved = max_sensitivity(lambda x: x, X, radius=0.1, n_samples=50)
     most = 0.1 * (3 * 64) ** 0.5 / X.flatten(1).norm(dim=1).double()
     assert (moved <= most).all() and (moved > 0.4 * most).all()
-    halved = max_sensitivity(lambda x: x, X, radius=0.05, draws=50)
+    halved = max_sensitivity(lambda x: x, X, radius=0.05, n_samples=50)
     torch.testing.assert_close(halved, moved / 2, atol=1e-6, rtol=1e-4)
 
 

@@ -18,7 +18,14 @@ from safetensors.torch import load_file
 pytest.importorskip("accelerate")
 
 from semattn.masking import BlockwiseMasking, RandomMasking
-from semattn.pretraining import FixedMasks, MaskedImages, Order, build_model, features, pretrain
+from semattn.pretraining import (
+    EpochSampler,
+    FixedMasks,
+    MaskedImages,
+    build_model,
+    features,
+    pretrain,
+)
 from semattn.pretraining.checkpoints import RunError, latest
 from semattn.pretraining.reconstruction import masked_loss
 from tests.pretraining.runs import TINY, options, pictures
@@ -73,7 +80,7 @@ def uninterrupted(tmp_path_factory):
     """Return the folder of an uninterrupted run in this process."""
     out = tmp_path_factory.mktemp("alone")
     run = pretrain(pictures(), out, **options())
-    assert run.resumed == 0 and run.main
+    assert run.resumed == 0 and run.is_main
     return out
 
 
@@ -282,7 +289,7 @@ def test_the_order_gets_its_epoch_from_the_step():
 
     from semattn.pretraining.callbacks import EpochSetter
 
-    order = Order(5, seed=3)
+    order = EpochSampler(5, seed=3)
     first = list(order)
     assert sorted(first) == [(0, index) for index in range(5)]
     EpochSetter(order, steps_per_epoch=4).on_epoch_begin(

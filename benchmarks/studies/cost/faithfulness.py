@@ -72,7 +72,7 @@ def make_calls(black_pixel: list[float]) -> dict[str, tuple[int, Call]]:
         def run(model: nn.Module, images: Tensor, scores: Tensor, target: Tensor) -> None:
             faithfulness.curves(
                 model, images, scores, target, grid=GRID, baseline=baseline, black=black_pixel,
-                parts=STEPS, batch_size=BATCH,
+                fractions=STEPS, batch_size=BATCH,
             )  # fmt: skip
 
         return run

@@ -79,7 +79,7 @@ def measure(
             torch.cuda.synchronize()
 
     with tempfile.TemporaryDirectory() as folder:
-        keypoint_cache = KeypointCache.build(images, folder, longest=round(LONGEST * size))
+        keypoint_cache = KeypointCache.build(images, folder, max_side=round(LONGEST * size))
         sets = {
             "random": MaskedImages(images, RandomMasking(), **options),
             "guided, cached keypoints": MaskedImages(
