@@ -265,9 +265,12 @@ class FeatureStore:
             return arrays | {"sources": empty, "labels": empty, "is_correct": empty.astype(bool)}
         features = self.extractor.extract(images)
         predicted = features.logits.argmax(dim=-1).numpy()
-        given = [pairs[position][1] for position in read_positions]
+        known_labels = [pairs[position][1] for position in read_positions]
         labels = np.array(
-            [p if label is None else label for p, label in zip(predicted, given, strict=True)]
+            [
+                p if label is None else label
+                for p, label in zip(predicted, known_labels, strict=True)
+            ]
         )
         classes = features.logits.shape[-1]
         if (wrong := labels[(labels < 0) | (labels >= classes)]).size:

@@ -172,7 +172,9 @@ class Search:
         self.progress = progress or ignore_progress
         self.run_store = RunStore(None if folder is None else Path(folder), run, "search")
         self._warned, self._was_compared = False, bool(self.run_store.numbered(CLASS))
-        sources = data.sources if data.labels else [None] * len(data)  # pairs are read one by one
+        sources = (
+            data.sources if data.labels else [None] * len(data)
+        )  # a pair is read when it is needed
         self.store = FeatureStore(
             extractor, data, self.run_store, input_names(sources), batch_size, seed, self.progress
         )
@@ -283,10 +285,10 @@ class Search:
         name = f"{CLASS}{target:06d}"
         arrays = self._load(name)
         if arrays is None:
-            found = find_candidate_cues(
+            result = find_candidate_cues(
                 self.store, reference, target, self.max_candidates, self.seed
             )
-            arrays = candidates_to_arrays(*found)
+            arrays = candidates_to_arrays(*result)
             self._save(name, arrays)
         return candidates_from_arrays(target, arrays)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from semattn import record
+from semattn.grid import PatchGrid
+from semattn.spurious.cue import intervention_patches
+from semattn.spurious.cue_detector import CueDetector
 from semattn.spurious.interventions import (
+    _best_covering,
     class_log_odds,
     class_log_odds_without,
     log_odds,
     paste_patches,
+    widen,
 )
 from tests import models
 
@@ -93,3 +101,30 @@ def test_a_colour_cast_is_transferred_with_light(model):
     )
     brighter = paste_patches(plain, plain + 0.3, patches, grid, match_colours=True)
     torch.testing.assert_close(brighter[:, :, 32:], plain[:, :, 32:])  # brightness stays
+
+
+def test_patches_of_confirmed_cues_are_left_out_of_interventions():
+    values, objectness = np.full((2, 9, 1), -1.0), np.zeros((2, 9))
+    objectness[:, 0] = 1  # the object, in a corner
+    values[0, 8] = 1  # patches of a cue that is confirmed
+    index = SimpleNamespace(labels=np.array([1, 0]), grid=PatchGrid((3, 3), (9, 9), (3, 3)))
+    store = SimpleNamespace(
+        gather=lambda rows: {"values": values[rows], "objectness": objectness[rows]}, index=index
+    )
+    confirmed = CueDetector(np.ones(1), 0.0, 1.0, 0.0)
+    candidate_cue = SimpleNamespace(target=1, fixed=np.zeros(9, bool), detector=confirmed)
+    rows = np.arange(2)
+    before = intervention_patches(store, rows, candidate_cue, []).off_object
+    after = intervention_patches(store, rows, candidate_cue, [confirmed]).off_object
+    assert np.argwhere(before & ~after).tolist() == [[0, 8]] and not (after & ~before).any()
+
+
+def test_partners_cover_regions_and_marks_are_widened_by_a_patch():
+    regions = np.array([[True, True, False, False]])
+    free = np.array([[False, True, True, True], [True, True, False, False]])
+    assert _best_covering(np.random.default_rng(0), regions, free).tolist() == [1]
+    without_itself = _best_covering(np.random.default_rng(0), free, free, itself=False)
+    assert without_itself.tolist() == [1, 0]
+    neighbourhood = widen(np.eye(9, dtype=bool)[4:5], PatchGrid((3, 3), (9, 9), (3, 3)))
+    assert neighbourhood.all()
+    assert widen(np.eye(9, dtype=bool)[:1], PatchGrid((3, 3), (9, 9), (3, 3))).sum() == 4

@@ -1,0 +1,97 @@
+"""Locations and candidates against values computed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from semattn.spurious import candidates as candidates_of
+from semattn.spurious.candidates import (
+    ClassPatches,
+    _best_threshold,
+    find_candidates,
+    overlap_fraction,
+)
+from semattn.spurious.cue_detector import fit_detector
+from semattn.spurious.projection import FeatureProjection
+
+
+def test_off_object_leaves_out_the_object_and_its_neighbours():
+    objectness = np.zeros((1, 25))
+    objectness[0, 12] = 1  # the middle of 5 x 5
+    on_object = candidates_of.object_patches(objectness)
+    assert on_object.sum() == 1
+    assert candidates_of.object_patches(np.array([[0.0, 0.2, 0.5, 0.9]])).tolist() == [
+        [False] * 2 + [True] * 2
+    ]
+    off_object = candidates_of.background_patches(on_object, np.zeros(25, bool), (5, 5)).reshape(
+        5, 5
+    )
+    expected = np.ones((5, 5), bool)
+    expected[1:4, 1:4] = False
+    assert np.array_equal(off_object, expected)
+    fixed = np.zeros(25, bool)
+    fixed[12] = True
+    assert candidates_of.background_patches(on_object, fixed, (5, 5)).all()
+
+
+def test_fixed_places_are_salient_in_the_class_only():
+    on_object = np.zeros((10, 4), bool)
+    on_object[:5, 3] = True  # in the class alone
+    on_object[:, 0] = True  # everywhere
+    on_object[:1, 1] = True  # an object that happens to be there
+    in_class = np.arange(10) < 5
+    assert candidates_of.fixed_patches(on_object, in_class).tolist() == [False, False, False, True]
+    assert candidates_of.mean_overlap(on_object[1:5]) == 1
+    corner = np.eye(16, dtype=bool)[:1]
+    near, apart = np.roll(corner, 10, axis=1), np.roll(corner, 3, axis=1)  # of 4 x 4
+    assert candidates_of.nearby_fraction(near | apart, corner, (4, 4)) == 0.5
+    assert candidates_of.nearby_fraction(corner, np.zeros((1, 16), bool), (4, 4)) == 0
+    half = candidates_of.mean_overlap(np.array([[True, True, False], [False, True, True]]))
+    assert half == pytest.approx(1 / 3)
+    assert candidates_of.mean_overlap(np.eye(3, dtype=bool)) == 0
+    assert np.isnan(candidates_of.mean_overlap(np.zeros((3, 4), bool)))
+
+
+def planted(shift: float, seed: int = 0):
+    """Return 60 images of 16 patches; the fourth patch of the class is offset by `shift`."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(60, 16, 6)).astype(np.float32)
+    in_class = np.arange(60) < 20
+    values[in_class, 3, 0] += shift
+    off_object = np.ones((60, 16), bool)
+    return ClassPatches(values, off_object, in_class, np.arange(60) % 3), FeatureProjection(
+        np.zeros(6), np.eye(6), slice(0, 3)
+    )
+
+
+def test_candidates_are_more_frequent_in_the_class():
+    patches, projection = planted(9.0)
+    best = find_candidates(patches, projection, 0)[0]
+    assert best.p < 1e-10 and best.has_cue[patches.in_class].mean() > 0.9
+    assert best.has_cue[~patches.in_class].mean() < 0.1
+    assert best.patch_mask[patches.in_class][:, 3].mean() > 0.9
+    detector = fit_detector(patches.values, best.patch_mask, best.has_cue & patches.in_class,
+                            ~best.has_cue & ~patches.in_class, 0)  # fmt: skip
+    matches = detector(patches.values)
+    assert matches[patches.in_class][:, 3].min() > matches[~patches.in_class].max()
+
+
+def test_patches_on_the_object_are_not_counted():
+    patches, projection = planted(9.0)
+    patches.off_object[:, 3] = False
+    assert min(candidate.p for candidate in find_candidates(patches, projection, 0)) > 1e-3
+
+
+def test_without_a_cue_candidates_are_as_frequent_as_chance():
+    judged, small = 0, 0
+    for seed in range(12):
+        candidates = find_candidates(*planted(0.0, seed), 0)
+        judged += len(candidates)
+        small += sum(candidate.p * len(candidates) < 0.05 for candidate in candidates)
+    assert judged > 20 and small <= 2  # of 12 searches at .05
+
+
+def test_threshold_separates_the_class_and_overlap_is_of_the_smaller_set():
+    assert _best_threshold(np.array([5, 6, 7]), np.array([0, 1, 4])) == 5
+    assert overlap_fraction(np.array([1, 1, 0]) > 0, np.array([0, 1, 0]) > 0) == 1
