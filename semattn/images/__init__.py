@@ -17,10 +17,9 @@ from .batch import (
     prepare,
 )
 from .mask_levels import MaskEncoding
-from .object_mask import ObjectMask, infer_mask_encoding, read_mask
+from .object_mask import ObjectMask, infer_mask_encoding, open_mask, read_mask
 from .picture import MAX_PIXELS, MIN_SIDE, Picture, read
 from .preprocessing import Preprocessing
-from .raw_mask import open_mask
 
 __all__ = [
     "MAX_PIXELS",
