@@ -20,7 +20,7 @@ from ..attention.sites import check_model
 from ..data.loading import ImageLoader, LoadedBatch, Skipped
 from ..data.prefetching import default_workers, load_batches
 from ..data.sources import Source
-from ..density import densities
+from ..density import density_needs
 from ..errors import SemattnError
 from ..explain import Explanation, explainers
 from ..images import Preprocessing
@@ -88,7 +88,7 @@ class Work:
             **explainer_options, preprocessing=self.preprocessing
         )
         detectors.resolve(options["detector"])
-        needs = getattr(densities.resolve(options["density"]), "needs", ("keypoints",))
+        needs = density_needs(options["density"])
         self.image_loader = ImageLoader(
             self.preprocessing, options["detector"], needs, source.names
         )

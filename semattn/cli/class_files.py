@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SemattnError
-from ..utils.text_files import read_lines
+from ..utils.text import read_lines
 
 COLUMNS = {
     "index", "idx", "id", "number", "class", "classes", "class_id", "class_index", "name", "names",

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 
 import typer
 
@@ -94,13 +94,15 @@ def _packages() -> Iterator[CheckResult]:
     """Yield a result for each required package: the installed version against its requirement."""
     from packaging.requirements import Requirement
 
+    from ..utils.provenance import installed_version
+
     requirements = [Requirement(line) for line in requires("semattn") or ()]
     for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        installed = _version(requirement.name)
+        installed = installed_version(requirement.name)
         if installed is None and requirement.name == "opencv-python":
-            installed = _version("opencv-python-headless")
+            installed = installed_version("opencv-python-headless")
         if installed is None:
             yield CheckResult(
                 requirement.name, BROKEN, f"expected {requirement.specifier or 'any'}, got none"
@@ -114,19 +116,14 @@ def _packages() -> Iterator[CheckResult]:
 
 
 def _extras() -> Iterator[CheckResult]:
+    from ..utils.provenance import installed_version
+
     for name, use in EXTRAS.items():
-        installed = _version(name)
+        installed = installed_version(name)
         if installed is None:
             yield CheckResult(name, MISSING, use)
         else:
             yield CheckResult(name, FINE, f"{installed} — {use}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
+
+from ..utils.text import to_json_value
 
 Parameters = ParamSpec("Parameters")
 Content = dict[str, Any]
@@ -42,24 +42,7 @@ def json_output(
 
 def emit(content: Content) -> None:
     """Print one JSON object in ASCII."""
-    typer.echo(json.dumps(finite(content), indent=1, ensure_ascii=True, allow_nan=False))
-
-
-def finite(value: Any) -> Any:
-    """Return a value ready for JSON: NaN and infinity as None, paths as text.
-
-    Examples
-    --------
-    >>> finite({"a": (1.0, float("nan")), "file": Path("a/b.png")})
-    {'a': [1.0, None], 'file': 'a/b.png'}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    typer.echo(json.dumps(to_json_value(content), indent=1, ensure_ascii=True, allow_nan=False))
 
 
 def result_content(

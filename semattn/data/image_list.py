@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SemattnError
-from ..utils.text_files import read_lines
+from ..utils.text import read_lines
 
 SAMPLE = 64  # lines from which the form is inferred
 SHORT = 200  # characters of a line that an error shows

@@ -19,7 +19,7 @@ from .keypoint_densities import (
     size,
     surround,
 )
-from .scene import Scene, densities, register_density
+from .scene import Scene, densities, density_needs, register_density
 
 __all__ = [
     "EMPTY",
@@ -32,6 +32,7 @@ __all__ = [
     "concentration",
     "count",
     "densities",
+    "density_needs",
     "distinct",
     "distinct_size",
     "distinct_size_surround",

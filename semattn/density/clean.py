@@ -11,7 +11,7 @@ from semattn.errors import ShapeError
 from semattn.images import prepare
 from semattn.keypoints import detect
 
-from .scene import Scene, densities
+from .scene import Scene, densities, density_needs
 
 
 def clean_density(
@@ -53,7 +53,7 @@ def clean_density(
     """
     function = densities.resolve(density)
     pixels = prepare(inputs, preprocessing).pixels
-    needs = getattr(function, "needs", ("keypoints",))
+    needs = density_needs(function)
     keypoints = detect(pixels, detector, descriptors="descriptors" in needs) if needs else ()
 
     def clean(scene: Scene) -> Tensor:

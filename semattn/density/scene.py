@@ -111,3 +111,16 @@ def register_density(
         return densities.register(name)(density)
 
     return decorate
+
+
+def density_needs(density: str | Callable[[Scene], Tensor]) -> frozenset[str]:
+    """Return the parts of the scene that a density needs: "keypoints", "descriptors".
+
+    A function that is not registered needs keypoints, unless its attribute ``needs`` lists others.
+
+    Examples
+    --------
+    >>> density_needs("uniform"), density_needs(lambda scene: scene)
+    (frozenset(), frozenset({'keypoints'}))
+    """
+    return frozenset(getattr(densities.resolve(density), "needs", ("keypoints",)))

@@ -26,6 +26,7 @@ from ..utils.provenance import about_model, versions
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import ResultFolder
 from ..utils.run_store import RunStore
+from ..utils.text import to_json_number
 from .measures import Case, Setting, measures
 from .methods import Method, method
 from .row_store import RowStore, around, sources_of
@@ -238,8 +239,7 @@ class _Study:
             if measures[name].mask and mask is None:
                 values[name] = None
                 continue
-            value = float(measures[name].function(case))
-            values[name] = value if np.isfinite(value) else None
+            values[name] = to_json_number(float(measures[name].function(case)))
         return {"values": values, "seconds": cost.seconds, "peak_mib": cost.peak_mib}
 
     def _prepare(self, item: Any) -> tuple[Images, Tensor | None]:

@@ -22,7 +22,7 @@ from ..attention.model_pass import collect_meanings, first_meaning
 from ..attention.scope import nested_pass
 from ..attention.sites import Layers, check_model
 from ..attention.target import Target
-from ..density import Scene, concentration, densities
+from ..density import Scene, concentration, densities, density_needs
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing, keypoint_channels_error, prepare
@@ -321,7 +321,7 @@ class Explainer(Attribution):
         self, images: Images, need_keypoints: bool
     ) -> Future[list[Keypoints]] | None:
         """Start the keypoint detection in other threads, to run it in parallel with the model."""
-        needs = () if isinstance(self.density, Tensor) else _density_needs(self.density)
+        needs = () if isinstance(self.density, Tensor) else density_needs(self.density)
         uses_keypoints = bool(needs) and self.uses_keypoints
         if images.pixels_are_mean:
             if uses_keypoints:
@@ -417,10 +417,6 @@ def _unwrap_inputs(source: Any) -> Any:
             "pass the others as additional_forward_args"
         )
     return source[0]
-
-
-def _density_needs(density: Any) -> frozenset[str]:
-    return frozenset(getattr(densities.resolve(density), "needs", ("keypoints",)))
 
 
 def _option_name(option: Any) -> str:

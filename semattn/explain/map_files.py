@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import SemattnError
+from ..utils.atomic_files import atomic_path
 from ..utils.provenance import digest
 from .explanation import Explanation
 
@@ -77,20 +76,15 @@ def save_maps(explanation: Explanation, file: str | os.PathLike[str]) -> Path:
     metadata = {"format": _FORMAT, "sha256": _digest(tensors, about), "about": about}
     if file.is_dir():
         raise StoreError(f"file: expected a file name, got the folder {file} — name a file in it")
-    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".semattn-", dir=file.parent))
-        save_file(tensors, temporary / "maps", metadata=metadata)
-        (temporary / "maps").replace(file)
+        with atomic_path(file) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(
             f"file: expected to write {file}, got {reason} — save it elsewhere"
         ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return file
 
 

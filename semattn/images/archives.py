@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from ..errors import ImageError, plain
-from ..utils.text_files import decode
+from ..utils.text import decode
 
 LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt")  # hold a class
 LATER_LABELS = ("json", "txt")  # used if there are none of LABELS

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..utils.provenance import model_label, unconfirmed
+from ..utils.text import to_json_value
 from .accumulate import Tally
 from .analysis_files import read_analysis_file, save_analysis
-from .estimates import METRIC_INFO, AnalysisResult, Array, to_json_number
+from .estimates import METRIC_INFO, AnalysisResult, Array
 from .findings import Finding, find_findings
 
 
@@ -55,12 +54,8 @@ def _summarize_metric(analysis: AnalysisResult, name: str) -> dict[str, Any]:
 
 def _to_lists(analysis: AnalysisResult, values: Array) -> list[Any]:
     """Convert (L, H, …) to lists, without the padding of layers that have fewer heads."""
-
-    def to_list(array: Any) -> Any:
-        return [to_list(item) for item in array] if np.ndim(array) else to_json_number(array)
-
     layers = zip(values, analysis.layers, strict=True)
-    return [to_list(layer_values[:heads]) for layer_values, (_, heads) in layers]
+    return [to_json_value(layer_values[:heads]) for layer_values, (_, heads) in layers]
 
 
 class Analysis(AnalysisResult):

@@ -31,7 +31,7 @@ from ..data.loading import (
     has_spare_cores,
     load_ahead,
 )
-from ..density import Scene, concentration, densities, strata
+from ..density import Scene, concentration, densities, density_needs, strata
 from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing
@@ -179,7 +179,7 @@ class AnalysisRunner:
             )
         detectors.resolve(options["detector"])
         preprocessing = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
-        needs = getattr(self.density, "needs", ("keypoints",))
+        needs = density_needs(self.density)
         self.image_loader = ImageLoader(preprocessing, options["detector"], needs)
         parameters = {name: _option_to_json(value) for name, value in options.items()}
         parameters["preprocessing"] = parameters["preprocessing"] or _describe_preprocessing(model)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..data.loading import Skipped
 from ..grid import PatchGrid
 from ..utils.registry import unknown_name_message
+from ..utils.text import to_json_number
 from .accumulate import METRICS, Tally
 from .nulls import NULLS
 
@@ -177,10 +178,3 @@ class AnalysisResult:
         if name not in self.tally.sums:
             raise ValueError(unknown_name_message("metric", name, self.tally.sums))
         return name
-
-
-def to_json_number(value: Any) -> float | bool | None:
-    """Return a number for JSON: None for NaN or infinity."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    return float(value) if np.isfinite(value) else None

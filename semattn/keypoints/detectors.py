@@ -76,7 +76,7 @@ def detect_async(
 
     Examples
     --------
-    >>> start(np.zeros((1, 32, 32, 3), dtype=np.uint8)).result()[0].xy.shape
+    >>> detect_async(np.zeros((1, 32, 32, 3), dtype=np.uint8)).result()[0].xy.shape
     torch.Size([0, 2])
     """
     detectors.resolve(detector)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from semattn.density import Scene, count, densities
+from semattn.density import Scene, count, densities, density_needs
 from semattn.errors import ShapeError
 from semattn.grid import PatchGrid
 from semattn.images import pixels_of
@@ -62,7 +62,7 @@ def densities_of(
             "pass the keypoints of other images, with density 'count'"
         )
     density_function = densities.resolve(density)
-    needs = getattr(density_function, "needs", ("keypoints",))
+    needs = density_needs(density_function)
     if keypoints is None and needs:
         keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
     shape = (height // patch_size, width // patch_size)
@@ -127,7 +127,7 @@ def mask_images(
         )
     is_weighted = loss_weight != "none"
     if keypoints is None and (is_weighted or policy.needs_density):
-        needs = getattr(densities.resolve(density), "needs", ("keypoints",))
+        needs = density_needs(density)
         if needs or is_weighted:
             keypoints = detect(pixels, detector, descriptors="descriptors" in needs)
     options: dict[str, Any] = {"patch_size": patch_size, "keypoints": keypoints}

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ..data import list_images
-from ..density import Scene, count, densities
+from ..density import Scene, count, densities, density_needs
 from ..errors import ImageError
 from ..grid import PatchGrid
 from ..images import read
@@ -98,7 +98,7 @@ class MaskedImages(Dataset):
         self.visible = num_visible(self.grid.patches, masking.mask_ratio)
         self.other = density == "other"
         self.density = count if self.other else densities.resolve(density)
-        self.needs = frozenset(getattr(self.density, "needs", ("keypoints",)))
+        self.needs = density_needs(self.density)
         self.cache, self.detector = cache, detector
         self.loss_weight, self.temperature = loss_weight, temperature
         loss_weights(loss_weight, np.zeros(1), 1.0, temperature)  # raises for unknown names

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..affinity import confine_to_region, refine_by_affinity
 from ..attention import SiteRecord
-from ..density import Scene, concentration, densities
+from ..density import Scene, concentration, densities, density_needs
 from ..errors import ShapeError
 from ..grid import PatchGrid
 from ..keypoints import detect_async
@@ -82,7 +82,7 @@ class DensityPrompt:
         self.needs_layer = self.source is not None
         self.density = densities.resolve(self.source.density if self.source else density)
         self.pixels, self.grid, self.seed, self.to_bias = pixels, grid, seed, to_bias
-        needs = density_needs(density)
+        needs = prompt_needs(density)
         self.pending_keypoints = (
             detect_async(pixels, detector, descriptors="descriptors" in needs) if needs else None
         )
@@ -114,11 +114,10 @@ class DensityPrompt:
 BiasSource = FixedBias | RegionPrompt | DensityPrompt
 
 
-def density_needs(density: Any) -> frozenset[str]:
+def prompt_needs(density: Any) -> frozenset[str]:
     """Return the needs of a density or a prompt source: "keypoints", "descriptors"."""
     source = sources.prompt_sources.get(density) if isinstance(density, str) else None
-    function = densities.resolve(source.density if source else density)
-    return frozenset(getattr(function, "needs", ("keypoints",)))
+    return density_needs(source.density if source else density)
 
 
 def check_density(density: Any) -> Any:

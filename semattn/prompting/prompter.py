@@ -36,7 +36,7 @@ from .pictures import (
     FixedBias,
     RegionPrompt,
     check_density,
-    density_needs,
+    prompt_needs,
 )
 from .regions import Region, coverage
 from .sources import prompt_sources
@@ -286,7 +286,7 @@ class AttentionPrompter(nn.Module):
                 cue_bias = weights.bias(call.images)
             return FixedBias(as_patch_values(cue_bias, grid, batch, "bias of the cue"))
         if isinstance(weights, str) or (callable(weights) and not isinstance(weights, Tensor)):
-            needs = density_needs(weights)
+            needs = prompt_needs(weights)
             if needs and call.images.ndim == 4 and call.images.shape[1] not in PICTURE_CHANNELS:
                 raise keypoint_channels_error(
                     call.images.shape[1],

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ShapeError
 from ..utils.provenance import model_label
+from ..utils.text import to_json_value
 from ..viz.texts import examples_text, rejection_reason, search_outcome
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def about_analysis(summary: dict[str, Any]) -> dict[str, Any]:
                     f"analysis: expected {heads} heads in {name}.{part}, got {counted} — "
                     "one row per layer, one entry per head"
                 )
-    return clean(summary)
+    return to_json_value(summary)
 
 
 def _tables(table: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -113,7 +113,7 @@ def about_discovery(discovery: Discovery) -> dict[str, Any]:
     summary = discovery.summary()
     keys = ("images", "candidates", "accuracy", "alpha", "classes", "skipped", "notes", "manifest")
     model = model_label(discovery.manifest)
-    page_content: dict[str, Any] = clean(
+    page_content: dict[str, Any] = to_json_value(
         {name: summary[name] for name in keys}
         | {"outcome": search_outcome(discovery), "model": str(model), "cues": cues,
            "unconfirmed": unconfirmed, "left_out": left_out, "next": next_steps(discovery)}
@@ -165,16 +165,3 @@ def _bytes(values: np.ndarray) -> str:
     """Encode values in [0, 1] as bytes in base64; NaN becomes 0."""
     codes = (np.nan_to_num(values).clip(0, 1) * 255).round().astype(np.uint8)
     return base64.b64encode(codes.tobytes()).decode("ascii")
-
-
-def clean(value: Any) -> Any:
-    """Return plain lists and numbers; NaN and infinity, which JSON lacks, become None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(name): clean(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..grid import PatchGrid
 from ..images import Preprocessing
 from ..prompting import CLIP, suppression_bias
+from ..utils.text import to_json_number, to_json_value
 from . import candidates
 from .cue_detector import CandidateCue, CueDetector
 from .feature_extractor import FeatureExtractor
@@ -141,16 +142,17 @@ class SpuriousCue:
         """Return the values that a table shows, ready for JSON; unknown values are None."""
         return {
             "class": self.name, "target": self.target, "confirmed": self.confirmed,
-            "score": _finite_or_none(self.score),
-            "interval": [_finite_or_none(bound) for bound in self.interval],
+            "score": to_json_number(self.score),
+            "interval": [to_json_number(bound) for bound in self.interval],
             "p": self.p, "inside": self.inside, "outside": self.outside,
-            "removal": _to_json(self.removal), "transplant": _to_json(self.transplant),
-            "where": self.where, "fixed": _finite_or_none(self.fixed), "covers": self.covers,
+            "removal": to_json_value(vars(self.removal)),
+            "transplant": to_json_value(vars(self.transplant)),
+            "where": self.where, "fixed": to_json_number(self.fixed), "covers": self.covers,
             "tag": self.tag, "keypoints": self.keypoints, "place": self.place.tolist(),
-            "groups": [_to_json(group) for group in self.groups],
+            "groups": [to_json_value(vars(group)) for group in self.groups],
             "examples": [
-                {"name": example.name, "before": _finite_or_none(example.before),
-                 "without": _finite_or_none(example.without)}
+                {"name": example.name, "before": to_json_number(example.before),
+                 "without": to_json_number(example.without)}
                 for example in self.examples
             ],
         }  # fmt: skip
@@ -265,15 +267,3 @@ def _examples(
             )
         )
     return tuple(examples)
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _to_json(record: Effect | Group) -> dict[str, Any]:
-    """Return the fields of a record, with None for values that are not finite."""
-    return {
-        name: _finite_or_none(value) if isinstance(value, float) else value
-        for name, value in vars(record).items()
-    }

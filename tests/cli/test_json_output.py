@@ -11,8 +11,9 @@ import pytest
 import typer
 from PIL import Image
 
-from semattn.cli.json_output import emit, finite, json_output
+from semattn.cli.json_output import emit, json_output
 from semattn.cli.main import app
+from semattn.utils.text import to_json_value
 from tests.conftest import PHOTO
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "quick_figures")
@@ -154,7 +155,7 @@ def test_numbers_that_json_lacks_are_null(capsys):
     assert out.isascii()
     content = json.loads(out, parse_constant=pytest.fail)
     assert content == {"a": [None, None, 1.5], "é": "x/\udcff.png", "b": {"1": True}}
-    assert finite((1, "x", None)) == [1, "x", None]
+    assert to_json_value((1, "x", None)) == [1, "x", None]
 
 
 def test_a_command_without_a_result_prints_nothing(capsys):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...utils.result_folder import FolderLike, ResultFolder
+from ...utils.text import to_json_number, to_json_value
 from ...viz import benchmark
 from .folder import write_json
 
@@ -55,7 +55,7 @@ def write_benchmark(
                     if method not in results.refused:
                         numbers = [*results.values[i, j], results.seconds[i, j]]
                         lines.writerow(
-                            [image, method, *(_finite_or_none(float(number)) for number in numbers)]
+                            [image, method, *(to_json_number(number) for number in numbers)]
                         )
         write_json(stage / BENCHMARK_FILES["result"], summary_of(results, table))
     return {name: target_folder.path / file for name, file in BENCHMARK_FILES.items()}
@@ -73,15 +73,15 @@ def summary_of(results: Results, table: Table) -> dict[str, Any]:
             {
                 "method": name,
                 "control": name in table.controls,
-                "seconds": _finite_or_none(table.seconds[name]),
-                "peak_mib": _finite_or_none(table.peak_mib[name]),
+                "seconds": to_json_number(table.seconds[name]),
+                "peak_mib": to_json_number(table.peak_mib[name]),
                 "metrics": {
-                    metric: _finite_fields(table.estimates[name, metric])
+                    metric: to_json_value(asdict(table.estimates[name, metric]))
                     for metric in table.metrics
                 },
                 "differences": {
                     baseline: {
-                        metric: _finite_fields(table.differences[name, baseline, metric])
+                        metric: to_json_value(asdict(table.differences[name, baseline, metric]))
                         for metric in table.metrics
                     }
                     for baseline in table.baselines
@@ -92,11 +92,3 @@ def summary_of(results: Results, table: Table) -> dict[str, Any]:
         ],
         "manifest": results.manifest,
     }
-
-
-def _finite_fields(estimate: Any) -> dict[str, float | None]:
-    return {name: _finite_or_none(value) for name, value in asdict(estimate).items()}
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,10 +1,14 @@
-"""Text files in the encodings that editors and spreadsheets write."""
+"""Text: files in the encodings that editors and spreadsheets write, and values for JSON."""
 
 from __future__ import annotations
 
 import codecs
+import math
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # Byte-order marks and encodings; UTF-32 first, because its mark starts with that of UTF-16.
 MARKS = (
@@ -59,3 +63,38 @@ def read_lines(file: Path) -> tuple[list[str], list[str]]:
     text, encoding = decode(file.read_bytes())
     notes = [f"bytes that are not UTF-8 are read as {WESTERN}"] if encoding == WESTERN else []
     return _LINE_END.split(text), notes
+
+
+def to_json_number(value: Any) -> float | bool | None:
+    """Return a number or boolean for JSON, which has neither NaN nor infinity: None for those.
+
+    Examples
+    --------
+    >>> to_json_number(2), to_json_number(float("nan")), to_json_number(True)
+    (2.0, None, True)
+    """
+    value = value.item() if hasattr(value, "item") else value  # of numpy
+    if isinstance(value, bool):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def to_json_value(value: Any) -> Any:
+    """Return a value ready for JSON: NaN and infinity as None, arrays as lists, paths as text.
+
+    Containers are converted with their content.
+
+    Examples
+    --------
+    >>> to_json_value({"a": (1.0, float("nan")), "file": Path("a/b.png")})
+    {'a': [1.0, None], 'file': 'a/b.png'}
+    """
+    if hasattr(value, "tolist"):  # of numpy and torch
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): to_json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json_value(item) for item in value]
+    if isinstance(value, float):
+        return to_json_number(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
