@@ -47,7 +47,7 @@ def main() -> None:
     model.head.load_state_dict(head.state_dict())
 
     data = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
-    discovery = discover_spurious(model, data, names=NAMES, seed=0)
+    discovery = discover_spurious(model, data, class_names=NAMES, seed=0)
     print(f"{len(discovery.confirmed)} cues confirmed, {len(discovery.cues)} tried")
     for cue in discovery.cues:
         print(f"{cue.name}: {cue.where}, in {cue.inside:.0%} and in {cue.outside:.0%} of others")

@@ -190,8 +190,8 @@ def run_search(root: Path, out: Path, process: tuple[int, int] = (0, 1)) -> dict
         warnings.simplefilter("ignore")
         try:
             search = Search(
-                model(), root, names=CLASSES, batch_size=4, preprocessing=OWN,
-                min_relative_risk=1.0, alpha=0.9,                folder=out,
+                model(), root, class_names=CLASSES, batch_size=4, preprocessing=OWN,
+                min_relative_risk=1.0, alpha=0.9, cache_dir=out,
             )  # fmt: skip
             if not search.extract(process):
                 return {}

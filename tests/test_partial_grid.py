@@ -295,7 +295,7 @@ def test_stored_features_keep_the_origin_and_older_ones_load(tmp_path, monkeypat
 
     real = feature_extractor.record
     monkeypatch.setattr(feature_extractor, "record", cropped)
-    search = Search(model, pairs, folder=tmp_path / "kept", batch_size=2)
+    search = Search(model, pairs, cache_dir=tmp_path / "kept", batch_size=2)
     search.extract()
     grid = search.store.index.grid
     assert (grid.origin, grid.cell, grid.image_size) == ((2.5, 4.0), (12.0, 12.0), (48, 64))
@@ -303,7 +303,7 @@ def test_stored_features_keep_the_origin_and_older_ones_load(tmp_path, monkeypat
         arrays = dict(np.load(file))
         del arrays["origin"]
         np.savez(file, **arrays)
-    search = Search(model, pairs, folder=tmp_path / "kept", batch_size=2)
+    search = Search(model, pairs, cache_dir=tmp_path / "kept", batch_size=2)
     assert search.store.index.grid.origin == (0.0, 0.0)
 
 

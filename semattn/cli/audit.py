@@ -189,7 +189,7 @@ def _search(
     with progress_phases() if is_reporter else nullcontext() as progress:
         search = Search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
-            folder=results.path / SEARCH, progress=progress,
+            cache_dir=results.path / SEARCH, progress=progress,
         )  # fmt: skip
         if not search.extract(process_index):
             return False

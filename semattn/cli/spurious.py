@@ -87,7 +87,7 @@ def spurious(
             discovery = discover_spurious(
                 network, folder, classes=searched, alpha=alpha,
                 min_relative_risk=min_relative_risk, max_candidates=max_candidates,
-                batch_size=batch_size, detector=detector, seed=seed, folder=out_dir / SEARCH,
+                batch_size=batch_size, detector=detector, seed=seed, cache_dir=out_dir / SEARCH,
                 progress=progress,
             )  # fmt: skip
         with busy("drawing"):

@@ -16,7 +16,7 @@ from ..data.labelled import read_labelled
 from ..errors import SemattnError
 from ..images import Preprocessing
 from ..keypoints import detectors
-from ..utils.class_names import class_names, resolve_class
+from ..utils.class_names import class_names as names_of_model, resolve_class
 from ..utils.input_identity import input_names
 from ..utils.processes import exits_on_termination
 from ..utils.progress import Progress, ignore_progress
@@ -50,7 +50,7 @@ def discover_spurious(
     dataset: Any,
     *,
     classes: Sequence[int | str] | None = None,
-    names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     alpha: float = 0.05,
     min_relative_risk: float = 3.0,
     max_candidates: int = 2,
@@ -58,7 +58,7 @@ def discover_spurious(
     detector: Any = "sift",
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
-    folder: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Discovery:
     """Find spurious cues: patches that a model uses for a class and that are not its object.
@@ -75,14 +75,14 @@ def discover_spurious(
     dataset : a folder with one folder per class, or of pictures only; a map-style data set of pairs
         (image, label); or a sequence of images. Predicted classes replace missing labels
     classes : classes to search, by number or name; None for all
-    names : class names of the model; None for ``model.classes``
+    class_names : class names of the model; None for ``model.classes``
     alpha : significance level of the whole search
     min_relative_risk : least relative risk of the cue, class against others, at 95 % confidence.
         Surroundings and missed parts of an object often reach 2
     max_candidates : greatest number of candidates tested per class
     batch_size : images per forward pass
     detector, preprocessing, seed : as in `semattn.explain.Explainer`
-    folder : directory that stores the search, so that it can resume after an interruption and be
+    cache_dir : directory that stores the search, so that it can resume after an interruption and be
         read later. None for a temporary directory
     progress : called with the stage, the number of steps done, and the total
 
@@ -102,26 +102,26 @@ def discover_spurious(
     a class is compared with at most 1,300 images of other classes.
     """
     search = Search(
-        model, dataset, classes=classes, names=names, alpha=alpha,
+        model, dataset, classes=classes, class_names=class_names, alpha=alpha,
         min_relative_risk=min_relative_risk, max_candidates=max_candidates,
         batch_size=batch_size, detector=detector, preprocessing=preprocessing, seed=seed,
-        folder=folder, progress=progress,
+        cache_dir=cache_dir, progress=progress,
     )  # fmt: skip
-    with exits_on_termination() if folder is None else nullcontext(), search:
+    with exits_on_termination() if cache_dir is None else nullcontext(), search:
         return search.discover()
 
 
 class Search:
     """Search that several processes may share: each extracts its part, the last one searches.
 
-    Parameters are those of `discover_spurious`, which calls `discover` only. Sharing needs a folder
-    that all processes can access.
+    Parameters are those of `discover_spurious`, which calls `discover` only. Sharing needs a
+    `cache_dir` that all processes can access.
 
     Examples
     --------
     In process 3 of 8::
 
-        search = Search(model, "photographs", folder="shared/search")
+        search = Search(model, "photographs", cache_dir="shared/search")
         if search.extract((3, 8)):
             discovery = search.discover()
     """
@@ -132,7 +132,7 @@ class Search:
         dataset: Any,
         *,
         classes: Sequence[int | str] | None = None,
-        names: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         alpha: float = 0.05,
         min_relative_risk: float = 3.0,
         max_candidates: int = 2,
@@ -140,7 +140,7 @@ class Search:
         detector: Any = "sift",
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
-        folder: str | Path | None = None,
+        cache_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         check_options(alpha, min_relative_risk)
@@ -151,7 +151,7 @@ class Search:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         detectors.resolve(detector)
         check_model(model, compiled=True)
-        names = tuple(names if names is not None else class_names(model) or ())
+        names = tuple(class_names if class_names is not None else names_of_model(model) or ())
         extractor = FeatureExtractor(model, preprocessing, detector, seed)
         data = read_labelled(dataset, names, extractor.count_outputs(dataset))
         options = {
@@ -170,7 +170,7 @@ class Search:
         self.classes, self.alpha, self.seed = classes, alpha, seed
         self.min_relative_risk, self.max_candidates = min_relative_risk, max_candidates
         self.progress = progress or ignore_progress
-        self.run_store = RunStore(None if folder is None else Path(folder), run, "search")
+        self.run_store = RunStore(None if cache_dir is None else Path(cache_dir), run, "search")
         self._warned, self._was_compared = False, bool(self.run_store.numbered(CLASS))
         sources = (
             data.sources if data.labels else [None] * len(data)
@@ -183,7 +183,7 @@ class Search:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the stored features, unless a folder was given for them."""
+        """Remove the stored features, unless a directory was given for them."""
         if self.run_store.temporary:
             self.run_store.clear()
 

@@ -44,7 +44,7 @@ def make_images() -> list[tuple[np.ndarray, int]]:
 def run_search(make_model: MakeModel, out: Path, process: tuple[int, int] = (0, 1)) -> None:
     """Run the part of one process; the last one writes the result."""
     shared = Search(
-        make_model(), make_images(), batch_size=BATCH, min_relative_risk=1.5, folder=out
+        make_model(), make_images(), batch_size=BATCH, min_relative_risk=1.5, cache_dir=out
     )
     if shared.extract(process):
         save_discovery(shared.discover(), out / RESULT_NAME)

@@ -34,8 +34,8 @@ from tests.result_files import names_in
 pytestmark = pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")
 
 OPTIONS = {
-    "names": trees.CLASSES, "batch_size": 4, "preprocessing": trees.OWN, "min_relative_risk": 1.0,
-    "alpha": 0.9,
+    "class_names": trees.CLASSES, "batch_size": 4, "preprocessing": trees.OWN,
+    "min_relative_risk": 1.0, "alpha": 0.9,
 }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def extracted(monkeypatch):
 
 
 def search(data, folder, **options):
-    return discover_spurious(trees.model(), data, folder=folder, **{**OPTIONS, **options})
+    return discover_spurious(trees.model(), data, cache_dir=folder, **{**OPTIONS, **options})
 
 
 def contents(discovery, folder) -> bytes:
@@ -195,7 +195,9 @@ def test_data_sets_in_memory_are_compared_by_their_content(root, tmp_path, form)
 
 def test_changed_batches_of_other_processes_count_as_missing(root, tmp_path):
     def part(place):
-        return Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS).extract((place, 2))
+        return Search(trees.model(), root, cache_dir=tmp_path / "kept", **OPTIONS).extract(
+            (place, 2)
+        )
 
     assert [part(0), part(1)] == [False, True]
     edit(root / "dog/001.bmp")  # image 9, of batch 2: of process 0
@@ -210,7 +212,7 @@ def test_changed_batches_of_other_processes_count_as_missing(root, tmp_path):
     [((0, 1), r"process \d+ of .* is running"), ((1, 2), r"expected one of 1, as process \d+ of")],
 )
 def test_a_second_search_in_a_folder_is_refused_while_one_runs(root, tmp_path, process, words):
-    other = Search(trees.model(), root, folder=tmp_path / "kept", **OPTIONS)
+    other = Search(trees.model(), root, cache_dir=tmp_path / "kept", **OPTIONS)
     refusals = []
 
     def progress(task, *_):

@@ -46,7 +46,7 @@ def model(pairs):
 
 @pytest.fixture(scope="module")
 def discovery(model, pairs):
-    return discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
+    return discover_spurious(model, pairs, class_names=NAMES, preprocessing=planted.OWN)
 
 
 def same(first, second):
@@ -86,7 +86,7 @@ def test_the_cue_matches_new_images(discovery, model):
 
 def test_a_seed_repeats_the_search_and_the_model_does_not_change(model, pairs, discovery):
     before = models.state_of(model)
-    again = discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
+    again = discover_spurious(model, pairs, class_names=NAMES, preprocessing=planted.OWN)
     assert same(discovery, again) and models.state_of(model) == before
 
 
@@ -99,7 +99,7 @@ def test_an_interrupted_search_resumes(model, pairs, discovery, tmp_path, monkey
             raise KeyboardInterrupt
         return real(self, images)
 
-    options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
+    options = {"class_names": NAMES, "preprocessing": planted.OWN, "cache_dir": tmp_path / "search"}
     monkeypatch.setattr(feature_store.FeatureExtractor, "extract", stop)
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
@@ -119,8 +119,8 @@ import sys
 from semattn import discover_spurious
 from tests.spurious import planted
 pairs = planted.images(24, 0.95)
-discover_spurious(planted.model_of(pairs), pairs, names=("red", "green", "blue"),
-                  preprocessing=planted.OWN, folder=sys.argv[1])
+discover_spurious(planted.model_of(pairs), pairs, class_names=("red", "green", "blue"),
+                  preprocessing=planted.OWN, cache_dir=sys.argv[1])
 """
 
 
@@ -142,7 +142,7 @@ def test_a_killed_search_loses_at_most_one_batch(model, pairs, discovery, tmp_pa
         for path in times:
             with np.load(path, allow_pickle=False) as arrays:
                 assert arrays.files
-    options = {"names": NAMES, "preprocessing": planted.OWN, "folder": search}
+    options = {"class_names": NAMES, "preprocessing": planted.OWN, "cache_dir": search}
     assert same(discovery, discover_spurious(model, pairs, **options))
     assert all(path.stat().st_mtime_ns == time_before for path, time_before in times.items()), (
         "stored results are not computed again"
@@ -159,11 +159,11 @@ def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monke
         lambda *arguments: image_counts.append(len(arguments[1].pixels)) or real(*arguments),
     )
     options = {
-        "names": NAMES,
+        "class_names": NAMES,
         "preprocessing": planted.OWN,
         "progress": lambda *stage: stages.append(stage),
     }
-    parts = [Search(model, pairs, folder=tmp_path / "many", **options) for _ in range(3)]
+    parts = [Search(model, pairs, cache_dir=tmp_path / "many", **options) for _ in range(3)]
     assert not parts[1].extract((1, 3)) and stages[-1] == (
         "extracting features",
         24,
@@ -176,7 +176,7 @@ def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monke
         "nothing is missing: the first process searches"
     )
     assert same(discovery, parts[2].discover()) and sum(image_counts) == 72 + 64
-    discover_spurious(model, pairs, folder=tmp_path / "one", **options)
+    discover_spurious(model, pairs, cache_dir=tmp_path / "one", **options)
     one_process, three_processes = (
         {path.name: path.read_bytes() for path in (tmp_path / name).glob("[!.]*")}
         for name in ("one", "many")
@@ -185,7 +185,7 @@ def test_processes_share_the_extraction(model, pairs, discovery, tmp_path, monke
 
 
 def test_a_search_without_a_folder_removes_its_files(model, pairs):
-    with Search(model, pairs, names=NAMES, preprocessing=planted.OWN) as search:
+    with Search(model, pairs, class_names=NAMES, preprocessing=planted.OWN) as search:
         search.extract((0, 5))
         assert search.run_store.folder.exists()
     assert not search.run_store.folder.exists()
@@ -197,7 +197,7 @@ def test_the_folder_of_another_search_is_refused(model, pairs, tmp_path, monkeyp
 
     # The projection is stored by then.
     monkeypatch.setattr(feature_store.FeatureStore, "_extract_batch", stop)
-    options = {"names": NAMES, "preprocessing": planted.OWN, "folder": tmp_path / "search"}
+    options = {"class_names": NAMES, "preprocessing": planted.OWN, "cache_dir": tmp_path / "search"}
     with pytest.raises(KeyboardInterrupt):
         discover_spurious(model, pairs, **options)
     with pytest.raises(SemattnError, match="expected results of this search"):
@@ -242,7 +242,7 @@ def test_broken_images_are_skipped_and_listed(model, pairs, tmp_path):
     folder = folder_of(pairs, tmp_path / "data")
     (folder / "green" / "broken.png").write_bytes(b"no picture")
     (folder / "blue" / "half.png").write_bytes((folder / "blue" / "002.png").read_bytes()[:300])
-    discovery = discover_spurious(model, folder, names=NAMES, preprocessing=planted.OWN)
+    discovery = discover_spurious(model, folder, class_names=NAMES, preprocessing=planted.OWN)
     assert sorted(skipped.name.rsplit("/", 1)[-1] for skipped in discovery.skipped) == [
         "broken.png",
         "half.png",
@@ -251,7 +251,7 @@ def test_broken_images_are_skipped_and_listed(model, pairs, tmp_path):
 
 
 def test_predicted_classes_replace_missing_labels(model, pairs):
-    discovery = discover_spurious(model, [pixels for pixels, _ in pairs], names=NAMES,
+    discovery = discover_spurious(model, [pixels for pixels, _ in pairs], class_names=NAMES,
                               preprocessing=planted.OWN)  # fmt: skip
     assert discovery.accuracy is None and "the class that the model predicts" in discovery.notes[0]
     assert discovery.confirmed[0].name == "red"
@@ -259,8 +259,8 @@ def test_predicted_classes_replace_missing_labels(model, pairs):
 
 def test_identical_images_have_no_cue(model):
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    discovery = discover_spurious(model, [(noise, label) for label in (0, 1) * 6], names=NAMES,
-                              preprocessing=planted.OWN)  # fmt: skip
+    discovery = discover_spurious(model, [(noise, label) for label in (0, 1) * 6],
+                              class_names=NAMES, preprocessing=planted.OWN)  # fmt: skip
     assert not discovery.confirmed
 
 
@@ -268,7 +268,7 @@ def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch)
     monkeypatch.setattr(
         candidates_of, "background_patches", lambda over, *_: np.zeros_like(over, bool)
     )
-    discovery = discover_spurious(model, pairs, names=NAMES, preprocessing=planted.OWN)
+    discovery = discover_spurious(model, pairs, class_names=NAMES, preprocessing=planted.OWN)
     assert (
         not discovery.cues
         and "that have patches off the object are left out: red (24), gre" in discovery.notes[0]
@@ -278,7 +278,7 @@ def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch)
 def test_the_error_for_a_single_predicted_class_names_prediction(model, pairs):
     red = [pixels for pixels, label in pairs if label == 0]
     with pytest.raises(SemattnError, match="red only .*the class that the model predicts"):
-        discover_spurious(model, red, names=NAMES, preprocessing=planted.OWN)
+        discover_spurious(model, red, class_names=NAMES, preprocessing=planted.OWN)
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,13 @@ def test_class_numbers_of_folders(folders, names, outputs, expected, missing):
 
 def test_labels_that_the_model_does_not_have(model, pairs, tmp_path):
     folder = folder_of(pairs, tmp_path, ("red", "green", "violet"))
-    discovery = discover_spurious(model, folder, names=NAMES, preprocessing=planted.OWN)
+    discovery = discover_spurious(model, folder, class_names=NAMES, preprocessing=planted.OWN)
     assert "violet is not a class of the model" in discovery.notes[0]
     with pytest.raises(
         SemattnError, match="expected labels from 0 to 2, the outputs of the model, got 3"
     ):
-        discover_spurious(model, [(pixels, label + 1) for pixels, label in pairs], names=NAMES,
-                          preprocessing=planted.OWN)  # fmt: skip
+        discover_spurious(model, [(pixels, label + 1) for pixels, label in pairs],
+                          class_names=NAMES, preprocessing=planted.OWN)  # fmt: skip
 
 
 BLANK = np.zeros((96, 96, 3), np.uint8)
@@ -326,12 +326,12 @@ BLANK = np.zeros((96, 96, 3), np.uint8)
         ([(BLANK, 0)], {"max_candidates": 0}, "max_candidates: expected at least 1, got 0"),
         ([(BLANK, 0), (BLANK, 1)], {"classes": ["rad"]}, "did you mean 'red'"),
         ([(BLANK, 0), (BLANK, 1)], {"classes": [2]}, "expected classes of the images, got blue"),
-        ([(BLANK, 0)], {"names": ("a", "b")}, "class names: expected 3, one for each output"),
+        ([(BLANK, 0)], {"class_names": ("a", "b")}, "class names: expected 3, one for each output"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")
 def test_wrong_input_is_one_line(model, data, options, message):
-    options = {"names": NAMES, "preprocessing": planted.OWN} | options
+    options = {"class_names": NAMES, "preprocessing": planted.OWN} | options
     with pytest.raises((SemattnError, ValueError), match=re.escape(message)) as caught:
         discover_spurious(model, data, **options)
     assert "\n" not in str(caught.value)
@@ -339,4 +339,4 @@ def test_wrong_input_is_one_line(model, data, options, message):
 
 def test_an_empty_folder(model, tmp_path):
     with pytest.raises(SemattnError, match="expected pictures, got none"):
-        discover_spurious(model, tmp_path, names=NAMES, preprocessing=planted.OWN)
+        discover_spurious(model, tmp_path, class_names=NAMES, preprocessing=planted.OWN)

@@ -202,7 +202,7 @@ def test_a_search_asks_the_same_resolver() -> None:
         ([7], "from 0 to 4, got 7"),
     ):
         with pytest.raises(TargetError) as raised:
-            discover_spurious(model, pairs, names=NAMES, classes=classes)
+            discover_spurious(model, pairs, class_names=NAMES, classes=classes)
         assert message in str(raised.value)
 
 

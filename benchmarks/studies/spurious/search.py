@@ -238,8 +238,8 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     pairs = [(item.image, item.label) for item in searched]
     search = work / f"search-{case.file}"
     discovery: Discovery = discover_spurious(
-        model, pairs, names=NAMES, preprocessing=PREPROCESSING, batch_size=BATCH, seed=case.seed,
-        folder=search,
+        model, pairs, class_names=NAMES, preprocessing=PREPROCESSING, batch_size=BATCH,
+        seed=case.seed, cache_dir=search,
     )  # fmt: skip
     save_discovery(discovery, discovery_file(case, work))
     shutil.rmtree(search)
