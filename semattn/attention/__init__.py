@@ -1,7 +1,7 @@
 """Attention engine: recording and steering of the attention calls of a model."""
 
-from .record import AttentionRecord, record
-from .site_record import SiteRecord
+from .attention_record import AttentionRecord, SiteRecord
+from .record import record
 from .sites import AttentionSite, choose_layers
 from .steering import steer
 

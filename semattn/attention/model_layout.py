@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
+from .attention_record import SiteRecord, site_record
 from .hooks import Call
 from .layout_pass import Findings, layout_pass, site_of
 from .model_call import ModelCall, attributes_of, changed_attributes
 from .model_pass import frozen
-from .site_record import SiteRecord, site_record
 from .sites import AttentionSite
 from .token_layout import Layout, common_grid, with_same_prefix
 

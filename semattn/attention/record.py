@@ -1,4 +1,4 @@
-"""Record of the attention of a model in one forward pass and at most one backward pass.
+"""Recording of the attention of a model in one forward pass and at most one backward pass.
 
 The autograd graph starts at the first recorded site, not at the image: earlier layers are computed
 without a graph, so explaining the last half of the layers costs less than a full backward pass.
@@ -7,8 +7,8 @@ without a graph, so explaining the last half of the layers costs less than a ful
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
+from .attention_record import AttentionRecord, SiteRecord, site_record
+from .hooks import Call, attach
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
-from .model_pass import KeepGradients, frozen
-from .recorder import Recorder, StaleLayoutError
+from .model_pass import KeepGradients, frozen, gradients_of
 from .scope import isolated, model_running, nested_pass
-from .site_record import Rule, SiteRecord
-from .sites import AttentionSite, Layers, check_model
+from .sites import AttentionSite, Layers, check_model, choose_layers
 from .target import Score, Target, check_batch, output_tensor, score
 from .token_layout import common_grid
 
@@ -30,97 +30,6 @@ _BLOCKED = (
     "The model runs a part without gradients (torch.no_grad or detach); gradients were computed "
     "through it nevertheless."
 )
-
-
-@dataclass(frozen=True)
-class AttentionRecord:
-    """Record of the recorded sites of a model for a batch of images.
-
-    `sites` are in the order of their calls; `grid` is the grid of their tokens; `logits` is the
-    output (B, …). `score` (B,) is the differentiated score and `target` (B,) its class numbers;
-    `target` is None if the score is not a class (`target_description` then describes it), and both
-    are None without gradients.
-    `read_from` (B, N) is the share of each token of the last self-attention layer in the score,
-    with sum 1: the norm of the score's gradient for the attention row of each query. It is None
-    without gradients.
-    `left_out` are sites whose attention is not between patches of the image, or that the score does
-    not depend on; they have no layer number, and `notes` gives the reasons.
-    `in_order` tells whether all layers of the model, recorded or not, attend over the tokens of
-    `grid` in order: no windows, no coarser grids, prefix tokens first, patches row by row.
-    `is_blocked` tells whether the model runs a part without gradients.
-    `depth` is the number of self-attention layers of the model, recorded or not.
-    """
-
-    sites: tuple[SiteRecord, ...]
-    grid: PatchGrid
-    logits: Tensor
-    score: Tensor | None
-    target: Tensor | None
-    read_from: Tensor | None
-    left_out: tuple[AttentionSite, ...] = ()
-    target_description: str = ""
-    in_order: bool = True
-    depth: int = 1
-    notes: tuple[str, ...] = ()
-    is_blocked: bool = False
-
-    @property
-    def reads_class_token(self) -> Tensor:
-        """Return whether each score depends on a prefix token of the last layer: (B,)."""
-        return self.readout()[:, : self.grid.prefix].sum(dim=1) > 0
-
-    def middle_layer(self) -> SiteRecord:
-        """Return the recorded site nearest to half of the model's depth; the earlier of two."""
-        return min(self.sites, key=lambda record: abs(record.site.layer - self.depth // 2))
-
-    def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
-        """Yield each self-attention site with its attention (B,H,Q,N) for the slice `queries`.
-
-        Tokens are in the order of the grid, prefix tokens first; windows and coarser grids keep the
-        order of the call.
-        """
-        for record in self.sites:
-            if record.site.kind != "self":
-                continue
-            order = record.token_order()
-            if order is None:
-                yield record.site, record.attention(queries)
-            else:
-                yield record.site, record.attention(order[queries])[..., order]
-
-    def dense(self, layer: int) -> Tensor:
-        """Return the complete attention (B,H,N,N) of one layer, in the token order of `rows`."""
-        for site, attention in self.rows(slice(None)):
-            if site.layer == layer:
-                return attention
-        layers = [record.site.layer for record in self.sites if record.site.kind == "self"]
-        raise ValueError(f"layer: expected one of the recorded {layers}, got {layer}")
-
-    def readout(self) -> Tensor:
-        """Return the share of each token in the score, with sum 1: (B, N).
-
-        Raises
-        ------
-        RuntimeError
-            If the record was made with ``grad=False``.
-        """
-        if self.read_from is None:
-            raise RuntimeError(
-                "record: expected gradients, which show the tokens that the score is read from, "
-                "got a record without gradients — use record(…, grad='last')"
-            )
-        return self.read_from
-
-    def reduce(self, weights: Tensor, rule: Rule | None = None) -> list[Tensor]:
-        """Return sum_i weights_i rule(A, dA)_ij over queries i, (B,H,N), per self-attention site.
-
-        Parameters
-        ----------
-        weights : (B, N), one weight per token of the record's grid
-        rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
-            None is the attention itself
-        """
-        return [record.reduce(weights, rule) for record in self.sites if record.site.kind == "self"]
 
 
 def record(
@@ -230,6 +139,109 @@ def with_readout(
         entry.layout = replace(entry.layout, readout=(record.readout() > 0).any(dim=0))
         entry.weights = weights
     return entry.layout
+
+
+class StaleLayoutError(Exception):
+    """Mismatch between the attention calls of a model and its layout."""
+
+
+class Recorder:
+    """Store of the calls of the chosen layers; the autograd graph starts at the first of them.
+
+    Parameters
+    ----------
+    layout : the sites that count as attention
+    layers : the layers to record
+    grad : as for `record`
+    also : sites that are left out so far; their gradients decide whether they count
+    """
+
+    def __init__(
+        self,
+        layout: ModelLayout,
+        layers: Layers,
+        grad: bool | str,
+        also: Sequence[AttentionSite] = (),
+    ) -> None:
+        self.layout = layout
+        selves = layout.self_attention_sites
+        numbers = set(choose_layers(layers, max(len(selves), 1)))
+        self.recorded = {site for site in layout.sites if site.layer in numbers}
+        self.last = selves[-1] if selves else None
+        self.also = set(also)
+        pools = {site for site in layout.sites if site.kind == "pool"}
+        self.ends = {*selves[-1:], *pools} if grad else set()
+        ends = self.ends | (self.also if grad else set())
+        self.watched = self.recorded | ends
+        self.differentiated = self.watched if grad is True else ends
+        self.open = True
+        self.calls: dict[AttentionSite, Call] = {}
+        self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
+        self.results: dict[AttentionSite, Tensor] = {}
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Record what the model calls inside the ``with``."""
+
+        def handle(site: AttentionSite, call: Call) -> Tensor:
+            if self.open:
+                self._note(site, call)
+            return self._run(site, call)
+
+        modules = self.layout.modules(model)
+        for site in self.also:
+            module = model.get_submodule(site.path)
+            modules[module] = (*modules.get(module, ()), site)
+        with attach(modules, handle, outermost=True):
+            yield
+
+    def _note(self, site: AttentionSite, call: Call) -> None:
+        if site in self.shapes:
+            raise StaleLayoutError(f"{site}: a second call of {call.shape}")
+        self.shapes[site] = call.shape
+        expected = self.layout.shapes[site.name]
+        if call.shape[-2:] != expected:
+            raise StaleLayoutError(f"{site}: {call.shape} in place of {expected}")
+
+    def _run(self, site: AttentionSite, call: Call) -> Tensor:
+        result = call.run()
+        if site not in self.watched:
+            return result
+        if site in self.differentiated and not result.requires_grad:
+            result = result.detach().requires_grad_()  # start of the autograd graph
+        if self.open:
+            self.calls[site] = call
+            self.results[site] = result
+        return result
+
+    def check_called(self) -> None:
+        """Raise StaleLayoutError for a site without a call."""
+        for site in self.layout.sites:
+            if site not in self.shapes:
+                raise StaleLayoutError(f"{site}: no call")
+
+    def differentiate(
+        self, scores: Tensor, dtype: torch.dtype, *, ends: bool = False
+    ) -> dict[AttentionSite, Tensor | None]:
+        """Return dL/dO (or dL/dA) of the differentiated sites; None where L does not depend on it.
+
+        With `ends`, only of the last self-attention layer and the pools; the graph is then kept.
+        """
+        differentiated = self.ends if ends else self.differentiated
+        sites = [site for site in self.results if site in differentiated]
+        if not scores.requires_grad:
+            return dict.fromkeys(sites)
+        results = [self.results[site] for site in sites]
+        gradients = gradients_of(scores, results, dtype, "model output", retain_graph=ends)
+        return dict(zip(sites, gradients, strict=True))
+
+    def keep(
+        self, site: AttentionSite, grid: PatchGrid, batch: int, gradient: Tensor | None
+    ) -> SiteRecord:
+        """Return the record of one site, with its tokens placed on `grid`."""
+        call, result = self.calls[site], self.results[site].detach()
+        layout = self.layout.layouts[site.name]
+        return site_record(site, call, layout, grid, batch, result, gradient)
 
 
 class _Recording:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.site_record import num_active_queries
+from ..attention.attention_record import num_active_queries
 
 # Function from a slice of queries to the head-fused matrix F of a site, (G, Q, Nk).
 FusedAttention = Callable[[slice], Tensor]

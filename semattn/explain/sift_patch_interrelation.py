@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..affinity import DEFAULT_AFFINITY, random_walk
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.site_record import num_active_queries
+from ..attention.attention_record import num_active_queries
 from ..grid import PatchGrid
 from ..utils.validation import check_number
 from .base import AttributionRequest, Explainer, Maps, explainers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
-from ..attention.site_record import num_active_queries
+from ..attention.attention_record import num_active_queries
 from .asked import target_for_copies
 from .base import AttributionRequest, Explainer, Maps, explainers
 from .rollout import FusedAttention, layer_sites, pool_sites, propagate

@@ -124,7 +124,7 @@ def test_reduce_equals_the_sum_over_queries(monkeypatch: pytest.MonkeyPatch) -> 
     recorded = record(build("registers", torch.float64), images(dtype=torch.float64), target=1)
     weights = torch.rand(2, 17, generator=torch.manual_seed(0), dtype=torch.float64)
     for step in (1, 5 * 17 * 2 * 2 * 8, 10**9):
-        monkeypatch.setattr("semattn.attention.site_record.CHUNK_BYTES", step)
+        monkeypatch.setattr("semattn.attention.attention_record.CHUNK_BYTES", step)
         got = recorded.reduce(weights, lambda a, da: a * da)
         for site_record, value in zip(recorded.sites, got, strict=True):
             product = site_record.attention() * site_record.attention_gradient()

@@ -143,7 +143,7 @@ def test_chunks_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     full = compute_maps()
-    monkeypatch.setattr("semattn.attention.site_record.CHUNK_BYTES", 2500)
+    monkeypatch.setattr("semattn.attention.attention_record.CHUNK_BYTES", 2500)
     for expected, actual in zip(full, compute_maps(), strict=True):
         torch.testing.assert_close(actual, expected)
 

@@ -185,7 +185,7 @@ def test_chunks_do_not_change_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
     explainer = SIFTPatchInterrelation(density=random_density(), queries="all")
     expected = explainer.patch_map(model, x, target=TARGET)
     for size in (1, 2500):
-        monkeypatch.setattr("semattn.attention.site_record.CHUNK_BYTES", size)
+        monkeypatch.setattr("semattn.attention.attention_record.CHUNK_BYTES", size)
         torch.testing.assert_close(explainer.patch_map(model, x, target=TARGET), expected)
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from semattn import record
-from semattn.attention import AttentionSite, SiteRecord
-from semattn.attention.record import AttentionRecord
+from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
 from semattn.attention.token_map import TokenMap
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid

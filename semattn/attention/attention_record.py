@@ -1,4 +1,4 @@
-"""Attention of one site and its gradient, recomputed in chunks of rows instead of stored.
+"""Records of the attention of a model and its gradient, recomputed in chunks instead of stored.
 
 Because O = A V, the gradient of a score with respect to the attention is exactly
 dL/dA = dL/dO V^T. So q, k, v and dL/dO, all of size N x D, are sufficient; a row of A and of dL/dA
@@ -187,6 +187,97 @@ class SiteRecord:
         step = max(1, CHUNK_BYTES // row_bytes)
         for start in range(0, queries, step):
             yield slice(start, min(start + step, queries))
+
+
+@dataclass(frozen=True)
+class AttentionRecord:
+    """Record of the recorded sites of a model for a batch of images.
+
+    `sites` are in the order of their calls; `grid` is the grid of their tokens; `logits` is the
+    output (B, …). `score` (B,) is the differentiated score and `target` (B,) its class numbers;
+    `target` is None if the score is not a class (`target_description` then describes it), and both
+    are None without gradients.
+    `read_from` (B, N) is the share of each token of the last self-attention layer in the score,
+    with sum 1: the norm of the score's gradient for the attention row of each query. It is None
+    without gradients.
+    `left_out` are sites whose attention is not between patches of the image, or that the score does
+    not depend on; they have no layer number, and `notes` gives the reasons.
+    `in_order` tells whether all layers of the model, recorded or not, attend over the tokens of
+    `grid` in order: no windows, no coarser grids, prefix tokens first, patches row by row.
+    `is_blocked` tells whether the model runs a part without gradients.
+    `depth` is the number of self-attention layers of the model, recorded or not.
+    """
+
+    sites: tuple[SiteRecord, ...]
+    grid: PatchGrid
+    logits: Tensor
+    score: Tensor | None
+    target: Tensor | None
+    read_from: Tensor | None
+    left_out: tuple[AttentionSite, ...] = ()
+    target_description: str = ""
+    in_order: bool = True
+    depth: int = 1
+    notes: tuple[str, ...] = ()
+    is_blocked: bool = False
+
+    @property
+    def reads_class_token(self) -> Tensor:
+        """Return whether each score depends on a prefix token of the last layer: (B,)."""
+        return self.readout()[:, : self.grid.prefix].sum(dim=1) > 0
+
+    def middle_layer(self) -> SiteRecord:
+        """Return the recorded site nearest to half of the model's depth; the earlier of two."""
+        return min(self.sites, key=lambda record: abs(record.site.layer - self.depth // 2))
+
+    def rows(self, queries: slice) -> Iterator[tuple[AttentionSite, Tensor]]:
+        """Yield each self-attention site with its attention (B,H,Q,N) for the slice `queries`.
+
+        Tokens are in the order of the grid, prefix tokens first; windows and coarser grids keep the
+        order of the call.
+        """
+        for record in self.sites:
+            if record.site.kind != "self":
+                continue
+            order = record.token_order()
+            if order is None:
+                yield record.site, record.attention(queries)
+            else:
+                yield record.site, record.attention(order[queries])[..., order]
+
+    def dense(self, layer: int) -> Tensor:
+        """Return the complete attention (B,H,N,N) of one layer, in the token order of `rows`."""
+        for site, attention in self.rows(slice(None)):
+            if site.layer == layer:
+                return attention
+        layers = [record.site.layer for record in self.sites if record.site.kind == "self"]
+        raise ValueError(f"layer: expected one of the recorded {layers}, got {layer}")
+
+    def readout(self) -> Tensor:
+        """Return the share of each token in the score, with sum 1: (B, N).
+
+        Raises
+        ------
+        RuntimeError
+            If the record was made with ``grad=False``.
+        """
+        if self.read_from is None:
+            raise RuntimeError(
+                "record: expected gradients, which show the tokens that the score is read from, "
+                "got a record without gradients — use record(…, grad='last')"
+            )
+        return self.read_from
+
+    def reduce(self, weights: Tensor, rule: Rule | None = None) -> list[Tensor]:
+        """Return sum_i weights_i rule(A, dA)_ij over queries i, (B,H,N), per self-attention site.
+
+        Parameters
+        ----------
+        weights : (B, N), one weight per token of the record's grid
+        rule : maps A and dA (None without gradients), both (G,H,Q,Nk), to the same shape;
+            None is the attention itself
+        """
+        return [record.reduce(weights, rule) for record in self.sites if record.site.kind == "self"]
 
 
 def num_active_queries(query_weights: Tensor) -> int:
