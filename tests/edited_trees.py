@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from semattn.audit import audit, units
+from semattn.audit import audit, batch_size
 from semattn.data import open_source
 from semattn.errors import SemattnError
 from semattn.images import Preprocessing
@@ -169,7 +169,7 @@ def interrupted(after: int) -> Iterator[None]:
 def run_audit(root: Path, out: Path, process: tuple[int, int] = (0, 1)) -> dict[str, bytes]:
     """Audit a tree in units of four images; return every file of the result, and the analysis."""
     source = open_source(root, CLASSES, len(CLASSES))
-    with mock.patch.object(units, "BATCHES", 2), warnings.catch_warnings():
+    with mock.patch.object(batch_size, "BATCHES_PER_UNIT", 2), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = audit(
             model(), source, out, batch_size=2, workers=0, preprocessing=OWN, process=process

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from semattn import AttentionPrompter, SIFTPatchInterrelation, compare, explainers, record
 from semattn.attention.model_pass import current_watch, watch_output
 from semattn.attention.output_meaning import predict, read_output
-from semattn.audit.explained import NONE, rows_of
+from semattn.audit.tables import NONE, explanation_rows
 from semattn.cli.writers import predicted, summary
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError
 from semattn.prompting.strength_sweep import strength_sweep
@@ -349,7 +349,7 @@ def test_every_page_shows_the_share_of_its_kind(name: str) -> None:
     kind = explanation.output.kind
     text = f"{texts.headline(explanation, 0)} {texts.selection_text(explanation, 0)}"
     content = summary(explanation)
-    audited = rows_of(explanation, [0, 1], [None, None])
+    audited = explanation_rows(explanation, [0, 1], [None, None])
     assert content["output"] == kind.value
     if kind in (Kind.FEATURES, Kind.REGRESSION):
         assert (

@@ -5,7 +5,6 @@ processes, writes the same tables in the end. Must not import report or viz.
 """
 
 from ..data.sources import Source, open_source
-from .audit_runner import JOBS, Audit
-from .run import audit, check_jobs
+from .audit_runner import JOBS, Audit, audit, check_jobs
 
 __all__ = ["JOBS", "Audit", "Source", "audit", "check_jobs", "open_source"]

@@ -1,11 +1,13 @@
-"""Part of one process in an audit: unit by unit, with the results stored on disk."""
+"""`audit`, and the part of one process in it: unit by unit, with the results stored on disk."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -30,16 +32,16 @@ from ..keypoints import detectors
 from ..utils.atomic_files import atomic_write, write_text
 from ..utils.progress import Progress
 from ..utils.provenance import about_model, versions
+from ..utils.registry import unknown_name_message
 from ..utils.run_store import RunStore
-from . import batch_size as memory
-from .bisect import attempt
-from .explained import joined, rows_of
-from .kept import MAPS, SUMMARY, KeptUnits
-from .tables import SKIPPED, TABLE, write_tables
-from .units import Unit, units_of
+from .batch_size import Unit, choose_batch_size, split_into_units
+from .bisect import bisect_failures
+from .tables import SKIPPED, TABLE, check_parquet, concatenate_rows, explanation_rows, write_tables
+from .unit_store import MAPS, SUMMARY, UnitStore
 
 JOBS = ("explain", "analyze")
-KEPT = ".audit"  # folder of the finished units
+STORE = ".audit"  # folder of the finished units
+SHOWN = 4  # reasons that an error lists
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,61 @@ class Audit:
     files: dict[str, Path]
 
 
-class Work:
+def audit(
+    model: nn.Module,
+    source: Source,
+    out: str | Path,
+    *,
+    jobs: Sequence[str] = JOBS,
+    method: str = "sift-patch-interrelation",
+    density: str = "count",
+    detector: str = "sift",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+    process: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> Audit:
+    """Explain and analyse every image of a source; resume an earlier call that was interrupted.
+
+    Several processes, on one machine or on many that share a disk, may share the work, each with
+    its index in `process`. They do not communicate; the last one writes the tables. The tables
+    equal those of a single process, byte for byte, if all processes use the same kind of device
+    and the same number of threads.
+
+    Parameters
+    ----------
+    model : a vision transformer, on its device
+    source : result of `open_source`
+    out : a folder: ``explain.parquet`` (one row per image), ``skipped.parquet``, ``maps/`` (one
+        .npz per unit, with `maps` (n, h, w) of sum 1), ``audit.json``; ``.audit/`` holds finished
+        units
+    jobs : "explain", "analyze", or both
+    method, density, detector, preprocessing, seed : as in `semattn.explain.Explainer`
+    batch_size : images per forward pass; None chooses from the free memory
+    workers : processes that read images and detect keypoints; None for the cores that the model
+        does not use
+    process : index of this process, from 0, and number of processes
+    progress : called with the stage, the number of images done by this process, and its total
+
+    Raises
+    ------
+    SemattnError
+        For the folder of another audit; for an unsupported model, before the first image; and,
+        after the tables are written, for a source without a readable image.
+    """
+    check_jobs(jobs)
+    check_parquet()
+    options = {"method": method, "density": density, "detector": detector, "seed": seed}
+    runner = AuditRunner(model, source, Path(out), tuple(jobs), options, preprocessing)
+    result = runner.run(batch_size, workers, process, progress)
+    if result.summary is not None and result.summary["skipped"] >= len(source):
+        check_readable(result.files["skipped"], len(source))
+    return result
+
+
+class AuditRunner:
     """Part of one process in an audit.
 
     Parameters
@@ -104,7 +160,7 @@ class Work:
         }
         # Each unit stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "source"}
-        self.store = RunStore(out / KEPT, run, "audit")
+        self.store = RunStore(out / STORE, run, "audit")
         self.skipped: list[Skipped] = []
 
     def run(
@@ -116,13 +172,13 @@ class Work:
     ) -> Audit:
         """Do the remaining units of this process; write the tables if no unit is missing."""
         with self.store.running(process, also=(self.out, self.out / MAPS)):
-            units = units_of(len(self.source), self._choose_batch_size(batch_size))
-            self.study = self._study(units[0].size)
+            units = split_into_units(len(self.source), self._choose_batch_size(batch_size))
+            self.analysis_runner = self._new_analysis_runner(units[0].size)
             if "analyze" in self.jobs:  # on noise: the model may fail on the first image of a unit
-                self.study.find_grid(self._noise(1, self.study))
+                self.analysis_runner.find_grid(self._noise(1, self.analysis_runner))
             (self.out / MAPS).mkdir(parents=True, exist_ok=True)
-            self.kept = KeptUnits(self.store, self.source, self.out, units, process)
-            todo = self.kept.todo()
+            self.unit_store = UnitStore(self.store, self.source, self.out, units, process)
+            todo = self.unit_store.todo()
             total, done = sum(unit.stop - unit.first for unit in todo), 0
             start = time.perf_counter()
             batches = [batch for unit in todo for batch in unit.batches]
@@ -144,8 +200,8 @@ class Work:
                 for unit in todo:
                     self._do_unit(unit, batches_of(unit))
             seconds = time.perf_counter() - start
-            waiting = self.kept.waiting()
-            note = self.kept.note()
+            waiting = self.unit_store.waiting()
+            note = self.unit_store.note()
             summary, analysis, files = (None, None, {}) if waiting else self._finish(units)
             if note:
                 warnings.warn(note, stacklevel=3)
@@ -153,32 +209,32 @@ class Work:
 
     def _do_unit(self, unit: Unit, batches: Iterator[LoadedBatch]) -> None:
         """Do one unit: store its maps, then its rows, then its sums, which complete it."""
-        study = self.study.empty_copy()
+        runner = self.analysis_runner.empty_copy()
         analyse = "analyze" in self.jobs
         parts: list[dict[str, np.ndarray]] = []
         skipped: list[tuple[str, str, str]] = []
         identities: list[str] = []
-        for loaded in study.fill_pool(batches) if analyse else batches:
+        for loaded in runner.fill_pool(batches) if analyse else batches:
             identities += loaded.identities
             skipped += [(image.name, "read", image.reason) for image in loaded.skipped]
-            study.skipped += loaded.skipped
+            runner.skipped += loaded.skipped
             if loaded.images is None:
                 continue
             part = loaded.part(slice(None))
             if "explain" in self.jobs:
-                results, failed = attempt(self._explain, part)
+                results, failed = bisect_failures(self._explain, part)
                 parts += results
                 skipped += [(image.name, "explain", image.reason) for image in failed]
             if analyse:
-                skipped_before = len(study.skipped)
-                _, failed = attempt(study.add_batch, part)
-                study.skipped += failed
+                skipped_before = len(runner.skipped)
+                _, failed = bisect_failures(runner.add_batch, part)
+                runner.skipped += failed
                 skipped += [
                     (image.name, "analyze", image.reason)
-                    for image in study.skipped[skipped_before:]
+                    for image in runner.skipped[skipped_before:]
                 ]
-        analysed = analyse and study.tally is not None and study.tally.images > 0
-        rows = joined(parts)
+        analysed = analyse and runner.tally is not None and runner.tally.images > 0
+        rows = concatenate_rows(parts)
         maps = rows.pop("maps", None)
         if maps is not None:
             with atomic_write(self.out / MAPS / f"{unit.name}.npz") as stream:
@@ -188,14 +244,14 @@ class Work:
             f"skipped_{name}": np.array(column, dtype=str)
             for name, column in zip(("name", "job", "reason"), columns, strict=True)
         }
-        digest = self.kept.keep(unit, rows, identities, analysed)
+        digest = self.unit_store.keep(unit, rows, identities, analysed)
         if analysed:
-            self.kept.sums.add(unit.number, digest, study.result())
+            self.unit_store.sums.add(unit.number, digest, runner.result())
         self.skipped += [Skipped(name, reason) for name, _, reason in skipped]
 
     def _explain(self, loaded: LoadedBatch) -> dict[str, np.ndarray]:
         labels = [self.source.data.labels[number] for number in loaded.numbers]
-        return rows_of(self._explanation(loaded), loaded.numbers, labels)
+        return explanation_rows(self._explanation(loaded), loaded.numbers, labels)
 
     def _explanation(self, loaded: LoadedBatch) -> Explanation:
         explanation: Explanation = self.explainer.explain(
@@ -209,14 +265,16 @@ class Work:
 
         def parts() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
             for unit in units:
-                yield unit.number, self.kept.arrays(unit)
+                yield unit.number, self.unit_store.arrays(unit)
 
         counts = write_tables(self.out, parts(), self.source.names, classes)
         counts["images"] = len(self.source)
         counts["labels"] = self.source.data.note or "given"
         counts["broken"] = [list(name_and_reason) for name_and_reason in self.source.broken]
-        analysis = self.kept.sums.merged(self.source.names) if "analyze" in self.jobs else None
-        self.manifest["source"] = {"images": len(self.source), "sha256": self.kept.complete()}
+        analysis = (
+            self.unit_store.sums.merged(self.source.names) if "analyze" in self.jobs else None
+        )
+        self.manifest["source"] = {"images": len(self.source), "sha256": self.unit_store.complete()}
         summary = {"summary": counts, "manifest": self.manifest}
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.out / SUMMARY, text + "\n")
@@ -233,7 +291,7 @@ class Work:
             # One image runs in any case, so that an unsupported model fails here, and only once.
             if requested is not None:
                 self._dry_run(1)
-            size = requested or memory.batch_size(self._dry_run, self.device)
+            size = requested or choose_batch_size(self._dry_run, self.device)
             stored = self.store.store_row_if_absent("batch", {"size": size})
         if requested not in (None, stored["size"]):
             raise SemattnError(
@@ -244,23 +302,50 @@ class Work:
 
     def _dry_run(self, size: int) -> None:
         """Do everything that is done with a batch, on images of noise."""
-        study = self._study(size)
-        loaded = self._noise(size, study)
+        runner = self._new_analysis_runner(size)
+        loaded = self._noise(size, runner)
         if "explain" in self.jobs:
             self._explanation(loaded)
         if "analyze" in self.jobs:
-            study.add_batch(loaded)
+            runner.add_batch(loaded)
 
-    def _noise(self, size: int, study: AnalysisRunner) -> LoadedBatch:
+    def _noise(self, size: int, runner: AnalysisRunner) -> LoadedBatch:
         rng = np.random.default_rng(0)
         noise = [
             rng.integers(0, 256, (*self.preprocessing.size, 3), dtype=np.uint8) for _ in range(size)
         ]
-        return study.image_loader.load(0, noise, strict=True)
+        return runner.image_loader.load(0, noise, strict=True)
 
-    def _study(self, size: int) -> AnalysisRunner:
+    def _new_analysis_runner(self, size: int) -> AnalysisRunner:
         return AnalysisRunner(self.model, {
             "density": self.options["density"], "detector": self.options["detector"],
             "layers": None, "n_null": 3, "pool_size": 32, "n_bootstrap": 200, "batch_size": size,
             "seed": self.options["seed"], "preprocessing": self.preprocessing,
         }, self.about)  # fmt: skip
+
+
+def check_readable(table: Path, image_count: int) -> None:
+    """Raise SemattnError if the table of skipped images lists every image as not readable."""
+    import pyarrow.parquet as parquet
+
+    rows = parquet.read_table(table, columns=["job", "reason"]).to_pylist()
+    reasons = [row["reason"].partition(" — ")[0] for row in rows if row["job"] == "read"]
+    if len(reasons) < image_count:
+        return
+    counts = Counter(re.sub("'.*'", "a file", reason) for reason in reasons)
+    summary = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common(SHOWN))
+    raise SemattnError(
+        f"source: expected readable images, got none of {image_count} ({summary}) — {table} lists "
+        "them"
+    )
+
+
+def check_jobs(jobs: Sequence[str], available: Sequence[str] = JOBS) -> None:
+    """Raise ValueError unless `jobs` has at least one job and all are available."""
+    for job in jobs:
+        if job not in available:
+            raise ValueError(unknown_name_message("job", job, available))
+    if not jobs:
+        raise ValueError(
+            f"jobs: expected at least one, got none — choose from {', '.join(available)}"
+        )

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 NO_MEMORY = "out of memory with a batch of this image only"
 
 
-def attempt(
+def bisect_failures(
     call: Callable[[LoadedBatch], Result], loaded: LoadedBatch
 ) -> tuple[list[Result], list[Skipped]]:
     """Return the results of `call` on a batch or its parts, in order, and the images it fails on.
@@ -34,8 +34,8 @@ def attempt(
     size = len(loaded.images.names)
     if size == 1:
         return [], [Skipped(loaded.images.names[0], reason)]
-    results, failed = attempt(call, loaded.part(slice(size // 2)))
-    second_results = attempt(call, loaded.part(slice(size // 2, None)))
+    results, failed = bisect_failures(call, loaded.part(slice(size // 2)))
+    second_results = bisect_failures(call, loaded.part(slice(size // 2, None)))
     return results + second_results[0], failed + second_results[1]
 
 

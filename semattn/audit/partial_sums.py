@@ -19,7 +19,7 @@ LEAST_UNITS = 16  # units per file, if there are as many
 MOST_FILES = 64  # files of all units, if one process does them all
 
 
-class Sums:
+class PartialSums:
     """Sums over units. A sum cannot be reduced, so a file with a changed unit is removed.
 
     Parameters

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from semattn import SIFTPatchInterrelation, analyze
-from semattn.audit import audit, audit_runner as work, units
+from semattn.audit import audit, audit_runner as work, batch_size
 from semattn.data import open_source, prefetching as loading
 from semattn.errors import SemattnError, UnsupportedModelError
 from semattn.images import prepare
@@ -27,7 +27,7 @@ from tests.audit.pictures import archive, folder, picture, results, tiny
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
-    monkeypatch.setattr(units, "BATCHES", 2)
+    monkeypatch.setattr(batch_size, "BATCHES_PER_UNIT", 2)
 
 
 @pytest.fixture
@@ -128,10 +128,10 @@ def test_any_number_of_processes_writes_the_same_files(tmp_path, source, workers
 KILLED_AUDIT = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
-    from semattn.audit import audit, open_source, units
+    from semattn.audit import audit, open_source, batch_size
     from tests.audit.pictures import tiny
 
-    units.BATCHES = 2
+    batch_size.BATCHES_PER_UNIT = 2
     left = int(sys.argv[3])
     replace = Path.replace
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from semattn.audit import audit, kept, partial_sums as sums, units
-from semattn.audit.audit_runner import Work
+from semattn.audit import audit, batch_size, partial_sums as sums, unit_store as kept
+from semattn.audit.audit_runner import AuditRunner
 from semattn.data import open_source
 from semattn.utils import input_identity as identity
 from semattn.utils.processes import LockedError
@@ -27,7 +27,7 @@ OLD = time.time() - 3600
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch):
     """Units of four images, sums of one unit each."""
-    monkeypatch.setattr(units, "BATCHES", 2)
+    monkeypatch.setattr(batch_size, "BATCHES_PER_UNIT", 2)
     monkeypatch.setattr(sums, "LEAST_UNITS", 1)
 
 
@@ -42,13 +42,13 @@ def root(tmp_path):
 def explained(monkeypatch):
     """Numbers of the images that are explained."""
     numbers: list[int] = []
-    explain = Work._explain
+    explain = AuditRunner._explain
 
     def count(self, loaded):
         numbers.extend(loaded.numbers)
         return explain(self, loaded)
 
-    monkeypatch.setattr(Work, "_explain", count)
+    monkeypatch.setattr(AuditRunner, "_explain", count)
     return numbers
 
 
@@ -335,7 +335,7 @@ def test_results_in_the_audited_folder_are_not_images(run_command, tmp_path, mon
             trees.draw(root / name / f"{number}.bmp", hash((name, number)) % 1000)
     monkeypatch.chdir(root)
     command = ("audit", ".", "--jobs", "explain,spurious", "--batch-size", 2, "--no-report")
-    real, calls = Work._explain, []
+    real, calls = AuditRunner._explain, []
 
     def stop(self, loaded):
         calls.append(loaded.numbers)
@@ -343,14 +343,14 @@ def test_results_in_the_audited_folder_are_not_images(run_command, tmp_path, mon
             raise KeyboardInterrupt
         return real(self, loaded)
 
-    monkeypatch.setattr(Work, "_explain", stop)
+    monkeypatch.setattr(AuditRunner, "_explain", stop)
     status, out, err = run_command(*command)
     folder = "semattn-audit-photos"
     assert (status, out) == (130, "")
     assert err == (
         f"error: interrupted — finished work is kept in {folder}; the same command resumes it\n"
     )
-    monkeypatch.setattr(Work, "_explain", real)
+    monkeypatch.setattr(AuditRunner, "_explain", real)
     for _ in range(2):
         status, out, err = run_command(*command)
         assert status == 0, err

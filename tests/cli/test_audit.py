@@ -58,7 +58,7 @@ def test_all_jobs_on_archives(run, elsewhere):
 def test_processes_of_one_audit_share_it(run, elsewhere, monkeypatch):
     photos = folder(elsewhere / "photos", 5)
     command = ("audit", photos, "--batch-size", "1", "--no-report")
-    monkeypatch.setattr("semattn.audit.units.BATCHES", 2)
+    monkeypatch.setattr("semattn.audit.batch_size.BATCHES_PER_UNIT", 2)
     assert run(*command, "--out", "one")[0] == 0
     status, out, _ = run(*command, "--out", "two", "--process", "0/2")
     assert status == 0 and "1 units are left for other processes" in out
@@ -89,7 +89,7 @@ def test_processes_of_one_audit_share_the_search(run, elsewhere):
 TORCHRUN = textwrap.dedent("""
     import sys
     from semattn import zoo
-    from semattn.audit import units
+    from semattn.audit import batch_size
     from semattn.cli.main import main
     from tests.conftest import CLASSES, tiny
 
@@ -98,7 +98,7 @@ TORCHRUN = textwrap.dedent("""
         model.classes = CLASSES
         return model
 
-    zoo.load, units.BATCHES = load, 2
+    zoo.load, batch_size.BATCHES_PER_UNIT = load, 2
     sys.exit(main(["audit", *sys.argv[1:]]))
 """)
 

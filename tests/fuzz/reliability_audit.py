@@ -37,7 +37,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks import RESULTS_DIR
-from semattn.audit import audit, units
+from semattn.audit import audit, batch_size
 from semattn.data import open_source
 from semattn.utils.atomic_files import write_text
 
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    units.BATCHES = 2
+    batch_size.BATCHES_PER_UNIT = 2
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         image_folder, out = work / "in", work / "whole"

@@ -11,9 +11,9 @@ import numpy as np
 from ..data.sources import Source
 from ..utils.input_identity import all_unchanged, combined, from_array, to_array
 from ..utils.run_store import RecomputedParts, RunStore
-from .partial_sums import Sums
+from .batch_size import Unit
+from .partial_sums import PartialSums
 from .tables import SKIPPED, TABLE
-from .units import Unit
 
 MAPS, SUMMARY = "maps", "audit.json"
 PREFIX = "unit-"  # name prefix of the arrays of a unit
@@ -22,7 +22,7 @@ THREADS = 16  # threads that compare files; mostly they wait for the disk
 STATE = ("identities", "analysed")  # arrays that describe the state of a unit
 
 
-class KeptUnits:
+class UnitStore:
     """Stored results of each unit, valid for the images that they were computed from.
 
     Each unit is compared with its images once; a file whose size and times have not changed is not
@@ -42,7 +42,7 @@ class KeptUnits:
     ) -> None:  # fmt: skip
         self.store, self.source, self.out, self.units = store, source, out, units
         self.place, self.count = process
-        self.sums = Sums(store.folder, self.place, len(units))
+        self.sums = PartialSums(store.folder, self.place, len(units))
         self._states: dict[int, tuple[str, bool]] = {}  # digest of the images, whether analysed
         self._own = {unit.number for unit in units[self.place :: self.count]}
         self._is_complete = store.read_row(COMPLETE) is not None
