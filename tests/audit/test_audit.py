@@ -363,7 +363,8 @@ def test_a_source_without_an_image_that_can_be_read_is_refused(tmp_path, jobs):
             audit(tiny(), source, tmp_path / "out", jobs=jobs, batch_size=2, workers=0)
         message = str(error.value)
         assert (
-            "got none of 4 (3: image: expected a picture, got a file, which no decoder" in message
+            "got none of 4 (3: image: expected a picture, got a file, whose format is unknown"
+            in message
         )
         assert (
             "; 1: image: " in message and f"{tmp_path / 'out' / 'skipped.parquet'} lists" in message
