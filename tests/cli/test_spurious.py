@@ -245,7 +245,7 @@ def test_files_of_a_discovery_by_hand(tmp_path):
     with files["table"].open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["confirmed"] for row in rows] == ["True", "True", "False"]
-    assert rows[0]["class"] == NASTY and float(rows[0]["removed_low"]) == 1.0
+    assert rows[0]["class"] == NASTY and float(rows[0]["removal_low"]) == 1.0
     assert rows[1]["removal"] == "" and float(rows[1]["transplant"]) == 0.75
     again = load_discovery(files["cues"])
     assert [confirmed.name for confirmed in again.confirmed] == [NASTY, "cat"]
