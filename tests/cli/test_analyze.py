@@ -108,7 +108,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     assert names_in(tmp_path / "parts") == [".semattn-analysis.npz"]
     refused(
         run("analyze", folder, "--out", "parts", "--batch-size", 1, "--seed", 3),
-        "partial: expected the beginning of this analysis", "options",
+        "resume_file: expected the beginning of this analysis", "options",
     )  # fmt: skip
     status, out, err = run("analyze", folder, "--out", "parts", "--batch-size", 1)
     assert status == 0, err

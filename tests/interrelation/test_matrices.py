@@ -83,7 +83,7 @@ def check_head(
         for name, q in (("alignment", p), ("alignment_plain", plain)):
             np.testing.assert_allclose(
                 measured.by_distribution[name][at],
-                alignment(kept_attention, visible, p, q),
+                alignment(kept_attention, kept_visible, p, q),
                 **tolerance,
             )
 

@@ -315,9 +315,9 @@ def partial_file(model, photos, tmp_path, save_after_every_batch):
 )
 def test_resuming_with_other_options_is_refused(model, photos, partial_file, changed):
     content = partial_file.read_bytes()
-    with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
+    with pytest.raises(AnalysisFileError, match="resume_file: expected the beginning of") as error:
         analyze_pictures(
-            model, photos[:6], **({"batch_size": 1, "partial": partial_file} | changed)
+            model, photos[:6], **({"batch_size": 1, "resume_file": partial_file} | changed)
         )
     assert "\n" not in str(error.value)
     assert partial_file.read_bytes() == content
@@ -331,7 +331,7 @@ def test_resuming_with_other_pictures_starts_again(model, photos, partial_file, 
         "swapped": [photos[1], photos[0], *photos[2:6]],
     }[changes]
     content = partial_file.read_bytes()
-    with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
+    with pytest.raises(AnalysisFileError, match="resume_file: expected the beginning of") as error:
         analyze_pictures(model, iter(pictures), batch_size=1, resume_file=partial_file)
     assert "\n" not in str(error.value) and partial_file.read_bytes() == content
     with pytest.warns(UserWarning, match="the analysis starts again: of the 3 images"):
@@ -342,7 +342,7 @@ def test_resuming_with_other_pictures_starts_again(model, photos, partial_file, 
 def test_a_complete_analysis_is_not_a_partial_file(model, photos, tmp_path):
     file = analyze_pictures(model, photos[:2]).save(tmp_path / "whole.npz")
     content = file.read_bytes()
-    with pytest.raises(AnalysisFileError, match="partial: expected the beginning of") as error:
+    with pytest.raises(AnalysisFileError, match="resume_file: expected the beginning of") as error:
         analyze_pictures(model, photos[:2], resume_file=file)
     assert "\n" not in str(error.value) and file.read_bytes() == content
 

@@ -47,7 +47,7 @@ def test_a_file_without_one_of_its_arrays_is_refused(analysis, tmp_path):
     for missing in (
         "layers", "images", "about", "sums/alignment/high", "sums/alignment/low",
         "counts/alignment", "nulls/alignment/shifted/high", "null_counts/alignment/shifted",
-        "freedom/alignment/shifted",
+        "dof/alignment/shifted",
     ):  # fmt: skip
         np.savez(file, **{name: array for name, array in arrays.items() if name != missing})
         with pytest.raises(AnalysisFileError, match="file: expected an analysis"):

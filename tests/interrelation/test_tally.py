@@ -181,7 +181,7 @@ def test_a_table_has_plain_columns_of_one_length(model):
     row = table["metric"].index("entropy")
     assert table["z_shifted"][row] is None and table["mean"][row] > 0
     with pytest.raises(
-        ValueError, match="figure: unknown name 'alignmnt' — did you mean 'alignment'"
+        ValueError, match="metric: unknown name 'alignmnt' — did you mean 'alignment'"
     ):
         analysis.mean("alignmnt")
     with pytest.raises(
