@@ -26,7 +26,7 @@ from semattn.images import pixels_of
 from semattn.keypoints import detect
 from semattn.masking import kamim_weight, mask_images
 from semattn.masking.policies import policies
-from semattn.metrics import faithfulness, localization, randomization, robustness, sparseness
+from semattn.metrics import faithfulness, localization, randomization, sparseness
 from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompt_sources
 from semattn.prompting.strength_sweep import strength_sweep
 
@@ -245,7 +245,7 @@ def _metrics(model: nn.Module, inputs: Tensor) -> Any:
         randomization.similarity(scores, scores),
     ]
     explain = explainers["attention-rollout"](model).attribute
-    results.append(robustness.max_sensitivity(explain, inputs, n_samples=2))
+    results.append(faithfulness.max_sensitivity(explain, inputs, n_samples=2))
     return results
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from semattn import analyze
 from semattn.cli.writers.explanation import summary
 from semattn.density import Scene, densities
-from semattn.evaluation.peers import _patches_as_features
+from semattn.evaluation.peer_methods import _patches_as_features
 from semattn.explain import Explanation
 from semattn.explain.notes import notes_of
 from semattn.explain.refine import refinements

@@ -138,7 +138,7 @@ def _precision(name: str, device: str) -> str:
 def _files(finished: PretrainingRun) -> dict[str, Path]:
     """Return the path of each file and folder of the run, by name."""
     from ..pretraining.checkpoints import LOG
-    from ..pretraining.pictures import PICTURE
+    from ..pretraining.reconstruction import PICTURE
 
     names = {"model": "model", "log": LOG, "settings": "pretrain.json"}
     if (finished.out_dir / PICTURE).exists():
@@ -148,7 +148,7 @@ def _files(finished: PretrainingRun) -> dict[str, Path]:
 
 def _report(finished: PretrainingRun, files: dict[str, Path], notes: list[str]) -> None:
     """Print the losses, the time, skipped photographs and result files."""
-    from ..pretraining.pictures import describe
+    from ..pretraining.reconstruction import describe
     from .printing import print_files
     from .terminal import open_console
 

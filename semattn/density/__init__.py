@@ -7,7 +7,6 @@ controls. This package must not import models or attention.
 """
 
 from .baselines import canny, center, other, permuted, random, shifted, sobel, uniform
-from .clean import clean_density
 from .concentration import EMPTY, HIGH, LOW, concentration, strata
 from .keypoint_densities import (
     count,
@@ -19,7 +18,7 @@ from .keypoint_densities import (
     size,
     surround,
 )
-from .scene import Scene, densities, density_needs, register_density
+from .scene import Scene, clean_density, densities, density_needs, register_density
 
 __all__ = [
     "EMPTY",

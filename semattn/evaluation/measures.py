@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..attention.output_meaning import part_of
 from ..attention.target import answer_target
 from ..images import Images
-from ..metrics import faithfulness, localization, randomization, robustness, sparseness
+from ..metrics import faithfulness, localization, randomization, sparseness
 from ..targets import OutputMeaning
 from ..utils.registry import Registry, unknown_name_message
 from .methods import Map, Method
@@ -194,7 +194,7 @@ def _correlated(case: Case) -> Tensor:
 def _infidelity(case: Case) -> Tensor:
     x = case.images.inputs
     attribution = case.explanation.heat_map[:, None].to(x).expand_as(x).contiguous()
-    return robustness.infidelity(
+    return faithfulness.infidelity(
         case.predict,
         x,
         attribution,
@@ -215,7 +215,7 @@ def _sensitive(case: Case) -> Tensor:
     def explain(inputs: Tensor) -> Tensor:
         return torch.cat([_explain_again(case, image[None], case.target) for image in inputs])
 
-    return robustness.max_sensitivity(
+    return faithfulness.max_sensitivity(
         explain, case.images.inputs, n_samples=5, seed=case.setting.seed
     )
 

@@ -10,6 +10,7 @@ uses another density ("uniform": the model only), `NAME:OPTION=VALUE` another op
 from __future__ import annotations
 
 import ast
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -134,7 +135,6 @@ def _refined(row: str, inner: Method, refine: str) -> Method:
 
 def _peer(name: str, call: Peer, refine: str) -> Method:
     def run(model: nn.Module, images: Images, target: Target) -> Map:
-        from .grids import grid_of
 
         if not isinstance(target, int):
             raise UnsupportedModelError(
@@ -158,3 +158,17 @@ def _peer(name: str, call: Peer, refine: str) -> Method:
         return Map(heat_map, patches, grid)
 
     return run
+
+
+_GRIDS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], PatchGrid]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def grid_of(model: nn.Module, inputs: Tensor) -> PatchGrid:
+    """Return the patch grid that `semattn.record` finds for `inputs` (B, C, H, W)."""
+    grids = _GRIDS.setdefault(model, {})
+    size = tuple(inputs.shape[1:])
+    if size not in grids:
+        grids[size] = record(model, inputs[:1], grad=False).grid
+    return grids[size]

@@ -6,13 +6,19 @@ numbers depend on the seed, the epoch and the image only, not on the batch or th
 package uses keypoints and densities; it must not import models or trainers.
 """
 
+from .batch import densities_of, kamim_weight, loss_weights, mask_images
 from .cache import KeypointCache
 from .crop import Crop
-from .guided import GuidedMasking, Schedule
-from .images import densities_of, mask_images
 from .masks import Masks, generator, num_visible
-from .policies import BlockwiseMasking, Masking, RandomMasking, View, policies
-from .weights import kamim_weight, loss_weights
+from .policies import (
+    BlockwiseMasking,
+    GuidedMasking,
+    Masking,
+    RandomMasking,
+    Schedule,
+    View,
+    policies,
+)
 
 __all__ = [
     "BlockwiseMasking",

@@ -84,7 +84,7 @@ def num_visible(patches: int, mask_ratio: float) -> int:
 
     Examples
     --------
-    >>> kept(196, 0.75), kept(49, 0.6)
+    >>> num_visible(196, 0.75), num_visible(49, 0.6)
     (49, 19)
     """
     check_number("mask_ratio", mask_ratio)

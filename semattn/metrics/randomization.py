@@ -33,7 +33,7 @@ def total_variation(first: Tensor, second: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> moved(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])).tolist()
+    >>> total_variation(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])).tolist()
     [0.5]
     """
     maps = [values.abs().flatten(1) for values in _check_pair(first, second)]

@@ -5,8 +5,7 @@ transformers and accelerate are imported when a run starts; the extra `pretrain`
 """
 
 from .data import EpochSampler, FixedMasks, MaskedImages, readable
-from .models import SIZES, build_model, features
-from .positions import add_positions
+from .models import SIZES, add_positions, build_model, features
 from .reconstruction import Reconstruction, reconstruct
 from .run import FILES, PretrainingRun, pretrain
 

@@ -1,19 +1,23 @@
-"""Reconstruction loss, and reconstructions of pictures by a model."""
+"""Reconstruction loss, reconstructions of pictures by a model, and the picture that shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import viz
 from ..attention.model_call import model_device
 from ..density import count
 from ..grid import PatchGrid
 from ..keypoints import Keypoints
+from ..masking import GuidedMasking
+from ..utils.atomic_files import atomic_write
 from .data import MaskedImages, middle
 
 EPSILON = 1e-6  # added to the variance of a patch, as in transformers
@@ -123,3 +127,53 @@ def masked_keypoint_fraction(reconstruction: Reconstruction) -> float:
     ).numpy()
     total = counts.sum()
     return float((counts * reconstruction.masked).sum() / total) if total else float("nan")
+
+
+PICTURE = "reconstruction.png"
+PICTURES_PER_RUN = 10
+
+
+def is_due(epochs_done: int, epochs: int) -> bool:
+    """Return True if a picture is drawn after this number of epochs."""
+    return epochs_done == epochs or epochs_done % max(1, epochs // PICTURES_PER_RUN) == 0
+
+
+def draw_reconstruction(
+    model: Any, data: MaskedImages, count: int, epochs_done: int, out_dir: Path
+) -> None:
+    """Draw the reconstruction picture after a number of epochs and write it atomically."""
+    result = reconstruct(
+        model, data, spread_indices(len(data), count), epoch=max(epochs_done - 1, 0)
+    )
+    fraction = masked_keypoint_fraction(result)
+    captions = [
+        describe(data, max(epochs_done - 1, 0)),
+        "" if np.isnan(fraction) else f"{fraction:.0%} of the keypoints are in masked patches",
+        "predicted patches are shown with their true mean and contrast"
+        * model.config.norm_pix_loss,
+    ]
+    headline = f"Reconstruction after {epochs_done} epoch" + ("" if epochs_done == 1 else "s")
+    figure = viz.reconstruction(
+        result, headline=headline, subtitle="  ·  ".join(filter(None, captions))
+    )
+    with atomic_write(out_dir / PICTURE) as stream:
+        figure.savefig(stream, format="png")
+
+
+def describe(data: MaskedImages, epoch: int) -> str:
+    """Return a description of the masking of an epoch."""
+    masking = data.masking
+    if not isinstance(masking, GuidedMasking):
+        return type(masking).__name__.removesuffix("Masking").lower() + " masking"
+    beta = masking.beta_at(epoch)
+    hidden = (
+        "dense patches are masked more often"
+        if beta > 0
+        else "sparse patches are masked more often"
+    )
+    return f"guided masking, beta {beta:g}" + (f": {hidden}" if beta else "")
+
+
+def spread_indices(count: int, limit: int) -> list[int]:
+    """Return at most `limit` indices, evenly spaced over `count` pictures."""
+    return sorted({int(index) for index in np.linspace(0, count - 1, min(limit, count))})

@@ -16,12 +16,11 @@ from ..masking import GuidedMasking, KeypointCache, Masking
 from ..utils.progress import Progress, ignore_progress
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
-from .beginning import begin, save_run_start, warn_about_edits
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import EpochSampler, FixedMasks, MaskedImages
-from .inputs import Inputs
+from .inputs import Inputs, begin, save_run_start, warn_about_edits
 from .models import build_model, check_packages, hide_progress_bars
-from .pictures import PICTURE, draw, is_due
+from .reconstruction import PICTURE, draw_reconstruction, is_due
 
 MODEL, KEYPOINTS = "model", "keypoints"
 FILES = (RUN, LOG, PICTURE, f"{MODEL}/", f"{KEYPOINTS}/", f"{CHECKPOINTS}/")
@@ -171,13 +170,12 @@ def pretrain(
         options.check_cacheable()
     check_run(run_dir, settings)
 
-    from . import callbacks as run_callbacks
-    from .trainer import MaskedTrainer, set_steps, training_arguments
+    from . import trainer as training
 
     with ExitStack() as stack:
         if is_main:
             stack.enter_context(results.running(FILES))
-        arguments = training_arguments(
+        arguments = training.training_arguments(
             run_dir, epochs=epochs, batch_size=batch_size, processes=processes,
             learning_rate=learning_rate, weight_decay=weight_decay, workers=workers,
             precision=precision, device=device, keep=keep, evaluates=validation is not None,
@@ -208,12 +206,12 @@ def pretrain(
             if is_main:
                 save_run_start(run_dir, settings, keypoints_seconds, inputs, validation_inputs)
             saved_run = check_run(run_dir, settings) or {}
-        set_steps(arguments, steps, warmup=warmup, checkpoint_steps=checkpoint_steps)
+        training.set_steps(arguments, steps, warmup=warmup, checkpoint_steps=checkpoint_steps)
         order, checkpoint = EpochSampler(len(data), seed), latest(run_dir, tidy=False)
         fixed_masks = (
             None if validation_inputs is None else FixedMasks(data, validation_inputs.pictures)
         )
-        trainer = MaskedTrainer(
+        trainer = training.MaskedTrainer(
             model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
             eval_dataset=fixed_masks,
         )  # fmt: skip
@@ -226,19 +224,19 @@ def pretrain(
 
         def call_after_epoch(done: int, seconds: float) -> None:
             if is_main and reconstructions and is_due(done, epochs):
-                draw(network, data, reconstructions, done, run_dir)
+                draw_reconstruction(network, data, reconstructions, done, run_dir)
             if after_epoch is not None:
                 after_epoch(run, done, seconds)
 
-        log = run_callbacks.MetricsLog(run_dir, run.keypoints_seconds)
-        run_callbacks.replace_callbacks(
+        log = training.MetricsLog(run_dir, run.keypoints_seconds)
+        training.replace_callbacks(
             trainer,
             [
-                run_callbacks.EpochSetter(order, steps),
+                training.EpochSetter(order, steps),
                 log,
-                run_callbacks.EpochEnd(call_after_epoch, log, steps),
-                run_callbacks.CheckpointMarker(run_dir),
-                run_callbacks.ProgressReporter(progress),
+                training.EpochEnd(call_after_epoch, log, steps),
+                training.CheckpointMarker(run_dir),
+                training.ProgressReporter(progress),
                 *callbacks,
             ],
         )
@@ -249,7 +247,7 @@ def pretrain(
                 write_json(run_dir / RUN, {**saved_run, "finished": True})
                 warn_about_edits(inputs)
         arguments.distributed_state.wait_for_everyone()
-    return replace(run, log=tuple(run_callbacks.select_metrics(trainer.state.log_history)))
+    return replace(run, log=tuple(training.select_metrics(trainer.state.log_history)))
 
 
 def _train(trainer: Any, checkpoint: Path | None) -> None:

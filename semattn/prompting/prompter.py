@@ -30,16 +30,16 @@ from .bias import (
     suppression_bias,
 )
 from .calibration import Calibration, Evaluation, calibrate, evaluate
-from .pictures import (
+from .regions import Region, coverage
+from .sources import (
     BiasSource,
     DensityPrompt,
     FixedBias,
     RegionPrompt,
     check_density,
     prompt_needs,
+    prompt_sources,
 )
-from .regions import Region, coverage
-from .sources import prompt_sources
 
 STRENGTH = 0.5
 LAYERS = "last-third"

@@ -68,19 +68,19 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
 def test_an_interrupted_run_goes_on(run, folder, tmp_path, monkeypatch):
     arguments = ("pretrain", folder, *SMALL, "--epochs", 3, "--masking", "block-wise")
     assert run(*arguments, "--out", "whole")[0] == 0
-    from semattn.pretraining import callbacks
+    from semattn.pretraining import trainer
 
-    say, calls = callbacks.ProgressReporter.on_train_begin, []
+    say, calls = trainer.ProgressReporter.on_train_begin, []
 
     def interrupt(self, args, state, control, **more):
         calls.append(state.global_step)
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", interrupt)
+    monkeypatch.setattr(trainer.ProgressReporter, "on_step_end", interrupt)
     status, out, err = run(*arguments, "--out", "parts")
     assert status == 130 and not out and err.count("\n") == 1 and calls == [1, 2, 3]
-    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", say)
+    monkeypatch.setattr(trainer.ProgressReporter, "on_step_end", say)
     status, out, err = run(*arguments, "--out", "parts")
     assert status == 0, err
     assert "resumed from step 2" in out

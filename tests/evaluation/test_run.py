@@ -14,7 +14,7 @@ from PIL import Image
 
 from semattn import SIFTPatchInterrelation
 from semattn.errors import ImageError, SemattnError, UnsupportedModelError
-from semattn.evaluation import (
+from semattn.evaluation import (  # fmt: skip
     DEFAULT,
     Setting,
     evaluate,
@@ -23,10 +23,10 @@ from semattn.evaluation import (
     measures,
     method,
     page,
-    peers,
+    peer_methods as peers,
     table,
-)  # fmt: skip
-from semattn.evaluation.lrp import put_back
+)
+from semattn.evaluation.peer_methods import put_back
 from semattn.evaluation.table import is_control
 from semattn.explain import explainers
 from semattn.explain.refine import refinements

@@ -241,20 +241,20 @@ def test_two_runs_in_one_folder_are_refused(folder, tmp_path):
 
 @pytest.mark.parametrize("out", [None, "."])
 def test_the_command_resumes_in_the_folder_of_the_pictures(run, folder, monkeypatch, out):
-    from semattn.pretraining import callbacks
+    from semattn.pretraining import trainer
 
     monkeypatch.setitem(models.SIZES, "least", TINY)
     monkeypatch.chdir(folder)
     arguments = ("pretrain", ".", *SMALL, *(() if out is None else ("--out", out)))
-    step = callbacks.ProgressReporter.on_step_end
+    step = trainer.ProgressReporter.on_step_end
 
     def interrupt(self, args, state, control, **more):
         if state.global_step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", interrupt)
+    monkeypatch.setattr(trainer.ProgressReporter, "on_step_end", interrupt)
     assert run(*arguments)[0] == 130
-    monkeypatch.setattr(callbacks.ProgressReporter, "on_step_end", step)
+    monkeypatch.setattr(trainer.ProgressReporter, "on_step_end", step)
     (folder / "broken.png").unlink()
     status, text, err = run(*arguments)
     assert status == 0, err

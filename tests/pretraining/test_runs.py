@@ -287,7 +287,7 @@ def test_equal_weights_give_the_loss_of_the_model():
 def test_the_order_gets_its_epoch_from_the_step():
     from types import SimpleNamespace
 
-    from semattn.pretraining.callbacks import EpochSetter
+    from semattn.pretraining.trainer import EpochSetter
 
     order = EpochSampler(5, seed=3)
     first = list(order)

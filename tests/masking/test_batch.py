@@ -54,7 +54,7 @@ def test_given_keypoints_are_not_detected_again(monkeypatch):
     pixels = textured()
     keypoints = detect(pixels)
     expected = mask_images(pixels, "guided", images=[0, 1])
-    monkeypatch.setattr("semattn.masking.images.detect", lambda *a, **k: pytest.fail("detected"))
+    monkeypatch.setattr("semattn.masking.batch.detect", lambda *a, **k: pytest.fail("detected"))
     masks = mask_images(pixels, "guided", images=[0, 1], keypoints=keypoints, loss_weight="kamim")
     assert torch.equal(masks.noise, expected.noise)
     assert mask_images(pixels, "random").loss_weight is None

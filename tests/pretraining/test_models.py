@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("accelerate")
 
 from semattn.pretraining import build_model
-from semattn.pretraining.positions import add_positions, sincos
+from semattn.pretraining.models import add_positions, sincos
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,

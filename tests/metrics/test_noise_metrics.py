@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semattn.errors import ShapeError
-from semattn.metrics.robustness import infidelity, max_sensitivity
+from semattn.metrics.faithfulness import infidelity, max_sensitivity
 
 X = torch.rand(3, 3, 8, 8, generator=torch.manual_seed(0))
 TARGET = torch.tensor([0, 1, 1])
