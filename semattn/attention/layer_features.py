@@ -25,7 +25,7 @@ from .position_tracing import PositionTracer
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model
 from .target import Target, score
-from .token_layout import POSITION_TOLERANCE, UnplacedError, ranks, with_reach
+from .token_layout import POSITION_TOLERANCE, UnplacedError, ranks, with_overlap
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class FeatureLayout:
 
     @classmethod
     def of(
-        cls, planes: Planes, size: tuple[int, int], reach: tuple[float, float] = (0.0, 0.0)
+        cls, planes: Planes, size: tuple[int, int], overlap: tuple[float, float] = (0.0, 0.0)
     ) -> FeatureLayout:
-        """Derive the layout from positions in images of `size` (H, W); `reach` as in `Origin`."""
+        """Derive the layout from positions in images of `size` (H, W); `overlap` as in `Origin`."""
         channels = [
             axis
             for axis in range(1, planes[0].ndim)
@@ -76,7 +76,7 @@ class FeatureLayout:
         if not bool((counts == 1).all()):
             raise UnplacedError(f"features that do not fill a grid of {h}x{w} exactly once")
         grid = PatchGrid((h, w), size, (tall, wide), origin=(top, left))
-        return cls(with_reach(grid, reach), tuple(channels), image, token)
+        return cls(with_overlap(grid, overlap), tuple(channels), image, token)
 
     def place(self, features: Tensor, batch: int) -> Tensor:
         """Return the features of the patches (B, P, D)."""
@@ -118,7 +118,7 @@ def follow_features(
             args, kwargs, *output = hook_args
             tensors = [*args, *kwargs.values()] if attribute_to_layer_input else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
-            traced.append((tracer.of(first), tracer.origin(first).reach))
+            traced.append((tracer.of(first), tracer.origin(first).overlap))
 
         register = (
             module.register_forward_pre_hook
@@ -133,10 +133,10 @@ def follow_features(
 
     layout_pass(model, call, watch=watch, all_images=True)
     try:
-        planes, reach = traced[0] if traced else (None, (0.0, 0.0))
+        planes, overlap = traced[0] if traced else (None, (0.0, 0.0))
         if planes is None:
             raise UnplacedError("features that cannot be followed back to the image")
-        return FeatureLayout.of(planes[:3], size, reach)
+        return FeatureLayout.of(planes[:3], size, overlap)
     except UnplacedError as reason:
         raise UnsupportedModelError(
             f"layer {name}: expected features of the image's patches, got {reason} — "

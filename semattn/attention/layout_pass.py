@@ -284,7 +284,9 @@ class _CallFinder(TorchFunctionMode):
             if not has_positions(keys):
                 return None, NO_PATCHES
             try:
-                layout = layout_of(queries, keys, self.size, self.tracer.origin(tensors[-1]).reach)
+                layout = layout_of(
+                    queries, keys, self.size, self.tracer.origin(tensors[-1]).overlap
+                )
             except UnplacedError as reason:
                 raise self._refusal(running, call, str(reason)) from None
         return (layout, "") if layout.keys is not None else (None, NOT_PATCHES)

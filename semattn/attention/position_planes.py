@@ -262,8 +262,8 @@ class Origin:
     elements vary ("the image", "random numbers"). `calls`: numbers of the attention calls that it
     depends on. `product`: for possible scores, "image", "lost" (from the image, with unknown
     positions) or "foreign" (not from the image), and the modules that were running at the product
-    of queries and keys, outermost first. `picture`: whether its elements are pixels. `reach`:
-    overlap of its windows beyond their cells, as fractions of the image's height and width.
+    of queries and keys, outermost first. `picture`: whether its elements are pixels. `overlap`:
+    length of its windows beyond their cells, as fractions of the image's height and width.
     """
 
     image: bool = False
@@ -273,7 +273,7 @@ class Origin:
     calls: frozenset[int] = frozenset()
     product: tuple[str, tuple[Any, ...]] | None = None
     picture: bool = False
-    reach: tuple[float, float] = (0.0, 0.0)
+    overlap: tuple[float, float] = (0.0, 0.0)
 
 
 NO_ORIGIN = Origin()
@@ -291,7 +291,7 @@ def merge_origins(first: Origin, second: Origin) -> Origin:
         calls=first.calls | second.calls,
         product=first.product or second.product,
         picture=first.picture and second.picture,
-        reach=max(first.reach, second.reach),
+        overlap=max(first.overlap, second.overlap),
     )
 
 

@@ -201,7 +201,7 @@ class PositionTracer(TorchDispatchMode):
 
     def _note_windows_and_products(self, name: str, args: Any, result: Any) -> None:
         if name in WINDOWS and self.origin(args[0]).picture:
-            self._note_reach(name, args, result)
+            self._note_overlap(name, args, result)
         if name in PRODUCTS:
             self._note_product(name, args, result)
 
@@ -313,26 +313,26 @@ class PositionTracer(TorchDispatchMode):
             calls=frozenset().union(*(source.calls for source in sources)),
             product=products[0] if products else None,
             picture=keeps_pixels and all(source.picture for source in sources),
-            reach=max((source.reach for source in sources), default=(0.0, 0.0)),
+            overlap=max((source.overlap for source in sources), default=(0.0, 0.0)),
         )
 
-    def _note_reach(self, name: str, args: Any, result: Tensor) -> None:
+    def _note_overlap(self, name: str, args: Any, result: Tensor) -> None:
         """Store the overlap of unpadded windows over an image, as fractions of the image."""
         planes = self.of(args[0])
         if planes is None or args[0].ndim != 4:
             return
         kernel = args[1] if name == "im2col" else args[1].shape[2:]
         stride, padding = (args[4], args[3]) if name == "im2col" else args[3:5]
-        reach = []
+        overlaps = []
         for side, plane in enumerate(planes[1:]):
             line = without_copies(plane).flatten()
-            overlap = (kernel[side] - option_of_axis(stride, side)) / 2
+            pixels = (kernel[side] - option_of_axis(stride, side)) / 2
             is_padded = option_of_axis(padding, side) > 0
-            if is_padded or overlap <= 0 or len(line) < 2:
-                reach.append(0.0)
+            if is_padded or pixels <= 0 or len(line) < 2:
+                overlaps.append(0.0)
             else:
-                reach.append(overlap * abs(float(line[1] - line[0])))
-        self._origins[result] = replace(self.origin(result), reach=(reach[0], reach[1]))
+                overlaps.append(pixels * abs(float(line[1] - line[0])))
+        self._origins[result] = replace(self.origin(result), overlap=(overlaps[0], overlaps[1]))
 
     def _note_product(self, name: str, args: Any, result: Tensor) -> None:
         """Mark a product of two tensors that may be the scores of queries and keys."""

@@ -164,13 +164,13 @@ class Recorder:
         also: Sequence[AttentionSite] = (),
     ) -> None:
         self.layout = layout
-        selves = layout.self_attention_sites
-        numbers = set(choose_layers(layers, max(len(selves), 1)))
+        self_sites = layout.self_attention_sites
+        numbers = set(choose_layers(layers, max(len(self_sites), 1)))
         self.recorded = {site for site in layout.sites if site.layer in numbers}
-        self.last = selves[-1] if selves else None
+        self.last = self_sites[-1] if self_sites else None
         self.also = set(also)
         pools = {site for site in layout.sites if site.kind == "pool"}
-        self.ends = {*selves[-1:], *pools} if grad else set()
+        self.ends = {*self_sites[-1:], *pools} if grad else set()
         ends = self.ends | (self.also if grad else set())
         self.watched = self.recorded | ends
         self.differentiated = self.watched if grad is True else ends

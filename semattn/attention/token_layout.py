@@ -213,7 +213,7 @@ def layout_of(
     queries: Planes | None,
     keys: Planes,
     size: tuple[int, int],
-    reach: tuple[float, float] = (0.0, 0.0),
+    overlap: tuple[float, float] = (0.0, 0.0),
 ) -> Layout:
     """Return the layout of a call from the positions of its queries (…, Nq) and keys (…, Nk).
 
@@ -221,7 +221,7 @@ def layout_of(
     ----------
     queries : None, or without positions, for learned queries
     size : (H, W) of the images, pixels
-    reach : overlap of patches beyond their cells, as fractions of the image
+    overlap : length of patches beyond their cells, as fractions of the image
 
     Raises
     ------
@@ -247,11 +247,11 @@ def layout_of(
         return tuple(layout.fold(plane[..., None], lead)[:, 0, :, 0] for plane in planes)
 
     order = _images_first(first_head(keys)[0])
-    query_tokens = None if queries is None else _tokens(first_head(queries), order, size, reach)
+    query_tokens = None if queries is None else _tokens(first_head(queries), order, size, overlap)
     not_patches = Layout(None, None, heads, folded, heads_first, order)
     if _are_groups_constant(first_head(keys)):  # no keys: the scores depend only on the query patch
         return not_patches
-    key_tokens = _tokens(first_head(keys), order, size, reach)
+    key_tokens = _tokens(first_head(keys), order, size, overlap)
     if key_tokens is None:  # keys with one common position average the image, as channels do
         return not_patches
     if queries is not None:
@@ -299,20 +299,20 @@ def _images_first(image: Tensor) -> bool:
 
 
 def _tokens(
-    planes: Planes, images_first: bool, size: tuple[int, int], reach: tuple[float, float]
+    planes: Planes, images_first: bool, size: tuple[int, int], overlap: tuple[float, float]
 ) -> Tokens | None:
     """Return the tokens of one image from positions (G, n); None if all have one position."""
     tokens = _tokens_with_summary(planes, images_first, size)
-    return None if tokens is None else replace(tokens, grid=with_reach(tokens.grid, reach))
+    return None if tokens is None else replace(tokens, grid=with_overlap(tokens.grid, overlap))
 
 
-def with_reach(grid: PatchGrid, reach: tuple[float, float]) -> PatchGrid:
-    """Return a grid with `reach` as fractions of the image; unchanged if it starts at 0."""
+def with_overlap(grid: PatchGrid, overlap: tuple[float, float]) -> PatchGrid:
+    """Return a grid with an overlap in fractions of the image; unchanged if it starts at 0."""
     if grid.origin == (0.0, 0.0):
         return grid
     height, width = grid.image_size
     return replace(
-        grid, overlap=(_rounded_pixels(reach[0] * height), _rounded_pixels(reach[1] * width))
+        grid, overlap=(_rounded_pixels(overlap[0] * height), _rounded_pixels(overlap[1] * width))
     )
 
 

@@ -384,8 +384,8 @@ def test_a_decoder_of_learned_queries_is_no_layer_of_patches(queries: int) -> No
     recorded = record(model, x, target=_first_query)
     torch.testing.assert_close(recorded.logits, model(x)["logits"])
     assert recorded.grid.shape == (3, 4) and recorded.grid.prefix == 0
-    selves = [site.site.name for site in recorded.sites if site.site.kind == "self"]
-    assert selves == [f"vit.blocks.{number}.attn" for number in range(4)]
+    self_sites = [site.site.name for site in recorded.sites if site.site.kind == "self"]
+    assert self_sites == [f"vit.blocks.{number}.attn" for number in range(4)]
     expected = record(model.vit, x, target=TARGET)
     for site_record, expected_record in zip(recorded.sites, expected.sites, strict=False):
         torch.testing.assert_close(site_record.attention(), expected_record.attention())

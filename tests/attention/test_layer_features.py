@@ -49,12 +49,12 @@ def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
     model, x = build(family, torch.float64), images(2, torch.float64)
-    selves = [
+    self_sites = [
         (model.get_submodule(site.path), site) for site in _layout(model, x).self_attention_sites
     ]
     # CaiT's and DeepViT's talking heads mix patches although attention is replaced by zeros.
     joins = family in ("cait", "vit-pytorch-deepvit")
-    for module, site in {selves[0], selves[0 if joins else -1]}:
+    for module, site in {self_sites[0], self_sites[0 if joins else -1]}:
         at = follow_features(model, ModelCall.of(x), site.name, attribute_to_layer_input=True)
         before = at.place(_features(model, x, module), 2)
         assert before.shape[:2] == (2, at.grid.patches)
@@ -66,7 +66,7 @@ def test_the_features_that_change_are_those_of_the_changed_patch(family: str) ->
             here = int(at.grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
             if family in SPREAD:
                 if not change[1].any():  # after a layer whose output is only its attention
-                    assert family == "levit" and site != selves[0][1]
+                    assert family == "levit" and site != self_sites[0][1]
                     continue
                 peak = at.grid.centers()[change[1].argmax()]
                 away = (peak - at.grid.centers()[here]).abs() / torch.tensor(at.grid.cell)

@@ -17,7 +17,7 @@ PLAIN = (
 )  # fmt: skip
 
 
-def selves(model):
+def self_sites(model):
     return model_layout(model, ModelCall.of(models.images(1))).self_attention_sites
 
 
@@ -26,11 +26,11 @@ def selves(model):
 def test_norms_are_those_of_a_pass_of_its_own(name, batch):
     model = models.build(name) if name in models.MODELS else families.build(name)
     x = models.images(batch, seed=3)
-    with watch_norms(model, selves(model)) as collected:
+    with watch_norms(model, self_sites(model)) as collected:
         recorded = record(model, x, grad=False)
     norms = norms_on(recorded.grid, collected, recorded.in_order)
     outputs = []
-    hook = list(blocks_of(model, selves(model)).values())[-1].register_forward_hook(
+    hook = list(blocks_of(model, self_sites(model)).values())[-1].register_forward_hook(
         lambda _m, _i, out: outputs.append(out[0] if isinstance(out, tuple) else out)
     )
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_norms_are_those_of_the_last_blocks_tokens(name):
     outputs = []
     hook = model.blocks[-1].register_forward_hook(lambda _m, _i, out: outputs.append(out))
     before = models.state_of(model)
-    with watch_norms(model, selves(model)) as collected:
+    with watch_norms(model, self_sites(model)) as collected:
         recorded = record(model, models.images(2), grad=False)
     assert models.state_of(model) == before
     hook.remove()
@@ -57,7 +57,7 @@ def test_norms_are_those_of_the_last_blocks_tokens(name):
 
 def test_tokens_in_windows_and_models_without_blocks_have_none():
     swin = families.build("swin")
-    with watch_norms(swin, selves(swin)) as collected:
+    with watch_norms(swin, self_sites(swin)) as collected:
         recorded = record(swin, models.images(2), grad=False)
     assert norms_on(recorded.grid, collected, recorded.in_order) is None
     part = nn.ModuleList([swin.layers[0].blocks[0].attn])
@@ -69,6 +69,6 @@ def test_tokens_in_windows_and_models_without_blocks_have_none():
 def test_the_hook_goes_when_the_body_raises():
     model = models.build("class-token")
     before = models.state_of(model)
-    with pytest.raises(RuntimeError, match="no"), watch_norms(model, selves(model)):
+    with pytest.raises(RuntimeError, match="no"), watch_norms(model, self_sites(model)):
         raise RuntimeError("no")
     assert models.state_of(model) == before

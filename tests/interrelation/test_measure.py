@@ -204,7 +204,9 @@ def test_uniform_attention_in_windows_gives_one(name):
         visible = (site.attention().amax(1, keepdim=True) > 1e-18).double()
         even = (visible / visible.sum(-1, keepdim=True)).expand(site.shape)
         sites.append(
-            SiteRecord(site.site, site.shape, site.keys_at, site.queries_at, even=even.contiguous())
+            SiteRecord(
+                site.site, site.shape, site.keys_at, site.queries_at, dense=even.contiguous()
+            )
         )
     even_record = AttentionRecord(tuple(sites), attention.grid, attention.logits, None, None, None)
     measured = measure(even_record, distributions_on(attention.grid))
