@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from semattn import Preprocessing, SIFTPatchInterrelation
 from semattn.errors import ShapeError, TargetError
 from semattn.explain import explainers, load_maps, save_maps
-from semattn.explain.map_files import StoreError
+from semattn.explain.explanation import StoreError
 from semattn.integrations import CAM, explain_batches, quantus_explain_func
 from tests.models import SIZE, build, devices, images, state_of
 
@@ -341,7 +341,7 @@ def test_a_failed_write_leaves_what_was_there(explanation, tmp_path, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on the device")
 
-    monkeypatch.setattr("semattn.explain.map_files.save_file", full)
+    monkeypatch.setattr("semattn.explain.explanation.save_file", full)
     with pytest.raises(StoreError, match="got no space left on the device — save it elsewhere"):
         save_maps(explanation, file)
     assert file.read_bytes() == before and [*tmp_path.iterdir()] == [file]

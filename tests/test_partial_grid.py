@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 
 from semattn import analyze
+from semattn.attention import Prediction
 from semattn.cli.writers.explanation import summary
 from semattn.density import Scene, densities
 from semattn.evaluation.peer_methods import _patches_as_features
-from semattn.explain import Explanation
-from semattn.explain.notes import notes_of
+from semattn.explain import Explanation, Random
+from semattn.explain.notes import map_notes
 from semattn.explain.refine import refinements
+from semattn.explain.request import RelevanceMap
 from semattn.grid import MODES, PatchGrid, sample
 from semattn.images import Images
 from semattn.interrelation import analysis_files as store, load_analysis
@@ -376,17 +378,9 @@ def test_results_and_pages_say_where_the_patches_lie():
 
 
 def test_a_note_says_what_the_patches_cover():
-    class Taken:
-        target_description, notes, grid = "", (), PART
-
-    class Made:
-        record, notes = Taken, ()
-        concentration = torch.rand(1, 12)
-        patches = torch.ones(1, 12)
-
-    class Method:
-        uses_keypoints = starts_at_readout = False
-
-    notes = notes_of(Method, Made, explanation().images)
+    patches = torch.ones(1, 12)
+    heat_map = PART.upsample(patches)
+    maps = RelevanceMap(Prediction(torch.zeros(1, 2)), PART, torch.rand(1, 12), patches, heat_map)
+    notes = map_notes(Random(), maps, explanation().images)
     message = "The patches cover a part of the 90 x 70 pixels: x 20 to 83, y 5 to 52; "
     assert notes == (message + "the map is 0 elsewhere.",)

@@ -319,16 +319,17 @@ def test_of_one_logit_the_predicted_answer_is_explained(name: str) -> None:
 def test_the_score_of_each_kind() -> None:
     x = images()
     binary = with_head(nn.Linear(16, 1))
-    recorded = record(binary, x)
-    assert torch.equal(recorded.score, recorded.logits[:, 0].abs()) and recorded.target is None
-    recorded = record(binary, x, target=0)
-    assert torch.equal(recorded.score, recorded.logits[:, 0]) and recorded.target.tolist() == [0, 0]
-    recorded = record(with_head(nn.Linear(16, 1), problem_type="regression"), x)
-    assert torch.equal(recorded.score, recorded.logits[:, 0]) and recorded.target is None
-    recorded = record(with_head(nn.Linear(16, 4), problem_type="multi_label_classification"), x)
-    assert torch.equal(recorded.score, recorded.logits.amax(1))
-    recorded = record(with_head(nn.Identity()), x)
-    torch.testing.assert_close(recorded.score, recorded.logits.norm(dim=1))
+    seen = record(binary, x).prediction
+    assert torch.equal(seen.score, seen.logits[:, 0].abs()) and seen.target is None
+    seen = record(binary, x, target=0).prediction
+    assert torch.equal(seen.score, seen.logits[:, 0]) and seen.target.tolist() == [0, 0]
+    seen = record(with_head(nn.Linear(16, 1), problem_type="regression"), x).prediction
+    assert torch.equal(seen.score, seen.logits[:, 0]) and seen.target is None
+    head = with_head(nn.Linear(16, 4), problem_type="multi_label_classification")
+    seen = record(head, x).prediction
+    assert torch.equal(seen.score, seen.logits.amax(1))
+    seen = record(with_head(nn.Identity()), x).prediction
+    torch.testing.assert_close(seen.score, seen.logits.norm(dim=1))
     with pytest.raises(TargetError, match="a regression has no predicted class"):
         record(with_head(nn.Linear(16, 4), problem_type="regression"), x)
 

@@ -4,11 +4,14 @@ from .attention_record import AttentionRecord, SiteRecord
 from .record import record
 from .sites import AttentionSite, choose_layers
 from .steering import steer
+from .target import Prediction, TargetLike
 
 __all__ = [
     "AttentionRecord",
     "AttentionSite",
+    "Prediction",
     "SiteRecord",
+    "TargetLike",
     "choose_layers",
     "record",
     "steer",

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..grid import PatchGrid
 from .hooks import Call, DenseCall, FusedCall
 from .sites import AttentionSite
+from .target import Prediction
 from .token_layout import Layout
 from .token_map import TokenMap
 
@@ -193,10 +194,8 @@ class SiteRecord:
 class AttentionRecord:
     """Record of the recorded sites of a model for a batch of images.
 
-    `sites` are in the order of their calls; `grid` is the grid of their tokens; `logits` is the
-    output (B, …). `score` (B,) is the differentiated score and `target` (B,) its class numbers;
-    `target` is None if the score is not a class (`target_description` then describes it), and both
-    are None without gradients.
+    `sites` are in the order of their calls; `grid` is the grid of their tokens; `prediction` is the
+    output, with the differentiated score.
     `read_from` (B, N) is the share of each token of the last self-attention layer in the score,
     with sum 1: the norm of the score's gradient for the attention row of each query. It is None
     without gradients.
@@ -210,16 +209,22 @@ class AttentionRecord:
 
     sites: tuple[SiteRecord, ...]
     grid: PatchGrid
-    logits: Tensor
-    score: Tensor | None
-    target: Tensor | None
+    prediction: Prediction
     read_from: Tensor | None
     left_out: tuple[AttentionSite, ...] = ()
-    target_description: str = ""
     in_order: bool = True
     depth: int = 1
     notes: tuple[str, ...] = ()
     is_blocked: bool = False
+
+    @property
+    def logits(self) -> Tensor:
+        """Return the output of the model, (B, …)."""
+        return self.prediction.logits
+
+    def without_sites(self) -> AttentionRecord:
+        """Return the record without its sites, which frees their memory."""
+        return replace(self, sites=())
 
     @property
     def reads_class_token(self) -> Tensor:

@@ -24,7 +24,7 @@ from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model
-from .target import Target, score
+from .target import TargetLike, score
 from .token_layout import POSITION_TOLERANCE, UnplacedError, ranks, with_overlap
 
 
@@ -160,7 +160,7 @@ def activation(
     grid: PatchGrid | None = None,
     *,
     attribute_to_layer_input: bool = False,
-    target: Target = None,
+    target: TargetLike = None,
     additional_forward_args: Any = None,
 ) -> Activation:
     """Return the output of `layer` on the patches, and its gradient for the target.

@@ -23,7 +23,7 @@ from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
 from .model_pass import KeepGradients, frozen, gradients_of
 from .scope import isolated, model_running, nested_pass
 from .sites import AttentionSite, Layers, check_model, choose_layers
-from .target import Score, Target, check_batch, output_tensor, score
+from .target import Prediction, Score, TargetLike, check_batch, output_tensor, score
 from .token_layout import common_grid
 
 _BLOCKED = (
@@ -36,7 +36,7 @@ def record(
     model: nn.Module,
     inputs: Tensor,
     *,
-    target: Target = None,
+    target: TargetLike = None,
     layers: Layers = None,
     grad: bool | str = True,
     additional_forward_args: Any = None,
@@ -99,7 +99,7 @@ def record_call(
     model: nn.Module,
     call: ModelCall,
     *,
-    target: Target,
+    target: TargetLike,
     layers: Layers,
     grad: bool | str,
     sites: Sequence[str] | None,
@@ -251,7 +251,7 @@ class _Recording:
         self,
         model: nn.Module,
         call: ModelCall,
-        target: Target,
+        target: TargetLike,
         layers: Layers,
         sites: Sequence[str] | None,
         readout: str,
@@ -366,12 +366,9 @@ class _Recording:
         return AttentionRecord(
             sites=tuple(records),
             grid=grid,
-            logits=logits.detach(),
-            score=None if score is None else score.values.detach(),
-            target=None if score is None else score.classes,
+            prediction=Prediction.of(logits, score),
             read_from=read_from,
             left_out=tuple(module.site for module in layout.left_out),
-            target_description="" if score is None else score.target_description,
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
             depth=len(layout.self_attention_sites),
             is_blocked=bool(grad) and self.entry.blocked,

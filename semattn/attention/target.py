@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..utils.library_imports import select_targets
 from ..utils.validation import as_integers
 from .output_meaning import part_of, read_output
 
-Target = (
+TargetLike = (
     int
     | tuple[int, ...]
     | list[int]
@@ -50,6 +51,32 @@ class Score(NamedTuple):
     target_description: str = ""
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Output of a model for a batch, and the score of it that is explained.
+
+    Parameters
+    ----------
+    logits : the output (B, …)
+    target : (B,) class numbers; None if the score is not the output of a class
+    score : (B,), the differentiated score; None without gradients
+    target_description : short description of the score if it is not a class; "" for a class
+    """
+
+    logits: Tensor
+    target: Tensor | None = None
+    score: Tensor | None = None
+    target_description: str = ""
+
+    @classmethod
+    def of(cls, logits: Tensor, score: Score | None) -> Prediction:
+        """Return the prediction without its graph; without a score if there are no gradients."""
+        if score is None:
+            return cls(logits.detach())
+        description = score.target_description
+        return cls(logits.detach(), score.classes, score.values.detach(), description)
+
+
 def output_tensor(output: Any) -> Tensor:
     """Return the tensor (B, …) of a model's output: itself, its logits, features, or first tensor.
 
@@ -58,7 +85,7 @@ def output_tensor(output: Any) -> Tensor:
     return read_output(output)[0]
 
 
-def score(output: Any, target: Target, model: nn.Module) -> Score:
+def score(output: Any, target: TargetLike, model: nn.Module) -> Score:
     """Return the score of each image for the complete output of the model.
 
     A function as target is called with `output` unchanged and returns (B,), where each number
@@ -119,7 +146,7 @@ def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tens
     return fixed_score
 
 
-def answer_target(answer: int, meaning: OutputMeaning, outputs: int) -> Target:
+def answer_target(answer: int, meaning: OutputMeaning, outputs: int) -> TargetLike:
     """Return the target of an answer: a class number, or the signed output of a binary model.
 
     Parameters
@@ -292,7 +319,7 @@ def _function_name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _check_target(output: Tensor, target: Target) -> None:
+def _check_target(output: Tensor, target: TargetLike) -> None:
     batch, shape = output.shape[0], tuple(output.shape)
     items: list[Any]
     if isinstance(target, Tensor):
@@ -330,14 +357,14 @@ def _check_target(output: Tensor, target: Target) -> None:
                 )
 
 
-def _classes(output: Tensor, target: Target) -> Tensor | None:
+def _classes(output: Tensor, target: TargetLike) -> Tensor | None:
     if output.ndim != 2:
         return None
     classes = [item[0] if isinstance(item, tuple) else item for item in _as_list(target)]
     return torch.tensor(classes, dtype=torch.long, device=output.device).expand(len(output)).clone()
 
 
-def _as_list(target: Target) -> list[Any]:
+def _as_list(target: TargetLike) -> list[Any]:
     if isinstance(target, Tensor):
         return target.reshape(-1).tolist()
     return target if isinstance(target, list) else [target]

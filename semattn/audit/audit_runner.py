@@ -254,10 +254,10 @@ class AuditRunner:
         return explanation_rows(self._explanation(loaded), loaded.numbers, labels)
 
     def _explanation(self, loaded: LoadedBatch) -> Explanation:
-        explanation: Explanation = self.explainer.explain(
+        assert loaded.images is not None  # a batch without readable images is not explained
+        return self.explainer.explain(
             self.model, loaded.images, keypoints=loaded.keypoints, manifest=self.manifest
         )
-        return explanation
 
     def _finish(self, units: list[Unit]) -> tuple[dict[str, Any], Analysis | None, dict[str, Path]]:
         """Write the tables of all units; return their summary, the analysis, and the files."""

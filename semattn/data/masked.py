@@ -49,7 +49,7 @@ class MaskedDataset(Protocol):
 
 NamedInput = tuple[str, Any, "int | None"]  # name, file or value, number of the class
 
-masked_datasets: dict[str, Any] = Registry("data")
+masked_datasets: Registry[Any] = Registry("data")
 """Functions by name; their arguments are the paths after the name, in order."""
 
 

@@ -18,12 +18,20 @@ from .keypoint_densities import (
     size,
     surround,
 )
-from .scene import Scene, clean_density, densities, density_needs, register_density
+from .scene import (
+    DensityLike,
+    Scene,
+    clean_density,
+    densities,
+    density_needs,
+    register_density,
+)
 
 __all__ = [
     "EMPTY",
     "HIGH",
     "LOW",
+    "DensityLike",
     "Scene",
     "canny",
     "center",

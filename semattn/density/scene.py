@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from semattn.keypoints import Keypoints, detect
 from semattn.utils.registry import Registry
 from semattn.utils.validation import check_number
 
-densities = Registry("density")
+densities: Registry[Callable[[Scene], Tensor]] = Registry("density")
 """Mapping of names to functions from a `Scene` to s (B, P); see `register_density`."""
 
 Density = TypeVar("Density", bound="Callable[[Scene], Tensor]")
+DensityLike: TypeAlias = "str | Tensor | Callable[[Scene], Tensor]"
+"""Name in `densities`, weights (P,) or (B, P), or a function of a `Scene`."""
 
 
 @dataclass(frozen=True, eq=False)

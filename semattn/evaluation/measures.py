@@ -113,7 +113,7 @@ class Measure:
     core: bool = False
 
 
-measures = Registry("metric")
+measures: Registry[Any] = Registry("metric")
 """Columns of a comparison: each `Measure` by its name."""
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..affinity import DEFAULT_AFFINITY, random_walk
 from ..attention import record
-from ..attention.target import Target
+from ..attention.target import TargetLike
 from ..density import densities
 from ..errors import SemattnError, UnsupportedModelError
 from ..explain import explainers
@@ -28,7 +28,7 @@ from ..grid import PatchGrid
 from ..images import Images
 from ..utils.registry import Registry, unknown_name_message
 
-peers = Registry("method")
+peers: Registry[Peer] = Registry("method")
 """`PEER/METHOD` to a function (model, inputs (1, C, H, W), class, grid) that gives (H, W)."""
 
 DEFAULT = (
@@ -49,7 +49,7 @@ class Map(NamedTuple):
     grid: PatchGrid
 
 
-Method = Callable[[nn.Module, Images, Target], Map]
+Method = Callable[[nn.Module, Images, TargetLike], Map]
 Peer = Callable[[nn.Module, Tensor, int, PatchGrid], Tensor]
 
 
@@ -89,7 +89,7 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
     explainer_class = explainers[base]
     explainer_class(**options)  # raises for a wrong option
 
-    def run(model: nn.Module, images: Images, target: Target) -> Map:
+    def run(model: nn.Module, images: Images, target: TargetLike) -> Map:
         explanation = explainer_class(**options).explain(
             model, images.inputs, target=target, manifest={"made": "elsewhere"}
         )
@@ -106,7 +106,7 @@ def _literal(text: str) -> Any:
 
 
 def _refined(row: str, inner: Method, refine: str) -> Method:
-    def run(model: nn.Module, images: Images, target: Target) -> Map:
+    def run(model: nn.Module, images: Images, target: TargetLike) -> Map:
         inner_map = inner(model, images, target)
         with torch.no_grad():
             attention = record(model, images.inputs, layers="last-half", grad=False)
@@ -134,7 +134,7 @@ def _refined(row: str, inner: Method, refine: str) -> Method:
 
 
 def _peer(name: str, call: Peer, refine: str) -> Method:
-    def run(model: nn.Module, images: Images, target: Target) -> Map:
+    def run(model: nn.Module, images: Images, target: TargetLike) -> Map:
 
         if not isinstance(target, int):
             raise UnsupportedModelError(

@@ -42,7 +42,7 @@ def is_control(name: str) -> bool:
     """Return whether a row is a control: it ignores the model or the keypoints."""
     base, _, density = name.partition(":")
     is_baseline = base in explainers and bool(explainers[base].is_baseline)
-    return is_baseline or (density in densities and bool(densities[density].control))
+    return is_baseline or (density in densities and getattr(densities[density], "control", False))
 
 
 def check_baselines(baselines: Sequence[str] | None, rows: Sequence[str]) -> list[str]:

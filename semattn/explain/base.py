@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +20,29 @@ from ..attention.model_call import move_to_model
 from ..attention.model_pass import collect_meanings, first_meaning
 from ..attention.scope import nested_pass
 from ..attention.sites import Layers, check_model
-from ..attention.target import Target
-from ..density import Scene, concentration, densities, density_needs
+from ..attention.target import TargetLike
+from ..density import DensityLike, Scene, concentration, densities, density_needs
 from ..errors import ShapeError
 from ..grid import PatchGrid
-from ..images import Images, Preprocessing, keypoint_channels_error, prepare
-from ..keypoints import Keypoints, completed, detect_async, detectors, no_keypoints
-from ..targets import OutputMeaning
-from ..utils.class_names import check_names, class_names
+from ..images import ImageLike, Images, Preprocessing, keypoint_channels_error, prepare
+from ..keypoints import DetectorLike, Keypoints, completed, detect_async, detectors, no_keypoints
 from ..utils.library_imports import Attribution, log_usage
 from ..utils.provenance import about_model, unconfirmed, versions
 from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
-from .attribution_request import AttributionRequest, Maps, check_finite
 from .explanation import Explanation
-from .notes import notes_of
+from .notes import class_names_of, map_notes, readout_note
 from .refine import refinements
+from .request import (
+    AttributionRequest,
+    ParsedCall,
+    RelevanceMap,
+    check_finite,
+    name_channel_errors,
+    parse_call,
+)
 
-explainers = Registry("explainer")
+explainers: Registry[type[Explainer]] = Registry("explainer")
 """Name to a class that extends `Explainer`."""
 
 
@@ -76,8 +80,8 @@ class Explainer(Attribution):
         self,
         model: nn.Module | None = None,
         *,
-        density: Any = "count",
-        detector: Any = "sift",
+        density: DensityLike = "count",
+        detector: DetectorLike = "sift",
         layers: Layers = None,
         refine: str = "none",
         preprocessing: Preprocessing | None = None,
@@ -109,8 +113,12 @@ class Explainer(Attribution):
         """Compute the relevance of each patch, (B, P), for the concentration `p` (B, P)."""
         raise NotImplementedError
 
-    def maps(self, request: AttributionRequest) -> Maps:
-        """Compute the maps of a request; the default calls `relevance`."""
+    def notes(self, record: AttentionRecord) -> tuple[str, ...]:  # noqa: ARG002 — for subclasses
+        """Return sentences that a reader of the map must know about the method."""
+        return ()
+
+    def maps(self, request: AttributionRequest) -> RelevanceMap:
+        """Compute the maps of a request; the default records once and calls `relevance`."""
         record = request.record(layers=self.layers, grad=self.needs_gradient or "last")
         return self.from_patches(request, record, lambda p: self.relevance(record, p))
 
@@ -119,15 +127,29 @@ class Explainer(Attribution):
         request: AttributionRequest,
         record: AttentionRecord,
         relevance: Callable[[Tensor], Tensor],
-    ) -> Maps:
-        """Compute the maps from a function `relevance` of p (B, P) that returns (B, P)."""
-        with torch.no_grad(), torch.autocast(record.logits.device.type, enabled=False):
-            p = self.concentration_on_grid(request, record.grid)  # float64, so on the CPU
-            precision = torch.promote_types(record.logits.dtype, torch.float32)
-            patches = relevance(p.to(precision).to(record.logits.device))
+        grid: PatchGrid | None = None,
+    ) -> RelevanceMap:
+        """Compute the maps from a function `relevance` of p (B, P) that returns (B, P).
+
+        `grid` is the grid of the relevance; None is that of the record.
+        """
+        grid = grid or record.grid
+        logits = record.prediction.logits
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            p = self.concentration_on_grid(request, grid)  # float64, so on the CPU
+            precision = torch.promote_types(logits.dtype, torch.float32)
+            patches = relevance(p.to(precision).to(logits.device))
             check_finite("map", patches)
-            heat_map = refinements.resolve(self.refine)(patches, request.images.pixels, record.grid)
-        return Maps(record, p, patches, heat_map)
+            heat_map = refinements.resolve(self.refine)(patches, request.images.pixels, grid)
+        return RelevanceMap(
+            record.prediction,
+            grid,
+            p,
+            patches,
+            heat_map,
+            record_notes=record.notes + (readout_note(record) if self.starts_at_readout else ()),
+            notes=self.notes(record),
+        )
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings of this explainer, ready for JSON."""
@@ -140,12 +162,37 @@ class Explainer(Attribution):
             "sites": None if self.sites is None else list(self.sites),
         }
 
+    @overload
+    def attribute(
+        self,
+        model: nn.Module,
+        image: ImageLike,
+        /,
+        *,
+        target: TargetLike = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: tuple[Tensor],
+        target: TargetLike = None,
+        *,
+        additional_forward_args: Any = None,
+    ) -> tuple[Tensor]: ...
+
+    @overload
+    def attribute(
+        self, inputs: ImageLike, target: TargetLike = None, *, additional_forward_args: Any = None
+    ) -> Tensor: ...
+
     @log_usage()
     def attribute(
         self,
         *args: Any,
         inputs: Any = None,
-        target: Target = None,
+        target: TargetLike = None,
         additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Compute the attribution map of each image.
@@ -183,54 +230,91 @@ class Explainer(Attribution):
         >>> SIFTPatchInterrelation(vit).attribute(x, target=3).shape
         torch.Size([1, 3, 64, 64])
         """
-        model, source, target = self._parse_call(args, inputs, target)
-        explanation = self._attribute(
-            model, _unwrap_inputs(source), target, additional_forward_args, need_keypoints=False
-        )
+        call = self._parse_call(args, inputs, target)
+        explanation = self._explain(call, additional_forward_args)
         attribution = explanation.attribution
         if attribution is None:
             channels = explanation.images.inputs.shape[1]
             attribution = explanation.heat_map[:, None].expand(-1, channels, -1, -1) / channels
-        return (attribution,) if isinstance(source, tuple) else attribution
+        return (attribution,) if call.is_tuple else attribution
+
+    @overload
+    def patch_map(
+        self,
+        model: nn.Module,
+        image: ImageLike,
+        /,
+        *,
+        target: TargetLike = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor: ...
+
+    @overload
+    def patch_map(
+        self, inputs: ImageLike, target: TargetLike = None, *, additional_forward_args: Any = None
+    ) -> Tensor: ...
 
     def patch_map(
         self,
         *args: Any,
         inputs: Any = None,
-        target: Target = None,
+        target: TargetLike = None,
         additional_forward_args: Any = None,
     ) -> Tensor:
         """Compute the map on patches, (B, h, w); arguments as for `attribute`."""
-        model, source, target = self._parse_call(args, inputs, target)
-        return self._attribute(
-            model, _unwrap_inputs(source), target, additional_forward_args, need_keypoints=False
-        ).patch_map
+        call = self._parse_call(args, inputs, target)
+        return self._explain(call, additional_forward_args).patch_map
+
+    @overload
+    def explain(
+        self,
+        model: nn.Module,
+        image: ImageLike,
+        /,
+        *,
+        target: TargetLike = None,
+        additional_forward_args: Any = None,
+        manifest: dict[str, Any] | None = None,
+        keypoints: list[Keypoints] | None = None,
+        map_only: bool = False,
+    ) -> Explanation: ...
+
+    @overload
+    def explain(
+        self,
+        inputs: ImageLike,
+        target: TargetLike = None,
+        *,
+        additional_forward_args: Any = None,
+        manifest: dict[str, Any] | None = None,
+        keypoints: list[Keypoints] | None = None,
+        map_only: bool = False,
+    ) -> Explanation: ...
 
     def explain(
         self,
         *args: Any,
         inputs: Any = None,
-        target: Target = None,
+        target: TargetLike = None,
         additional_forward_args: Any = None,
         manifest: dict[str, Any] | None = None,
         keypoints: list[Keypoints] | None = None,
+        map_only: bool = False,
     ) -> Explanation:
         """Compute the map with its context: image, keypoints, manifest; see `attribute`.
 
         `manifest` is the manifest of an earlier batch of the same model, which avoids hashing the
         weights again. `keypoints` are the keypoints of each image, if already detected, with
-        descriptors if the density needs them.
+        descriptors if the density needs them. `map_only` leaves out what the map does not need,
+        as `attribute` does: the manifest, and the keypoints of a method that does not use them.
         """
-        model, source, target = self._parse_call(args, inputs, target)
-        explanation = self._attribute(
-            model,
-            _unwrap_inputs(source),
-            target,
-            additional_forward_args,
-            need_keypoints=True,
-            keypoints=keypoints,
+        call = self._parse_call(args, inputs, target)
+        explanation = self._explain(
+            call, additional_forward_args, all_keypoints=not map_only, keypoints=keypoints
         )
-        manifest = manifest or about_model(model) | {
+        if map_only:
+            return explanation
+        manifest = manifest or about_model(call.model) | {
             "method": self.name,
             "parameters": self.parameters(),
             "versions": versions(),
@@ -240,85 +324,67 @@ class Explainer(Attribution):
             notes = (*notes, f"{reason[:1].upper()}{reason[1:]}.")
         return dataclasses.replace(explanation, manifest=manifest, notes=notes)
 
-    def _parse_call(
-        self, args: tuple[Any, ...], inputs: Any, target: Target
-    ) -> tuple[nn.Module, Any, Target]:
-        positional = list(args)
-        has_model = positional and callable(positional[0]) and not isinstance(positional[0], Tensor)
-        model = positional.pop(0) if has_model else self.forward_func
-        if model is None:
-            raise TypeError(
-                "attribute: expected a model, got none — call attribute(model, image), "
-                f"or {type(self).__name__}(model).attribute(inputs)"
-            )
-        if inputs is not None:
-            positional.append(inputs)
-        elif len(positional) == 2 and target is None:
-            target = positional.pop()
-        if len(positional) != 1:
-            raise TypeError(
-                f"attribute: expected one image or batch, got {len(positional)} arguments — "
-                "call attribute(model, image) or attribute(inputs, target=…)"
-            )
-        return model, positional[0], target
+    def _parse_call(self, args: tuple[Any, ...], inputs: Any, target: TargetLike) -> ParsedCall:
+        return parse_call(args, inputs, target, self.forward_func, type(self).__name__)
 
-    def _attribute(
+    def _explain(
         self,
-        model: nn.Module,
-        source: Any,
-        target: Target,
+        call: ParsedCall,
         extra: Any,
         *,
-        need_keypoints: bool,
+        all_keypoints: bool = False,
         keypoints: list[Keypoints] | None = None,
     ) -> Explanation:
-        module = check_model(model, compiled=True)
-        preprocessing = self.preprocessing or (lambda: Preprocessing.of(module))
-        images = prepare(source, preprocessing, any_channels=True)
+        """Prepare the images, detect keypoints while the model runs, and compute the map.
+
+        `all_keypoints` detects keypoints for methods that do not use them, too.
+        """
+        model = check_model(call.model, compiled=True)
+        images = prepare(
+            call.images, self.preprocessing or (lambda: Preprocessing.of(model)), any_channels=True
+        )
         if keypoints is None:
-            pending = self._start_keypoints(images, need_keypoints)
+            pending = self._start_keypoints(images, all_keypoints)
         else:
             pending = completed(keypoints)
-        inputs = move_to_model(module, images.inputs, prepared=images.prepared)
         request = AttributionRequest(
-            module,
-            inputs,
-            target,
-            extra,
-            images,
-            pending,
-            self.sites,
-            "score" if self.class_specific else "output",
+            model=model,
+            inputs=move_to_model(model, images.inputs, prepared=images.prepared),
+            target=call.target,
+            extra=extra,
+            images=images,
+            pending_keypoints=pending,
+            sites=self.sites,
+            readout="score" if self.class_specific else "output",
         )
         try:
-            with nested_pass(), collect_meanings(), _name_channel_errors(images):
+            with nested_pass(), collect_meanings(), name_channel_errors(images):
                 maps = self.maps(request)
-                output = first_meaning(module)
+                output = first_meaning(model)
         finally:
-            request.keypoints()  # waits for the detection threads
-        record, found_keypoints = maps.record, request.keypoints()
+            image_keypoints = request.keypoints()  # waits for the detection threads
         check_finite("map", maps.heat_map)
-        if need_keypoints and not found_keypoints:
-            found_keypoints = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
-        names, name_note = _class_names(model, record.logits, output)
+        if all_keypoints and not image_keypoints:
+            image_keypoints = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
+        classes, class_note = class_names_of(call.model, maps.prediction.logits, output)
         return Explanation(
             heat_map=maps.heat_map,
-            patch_map=record.grid.fold(maps.patches),
+            patch_map=maps.grid.fold(maps.patches),
             images=images,
-            keypoints=found_keypoints,
+            keypoints=image_keypoints,
             concentration=maps.concentration,
-            grid=record.grid,
-            logits=record.logits,
-            target=record.target,
-            classes=names,
-            notes=notes_of(self, maps, images, (output.note, name_note)),
-            target_description=record.target_description,
+            grid=maps.grid,
+            logits=maps.prediction.logits,
+            target=maps.prediction.target,
+            classes=classes,
+            notes=map_notes(self, maps, images, (output.note, class_note)),
+            target_description=maps.prediction.target_description,
             attribution=maps.attribution,
             output=output,
         )
 
     def _start_keypoints(
-        self, images: Images, need_keypoints: bool
+        self, images: Images, all_keypoints: bool
     ) -> Future[list[Keypoints]] | None:
         """Start the keypoint detection in other threads, to run it in parallel with the model."""
         needs = () if isinstance(self.density, Tensor) else density_needs(self.density)
@@ -331,7 +397,7 @@ class Explainer(Attribution):
                     "explain(…, keypoints=detect(pictures))",
                 )
             return None
-        if not need_keypoints and not uses_keypoints:
+        if not all_keypoints and not uses_keypoints:
             return None
         return detect_async(images.pixels, self.detector, descriptors="descriptors" in needs)
 
@@ -366,57 +432,6 @@ def _option_names(method: type[Explainer]) -> set[str]:
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-
-
-@contextmanager
-def _name_channel_errors(images: Images) -> Iterator[None]:
-    """Raise ShapeError if the model rejects the number of channels of the inputs."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        if not images.pixels_are_mean or "channels" not in reason:
-            raise
-        raise ShapeError(
-            f"inputs: expected the channels that the model takes, got {images.inputs.shape[1]} "
-            f"({reason[:160]}) — give images with the channels of its training data"
-        ) from error
-
-
-def _class_names(
-    model: nn.Module, logits: Tensor, output: OutputMeaning
-) -> tuple[tuple[str, ...] | None, str]:
-    """Return the class names of the outputs, and a note if the names in the config do not fit.
-
-    Raises
-    ------
-    SemattnError
-        If the number of names in `model.classes` differs from the number of outputs.
-    """
-    names = class_names(model)
-    if names is None or logits.ndim > 2 or not output.has_answers:
-        return names, ""
-    outputs = 1 if logits.ndim == 1 else logits.shape[1]
-    if getattr(model, "classes", None) is not None:
-        check_names(names, outputs, binary=output.is_binary(outputs))
-    elif len(names) != outputs and not (output.is_binary(outputs) and len(names) == 2):
-        return None, (
-            f"Classes are shown by number: the model's config names {len(names)}, "
-            f"its head has {outputs} outputs."
-        )
-    return names, ""
-
-
-def _unwrap_inputs(source: Any) -> Any:
-    """Return the single tensor of a tuple of inputs; raise TypeError for more than one."""
-    if not isinstance(source, tuple):
-        return source
-    if len(source) != 1:
-        raise TypeError(
-            f"inputs: expected one tensor of images, got a tuple of {len(source)} — "
-            "pass the others as additional_forward_args"
-        )
-    return source[0]
 
 
 def _option_name(option: Any) -> str:

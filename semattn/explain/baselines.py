@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..attention import AttentionRecord
 from ..density import Scene, concentration, densities
-from .base import AttributionRequest, Explainer, Maps, explainers
+from .base import Explainer, explainers
+from .request import AttributionRequest, RelevanceMap
 
 
 @explainers.register("keypoint-density")
@@ -54,7 +55,7 @@ class _DensityBaseline(Explainer):
     default_layers = "all"  # so that the grid is the finest
     density_name: ClassVar[str]
 
-    def maps(self, request: AttributionRequest) -> Maps:
+    def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass, for the grid and to check the target, and return the density."""
         record = request.record(layers=self.layers, grad="last")
         scene = Scene(request.images.pixels, (), record.grid, self.seed)

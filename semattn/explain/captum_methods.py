@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,11 +17,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..attention.model_pass import KeepGradients, frozen
-from ..attention.target import Target
+from ..attention.target import TargetLike
 from ..grid import PatchGrid
 from ..utils.library_imports import attr
-from .asked import score_copies, target_for_copies
-from .base import AttributionRequest, Explainer, Maps, check_finite, explainers
+from .base import Explainer, explainers
+from .request import (
+    AttributionRequest,
+    RelevanceMap,
+    check_finite,
+    score_copies,
+    target_for_copies,
+)
 
 # Function from copies of images (R, C, H, W) and the image index of each (R,) to scores (R,).
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -79,14 +86,16 @@ class PixelExplainer(Explainer):
         """
         raise NotImplementedError
 
-    def maps(self, request: AttributionRequest) -> Maps:
+    def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass for the target and the grid, then Captum's method."""
         record = request.record(layers=self.layers, grad="last")
         exact = torch.promote_types(request.inputs.dtype, torch.float32)
         with torch.inference_mode(False), frozen(request.model):
             inputs = request.inputs.detach().clone().to(exact).requires_grad_()
             image_index = torch.arange(len(inputs), device=inputs.device)
-            forward = _forward(request, target_for_copies(request, record), record.is_blocked)
+            forward = _forward(
+                request, target_for_copies(request, record.prediction), record.is_blocked
+            )
             with default_device("cpu"):  # Captum creates small tensors there, and moves them
                 attribution = self.pixels(forward, inputs, image_index, record.grid)
                 attribution = attribution.detach().to(exact)
@@ -94,7 +103,7 @@ class PixelExplainer(Explainer):
         with torch.no_grad():
             heat_map = attribution.sum(dim=1)
             maps = self.from_patches(request, record, lambda _: record.grid.pool(heat_map))
-        return Maps(record, maps.concentration, maps.patches, heat_map, attribution)
+        return replace(maps, heat_map=heat_map, attribution=attribution)
 
 
 def default_device(device: torch.device | str) -> AbstractContextManager[Any]:
@@ -103,7 +112,7 @@ def default_device(device: torch.device | str) -> AbstractContextManager[Any]:
     return nullcontext() if torch.get_default_device() == device else device
 
 
-def _forward(request: AttributionRequest, target: Target, is_blocked: bool) -> Forward:
+def _forward(request: AttributionRequest, target: TargetLike, is_blocked: bool) -> Forward:
     n_images, caller_device = len(request.inputs), torch.get_default_device()
 
     def forward(copies: Tensor, image_index: Tensor) -> Tensor:

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ..attention.model_call import model_device
 from ..attention.sites import check_model
-from ..attention.target import Target
+from ..attention.target import TargetLike
 from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
 from ..metrics.randomization import total_variation
@@ -87,7 +86,7 @@ def compare(
     image: Any,
     methods: Iterable[str] | None = None,
     *,
-    target: Target = None,
+    target: TargetLike = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
@@ -172,7 +171,7 @@ class _Subject:
     """One image and one model, prepared once for all methods."""
 
     def __init__(
-        self, model: nn.Module, image: Any, target: Target, options: dict[str, Any]
+        self, model: nn.Module, image: Any, target: TargetLike, options: dict[str, Any]
     ) -> None:
         self.model = check_model(model, compiled=True)
         self.target = target
@@ -183,12 +182,7 @@ class _Subject:
                 f"image: expected one, got a batch of {len(self.images.inputs)} — "
                 "compare the methods image by image"
             )
-        self.options, self.source = options, image
-        if not (isinstance(image, Tensor) and image.is_floating_point()):
-            # The prepared pixels are resized and cropped already; only normalisation is left.
-            resolved = preprocessing() if callable(preprocessing) else preprocessing
-            self.options = options | {"preprocessing": replace(resolved, crop_pct=1.0)}
-            self.source = Image.fromarray(self.images.pixels[0])
+        self.options = options
         self.device = model_device(self.model)
         self.first: Explanation | None = None
         self.other: int | None = None
@@ -200,14 +194,12 @@ class _Subject:
         except ValueError as error:  # only this explainer does not accept the options
             raise SemattnError(str(error)) from error
         if self.first is None:
-            self.first = self._with_source_name(
-                explainer.explain(self.model, self.source, target=self.target)
-            )
+            self.first = explainer.explain(self.model, self.images, target=self.target)
             self.other = _most_probable_other(self.first)
         other_map = None if self.other is None else self._explain(explainer, self.other).patch_map
         explanation, cost = profile(lambda: self._explain(explainer, self.target), self.device)
         explanation = replace(
-            self._with_source_name(explanation),
+            explanation,
             keypoints=self.first.keypoints,
             manifest=self.first.manifest | {"method": name, "parameters": explainer.parameters()},
         )
@@ -216,18 +208,9 @@ class _Subject:
         )
         return MethodResult(name, explanation, cost.seconds, cost.peak_mib, sensitivity)
 
-    def _explain(self, explainer: Explainer, target: Target) -> Explanation:
+    def _explain(self, explainer: Explainer, target: TargetLike) -> Explanation:
         """Explain as `attribute` does: detect keypoints only if the method needs them."""
-        return explainer._attribute(self.model, self.source, target, None, need_keypoints=False)
-
-    def _with_source_name(self, explanation: Explanation) -> Explanation:
-        """Return the explanation with the name of the original image in place of the prepared."""
-        (placeholder,), (name,) = explanation.images.names, self.images.names
-        notes = (
-            *self.images.notes,
-            *(note.replace(placeholder, name) for note in explanation.notes),
-        )
-        return replace(explanation, images=self.images, notes=tuple(dict.fromkeys(notes)))
+        return explainer.explain(self.model, self.images, target=target, map_only=True)
 
 
 def _most_probable_other(explanation: Explanation) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from ..attention.layer_features import Activation, activation
 from ..errors import UnsupportedModelError
-from .asked import target_for_copies
-from .base import AttributionRequest, Explainer, Maps, explainers
+from .base import Explainer, explainers
+from .request import AttributionRequest, RelevanceMap, target_for_copies
 
 
 @explainers.register("grad-cam")
@@ -62,7 +61,7 @@ class GradCAM(Explainer):
             "layer": self.layer if is_name else f"a given {type(self.layer).__name__}"
         }
 
-    def maps(self, request: AttributionRequest) -> Maps:
+    def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass for the grid and the target, and one for the features."""
         record = request.record(layers=self.layers, grad="last")
         sites = [site.site for site in record.sites if site.site.kind == "self"]
@@ -82,11 +81,10 @@ class GradCAM(Explainer):
             sites[0].name if self.layer is None else self.layer,
             record.grid if record.in_order else None,
             attribute_to_layer_input=self.layer is None,
-            target=target_for_copies(request, record),
+            target=target_for_copies(request, record.prediction),
             additional_forward_args=request.extra_args,
         )
-        record = dataclasses.replace(record, grid=features.grid)
-        return self.from_patches(request, record, lambda _: grad_cam(features))
+        return self.from_patches(request, record, lambda _: grad_cam(features), features.grid)
 
 
 def grad_cam(activation: Activation) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..attention import SiteRecord
 from ..attention.layer_readout import logits_after_each_block
 from ..errors import SemattnError, UnsupportedModelError
-from .asked import score_copies, target_for_copies
-from .base import AttributionRequest, Explainer, Maps, explainers
+from .base import Explainer, explainers
+from .request import AttributionRequest, RelevanceMap, score_copies, target_for_copies
 from .rollout import layer_sites, propagate
 
 
@@ -48,13 +48,13 @@ class LeGrad(Explainer):
     uses_keypoints = False
     default_layers = "all"
 
-    def maps(self, request: AttributionRequest) -> Maps:
+    def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass for the target, and one for the scores of all layers."""
         plain_record = request.record(layers="all", grad="last")
         sites = [site.site for site in layer_sites(plain_record)]
         shape = layer_sites(plain_record)[-1].keys_at.call_grid.shape
-        plain_record = dataclasses.replace(plain_record, sites=())
-        target = target_for_copies(request, plain_record)
+        plain_record = plain_record.without_sites()
+        target = target_for_copies(request, plain_record.prediction)
 
         def scores(output: object, image: Tensor) -> Tensor:
             return score_copies(output, image, target, request.model, len(request.inputs))
@@ -81,11 +81,7 @@ class LeGrad(Explainer):
             gradients = [_positive_gradient(site, record.readout()) for site in used_sites]
             return record.grid.drop_prefix(torch.stack(gradients).mean(dim=0))
 
-        plain_fields = {
-            name: getattr(plain_record, name)
-            for name in ("logits", "score", "target", "target_description", "notes", "left_out")
-        }
-        maps = self.from_patches(request, dataclasses.replace(record, **plain_fields), relevance)
+        maps = self.from_patches(request, plain_record, relevance, record.grid)
         return dataclasses.replace(maps, notes=_left_out_notes(left_out))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..grid import PatchGrid
 from ..utils.registry import Registry
 
-refinements = Registry("refine")
+refinements: Registry[Callable[[Tensor, np.ndarray, PatchGrid], Tensor]] = Registry("refine")
 
 SEGMENTS = (50, 100, 250, 500)
 RADIUS = 24  # pixels

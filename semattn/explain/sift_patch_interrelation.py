@@ -6,7 +6,6 @@ Application", arXiv 2211.08543, re-implemented from the abstract; the definition
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from ..grid import PatchGrid
 from ..utils.validation import check_number
-from .base import AttributionRequest, Explainer, Maps, explainers
+from .base import Explainer, explainers
 
 QUERIES = ("auto", "class", "all")
 TINY = torch.finfo(torch.float32).tiny
@@ -113,17 +112,16 @@ class SIFTPatchInterrelation(Explainer):
             **self._options | {"density": "uniform"},
         )
 
-    def maps(self, request: AttributionRequest) -> Maps:
-        """Compute the maps, with a note where affinity refinement has no keys."""
-        maps = super().maps(request)
-        middle = maps.record.middle_layer()
-        if not self.affinity or middle.key is not None:
-            return maps
+    def notes(self, record: AttentionRecord) -> tuple[str, ...]:
+        """Return a note if the layer of the affinity refinement has no keys."""
+        layer = record.middle_layer()
+        if not self.affinity or layer.key is not None:
+            return ()
         note = (
-            f"The map has no affinity refinement: {middle.site} computes its own softmax, so its "
+            f"The map has no affinity refinement: {layer.site} computes its own softmax, so its "
             "keys are not available."
         )
-        return replace(maps, notes=(*maps.notes, note))
+        return (note,)
 
     def relevance(self, record: AttentionRecord, p: Tensor) -> Tensor:
         """Compute the relevance (B, P) of each patch for the concentration `p` (B, P)."""

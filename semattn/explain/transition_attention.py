@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
-from .asked import target_for_copies
-from .base import AttributionRequest, Explainer, Maps, explainers
-from .rollout import FusedAttention, layer_sites, pool_sites, propagate
+from .base import Explainer, explainers
+from .request import AttributionRequest, RelevanceMap, target_for_copies
+from .rollout import layer_sites, mean_attention, pool_sites, propagate
 
 
 @explainers.register("transition-attention")
@@ -70,7 +70,7 @@ class TransitionAttention(Explainer):
         """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {"start_layer": self.start_layer, "steps": self.steps}
 
-    def maps(self, request: AttributionRequest) -> Maps:
+    def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Compute the state of x times the integrated gradient."""
         record = request.record(layers=self.layers, grad="last")
         with torch.no_grad():
@@ -87,18 +87,16 @@ class TransitionAttention(Explainer):
                 f"got {first_layer}"
             )
         readout = record.readout()
-        states = [
-            propagate(site, readout, _mean_attention(site)) for site in _readout_sites(record)
-        ]
+        states = [propagate(site, readout, mean_attention(site)) for site in _readout_sites(record)]
         tokens = torch.stack(states).mean(dim=0)
         earlier = layer_sites(record) if pool_sites(record) else layer_sites(record)[:-1]
         for site in reversed(earlier[first_layer:]):
-            tokens = tokens + propagate(site, tokens, _mean_attention(site))
+            tokens = tokens + propagate(site, tokens, mean_attention(site))
         return tokens
 
     def _integrated_gradient(self, request: AttributionRequest, record: AttentionRecord) -> Tensor:
         """Compute the readout row of the integrated gradient of the last layer: (B, N)."""
-        weights, target = record.readout(), target_for_copies(request, record)
+        weights, target = record.readout(), target_for_copies(request, record.prediction)
         query_slices = [
             slice(num_active_queries(site.query_weights(weights)))
             for site in _readout_sites(record)
@@ -123,7 +121,3 @@ class TransitionAttention(Explainer):
 def _readout_sites(record: AttentionRecord) -> list[SiteRecord]:
     """Return the sites that the output is read from: pools, else the last layer."""
     return pool_sites(record) or layer_sites(record)[-1:]
-
-
-def _mean_attention(site: SiteRecord) -> FusedAttention:
-    return lambda rows: site.attention(rows).mean(dim=1)

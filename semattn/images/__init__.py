@@ -9,6 +9,7 @@ attributes of a model that describe its preprocessing.
 from .archives import TarMember
 from .batch import (
     PICTURE_CHANNELS,
+    ImageLike,
     Images,
     display_name,
     keypoint_channels_error,
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
     "PICTURE_CHANNELS",
+    "ImageLike",
     "Images",
     "MaskEncoding",
     "ObjectMask",

@@ -25,6 +25,12 @@ from .archives import TarMember
 from .picture import read_with_note
 from .preprocessing import Preprocessing
 
+ImageLike: TypeAlias = (
+    "Images | Tensor | np.ndarray | Image.Image | TarMember | str | os.PathLike[str] | bytes"
+    " | list[Any]"
+)
+"""One picture or a batch in any form that `prepare` accepts."""
+
 PreprocessingLike: TypeAlias = "Preprocessing | Callable[[], Preprocessing] | None"
 
 PICTURE_CHANNELS = (1, 3)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..attention.target import Target
+from ..attention.target import TargetLike
 from ..explain import Explainer, explainers
 from .heat_map_array import heat_map_array
 
@@ -39,7 +39,7 @@ class CAM:
         self.model = model
         self.explainer: Explainer = explainers.resolve(method)(**options)
 
-    def __call__(self, input_tensor: Any, targets: Target = None) -> np.ndarray:
+    def __call__(self, input_tensor: Any, targets: TargetLike = None) -> np.ndarray:
         """Return maps (B, H, W) float32 in [0, 1], as ``show_cam_on_image`` expects them.
 
         Parameters

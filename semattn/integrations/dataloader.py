@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
-from ..attention.target import Target
+from ..attention.target import TargetLike
 from ..explain import Explainer, Explanation
 from ..utils.registry import unknown_name_message
 from ..utils.validation import check_labels
@@ -17,7 +17,7 @@ def explain_batches(
     explainer: Explainer,
     loader: Iterable[Any],
     *,
-    target: Target | str = None,
+    target: TargetLike | str = None,
     progress: bool = True,
 ) -> Iterator[Explanation]:
     """Explain a data loader batch by batch, with a progress bar on a terminal's standard error.

@@ -3,10 +3,19 @@
 Nothing here imports models, patches or attention.
 """
 
-from .detectors import completed, detect, detect_async, detectors, sift, sift_skimage
+from .detectors import (
+    DetectorLike,
+    completed,
+    detect,
+    detect_async,
+    detectors,
+    sift,
+    sift_skimage,
+)
 from .keypoints import Keypoints, no_keypoints
 
 __all__ = [
+    "DetectorLike",
     "Keypoints",
     "completed",
     "detect",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
 from .keypoints import Keypoints
 
-detectors = Registry("detector")
+detectors: Registry[Callable[..., Keypoints]] = Registry("detector")
 """Functions from pixels (H, W, 3) uint8 to `Keypoints`, by name."""
+
+DetectorLike: TypeAlias = str | Callable[..., Keypoints]
+"""Name in `detectors`, or a function of pixels (H, W, 3)."""
 
 # skimage's SIFT doubles the image about the corner of the first pixel but computes positions about
 # its centre, so that they are a quarter of a pixel too large.
@@ -33,7 +36,7 @@ _SKIMAGE_MIN_SIDE = 6  # pixels; below, it has no octave to search
 
 def detect(
     pixels: np.ndarray,
-    detector: str | Callable[..., Keypoints] = "sift",
+    detector: DetectorLike = "sift",
     *,
     workers: int | None = None,
     descriptors: bool = False,
@@ -70,7 +73,7 @@ def detect(
 
 
 def detect_async(
-    pixels: np.ndarray, detector: str | Callable[..., Keypoints] = "sift", **options: Any
+    pixels: np.ndarray, detector: DetectorLike = "sift", **options: Any
 ) -> Future[list[Keypoints]]:
     """Run `detect` in the background, in parallel with the model; ``.result()`` waits and raises.
 

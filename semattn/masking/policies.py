@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from semattn.utils.validation import check_number, check_values
 
 from .masks import Masks, generator, noise_of, num_visible
 
-policies = Registry("masking")
+policies: Registry[Any] = Registry("masking")
 """Mapping of names to subclasses of `Masking`."""
 
 MASK_PURPOSE = 1  # separates the random numbers of masks from those of crops

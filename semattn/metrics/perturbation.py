@@ -21,7 +21,7 @@ from ..utils.validation import as_tensor
 
 Fill = Callable[[Tensor, Tensor], Tensor]
 
-baselines = Registry("baseline")
+baselines: Registry[Any] = Registry("baseline")
 """Mapping of names to functions from images (B, C, H, W) and the black value (C,) to a `Fill`."""
 
 BLUR_SIGMA = 0.05  # standard deviation of the blur, relative to the longer side of the image

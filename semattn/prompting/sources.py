@@ -37,7 +37,7 @@ class PromptSource:
     control: bool = False
 
 
-prompt_sources = Registry("density")
+prompt_sources: Registry[Any] = Registry("density")
 
 
 def _register(

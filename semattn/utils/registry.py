@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 
 def unknown_name_message(kind: str, value: object, names: Iterable[str]) -> str:
@@ -26,12 +26,16 @@ def unknown_name_message(kind: str, value: object, names: Iterable[str]) -> str:
     return f"{kind}: unknown name {value!r} — {hint}choose from {', '.join(known_names)}"
 
 
-class Registry(dict[str, Any]):
-    """Dict from name to factory or function.
+T = TypeVar("T")
+Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, T], Generic[T]):
+    """Dict from name to factory or function of type T.
 
     Examples
     --------
-    >>> shapes = Registry("shape")
+    >>> shapes: Registry[Callable[[int], int]] = Registry("shape")
     >>> @shapes.register("square")
     ... def square(side):
     ...     return side * side
@@ -43,7 +47,7 @@ class Registry(dict[str, Any]):
         super().__init__()
         self.kind = kind
 
-    def register(self, name: str) -> Callable[[Any], Any]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """Return a decorator that registers an object under `name`.
 
         Raises
@@ -52,17 +56,17 @@ class Registry(dict[str, Any]):
             For a name that is registered already.
         """
 
-        def enter(item: Any) -> Any:
+        def enter(item: Entry) -> Entry:
             if name in self:
                 raise ValueError(
                     f"{self.kind}: {name!r} is already registered — choose another name"
                 )
-            self[name] = item
+            self[name] = cast("T", item)
             return item
 
         return enter
 
-    def resolve(self, spec: Any) -> Any:
+    def resolve(self, spec: str | T) -> T:
         """Return the object that is registered under a name; return a callable unchanged.
 
         Raises

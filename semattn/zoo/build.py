@@ -29,7 +29,7 @@ from .weights import WeightsError, backbone
 
 DEFAULT = "semattn-vits14"
 AVERAGED = "fc_norm.weight"  # in a state dict of timm: patches are averaged before the classifier
-embedded_models = Registry("model")
+embedded_models: Registry[Any] = Registry("model")
 """Models that need no hub, by name: functions (pretrained) -> model."""
 
 

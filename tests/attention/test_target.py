@@ -217,8 +217,8 @@ def test_a_class_by_function_is_the_class_by_number() -> None:
         assert torch.equal(explainer.attribute(x, target=target), expected)
         recorded = record(model, x, target=target)
         assert (
-            recorded.target is None
-            and recorded.score.tolist() == recorded.logits[[0, 1], [1, 3]].tolist()
+            recorded.prediction.target is None
+            and recorded.prediction.score.tolist() == recorded.logits[[0, 1], [1, 3]].tolist()
         )
 
 

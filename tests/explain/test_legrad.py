@@ -33,7 +33,7 @@ def test_logits_and_target_are_those_of_the_model() -> None:
     explanation = LeGrad().explain(model, x)
     attention_record = record(model, x)
     assert torch.equal(explanation.logits, attention_record.logits)
-    assert torch.equal(explanation.target, attention_record.target)
+    assert torch.equal(explanation.target, attention_record.prediction.target)
 
 
 def test_layers_of_another_size_are_left_out_with_a_note() -> None:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from semattn.explain.map_files import load_maps, save_maps
+from semattn.explain.explanation import load_maps, save_maps
 from semattn.interrelation import analyze, load_analysis
 from semattn.masking import KeypointCache
 from semattn.spurious import Discovery, Rank, load_discovery, save_discovery

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from semattn import AttentionPrompter, explainers, record, steer
 from semattn.density import densities
-from semattn.explain.map_files import load_maps, save_maps
+from semattn.explain.explanation import load_maps, save_maps
 from semattn.explain.refine import refinements
 from semattn.prompting import Box, Mask, Points, Polygon
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from semattn.errors import SemattnError
-from semattn.explain.map_files import load_maps
+from semattn.explain.explanation import load_maps
 from semattn.interrelation import load_analysis
 from semattn.masking import KeypointCache
 from semattn.spurious import load_discovery

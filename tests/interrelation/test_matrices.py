@@ -13,7 +13,7 @@ from timm.models.swin_transformer import window_partition
 from torch import Tensor
 
 from semattn import record
-from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
+from semattn.attention import AttentionRecord, AttentionSite, Prediction, SiteRecord
 from semattn.attention.token_map import TokenMap
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
@@ -146,7 +146,7 @@ def single_site(
         site, (1, parts["query"].shape[1], tokens, tokens), placement, placement, **parts
     )
     zero = torch.zeros(1)
-    return AttentionRecord((site_record,), grid, zero[:, None], None, None, None)
+    return AttentionRecord((site_record,), grid, Prediction(zero[:, None]), None)
 
 
 def of_density(s: Tensor) -> PatchDistributions:

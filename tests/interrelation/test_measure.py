@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from semattn import record
-from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
+from semattn.attention import AttentionRecord, AttentionSite, Prediction, SiteRecord
 from semattn.attention.token_map import TokenMap
 from semattn.density import concentration, strata
 from semattn.grid import PatchGrid
@@ -208,7 +208,7 @@ def test_uniform_attention_in_windows_gives_one(name):
                 site.site, site.shape, site.keys_at, site.queries_at, dense=even.contiguous()
             )
         )
-    even_record = AttentionRecord(tuple(sites), attention.grid, attention.logits, None, None, None)
+    even_record = AttentionRecord(tuple(sites), attention.grid, attention.prediction, None)
     measured = measure(even_record, distributions_on(attention.grid))
     for metric in ("alignment", "alignment_plain", "lift"):
         values = measured.by_distribution[metric]
@@ -237,7 +237,7 @@ def example_record() -> tuple[AttentionRecord, PatchDistributions]:
     site = AttentionSite("blocks.0.attn", 0, "Attention", "self")
     site_record = SiteRecord(site, (1, 2, 5, 5), placement, placement, dense=attention)
     attention = AttentionRecord(
-        (site_record,), grid, torch.zeros(1, 2), None, None, torch.tensor([True])
+        (site_record,), grid, Prediction(torch.zeros(1, 2)), torch.tensor([True])
     )
     p = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
     groups = torch.tensor([[0, 1, 2, 2]], dtype=torch.int8)  # EMPTY, LOW, HIGH, HIGH

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semattn.attention import AttentionRecord, AttentionSite, SiteRecord
+from semattn.attention import AttentionRecord, AttentionSite, Prediction, SiteRecord
 from semattn.attention.token_map import TokenMap
 from semattn.density import Scene, concentration, strata
 from semattn.grid import PatchGrid
@@ -106,7 +106,7 @@ def _record(attention: Tensor) -> AttentionRecord:
         site, (n_images, 1, PATCHES, PATCHES), placement, placement, dense=attention[:, None]
     )
     zeros = torch.zeros(n_images)
-    return AttentionRecord((site_record,), GRID, zeros[:, None], None, None, zeros.bool())
+    return AttentionRecord((site_record,), GRID, Prediction(zeros[:, None]), zeros.bool())
 
 
 def assert_rejection_rate(
