@@ -58,7 +58,7 @@ class LoadedBatch:
         batches = [part.images for part in parts if part.images is not None]
         names = [name for images in batches for name in images.names]
         return cls(
-            _concatenate(batches, names) if batches else None,
+            concatenate_images(batches, names) if batches else None,
             [keypoints for part in parts for keypoints in part.keypoints],
             [skipped for part in parts for skipped in part.skipped],
             sum(part.n_sources for part in parts),
@@ -104,18 +104,9 @@ class ImageLoader:
         threads that detect keypoints, None for one per processor.
         """
         identities = self.identities(first, sources) if self.identifies else ()
-        readable: list[Images] = []
-        names, numbers, skipped = [], [], []
-        for number, source in enumerate(sources, first):
-            name = self.name(number, source)
-            try:
-                readable.append(prepare(source, self.preprocessing))
-                names.append(name)
-                numbers.append(number)
-            except (ImageError, ShapeError, OSError) as error:
-                if strict:
-                    raise
-                skipped.append(Skipped(name, " ".join(str(error).split())))
+        names = [self.name(number, source) for number, source in enumerate(sources, first)]
+        indices, readable, reasons = prepare_readable(sources, self.preprocessing, strict)
+        skipped = [Skipped(names[i], reason) for i, reason in reasons.items()]
         if not readable:
             return LoadedBatch(None, [], skipped, len(sources), (), identities)
         for images in readable:
@@ -131,11 +122,12 @@ class ImageLoader:
                 f"{', '.join(map(str, sorted(self.sizes)))} — "
                 "resize them to the size of the model's input"
             )
-        batch = _concatenate(readable, names)
+        batch = concatenate_images(readable, [names[i] for i in indices])
         keypoints = detect(
             batch.pixels, self.detector, workers=threads, descriptors=self.descriptors
         )
-        return LoadedBatch(batch, keypoints, skipped, len(sources), tuple(numbers), identities)
+        numbers = tuple(first + i for i in indices)
+        return LoadedBatch(batch, keypoints, skipped, len(sources), numbers, identities)
 
     def identities(self, first: int, sources: Sequence[Any]) -> tuple[str, ...]:
         """Return the name and the SHA-256 of the content of each source."""
@@ -143,7 +135,36 @@ class ImageLoader:
         return tuple(f"{self.name(i, source)} {content_digest(source)}" for i, source in pairs)
 
 
-def _concatenate(batches: Sequence[Images], names: Sequence[str]) -> Images:
+def prepare_readable(
+    sources: Sequence[Any], preprocessing: Any, strict: bool = False
+) -> tuple[list[int], list[Images], dict[int, str]]:
+    """Prepare the images that can be read; the others are skipped.
+
+    Parameters
+    ----------
+    sources, preprocessing : as for `semattn.images.prepare`
+    strict : raise for an image that cannot be read
+
+    Returns
+    -------
+    tuple of list, list, dict
+        The indices of the readable sources, their images, and the reason for each other index.
+    """
+    indices: list[int] = []
+    readable: list[Images] = []
+    reasons: dict[int, str] = {}
+    for index, source in enumerate(sources):
+        try:
+            readable.append(prepare(source, preprocessing))
+            indices.append(index)
+        except (ImageError, ShapeError, OSError) as error:
+            if strict:
+                raise
+            reasons[index] = " ".join(str(error).split())
+    return indices, readable, reasons
+
+
+def concatenate_images(batches: Sequence[Images], names: Sequence[str]) -> Images:
     """Concatenate images of one size to one batch with the given names."""
     return Images(
         torch.cat([images.inputs for images in batches]),

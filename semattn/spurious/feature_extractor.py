@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, SiteRecord, record
 from ..attention.model_call import move_to_model
 from ..attention.output_meaning import predict
+from ..data.loading import concatenate_images, prepare_readable
 from ..density import Scene, concentration, densities
-from ..errors import ImageError, SemattnError, ShapeError, UnsupportedModelError
+from ..errors import SemattnError, UnsupportedModelError
 from ..grid import PatchGrid
-from ..images import Images, Preprocessing, pixels_of, prepare
+from ..images import Images, Preprocessing, pixels_of
 from ..keypoints import Keypoints, detect
 from ..prompting.sources import prompt_sources
 
@@ -72,31 +73,18 @@ class FeatureExtractor:
 
     def read(self, sources: list[Any]) -> tuple[list[int], Images | None, list[tuple[int, str]]]:
         """Return the numbers of the pictures that can be read, the pictures, and the failures."""
-        read_images: list[Images] = []
-        read_numbers: list[int] = []
-        skipped: list[tuple[int, str]] = []
-        for number, source in enumerate(sources):
-            try:
-                image = prepare(source, self.preprocessing_source)
-            except (ImageError, ShapeError, OSError) as error:
-                skipped.append((number, " ".join(str(error).split())))
-                continue
-            if read_images and image.inputs.shape != read_images[0].inputs.shape:
+        numbers, readable, reasons = prepare_readable(sources, self.preprocessing_source)
+        images = dict(zip(numbers, readable, strict=True))
+        for number, image in list(images.items()):
+            if image.inputs.shape != readable[0].inputs.shape:
                 size = tuple(image.inputs.shape[-2:])
-                skipped.append((number, f"expected images of one size, got {size}"))
-                continue
-            read_numbers.append(number)
-            read_images.append(image)
-        if not read_images:
+                reasons[number] = f"expected images of one size, got {size}"
+                del images[number]
+        skipped = sorted(reasons.items())
+        if not images:
             return [], None, skipped
-        batch = Images(
-            torch.cat([image.inputs for image in read_images]),
-            np.concatenate([image.pixels for image in read_images]),
-            tuple(image.names[0] for image in read_images),
-            batched=True,
-            prepared=all(image.prepared for image in read_images),
-        )
-        return read_numbers, batch, skipped
+        names = [image.names[0] for image in images.values()]
+        return list(images), concatenate_images(list(images.values()), names), skipped
 
     def extract(self, images: Images) -> BatchFeatures:
         """Return the features of images from one forward pass."""
