@@ -11,6 +11,7 @@ from ..attention.layer_features import Activation, activation
 from ..errors import UnsupportedModelError
 from .base import Explainer, explainers
 from .request import AttributionRequest, RelevanceMap, target_for_copies
+from .rollout import require_layer_sites
 
 
 @explainers.register("grad-cam")
@@ -64,6 +65,7 @@ class GradCAM(Explainer):
     def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass for the grid and the target, and one for the features."""
         record = request.record(layers=self.layers, grad="last")
+        require_layer_sites(record, request.model, self.name)
         sites = [site.site for site in record.sites if site.site.kind == "self"]
         if len(sites) != 1:
             raise ValueError(

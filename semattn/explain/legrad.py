@@ -12,7 +12,7 @@ from ..attention.layer_readout import logits_after_each_block
 from ..errors import SemattnError, UnsupportedModelError
 from .base import Explainer, explainers
 from .request import AttributionRequest, RelevanceMap, score_copies, target_for_copies
-from .rollout import layer_sites, propagate
+from .rollout import layer_sites, propagate, require_layer_sites
 
 
 @explainers.register("legrad")
@@ -51,8 +51,9 @@ class LeGrad(Explainer):
     def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass for the target, and one for the scores of all layers."""
         plain_record = request.record(layers="all", grad="last")
-        sites = [site.site for site in layer_sites(plain_record)]
-        shape = layer_sites(plain_record)[-1].keys_at.call_grid.shape
+        layers = require_layer_sites(plain_record, request.model, self.name)
+        sites = [site.site for site in layers]
+        shape = layers[-1].keys_at.call_grid.shape
         plain_record = plain_record.without_sites()
         target = target_for_copies(request, plain_record.prediction)
 

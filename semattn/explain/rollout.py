@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
+from ..errors import UnsupportedModelError
 from .base import Explainer, explainers
 
 # Function from a slice of queries to the head-fused matrix F of a site, (G, Q, Nk).
@@ -30,6 +31,24 @@ def pool_sites(record: AttentionRecord) -> list[SiteRecord]:
 def layer_sites(record: AttentionRecord) -> list[SiteRecord]:
     """Return the sites whose queries are tokens, in the order of the layers."""
     return [site for site in record.sites if site.queries_at is not None]
+
+
+def require_layer_sites(record: AttentionRecord, model: nn.Module, method: str) -> list[SiteRecord]:
+    """Return the sites whose queries are tokens; raise if the model has none.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a model whose only attention between patches is in attention pools.
+    """
+    sites = layer_sites(record)
+    if not sites:
+        pools = ", ".join(str(site.site) for site in pool_sites(record)) or "no attention at all"
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: expected a self-attention layer between patches for "
+            f"{method}, got only {pools} — choose another method, such as attention-rollout"
+        )
+    return sites
 
 
 def initial_weights(

@@ -11,7 +11,7 @@ from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from .base import Explainer, explainers
 from .request import AttributionRequest, RelevanceMap, target_for_copies
-from .rollout import layer_sites, mean_attention, pool_sites, propagate
+from .rollout import layer_sites, mean_attention, pool_sites, propagate, require_layer_sites
 
 
 @explainers.register("transition-attention")
@@ -73,6 +73,7 @@ class TransitionAttention(Explainer):
     def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Compute the state of x times the integrated gradient."""
         record = request.record(layers=self.layers, grad="last")
+        require_layer_sites(record, request.model, self.name)
         with torch.no_grad():
             tokens = self._state(record) * self._integrated_gradient(request, record)
         return self.from_patches(request, record, lambda _: record.grid.drop_prefix(tokens))
