@@ -68,7 +68,7 @@ def quick_figures(monkeypatch):
     for module, name in (
         ("explanation", "figure"),
         ("comparison", "comparison"),
-        ("strength_sweep", "steps"),
+        ("strength_sweep", "strength_sweep"),
     ):
         monkeypatch.setattr(f"semattn.cli.writers.{module}.{name}", lambda *a, **k: Drawing())
     monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
