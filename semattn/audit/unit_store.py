@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ..data.sources import Source
-from ..utils.input_identity import all_unchanged, combined, from_array, to_array
+from ..utils.input_identity import (
+    all_unchanged,
+    combined_digest,
+    identities_from_array,
+    identities_to_array,
+)
 from ..utils.run_store import RecomputedParts, RunStore
 from .batch_size import Unit
 from .partial_sums import PartialSums
@@ -71,16 +76,16 @@ class UnitStore:
     def keep(self, unit: Unit, arrays: dict[str, np.ndarray], identities: Sequence[str],
              analysed: bool) -> str:  # fmt: skip
         """Store a unit and return the digest of its images."""
-        state = {"identities": to_array(identities), "analysed": np.array(analysed)}
+        state = {"identities": identities_to_array(identities), "analysed": np.array(analysed)}
         self.store.store_arrays(f"{PREFIX}{unit.name}", arrays | state)
         self.recomputed.again(identities)
-        self._states[unit.number] = combined(identities), analysed
+        self._states[unit.number] = combined_digest(identities), analysed
         return self._states[unit.number][0]
 
     def complete(self) -> str:
         """Record that all units are done; return the digest of all images."""
         self.store.store_row(COMPLETE, {"images": len(self.source)})
-        return combined(line for unit in self.units for line in self._lines(unit.name))
+        return combined_digest(line for unit in self.units for line in self._lines(unit.name))
 
     def note(self) -> str:
         """Return a note on stored results that were not used, "" for none."""
@@ -137,13 +142,13 @@ class UnitStore:
         state = self.store.read_arrays(f"{PREFIX}{unit.name}", STATE)
         if state is None or "analysed" not in state:
             return None
-        lines = from_array(state.get("identities"))
+        lines = identities_from_array(state.get("identities"))
         data, part = self.source.data, slice(unit.first, unit.stop)
         sources, labels = data.sources[part], data.labels[part]
         if not all_unchanged(lines, sources, self.source.names[part], labels):
             return None
-        return combined(lines), bool(state["analysed"])
+        return combined_digest(lines), bool(state["analysed"])
 
     def _lines(self, name: str) -> list[str]:
         state = self.store.read_arrays(f"{PREFIX}{name}", STATE) or {}
-        return from_array(state.get("identities"))
+        return identities_from_array(state.get("identities"))

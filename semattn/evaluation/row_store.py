@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.masked import sources_of
 from ..errors import SemattnError
-from ..utils.input_identity import contents, identify, lines_by_name
+from ..utils.input_identity import content_digests, identify_inputs, stored_identities
 from ..utils.run_store import RunStore
 
 
@@ -39,7 +39,7 @@ class RowStore:
         stored = self.places.values()
         self.rows = {str(row["key"]): row for row in stored if "key" in row}
         self.before = {str(row.get("name")): row.get("own") for row in stored}
-        self._known = lines_by_name(line for row in stored for line in row.get("inputs", ()))
+        self._known = stored_identities(line for row in stored for line in row.get("inputs", ()))
         self._lines: dict[int, list[str]] = {}
         self._owns: dict[int, str] = {}
         self.names: set[str] = set()
@@ -98,7 +98,9 @@ class RowStore:
         lines = self._identities(index)
         count = len(self.data)
         others = around(index, count, self.others) if len(lines) > 1 else []
-        return _digest([self._own(index), [contents(self._identities(other)) for other in others]])
+        return _digest(
+            [self._own(index), [content_digests(self._identities(other)) for other in others]]
+        )
 
     def _own(self, index: int) -> str:
         self._identities(index)
@@ -112,12 +114,12 @@ class RowStore:
                 inputs = [(f"image {index}", str(error).encode("utf-8", "replace"), None)]
             names = [name for name, _, _ in inputs]
             label = inputs[0][2]
-            lines = identify([source for _, source, _ in inputs], names, self._known, 1)
+            lines = identify_inputs([source for _, source, _ in inputs], names, self._known, 1)
             # Without a label of its own, an item's class follows from its inputs.
             has_class = self.classes is not None and label is not None
             explained = self.classes[label] if has_class else self.classes  # type: ignore[index]
             self._lines[index] = lines
-            self._owns[index] = _digest([names, contents(lines), explained])
+            self._owns[index] = _digest([names, content_digests(lines), explained])
         return self._lines[index]
 
 

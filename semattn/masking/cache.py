@@ -25,7 +25,12 @@ from semattn.errors import SemattnError
 from semattn.images import read
 from semattn.keypoints import Keypoints, detect
 from semattn.utils.atomic_files import atomic_write, write_text
-from semattn.utils.input_identity import changes, contents, identify, lines_by_name
+from semattn.utils.input_identity import (
+    content_digests,
+    find_changes,
+    identify_inputs,
+    stored_identities,
+)
 
 from ..utils.progress import Progress
 
@@ -157,7 +162,8 @@ class KeypointCache:
         workers : number of threads; the number of processors by default
         shard_size : images per file
         progress : called with the stage, the number of finished images and the total
-        identities : result of `semattn.utils.input_identity.identify` for the images, if known
+        identities : result of `semattn.utils.input_identity.identify_inputs` for the images, if
+            known
         replace : overwrite a folder that holds the keypoints of other images
 
         Raises
@@ -211,7 +217,7 @@ def _identify_images(images: Sequence[Any], cache_dir: Path, workers: int) -> li
     """Return the identity lines of the images, reading only those changed since the last call."""
     path = cache_dir / IMAGE_LIST
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = identify(images, None, lines_by_name(text.splitlines()), workers)
+    lines = identify_inputs(images, None, stored_identities(text.splitlines()), workers)
     new_text = "".join(f"{line}\n" for line in lines)
     if new_text != text:
         write_text(path, new_text)
@@ -241,7 +247,7 @@ def _find_valid_shards(
         before = _read_identities(cache_dir / _shard_name(number))
         if before is None:
             continue
-        difference = changes(before, after)
+        difference = find_changes(before, after)
         same_options = isinstance(old_index, dict) and {**old_index, "count": 0} == {
             **index,
             "count": 0,
@@ -278,7 +284,7 @@ def _read_identities(path: Path) -> list[str] | None:
     try:
         with safe_open(path, framework="pt") as opened:
             lines = json.loads((opened.metadata() or {})["images"])
-        contents(lines)
+        content_digests(lines)
         return [str(line) for line in lines]
     except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None

@@ -18,7 +18,13 @@ from typing import Any
 from ..errors import ImageError, SemattnError
 from ..images import read
 from ..utils.atomic_files import write_text
-from ..utils.input_identity import changes, contents, identify, input_names, lines_by_name
+from ..utils.input_identity import (
+    content_digests,
+    find_changes,
+    identify_inputs,
+    input_names,
+    stored_identities,
+)
 from ..utils.progress import Progress
 from ..utils.provenance import versions
 from ..utils.result_folder import RECORDS
@@ -47,7 +53,7 @@ class Inputs:
     @property
     def digest(self) -> str:
         """SHA-256 of the content of all pictures, in order, independent of their names."""
-        return hashlib.sha256("\n".join(contents(self.lines)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(content_digests(self.lines)).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the identities, atomically."""
@@ -56,8 +62,10 @@ class Inputs:
 
     def changed(self) -> list[str]:
         """Return the names of the pictures whose content changed."""
-        new_lines = identify(self.pictures, self._names(), lines_by_name(self.lines))
-        pairs = zip(self._names(), contents(self.lines), contents(new_lines), strict=True)
+        new_lines = identify_inputs(self.pictures, self._names(), stored_identities(self.lines))
+        pairs = zip(
+            self._names(), content_digests(self.lines), content_digests(new_lines), strict=True
+        )
         return [name for name, before, after in pairs if before != after]
 
     def _names(self) -> list[str]:
@@ -79,8 +87,8 @@ def check_inputs(
         If no picture can be read.
     """
     names = input_names(pictures)
-    known_lines = lines_by_name(_readable_lines(_read_lines(path)))
-    lines = identify(pictures, names, known_lines, workers)
+    known_lines = stored_identities(_readable_lines(_read_lines(path)))
+    lines = identify_inputs(pictures, names, known_lines, workers)
     new = [i for i, line in enumerate(lines) if known_lines.get(names[i], (None, None))[1] != line]
     reasons: dict[int, str] = {}
     with ThreadPoolExecutor(workers) as pool:
@@ -124,7 +132,7 @@ def check_unchanged(
     """
     old_lines = _read_lines(path)
     old_readable = _readable_lines(old_lines)
-    if not old_lines or (difference := changes(old_readable, inputs.lines)) is None:
+    if not old_lines or (difference := find_changes(old_readable, inputs.lines)) is None:
         return ""
     message = str(difference)
     reasons = dict(inputs.skipped)
@@ -163,7 +171,7 @@ def _read_lines(path: Path) -> list[str]:
     """Return the lines of a file, or an empty list if it is missing or damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        contents(_readable_lines(lines))
+        content_digests(_readable_lines(lines))
         return lines
     except (OSError, ValueError, LookupError, TypeError):
         return []

@@ -20,7 +20,13 @@ from ..data.loading import Skipped
 from ..errors import SemattnError, relative_reason
 from ..grid import PatchGrid
 from ..images import Images
-from ..utils.input_identity import all_unchanged, combined, from_array, identity_of, to_array
+from ..utils.input_identity import (
+    all_unchanged,
+    combined_digest,
+    identities_from_array,
+    identities_to_array,
+    identity_of,
+)
 from ..utils.progress import Progress
 from ..utils.run_store import RecomputedParts, RunStore
 from .feature_extractor import FeatureExtractor
@@ -106,7 +112,7 @@ class FeatureStore:
             labels += arrays["labels"].tolist()
             is_correct += arrays["is_correct"].tolist()
             places += [(number, position) for position in range(len(arrays["sources"]))]
-            digests.append(combined(from_array(arrays["identities"])))
+            digests.append(combined_digest(identities_from_array(arrays["identities"])))
             grid_arrays = grid_arrays or {name: arrays[name] for name in GRID if name in arrays}
             done = min((number + 1) * self.batch_size, len(self.data))
             self.progress("extracting features", done, len(self.data))
@@ -186,7 +192,7 @@ class FeatureStore:
         for number, name in self.run_store.numbered(PREFIX).items():
             if number >= self.n_batches:
                 state = self.run_store.read_arrays(name, STATE) or {}
-                self.recomputed.drop(from_array(state.get("identities")))
+                self.recomputed.drop(identities_from_array(state.get("identities")))
                 self.run_store.remove(name)
 
     def _load(self, number: int) -> dict[str, np.ndarray]:
@@ -197,7 +203,7 @@ class FeatureStore:
             arrays = self._extract_batch(self._image_numbers(number), self.projection)
             self.run_store.store_arrays(name, arrays)
             self._current.add(number)
-            self.recomputed.again(from_array(arrays["identities"]))
+            self.recomputed.again(identities_from_array(arrays["identities"]))
         return arrays
 
     def _load_index(self, number: int) -> dict[str, np.ndarray]:
@@ -213,7 +219,7 @@ class FeatureStore:
         state = self.run_store.read_arrays(_batch_name(number), STATE)
         if state is None:
             return False
-        identities = from_array(state.get("identities"))
+        identities = identities_from_array(state.get("identities"))
         if str(state.get(PROJECTION)) == self._projection_digest and self._are_unchanged(
             identities, self._image_numbers(number)
         ):
@@ -258,7 +264,8 @@ class FeatureStore:
                  for position, reason in failures],
                 dtype=str,
             ),
-            "identities": to_array(identities), PROJECTION: np.array(self._projection_digest),
+            "identities": identities_to_array(identities),
+            PROJECTION: np.array(self._projection_digest),
         }  # fmt: skip
         if images is None:
             empty = np.zeros(0, int)
@@ -300,13 +307,13 @@ class FeatureStore:
     @cached_property
     def _projection_digest(self) -> str:
         """Digest of the images that the projection was fitted on."""
-        return combined(from_array(self._projection_arrays["identities"]))
+        return combined_digest(identities_from_array(self._projection_arrays["identities"]))
 
     @cached_property
     def _projection_arrays(self) -> dict[str, np.ndarray]:
         arrays = self.run_store.read_arrays(PROJECTION)
         numbers = strided(np.arange(len(self.data)), SAMPLED).tolist()
-        identities = [] if arrays is None else from_array(arrays.get("identities"))
+        identities = [] if arrays is None else identities_from_array(arrays.get("identities"))
         if arrays is None or not self._are_unchanged(identities, numbers):
             self.run_store.store_arrays(PROJECTION, self._fit_projection(numbers))
             arrays = self.run_store.read_arrays(PROJECTION)
@@ -335,7 +342,8 @@ class FeatureStore:
         axes = projection.object_axes
         return {
             "mean": projection.mean, "axes": projection.axes,
-            "object_axes": np.array([axes.start, axes.stop]), "identities": to_array(identities),
+            "object_axes": np.array([axes.start, axes.stop]),
+            "identities": identities_to_array(identities),
         }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Stamp = tuple[int, int, int]  # bytes, time of last write and of last change, nanoseconds
 NO_STAMP: Stamp = (-1, 0, 0)
 UNREADABLE = "unreadable"
-Lines: TypeAlias = "Mapping[str, tuple[tuple[int, ...], str]]"  # stamp and line, by name
+StoredIdentities: TypeAlias = "Mapping[str, tuple[tuple[int, ...], str]]"  # stamp and line, by name
 EXAMPLES = 3  # names of each kind that a message lists
 _BLOCK = 2**20
 
@@ -67,31 +67,31 @@ def all_unchanged(
     return all(map(is_unchanged, identities, sources, names, labels))
 
 
-def to_array(identities: Iterable[str]) -> np.ndarray:
-    """Return lines of `identity_of` as one array of bytes, (n,) uint8, for an ``.npz``."""
+def identities_to_array(identities: Iterable[str]) -> np.ndarray:
+    """Return lines of `identity_of` as one array of bytes, (n,) uint8."""
     import numpy as np
 
     return np.frombuffer("\n".join(identities).encode("ascii"), dtype=np.uint8)
 
 
-def from_array(array: np.ndarray | None) -> list[str]:
-    """Return the lines that `to_array` was called with; an empty list for another array."""
+def identities_from_array(array: np.ndarray | None) -> list[str]:
+    """Return the lines given to `identities_to_array`; an empty list for another array."""
     if array is None or array.dtype.name != "uint8":
         return []
     return array.tobytes().decode("ascii", "replace").splitlines()
 
 
-def content_of(identity: str) -> tuple[str, str]:
+def name_and_content(identity: str) -> tuple[str, str]:
     """Return the name of an input, and one text of its label and content digest, from its line."""
     name, label, _, digest = json.loads(identity)
     return str(name), f"{label} {digest}"
 
 
-def combined(identities: Iterable[str]) -> str:
+def combined_digest(identities: Iterable[str]) -> str:
     """Return the SHA-256 of the names, labels and contents of inputs, without their stamps."""
     total = hashlib.sha256()
     for identity in identities:
-        total.update(json.dumps(content_of(identity)).encode() + b"\n")
+        total.update(json.dumps(name_and_content(identity)).encode() + b"\n")
     return total.hexdigest()
 
 
@@ -167,10 +167,10 @@ def input_names(sources: Sequence[Any]) -> list[str]:
     return names
 
 
-def identify(
+def identify_inputs(
     sources: Sequence[Any],
     names: Sequence[str] | None = None,
-    stored_lines: Lines | None = None,
+    stored_lines: StoredIdentities | None = None,
     workers: int | None = None,
 ) -> list[str]:
     """Return the identity line of each input; read only files without a valid stored line.
@@ -179,7 +179,7 @@ def identify(
     ----------
     sources : inputs, as for `semattn.utils.input_identity.identity_of`
     names : names of the inputs; None uses `input_names`
-    stored_lines : lines of an earlier call, as returned by `lines_by_name`
+    stored_lines : lines of an earlier call, as returned by `stored_identities`
     workers : number of threads that read files
     """
     names = input_names(sources) if names is None else names
@@ -196,13 +196,13 @@ def identify(
     return [line for line in lines if line is not None]
 
 
-def contents(lines: Iterable[str]) -> list[str]:
+def content_digests(lines: Iterable[str]) -> list[str]:
     """Return the SHA-256 of the content of each input, from its line."""
     return [str(json.loads(line)[3]) for line in lines]
 
 
 @dataclass(frozen=True)
-class Changes:
+class InputChanges:
     """Difference between two lists of inputs.
 
     Parameters
@@ -226,15 +226,17 @@ class Changes:
         return ", ".join(parts) or "another order"
 
 
-def changes(before: Sequence[str], after: Sequence[str]) -> Changes | None:
+def find_changes(before: Sequence[str], after: Sequence[str]) -> InputChanges | None:
     """Return the difference between two lists of lines; None for equal contents in equal order."""
-    if contents(before) == contents(after):
+    if content_digests(before) == content_digests(after):
         return None
     old, new = (dict(_name_line_pairs(lines)) for lines in (before, after))
     edited = (
-        name for name in new if name in old and contents([old[name]]) != contents([new[name]])
+        name
+        for name in new
+        if name in old and content_digests([old[name]]) != content_digests([new[name]])
     )
-    return Changes(
+    return InputChanges(
         tuple(edited),
         tuple(name for name in new if name not in old),
         tuple(name for name in old if name not in new),
@@ -245,7 +247,7 @@ def _name_line_pairs(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
     return ((str(json.loads(line)[0]), line) for line in lines)
 
 
-def lines_by_name(lines: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
+def stored_identities(lines: Iterable[str]) -> dict[str, tuple[tuple[int, ...], str]]:
     """Return stamp and line by name, without damaged lines and lines of unreadable files."""
     entries = {}
     for line in lines:

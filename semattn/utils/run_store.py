@@ -27,7 +27,7 @@ from .atomic_files import (
     write_if_absent,
     write_text,
 )
-from .input_identity import content_of
+from .input_identity import name_and_content
 from .processes import LockedError, holder_of, is_locked, locked, remove_unlocked
 from .provenance import unconfirmed
 
@@ -309,7 +309,7 @@ def _entries(lines: Iterable[str]) -> dict[str, int]:
     entries = {}
     for identity in lines:
         try:
-            name, content = content_of(identity)
+            name, content = name_and_content(identity)
         except (ValueError, TypeError):
             continue
         entries[name] = hash(content)

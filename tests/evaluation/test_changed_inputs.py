@@ -15,7 +15,7 @@ from semattn.errors import SemattnError
 from semattn.evaluation import Setting, evaluate
 from semattn.evaluation.row_store import sources_of
 from semattn.evaluation.runner import _Study
-from semattn.utils.input_identity import contents, identify
+from semattn.utils.input_identity import content_digests, identify_inputs
 from semattn.utils.processes import LockedError
 from tests import edited_data
 from tests.edited_data import (
@@ -193,7 +193,7 @@ def test_coco_items_are_identified_by_picture_annotation_and_class_names(tmp_pat
         }  # fmt: skip
         (tmp_path / "told.json").write_text(json.dumps(annotation_file))
         data = EvenSubset(open_masked(f"coco:{tmp_path},{tmp_path / 'told.json'}"), 9)
-        return contents(identify([source for _, source, _ in sources_of(data, 0)]))
+        return content_digests(identify_inputs([source for _, source, _ in sources_of(data, 0)]))
 
     first = lines("cat", box)
     assert first == lines("cat", box)
