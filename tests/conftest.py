@@ -65,12 +65,8 @@ class Drawing:
 @pytest.fixture
 def quick_figures(monkeypatch):
     """Figures of the commands are blank and overlays are small; other tests look at them."""
-    for module, name in (
-        ("explanation", "figure"),
-        ("comparison", "comparison"),
-        ("strength_sweep", "strength_sweep"),
-    ):
-        monkeypatch.setattr(f"semattn.cli.writers.{module}.{name}", lambda *a, **k: Drawing())
+    for name in ("figure", "comparison", "strength_sweep"):
+        monkeypatch.setattr(f"semattn.cli.image_writers.{name}", lambda *a, **k: Drawing())
     monkeypatch.setattr("semattn.viz.analysis", lambda *a, **k: Drawing())
     for command in ("explain", "compare", "prompt"):
         monkeypatch.setattr(

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from semattn import analyze
 from semattn.attention import Prediction
-from semattn.cli.writers.explanation import summary
+from semattn.cli.image_writers import explanation_summary
 from semattn.density import Scene, densities
 from semattn.evaluation.peer_methods import _patches_as_features
 from semattn.explain import Explanation, Random
@@ -370,7 +370,7 @@ def test_figures_draw_the_patches_in_their_place():
 
 def test_results_and_pages_say_where_the_patches_lie():
     explained = explanation()
-    result = summary(explained)
+    result = explanation_summary(explained)
     assert result["patches"] == [3, 4]
     assert (result["patch_size"], result["patch_origin"]) == ([16, 16], [5, 20])
     about = about_image(explained, 0, None)

@@ -15,7 +15,7 @@ from semattn import AttentionPrompter, SIFTPatchInterrelation, compare, explaine
 from semattn.attention.model_pass import current_watch, watch_output
 from semattn.attention.output_meaning import predict, read_output
 from semattn.audit.tables import NONE, explanation_rows
-from semattn.cli.writers import predicted, summary
+from semattn.cli.image_writers import explanation_summary, predicted_classes
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError
 from semattn.prompting.strength_sweep import strength_sweep
 from semattn.targets import OutputKind, OutputMeaning
@@ -349,18 +349,18 @@ def test_every_page_shows_the_share_of_its_kind(name: str) -> None:
     row = explanation.logits[0].double().reshape(-1)
     kind = explanation.output.kind
     text = f"{texts.headline(explanation, 0)} {texts.selection_text(explanation, 0)}"
-    content = summary(explanation)
+    content = explanation_summary(explanation)
     audited = explanation_rows(explanation, [0, 1], [None, None])
     assert content["output"] == kind.value
     if kind in (Kind.FEATURES, Kind.REGRESSION):
         assert (
             "%" not in text
-            and predicted(explanation) == []
+            and predicted_classes(explanation) == []
             and audited["predicted"].tolist() == [NONE] * 2
         )
         return
     best = int(explanation.predicted()[0])
-    (first, *_rest) = predicted(explanation, top=1)
+    (first, *_rest) = predicted_classes(explanation, top=1)
     assert first["class"] == best == audited["predicted"][0]
     expected = {
         Kind.CLASS_LOGITS: lambda: row.softmax(0)[best],

@@ -1,1 +1,1 @@
-"""The command line: one file a command, what the commands share, and the writers of results."""
+"""The command line: one file for each command, and the files that the commands share."""

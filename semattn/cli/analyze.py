@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..utils.result_folder import FolderLike, ResultFolder
 from . import options
-from .folders import result_folder
-from .images import ImageInput, read_images
+from .inputs import ImageInput, read_images
 from .json_output import Content, json_output, result_content
-from .pages import PAGE, pages
+from .outputs import PAGE, ExtraFiles, pages, result_folder, write_extra_files, write_json
 from .parsing import display_stem, enlarged_view, load_model, read_device, read_layers
 from .printing import bar, busy, collected_warnings, report_analysis
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
     from ..interrelation import Analysis
 
+
 PARTIAL = ".semattn-analysis.npz"  # unfinished analysis of a folder
+ANALYSIS_FILES = {
+    "figure": "analysis.png",
+    "table": "analysis.csv",
+    "result": "analysis.json",
+    "sums": "analysis.npz",
+}
 
 
 @json_output
@@ -57,10 +65,9 @@ def analyze(
     single image, it also writes [bold]keypoints.png[/] (its keypoints on the patch grid).
     """
     from .. import interrelation
-    from . import writers
 
     inputs = read_images(images, "analyze")
-    names = [*writers.ANALYSIS_FILES.values(), PAGE]
+    names = [*ANALYSIS_FILES.values(), PAGE]
     first = inputs.images[0]
     name = inputs.title
     if inputs.is_single:
@@ -94,7 +101,7 @@ def analyze(
                 extra_files = _single_image_files(first, network, analysis, report, settings)
             else:
                 extra_files = pages(report, analysis=analysis)
-            files = writers.write_analysis(analysis, folder, extra_files)
+            files = write_analysis(analysis, folder, extra_files)
     report_analysis(analysis, files, notes)
     return result_content(files["result"], files, notes)
 
@@ -116,3 +123,41 @@ def _single_image_files(
     figure = viz.figure(explanation, backdrop=picture)
     page = pages(report, explanation, model=network, analysis=analysis, backdrop=picture)
     return {"keypoints.png": figure.savefig, **page}
+
+
+def write_analysis(
+    analysis: Analysis, folder: FolderLike, extra_files: ExtraFiles = None
+) -> dict[str, Path]:
+    """Write figure, table, result and sums of an analysis into `folder`; return the path of each.
+
+    ``analysis.csv`` has one row per metric, layer and head; ``analysis.json`` is
+    `Analysis.summary`;
+    `semattn.interrelation.load_analysis` reads ``analysis.npz``.
+
+    Parameters
+    ----------
+    analysis : result of `semattn.interrelation.analyze`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    extra_files : writers of further files, by file name
+
+    Raises
+    ------
+    OutputError
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
+    """
+    from .. import viz
+
+    columns = analysis.table()
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        viz.analysis(analysis).savefig(stage / ANALYSIS_FILES["figure"])
+        with (stage / ANALYSIS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(columns)
+            rows.writerows(zip(*columns.values(), strict=True))
+        write_json(stage / ANALYSIS_FILES["result"], analysis.summary() | results.inputs_entry())
+        analysis.save(stage / ANALYSIS_FILES["sums"])
+        files = ANALYSIS_FILES | write_extra_files(stage, extra_files)
+    return {name: results.path / file for name, file in files.items()}

@@ -13,10 +13,8 @@ from ..utils.class_names import class_names
 from ..utils.progress import Progress
 from ..utils.result_folder import ResultFolder
 from . import options
-from .folders import result_folder
-from .interruption import resumable_in
 from .json_output import Content, json_output, result_content
-from .pages import pages
+from .outputs import pages, result_folder
 from .parsing import display_stem, load_model, read_device, read_names
 from .printing import (
     MAX_SKIPPED,
@@ -28,6 +26,7 @@ from .printing import (
     progress_phases,
     verbatim,
 )
+from .terminal import resumable_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +80,7 @@ def audit(
     """
     from ..audit import JOBS, audit as run, check_jobs
     from ..data import open_source
-    from . import writers
+    from .analyze import write_analysis
 
     name = f"semattn-audit-{UNSAFE_CHARACTERS.sub('_', display_stem(Path(source)))}"
     inputs = (Path(source),)
@@ -116,7 +115,7 @@ def audit(
         if audit_result is not None and audit_result.analysis is not None:
             with busy("drawing"):
                 page = pages(report, analysis=audit_result.analysis)
-                writers.write_analysis(
+                write_analysis(
                     audit_result.analysis, replace(results, path=folder / "analyze"), page
                 )
             files["analyze"] = folder / "analyze"
@@ -184,7 +183,7 @@ def _search(
     """Run this process's part of the search; return whether this process finished the search."""
     from ..spurious import Search
     from ..utils.processes import LockedError
-    from . import writers
+    from .spurious import write_spurious
 
     with progress_phases() if is_reporter else nullcontext() as progress:
         search = Search(
@@ -199,7 +198,7 @@ def _search(
             return False
     with busy("drawing"):
         spurious = replace(results, path=results.path / "spurious")
-        writers.write_spurious(discovery, spurious, pages(report, discovery=discovery))
+        write_spurious(discovery, spurious, pages(report, discovery=discovery))
     return True
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..utils.class_names import class_names
+from ..utils.result_folder import FolderLike, ResultFolder
+from ..utils.text import to_json_number, to_json_value
 from . import options
-from .folders import result_folder
 from .json_output import Content, json_output, result_content
+from .outputs import result_folder, write_json
 from .parsing import load_model, read_device, read_names, read_precision
 from .printing import bar, busy, collected_warnings, report_benchmark
 
+if TYPE_CHECKING:
+    from ..evaluation.runner import Results
+    from ..evaluation.table import Table
+
+
 STORE = ".bench"  # folder with the finished results of each image
 QUICK = {"images": 10, "steps": 8}
+BENCHMARK_FILES = {
+    "figure": "bench.png", "table": "bench.md", "result": "bench.json", "images": "bench.csv",
+}  # fmt: skip
 
 
 @json_output
@@ -55,9 +68,8 @@ def explain(
     from .. import evaluation
     from ..data.masked import EvenSubset, open_masked
     from ..images import Preprocessing
-    from . import writers
 
-    outputs = list(writers.BENCHMARK_FILES.values())
+    outputs = list(BENCHMARK_FILES.values())
     inputs = tuple(Path(part) for part in data.partition(":")[2].split(",") if part)
     folder = result_folder(out, "semattn-bench", "bench", inputs, outputs, force=force)
     names = read_names(methods) or list(evaluation.DEFAULT)
@@ -92,9 +104,84 @@ def explain(
         with busy("drawing"):
             table = evaluation.table(results, baseline_names, seed)
             titles = {name: evaluation.measures[name].title for name in results.metrics}
-            files = writers.write_benchmark(
+            files = write_benchmark(
                 results, table, folder, markdown=evaluation.page(results, table),
                 titles={name: evaluation.heading(name) for name in results.metrics},
             )  # fmt: skip
     report_benchmark(results, table, titles, files, notes)
     return result_content(files["result"], files, notes)
+
+
+def write_benchmark(
+    results: Results,
+    table: Table,
+    folder: FolderLike,
+    *,
+    markdown: str,
+    titles: dict[str, str],
+) -> dict[str, Path]:
+    """Write figure, table, result and values of every image into `folder`; return the paths.
+
+    ``bench.csv`` has one row per image and method, and one column per metric.
+
+    Raises
+    ------
+    OutputError
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
+    """
+    from ..viz import benchmark
+
+    target_folder = ResultFolder.of(folder)
+    with target_folder.staged() as stage:
+        counted = zip((results.names, table.methods), ("image", "method"), strict=True)
+        headline = ", ".join(
+            f"{len(items)} {name}{'s' * (len(items) != 1)}" for items, name in counted
+        )
+        benchmark(table, titles, headline).savefig(stage / BENCHMARK_FILES["figure"])
+        (stage / BENCHMARK_FILES["table"]).write_text(markdown, encoding="utf-8")
+        with (stage / BENCHMARK_FILES["images"]).open("w", newline="", encoding="utf-8") as file:
+            lines = csv.writer(file)
+            lines.writerow(["image", "method", *results.metrics, "seconds"])
+            for i, image in enumerate(results.names):
+                for j, method in enumerate(results.methods):
+                    if method not in results.refused:
+                        numbers = [*results.values[i, j], results.seconds[i, j]]
+                        lines.writerow(
+                            [image, method, *(to_json_number(number) for number in numbers)]
+                        )
+        write_json(stage / BENCHMARK_FILES["result"], benchmark_summary(results, table))
+    return {name: target_folder.path / file for name, file in BENCHMARK_FILES.items()}
+
+
+def benchmark_summary(results: Results, table: Table) -> dict[str, Any]:
+    """Return all results ready for JSON; None stands for an undefined number."""
+    known_answers = [answer for answer in results.right if answer is not None]
+    return {
+        "images": len(results.names),
+        "right": sum(known_answers) if known_answers else None,
+        "skipped": [list(record) for record in results.skipped],
+        "refused": results.refused,
+        "methods": [
+            {
+                "method": name,
+                "control": name in table.controls,
+                "seconds": to_json_number(table.seconds[name]),
+                "peak_mib": to_json_number(table.peak_mib[name]),
+                "metrics": {
+                    metric: to_json_value(asdict(table.estimates[name, metric]))
+                    for metric in table.metrics
+                },
+                "differences": {
+                    baseline: {
+                        metric: to_json_value(asdict(table.differences[name, baseline, metric]))
+                        for metric in table.metrics
+                    }
+                    for baseline in table.baselines
+                    if baseline != name
+                },
+            }
+            for name in table.methods
+        ],
+        "manifest": results.manifest,
+    }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from ..utils.result_folder import ResultFolder
 from . import options
-from .folders import image_folders
-from .images import ImageInput, read_images
+from .image_runs import ImageResult, Say, headline_of, run_images
+from .inputs import ImageInput, read_images
 from .json_output import Content, json_output
-from .pages import PAGE, pages
+from .outputs import PAGE, image_folders, pages
 from .parsing import enlarged_view, load_model, read_device, read_methods, read_target
 from .printing import busy, collected_warnings, report_comparison
-from .several import ImageResult, Say, headline_of, run_images
 
 SHARPNESS = 448  # pixels of the longer side of each picture; one figure has many of them
 
@@ -51,7 +50,7 @@ def compare(
     interactive page that overlays the maps).
     """
     from ..explain import comparison
-    from . import writers
+    from . import image_writers as writers
 
     inputs = read_images(images, "compare")
     files = [*writers.COMPARISON_FILES.values(), PAGE]
@@ -80,7 +79,7 @@ def compare(
         backdrop = enlarged_view(image.source, network, SHARPNESS)
         page = pages(report, comparison=compared, model=network, backdrop=backdrop)
         files = writers.write_comparison(compared, folder, backdrop=backdrop, extra_files=page)
-        predictions = writers.predicted(compared.explanation, top=3)
+        predictions = writers.predicted_classes(compared.explanation, top=3)
         return ImageResult(
             files, compared.notes, headline_of(compared.explanation),
             lambda notes: report_comparison(compared, predictions, files, notes),

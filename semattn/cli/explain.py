@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..utils.result_folder import ResultFolder
 from . import options
-from .folders import image_folders
-from .images import ImageInput, read_images
+from .image_runs import ImageResult, Say, headline_of, run_images
+from .inputs import ImageInput, read_images
 from .json_output import Content, json_output
-from .pages import PAGE, pages
+from .outputs import PAGE, image_folders, pages
 from .parsing import (
     enlarged_view,
     load_model,
@@ -17,7 +17,6 @@ from .parsing import (
     read_target,
 )
 from .printing import busy, collected_warnings, report_explanation
-from .several import ImageResult, Say, headline_of, run_images
 
 
 @json_output
@@ -55,10 +54,10 @@ def explain(
     interactive page: the attention of every patch, by layer and head, and the effect of
     prompting).
     """
-    from . import writers
+    from . import image_writers as writers
 
     inputs = read_images(images, "explain")
-    files = [*writers.FILES.values(), PAGE]
+    files = [*writers.EXPLANATION_FILES.values(), PAGE]
     folders = image_folders(out, "explain", inputs, files, force=force)
     with busy("reading the picture") as say, collected_warnings() as notes:
         inputs.check()  # fail before the model is loaded, which may take long
@@ -79,13 +78,15 @@ def explain(
         say("drawing")
         backdrop = enlarged_view(image.source, network)
         page = pages(report, explanation, model=network, backdrop=backdrop)
-        files = writers.write(
+        files = writers.write_explanation(
             explanation, folder, top=max(top, 5), backdrop=backdrop, extra_files=page
         )
-        predictions = writers.predicted(explanation, top=top)
+        predictions = writers.predicted_classes(explanation, top=top)
         return ImageResult(
             files, explanation.notes, headline_of(explanation),
             lambda notes: report_explanation(explanation, predictions, files, notes),
         )  # fmt: skip
 
-    return run_images(inputs, folders, explain_image, notes, picture=writers.FILES["overlay"])
+    return run_images(
+        inputs, folders, explain_image, notes, picture=writers.EXPLANATION_FILES["overlay"]
+    )

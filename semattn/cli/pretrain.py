@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..utils.progress import Progress
 from ..utils.registry import unknown_name_message
 from . import options
-from .folders import result_folder
 from .json_output import Content, json_output, result_content
+from .outputs import result_folder
 from .parsing import read_precision
 from .printing import MAX_SKIPPED, busy, collected_warnings, progress_phases, verbatim
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..interrelation import Analysis
     from ..prompting.strength_sweep import StrengthSweep
 
+
 MAX_SKIPPED = 10  # skipped files that are listed
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ..utils.result_folder import ResultFolder
 from . import options
-from .folders import image_folders
-from .images import ImageInput, read_images
+from .image_runs import ImageResult, Say, headline_of, run_images
+from .inputs import ImageInput, read_images
 from .json_output import Content, json_output
-from .pages import PAGE, pages
+from .outputs import PAGE, image_folders, pages
 from .parsing import (
     enlarged_view,
     load_model,
@@ -21,7 +21,6 @@ from .parsing import (
     read_target,
 )
 from .printing import busy, collected_warnings, report_strength_sweep
-from .several import ImageResult, Say, headline_of, run_images
 
 if TYPE_CHECKING:
     from ..prompting.strength_sweep import StrengthSweep
@@ -67,7 +66,7 @@ def prompt(
     from ..explain import SIFTPatchInterrelation
     from ..prompting import AttentionPrompter
     from ..prompting.strength_sweep import STRENGTHS, strength_sweep
-    from . import writers
+    from . import image_writers as writers
 
     inputs = read_images(images, "prompt")
     if region and not inputs.is_single:

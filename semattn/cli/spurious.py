@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SemattnError
 from ..utils.class_names import class_names, normalized, resolve_class
+from ..utils.result_folder import FolderLike, ResultFolder
 from . import options
-from .discovery_summary import report_discovery
-from .folders import result_folder
-from .interruption import resumable_in
 from .json_output import Content, json_output, result_content
-from .pages import PAGE, pages
+from .outputs import PAGE, ExtraFiles, pages, result_folder, write_extra_files, write_json
 from .parsing import load_model, read_device, read_names
-from .printing import busy, collected_warnings, progress_phases
+from .printing import (
+    MAX_SKIPPED,
+    busy,
+    collected_warnings,
+    print_files,
+    progress_phases,
+    verbatim,
+)
+from .terminal import new_table, open_console, print_table, resumable_in
+
+if TYPE_CHECKING:
+    from ..spurious import Discovery
+
 
 SEARCH = ".search"  # unfinished search
+MAX_CUES = 12  # rows of the table
+SPURIOUS_FILES = {
+    "figure": "spurious.png",
+    "table": "spurious.csv",
+    "result": "spurious.json",
+    "cues": "spurious.npz",
+}
+EFFECTS = ("removal", "transplant")
+COLUMNS = (
+    "class", "target", "confirmed", "score", "score_low", "score_high", "p", "inside", "outside",
+    *(f"{name}{part}" for name in EFFECTS for part in ("", "_low", "_high", "_p", "_images")),
+    "where", "tag", "keypoints", "covers", "fixed",
+)  # fmt: skip
 
 
 @json_output
@@ -63,9 +88,8 @@ def spurious(
     from ..data import list_images
     from ..spurious import discover_spurious
     from ..spurious.search import check_options
-    from . import writers
 
-    names = [*writers.SPURIOUS_FILES.values(), PAGE]
+    names = [*SPURIOUS_FILES.values(), PAGE]
     results = result_folder(out, "semattn-spurious", "spurious", (folder,), names, force=force)
     out_dir = results.path
     check_options(alpha, min_relative_risk)
@@ -91,7 +115,7 @@ def spurious(
                 progress=progress,
             )  # fmt: skip
         with busy("drawing"):
-            files = writers.write_spurious(discovery, results, pages(report, discovery=discovery))
+            files = write_spurious(discovery, results, pages(report, discovery=discovery))
         shutil.rmtree(out_dir / SEARCH, ignore_errors=True)
     report_discovery(discovery, files, notes)
     return result_content(files["result"], files, notes)
@@ -120,3 +144,120 @@ def _removed_if_refused(search: Path) -> Iterator[None]:
             if not folder_existed and search.parent.exists() and not any(search.parent.iterdir()):
                 search.parent.rmdir()
         raise
+
+
+def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[str]) -> None:
+    """Print the confirmed cues, the tested candidates, skipped files and result files."""
+    from ..viz.texts import format_nats, format_p, format_percent, search_outcome
+
+    console = open_console()
+    confirmed = discovery.confirmed[:MAX_CUES]
+    if confirmed:
+        table = new_table(2)
+        table.add_column("class", style="bold", min_width=6)
+        table.add_column("where", min_width=8)
+        table.add_column("keypoints")
+        for title in ("in class", "in others", "removal", "transplant", "p"):
+            table.add_column(title, justify="right", no_wrap=title == "p")
+        for cue in confirmed:
+            table.add_row(
+                verbatim(cue.name), cue.where, cue.tag.removeprefix("keypoint-"),
+                format_percent(cue.inside), format_percent(cue.outside), format_nats(cue.removal),
+                format_nats(cue.transplant), format_p(cue.p),
+            )  # fmt: skip
+        print_table(console, table)
+        console.print(
+            "[dim]in class, in others: share of images of the class and of the other classes with "
+            "the cue; removal, transplant: log-odds that the class loses, or gains, nats "
+            "[95 %][/]\n",
+            soft_wrap=True,
+        )
+    console.print(f"[bold]{verbatim(search_outcome(discovery))}[/]", soft_wrap=True)
+    if len(discovery.confirmed) > MAX_CUES:
+        console.print("… the other confirmed cues are in the result files", soft_wrap=True)
+    for reason_text, names in _unconfirmed(discovery).items():
+        console.print(f"[dim]not confirmed:[/] {verbatim(names)}: {reason_text}", soft_wrap=True)
+    accuracy_text = (
+        ""
+        if discovery.accuracy is None
+        else f", accuracy of the model {format_percent(discovery.accuracy)}"
+    )
+    classes = ", ".join(label.name for label in discovery.classes[:8])
+    more = ", …" if len(discovery.classes) > 8 else ""
+    console.print(
+        f"[dim]{discovery.images} images{accuracy_text}; searched: {verbatim(classes)}{more}[/]",
+        soft_wrap=True,
+    )
+    if discovery.skipped:
+        console.print(f"\n[yellow]skipped:[/] {len(discovery.skipped)}", soft_wrap=True)
+        for record in discovery.skipped[:MAX_SKIPPED]:
+            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
+        if len(discovery.skipped) > MAX_SKIPPED:
+            console.print("  … the others are in the result", soft_wrap=True)
+    print_files(console, [*discovery.notes, *notes], "", files)
+
+
+def _unconfirmed(discovery: Discovery) -> dict[str, str]:
+    """Return the classes of unconfirmed cues, by the reason why they were not confirmed."""
+    from ..viz.texts import rejection_reason
+
+    counts: dict[str, Counter[str]] = {}
+    for cue in discovery.cues:
+        if not cue.confirmed:
+            counts.setdefault(rejection_reason(cue, discovery), Counter())[cue.name] += 1
+    return {
+        reason_text: ", ".join(
+            name + (f" ({count})" if count > 1 else "") for name, count in classes.items()
+        )
+        for reason_text, classes in counts.items()
+    }
+
+
+def write_spurious(
+    discovery: Discovery, folder: FolderLike, extra_files: ExtraFiles = None
+) -> dict[str, Path]:
+    """Write figure, table, result and cues of a search into `folder`; return the path of each.
+
+    ``spurious.csv`` has one row per cue, confirmed cues first; ``spurious.json`` is
+    `Discovery.summary`; `semattn.spurious.load_discovery` reads ``spurious.npz``.
+
+    Parameters
+    ----------
+    discovery : result of `semattn.discover_spurious`
+    folder : a path, created with its parents if missing; or a `ResultFolder`, which also names
+        the command and the inputs
+    extra_files : writers of further files, by file name
+
+    Raises
+    ------
+    OutputError
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
+    """
+    from ...spurious import save_discovery
+    from .. import viz
+
+    result = discovery.summary()
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        viz.spurious(discovery).savefig(stage / SPURIOUS_FILES["figure"])
+        with (stage / SPURIOUS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.DictWriter(stream, COLUMNS)
+            rows.writeheader()
+            rows.writerows(_row(cue) for cue in result["cues"])
+        write_json(stage / SPURIOUS_FILES["result"], result)
+        save_discovery(discovery, stage / SPURIOUS_FILES["cues"])
+        files = SPURIOUS_FILES | write_extra_files(stage, extra_files)
+    return {name: results.path / file for name, file in files.items()}
+
+
+def _row(cue: dict[str, Any]) -> dict[str, Any]:
+    """Return a cue of the summary as a flat row; unknown values are empty."""
+    low, high = cue["interval"]
+    flat = {name: cue[name] for name in COLUMNS if name in cue and name not in EFFECTS}
+    flat |= {"score_low": low, "score_high": high}
+    for name in EFFECTS:
+        effect = cue[name]
+        flat |= {name: effect["mean"], f"{name}_images": effect["count"]}
+        flat |= {f"{name}_{part}": effect[part] for part in ("low", "high", "p")}
+    return flat

@@ -2,7 +2,8 @@
 
 `text_output` replaces each standard stream by a `TextStream` while a command runs; this covers
 rich, typer and warnings. `open_console` and `new_table` create every console and every table of
-the commands.
+the commands. `resumable_in` says after
+control-C how to resume a run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -182,3 +184,26 @@ def print_table(console: Console, table: Table) -> None:
         Console(file=console.file, highlight=False, width=UNLIMITED, force_terminal=True).print(
             table
         )
+
+
+class InterruptedRunError(Exception):
+    """Interruption of a run that can be resumed."""
+
+
+@contextmanager
+def resumable_in(folder: Path) -> Iterator[None]:
+    """Replace KeyboardInterrupt by an error that says how to resume, if `folder` exists.
+
+    Raises
+    ------
+    InterruptedRunError
+        At control-C, if `folder` exists.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.is_dir():
+            raise InterruptedRunError(
+                f"interrupted — finished work is kept in {folder}; the same command resumes it"
+            ) from None
+        raise

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from semattn import interrelation
-from semattn.cli import writers
+from semattn.cli.analyze import ANALYSIS_FILES
 from semattn.data import list_images
 from semattn.errors import ImageError
 from semattn.interrelation import load_analysis
@@ -46,7 +46,7 @@ def test_analyze_writes_everything_and_says_where(run, tmp_path):
     assert not err
     out_dir = tmp_path / "semattn-analyze-flower"
     assert sorted(path.name for path in tmp_path.iterdir()) == [out_dir.name]
-    names = sorted([*writers.ANALYSIS_FILES.values(), "keypoints.png", "report.html"])
+    names = sorted([*ANALYSIS_FILES.values(), "keypoints.png", "report.html"])
     assert names_in(out_dir) == names
     assert out.endswith("analysis.json, analysis.npz, keypoints.png, report.html\n")
     page = (out_dir / "report.html").read_text()
@@ -119,7 +119,7 @@ def test_an_interrupted_folder_goes_on(run, folder, tmp_path, monkeypatch):
     assert parts.skipped == uninterrupted.skipped
     for name, values in uninterrupted.tally.arrays().items():
         assert np.array_equal(values, parts.tally.arrays()[name]), name
-    names = sorted([*writers.ANALYSIS_FILES.values(), "report.html"])
+    names = sorted([*ANALYSIS_FILES.values(), "report.html"])
     assert names_in(tmp_path / "parts") == names
 
 

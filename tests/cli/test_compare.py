@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semattn.cli import writers as output
+from semattn.cli import image_writers as output
 from semattn.cli.main import main
 from semattn.errors import UnsupportedModelError
 from semattn.explain import explainers
@@ -173,7 +173,7 @@ def test_nothing_is_left_when_writing_fails(run, tmp_path, monkeypatch, step):
     def broken(*_, **__):
         raise RuntimeError("no\nink")
 
-    monkeypatch.setattr(f"semattn.cli.writers.comparison.{step}", broken)
+    monkeypatch.setattr(f"semattn.cli.image_writers.{step}", broken)
     status, _, err = run("compare", PHOTO, *PAIR, "--out", "o")
     assert status == 1
     assert err == "error: RuntimeError: no ink — an internal error; --debug shows the traceback\n"

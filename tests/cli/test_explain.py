@@ -17,7 +17,7 @@ import pytest
 import timm
 from PIL import Image
 
-from semattn.cli import writers as output
+from semattn.cli import image_writers as output
 from semattn.cli.main import main
 from semattn.density import densities
 from semattn.explain import explainers
@@ -29,7 +29,7 @@ from tests.result_files import names_in
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-FILES = output.FILES | {"report": "report.html"}
+FILES = output.EXPLANATION_FILES | {"report": "report.html"}
 
 
 def test_explain_writes_everything_and_says_where(run, tmp_path):
@@ -250,7 +250,7 @@ def test_nothing_is_left_when_drawing_fails(run, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no\nink")
 
-    monkeypatch.setattr("semattn.cli.writers.explanation.figure", broken)
+    monkeypatch.setattr("semattn.cli.image_writers.figure", broken)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert status == 1
     assert err == "error: RuntimeError: no ink — an internal error; --debug shows the traceback\n"
@@ -264,7 +264,7 @@ def test_an_interruption_is_one_line(run, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("semattn.cli.writers.explanation.overlay", interrupted)
+    monkeypatch.setattr("semattn.cli.image_writers.overlay", interrupted)
     status, _, err = run("explain", PHOTO, "--out", "o")
     assert (status, err) == (130, "error: interrupted — no result was written\n")
     assert not list(tmp_path.iterdir())

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image, ImageOps
 
-from semattn.cli import several
-from semattn.cli.images import ImageInput, ImageInputs, read_images
+from semattn.cli import image_runs as several
+from semattn.cli.inputs import ImageInput, ImageInputs, read_images
 from semattn.errors import UnsupportedModelError
 from tests.conftest import PHOTO, ROOT, refused
 from tests.result_files import contents_of, names_in
@@ -269,7 +269,7 @@ def test_standard_input_without_a_picture_is_refused(run, monkeypatch, tmp_path)
     refused(run("compare", "-"), "got nothing — use semattn compare - < photo.jpg")
     give_stdin(monkeypatch, b"no picture")
     refused(run("prompt", "-"), "expected a picture, got 10 bytes")
-    monkeypatch.setattr("semattn.cli.images.MAX_STDIN", 5)
+    monkeypatch.setattr("semattn.cli.inputs.MAX_STDIN", 5)
     give_stdin(monkeypatch, b"123456")
     refused(run("explain", "-"), "expected at most 5 bytes on standard input")
     assert not list(tmp_path.iterdir())

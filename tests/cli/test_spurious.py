@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from semattn import report, viz
-from semattn.cli import writers
+from semattn.cli.spurious import SPURIOUS_FILES, write_spurious
 from semattn.spurious import Effect, load_discovery
 from semattn.viz.spurious_figure import fade_outside
 from semattn.viz.texts import format_nats, format_p, rejection_reason, search_outcome
@@ -20,7 +20,7 @@ from tests.discoveries import NONE, cue, discovery
 from tests.report.pages import NASTY, content_of
 from tests.result_files import names_in
 
-FILES = sorted([*writers.SPURIOUS_FILES.values(), "report.html"])
+FILES = sorted([*SPURIOUS_FILES.values(), "report.html"])
 
 
 def fill(folder, count=8, first=0):
@@ -239,7 +239,7 @@ def test_the_figure_says_that_nothing_is_confirmed():
 
 
 def test_files_of_a_discovery_by_hand(tmp_path):
-    files = writers.write_spurious(found(), tmp_path / "made")
+    files = write_spurious(found(), tmp_path / "made")
     result = json.loads(files["result"].read_text(), parse_constant=pytest.fail)
     assert result["cues"][1]["removal"]["mean"] is None
     with files["table"].open(encoding="utf-8", newline="") as stream:

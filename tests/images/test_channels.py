@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from semattn.cli.writers.explanation import summary
+from semattn.cli.image_writers import explanation_summary
 from semattn.errors import ShapeError
 from semattn.explain import explainers
 from semattn.images import luma, pixels_of, prepare
@@ -136,7 +136,7 @@ def test_keypoints_of_another_picture_may_be_given():
 
 def test_results_and_figures_of_many_channels():
     explanation = made_with("raw-attention").explain(model_of(13), inputs_of(13), target=0)
-    result = summary(explanation)
+    result = explanation_summary(explanation)
     assert result["keypoints"] == {"detector": "none", "count": 0}
     assert "The picture shows the mean of the 13 channels." in result["notes"]
     figure(explanation)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn import RawAttention, SIFTPatchInterrelation, analyze
-from semattn.cli.writers.explanation import summary
+from semattn.cli.image_writers import explanation_summary
 from semattn.errors import SemattnError
 from semattn.interrelation import analysis_files as store
 from semattn.utils.provenance import (
@@ -263,7 +263,7 @@ def test_an_explanation_says_why_there_is_no_digest():
     assert explanation.manifest["weights_sha256"] is None
     assert explanation.manifest["weights_note"] == f"w{note}"
     assert f"W{note}." in explanation.notes
-    assert summary(explanation)["manifest"]["weights_note"] == f"w{note}"
+    assert explanation_summary(explanation)["manifest"]["weights_note"] == f"w{note}"
     plain = SIFTPatchInterrelation().explain(models.build("class-token"), models.images())
     assert "weights_note" not in plain.manifest and not any("null" in note for note in plain.notes)
 

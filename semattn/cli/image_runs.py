@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import Interrupted, SemattnError, TargetError, UnsupportedModelError, plain
 from ..utils.result_folder import OutputError, ResultFolder
-from .folders import INDEX, ImageFolders
-from .images import ImageInput, ImageInputs
+from .inputs import ImageInput, ImageInputs
 from .json_output import Content, result_content
-from .pages import PAGE
+from .outputs import INDEX, PAGE, ImageFolders
 from .printing import MAX_SKIPPED, bar, busy, collected_warnings, verbatim
 from .terminal import new_table, open_console, print_table
 
@@ -125,10 +124,10 @@ def run_images(
 
 def headline_of(explanation: Explanation) -> str:
     """Return the prediction with its probability, and the explained class if it is another one."""
-    from .writers import predicted
+    from .image_writers import predicted_classes
 
     target = explanation.target_answer(0)
-    best = predicted(explanation, top=1)
+    best = predicted_classes(explanation, top=1)
     if not best:
         return explanation.target_description or "the model's own feature direction"
     share = explanation.share_text(0, best[0]["class"]).replace(" %", "%")

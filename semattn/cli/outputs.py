@@ -1,16 +1,21 @@
-"""The folders that a command writes its results to."""
+"""Result folders of a command, the report page and extra files in them, and JSON files."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ..utils.result_folder import OutputError, ResultFolder, default_folder, read_marker, source_of
-from .images import ImageInputs
+from .inputs import ImageInputs
 
 INDEX = "index.html"
+PAGE = "report.html"
+# Further files of a result: file name to a function that writes the file at a path.
+ExtraFiles: TypeAlias = "Mapping[str, Callable[[Path], object]] | None"
 
 
 @dataclass(frozen=True)
@@ -126,3 +131,27 @@ def image_folders(
                     f"{file.relative_to(path)} is one of them — choose another folder"
                 )
     return ImageFolders(tuple(each), top)
+
+
+def pages(
+    is_requested: bool, explanation: Any = None, **parts: Any
+) -> dict[str, Callable[[Path], object]]:
+    """Return the writer of the report page by its file name; empty if no page is requested."""
+    if not is_requested:
+        return {}
+    from .. import report
+
+    return {PAGE: report.build(explanation, **parts).save}
+
+
+def write_extra_files(stage: Path, extra_files: ExtraFiles) -> dict[str, str]:
+    """Write the files of `extra_files` into `stage`; return their names by stem."""
+    for name, write_explanation in (extra_files or {}).items():
+        write_explanation(stage / name)
+    return {Path(name).stem: name for name in extra_files or {}}
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write indented UTF-8 JSON without NaN."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write_text(text + "\n", encoding="utf-8")
