@@ -234,7 +234,7 @@ def write_spurious(
         For a folder that is not writable or contains a foreign file of such a name; nothing is
         written then.
     """
-    from ...spurious import save_discovery
+    from ..spurious import save_discovery
     from .. import viz
 
     result = discovery.summary()

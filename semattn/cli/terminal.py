@@ -2,8 +2,7 @@
 
 `text_output` replaces each standard stream by a `TextStream` while a command runs; this covers
 rich, typer and warnings. `open_console` and `new_table` create every console and every table of
-the commands. `resumable_in` says after
-control-C how to resume a run.
+the commands. `resumable_in` handles control-C in runs that can be resumed.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def count_text(number: int, noun: str) -> str:
 
     Examples
     --------
-    >>> count(1, "keypoint"), count(0, "keypoint")
+    >>> count_text(1, "keypoint"), count_text(0, "keypoint")
     ('1 keypoint', '0 keypoints')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"

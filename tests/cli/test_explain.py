@@ -199,7 +199,7 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--affinity", "1"], ["affinity", "[0, 1)"]),
         (["--device", "toaster"], ["device", "toaster", "cpu"]),
         (["--device", "meta"], ["device", "meta", "cpu"]),
-        (["--class-names", "none.txt"], ["classes", "none.txt"]),
+        (["--class-names", "none.txt"], ["class names", "none.txt"]),
         (["--top", "0"], ["top"]),
         (["--nonsense"], ["--nonsense"]),
     ],
