@@ -234,8 +234,8 @@ def write_spurious(
         For a folder that is not writable or contains a foreign file of such a name; nothing is
         written then.
     """
-    from ..spurious import save_discovery
     from .. import viz
+    from ..spurious import save_discovery
 
     result = discovery.summary()
     results = ResultFolder.of(folder)
