@@ -128,7 +128,7 @@ def test_progress_names_each_method(run, monkeypatch):
         lines.append(first)
         yield lines.append
 
-    for module in ("compare", "several"):
+    for module in ("compare", "image_runs"):
         monkeypatch.setattr(f"semattn.cli.{module}.busy", busy)
     assert run("compare", PHOTO, *PAIR)[0] == 0
     assert lines[0] == "reading the picture" and lines[-1] == "drawing"
