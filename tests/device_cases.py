@@ -26,7 +26,7 @@ from semattn.images import pixels_of
 from semattn.keypoints import detect
 from semattn.masking import kamim_weight, mask_images
 from semattn.masking.policies import policies
-from semattn.metrics import faithfulness, localization, randomization, sparseness
+from semattn.metrics import faithfulness, localization, randomization
 from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompt_sources
 from semattn.prompting.strength_sweep import strength_sweep
 
@@ -236,7 +236,7 @@ def _metrics(model: nn.Module, inputs: Tensor) -> Any:
         for name in ("pointing_game", "energy_pointing_game", "average_precision", "auroc",
                      "shuffled_auroc", "iou_at_mean", "iou_area_matched")
     ]  # fmt: skip
-    results += [sparseness.gini(scores), sparseness.complexity(scores)]
+    results += [localization.gini(scores), localization.complexity(scores)]
     curves = faithfulness.curves(model, inputs, scores, labels, grid=GRID, fractions=3)
     results += [faithfulness.deletion(curves), faithfulness.insertion(curves)]
     results.append(faithfulness.faithfulness_correlation(model, inputs, scores, labels, grid=GRID))

@@ -78,7 +78,7 @@ class Command(_Strict, TyperCommand):
     """Command that refuses repeated options."""
 
 
-class Group(_Strict, TyperGroup):
+class CommandGroup(_Strict, TyperGroup):
     """Group of commands that refuses repeated options."""
 
 
@@ -98,7 +98,7 @@ INTERRUPTED = 130  # exit status of shells for Control-C
 
 app = typer.Typer(
     name="semattn",
-    cls=Group,
+    cls=CommandGroup,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -106,7 +106,7 @@ app = typer.Typer(
 )
 for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
     app.command(cls=Command, help=joined_lines(command.__doc__))(command)
-bench_app = typer.Typer(cls=Group, rich_markup_mode="rich", invoke_without_command=True)
+bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode="rich", invoke_without_command=True)
 bench_app.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..attention.output_meaning import part_of
 from ..attention.target import answer_target
 from ..images import Images
-from ..metrics import faithfulness, localization, randomization, sparseness
+from ..metrics import faithfulness, localization, randomization
 from ..targets import OutputMeaning
 from ..utils.registry import Registry, unknown_name_message
 from .methods import Map, Method
@@ -228,9 +228,9 @@ def _target(case: Case) -> Tensor:
 
 @_register("gini", "sparseness (Gini)")
 def _gini(case: Case) -> Tensor:
-    return sparseness.gini(case.explanation.patches)
+    return localization.gini(case.explanation.patches)
 
 
 @_register("complexity", "complexity", higher_is_better=False)
 def _complexity(case: Case) -> Tensor:
-    return sparseness.complexity(case.explanation.patches)
+    return localization.complexity(case.explanation.patches)

@@ -20,7 +20,7 @@ from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
 from ..metrics.randomization import total_variation
 from ..utils.profiling import profile
-from ..utils.progress import Progress
+from ..utils.run_store import Progress
 from . import Explainer, Explanation, explainers
 
 OURS = "sift-patch-interrelation"

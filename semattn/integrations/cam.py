@@ -9,7 +9,7 @@ from torch import nn
 
 from ..attention.target import TargetLike
 from ..explain import Explainer, explainers
-from .heat_map_array import heat_map_array
+from .quantus import heat_map_array
 
 
 class CAM:

@@ -10,7 +10,7 @@ from ..attention.target import TargetLike
 from ..explain import Explainer, Explanation
 from ..utils.registry import unknown_name_message
 from ..utils.validation import check_labels
-from .heat_map_array import MAX_CLASSES
+from .quantus import MAX_CLASSES
 
 
 def explain_batches(

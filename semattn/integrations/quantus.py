@@ -6,11 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..explain import explainers
 from ..utils.validation import as_tensor, check_labels
-from .heat_map_array import MAX_CLASSES, heat_map_array
+
+MAX_CLASSES = 2**31  # the model's number of classes is checked later, with the target
+
+
+def heat_map_array(attribution: Tensor | tuple[Tensor, ...]) -> np.ndarray:
+    """Sum an attribution (B, C, H, W) over channels, and return a float32 array (B, H, W)."""
+    assert isinstance(attribution, Tensor)
+    return attribution.detach().sum(dim=1).to("cpu", torch.float32).numpy()
+
 
 _QUANTUS_KEYWORDS = ("device", "method")  # added to a call by Quantus
 

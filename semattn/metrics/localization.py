@@ -1,8 +1,6 @@
-"""Localization metrics: agreement of a heat map with the mask of the object.
+"""Localization of a map on an object with a known mask, and the sparseness of a map.
 
-All functions take `heat_map` (B, H, W), any scale, and `mask` (B, H, W), true on the object, and
-return (B,) in double precision on the CPU. The result is NaN, undefined, if a mask is empty or
-covers the image. Ties are handled as in scikit-learn.
+Sparseness measures the concentration of a map without a mask; it says nothing about correctness.
 """
 
 from __future__ import annotations
@@ -192,3 +190,45 @@ def _check_maps(heat_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             "heat_map: expected finite numbers, got NaN or infinity — replace them first"
         )
     return heat_map.detach().cpu(), mask.cpu()
+
+
+def gini(values: Tensor) -> Tensor:
+    """Compute the Gini index of the magnitudes of values (B, …): 0 is uniform, near 1 is sparse.
+
+    With the magnitudes in ascending order, `1 − 2 Σ_k |v|_k / Σ|v| · (n − k + ½) / n`, k from 1.
+    It is 0 if all values are 0. Source: Hurley & Rickard 2009 (arXiv 0811.4706).
+
+    Examples
+    --------
+    >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0]])).tolist()
+    [0.0, 0.75]
+    """
+    magnitudes = _magnitudes(values).sort(dim=1).values
+    count = magnitudes.shape[1]
+    weight = (count - torch.arange(count, dtype=torch.double, device="cpu") - 0.5) / count
+    total = magnitudes.sum(dim=1)
+    index = 1 - 2 * (magnitudes * weight).sum(dim=1) / total
+    return torch.where(total == 0, 0.0, index)
+
+
+def complexity(values: Tensor) -> Tensor:
+    """Compute the entropy of the normalised magnitudes of values (B, …), nats.
+
+    0 for a single non-zero value, log n for a uniform map, NaN if all are 0. Source: Bhatt et al.
+    2020 (arXiv 2005.00631).
+
+    Examples
+    --------
+    >>> complexity(torch.tensor([[0.0, 0.0, 2.0]])).tolist()
+    [0.0]
+    """
+    magnitudes = _magnitudes(values)
+    return torch.special.entr(magnitudes / magnitudes.sum(dim=1, keepdim=True)).sum(dim=1)
+
+
+def _magnitudes(values: Tensor) -> Tensor:
+    if values.ndim < 2:
+        raise ShapeError(
+            f"values: expected (B, …), got {tuple(values.shape)} — pass one map as values[None]"
+        )
+    return values.detach().cpu().double().flatten(1).abs()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from semattn.errors import ShapeError
-from semattn.metrics.sparseness import complexity, gini
+from semattn.metrics.localization import complexity, gini
 from tests.models import devices
 
 
