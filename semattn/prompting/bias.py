@@ -32,9 +32,9 @@ def attention_bias(weights: Tensor, clip: float = CLIP) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> attend(torch.ones(1, 4)).tolist()
+    >>> attention_bias(torch.ones(1, 4)).tolist()
     [[0.0, 0.0, 0.0, 0.0]]
-    >>> [round(b, 2) for b in attend(torch.tensor([[0.0, 0.0, 0.0, 9.0]]))[0].tolist()]
+    >>> [round(b, 2) for b in attention_bias(torch.tensor([[0.0, 0.0, 0.0, 9.0]]))[0].tolist()]
     [-2.4, -2.4, -2.4, 1.32]
     """
     p = concentration(weights)

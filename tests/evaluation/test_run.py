@@ -23,7 +23,7 @@ from semattn.evaluation import (  # fmt: skip
     measures,
     method,
     page,
-    peer_methods as peers,
+    peers,
     table,
 )
 from semattn.evaluation.peer_methods import put_back

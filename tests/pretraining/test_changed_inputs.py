@@ -270,5 +270,5 @@ def test_the_command_lists_skipped_files(run, folder, monkeypatch, tmp_path):
     (folder / "words.txt").write_text("no picture")
     status, text, err = run("pretrain", folder, *SMALL, "--out", tmp_path / "out")
     assert status == 0, err
-    assert text.startswith("8 photographs") and "skipped: 2, which cannot be read" in text
+    assert text.startswith("8 photographs") and "skipped: 2 that cannot be read" in text
     assert "  broken.png: image: " in text and "  words.txt: image: " in text
