@@ -360,7 +360,7 @@ def test_broken_files_are_refused_in_one_line(explanation, tmp_path) -> None:  #
     assert renamed != complete
     broken = {
         "cannot be read": [complete[:-7], complete[:20], b"", b"not maps at all, but some text"],
-        "with others": [bytes(flipped), renamed],
+        "with modified content": [bytes(flipped), renamed],
     }
     for words, contents in broken.items():
         for content in contents:

@@ -1,6 +1,9 @@
-"""Localization of a map on an object with a known mask, and the sparseness of a map.
+"""Localization metrics, and the sparseness of a map.
 
-Sparseness measures the concentration of a map without a mask; it says nothing about correctness.
+Localization functions take `heat_map` (B, H, W), any scale, and `mask` (B, H, W), true on the
+object, and return (B,) in double precision on the CPU. The result is NaN, undefined, if a mask is
+empty or covers the image. Ties are handled as in scikit-learn. Sparseness (`gini`, `complexity`)
+needs no mask; it says nothing about the correctness of a map.
 """
 
 from __future__ import annotations
