@@ -154,7 +154,8 @@ def test_the_public_names_exist():
 def public(body: list[ast.stmt], prefix: str):
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            if node.name.startswith("_"):
+            is_overload = any(getattr(part, "id", "") == "overload" for part in node.decorator_list)
+            if node.name.startswith("_") or is_overload:
                 continue
             yield f"{prefix}.{node.name}", node
             if isinstance(node, ast.ClassDef):

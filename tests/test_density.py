@@ -218,7 +218,7 @@ def test_near_keypoints_are_no_rivals():
 @pytest.mark.parametrize(("k", "kinds"), [(1, None), (2, None), (5, None), (60, None), (60, 7)])
 def test_distinct_against_the_oracle(k, kinds):
     keypoints = scattered(k, k, kinds=kinds)
-    actual = density.semantic.distinctness(keypoints)
+    actual = density.keypoint_densities.distinctness(keypoints)
     expected = torch.tensor(oracle.distinctness(keypoints), dtype=torch.float64)
     torch.testing.assert_close(actual, expected)
     scene = Scene(PIXELS[:1], [keypoints], WIDE)
@@ -233,15 +233,15 @@ def test_distinct_against_the_oracle(k, kinds):
 
 
 def test_distinct_of_few_keypoints():
-    assert density.semantic.distinctness(scattered(0)).shape == (0,)
-    assert density.semantic.distinctness(scattered(1)).tolist() == [1.0]
+    assert density.keypoint_densities.distinctness(scattered(0)).shape == (0,)
+    assert density.keypoint_densities.distinctness(scattered(1)).tolist() == [1.0]
     near = points((5, 5, 1, 1), (9, 9, 1, 1), descriptor=torch.rand(2, 128))
-    assert density.semantic.distinctness(near).tolist() == [0.5625] * 2  # both rank 1.5 of 2
+    assert density.keypoint_densities.distinctness(near).tolist() == [0.5625] * 2  # both rank 1.5 of 2
 
 
 def test_distinct_in_parts_is_distinct_at_once():
     keypoints = scattered(1500, 3)
-    weights = density.semantic.distinctness(keypoints)
+    weights = density.keypoint_densities.distinctness(keypoints)
     few = torch.randperm(1500, generator=torch.Generator().manual_seed(0))
     shuffled = points(
         *torch.cat([keypoints.xy, keypoints.response[:, None], keypoints.size[:, None]], 1)[
@@ -249,7 +249,7 @@ def test_distinct_in_parts_is_distinct_at_once():
         ].tolist(),
         descriptor=keypoints.descriptor[few],
     )
-    torch.testing.assert_close(density.semantic.distinctness(shuffled), weights[few])
+    torch.testing.assert_close(density.keypoint_densities.distinctness(shuffled), weights[few])
 
 
 # --- surround ---------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .layout_pass import layout_pass
 from .model_call import ModelCall
-from .model_pass import frozen, gradients_of
+from .model_pass import frozen
 from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model
-from .target import TargetLike, score
+from .target import TargetLike, gradients_of, score
 from .token_layout import POSITION_TOLERANCE, UnplacedError, ranks, with_overlap
 
 

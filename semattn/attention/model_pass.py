@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import UnsupportedModelError
 from ..targets import OutputMeaning
 from .scope import CallScope
 
@@ -28,9 +27,6 @@ _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)
 LayerCall = tuple[nn.Module, Tensor]  # a layer and its result
 _MIN_BLOCKS, _MIN_BLOCK_LAYERS = 3, 6  # of a stack of equal blocks
 _MAX_CALLS = 4  # last calls that are kept until the pass ends
-
-# Scales of a float16 score against underflow and overflow of its gradients; exact powers of two.
-_FLOAT16_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 @dataclass
@@ -81,49 +77,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
                 _held_flags[key].holders -= 1
                 if not _held_flags[key].holders:
                     _held_flags.pop(key).set(True)
-
-
-def gradients_of(
-    scores: Tensor,
-    tensors: Sequence[Tensor],
-    dtype: torch.dtype,
-    name: str,
-    *,
-    retain_graph: bool = False,
-) -> list[Tensor | None]:
-    """Return the gradients of the sum of `scores`; None for a tensor that it does not depend on.
-
-    Parameters
-    ----------
-    dtype : dtype of the model's output; float16 scores are scaled, and their gradients are float32
-    name : name of what is differentiated, for the error
-
-    Raises
-    ------
-    UnsupportedModelError
-        For NaN or infinity in a gradient.
-    """
-    scales = _FLOAT16_SCALES if dtype == torch.float16 else (1.0,)
-    for scale in scales:
-        gradients = torch.autograd.grad(
-            scores.sum() * scale,
-            tensors,
-            allow_unused=True,
-            retain_graph=retain_graph or scale != scales[-1],
-        )
-        if all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
-            break
-    else:
-        raise UnsupportedModelError(
-            f"{name}: expected finite gradients, got NaN or infinity — "
-            "check the weights and the input, or run the model in float32"
-        )
-    return [
-        gradient
-        if gradient is None or scale == 1.0
-        else gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale
-        for gradient in gradients
-    ]
 
 
 class KeepGradients(TorchFunctionMode):

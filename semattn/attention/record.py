@@ -20,10 +20,10 @@ from .attention_record import AttentionRecord, SiteRecord, site_record
 from .hooks import Call, attach
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
-from .model_pass import KeepGradients, frozen, gradients_of
+from .model_pass import KeepGradients, frozen
 from .scope import isolated, model_running, nested_pass
 from .sites import AttentionSite, Layers, check_model, choose_layers
-from .target import Prediction, Score, TargetLike, check_batch, output_tensor, score
+from .target import Prediction, Score, TargetLike, check_batch, gradients_of, output_tensor, score
 from .token_layout import common_grid
 
 _BLOCKED = (

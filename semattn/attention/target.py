@@ -1,4 +1,6 @@
-"""Selection of the score to explain from the output of a model: one number per image.
+"""Selection of the score to explain from the output of a model, and the gradients of the score.
+
+The score is one number per image.
 
 Targets are those of Captum: a class number, one per image (list, 1-D tensor, array or series), a
 tuple of indices into an output with more axes, or a list of such tuples. A target may also be a
@@ -10,7 +12,7 @@ their projection on their own direction. Target 0 of one logit is the logit itse
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +36,10 @@ TargetLike = (
     | list[Callable[[Tensor], Tensor]]
     | None
 )
+
+
+# Scales of a float16 score against underflow and overflow of its gradients; exact powers of two.
+_FLOAT16_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 class Score(NamedTuple):
@@ -130,6 +136,49 @@ def score(output: Any, target: TargetLike, model: nn.Module) -> Score:
     classes = _classes(tensor, target)
     target_description = f"the output at {reprlib.repr(target)}" if classes is None else ""
     return Score(values, classes, target_description)
+
+
+def gradients_of(
+    scores: Tensor,
+    tensors: Sequence[Tensor],
+    dtype: torch.dtype,
+    name: str,
+    *,
+    retain_graph: bool = False,
+) -> list[Tensor | None]:
+    """Return the gradients of the sum of `scores`; None for a tensor that it does not depend on.
+
+    Parameters
+    ----------
+    dtype : dtype of the model's output; float16 scores are scaled, and their gradients are float32
+    name : name of what is differentiated, for the error
+
+    Raises
+    ------
+    UnsupportedModelError
+        For NaN or infinity in a gradient.
+    """
+    scales = _FLOAT16_SCALES if dtype == torch.float16 else (1.0,)
+    for scale in scales:
+        gradients = torch.autograd.grad(
+            scores.sum() * scale,
+            tensors,
+            allow_unused=True,
+            retain_graph=retain_graph or scale != scales[-1],
+        )
+        if all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
+            break
+    else:
+        raise UnsupportedModelError(
+            f"{name}: expected finite gradients, got NaN or infinity — "
+            "check the weights and the input, or run the model in float32"
+        )
+    return [
+        gradient
+        if gradient is None or scale == 1.0
+        else gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale
+        for gradient in gradients
+    ]
 
 
 def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tensor]:

@@ -7,7 +7,6 @@ controls. This package must not import models or attention.
 """
 
 from .baselines import canny, center, other, permuted, random, shifted, sobel, uniform
-from .concentration import EMPTY, HIGH, LOW, concentration, strata
 from .keypoint_densities import (
     count,
     distinct,
@@ -19,12 +18,17 @@ from .keypoint_densities import (
     surround,
 )
 from .scene import (
+    EMPTY,
+    HIGH,
+    LOW,
     DensityLike,
     Scene,
     clean_density,
+    concentration,
     densities,
     density_needs,
     register_density,
+    strata,
 )
 
 __all__ = [
