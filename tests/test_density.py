@@ -236,7 +236,9 @@ def test_distinct_of_few_keypoints():
     assert density.keypoint_densities.distinctness(scattered(0)).shape == (0,)
     assert density.keypoint_densities.distinctness(scattered(1)).tolist() == [1.0]
     near = points((5, 5, 1, 1), (9, 9, 1, 1), descriptor=torch.rand(2, 128))
-    assert density.keypoint_densities.distinctness(near).tolist() == [0.5625] * 2  # both rank 1.5 of 2
+    assert (
+        density.keypoint_densities.distinctness(near).tolist() == [0.5625] * 2
+    )  # both rank 1.5 of 2
 
 
 def test_distinct_in_parts_is_distinct_at_once():
