@@ -33,8 +33,8 @@ def lap(name):
     began[0] = now
 import torch, timm, captum
 lap("import torch, timm, captum")
-from semattn import cli, output
-from semattn.cli import explain
+from semattn.cli import explain, image_writers
+from semattn.cli.main import main
 from semattn.explain.base import Explainer
 lap("import of semattn")
 def timed(owner, name, before, after):
@@ -46,12 +46,12 @@ def timed(owner, name, before, after):
         return result
     setattr(owner, name, run)
 timed(explain, "load_model", "arguments, picture", "model")
-timed(explain, "sharp", "explanation", "picture in more pixels")
+timed(explain, "enlarged_view", "explanation", "picture in more pixels")
 timed(explain, "pages", "-", "page")
-timed(output, "write", "-", "pictures and files")
+timed(image_writers, "write_explanation", "-", "pictures and files")
 sys.stdout, shown = open("/dev/null", "w"), sys.stdout
 print = lambda *words, **options: shown.write(" ".join(map(str, words)) + "\\n")
-cli.main(sys.argv[1:])
+main(sys.argv[1:])
 """
 
 

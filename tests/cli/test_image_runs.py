@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image, ImageOps
 
-from semattn.cli import image_runs as several
+from semattn.cli import image_runs
 from semattn.cli.inputs import ImageInput, ImageInputs, read_images
 from semattn.errors import UnsupportedModelError
 from tests.conftest import PHOTO, ROOT, refused
@@ -336,7 +336,7 @@ def test_other_folders_of_one_name_have_other_default_folders(run, photos, tmp_p
 
 
 def test_an_interrupted_run_leaves_an_index_of_what_is_finished(run, photos, tmp_path, monkeypatch):
-    head, calls = several.headline_of, []
+    head, calls = image_runs.headline_of, []
 
     def interrupt(explanation):
         calls.append(explanation)
