@@ -51,7 +51,7 @@ def test_analyze_writes_everything_and_says_where(run, tmp_path):
     assert out.endswith("analysis.json, analysis.npz, keypoints.png, report.html\n")
     page = (out_dir / "report.html").read_text()
     assert "flower.jpg" in page and '"findings"' in page
-    assert "Layers 0 to 1: patches of HIGH concentration give patches of HIGH" in out
+    assert "Layers 0 to 1: attention from HIGH to HIGH patches is " in out
     assert "with the keypoints shifted" in out and "another image's" not in out
 
     with Image.open(out_dir / "analysis.png") as picture:

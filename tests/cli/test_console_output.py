@@ -257,6 +257,6 @@ def test_help_at_80_columns_is_whole(run, monkeypatch, words, columns):
 
 def test_the_advice_of_a_usage_error_works(run):
     line = refused(run("explain", "--nonsense"), "--nonsense")
-    advice = re.search(r"(semattn .*--help) lists", line)
+    advice = re.search(r"see (semattn .*--help)", line)
     status, out, _ = run(*advice[1].split()[1:])
     assert status == 0 and "Usage: semattn" in out

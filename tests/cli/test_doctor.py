@@ -46,14 +46,15 @@ def test_what_is_broken_is_named_and_counts(capsys, monkeypatch):
 )  # fmt: skip
 def test_versions_are_held_against_what_is_asked_for(monkeypatch, version, status, text):
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.4", "h5py>=3; extra == 'test'"])
-    monkeypatch.setattr(doctor, "_version", lambda name: version)
+    monkeypatch.setattr("semattn.utils.provenance.installed_version", lambda name: version)
     (only,) = doctor._packages()
     assert (only.name, only.status, only.detail) == ("torch", status, text)
 
 
 def test_the_other_opencv_is_good_enough(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda name: ["opencv-python>=4.8"])
-    monkeypatch.setattr(doctor, "_version", {"opencv-python-headless": "4.10"}.get)
+    versions = {"opencv-python-headless": "4.10"}
+    monkeypatch.setattr("semattn.utils.provenance.installed_version", versions.get)
     (only,) = doctor._packages()
     assert (only.status, only.detail) == ("works", "4.10")
 
