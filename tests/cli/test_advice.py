@@ -106,7 +106,8 @@ ADVICE = {
         ["compare", "photo.png", "--no-report"],
     ),
     "a region elsewhere": (
-        [*PROMPT, "--region", "900,900,950,950"], "x counts from the left edge and y from the top edge, from 0",
+        [*PROMPT, "--region", "900,900,950,950"],
+        "x counts from the left edge and y from the top edge, from 0",
         [*PROMPT, "--region", "0,0,40,40"],
     ),
     "a region in words": (
