@@ -158,7 +158,7 @@ class PatchGrid:
         if per_token.shape[-1] != self.tokens:
             raise ShapeError(
                 f"per-token values: expected (…, {self.tokens}) for {self}, got "
-                f"{tuple(per_token.shape)} — one value a token is needed"
+                f"{tuple(per_token.shape)} — one value per token is needed"
             )
         return per_token[..., self.prefix :]
 
@@ -180,7 +180,7 @@ class PatchGrid:
         hint = (
             " — drop the prefix tokens with grid.drop_prefix(x)"
             if per_patch.shape[-1] == self.tokens
-            else " — one value a patch is needed"
+            else " — one value per patch is needed"
         )
         h, w = self.shape
         raise ShapeError(
@@ -201,7 +201,7 @@ class PatchGrid:
         if per_patch.ndim != 2 or not per_patch.is_floating_point():
             raise ShapeError(
                 f"per-patch values: expected floats (B, {self.patches}), got {per_patch.dtype} "
-                f"{tuple(per_patch.shape)} — one row an image"
+                f"{tuple(per_patch.shape)} — one row per image"
             )
         lengths = (self.shape[0] * self.cell[0], self.shape[1] * self.cell[1])
         if self.is_partial or any(

@@ -86,9 +86,9 @@ def test_wrong_lengths_say_what_to_do():
         GRID.add_prefix(torch.ones(1, 13))
     with pytest.raises(ShapeError, match="drop the prefix tokens with grid.drop_prefix"):
         GRID.fold(torch.ones(13))
-    with pytest.raises(ShapeError, match="one value a patch is needed"):
+    with pytest.raises(ShapeError, match="one value per patch is needed"):
         GRID.fold(torch.ones(11))
-    with pytest.raises(ShapeError, match="one value a token is needed"):
+    with pytest.raises(ShapeError, match="one value per token is needed"):
         GRID.drop_prefix(torch.ones(12))
     with pytest.raises(ShapeError, match=r"expected \(B, 48, 64\), got \(1, 64, 48\)"):
         GRID.pool(torch.ones(1, 64, 48))

@@ -347,7 +347,7 @@ def test_a_failed_write_leaves_what_was_there(explanation, tmp_path, monkeypatch
     assert file.read_bytes() == before and [*tmp_path.iterdir()] == [file]
     with pytest.raises(StoreError, match="got the folder .* — name a file in it"):
         save_maps(explanation, tmp_path)
-    with pytest.raises(StoreError, match="expected to write"):
+    with pytest.raises(StoreError, match="expected a file that can be written"):
         save_maps(explanation, file / "below" / "a-file")
 
 

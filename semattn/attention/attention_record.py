@@ -105,7 +105,8 @@ class SiteRecord:
         """
         if self.gradient is None:
             raise RuntimeError(
-                f"{self.site}: expected gradients, got a record without — use record(…, grad=True)"
+                f"{self.site}: expected gradients, got a record without gradients — "
+                "use record(…, grad=True)"
             )
         gradient = self.gradient[:, :, rows].to(self.dtype, copy=self.dense is not None)
         if self.dense is not None:
@@ -196,9 +197,9 @@ class AttentionRecord:
 
     `sites` are in the order of their calls; `grid` is the grid of their tokens; `prediction` is the
     output, with the differentiated score.
-    `read_from` (B, N) is the share of each token of the last self-attention layer in the score,
-    with sum 1: the norm of the score's gradient for the attention row of each query. It is None
-    without gradients.
+    `read_from` (B, N) is how much each token of the last self-attention layer contributes to the
+    explained score: the norm of the gradient of the score with respect to the attention row of
+    that query, divided by the sum of these norms. It is None without gradients.
     `left_out` are sites whose attention is not between patches of the image, or that the score does
     not depend on; they have no layer number, and `notes` gives the reasons.
     `in_order` tells whether all layers of the model, recorded or not, attend over the tokens of
@@ -259,7 +260,9 @@ class AttentionRecord:
         raise ValueError(f"layer: expected one of the recorded {layers}, got {layer}")
 
     def readout(self) -> Tensor:
-        """Return the share of each token in the score, with sum 1: (B, N).
+        """Return how much each token contributes to the explained score: (B, N), rows sum to 1.
+
+        See `read_from` in the class docstring.
 
         Raises
         ------

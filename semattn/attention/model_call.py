@@ -154,7 +154,7 @@ def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
     ]
     raise ShapeError(
         f"inputs: expected a batch of images (B, C, H, W), got {', '.join(got) or 'nothing'} — "
-        "dense; a single image is x[None]"
+        "pass a dense tensor; for a single image, x[None]"
     )
 
 

@@ -138,10 +138,10 @@ class ModelLayout:
             )
 
     def place(self, site: AttentionSite, call: Call, bias: Tensor) -> Tensor:
-        """Map a bias (B or 1, H or 1, N) on the tokens of the grid to the keys of one call.
+        """Map a bias (B or 1, H or 1, N) on the grid's tokens to the keys of an attention call.
 
-        A coarse key gets the mean of the patches that it covers, padding gets 0. The result
-        broadcasts to the scores of the call.
+        H is the number of heads, N that of tokens. A key that covers several patches gets the mean
+        of their biases; padding gets 0. The result broadcasts to the scores of the call.
         """
         layout, lead, grid = self.layout_of_call(site, call), call.shape[:-2], self.grid
         assert layout.keys is not None

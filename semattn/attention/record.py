@@ -377,7 +377,7 @@ class _Recording:
 
 
 def _read_from(last: SiteRecord) -> Tensor:
-    """Return the share of each token in the score, with sum 1: (B, N)."""
+    """Return how much each token contributes to the score: (B, N), rows sum to 1."""
     assert last.queries_at is not None
     norms = last.query_gradient_norms()
     if bool((norms * last.queries_at.padding()).any()):

@@ -65,7 +65,8 @@ class Steering:
         }
         if layout is not None and not self.modules:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__}: expected self-attention to steer, got only pools"
+                f"{type(self.model).__name__}: expected self-attention to steer, got attention "
+                "pools only — choose a model with self-attention"
             )
         if self.modules:
             choose_layers(layers, sum(map(len, self.modules.values())))
@@ -90,7 +91,8 @@ class Steering:
         if layout is not None:
             if not layout.self_attention_sites:
                 raise UnsupportedModelError(
-                    f"{type(self.model).__name__}: expected self-attention to steer, got only pools"
+                    f"{type(self.model).__name__}: expected self-attention to steer, got attention "
+                    "pools only — choose a model with self-attention"
                 )
             self._attach_to(layout)
             names = [site.name for site in layout.self_attention_sites]

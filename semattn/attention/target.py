@@ -384,7 +384,7 @@ def _check_target(output: Tensor, target: TargetLike) -> None:
         items, is_single = [target], True
     if not is_single and len(items) != batch:
         raise TargetError(
-            f"target: expected {batch}, one per image, got {len(items)} — "
+            f"target: expected {batch} targets, one per image, got {len(items)} — "
             "or give a single class for all images"
         )
     for item in items:

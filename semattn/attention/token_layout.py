@@ -273,12 +273,12 @@ def _folded_heads(planes: Tensor) -> tuple[int, bool]:
     groups = int(group.max()) + 1
     heads, remainder = divmod(len(group), groups)
     if remainder:
-        raise UnplacedError("groups and heads in no order")
+        raise UnplacedError("windows and heads in an irregular order")
     if bool((group.reshape(groups, heads) == group.reshape(groups, heads)[:, :1]).all()):
         return heads, False
     if bool((group.reshape(heads, groups) == group.reshape(heads, groups)[:1]).all()):
         return heads, True
-    raise UnplacedError("groups and heads in no order")
+    raise UnplacedError("windows and heads in an irregular order")
 
 
 def _images_first(image: Tensor) -> bool:
@@ -295,7 +295,7 @@ def _images_first(image: Tensor) -> bool:
             return True
         if bool((group_image == images.repeat(windows)).all()):
             return False
-    raise UnplacedError("images in no order")
+    raise UnplacedError("windows of several images in an irregular order")
 
 
 def _tokens(

@@ -43,7 +43,7 @@ class TokenMap:
         """Map weights (B, …, N) of the tokens of the grid to the tokens of the call: (G, …, n)."""
         if (tokens.shape[0], tokens.shape[-1]) != (self.batch, self.grid.tokens):
             raise ShapeError(
-                f"weights: expected ({self.batch}, {self.grid.tokens}), one a token, got "
+                f"weights: expected ({self.batch}, {self.grid.tokens}), one per token, got "
                 f"{tuple(tokens.shape)} — add prefix tokens with grid.add_prefix(w)"
             )
         weights = self._resample(tokens, self.grid, self.call_grid, self._grid_in_call)

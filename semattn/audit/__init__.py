@@ -1,7 +1,8 @@
 """Audits of data sets: every image is explained and analysed, by one or more processes.
 
 Finished units are stored on disk; an interrupted run, or one that shares the work with other
-processes, writes the same tables in the end. Must not import report or viz.
+processes, writes the same tables in the end. This package must not import `report` or
+`viz`.
 """
 
 from ..data.sources import Source, open_source

@@ -1,4 +1,7 @@
-"""`audit`, and the part of one process in it: unit by unit, with the results stored on disk."""
+"""`audit`, and `AuditRunner`, which runs the units of one process and stores their results.
+
+A unit is a fixed number of batches of images, see `batch_size`.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +56,9 @@ class Audit:
         are missing
     analysis : analysis of all images; None if it was not requested or is not complete
     skipped : images that this process left out, and the reasons
-    images : number of images that this process did
-    seconds : duration of this process
-    waiting : number of units that are not done
+    images : number of images that this process explained or analysed
+    seconds : run time of this process
+    waiting : number of units, over all processes, that are not finished
     files : written files, by name
     """
 
@@ -95,9 +98,10 @@ def audit(
     ----------
     model : a vision transformer, on its device
     source : result of `open_source`
-    out : a folder: ``explain.parquet`` (one row per image), ``skipped.parquet``, ``maps/`` (one
-        .npz per unit, with `maps` (n, h, w) of sum 1), ``audit.json``; ``.audit/`` holds finished
-        units
+    out : output folder, with ``explain.parquet`` (one row per image), ``skipped.parquet``,
+        ``maps/``, ``audit.json``, and ``.audit/`` for the finished units. A unit is a group of
+        consecutive batches that is computed and stored as a whole; ``maps/`` has one .npz file per
+        unit, with the array `maps` (n, h, w), where each map sums to 1
     jobs : "explain", "analyze", or both
     method, density, detector, preprocessing, seed : as in `semattn.explain.Explainer`
     batch_size : images per forward pass; None chooses from the free memory
@@ -123,7 +127,7 @@ def audit(
 
 
 class AuditRunner:
-    """Part of one process in an audit.
+    """Runner of the units of an audit that one process computes.
 
     Parameters
     ----------
@@ -169,7 +173,7 @@ class AuditRunner:
         process: tuple[int, int],
         progress: Progress | None,
     ) -> Audit:
-        """Do the remaining units of this process; write the tables if no unit is missing."""
+        """Compute the remaining units of this process; write the tables if no unit is missing."""
         with self.store.running(process, also=(self.out, self.out / MAPS)):
             units = split_into_units(len(self.source), self._choose_batch_size(batch_size))
             self.analysis_runner = self._new_analysis_runner(units[0].size)
@@ -207,7 +211,7 @@ class AuditRunner:
             return Audit(summary, analysis, tuple(self.skipped), total, seconds, waiting, files)
 
     def _do_unit(self, unit: Unit, batches: Iterator[LoadedBatch]) -> None:
-        """Do one unit: store its maps, then its rows, then its sums, which complete it."""
+        """Compute one unit; store its maps, then its rows, then its sums, which complete it."""
         runner = self.analysis_runner.empty_copy()
         analyse = "analyze" in self.jobs
         parts: list[dict[str, np.ndarray]] = []
@@ -300,7 +304,7 @@ class AuditRunner:
         return int(stored["size"])
 
     def _dry_run(self, size: int) -> None:
-        """Do everything that is done with a batch, on images of noise."""
+        """Run all computations of a batch on images of random noise."""
         runner = self._new_analysis_runner(size)
         loaded = self._noise(size, runner)
         if "explain" in self.jobs:

@@ -20,7 +20,9 @@ MOST_FILES = 64  # files of all units, if one process does them all
 
 
 class PartialSums:
-    """Sums over units. A sum cannot be reduced, so a file with a changed unit is removed.
+    """Files with the sums of the analysis over units.
+
+    A unit cannot be subtracted from a sum, so a file that contains a changed unit is removed.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ class ImageResult:
     Parameters
     ----------
     files : path of each file, by name
-    notes : assumptions and limits
+    notes : notes on the result, for example on how the input was read
     headline : the prediction in a few words
     show : print the results of a single image, with more notes
     """

@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.flush()
         if output.failure is not None and not status:
             return _fail(
-                f"standard output: expected to write the text, got {output.failure.strerror} — "
+                f"standard output: expected a writable stream, got {output.failure.strerror} — "
                 "redirect it elsewhere; result files are not affected",
                 2,
             )

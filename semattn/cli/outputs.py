@@ -127,8 +127,8 @@ def image_folders(
         for file in (path / INDEX, *(folder.path / name for name in names)):
             if os.path.realpath(file) in input_paths:
                 raise OutputError(
-                    f"out: expected a folder without the inputs, got {path}, where "
-                    f"{file.relative_to(path)} is one of them — choose another folder"
+                    f"out: expected a folder in which no result replaces an input, got {path}, "
+                    f"where {file.relative_to(path)} is an input image — choose another folder"
                 )
     return ImageFolders(tuple(each), top)
 

@@ -1,7 +1,7 @@
 """Parsers of command-line values: models, class names, regions, layers, devices.
 
 Each raises an error of one line for a value that it cannot use. Files with class names have one
-name a line, numbered lines, or JSON.
+name per line, numbered lines, or JSON.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def read_device(name: str) -> str:
 
 
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
-    """Return the class names in a file, after checking their number; warn of any assumption."""
+    """Return the class names in a file; check their number; warn with the note on it."""
     names, note = read_class_names(file)
     if note:
         warnings.warn(plain(note), stacklevel=1)
@@ -265,11 +265,13 @@ def read_classes(file: Path, count: int | None) -> tuple[str, ...]:
 
 
 def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
-    """Return the class names in a file, by class number, and a note on assumptions ("" for none).
+    """Return the class names in a file, by class number, and a note on how they were read.
+
+    The note is "" if the file has only one possible reading.
 
     Parameters
     ----------
-    file : one name a line, in the order of the classes; or lines with numbers (``0 cat``,
+    file : one name per line, in the order of the classes; or lines with numbers (``0 cat``,
         ``cat,0``, ``0: cat``); or a list or dict in JSON, such as ImageNet's class index
 
     Raises
@@ -281,7 +283,7 @@ def read_class_names(file: Path) -> tuple[tuple[str, ...], str]:
         texts, notes = read_lines(file)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"class names: expected a text file with one name a line, got {file} ({error})"
+            f"class names: expected a text file with one name per line, got {file} ({error})"
         ) from error
     lines = [text.strip() for text in texts if text.strip()]
     content = _parse_structure(lines)
@@ -323,12 +325,12 @@ def _names_from_structure(content: Any, file: Path) -> tuple[str, ...]:
             return tuple(name.strip() for name in names)
     raise ValueError(
         "class names: expected a list of names, or a name for each number from 0, "
-        f"got {file} — write one name a line"
+        f"got {file} — write one name per line"
     )
 
 
 def _names_from_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], str]:
-    """Return the names in the lines, and a note on assumptions."""
+    """Return the names in the lines, and a note on what was removed from them; "" for nothing."""
     names_and_notes = {}
     columns = re.split(r"[\s,;:]+", lines[0].casefold()) if lines else []
     rows = lines[1:] if len(columns) == 2 and COLUMNS.issuperset(columns) else lines
@@ -341,8 +343,8 @@ def _names_from_lines(lines: list[str], file: Path) -> tuple[tuple[str, ...], st
                 names_and_notes[tuple(map(_unquoted, names))] = NUMBERED
     if len(names_and_notes) > 1:
         raise SemattnError(
-            f"class names: expected one number a line, got {rows[0]!r} in {file}, which is "
-            "ambiguous — write one name a line"
+            f"class names: expected a class number in one column, got {rows[0]!r} in {file}, where "
+            "both columns may be the number — write one name per line, without numbers"
         )
     if names_and_notes:
         return next(iter(names_and_notes.items()))

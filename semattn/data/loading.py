@@ -75,7 +75,7 @@ class ImageLoader:
     preprocessing : a `Preprocessing`, or a function that returns it
     detector, needs : keypoint detector, and what the density needs ("keypoints", "descriptors")
     names : names of all images, by number; None takes the name of the source
-    identifies : fill `Loaded.identities`
+    identifies : fill `LoadedBatch.identities`
     """
 
     identifies = False

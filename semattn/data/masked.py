@@ -1,6 +1,6 @@
 """Images with object masks: folders, and access by the specification of a data set.
 
-A data set has a length, an `MaskedImage` per index, `classes` (() if there are none) and `about` (a
+A data set has a length, a `MaskedImage` per index, `classes` (() if there are none) and `about` (a
 description, ready for JSON). `open_masked("masks:IMAGES,MASKS")` opens a data set.
 """
 

@@ -1,8 +1,8 @@
-"""Reading of batches by the workers of a DataLoader, which may crash.
+"""Reading of batches by worker processes, some of which may crash.
 
-The loader runs in a separate thread, because torch installs no signal handler there that would
-raise in the middle of the model's work when a worker dies. A batch whose worker died is read again,
-image by image.
+The workers belong to a PyTorch `DataLoader`. In the main thread, PyTorch would install a signal
+handler that raises an exception as soon as a worker dies, even while the model runs. The loader
+therefore runs in a separate thread. If a worker dies, its batch is read again, image by image.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class ArchiveSamples:
     pictures : one picture for each sample, in the order of the archives
     words : labels, as names or numbers; "" for none
     ending : extension of the members with labels
-    notes : notes on assumptions
+    notes : notes on how pictures and labels were selected
     """
 
     pictures: tuple[TarMember, ...]

@@ -69,7 +69,7 @@ def open_source(location: str | os.PathLike[str], names: Sequence[str], outputs:
     Warns
     -----
     UserWarning
-        States the assumptions in one line.
+        If the images or classes could be read in more than one way: which way was used.
 
     Examples
     --------

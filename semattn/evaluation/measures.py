@@ -1,4 +1,4 @@
-"""Columns of a comparison: each is a metric of one map of one image."""
+"""Metrics of a comparison, which are its columns; each is computed for one map of one image."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Measure:
-    """Column: function of a case, title, direction, and whether it needs a mask or is a default."""
+    """Metric: its function of a `Case`, its title, and whether higher values are better.
+
+    `mask` tells whether it needs an object mask, `core` whether it is computed by default.
+    """
 
     function: Callable[[Case], Tensor]
     title: str

@@ -38,7 +38,9 @@ COUNTED = ("root", "of", "images", "notes", "mask_reading")
 
 @dataclass(frozen=True)
 class Results:
-    """Results: `values` (images, methods, metrics), NaN where a metric is not defined.
+    """Results of `evaluate`.
+
+    `values` (images, methods, metrics) are the metrics, NaN where a metric is not defined.
 
     `seconds` and `peak_mib` (images, methods) are the cost of one map each; `refused` has the
     reason why a method has no map; `right` tells for each image whether the prediction equals the

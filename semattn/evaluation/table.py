@@ -21,10 +21,11 @@ BASELINES = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by the first metric, the best first; controls last.
+    """Comparison of methods, sorted by the first metric from best to worst, with controls last.
 
-    `estimates` is by (method, metric), `differences` by (method, baseline, metric): the method
-    minus the baseline, with p-values corrected by Holm over all pairs of one metric. `seconds` and
+    `estimates` has the keys (method, metric); `differences` has the keys (method, baseline, metric)
+    and holds the method minus the baseline, with p-values corrected by Holm's method over all
+    pairs of one metric. `seconds` and
     `peak_mib` are medians over images.
     """
 
@@ -64,11 +65,15 @@ def check_baselines(baselines: Sequence[str] | None, rows: Sequence[str]) -> lis
 
 
 def table(results: Results, baselines: Sequence[str] | None = None, seed: int = 0) -> Table:
-    """Return estimates with intervals over images, and paired differences to each baseline.
+    """Compute the mean of each metric, and the paired difference of each method to each baseline.
+
+    Means and differences have 95 % bootstrap confidence intervals over images.
 
     Parameters
     ----------
+    results : result of `evaluate`
     baselines : methods among the rows; None selects those of `BASELINES`
+    seed : seed of the bootstrap
 
     Raises
     ------

@@ -179,7 +179,7 @@ class _Subject:
         self.images = prepare(image, preprocessing)
         if len(self.images.inputs) != 1:
             raise ShapeError(
-                f"image: expected one, got a batch of {len(self.images.inputs)} — "
+                f"image: expected one image, got a batch of {len(self.images.inputs)} — "
                 "compare the methods image by image"
             )
         self.options = options

@@ -153,7 +153,7 @@ def save_maps(explanation: Explanation, file: str | os.PathLike[str]) -> Path:
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(
-            f"file: expected to write {file}, got {reason} — save it elsewhere"
+            f"file: expected a file that can be written, got {file} ({reason}) — save it elsewhere"
         ) from error
     return file
 

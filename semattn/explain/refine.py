@@ -99,7 +99,7 @@ def _refine_covered_part(
 
 
 def _box(values: Tensor) -> Tensor:
-    """Average over windows of 2 RADIUS + 1 pixels a side, cut at the border: (B,C,H,W)."""
+    """Average over windows of 2 RADIUS + 1 pixels per side, cut at the border: (B,C,H,W)."""
     size = 2 * RADIUS + 1
     rows = F.avg_pool2d(values, (size, 1), 1, (RADIUS, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, size), 1, (0, RADIUS), count_include_pad=False)

@@ -78,13 +78,18 @@ def propagate(site: SiteRecord, tokens: Tensor, fused: FusedAttention) -> Tensor
 def rollout_step(
     site: SiteRecord, tokens: Tensor, fused: FusedAttention, residual: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """Compute sum_i tokens_i M_ij, M = (1 - residual) F + residual I with rows scaled to sum 1.
+    """Multiply token weights by one rollout matrix, and return the product in two parts.
+
+    The product is ``sum_i tokens_i M_ij``, where M is ``(1 - residual) F + residual I`` with each
+    row divided by its sum, F the fused attention and I the identity.
 
     Returns
     -------
-    tuple of Tensor
-        The part that F moves, (B, N), and the factor of each token's weight that I retains, (B, N);
-        1 for a token that is not an input of the site. The row is ``moved + tokens * retained``.
+    moved : Tensor
+        (B, N), the part of the product that comes from F.
+    retained : Tensor
+        (B, N), the factor that I applies to the weight of each token; 1 for a token that is not an
+        input of the site. The product is ``moved + tokens * retained``.
     """
     assert site.queries_at is not None
     weights = site.query_weights(tokens).to(site.dtype)

@@ -75,7 +75,7 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
-    """Read a picture as `read` does, and return a note on assumptions in place of a warning."""
+    """Read a picture as `read` does, and return the warning as a note ("" for none)."""
     if isinstance(source, Image.Image):
         label, (picture, note) = "a PIL image", _to_rgb(source, "a PIL image")
     elif isinstance(source, np.ndarray):
@@ -96,7 +96,7 @@ def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
         )
     if min(picture.size) < MIN_SIDE:
         raise ImageError(
-            f"image: expected at least {MIN_SIDE} pixels a side, got {label} of "
+            f"image: expected at least {MIN_SIDE} pixels per side, got {label} of "
             f"{picture.width}x{picture.height} — give a larger picture"
         )
     return picture, note

@@ -2,7 +2,8 @@
 
 `analyze` runs a model on one or more images and returns an `Analysis`: lift tables between the
 strata EMPTY, LOW and HIGH, alignment with the keypoint concentration, attention distance and
-entropy, for each layer and head, with intervals and nulls. Must not import `viz` or `report`.
+entropy, for each layer and head, with intervals and nulls. This package must not import `viz` or
+`report`.
 """
 
 from ..data.loading import Skipped

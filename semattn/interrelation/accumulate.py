@@ -1,8 +1,9 @@
 """Sums of the metrics over images, in constant memory; tallies of parts can be merged.
 
 For each metric, a tally holds the sum over images and the sums of Poisson bootstrap replicates
-(each image counts a Poisson number of times that its pixels seed), which give the intervals. For
-each null, it holds the sums of differences and of variances, which give the z-scores.
+(each image counts a random, Poisson-distributed number of times, seeded by its pixels), which give
+the intervals. For each null, it holds the sums of differences and of variances, which give the
+z-scores.
 """
 
 from __future__ import annotations
@@ -127,12 +128,20 @@ class Tally:
         keys: dict[int, int],
         seed: int,
     ) -> None:
-        """Add images of a batch; `keys` maps the index of each image to its key.
+        """Add some images of a batch to the sums.
+
+        Parameters
+        ----------
+        measured : metrics of the batch
+        distributions : weights of the patches that the metrics were computed for
+        keys : for each image to add, its index in the batch and its number from `image_keys`,
+            which seeds the bootstrap
+        seed : seed of the bootstrap
 
         Raises
         ------
         ValueError
-            If the metrics are those of other layers.
+            If `measured` has other layers than the tally.
         """
         if measured.layers != self.layers:
             raise ValueError(f"layers: expected {self.layers}, got {measured.layers}")

@@ -119,5 +119,6 @@ def read_analysis_file(file: Path) -> tuple[AnalysisResult, dict[str, Any]]:
 
 def _unwritable_error(file: Path, error: OSError) -> AnalysisFileError:
     return AnalysisFileError(
-        f"file: expected to write {file}, got {' '.join(str(error).split())} — save it elsewhere"
+        f"file: expected a file that can be written, got {file} ({' '.join(str(error).split())}) — "
+        "save it elsewhere"
     )

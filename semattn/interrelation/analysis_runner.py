@@ -340,7 +340,7 @@ class AnalysisRunner:
         if s.shape != (len(scene), grid.patches):
             raise ShapeError(
                 f"density: expected ({len(scene)}, {grid.patches}), got {tuple(s.shape)} — "
-                "one value a patch of each image"
+                "one value per image and patch"
             )
         strata_of_s = strata(s, scene.seed)
         is_empty = (s == 0).all(dim=1, keepdim=True)  # such images are skipped, so no warning

@@ -1,8 +1,8 @@
 """Interrelation metrics of one forward pass, for each image, layer and head.
 
-Source: METHOD of semattn after arXiv 2211.08543. All metrics use the patch-to-patch block:
-attention to prefix tokens and to padding is removed, and its share is reported. Rows of attention
-are recomputed in chunks of queries, one layer after the other; no N x N matrix is kept.
+The definitions are semattn's, after arXiv 2211.08543. All metrics use the attention between
+patches: attention to prefix tokens and to padding is removed, and its share is reported. Rows of
+attention are recomputed in chunks of queries, one layer after the other; no N x N matrix is kept.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Keypoints:
             if not count or tuple(value.shape) != expected:
                 raise ShapeError(
                     f"keypoints: expected {name} for {tuple(self.xy.shape)} positions, got "
-                    f"{tuple(value.shape)} — one row a keypoint"
+                    f"{tuple(value.shape)} — one row per keypoint"
                 )
 
     def __len__(self) -> int:

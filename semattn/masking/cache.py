@@ -40,7 +40,7 @@ FORMAT = 2
 
 
 class CacheError(SemattnError, ValueError):
-    """The cache was built from other images, or is damaged."""
+    """Error for a cache that was built from other images, or that is damaged."""
 
 
 class KeypointCache:

@@ -21,7 +21,7 @@ CHECKPOINTS, RUN, LOG = "checkpoints", "pretrain.json", "metrics.jsonl"
 
 
 class RunError(SemattnError, ValueError):
-    """The folder holds another run."""
+    """Error for a folder that holds another run."""
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -89,7 +89,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class MissingPackageError(SemattnError, ImportError):
-    """An optional package is not installed."""
+    """Error for an optional package that is not installed."""
 
 
 def check_packages() -> None:

@@ -150,7 +150,7 @@ METRIC_KEYS = ("step", "epoch", "seconds", "loss", "learning_rate", "grad_norm",
 
 
 class EpochSetter(TrainerCallback):
-    """Sets the epoch of the data order, also after a resume in the middle of an epoch."""
+    """Callback that sets the epoch of the data order, also after a resume within an epoch."""
 
     def __init__(self, order: EpochSampler, steps_per_epoch: int) -> None:
         self.order, self.steps = order, steps_per_epoch
@@ -161,7 +161,7 @@ class EpochSetter(TrainerCallback):
 
 
 class CheckpointMarker(TrainerCallback):
-    """CheckpointMarker a checkpoint once every process has written its part."""
+    """Callback that marks a checkpoint as complete once every process has written its part."""
 
     def __init__(self, out_dir: Path) -> None:
         self.out_dir = out_dir
@@ -236,7 +236,7 @@ def select_metrics(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class ProgressReporter(TrainerCallback):
-    """Reports progress to a function: ("training", steps done, total steps)."""
+    """Callback that calls a function with ("training", steps done, total steps)."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -250,7 +250,9 @@ class ProgressReporter(TrainerCallback):
 
 
 class EpochEnd(TrainerCallback):
-    """Calls a function with (epochs done, training seconds) after each epoch, on every process.
+    """Callback that calls a function with (epochs done, training seconds) after each epoch.
+
+    It is called on every process.
 
     The call comes before the checkpoint of the epoch is written, so that a resumed run never lacks
     the output of the function.

@@ -269,10 +269,13 @@ class _TrialResults:
         values = [torch.cat(batches) for batches in self.results]
         labels = torch.cat(self.labels) if self.labels else None
         if labels is not None and len(labels) != self.images:
-            raise ShapeError(f"labels: expected {self.images}, got {len(labels)} — one per image")
+            raise ShapeError(
+                f"labels: expected {self.images} labels, got {len(labels)} — give one per image"
+            )
         if self.groups and len(self.groups) != self.images:
             raise ShapeError(
-                f"groups: expected {self.images}, got {len(self.groups)} — one per image"
+                f"groups: expected {self.images} groups, got {len(self.groups)} — give one per "
+                "image"
             )
         return tuple(
             self._step(trial, trial_values, values[0], labels)
@@ -315,7 +318,7 @@ def _resolve_rule(rule: str, path: tuple[TrialMetrics, ...]) -> str:
 
 
 def _sort_key(step: TrialMetrics, rule: str, agreement: float) -> tuple[float, ...]:
-    """Return the key that sorts the best step first."""
+    """Return the key that sorts the best candidate first."""
     if rule == "worst-group":
         return (-(step.worst_group or 0), -(step.accuracy or 0), abs(step.strength))
     if rule == "accuracy":

@@ -354,7 +354,7 @@ class AttentionPrompter(nn.Module):
 
 
 class _StopForwardError(Exception):
-    """Ends a forward pass early, after the observed layer."""
+    """Exception that ends a forward pass early, after the observed layer."""
 
 
 def _check_strength(strength: Any) -> float | Tensor:

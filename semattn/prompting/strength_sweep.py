@@ -125,7 +125,9 @@ def strength_sweep(
             f"{unprompted.target_description or 'something else'} — explain a class"
         )
     if len(unprompted) != 1:
-        raise SemattnError(f"image: expected one, got {len(unprompted)} — prompt each separately")
+        raise SemattnError(
+            f"image: expected one image, got {len(unprompted)} — prompt each image separately"
+        )
     inputs = move_to_model(model, unprompted.images.inputs, prepared=unprompted.images.prepared)
     bias = prompter.bias(weights, inputs, suppress=suppress)[0].detach().cpu()
     prompt_bias = StoredCue(bias[None])

@@ -96,8 +96,8 @@ class ResultFolder:
                 continue
             if any(_is_same_file(input_path, file) for input_path in self.inputs):
                 raise OutputError(
-                    f"out: expected a folder without the input, got {self.path}, where {name} is "
-                    "the input itself — choose another folder"
+                    f"out: expected a folder in which no result replaces an input, got "
+                    f"{self.path}, where {name} is the input itself — choose another folder"
                 )
             if file.is_dir() != name.endswith("/"):
                 kinds = ("folder", "file") if name.endswith("/") else ("file", "folder")

@@ -171,8 +171,8 @@ class RunStore:
             if file.exists():
                 raise _damaged_error(file, error) from error
             raise SemattnError(
-                f"out: expected to write {file}, got {error.strerror or error} — choose a folder "
-                "that can be written to"
+                f"out: expected a file that can be written, got {file} ({error.strerror or error}) "
+                "— choose a folder that can be written to"
             ) from error
         except DAMAGE as error:
             raise _damaged_error(file, error) from error

@@ -51,7 +51,7 @@ def decode(content: bytes) -> tuple[str, str]:
 
 
 def read_lines(file: Path) -> tuple[list[str], list[str]]:
-    """Return the lines of a text file, without line ends, and notes on assumptions.
+    """Return the lines of a text file, without line ends, and notes on an assumed encoding.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def load(
     checkpoint : file with weights for a timm model: `.safetensors`, or a file that timm, Lightning,
         DeiT or MAE saved with `torch.save`; code in the file is not run. If a file has several sets
         of weights, ``FILE#state_dict_ema`` selects one. The classifier in the file sets the number
-        of classes; a warning reports assumptions.
+        of classes; a warning says how the weights were selected.
     pretrained : False gives random weights
     device : device of the model
 

@@ -210,7 +210,7 @@ def check_weights(
     if key.rpartition(".")[2] == "pos_embed" and len(expected) == len(got) == 3:
         sides = [round(max(0, size[1] - prefix_tokens) ** 0.5) for size in (expected, got)]
         if expected[2] == got[2] and got[1] == sides[1] ** 2 + prefix_tokens:
-            sizes = f", so {sides[1]}x{sides[1]} patches in place of {sides[0]}x{sides[0]},"
+            sizes = f" ({sides[1]}x{sides[1]} patches in place of {sides[0]}x{sides[0]})"
             advice = "give the architecture for that image size"
     raise WeightsError(
         f"checkpoint: expected {key} {expected} for {name!r}, got {got}{sizes} in {path} — {advice}"

@@ -57,7 +57,7 @@ class Weights:
         return ".".join(part for part in (self.entry, self.prefix.rstrip(".")) if part)
 
     def note(self, has_classifier: bool) -> str:
-        """Return a one-line note on assumptions; "" for a plain state dict."""
+        """Return one line on how the weights were selected; "" for a plain state dict."""
         parts = []
         is_ema = _EMA.search(self.label) is not None
         if self.also or is_ema or self.entry not in PLAIN_ENTRIES:

@@ -177,6 +177,6 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
             save_file(tensors, temporary)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"embedded model: expected to store 87 MB in {path.parent}, got {error} — set "
-            "SEMATTN_CACHE to a writable folder"
+            f"embedded model: expected a folder that can store 87 MB, got {path.parent} ({error}) "
+            "— set SEMATTN_CACHE to a writable folder"
         ) from error

@@ -486,7 +486,7 @@ def test_a_model_of_pools_alone_is_recorded_and_one_of_inference_tensors_refused
         site_record.site.kind for site_record in recorded.sites
     ] == ["pool"]
     assert torch.equal(recorded.readout(), torch.full((2, 12), 1 / 12))
-    with pytest.raises(UnsupportedModelError, match="got only pools"), torch.no_grad():
+    with pytest.raises(UnsupportedModelError, match="got attention pools only"), torch.no_grad():
         AttentionPrompter(model, density="count", layers="all")(images())
     with torch.inference_mode():
         model = build("class-token")

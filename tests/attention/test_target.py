@@ -66,7 +66,7 @@ def test_none_without_a_classifier_is_the_features_own_direction() -> None:
     [
         (OUTPUT, 4, "expected 0 to 3 for an output of shape .*, got 4"),
         (OUTPUT, -1, "expected 0 to 3"),
-        (OUTPUT, [0, 1], "expected 3, one per image, got 2"),
+        (OUTPUT, [0, 1], "expected 3 targets, one per image, got 2"),
         (OUTPUT, torch.tensor([0.0, 1.0, 2.0]), "expected whole numbers"),
         (OUTPUT, torch.tensor([[0], [1], [2]]), "expected whole numbers"),
         (OUTPUT, (1, 2), "expected 1 indices"),
@@ -291,7 +291,7 @@ def test_a_series_of_pandas() -> None:
     pandas = pytest.importorskip("pandas")
     series = pandas.Series([0, 1, 3], index=[5, 6, 7])
     assert score(OUTPUT, series, PLAIN).classes.tolist() == [0, 1, 3]
-    with pytest.raises(TargetError, match="expected 3, one per image, got 2"):
+    with pytest.raises(TargetError, match="expected 3 targets, one per image, got 2"):
         score(OUTPUT, series[:2], PLAIN)
 
 

@@ -133,5 +133,5 @@ def test_steps_need_a_class_and_one_image():
             SIFTPatchInterrelation(), prompter, models.images(1, seed=3),
             target=lambda output: output.sum(1),
         )  # fmt: skip
-    with pytest.raises(SemattnError, match="image: expected one, got 2"):
+    with pytest.raises(SemattnError, match="image: expected one image, got 2"):
         strength_sweep(SIFTPatchInterrelation(), prompter, models.images(2, seed=3))

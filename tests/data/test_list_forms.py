@@ -247,7 +247,7 @@ def test_names_that_look_like_another_form_stay(names, tmp_path):
 
 def test_class_names_with_two_readings_are_refused(tmp_path):
     (tmp_path / "names.txt").write_text("0 1\n1 2\n2 0\n")
-    with pytest.raises(SemattnError, match="ambiguous — write one name a line"):
+    with pytest.raises(SemattnError, match="both columns may be the number — write one name"):
         read_classes(tmp_path / "names.txt", 3)
 
 

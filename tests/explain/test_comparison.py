@@ -118,7 +118,7 @@ def test_a_refusal_is_a_row_and_the_rest_goes_on(model, monkeypatch):
 def test_what_is_wrong_for_all_methods_ends_the_run(model):
     with pytest.raises(TargetError, match="0 to 4"):
         semattn.compare(model, images(1), target=5)
-    with pytest.raises(ShapeError, match="expected one, got a batch of 2"):
+    with pytest.raises(ShapeError, match="expected one image, got a batch of 2"):
         semattn.compare(model, images(2))
     with pytest.raises(ImageError, match="finite"):
         semattn.compare(model, images(1) * torch.nan)

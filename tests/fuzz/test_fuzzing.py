@@ -56,7 +56,7 @@ def saved(picture: Image.Image, form: str = "PNG", **options: object) -> bytes:
 
 @pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1)])
 def test_a_line_of_pixels_is_too_small(size):
-    with refuses(ImageError, "at least 16 pixels a side", f"{size[0]}x{size[1]}"):
+    with refuses(ImageError, "at least 16 pixels per side", f"{size[0]}x{size[1]}"):
         read(saved(Image.new("L", size)))
 
 

@@ -228,7 +228,7 @@ def test_the_limit_is_the_callers(photo):
 
 
 def test_tiny_pictures(tmp_path):
-    assert "at least 16 pixels a side" in refused(np.zeros((1, 1, 3), np.uint8))
+    assert "at least 16 pixels per side" in refused(np.zeros((1, 1, 3), np.uint8))
     assert "of 100x15" in refused(Image.new("RGB", (100, 15)))
     assert "dot.png" in refused(saved(Image.new("L", (1, 1)), tmp_path / "dot.png"))
     assert read(Image.new("RGB", (16, 16))).size == (16, 16)

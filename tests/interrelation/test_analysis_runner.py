@@ -424,7 +424,7 @@ def test_a_partial_file_that_cannot_be_written_is_noticed_before_the_first_image
 ):
     (tmp_path / "taken").write_text("a file, no folder")
     calls = []
-    with pytest.raises(AnalysisFileError, match="file: expected to write") as error:
+    with pytest.raises(AnalysisFileError, match="file: expected a file that can be") as error:
         analyze_pictures(
             model,
             photos[:2],

@@ -125,5 +125,5 @@ def test_a_claim_whose_process_died_is_completed_by_the_next(tmp_path, monkeypat
 def test_a_folder_that_cannot_be_written_to_is_named_not_a_damaged_file(tmp_path):
     store = RunStore(tmp_path / "run", {"a": 1}, "search")
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(SemattnError, match="expected to write .*units.json, got No such file"):
+    with pytest.raises(SemattnError, match="that can be written, got .*units.json .No such file"):
         store.store_row_if_absent("units", {"b": 2})

@@ -171,8 +171,8 @@ def test_position_embeddings_of_another_size_name_both(tmp_path):
     with pytest.raises(WeightsError) as error:
         load("vit_tiny_patch16_224", checkpoint=tmp_path / "w.pt")
     assert (
-        "expected pos_embed (1, 197, 192) for 'vit_tiny_patch16_224', got (1, 577, 192), so 24x24 "
-        "patches in place of 14x14, in" in str(error.value)
+        "expected pos_embed (1, 197, 192) for 'vit_tiny_patch16_224', got (1, 577, 192) (24x24 "
+        "patches in place of 14x14) in" in str(error.value)
     )
     assert "give the architecture for that image size" in str(error.value)
     assert load("vit_tiny_patch16_384", checkpoint=tmp_path / "w.pt").num_classes == 1000
