@@ -342,7 +342,7 @@ def test_a_failed_write_leaves_what_was_there(explanation, tmp_path, monkeypatch
         raise OSError("no space left on the device")
 
     monkeypatch.setattr("semattn.explain.explanation.save_file", full)
-    with pytest.raises(StoreError, match="got no space left on the device — save it elsewhere"):
+    with pytest.raises(StoreError, match="no space left on the device. — save it elsewhere"):
         save_maps(explanation, file)
     assert file.read_bytes() == before and [*tmp_path.iterdir()] == [file]
     with pytest.raises(StoreError, match="got the folder .* — name a file in it"):

@@ -225,7 +225,7 @@ def test_class_names_in_every_form(form, encoding, tmp_path):
     names, notes = classes_of(write_classes(form, tmp_path / "names", NAMES, encoding))
     assert names == NAMES
     assert len(notes) == (form not in ("lines", "blank lines"))
-    assert all(note.startswith("classes: ") and "\n" not in note for note in notes)
+    assert all(note.startswith("class names: ") and "\n" not in note for note in notes)
 
 
 @pytest.mark.parametrize(
