@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,43 @@ def test_no_path_of_a_machine():
     for path in texts():
         match = absolute.search(path.read_text(encoding="utf-8", errors="replace"))
         assert not match, f"{where(path)} holds the absolute path {match.group()!r}…"
+
+
+# The shape of the package. A file more is a reason to merge two that are always read together.
+MAX_FILES, MAX_ROOMS, MAX_ARROWS = 190, 28, 180
+
+
+def _classes() -> dict[str, list[str]]:
+    """Return the files that define each class."""
+    files: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                files.setdefault(node.name, []).append(where(path))
+    return files
+
+
+def test_no_two_classes_have_one_name():
+    assert not {name: files for name, files in _classes().items() if len(files) > 1}
+
+
+def test_no_three_files_have_one_name():
+    names = Counter(path.name for path in SOURCES if path.name != "__init__.py")
+    assert not {name: count for name, count in names.items() if count > 2}
+
+
+def test_the_package_stays_small():
+    arrows = {
+        (unit(path), name.split(".")[1])
+        for path in INTERNAL
+        for name in imports(path)
+        if name.startswith("semattn.") and name.split(".")[1] in LEVEL
+    }
+    arrows -= {(name, name) for name in LEVEL}
+    assert len(SOURCES) <= MAX_FILES
+    assert len(LEVEL) <= MAX_ROOMS
+    assert len(arrows) <= MAX_ARROWS
+
+
+def test_the_top_level_holds_seven_files():
+    assert len(list(PACKAGE.glob("*.py"))) == 7

@@ -25,7 +25,7 @@ class CAM:
 
     Examples
     --------
-    >>> import timm
+    >>> import timm, torch
     >>> vit = timm.create_model("test_vit", img_size=64)
     >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
     >>> with CAM(vit) as cam:

@@ -36,7 +36,7 @@ def explain_batches(
 
     Examples
     --------
-    >>> import timm
+    >>> import timm, torch
     >>> from semattn import SIFTPatchInterrelation
     >>> explainer = SIFTPatchInterrelation(timm.create_model("test_vit", img_size=64))
     >>> x = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))

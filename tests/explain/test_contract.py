@@ -354,7 +354,7 @@ def test_keypoints_are_not_detected_if_unused(
 ) -> None:
     model, x = build("class-token"), images()
     expected = explain(model).attribute(x, target=1)
-    monkeypatch.setattr("semattn.explain.base.start", raise_error)
+    monkeypatch.setattr("semattn.explain.base.detect_async", raise_error)
     assert torch.equal(explain(model, density="distinct").attribute(x, target=1), expected)
 
 
