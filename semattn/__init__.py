@@ -10,94 +10,148 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
+from .version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from . import (  # noqa: F401 — the _PARTS below
-        integrations,
-        interrelation,
-        masking,
-        pretraining,
-        prompting,
-        report,
-        spurious,
-        viz,
-        zoo,
+if TYPE_CHECKING:  # `as` marks the names as public for type checkers
+    from . import (
+        integrations as integrations,
+        interrelation as interrelation,
+        masking as masking,
+        pretraining as pretraining,
+        prompting as prompting,
+        report as report,
+        spurious as spurious,
+        viz as viz,
+        zoo as zoo,
     )
-    from .attention import AttentionRecord, record, steer
-    from .density import densities
+    from .attention import (
+        AttentionRecord as AttentionRecord,
+        record as record,
+        steer as steer,
+    )
+    from .density import (
+        densities as densities,
+    )
     from .explain import (
-        AttentionRollout,
-        Center,
-        Explanation,
-        GenericRelevance,
-        GradCAM,
-        GradientRollout,
-        InputXGradient,
-        IntegratedGradients,
-        KeypointDensity,
-        LeGrad,
-        Occlusion,
-        Random,
-        RawAttention,
-        SIFTPatchInterrelation,
-        SmoothGrad,
-        TransitionAttention,
-        explainers,
+        AttentionRollout as AttentionRollout,
+        Center as Center,
+        Explanation as Explanation,
+        GenericRelevance as GenericRelevance,
+        GradCAM as GradCAM,
+        GradientRollout as GradientRollout,
+        InputXGradient as InputXGradient,
+        IntegratedGradients as IntegratedGradients,
+        KeypointDensity as KeypointDensity,
+        LeGrad as LeGrad,
+        Occlusion as Occlusion,
+        Random as Random,
+        RawAttention as RawAttention,
+        SIFTPatchInterrelation as SIFTPatchInterrelation,
+        SmoothGrad as SmoothGrad,
+        TransitionAttention as TransitionAttention,
+        explainers as explainers,
     )
-    from .explain.comparison import Comparison, compare
-    from .grid import PatchGrid
-    from .images import Images, Preprocessing, prepare
-    from .interrelation import Analysis, analyze
-    from .keypoints import Keypoints, detectors
-    from .masking import GuidedMasking, Masks, mask_images
-    from .pretraining import pretrain
-    from .prompting import AttentionPrompter
-    from .spurious import Discovery, SpuriousCue, discover_spurious
-    from .zoo import load
+    from .explain.comparison import (
+        Comparison as Comparison,
+        compare as compare,
+    )
+    from .grid import (
+        PatchGrid as PatchGrid,
+    )
+    from .images import (
+        Images as Images,
+        Preprocessing as Preprocessing,
+        prepare as prepare,
+    )
+    from .interrelation import (
+        Analysis as Analysis,
+        analyze as analyze,
+    )
+    from .keypoints import (
+        Keypoints as Keypoints,
+        detectors as detectors,
+    )
+    from .masking import (
+        GuidedMasking as GuidedMasking,
+        Masks as Masks,
+        mask_images as mask_images,
+    )
+    from .pretraining import (
+        pretrain as pretrain,
+    )
+    from .prompting import (
+        AttentionPrompter as AttentionPrompter,
+    )
+    from .spurious import (
+        Discovery as Discovery,
+        SpuriousCue as SpuriousCue,
+        discover_spurious as discover_spurious,
+    )
+    from .zoo import (
+        load as load,
+    )
 
-_HOME = {
-    "Analysis": "interrelation",
-    "AttentionPrompter": "prompting",
-    "AttentionRecord": "attention",
-    "AttentionRollout": "explain",
-    "Center": "explain",
-    "Comparison": "explain.comparison",
-    "Discovery": "spurious",
-    "Explanation": "explain",
-    "GenericRelevance": "explain",
-    "GradCAM": "explain",
-    "GradientRollout": "explain",
-    "GuidedMasking": "masking",
-    "Images": "images",
-    "InputXGradient": "explain",
-    "IntegratedGradients": "explain",
-    "KeypointDensity": "explain",
-    "Keypoints": "keypoints",
-    "LeGrad": "explain",
-    "Masks": "masking",
-    "Occlusion": "explain",
-    "PatchGrid": "grid",
-    "Preprocessing": "images",
-    "Random": "explain",
-    "RawAttention": "explain",
-    "SIFTPatchInterrelation": "explain",
-    "SmoothGrad": "explain",
-    "SpuriousCue": "spurious",
-    "TransitionAttention": "explain",
-    "analyze": "interrelation",
-    "compare": "explain.comparison",
-    "densities": "density",
-    "detectors": "keypoints",
-    "discover_spurious": "spurious",
-    "explainers": "explain",
-    "load": "zoo",
-    "mask_images": "masking",
-    "prepare": "images",
-    "pretrain": "pretraining",
-    "record": "attention",
-    "steer": "attention",
+_NAMES = {
+    "attention": (
+        "AttentionRecord",
+        "record",
+        "steer",
+    ),
+    "density": ("densities",),
+    "explain": (
+        "AttentionRollout",
+        "Center",
+        "Explanation",
+        "GenericRelevance",
+        "GradCAM",
+        "GradientRollout",
+        "InputXGradient",
+        "IntegratedGradients",
+        "KeypointDensity",
+        "LeGrad",
+        "Occlusion",
+        "Random",
+        "RawAttention",
+        "SIFTPatchInterrelation",
+        "SmoothGrad",
+        "TransitionAttention",
+        "explainers",
+    ),
+    "explain.comparison": (
+        "Comparison",
+        "compare",
+    ),
+    "grid": ("PatchGrid",),
+    "images": (
+        "Images",
+        "Preprocessing",
+        "prepare",
+    ),
+    "interrelation": (
+        "Analysis",
+        "analyze",
+    ),
+    "keypoints": (
+        "Keypoints",
+        "detectors",
+    ),
+    "masking": (
+        "GuidedMasking",
+        "Masks",
+        "mask_images",
+    ),
+    "pretraining": ("pretrain",),
+    "prompting": ("AttentionPrompter",),
+    "spurious": (
+        "Discovery",
+        "SpuriousCue",
+        "discover_spurious",
+    ),
+    "zoo": ("load",),
 }
+"""Module to the public names that it defines, the same as above."""
+
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 # Subpackages that are used by name: semattn.report.write(…).
 _PARTS = (
@@ -105,49 +159,7 @@ _PARTS = (
     "viz", "zoo",
 )  # fmt: skip
 
-__all__ = [
-    "Analysis",
-    "AttentionPrompter",
-    "AttentionRecord",
-    "AttentionRollout",
-    "Center",
-    "Comparison",
-    "Discovery",
-    "Explanation",
-    "GenericRelevance",
-    "GradCAM",
-    "GradientRollout",
-    "GuidedMasking",
-    "Images",
-    "InputXGradient",
-    "IntegratedGradients",
-    "KeypointDensity",
-    "Keypoints",
-    "LeGrad",
-    "Masks",
-    "Occlusion",
-    "PatchGrid",
-    "Preprocessing",
-    "Random",
-    "RawAttention",
-    "SIFTPatchInterrelation",
-    "SmoothGrad",
-    "SpuriousCue",
-    "TransitionAttention",
-    "__version__",
-    "analyze",
-    "compare",
-    "densities",
-    "detectors",
-    "discover_spurious",
-    "explainers",
-    "load",
-    "mask_images",
-    "prepare",
-    "pretrain",
-    "record",
-    "steer",
-]
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 — the keys are strings
 
 
 if not TYPE_CHECKING:  # a type checker would accept every name

@@ -118,8 +118,9 @@ def _single_image_files(
     from ..explain import SIFTPatchInterrelation
 
     options = {name: settings[name] for name in ("density", "detector", "seed")}
-    explanation = SIFTPatchInterrelation(**options).explain(network, image.for_model(network))
-    picture = enlarged_view(image.source, network)
+    photograph = image.decode()
+    explanation = SIFTPatchInterrelation(**options).explain(network, photograph.for_model(network))
+    picture = enlarged_view(photograph.picture, network)
     figure = viz.figure(explanation, backdrop=picture)
     page = pages(report, explanation, model=network, analysis=analysis, backdrop=picture)
     return {"keypoints.png": figure.savefig, **page}

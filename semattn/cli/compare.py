@@ -67,16 +67,17 @@ def compare(
         label = read_target(target, network)
 
     def compare_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
+        photograph = image.decode()
         compared = comparison.compare(
             network,
-            image.for_model(network),
+            photograph.for_model(network),
             names,
             target=label,
             progress=lambda name, index, total: say(f"{index} of {total}: {name}"),
             **settings,
         )
         say("drawing")
-        backdrop = enlarged_view(image.source, network, SHARPNESS)
+        backdrop = enlarged_view(photograph.picture, network, SHARPNESS)
         page = pages(report, comparison=compared, model=network, backdrop=backdrop)
         files = writers.write_comparison(compared, folder, backdrop=backdrop, extra_files=page)
         predictions = writers.predicted_classes(compared.explanation, top=3)

@@ -74,9 +74,10 @@ def explain(
 
     def explain_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
         say("explaining")
-        explanation = explainer.explain(network, image.for_model(network), target=label)
+        photograph = image.decode()
+        explanation = explainer.explain(network, photograph.for_model(network), target=label)
         say("drawing")
-        backdrop = enlarged_view(image.source, network)
+        backdrop = enlarged_view(photograph.picture, network)
         page = pages(report, explanation, model=network, backdrop=backdrop)
         files = writers.write_explanation(
             explanation, folder, top=max(top, 5), backdrop=backdrop, extra_files=page

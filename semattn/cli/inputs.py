@@ -9,16 +9,18 @@ import re
 import shlex
 import sys
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ImageError, plain
 from ..utils.result_folder import read_marker, source_of
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import nn
 
     from ..images import Images
@@ -66,13 +68,29 @@ class ImageInput:
         """Text that identifies the picture: the absolute path, or "-" with the digest."""
         return f"{STDIN} {self.sha256}" if self.path is None else source_of((self.path,))
 
-    def for_model(self, network: nn.Module) -> Path | Images:
-        """Return what an explainer takes: the path, or the named picture of standard input."""
-        if self.path is not None:
-            return self.path
+    def decode(self) -> Photograph:
+        """Read the picture, once for all its uses, with a note on assumptions."""
+        from ..images.picture import read_with_note
+
+        picture, note = read_with_note(self.source)
+        if note:
+            warnings.warn(note, stacklevel=2)
+        return Photograph(picture, "standard input" if self.path is None else self.path.name, note)
+
+
+class Photograph(NamedTuple):
+    """Decoded picture of a command, with its name and a note on assumptions, or ""."""
+
+    picture: Image
+    name: str
+    note: str
+
+    def for_model(self, network: nn.Module) -> Images:
+        """Return the picture as an explainer takes it."""
         from ..images import Preprocessing, prepare
 
-        return replace(prepare(self.source, Preprocessing.of(network)), names=("standard input",))
+        images = prepare(self.picture, Preprocessing.of(network), names=[self.name])
+        return replace(images, notes=tuple(filter(None, (self.note, *images.notes))))
 
 
 @dataclass(frozen=True)

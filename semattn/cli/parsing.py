@@ -20,6 +20,7 @@ from ..utils.class_names import check_names, class_names, resolve_class
 from ..utils.text import read_lines
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import nn
 
     from ..viz import Picture
@@ -88,14 +89,15 @@ def load_model(
     return network
 
 
-def enlarged_view(image: Path | bytes, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
+def enlarged_view(photograph: Image, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
     """Return the picture as the model sees it (crop and all), at a higher resolution."""
     from ..images import Preprocessing, prepare
 
     preprocessing = Preprocessing.of(network)
     factor = max(1, round(sharpness / max(preprocessing.size)))
     height, width = preprocessing.size
-    return prepare(image, replace(preprocessing, size=(factor * height, factor * width))).pixels[0]
+    enlarged = replace(preprocessing, size=(factor * height, factor * width))
+    return prepare(photograph, enlarged).pixels[0]
 
 
 def read_methods(text: str | None, **options: Any) -> tuple[str, ...]:
@@ -142,12 +144,12 @@ def read_strengths(text: str | None) -> tuple[float, ...] | None:
     return strengths
 
 
-def read_region(text: str | None, image: Path | bytes, network: nn.Module) -> Any:
+def read_region(text: str | None, image: Path | Image, network: nn.Module) -> Any:
     """Return a region of the photograph as a `Mask` of the model's input, or None."""
     if text is None:
         return None
     import numpy as np
-    from PIL import Image
+    from PIL.Image import fromarray
 
     from ..images import Preprocessing, read
     from ..prompting import Mask
@@ -162,7 +164,7 @@ def read_region(text: str | None, image: Path | bytes, network: nn.Module) -> An
             f"region: expected a region inside the photograph of {size[1]}x{size[0]} pixels, got "
             f"{text!r} — x counts from the left edge and y from the top edge, from 0"
         )
-    mask_image = Image.fromarray((255 * coverage).round().astype(np.uint8)).convert("RGB")
+    mask_image = fromarray((255 * coverage).round().astype(np.uint8)).convert("RGB")
     visible = np.asarray(Preprocessing.of(network).fit(mask_image).convert("L"))
     if not (visible > 0).any():
         raise ValueError(

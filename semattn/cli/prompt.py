@@ -92,11 +92,12 @@ def prompt(
         label = read_target(target, network)
 
     def prompt_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
+        photograph = image.decode()
         prompted = strength_sweep(
             SIFTPatchInterrelation(detector=detector),
             prompter,
-            image.for_model(network),
-            weights=read_region(region, image.source, network),
+            photograph.for_model(network),
+            weights=read_region(region, photograph.picture, network),
             suppress=suppress,
             target=label,
             strengths=strengths,
@@ -104,7 +105,7 @@ def prompt(
             progress=lambda _, index, total: say(f"strength {index} of {total - 1}"),
         )
         say("drawing")
-        backdrop = enlarged_view(image.source, network)
+        backdrop = enlarged_view(photograph.picture, network)
         page = pages(
             report, prompted.explanation, model=network, prompting=prompted, backdrop=backdrop
         )

@@ -69,7 +69,11 @@ class Images:
 
 
 def prepare(
-    source: Any, preprocessing: PreprocessingLike = None, *, any_channels: bool = False
+    source: Any,
+    preprocessing: PreprocessingLike = None,
+    *,
+    any_channels: bool = False,
+    names: Sequence[str] | None = None,
 ) -> Images:
     """Prepare a batch from any image input.
 
@@ -81,6 +85,7 @@ def prepare(
     preprocessing : preprocessing of the model, or a function that returns it; needed for pictures
     any_channels : accept float tensors with any number of channels; if there are neither 1 nor 3,
         the pixels are the mean of the channels (`mean_of_channels`)
+    names : names of the pictures; None uses the names of their files
 
     Raises
     ------
@@ -109,7 +114,7 @@ def prepare(
             "preprocessing: expected a Preprocessing for pictures, got None — pass "
             "preprocessing=Preprocessing(size, mean, std), or a float tensor"
         )
-    names = tuple(
+    names = tuple(names or ()) or tuple(
         Path(label).name if (label := display_name(picture_source)) else f"image {i}"
         for i, picture_source in enumerate(sources)
     )
