@@ -32,12 +32,12 @@ def logits_after_each_block(
     shape: tuple[int, int],
     scores: Scores,
 ) -> Iterator[list[str]]:
-    """Make a pass of `model` with gradients return (B,): the sum of the scores of all blocks.
+    """Make `model` return the sum of the scores of all blocks, (B,), inside the ``with``.
 
-    Use it around `record`: the graph starts at every recorded site, because block outputs are
-    detached. The context yields a list that is filled when the model runs: the names of the sites
-    that are left out, because the features of their blocks have another shape than those that the
-    head reads.
+    It applies to passes with gradients, such as that of `record`. Block outputs are detached, so
+    each score has a gradient in its own block only. The context yields a list that is filled when
+    the model runs: the names of sites that are left out, because the features of their blocks have
+    another shape than those that the head of the model reads.
 
     Parameters
     ----------

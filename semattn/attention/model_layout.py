@@ -44,10 +44,15 @@ class LeftOut:
 class ModelLayout:
     """Attention sites of a model in the order of their calls, and the layout of each.
 
-    `layouts` and `shapes` (without leading axes) are given by site name; `before` names the sites
-    whose results a site depends on. `grid` is the patch grid of the self-attention sites.
-    `readout` (N,) marks the tokens of the last layer that the output is read from, if it has been
-    measured (`record.with_readout`).
+    Parameters
+    ----------
+    sites : the attention sites
+    layouts : by site name, the layout of its call
+    shapes : by site name, (Nq, Nk), the numbers of queries and keys of its call
+    before : by site name, the names of the sites whose results its call depends on
+    left_out : modules with attention that are not sites, with the reasons
+    readout : (N,) bool, true for the tokens of the last layer that the output is read from; None
+        before `record.with_readout` has measured it
     """
 
     sites: tuple[AttentionSite, ...]

@@ -255,15 +255,21 @@ def extrapolate(plane: Tensor, pad: list[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Origin:
-    """Dependencies of the values of a tensor.
+    """Record of what the values of a tensor were computed from.
 
-    `image`, `random`, `argument`: whether the values depend on the image, the random generator or
-    another tensor argument of the model. `order`: "", or the reason why the positions of its
-    elements vary ("the image", "random numbers"). `calls`: numbers of the attention calls that it
-    depends on. `product`: for possible scores, "image", "lost" (from the image, with unknown
-    positions) or "foreign" (not from the image), and the modules that were running at the product
-    of queries and keys, outermost first. `picture`: whether its elements are pixels. `overlap`:
-    length of its windows beyond their cells, as fractions of the image's height and width.
+    Parameters
+    ----------
+    image, random, argument : whether the values depend on the image, on the random generator, or
+        on another tensor argument of the model
+    order : what the positions of its elements depend on ("the image", "random numbers"); "" if
+        they are fixed
+    calls : numbers of the attention calls that the values depend on
+    product : for a product that may be attention scores, a pair. First, where its factors come
+        from: "image", "lost" (the image, with unknown positions) or "foreign" (not the image).
+        Second, the modules that computed the product, outermost first
+    picture : whether the elements are pixels of the image
+    overlap : (vertical, horizontal), how far a patch extends beyond its cell of the grid, as
+        fractions of the image's height and width
     """
 
     image: bool = False

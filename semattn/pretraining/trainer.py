@@ -179,7 +179,7 @@ class CheckpointMarker(TrainerCallback):
 class MetricsLog(TrainerCallback):
     """Metrics log of a run, one JSON line per entry, with the training time including resumed runs.
 
-    The time excludes evaluation, checkpoints and pictures.
+    The time excludes evaluation, the writing of checkpoints and the drawing of reconstructions.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Two interventions on a candidate: removal, and transplant into images of other classes.
 
 Effects are changes of the log-odds of a class, in nats. A cue is removed by suppressing attention
-to it or by exchanging its pixels. An exchange or a paste is compared with the same exchange with a
-control image, because both contain the borders that pasting creates.
+to it, or by replacing its pixels with those of another image. Each replacement and each transplant
+is compared with a control, which pastes the same region of a control image: pasting creates
+borders, which change the output too.
 """
 
 from __future__ import annotations

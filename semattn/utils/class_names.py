@@ -48,12 +48,12 @@ def check_names(names: Sequence[str] | None, outputs: int, *, binary: bool = Fal
     --------
     >>> check_names(["cat", "dog"], 3)
     Traceback (most recent call last):
-    semattn.errors.SemattnError: class names: expected 3 names, one for each output of the model, \
+    semattn.errors.SemattnError: class names: expected 3, one name for each output of the model, \
 got 2 — give a list of 3 names, or none
     """
     if names and len(names) != outputs and not (binary and len(names) in (1, 2)):
         raise SemattnError(
-            f"class names: expected {outputs} names, one for each output of the model, got "
+            f"class names: expected {outputs}, one name for each output of the model, got "
             f"{len(names)} — give a list of {outputs} names, or none"
         )
 

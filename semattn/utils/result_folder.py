@@ -124,7 +124,7 @@ class ResultFolder:
         except OSError as error:
             raise OutputError(
                 f"out: expected a folder to write to, got {self.path} ({error.strerror}) — "
-                "choose another"
+                "choose another folder"
             ) from error
 
     @contextmanager
@@ -277,9 +277,12 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"out: expected a folder, got the file {folder} — choose another name")
     if folder.is_symlink() and not folder.exists():
-        raise OutputError(f"out: expected a folder, got {folder}, a broken link")
+        raise OutputError(f"out: expected a folder, got {folder}, a broken link — remove it")
     if not os.access(standing(folder), os.W_OK | os.X_OK):
-        raise OutputError(f"out: expected a folder to write to, got {folder} — it is read-only")
+        raise OutputError(
+            f"out: expected a folder to write to, got {folder}, which is read-only — choose "
+            "another folder"
+        )
 
 
 def standing(folder: Path) -> Path:

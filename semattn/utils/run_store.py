@@ -85,7 +85,7 @@ class RunStore:
         except OSError as error:
             raise SemattnError(
                 f"out: expected a folder to write to, got {self.folder} ({error.strerror}) — "
-                "choose another"
+                "choose another folder"
             ) from error
 
     @contextmanager

@@ -326,7 +326,7 @@ BLANK = np.zeros((96, 96, 3), np.uint8)
         ([(BLANK, 0)], {"max_candidates": 0}, "max_candidates: expected at least 1, got 0"),
         ([(BLANK, 0), (BLANK, 1)], {"classes": ["rad"]}, "did you mean 'red'"),
         ([(BLANK, 0), (BLANK, 1)], {"classes": [2]}, "expected classes of the images, got blue"),
-        ([(BLANK, 0)], {"class_names": ("a", "b")}, "class names: expected 3 names, one for"),
+        ([(BLANK, 0)], {"class_names": ("a", "b")}, "class names: expected 3, one name for"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::semattn.errors.NoKeypointWarning")

@@ -117,7 +117,7 @@ def test_where_a_model_has_its_names() -> None:
 def test_an_explanation_refuses_names_of_other_outputs() -> None:
     model = build("class-token")
     model.classes = ["a", "b", "c", "d"]
-    with pytest.raises(SemattnError, match="class names: expected 5 names, .*got 4"):
+    with pytest.raises(SemattnError, match="class names: expected 5, .*got 4"):
         SIFTPatchInterrelation(model).explain(images())
     del model.classes
     model.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})
