@@ -90,7 +90,7 @@ def test_a_column_is_solved_as_if_it_were_alone(site_and_keys, monkeypatch):
     for column in range(3):
         alone = random_walk(site, grid, starts[..., column, None])
         torch.testing.assert_close(together[..., column, None], alone, rtol=1e-13, atol=0)
-    monkeypatch.setattr("semattn.affinity.AT_ONCE", 1)  # one image and one row at a time
+    monkeypatch.setattr("semattn.affinity.MAX_PAIRS", 1)  # one image and one row at a time
     torch.testing.assert_close(random_walk(site, grid, starts), together, rtol=1e-13, atol=0)
 
 

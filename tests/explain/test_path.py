@@ -28,9 +28,7 @@ PATH = [  # in the order in which the data passes
     "affinity.py",
 ]
 MOST_OPENED = 16
-MOST_ENTERED = (
-    33  # every file with a function that runs, whatever it returns; lower it, never raise
-)
+MOST_ENTERED = 33  # all files with a function that runs; lower it, never raise it
 
 
 def test_the_path_of_a_picture_is_short():

@@ -66,16 +66,16 @@ def data_in(value: Any, depth: int = GIVEN_LEVELS) -> Iterator[Any]:
             yield from data_in(part, depth - 1)
 
 
-def content(value: Any, given: set[int], depth: int = LEVELS) -> Any:
+def content(value: Any, known_ids: set[int], depth: int = LEVELS) -> Any:
     """Return what a value holds, as numbers and digests that two runs can be compared by."""
     if isinstance(value, DATA):
-        if id(value) in given:
+        if id(value) in known_ids:
             return GIVEN
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     if isinstance(value, (bool, int, float, str)) or not depth:
         return value if isinstance(value, (bool, int, float, str)) else None
-    return [content(part, given, depth - 1) for part in parts(value)]
+    return [content(part, known_ids, depth - 1) for part in parts(value)]
 
 
 class Tracer:
