@@ -83,3 +83,5 @@ class Registry(dict[str, T], Generic[T]):
         if callable(spec):
             return spec
         raise TypeError(f"{self.kind}: expected a name or a callable, got {type(spec).__name__}")
+
+    ensure = resolve  # the earlier name, which scripts use

@@ -370,7 +370,7 @@ def test_the_image_slider_hides_the_map(opened):
 def test_a_cell_selects_its_head_in_all_parts(opened):
     before = opened.picture()
     cell = next(
-        button for button in opened.all("#heat_map button")
+        button for button in opened.all("#heat button")
         if button.get_attribute("aria-label").startswith("layer 1, head 0:")
     )  # fmt: skip
     opened.js("arguments[0].click()", cell)
