@@ -20,7 +20,7 @@ import timm
 import torch
 from PIL import Image
 
-from semattn.utils.run_store import Progress
+from semattn.utils.processes import Progress
 
 EDITS = (
     "nothing", "picture", "same size", "mask", "add", "remove", "rename", "swap", "copy", "break",

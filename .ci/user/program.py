@@ -48,7 +48,7 @@ def main() -> None:
     print(tuple(record.dense(0).shape), record.grid.shape)
     masks: semattn.Masks = mask_images(inputs, GuidedMasking(beta=1.0), patch_size=16)
     print(int(masks.mask.sum()), "patches hidden")
-    page: str = semattn.report.of(explanation, model=model).html
+    page: str = semattn.report.build(explanation, model=model).html
     print(len(page) > 0)
 
 

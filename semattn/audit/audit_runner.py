@@ -33,9 +33,10 @@ from ..interrelation import Analysis
 from ..interrelation.analysis_runner import AnalysisRunner
 from ..keypoints import detectors
 from ..utils.atomic_files import atomic_write, write_text
+from ..utils.processes import Progress
 from ..utils.provenance import about_model, versions
 from ..utils.registry import unknown_name_message
-from ..utils.run_store import Progress, RunStore
+from ..utils.run_store import RunStore
 from .batch_size import Unit, choose_batch_size, split_into_units
 from .bisect import bisect_failures
 from .tables import SKIPPED, TABLE, check_parquet, concatenate_rows, explanation_rows, write_tables

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.class_names import class_names
+from ..utils.processes import Progress
 from ..utils.result_folder import ResultFolder
-from ..utils.run_store import Progress
 from . import options
 from .json_output import Content, json_output, result_content
 from .outputs import pages, result_folder

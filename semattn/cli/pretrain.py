@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..utils.processes import Progress
 from ..utils.registry import unknown_name_message
-from ..utils.run_store import Progress
 from . import options
 from .json_output import Content, json_output, result_content
 from .outputs import result_folder

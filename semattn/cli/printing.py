@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..errors import NoKeypointWarning, plain
-from ..utils.run_store import Progress, ignore_progress
+from ..utils.processes import Progress, ignore_progress
 from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from ..attention.target import answer_target
 from ..errors import SemattnError, UnsupportedModelError
 from ..images import Images, Preprocessing, prepare
 from ..targets import OutputMeaning
+from ..utils.processes import Progress
 from ..utils.profiling import profile
 from ..utils.provenance import about_model, versions
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import ResultFolder
-from ..utils.run_store import Progress, RunStore
+from ..utils.run_store import RunStore
 from ..utils.text import to_json_number
 from .measures import Case, Setting, measures
 from .methods import Method, method

@@ -19,8 +19,8 @@ from ..attention.target import TargetLike
 from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
 from ..metrics.randomization import total_variation
+from ..utils.processes import Progress
 from ..utils.profiling import profile
-from ..utils.run_store import Progress
 from . import Explainer, Explanation, explainers
 
 OURS = "sift-patch-interrelation"

@@ -36,8 +36,8 @@ from ..errors import ImageError, SemattnError, ShapeError
 from ..grid import PatchGrid
 from ..images import Images, Preprocessing
 from ..keypoints import Keypoints, detectors
+from ..utils.processes import Progress, ignore_progress
 from ..utils.provenance import about_model, versions
-from ..utils.run_store import Progress, ignore_progress
 from .accumulate import Tally
 from .analysis import Analysis
 from .analysis_files import Fill, check_writable, load_resume_file, mismatch_error, save_resume_file

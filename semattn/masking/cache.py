@@ -32,7 +32,7 @@ from semattn.utils.input_identity import (
     stored_identities,
 )
 
-from ..utils.run_store import Progress
+from ..utils.processes import Progress
 
 SHARD_SIZE = 1024  # images per file
 INDEX, IMAGE_LIST = "keypoints.json", ".images.jsonl"

@@ -25,9 +25,9 @@ from ..utils.input_identity import (
     input_names,
     stored_identities,
 )
+from ..utils.processes import Progress
 from ..utils.provenance import versions
 from ..utils.result_folder import RECORDS
-from ..utils.run_store import Progress
 from .checkpoints import RUN, RunError, check_run, latest, read_run, write_json
 
 PROGRESS_INTERVAL = 500  # pictures between two calls of `progress`

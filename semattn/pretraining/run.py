@@ -13,9 +13,9 @@ from typing import Any
 
 from ..errors import ImageError
 from ..masking import GuidedMasking, KeypointCache, Masking
+from ..utils.processes import Progress, ignore_progress
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
-from ..utils.run_store import Progress, ignore_progress
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import EpochSampler, FixedMasks, MaskedImages
 from .inputs import Inputs, begin, save_run_start, warn_about_edits

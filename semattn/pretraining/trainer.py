@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..utils.atomic_files import write_text
-from ..utils.run_store import Progress
+from ..utils.processes import Progress
 from .checkpoints import CHECKPOINTS, LOG, mark
 from .data import EpochSampler
 from .reconstruction import masked_loss

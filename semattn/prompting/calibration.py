@@ -20,8 +20,8 @@ from ..attention.output_meaning import part_of, predict
 from ..attention.sites import Layers
 from ..errors import ShapeError, UnsupportedModelError
 from ..targets import OutputMeaning
+from ..utils.processes import Progress
 from ..utils.registry import unknown_name_message
-from ..utils.run_store import Progress
 from ..utils.validation import check_labels
 from .bias import StoredCue
 

@@ -14,7 +14,7 @@ from ..attention.target import fixed_target
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation
 from ..grid import PatchGrid
-from ..utils.run_store import Progress
+from ..utils.processes import Progress
 from . import AttentionPrompter
 from .bias import StoredCue
 

@@ -27,7 +27,8 @@ from ..utils.input_identity import (
     identities_to_array,
     identity_of,
 )
-from ..utils.run_store import Progress, RecomputedParts, RunStore
+from ..utils.processes import Progress
+from ..utils.run_store import RecomputedParts, RunStore
 from .feature_extractor import FeatureExtractor
 from .projection import FeatureProjection, fit_projection
 

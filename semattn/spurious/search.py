@@ -18,9 +18,9 @@ from ..images import Preprocessing
 from ..keypoints import detectors
 from ..utils.class_names import class_names as names_of_model, resolve_class
 from ..utils.input_identity import input_names
-from ..utils.processes import exits_on_termination
+from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import about_model, versions
-from ..utils.run_store import Progress, RunStore, ignore_progress
+from ..utils.run_store import RunStore
 from .candidates import FOLDS
 from .cue import SpuriousCue, describe_cue, intervention_context
 from .cue_detector import (

@@ -1,4 +1,4 @@
-"""Processes: locks on files, orderly exit on SIGTERM, and the number of processor cores.
+"""Long-running processes: locks on files, exit on SIGTERM, processor cores, progress callbacks.
 
 A lock is advisory. One process holds it, and the system releases it when that process ends.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import SemattnError
 from .atomic_files import STALE_SECONDS
@@ -174,3 +174,21 @@ def exits_on_termination() -> Iterator[None]:
 
 def _exit(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+class Progress(Protocol):
+    """Function that is called while a long computation runs.
+
+    Parameters
+    ----------
+    stage : what is being done, such as "training"
+    done : number of finished items of the stage
+    total : number of items of the stage, None if it is not known
+    """
+
+    def __call__(self, stage: str, done: int, total: int | None, /) -> None:
+        """Report the progress of one stage."""
+
+
+def ignore_progress(stage: str, done: int, total: int | None) -> None:
+    """Do nothing."""

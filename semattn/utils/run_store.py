@@ -1,7 +1,6 @@
 """Resumable on-disk store for long runs: one file for each batch, written atomically, no pickle.
 
-`RecomputedParts` counts the stored parts that are not used because their images changed. `Progress`
-is the protocol of the progress callbacks of long work.
+`RecomputedParts` counts the stored parts that are not used because their images changed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import weakref
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -315,21 +314,3 @@ def _entries(lines: Iterable[str]) -> dict[str, int]:
             continue
         entries[name] = hash(content)
     return entries
-
-
-class Progress(Protocol):
-    """Function that is called while a long computation runs.
-
-    Parameters
-    ----------
-    stage : what is being done, such as "training"
-    done : number of finished items of the stage
-    total : number of items of the stage, None if it is not known
-    """
-
-    def __call__(self, stage: str, done: int, total: int | None, /) -> None:
-        """Report the progress of one stage."""
-
-
-def ignore_progress(stage: str, done: int, total: int | None) -> None:
-    """Do nothing."""

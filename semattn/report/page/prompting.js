@@ -1,4 +1,4 @@
-// Prompting: relevance map and probabilities at each computed strength.
+// Relevance map and probabilities of the prompted model at each computed strength.
 
 function prompting() {
   const part = content.prompting;
