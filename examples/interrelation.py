@@ -40,7 +40,7 @@ def main() -> None:
 
     explanation = semattn.SIFTPatchInterrelation().explain(model, PHOTO)
     photo_analysis = semattn.analyze(model, PHOTO)
-    report = semattn.report.builder(explanation, model=model, analysis=photo_analysis)
+    report = semattn.report.build(explanation, model=model, analysis=photo_analysis)
     print(f"picture: {report.save('report.html').name}")  # a notebook displays `report`
 
 
