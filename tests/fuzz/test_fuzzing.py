@@ -108,7 +108,7 @@ def test_a_page_of_postscript_is_no_picture():
 
 @pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "nul\0l", "a/" * 3000])
 def test_a_name_that_no_file_can_have(name):
-    with refuses(ImageError, "expected a file", "check"):
+    with refuses(ImageError, "expected a readable file", "check"):
         read(name)
 
 
@@ -120,14 +120,14 @@ def test_a_file_behind_a_closed_door(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", denied)
-    with refuses(ImageError, "can be read", "Permission denied", "permissions"):
+    with refuses(ImageError, "expected a readable file", "Permission denied", "permissions"):
         read(file)
 
 
 def test_links_that_lead_nowhere_or_in_a_circle(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
-    with refuses(ImageError, "expected a file", "loop"):
+    with refuses(ImageError, "expected a readable file", "loop"):
         read(tmp_path / "loop")
     with refuses(ImageError, "does not exist"):
         read(tmp_path / "nowhere")
