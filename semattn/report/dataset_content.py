@@ -7,7 +7,6 @@ Pictures are small JPEGs; match scores of patches are bytes in base64. Texts are
 from __future__ import annotations
 
 import base64
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..errors import ShapeError
 from ..utils.provenance import model_label
 from ..utils.text import to_json_value
 from ..viz.texts import examples_text, rejection_reason, search_outcome
+from .image_content import encode_image
 
 if TYPE_CHECKING:
     from ..spurious import Discovery, Example, SpuriousCue
@@ -156,9 +156,7 @@ def thumbnail(picture: Picture) -> str:
 
     image = Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return encode_image(image, "JPEG", quality=QUALITY, optimize=True)
 
 
 def _bytes(values: np.ndarray) -> str:

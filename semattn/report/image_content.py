@@ -271,13 +271,17 @@ def data_url(picture: Picture) -> str:
     image = Image.fromarray(picture)
     small = max(image.size) <= 2 * SIDE
     image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
     if small:
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=90, optimize=True)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        return encode_image(image, "PNG", optimize=True)
+    return encode_image(image, "JPEG", quality=90, optimize=True)
+
+
+def encode_image(image: Any, kind: str, **options: Any) -> str:
+    """Return an image of PIL as a data URL of a format of PIL, "PNG" or "JPEG"."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
 
 
 def _numbers(values: Tensor) -> list[float]:

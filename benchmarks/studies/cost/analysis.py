@@ -10,11 +10,9 @@ each is measured in its own process. The result is written to benchmarks/results
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,20 +95,5 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    """Run the benchmark, or measure one peak."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", default="257,1370", help="numbers of tokens, by commas")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of timing (5)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the result goes")
-    parser.add_argument("--peak", choices=list(NAMES), help="print one peak in MiB and stop")
-    options = parser.parse_args()
-    tokens = [int(number) for number in options.tokens.split(",")]
-    if options.peak:
-        print(measuring.peak_over_model(tokens[0], calls, options.peak))
-        return
-    measuring.write(run(tokens, options.repeats), options.out)
-
-
 if __name__ == "__main__":
-    main()
+    measuring.main(__doc__, run, calls, list(NAMES), RESULTS, tokens="257,1370", repeats=5)

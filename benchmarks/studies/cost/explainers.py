@@ -11,8 +11,6 @@ and the matrices are multiplied. The result is written to benchmarks/results/exp
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,20 +86,5 @@ def run(all_tokens: list[int], repeats: int) -> dict[str, Any]:
     return measuring.result(rows, caption)
 
 
-def main() -> None:
-    """Run the benchmark, or measure one peak."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", default="197,1370", help="numbers of tokens, by commas")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of timing (3)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the result goes")
-    parser.add_argument("--peak", choices=list(NAMES), help="print one peak in MiB and stop")
-    options = parser.parse_args()
-    tokens = [int(number) for number in options.tokens.split(",")]
-    if options.peak:
-        print(measuring.peak_over_model(tokens[0], calls, options.peak))
-        return
-    measuring.write(run(tokens, options.repeats), options.out)
-
-
 if __name__ == "__main__":
-    main()
+    measuring.main(__doc__, run, calls, list(NAMES), RESULTS, tokens="197,1370", repeats=3)

@@ -5,6 +5,7 @@ Functions are timed in turn, in one process. The peak memory of each is measured
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -172,3 +173,32 @@ def write(table: dict[str, Any], out: Path) -> None:
     for row in table["rows"]:
         ratio = "-" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x"
         print(f"{row['tokens']:>6} {row['way']:<38} {ratio}")
+
+
+def main(
+    doc: str,
+    run: Callable[[list[int], int], dict[str, Any]],
+    make: MakeCalls,
+    names: Sequence[str],
+    out: Path,
+    *,
+    tokens: str,
+    repeats: int,
+) -> None:
+    """Run a benchmark from its command line, or measure one peak.
+
+    `tokens` and `repeats` are the defaults of the options.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n", maxsplit=1)[0])
+    parser.add_argument("--tokens", default=tokens, help="numbers of tokens, by commas")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"rounds of timing ({repeats})"
+    )
+    parser.add_argument("--out", type=Path, default=out, help="where the result goes")
+    parser.add_argument("--peak", choices=list(names), help="print one peak in MiB and stop")
+    options = parser.parse_args()
+    counts = [int(number) for number in options.tokens.split(",")]
+    if options.peak:
+        print(peak_over_model(counts[0], make, options.peak))
+        return
+    write(run(counts, options.repeats), options.out)
