@@ -179,7 +179,9 @@ def intervention_patches(
     arrays = store.gather(rows)
     on_object = candidates.object_patches(arrays["objectness"])
     fixed = (store.index.labels[rows] == tested.target)[:, None] & tested.fixed
-    off_object = candidates.background_patches(on_object, fixed, store.index.grid.shape)
+    off_object = candidates.background_patches(
+        on_object, fixed, tested.repeated, store.index.grid.shape
+    )
     for detector in confirmed:
         off_object &= detector.scores(arrays["values"]) <= 0
     marks = tested.detector.scores(arrays["values"]) > 0

@@ -24,7 +24,9 @@ MAX_REFERENCE = 1300  # images that a class is compared with, at most
 MAX_CLASS_IMAGES = 400  # images of a class that are used, at most
 MIN_SHARED_IMAGES = 0.7  # fraction of the images of a candidate that show another, to be its part
 # Names of the arrays of one candidate in the store.
-ARRAYS = ("rows", "in_class", "fixed", "patch_mask", "has_cue", "marks", "weights", "numbers")
+ARRAYS = (
+    "rows", "in_class", "fixed", "repeated", "patch_mask", "has_cue", "marks", "weights", "numbers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,7 @@ class CandidateCue:
     rows : (n,), rows of the class and of other classes
     in_class : (n,), rows of the class
     fixed : (P,), patches that are salient at a fixed place of the class
+    repeated : (P,), patches of a salient region that images of all classes share
     candidate, detector : patches and images with the cue, and the detector on coordinates
     marks : (rows of the class, P), patches that the detector matches
     """
@@ -126,6 +129,7 @@ class CandidateCue:
     rows: np.ndarray
     in_class: np.ndarray
     fixed: np.ndarray
+    repeated: np.ndarray
     candidate: Candidate
     detector: CueDetector
     marks: np.ndarray
@@ -166,8 +170,11 @@ def find_candidate_cues(
     )
     on_object = candidates.object_patches(objectness)
     fixed = candidates.fixed_patches(on_object, in_class)
+    repeated = candidates.repeated_patches(
+        candidates.object_patches(reference.arrays["objectness"])
+    )
     off_object = candidates.background_patches(
-        on_object, in_class[:, None] & fixed, store.index.grid.shape
+        on_object, in_class[:, None] & fixed, repeated, store.index.grid.shape
     )
     rng = np.random.default_rng((seed, target))
     fold = np.empty(len(rows), int)
@@ -191,7 +198,7 @@ def find_candidate_cues(
             for previous in selected
         ):
             continue
-        new_cue = CandidateCue(target, rows, in_class, fixed, candidate, detector, marks)
+        new_cue = CandidateCue(target, rows, in_class, fixed, repeated, candidate, detector, marks)
         wholes = [
             i for i, cue in enumerate(selected) if _is_part(new_cue, cue, store.index.grid.shape)
         ]
@@ -255,7 +262,7 @@ def _candidate_arrays(candidate_cue: CandidateCue) -> dict[str, np.ndarray]:
     numbers = np.array([candidate.p, detector.offset, detector.slope, detector.start], np.float64)
     values = (
         candidate_cue.rows, candidate_cue.in_class, candidate_cue.fixed,
-        np.packbits(candidate.patch_mask),
+        candidate_cue.repeated, np.packbits(candidate.patch_mask),
         candidate.has_cue, np.packbits(candidate_cue.marks), detector.weights, numbers,
     )  # fmt: skip
     return dict(zip(ARRAYS, values, strict=True))
@@ -263,14 +270,23 @@ def _candidate_arrays(candidate_cue: CandidateCue) -> dict[str, np.ndarray]:
 
 def _candidate_from_arrays(target: int, arrays: dict[str, np.ndarray]) -> CandidateCue:
     """Return a candidate from its arrays."""
-    rows, in_class, fixed = arrays["rows"], arrays["in_class"], arrays["fixed"]
+    rows, in_class, fixed, repeated = (
+        arrays[name] for name in ("rows", "in_class", "fixed", "repeated")
+    )
     p, *numbers = arrays["numbers"].tolist()
     candidate = Candidate(
         _patches(arrays["patch_mask"], len(rows), len(fixed)), arrays["has_cue"], p
     )
     marks = _patches(arrays["marks"], int(in_class.sum()), len(fixed))
     return CandidateCue(
-        target, rows, in_class, fixed, candidate, CueDetector(arrays["weights"], *numbers), marks
+        target,
+        rows,
+        in_class,
+        fixed,
+        repeated,
+        candidate,
+        CueDetector(arrays["weights"], *numbers),
+        marks,
     )
 
 

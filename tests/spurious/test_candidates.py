@@ -24,15 +24,42 @@ def test_off_object_leaves_out_the_object_and_its_neighbours():
     assert candidates_of.object_patches(np.array([[0.0, 0.2, 0.5, 0.9]])).tolist() == [
         [False] * 2 + [True] * 2
     ]
-    off_object = candidates_of.background_patches(on_object, np.zeros(25, bool), (5, 5)).reshape(
-        5, 5
-    )
+    none = np.zeros(25, bool)
+    off_object = candidates_of.background_patches(on_object, none, none, (5, 5)).reshape(5, 5)
     expected = np.ones((5, 5), bool)
     expected[1:4, 1:4] = False
     assert np.array_equal(off_object, expected)
-    fixed = np.zeros(25, bool)
-    fixed[12] = True
-    assert candidates_of.background_patches(on_object, fixed, (5, 5)).all()
+
+
+def test_nothing_but_the_mark_is_off_the_object_if_marks_draw_the_salience():
+    none, mark = np.zeros(25, bool), np.arange(25) == 4
+    on_object = np.zeros((2, 25), bool)
+    on_object[:, 4] = True  # a mark in a corner
+    on_object[1, 20:22] = True  # an object in the opposite corner
+    fixed = candidates_of.background_patches(on_object, mark, none, (5, 5)).reshape(2, 5, 5)
+    assert np.argwhere(fixed[0]).tolist() == [[0, 4]]
+    expected = np.ones((5, 5), bool)
+    expected[3:, :3] = False  # the object and its neighbours
+    assert np.array_equal(fixed[1], expected)
+    repeated = candidates_of.background_patches(on_object, none, mark, (5, 5)).reshape(2, 5, 5)
+    assert not repeated[0].any()
+    expected[:2, 3:] = False  # a mark of all classes may be an object
+    assert np.array_equal(repeated[1], expected)
+
+
+def test_salient_regions_that_many_images_share_are_marks():
+    rng = np.random.default_rng(0)
+    objects = np.zeros((40, 8, 8), bool)
+    for image, (row, column) in zip(objects, rng.integers(0, 5, (40, 2)), strict=True):
+        image[row : row + 3, column : column + 3] = True
+    assert not candidates_of.repeated_patches(objects.reshape(40, 64)).any()
+    frame = np.ones((8, 8), bool)
+    frame[1:-1, 1:-1] = False
+    framed = objects.copy()
+    framed[::2] = frame  # draws the salience of half of the images
+    assert np.array_equal(candidates_of.repeated_patches(framed.reshape(40, 64)), frame.ravel())
+    framed[2:] = objects[2:]  # one image of 40
+    assert not candidates_of.repeated_patches(framed.reshape(40, 64)).any()
 
 
 def test_fixed_places_are_salient_in_the_class_only():

@@ -112,7 +112,8 @@ def test_patches_of_confirmed_cues_are_left_out_of_interventions():
         gather=lambda rows: {"values": values[rows], "objectness": objectness[rows]}, index=index
     )
     confirmed = CueDetector(np.ones(1), 0.0, 1.0, 0.0)
-    candidate_cue = SimpleNamespace(target=1, fixed=np.zeros(9, bool), detector=confirmed)
+    none = np.zeros(9, bool)
+    candidate_cue = SimpleNamespace(target=1, fixed=none, repeated=none, detector=confirmed)
     rows = np.arange(2)
     before = intervention_patches(store, rows, candidate_cue, []).off_object
     after = intervention_patches(store, rows, candidate_cue, [confirmed]).off_object
