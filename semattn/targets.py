@@ -143,6 +143,27 @@ class OutputMeaning:
             return answer_scores - scores.scatter(1, index, -torch.inf).logsumexp(dim=1)
         return answer_scores.logit(eps=torch.finfo(scores.dtype).eps)
 
+    def log_scores(self, logits: Tensor) -> Tensor:
+        """Return scores of the answers in nats, (B, A), for comparisons between answers.
+
+        They are log-probabilities if the probabilities of the answers sum to 1, else log-odds.
+
+        Examples
+        --------
+        >>> OutputMeaning().log_scores(torch.tensor([[0.0, 0.0]])).exp().tolist()
+        [[0.5, 0.5]]
+        """
+        scores = self.scores(logits)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if self.kind is OutputKind.CLASS_LOGITS:
+            return scores.log_softmax(dim=1)
+        if self.kind in (OutputKind.MULTI_LABEL_LOGITS, OutputKind.ONE_LOGIT):
+            return scores
+        eps = torch.finfo(scores.dtype).eps
+        if self._sums_to_one(logits):
+            return scores.clamp(min=eps).log()
+        return scores.logit(eps=eps)
+
     def share_text(self, row: Tensor, number: int) -> str:
         """Return the probability of an answer as a percentage, or the output as a number.
 

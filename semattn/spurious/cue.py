@@ -24,7 +24,7 @@ from .interventions import (
     InterventionResult,
     group_accuracies,
 )
-from .significance import Effect, corrected_p, effect, score
+from .significance import Effect, corrected_p, score
 
 SAME_PLACE, EVERYWHERE, AROUND = "same place", "all over the image", "around the object"
 MAX_EXAMPLES = 12  # examples of a cue
@@ -65,8 +65,9 @@ class SpuriousCue:
     ----------
     target, name : class number and class name
     score : [P(m|c) - P(m|not c)]+ times the mean effect of removal, in nats; `interval` is 95 %
-    confirmed : True if frequency, removal and transplant are all significant
-    p : greatest of the three corrected p-values
+    confirmed : True if frequency, removal and transplant are all significant, and the transplant
+        affects the class more than other classes
+    p : greatest of the corrected p-values of these tests
     inside, outside : P(m|c) and P(m|not c), fractions of the images that show the cue
     removal : decrease of the log-odds of the class when the cue is removed, in nats
     transplant : increase of the log-odds in images of other classes with the cue, in nats
@@ -169,6 +170,7 @@ def intervention_context(
     return InterventionContext(
         store.extractor.model, store.index.grid, store.inputs,
         lambda rows: intervention_patches(store, rows, tested, confirmed), store.batch_size,
+        store.index.labels,
     )  # fmt: skip
 
 
@@ -208,8 +210,8 @@ def describe_cue(
     """
     candidate, in_class, index = tested.candidate, tested.in_class, store.index
     n_judged, alpha_weight = correction
-    removal, transplant = effect(result.removal, seed), effect(result.transplant, seed)
-    p = corrected_p(candidate.p, n_judged, removal.p, transplant.p, alpha_weight)
+    removal, transplant = result.effects(tested.target, seed)
+    p = corrected_p(candidate.p, n_judged, removal, transplant, alpha_weight)
     inside, outside = candidate.has_cue[in_class], candidate.has_cue[~in_class]
     removal_effects = result.removal[np.isfinite(result.removal)]
     value, interval = score(inside, outside, removal_effects, seed)
@@ -239,7 +241,7 @@ def describe_cue(
         "class, no cue": tested.rows[~candidate.has_cue & in_class],
         "others": tested.rows[~candidate.has_cue & ~in_class],
     }
-    groups = group_accuracies(context, cue.matches, cue.target, rows, index.labels, seed)
+    groups = group_accuracies(context, cue.matches, cue.target, rows, seed)
     return replace(cue, groups=groups)
 
 

@@ -1,14 +1,15 @@
 """Two interventions on a candidate: removal, and transplant into images of other classes.
 
-Effects are changes of the log-odds of a class, in nats. A cue is removed by suppressing attention
-to it, or by replacing its pixels with those of another image. Each replacement and each transplant
-is compared with a control, which pastes the same region of a control image: pasting creates
-borders, which change the output too.
+Effects are changes of the log-odds of a class, in nats, and of the scores of all classes. A cue is
+removed by suppressing attention to it, or by replacing its pixels with those of another image. Each
+replacement and each transplant is compared with a control, which pastes the same region of a
+control image: pasting creates borders, which change the output too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..attention.output_meaning import predict
 from ..grid import PatchGrid
 from ..prompting import AttentionPrompter
 from ..targets import OutputMeaning
-from .significance import effect
+from .significance import Effect, class_effect, effect, mean_of_valid
 
 HIDING_CLIP = 30.0  # nats: attention to a hidden patch is reduced by e^-30
 MAX_IMAGES = 30  # images of an intervention, at most
@@ -50,13 +51,10 @@ def class_log_odds(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
         return meaning.log_odds(logits, classes)
 
 
-def class_log_odds_without(
-    model: nn.Module, inputs: Tensor, classes: Tensor, hidden: Tensor
-) -> Tensor:
-    """Return the log-odds (B,) with the patches `hidden` (B, P) suppressed in all layers."""
+def hide(model: nn.Module, hidden: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which the patches `hidden` (B, P) are suppressed in all layers."""
     prompter = AttentionPrompter(model, strength=1.0, layers="all", clip=HIDING_CLIP)
-    with prompter.steer(hidden.to(torch.float32), suppress=True):
-        return class_log_odds(model, inputs, classes)
+    return prompter.steer(hidden.to(torch.float32), suppress=True)
 
 
 def paste_patches(
@@ -87,8 +85,10 @@ class InterventionResult:
     ----------
     rows : (n,), images of the class that show the cue
     before, without : (n,), log-odds of the class with the cue and without it
-    removal, transplant : (n,), effects; if transplants have no effect, removal is not tried, and
-        `without` and `removal` are NaN
+    removal, transplant : (n,), effects on the log-odds of the class; if transplants have no effect,
+        removal is not tried, and `without` and `removal` are NaN
+    transplant_by_class : (n, K), the effect of the transplant on the score of every class:
+        log-probabilities, or log-odds of independent classes; NaN for the receiver's own class
     """
 
     rows: np.ndarray
@@ -96,6 +96,12 @@ class InterventionResult:
     without: np.ndarray
     removal: np.ndarray
     transplant: np.ndarray
+    transplant_by_class: np.ndarray
+
+    def effects(self, target: int, seed: int) -> tuple[Effect, Effect]:
+        """Return the mean effects of removal and transplant on the class."""
+        transplant = class_effect(self.transplant, self.transplant_by_class, target, seed)
+        return effect(self.removal, seed), transplant
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ class InterventionContext:
     inputs : function from rows (n,) to images (n, C, H, W)
     patches : function from rows to their patches
     batch_size : images per forward pass
+    labels : classes (N,) of all images of the search
     """
 
     model: nn.Module
@@ -141,6 +148,7 @@ class InterventionContext:
     inputs: Callable[[np.ndarray], Tensor]
     patches: Callable[[np.ndarray], InterventionPatches]
     batch_size: int
+    labels: np.ndarray
 
 
 def run_interventions(
@@ -166,7 +174,7 @@ def run_interventions(
     widened_marks = widen(patches.marks, context.grid)
     removable = widened_marks & patches.off_object
     is_everywhere = bool(patches.marks.mean() > 0.5)
-    before = _log_odds(context, images, target)
+    before = _answers(context, images, target)
     free, occupied = other_patches.off_object, other_patches.on_object
     transplants: list[np.ndarray] = []
     for _ in range(ROUNDS):
@@ -176,26 +184,37 @@ def run_interventions(
         region &= free[controls]
         receiver_images = context.inputs(others[receivers])
         control_images = context.inputs(others[controls])
-        transplants.append(
-            _log_odds_after_paste(context, target, receiver_images, images, region, is_everywhere)
-            - _log_odds_after_paste(
-                context, target, receiver_images, control_images, region, is_everywhere
-            )
+        changes = _answers_after_paste(
+            context, target, receiver_images, images, region, is_everywhere
+        ) - _answers_after_paste(
+            context, target, receiver_images, control_images, region, is_everywhere
         )
-        if effect(transplants[0]).p > FUTILITY_P:
-            unknown = np.full(len(rows), np.nan)
-            return InterventionResult(rows, before, unknown, unknown, transplants[0])
+        changes[np.arange(len(rows)), 1 + context.labels[others[receivers]]] = np.nan
+        transplants.append(changes)
+        if effect(transplants[0][:, 0]).p > FUTILITY_P:
+            unknown = np.full_like(before, np.nan)
+            return _result(rows, before, unknown, unknown, transplants[0])
     removal, after = _exchange(
         context, target, images, (widened_marks, removable), others, free, is_everywhere, rng
     )
-    without = before - _in_batches(context, lambda batch: class_log_odds_without(
-        context.model, _to_model(context, images[batch]), _classes(target, images[batch]),
-        torch.from_numpy(removable[batch]),
-    ), len(rows))  # fmt: skip
+    without = before - _answers(context, images, target, removable)
     # A cue that covers most of the image cannot be hidden: no patches would be left.
-    if not is_everywhere and effect(without).p < effect(removal).p:
+    if not is_everywhere and effect(without[:, 0]).p < effect(removal[:, 0]).p:
         removal, after = without, before - without
-    return InterventionResult(rows, before, after, removal, np.mean(transplants, axis=0))
+    return _result(rows, before, after, removal, mean_of_valid(np.array(transplants)))
+
+
+def _result(
+    rows: np.ndarray,
+    before: np.ndarray,
+    without: np.ndarray,
+    removal: np.ndarray,
+    transplant: np.ndarray,
+) -> InterventionResult:
+    """Return the result of answers and effects (n, 1 + K), see `_answers`."""
+    return InterventionResult(
+        rows, before[:, 0], without[:, 0], removal[:, 0], transplant[:, 0], transplant[:, 1:]
+    )
 
 
 def _exchange(
@@ -208,7 +227,7 @@ def _exchange(
     match_colours: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the effects of exchanging the cue, and the log-odds after it.
+    """Return the effects of exchanging the cue, and the answers after it, each (n, 1 + K).
 
     The cue is replaced by the same region of an image without it. The control is the same region of
     another image with it, so that both replace what the cue covers of the object. `marks` are the
@@ -221,11 +240,11 @@ def _exchange(
         region = widened_marks & removable[partners]
         controls = _best_covering(rng, region, free)
         region &= free[controls]
-        replaced = _log_odds_after_paste(
+        replaced = _answers_after_paste(
             context, target, images, context.inputs(others[controls]), region, match_colours
         )
         effects.append(
-            _log_odds_after_paste(context, target, images, images[partners], region, match_colours)
+            _answers_after_paste(context, target, images, images[partners], region, match_colours)
             - replaced
         )
         after.append(replaced)
@@ -263,7 +282,6 @@ def group_accuracies(
     cue: Callable[[Tensor], Tensor],
     target: int,
     rows: dict[str, np.ndarray],
-    labels: np.ndarray,
     seed: int,
 ) -> tuple[Group, ...]:
     """Return the accuracy on each of `GROUPS`, unchanged and with attention to the cue suppressed.
@@ -295,7 +313,7 @@ def group_accuracies(
     prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
     groups = []
     for name, images in pictures.items():
-        expected = labels[sampled["others" if name.startswith("others") else name]]
+        expected = context.labels[sampled["others" if name.startswith("others") else name]]
         unchanged, prompted = [], []
         for start in range(0, len(images), context.batch_size):
             batch = _to_model(context, images[start : start + context.batch_size])
@@ -322,17 +340,32 @@ def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
     return meaning.scores(logits).argmax(dim=1).cpu()
 
 
-def _classes(target: int, images: Tensor) -> Tensor:
-    return torch.full((len(images),), target, device="cpu")
+def _answers(
+    context: InterventionContext, images: Tensor, target: int, hidden: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the log-odds of the class, then the scores of all classes: (n, 1 + K), in nats.
+
+    Patches `hidden` (n, P) are suppressed in all layers.
+    """
+
+    def answers(batch: slice) -> Tensor:
+        inputs = _to_model(context, images[batch])
+        hiding = (
+            nullcontext()
+            if hidden is None
+            else hide(context.model, torch.from_numpy(hidden[batch]))
+        )
+        with torch.no_grad(), hiding:
+            logits, meaning = predict(context.model, inputs)
+        classes = torch.full((len(inputs),), target, device="cpu")
+        return torch.cat(
+            [meaning.log_odds(logits, classes)[:, None], meaning.log_scores(logits)], dim=1
+        )
+
+    return _in_batches(context, answers, len(images))
 
 
-def _log_odds(context: InterventionContext, images: Tensor, target: int) -> np.ndarray:
-    return _in_batches(context, lambda batch: class_log_odds(
-        context.model, _to_model(context, images[batch]), _classes(target, images[batch])
-    ), len(images))  # fmt: skip
-
-
-def _log_odds_after_paste(
+def _answers_after_paste(
     context: InterventionContext,
     target: int,
     into: Tensor,
@@ -340,11 +373,9 @@ def _log_odds_after_paste(
     region: np.ndarray,
     match_colours: bool,
 ) -> np.ndarray:
-    """Return the log-odds after a region of other images was pasted in."""
+    """Return the answers after a region of other images was pasted in."""
     mask = torch.from_numpy(region)
-    return _log_odds(
-        context, paste_patches(into, source, mask, context.grid, match_colours), target
-    )
+    return _answers(context, paste_patches(into, source, mask, context.grid, match_colours), target)
 
 
 def _in_batches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +17,16 @@ REMOVAL_WAYS = 2  # ways of removing a cue; the one with the lower p-value count
 
 @dataclass(frozen=True)
 class Effect(Estimate):
-    """Mean effect in nats with its 95 % interval, and `p` of a one-sided sign-flip test."""
+    """Mean effect in nats with its 95 % interval, and two one-sided p-values.
+
+    Parameters
+    ----------
+    p : of a sign-flip test that the mean effect is 0
+    specificity : of `specificity_p`, that other classes are affected as much; 0 if not tested
+    """
 
     p: float = 1.0
+    specificity: float = 0.0
 
 
 def effect(values: np.ndarray, seed: int = 0) -> Effect:
@@ -33,6 +40,68 @@ def effect(values: np.ndarray, seed: int = 0) -> Effect:
     values = np.asarray(values, dtype=np.float64)
     p = sign_flip(values, seed, N_FLIPS, greater=True)
     return Effect(**vars(estimate(values, seed, N_BOOTSTRAP)), p=p)
+
+
+def class_effect(values: np.ndarray, by_class: np.ndarray, target: int, seed: int = 0) -> Effect:
+    """Return the mean effect on a class and whether it is specific to the class.
+
+    Parameters
+    ----------
+    values : (n,), effects on the log-odds of the class; NaN for images without
+    by_class : (n, K), effects on the score of every class, see `specificity_p`
+    target : the class
+    """
+    return replace(effect(values, seed), specificity=specificity_p(by_class, target))
+
+
+def specificity_p(effects: np.ndarray, target: int) -> float:
+    """Return the p-value that an intervention affects a class no more than the other classes.
+
+    A model that was not trained with a cue reacts to it as well: its transplant changes the scores
+    of all classes. The mean effects on other classes show how much. If the class is one of them,
+    its mean effect is another draw from a normal distribution, and t = (effect - mean) /
+    (s sqrt(1 + 1 / m)) of m other classes has Student's distribution with m - 1 degrees of freedom.
+
+    Parameters
+    ----------
+    effects : (n, K), effects on the score of every class (log-probabilities, or log-odds of
+        independent classes) in n images. NaN marks the own class of an image, whose score falls
+        with any change of the image; it is left out
+    target : the class
+
+    Returns
+    -------
+    One-sided p-value; 1 without images, and 0 for K < 3, because a single other class has no
+    standard deviation: such a cue is not tested.
+
+    Examples
+    --------
+    >>> round(specificity_p(np.array([[3.0, 1.0, 0.0, -1.0]]), target=0), 3)
+    0.061
+    """
+    from scipy.stats import t as student
+
+    mean_effects = mean_of_valid(np.asarray(effects, dtype=np.float64))
+    if np.isnan(mean_effects[target]):
+        return 1.0
+    others = np.delete(mean_effects, target)
+    others = others[~np.isnan(others)]
+    if len(others) < 2:
+        return 0.0
+    excess = mean_effects[target] - others.mean()
+    scale = others.std(ddof=1) * math.sqrt(1 + 1 / len(others))
+    if scale == 0:
+        return 0.0 if excess > 0 else 1.0
+    return float(student.sf(excess / scale, len(others) - 1))
+
+
+def mean_of_valid(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the first axis without NaN; NaN without values."""
+    is_valid = ~np.isnan(values)
+    count = is_valid.sum(axis=0)
+    total = np.where(is_valid, values, 0).sum(axis=0)
+    mean: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
 
 
 def fisher_p(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -105,19 +174,20 @@ def alpha_weights(p: Sequence[float]) -> list[float]:
 
 
 def corrected_p(
-    frequency: float, n_judged: int, removal: float, transplant: float, alpha_weight: float
+    frequency: float, n_judged: int, removal: Effect, transplant: Effect, alpha_weight: float
 ) -> float:
-    """Return the p-value of a cue, the greatest of its three corrected p-values.
+    """Return the p-value of a cue, the greatest of its corrected p-values.
 
-    The p-value of the frequencies is corrected for all `n_judged` candidates; those of removal (in
-    `REMOVAL_WAYS` ways) and of the transplant by the cue's `alpha_weight`.
+    The p-value of the frequencies is corrected for all `n_judged` candidates. Those of removal (in
+    `REMOVAL_WAYS` ways), of the transplant, and of the specificity of the transplant are corrected
+    by the cue's `alpha_weight`. Removal has no test of specificity: in images of the class, the
+    class is the right answer and not exchangeable with the others.
 
     Examples
     --------
-    >>> corrected_p(1e-4, 100, 0.001, 0.001, 0.5)
+    >>> changed = Effect(1.0, 0.5, 1.5, 30, p=0.001, specificity=0.001)
+    >>> corrected_p(1e-4, 100, changed, changed, 0.5)
     0.01
     """
-    return min(
-        1.0,
-        max(frequency * n_judged, REMOVAL_WAYS * removal / alpha_weight, transplant / alpha_weight),
-    )
+    tests = (REMOVAL_WAYS * removal.p, transplant.p, transplant.specificity)
+    return min(1.0, max(frequency * n_judged, max(tests) / alpha_weight))

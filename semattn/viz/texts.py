@@ -105,6 +105,7 @@ def rejection_reason(cue: SpuriousCue, discovery: Discovery) -> str:
     p_values = {
         "no significant effect of its transplant into images of other classes": cue.transplant.p,
         "no significant effect of its removal": REMOVAL_WAYS * cue.removal.p,
+        "its transplant affects other classes as much": cue.transplant.specificity,
     }
     largest = max(p_values.values())
     return " and ".join(

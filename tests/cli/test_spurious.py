@@ -208,6 +208,10 @@ def test_words_are_honest():
     assert rejection_reason(alone, discovery(alone)).startswith(
         "no significant effect of its transplant"
     )
+    shared = cue(confirmed=False, p=0.4, removal=Effect(1.0, 0.5, 2.0, 24, 0.0001),
+                 transplant=Effect(1.0, 0.5, 2.0, 24, 0.0001, specificity=0.4))  # fmt: skip
+    expected = "its transplant affects other classes as much"
+    assert rejection_reason(shared, discovery(shared)) == expected
     assert rejection_reason(cue(), found()) == ""
     assert [format_p(p) for p in (0.05, 0.0004, 1.0, 0.1234)] == [".05", "< .001", "1", ".123"]
     assert (

@@ -13,13 +13,18 @@ from semattn.grid import PatchGrid
 from semattn.spurious.cue import intervention_patches
 from semattn.spurious.cue_detector import CueDetector
 from semattn.spurious.interventions import (
+    InterventionContext,
+    InterventionPatches,
+    _answers,
     _best_covering,
     class_log_odds,
-    class_log_odds_without,
+    hide,
     log_odds,
     paste_patches,
+    run_interventions,
     widen,
 )
+from semattn.spurious.significance import specificity_p
 from tests import models
 
 
@@ -66,7 +71,8 @@ def test_hidden_patches_equal_dropped_tokens(model):
     images, classes = x(), torch.tensor([0, 3, 1])
     hidden = torch.rand(3, 12, generator=torch.manual_seed(1)).argsort(dim=1) < 3
     before = models.state_of(model)
-    log_odds_without = class_log_odds_without(model, images, classes, hidden)
+    with hide(model, hidden):
+        log_odds_without = class_log_odds(model, images, classes)
     assert models.state_of(model) == before
     for i in range(3):
         expected = log_odds(without(model, images[i], hidden[i]), classes[i : i + 1])[0]
@@ -129,3 +135,27 @@ def test_partners_cover_regions_and_marks_are_widened_by_a_patch():
     neighbourhood = widen(np.eye(9, dtype=bool)[4:5], PatchGrid((3, 3), (9, 9), (3, 3)))
     assert neighbourhood.all()
     assert widen(np.eye(9, dtype=bool)[:1], PatchGrid((3, 3), (9, 9), (3, 3))).sum() == 4
+
+
+def test_effects_by_class_contain_the_effect_on_the_class(model):
+    images = x(6)
+    grid = record(model, images, grad=False).grid
+    marks = torch.rand(6, 12, generator=torch.manual_seed(1)).numpy() < 0.3
+    everywhere, labels = np.ones_like(marks), np.array([1, 1, 1, 0, 2, 3])
+    context = InterventionContext(
+        model, grid, lambda rows: images[rows],
+        lambda rows: InterventionPatches(marks[rows], ~everywhere[rows], everywhere[rows]),
+        2, labels,
+    )  # fmt: skip
+    result = run_interventions(context, 1, np.arange(3), np.arange(3, 6), seed=0)
+    assert result.transplant_by_class.shape == (3, model(images).shape[1])
+    assert not np.isnan(result.transplant_by_class[:, [1, 4]]).any()  # in no image the own class
+    answers = _answers(context, images, 1)
+    torch.testing.assert_close(
+        torch.from_numpy(answers[:, 1:]), model(images).detach().log_softmax(dim=1)
+    )
+    odds = log_odds(torch.from_numpy(answers[:, 1:]), torch.ones(6).long())
+    torch.testing.assert_close(torch.from_numpy(answers[:, 0]), odds)
+    removal, transplant = result.effects(1, seed=0)
+    assert transplant.specificity == specificity_p(result.transplant_by_class, 1)
+    assert removal.specificity == 0 and transplant.mean == pytest.approx(result.transplant.mean())
