@@ -1,13 +1,8 @@
-"""Random access to the features of all images; each batch is computed once and kept on disk.
-
-A stored batch is used if its images and the projection of its values have not changed.
-"""
+"""Random access to the features of all images; each batch is computed once and kept on disk."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,19 +11,19 @@ import numpy as np
 from torch import Tensor
 
 from ..data.labelled import LabelledImages
-from ..data.loading import Skipped
-from ..errors import SemattnError, relative_reason
+from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..images import Images
+from ..keypoints import detect
+from ..keypoints.local_features import fine_sift, keypoints_to_arrays
 from ..utils.input_identity import (
-    all_unchanged,
     combined_digest,
     identities_from_array,
     identities_to_array,
-    identity_of,
 )
 from ..utils.processes import Progress
-from ..utils.run_store import RecomputedParts, RunStore
+from ..utils.run_store import RunStore
+from .batch_store import BATCH, BatchIndex, BatchStore
 from .feature_extractor import FeatureExtractor
 from .projection import FeatureProjection, fit_projection
 
@@ -36,36 +31,24 @@ SAMPLED = 64  # images that the projection is fitted on
 PREFIX = "features-"  # name prefix of a stored batch
 PROJECTION = "projection"  # name of the stored projection
 GRID = ("shape", "cell", "origin")  # arrays of the grid
-STATE = ("identities", PROJECTION)  # digests of the images and of the projection of a batch
-INDEX = ("sources", "labels", "is_correct", "skipped", "reasons", *STATE, *GRID)  # small arrays
 PATCHES = ("values", "objectness", "keypoints")  # arrays of patches, nearly all of a batch
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureIndex:
-    """Index of the images that could be read; a row is the number of such an image.
+class FeatureIndex(BatchIndex):
+    """Index of the images that could be read.
 
     Parameters
     ----------
-    sources : (n,), number of each image in the data set
-    labels : (n,), class that each row is searched under
     is_correct : (n,), rows whose label the model predicts
-    places : batch of each row, and its position in the batch
-    skipped : images that could not be read
     grid : patch grid
-    digest : digest of all images, on which all derived results depend
     """
 
-    sources: np.ndarray
-    labels: np.ndarray
     is_correct: np.ndarray
-    places: list[tuple[int, int]]
-    skipped: list[Skipped]
     grid: PatchGrid
-    digest: str
 
 
-class FeatureStore:
+class FeatureStore(BatchStore):
     """Features of the images of a data set, extracted by the process that needs them first.
 
     Parameters
@@ -82,55 +65,27 @@ class FeatureStore:
         From the methods: if no image can be read, and for labels that the model does not have.
     """
 
+    prefix, stage = PREFIX, "extracting features"
+    index_arrays = (*BATCH, "is_correct", *GRID)
+
     def __init__(
         self, extractor: FeatureExtractor, data: LabelledImages, run_store: RunStore,
         names: Sequence[str], batch_size: int, seed: int, progress: Progress,
     ) -> None:  # fmt: skip
-        self.extractor, self.data, self.run_store = extractor, data, run_store
-        self.names, self.batch_size, self.seed, self.progress = names, batch_size, seed, progress
-        self.recomputed = RecomputedParts(("batch", "batches"), len(run_store.numbered(PREFIX)))
-        self._current: set[int] = set()  # batches that match the present images
-        self._dropped: set[int] = set()
+        super().__init__(data, run_store, names, batch_size, progress)
+        self.extractor, self.seed = extractor, seed
 
     # --- random access
 
     @cached_property
     def index(self) -> FeatureIndex:
         """Index of all images; missing batches are extracted."""
-        skipped: list[Skipped] = []
-        places: list[tuple[int, int]] = []
-        sources: list[int] = []
-        labels: list[int] = []
-        is_correct: list[bool] = []
-        grid_arrays: dict[str, np.ndarray] = {}
-        digests: list[str] = []
-        for number in range(self.n_batches):
-            arrays = self._load_index(number)
-            for image, reason in zip(arrays["skipped"], arrays["reasons"], strict=True):
-                skipped.append(Skipped(self.data.source_name(int(image)), str(reason)))
-            sources += arrays["sources"].tolist()
-            labels += arrays["labels"].tolist()
-            is_correct += arrays["is_correct"].tolist()
-            places += [(number, position) for position in range(len(arrays["sources"]))]
-            digests.append(combined_digest(identities_from_array(arrays["identities"])))
-            grid_arrays = grid_arrays or {name: arrays[name] for name in GRID if name in arrays}
-            done = min((number + 1) * self.batch_size, len(self.data))
-            self.progress("extracting features", done, len(self.data))
-        if not sources:
-            reasons = "; ".join(f"{image.name}: {image.reason}" for image in skipped[:3])
-            raise SemattnError(f"dataset: expected images that can be read, got none ({reasons})")
-        return FeatureIndex(
-            np.array(sources), np.array(labels), np.array(is_correct), places, skipped,
-            _grid_from_arrays(grid_arrays),
-            hashlib.sha256(" ".join(digests).encode()).hexdigest(),
-        )  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.index.sources)
-
-    def name(self, row: int) -> str:
-        """Return the name of an image."""
-        return self.data.source_name(int(self.index.sources[row]))
+        index, batches = self.read_index()
+        is_correct = np.concatenate(
+            [arrays["is_correct"] for arrays in batches if "is_correct" in arrays]
+        )
+        grid = next(arrays for arrays in batches if "shape" in arrays)
+        return FeatureIndex(**vars(index), is_correct=is_correct, grid=_grid_from_arrays(grid))
 
     def accuracy(self) -> float:
         """Return the fraction of labelled images that the model predicts correctly."""
@@ -165,133 +120,30 @@ class FeatureStore:
         """Return the pictures of rows as inputs of the model."""
         return self.images(rows).inputs
 
-    # --- extraction and disk store
+    # --- extraction of a batch
 
-    @property
-    def n_batches(self) -> int:
-        """Number of batches of the data set."""
-        return math.ceil(len(self.data) / self.batch_size)
+    def _read(self, sources: list[Any]) -> tuple[list[int], Images | None, list[tuple[int, str]]]:
+        return self.extractor.read(sources)
 
-    def extract(self, process: tuple[int, int]) -> int:
-        """Extract the missing batches of a process's part; return their number of images."""
-        place, count = process
-        numbers = [n for n in range(place, self.n_batches, count) if not self._is_current(n)]
-        total, done = sum(len(self._image_numbers(number)) for number in numbers), 0
-        for number in numbers:
-            self._load_index(number)
-            done += len(self._image_numbers(number))
-            self.progress("extracting features", done, total)
-        return total
-
-    def missing(self) -> list[int]:
-        """Return the numbers of the batches that are not stored for the present images."""
-        return [number for number in range(self.n_batches) if not self._is_current(number)]
-
-    def drop_beyond(self) -> None:
-        """Remove the stored batches beyond the number of images."""
-        for number, name in self.run_store.numbered(PREFIX).items():
-            if number >= self.n_batches:
-                state = self.run_store.read_arrays(name, STATE) or {}
-                self.recomputed.drop(identities_from_array(state.get("identities")))
-                self.run_store.remove(name)
-
-    def _load(self, number: int) -> dict[str, np.ndarray]:
-        """Return the arrays of a batch; compute them if they are not stored."""
-        name = _batch_name(number)
-        arrays = self.run_store.read_arrays(name) if self._is_current(number) else None
-        if arrays is None:
-            arrays = self._extract_batch(self._image_numbers(number), self.projection)
-            self.run_store.store_arrays(name, arrays)
-            self._current.add(number)
-            self.recomputed.again(identities_from_array(arrays["identities"]))
-        return arrays
-
-    def _load_index(self, number: int) -> dict[str, np.ndarray]:
-        """Return the arrays `INDEX` of a batch."""
-        is_current = self._is_current(number)
-        arrays = self.run_store.read_arrays(_batch_name(number), INDEX) if is_current else None
-        return self._load(number) if arrays is None else arrays
-
-    def _is_current(self, number: int) -> bool:
-        """Return whether a batch is stored for the present images; compare it once."""
-        if number in self._current:
-            return True
-        state = self.run_store.read_arrays(_batch_name(number), STATE)
-        if state is None:
-            return False
-        identities = identities_from_array(state.get("identities"))
-        if str(state.get(PROJECTION)) == self._projection_digest and self._are_unchanged(
-            identities, self._image_numbers(number)
-        ):
-            self._current.add(number)
-            return True
-        if number not in self._dropped:  # another process may extract it at the moment
-            self._dropped.add(number)
-            self.recomputed.drop(identities)
-        return False
-
-    def _are_unchanged(self, identities: Sequence[str], numbers: Sequence[int]) -> bool:
-        if len(identities) != len(numbers):
-            return False
-        pairs = [self.data[i] for i in numbers]
-        sources, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        return all_unchanged(identities, sources, [self.names[i] for i in numbers], labels)
-
-    def _identities(
-        self, numbers: Sequence[int], pairs: Iterable[tuple[Any, int | None]]
-    ) -> list[str]:
-        return [
-            identity_of(source, self.names[i], label)
-            for i, (source, label) in zip(numbers, pairs, strict=True)
-        ]
-
-    def _image_numbers(self, number: int) -> range:
-        """Return the image numbers of a batch."""
-        start = number * self.batch_size
-        return range(start, min(start + self.batch_size, len(self.data)))
-
-    def _extract_batch(
-        self, numbers: Sequence[int], projection: FeatureProjection
-    ) -> dict[str, np.ndarray]:
-        """Return the arrays of a batch that are stored."""
-        pairs = [self.data[i] for i in numbers]
-        identities = self._identities(numbers, pairs)
-        read_positions, images, failures = self.extractor.read([source for source, _ in pairs])
-        arrays: dict[str, Any] = {
-            "skipped": np.array([numbers[position] for position, _ in failures], int),
-            "reasons": np.array(
-                [relative_reason(reason, pairs[position][0], self.names[numbers[position]])
-                 for position, reason in failures],
-                dtype=str,
-            ),
-            "identities": identities_to_array(identities),
-            PROJECTION: np.array(self._projection_digest),
-        }  # fmt: skip
-        if images is None:
-            empty = np.zeros(0, int)
-            return arrays | {"sources": empty, "labels": empty, "is_correct": empty.astype(bool)}
+    def _batch_arrays(self, images: Images, labels: list[int | None]) -> dict[str, np.ndarray]:
         features = self.extractor.extract(images)
         predicted = features.logits.argmax(dim=-1).numpy()
-        known_labels = [pairs[position][1] for position in read_positions]
-        labels = np.array(
-            [
-                p if label is None else label
-                for p, label in zip(predicted, known_labels, strict=True)
-            ]
+        searched = np.array(
+            [p if label is None else label for p, label in zip(predicted, labels, strict=True)]
         )
         classes = features.logits.shape[-1]
-        if (wrong := labels[(labels < 0) | (labels >= classes)]).size:
+        if (wrong := searched[(searched < 0) | (searched >= classes)]).size:
             raise SemattnError(
                 f"dataset: expected labels from 0 to {classes - 1}, the outputs of the model, got "
                 f"{wrong[0]} — give class numbers of the model, or no labels"
             )
-        return arrays | {
-            "sources": np.array([numbers[position] for position in read_positions], int),
-            "labels": labels.astype(int), "is_correct": predicted == labels,
-            "values": projection(features.features.numpy()).astype(np.float16),
+        return {
+            "labels": searched.astype(int), "is_correct": predicted == searched,
+            "values": self.projection(features.features.numpy()).astype(np.float16),
             "objectness": features.objectness.numpy().astype(np.float16),
             "keypoints": features.keypoints.numpy().astype(np.float16),
             **_grid_to_arrays(features.grid),
+            **keypoints_to_arrays(detect(images.pixels, fine_sift)),
         }  # fmt: skip
 
     # --- projection of the features
@@ -305,7 +157,7 @@ class FeatureStore:
         )
 
     @cached_property
-    def _projection_digest(self) -> str:
+    def _basis(self) -> str:
         """Digest of the images that the projection was fitted on."""
         return combined_digest(identities_from_array(self._projection_arrays["identities"]))
 
@@ -352,10 +204,6 @@ def strided(rows: np.ndarray, most: int) -> np.ndarray:
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
-
-
-def _batch_name(number: int) -> str:
-    return f"{PREFIX}{number:06d}"
 
 
 def _grid_to_arrays(grid: PatchGrid) -> dict[str, np.ndarray]:

@@ -115,10 +115,20 @@ def fisher_p(inside: np.ndarray, outside: np.ndarray) -> float:
     >>> round(fisher_p(np.array([True, True]), np.array([False, False])), 6)
     0.166667
     """
+    return fisher_p_of_counts(int(inside.sum()), len(inside), int(outside.sum()), len(outside))
+
+
+def fisher_p_of_counts(inside: int, n_inside: int, outside: int, n_outside: int) -> float:
+    """Return the p-value of `fisher_p` for counts of images that show the cue.
+
+    Examples
+    --------
+    >>> round(fisher_p_of_counts(3, 30, 0, 360), 6)
+    0.000414
+    """
     from scipy.stats import hypergeom
 
-    total, shown = len(inside) + len(outside), int(inside.sum() + outside.sum())
-    return float(hypergeom.sf(int(inside.sum()) - 1, total, shown, len(inside)))
+    return float(hypergeom.sf(inside - 1, n_inside + n_outside, inside + outside, n_inside))
 
 
 def relative_risk_bound(inside: np.ndarray, outside: np.ndarray) -> float:

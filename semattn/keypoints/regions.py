@@ -1,0 +1,78 @@
+"""Pixels of regions: masks of outlines, the mean picture in a common frame, and inpainting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .detectors import _import_cv2
+from .matching import compose
+
+INPAINT_RADIUS = 3  # pixels
+ERASED_MARGIN = 2  # pixels around a region that are inpainted too
+FRAME_SCALE = 2.0  # pixels of a mean picture for each pixel of the frame
+MAX_FRAME_SIDE = 600  # pixels
+
+
+def convex_outline(xy: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Return the convex hull (V, 2) of circles with centres (m, 2) and radii (m,)."""
+    cv2 = _import_cv2()
+    turns = np.arange(8) * np.pi / 4
+    circle = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    points = (xy[:, None] + radius[:, None, None] * circle).reshape(-1, 2)
+    hull: np.ndarray = cv2.convexHull(points.astype(np.float32))[:, 0]
+    return hull
+
+
+def outline_mask(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels (H, W) of bool inside one of the outlines (V, 2)."""
+    cv2 = _import_cv2()
+    mask = np.zeros(size, np.uint8)
+    for outline in outlines:
+        cv2.fillPoly(mask, [np.rint(outline).astype(np.int32)], 1)
+    return mask.astype(bool)
+
+
+def inpaint(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 with the pixels of `mask` (H, W) filled from around them.
+
+    The method of Telea (2004) as in OpenCV; `ERASED_MARGIN` more pixels are filled.
+    """
+    if not mask.any():
+        return pixels.copy()
+    cv2 = _import_cv2()
+    side = 2 * ERASED_MARGIN + 1
+    widened = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8))
+    filled: np.ndarray = cv2.inpaint(
+        np.ascontiguousarray(pixels), widened, INPAINT_RADIUS, cv2.INPAINT_TELEA
+    )
+    return filled
+
+
+def mean_in_frame(
+    pictures: Sequence[np.ndarray], transforms: Sequence[np.ndarray], outline: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the mean of pictures in the frame of a template, and each picture in that frame.
+
+    Parameters
+    ----------
+    pictures : (H, W, 3) uint8 each
+    transforms : (2, 3) each, from the frame to the picture
+    outline : (V, 2), part of the frame that is shown, as its bounding box
+    """
+    cv2 = _import_cv2()
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    extent = np.maximum(high - low, 1)
+    scale = min(FRAME_SCALE, MAX_FRAME_SIDE / float(extent.max()))
+    width, height = (max(1, round(float(side) * scale)) for side in extent)
+    to_frame = np.array([[1 / scale, 0, low[0]], [0, 1 / scale, low[1]]])
+    crops = [
+        cv2.warpAffine(
+            np.ascontiguousarray(picture), compose(transform, to_frame), (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+        )
+        for picture, transform in zip(pictures, transforms, strict=True)
+    ]  # fmt: skip
+    mean = np.mean(crops, axis=0).round().astype(np.uint8)
+    return mean, crops

@@ -1,0 +1,75 @@
+"""Keypoints and descriptors of all images of a data set, without a model, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import SemattnError
+from ..images import read
+from ..keypoints import Keypoints, detectors
+from ..keypoints.local_features import keypoints_to_arrays
+from ..utils.processes import own_cores
+from .batch_store import BatchIndex, BatchStore
+
+MAX_SIDE = 896  # pixels: larger pictures are reduced
+
+
+def read_pixels(source: Any) -> np.ndarray:
+    """Return a picture as (H, W, 3) uint8, its longer side at most `MAX_SIDE` pixels."""
+    picture = read(source)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+class KeypointStore(BatchStore):
+    """Keypoints of the images of a data set; a label that is not known is -1.
+
+    Parameters are those of `BatchStore`, and `detector`, a function of pixels.
+    """
+
+    prefix, stage = "keypoints-", "detecting keypoints"
+
+    def __init__(self, detector: Any, *args: Any) -> None:
+        super().__init__(*args)
+        self.detector = detectors.resolve(detector)
+
+    @cached_property
+    def index(self) -> BatchIndex:
+        """Index of all images; missing batches are extracted."""
+        return self.read_index()[0]
+
+    def pixels(self, row: int) -> np.ndarray:
+        """Read the picture of a row again."""
+        return read_pixels(self.data[int(self.index.sources[row])][0])
+
+    def _read(
+        self, sources: list[Any]
+    ) -> tuple[list[int], list[np.ndarray], list[tuple[int, str]]]:
+        positions, pictures, failures = [], [], []
+        for position, source in enumerate(sources):
+            try:
+                pictures.append(read_pixels(source))
+                positions.append(position)
+            except (SemattnError, OSError, ValueError) as error:
+                failures.append((position, str(error)))
+        return positions, pictures, failures
+
+    def _batch_arrays(
+        self, images: Sequence[np.ndarray], labels: list[int | None]
+    ) -> dict[str, np.ndarray]:
+        return {
+            "labels": np.array([-1 if label is None else label for label in labels], int),
+            **keypoints_to_arrays(detect_each(images, self.detector)),
+        }
+
+
+def detect_each(images: Sequence[np.ndarray], detector: Any) -> list[Keypoints]:
+    """Return the keypoints of images of any sizes, with descriptors."""
+    with ThreadPoolExecutor(max(1, own_cores()), thread_name_prefix="semattn-keypoints") as pool:
+        return list(pool.map(lambda pixels: detector(pixels, descriptors=True), images))

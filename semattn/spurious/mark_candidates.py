@@ -1,0 +1,215 @@
+"""Marks that recur in a set of images, and the test of their frequency in each class.
+
+Marks are found without the classes: descriptors are matched between all images, matches are
+verified by geometry, and every image is searched with the template of each mark. Fisher's exact
+test then compares each class with the others, so that its p-values are valid for any labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..keypoints.descriptor_index import DescriptorIndex, background_distances
+from ..keypoints.local_features import LocalFeatures
+from ..keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
+from .mark_groups import group_links, make_template
+from .mark_template import MarkTemplate, Region
+from .significance import fisher_p_of_counts
+
+MIN_BACKGROUND, MAX_BACKGROUND = 0.1, 0.5  # quantile of the images that a mark is compared with
+MAX_AREA = 0.5  # part of an image from which on a region is a repeated photograph, not a mark
+MIN_PART = 0.7  # part of the images of a mark that show another, to be a part of it
+SEARCHED = 128  # nearest descriptors of each descriptor of a template
+
+
+@dataclass(frozen=True, eq=False)
+class RecurringMark:
+    """Mark, its places in the images, and the class that shows it more often than others.
+
+    Parameters
+    ----------
+    template : template of the mark
+    regions : places of the mark by row; rows without it are absent
+    target : class with the lowest p-value
+    p : p-value of Fisher's exact test, one-sided, not corrected
+    """
+
+    template: MarkTemplate
+    regions: dict[int, list[Region]]
+    target: int
+    p: float
+
+    def shows(self, n_images: int) -> np.ndarray:
+        """Return which images (n,) show the mark."""
+        shown = np.zeros(n_images, bool)
+        shown[list(self.regions)] = True
+        return shown
+
+
+class MarkSearchResult(NamedTuple):
+    """Marks by increasing p-value, and the number of tests that p-values are corrected for.
+
+    `n_photographs` counts groups of nearly the same photographs, which are left out.
+    """
+
+    marks: list[RecurringMark]
+    n_tests: int
+    n_photographs: int
+
+
+def find_recurring_marks(
+    features: LocalFeatures, labels: np.ndarray, image_sizes: np.ndarray, alpha: float
+) -> MarkSearchResult:
+    """Return the marks of a set of images.
+
+    Parameters
+    ----------
+    features : of n images
+    labels : (n,), class of each image
+    image_sizes : (n, 2), heights and widths, pixels
+    alpha : significance level, which bounds the tests that can succeed
+    """
+    counts = Counter(labels.tolist())
+    share = max(counts.values()) / max(1, len(labels))
+    quantile = min(MAX_BACKGROUND, max(MIN_BACKGROUND, share))
+    background = background_distances(features, quantile)
+    links = link_images(features, background)
+    groups = [[links[number] for number in group] for group in group_links(features, links)]
+    templates = [make_template(features, background, group) for group in groups]
+    is_mark = [_covered(template.outline, image_sizes) <= MAX_AREA for template in templates]
+    groups = [group for group, keep in zip(groups, is_mark, strict=True) if keep]
+    templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
+    candidates = _images_to_search(features, groups, templates)
+    starts = features.starts
+    marks: list[RecurringMark] = []
+    for template, rows in zip(templates, candidates, strict=True):
+        regions = {
+            row: places
+            for row in rows
+            if (places := template.locate_features(
+                features.rows(slice(starts[row], starts[row + 1]))
+            ))
+        }  # fmt: skip
+        if len(regions) > 1:
+            target, p = _most_frequent_class(regions, labels, counts)
+            marks.append(RecurringMark(template, regions, target, p))
+    marks.sort(key=lambda mark: (mark.p, -len(mark.regions)))
+    n_tests = count_tests(marks, counts, alpha)
+    return MarkSearchResult(_without_parts(marks), n_tests, is_mark.count(False))
+
+
+def _images_to_search(
+    features: LocalFeatures, groups: Sequence[Sequence[Link]], templates: Sequence[MarkTemplate]
+) -> list[list[int]]:
+    """Return the rows in which each template may be: linked, or with enough similar descriptors."""
+    if not templates:
+        return []
+    index = DescriptorIndex(features.descriptors)
+    candidates = [
+        {int(features.image[rows[0]]) for link in group for rows in (link.first, link.second)}
+        for group in groups
+    ]
+    number = np.repeat(np.arange(len(templates)), [len(part.features) for part in templates])
+    limits = MAX_RATIO * np.concatenate([template.background for template in templates])
+    whole = concatenate([template.features for template in templates])
+    for is_mirrored in (False, True):
+        queries = whole.mirrored_descriptors() if is_mirrored else whole.descriptors
+        if queries is None:
+            continue
+        distances, neighbours = index.search(queries, SEARCHED)
+        first, column = np.nonzero(distances < limits[:, None])
+        second = neighbours[first, column]
+        pair = number[first] * features.n_images + features.image[second]
+        keep = may_agree(whole, features, first, second, is_mirrored, pair)
+        for template, row in zip(*divmod(np.unique(pair[keep]), features.n_images), strict=True):
+            candidates[template].add(int(row))
+    return [sorted(rows) for rows in candidates]
+
+
+def _covered(outline: np.ndarray, image_sizes: np.ndarray) -> float:
+    """Return the area of an outline (V, 2), as a part of the median image."""
+    x, y = outline.T
+    area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    return float(area / np.median(np.prod(image_sizes, axis=1)))
+
+
+def _most_frequent_class(
+    regions: dict[int, list[Region]], labels: np.ndarray, counts: Counter[int]
+) -> tuple[int, float]:
+    """Return the class with the lowest p-value, and the p-value."""
+    shown = np.zeros(len(labels), bool)
+    shown[list(regions)] = True
+    shown_counts = Counter(labels[shown].tolist())
+    p_values = {
+        target: fisher_p_of_counts(
+            shown_counts[target],
+            counts[target],
+            len(regions) - shown_counts[target],
+            len(labels) - counts[target],
+        )
+        for target in sorted(shown_counts)
+        if counts[target] < len(labels)
+    }
+    if not p_values:
+        return int(labels[shown][0]), 1.0
+    target = min(p_values, key=lambda number: p_values[number])
+    return target, p_values[target]
+
+
+def count_tests(marks: Sequence[RecurringMark], counts: Counter[int], alpha: float) -> int:
+    """Return the number of tests that count for the correction (Tarone 1990).
+
+    A mark in few images cannot reach a low p-value in any class. Tests that could not succeed after
+    the correction do not count: the result is the least K for which at most K tests can reach
+    alpha / K.
+    """
+    n_images = sum(counts.values())
+    least = np.sort([
+        _least_p(len(mark.regions), size, n_images) for mark in marks for size in counts.values()
+    ])  # fmt: skip
+    number = 1
+    while int(np.searchsorted(least, alpha / number, side="right")) > number:
+        number += 1
+    return number
+
+
+def _least_p(shown: int, size: int, n_images: int) -> float:
+    """Return the lowest p-value of a mark in `shown` images for a class of `size` images."""
+    inside = min(shown, size)
+    return fisher_p_of_counts(inside, size, shown - inside, n_images - size)
+
+
+def _without_parts(marks: Sequence[RecurringMark]) -> list[RecurringMark]:
+    """Return the marks that are not a part of an earlier one: the same images and places."""
+    kept: list[RecurringMark] = []
+    for mark in marks:
+        if not any(_is_part(mark, previous) for previous in kept):
+            kept.append(mark)
+    return kept
+
+
+def _is_part(mark: RecurringMark, whole: RecurringMark) -> bool:
+    shared = mark.regions.keys() & whole.regions.keys()
+    if len(shared) < MIN_PART * min(len(mark.regions), len(whole.regions)):
+        return False
+    overlaps = [_overlap(mark.regions[row], whole.regions[row]) for row in shared]
+    return float(np.mean(overlaps)) > MIN_PART / 2
+
+
+def _overlap(regions: Sequence[Region], others: Sequence[Region]) -> bool:
+    """Return whether the centre of a region is inside another's bounding box, or the other way."""
+    return any(
+        _contains(first.outline, second.outline) or _contains(second.outline, first.outline)
+        for first in regions
+        for second in others
+    )
+
+
+def _contains(outline: np.ndarray, other: np.ndarray) -> bool:
+    center = other.mean(axis=0)
+    return bool((outline.min(axis=0) <= center).all() and (center <= outline.max(axis=0)).all())

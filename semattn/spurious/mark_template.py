@@ -1,0 +1,112 @@
+"""Template of a recurring mark, and its location in images by matching and geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..keypoints import Keypoints
+from ..keypoints.local_features import LocalFeatures, local_features
+from ..keypoints.matching import Link, apply, match_features
+
+MIN_LOCATED = 5  # matches of a template with an image
+MIN_COVERED = 0.15  # part of the template's outline that the matched keypoints span
+TEMPLATE_ARRAYS = ("xy", "size", "angle", "descriptors", "background", "outline")
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Place of a mark in one image.
+
+    Parameters
+    ----------
+    outline : (V, 2), convex polygon, pixels
+    transform : (2, 3), from the frame of the template to the image
+    matches : number of matched keypoints
+    is_mirrored : whether the mark is mirrored
+    """
+
+    outline: np.ndarray
+    transform: np.ndarray
+    matches: int
+    is_mirrored: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MarkTemplate:
+    """Keypoints of a mark in a frame of its own, from several images.
+
+    Parameters
+    ----------
+    features : T keypoints with descriptors, positions in the frame
+    background : (T,), squared distance of each descriptor to images without the mark
+    outline : (V, 2), convex outline of the mark in the frame
+    """
+
+    features: LocalFeatures
+    background: np.ndarray
+    outline: np.ndarray
+
+    def locate(self, keypoints: Keypoints) -> list[Region]:
+        """Return the places of the mark in an image, the one with the most matches first.
+
+        Parameters
+        ----------
+        keypoints : of the image, with descriptors, from the detector of the search
+        """
+        return self.locate_features(local_features([keypoints]))
+
+    def locate_features(self, image: LocalFeatures) -> list[Region]:
+        """Return the places of the mark among the features of one image."""
+        regions = [
+            self._region(link)
+            for link in match_features(self.features, self.background, image)
+            if self._is_whole(link)
+        ]
+        return _without_overlaps(sorted(regions, key=lambda region: -region.matches))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the template as the arrays `TEMPLATE_ARRAYS`."""
+        features = self.features
+        return dict(zip(TEMPLATE_ARRAYS, (
+            features.xy, features.size, features.angle, features.descriptors, self.background,
+            self.outline,
+        ), strict=True))  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> MarkTemplate:
+        """Return the template of such arrays."""
+        xy, size, angle, descriptors, background, outline = (
+            arrays[name] for name in TEMPLATE_ARRAYS
+        )
+        features = LocalFeatures(xy, size, angle, descriptors, np.zeros(len(xy), int), 1)
+        return cls(features, background, outline)
+
+    def _region(self, link: Link) -> Region:
+        outline = apply(link.transform, self.outline)
+        return Region(outline, link.transform, len(link.first), link.is_mirrored)
+
+    def _is_whole(self, link: Link) -> bool:
+        """Return whether a link has enough matches, from a large enough part of the template."""
+        if len(link.first) < MIN_LOCATED:
+            return False
+        matched = self.features.xy[link.first]
+        extent = np.ptp(self.outline, axis=0)
+        covered = np.ptp(matched, axis=0) / np.maximum(extent, 1e-6)
+        return bool(covered.max() ** 2 >= MIN_COVERED)
+
+
+def _without_overlaps(regions: Sequence[Region]) -> list[Region]:
+    """Return the regions whose centre is not inside an earlier one's bounding box."""
+    kept: list[Region] = []
+    for region in regions:
+        center = region.outline.mean(axis=0)
+        if not any(
+            (previous.outline.min(axis=0) <= center).all()
+            and (center <= previous.outline.max(axis=0)).all()
+            for previous in kept
+        ):
+            kept.append(region)
+    return kept
