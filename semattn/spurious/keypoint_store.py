@@ -22,9 +22,18 @@ MAX_SIDE = 896  # pixels: larger pictures are reduced
 
 def read_pixels(source: Any) -> np.ndarray:
     """Return a picture as (H, W, 3) uint8, its longer side at most `MAX_SIDE` pixels."""
-    picture = read(source)
-    picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return reduced(np.asarray(read(source)))[0]
+
+
+def reduced(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return pixels with a longer side of at most `MAX_SIDE`, and the factor to the original."""
+    height, width = pixels.shape[:2]
+    factor = max(1.0, max(height, width) / MAX_SIDE)
+    if factor == 1:
+        return pixels, 1.0
+    size = (round(width / factor), round(height / factor))
+    small = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(small), factor
 
 
 class KeypointStore(BatchStore):

@@ -1,0 +1,110 @@
+"""Recurring mark of a data set: its picture, its frequency, and its place in new images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..images import Picture, read
+from ..keypoints.local_features import fine_sift
+from ..keypoints.regions import inpaint, outline_mask
+from ..utils.text import to_json_number
+from .keypoint_store import reduced
+from .mark_template import MarkTemplate, Region
+
+NOT_TESTED = -1  # target of a mark in images without classes
+
+
+@dataclass(frozen=True, eq=False)
+class MarkExample:
+    """Image with a mark: its name, its pixels (H, W, 3) uint8, and the places of the mark."""
+
+    name: str
+    pixels: np.ndarray
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """The same small picture in several images, at any place, size and rotation, also mirrored.
+
+    Parameters
+    ----------
+    target, name : class that shows it most significantly; -1 and "" without classes
+    n_inside, n_outside : images of the class, and of all other classes, that show it
+    inside, outside : the same as fractions of the images
+    p : p-value of Fisher's exact test, corrected for all marks and classes; NaN without classes
+    significant : whether `p` is below the level of the search
+    picture : (h, w, 3) uint8, mean over its images in its own frame
+    examples : images that show it, those with the most matches first
+    template : keypoints that locate it
+    """
+
+    target: int
+    name: str
+    n_inside: int
+    n_outside: int
+    inside: float
+    outside: float
+    p: float
+    significant: bool
+    picture: np.ndarray
+    examples: tuple[MarkExample, ...]
+    template: MarkTemplate
+
+    @property
+    def images(self) -> int:
+        """Number of images that show the mark."""
+        return self.n_inside + self.n_outside
+
+    def locate(self, picture: Picture) -> list[Region]:
+        """Return the places of the mark in a picture, the one with the most matches first.
+
+        Parameters
+        ----------
+        picture : any picture that `semattn.images.read` accepts; outlines are in its pixels
+
+        Examples
+        --------
+        ``[region.outline for region in mark.locate("x.jpg")]``
+        """
+        pixels = np.asarray(read(picture))
+        small, factor = reduced(pixels)
+        return [_enlarged(region, factor) for region in self.template.locate(fine_sift(small))]
+
+    def erase(self, picture: Picture) -> np.ndarray:
+        """Return a picture (H, W, 3) uint8 in which each place of the mark is inpainted."""
+        pixels = np.asarray(read(picture))
+        return erase_regions(pixels, self.locate(pixels))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the values that a table shows, ready for JSON."""
+        return {
+            "class": self.name, "target": self.target, "significant": self.significant,
+            "p": to_json_number(self.p), "images": self.images, "n_inside": self.n_inside,
+            "n_outside": self.n_outside, "inside": to_json_number(self.inside),
+            "outside": to_json_number(self.outside),
+            "examples": [
+                {"name": example.name,
+                 "outlines": [region.outline.round(1).tolist() for region in example.regions]}
+                for example in self.examples
+            ],
+        }  # fmt: skip
+
+
+def erase_regions(pixels: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 with regions inpainted."""
+    mask = outline_mask([region.outline for region in regions], pixels.shape[:2])
+    return inpaint(pixels, mask)
+
+
+def _enlarged(region: Region, factor: float) -> Region:
+    """Return a region of an image that is `factor` times as large."""
+    scale = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
+    linear = scale[:, :2] @ region.transform
+    linear[:, 2] += scale[:, 2]
+    outline = region.outline * factor + (factor - 1) / 2
+    return replace(region, outline=outline, transform=linear)

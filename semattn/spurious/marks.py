@@ -1,0 +1,224 @@
+"""`find_marks`: search of a data set for recurring marks, without a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.labelled import LabelledImages, read_labelled
+from ..data.listing import find_class_folders, list_images
+from ..data.loading import Skipped
+from ..keypoints.local_features import fine_sift, local_features
+from ..keypoints.regions import mean_in_frame
+from ..utils.input_identity import input_names
+from ..utils.processes import Progress, exits_on_termination, ignore_progress
+from ..utils.provenance import versions
+from ..utils.run_store import RunStore
+from .feature_store import strided
+from .keypoint_store import KeypointStore
+from .mark import NOT_TESTED, Mark, MarkExample
+from .mark_candidates import MarkSearchResult, RecurringMark, find_recurring_marks
+
+MAX_IMAGES = 4000  # images that are compared; descriptors of each take 200 kB of memory
+MAX_EXAMPLES = 12
+MAX_PICTURED = 30  # images that the mean picture of a mark is made of
+BATCH = 32  # images in each stored file
+
+
+@dataclass(frozen=True, eq=False)
+class MarkDiscovery:
+    """Recurring marks of a data set, the significant ones first, by increasing p-value.
+
+    Parameters
+    ----------
+    marks : marks in at least two images
+    images : number of images that were compared
+    classes : number of images of each class, by name
+    n_tests : number of tests that p-values are corrected for
+    alpha : significance level, after correction
+    skipped, notes : images that could not be read, and notes on the search
+    manifest : data, parameters, versions
+    """
+
+    marks: tuple[Mark, ...]
+    images: int
+    classes: dict[str, int]
+    n_tests: int
+    alpha: float
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    manifest: dict[str, Any]
+
+    @property
+    def significant(self) -> tuple[Mark, ...]:
+        """Marks that one class shows more often than the others."""
+        return tuple(mark for mark in self.marks if mark.significant)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything except pictures and templates, ready for JSON."""
+        return {
+            "marks": [mark.summary() for mark in self.marks], "images": self.images,
+            "classes": self.classes, "tests": self.n_tests, "alpha": self.alpha,
+            "skipped": [image._asdict() for image in self.skipped], "notes": list(self.notes),
+            "manifest": self.manifest,
+        }  # fmt: skip
+
+
+def find_marks(
+    dataset: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    alpha: float = 0.05,
+    max_marks: int = 20,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> MarkDiscovery:
+    """Find watermarks, tags, logos and stamps that one class shows more often than the others.
+
+    The same small picture in several images, at any place, size and rotation, is found by matching
+    SIFT descriptors and verifying their geometry. No model is used, so a data set can be checked
+    before training. `discover_spurious` also tests which marks a model uses.
+
+    Parameters
+    ----------
+    dataset : a folder with one folder per class, or of pictures only; a map-style data set of pairs
+        (image, label); or a sequence of images. Without classes, marks are only counted
+    class_names : names of the classes of numeric labels
+    alpha : significance level of the whole search
+    max_marks : greatest number of marks in the result
+    cache_dir : directory that stores keypoints, so that the search can resume after an
+        interruption. None for a temporary directory
+    progress : called with the stage, the number of images done, and the total
+
+    Raises
+    ------
+    SemattnError
+        For no images, or none that can be read.
+
+    Notes
+    -----
+    At most 4,000 images are compared, evenly spaced. Groups of nearly the same photographs are left
+    out and counted. A repeated object (one product, one cut-out) is a mark too: you decide.
+    Source: Weyand, Tsai and Leibe, Fixing WTFs (WACV 2015), for matches between unrelated images.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: expected a value between 0 and 1, got {alpha:g} — .05 is usual")
+    if max_marks < 1:
+        raise ValueError(f"max_marks: expected at least 1, got {max_marks}")
+    data = _read_data(dataset, class_names)
+    manifest = {
+        "data": {"images": len(data), "labels": data.note or "given"},
+        "parameters": {"alpha": alpha, "max_marks": max_marks}, "versions": versions(),
+    }  # fmt: skip
+    run_store = RunStore(
+        None if cache_dir is None else Path(cache_dir), {"versions": versions()}, "search"
+    )
+    sources = data.sources if data.labels else [None] * len(data)
+    report = progress or ignore_progress
+    store = KeypointStore(fine_sift, data, run_store, input_names(sources), BATCH, report)
+    try:
+        with exits_on_termination() if cache_dir is None else nullcontext(), run_store.running():
+            return _search(store, alpha, max_marks, manifest)
+    finally:
+        if run_store.temporary:
+            run_store.clear()
+
+
+def _read_data(dataset: Any, class_names: Sequence[str] | None) -> LabelledImages:
+    """Return the images with labels; folders are classes by their names."""
+    names = tuple(class_names or ())
+    if isinstance(dataset, (str, Path)) and not names:
+        folder = Path(dataset)
+        names = tuple(find_class_folders(list_images(folder), folder)[0]) if folder.is_dir() else ()
+    return read_labelled(dataset, names, len(names))
+
+
+def _search(
+    store: KeypointStore, alpha: float, max_marks: int, manifest: dict[str, Any]
+) -> MarkDiscovery:
+    """Return the marks of the images of a store."""
+    index = store.index
+    store.drop_beyond()
+    rows = strided(np.arange(len(store)), MAX_IMAGES)
+    labels = index.labels[rows]
+    keypoints = store.keypoints(rows)
+    store.progress("matching images", 0, 1)
+    sizes = np.array([of_image.image_size for of_image in keypoints])
+    result = find_recurring_marks(local_features(keypoints), labels, sizes, alpha)
+    store.progress("matching images", 1, 1)
+    counts = Counter(labels.tolist())
+    marks = [
+        describe_mark(
+            mark, labels, store.data.name, result.n_tests, alpha,
+            lambda row: (store.name(int(rows[row])), store.pixels(int(rows[row]))),
+        )
+        for mark in result.marks[:max_marks]
+    ]  # fmt: skip
+    return MarkDiscovery(
+        tuple(marks), len(rows), {_class_name(store.data, c): n for c, n in sorted(counts.items())},
+        result.n_tests, alpha, tuple(index.skipped), tuple(_notes(store, result, len(rows))),
+        manifest,
+    )  # fmt: skip
+
+
+def _class_name(data: LabelledImages, target: int) -> str:
+    return data.name(target) if target >= 0 else ""
+
+
+def _notes(store: KeypointStore, result: MarkSearchResult, compared: int) -> list[str]:
+    notes = [note for note in (store.data.strays,) if note]
+    if compared < len(store):
+        notes.append(f"{compared} of {len(store)} images were compared, evenly spaced")
+    if result.n_photographs:
+        notes.append(
+            f"{result.n_photographs} groups of nearly the same photographs or scenes were left out"
+        )
+    if len(set(store.index.labels.tolist())) < 2:
+        notes.append("the images have no classes to compare: marks are only counted")
+    return notes
+
+
+def describe_mark(
+    mark: RecurringMark,
+    labels: np.ndarray,
+    class_name: Callable[[int], str],
+    n_tests: int,
+    alpha: float,
+    read_row: Callable[[int], tuple[str, np.ndarray]],
+) -> Mark:
+    """Return a recurring mark with its picture and examples.
+
+    Parameters
+    ----------
+    mark, labels : mark, and the class of each image, -1 for none
+    class_name : function from a class to its name
+    n_tests, alpha : correction and level of the search
+    read_row : function from a row to its name and pixels
+    """
+    shown = mark.shows(len(labels))
+    has_classes = len(set(labels.tolist())) > 1
+    target = mark.target if has_classes else NOT_TESTED
+    in_class = labels == target if has_classes else np.ones(len(labels), bool)
+    order = sorted(mark.regions, key=lambda row: (-mark.regions[row][0].matches, row))
+    pictured = {row: read_row(row) for row in order[:MAX_PICTURED]}
+    picture, _ = mean_in_frame(
+        [pictured[row][1] for row in pictured],
+        [mark.regions[row][0].transform for row in pictured], mark.template.outline,
+    )  # fmt: skip
+    examples = tuple(
+        MarkExample(*pictured[row], tuple(mark.regions[row])) for row in order[:MAX_EXAMPLES]
+    )
+    p = min(1.0, mark.p * n_tests) if has_classes else float("nan")
+    return Mark(
+        target=target, name=class_name(target) if has_classes else "",
+        n_inside=int(shown[in_class].sum()), n_outside=int(shown[~in_class].sum()),
+        inside=float(shown[in_class].mean()),
+        outside=float(shown[~in_class].mean()) if has_classes else float("nan"),
+        p=p, significant=p < alpha, picture=picture, examples=examples, template=mark.template,
+    )  # fmt: skip
