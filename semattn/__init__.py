@@ -86,6 +86,7 @@ if TYPE_CHECKING:  # `as` marks the names as public for type checkers
         Discovery as Discovery,
         SpuriousCue as SpuriousCue,
         discover_spurious as discover_spurious,
+        find_marks as find_marks,
     )
     from .zoo import (
         load as load,
@@ -146,6 +147,7 @@ _NAMES = {
         "Discovery",
         "SpuriousCue",
         "discover_spurious",
+        "find_marks",
     ),
     "zoo": ("load",),
 }

@@ -4,6 +4,9 @@ from ..data.loading import Skipped
 from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
+from .mark import Mark, MarkExample
+from .mark_template import Region
+from .marks import MarkDiscovery, find_marks
 from .search import Search, discover_spurious
 from .significance import Effect
 
@@ -12,11 +15,16 @@ __all__ = [
     "Effect",
     "Example",
     "Group",
+    "Mark",
+    "MarkDiscovery",
+    "MarkExample",
     "Rank",
+    "Region",
     "Search",
     "Skipped",
     "SpuriousCue",
     "discover_spurious",
+    "find_marks",
     "load_discovery",
     "save_discovery",
 ]
