@@ -5,6 +5,7 @@ from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
 from .mark import Mark, MarkExample
+from .mark_files import load_marks, save_marks
 from .mark_template import Region
 from .marks import MarkDiscovery, find_marks
 from .search import Search, discover_spurious
@@ -26,5 +27,7 @@ __all__ = [
     "discover_spurious",
     "find_marks",
     "load_discovery",
+    "load_marks",
     "save_discovery",
+    "save_marks",
 ]

@@ -22,9 +22,17 @@ from torch import nn
 from semattn.explain.explanation import load_maps, save_maps
 from semattn.interrelation import analyze, load_analysis
 from semattn.masking import KeypointCache
-from semattn.spurious import Discovery, Rank, load_discovery, save_discovery
+from semattn.spurious import (
+    Discovery,
+    Rank,
+    load_discovery,
+    load_marks,
+    save_discovery,
+    save_marks,
+)
 from semattn.utils.run_store import RunStore
 from semattn.zoo import build
+from tests import marked
 
 from .fuzzing import NAMES, Attempt, Generator, mutate, pick
 from .fuzzing_models import make_models
@@ -74,6 +82,7 @@ def stored_files(work: Path) -> Attempt:
     analyze(model, x, n_null=2, n_bootstrap=3).save(good_dir / "analysis.npz")
     empty = Discovery((), (Rank(0, "cat", 3, 0.0),), 3, 1, 0.5, 0.05, (), ("note",), {"model": "x"})
     save_discovery(empty, good_dir / "discovery.npz")
+    save_marks(marked.discovery(marked.mark()), good_dir / "marks.npz")
     store = RunStore(good_dir / "store", {"a": 1}, "search")
     store.store_arrays("one", {"x": np.zeros(3)})
     store.store_row("two", {"y": 1})
@@ -82,6 +91,7 @@ def stored_files(work: Path) -> Attempt:
         "maps": load_maps,
         "analysis.npz": load_analysis,
         "discovery.npz": load_discovery,
+        "marks.npz": load_marks,
         "store/one.npz": lambda file: RunStore(file.parent, {"a": 1}, "search").read_arrays("one"),
         "store/two.json": lambda file: RunStore(file.parent, {"a": 1}, "search").read_row("two"),
         "store/about.json": lambda file: RunStore(file.parent, {"a": 1}, "search"),

@@ -17,7 +17,7 @@ from semattn.errors import SemattnError
 from semattn.explain.explanation import load_maps
 from semattn.interrelation import load_analysis
 from semattn.masking import KeypointCache
-from semattn.spurious import load_discovery
+from semattn.spurious import load_discovery, load_marks
 from semattn.utils.atomic_files import MOST
 from semattn.utils.run_store import RunStore
 from semattn.zoo import load
@@ -120,6 +120,7 @@ READERS = {
     "maps.safetensors": load_maps,
     "analysis.npz": load_analysis,
     "discovery.npz": load_discovery,
+    "marks.npz": load_marks,
     "store.npz": shelved,
     "keypoints.safetensors": cached,
 }
@@ -166,7 +167,7 @@ def test_arrays_that_swell_are_not_unpacked(tmp_path, poor):
     file = tmp_path / "x.npz"
     file.write_bytes(swollen(Bomb(tmp_path)))
     assert file.stat().st_size < 2**24
-    for read in (load_analysis, load_discovery, shelved):
+    for read in (load_analysis, load_discovery, load_marks, shelved):
         with pytest.raises(SemattnError, match="expected"):
             read(file)
 

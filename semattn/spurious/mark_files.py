@@ -1,0 +1,168 @@
+"""Files of marks: one npz with the arrays, and JSON for the rest; nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.loading import Skipped
+from ..errors import SemattnError
+from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
+from ..utils.text import to_json_number
+from .mark import Mark, MarkExample
+from .mark_template import TEMPLATE_ARRAYS, MarkTemplate, Region
+from .marks import MarkDiscovery
+
+FORMAT = "semattn marks 1"
+NUMBERS = ("inside", "outside", "p")  # fields that may be NaN, which JSON does not have
+FIELDS = ("target", "name", "n_inside", "n_outside", "significant", *NUMBERS)
+
+
+def save_marks(discovery: MarkDiscovery, path: str | os.PathLike[str]) -> Path:
+    """Write the marks of a data set to `path` (npz), atomically.
+
+    Marks keep their template and their examples as pixels, so that a mark that is loaded can be
+    located in new images.
+
+    Parameters
+    ----------
+    discovery : result of `find_marks`
+    path : the file; an existing one is replaced
+    """
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+    marks = []
+    for number, mark in enumerate(discovery.marks):
+        of_mark, fields = mark_to_arrays(mark)
+        arrays |= {f"mark{number}.{name}": values for name, values in of_mark.items()}
+        marks.append(fields)
+    about = {name: value for name, value in vars(discovery).items()
+             if name not in ("marks", "skipped")}  # fmt: skip
+    text = json.dumps(about | {
+        "format": FORMAT, "marks": marks,
+        "skipped": [skipped._asdict() for skipped in discovery.skipped],
+    }, allow_nan=False)  # fmt: skip
+    arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+    with atomic_write(path) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def load_marks(path: str | os.PathLike[str]) -> MarkDiscovery:
+    """Read a file that `save_marks` wrote.
+
+    Raises
+    ------
+    SemattnError
+        For a file that is missing, damaged, or does not contain marks.
+    """
+    path = Path(path)
+    try:
+        arrays = read_arrays(path)
+        about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
+        if about.pop("format") != FORMAT:
+            raise ValueError("another format")
+        marks = [
+            mark_from_arrays(_with_prefix(arrays, f"mark{number}."), fields)
+            for number, fields in enumerate(about.pop("marks"))
+        ]
+        return MarkDiscovery(
+            marks=tuple(marks),
+            skipped=tuple(Skipped(**fields) for fields in about.pop("skipped")),
+            **about | {"notes": tuple(about["notes"])},
+        )
+    except FileNotFoundError:
+        raise SemattnError(f"path: expected marks, got {path}, which does not exist") from None
+    except DAMAGE as error:
+        raise SemattnError(
+            f"path: expected a file written by save_marks, got {path} "
+            f"({' '.join(str(error).split())}) — it is damaged or of another kind"
+        ) from error
+
+
+def mark_to_arrays(mark: Mark) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a mark, and its other fields, ready for JSON."""
+    regions = [region for example in mark.examples for region in example.regions]
+    arrays = {
+        "picture": mark.picture,
+        "outlines": np.concatenate([region.outline for region in regions] or [np.zeros((0, 2))]),
+        "outline_sizes": np.array([len(region.outline) for region in regions], int),
+        "transforms": np.array([region.transform for region in regions], float).reshape(-1, 2, 3),
+        "matches": np.array([region.matches for region in regions], int),
+        "is_mirrored": np.array([region.is_mirrored for region in regions], bool),
+        **{f"template.{name}": values for name, values in mark.template.to_arrays().items()},
+        **{f"example{position}": e.pixels for position, e in enumerate(mark.examples)},
+    }
+    fields: dict[str, Any] = {name: getattr(mark, name) for name in FIELDS}
+    fields |= {name: to_json_number(fields[name]) for name in NUMBERS}
+    return arrays, fields | {"examples": [[e.name, len(e.regions)] for e in mark.examples]}
+
+
+def mark_from_arrays(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> Mark:
+    """Return the mark of arrays and fields that `mark_to_arrays` returned.
+
+    Raises
+    ------
+    ValueError, LookupError
+        For arrays that are missing, or whose shapes do not match.
+    """
+    template = MarkTemplate.from_arrays(_template_arrays(arrays))
+    _check_shape("picture", arrays["picture"], (None, None, 3))
+    regions, examples = _regions(arrays), []
+    if len(regions) != sum(count for _, count in fields["examples"]):
+        raise ValueError(f"{len(regions)} regions, which are not those of the examples")
+    for position, (name, count) in enumerate(fields["examples"]):
+        pixels = arrays[f"example{position}"]
+        _check_shape(f"example{position}", pixels, (None, None, 3))
+        examples.append(MarkExample(name, pixels, tuple(regions[:count])))
+        regions = regions[count:]
+    values = {name: fields[name] for name in FIELDS}
+    values |= {name: float("nan") for name in NUMBERS if values[name] is None}
+    return Mark(picture=arrays["picture"], examples=tuple(examples), template=template, **values)
+
+
+def _regions(arrays: dict[str, np.ndarray]) -> list[Region]:
+    """Return the regions of all examples, in their order."""
+    sizes = arrays["outline_sizes"].tolist()
+    _check_shape("outlines", arrays["outlines"], (sum(sizes), 2))
+    _check_shape("transforms", arrays["transforms"], (len(sizes), 2, 3))
+    outlines = np.split(arrays["outlines"], np.cumsum(sizes)[:-1])
+    return [
+        Region(outline, transform, matches, is_mirrored)
+        for outline, transform, matches, is_mirrored in zip(
+            outlines[: len(sizes)], arrays["transforms"], arrays["matches"].tolist(),
+            arrays["is_mirrored"].tolist(), strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _template_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    template = _with_prefix(arrays, "template.")
+    count = len(template["xy"])
+    widths: dict[str, tuple[int | None, ...]] = {
+        "xy": (count, 2), "descriptors": (count, None), "outline": (None, 2),
+    }  # fmt: skip
+    for name in TEMPLATE_ARRAYS:
+        _check_shape(name, template[name], widths.get(name, (count,)))
+    return template
+
+
+def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _check_shape(name: str, values: np.ndarray, shape: Sequence[int | None]) -> None:
+    """Raise ValueError unless an array has a shape, in which None is any size."""
+    if len(values.shape) != len(shape) or any(
+        size not in (None, actual) for actual, size in zip(values.shape, shape, strict=True)
+    ):
+        raise ValueError(f"{name} of shape {values.shape}")
