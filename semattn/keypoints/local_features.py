@@ -90,9 +90,10 @@ class LocalFeatures:
         )  # fmt: skip
 
     def mirrored_descriptors(self) -> np.ndarray | None:
-        """Return the descriptors of the mirrored images (M, 128); None if the layout is not SIFT's.
+        """Return the descriptors of the mirrored images (M, 128); None if D is not 128.
 
-        Mirroring reverses the rows of cells and the direction of orientations.
+        For the layout of OpenCV's SIFT: mirroring reverses the rows of cells and the direction of
+        orientations.
         """
         if self.descriptors.shape[1] != len(_MIRRORED):
             return None
@@ -121,13 +122,18 @@ def local_features(keypoints: Sequence[Keypoints]) -> LocalFeatures:
 
 def unit_descriptors(keypoints: Keypoints) -> np.ndarray:
     """Return descriptors (K, D) of unit length: RootSIFT for SIFT, else divided by their length."""
+    values = _descriptors(keypoints).astype(np.float32)
+    return root_sift(values) if keypoints.detector.startswith("sift") else _unit(values)
+
+
+def _descriptors(keypoints: Keypoints) -> np.ndarray:
     if keypoints.descriptor is None:
         raise ValueError(
             f"keypoints: expected descriptors, got none from {keypoints.detector} — call detect("
             "pixels, detector, descriptors=True)"
         )
-    values = keypoints.descriptor.numpy().astype(np.float32)
-    return root_sift(values) if keypoints.detector.startswith("sift") else _unit(values)
+    values: np.ndarray = keypoints.descriptor.numpy()
+    return values
 
 
 def root_sift(descriptors: np.ndarray) -> np.ndarray:
@@ -160,9 +166,11 @@ def keypoints_to_arrays(keypoints: Sequence[Keypoints]) -> dict[str, np.ndarray]
     They are `COLUMNS`, "count" and "image_size" of each image, and the name of the detector.
     Descriptors of integers up to 255, as SIFT's, take one byte a number.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for name in COLUMNS:
-        arrays[name] = np.concatenate([getattr(of_image, name).numpy() for of_image in keypoints])
+    arrays = {
+        name: np.concatenate([getattr(of_image, name).numpy() for of_image in keypoints])
+        for name in COLUMNS[:-1]
+    }
+    arrays["descriptor"] = np.concatenate([_descriptors(of_image) for of_image in keypoints])
     small = arrays["descriptor"].clip(0, 255).astype(np.uint8)
     if (small == arrays["descriptor"]).all():
         arrays["descriptor"] = small
