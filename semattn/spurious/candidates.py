@@ -28,7 +28,7 @@ FIXED_EXCESS = (
     0.3  # excess rate of salience over other classes, above which a place is not the object
 )
 REPEATED_OVERLAP = 0.85  # overlap of the salient regions of two images that counts as the same mark
-MIN_REPEATED = 0.1  # least fraction of the images that share a salient region, to be a mark
+MIN_REPEATED = 0.1  # least fraction of the other images that share a salient region, to be a mark
 MIN_NEARBY = 0.7  # fraction of its patches near another candidate, above which it is part of that
 FIXED_OVERLAP = 0.4  # mean overlap between two images, above which a cue has a fixed place
 
@@ -200,22 +200,21 @@ def background_patches(
     """Return the patches that are neither on the object nor next to it.
 
     Salient patches at a fixed place are not the object: objects move, marks do not. A mark may draw
-    the salience of the whole image. If most salient patches are marks, the object is not located:
-    no patches but those of `fixed` count as off the object.
+    the salience of the whole image. If most salient patches are of a repeated region, the object is
+    not located: no patches but those of `fixed` count as off the object.
 
     Parameters
     ----------
     on_object : (n, P), see `object_patches`
     fixed : (P,) or (n, P), marks of a class, which always count as off the object
-    repeated : (P,), marks of any class, see `repeated_patches`
+    repeated : (P,), see `repeated_patches`
     shape : (h, w)
     """
     from scipy.ndimage import maximum_filter
 
     moving = (on_object & ~fixed).reshape(-1, *shape)
     dilated = maximum_filter(moving, size=(1, 3, 3), mode="constant").reshape(on_object.shape)
-    num_marks = (on_object & (fixed | repeated)).sum(axis=1)
-    is_located = num_marks <= on_object.sum(axis=1) / 2
+    is_located = (on_object & repeated).sum(axis=1) <= on_object.sum(axis=1) / 2
     return (~dilated & is_located[:, None]) | np.broadcast_to(fixed, on_object.shape)
 
 
@@ -227,15 +226,16 @@ def fixed_patches(on_object: np.ndarray, in_class: np.ndarray) -> np.ndarray:
 
 
 def repeated_patches(on_object: np.ndarray) -> np.ndarray:
-    """Return the patches (P,) of a salient region that many images share, whatever their class.
+    """Return the patches (P,) of a salient region that many of the images share.
 
     Objects move, so the salient regions of two images hardly ever coincide, unless both are the
-    same mark.
+    same mark. At least `FOLDS` other images must share the region.
     """
     patches = on_object.astype(np.float32)
     count, intersection = patches.sum(axis=1), patches @ patches.T
     union = np.maximum(count[:, None] + count[None] - intersection, 1)
-    is_shared = (intersection > REPEATED_OVERLAP * union).mean(axis=1) > MIN_REPEATED
+    partners = (intersection > REPEATED_OVERLAP * union).sum(axis=1) - count.astype(bool)
+    is_shared = partners >= max(FOLDS, MIN_REPEATED * (len(patches) - 1))
     repeated: np.ndarray = on_object[is_shared].sum(axis=0) > is_shared.sum() / 2
     return repeated
 

@@ -120,7 +120,7 @@ class CandidateCue:
     rows : (n,), rows of the class and of other classes
     in_class : (n,), rows of the class
     fixed : (P,), patches that are salient at a fixed place of the class
-    repeated : (P,), patches of a salient region that images of all classes share
+    repeated : (P,), patches of a salient region that many images share, of the class or of all
     candidate, detector : patches and images with the cue, and the detector on coordinates
     marks : (rows of the class, P), patches that the detector matches
     """
@@ -170,7 +170,7 @@ def find_candidate_cues(
     )
     on_object = candidates.object_patches(objectness)
     fixed = candidates.fixed_patches(on_object, in_class)
-    repeated = candidates.repeated_patches(
+    repeated = candidates.repeated_patches(on_object[in_class]) | candidates.repeated_patches(
         candidates.object_patches(reference.arrays["objectness"])
     )
     off_object = candidates.background_patches(

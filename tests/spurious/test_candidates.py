@@ -31,20 +31,21 @@ def test_off_object_leaves_out_the_object_and_its_neighbours():
     assert np.array_equal(off_object, expected)
 
 
-def test_nothing_but_the_mark_is_off_the_object_if_marks_draw_the_salience():
+def test_nothing_but_the_mark_is_off_the_object_if_a_repeated_region_draws_the_salience():
     none, mark = np.zeros(25, bool), np.arange(25) == 4
     on_object = np.zeros((2, 25), bool)
     on_object[:, 4] = True  # a mark in a corner
     on_object[1, 20:22] = True  # an object in the opposite corner
-    fixed = candidates_of.background_patches(on_object, mark, none, (5, 5)).reshape(2, 5, 5)
-    assert np.argwhere(fixed[0]).tolist() == [[0, 4]]
+    off_object = candidates_of.background_patches(on_object, mark, mark, (5, 5)).reshape(2, 5, 5)
+    assert np.argwhere(off_object[0]).tolist() == [[0, 4]]
     expected = np.ones((5, 5), bool)
     expected[3:, :3] = False  # the object and its neighbours
-    assert np.array_equal(fixed[1], expected)
-    repeated = candidates_of.background_patches(on_object, none, mark, (5, 5)).reshape(2, 5, 5)
-    assert not repeated[0].any()
+    assert np.array_equal(off_object[1], expected)
+    assert candidates_of.background_patches(on_object, mark, none, (5, 5))[0].all()  # not repeated
+    off_object = candidates_of.background_patches(on_object, none, mark, (5, 5)).reshape(2, 5, 5)
+    assert not off_object[0].any()
     expected[:2, 3:] = False  # a mark of all classes may be an object
-    assert np.array_equal(repeated[1], expected)
+    assert np.array_equal(off_object[1], expected)
 
 
 def test_salient_regions_that_many_images_share_are_marks():
@@ -58,6 +59,16 @@ def test_salient_regions_that_many_images_share_are_marks():
     framed = objects.copy()
     framed[::2] = frame  # draws the salience of half of the images
     assert np.array_equal(candidates_of.repeated_patches(framed.reshape(40, 64)), frame.ravel())
+    shared = np.zeros((20, 64), bool)
+    shared[:, :12] = True
+    shared[np.arange(20), 20 + np.arange(20)] = True  # overlap 12 of 14
+    assert candidates_of.repeated_patches(shared).nonzero()[0].tolist() == list(range(12))
+    shared[:, 11] = False  # 11 of 13, below the required overlap
+    assert not candidates_of.repeated_patches(shared).any()
+    few = np.eye(6, 64, dtype=bool)  # six images, each with a region of its own
+    assert not candidates_of.repeated_patches(few).any()
+    few[:4] = few[0]
+    assert candidates_of.repeated_patches(few).nonzero()[0].tolist() == [0]
     framed[2:] = objects[2:]  # one image of 40
     assert not candidates_of.repeated_patches(framed.reshape(40, 64)).any()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,6 +151,10 @@ def test_effects_by_class_contain_the_effect_on_the_class(model):
     result = run_interventions(context, 1, np.arange(3), np.arange(3, 6), seed=0)
     assert result.transplant_by_class.shape == (3, model(images).shape[1])
     assert not np.isnan(result.transplant_by_class[:, [1, 4]]).any()  # in no image the own class
+    one_class = replace(context, labels=np.array([1, 1, 1, 3, 3, 3]))
+    result = run_interventions(one_class, 1, np.arange(3), np.arange(3, 6), seed=0)
+    expected = np.arange(result.transplant_by_class.shape[1]) == 3
+    assert np.array_equal(np.isnan(result.transplant_by_class), np.tile(expected, (3, 1)))
     answers = _answers(context, images, 1)
     torch.testing.assert_close(
         torch.from_numpy(answers[:, 1:]), model(images).detach().log_softmax(dim=1)
