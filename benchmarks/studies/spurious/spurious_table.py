@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,24 @@ from .search import (
     RATES,
     SEARCH,
     SEEDS,
+    TESTS,
     TRAIN,
     Case,
     arguments,
     cases,
     fresh_planted,
     scores_file,
+    twin_cases,
 )
 
 DRAWS = 200
+VERSIONS = {TESTS[:-1]: "earlier", TESTS: "present"}  # of the search, by its tests
 LOOP_DRAWS = 5000
 
 
 def finished(folder: Path, prefix: str = "") -> Iterator[tuple[Case, dict[str, Any]]]:
     """Yield the cases that have a result."""
-    for case in cases():
+    for case in (*cases(), *twin_cases()):
         file = folder / f"{prefix}{case.file}"
         if file.exists():
             yield case, json.loads(file.read_text(encoding="utf-8"))
@@ -97,16 +101,34 @@ def twin_rows(results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, 
         ("", "clean"): "cue on one class, model trained without it",
     }
     for pair, title in titles.items():
-        for kind in KINDS:
-            group = [result for case, result in results if (case.twin, case.trained, case.kind) ==
-                     (*pair, kind)]  # fmt: skip
+        for kind, tests in product(KINDS, VERSIONS):
+            group = [
+                result for case, result in results
+                if (case.twin, case.trained, case.kind) == (*pair, kind) and _tests(result) == tests
+            ]  # fmt: skip
             if group:
                 yield {
                     "kind": "–" if pair[0] == "clean" else kind, "what": title,
+                    "version": VERSIONS[tests],
+                    "seeds": ", ".join(str(result["case"]["seed"]) for result in group),
                     "searches": len(group),
                     "confirmed": sum(result["confirmed"] for result in group),
                     "tried": float(np.mean([result["tried"] for result in group])),
                 }  # fmt: skip
+
+
+def _tests(result: dict[str, Any]) -> tuple[str, ...]:
+    """Return the tests that a cue of a search had to pass."""
+    return tuple(result.get("tests", TESTS[:-1]))
+
+
+def _tests_sentence(results: list[dict[str, Any]]) -> str:
+    """Return which of the searches had the test of specificity, as a sentence."""
+    count = sum(_tests(result) == TESTS for result in results)
+    if count == len(results):
+        return ""
+    searches = f"{len(results) - count} of these {len(results)} searches"
+    return f"{searches} had no test of specificity. "
 
 
 def method_rows(work: Path, results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -205,13 +227,15 @@ def main() -> None:
     """Write the tables of the finished cases."""
     options = arguments(__doc__).parse_args()
     results = list(finished(options.results))
-    setting = (
-        f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
-        f"{SEARCH} of them searched; class and images by seed ({', '.join(map(str, SEEDS))}). "
-    )
+    head = f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
+    head += f"{SEARCH} of them searched; class and images by seed"
+    setting = f"{head} ({', '.join(map(str, SEEDS))}). "
+    planted = [result for case, result in results if not case.twin + case.trained]
     tables = {
         "spurious": _table(
-            setting + "Recall: the planted cue is among the first ones ranked (its class, and "
+            setting
+            + _tests_sentence(planted)
+            + "Recall: the planted cue is among the first ones ranked (its class, and "
             f"{OVERLAP:g} of intersection over union on fresh images with the cue); confirmed: the "
             "top-ranked cue is, and is of that class; false: confirmed cues of other classes. AP "
             "over "
@@ -234,13 +258,15 @@ def main() -> None:
             list(planted_rows(results)),
         ),
         "spurious_twins": _table(
-            setting
-            + "Confirmed cues where there is none to find, at significance level .05 per search; "
-            "tried: candidates of a search that were more frequent in a class. Made by "
-            "`python -m benchmarks.studies.spurious.search`.",
+            f"{head}. Confirmed cues where there is none to find, at significance level .05 per "
+            "search. The earlier search had no test of specificity and used images whose object is "
+            "hidden by a mark. Tried: candidates of a search that were more frequent in a class. "
+            "Made by `python -m benchmarks.studies.spurious.search`.",
             """
             what | twin
             kind | cue
+            version | search
+            seeds | seeds
             searches | searches | d
             confirmed | confirmed, total | d
             tried | tried per search | .1f
