@@ -1,4 +1,4 @@
-"""Figures of explanations, comparisons, analyses, prompting, discoveries and benchmarks.
+"""Figures of explanations, comparisons, analyses, prompting, discoveries, marks and benchmarks.
 
 This is the only package that draws. It uses matplotlib figures without pyplot: it changes no global
 state, opens no window and needs no display. It must not import models or commands.
@@ -7,6 +7,7 @@ state, opens no window and needs no display. It must not import models or comman
 from .analysis_figure import analysis
 from .benchmark_figure import benchmark
 from .explanation_figures import comparison, figure
+from .marks_figure import marks
 from .overlay import Picture, overlay
 from .reconstruction_figure import reconstruction
 from .spurious_figure import spurious
@@ -18,6 +19,7 @@ __all__ = [
     "benchmark",
     "comparison",
     "figure",
+    "marks",
     "overlay",
     "reconstruction",
     "spurious",

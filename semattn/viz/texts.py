@@ -12,12 +12,17 @@ from .canvas import DrawableNames
 
 if TYPE_CHECKING:
     from ..explain import Explanation
-    from ..spurious import Discovery, Effect, SpuriousCue
+    from ..spurious import Discovery, Effect, Mark, MarkDiscovery, SpuriousCue
 
 
 LIMITATIONS = (
     "the search skips cues on the object itself and can miss cues that are rare or have a small "
     "effect"
+)
+
+MARK_LIMITATIONS = (
+    "small letters of fewer than about 10 pixels, colours, and marks that are different in each "
+    "image are not found"
 )
 
 
@@ -90,6 +95,40 @@ def search_outcome(discovery: Discovery) -> str:
         return f"{count_text(len(discovery.confirmed), 'cue')} confirmed {alpha} {counts}"
     return (
         f"no cue confirmed {alpha} {counts}; this does not prove that there is none: {LIMITATIONS}"
+    )
+
+
+def marks_outcome(discovery: MarkDiscovery) -> str:
+    """Return the number of marks as text; if none is significant, with the limits of the search."""
+    count = len(discovery.marks)
+    recurring = f"{count_text(count, 'mark')} recur{'s' if count == 1 else ''} in the images"
+    if not count:
+        return f"no mark recurs in the images; {MARK_LIMITATIONS}"
+    if len(discovery.classes) < 2:
+        return f"{recurring}, which have no classes to compare"
+    n_tests = count_text(discovery.n_tests, "test")
+    level = f"at level {format_p(discovery.alpha)}, corrected for {n_tests}"
+    if discovery.significant:
+        number = len(discovery.significant)
+        verb = "is" if number == 1 else "are"
+        return (
+            f"{count_text(number, 'mark')} {verb} more frequent in one class than in the others "
+            f"{level}"
+        )
+    return (
+        f"{recurring}, none significantly more often in one class than in the others {level}; "
+        f"{MARK_LIMITATIONS}"
+    )
+
+
+def mark_frequency(mark: Mark) -> str:
+    """Return how many images of the class, and of other classes, show a mark, with the p-value."""
+    if math.isnan(mark.p):
+        return f"in {count_text(mark.images, 'image')} ({format_percent(mark.inside)})"
+    return (
+        f"in {count_text(mark.n_inside, 'image')} of the class "
+        f"({format_percent(mark.inside)}), {mark.n_outside} of others "
+        f"({format_percent(mark.outside)}), p {format_p(mark.p)}"
     )
 
 
