@@ -17,6 +17,7 @@ import numpy as np
 from ..keypoints.descriptor_index import DescriptorIndex, background_distances
 from ..keypoints.local_features import LocalFeatures
 from ..keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
+from ..keypoints.regions import convex_outline
 from .mark_groups import group_links, make_template
 from .mark_template import MarkTemplate, Region
 from .significance import fisher_p_of_counts
@@ -78,10 +79,13 @@ def find_recurring_marks(
     share = max(counts.values()) / max(1, len(labels))
     quantile = min(MAX_BACKGROUND, max(MIN_BACKGROUND, share))
     background = background_distances(features, quantile)
-    links = link_images(features, background)
+    links, of_photographs = [], []
+    for link in link_images(features, background):
+        (of_photographs if _is_photograph(features, link, image_sizes) else links).append(link)
     groups = [[links[number] for number in group] for group in group_links(features, links)]
     templates = [make_template(features, background, group) for group in groups]
-    is_mark = [_covered(template.outline, image_sizes) <= MAX_AREA for template in templates]
+    median_area = float(np.median(np.prod(image_sizes, axis=1)))
+    is_mark = [_area(template.outline) <= MAX_AREA * median_area for template in templates]
     groups = [group for group, keep in zip(groups, is_mark, strict=True) if keep]
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
     candidates = _images_to_search(features, groups, templates)
@@ -100,7 +104,8 @@ def find_recurring_marks(
             marks.append(RecurringMark(template, regions, target, p))
     marks.sort(key=lambda mark: (mark.p, -len(mark.regions)))
     n_tests = count_tests(marks, counts, alpha)
-    return MarkSearchResult(_without_parts(marks), n_tests, is_mark.count(False))
+    n_photographs = len(group_links(features, of_photographs)) + is_mark.count(False)
+    return MarkSearchResult(_without_parts(marks), n_tests, n_photographs)
 
 
 def _images_to_search(
@@ -131,11 +136,22 @@ def _images_to_search(
     return [sorted(rows) for rows in candidates]
 
 
-def _covered(outline: np.ndarray, image_sizes: np.ndarray) -> float:
-    """Return the area of an outline (V, 2), as a part of the median image."""
+def _is_photograph(features: LocalFeatures, link: Link, image_sizes: np.ndarray) -> bool:
+    """Return whether the matches of a link cover most of an image, as of the same photograph.
+
+    Such links are left out of groups: they would join the photograph with the marks on it.
+    """
+    return any(
+        _area(convex_outline(features.xy[rows], features.size[rows] / 2))
+        > MAX_AREA * np.prod(image_sizes[features.image[rows[0]]])
+        for rows in (link.first, link.second)
+    )
+
+
+def _area(outline: np.ndarray) -> float:
+    """Return the area of an outline (V, 2)."""
     x, y = outline.T
-    area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-    return float(area / np.median(np.prod(image_sizes, axis=1)))
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
 
 
 def _most_frequent_class(
@@ -195,7 +211,7 @@ def _without_parts(marks: Sequence[RecurringMark]) -> list[RecurringMark]:
 
 def _is_part(mark: RecurringMark, whole: RecurringMark) -> bool:
     shared = mark.regions.keys() & whole.regions.keys()
-    if len(shared) < MIN_PART * min(len(mark.regions), len(whole.regions)):
+    if len(shared) < MIN_PART * len(mark.regions):
         return False
     overlaps = [_overlap(mark.regions[row], whole.regions[row]) for row in shared]
     return float(np.mean(overlaps)) > MIN_PART / 2

@@ -6,14 +6,15 @@ mark. The classes of the images are not used.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from ..keypoints.local_features import LocalFeatures
-from ..keypoints.matching import MIN_INLIERS, Link, apply, compose, concatenate, invert
+from ..keypoints.matching import Link, apply, compose, concatenate, invert
 from ..keypoints.regions import convex_outline
 from .mark_template import MarkTemplate
 
@@ -21,32 +22,54 @@ MIN_SHARED = 2  # keypoints that two regions of one image share if they are one 
 SHARED_FRACTION = 0.5  # of the keypoints of the smaller region
 MAX_VIEWS = 12  # regions that a template is made of
 MAX_FEATURES = 400  # keypoints of a template
-SAME_PLACE = 4.0  # pixels between the positions of one keypoint of a mark in two regions
+SAME_PLACE = 4.0  # pixels of the frame between the positions of two matched keypoints
+
+
+class _Step(NamedTuple):
+    """Link to another region: its matches, the region, and the transform from there."""
+
+    matches: int
+    region: int
+    transform: np.ndarray
+    is_mirrored: bool
 
 
 def group_links(features: LocalFeatures, links: Sequence[Link]) -> list[list[int]]:
     """Return groups of link numbers; the links of a group show the same mark, in any image."""
-    parents = list(range(len(links)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = parents[parents[number]]
-            number = parents[number]
-        return number
-
-    sides: dict[int, list[tuple[int, frozenset[int]]]] = defaultdict(list)
-    for number, link in enumerate(links):
-        for rows in (link.first, link.second):
-            sides[int(features.image[rows[0]])].append((number, frozenset(rows.tolist())))
-    for of_image in sides.values():
-        for position, (number, keypoints) in enumerate(of_image):
-            for other, other_keypoints in of_image[:position]:
-                if root(number) != root(other) and _is_shared(keypoints, other_keypoints):
-                    parents[root(number)] = root(other)
+    regions = _regions(features, links)
+    parents = list(range(2 * len(links)))
+    for first, second in regions:
+        parents[_root(parents, first)] = _root(parents, second)
     groups: dict[int, list[int]] = defaultdict(list)
-    for number in range(len(links)):
-        groups[root(number)].append(number)
+    for number, (first, _) in enumerate(regions):
+        groups[_root(parents, first)].append(number)
     return list(groups.values())
+
+
+def _regions(features: LocalFeatures, links: Sequence[Link]) -> list[tuple[int, int]]:
+    """Return the numbers of the two regions of each link; an image can have several regions."""
+    sides = [rows for link in links for rows in (link.first, link.second)]
+    keypoints = [frozenset(rows.tolist()) for rows in sides]
+    sides_of_image: dict[int, list[int]] = defaultdict(list)
+    for number, rows in enumerate(sides):
+        sides_of_image[int(features.image[rows[0]])].append(number)
+    parents = list(range(len(sides)))
+    for numbers in sides_of_image.values():
+        for position, number in enumerate(numbers):
+            for other in numbers[:position]:
+                roots = _root(parents, number), _root(parents, other)
+                if roots[0] != roots[1] and _is_shared(keypoints[number], keypoints[other]):
+                    parents[roots[0]] = roots[1]
+    region = [_root(parents, number) for number in range(len(sides))]
+    return list(zip(region[::2], region[1::2], strict=True))
+
+
+def _root(parents: list[int], number: int) -> int:
+    """Return the representative of a set of numbers, and shorten the path to it."""
+    while parents[number] != number:
+        parents[number] = parents[parents[number]]
+        number = parents[number]
+    return number
 
 
 def _is_shared(first: frozenset[int], second: frozenset[int]) -> bool:
@@ -59,50 +82,52 @@ def make_template(
 ) -> MarkTemplate:
     """Return the template of the links of one group.
 
-    The frame is that of the image with the most matched keypoints. Keypoints of the other images
-    are moved there along the links.
+    The frame is that of the region with the most links. Keypoints of the other regions are moved
+    there along the links.
     """
     links = list(links)
+    regions = _regions(features, links)
     matched: dict[int, set[int]] = defaultdict(set)
-    neighbours: dict[int, list[tuple[int, np.ndarray, bool]]] = defaultdict(list)
-    for link in links:
-        first, second = (int(features.image[rows[0]]) for rows in (link.first, link.second))
+    neighbours: dict[int, list[_Step]] = defaultdict(list)
+    for link, (first, second) in zip(links, regions, strict=True):
         matched[first] |= set(link.first.tolist())
         matched[second] |= set(link.second.tolist())
-        neighbours[first].append((second, invert(link.transform), link.is_mirrored))
-        neighbours[second].append((first, link.transform, link.is_mirrored))
+        matches = len(link.first)
+        neighbours[first].append(_Step(matches, second, invert(link.transform), link.is_mirrored))
+        neighbours[second].append(_Step(matches, first, link.transform, link.is_mirrored))
     reference = max(
-        sorted(matched), key=lambda image: (len(neighbours[image]), len(matched[image]))
+        sorted(matched), key=lambda region: (len(neighbours[region]), len(matched[region]))
     )
     views = _views(reference, neighbours)
+    recurring = _recurring(features, links, regions, views)
     parts, rows = [], []
-    for image, (transform, is_mirrored) in views.items():
-        of_image = np.array(sorted(matched[image]))
-        part = features.rows(of_image)
-        parts.append(_moved(part, transform, is_mirrored))
-        rows.append(of_image)
+    for region, (transform, is_mirrored) in views.items():
+        of_region = np.array(sorted(recurring[region] or matched[region]))
+        parts.append(_moved(features.rows(of_region), transform, is_mirrored))
+        rows.append(of_region)
     whole = concatenate(parts)
-    view = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    kept = _recurring(whole.xy, view)
-    outline = convex_outline(whole.xy[kept], whole.size[kept] / 2)
-    step = max(1, -(-len(kept) // MAX_FEATURES))
-    kept = kept[::step]
-    return MarkTemplate(whole.rows(kept), background[np.concatenate(rows)[kept]], outline)
+    outline = convex_outline(whole.xy, whole.size / 2)
+    step = max(1, -(-len(whole) // MAX_FEATURES))
+    kept = np.concatenate(rows)[::step]
+    return MarkTemplate(whole.rows(slice(None, None, step)), background[kept], outline)
 
 
 def _views(
-    reference: int, neighbours: dict[int, list[tuple[int, np.ndarray, bool]]]
+    reference: int, neighbours: dict[int, list[_Step]]
 ) -> dict[int, tuple[np.ndarray, bool]]:
-    """Return the transform of each of the nearest images to the frame of the reference."""
+    """Return the transform of several regions to the frame of the reference.
+
+    Regions are reached along the links with the most matches: letters that look alike give weaker
+    links, whose transforms are wrong.
+    """
     views = {reference: (np.eye(2, 3), False)}
-    queue = deque([reference])
-    while queue and len(views) < MAX_VIEWS:
-        image = queue.popleft()
-        transform, is_mirrored = views[image]
-        for other, to_image, is_reflection in neighbours[image]:
-            if other not in views and len(views) < MAX_VIEWS:
-                views[other] = (compose(transform, to_image), is_mirrored != is_reflection)
-                queue.append(other)
+    steps = [(reference, step) for step in neighbours[reference]]
+    while steps and len(views) < MAX_VIEWS:
+        region, step = max(steps, key=lambda pair: pair[1].matches)
+        transform, is_mirrored = views[region]
+        views[step.region] = (compose(transform, step.transform), is_mirrored != step.is_mirrored)
+        steps += [(step.region, following) for following in neighbours[step.region]]
+        steps = [pair for pair in steps if pair[1].region not in views]
     return views
 
 
@@ -120,11 +145,19 @@ def _moved(part: LocalFeatures, transform: np.ndarray, is_mirrored: bool) -> Loc
     )  # fmt: skip
 
 
-def _recurring(xy: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """Return the keypoints that another view has at the same place; all if there are too few."""
-    from scipy.spatial import cKDTree
-
-    pairs = cKDTree(xy).query_pairs(SAME_PLACE, output_type="ndarray")
-    pairs = pairs[view[pairs[:, 0]] != view[pairs[:, 1]]]
-    recurring = np.unique(pairs)
-    return recurring if len(recurring) >= MIN_INLIERS else np.arange(len(xy))
+def _recurring(
+    features: LocalFeatures, links: Sequence[Link], regions: Sequence[tuple[int, int]],
+    views: dict[int, tuple[np.ndarray, bool]],
+) -> dict[int, set[int]]:  # fmt: skip
+    """Return the keypoints of each region that a match has at the same place of the frame."""
+    recurring: dict[int, set[int]] = defaultdict(set)
+    for link, (first, second) in zip(links, regions, strict=True):
+        if first in views and second in views:
+            places, others = (
+                apply(views[region][0], features.xy[rows])
+                for region, rows in ((first, link.first), (second, link.second))
+            )
+            is_same = np.hypot(*(places - others).T) < SAME_PLACE
+            recurring[first] |= set(link.first[is_same].tolist())
+            recurring[second] |= set(link.second[is_same].tolist())
+    return recurring

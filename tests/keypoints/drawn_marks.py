@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from PIL import Image, ImageDraw
 
+from semattn.keypoints import Keypoints
 from semattn.keypoints.local_features import LocalFeatures, fine_sift, local_features
 from semattn.keypoints.matching import apply
 
@@ -26,16 +29,17 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 def tag() -> Image.Image:
     """Return an opaque label with letters."""
-    layer, draw = _canvas((250, 250, 245, 255))
-    draw.rectangle((0, 0, layer.width - 1, layer.height - 1), outline=(20, 20, 20, 255), width=8)
+    layer, draw = _canvas()
+    box = (8, 8, layer.width - 9, layer.height - 9)  # the edge of a layer is not smooth
+    draw.rectangle(box, fill=(250, 250, 245, 255), outline=(20, 20, 20, 255), width=8)
     draw.text((24, 24), "RG 24", fill=(200, 20, 20, 255), font_size=76)
     return layer.reduce(OVERSAMPLING)
 
 
 def emblem() -> Image.Image:
     """Return a disc with bars, a triangle and spots."""
-    layer, draw = _canvas((0, 0, 0, 0))
-    draw.ellipse((8, 4, 248, 132), fill=(20, 60, 140, 255), outline=(255, 210, 60, 255), width=10)
+    layer, draw = _canvas()
+    draw.ellipse((8, 8, 247, 127), fill=(20, 60, 140, 255), outline=(255, 210, 60, 255), width=10)
     draw.polygon([(48, 108), (96, 20), (124, 116)], fill=(255, 210, 60, 255))
     draw.ellipse((140, 24, 184, 64), fill=(240, 240, 240, 255))
     draw.rectangle((150, 84, 212, 100), fill=(220, 30, 30, 255))
@@ -44,9 +48,9 @@ def emblem() -> Image.Image:
     return layer.reduce(OVERSAMPLING)
 
 
-def _canvas(fill: tuple[int, int, int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     size = MARK_SIZE[1] * OVERSAMPLING, MARK_SIZE[0] * OVERSAMPLING
-    layer = Image.new("RGBA", size, fill)
+    layer = Image.new("RGBA", size, (0, 0, 0, 0))
     return layer, ImageDraw.Draw(layer)
 
 
@@ -85,9 +89,16 @@ def corners(mark: Image.Image, transform: np.ndarray) -> np.ndarray:
     return apply(transform, np.array([[0.0, 0], [x, 0], [x, y], [0, y]]))
 
 
-def features_of(pictures: list[np.ndarray]) -> LocalFeatures:
-    """Return the features of pictures."""
-    return local_features([fine_sift(pixels) for pixels in pictures])
+def features_of(pictures: list[np.ndarray], n_plain: int = 0) -> LocalFeatures:
+    """Return the features of pictures, and of `n_plain` pictures without a mark."""
+    keypoints = [fine_sift(pixels) for pixels in pictures]
+    return local_features(keypoints + [plain_keypoints(90 + number) for number in range(n_plain)])
+
+
+@cache
+def plain_keypoints(seed: int) -> Keypoints:
+    """Return the keypoints of a picture without a mark."""
+    return fine_sift(picture(seed))
 
 
 def random_descriptors(rng: np.random.Generator, *shape: int) -> np.ndarray:
