@@ -28,6 +28,15 @@ def stamp() -> Image.Image:
     return label
 
 
+def emblem() -> Image.Image:
+    """Return a second label, with other letters and a disc."""
+    label = Image.new("RGB", (40, 30), (30, 30, 30))
+    draw = ImageDraw.Draw(label)
+    draw.text((3, 4), "Q&8", fill=(255, 255, 0), font_size=18)
+    draw.ellipse((28, 18, 38, 28), fill=(0, 255, 255))
+    return label
+
+
 def noise(rng: np.random.Generator, side: int = SIDE) -> Image.Image:
     """Return a smooth picture of noise."""
     coarse = rng.integers(40, 200, (8, 8, 3), dtype=np.uint8)

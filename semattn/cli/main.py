@@ -28,6 +28,7 @@ from .audit import audit
 from .compare import compare
 from .doctor import doctor
 from .explain import explain
+from .marks import marks
 from .models import models
 from .pretrain import pretrain
 from .prompt import prompt
@@ -104,7 +105,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain, compare, analyze, prompt, spurious, audit, pretrain, models, doctor):
+for command in (
+    explain, compare, analyze, prompt, spurious, marks, audit, pretrain, models, doctor,
+):  # fmt: skip
     app.command(cls=Command, help=joined_lines(command.__doc__))(command)
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode="rich", invoke_without_command=True)
 bench_app.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)

@@ -310,6 +310,36 @@ SpuriousFolder = Annotated[
     Path | None,
     _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-spurious."),
 ]
+MarkedFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="Images in one subfolder per class, with any names; or a folder of images without "
+        "subfolders: then marks are counted and not tested. Other files are skipped.",
+    ),
+]
+MaxMarks = Annotated[int, _option(METHOD, "N", "Maximum number of marks in the result.", min=1)]
+MarkAlpha = Annotated[
+    float,
+    _option(
+        METHOD,
+        "P",
+        "Significance level of the whole search: probability of any false mark.",
+    ),
+]
+EraseFolder = Annotated[
+    Path | None,
+    _option(
+        OUTPUT,
+        "DIR",
+        "Also write a copy of each image that shows a significant mark to this folder, as PNG and "
+        "with the name that it has in FOLDER; the marks are filled from their surroundings.",
+    ),
+]
+MarksFolder = Annotated[
+    Path | None,
+    _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-marks."),
+]
 AuditSource = Annotated[
     str,
     typer.Argument(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..errors import SemattnError
 from ..utils.result_folder import OutputError, ResultFolder, default_folder, read_marker, source_of
 from .inputs import ImageInputs
 
@@ -131,6 +134,20 @@ def image_folders(
                     f"where {file.relative_to(path)} is an input image — choose another folder"
                 )
     return ImageFolders(tuple(each), top)
+
+
+@contextmanager
+def removed_if_refused(search: Path) -> Iterator[None]:
+    """Remove the folder of a new search that is refused; keep it after an interruption."""
+    search_existed, folder_existed = search.exists(), search.parent.exists()
+    try:
+        yield
+    except (SemattnError, ValueError):
+        if not search_existed:
+            shutil.rmtree(search, ignore_errors=True)
+            if not folder_existed and search.parent.exists() and not any(search.parent.iterdir()):
+                search.parent.rmdir()
+        raise
 
 
 def pages(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from .terminal import new_table, open_console, print_table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..data.loading import Skipped
     from ..evaluation import Results, Table
     from ..explain import Explanation
     from ..explain.comparison import Comparison
@@ -252,12 +253,7 @@ def report_analysis(analysis: Analysis, files: dict[str, Path], notes: list[str]
     )
     for finding in analysis.findings():
         console.print(f"· {verbatim(finding.text)}", soft_wrap=True)
-    if analysis.skipped:
-        console.print(f"\n[yellow]skipped:[/] {len(analysis.skipped)}", soft_wrap=True)
-        for record in analysis.skipped[:MAX_SKIPPED]:
-            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
-        if len(analysis.skipped) > MAX_SKIPPED:
-            console.print("  … the others are in the result", soft_wrap=True)
+    print_skipped(console, analysis.skipped)
     print_files(console, notes, "", files)
 
 
@@ -322,6 +318,17 @@ def print_files(
     names = ", ".join(verbatim(path.name) for path in files.values())
     folder = next(iter(files.values())).parent
     console.print(f"in [bold]{verbatim(str(folder))}[/]: {names}", soft_wrap=True)
+
+
+def print_skipped(console: Console, skipped: Sequence[Skipped]) -> None:
+    """Print the number of skipped images, and the first of them with their reasons."""
+    if not skipped:
+        return
+    console.print(f"\n[yellow]skipped:[/] {len(skipped)}", soft_wrap=True)
+    for record in skipped[:MAX_SKIPPED]:
+        console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
+    if len(skipped) > MAX_SKIPPED:
+        console.print("  … the others are in the result", soft_wrap=True)
 
 
 def print_notes(console: Console, notes: list[str]) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import csv
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SemattnError
 from ..utils.class_names import class_names, normalized, resolve_class
 from ..utils.result_folder import FolderLike, ResultFolder
 from . import options
 from .json_output import Content, json_output, result_content
-from .outputs import PAGE, ExtraFiles, pages, result_folder, write_extra_files, write_json
+from .outputs import (
+    PAGE,
+    ExtraFiles,
+    pages,
+    removed_if_refused,
+    result_folder,
+    write_extra_files,
+    write_json,
+)
 from .parsing import load_model, read_device, read_names
 from .printing import (
-    MAX_SKIPPED,
     busy,
     collected_warnings,
     print_files,
+    print_skipped,
     progress_phases,
     verbatim,
 )
@@ -105,7 +110,7 @@ def spurious(
         with (
             resumable_in(out_dir),
             results.running(names),
-            _removed_if_refused(out_dir / SEARCH),
+            removed_if_refused(out_dir / SEARCH),
             progress_phases() as progress,
         ):
             discovery = discover_spurious(
@@ -130,20 +135,6 @@ def _resolve_classes(text: str | None, names: tuple[str, ...] | None) -> list[An
     if text is not None and normalized(text) in {normalized(name) for name in names}:
         return [resolve_class(text, names)]
     return [resolve_class(part, names) for part in parts]
-
-
-@contextmanager
-def _removed_if_refused(search: Path) -> Iterator[None]:
-    """Remove the folder of a new search that is refused; keep it after an interruption."""
-    search_existed, folder_existed = search.exists(), search.parent.exists()
-    try:
-        yield
-    except (SemattnError, ValueError):
-        if not search_existed:
-            shutil.rmtree(search, ignore_errors=True)
-            if not folder_existed and search.parent.exists() and not any(search.parent.iterdir()):
-                search.parent.rmdir()
-        raise
 
 
 def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[str]) -> None:
@@ -188,12 +179,7 @@ def report_discovery(discovery: Discovery, files: dict[str, Path], notes: list[s
         f"[dim]{discovery.images} images{accuracy_text}; searched: {verbatim(classes)}{more}[/]",
         soft_wrap=True,
     )
-    if discovery.skipped:
-        console.print(f"\n[yellow]skipped:[/] {len(discovery.skipped)}", soft_wrap=True)
-        for record in discovery.skipped[:MAX_SKIPPED]:
-            console.print(f"  {verbatim(record.name)}: {verbatim(record.reason)}", soft_wrap=True)
-        if len(discovery.skipped) > MAX_SKIPPED:
-            console.print("  … the others are in the result", soft_wrap=True)
+    print_skipped(console, discovery.skipped)
     print_files(console, [*discovery.notes, *notes], "", files)
 
 

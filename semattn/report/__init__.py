@@ -1,6 +1,7 @@
 """Interactive report: one HTML file that opens without a server and without network access.
 
-`build` builds it from an explanation, a comparison, an analysis, a discovery, or several of them;
+`build` builds it from an explanation, a comparison, an analysis, a discovery, marks, or several of
+them;
 `write` saves it, and a notebook displays it. All content is computed here and stored in the file;
 the scripts in `page/` only draw it. The package must not import commands.
 """

@@ -16,7 +16,7 @@ from ..errors import SemattnError, ShapeError
 from ..explain import Explanation
 from ..explain.comparison import Comparison
 from ..prompting.strength_sweep import StrengthSweep
-from ..spurious import Discovery
+from ..spurious import Discovery, MarkDiscovery
 from ..utils.atomic_files import write_text
 from ..version import __version__
 from ..viz import Picture
@@ -30,6 +30,7 @@ from .image_content import (
     palettes,
     sweep_strengths,
 )
+from .marks_content import about_marks
 from .render import as_json, render
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def build(
     comparison: Comparison | None = None,
     analysis: Summarised | None = None,
     discovery: Discovery | None = None,
+    marks: MarkDiscovery | None = None,
     index: int = 0,
     backdrop: Picture | None = None,
     additional_forward_args: Any = None,
@@ -100,6 +102,7 @@ def build(
     comparison : result of `semattn.compare` for the same image
     analysis : result of `semattn.interrelation.analyze`; alone, it gives a page without an image
     discovery : result of `semattn.discover_spurious`; alone, it gives a page without an image
+    marks : result of `semattn.find_marks`; alone, it gives a page without an image
     index : index of the image in the explanation
     backdrop : see `semattn.viz.overlay`
     additional_forward_args : additional inputs of the model, see `Explainer.attribute`
@@ -126,12 +129,12 @@ def build(
     >>> report.title, report.html[:15]
     ('image 0 · semattn', '<!doctype html>')
     """
-    _check(explanation, comparison, analysis, discovery)
+    _check(explanation, comparison, analysis, discovery, marks)
     if explanation is None and comparison is not None:
         explanation, index = comparison.explanation, 0
     content: dict[str, Any] = {"version": __version__, "palettes": palettes(), "missing": []}
-    content |= _dataset_content(analysis, discovery)
-    name = "spurious" if analysis is None else "analysis"
+    content |= (parts := _dataset_content(analysis, discovery, marks))
+    name = next(iter(parts), "")
     if comparison is not None:
         content["comparison"] = about_comparison(comparison)
     attention_record = None
@@ -186,16 +189,17 @@ def inline(page: str, height: int = HEIGHT) -> str:
     )
 
 
-def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any) -> None:
-    if all(part is None for part in (explanation, comparison, analysis, discovery)):
+def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any, marks: Any) -> None:
+    if all(part is None for part in (explanation, comparison, analysis, discovery, marks)):
         raise ValueError(
-            "report: expected an explanation, a comparison, an analysis or a discovery, got none — "
-            "pass a result of explain, compare, analyze or discover_spurious"
+            "report: expected an explanation, a comparison, an analysis, a discovery or marks, got "
+            "none — pass a result of explain, compare, analyze, discover_spurious or find_marks"
         )
     for name, value, kind in (
         ("explanation", explanation, Explanation),
         ("comparison", comparison, Comparison),
         ("discovery", discovery, Discovery),
+        ("marks", marks, MarkDiscovery),
     ):
         if value is not None and not isinstance(value, kind):
             hint = " — use explainer.explain(…), not attribute" if name == "explanation" else ""
@@ -215,13 +219,17 @@ def _check(explanation: Any, comparison: Any, analysis: Any, discovery: Any) -> 
         )
 
 
-def _dataset_content(analysis: Summarised | None, discovery: Discovery | None) -> dict[str, Any]:
+def _dataset_content(
+    analysis: Summarised | None, discovery: Discovery | None, marks: MarkDiscovery | None
+) -> dict[str, Any]:
     """Return the parts about many images."""
     parts = {}
     if analysis is not None:
         parts["analysis"] = about_analysis(analysis.summary())
     if discovery is not None:
         parts["spurious"] = about_discovery(discovery)
+    if marks is not None:
+        parts["marks"] = about_marks(marks)
     return parts
 
 

@@ -24,7 +24,9 @@ SCRIPT = (
     "methods.js",
     "charts.js",
     "analysis.js",
+    "gallery.js",
     "spurious.js",
+    "marks.js",
     "start.js",
 )
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}

@@ -4,7 +4,7 @@ from ..data.loading import Skipped
 from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
-from .mark import Mark, MarkExample
+from .mark import Mark, MarkExample, erase_marks
 from .mark_files import load_marks, save_marks
 from .mark_template import Region
 from .marks import MarkDiscovery, find_marks
@@ -25,6 +25,7 @@ __all__ = [
     "Skipped",
     "SpuriousCue",
     "discover_spurious",
+    "erase_marks",
     "find_marks",
     "load_discovery",
     "load_marks",

@@ -71,14 +71,11 @@ class Mark:
         --------
         ``[region.outline for region in mark.locate("x.jpg")]``
         """
-        pixels = np.asarray(read(picture))
-        small, factor = reduced(pixels)
-        return [_enlarged(region, factor) for region in self.template.locate(fine_sift(small))]
+        return _locate_marks([self], np.asarray(read(picture)))
 
     def erase(self, picture: Picture) -> np.ndarray:
         """Return a picture (H, W, 3) uint8 in which each place of the mark is inpainted."""
-        pixels = np.asarray(read(picture))
-        return erase_regions(pixels, self.locate(pixels))
+        return erase_marks([self], picture)[0]
 
     def summary(self) -> dict[str, Any]:
         """Return the values that a table shows, ready for JSON."""
@@ -93,6 +90,30 @@ class Mark:
                 for example in self.examples
             ],
         }  # fmt: skip
+
+
+def erase_marks(marks: Sequence[Mark], picture: Picture) -> tuple[np.ndarray, int]:
+    """Return a picture in which each place of several marks is inpainted, and the number of places.
+
+    The picture is (H, W, 3) uint8. Without a mark, it has the pixels of the original.
+
+    Parameters
+    ----------
+    marks : such as the `significant` ones of `find_marks`
+    picture : any picture that `semattn.images.read` accepts
+    """
+    pixels = np.asarray(read(picture))
+    regions = _locate_marks(marks, pixels)
+    return erase_regions(pixels, regions), len(regions)
+
+
+def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[Region]:
+    """Return the places of each mark in an image (H, W, 3), in the order of the marks."""
+    small, factor = reduced(pixels)
+    keypoints = fine_sift(small)
+    return [
+        _enlarged(region, factor) for mark in marks for region in mark.template.locate(keypoints)
+    ]
 
 
 def erase_regions(pixels: np.ndarray, regions: Sequence[Region]) -> np.ndarray:

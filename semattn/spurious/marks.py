@@ -107,10 +107,7 @@ def find_marks(
     out and counted. A repeated object (one product, one cut-out) is a mark too: you decide.
     Source: Weyand, Tsai and Leibe, Fixing WTFs (WACV 2015), for matches between unrelated images.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha: expected a value between 0 and 1, got {alpha:g} — .05 is usual")
-    if max_marks < 1:
-        raise ValueError(f"max_marks: expected at least 1, got {max_marks}")
+    check_options(alpha, max_marks)
     data = _read_data(dataset, class_names)
     manifest = {
         "data": {"images": len(data), "labels": data.note or "given"},
@@ -128,6 +125,14 @@ def find_marks(
     finally:
         if run_store.temporary:
             run_store.clear()
+
+
+def check_options(alpha: float, max_marks: int) -> None:
+    """Raise ValueError for a level or a number of marks that a search refuses."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha: expected a value between 0 and 1, got {alpha:g} — .05 is usual")
+    if max_marks < 1:
+        raise ValueError(f"max_marks: expected at least 1, got {max_marks} — 20 is usual")
 
 
 def _read_data(dataset: Any, class_names: Sequence[str] | None) -> LabelledImages:
@@ -162,7 +167,8 @@ def _search(
     ]  # fmt: skip
     return MarkDiscovery(
         tuple(marks), len(rows), {_class_name(store.data, c): n for c, n in sorted(counts.items())},
-        result.n_tests, alpha, tuple(index.skipped), tuple(_notes(store, result, len(rows))),
+        result.n_tests, alpha, tuple(index.skipped),
+        tuple(_notes(store, result, len(rows), len(marks))),
         manifest,
     )  # fmt: skip
 
@@ -171,13 +177,18 @@ def _class_name(data: LabelledImages, target: int) -> str:
     return data.name(target) if target >= 0 else ""
 
 
-def _notes(store: KeypointStore, result: MarkSearchResult, compared: int) -> list[str]:
+def _notes(
+    store: KeypointStore, result: MarkSearchResult, compared: int, n_marks: int
+) -> list[str]:
     notes = [note for note in (store.data.strays,) if note]
     if compared < len(store):
         notes.append(f"{compared} of {len(store)} images were compared, evenly spaced")
+    if n_marks < len(result.marks):
+        notes.append(f"{n_marks} of {len(result.marks)} marks are listed, the most significant")
     if result.n_photographs:
+        groups = "group" if result.n_photographs == 1 else "groups"
         notes.append(
-            f"{result.n_photographs} groups of nearly the same photographs or scenes were left out"
+            f"left out: {result.n_photographs} {groups} of nearly the same photographs or scenes"
         )
     if len(set(store.index.labels.tolist())) < 2:
         notes.append("the images have no classes to compare: marks are only counted")

@@ -29,6 +29,7 @@ RESULTS = {
          "--quick", "--precision", "float32"], "bench.json",
     ),
     "spurious": (["classes", "--no-report"], "spurious.json"),
+    "marks": (["classes", "--no-report"], "marks.json"),
     "pretrain": (
         ["photos", "--model", "tiny", "--image-size", "64", "--epochs", "1", "--batch-size", "2",
          "--workers", "0", "--device", "cpu", "--precision", "float32"], "pretrain.json",

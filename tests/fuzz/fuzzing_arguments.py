@@ -25,7 +25,9 @@ from .fuzzing_files import forgery, zip_bomb
 from .fuzzing_images import encoded_images
 
 CLASSES = ("<b>cat</b>", "[red]dog[/]", "\x1b[31mowl", "</script><script>alert(1)</script>", "x\\")
-COMMANDS = ("explain", "compare", "analyze", "prompt", "spurious", "audit", "models", "doctor")
+COMMANDS = (
+    "explain", "compare", "analyze", "prompt", "spurious", "audit", "models", "doctor", "marks",
+)  # fmt: skip
 UNCHANGED = 0.004  # part of the command lines that may run to the end, which takes a second
 
 WARM_UP_COMMANDS = (
@@ -65,6 +67,7 @@ VALUES: dict[str, Sequence[str]] = {
     "--n-null": ("2", "1"), "--batch-size": ("1", "0"), "--seed": ("0", "5"), "--workers": ("0",),
     "--alpha": ("0.05", "0", "1"), "--min-relative-risk": ("2", "0"),
     "--max-candidates": ("3", "0"), "--nothing": ("x",),
+    "--max-marks": ("3", "0"), "--erase": ("copies", "picture.png", ".", "loop"),
     "--only": ("0", "cat,dog"), "--json": ("x",),
 }  # fmt: skip
 FLAGS = (
@@ -129,7 +132,8 @@ def make_refused(rng: Generator, line: list[str]) -> list[str]:
     if rng.random() < UNCHANGED or line[0] in ("models", "doctor"):
         return line
     late_error = {"explain": ["--layers", "77"], "compare": ["--target", "77777"],
-               "prompt": ["--layers", "77"], "analyze": ["--layers", "77"]}  # fmt: skip
+               "prompt": ["--layers", "77"], "analyze": ["--layers", "77"],
+               "marks": ["--alpha", "7"]}  # fmt: skip
     return [*line, *late_error.get(line[0], ["--class-names", "few.txt"])]
 
 

@@ -18,21 +18,11 @@ function spurious() {
 
   const formatPercent = (share) => (share === null ? '–' : share === 0 ? '0 %' : percent(share));
 
-  function table(caption, titles, rows) {
-    const head = make('tr', {}, ...titles.map((title) => make('th', { scope: 'col', textContent: title })));
-    const body = rows.map(([first, ...rest]) => make('tr', {}, make('th', { scope: 'row', textContent: first }),
-      ...rest.map((cell) => make('td', { textContent: cell }))));
-    const children = [make('thead', {}, head), make('tbody', {}, ...body)];
-    if (caption) children.unshift(make('caption', { textContent: caption }));
-    return make('table', { className: 'figures named' }, ...children);
-  }
-
   // --- an example: the picture, faded outside the patches of the cue
   function overlay(example) {
     const [height, width] = example.size;
     const [h, w] = example.grid;
-    const times = 448 / Math.max(height, width);
-    const canvas = make('canvas', { width: Math.round(width * times), height: Math.round(height * times), 'aria-hidden': 'true' });
+    const canvas = overlayCanvas(example);
     const values = bytes(example.matches);
     const pen = canvas.getContext('2d');
     const shows = (i, j) => i >= 0 && j >= 0 && i < h && j < w && values[i * w + j] / 255 >= MIN_MATCH;
@@ -52,33 +42,16 @@ function spurious() {
         }
       }
     }
-    for (const [style, thick] of [['rgb(0 0 0 / 0.85)', 6], ['#ffc53d', 3]]) {
-      pen.strokeStyle = style;
-      pen.lineWidth = thick;
-      pen.lineCap = 'square';
-      pen.stroke(border);
-    }
+    strokeOutline(pen, border);
     return canvas;
   }
 
   function exampleFigure(example, cue) {
-    const canvas = overlay(example);
-    const name = example.name.split('/').pop();
-    const button = make('button', { type: 'button', className: 'shot', tabIndex: -1, title: example.name });
-    button.setAttribute('aria-label', `${name}: location of the cue`);
-    button.append(make('img', { src: example.source, alt: '', draggable: false }), canvas);
-    button.style.aspectRatio = `${example.size[1]} / ${example.size[0]}`;
-    const set = (on) => {
-      canvas.hidden = !on;
-      button.setAttribute('aria-pressed', String(on));
-    };
-    button.addEventListener('click', () => set(canvas.hidden));
-    set(true);
-    const caption = make('figcaption', {}, make('span', { className: 'name', textContent: name }));
-    if (example.before === null) caption.append(make('span', { className: 'muted', textContent: 'not tested' }));
-    else caption.append(...probabilityRow('with cue', example.before), ...probabilityRow('removed', example.without));
-    caption.title = `probability of ${cue.class}`;
-    return { figure: make('figure', { className: 'example' }, button, caption), button, set };
+    const details = example.before === null ? [make('span', { className: 'muted', textContent: 'not tested' })]
+      : [...probabilityRow('with cue', example.before), ...probabilityRow('removed', example.without)];
+    const shot = outlinedPicture(example, overlay(example), 'location of the cue', ...details);
+    shot.caption.title = `probability of ${cue.class}`;
+    return shot;
   }
 
   function probabilityRow(label, share) {
@@ -91,27 +64,7 @@ function spurious() {
 
   function gallery(cue) {
     const shots = cue.examples.map((example) => exampleFigure(example, cue));
-    const all = make('button', { type: 'button' });
-    const setAll = (on) => {
-      all.textContent = on ? 'Hide the location of the cue' : 'Show the location of the cue';
-      for (const shot of shots) shot.set(on);
-      all.dataset.on = String(on);
-    };
-    all.addEventListener('click', () => setAll(all.dataset.on !== 'true'));
-    setAll(true);
-    shots[0].button.tabIndex = 0;
-    const place = make('div', { className: 'gallery', role: 'group', 'aria-label': `Images of ${cue.class} with the cue` }, ...shots.map((shot) => shot.figure));
-    place.addEventListener('keydown', (event) => {
-      const from = shots.findIndex((shot) => shot.button === document.activeElement);
-      const to = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: 0, End: shots.length - 1 }[event.key];
-      if (from < 0 || to === undefined) return;
-      event.preventDefault();
-      if (!shots[to]) return;
-      shots.forEach((shot, at) => { shot.button.tabIndex = at === to ? 0 : -1; });
-      shots[to].button.focus();
-    });
-    const hint = make('span', { className: 'muted', textContent: 'Press a picture to toggle its outline; the arrow keys move between pictures.' });
-    return [make('div', { className: 'row' }, all, hint), place];
+    return outlinedGallery(shots, 'the location of the cue', `Images of ${cue.class} with the cue`);
   }
 
   // --- effects of the cue: two bars with their intervals
@@ -160,7 +113,7 @@ function spurious() {
     const names = { 'class, cue': `${cue.class}, with the cue`, 'class, no cue': `${cue.class}, without the cue`, 'others, cue transplanted': 'other classes, cue transplanted', others: 'other classes, unchanged' };
     const rows = cue.groups.map((group) => [names[group.name] ?? group.name, group.count, formatPercent(group.accuracy), formatPercent(group.prompted),
       group.accuracy === null || group.prompted === null ? '–' : signed(100 * (group.prompted - group.accuracy), 0)]);
-    return make('div', { className: 'scroll' }, table('Accuracy of the model, unchanged and with attention biased away from the cue',
+    return make('div', { className: 'scroll' }, namedTable('Accuracy of the model, unchanged and with attention biased away from the cue',
       ['group', 'images', 'unchanged', 'biased away', 'points'], rows));
   }
 
@@ -185,7 +138,7 @@ function spurious() {
   if (!part.cues.length) outcome.className = 'note';
   byId('spurious-notes').replaceChildren(...part.notes.map((note) => make('p', { className: 'note', textContent: note })));
   byId('cues').replaceChildren(...part.cues.map(card));
-  byId('ranks').replaceChildren(...table('', ['class', 'images', 'score, nats'],
+  byId('ranks').replaceChildren(...namedTable('', ['class', 'images', 'score, nats'],
     part.classes.map((entry) => [entry.name, entry.images, entry.score > 0 ? figure(entry.score) : 'none confirmed'])).children);
   byId('next').replaceChildren(...part.next.map((step) => make('li', {}, make('p', { textContent: step.text }),
     step.code ? make('pre', { tabIndex: 0 }, make('code', { textContent: step.code })) : null)));
@@ -193,13 +146,9 @@ function spurious() {
     const rows = part.unconfirmed.map((cue) => [cue.class, cue.where, cue.tag, formatPercent(cue.inside), formatPercent(cue.outside), formatNats(cue.removal), formatNats(cue.transplant), cue.rejection_reason]);
     byId('spurious-unconfirmed').replaceChildren(make('details', {},
       make('summary', { textContent: `${part.unconfirmed.length} tested and not confirmed` }),
-      make('div', { className: 'scroll unconfirmed', tabIndex: 0, role: 'group', 'aria-label': 'Tested and not confirmed' }, table('',
+      make('div', { className: 'scroll unconfirmed', tabIndex: 0, role: 'group', 'aria-label': 'Tested and not confirmed' }, namedTable('',
         ['class', 'where', 'keypoints', 'in the class', 'in others', 'removal', 'transplant', 'reason'], rows))));
   }
-  if (part.skipped.length) {
-    byId('spurious-skipped').replaceChildren(make('details', { open: part.skipped.length <= 5 },
-      make('summary', { textContent: `${count(part.skipped.length, 'file')} skipped` }),
-      make('ul', {}, ...part.skipped.map((image) => make('li', {}, make('code', { textContent: image.name }), ` ${image.reason}`)))));
-  }
+  if (part.skipped.length) byId('spurious-skipped').replaceChildren(skippedFiles(part.skipped));
   show('spurious');
 }

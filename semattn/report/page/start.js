@@ -1,10 +1,13 @@
 // Headline, theme, and the sections of the page that have content.
 
 function headlines() {
-  const { explanation, analysis: analysed, spurious: discovery, image } = content;
-  const folder = () => (analysed ? `Attention and keypoints in ${count(analysed.images, 'image')}` : `Spurious correlations in ${count(discovery.images, 'image')}`);
+  const { explanation, analysis: analysed, spurious: discovery, marks: recurring, image } = content;
+  const folder = () => {
+    if (analysed) return `Attention and keypoints in ${count(analysed.images, 'image')}`;
+    return discovery ? `Spurious correlations in ${count(discovery.images, 'image')}` : `Recurring marks in ${count(recurring.images, 'image')}`;
+  };
   byId('headline').textContent = explanation ? explanation.headline : folder();
-  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [(analysed ?? discovery).model];
+  const parts = explanation ? [image.name, explanation.chosen, explanation.method, explanation.model] : [(analysed ?? discovery ?? recurring).model];
   byId('subline').textContent = parts.filter(Boolean).join('  ·  ');
   const notes = [...(explanation?.notes ?? []), ...content.missing];
   const rows = content.attention;
@@ -37,7 +40,7 @@ function about() {
   const place = byId('about-body');
   const precision = content.attention ? ' Attention is stored as bytes on a square-root scale: the error of a value is at most 0.4 % of the largest value in its row, and much smaller for small values.' : '';
   place.append(make('p', { className: 'muted', textContent: `Created by semattn ${content.version}. The file contains all its data and loads nothing from the network.${precision}` }));
-  const manifest = content.explanation?.manifest ?? content.spurious?.manifest;
+  const manifest = content.explanation?.manifest ?? content.spurious?.manifest ?? content.marks?.manifest;
   if (!manifest) return;
   const list = make('dl', { className: 'facts' });
   for (const [name, value] of Object.entries(manifest)) {
@@ -53,4 +56,5 @@ if (content.prompting) prompting();
 if (content.comparison) methods();
 if (content.analysis) analysis();
 if (content.spurious) spurious();
+if (content.marks) marks();
 about();

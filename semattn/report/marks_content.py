@@ -1,0 +1,59 @@
+"""Content of the page about the recurring marks of a data set.
+
+Pictures are small JPEGs; outlines are pixels of the original image. Texts are shared with
+`semattn.viz`, so figure, page and command agree.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..utils.text import to_json_value
+from ..viz.marks_figure import marks_to_draw
+from ..viz.texts import mark_frequency, marks_outcome
+from .dataset_content import MAX_EXAMPLES, ROOM, thumbnail
+
+if TYPE_CHECKING:
+    from ..spurious import Mark, MarkDiscovery, MarkExample
+
+FILE = "marks.npz"  # file that contains the pictures that are left out
+
+
+def about_marks(discovery: MarkDiscovery) -> dict[str, Any]:
+    """Return the marks with their pictures, the marks that are not significant, and skipped files.
+
+    Marks whose pictures exceed `ROOM` have none.
+    """
+    shown = marks_to_draw(discovery)
+    marks, room = [], ROOM
+    for mark in shown:
+        entry = _mark(mark)
+        pictures: dict[str, Any] = {
+            "picture": thumbnail(mark.picture),
+            "examples": [_example(example) for example in mark.examples[:MAX_EXAMPLES]],
+        }
+        size = len(pictures["picture"]) + sum(len(e["source"]) for e in pictures["examples"])
+        if size <= room:
+            room -= size
+            entry |= pictures
+        marks.append(entry)
+    summary = discovery.summary()
+    keys = ("images", "classes", "alpha", "skipped", "notes", "manifest")
+    content: dict[str, Any] = to_json_value(
+        {name: summary[name] for name in keys}
+        | {"outcome": marks_outcome(discovery), "marks": marks, "file": FILE,
+           "others": [_mark(mark) for mark in discovery.marks if mark not in shown]}
+    )  # fmt: skip
+    return content
+
+
+def _mark(mark: Mark) -> dict[str, Any]:
+    return mark.summary() | {"frequency": mark_frequency(mark), "picture": "", "examples": []}
+
+
+def _example(example: MarkExample) -> dict[str, Any]:
+    return {
+        "name": example.name, "source": thumbnail(example.pixels),
+        "size": list(example.pixels.shape[:2]),
+        "outlines": [region.outline.round(1).tolist() for region in example.regions],
+    }  # fmt: skip
