@@ -79,7 +79,8 @@ def find_recurring_marks(
     share = max(counts.values()) / max(1, len(labels))
     quantile = min(MAX_BACKGROUND, max(MIN_BACKGROUND, share))
     background = background_distances(features, quantile)
-    links, of_photographs = [], []
+    links: list[Link] = []
+    of_photographs: list[Link] = []
     for link in link_images(features, background):
         (of_photographs if _is_photograph(features, link, image_sizes) else links).append(link)
     groups = [[links[number] for number in group] for group in group_links(features, links)]

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from semattn.keypoints.descriptor_index import background_distances
+from semattn.keypoints.descriptor_index import DescriptorIndex, background_distances
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.keypoints.matching import (
     MIN_INLIERS,
     PER_IMAGE,
     Link,
+    _mutual_matches,
     _rank_in_group,
     apply,
     compose,
@@ -131,13 +132,14 @@ def test_three_matches_are_no_link_and_four_are():
     assert not matched_links(three.rows(slice(0)), three.rows(slice(0)))
 
 
-@pytest.mark.parametrize("side", ["both", "second", "one point"])
+@pytest.mark.parametrize("side", ["both", "first", "second", "one point"])
 def test_matches_on_a_line_are_no_link(side):
     first = drawn_features()
     first.xy[:, 1] = 60 + 0.2 * first.xy[:, 0]
-    if side == "second":  # wide enough in the first image alone
-        first.xy[:, 1] += np.where(ROWS % 2, 0.8, -0.8)
-    second = moved(first, similarity(0.6, 10))
+    if side in ("first", "second"):  # wide enough in the other image
+        width = 0.4 if side == "first" else 0.8
+        first.xy[:, 1] += np.where(ROWS % 2, width, -width)
+    second = moved(first, similarity(2.2 if side == "first" else 0.6, 10))
     if side == "one point":
         second.xy[:] = 50
     assert not matched_links(first, second)
@@ -209,13 +211,15 @@ def test_two_similarities_are_two_links():
 )  # fmt: skip
 def test_matches_of_a_similarity_may_agree(scale, degrees, mirrored, seed, count, spread):
     rng = np.random.default_rng(seed)
-    first = drawn_features(seed, count)
+    first = drawn_features(seed, count + 1)
     second = moved(first, similarity(scale, degrees, (5, 9), mirrored))
-    # Errors within a bin never separate matches.
-    second.angle[:] = (second.angle + spread * 30 * rng.random(count)) % 360
-    second.size[:] *= 2 ** (spread * 0.8 * rng.random(count))
-    rows, pair = np.arange(count), np.zeros(count, int)
-    assert may_agree(first, second, rows, rows, mirrored, pair).all()
+    # Errors within a bin never separate matches; the last match is wrong.
+    second.angle[:] = (second.angle + spread * 30 * rng.random(count + 1)) % 360
+    second.size[:] *= 2 ** (spread * 0.8 * rng.random(count + 1))
+    second.size[-1] *= 2 ** rng.uniform(-8, -4)
+    rows, pair = np.arange(count + 1), np.zeros(count + 1, int)
+    keep = may_agree(first, second, rows, rows, mirrored, pair)
+    assert keep[:-1].all() and not keep[-1]
 
 
 def test_matches_without_three_others_like_them_are_removed():
@@ -240,6 +244,30 @@ def test_rank_in_group_is_the_place_in_sorted_order():
     ]
     assert _rank_in_group(group, distance).tolist() == expected
     assert _rank_in_group(group[:0], distance[:0]).shape == (0,)
+
+
+def test_matches_are_mutual_among_the_nearest_of_each_image():
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.arange(3), 10)
+    features = LocalFeatures(
+        np.zeros((30, 2)), np.ones(30), np.zeros(30), random_descriptors(rng, 30, 6), image, 3
+    )
+    background = rng.uniform(0.1, 0.5, 30)
+    distance = ((features.descriptors[:, None] - features.descriptors[None]) ** 2).sum(axis=2)
+
+    def is_near(row: int, other: int) -> bool:
+        is_close = distance[row] < 0.8 * np.minimum(background[row], background)
+        closer = is_close & (image == image[other]) & (distance[row] < distance[row, other])
+        return bool(is_close[other]) and closer.sum() < PER_IMAGE
+
+    expected = {(i, j) for i in range(30) for j in range(30)
+                if image[i] < image[j] and is_near(i, j) and is_near(j, i)}  # fmt: skip
+    one_sided = {(i, j) for i in range(30) for j in range(30)
+                 if image[i] < image[j] and is_near(i, j)}  # fmt: skip
+    index = DescriptorIndex(features.descriptors)
+    first, second = _mutual_matches(features, background, index, features.descriptors)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected
+    assert len(first) == len(expected) < len(one_sided)
 
 
 # --- marks in pictures

@@ -7,7 +7,7 @@ import pytest
 
 from semattn.keypoints.descriptor_index import background_distances
 from semattn.keypoints.local_features import LocalFeatures, fine_sift
-from semattn.keypoints.matching import Link, link_images
+from semattn.keypoints.matching import Link, apply, invert, link_images
 from semattn.keypoints.regions import outline_mask
 from semattn.spurious.mark_groups import MAX_FEATURES, MAX_VIEWS, group_links, make_template
 from semattn.spurious.mark_template import MarkTemplate
@@ -229,6 +229,26 @@ def test_a_region_is_moved_along_its_strongest_links():
     template = make_template(features, np.arange(60, dtype=np.float32), links)
     order = np.argsort(template.background)
     np.testing.assert_allclose(template.features.xy[order], features.xy, atol=1e-5)
+
+
+def test_views_are_mirrored_and_scaled_to_the_frame():
+    features = drawn(3)
+    transform = np.array([[-2.0, 0, 9], [0, 2, 4]])  # of image 0 to image 1; image 2 is image 0
+    rows = slice(20, 40)
+    features.xy[rows] = apply(transform, features.xy[:20])
+    features.size[rows] *= 2
+    features.angle[rows] = (180 - features.angle[:20]) % 360
+    features.descriptors[rows] = features.rows(rows).mirrored_descriptors()
+    links = [
+        Link(np.arange(20), np.arange(20, 40), transform, True),
+        Link(np.arange(20, 40), np.arange(40, 60), invert(transform), True),
+    ]
+    template = make_template(features, np.arange(60, dtype=np.float32), links)
+    order = np.argsort(template.background)
+    for name in ("xy", "size", "angle", "descriptors"):
+        values = getattr(template.features, name)[order]
+        for view in (slice(0, 20), slice(40, 60)):  # in the frame of image 1
+            np.testing.assert_allclose(values[view], getattr(features, name)[rows], atol=1e-3)
 
 
 def test_a_template_has_a_bounded_number_of_views_and_keypoints():
