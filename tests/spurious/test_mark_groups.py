@@ -259,3 +259,15 @@ def test_a_template_has_a_bounded_number_of_views_and_keypoints():
     template = make_template(features, background, links)
     assert len(template.features) == 20 * MAX_VIEWS <= MAX_FEATURES
     assert len(np.unique(template.background // 20)) == MAX_VIEWS
+
+
+def test_a_small_part_of_a_mark_is_not_its_place():
+    features = drawn(1)
+    features.xy[:6] = features.xy[:6] * 0.2 + 10  # six keypoints within 10 of 50 pixels
+    outline = np.array([[0.0, 0], [50, 0], [50, 50], [0, 50]])
+    template = MarkTemplate(features, np.full(20, 0.1, np.float32), outline)
+    assert template.locate_features(features.rows(slice(0, 6))) == []
+    (region,) = template.locate_features(features.rows(slice(6, 14)))
+    assert region.matches == 8
+    np.testing.assert_allclose(region.outline, outline, atol=0.1)
+    assert template.locate_features(features.rows(slice(6, 10))) == []  # four matches
