@@ -123,12 +123,9 @@ def _tests(result: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _tests_sentence(results: list[dict[str, Any]]) -> str:
-    """Return which of the searches had the test of specificity, as a sentence."""
+    """Return how many of the searches had the test of specificity, as a sentence."""
     count = sum(_tests(result) == TESTS for result in results)
-    if count == len(results):
-        return ""
-    searches = f"{len(results) - count} of these {len(results)} searches"
-    return f"{searches} had no test of specificity. "
+    return f"{count} of these {len(results)} searches had the test of specificity. "
 
 
 def method_rows(work: Path, results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
