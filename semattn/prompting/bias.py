@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,9 @@ from ..utils.validation import as_tensor, check_values
 
 CLIP = 2.5
 """Nats: the bias changes the odds of a patch by at most a factor of e^2.5, about 12."""
+
+HIDING_CLIP = 30.0
+"""Nats: attention to a hidden patch is reduced by e^-30."""
 
 
 def attention_bias(weights: Tensor, clip: float = CLIP) -> Tensor:
@@ -67,6 +71,17 @@ class StoredCue:
     def bias(self, _: Tensor) -> Tensor:
         """Return the bias; the inputs are ignored."""
         return self.nats
+
+
+class HiddenCue:
+    """Cue whose patches are hidden: `hidden` returns them as bool (B, P) for inputs."""
+
+    def __init__(self, hidden: Callable[[Tensor], Tensor]) -> None:
+        self.hidden = hidden
+
+    def bias(self, inputs: Tensor) -> Tensor:
+        """Return the bias (B, P) for images (B, C, H, W), nats."""
+        return -HIDING_CLIP * self.hidden(inputs).float()
 
 
 def as_patch_values(values: Any, grid: PatchGrid, batch: int, name: str = "weights") -> Tensor:

@@ -23,6 +23,7 @@ from ..images import PICTURE_CHANNELS, Preprocessing, keypoint_channels_error, p
 from ..keypoints import detectors
 from .bias import (
     CLIP,
+    HiddenCue,
     as_patch_values,
     attention_bias,
     check_positive,
@@ -162,11 +163,19 @@ class AttentionPrompter(nn.Module):
         weights : (P,) or (B, P), >= 0, one per patch; a region (`Box`, `Polygon`, `Points`,
             `Mask`), with affinity refinement unless it has ``grow=None``; a density; or a cue, with
             a method ``bias(inputs)`` that returns nats (B, P). None: the density of the prompter
-        suppress : suppress these patches; weights are then scores in [0, 1], or a region
+        suppress : suppress these patches; weights are then scores in [0, 1], or a region. A cue
+            with a method ``hidden(inputs)``, as that of a recurring mark, names the exact patches:
+            they are hidden in all layers, whatever the strength above 0
         """
         is_off = not isinstance(self.strength, Tensor) and self.strength == 0
         if is_off or is_tracing():
             yield
+            return
+        if suppress and callable(getattr(weights, "hidden", None)):
+            hiding = self.at(1.0, "all")
+            hiding.heads, hiding.queries = None, "all"
+            with hiding.steer(HiddenCue(weights.hidden)):
+                yield
             return
         steering = Steering(self.model, self.layers, self.heads, self.queries)
         with self._prepared_calls(steering, weights, suppress), steering.attached():

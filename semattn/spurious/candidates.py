@@ -240,20 +240,24 @@ def repeated_patches(on_object: np.ndarray) -> np.ndarray:
     return repeated
 
 
+def surroundings(patches: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the patches (n, P) within two patches of `patches`, without these."""
+    from scipy.ndimage import maximum_filter
+
+    dilated = maximum_filter(patches.reshape(-1, *shape), size=(1, 5, 5), mode="constant")
+    around: np.ndarray = dilated.reshape(patches.shape) & ~patches
+    return around
+
+
 def nearby_fraction(patches: np.ndarray, others: np.ndarray, shape: tuple[int, int]) -> float:
     """Return the fraction of `patches` (n, P) within two patches of `others` (n, P), per image.
 
     Two parts of one object may have a patch between them, because each ends within a patch. Images
     without patches of both kinds are left out; the result is 0 if no image has both.
     """
-    from scipy.ndimage import maximum_filter
-
     has_both = patches.any(axis=1) & others.any(axis=1)
-    dilated = maximum_filter(others[has_both].reshape(-1, *shape), size=(1, 5, 5), mode="constant")
-    return float(
-        (patches[has_both] & dilated.reshape(-1, patches.shape[1])).sum()
-        / max(1, patches[has_both].sum())
-    )
+    near = others[has_both] | surroundings(others[has_both], shape)
+    return float((patches[has_both] & near).sum() / max(1, patches[has_both].sum()))
 
 
 def mean_overlap(patches: np.ndarray) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 
 from ..grid import PatchGrid
 from ..images import Preprocessing
-from ..prompting import CLIP, suppression_bias
+from ..prompting import CLIP, AttentionPrompter, suppression_bias
 from ..utils.text import to_json_number, to_json_value
 from . import candidates
 from .cue_detector import CandidateCue, CueDetector
 from .feature_extractor import FeatureExtractor
 from .feature_store import FeatureStore
 from .interventions import (
+    LAYERS,
+    STRENGTH,
     Group,
     InterventionContext,
     InterventionPatches,
@@ -28,6 +31,9 @@ from .significance import Effect, corrected_p, score
 
 SAME_PLACE, EVERYWHERE, AROUND = "same place", "all over the image", "around the object"
 MAX_EXAMPLES = 12  # examples of a cue
+
+PatchFinder: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Function from rows (n,) and their values (n, P, D) to the patches (n, P) that show a cue."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,7 @@ class SpuriousCue:
     place : (h, w), fraction of the images with the cue that show it in each patch
     examples : images with the cue, best match first
     groups : accuracy of the model, unchanged and with attention to the cue suppressed
-    detector : detector of the cue in patches of other images
+    detector : detector of the cue in patches of other images; None for a recurring mark
     grid : patch grid of `place`; None if the patches cover the image evenly
     """
 
@@ -99,7 +105,7 @@ class SpuriousCue:
     place: np.ndarray
     examples: tuple[Example, ...]
     groups: tuple[Group, ...]
-    detector: CueDetector
+    detector: CueDetector | None
     model: nn.Module | None = field(default=None, repr=False)
     preprocessing: Preprocessing | None = field(default=None, repr=False)
     keypoint_detector: Any = field(default="sift", repr=False)
@@ -126,6 +132,7 @@ class SpuriousCue:
                 "model: expected the model of the search, got none — call "
                 "cue.matches(inputs, model) or load_discovery(file, model)"
             )
+        assert self.detector is not None
         extractor = FeatureExtractor(model, self.preprocessing, self.keypoint_detector, seed=0)
         features = extractor.features_of(inputs).numpy()
         if features.shape[-1] != len(self.detector.weights):
@@ -160,7 +167,7 @@ class SpuriousCue:
 
 
 def intervention_context(
-    store: FeatureStore, tested: CandidateCue, confirmed: list[CueDetector]
+    store: FeatureStore, tested: CandidateCue, confirmed: Sequence[PatchFinder]
 ) -> InterventionContext:
     """Return the model and the access to images for the interventions on a candidate.
 
@@ -175,7 +182,7 @@ def intervention_context(
 
 
 def intervention_patches(
-    store: FeatureStore, rows: np.ndarray, tested: CandidateCue, confirmed: list[CueDetector]
+    store: FeatureStore, rows: np.ndarray, tested: CandidateCue, confirmed: Sequence[PatchFinder]
 ) -> InterventionPatches:
     """Return the patches of rows; those of confirmed cues do not count as off the object."""
     arrays = store.gather(rows)
@@ -184,8 +191,8 @@ def intervention_patches(
     off_object = candidates.background_patches(
         on_object, fixed, tested.repeated, store.index.grid.shape
     )
-    for detector in confirmed:
-        off_object &= detector.scores(arrays["values"]) <= 0
+    for shows in confirmed:
+        off_object &= ~shows(rows, arrays["values"])
     marks = tested.detector.scores(arrays["values"]) > 0
     return InterventionPatches(marks, on_object, off_object)
 
@@ -241,7 +248,11 @@ def describe_cue(
         "class, no cue": tested.rows[~candidate.has_cue & in_class],
         "others": tested.rows[~candidate.has_cue & ~in_class],
     }
-    groups = group_accuracies(context, cue.matches, cue.target, rows, seed)
+    prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
+    groups = group_accuracies(
+        context, lambda inputs: prompter.steer(cue.matches(inputs), suppress=True), cue.target,
+        rows, seed,
+    )  # fmt: skip
     return replace(cue, groups=groups)
 
 
@@ -256,14 +267,10 @@ def _examples(
     order = np.argsort(-detector.image_probability(values), kind="stable")[:MAX_EXAMPLES]
     matches = detector(values[order])
     pictures = store.images(rows[order])
-    position_of = {int(row): position for position, row in enumerate(result.rows)}
     grid = store.index.grid
     examples = []
     for position, row in enumerate(rows[order].tolist()):
-        before = without = float("nan")
-        if row in position_of:
-            odds = [result.before[position_of[row]], result.without[position_of[row]]]
-            before, without = torch.tensor(odds, device="cpu").sigmoid().tolist()
+        before, without = probabilities(result, row)
         example_matches = matches[position].reshape(grid.shape)
         examples.append(
             Example(
@@ -271,3 +278,13 @@ def _examples(
             )
         )
     return tuple(examples)
+
+
+def probabilities(result: InterventionResult, row: int) -> tuple[float, float]:
+    """Return the probability of the class in an image, before and without the cue, or NaN."""
+    position = np.flatnonzero(result.rows == row)
+    if not len(position):
+        return float("nan"), float("nan")
+    odds = [result.before[position[0]], result.without[position[0]]]
+    before, without = torch.tensor(odds, device="cpu").sigmoid().tolist()
+    return before, without

@@ -135,6 +135,11 @@ class CandidateCue:
     marks: np.ndarray
 
     @property
+    def p(self) -> float:
+        """P-value of the frequency, not corrected."""
+        return self.candidate.p
+
+    @property
     def relative_risk(self) -> float:
         """Lower 95 % confidence limit of the relative risk, class against others."""
         has_cue = self.candidate.has_cue

@@ -21,9 +21,11 @@ from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
 from .cue import Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
+from .mark_cue import MarkCue
+from .mark_files import mark_from_arrays, mark_to_arrays
 from .significance import Effect
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -87,22 +89,22 @@ def save_discovery(discovery: Discovery, path: str | os.PathLike[str]) -> Path:
     arrays: dict[str, np.ndarray] = {}
     cues = []
     for number, cue in enumerate(discovery.cues):
-        arrays[f"cue{number}.weights"] = cue.detector.weights
         arrays[f"cue{number}.place"] = cue.place
+        arrays |= {f"cue{number}.{name}": value for name, value in _location_arrays(cue).items()}
         for position, example in enumerate(cue.examples):
             arrays[f"cue{number}.example{position}.pixels"] = example.pixels
             arrays[f"cue{number}.example{position}.matches"] = example.matches
         fields = {
             name: value for name, value in vars(cue).items()
-            if name not in ("model", "preprocessing", "keypoint_detector", "detector", "place",
-                            "examples", "removal", "transplant", "groups", "grid")
+            if name not in ("model", "preprocessing", "keypoint_detector", "detector", "mark",
+                            "place", "examples", "removal", "transplant", "groups", "grid")
         }  # fmt: skip
         cues.append(fields | {
             "removal": asdict(cue.removal), "transplant": asdict(cue.transplant),
             "groups": [asdict(group) for group in cue.groups],
             "examples": [[e.name, e.before, e.without] for e in cue.examples],
             "grid": None if cue.grid is None else cue.grid.to_list(),
-            "detector": [cue.detector.offset, cue.detector.slope, cue.detector.start],
+            "location": _location_fields(cue),
         })  # fmt: skip
     about = {name: value for name, value in vars(discovery).items()
              if name not in ("cues", "classes", "skipped")}  # fmt: skip
@@ -114,6 +116,22 @@ def save_discovery(discovery: Discovery, path: str | os.PathLike[str]) -> Path:
     with atomic_write(path) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return path
+
+
+def _location_arrays(cue: SpuriousCue) -> dict[str, np.ndarray]:
+    """Return the arrays that locate a cue in other images."""
+    if isinstance(cue, MarkCue) and cue.mark is not None:
+        return mark_to_arrays(cue.mark)[0]
+    assert cue.detector is not None
+    return {"weights": cue.detector.weights}
+
+
+def _location_fields(cue: SpuriousCue) -> dict[str, Any]:
+    """Return the other fields that locate a cue, ready for JSON."""
+    if isinstance(cue, MarkCue) and cue.mark is not None:
+        return {"mark": mark_to_arrays(cue.mark)[1]}
+    assert cue.detector is not None
+    return {"detector": [cue.detector.offset, cue.detector.slope, cue.detector.start]}
 
 
 def load_discovery(path: str | os.PathLike[str], model: nn.Module | None = None) -> Discovery:
@@ -160,9 +178,20 @@ def _cue(
                 arrays[f"{prefix}example{position}.matches"], before, without, grid)
         for position, (name, before, without) in enumerate(record.pop("examples"))
     )  # fmt: skip
-    detector = CueDetector(arrays[prefix + "weights"], *record.pop("detector"))
-    cue = SpuriousCue(
-        examples=examples, detector=detector, place=arrays[prefix + "place"],
+    own = {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
+    location = record.pop("location")
+    cue_type: type[SpuriousCue] = SpuriousCue
+    if "mark" in location:
+        cue_type = MarkCue
+        record |= {"detector": None, "mark": mark_from_arrays(own, location["mark"])}
+    else:
+        record["detector"] = CueDetector(own["weights"], *location["detector"])
+    cue = cue_type(
+        examples=examples, place=arrays[prefix + "place"],
         removal=Effect(**record.pop("removal")), transplant=Effect(**record.pop("transplant")),
         groups=tuple(Group(**group) for group in record.pop("groups")),
         interval=tuple(record.pop("interval")), grid=grid, **record,

@@ -20,10 +20,10 @@ from ..attention.model_call import move_to_model
 from ..attention.output_meaning import predict
 from ..grid import PatchGrid
 from ..prompting import AttentionPrompter
+from ..prompting.bias import HIDING_CLIP
 from ..targets import OutputMeaning
 from .significance import Effect, class_effect, effect, mean_of_valid
 
-HIDING_CLIP = 30.0  # nats: attention to a hidden patch is reduced by e^-30
 MAX_IMAGES = 30  # images of an intervention, at most
 ROUNDS = 4  # repetitions with other partner images
 FUTILITY_P = 0.5  # p-value of the first transplants above which the rest is skipped
@@ -174,7 +174,7 @@ def run_interventions(
     widened_marks = widen(patches.marks, context.grid)
     removable = widened_marks & patches.off_object
     is_everywhere = bool(patches.marks.mean() > 0.5)
-    before = _answers(context, images, target)
+    before = class_answers(context, images, target)
     free, occupied = other_patches.off_object, other_patches.on_object
     transplants: list[np.ndarray] = []
     for _ in range(ROUNDS):
@@ -193,25 +193,25 @@ def run_interventions(
         transplants.append(changes)
         if effect(transplants[0][:, 0]).p > FUTILITY_P:
             unknown = np.full_like(before, np.nan)
-            return _result(rows, before, unknown, unknown, transplants[0])
+            return to_result(rows, before, unknown, unknown, transplants[0])
     removal, after = _exchange(
         context, target, images, (widened_marks, removable), others, free, is_everywhere, rng
     )
-    without = before - _answers(context, images, target, removable)
+    without = before - class_answers(context, images, target, removable)
     # A cue that covers most of the image cannot be hidden: no patches would be left.
     if not is_everywhere and effect(without[:, 0]).p < effect(removal[:, 0]).p:
         removal, after = without, before - without
-    return _result(rows, before, after, removal, mean_of_valid(np.array(transplants)))
+    return to_result(rows, before, after, removal, mean_of_valid(np.array(transplants)))
 
 
-def _result(
+def to_result(
     rows: np.ndarray,
     before: np.ndarray,
     without: np.ndarray,
     removal: np.ndarray,
     transplant: np.ndarray,
 ) -> InterventionResult:
-    """Return the result of answers and effects (n, 1 + K), see `_answers`."""
+    """Return the result of answers and effects (n, 1 + K), see `class_answers`."""
     return InterventionResult(
         rows, before[:, 0], without[:, 0], removal[:, 0], transplant[:, 0], transplant[:, 1:]
     )
@@ -279,15 +279,15 @@ def _best_covering(
 
 def group_accuracies(
     context: InterventionContext,
-    cue: Callable[[Tensor], Tensor],
+    suppressed: Callable[[Tensor], AbstractContextManager[None]],
     target: int,
     rows: dict[str, np.ndarray],
     seed: int,
 ) -> tuple[Group, ...]:
     """Return the accuracy on each of `GROUPS`, unchanged and with attention to the cue suppressed.
 
-    `rows` are the images of the class with the cue and without it, and others; `cue` returns the
-    matches (B, P) of images.
+    `rows` are the images of the class with the cue and without it, and others; `suppressed` returns
+    the context in which the cue of images (B, C, H, W) is suppressed.
     """
     rng = np.random.default_rng((seed, target, 1))
     sampled = {
@@ -310,7 +310,6 @@ def group_accuracies(
         ),
         "others": others,
     }
-    prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
     groups = []
     for name, images in pictures.items():
         expected = context.labels[sampled["others" if name.startswith("others") else name]]
@@ -319,7 +318,7 @@ def group_accuracies(
             batch = _to_model(context, images[start : start + context.batch_size])
             with torch.no_grad():
                 unchanged.append(_predict(context.model, batch))
-                with prompter.steer(cue(batch).to(batch.device), suppress=True):
+                with suppressed(batch):
                     prompted.append(_predict(context.model, batch))
         hits = [
             float((torch.cat(predictions).numpy() == expected).mean())
@@ -340,7 +339,7 @@ def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
     return meaning.scores(logits).argmax(dim=1).cpu()
 
 
-def _answers(
+def class_answers(
     context: InterventionContext, images: Tensor, target: int, hidden: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the log-odds of the class, then the scores of all classes: (n, 1 + K), in nats.
@@ -375,7 +374,9 @@ def _answers_after_paste(
 ) -> np.ndarray:
     """Return the answers after a region of other images was pasted in."""
     mask = torch.from_numpy(region)
-    return _answers(context, paste_patches(into, source, mask, context.grid, match_colours), target)
+    return class_answers(
+        context, paste_patches(into, source, mask, context.grid, match_colours), target
+    )
 
 
 def _in_batches(

@@ -61,7 +61,7 @@ class MarkTemplate:
     def locate_features(self, image: LocalFeatures) -> list[Region]:
         """Return the places of the mark among the features of one image."""
         regions = [
-            self._region(link)
+            self.region(link.transform, len(link.first), link.is_mirrored)
             for link in match_features(self.features, self.background, image)
             if self._is_whole(link)
         ]
@@ -84,9 +84,9 @@ class MarkTemplate:
         features = LocalFeatures(xy, size, angle, descriptors, np.zeros(len(xy), int), 1)
         return cls(features, background, outline)
 
-    def _region(self, link: Link) -> Region:
-        outline = apply(link.transform, self.outline)
-        return Region(outline, link.transform, len(link.first), link.is_mirrored)
+    def region(self, transform: np.ndarray, matches: int, is_mirrored: bool) -> Region:
+        """Return the place of the mark for a transform (2, 3) from the frame to an image."""
+        return Region(apply(transform, self.outline), transform, matches, is_mirrored)
 
     def _is_whole(self, link: Link) -> bool:
         """Return whether a link has enough matches, from a large enough part of the template."""

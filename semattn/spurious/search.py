@@ -22,10 +22,9 @@ from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import RunStore
 from .candidates import FOLDS
-from .cue import SpuriousCue, describe_cue, intervention_context
+from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context
 from .cue_detector import (
     CandidateCue,
-    CueDetector,
     Reference,
     candidates_from_arrays,
     candidates_to_arrays,
@@ -35,11 +34,22 @@ from .cue_detector import (
 from .discovery import Discovery, Rank
 from .feature_extractor import FeatureExtractor
 from .feature_store import FeatureStore
-from .interventions import InterventionResult, run_interventions
+from .interventions import InterventionContext, InterventionResult, run_interventions
+from .mark_search import (
+    MarkCandidate,
+    candidates_from_arrays as marks_from_arrays,
+    candidates_to_arrays as marks_to_arrays,
+    describe_mark_cue,
+    find_mark_candidates,
+    intervene_on_mark,
+    mark_context,
+    without_duplicates,
+)
 from .significance import alpha_weights
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
 CLASS, INTERVENTION = "class-", "intervention-"  # name prefixes of results of a class, a candidate
+MARKS = "marks-000000"  # name of the stored marks
 IMAGES = "images"  # name of the digest of all images in those arrays
 MIN_IMAGES = 2 * FOLDS  # images of a class that a search needs
 
@@ -220,13 +230,23 @@ class Search:
             self._warn()
             targets = _resolve_classes(self.classes, store)
             self._drop_changed()
-            n_judged, frequent, notes = self._find_candidates(targets)
-            tested = [cue for cue in frequent if cue.relative_risk >= self.min_relative_risk]
+            n_patch_kinds, patch_kinds, notes = self._find_candidates(targets)
+            marks, n_marks, n_photographs = self._find_marks(targets)
+            n_judged = n_patch_kinds + n_marks
+            found: list[CandidateCue | MarkCandidate] = [*patch_kinds, *marks]
+            frequent = [cue for cue in found if cue.p * n_judged < self.alpha]
+            is_stronger = [cue.relative_risk >= self.min_relative_risk for cue in frequent]
+            tested = [cue for cue, keep in zip(frequent, is_stronger, strict=True) if keep]
+            tested = without_duplicates(store, sorted(tested, key=lambda cue: cue.p))
             cues = self._test(tested, n_judged)
-        if len(tested) < len(frequent):
+        if n_photographs:
+            notes.append(
+                f"{n_photographs} groups of nearly the same photographs or scenes are no marks"
+            )
+        if not all(is_stronger):
             notes.insert(
                 0,
-                f"not tested: {len(frequent) - len(tested)} candidates that are more frequent in a "
+                f"not tested: {is_stronger.count(False)} candidates that are more frequent in a "
                 f"class, but whose relative risk may be below {self.min_relative_risk:g}",
             )
         notes = [note for note in (store.data.note, store.data.strays) if note] + notes
@@ -291,44 +311,79 @@ class Search:
             self._save(name, arrays)
         return candidates_from_arrays(target, arrays)
 
+    def _find_marks(self, targets: Sequence[int]) -> tuple[list[MarkCandidate], int, int]:
+        """Return the first marks of each class, the number of tests, and of photographs."""
+        arrays = self._load(MARKS)
+        if arrays is None:
+            self.progress("finding marks", 0, 1)
+            arrays = marks_to_arrays(*find_mark_candidates(self.store, self.alpha))
+            self._save(MARKS, arrays)
+        self.progress("finding marks", 1, 1)
+        marks, n_tests, n_photographs = marks_from_arrays(arrays)
+        first = [
+            mark for target in targets
+            for mark in [mark for mark in marks if mark.target == target][: self.max_candidates]
+        ]  # fmt: skip
+        return sorted(first, key=lambda mark: mark.p), n_tests, n_photographs
+
     # --- interventions on the candidates
 
-    def _test(self, tested: Sequence[CandidateCue], n_judged: int) -> list[SpuriousCue]:
+    def _test(
+        self, tested: Sequence[CandidateCue | MarkCandidate], n_judged: int
+    ) -> list[SpuriousCue]:
         """Run the interventions on candidates; return them as cues, confirmed ones first."""
-        weights = alpha_weights([cue.candidate.p for cue in tested])
+        weights = alpha_weights([candidate.p for candidate in tested])
         cues: list[SpuriousCue] = []
         if tested:
             self.progress("testing candidates", 0, len(tested))
-        for number, (candidate_cue, weight) in enumerate(zip(tested, weights, strict=True)):
+        for number, (candidate, weight) in enumerate(zip(tested, weights, strict=True)):
             confirmed = [
-                previous.detector
+                self._patch_finder(previous)
                 for previous, cue in zip(tested, cues, strict=False)
-                if cue.confirmed and cue.target == candidate_cue.target
+                if cue.confirmed and cue.target == candidate.target
             ]
-            cues.append(self._cue(number, candidate_cue, (n_judged, weight), confirmed))
+            cues.append(self._cue(number, candidate, (n_judged, weight), confirmed))
             self.progress("testing candidates", number + 1, len(tested))
         return sorted(cues, key=lambda cue: (not cue.confirmed, -cue.score))
 
+    def _patch_finder(self, candidate: CandidateCue | MarkCandidate) -> PatchFinder:
+        """Return the function that finds the patches of a candidate."""
+        if isinstance(candidate, MarkCandidate):
+            return lambda rows, _: candidate.patches(self.store, rows)
+        return lambda _, values: candidate.detector.scores(values) > 0
+
     def _cue(
-        self, number: int, candidate_cue: CandidateCue, correction: tuple[int, float],
-        confirmed: list[CueDetector],
+        self, number: int, candidate: CandidateCue | MarkCandidate, correction: tuple[int, float],
+        confirmed: list[PatchFinder],
     ) -> SpuriousCue:  # fmt: skip
         """Run both interventions on a candidate, or load their results; return the cue."""
-        context = intervention_context(self.store, candidate_cue, confirmed)
+        store, seed = self.store, self.seed
+        context = (
+            mark_context(store, candidate, confirmed)
+            if isinstance(candidate, MarkCandidate)
+            else intervention_context(store, candidate, confirmed)
+        )
         name = f"{INTERVENTION}{number:06d}"
         arrays = self._load(name)
         if arrays is None:
-            has_cue, in_class = candidate_cue.candidate.has_cue, candidate_cue.in_class
-            cue_rows = candidate_cue.rows[has_cue & in_class]
-            others = candidate_cue.rows[~has_cue & ~in_class]
-            arrays = vars(
-                run_interventions(context, candidate_cue.target, cue_rows, others, self.seed)
-            )
+            arrays = vars(self._intervene(candidate, context))
             self._save(name, arrays)
         result = InterventionResult(**arrays)
-        return describe_cue(
-            self.store, candidate_cue, result, context, correction, self.alpha, self.seed
-        )
+        if isinstance(candidate, MarkCandidate):
+            return describe_mark_cue(
+                store, candidate, result, context, correction, self.alpha, seed
+            )
+        return describe_cue(store, candidate, result, context, correction, self.alpha, seed)
+
+    def _intervene(
+        self, candidate: CandidateCue | MarkCandidate, context: InterventionContext
+    ) -> InterventionResult:
+        if isinstance(candidate, MarkCandidate):
+            return intervene_on_mark(self.store, candidate, context, self.seed)
+        has_cue, in_class = candidate.candidate.has_cue, candidate.in_class
+        cue_rows = candidate.rows[has_cue & in_class]
+        others = candidate.rows[~has_cue & ~in_class]
+        return run_interventions(context, candidate.target, cue_rows, others, self.seed)
 
     def _rank(self, cues: Sequence[SpuriousCue], targets: Sequence[int]) -> tuple[Rank, ...]:
         """Return the classes, the most biased first; without a confirmed cue, by their best cue."""
@@ -358,7 +413,7 @@ class Search:
 
     def _drop_changed(self) -> None:
         """Remove results that were derived from other images."""
-        for prefix in (CLASS, INTERVENTION):
+        for prefix in (CLASS, INTERVENTION, MARKS[:-6]):
             for name in self.run_store.numbered(prefix).values():
                 state = self.run_store.read_arrays(name, (IMAGES,)) or {}
                 if str(state.get(IMAGES)) != self.store.index.digest:

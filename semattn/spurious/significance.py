@@ -184,12 +184,17 @@ def alpha_weights(p: Sequence[float]) -> list[float]:
 
 
 def corrected_p(
-    frequency: float, n_judged: int, removal: Effect, transplant: Effect, alpha_weight: float
+    frequency: float,
+    n_judged: int,
+    removal: Effect,
+    transplant: Effect,
+    alpha_weight: float,
+    removal_ways: int = REMOVAL_WAYS,
 ) -> float:
     """Return the p-value of a cue, the greatest of its corrected p-values.
 
     The p-value of the frequencies is corrected for all `n_judged` candidates. Those of removal (in
-    `REMOVAL_WAYS` ways), of the transplant, and of the specificity of the transplant are corrected
+    `removal_ways` ways), of the transplant, and of the specificity of the transplant are corrected
     by the cue's `alpha_weight`. Removal has no test of specificity: in images of the class, the
     class is the right answer and not exchangeable with the others.
 
@@ -199,5 +204,5 @@ def corrected_p(
     >>> corrected_p(1e-4, 100, changed, changed, 0.5)
     0.01
     """
-    tests = (REMOVAL_WAYS * removal.p, transplant.p, transplant.specificity)
+    tests = (removal_ways * removal.p, transplant.p, transplant.specificity)
     return min(1.0, max(frequency * n_judged, max(tests) / alpha_weight))

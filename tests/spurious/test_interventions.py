@@ -16,8 +16,8 @@ from semattn.spurious.cue_detector import CueDetector
 from semattn.spurious.interventions import (
     InterventionContext,
     InterventionPatches,
-    _answers,
     _best_covering,
+    class_answers,
     class_log_odds,
     hide,
     log_odds,
@@ -123,7 +123,8 @@ def test_patches_of_confirmed_cues_are_left_out_of_interventions():
     candidate_cue = SimpleNamespace(target=1, fixed=none, repeated=none, detector=confirmed)
     rows = np.arange(2)
     before = intervention_patches(store, rows, candidate_cue, []).off_object
-    after = intervention_patches(store, rows, candidate_cue, [confirmed]).off_object
+    finders = [lambda _, values: confirmed.scores(values) > 0]
+    after = intervention_patches(store, rows, candidate_cue, finders).off_object
     assert np.argwhere(before & ~after).tolist() == [[0, 8]] and not (after & ~before).any()
 
 
@@ -155,7 +156,7 @@ def test_effects_by_class_contain_the_effect_on_the_class(model):
     result = run_interventions(one_class, 1, np.arange(3), np.arange(3, 6), seed=0)
     expected = np.arange(result.transplant_by_class.shape[1]) == 3
     assert np.array_equal(np.isnan(result.transplant_by_class), np.tile(expected, (3, 1)))
-    answers = _answers(context, images, 1)
+    answers = class_answers(context, images, 1)
     torch.testing.assert_close(
         torch.from_numpy(answers[:, 1:]), model(images).detach().log_softmax(dim=1)
     )

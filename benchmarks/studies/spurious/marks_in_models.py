@@ -1,0 +1,367 @@
+"""Marks that a model uses: confirmed, suppressed, erased.
+
+    python -m benchmarks.studies.spurious.marks_in_models [--part 0/2]
+
+A linear head on the frozen embedded backbone is trained on images with a mark on a part (`rate`) of
+one class, and `discover_spurious` searches other images with the same mark (`marked_sets`). On test
+images that neither the head nor the search saw, the mark of the first cue is suppressed in all
+layers, or erased from the pixels. Controls: the true region of the mark (oracle), and a region of
+the same shape at another place (wrong). A fixed mark has the same pose in every image. Twins: no
+mark, a mark on half of every class, a mark that the model was not trained with, permuted labels.
+
+Every case has a file in ``--results``, so that an interrupted run resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from benchmarks import RESULTS_DIR
+from semattn.grid import PatchGrid
+from semattn.prompting import AttentionPrompter
+from semattn.spurious import Discovery, discover_spurious
+from semattn.spurious.mark_cue import MarkCue
+from semattn.spurious.mark_interventions import (
+    erase_pixels,
+    patches_of_masks,
+    region_masks,
+    shifted_masks,
+)
+from semattn.utils.atomic_files import atomic_write
+from semattn.zoo import cache_dir
+
+from ...datasets import cifar10
+from ...datasets.marked_sets import (
+    DATASETS,
+    MarkedSet,
+    hull,
+    load_clean,
+    plant,
+    planted_class,
+    with_marks,
+)
+from ...datasets.moving_marks import MARKS, Pose, draw_mark
+from ...datasets.objects_on_scenes import NAMES, ObjectsOnScenes
+from ...datasets.objects_on_scenes.fetch import default_root
+from ..prompting.arms import normalise
+from ..prompting.gain import load
+from .search import BATCH, PREPROCESSING, class_features, keep, precision
+
+RESULTS = RESULTS_DIR / "marks_in_models"
+SEEDS = (21, 22, 23, 24, 25)  # smaller seeds are development seeds
+RATES = (0.5, 0.2)
+TRAIN = 780
+NUM_IN_CLASS, NUM_OTHERS = 40, 120  # test images with the mark, and the same numbers without
+GROUPS = ("class, mark", "class, no mark", "others, mark", "others, no mark")
+FIXED = Pose(x=0.95, y=0.95, scale=1.0, rotation=0.0)
+GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
+TRAIN_SEED, TEST_SEED = 500, 900  # added to the seed for training and test images
+HIDING_CLIP = 30.0  # nats, as in `AttentionPrompter.steer` of a mark
+CIFAR_NAMES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+TWINS = ("clean", "everywhere", "untrained", "permuted")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model and one search."""
+
+    dataset: str
+    kind: str
+    rate: float
+    seed: int
+    is_fixed: bool = False
+    twin: str = ""
+
+    @property
+    def file(self) -> str:
+        """File name of the result."""
+        parts = [self.dataset, self.twin or ("fixed" if self.is_fixed else "moving"), self.kind,
+                 f"{self.rate:g}", str(self.seed)]  # fmt: skip
+        return "_".join(parts) + ".json"
+
+    @property
+    def target(self) -> int:
+        """Class with the mark."""
+        return planted_class(self.dataset, self.seed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names."""
+        return CIFAR_NAMES if self.dataset == "CIFAR-10" else NAMES
+
+
+def cases() -> Iterator[Case]:
+    """Yield all cases, the decisive ones first."""
+    for seed in SEEDS:
+        for rate in RATES:
+            for dataset in DATASETS:
+                yield from (Case(dataset, kind, rate, seed) for kind in MARKS)
+        for dataset in DATASETS:
+            yield from (
+                Case(dataset, kind, RATES[0], seed, twin=twin)
+                for twin, kind in zip(TWINS, MARKS, strict=True)
+            )
+        yield from (Case(DATASETS[0], kind, RATES[0], seed, is_fixed=True) for kind in MARKS)
+
+
+def mark(images: MarkedSet, case: Case, is_marked: np.ndarray, seed: int) -> MarkedSet:
+    """Return a set with the mark of a case on some images."""
+    if not case.is_fixed:
+        return with_marks(images, case.kind, is_marked, seed)
+    drawn, masks = images.images.copy(), images.masks.copy()
+    for row in np.flatnonzero(is_marked):
+        layer = MARKS[case.kind](np.random.default_rng((seed, int(row))))
+        drawn[row], masks[row] = draw_mark(images.images[row], layer, FIXED)
+    return replace(images, images=drawn, masks=masks, is_marked=is_marked)
+
+
+def marked_at_rate(images: MarkedSet, case: Case, seed: int) -> MarkedSet:
+    """Return a set with the mark on the rate of the class, or of every class."""
+    everywhere = case.twin == "everywhere"
+    classes = sorted(set(images.labels.tolist())) if everywhere else [case.target]
+    rates = dict.fromkeys(classes, 0.0 if case.twin == "clean" else case.rate)
+    return mark(images, case, plant(images, case.kind, rates, seed).is_marked, seed)
+
+
+@lru_cache(maxsize=1)
+def training_images(dataset: str, seed: int) -> MarkedSet:
+    """Return images that the head is trained on, without marks."""
+    if dataset == "CIFAR-10":
+        # Photographs of another seed may be among the searched ones, as training images are.
+        parts = [load_clean(dataset, seed + TRAIN_SEED + number) for number in range(2)]
+        images, labels, masks, is_marked = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("images", "labels", "masks", "is_marked")
+        )
+        return MarkedSet(images, labels, masks, is_marked)
+    return compositions("train", TRAIN, seed + TRAIN_SEED)
+
+
+def compositions(split: str, count: int, seed: int) -> MarkedSet:
+    """Return compositions of a split without marks."""
+    items = list(ObjectsOnScenes(default_root(), split=split, count=count, seed=seed))
+    images = np.stack([item.image for item in items])
+    labels = np.array([item.label for item in items])
+    return MarkedSet(images, labels, np.zeros(images.shape[:3], bool), np.zeros(count, bool))
+
+
+def test_images(case: Case) -> tuple[MarkedSet, np.ndarray]:
+    """Return test images with and without the mark, and the number of the group of each."""
+    if case.dataset == "CIFAR-10":
+        images, labels = cifar10.load(cifar10.default_root(), "test")
+        rows = np.random.default_rng(case.seed + TEST_SEED).permutation(len(labels))
+        is_class = labels[rows] == case.target
+        rows = np.r_[rows[is_class][: 2 * NUM_IN_CLASS], rows[~is_class][: 2 * NUM_OTHERS]]
+        large = np.stack([enlarged(image) for image in images[rows]])
+        plain = MarkedSet(large, labels[rows], np.zeros(large.shape[:3], bool),
+                          np.zeros(len(rows), bool))  # fmt: skip
+    else:
+        count = 2 * NUM_IN_CLASS * len(NAMES)
+        whole = compositions("test", count, case.seed + TEST_SEED)
+        is_class = whole.labels == case.target
+        rows = np.r_[np.flatnonzero(is_class)[: 2 * NUM_IN_CLASS],
+                     np.flatnonzero(~is_class)[: 2 * NUM_OTHERS]]  # fmt: skip
+        plain = MarkedSet(*(getattr(whole, name)[rows] for name in
+                            ("images", "labels", "masks", "is_marked")))  # fmt: skip
+    is_other = plain.labels != case.target
+    is_marked = np.arange(len(plain.labels)) % 2 == 0
+    return mark(plain, case, is_marked, case.seed + TEST_SEED), 2 * is_other + ~is_marked
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a photograph of CIFAR-10 with 224 pixels a side."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
+
+
+def train(case: Case, work: Path) -> nn.Module:
+    """Return the backbone with a head that is trained on images with the mark."""
+    plain = training_images(case.dataset, case.seed)
+    file = work / f"features-{case.dataset}-{case.seed}.npy"
+    if not file.exists():
+        with atomic_write(file) as stream:
+            np.save(stream, class_features(plain.images))
+    features = np.load(file)
+    if case.twin not in ("clean", "untrained"):
+        marked = marked_at_rate(plain, case, case.seed + TRAIN_SEED)
+        rows = np.flatnonzero(marked.is_marked)
+        features[rows] = class_features(marked.images[rows])
+    head = LogisticRegression(C=0.1, max_iter=5000).fit(features, plain.labels)
+    model = load(torch.float32)
+    model.head = nn.Linear(384, len(case.names))
+    model.head.weight.data = torch.from_numpy(head.coef_).float()
+    model.head.bias.data = torch.from_numpy(head.intercept_).float()
+    model.classes = case.names
+    return model.to(precision()).requires_grad_(False).eval()
+
+
+def search(case: Case, model: nn.Module) -> tuple[Discovery, MarkedSet]:
+    """Return the search of images with the mark."""
+    images = marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
+    if case.twin == "permuted":
+        order = np.random.default_rng(case.seed).permutation(len(images.labels))
+        images = replace(images, labels=images.labels[order])
+    pairs = list(zip(images.images, images.labels.tolist(), strict=True))
+    discovery = discover_spurious(
+        model, pairs, class_names=case.names, preprocessing=PREPROCESSING, batch_size=BATCH,
+        seed=case.seed,
+    )  # fmt: skip
+    return discovery, images
+
+
+def is_planted(cue: MarkCue | Any, case: Case, images: MarkedSet) -> bool:
+    """Return whether a cue is the planted mark: its class, and most examples show it there."""
+    if cue.target != case.target or not cue.examples:
+        return False
+    overlaps = []
+    for example in cue.examples:
+        row = int(example.name.split()[-1])
+        truth = patches_of_masks(hull(images.masks[row])[None], GRID)[0]
+        matches = example.matches.ravel() > 0.5
+        overlaps.append((truth & matches).sum() / max(1, (truth | matches).sum()))
+    return float(np.mean(overlaps)) > 0.3
+
+
+@torch.inference_mode()
+def predictions(
+    model: nn.Module, images: np.ndarray, cue: MarkCue | None = None, hidden: Any = None
+) -> np.ndarray:
+    """Return predicted classes, with a cue suppressed or patches (n, P) hidden in all layers."""
+    predicted = []
+    prompter = AttentionPrompter(model, strength=1.0, layers="all", clip=HIDING_CLIP)
+    for start in range(0, len(images), BATCH):
+        x = normalise(model, images[start : start + BATCH])
+        weights: Any = cue
+        if hidden is not None:
+            weights = torch.from_numpy(hidden[start : start + BATCH]).float()
+        if weights is None:
+            predicted.append(model(x).argmax(-1))
+            continue
+        with prompter.steer(weights, suppress=True):
+            predicted.append(model(x).argmax(-1))
+    result: np.ndarray = torch.cat(predicted).numpy()
+    return result
+
+
+def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
+    """Return which test images are right in each arm, and the group of each image."""
+    images, group = test_images(case)
+    truth = np.stack([hull(mask) for mask in images.masks])
+    elsewhere = shifted_masks(truth, truth, np.random.default_rng(case.seed))
+    pixels = {
+        "none": images.images,
+        "oracle erased": erase_pixels(images.images, truth),
+        "wrong erased": erase_pixels(images.images, elsewhere),
+    }
+    hidden = {
+        "oracle suppressed": patches_of_masks(truth, GRID),
+        "wrong suppressed": patches_of_masks(elsewhere, GRID),
+    }
+    predicted = {name: predictions(model, arm) for name, arm in pixels.items()}
+    predicted |= {
+        name: predictions(model, images.images, hidden=patches) for name, patches in hidden.items()
+    }
+    located = {"recall": float("nan"), "false": float("nan")}
+    if cue is not None and cue.mark is not None:
+        tensor = tensor_of(model, images.images)
+        regions = cue.locate(tensor)
+        masks = region_masks(regions, GRID.image_size)
+        predicted["cue erased"] = predictions(model, erase_pixels(images.images, masks))
+        predicted["cue suppressed"] = predictions(model, images.images, cue=cue)
+        is_found = np.array([bool(of_image) for of_image in regions])
+        located = {"recall": float(is_found[images.is_marked].mean()),
+                   "false": float(is_found[~images.is_marked].mean())}  # fmt: skip
+    return {
+        "group": group.tolist(), "located": located,
+        "right": {name: (value == images.labels).astype(int).tolist()
+                  for name, value in predicted.items()},
+    }  # fmt: skip
+
+
+def tensor_of(model: nn.Module, images: np.ndarray) -> Tensor:
+    """Return images (n, H, W, 3) as inputs of the model."""
+    return torch.cat([
+        normalise(model, images[start : start + BATCH]) for start in range(0, len(images), BATCH)
+    ])  # fmt: skip
+
+
+def run(case: Case, work: Path) -> dict[str, Any]:
+    """Train, search, and evaluate the first cue on test images."""
+    start = time.perf_counter()
+    model = train(case, work)
+    trained = time.perf_counter()
+    discovery, images = search(case, model)
+    searched = time.perf_counter()
+    planted = [is_planted(cue, case, images) for cue in discovery.cues]
+    first = next((cue for cue, is_true in zip(discovery.cues, planted, strict=True)
+                  if is_true and isinstance(cue, MarkCue)), None)  # fmt: skip
+    result: dict[str, Any] = {
+        "case": asdict(case), "precision": str(precision()), "accuracy": discovery.accuracy,
+        "judged": discovery.candidates, "planted": planted, "notes": list(discovery.notes),
+        "rank": planted.index(True) + 1 if any(planted) else None,
+        "confirmed": any(
+            cue.confirmed for cue, is_true in zip(discovery.cues, planted, strict=True) if is_true
+        ),
+        "false": sum(
+            cue.confirmed for cue, is_true in zip(discovery.cues, planted, strict=True)
+            if not is_true
+        ),
+        "cues": [
+            {name: value for name, value in cue.summary().items()
+             if name not in ("place", "examples", "mark")} | {"is_mark": isinstance(cue, MarkCue)}
+            for cue in discovery.cues
+        ],
+        "seconds": {"train": trained - start, "search": searched - trained},
+    }  # fmt: skip
+    if not case.twin:
+        result["test"] = arms(case, model, first)
+    return result
+
+
+def main() -> None:
+    """Run the cases that have no result yet."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-marks-in-models")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
+    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
+    options = parser.parse_args()
+    for folder in (options.work, options.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    part, parts = map(int, options.part.split("/"))
+    for number, case in enumerate(cases()):
+        path = options.results / case.file
+        if number % parts != part or path.exists():
+            continue
+        result = run(case, options.work)
+        keep(path, result)
+        groups = {
+            name: group_accuracies(right, result["test"]["group"])
+            for name, right in result.get("test", {}).get("right", {}).items()
+        }
+        print(case.file, result["rank"], result["confirmed"], result["false"],
+              json.dumps(groups), flush=True)  # fmt: skip
+
+
+def group_accuracies(right: list[int], group: list[int]) -> list[float]:
+    """Return the accuracy of each of `GROUPS`."""
+    hits, groups = np.array(right), np.array(group)
+    return [round(float(hits[groups == number].mean()), 3) for number in range(len(GROUPS))]
+
+
+if __name__ == "__main__":
+    main()

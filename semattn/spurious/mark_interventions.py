@@ -1,0 +1,154 @@
+"""Interventions on a recurring mark: it is erased, and pasted into images of other classes.
+
+A mark is removed by inpainting its pixels. The control inpaints a region of the same shape at other
+places, off the object. A mark is transplanted by pasting its pixels. The control inpaints the same
+region of the receiver: the mark ends where its region does, so that its border belongs to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..grid import PatchGrid
+from ..keypoints.regions import inpaint, outline_mask
+from .interventions import (
+    FUTILITY_P,
+    MAX_IMAGES,
+    N_PARTNERS,
+    ROUNDS,
+    InterventionContext,
+    InterventionResult,
+    class_answers,
+    to_result,
+)
+from .mark_template import Region
+from .significance import effect
+
+MIN_COVERED = 0.1  # part of a patch from which on it shows the mark
+N_RECEIVERS = 30  # images of other classes that get the mark, at least
+
+
+Eraser: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[Tensor, Tensor]]
+"""Function from rows (n,) and masks (n, H, W) to inputs (n, C, H, W), as they are and inpainted."""
+
+
+def region_masks(regions: Sequence[Sequence[Region]], size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels (n, H, W) of bool of the regions of each image."""
+    return np.stack(
+        [outline_mask([region.outline for region in of_image], size) for of_image in regions]
+    )
+
+
+def patches_of_masks(masks: np.ndarray, grid: PatchGrid) -> np.ndarray:
+    """Return the patches (n, P) of which a mask (n, H, W) covers at least a tenth."""
+    covered = grid.pool(torch.from_numpy(masks.astype(np.float32)))
+    return covered.numpy() >= MIN_COVERED
+
+
+def shifted_masks(masks: np.ndarray, occupied: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return masks (n, H, W) moved to another place of their image.
+
+    Parameters
+    ----------
+    masks : pixels of the mark
+    occupied : (n, H, W), pixels of the object; the best of `N_PARTNERS` places has the least of it,
+        and of the mark
+    """
+    shifted = np.zeros_like(masks)
+    for number, mask in enumerate(masks):
+        if not mask.any():
+            continue
+        rows, columns = np.nonzero(mask)
+        best = np.inf
+        for _ in range(N_PARTNERS):
+            down = rng.integers(-rows.min(), mask.shape[0] - rows.max())
+            right = rng.integers(-columns.min(), mask.shape[1] - columns.max())
+            moved = (rows + down, columns + right)
+            overlap = int((occupied[number] | mask)[moved].sum())
+            if overlap < best:
+                best, place = overlap, moved
+        shifted[number][place] = True
+    return shifted
+
+
+def run_mark_interventions(
+    context: InterventionContext,
+    target: int,
+    rows: np.ndarray,
+    masks: np.ndarray,
+    others: np.ndarray,
+    erase: Eraser,
+    seed: int,
+) -> InterventionResult:
+    """Return the results of both interventions on one mark.
+
+    Parameters
+    ----------
+    context, target, seed : as in `run_interventions`
+    rows : (n,), rows of the class that show the mark, at most `MAX_IMAGES`
+    masks : (n, H, W), pixels of the mark
+    others : rows of other classes that do not show it
+    erase : inpaints regions of the pictures of rows
+    """
+    rng = np.random.default_rng((seed, target))
+    inputs, erased = erase(rows, masks)
+    before = class_answers(context, inputs, target)
+    transplant = _transplant(context, target, inputs, masks, others, erase, rng)
+    if effect(transplant[:, 0]).p > FUTILITY_P:
+        unknown = np.full_like(before, np.nan)
+        return to_result(rows, before, unknown, unknown, transplant)
+    after = class_answers(context, erased, target)
+    on_object = torch.from_numpy(context.patches(rows).on_object).float()
+    occupied = (context.grid.upsample(on_object, mode="nearest") > 0).numpy()
+    controls = [
+        class_answers(context, erase(rows, shifted_masks(masks, occupied, rng))[1], target)
+        for _ in range(ROUNDS)
+    ]
+    return to_result(rows, before, after, np.mean(controls, axis=0) - after, transplant)
+
+
+def _transplant(
+    context: InterventionContext,
+    target: int,
+    inputs: Tensor,
+    masks: np.ndarray,
+    others: np.ndarray,
+    erase: Eraser,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the effects (m, 1 + K) of the mark in images of other classes.
+
+    Each receiver is one sample: the question is how the model reacts to this mark in any image.
+    """
+    count = min(len(others), max(N_RECEIVERS, len(masks)))
+    source = np.arange(count) % len(masks)
+    occupied = context.patches(others).on_object
+    is_free = np.ones(len(others), bool)
+    receivers = np.zeros(count, int)
+    for number, region in enumerate(patches_of_masks(masks, context.grid)[source]):
+        draws = rng.permutation(np.flatnonzero(is_free))[:N_PARTNERS]
+        receivers[number] = draws[np.argmin((occupied[draws] & region).sum(axis=1))]
+        is_free[receivers[number]] = False
+    images, control = erase(others[receivers], masks[source])
+    with_mark = torch.where(torch.from_numpy(masks[source])[:, None], inputs[source], images)
+    effects = class_answers(context, with_mark, target) - class_answers(context, control, target)
+    effects[np.arange(count), 1 + context.labels[others[receivers]]] = np.nan
+    return effects
+
+
+def erase_pixels(pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return images (n, H, W, 3) uint8 with the pixels of masks (n, H, W) inpainted."""
+    return np.stack([inpaint(image, mask) for image, mask in zip(pixels, masks, strict=True)])
+
+
+def choose_rows(rows: np.ndarray, seed: int, target: int) -> np.ndarray:
+    """Return at most `MAX_IMAGES` of the rows, drawn at random."""
+    if len(rows) <= MAX_IMAGES:
+        return rows
+    rng = np.random.default_rng((seed, target))
+    return np.sort(rng.choice(rows, MAX_IMAGES, replace=False))

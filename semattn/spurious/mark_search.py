@@ -1,0 +1,348 @@
+"""Recurring marks as candidates of `discover_spurious`, and their cues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from ..images import Preprocessing
+from ..keypoints.local_features import local_features
+from ..prompting import AttentionPrompter
+from . import candidates
+from .cue import EVERYWHERE, MAX_EXAMPLES, SAME_PLACE, Example, PatchFinder, probabilities
+from .cue_detector import CandidateCue
+from .feature_store import FeatureStore, strided
+from .interventions import (
+    InterventionContext,
+    InterventionPatches,
+    InterventionResult,
+    group_accuracies,
+)
+from .mark_candidates import RecurringMark, find_recurring_marks
+from .mark_cue import MarkCue, replace_changed
+from .mark_interventions import (
+    choose_rows,
+    erase_pixels,
+    patches_of_masks,
+    region_masks,
+    run_mark_interventions,
+)
+from .mark_template import MarkTemplate, Region
+from .marks import MAX_IMAGES, describe_mark
+from .significance import corrected_p, score
+
+MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
+MAX_SALIENT_AROUND = 0.3  # part of the surroundings from which on it is a part of the object
+ANYWHERE = "a mark at any place"
+REGION_ARRAYS = ("row", "transform", "matches", "is_mirrored")
+
+
+@dataclass(frozen=True, eq=False)
+class MarkCandidate:
+    """Mark that may be a cue, with the rows that it was compared in.
+
+    Parameters
+    ----------
+    mark : the mark; its regions are by row of the store
+    rows : (n,), rows that were compared
+    labels : (n,), their classes
+    """
+
+    mark: RecurringMark
+    rows: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def target(self) -> int:
+        """Class that shows the mark."""
+        return self.mark.target
+
+    @property
+    def p(self) -> float:
+        """P-value of the frequency, not corrected."""
+        return self.mark.p
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Rows that show the mark, as bool (n,)."""
+        return np.isin(self.rows, list(self.mark.regions))
+
+    @property
+    def in_class(self) -> np.ndarray:
+        """Rows of the class, as bool (n,)."""
+        return self.labels == self.target
+
+    @property
+    def cue_rows(self) -> np.ndarray:
+        """Rows of the class that show the mark."""
+        return self.rows[self.in_class & self.shown]
+
+    @property
+    def relative_risk(self) -> float:
+        """Relative risk of the mark, class against others; one image outside at least is assumed.
+
+        It is not a confidence limit: a repeated mark is exact, and not a part of the surroundings.
+        """
+        outside = self.shown[~self.in_class]
+        return float(
+            self.shown[self.in_class].mean() / (max(1, int(outside.sum())) / max(1, len(outside)))
+        )
+
+    def patches(self, store: FeatureStore, rows: np.ndarray) -> np.ndarray:
+        """Return the patches (n, P) of rows that show the mark."""
+        grid = store.index.grid
+        regions = [self.mark.regions.get(int(row), []) for row in rows]
+        return patches_of_masks(region_masks(regions, grid.image_size), grid)
+
+
+def find_mark_candidates(store: FeatureStore, alpha: float) -> tuple[list[MarkCandidate], int, int]:
+    """Return the marks off the object by p-value, the number of tests, and of photographs.
+
+    A mark that is most of the salient region of its images is their object, not a mark.
+    """
+    rows = strided(np.arange(len(store)), MAX_IMAGES)
+    labels = store.index.labels[rows]
+    sizes = np.tile(store.index.grid.image_size, (len(rows), 1))
+    result = find_recurring_marks(local_features(store.keypoints(rows)), labels, sizes, alpha)
+    found = [
+        MarkCandidate(
+            replace(mark, regions={int(rows[i]): places for i, places in mark.regions.items()}),
+            rows, labels,
+        )
+        for mark in result.marks
+    ]  # fmt: skip
+    return (
+        [candidate for candidate in found if not _is_object(store, candidate)],
+        result.n_tests, result.n_photographs,
+    )  # fmt: skip
+
+
+def _is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
+    """Return whether a mark is most of the salient region, or is surrounded by it, as a median."""
+    rows, shape = candidate.cue_rows, store.index.grid.shape
+    salient = candidates.object_patches(store.gather(rows)["objectness"])
+    patches = candidate.patches(store, rows)
+    around = candidates.surroundings(patches, shape)
+
+    def median_part(regions: np.ndarray, of: np.ndarray) -> float:
+        return float(np.median((salient & regions).sum(axis=1) / of.sum(axis=1).clip(min=1)))
+
+    is_whole = median_part(patches, salient) > MAX_SALIENT
+    return is_whole or median_part(around, around) > MAX_SALIENT_AROUND
+
+
+def without_duplicates(
+    store: FeatureStore, candidates_by_p: Sequence[CandidateCue | MarkCandidate]
+) -> list[CandidateCue | MarkCandidate]:
+    """Return candidates without those that are the same cue as one of the other kind.
+
+    The candidate with the lower p-value is kept; `candidates_by_p` are in this order.
+    """
+    kept: list[CandidateCue | MarkCandidate] = []
+    for candidate in candidates_by_p:
+        if not any(_are_same(store, candidate, previous) for previous in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _are_same(
+    store: FeatureStore,
+    first: CandidateCue | MarkCandidate,
+    second: CandidateCue | MarkCandidate,
+) -> bool:
+    """Return whether a patch-kind candidate and a mark are the same cue."""
+    if first.target != second.target:
+        return False
+    if isinstance(first, MarkCandidate) and isinstance(second, CandidateCue):
+        return _is_same(store, second, first)
+    if isinstance(first, CandidateCue) and isinstance(second, MarkCandidate):
+        return _is_same(store, first, second)
+    return False
+
+
+def _is_same(store: FeatureStore, kind: CandidateCue, mark: MarkCandidate) -> bool:
+    """Return whether both are mostly in the same images, at the same places."""
+    class_rows = kind.rows[kind.in_class]
+    has_kind = kind.candidate.has_cue[kind.in_class]
+    has_both = has_kind & np.isin(class_rows, mark.cue_rows)
+    if has_both.sum() < candidates.MIN_NEARBY * min(has_kind.sum(), len(mark.cue_rows)):
+        return False
+    of_mark = mark.patches(store, class_rows[has_both])
+    of_kind = kind.marks[has_both]
+    shape = store.index.grid.shape
+    return (
+        max(
+            candidates.nearby_fraction(of_mark, of_kind, shape),
+            candidates.nearby_fraction(of_kind, of_mark, shape),
+        )
+        > candidates.MIN_NEARBY
+    )
+
+
+def mark_context(
+    store: FeatureStore,
+    candidate: MarkCandidate,
+    confirmed: Sequence[PatchFinder],
+) -> InterventionContext:
+    """Return the model and the access to images for the interventions on a mark."""
+
+    def patches(rows: np.ndarray) -> InterventionPatches:
+        arrays = store.gather(rows)
+        on_object = candidates.object_patches(arrays["objectness"])
+        shown = candidate.patches(store, rows)
+        off_object = ~on_object | shown
+        for shows in confirmed:
+            off_object &= ~shows(rows, arrays["values"])
+        return InterventionPatches(shown, on_object & ~shown, off_object)
+
+    return InterventionContext(
+        store.extractor.model, store.index.grid, store.inputs, patches, store.batch_size,
+        store.index.labels,
+    )  # fmt: skip
+
+
+def intervene_on_mark(
+    store: FeatureStore, candidate: MarkCandidate, context: InterventionContext, seed: int
+) -> InterventionResult:
+    """Run both interventions on a mark."""
+    rows = choose_rows(candidate.cue_rows, seed, candidate.target)
+    others = candidate.rows[~candidate.in_class & ~candidate.shown]
+    regions = [candidate.mark.regions[int(row)] for row in rows]
+    masks = region_masks(regions, store.index.grid.image_size)
+    extractor = store.extractor
+    preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
+
+    def erase(erased_rows: np.ndarray, erased: np.ndarray) -> tuple[Tensor, Tensor]:
+        images = store.images(erased_rows)
+        pixels = erase_pixels(images.pixels, erased)
+        inputs = replace_changed(images.inputs, images.pixels, pixels, preprocessing)
+        return images.inputs, inputs
+
+    return run_mark_interventions(context, candidate.target, rows, masks, others, erase, seed)
+
+
+def describe_mark_cue(
+    store: FeatureStore,
+    candidate: MarkCandidate,
+    result: InterventionResult,
+    context: InterventionContext,
+    correction: tuple[int, float],
+    alpha: float,
+    seed: int,
+) -> MarkCue:
+    """Return a tested mark as a cue; parameters are those of `describe_cue`."""
+    n_judged, alpha_weight = correction
+    removal, transplant = result.effects(candidate.target, seed)
+    p = corrected_p(candidate.p, n_judged, removal, transplant, alpha_weight, removal_ways=1)
+    inside = candidate.shown[candidate.in_class]
+    outside = candidate.shown[~candidate.in_class]
+    value, interval = score(inside, outside, result.removal[np.isfinite(result.removal)], seed)
+    cue_rows = candidate.cue_rows
+    patches = candidate.patches(store, cue_rows)
+    fixed, covers = candidates.mean_overlap(patches), float(patches.mean())
+    density = store.gather(cue_rows)["keypoints"]
+    grid = store.index.grid
+    name = store.data.name(candidate.target)
+    mark = describe_mark(
+        replace(candidate.mark, regions={
+            int(np.flatnonzero(candidate.rows == row)[0]): places
+            for row, places in candidate.mark.regions.items()
+        }),
+        candidate.labels, store.data.name, n_judged, alpha,
+        lambda position: _read_row(store, int(candidate.rows[position])),
+    )  # fmt: skip
+    is_fixed = fixed > candidates.FIXED_OVERLAP
+    cue = MarkCue(
+        target=candidate.target, name=name, score=value, interval=interval, confirmed=p < alpha,
+        p=p, inside=float(inside.mean()), outside=float(outside.mean()), removal=removal,
+        transplant=transplant,
+        where=EVERYWHERE if covers > 0.5 else SAME_PLACE if is_fixed else ANYWHERE,
+        fixed=fixed, covers=covers,
+        keypoints=float(density[patches].mean() / max(density.mean(), 1e-6)),
+        place=patches.mean(axis=0).reshape(grid.shape),
+        examples=_examples(store, candidate, result), groups=(), detector=None,
+        model=store.extractor.model, preprocessing=store.extractor.preprocessing,
+        keypoint_detector=store.extractor.detector, grid=grid, mark=mark,
+    )  # fmt: skip
+    if not cue.confirmed:
+        return cue
+    rows = {
+        "class, cue": cue_rows,
+        "class, no cue": candidate.rows[candidate.in_class & ~candidate.shown],
+        "others": candidate.rows[~candidate.in_class & ~candidate.shown],
+    }
+    prompter = AttentionPrompter(context.model)
+    return replace(cue, groups=group_accuracies(
+        context, lambda _: prompter.steer(cue, suppress=True), cue.target, rows, seed
+    ))  # fmt: skip
+
+
+def _read_row(store: FeatureStore, row: int) -> tuple[str, np.ndarray]:
+    return store.name(row), store.images(np.array([row])).pixels[0]
+
+
+def _examples(
+    store: FeatureStore, candidate: MarkCandidate, result: InterventionResult
+) -> tuple[Example, ...]:
+    """Return the images of the class with the most matches of the mark."""
+    regions = candidate.mark.regions
+    rows = sorted(candidate.cue_rows.tolist(), key=lambda row: (-regions[row][0].matches, row))
+    rows = rows[:MAX_EXAMPLES]
+    grid = store.index.grid
+    patches = candidate.patches(store, np.array(rows)).astype(np.float32)
+    pixels = store.images(np.array(rows)).pixels
+    return tuple(
+        Example(store.name(row), pixels[i], patches[i].reshape(grid.shape),
+                *probabilities(result, row), grid)
+        for i, row in enumerate(rows)
+    )  # fmt: skip
+
+
+def candidates_to_arrays(
+    marks: Sequence[MarkCandidate], n_tests: int, n_photographs: int
+) -> dict[str, np.ndarray]:
+    """Return mark candidates as arrays of the store."""
+    arrays = {"counts": np.array([len(marks), n_tests, n_photographs])}
+    if marks:
+        arrays |= {"rows": marks[0].rows, "labels": marks[0].labels}
+    for number, candidate in enumerate(marks):
+        mark = candidate.mark
+        places = [(row, region) for row, regions in mark.regions.items() for region in regions]
+        arrays |= {
+            f"{number}.{name}": value for name, value in mark.template.to_arrays().items()
+        } | {
+            f"{number}.row": np.array([row for row, _ in places]),
+            f"{number}.transform": np.array([region.transform for _, region in places]),
+            f"{number}.matches": np.array([region.matches for _, region in places]),
+            f"{number}.is_mirrored": np.array([region.is_mirrored for _, region in places]),
+            f"{number}.target": np.array(mark.target), f"{number}.p": np.array(mark.p),
+        }  # fmt: skip
+    return arrays
+
+
+def candidates_from_arrays(
+    arrays: dict[str, np.ndarray],
+) -> tuple[list[MarkCandidate], int, int]:
+    """Return the mark candidates of such arrays, the number of tests, and of photographs."""
+    count, n_tests, n_photographs = arrays["counts"].tolist()
+    marks = []
+    for number in range(count):
+        own = {
+            name.removeprefix(f"{number}."): value
+            for name, value in arrays.items()
+            if name.startswith(f"{number}.")
+        }
+        template = MarkTemplate.from_arrays(own)
+        regions: dict[int, list[Region]] = {}
+        for row, transform, matches, is_mirrored in zip(
+            *(own[name] for name in REGION_ARRAYS), strict=True
+        ):
+            region = template.region(transform, int(matches), bool(is_mirrored))
+            regions.setdefault(int(row), []).append(region)
+        mark = RecurringMark(template, regions, int(own["target"]), float(own["p"]))
+        marks.append(MarkCandidate(mark, arrays["rows"], arrays["labels"]))
+    return marks, n_tests, n_photographs
