@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,17 @@ def check_folder_of_copies(images: Path, copies: Path) -> None:
             f"erase: expected a folder outside the images, got {copies} in {images} — "
             "choose another folder"
         )
-    ResultFolder(copies).check()
+    with _named_erase():
+        ResultFolder(copies).check()
+
+
+@contextmanager
+def _named_erase() -> Iterator[None]:
+    """Name the option --erase in errors of the folder, which name --out."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"erase: {str(error).removeprefix('out: ')}") from error
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class ErasedCopies:
                 copies / folder, COMMAND, tuple(self.paths[n] for n in inside),
                 source_of((self.images,)), force,
             )  # fmt: skip
-            with results.staged() as stage:
+            with _named_erase(), results.staged() as stage:
                 for n in inside:
                     shutil.move(self.files[n], stage / self.names[n].name)
 

@@ -25,10 +25,10 @@ def read_pixels(source: Any) -> np.ndarray:
     return reduced(np.asarray(read(source)))[0]
 
 
-def reduced(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return pixels with a longer side of at most `MAX_SIDE`, and the factor to the original."""
+def reduced(pixels: np.ndarray, max_side: int = MAX_SIDE) -> tuple[np.ndarray, float]:
+    """Return pixels with a longer side of at most `max_side`, and the factor to the original."""
     height, width = pixels.shape[:2]
-    factor = max(1.0, max(height, width) / MAX_SIDE)
+    factor = max(1.0, max(height, width) / max_side)
     if factor == 1:
         return pixels, 1.0
     size = (round(width / factor), round(height / factor))

@@ -20,7 +20,10 @@ NOT_TESTED = -1  # target of a mark in images without classes
 
 @dataclass(frozen=True, eq=False)
 class MarkExample:
-    """Image with a mark: its name, its pixels (H, W, 3) uint8, and the places of the mark."""
+    """Image with a mark: its name, its pixels (H, W, 3) uint8, and the places of the mark.
+
+    Large images are reduced; places are in pixels of the reduced image.
+    """
 
     name: str
     pixels: np.ndarray
@@ -85,7 +88,7 @@ class Mark:
             "n_outside": self.n_outside, "inside": to_json_number(self.inside),
             "outside": to_json_number(self.outside),
             "examples": [
-                {"name": example.name,
+                {"name": example.name, "size": list(example.pixels.shape[:2]),
                  "outlines": [region.outline.round(1).tolist() for region in example.regions]}
                 for example in self.examples
             ],
@@ -112,7 +115,7 @@ def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[Region]:
     small, factor = reduced(pixels)
     keypoints = fine_sift(small)
     return [
-        _enlarged(region, factor) for mark in marks for region in mark.template.locate(keypoints)
+        scale_region(region, factor) for mark in marks for region in mark.template.locate(keypoints)
     ]
 
 
@@ -122,7 +125,7 @@ def erase_regions(pixels: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
     return inpaint(pixels, mask)
 
 
-def _enlarged(region: Region, factor: float) -> Region:
+def scale_region(region: Region, factor: float) -> Region:
     """Return a region of an image that is `factor` times as large."""
     scale = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
     linear = scale[:, :2] @ region.transform

@@ -21,12 +21,14 @@ from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import versions
 from ..utils.run_store import RunStore
 from .feature_store import strided
-from .keypoint_store import KeypointStore
-from .mark import NOT_TESTED, Mark, MarkExample
+from .keypoint_store import KeypointStore, reduced
+from .mark import NOT_TESTED, Mark, MarkExample, scale_region
 from .mark_candidates import MarkSearchResult, RecurringMark, find_recurring_marks
+from .mark_template import Region
 
 MAX_IMAGES = 4000  # images that are compared; descriptors of each take 200 kB of memory
 MAX_EXAMPLES = 12
+EXAMPLE_SIDE = 448  # pixels: larger examples are reduced
 MAX_PICTURED = 30  # images that the mean picture of a mark is made of
 BATCH = 32  # images in each stored file
 
@@ -222,9 +224,7 @@ def describe_mark(
         [pictured[row][1] for row in pictured],
         [mark.regions[row][0].transform for row in pictured], mark.template.outline,
     )  # fmt: skip
-    examples = tuple(
-        MarkExample(*pictured[row], tuple(mark.regions[row])) for row in order[:MAX_EXAMPLES]
-    )
+    examples = tuple(_example(*pictured[row], mark.regions[row]) for row in order[:MAX_EXAMPLES])
     p = min(1.0, mark.p * n_tests) if has_classes else float("nan")
     return Mark(
         target=target, name=class_name(target) if has_classes else "",
@@ -233,3 +233,9 @@ def describe_mark(
         outside=float(shown[~in_class].mean()) if has_classes else float("nan"),
         p=p, significant=p < alpha, picture=picture, examples=examples, template=mark.template,
     )  # fmt: skip
+
+
+def _example(name: str, pixels: np.ndarray, regions: Sequence[Region]) -> MarkExample:
+    """Return an example, reduced to `EXAMPLE_SIDE`."""
+    small, factor = reduced(pixels, EXAMPLE_SIDE)
+    return MarkExample(name, small, tuple(scale_region(region, 1 / factor) for region in regions))

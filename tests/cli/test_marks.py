@@ -116,7 +116,7 @@ def test_copies_are_never_among_the_images(run, tmp_path, erase):
     if erase == ".":
         (tmp_path / "cat").mkdir()
         (tmp_path / "cat/00.png").write_bytes(b"mine")
-        refused(run("marks", "photos", "--erase", erase), "out: expected a folder with files of")
+        refused(run("marks", "photos", "--erase", erase), "erase: expected a folder with files of")
         assert (tmp_path / "cat/00.png").read_bytes() == b"mine"
         assert run("marks", "photos", "--erase", erase, "--force")[0] == 0
         assert (tmp_path / "cat/00.png").read_bytes() != b"mine"
@@ -199,6 +199,7 @@ def no_pictures(folder):
         (no_pictures, ["--max-marks", "0"], ["--max-marks"]),
         (no_pictures, ["--out", "some/a/a.png"], ["out: expected a folder, got the file"]),
         (no_pictures, ["--erase", "some/a/a.png"], ["erase: expected a folder outside"]),
+        (no_pictures, ["--erase", "/dev/null"], ["erase: expected a folder, got the file"]),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_left(run, tmp_path, prepare, arguments, parts):

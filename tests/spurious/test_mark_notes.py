@@ -31,6 +31,27 @@ def test_marks_beyond_the_maximum_are_counted():
     assert none == 0 and np.array_equal(same, pairs[35][0])
 
 
+def test_examples_are_reduced_with_their_places():
+    pairs = marked.pairs()
+    large = [
+        (np.asarray(Image.fromarray(pixels).resize((960, 960))), label) for pixels, label in pairs
+    ]
+    example = find_marks(large, class_names=marked.NAMES).marks[0].examples[0]
+    assert example.pixels.shape == (448, 448, 3)
+    number = int(example.name.removeprefix("image "))
+    box = np.flatnonzero((pairs[number][0] == (250, 250, 240)).all(axis=2).any(axis=0))
+    left, right = example.regions[0].outline[:, 0].min(), example.regions[0].outline[:, 0].max()
+    assert left == pytest.approx(box.min() * 448 / 96, abs=20)
+    assert right == pytest.approx(box.max() * 448 / 96, abs=20)
+
+
+def test_duplicates_of_a_marked_image_do_not_hide_the_mark():
+    pairs = marked.pairs()
+    discovery = find_marks([*pairs, pairs[3]], class_names=marked.NAMES)
+    assert [mark.images for mark in discovery.significant] == [marked.MARKED + 1]
+    assert discovery.notes == ("left out: 1 group of nearly the same photographs or scenes",)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"alpha": 1}, "alpha: expected a value between 0 and 1, got 1"),
