@@ -154,13 +154,13 @@ def method_rows(work: Path, results: list[tuple[Case, dict[str, Any]]]) -> Itera
         1 + [target for target, _ in result["classes"]].index(case.planted_class)
         for case, result, _ in triples
     ]
-    yield {"method": "**discover_spurious**", "cases": len(triples), "ap": _format(own_ap),
+    yield {"method": "**discover_spurious**", "cases": len(triples), "ap": format_interval(own_ap),
            "difference": "–", "rank": float(np.mean(ranks))}  # fmt: skip
     for name in METHODS:
         method_ap = np.mean(precisions_of[name], axis=0)
         yield {
-            "method": name, "cases": len(triples), "ap": _format(method_ap),
-            "difference": _format(own_ap - method_ap, "+.3f"),
+            "method": name, "cases": len(triples), "ap": format_interval(method_ap),
+            "difference": format_interval(own_ap - method_ap, "+.3f"),
             "rank": float(np.mean([rivals["methods"][name]["rank"] for _, _, rivals in triples])),
         }  # fmt: skip
 
@@ -171,7 +171,8 @@ def _resampled_ap(truth: np.ndarray, scores: np.ndarray, resamples: list[np.ndar
     return np.array(precisions)
 
 
-def _format(values: np.ndarray, form: str = ".3f") -> str:
+def format_interval(values: np.ndarray, form: str = ".3f") -> str:
+    """Return the first value, and the 95 % interval of the others, as text."""
     low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"
 
@@ -208,10 +209,10 @@ def _gain(results: list[dict[str, Any]], arm: str, groups: np.ndarray) -> str:
         pairs = 100 * (is_right[0] - is_right[1])
         indices = rng.integers(len(pairs), size=(LOOP_DRAWS, len(pairs)))
         means.append(np.r_[pairs.mean(), pairs[indices].mean(axis=1)])
-    return _format(np.mean(means, axis=0), "+.1f")
+    return format_interval(np.mean(means, axis=0), "+.1f")
 
 
-def _table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def make_table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a table; `columns` has lines "key | title | format"."""
     column_list = []
     for line in columns.strip().splitlines():
@@ -229,7 +230,7 @@ def main() -> None:
     setting = f"{head} ({', '.join(map(str, SEEDS))}). "
     planted = [result for case, result in results if not case.twin + case.trained]
     tables = {
-        "spurious": _table(
+        "spurious": make_table(
             setting
             + _tests_sentence(planted)
             + "Recall: the planted cue is among the first ones ranked (its class, and "
@@ -254,7 +255,7 @@ def main() -> None:
             """,
             list(planted_rows(results)),
         ),
-        "spurious_twins": _table(
+        "spurious_twins": make_table(
             f"{head}. Confirmed cues where there is none to find, at significance level .05 per "
             "search. The earlier search had no test of specificity and used images whose object is "
             "hidden by a mark. Tried: candidates of a search that were more frequent in a class. "
@@ -270,7 +271,7 @@ def main() -> None:
             """,
             list(twin_rows(results)),
         ),
-        "spurious_methods": _table(
+        "spurious_methods": make_table(
             setting
             + "Rate .95. AP of planted patches over all patches of the fresh images, mean over "
             "the finished cases, with 95 % bootstrap intervals over images; rank of the biased "
@@ -284,7 +285,7 @@ def main() -> None:
             """,
             list(method_rows(options.work, results)),
         ),
-        "spurious_loop": _table(
+        "spurious_loop": make_table(
             setting
             + "Rate .95; attention is suppressed (strength 1, last half of the layers) at the "
             "first cue, or at its true patches (oracle), on 600 images of the test split "

@@ -1,0 +1,206 @@
+"""Tables of marks that models use: ``python -m benchmarks.studies.spurious.marks_in_models_table``.
+
+Reads the results of `marks_in_models` and writes ``marks_in_models.json``, ``marks_twins.json`` and
+``marks_loop.json``, which `render_tables` puts into docs/spurious.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from benchmarks import RESULTS_DIR
+from semattn.utils.atomic_files import write_text
+
+from ...datasets.marked_sets import DATASETS
+from ...datasets.moving_marks import MARKS
+from .marks_in_models import GROUPS, RATES, RESULTS, TWINS
+from .spurious_table import format_interval, make_table
+
+DRAWS = 2000
+ARMS = ("cue suppressed", "oracle suppressed", "wrong suppressed",
+        "cue erased", "oracle erased", "wrong erased")  # fmt: skip
+TWIN_TITLES = {
+    "clean": "no mark",
+    "everywhere": "mark on half of every class",
+    "untrained": "model trained without the mark",
+    "permuted": "labels in random order",
+}
+
+Result = dict[str, Any]
+
+
+def read_results() -> list[Result]:
+    """Return the results of the finished cases."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+
+
+def select(results: list[Result], **values: Any) -> list[Result]:
+    """Return the results whose case has these values."""
+    return [
+        result
+        for result in results
+        if all(result["case"][name] == value for name, value in values.items())
+    ]
+
+
+def search_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
+    """Yield one row for each set, pose, rate and kind of mark."""
+    for dataset, is_fixed, rate, kind in product(DATASETS, (False, True), RATES, (*MARKS, "all")):
+        of_kind = {} if kind == "all" else {"kind": kind}
+        part = select(results, dataset=dataset, is_fixed=is_fixed, rate=rate, twin="", **of_kind)
+        if part:
+            yield {
+                "dataset": dataset, "pose": "fixed" if is_fixed else "moving", "rate": rate,
+                "kind": kind, "searches": len(part),
+                "first": float(np.mean([result["rank"] == 1 for result in part])),
+                "confirmed": float(np.mean([result["confirmed"] for result in part])),
+                "false": sum(result["false"] for result in part),
+                "seconds": float(np.mean([result["seconds"]["search"] for result in part])),
+            }  # fmt: skip
+
+
+def twin_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
+    """Yield one row for each twin and set."""
+    for twin, dataset in product(TWINS, DATASETS):
+        part = select(results, dataset=dataset, twin=twin)
+        if part:
+            confirmed = [cue for result in part for cue in result["cues"] if cue["confirmed"]]
+            yield {
+                "twin": TWIN_TITLES[twin], "dataset": dataset, "searches": len(part),
+                "confirmed": len(confirmed), "marks": sum(cue["is_mark"] for cue in confirmed),
+            }  # fmt: skip
+
+
+def loop_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
+    """Yield one row for each set, pose and kind of mark: accuracy, and points gained."""
+    for dataset, is_fixed, kind in product(DATASETS, (False, True), (*MARKS, "all")):
+        of_kind = {} if kind == "all" else {"kind": kind}
+        part = [
+            result
+            for result in select(
+                results, dataset=dataset, is_fixed=is_fixed, rate=RATES[0], twin="", **of_kind
+            )
+            if "cue erased" in result["test"]["right"]
+        ]
+        if not part:
+            continue
+        others = GROUPS.index("others, mark")
+        clean = [accuracy(result, "none", GROUPS.index("others, no mark")) for result in part]
+        marked = [accuracy(result, "none", others) for result in part]
+        yield {
+            "dataset": dataset, "pose": "fixed" if is_fixed else "moving", "kind": kind,
+            "models": len(part), "clean": np.mean(clean), "marked": np.mean(marked),
+            **{arm: gain(part, arm, others) for arm in ARMS},
+            "worst": worst(part, "none"),
+            **{f"worst {arm}": worst(part, arm) for arm in ARMS[::3]},
+        }  # fmt: skip
+
+
+def accuracy(result: Result, arm: str, group: int) -> float:
+    """Return the accuracy in a group of test images, per cent."""
+    right, groups = np.array(result["test"]["right"][arm]), np.array(result["test"]["group"])
+    return float(100 * right[groups == group].mean())
+
+
+def worst(results: list[Result], arm: str) -> float:
+    """Return the mean over models of the accuracy in the worst group, per cent."""
+    return float(np.mean([
+        min(accuracy(result, arm, group) for group in range(len(GROUPS))) for result in results
+    ]))  # fmt: skip
+
+
+def gain(results: list[Result], arm: str, group: int) -> str:
+    """Return the points gained in a group, mean over models, with a bootstrap over images."""
+    rng = np.random.default_rng(0)
+    means = []
+    for result in results:
+        in_group = np.array(result["test"]["group"]) == group
+        changed, plain = (
+            np.array(result["test"]["right"][name])[in_group] for name in (arm, "none")
+        )
+        difference = 100.0 * (changed - plain)
+        draws = rng.integers(len(difference), size=(DRAWS, len(difference)))
+        means.append(np.r_[difference.mean(), difference[draws].mean(axis=1)])
+    return format_interval(np.mean(means, axis=0), "+.1f")
+
+
+def main() -> None:
+    """Write the tables of the finished cases."""
+    results = read_results()
+    seeds = sorted({result["case"]["seed"] for result in results})
+    setting = (
+        "Frozen embedded backbone with a linear head, trained with the mark at the same rate on "
+        f"other images of the class; seeds {', '.join(map(str, seeds))}. "
+    )
+    command = "Made by `python -m benchmarks.studies.spurious.marks_in_models`."
+    tables = {
+        "marks_in_models": make_table(
+            setting
+            + "First: the planted mark is the first cue; confirmed: it is confirmed; false: "
+            "other confirmed cues, in all searches together; seconds while other work ran. "
+            + command,
+            """
+            dataset | images
+            pose | mark
+            rate | rate | .1f
+            kind | kind
+            searches | searches | d
+            first | first | .2f
+            confirmed | confirmed | .2f
+            false | false | d
+            seconds | seconds | .0f
+            """,
+            list(search_rows(results)),
+        ),
+        "marks_twins": make_table(
+            setting + "Confirmed cues where no mark is to be confirmed, of both kinds and of marks "
+            "alone, at significance level .05 per search. " + command,
+            """
+            twin | twin
+            dataset | images
+            searches | searches | d
+            confirmed | confirmed, total | d
+            marks | marks among them | d
+            """,
+            list(twin_rows(results)),
+        ),
+        "marks_loop": make_table(
+            setting + "Rate .5. Test images that neither the head nor the search saw; per cent "
+            "right in images of other classes without and with the mark, and points gained there "
+            "with 95 % bootstrap intervals over images. Suppressed: patches hidden in all layers; "
+            "erased: pixels inpainted; oracle: the true region of the mark; wrong: a region of "
+            "this shape elsewhere. Worst: the lowest accuracy of four groups "
+            f"({', '.join(GROUPS)}) as it is, and with the cue suppressed or erased. " + command,
+            """
+            dataset | images
+            pose | mark
+            kind | kind
+            models | models | d
+            clean | no mark | .1f
+            marked | mark | .1f
+            cue suppressed | cue suppressed
+            oracle suppressed | oracle suppressed
+            wrong suppressed | wrong suppressed
+            cue erased | cue erased
+            oracle erased | oracle erased
+            wrong erased | wrong erased
+            worst | worst | .1f
+            worst cue suppressed | worst, suppressed | .1f
+            worst cue erased | worst, erased | .1f
+            """,
+            list(loop_rows(results)),
+        ),
+    }
+    for name, table in tables.items():
+        if table["rows"]:
+            write_text(RESULTS_DIR / f"{name}.json", json.dumps(table, indent=1) + "\n")
+            print(name, len(table["rows"]), "rows")
+
+
+if __name__ == "__main__":
+    main()
