@@ -8,6 +8,7 @@ every pair of images.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ PROBES = 8  # lists of the inverted file that a query compares
 MAX_LISTS = 1024
 TRAINED_PER_LIST = 39  # least number of descriptors for each list that faiss trains without warning
 BANK_IMAGES = 120
+PART = 65_536  # queries of one search
 BANK_NEIGHBOURS = 48
 
 
@@ -68,18 +70,24 @@ def background_distances(features: LocalFeatures, quantile: float) -> np.ndarray
     if not len(rows):
         return np.zeros(len(features), np.float32)
     rank = max(1, int(np.ceil(quantile * len(bank))))
-    k = max(BANK_NEIGHBOURS, 2 * rank)
-    distances, neighbours = DescriptorIndex(features.descriptors[rows]).search(
-        features.descriptors, k
-    )
-    images = np.where(neighbours >= 0, features.image[rows[neighbours]], -1)
-    images[images == features.image[:, None]] = -1
-    nth = np.cumsum(_first_of_image(images), axis=1)
-    distances = np.where(np.isfinite(distances), distances, -np.inf)
-    # Without enough images among the neighbours, the farthest neighbour is a lower bound.
-    position = np.where(nth[:, -1] >= rank, (nth < rank).sum(axis=1), distances.argmax(axis=1))
-    result: np.ndarray = distances[np.arange(len(features)), position]
-    return result.clip(min=0).astype(np.float32)
+    index, k = DescriptorIndex(features.descriptors[rows]), max(BANK_NEIGHBOURS, 2 * rank)
+    result = np.empty(len(features), np.float32)
+    for part in parts(len(features)):
+        distances, neighbours = index.search(features.descriptors[part], k)
+        images = np.where(neighbours >= 0, features.image[rows[neighbours]], -1)
+        images[images == features.image[part, None]] = -1
+        nth = np.cumsum(_first_of_image(images), axis=1)
+        distances = np.where(np.isfinite(distances), distances, -np.inf)
+        # Without enough images among the neighbours, the farthest neighbour is a lower bound.
+        position = np.where(nth[:, -1] >= rank, (nth < rank).sum(axis=1), distances.argmax(axis=1))
+        result[part] = distances[np.arange(len(distances)), position].clip(min=0)
+    return result
+
+
+def parts(count: int) -> Iterator[slice]:
+    """Yield slices of `PART` rows, which bound the memory of a search."""
+    for start in range(0, count, PART):
+        yield slice(start, min(start + PART, count))
 
 
 def _first_of_image(images: np.ndarray) -> np.ndarray:

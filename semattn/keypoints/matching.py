@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from .descriptor_index import DescriptorIndex
+from .descriptor_index import DescriptorIndex, parts
 from .detectors import _import_cv2
 from .local_features import LocalFeatures
 
@@ -74,12 +74,15 @@ def _mutual_matches(
     features: LocalFeatures, background: np.ndarray, index: DescriptorIndex, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (m,) and (m,) of mutual matches, each pair of images in one direction."""
-    distances, neighbours = index.search(queries, NEIGHBOURS)
-    first = np.repeat(np.arange(len(features)), neighbours.shape[1])
-    second, distance = neighbours.ravel(), distances.ravel()
-    is_close = (second >= 0) & (features.image[first] != features.image[second])
-    is_close &= distance < MAX_RATIO * np.minimum(background[first], background[second])
-    first, second, distance = first[is_close], second[is_close], distance[is_close]
+    close = []
+    for part in parts(len(queries)):
+        distances, neighbours = index.search(queries[part], NEIGHBOURS)
+        limit = MAX_RATIO * np.minimum(background[part, None], background[neighbours])
+        is_close = (distances < limit) & (neighbours >= 0)
+        is_close &= features.image[part, None] != features.image[neighbours]
+        row, column = np.nonzero(is_close)
+        close.append((row + part.start, neighbours[row, column], distances[row, column]))
+    first, second, distance = (np.concatenate(columns) for columns in zip(*close, strict=True))
     keep = _rank_in_group(first * features.n_images + features.image[second], distance) < PER_IMAGE
     first, second = first[keep], second[keep]
     count = len(features)
