@@ -10,7 +10,8 @@ from .detectors import _import_cv2
 from .matching import compose
 
 INPAINT_RADIUS = 3  # pixels
-ERASED_MARGIN = 2  # pixels around a region that are inpainted too
+ERASED_MARGIN = 2  # pixels around a region that are inpainted too, at least
+MARGIN_SIDE = 112  # pixels of the longer side of an image for each pixel of the margin
 FRAME_SCALE = 2.0  # pixels of a mean picture for each pixel of the frame
 MAX_FRAME_SIDE = 600  # pixels
 
@@ -34,15 +35,27 @@ def outline_mask(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> np.nd
     return mask.astype(bool)
 
 
+def erased_margin(size: tuple[int, ...]) -> int:
+    """Return the pixels around a region of an image (H, W) that are inpainted too.
+
+    Examples
+    --------
+    >>> erased_margin((224, 224)), erased_margin((90, 120)), erased_margin((896, 1344))
+    (2, 2, 12)
+    """
+    return max(ERASED_MARGIN, round(max(size) / MARGIN_SIDE))
+
+
 def inpaint(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return an image (H, W, 3) uint8 with the pixels of `mask` (H, W) filled from around them.
 
-    The method of Telea (2004) as in OpenCV; `ERASED_MARGIN` more pixels are filled.
+    The method of Telea (2004) as in OpenCV. A margin of `erased_margin` pixels is filled too: the
+    blurred border of a mark, which grows with the image, would show in the filling.
     """
     if not mask.any():
         return pixels.copy()
     cv2 = _import_cv2()
-    side = 2 * ERASED_MARGIN + 1
+    side = 2 * erased_margin(mask.shape) + 1
     widened = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8))
     filled: np.ndarray = cv2.inpaint(
         np.ascontiguousarray(pixels), widened, INPAINT_RADIUS, cv2.INPAINT_TELEA

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.spatial import ConvexHull
 
 from semattn.keypoints.regions import (
@@ -102,3 +103,12 @@ def test_pictures_are_moved_to_the_frame_of_the_mark():
     assert max(large.shape) == 600
     point, _ = mean_in_frame(pictures[:1], places[:1], outline[:1])
     assert point.shape == (2, 2, 3)
+
+
+def test_the_blurred_border_of_a_large_mark_does_not_show_in_the_filling():
+    small = np.full((96, 96, 3), 200, np.uint8)
+    small[30:60, 20:70] = 0
+    large = np.asarray(Image.fromarray(small).resize((960, 960), Image.Resampling.BICUBIC))
+    mask = np.zeros((960, 960), bool)
+    mask[300:600, 200:700] = True
+    assert inpaint(large, mask).min() > 180
