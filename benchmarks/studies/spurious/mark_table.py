@@ -210,8 +210,8 @@ def tables(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "IoU as above. Pixel patches: grey patches of 16 x 16 at the keypoints of SIFT, turned "
             "and scaled. No geometry: SIFT, four matches link two images and five locate a mark. "
             "Keys: keys of layer 6 of the embedded model, one per patch. ORB has as many keypoints "
-            "as SIFT at most. The ratio of each method was chosen on development seeds among "
-            f"several: {ratios}. Made by {COMMAND}.",
+            "as SIFT at most. Greatest squared distance of a match, as a fraction of that to "
+            f"unrelated images: {ratios}. Made by {COMMAND}.",
             """
             set | images
             rate | rate | .2f

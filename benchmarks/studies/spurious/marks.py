@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,14 @@ class Method:
     find: Callable[..., MarkSearchResult] = find_recurring_marks
 
 
-# Sizes and angles of patches are constants: they are not compared. Their positions are multiples of
-# the patch size, so that the error of a match is larger.
+# "no geometry": ratios .4, .6 and .8 have recall@1 1, 1 and .17 on development seed 1 of CIFAR-10
+# (three kinds, rates .5 and .2). Sizes and angles of patches are constants: they are not compared.
+# Their positions are multiples of the patch size, so that the error of a match is larger.
 METHODS = {
     "SIFT": Method(sift_features, "sift"),
     "ORB": Method(orb_features, "orb"),
     "pixel patches": Method(pixel_features, "pixels"),
-    "no geometry": Method(sift_features, "sift", find=find_marks_without_geometry),
+    "no geometry": Method(sift_features, "sift", ratio=0.6, find=find_marks_without_geometry),
     "keys, 224 px": Method(
         partial(key_features, side=224, layer=6), "keys224",
         tolerances={"MAX_ERROR": 10.0, "MAX_SIZE_ERROR": 9.0, "MAX_ANGLE_ERROR": 360.0},
@@ -244,6 +245,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rates", nargs="*", type=float, default=RATES)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
     parser.add_argument("--datasets", nargs="*", default=DATASETS, choices=DATASETS)
+    parser.add_argument("--ratio", type=float, help="another ratio, for development seeds")
     parser.add_argument("--twins", nargs="*", default=[], choices=TWINS, help="only these twins")
     return parser
 
@@ -253,6 +255,9 @@ def main() -> None:
     options = arguments().parse_args()
     for folder in (options.work, options.results):
         folder.mkdir(parents=True, exist_ok=True)
+    if options.ratio is not None:
+        for name in options.methods:
+            METHODS[name] = replace(METHODS[name], ratio=options.ratio)
     part, parts = map(int, options.part.split("/"))
     selected = (
         twin_cases(options.twins, options.seeds)
