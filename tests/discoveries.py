@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from semattn.spurious import Discovery, Effect, Example, Group, Rank, Skipped, SpuriousCue
 from semattn.spurious.cue_detector import CueDetector
+from semattn.spurious.mark_cue import MarkCue
+from tests import marked
 
 NONE = Effect(math.nan, math.nan, math.nan, 0, 1.0)
 GRID, SIZE = (3, 4), (48, 64)
@@ -68,3 +71,16 @@ def discovery(*cues: SpuriousCue, **options: object) -> Discovery:
         "manifest": {"model": "VisionTransformer", "architecture": "test_vit", "parameters": {}},
     }  # fmt: skip
     return Discovery(**plain | options)  # type: ignore[arg-type]
+
+
+def mark_cue(name: str = "owl", confirmed: bool = True, **options: object) -> MarkCue:
+    """A mark with two places in each of three images; removal was tried on the first of them."""
+    mark = marked.mark(name)
+    examples = tuple(
+        replace(example(number, tried=number == 0), name=mark.examples[number].name)
+        for number in range(2)
+    )
+    fields = vars(cue(name, confirmed, examples=0)) | {
+        "mark": mark, "examples": examples, "where": "a mark at any place", "detector": None,
+    }  # fmt: skip
+    return MarkCue(**fields | options)  # type: ignore[arg-type]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .canvas import INK, MUTED, default_settings, drawable_name, new_figure
-from .overlay import Picture
+from .outlines import draw_regions
 from .panels import MARGIN, Frame
-from .spurious_figure import OUTLINE
 from .texts import (
     count_text,
     format_p,
@@ -22,10 +18,9 @@ from .texts import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..spurious import Mark, MarkDiscovery, Region
+    from ..spurious import Mark, MarkDiscovery
 
 ROWS, EXAMPLES = 4, 6
 PANEL = 1.75  # inches
@@ -63,36 +58,12 @@ def marks_to_draw(discovery: MarkDiscovery) -> tuple[Mark, ...]:
 
 
 def _draw_row(frame: Frame, figure: Figure, row: int, mark: Mark) -> None:
-    _inscribed(frame, figure, (row, 0), mark.picture)
+    frame.inscribe(figure, row, 0, mark.picture)
     for column, example in enumerate(mark.examples[:EXAMPLES], 1):
-        axes = _inscribed(frame, figure, (row, column), example.pixels)
+        axes = frame.inscribe(figure, row, column, example.pixels)
         draw_regions(axes, example.regions)
     name = shorten_text(drawable_name(mark.name, mark.target), 60) if mark.name else "mark"
     frame.caption(figure, (row, 0), f"{row + 1}  {name}", mark_frequency(mark))
-
-
-def _inscribed(frame: Frame, figure: Figure, position: tuple[int, int], picture: Picture) -> Axes:
-    """Show a picture of any shape in a square panel, at the upper left; return its axes."""
-    height, width = picture.shape[:2]
-    side = frame.panel / max(height, width)
-    left, top = frame.left(position[1]), frame.top(position[0])
-    axes: Axes = figure.add_axes(frame.box(left, top, side * width, side * height))
-    axes.set_axis_off()
-    axes.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect="auto")
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    return axes
-
-
-def draw_regions(axes: Axes, regions: Sequence[Region]) -> None:
-    """Draw the outlines of regions, in pixels of the image."""
-    from matplotlib.collections import PolyCollection
-
-    outlines = [np.asarray(region.outline) for region in regions]
-    for colour, thick in (("black", 2.2), (OUTLINE, 1.2)):
-        lines = PolyCollection(
-            outlines, closed=True, facecolors="none", edgecolors=colour, linewidths=thick
-        )
-        axes.add_collection(lines, autolim=False)
 
 
 def _draw_no_marks(discovery: MarkDiscovery) -> Figure:

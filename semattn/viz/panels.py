@@ -86,6 +86,18 @@ class Frame:
         axes.imshow(picture, extent=extent, aspect="auto")
         axes.set(xlim=extent[:2], ylim=extent[2:])
 
+    def inscribe(self, figure: Figure, row: int, column: int, picture: NDArray[Any]) -> Axes:
+        """Show a picture of any shape in a panel, at the upper left, in pixels of the picture."""
+        height, width = picture.shape[:2]
+        scale = min(self.panel / width, self.tall / height)
+        axes = figure.add_axes(
+            self.box(self.left(column), self.top(row), scale * width, scale * height)
+        )
+        axes.set_axis_off()
+        axes.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect="auto")
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        return axes
+
     def line(self, figure: Figure, x: float, below: float, text: str, **style: Any) -> Any:
         """Write one line of text at a position in inches from the left and from the top."""
         across, up = self.inches

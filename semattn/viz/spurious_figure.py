@@ -11,14 +11,17 @@ import torch
 
 from ..utils.provenance import model_label
 from .canvas import DENSITY, INK, MUTED, apply_palette, default_settings, drawable_name, new_figure
+from .outlines import draw_outline, draw_regions
 from .overlay import Picture
-from .panels import MARGIN, Frame, patches_extent
+from .panels import MARGIN, Frame
 from .texts import (
     count_text,
     examples_text,
     format_nats,
     format_p,
     format_percent,
+    mark_of,
+    mean_picture_text,
     search_outcome,
     shorten_text,
 )
@@ -27,14 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..grid import PatchGrid
     from ..spurious import Discovery, Effect, Example, SpuriousCue
 
 ROWS, EXAMPLES = 4, 5
 PANEL = 1.75  # inches
 CHART_WIDTH = 2.6  # width of the chart, in panels
 MIN_MATCH = 0.5  # match score from which a patch counts as showing the cue
-OUTLINE = "#ffc53d"
 REMOVAL_COLOUR, TRANSPLANT_COLOUR = "#c2410c", "#2563eb"
 
 
@@ -43,8 +44,10 @@ def spurious(discovery: Discovery) -> Figure:
     """Draw the first confirmed cues: examples, location map, and effects on the log-odds.
 
     In each example, the patches that show the cue are outlined and the rest is faded. The location
-    map shows how often each patch contains the cue. Bars are the mean effects on the log-odds of
-    the class in nats, lines their 95 % intervals; 0 is no effect.
+    map shows how often each patch contains the cue. The places of a recurring mark are outlined
+    exactly; a mark without a fixed place has its mean picture instead of the location map. Bars are
+    the mean effects on the log-odds of the class in nats, lines their 95 % intervals; 0 is no
+    effect.
 
     Parameters
     ----------
@@ -70,10 +73,7 @@ def spurious(discovery: Discovery) -> Figure:
 
 
 def _draw_row(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
-    for column, example in enumerate(cue.examples[:EXAMPLES]):
-        axes = frame.axes(figure, row, column)
-        frame.show(axes, fade_outside(example))
-        draw_outline(axes, example.matches >= MIN_MATCH, example.patches)
+    _draw_examples(frame, figure, row, cue)
     where = f"{cue.where}, {cue.tag}, on {format_percent(cue.covers)} of an image"
     frame.caption(
         figure,
@@ -81,13 +81,38 @@ def _draw_row(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
         f"{row + 1}  {shorten_text(drawable_name(cue.name, cue.target), 60)}",
         where,
     )
+    _draw_location(frame, figure, row, cue)
+    _draw_effects(frame, figure, row, cue)
+
+
+def _draw_examples(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
+    """Draw the examples of a cue, with its patches or the places of its mark outlined."""
+    mark = mark_of(cue)
+    if mark is not None:
+        for column, shown in enumerate(mark.examples[:EXAMPLES]):
+            draw_regions(frame.inscribe(figure, row, column, shown.pixels), shown.regions)
+        return
+    for column, example in enumerate(cue.examples[:EXAMPLES]):
+        axes = frame.axes(figure, row, column)
+        frame.show(axes, fade_outside(example))
+        draw_outline(axes, example.matches >= MIN_MATCH, example.patches)
+
+
+def _draw_location(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
+    """Draw the location map of a cue, or the mean picture of a mark without a fixed place."""
+    from ..spurious.cue import SAME_PLACE
+
+    mark = mark_of(cue)
+    if mark is not None and cue.where != SAME_PLACE:
+        frame.inscribe(figure, row, EXAMPLES, mark.picture)
+        frame.caption(figure, (row, EXAMPLES), "Mark", mean_picture_text(mark))
+        return
     axes = frame.axes(figure, row, EXAMPLES)
     largest = float(cue.place.max()) if cue.place.size else 0.0
     frame.show(axes, apply_palette(DENSITY, _place_map(cue) / max(largest, 1e-9)))
     frame.caption(
         figure, (row, EXAMPLES), "Location", f"brightest: {format_percent(largest)} of images"
     )
-    _draw_effects(frame, figure, row, cue)
 
 
 def fade_outside(example: Example) -> Picture:
@@ -110,27 +135,6 @@ def _place_map(cue: SpuriousCue) -> np.ndarray:
     values = torch.from_numpy(np.asarray(cue.place, dtype=np.float64))
     pixels: np.ndarray = cue.grid.upsample(values.flatten()[None], mode="nearest-exact")[0].numpy()
     return pixels
-
-
-def draw_outline(axes: Axes, inside: np.ndarray, grid: PatchGrid) -> None:
-    """Draw a line around the true patches of a boolean (h, w), in pixels of the image."""
-    from matplotlib.collections import LineCollection
-
-    left, _, _, top = patches_extent(grid)
-    down, across = grid.cell
-    wide = np.pad(inside, 1)
-
-    def corner(row: int, column: int) -> tuple[float, float]:
-        return left + column * across, top + row * down
-
-    lines = [[corner(i, j), corner(i, j + 1)]
-             for i, j in np.argwhere(wide[:-1, 1:-1] != wide[1:, 1:-1])]  # fmt: skip
-    lines += [[corner(i, j), corner(i + 1, j)]
-              for i, j in np.argwhere(wide[1:-1, :-1] != wide[1:-1, 1:])]  # fmt: skip
-    for colour, thick in (("black", 2.2), (OUTLINE, 1.2)):
-        axes.add_collection(
-            LineCollection(lines, colors=colour, linewidths=thick, capstyle="round"), autolim=False
-        )
 
 
 def _draw_effects(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:

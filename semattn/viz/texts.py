@@ -132,19 +132,42 @@ def mark_frequency(mark: Mark) -> str:
     )
 
 
+def mean_picture_text(mark: Mark) -> str:
+    """Return the number of images that the mean picture of a mark is made of, as text."""
+    from ..spurious.marks import MAX_PICTURED
+
+    return f"mean of {count_text(min(mark.images, MAX_PICTURED), 'image')}"
+
+
+def mark_of(cue: SpuriousCue) -> Mark | None:
+    """Return the mark of a cue; None for a cue of patches."""
+    from ..spurious.mark_cue import MarkCue
+
+    return cue.mark if isinstance(cue, MarkCue) else None
+
+
 def rejection_reason(cue: SpuriousCue, discovery: Discovery) -> str:
-    """Return why a tested cue is not confirmed; "" for a confirmed cue."""
+    """Return why a tested cue is not confirmed; "" for a confirmed cue.
+
+    A mark is erased and pasted; patches are removed and transplanted.
+    """
     from ..spurious.significance import REMOVAL_WAYS
 
     if cue.confirmed:
         return ""
+    is_mark = mark_of(cue) is not None
+    removal = "erasing it" if is_mark else "its removal"
+    transplant = "pasting it" if is_mark else "its transplant"
     if not cue.removal.count:
+        if is_mark:
+            return "pasting it into images of other classes has no effect; erasing was not tested"
         return "transplanting it into images of other classes has no effect; removal was not tested"
     # The p-value of the cue is the largest of these times a common correction, at most 1.
+    removal_ways = 1 if is_mark else REMOVAL_WAYS
     p_values = {
-        "no significant effect of its transplant into images of other classes": cue.transplant.p,
-        "no significant effect of its removal": REMOVAL_WAYS * cue.removal.p,
-        "its transplant affects other classes as much": cue.transplant.specificity,
+        f"no significant effect of {transplant} into images of other classes": cue.transplant.p,
+        f"no significant effect of {removal}": removal_ways * cue.removal.p,
+        f"{transplant} affects other classes as much": cue.transplant.specificity,
     }
     largest = max(p_values.values())
     return " and ".join(
@@ -153,7 +176,10 @@ def rejection_reason(cue: SpuriousCue, discovery: Discovery) -> str:
 
 
 def examples_text(cue: SpuriousCue) -> str:
-    """Return the mean probability of the class over the examples, before and after removal."""
+    """Return the mean probability of the class over the examples, before and after removal.
+
+    A mark is removed by erasing it.
+    """
     probabilities = [
         (example.before, example.without)
         for example in cue.examples
@@ -162,7 +188,8 @@ def examples_text(cue: SpuriousCue) -> str:
     if not probabilities:
         return ""
     before, without = (sum(part) / len(probabilities) for part in zip(*probabilities, strict=True))
-    return f"{format_percent(before)} → {format_percent(without)} after removal"
+    change = "removal" if mark_of(cue) is None else "erasing"
+    return f"{format_percent(before)} → {format_percent(without)} after {change}"
 
 
 def format_percent(part: float) -> str:
