@@ -80,7 +80,9 @@ def spurious(
     in the class, on images that it was not learned from; removing it lowers the
     log-odds of the class; and transplanting it into images of other classes raises
     them. The tests use the significance level of --alpha, corrected for the number of
-    candidates that were judged and tested. A class needs at least six images; some
+    candidates that were judged and tested. Recurring marks, such as watermarks, logos
+    and labels, are candidates at any place, size and rotation, and are erased and pasted
+    in these tests. A class needs at least six images; some
     dozens are recommended. Files that cannot be read are skipped and listed. The
     unfinished search is stored in a hidden folder of --out: after an interruption, the
     same command resumes.

@@ -14,17 +14,12 @@ import numpy as np
 from ..errors import ShapeError
 from ..utils.provenance import model_label
 from ..utils.text import to_json_value
-from ..viz.texts import examples_text, rejection_reason, search_outcome
-from .image_content import encode_image
+from ..viz.texts import examples_text, mark_frequency, mark_of, rejection_reason, search_outcome
+from .thumbnails import MAX_EXAMPLES, ROOM, mark_pictures, pictures_size, thumbnail
 
 if TYPE_CHECKING:
-    from ..spurious import Discovery, Example, SpuriousCue
-    from ..viz import Picture
+    from ..spurious import Discovery, Example, Mark, SpuriousCue
 
-MAX_EXAMPLES = 8  # of a cue
-SIDE = 224  # pixels of the longer side of an example
-QUALITY = 82  # JPEG quality of an example
-ROOM = 6_000_000  # characters that the examples of all cues may take
 INSPECT_TEXT = (
     "Inspect the pictures of each confirmed cue. A cue that is part of the object, or that always "
     "occurs with it, is not spurious; only you can decide this."
@@ -47,7 +42,15 @@ MANUAL_TEXT = (
     "does not cover."
 )
 REPEAT_COMMAND = "semattn spurious FOLDER --out after"
+MARK_TEXT = (
+    "Locate a recurring mark exactly, erase it from images, or hide its patches in all layers."
+)
 MATCH_CODE = "shown = cue.matches(x, model)  # (B, P) in [0, 1]"
+MARK_CODE = """\
+regions = cue.locate("x.jpg")  # outlines, pixels
+pixels = cue.erase("x.jpg")  # inpainted
+with AttentionPrompter(model).steer(cue, suppress=True):
+    logits = model(x)"""
 STEER_CODE = """\
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import load_discovery
@@ -103,12 +106,12 @@ def about_discovery(discovery: Discovery) -> dict[str, Any]:
         if not cue.confirmed:
             unconfirmed.append(entry)
             continue
-        entry["examples"] = [_example(example) for example in cue.examples[:MAX_EXAMPLES]]
-        size = sum(len(shown["source"]) + len(shown["matches"]) for shown in entry["examples"])
+        pictures, size = _pictures(cue)
         if size > room:
-            entry["examples"], size = [], 0
             left_out += 1
-        room -= size
+        else:
+            room -= size
+            entry |= pictures
         cues.append(entry)
     summary = discovery.summary()
     keys = ("images", "candidates", "accuracy", "alpha", "classes", "skipped", "notes", "manifest")
@@ -124,12 +127,14 @@ def about_discovery(discovery: Discovery) -> dict[str, Any]:
 def next_steps(discovery: Discovery) -> list[dict[str, str]]:
     """Return recommended next steps, each with a text and optional code."""
     confirmed_steps = [(INSPECT_TEXT, ""), (STEER_TEXT, STEER_CODE), (DATA_TEXT, MATCH_CODE)]
+    if any(mark_of(cue) is not None for cue in discovery.confirmed):
+        confirmed_steps.insert(2, (MARK_TEXT, MARK_CODE))
     steps = confirmed_steps if discovery.confirmed else [(INTERVAL_TEXT, ""), (MANUAL_TEXT, "")]
     return [{"text": text, "code": code} for text, code in (*steps, (REPEAT_TEXT, REPEAT_COMMAND))]
 
 
 def _cue(cue: SpuriousCue) -> dict[str, Any]:
-    entry = cue.summary()
+    entry, mark = cue.summary(), mark_of(cue)
     largest = float(cue.place.max()) if cue.place.size else 0.0
     return entry | {
         "examples": [],
@@ -137,7 +142,30 @@ def _cue(cue: SpuriousCue) -> dict[str, Any]:
         "grid": list(cue.place.shape),
         "place": _bytes(cue.place / max(largest, 1e-9)),
         "max_frequency": largest,
+        "mark": None if mark is None else mark_frequency(mark),
     }
+
+
+def _pictures(cue: SpuriousCue) -> tuple[dict[str, Any], int]:
+    """Return the pictures of a cue, and the number of characters that they take."""
+    mark = mark_of(cue)
+    if mark is not None:
+        pictures = _mark_pictures(mark, cue)
+        return pictures, pictures_size(pictures)
+    examples = [_example(example) for example in cue.examples[:MAX_EXAMPLES]]
+    size = sum(len(shown["source"]) + len(shown["matches"]) for shown in examples)
+    return {"examples": examples}, size
+
+
+def _mark_pictures(mark: Mark, cue: SpuriousCue) -> dict[str, Any]:
+    """Return the pictures of a mark, with the probabilities of the class where they were tested."""
+    pictures = mark_pictures(mark)
+    tested = {example.name: example for example in cue.examples}
+    for shown in pictures["examples"]:
+        example = tested.get(shown["name"])
+        shown["before"] = None if example is None else float(example.before)
+        shown["without"] = None if example is None else float(example.without)
+    return pictures
 
 
 def _example(example: Example) -> dict[str, Any]:
@@ -148,15 +176,6 @@ def _example(example: Example) -> dict[str, Any]:
         "origin": list(example.patches.origin), "matches": _bytes(example.matches),
         "before": float(example.before), "without": float(example.without),
     }  # fmt: skip
-
-
-def thumbnail(picture: Picture) -> str:
-    """Return a small picture as a data URL."""
-    from PIL import Image
-
-    image = Image.fromarray(picture)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return encode_image(image, "JPEG", quality=QUALITY, optimize=True)
 
 
 def _bytes(values: np.ndarray) -> str:

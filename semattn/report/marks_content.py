@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ..utils.text import to_json_value
 from ..viz.marks_figure import marks_to_draw
 from ..viz.texts import mark_frequency, marks_outcome
-from .dataset_content import MAX_EXAMPLES, ROOM, thumbnail
+from .thumbnails import ROOM, mark_pictures, pictures_size
 
 if TYPE_CHECKING:
-    from ..spurious import Mark, MarkDiscovery, MarkExample
+    from ..spurious import Mark, MarkDiscovery
 
 FILE = "marks.npz"  # file that contains the pictures that are left out
 
@@ -28,11 +28,8 @@ def about_marks(discovery: MarkDiscovery) -> dict[str, Any]:
     marks, room = [], ROOM
     for mark in shown:
         entry = _mark(mark)
-        pictures: dict[str, Any] = {
-            "picture": thumbnail(mark.picture),
-            "examples": [_example(example) for example in mark.examples[:MAX_EXAMPLES]],
-        }
-        size = len(pictures["picture"]) + sum(len(e["source"]) for e in pictures["examples"])
+        pictures = mark_pictures(mark)
+        size = pictures_size(pictures)
         if size <= room:
             room -= size
             entry |= pictures
@@ -49,11 +46,3 @@ def about_marks(discovery: MarkDiscovery) -> dict[str, Any]:
 
 def _mark(mark: Mark) -> dict[str, Any]:
     return mark.summary() | {"frequency": mark_frequency(mark), "picture": "", "examples": []}
-
-
-def _example(example: MarkExample) -> dict[str, Any]:
-    return {
-        "name": example.name, "source": thumbnail(example.pixels),
-        "size": list(example.pixels.shape[:2]),
-        "outlines": [region.outline.round(1).tolist() for region in example.regions],
-    }  # fmt: skip

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from semattn import report, viz
-from semattn.cli.spurious import SPURIOUS_FILES, write_spurious
+from semattn.cli.spurious import SPURIOUS_FILES, report_discovery, write_spurious
 from semattn.spurious import Effect, load_discovery
 from semattn.viz.spurious_figure import fade_outside
 from semattn.viz.texts import format_nats, format_p, rejection_reason, search_outcome
 from tests.conftest import refused
-from tests.discoveries import NONE, cue, discovery
+from tests.discoveries import NONE, cue, discovery, mark_cue
 from tests.report.pages import NASTY, content_of
 from tests.result_files import names_in
 
@@ -254,6 +254,29 @@ def test_files_of_a_discovery_by_hand(tmp_path):
     again = load_discovery(files["cues"])
     assert [confirmed.name for confirmed in again.confirmed] == [NASTY, "cat"]
     assert math.isnan(again.cues[1].removal.mean)
+
+
+def test_files_and_output_of_a_mark(tmp_path, capsys):
+    unknown = {"removal": NONE, "interval": (math.nan, math.nan), "score": math.nan}
+    marks = discovery(mark_cue(), mark_cue("cat", confirmed=False, **unknown))
+    files = write_spurious(marks, tmp_path / "results")
+    result = json.loads(files["result"].read_text(), parse_constant=pytest.fail)
+    entry = result["cues"][0]
+    assert entry["mark"]["n_inside"] == 9 and len(entry["mark"]["examples"][0]["outlines"]) == 2
+    with files["table"].open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["where"] for row in rows] == ["a mark at any place"] * 2
+    assert rows[1]["score"] == "" and "nan" not in files["table"].read_text()
+    report_discovery(marks, files, [])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "a mark at any place" in out and "1 cue confirmed at level .05" in out
+    assert "not confirmed: cat: pasting it into images of other classes has no effect" in out
+    assert load_discovery(files["cues"]).confirmed[0].mark.n_inside == 9
+
+
+def test_the_help_mentions_marks(run):
+    status, out, _ = run("spurious", "--help")
+    assert status == 0 and "Recurring marks, such as watermarks" in " ".join(out.split())
 
 
 def test_the_page_holds_pictures_of_what_is_confirmed_alone(monkeypatch):

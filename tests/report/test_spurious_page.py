@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from semattn import report
-from tests.discoveries import NONE, cue, discovery
+from tests.discoveries import NONE, cue, discovery, mark_cue
 from tests.report.pages import NASTY
 from tests.report.test_browser import Browser, browser, pytestmark  # noqa: F401 — shared
 
@@ -156,4 +157,49 @@ def test_a_search_without_confirmed_cues(browser, files):  # noqa: F811
     assert len(browser.all("#next li")) == 3
     assert browser.js("return window.hacked === undefined")
     assert all(url.startswith(("file:", "data:")) for url in browser.requests())
+    assert browser.complaints() == []
+
+
+def test_a_card_of_a_mark_shows_its_picture_and_exact_outlines(browser, tmp_path):  # noqa: F811
+    found = discovery(mark_cue(NASTY), cue("cat", number=0))
+    browser.open(report.write(tmp_path / "mark.html", discovery=found))
+    cards = browser.all(".cue")
+    text = cards[0].text
+    assert (
+        "Frequency of the mark: in 9 images of the class (75 %), 1 of others (4 %), p < .001. "
+        "Mean probability of the class in the pictures below: 90 % → 25 % after erasing."
+    ) in text
+    assert "Mean of 10 images" in text and "a mark at any place" in text
+    assert "Hide the location of the mark" in text
+    examples = cards[0].find_elements("css selector", ".example")
+    matches = "2 places: 9 and 9 matched keypoints"
+    assert [example.text.split("\n", 1)[1].replace("\n", " ") for example in examples] == [
+        f"{matches} mark 90 % erased 25 %", f"{matches} not tested", f"{matches} not tested",
+    ]  # fmt: skip
+    inks = browser.js(
+        """const canvas = document.querySelector('.shot canvas');
+        const times = canvas.width / 80;
+        const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return [[18, 13], [50, 45], [35, 13]].map(([x, y]) =>
+          pixels.data[4 * (Math.round(y * times) * canvas.width + Math.round(x * times)) + 3]);"""
+    )
+    assert inks == [0, 0, 158], "clear at both places, faded elsewhere"
+    widths = "return [...arguments[0].querySelectorAll('.mean-picture img')].map((e) => e.width)"
+    assert [browser.js(widths, card) for card in cards] == [[40], []]
+    assert "of the images of cat contain the cue" in cards[1].text
+    assert "Hide the location of the cue" in cards[1].text
+    assert browser.js("return window.hacked === undefined")
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_card_of_a_mark_fits_narrow_screens(browser, tmp_path, width):  # noqa: F811
+    shown = mark_cue()
+    small = tuple(replace(example, without=1e-5) for example in shown.examples)
+    found = discovery(replace(shown, examples=small))
+    page = report.write(tmp_path / "mark.html", discovery=found)
+    browser.open(page, width)
+    assert browser.js("return document.documentElement.scrollWidth <= window.innerWidth")
+    labels = "return [...document.querySelectorAll('.probability span')].map((e) => e.clientHeight)"
+    assert max(browser.js(labels)) < 25, "labels of probabilities take one line"
     assert browser.complaints() == []

@@ -35,6 +35,42 @@ function outlinedPicture(example, canvas, label, ...details) {
   return { figure: make('figure', { className: 'example' }, button, caption), button, caption, set };
 }
 
+// Return a canvas that fades an example outside the outlined places of a mark.
+function regionsOverlay(example) {
+  const canvas = overlayCanvas(example);
+  const [height, width] = example.size;
+  const pen = canvas.getContext('2d');
+  const border = new Path2D();
+  for (const outline of example.outlines) {
+    outline.forEach(([x, y], at) => {
+      const point = [((x + 0.5) * canvas.width) / width, ((y + 0.5) * canvas.height) / height];
+      if (at) border.lineTo(...point);
+      else border.moveTo(...point);
+    });
+    border.closePath();
+  }
+  pen.fillStyle = 'rgb(255 255 255 / 0.62)';
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.globalCompositeOperation = 'destination-out';
+  pen.fillStyle = 'black';
+  pen.fill(border);
+  pen.globalCompositeOperation = 'source-over';
+  strokeOutline(pen, border);
+  return canvas;
+}
+
+// Return an example of a mark as a figure, with its number of matched keypoints.
+function markedPicture(example, ...details) {
+  return outlinedPicture(example, regionsOverlay(example), 'location of the mark',
+    make('span', { className: 'muted', textContent: example.matches_text }), ...details);
+}
+
+function meanPicture(mark) {
+  const text = `${mark.picture_text[0].toUpperCase()}${mark.picture_text.slice(1)}`;
+  return make('figure', { className: 'mean-picture' }, make('img', { src: mark.picture, alt: 'mean picture of the mark' }),
+    make('figcaption', { className: 'muted', textContent: text }));
+}
+
 // Return the row with the button for all pictures, and the pictures.
 function outlinedGallery(shots, what, label) {
   const all = make('button', { type: 'button' });

@@ -4,30 +4,6 @@ function marks() {
   const part = content.marks;
   const hasClasses = Object.keys(part.classes).length > 1;
 
-  // --- an example: the picture, faded outside the places of the mark
-  function overlay(example) {
-    const canvas = overlayCanvas(example);
-    const [height, width] = example.size;
-    const pen = canvas.getContext('2d');
-    const border = new Path2D();
-    for (const outline of example.outlines) {
-      outline.forEach(([x, y], at) => {
-        const point = [((x + 0.5) * canvas.width) / width, ((y + 0.5) * canvas.height) / height];
-        if (at) border.lineTo(...point);
-        else border.moveTo(...point);
-      });
-      border.closePath();
-    }
-    pen.fillStyle = 'rgb(255 255 255 / 0.62)';
-    pen.fillRect(0, 0, canvas.width, canvas.height);
-    pen.globalCompositeOperation = 'destination-out';
-    pen.fillStyle = 'black';
-    pen.fill(border);
-    pen.globalCompositeOperation = 'source-over';
-    strokeOutline(pen, border);
-    return canvas;
-  }
-
   function card(mark, at) {
     const title = make('h3', {}, `${at + 1}  ${hasClasses ? mark.class : 'mark'} `,
       mark.significant ? make('span', { className: 'badge', textContent: 'significant' }) : null);
@@ -36,12 +12,9 @@ function marks() {
       const text = `Its pictures are left out to limit the file size; ${part.file} contains them.`;
       return make('article', { className: 'cue mark' }, title, frequency, make('p', { className: 'muted', textContent: text }));
     }
-    const mean = make('figure', { className: 'mean-picture' }, make('img', { src: mark.picture, alt: 'mean picture of the mark' }),
-      make('figcaption', { className: 'muted', textContent: 'Mean over its images' }));
-    const shots = mark.examples.map((example) => outlinedPicture(example, overlay(example), 'location of the mark',
-      example.outlines.length > 1 ? make('span', { className: 'muted', textContent: `${example.outlines.length} places` }) : ''));
+    const shots = mark.examples.map((example) => markedPicture(example));
     const label = hasClasses ? `Images with the mark of ${mark.class}` : 'Images with the mark';
-    return make('article', { className: 'cue mark' }, title, frequency, mean,
+    return make('article', { className: 'cue mark' }, title, frequency, meanPicture(mark),
       ...outlinedGallery(shots, 'the location of the mark', label));
   }
 

@@ -47,9 +47,11 @@ function spurious() {
   }
 
   function exampleFigure(example, cue) {
+    const [withCue, without] = cue.mark ? ['mark', 'erased'] : ['with cue', 'removed'];
     const details = example.before === null ? [make('span', { className: 'muted', textContent: 'not tested' })]
-      : [...probabilityRow('with cue', example.before), ...probabilityRow('removed', example.without)];
-    const shot = outlinedPicture(example, overlay(example), 'location of the cue', ...details);
+      : [...probabilityRow(withCue, example.before), ...probabilityRow(without, example.without)];
+    const shot = cue.mark ? markedPicture(example, ...details)
+      : outlinedPicture(example, overlay(example), 'location of the cue', ...details);
     shot.caption.title = `probability of ${cue.class}`;
     return shot;
   }
@@ -64,6 +66,7 @@ function spurious() {
 
   function gallery(cue) {
     const shots = cue.examples.map((example) => exampleFigure(example, cue));
+    if (cue.mark) return [meanPicture(cue), ...outlinedGallery(shots, 'the location of the mark', `Images with the mark of ${cue.class}`)];
     return outlinedGallery(shots, 'the location of the cue', `Images of ${cue.class} with the cue`);
   }
 
@@ -121,7 +124,9 @@ function spurious() {
     const title = make('h3', {}, `${at + 1}  ${cue.class} `, make('span', { className: 'badge', textContent: 'confirmed' }));
     const facts = [cue.where, cue.tag, `on ${formatPercent(cue.covers)} of an image`,
       `score ${figure(cue.score)} [${cue.interval.map((bound) => figure(bound)).join(', ')}] nats`, `p ${formatP(cue.p)}`].join('  ·  ');
-    const summary = `${formatPercent(cue.inside)} of the images of ${cue.class} contain the cue, ${formatPercent(cue.outside)} of other classes.`
+    const frequency = cue.mark ? `Frequency of the mark: ${cue.mark}.`
+      : `${formatPercent(cue.inside)} of the images of ${cue.class} contain the cue, ${formatPercent(cue.outside)} of other classes.`;
+    const summary = frequency
       + (cue.examples_text ? ` Mean probability of the class in the pictures below: ${cue.examples_text}.` : '');
     const shown = cue.examples.length ? gallery(cue)
       : [make('p', { className: 'muted', textContent: 'Its pictures are left out to limit the file size; spurious.npz contains them.' })];
