@@ -5,6 +5,7 @@ from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
 from .mark import Mark, MarkExample, erase_marks
+from .mark_cue import MarkCue
 from .mark_files import load_marks, save_marks
 from .mark_template import Region
 from .marks import MarkDiscovery, find_marks
@@ -17,6 +18,7 @@ __all__ = [
     "Example",
     "Group",
     "Mark",
+    "MarkCue",
     "MarkDiscovery",
     "MarkExample",
     "Rank",

@@ -72,11 +72,11 @@ def discover_spurious(
 ) -> Discovery:
     """Find spurious cues: patches that a model uses for a class and that are not its object.
 
-    Candidates are kinds of off-object patches that a class shows more often than other classes: a
+    Candidates are kinds of off-object patches that a class shows more often than other classes (a
     probe on the model's keys, colours and SIFT descriptors finds them, and clustering separates the
-    kinds. A cue is confirmed if it is more frequent in the class (on images that the probe was not
-    fitted on), if its removal lowers the score of the class, and if its transplant into images of
-    other classes raises it.
+    kinds), and recurring marks, which `find_marks` describes; their cues are `MarkCue`. A cue is
+    confirmed if it is more frequent in the class, if its removal lowers the score of the class, and
+    if its transplant into images of other classes raises it more than the scores of other classes.
 
     Parameters
     ----------
