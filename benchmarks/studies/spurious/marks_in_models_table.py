@@ -1,6 +1,6 @@
 """Tables of marks that models use: ``python -m benchmarks.studies.spurious.marks_in_models_table``.
 
-Reads the results of `marks_in_models` and writes ``marks_in_models.json``, ``marks_twins.json`` and
+Reads the results of `marks_in_models` and writes ``marks_in_models.json``, ``marks_model_twins.json`` and
 ``marks_loop.json``, which `render_tables` puts into docs/spurious.md.
 """
 
@@ -157,7 +157,7 @@ def main() -> None:
             """,
             list(search_rows(results)),
         ),
-        "marks_twins": make_table(
+        "marks_model_twins": make_table(
             setting + "Confirmed cues where no mark is to be confirmed, of both kinds and of marks "
             "alone, at significance level .05 per search. " + command,
             """
