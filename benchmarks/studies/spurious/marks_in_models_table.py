@@ -1,7 +1,8 @@
 """Tables of marks that models use: ``python -m benchmarks.studies.spurious.marks_in_models_table``.
 
-Reads the results of `marks_in_models` and writes ``marks_in_models.json``, ``marks_model_twins.json`` and
-``marks_loop.json``, which `render_tables` puts into docs/spurious.md.
+Reads the results of `marks_in_models` and writes ``marks_in_models.json``,
+``marks_model_twins.json`` and ``marks_loop.json``, which `render_tables` puts into
+docs/spurious.md.
 """
 
 from __future__ import annotations
