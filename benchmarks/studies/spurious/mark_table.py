@@ -23,7 +23,7 @@ from ...datasets.marked_sets import DATASETS
 from ...datasets.moving_marks import MARKS
 from .mark_metrics import MIN_MARKED, OVERLAP
 from .marks import ALPHA, MARK_RESULTS, METHODS, SEEDS, TWIN_RATE, TWINS
-from .spurious_table import _table
+from .spurious_table import make_table
 
 OURS = "SIFT"
 COMMAND = "`python -m benchmarks.studies.spurious.marks`"
@@ -173,7 +173,7 @@ def tables(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the tables by name."""
     ratios = ", ".join(f"{name} {method.ratio:g}" for name, method in METHODS.items())
     return {
-        "marks": _table(
+        "marks": make_table(
             SETTING + "Recall: the planted mark is among the first marks (its class; "
             f"{MIN_MARKED:g} of its images have the planted mark; mean intersection over union, "
             f"IoU, of its outline and the convex hull of the planted mark of {OVERLAP:g} or more), "
@@ -204,7 +204,7 @@ def tables(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             """,
             list(planted_rows(results)),
         ),
-        "marks_controls": _table(
+        "marks_controls": make_table(
             "The same searches on other features. Paired differences, SIFT less the control, over "
             "the same images, marks and seeds, with 95 % bootstrap intervals over searches; AP and "
             "IoU as above. Pixel patches: grey patches of 16 x 16 at the keypoints of SIFT, turned "
@@ -227,7 +227,7 @@ def tables(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             """,
             list(control_rows(results)),
         ),
-        "marks_twins": _table(
+        "marks_twins": make_table(
             SETTING + f"Searches with a significant mark (level {ALPHA:g}, corrected) where no "
             "class has a mark of its own, with exact 95 % intervals over searches; marks: "
             f"recurring marks per search, significant or not. Made by {COMMAND} with --twins.",
