@@ -22,7 +22,7 @@ from .cue import Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
 from .mark_cue import MarkCue
-from .mark_files import mark_from_arrays, mark_to_arrays
+from .mark_files import mark_from_arrays, mark_to_arrays, with_prefix
 from .significance import Effect
 
 FORMAT = 2
@@ -178,11 +178,7 @@ def _cue(
                 arrays[f"{prefix}example{position}.matches"], before, without, grid)
         for position, (name, before, without) in enumerate(record.pop("examples"))
     )  # fmt: skip
-    own = {
-        name.removeprefix(prefix): value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
+    own = with_prefix(arrays, prefix)
     location = record.pop("location")
     cue_type: type[SpuriousCue] = SpuriousCue
     if "mark" in location:

@@ -166,9 +166,7 @@ def run_interventions(
     others : rows of other classes that do not show it
     """
     rng = np.random.default_rng((seed, target))
-    rows = cue_rows
-    if len(rows) > MAX_IMAGES:
-        rows = np.sort(rng.choice(cue_rows, MAX_IMAGES, replace=False))
+    rows = sample_rows(cue_rows, rng)
     images = context.inputs(rows)
     patches, other_patches = context.patches(rows), context.patches(others)
     widened_marks = widen(patches.marks, context.grid)
@@ -202,6 +200,13 @@ def run_interventions(
     if not is_everywhere and effect(without[:, 0]).p < effect(removal[:, 0]).p:
         removal, after = without, before - without
     return to_result(rows, before, after, removal, mean_of_valid(np.array(transplants)))
+
+
+def sample_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return at most `MAX_IMAGES` of the rows, drawn at random."""
+    if len(rows) <= MAX_IMAGES:
+        return rows
+    return np.sort(rng.choice(rows, MAX_IMAGES, replace=False))
 
 
 def to_result(

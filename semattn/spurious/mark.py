@@ -10,6 +10,7 @@ import numpy as np
 
 from ..images import Picture, read
 from ..keypoints.local_features import fine_sift
+from ..keypoints.matching import apply, compose
 from ..keypoints.regions import inpaint, outline_mask
 from ..utils.text import to_json_number
 from .keypoint_store import reduced
@@ -128,7 +129,5 @@ def erase_regions(pixels: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
 def scale_region(region: Region, factor: float) -> Region:
     """Return a region of an image that is `factor` times as large."""
     scale = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
-    linear = scale[:, :2] @ region.transform
-    linear[:, 2] += scale[:, 2]
-    outline = region.outline * factor + (factor - 1) / 2
-    return replace(region, outline=outline, transform=linear)
+    outline, transform = apply(scale, region.outline), compose(scale, region.transform)
+    return replace(region, outline=outline, transform=transform)

@@ -19,7 +19,7 @@ from ..keypoints.local_features import LocalFeatures
 from ..keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
 from ..keypoints.regions import convex_outline
 from .mark_groups import group_links, make_template
-from .mark_template import MarkTemplate, Region
+from .mark_template import MarkTemplate, Region, contains_center
 from .significance import fisher_p_of_counts
 
 MIN_BACKGROUND, MAX_BACKGROUND = 0.1, 0.5  # quantile of the images that a mark is compared with
@@ -159,9 +159,8 @@ def _most_frequent_class(
     regions: dict[int, list[Region]], labels: np.ndarray, counts: Counter[int]
 ) -> tuple[int, float]:
     """Return the class with the lowest p-value, and the p-value."""
-    shown = np.zeros(len(labels), bool)
-    shown[list(regions)] = True
-    shown_counts = Counter(labels[shown].tolist())
+    shown_labels = labels[list(regions)].tolist()
+    shown_counts = Counter(shown_labels)
     p_values = {
         target: fisher_p_of_counts(
             shown_counts[target],
@@ -173,7 +172,7 @@ def _most_frequent_class(
         if counts[target] < len(labels)
     }
     if not p_values:
-        return int(labels[shown][0]), 1.0
+        return shown_labels[0], 1.0
     target = min(p_values, key=lambda number: p_values[number])
     return target, p_values[target]
 
@@ -221,12 +220,7 @@ def _is_part(mark: RecurringMark, whole: RecurringMark) -> bool:
 def _overlap(regions: Sequence[Region], others: Sequence[Region]) -> bool:
     """Return whether the centre of a region is inside another's bounding box, or the other way."""
     return any(
-        _contains(first.outline, second.outline) or _contains(second.outline, first.outline)
+        contains_center(first, second) or contains_center(second, first)
         for first in regions
         for second in others
     )
-
-
-def _contains(outline: np.ndarray, other: np.ndarray) -> bool:
-    center = other.mean(axis=0)
-    return bool((outline.min(axis=0) <= center).all() and (center <= outline.max(axis=0)).all())

@@ -41,8 +41,7 @@ class MarkCue(SpuriousCue):
         assert self.mark is not None
         if not isinstance(inputs, Tensor):
             return [self.mark.locate(inputs)]
-        pixels = pixels_of(inputs.detach(), self._preprocessing())
-        return [self.mark.template.locate(fine_sift(image)) for image in pixels]
+        return self._locate_pixels(pixels_of(inputs.detach(), self._preprocessing()))
 
     def matches(self, inputs: Tensor, model: nn.Module | None = None) -> Tensor:
         """Return which patches of images (B, C, H, W) show the mark: (B, P), 0 or 1."""
@@ -73,13 +72,17 @@ class MarkCue(SpuriousCue):
             return self.mark.erase(inputs)
         preprocessing = self._preprocessing()
         pixels = pixels_of(inputs.detach(), preprocessing)
-        masks = region_masks(self.locate(inputs), pixels.shape[1:3])
+        masks = region_masks(self._locate_pixels(pixels), pixels.shape[1:3])
         return replace_changed(inputs, pixels, erase_pixels(pixels, masks), preprocessing)
 
     def summary(self) -> dict[str, Any]:
         """Return the values that a table shows, ready for JSON."""
         assert self.mark is not None
         return super().summary() | {"mark": self.mark.summary()}
+
+    def _locate_pixels(self, pixels: np.ndarray) -> list[list[Region]]:
+        assert self.mark is not None
+        return [self.mark.template.locate(fine_sift(image)) for image in pixels]
 
     def _preprocessing(self) -> Preprocessing:
         if self.preprocessing is not None:

@@ -68,7 +68,7 @@ def load_marks(path: str | os.PathLike[str]) -> MarkDiscovery:
         if about.pop("format") != FORMAT:
             raise ValueError("another format")
         marks = [
-            mark_from_arrays(_with_prefix(arrays, f"mark{number}."), fields)
+            mark_from_arrays(with_prefix(arrays, f"mark{number}."), fields)
             for number, fields in enumerate(about.pop("marks"))
         ]
         return MarkDiscovery(
@@ -142,7 +142,7 @@ def _regions(arrays: dict[str, np.ndarray]) -> list[Region]:
 
 
 def _template_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    template = _with_prefix(arrays, "template.")
+    template = with_prefix(arrays, "template.")
     count = len(template["xy"])
     widths: dict[str, tuple[int | None, ...]] = {
         "xy": (count, 2), "descriptors": (count, None), "outline": (None, 2),
@@ -152,7 +152,8 @@ def _template_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return template
 
 
-def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names start with a prefix, by the rest of their names."""
     return {
         name.removeprefix(prefix): values
         for name, values in arrays.items()

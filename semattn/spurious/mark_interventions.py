@@ -18,7 +18,6 @@ from ..grid import PatchGrid
 from ..keypoints.regions import inpaint, outline_mask
 from .interventions import (
     FUTILITY_P,
-    MAX_IMAGES,
     N_PARTNERS,
     ROUNDS,
     InterventionContext,
@@ -144,11 +143,3 @@ def _transplant(
 def erase_pixels(pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Return images (n, H, W, 3) uint8 with the pixels of masks (n, H, W) inpainted."""
     return np.stack([inpaint(image, mask) for image, mask in zip(pixels, masks, strict=True)])
-
-
-def choose_rows(rows: np.ndarray, seed: int, target: int) -> np.ndarray:
-    """Return at most `MAX_IMAGES` of the rows, drawn at random."""
-    if len(rows) <= MAX_IMAGES:
-        return rows
-    rng = np.random.default_rng((seed, target))
-    return np.sort(rng.choice(rows, MAX_IMAGES, replace=False))

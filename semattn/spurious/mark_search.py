@@ -21,11 +21,12 @@ from .interventions import (
     InterventionPatches,
     InterventionResult,
     group_accuracies,
+    sample_rows,
 )
 from .mark_candidates import RecurringMark, find_recurring_marks
 from .mark_cue import MarkCue, replace_changed
+from .mark_files import with_prefix
 from .mark_interventions import (
-    choose_rows,
     erase_pixels,
     patches_of_masks,
     region_masks,
@@ -209,7 +210,7 @@ def intervene_on_mark(
     store: FeatureStore, candidate: MarkCandidate, context: InterventionContext, seed: int
 ) -> InterventionResult:
     """Run both interventions on a mark."""
-    rows = choose_rows(candidate.cue_rows, seed, candidate.target)
+    rows = sample_rows(candidate.cue_rows, np.random.default_rng((seed, candidate.target)))
     others = candidate.rows[~candidate.in_class & ~candidate.shown]
     regions = [candidate.mark.regions[int(row)] for row in rows]
     masks = region_masks(regions, store.index.grid.image_size)
@@ -331,11 +332,7 @@ def candidates_from_arrays(
     count, n_tests, n_photographs = arrays["counts"].tolist()
     marks = []
     for number in range(count):
-        own = {
-            name.removeprefix(f"{number}."): value
-            for name, value in arrays.items()
-            if name.startswith(f"{number}.")
-        }
+        own = with_prefix(arrays, f"{number}.")
         template = MarkTemplate.from_arrays(own)
         regions: dict[int, list[Region]] = {}
         for row, transform, matches, is_mirrored in zip(

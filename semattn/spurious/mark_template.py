@@ -98,15 +98,17 @@ class MarkTemplate:
         return bool(covered.max() ** 2 >= MIN_COVERED)
 
 
+def contains_center(region: Region, other: Region) -> bool:
+    """Return whether the centre of another region is inside the bounding box of a region."""
+    center = other.outline.mean(axis=0)
+    low, high = region.outline.min(axis=0), region.outline.max(axis=0)
+    return bool((low <= center).all() and (center <= high).all())
+
+
 def _without_overlaps(regions: Sequence[Region]) -> list[Region]:
     """Return the regions whose centre is not inside an earlier one's bounding box."""
     kept: list[Region] = []
     for region in regions:
-        center = region.outline.mean(axis=0)
-        if not any(
-            (previous.outline.min(axis=0) <= center).all()
-            and (center <= previous.outline.max(axis=0)).all()
-            for previous in kept
-        ):
+        if not any(contains_center(previous, region) for previous in kept):
             kept.append(region)
     return kept

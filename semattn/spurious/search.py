@@ -49,7 +49,7 @@ from .significance import alpha_weights
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
 CLASS, INTERVENTION = "class-", "intervention-"  # name prefixes of results of a class, a candidate
-MARKS = "marks-000000"  # name of the stored marks
+MARKS = "marks-"  # name prefix of the stored marks
 IMAGES = "images"  # name of the digest of all images in those arrays
 MIN_IMAGES = 2 * FOLDS  # images of a class that a search needs
 
@@ -313,11 +313,12 @@ class Search:
 
     def _find_marks(self, targets: Sequence[int]) -> tuple[list[MarkCandidate], int, int]:
         """Return the first marks of each class, the number of tests, and of photographs."""
-        arrays = self._load(MARKS)
+        name = f"{MARKS}{0:06d}"
+        arrays = self._load(name)
         if arrays is None:
             self.progress("finding marks", 0, 1)
             arrays = marks_to_arrays(*find_mark_candidates(self.store, self.alpha))
-            self._save(MARKS, arrays)
+            self._save(name, arrays)
         self.progress("finding marks", 1, 1)
         marks, n_tests, n_photographs = marks_from_arrays(arrays)
         first = [
@@ -413,7 +414,7 @@ class Search:
 
     def _drop_changed(self) -> None:
         """Remove results that were derived from other images."""
-        for prefix in (CLASS, INTERVENTION, MARKS[:-6]):
+        for prefix in (CLASS, INTERVENTION, MARKS):
             for name in self.run_store.numbered(prefix).values():
                 state = self.run_store.read_arrays(name, (IMAGES,)) or {}
                 if str(state.get(IMAGES)) != self.store.index.digest:
