@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from .outputs import (
     pages,
     removed_if_refused,
     result_folder,
+    write_csv,
     write_extra_files,
     write_json,
 )
@@ -203,10 +203,7 @@ def write_marks(
     results = ResultFolder.of(folder)
     with results.staged() as stage:
         viz.marks(discovery).savefig(stage / MARKS_FILES["figure"])
-        with (stage / MARKS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
-            rows = csv.DictWriter(stream, COLUMNS)
-            rows.writeheader()
-            rows.writerows(_row(mark) for mark in result["marks"])
+        write_csv(stage / MARKS_FILES["table"], COLUMNS, map(_row, result["marks"]))
         write_json(stage / MARKS_FILES["result"], result)
         save_marks(discovery, stage / MARKS_FILES["marks"])
         files = MARKS_FILES | write_extra_files(stage, extra_files)

@@ -1,11 +1,12 @@
-"""Result folders of a command, the report page and extra files in them, and JSON files."""
+"""Result folders of a command, the report page and extra files in them, and CSV and JSON files."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,14 @@ def write_extra_files(stage: Path, extra_files: ExtraFiles) -> dict[str, str]:
     for name, write_explanation in (extra_files or {}).items():
         write_explanation(stage / name)
     return {Path(name).stem: name for name in extra_files or {}}
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as a CSV file with a header; a row without a column has an empty cell there."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ from .outputs import (
     pages,
     removed_if_refused,
     result_folder,
+    write_csv,
     write_extra_files,
     write_json,
 )
@@ -229,10 +229,7 @@ def write_spurious(
     results = ResultFolder.of(folder)
     with results.staged() as stage:
         viz.spurious(discovery).savefig(stage / SPURIOUS_FILES["figure"])
-        with (stage / SPURIOUS_FILES["table"]).open("w", newline="", encoding="utf-8") as stream:
-            rows = csv.DictWriter(stream, COLUMNS)
-            rows.writeheader()
-            rows.writerows(_row(cue) for cue in result["cues"])
+        write_csv(stage / SPURIOUS_FILES["table"], COLUMNS, map(_row, result["cues"]))
         write_json(stage / SPURIOUS_FILES["result"], result)
         save_discovery(discovery, stage / SPURIOUS_FILES["cues"])
         files = SPURIOUS_FILES | write_extra_files(stage, extra_files)

@@ -49,15 +49,18 @@ class Link:
     is_mirrored: bool
 
 
-def link_images(features: LocalFeatures, background: np.ndarray) -> list[Link]:
+def link_images(
+    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex | None = None
+) -> list[Link]:
     """Return the links of all pairs of images, mirrored ones too.
 
     Parameters
     ----------
     features : of all images
     background : (M,), see `background_distances`
+    index : index of the descriptors; None to build it
     """
-    index = DescriptorIndex(features.descriptors)
+    index = index or DescriptorIndex(features.descriptors)
     pairs = []
     for is_mirrored in (False, True):
         queries = features.mirrored_descriptors() if is_mirrored else features.descriptors

@@ -81,7 +81,8 @@ def find_recurring_marks(
     background = background_distances(features, quantile)
     links: list[Link] = []
     of_photographs: list[Link] = []
-    for link in link_images(features, background):
+    index = DescriptorIndex(features.descriptors)
+    for link in link_images(features, background, index):
         (of_photographs if _is_photograph(features, link, image_sizes) else links).append(link)
     groups = [[links[number] for number in group] for group in group_links(features, links)]
     templates = [make_template(features, background, group) for group in groups]
@@ -89,7 +90,7 @@ def find_recurring_marks(
     is_mark = [_area(template.outline) <= MAX_AREA * median_area for template in templates]
     groups = [group for group, keep in zip(groups, is_mark, strict=True) if keep]
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
-    candidates = _images_to_search(features, groups, templates)
+    candidates = _images_to_search(features, index, groups, templates)
     starts = features.starts
     marks: list[RecurringMark] = []
     for template, rows in zip(templates, candidates, strict=True):
@@ -110,12 +111,14 @@ def find_recurring_marks(
 
 
 def _images_to_search(
-    features: LocalFeatures, groups: Sequence[Sequence[Link]], templates: Sequence[MarkTemplate]
+    features: LocalFeatures,
+    index: DescriptorIndex,
+    groups: Sequence[Sequence[Link]],
+    templates: Sequence[MarkTemplate],
 ) -> list[list[int]]:
     """Return the rows in which each template may be: linked, or with enough similar descriptors."""
     if not templates:
         return []
-    index = DescriptorIndex(features.descriptors)
     candidates = [
         {int(features.image[rows[0]]) for link in group for rows in (link.first, link.second)}
         for group in groups
