@@ -84,10 +84,10 @@ def background_distances(features: LocalFeatures, quantile: float) -> np.ndarray
     return result
 
 
-def parts(count: int) -> Iterator[slice]:
-    """Yield slices of `PART` rows, which bound the memory of a search."""
-    for start in range(0, count, PART):
-        yield slice(start, min(start + PART, count))
+def parts(count: int, size: int = PART) -> Iterator[slice]:
+    """Yield slices of at most `size` rows, which bound the memory of a search."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def _first_of_image(images: np.ndarray) -> np.ndarray:

@@ -89,6 +89,12 @@ class LocalFeatures:
             descriptors=self.descriptors[rows], image=self.image[rows],
         )  # fmt: skip
 
+    def of_images(self, numbers: Sequence[int]) -> LocalFeatures:
+        """Return the features of some images, by increasing number; numbers stay as they are."""
+        starts = self.starts
+        rows = [np.arange(starts[number], starts[number + 1]) for number in sorted(numbers)]
+        return self.rows(np.concatenate(rows) if rows else slice(0))
+
     def mirrored_descriptors(self) -> np.ndarray | None:
         """Return the descriptors of the mirrored images (M, 128); None if D is not 128.
 

@@ -8,6 +8,7 @@ it finds what MAGSAC finds, and it returns the same result in every run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -29,6 +30,7 @@ MAX_ANGLE_ERROR = 35.0  # degrees
 SCALE_BIN, ANGLE_BIN = 0.8, 30.0  # octaves, degrees: half of the cells in which matches are counted
 MIN_SPREAD = 2.0  # second singular value of centred positions: the keypoints are not on a line
 ITERATIONS, CONFIDENCE = 2000, 0.999
+MAX_COMPARED = 2**24  # similarities of a template and images that are in memory
 MIRROR = np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
@@ -52,7 +54,10 @@ class Link:
 def link_images(
     features: LocalFeatures, background: np.ndarray, index: DescriptorIndex | None = None
 ) -> list[Link]:
-    """Return the links of all pairs of images, mirrored ones too.
+    """Return the links of all pairs of images that do not mirror one of the two.
+
+    A mark that is mirrored in some images is linked among these and among the others;
+    `match_features` finds it in all.
 
     Parameters
     ----------
@@ -60,26 +65,21 @@ def link_images(
     background : (M,), see `background_distances`
     index : index of the descriptors; None to build it
     """
+    if not len(features):
+        return []
     index = index or DescriptorIndex(features.descriptors)
-    pairs = []
-    for is_mirrored in (False, True):
-        queries = features.mirrored_descriptors() if is_mirrored else features.descriptors
-        if queries is not None and len(queries):
-            first, second = _mutual_matches(features, background, index, queries)
-            pairs += [
-                (*pair, is_mirrored) for pair in _by_pair(features, first, second, is_mirrored)
-            ]
-    links = [verify_matches(features, features, *pair) for pair in pairs]
-    return list(chain.from_iterable(links))
+    first, second = _mutual_matches(features, background, index)
+    pair = features.image[first] * features.n_images + features.image[second]
+    return _verify_pairs(features, features, first, second, False, pair)
 
 
 def _mutual_matches(
-    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex, queries: np.ndarray
+    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (m,) and (m,) of mutual matches, each pair of images in one direction."""
     close = []
-    for part in parts(len(queries)):
-        distances, neighbours = index.search(queries[part], NEIGHBOURS)
+    for part in parts(len(features)):
+        distances, neighbours = index.search(features.descriptors[part], NEIGHBOURS)
         limit = MAX_RATIO * np.minimum(background[part, None], background[neighbours])
         is_close = (distances < limit) & (neighbours >= 0)
         is_close &= features.image[part, None] != features.image[neighbours]
@@ -88,9 +88,10 @@ def _mutual_matches(
     first, second, distance = (np.concatenate(columns) for columns in zip(*close, strict=True))
     keep = _rank_in_group(first * features.n_images + features.image[second], distance) < PER_IMAGE
     first, second = first[keep], second[keep]
-    count = len(features)
-    is_mutual = np.isin(first * count + second, second * count + first)
-    is_mutual &= features.image[first] < features.image[second]
+    is_forward = features.image[first] < features.image[second]
+    backward = second[~is_forward] * len(features) + first[~is_forward]
+    first, second = first[is_forward], second[is_forward]
+    is_mutual = np.isin(first * len(features) + second, backward, assume_unique=True)
     return first[is_mutual], second[is_mutual]
 
 
@@ -104,16 +105,24 @@ def _rank_in_group(group: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _by_pair(
-    features: LocalFeatures, first: np.ndarray, second: np.ndarray, is_mirrored: bool
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the matches of each pair of images that may have a link."""
-    pair = features.image[first] * features.n_images + features.image[second]
-    keep = may_agree(features, features, first, second, is_mirrored, pair)
+def _verify_pairs(
+    features: LocalFeatures,
+    others: LocalFeatures,
+    first: np.ndarray,
+    second: np.ndarray,
+    is_mirrored: bool,
+    pair: np.ndarray,
+) -> list[Link]:
+    """Return the links of the matches (m,) of several pairs of images, numbered by `pair` (m,)."""
+    keep = may_agree(features, others, first, second, is_mirrored, pair)
     first, second, pair = first[keep], second[keep], pair[keep]
     order = np.argsort(pair, kind="stable")
     ends = np.flatnonzero(np.diff(pair[order])) + 1
-    return [(first[part], second[part]) for part in np.split(order, ends) if len(part)]
+    links = [
+        verify_matches(features, others, first[rows], second[rows], is_mirrored)
+        for rows in np.split(order, ends)
+    ]
+    return list(chain.from_iterable(links))
 
 
 def may_agree(
@@ -161,34 +170,47 @@ def _turn(
 
 
 def match_features(
-    template: LocalFeatures, background: np.ndarray, image: LocalFeatures
+    template: LocalFeatures, background: np.ndarray, images: LocalFeatures
 ) -> list[Link]:
-    """Return the links of a template with one image, mirrored ones too; first is the template.
+    """Return the links of a template with images, mirrored ones too; first is the template.
 
     Parameters
     ----------
     template : features of the template
     background : (T,), squared distances of the template to unrelated images
-    image : features of one image
+    images : features of one or several images
     """
     links: list[Link] = []
-    if len(image) < MIN_INLIERS or len(template) < MIN_INLIERS:
-        return links
     for is_mirrored in (False, True):
         queries = template.mirrored_descriptors() if is_mirrored else template.descriptors
-        if queries is None:
-            continue
-        distance = 2 - 2 * queries @ image.descriptors.T
-        first, second = np.nonzero(distance < MAX_RATIO * background[:, None])
-        close = distance[first, second]
-        keep = _rank_in_group(first, close) < PER_IMAGE
-        keep &= _rank_in_group(second, close) < PER_IMAGE
-        first, second = first[keep], second[keep]
-        same_pair = np.zeros(len(first), int)
-        keep = may_agree(template, image, first, second, is_mirrored, same_pair)
-        first, second = first[keep], second[keep]
-        links += verify_matches(template, image, first, second, is_mirrored)
+        if queries is not None:
+            first, second = _close_matches(queries, MAX_RATIO * background, images)
+            links += _verify_pairs(
+                template, images, first, second, is_mirrored, images.image[second]
+            )
     return links
+
+
+def _close_matches(
+    queries: np.ndarray, limits: np.ndarray, images: LocalFeatures
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (m,) and (m,) of pairs nearer than `limits` (Q,), at most `PER_IMAGE` each.
+
+    All descriptors are compared, in parts that bound the memory.
+    """
+    least = 1 - limits[:, None] / 2  # similarity of descriptors of unit length
+    close = []
+    for part in parts(len(images), MAX_COMPARED // max(1, len(queries))):
+        similarity = queries @ images.descriptors[part].T
+        hits = np.flatnonzero(similarity > least)
+        first, second = divmod(hits, similarity.shape[1])
+        close.append((first, second + part.start, -similarity.ravel()[hits]))
+    if not close:
+        return np.zeros(0, int), np.zeros(0, int)
+    first, second, distance = (np.concatenate(columns) for columns in zip(*close, strict=True))
+    keep = _rank_in_group(first * images.n_images + images.image[second], distance) < PER_IMAGE
+    keep &= _rank_in_group(second, distance) < PER_IMAGE
+    return first[keep], second[keep]
 
 
 def verify_matches(
@@ -252,15 +274,21 @@ def _agree(
 def _distinct(first: np.ndarray, second: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the rows of matches without those that use a feature again."""
     for values in (first, second):
-        rows = rows[np.sort(np.unique(values[rows], return_index=True)[1])]
+        positions: dict[int, int] = {}
+        for position, value in enumerate(values[rows].tolist()):
+            positions.setdefault(value, position)
+        rows = rows[list(positions.values())]
     return rows
 
 
 def _is_spread(xy: np.ndarray) -> bool:
     """Return whether positions (m, 2) are at distinct places that are not on a line."""
-    if len(np.unique(xy.round(), axis=0)) < MIN_INLIERS:
+    if len(set(map(tuple, xy.round().tolist()))) < MIN_INLIERS:
         return False
-    return bool(np.linalg.svd(xy - xy.mean(axis=0), compute_uv=False)[1] > MIN_SPREAD)
+    x, y = (xy - xy.mean(axis=0)).T
+    xx, yy, xy_ = float(x @ x), float(y @ y), float(x @ y)
+    # The lesser eigenvalue of the scatter matrix is the square of the singular value.
+    return (xx + yy) / 2 - math.hypot((xx - yy) / 2, xy_) > MIN_SPREAD**2
 
 
 def compose(after: np.ndarray, before: np.ndarray) -> np.ndarray:

@@ -91,16 +91,9 @@ def find_recurring_marks(
     groups = [group for group, keep in zip(groups, is_mark, strict=True) if keep]
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
     candidates = _images_to_search(features, index, groups, templates)
-    starts = features.starts
     marks: list[RecurringMark] = []
     for template, rows in zip(templates, candidates, strict=True):
-        regions = {
-            row: places
-            for row in rows
-            if (places := template.locate_features(
-                features.rows(slice(starts[row], starts[row + 1]))
-            ))
-        }  # fmt: skip
+        regions = template.locate_features(features.of_images(rows))
         if len(regions) > 1:
             target, p = _most_frequent_class(regions, labels, counts)
             marks.append(RecurringMark(template, regions, target, p))
@@ -145,11 +138,13 @@ def _is_photograph(features: LocalFeatures, link: Link, image_sizes: np.ndarray)
 
     Such links are left out of groups: they would join the photograph with the marks on it.
     """
-    return any(
-        _area(convex_outline(features.xy[rows], features.size[rows] / 2))
-        > MAX_AREA * np.prod(image_sizes[features.image[rows[0]]])
-        for rows in (link.first, link.second)
-    )
+    for rows in (link.first, link.second):
+        least_area = MAX_AREA * float(np.prod(image_sizes[features.image[rows[0]]]))
+        xy, radius = features.xy[rows], features.size[rows] / 2
+        width, height = np.ptp(xy, axis=0) + 2 * radius.max()
+        if width * height > least_area and _area(convex_outline(xy, radius)) > least_area:
+            return True
+    return False
 
 
 def _area(outline: np.ndarray) -> float:

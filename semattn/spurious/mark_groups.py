@@ -21,6 +21,7 @@ from .mark_template import MarkTemplate
 MIN_SHARED = 2  # keypoints that two regions of one image share if they are one region
 SHARED_FRACTION = 0.5  # of the keypoints of the smaller region
 MAX_VIEWS = 12  # regions that a template is made of
+MIN_STRENGTH = 0.3  # matches of a link to a view, as a part of those of the strongest link
 MAX_FEATURES = 400  # keypoints of a template
 SAME_PLACE = 4.0  # pixels of the frame between the positions of two matched keypoints
 
@@ -31,7 +32,6 @@ class _Step(NamedTuple):
     matches: int
     region: int
     transform: np.ndarray
-    is_mirrored: bool
 
 
 def group_links(features: LocalFeatures, links: Sequence[Link]) -> list[list[int]]:
@@ -83,27 +83,29 @@ def make_template(
     """Return the template of the links of one group.
 
     The frame is that of the region with the most links. Keypoints of the other regions are moved
-    there along the links.
+    there along the links. Links much weaker than the strongest are not used: letters that look
+    alike, and mirrored copies of symmetric frames, give such links, whose transforms are wrong.
     """
     links = list(links)
     regions = _regions(features, links)
+    least = MIN_STRENGTH * max(len(link.first) for link in links)
     matched: dict[int, set[int]] = defaultdict(set)
     neighbours: dict[int, list[_Step]] = defaultdict(list)
     for link, (first, second) in zip(links, regions, strict=True):
         matched[first] |= set(link.first.tolist())
         matched[second] |= set(link.second.tolist())
-        matches = len(link.first)
-        neighbours[first].append(_Step(matches, second, invert(link.transform), link.is_mirrored))
-        neighbours[second].append(_Step(matches, first, link.transform, link.is_mirrored))
+        if (matches := len(link.first)) >= least:
+            neighbours[first].append(_Step(matches, second, invert(link.transform)))
+            neighbours[second].append(_Step(matches, first, link.transform))
     reference = max(
         sorted(matched), key=lambda region: (len(neighbours[region]), len(matched[region]))
     )
     views = _views(reference, neighbours)
     recurring = _recurring(features, links, regions, views)
     parts, rows = [], []
-    for region, (transform, is_mirrored) in views.items():
+    for region, transform in views.items():
         of_region = np.array(sorted(recurring[region] or matched[region]))
-        parts.append(_moved(features.rows(of_region), transform, is_mirrored))
+        parts.append(_moved(features.rows(of_region), transform))
         rows.append(of_region)
     whole = concatenate(parts)
     outline = convex_outline(whole.xy, whole.size / 2)
@@ -112,49 +114,42 @@ def make_template(
     return MarkTemplate(whole.rows(slice(None, None, step)), background[kept], outline)
 
 
-def _views(
-    reference: int, neighbours: dict[int, list[_Step]]
-) -> dict[int, tuple[np.ndarray, bool]]:
+def _views(reference: int, neighbours: dict[int, list[_Step]]) -> dict[int, np.ndarray]:
     """Return the transform of several regions to the frame of the reference.
 
-    Regions are reached along the links with the most matches: letters that look alike give weaker
-    links, whose transforms are wrong.
+    Regions are reached along the links with the most matches.
     """
-    views = {reference: (np.eye(2, 3), False)}
+    views = {reference: np.eye(2, 3)}
     steps = [(reference, step) for step in neighbours[reference]]
     while steps and len(views) < MAX_VIEWS:
         region, step = max(steps, key=lambda pair: pair[1].matches)
-        transform, is_mirrored = views[region]
-        views[step.region] = (compose(transform, step.transform), is_mirrored != step.is_mirrored)
+        views[step.region] = compose(views[region], step.transform)
         steps += [(step.region, following) for following in neighbours[step.region]]
         steps = [pair for pair in steps if pair[1].region not in views]
     return views
 
 
-def _moved(part: LocalFeatures, transform: np.ndarray, is_mirrored: bool) -> LocalFeatures:
+def _moved(part: LocalFeatures, transform: np.ndarray) -> LocalFeatures:
     """Return features after a similarity transform (2, 3) of their image."""
-    scale = float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
-    turns = np.deg2rad(part.angle)
-    directions = np.stack([np.cos(turns), np.sin(turns)], axis=1) @ transform[:, :2].T
-    mirrored = part.mirrored_descriptors() if is_mirrored else None
+    scale = float(np.hypot(transform[0, 0], transform[1, 0]))
+    turn = np.degrees(np.arctan2(transform[1, 0], transform[0, 0]))
     return replace(
         part, xy=apply(transform, part.xy).astype(np.float32),
         size=(part.size * scale).astype(np.float32),
-        angle=(np.degrees(np.arctan2(directions[:, 1], directions[:, 0])) % 360).astype(np.float32),
-        descriptors=part.descriptors if mirrored is None else mirrored,
+        angle=((part.angle + turn) % 360).astype(np.float32),
     )  # fmt: skip
 
 
 def _recurring(
     features: LocalFeatures, links: Sequence[Link], regions: Sequence[tuple[int, int]],
-    views: dict[int, tuple[np.ndarray, bool]],
+    views: dict[int, np.ndarray],
 ) -> dict[int, set[int]]:  # fmt: skip
     """Return the keypoints of each region that a match has at the same place of the frame."""
     recurring: dict[int, set[int]] = defaultdict(set)
     for link, (first, second) in zip(links, regions, strict=True):
         if first in views and second in views:
             places, others = (
-                apply(views[region][0], features.xy[rows])
+                apply(views[region], features.xy[rows])
                 for region, rows in ((first, link.first), (second, link.second))
             )
             is_same = np.hypot(*(places - others).T) < SAME_PLACE

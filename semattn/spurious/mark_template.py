@@ -56,16 +56,19 @@ class MarkTemplate:
         ----------
         keypoints : of the image, with descriptors, from the detector of the search
         """
-        return self.locate_features(local_features([keypoints]))
+        return self.locate_features(local_features([keypoints])).get(0, [])
 
-    def locate_features(self, image: LocalFeatures) -> list[Region]:
-        """Return the places of the mark among the features of one image."""
-        regions = [
-            self.region(link.transform, len(link.first), link.is_mirrored)
-            for link in match_features(self.features, self.background, image)
-            if self._is_whole(link)
-        ]
-        return _without_overlaps(sorted(regions, key=lambda region: -region.matches))
+    def locate_features(self, images: LocalFeatures) -> dict[int, list[Region]]:
+        """Return the places of the mark by number of image; images without it are absent."""
+        regions: dict[int, list[Region]] = {}
+        for link in match_features(self.features, self.background, images):
+            if self._is_whole(link):
+                region = self.region(link.transform, len(link.first), link.is_mirrored)
+                regions.setdefault(int(images.image[link.second[0]]), []).append(region)
+        return {
+            number: _without_overlaps(sorted(places, key=lambda region: -region.matches))
+            for number, places in sorted(regions.items())
+        }
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the template as the arrays `TEMPLATE_ARRAYS`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -265,7 +267,7 @@ def test_matches_are_mutual_among_the_nearest_of_each_image():
     one_sided = {(i, j) for i in range(30) for j in range(30)
                  if image[i] < image[j] and is_near(i, j)}  # fmt: skip
     index = DescriptorIndex(features.descriptors)
-    first, second = _mutual_matches(features, background, index, features.descriptors)
+    first, second = _mutual_matches(features, background, index)
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected
     assert len(first) == len(expected) < len(one_sided)
 
@@ -285,7 +287,14 @@ def marked(poses: list, mark=None) -> tuple[LocalFeatures, list[np.ndarray]]:
 @pytest.mark.parametrize("pose", POSES[1:], ids=str)
 def test_a_mark_is_linked_at_its_place_scale_and_rotation(mark, pose):
     features, (first, second) = marked([POSES[0], pose], mark())
-    link = _strong(link_images(features, background_distances(features, 0.25)))[0]
+    background = background_distances(features, 0.25)
+    links = link_images(features, background)
+    if pose[-1]:  # images of opposite handedness are linked by a template only
+        assert all(link.is_mirrored is False for link in links)
+        rows = features.image == 0
+        links = match_features(features.rows(rows), background[rows], features)
+        links = [link for link in links if features.image[link.second[0]] == 1]
+    link = _strong(links)[0]
     assert set(features.image[link.first]) == {0} and set(features.image[link.second]) == {1}
     assert link.is_mirrored == pose[-1] == (np.linalg.det(link.transform[:, :2]) < 0)
     error = apply(link.transform, corners(mark(), first)) - corners(mark(), second)
@@ -299,7 +308,7 @@ def _strong(links: list[Link]) -> list[Link]:
 
 
 def test_links_of_three_images_join_each_pair_once():
-    features, transforms = marked([POSES[0], POSES[1], POSES[3]])
+    features, transforms = marked(POSES[:3])
     background = background_distances(features, 0.25)
     links = _strong(link_images(features, background))
     pairs = sorted((features.image[at.first[0]], features.image[at.second[0]]) for at in links)
@@ -363,6 +372,37 @@ def test_the_nearest_features_of_an_image_are_matched():
     assert len(links) == PER_IMAGE
     moves = sorted(link.transform[0, 2] for link in links)
     assert moves == pytest.approx(sorted(shift[0] for shift in shifts[:PER_IMAGE]), abs=0.1)
+
+
+def test_several_images_have_the_links_of_each():
+    template = drawn_features(4, 8)
+    images = [moved(template, similarity(1, 10 * n, (9 * n, 4))) for n in range(5)]
+    images.insert(2, drawn_features(8, 30))
+    whole = replace(concatenate(images), image=np.repeat(np.arange(6), [len(i) for i in images]),
+                    n_images=6)  # fmt: skip
+    background = np.full(8, 0.3, np.float32)
+    links = match_features(template, background, whole)
+    assert [int(whole.image[link.second[0]]) for link in links] == [0, 1, 3, 4, 5]
+    for link in links:
+        number = int(whole.image[link.second[0]])
+        (alone,) = match_features(template, background, images[number])
+        np.testing.assert_array_equal(link.transform, alone.transform)
+        np.testing.assert_array_equal(link.second - whole.starts[number], alone.second)
+    some = whole.of_images([3, 1])
+    assert [int(some.image[link.second[0]]) for link in match_features(template, background, some)
+            ] == [1, 3]  # fmt: skip
+
+
+def test_parts_of_the_comparison_do_not_change_links(monkeypatch):
+    template = drawn_features(4, 8)
+    copies = [with_noise(moved(template, similarity(1, 0, (100.0 * n, 0))), 0.05 * (n + 1))
+              for n in range(4)]  # fmt: skip
+    image = concatenate(copies)
+    background = np.full(8, 0.3, np.float32)
+    expected = match_features(template, background, image)
+    monkeypatch.setattr("semattn.keypoints.matching.MAX_COMPARED", 8 * 5)
+    links = match_features(template, background, image)
+    assert {tuple(link.second) for link in links} == {tuple(link.second) for link in expected}
 
 
 def test_a_match_is_closer_than_four_fifths_of_the_background():

@@ -75,15 +75,12 @@ def evaluate_places(
     size = (fresh.masks.shape[1], fresh.masks.shape[2])
     hulls = np.stack([hull(mask) for mask in fresh.masks])
     scores = np.zeros(hulls.shape, np.float32)
-    starts = features.starts
     overlaps, found = np.zeros(len(hulls)), np.zeros(len(hulls), bool)
-    for row in range(len(hulls) if mark else 0):
-        image = features.rows(slice(starts[row], starts[row + 1]))
-        regions = mark.template.locate_features(image) if mark else []
+    for row, regions in (mark.template.locate_features(features) if mark else {}).items():
         for region in reversed(regions):  # the most matches last
             scores[row][outline_mask([region.outline], size)] = region.matches
         overlaps[row] = region_iou(regions, hulls[row])
-        found[row] = bool(regions)
+        found[row] = True
     marked = fresh.is_marked
     every_second = np.s_[:, ::AP_STEP, ::AP_STEP]
     precision = average_precision_score(hulls[every_second].ravel(), scores[every_second].ravel())

@@ -29,10 +29,15 @@ class DescriptorSet:
     features: LocalFeatures
     limits: np.ndarray
 
-    def locate_features(self, image: LocalFeatures) -> list[Region]:
-        """Return the outline of all matching keypoints of an image, if they are enough."""
-        if not len(image):
-            return []
+    def locate_features(self, images: LocalFeatures) -> dict[int, list[Region]]:
+        """Return the outline of all matching keypoints by number of image, if they are enough."""
+        regions = {}
+        for number in np.unique(images.image).tolist():
+            if places := self._locate(images.of_images([number])):
+                regions[number] = places
+        return regions
+
+    def _locate(self, image: LocalFeatures) -> list[Region]:
         distance = 2 - 2 * self.features.descriptors @ image.descriptors.T
         nearest = distance.argmin(axis=1)
         rows = np.unique(nearest[distance[np.arange(len(nearest)), nearest] < self.limits])
@@ -52,8 +57,7 @@ def find_marks_without_geometry(
     background = background_distances(features, quantile)
     limits = mark_candidates.MAX_RATIO * background
     index = DescriptorIndex(features.descriptors)
-    links = _links(features, *_mutual_matches(features, background, index, features.descriptors))
-    starts = features.starts
+    links = _links(features, *_mutual_matches(features, background, index))
     marks: list[RecurringMark] = []
     for group in group_links(features, links):
         members = np.concatenate([np.r_[links[number].first, links[number].second]
@@ -61,13 +65,8 @@ def find_marks_without_geometry(
         rows, count = np.unique(members, return_counts=True)
         rows = rows[np.argsort(-count, kind="stable")][:MAX_FEATURES]
         template = DescriptorSet(features.rows(rows), limits[rows])
-        regions = {
-            row: places
-            for row in _images_to_search(index, template, features, members)
-            if (places := template.locate_features(
-                features.rows(slice(starts[row], starts[row + 1]))
-            ))
-        }  # fmt: skip
+        searched = _images_to_search(index, template, features, members)
+        regions = template.locate_features(features.of_images(searched))
         if len(regions) > 1:
             target, p = mark_candidates._most_frequent_class(regions, labels, counts)
             marks.append(RecurringMark(template, regions, target, p))  # type: ignore[arg-type]
