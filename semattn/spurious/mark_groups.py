@@ -83,20 +83,18 @@ def make_template(
     """Return the template of the links of one group.
 
     The frame is that of the region with the most links. Keypoints of the other regions are moved
-    there along the links. Links much weaker than the strongest are not used: letters that look
-    alike, and mirrored copies of symmetric frames, give such links, whose transforms are wrong.
+    there along the links.
     """
     links = list(links)
     regions = _regions(features, links)
-    least = MIN_STRENGTH * max(len(link.first) for link in links)
     matched: dict[int, set[int]] = defaultdict(set)
     neighbours: dict[int, list[_Step]] = defaultdict(list)
     for link, (first, second) in zip(links, regions, strict=True):
         matched[first] |= set(link.first.tolist())
         matched[second] |= set(link.second.tolist())
-        if (matches := len(link.first)) >= least:
-            neighbours[first].append(_Step(matches, second, invert(link.transform)))
-            neighbours[second].append(_Step(matches, first, link.transform))
+        matches = len(link.first)
+        neighbours[first].append(_Step(matches, second, invert(link.transform)))
+        neighbours[second].append(_Step(matches, first, link.transform))
     reference = max(
         sorted(matched), key=lambda region: (len(neighbours[region]), len(matched[region]))
     )
@@ -117,12 +115,17 @@ def make_template(
 def _views(reference: int, neighbours: dict[int, list[_Step]]) -> dict[int, np.ndarray]:
     """Return the transform of several regions to the frame of the reference.
 
-    Regions are reached along the links with the most matches.
+    Regions are reached along the links with the most matches. Links much weaker than the strongest
+    are not used: letters that look alike, and mirrored copies of symmetric frames, give such links,
+    whose transforms are wrong.
     """
+    strongest = max(step.matches for steps in neighbours.values() for step in steps)
     views = {reference: np.eye(2, 3)}
     steps = [(reference, step) for step in neighbours[reference]]
     while steps and len(views) < MAX_VIEWS:
         region, step = max(steps, key=lambda pair: pair[1].matches)
+        if step.matches < MIN_STRENGTH * strongest:
+            break
         views[step.region] = compose(views[region], step.transform)
         steps += [(step.region, following) for following in neighbours[step.region]]
         steps = [pair for pair in steps if pair[1].region not in views]
