@@ -26,6 +26,26 @@ def convex_outline(xy: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return hull
 
 
+def area(outline: np.ndarray) -> float:
+    """Return the area of a polygon (V, 2)."""
+    x, y = outline.T
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
+
+
+def shared_part(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the area that two convex polygons (V, 2) share, as a part of the smaller one's.
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]])
+    >>> shared_part(square, square / 2), shared_part(square, square + [3, 0])
+    (1.0, 0.25)
+    """
+    cv2 = _import_cv2()
+    shared, _ = cv2.intersectConvexConvex(first.astype(np.float32), second.astype(np.float32))
+    return float(shared) / max(min(area(first), area(second)), 1e-6)
+
+
 def outline_mask(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Return the pixels (H, W) of bool inside one of the outlines (V, 2)."""
     cv2 = _import_cv2()

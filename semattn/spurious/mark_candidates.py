@@ -17,9 +17,9 @@ import numpy as np
 from ..keypoints.descriptor_index import DescriptorIndex, background_distances
 from ..keypoints.local_features import LocalFeatures
 from ..keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
-from ..keypoints.regions import convex_outline
+from ..keypoints.regions import area, convex_outline
 from .mark_groups import group_links, make_template
-from .mark_template import MarkTemplate, Region, contains_center
+from .mark_template import MarkTemplate, Region
 from .significance import fisher_p_of_counts
 
 MIN_BACKGROUND, MAX_BACKGROUND = 0.1, 0.5  # quantile of the images that a mark is compared with
@@ -87,7 +87,7 @@ def find_recurring_marks(
     groups = [[links[number] for number in group] for group in group_links(features, links)]
     templates = [make_template(features, background, group) for group in groups]
     median_area = float(np.median(np.prod(image_sizes, axis=1)))
-    is_mark = [_area(template.outline) <= MAX_AREA * median_area for template in templates]
+    is_mark = [area(template.outline) <= MAX_AREA * median_area for template in templates]
     groups = [group for group, keep in zip(groups, is_mark, strict=True) if keep]
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
     candidates = _images_to_search(features, index, groups, templates)
@@ -142,15 +142,9 @@ def _is_photograph(features: LocalFeatures, link: Link, image_sizes: np.ndarray)
         least_area = MAX_AREA * float(np.prod(image_sizes[features.image[rows[0]]]))
         xy, radius = features.xy[rows], features.size[rows] / 2
         width, height = np.ptp(xy, axis=0) + 2 * radius.max()
-        if width * height > least_area and _area(convex_outline(xy, radius)) > least_area:
+        if width * height > least_area and area(convex_outline(xy, radius)) > least_area:
             return True
     return False
-
-
-def _area(outline: np.ndarray) -> float:
-    """Return the area of an outline (V, 2)."""
-    x, y = outline.T
-    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
 
 
 def _most_frequent_class(
@@ -216,9 +210,5 @@ def _is_part(mark: RecurringMark, whole: RecurringMark) -> bool:
 
 
 def _overlap(regions: Sequence[Region], others: Sequence[Region]) -> bool:
-    """Return whether the centre of a region is inside another's bounding box, or the other way."""
-    return any(
-        contains_center(first, second) or contains_center(second, first)
-        for first in regions
-        for second in others
-    )
+    """Return whether a region is at the place of another."""
+    return any(first.overlaps(second) for first in regions for second in others)

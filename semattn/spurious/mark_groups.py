@@ -18,8 +18,10 @@ from ..keypoints.matching import Link, apply, compose, concatenate, invert
 from ..keypoints.regions import convex_outline
 from .mark_template import MarkTemplate
 
-MIN_SHARED = 2  # keypoints that two regions of one image share if they are one region
-SHARED_FRACTION = 0.5  # of the keypoints of the smaller region
+# Two regions of one image are one if they share more than this part of the keypoints of the
+# smaller: a single wrong link of four matches, two of them on a mark and two on a repeated scene,
+# joins neither.
+SHARED_FRACTION = 0.5
 MAX_VIEWS = 12  # regions that a template is made of
 MIN_STRENGTH = 0.3  # matches of a link to a view, as a part of those of the strongest link
 MAX_FEATURES = 400  # keypoints of a template
@@ -73,8 +75,7 @@ def _root(parents: list[int], number: int) -> int:
 
 
 def _is_shared(first: frozenset[int], second: frozenset[int]) -> bool:
-    shared = len(first & second)
-    return shared >= max(MIN_SHARED, SHARED_FRACTION * min(len(first), len(second)))
+    return len(first & second) > SHARED_FRACTION * min(len(first), len(second))
 
 
 def make_template(

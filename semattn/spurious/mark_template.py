@@ -10,8 +10,10 @@ import numpy as np
 from ..keypoints import Keypoints
 from ..keypoints.local_features import LocalFeatures, local_features
 from ..keypoints.matching import Link, apply, match_features
+from ..keypoints.regions import shared_part
 
 MIN_LOCATED = 5  # matches of a template with an image
+MAX_SHARED = 0.5  # part of the smaller of two regions that they share if they are not one
 MIN_COVERED = 0.15  # part of the template's outline that the matched keypoints span
 TEMPLATE_ARRAYS = ("xy", "size", "angle", "descriptors", "background", "outline")
 
@@ -32,6 +34,10 @@ class Region:
     transform: np.ndarray
     matches: int
     is_mirrored: bool
+
+    def overlaps(self, other: Region) -> bool:
+        """Return whether two regions share half of the smaller one."""
+        return shared_part(self.outline, other.outline) > MAX_SHARED
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +107,10 @@ class MarkTemplate:
         return bool(covered.max() ** 2 >= MIN_COVERED)
 
 
-def contains_center(region: Region, other: Region) -> bool:
-    """Return whether the centre of another region is inside the bounding box of a region."""
-    center = other.outline.mean(axis=0)
-    low, high = region.outline.min(axis=0), region.outline.max(axis=0)
-    return bool((low <= center).all() and (center <= high).all())
-
-
 def _without_overlaps(regions: Sequence[Region]) -> list[Region]:
-    """Return the regions whose centre is not inside an earlier one's bounding box."""
+    """Return the regions that are not at the place of an earlier one."""
     kept: list[Region] = []
     for region in regions:
-        if not any(contains_center(previous, region) for previous in kept):
+        if not any(region.overlaps(previous) for previous in kept):
             kept.append(region)
     return kept

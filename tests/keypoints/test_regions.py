@@ -9,18 +9,34 @@ from scipy.spatial import ConvexHull
 
 from semattn.keypoints.regions import (
     ERASED_MARGIN,
+    area,
     convex_outline,
     inpaint,
     mean_in_frame,
     outline_mask,
+    shared_part,
 )
 from tests.keypoints.drawn_marks import corners, emblem, paste, picture, placed
 
 SQUARE = np.array([[10.0, 5], [19, 5], [19, 12], [10, 12]], np.float32)
 
 
-def area(outline: np.ndarray) -> float:
+def hull_area(outline: np.ndarray) -> float:
     return float(ConvexHull(outline).volume)
+
+
+def test_areas_of_polygons_agree_with_their_pixels():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        first, second = (
+            convex_outline(rng.random((5, 2)) * 120 + 40, rng.random(5) * 20) for _ in range(2)
+        )
+        masks = [outline_mask([outline], (200, 200)) for outline in (first, second)]
+        assert area(first) == pytest.approx(hull_area(first), rel=1e-4)
+        shared = (masks[0] & masks[1]).sum() / min(mask.sum() for mask in masks)
+        assert shared_part(first, second) == pytest.approx(shared, abs=0.03)
+        assert shared_part(second, first) == pytest.approx(shared_part(first, second), abs=1e-4)
+    assert shared_part(SQUARE, SQUARE + 50) == 0
 
 
 def test_the_outline_is_the_hull_of_circles():
@@ -34,7 +50,7 @@ def test_the_outline_is_the_hull_of_circles():
         [center + r * np.column_stack([np.cos(turns), np.sin(turns)])
          for center, r in zip(xy, radius, strict=True)]
     )  # fmt: skip
-    assert area(convex_outline(xy, radius)) == pytest.approx(area(points), rel=1e-5)
+    assert hull_area(convex_outline(xy, radius)) == pytest.approx(hull_area(points), rel=1e-5)
     bare = convex_outline(xy, np.zeros(9))
     assert area(bare) == pytest.approx(area(xy), rel=1e-5)
 

@@ -176,7 +176,7 @@ def link(first: int, second: int, rows, others=None, shift=(0.0, 0.0)) -> Link:
     return Link(np.array(rows) + 20 * first, np.array(others) + 20 * second, transform, False)
 
 
-def test_links_are_joined_by_half_of_the_keypoints_of_the_smaller_region():
+def test_links_are_joined_by_more_than_half_of_the_keypoints_of_the_smaller_region():
     features = drawn(4)
 
     def groups(*links: Link) -> list[list[int]]:
@@ -184,8 +184,11 @@ def test_links_are_joined_by_half_of_the_keypoints_of_the_smaller_region():
 
     assert groups() == []
     six = range(6)
-    assert groups(link(0, 1, six), link(1, 2, range(3, 9))) == [[0, 1]]
-    assert groups(link(0, 1, six), link(1, 2, range(4, 10))) == [[0], [1]]
+    assert groups(link(0, 1, six), link(1, 2, range(2, 8))) == [[0, 1]]
+    assert groups(link(0, 1, six), link(1, 2, range(3, 9))) == [[0], [1]]
+    # A link with two matches on each of two marks does not join them.
+    bridge = link(0, 2, [4, 5, 10, 11])
+    assert groups(link(0, 1, six), link(0, 3, range(10, 16)), bridge) == [[0], [1], [2]]
     assert groups(link(0, 1, six), link(1, 2, range(2, 16))) == [[0, 1]]  # 4 of 6
     assert groups(link(0, 1, six), link(2, 3, six)) == [[0], [1]]
     # Two regions of image 1 are joined by images 2 and 0.

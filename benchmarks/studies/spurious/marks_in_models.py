@@ -2,12 +2,16 @@
 
     python -m benchmarks.studies.spurious.marks_in_models [--part 0/2]
 
-A linear head on the frozen embedded backbone is trained on images with a mark on a part (`rate`) of
-one class, and `discover_spurious` searches other images with the same mark (`marked_sets`). On test
-images that neither the head nor the search saw, the mark of the first cue is suppressed in all
-layers, or erased from the pixels. Controls: the true region of the mark (oracle), and a region of
-the same shape at another place (wrong). A fixed mark has the same pose in every image. Twins: no
-mark, a mark on half of every class, a mark that the model was not trained with, permuted labels.
+The last layer of the embedded backbone and a head (`last_block`) are trained on images with a mark
+on a part (`rate`) of one class. `discover_spurious` searches other images with the same mark
+(`marked_sets`). The interventions of the search are also run on the true regions of the mark: they
+show whether the model uses it at all.
+
+On test images that neither the model nor the search saw, the mark of the first cue is suppressed in
+all layers, or erased from the pixels (at the first rate). Controls: the true region of the mark
+(oracle), and a region of the same shape at another place (wrong). A fixed mark has the same pose in
+every image. Twins: no mark, a mark on half of every class, a mark that the model was not trained
+with, permuted labels.
 
 Every case has a file in ``--results``, so that an interrupted run resumes.
 """
@@ -25,18 +29,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from benchmarks import RESULTS_DIR
 from semattn.grid import PatchGrid
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import Discovery, discover_spurious
+from semattn.spurious.interventions import (
+    InterventionContext,
+    InterventionPatches,
+    sample_rows,
+)
 from semattn.spurious.mark_cue import MarkCue
 from semattn.spurious.mark_interventions import (
     erase_pixels,
     patches_of_masks,
     region_masks,
+    run_mark_interventions,
     shifted_masks,
 )
 from semattn.utils.atomic_files import atomic_write
@@ -56,14 +65,14 @@ from ...datasets.moving_marks import MARKS, Pose, draw_mark
 from ...datasets.objects_on_scenes import NAMES, ObjectsOnScenes
 from ...datasets.objects_on_scenes.fetch import default_root
 from ..prompting.arms import normalise
-from ..prompting.gain import load
-from .search import BATCH, PREPROCESSING, class_features, keep, precision
+from .last_block import last_inputs, train_last_block
+from .search import BATCH, PREPROCESSING, keep, precision
 
 RESULTS = RESULTS_DIR / "marks_in_models"
 SEEDS = (21, 22, 23, 24, 25)  # smaller seeds are development seeds
 RATES = (0.5, 0.2)
 TRAIN = 780
-NUM_IN_CLASS, NUM_OTHERS = 40, 120  # test images with the mark, and the same numbers without
+NUM_IN_CLASS, NUM_OTHERS = 20, 60  # test images with the mark, and the same numbers without
 GROUPS = ("class, mark", "class, no mark", "others, mark", "others, no mark")
 FIXED = Pose(x=0.95, y=0.95, scale=1.0, rotation=0.0)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
@@ -190,24 +199,21 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def train(case: Case, work: Path) -> nn.Module:
-    """Return the backbone with a head that is trained on images with the mark."""
+    """Return a model that is trained on images with the mark."""
     plain = training_images(case.dataset, case.seed)
-    file = work / f"features-{case.dataset}-{case.seed}.npy"
+    file = work / f"last-inputs-{case.dataset}-{case.seed}.npy"
     if not file.exists():
         with atomic_write(file) as stream:
-            np.save(stream, class_features(plain.images))
-    features = np.load(file)
+            np.save(stream, last_inputs(plain.images))
+    inputs = np.load(file)
     if case.twin not in ("clean", "untrained"):
         marked = marked_at_rate(plain, case, case.seed + TRAIN_SEED)
         rows = np.flatnonzero(marked.is_marked)
-        features[rows] = class_features(marked.images[rows])
-    head = LogisticRegression(C=0.1, max_iter=5000).fit(features, plain.labels)
-    model = load(torch.float32)
-    model.head = nn.Linear(384, len(case.names))
-    model.head.weight.data = torch.from_numpy(head.coef_).float()
-    model.head.bias.data = torch.from_numpy(head.intercept_).float()
+        inputs[rows] = last_inputs(marked.images[rows])
+    model = train_last_block(inputs, plain.labels, len(case.names), case.seed)
     model.classes = case.names
-    return model.to(precision()).requires_grad_(False).eval()
+    trained: nn.Module = model.to(precision()).requires_grad_(False).eval()
+    return trained
 
 
 def search(case: Case, model: nn.Module) -> tuple[Discovery, MarkedSet]:
@@ -222,6 +228,37 @@ def search(case: Case, model: nn.Module) -> tuple[Discovery, MarkedSet]:
         seed=case.seed,
     )  # fmt: skip
     return discovery, images
+
+
+def true_effects(case: Case, model: nn.Module, images: MarkedSet) -> dict[str, float]:
+    """Return the effects and p-values of the interventions on the true regions of the mark."""
+    hulls = np.stack([hull(mask) for mask in images.masks])
+    in_class = images.labels == case.target
+    rows = np.flatnonzero(in_class & images.is_marked)
+    if not len(rows):
+        return {}
+    rows = sample_rows(rows, np.random.default_rng(case.seed))
+    inputs = tensor_of(model, images.images)
+
+    def patches(some: np.ndarray) -> InterventionPatches:
+        marks = patches_of_masks(hulls[some], GRID)
+        return InterventionPatches(marks, np.zeros_like(marks), np.ones_like(marks))
+
+    def erase(some: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:
+        return inputs[some], tensor_of(model, erase_pixels(images.images[some], masks))
+
+    context = InterventionContext(
+        model, GRID, lambda some: inputs[some], patches, BATCH, images.labels
+    )
+    others = np.flatnonzero(~in_class & ~images.is_marked)
+    result = run_mark_interventions(
+        context, case.target, rows, hulls[rows], others, erase, case.seed
+    )
+    removal, transplant = result.effects(case.target, case.seed)
+    return {
+        "removal": removal.mean, "removal_p": removal.p, "transplant": transplant.mean,
+        "transplant_p": transplant.p, "specificity_p": transplant.specificity,
+    }  # fmt: skip
 
 
 def is_planted(cue: MarkCue | Any, case: Case, images: MarkedSet) -> bool:
@@ -326,9 +363,10 @@ def run(case: Case, work: Path) -> dict[str, Any]:
              if name not in ("place", "examples", "mark")} | {"is_mark": isinstance(cue, MarkCue)}
             for cue in discovery.cues
         ],
+        "true_effects": true_effects(case, model, images) if case.twin != "permuted" else {},
         "seconds": {"train": trained - start, "search": searched - trained},
     }  # fmt: skip
-    if not case.twin:
+    if not case.twin and case.rate == RATES[0]:
         result["test"] = arms(case, model, first)
     return result
 
@@ -353,8 +391,8 @@ def main() -> None:
             name: group_accuracies(right, result["test"]["group"])
             for name, right in result.get("test", {}).get("right", {}).items()
         }
-        print(case.file, result["rank"], result["confirmed"], result["false"],
-              json.dumps(groups), flush=True)  # fmt: skip
+        found = [result[name] for name in ("rank", "confirmed", "false", "true_effects", "seconds")]
+        print(case.file, *found, json.dumps(groups), flush=True)
 
 
 def group_accuracies(right: list[int], group: list[int]) -> list[float]:
