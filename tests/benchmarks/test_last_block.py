@@ -25,7 +25,7 @@ def test_the_class_token_is_that_of_the_model():
 
 
 def test_a_trained_model_separates_its_classes_and_leaves_the_backbone():
-    pictures = images(40)
+    pictures = images(64)
     labels = np.arange(len(pictures)) % 2
     pictures[labels == 1, :112] //= 4
     inputs = last_inputs(pictures)
