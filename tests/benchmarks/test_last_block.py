@@ -6,7 +6,13 @@ import numpy as np
 import torch
 
 from benchmarks.studies.prompting.gain import load
-from benchmarks.studies.spurious.last_block import class_token, last_inputs, train_last_block
+from benchmarks.studies.spurious.last_block import (
+    class_token,
+    last_inputs,
+    train_last_block,
+    trained_part,
+    with_trained_part,
+)
 from benchmarks.studies.spurious.search import backbone
 
 
@@ -38,3 +44,8 @@ def test_a_trained_model_separates_its_classes_and_leaves_the_backbone():
         tokens = class_token(model.blocks[-1], torch.from_numpy(inputs).float())
         predicted = model.head(model.norm(tokens)).argmax(-1).numpy()
     assert (predicted == labels).mean() > 0.9
+    again = with_trained_part(trained_part(model), 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            again(torch.ones(1, 3, 224, 224)), model(torch.ones(1, 3, 224, 224))
+        )

@@ -98,3 +98,22 @@ def train_last_block(inputs: np.ndarray, labels: np.ndarray, n_classes: int, see
             schedule.step()
     model.blocks[-1], model.norm, model.head = layer, norm, head
     return model
+
+
+def trained_part(model: Any) -> dict[str, np.ndarray]:
+    """Return the parameters that `train_last_block` trains as arrays."""
+    return {name: value.numpy() for name, value in _trained(model).state_dict().items()}
+
+
+def with_trained_part(arrays: dict[str, np.ndarray], n_classes: int) -> Any:
+    """Return the backbone with the parameters of `trained_part`, in float32."""
+    model = load(torch.float32)
+    model.head = nn.Linear(model.num_features, n_classes)
+    _trained(model).load_state_dict(
+        {name: torch.from_numpy(value) for name, value in arrays.items()}
+    )
+    return model
+
+
+def _trained(model: Any) -> nn.ModuleDict:
+    return nn.ModuleDict({"layer": model.blocks[-1], "norm": model.norm, "head": model.head})

@@ -65,7 +65,7 @@ from ...datasets.moving_marks import MARKS, Pose, draw_mark
 from ...datasets.objects_on_scenes import NAMES, ObjectsOnScenes
 from ...datasets.objects_on_scenes.fetch import default_root
 from ..prompting.arms import normalise
-from .last_block import last_inputs, train_last_block
+from .last_block import last_inputs, train_last_block, trained_part, with_trained_part
 from .search import BATCH, PREPROCESSING, keep, precision
 
 RESULTS = RESULTS_DIR / "marks_in_models"
@@ -199,7 +199,23 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def train(case: Case, work: Path) -> nn.Module:
-    """Return a model that is trained on images with the mark."""
+    """Return a model that is trained on images with the mark; its trained part is stored."""
+    file = work / f"model-{case.file}".replace(".json", ".npz")
+    if file.exists():
+        with np.load(file) as arrays:
+            model = with_trained_part(dict(arrays), len(case.names))
+    else:
+        inputs, labels = training_inputs(case, work)
+        model = train_last_block(inputs, labels, len(case.names), case.seed)
+        with atomic_write(file) as stream:
+            np.savez(stream, **trained_part(model))
+    model.classes = case.names
+    trained: nn.Module = model.to(precision()).requires_grad_(False).eval()
+    return trained
+
+
+def training_inputs(case: Case, work: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the inputs of the last layer for the training images with the mark, and classes."""
     plain = training_images(case.dataset, case.seed)
     file = work / f"last-inputs-{case.dataset}-{case.seed}.npy"
     if not file.exists():
@@ -210,10 +226,7 @@ def train(case: Case, work: Path) -> nn.Module:
         marked = marked_at_rate(plain, case, case.seed + TRAIN_SEED)
         rows = np.flatnonzero(marked.is_marked)
         inputs[rows] = last_inputs(marked.images[rows])
-    model = train_last_block(inputs, plain.labels, len(case.names), case.seed)
-    model.classes = case.names
-    trained: nn.Module = model.to(precision()).requires_grad_(False).eval()
-    return trained
+    return inputs, plain.labels
 
 
 def search(case: Case, model: nn.Module) -> tuple[Discovery, MarkedSet]:

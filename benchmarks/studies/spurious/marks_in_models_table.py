@@ -23,6 +23,7 @@ from .marks_in_models import GROUPS, RATES, RESULTS, TWINS
 from .spurious_table import format_interval, make_table
 
 DRAWS = 2000
+ALPHA = 0.05
 ARMS = ("cue suppressed", "oracle suppressed", "wrong suppressed",
         "cue erased", "oracle erased", "wrong erased")  # fmt: skip
 TWIN_TITLES = {
@@ -59,10 +60,17 @@ def search_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
                 "dataset": dataset, "pose": "fixed" if is_fixed else "moving", "rate": rate,
                 "kind": kind, "searches": len(part),
                 "first": float(np.mean([result["rank"] == 1 for result in part])),
+                "used": float(np.mean([is_used(result) for result in part])),
                 "confirmed": float(np.mean([result["confirmed"] for result in part])),
                 "false": sum(result["false"] for result in part),
                 "seconds": float(np.mean([result["seconds"]["search"] for result in part])),
             }  # fmt: skip
+
+
+def is_used(result: Result) -> bool:
+    """Return whether the interventions on the true regions of the mark are significant."""
+    p_values = [value for name, value in result["true_effects"].items() if name.endswith("_p")]
+    return max(p_values, default=1.0) < ALPHA
 
 
 def twin_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
@@ -135,14 +143,15 @@ def main() -> None:
     results = read_results()
     seeds = sorted({result["case"]["seed"] for result in results})
     setting = (
-        "Frozen embedded backbone with a linear head, trained with the mark at the same rate on "
+        "Embedded backbone whose last layer and head are trained with the mark at the same rate on "
         f"other images of the class; seeds {', '.join(map(str, seeds))}. "
     )
     command = "Made by `python -m benchmarks.studies.spurious.marks_in_models`."
     tables = {
         "marks_in_models": make_table(
             setting
-            + "First: the planted mark is the first cue; confirmed: it is confirmed; false: "
+            + "First: the planted mark is the first cue; used: removal, transplant and specificity "
+            "are significant on the true regions of the mark; confirmed: it is confirmed; false: "
             "other confirmed cues, in all searches together; seconds while other work ran. "
             + command,
             """
@@ -152,6 +161,7 @@ def main() -> None:
             kind | kind
             searches | searches | d
             first | first | .2f
+            used | used | .2f
             confirmed | confirmed | .2f
             false | false | d
             seconds | seconds | .0f
@@ -171,7 +181,7 @@ def main() -> None:
             list(twin_rows(results)),
         ),
         "marks_loop": make_table(
-            setting + "Rate .5. Test images that neither the head nor the search saw; per cent "
+            setting + "Rate .5. Test images that neither the model nor the search saw; per cent "
             "right in images of other classes without and with the mark, and points gained there "
             "with 95 % bootstrap intervals over images. Suppressed: patches hidden in all layers; "
             "erased: pixels inpainted; oracle: the true region of the mark; wrong: a region of "
