@@ -1,7 +1,7 @@
 """Tables of marks that models use: ``python -m benchmarks.studies.spurious.marks_in_models_table``.
 
-Reads the results of `marks_in_models` and writes ``marks_in_models.json``,
-``marks_model_twins.json`` and ``marks_loop.json``, which `render_tables` puts into
+Reads the results of `marks_in_models`, `mark_maps` and `marks`. Writes ``marks_in_models.json``,
+``marks_model_twins.json``, ``marks_maps.json`` and ``marks_loop.json``, for the tables of
 docs/spurious.md.
 """
 
@@ -19,6 +19,8 @@ from semattn.utils.atomic_files import write_text
 
 from ...datasets.marked_sets import DATASETS
 from ...datasets.moving_marks import MARKS
+from .mark_maps import RESULTS as MAPS
+from .marks import MARK_RESULTS, Case as SearchCase
 from .marks_in_models import GROUPS, RATES, RESULTS, TWINS
 from .spurious_table import format_interval, make_table
 
@@ -82,6 +84,30 @@ def twin_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
             yield {
                 "twin": TWIN_TITLES[twin], "dataset": dataset, "searches": len(part),
                 "confirmed": len(confirmed), "marks": sum(cue["is_mark"] for cue in confirmed),
+            }  # fmt: skip
+
+
+def map_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
+    """Yield one row for each set, rate and method: the same models, images and marks."""
+    maps = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(MAPS.glob("*.json"))]
+    for dataset, rate in product(DATASETS, RATES):
+        ranks: dict[str, list[int | None]] = {}
+        precisions: dict[str, list[float]] = {}
+        for result in select(maps, dataset=dataset, rate=rate):
+            (searched,) = select(results, **result["case"])
+            file = SearchCase(
+                dataset, searched["case"]["kind"], rate, searched["case"]["seed"]
+            ).file
+            fresh = json.loads((MARK_RESULTS / file).read_text(encoding="utf-8"))["fresh"]
+            methods = {"marks": {"rank": searched["rank"], "ap": fresh["ap"]}} | result["methods"]
+            for name, values in methods.items():
+                ranks.setdefault(name, []).append(values["rank"])
+                precisions.setdefault(name, []).append(values["ap"])
+        for name, of_method in ranks.items():
+            yield {
+                "dataset": dataset, "rate": rate, "method": name, "models": len(of_method),
+                "first": float(np.mean([rank == 1 for rank in of_method])),
+                "ap": float(np.mean(precisions[name])),
             }  # fmt: skip
 
 
@@ -179,6 +205,21 @@ def main() -> None:
             marks | marks among them | d
             """,
             list(twin_rows(results)),
+        ),
+        "marks_maps": make_table(
+            setting + "Marks: this search; first: the planted mark is the first cue. SpRAy and "
+            "attribution alone rank the classes; first: the marked class is the first. AP: average "
+            "precision of the pixels of the mark in fresh images, by places or by relevance maps. "
+            "Made by `python -m benchmarks.studies.spurious.mark_maps`.",
+            """
+            dataset | images
+            rate | rate | .1f
+            method | method
+            models | models | d
+            first | first | .2f
+            ap | AP | .2f
+            """,
+            list(map_rows(results)),
         ),
         "marks_loop": make_table(
             setting + "Rate .5. Test images that neither the model nor the search saw; per cent "

@@ -15,6 +15,7 @@ every fresh image, and ranks the classes by its estimate of their bias:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,16 @@ def spray(maps: np.ndarray) -> tuple[float, np.ndarray]:
     )
 
 
+def spray_scores(maps: np.ndarray, means: Sequence[np.ndarray]) -> np.ndarray:
+    """Return maps (n, P) times the most similar mean map of the clusters (k, P) of each image."""
+    scores = np.empty_like(maps)
+    for row, (relevance_map, of_class) in enumerate(zip(maps, means, strict=True)):
+        lengths = np.linalg.norm(of_class, axis=1) * np.linalg.norm(relevance_map)
+        cosines = of_class @ relevance_map / np.maximum(lengths, 1e-12)
+        scores[row] = relevance_map * of_class[np.argmax(cosines)]
+    return scores
+
+
 def occlusion_drops(model: nn.Module, inputs: Tensor, labels: np.ndarray) -> np.ndarray:
     """Return the decrease of the label's log-odds when a window is grey: (n, P)."""
     classes = torch.from_numpy(labels)
@@ -119,11 +130,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     maps = relevance(model, inputs, labels)
     fresh_maps = relevance(model, fresh_set.inputs, fresh_set.labels)
     clusters = {c: spray(maps[labels == c]) for c in range(len(NAMES))}
-    spray_scores = []
-    for fresh_map, label in zip(fresh_maps, fresh_set.labels, strict=True):
-        means = clusters[int(label)][1]
-        cosines = means @ fresh_map / np.linalg.norm(means, axis=1) / np.linalg.norm(fresh_map)
-        spray_scores.append(fresh_map * means[np.argmax(cosines)])
+    means = [clusters[int(label)][1] for label in fresh_set.labels]
     fresh_log_odds = (
         class_log_odds(model, fresh_set.inputs, torch.from_numpy(fresh_set.labels)).float().numpy()
     )
@@ -132,7 +139,8 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     fresh_counts, counts_of_images = count_keypoints(fresh_set.images), count_keypoints(images)
     rng = np.random.default_rng(case.seed)
     scores = {
-        "SpRAy": np.stack(spray_scores), "attribution alone": fresh_maps, "occlusion alone": drops,
+        "SpRAy": spray_scores(fresh_maps, means), "attribution alone": fresh_maps,
+        "occlusion alone": drops,
         "SIFT alone": fresh_counts,
         "loss ranking": np.repeat(fresh_log_odds[:, None], GRID.patches, axis=1),
         "random": rng.random(fresh_maps.shape),
