@@ -1,14 +1,18 @@
-"""Masks and loss weights for masked image modelling.
+"""Masks, targets and loss weights for masked image modelling.
 
 A policy turns the densities of images into `Masks`. `Masks` has the forms that trainers expect:
 `noise` for MAE, `bool_masked_pos` for SimMIM and BEiT, `ids_keep`, `ids_restore` and `mask`. Random
-numbers depend on the seed, the epoch and the image only, not on the batch or the process. This
-package uses keypoints and densities; it must not import models or trainers.
+numbers depend on the seed, the epoch and the image only, not on the batch or the process.
+`descriptor_targets` computes what the masked patches are predicted as, `masked_target_loss` the
+loss. This package uses keypoints and densities; it must not import models or trainers.
 """
 
 from .batch import densities_of, kamim_weight, loss_weights, mask_images
 from .cache import KeypointCache
 from .crop import Crop
+from .dense_descriptors import dense_colour, dense_hog, dense_rootsift, normalised_pixels
+from .descriptor_targets import descriptor_targets, target_length, target_parts
+from .descriptor_words import DescriptorWords, fit_words, load_words
 from .masks import Masks, generator, num_visible
 from .policies import (
     BlockwiseMasking,
@@ -19,10 +23,12 @@ from .policies import (
     View,
     policies,
 )
+from .target_loss import keypoint_loss_weights, masked_target_loss
 
 __all__ = [
     "BlockwiseMasking",
     "Crop",
+    "DescriptorWords",
     "GuidedMasking",
     "KeypointCache",
     "Masking",
@@ -30,11 +36,22 @@ __all__ = [
     "RandomMasking",
     "Schedule",
     "View",
+    "dense_colour",
+    "dense_hog",
+    "dense_rootsift",
     "densities_of",
+    "descriptor_targets",
+    "fit_words",
     "generator",
     "kamim_weight",
+    "keypoint_loss_weights",
+    "load_words",
     "loss_weights",
     "mask_images",
+    "masked_target_loss",
+    "normalised_pixels",
     "num_visible",
     "policies",
+    "target_length",
+    "target_parts",
 ]

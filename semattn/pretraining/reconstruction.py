@@ -16,11 +16,10 @@ from ..attention.model_call import model_device
 from ..density import count
 from ..grid import PatchGrid
 from ..keypoints import Keypoints
-from ..masking import GuidedMasking
+from ..masking import GuidedMasking, masked_target_loss
+from ..masking.dense_descriptors import EPSILON, normalise_patches
 from ..utils.atomic_files import atomic_write
 from .data import MaskedImages, middle
-
-EPSILON = 1e-6  # added to the variance of a patch, as in transformers
 
 
 def masked_loss(
@@ -38,11 +37,8 @@ def masked_loss(
     normalised : normalise each target patch first
     """
     if normalised:
-        mean = target.mean(-1, keepdim=True)
-        target = (target - mean) / (target.var(-1, keepdim=True) + EPSILON) ** 0.5
-    error = ((predicted - target) ** 2).mean(-1)
-    counts = mask * weight
-    return ((error * counts).sum(1) / counts.sum(1)).mean()
+        target = normalise_patches(target)
+    return masked_target_loss(predicted, target, mask, weight)
 
 
 @dataclass(frozen=True, eq=False)
