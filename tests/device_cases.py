@@ -24,7 +24,14 @@ from semattn.explain.refine import refinements
 from semattn.grid import PatchGrid
 from semattn.images import pixels_of
 from semattn.keypoints import detect
-from semattn.masking import kamim_weight, mask_images
+from semattn.masking import (
+    DescriptorWords,
+    descriptor_targets,
+    kamim_weight,
+    keypoint_loss_weights,
+    mask_images,
+    masked_target_loss,
+)
 from semattn.masking.policies import policies
 from semattn.metrics import faithfulness, localization, randomization
 from semattn.prompting import AttentionPrompter, Box, Mask, Points, Polygon, prompt_sources
@@ -224,6 +231,20 @@ def _masking(_: nn.Module, inputs: Tensor) -> Any:
     return results, kamim_weight(inputs.new_ones(2, 12).cumsum(1)).to(torch.float32)
 
 
+def _targets(_: nn.Module, inputs: Tensor) -> Any:
+    """Compute descriptor targets, words and their losses; the words are on the CPU."""
+    images = inputs.sigmoid()
+    targets = [descriptor_targets(images, name) for name in ("sift", "hog+colour", "sift+pixels")]
+    words = DescriptorWords(targets[0][0].cpu()).assign(targets[0])
+    mask = (inputs.new_ones(2, 12).cumsum(1) > 6).float()
+    weights = keypoint_loss_weights(inputs.new_ones(2, 12).cumsum(1), mask=mask)
+    losses = [
+        masked_target_loss(targets[0].flip(1), targets[0], mask, weights),
+        masked_target_loss(targets[0], words, mask),
+    ]
+    return targets, words, weights, losses
+
+
 def _metrics(model: nn.Module, inputs: Tensor) -> Any:
     """Return metrics of a map on the device of the model, with some masks and labels on the CPU."""
     scores = inputs.new_ones(2, 12).cumsum(1)
@@ -272,6 +293,7 @@ CASES: dict[str, Case] = {
     "batches": _batches,
     "files": _files,
     "masking": _masking,
+    "descriptor targets": _targets,
     "metrics": _metrics,
 }
 
