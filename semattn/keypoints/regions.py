@@ -46,6 +46,22 @@ def shared_part(first: np.ndarray, second: np.ndarray) -> float:
     return float(shared) / max(min(area(first), area(second)), 1e-6)
 
 
+def is_inside(xy: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """Return which positions (m, 2) are inside a convex polygon (V, 2), as bool (m,).
+
+    Examples
+    --------
+    >>> square = np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]])
+    >>> is_inside(np.array([[1.0, 3.0], [5.0, 3.0]]), square).tolist()
+    [True, False]
+    """
+    edges = np.roll(outline, -1, axis=0) - outline
+    offsets = xy[:, None] - outline
+    side = edges[:, 0] * offsets[..., 1] - edges[:, 1] * offsets[..., 0]
+    inside: np.ndarray = (side >= 0).all(axis=1) | (side <= 0).all(axis=1)
+    return inside
+
+
 def outline_mask(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Return the pixels (H, W) of bool inside one of the outlines (V, 2)."""
     cv2 = _import_cv2()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy as np
 from ..keypoints import Keypoints
 from ..keypoints.local_features import LocalFeatures, local_features
 from ..keypoints.matching import Link, apply, match_features
-from ..keypoints.regions import shared_part
+from ..keypoints.regions import is_inside, shared_part
 
 MIN_LOCATED = 5  # matches of a template with an image
 MAX_SHARED = 0.5  # part of the smaller of two regions that they share if they are not one
+MAX_INSIDE = 0.5  # part of the matched keypoints of a place that a stronger place contains
 MIN_COVERED = 0.15  # part of the template's outline that the matched keypoints span
 TEMPLATE_ARRAYS = ("xy", "size", "angle", "descriptors", "background", "outline")
 
@@ -66,15 +66,19 @@ class MarkTemplate:
 
     def locate_features(self, images: LocalFeatures) -> dict[int, list[Region]]:
         """Return the places of the mark by number of image; images without it are absent."""
+        links = match_features(self.features, self.background, images)
         regions: dict[int, list[Region]] = {}
-        for link in match_features(self.features, self.background, images):
-            if self._is_whole(link):
-                region = self.region(link.transform, len(link.first), link.is_mirrored)
-                regions.setdefault(int(images.image[link.second[0]]), []).append(region)
-        return {
-            number: _without_overlaps(sorted(places, key=lambda region: -region.matches))
-            for number, places in sorted(regions.items())
-        }
+        for link in sorted(filter(self._is_whole, links), key=lambda link: -len(link.first)):
+            stronger = regions.setdefault(int(images.image[link.second[0]]), [])
+            region = self.region(link.transform, len(link.first), link.is_mirrored)
+            # Parts of a mark that look like others, or like their mirror image, match again.
+            if not any(
+                region.overlaps(other)
+                or is_inside(images.xy[link.second], other.outline).mean() > MAX_INSIDE
+                for other in stronger
+            ):
+                stronger.append(region)
+        return dict(sorted(regions.items()))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the template as the arrays `TEMPLATE_ARRAYS`."""
@@ -105,12 +109,3 @@ class MarkTemplate:
         extent = np.ptp(self.outline, axis=0)
         covered = np.ptp(matched, axis=0) / np.maximum(extent, 1e-6)
         return bool(covered.max() ** 2 >= MIN_COVERED)
-
-
-def _without_overlaps(regions: Sequence[Region]) -> list[Region]:
-    """Return the regions that are not at the place of an earlier one."""
-    kept: list[Region] = []
-    for region in regions:
-        if not any(region.overlaps(previous) for previous in kept):
-            kept.append(region)
-    return kept

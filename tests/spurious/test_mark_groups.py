@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -269,6 +271,19 @@ def test_a_template_has_a_bounded_number_of_views_and_keypoints():
     template = make_template(features, background, links)
     assert len(template.features) == 20 * MAX_VIEWS <= MAX_FEATURES
     assert len(np.unique(template.background // 20)) == MAX_VIEWS
+
+
+def test_a_place_whose_keypoints_are_in_a_stronger_place_is_dropped():
+    features = drawn(2)
+    outline = np.array([[0.0, 0], [50, 0], [50, 50], [0, 50]])
+    template = MarkTemplate(features.rows(slice(20)), np.full(20, 0.1, np.float32), outline)
+    # Six keypoints at the left match again, moved to the right part of the first place, or beyond.
+    again = np.argsort(features.xy[:20, 0])[:6]
+    for shift, count in ((27, 1), (80, 2)):
+        rows = np.r_[np.arange(20), again]
+        image = replace(features.rows(rows), image=np.zeros(len(rows), int), n_images=1)
+        image.xy[20:, 0] += shift
+        assert len(template.locate_features(image)[0]) == count
 
 
 def test_a_small_part_of_a_mark_is_not_its_place():
