@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 from torch import nn
 
 from benchmarks import RESULTS_DIR
@@ -23,8 +22,8 @@ from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import hull, load_clean, load_fresh, plant_fresh
-from .mark_metrics import AP_STEP
-from .marks_in_models import GRID, RATES, Case, cases, marked_at_rate, tensor_of, train
+from .mark_metrics import pixel_precision
+from .marks_in_models import GRID, Case, cases, marked_at_rate, model_file, tensor_of, train
 from .other_methods import mean_cosine, relevance, spray, spray_scores
 
 RESULTS = RESULTS_DIR / "mark_maps"
@@ -52,20 +51,16 @@ def run(case: Case, model: nn.Module) -> dict[str, Any]:
         },
     }
     hulls = np.stack([hull(mask) for mask in fresh.masks])
+    pixels = {name: GRID.upsample(torch.from_numpy(of_patches).float()).numpy()
+              for name, of_patches in scores.items()}  # fmt: skip
     return {
         name: {
             "rank": 1 + sum(value > bias[name][case.target] for value in bias[name].values()),
-            "classes": len(classes), "ap": pixel_precision(hulls, scores[name]),
+            "classes": len(classes),
+            "ap": pixel_precision(hulls, pixels[name]),
         }
         for name in scores
     }  # fmt: skip
-
-
-def pixel_precision(hulls: np.ndarray, scores: np.ndarray) -> float:
-    """Return the AP of the pixels of hulls (n, H, W) by patch scores (n, P), as in `marks`."""
-    pixels = GRID.upsample(torch.from_numpy(scores).float(), mode="bilinear").numpy()
-    step = np.s_[:, ::AP_STEP, ::AP_STEP]
-    return float(average_precision_score(hulls[step].ravel(), pixels[step].ravel()))
 
 
 def main() -> None:
@@ -77,9 +72,8 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     for case in cases():
         path = options.results / case.file
-        model_file = options.work / f"model-{case.file}".replace(".json", ".npz")
-        is_asked = not case.twin and not case.is_fixed and case.rate in RATES
-        if not is_asked or path.exists() or not model_file.exists():
+        is_stored = model_file(case, options.work).exists()
+        if case.twin or case.is_fixed or path.exists() or not is_stored:
             continue
         result = {"case": asdict(case), "methods": run(case, train(case, options.work))}
         write_text(path, json.dumps(result) + "\n")

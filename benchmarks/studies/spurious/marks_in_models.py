@@ -198,12 +198,17 @@ def enlarged(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
 
 
+def model_file(case: Case, work: Path) -> Path:
+    """Return the file of the trained part of a model."""
+    return work / f"model-{case.file}".replace(".json", ".npz")
+
+
 def train(case: Case, work: Path) -> nn.Module:
     """Return a model that is trained on images with the mark; its trained part is stored."""
-    file = work / f"model-{case.file}".replace(".json", ".npz")
+    file = model_file(case, work)
     if file.exists():
         with np.load(file) as arrays:
-            model = with_trained_part(dict(arrays), len(case.names))
+            model = with_trained_part(dict(arrays))
     else:
         inputs, labels = training_inputs(case, work)
         model = train_last_block(inputs, labels, len(case.names), case.seed)
