@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from semattn.errors import SemattnError, ShapeError
-from semattn.utils.atomic_files import DAMAGE, atomic_write, read_arrays
+from semattn.utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
 from semattn.utils.validation import check_number, check_values
 
 from .descriptor_targets import descriptor_targets
@@ -75,12 +75,9 @@ class DescriptorWords:
             "format": FORMAT, "target": self.target, "patch_size": self.patch_size,
             "window": self.window,
         }  # fmt: skip
-        text = json.dumps(about, allow_nan=False).encode("utf-8")
         path = Path(path)
-        with atomic_write(path) as stream:
-            np.savez(
-                stream, centres=self.centres.numpy(), about=np.frombuffer(text, dtype=np.uint8)
-            )
+        text = json.dumps(about, allow_nan=False)
+        write_arrays(path, {"centres": self.centres.numpy()}, text)
         return path
 
 
@@ -95,7 +92,7 @@ def load_words(path: str | os.PathLike[str]) -> DescriptorWords:
     path = Path(path)
     try:
         arrays = read_arrays(path)
-        about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
+        about = read_about(arrays)
         centres = arrays["centres"]
         if about.pop("format") != FORMAT or centres.ndim != 2 or centres.dtype != np.float32:
             raise ValueError("another format")

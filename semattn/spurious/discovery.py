@@ -17,7 +17,7 @@ from torch import nn
 from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
-from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
+from ..utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
 from .cue import Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
@@ -112,9 +112,7 @@ def save_discovery(discovery: Discovery, path: str | os.PathLike[str]) -> Path:
         "format": FORMAT, "cues": cues, "classes": [asdict(rank) for rank in discovery.classes],
         "skipped": [skipped._asdict() for skipped in discovery.skipped],
     })  # fmt: skip
-    arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-    with atomic_write(path) as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays, text)
     return path
 
 
@@ -145,7 +143,7 @@ def load_discovery(path: str | os.PathLike[str], model: nn.Module | None = None)
     path = Path(path)
     try:
         arrays = read_arrays(path)
-        about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
+        about = read_about(arrays)
         if about.pop("format") != FORMAT:
             raise ValueError("another version of the format")
         cues = [

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.loading import Skipped
 from ..errors import SemattnError
-from ..utils.atomic_files import DAMAGE, atomic_write, read_arrays
+from ..utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
 from ..utils.text import to_json_number
 from .mark import Mark, MarkExample
 from .mark_template import TEMPLATE_ARRAYS, MarkTemplate, Region
@@ -47,9 +47,7 @@ def save_marks(discovery: MarkDiscovery, path: str | os.PathLike[str]) -> Path:
         "format": FORMAT, "marks": marks,
         "skipped": [skipped._asdict() for skipped in discovery.skipped],
     }, allow_nan=False)  # fmt: skip
-    arrays["about"] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
-    with atomic_write(path) as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays, text)
     return path
 
 
@@ -64,7 +62,7 @@ def load_marks(path: str | os.PathLike[str]) -> MarkDiscovery:
     path = Path(path)
     try:
         arrays = read_arrays(path)
-        about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
+        about = read_about(arrays)
         if about.pop("format") != FORMAT:
             raise ValueError("another format")
         marks = [

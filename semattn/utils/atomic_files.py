@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,11 +12,11 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,3 +173,18 @@ def _is_running(process: int) -> bool:
 def _temporary_path(file: Path) -> Path:
     """Return a hidden path in the same folder that is unique to this process and thread."""
     return file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], about: str) -> None:
+    """Write arrays and a JSON text about them as a compressed ``.npz`` file; see `read_about`."""
+    import numpy as np
+
+    text = np.frombuffer(about.encode("utf-8"), dtype=np.uint8)
+    with atomic_write(file) as stream:
+        np.savez_compressed(stream, **arrays, about=text)  # type: ignore[arg-type]
+
+
+def read_about(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the object of the JSON text that `write_arrays` stored among the arrays."""
+    about: dict[str, Any] = json.loads(arrays["about"].tobytes().decode("utf-8"))
+    return about
