@@ -28,7 +28,7 @@ from semattn.masking import (
     DescriptorWords,
     descriptor_targets,
     kamim_weight,
-    keypoint_loss_weights,
+    loss_weights,
     mask_images,
     masked_target_loss,
 )
@@ -237,7 +237,7 @@ def _targets(_: nn.Module, inputs: Tensor) -> Any:
     targets = [descriptor_targets(images, name) for name in ("sift", "hog+colour", "sift+pixels")]
     words = DescriptorWords(targets[0][0].cpu()).assign(targets[0])
     mask = (inputs.new_ones(2, 12).cumsum(1) > 6).float()
-    weights = keypoint_loss_weights(inputs.new_ones(2, 12).cumsum(1), mask=mask)
+    weights = loss_weights("keypoints", inputs.new_ones(2, 12).cumsum(1))
     losses = [
         masked_target_loss(targets[0].flip(1), targets[0], mask, weights),
         masked_target_loss(targets[0], words, mask),

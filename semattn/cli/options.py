@@ -499,14 +499,14 @@ LossWeight = Annotated[
     _option(
         METHOD,
         "NAME",
-        "Weights of patches in the loss: [bold]none[/] (equal), [bold]kamim[/] or "
-        "[bold]kamim-relative[/] (higher for patches with keypoints).",
+        "Weights of patches in the loss: [bold]none[/] (equal), or higher for patches with "
+        "keypoints: [bold]keypoints, keypoints-linear, kamim[/] or [bold]kamim-relative[/].",
     ),
 ]
 Temperature = Annotated[
     float,
     _option(
-        METHOD, "T", "Temperature of --loss-weight; lower values weigh keypoints more strongly."
+        METHOD, "T", "Temperature of KAMIM's weights; lower values weigh keypoints more strongly."
     ),
 ]
 KeypointsFrom = Annotated[

@@ -7,13 +7,14 @@ numbers depend on the seed, the epoch and the image only, not on the batch or th
 loss. This package uses keypoints and densities; it must not import models or trainers.
 """
 
-from .batch import densities_of, kamim_weight, loss_weights, mask_images
+from .batch import densities_of, mask_images
 from .cache import KeypointCache
 from .crop import Crop
 from .dense_descriptors import dense_colour, dense_hog, dense_rootsift, normalised_pixels
 from .descriptor_targets import descriptor_targets, target_length, target_parts
 from .descriptor_words import DescriptorWords, fit_words, load_words
 from .masks import Masks, generator, num_visible
+from .patch_weights import LOSS_WEIGHTS, kamim_weight, loss_weights
 from .policies import (
     BlockwiseMasking,
     GuidedMasking,
@@ -23,9 +24,10 @@ from .policies import (
     View,
     policies,
 )
-from .target_loss import keypoint_loss_weights, masked_target_loss
+from .target_loss import masked_target_loss
 
 __all__ = [
+    "LOSS_WEIGHTS",
     "BlockwiseMasking",
     "Crop",
     "DescriptorWords",
@@ -44,7 +46,6 @@ __all__ = [
     "fit_words",
     "generator",
     "kamim_weight",
-    "keypoint_loss_weights",
     "load_words",
     "loss_weights",
     "mask_images",

@@ -1,4 +1,4 @@
-"""Loss of predicted targets of masked patches, and weights of that loss from keypoints."""
+"""Loss of predicted targets of masked patches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semattn.errors import ShapeError
-from semattn.utils.registry import unknown_name_message
-from semattn.utils.validation import check_number, check_values
-
-WEIGHT_FORMS = ("saturating", "linear")
-MEAN_PART = 0.1  # part of the image's mean count that the linear form adds
+from semattn.utils.validation import check_values
 
 
 def masked_target_loss(
@@ -28,7 +24,7 @@ def masked_target_loss(
     predicted : (B, P, D); for words, scores (B, P, K) before softmax
     targets : (B, P, D) floating point, or words (B, P) int64
     mask : (B, P), 1 or True for masked patches, such as `Masks.mask`
-    weights : (B, P), >= 0
+    weights : (B, P), >= 0, such as `loss_weights` computes
 
     Returns
     -------
@@ -84,64 +80,6 @@ def masked_target_loss(
         counts = counts * weights
     total = counts.sum(1).clamp(min=torch.finfo(counts.dtype).tiny)
     return ((loss * counts).sum(1) / total).mean()
-
-
-def keypoint_loss_weights(
-    counts: Tensor,
-    form: str = "saturating",
-    *,
-    mask: Tensor | None = None,
-    epsilon: float = 0.1,
-    tau: float = 1.0,
-) -> Tensor:
-    """Compute loss weights that grow with the keypoints of a patch.
-
-    A patch without structure has a descriptor that is mostly noise, so it counts less.
-
-    Parameters
-    ----------
-    counts : (B, P), >= 0; the density s of each patch, for example its keypoints
-    form : "saturating": w = (s + epsilon) / (s + epsilon + tau); "linear": w = s + .1 mean(s), with
-        the mean over all patches of the image
-    mask : (B, P), 1 or True for masked patches; all patches by default
-    epsilon : weight of a patch without keypoints, in keypoints, > 0
-    tau : number of keypoints at which the saturating form is about one half, > 0
-
-    Returns
-    -------
-    Tensor
-        (B, P), floating point, with a mean of 1 over the masked patches of each image. All weights
-        are 1 if the masked patches of an image have no weight.
-
-    Examples
-    --------
-    >>> keypoint_loss_weights(torch.tensor([[0.0, 4.0]]), "linear")
-    tensor([[0.0909, 1.9091]])
-    """
-    if form not in WEIGHT_FORMS:
-        raise ValueError(unknown_name_message("form", form, WEIGHT_FORMS))
-    check_number("epsilon", epsilon, minimum=0, maximum=1e12)
-    check_number("tau", tau, minimum=0, maximum=1e12)
-    for name, value in (("epsilon", epsilon), ("tau", tau)):
-        if not value > 0:
-            raise ValueError(f"{name}: expected a number above 0, got {value}")
-    check_values("counts", counts)
-    if counts.ndim != 2 or not counts.shape[1]:
-        raise ShapeError(f"counts: expected (B, P), got {tuple(counts.shape)} — one per patch")
-    if mask is not None and tuple(mask.shape) != tuple(counts.shape):
-        raise ShapeError(
-            f"mask: expected {tuple(counts.shape)}, got {tuple(mask.shape)} — one value per patch"
-        )
-    s = counts if counts.is_floating_point() and counts.itemsize >= 4 else counts.float()
-    if form == "linear":
-        weights = s + MEAN_PART * s.mean(1, keepdim=True)
-    else:
-        weights = (s + epsilon) / (s + epsilon + tau)
-    is_masked = torch.ones_like(s) if mask is None else mask.to(s.dtype)
-    masked_sum = (weights * is_masked).sum(1, keepdim=True)
-    tiny = torch.finfo(s.dtype).tiny
-    scaled = weights * is_masked.sum(1, keepdim=True) / masked_sum.clamp(min=tiny)
-    return torch.where(masked_sum > 0, scaled, 1.0)
 
 
 def _check_words(words: Tensor, count: int) -> None:

@@ -13,6 +13,7 @@ from semattn.density import Scene, concentration, densities, strata
 from semattn.grid import PatchGrid
 from semattn.keypoints import Keypoints, detect
 from semattn.masking import (
+    LOSS_WEIGHTS,
     BlockwiseMasking,
     Crop,
     GuidedMasking,
@@ -205,7 +206,7 @@ def mask_policies(work: Path) -> Attempt:
         elif kind < 0.9:
             values = random_density(rng, 2, 6)
             if rng.random() < 0.5:
-                name = pick(rng, ("kamim", "kamim-relative", "none", "x", 3))
+                name = pick(rng, (*LOSS_WEIGHTS, "x", 3))
                 loss_weights(name, values, random_number(rng), random_number(rng))
             else:
                 weights = kamim_weight(
@@ -263,7 +264,7 @@ def check_image_masks(rng: Generator) -> None:
     if rng.random() < 0.3:
         options["density"] = pick(rng, (*sorted(densities), "x", *ODD_VALUES))
     if rng.random() < 0.2:
-        options["loss_weight"] = pick(rng, ("kamim", "kamim-relative", "x", None))
+        options["loss_weight"] = pick(rng, (*LOSS_WEIGHTS, "x", None))
     if rng.random() < 0.1:
         options["images"] = [pick(rng, NAMES) for _ in range(int(rng.integers(0, 3)))]
     masks = mask_images(images, pick(rng, (*sorted(policies), "x")), **options)

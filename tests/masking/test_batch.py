@@ -1,20 +1,19 @@
-"""Tests of `mask_images`, `densities_of` and the loss weights."""
+"""Tests of `mask_images` and `densities_of`."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
 
 from semattn.density import densities
 from semattn.errors import ShapeError
 from semattn.keypoints import detect
 from semattn.masking import (
+    LOSS_WEIGHTS,
     GuidedMasking,
     RandomMasking,
     densities_of,
-    kamim_weight,
     loss_weights,
     mask_images,
 )
@@ -80,35 +79,12 @@ def test_sizes_are_checked():
         mask_images(textured(), "random", images=["a"])
 
 
-@given(st.lists(st.floats(0, 5), min_size=2, max_size=9), st.floats(0.2, 3))
-@settings(max_examples=60, deadline=None)
-def test_kamim_weights_match_the_paper(values, temperature):
-    density = torch.tensor([values], dtype=torch.float64)
-    w = kamim_weight(density, temperature)
-    expected = [np.exp(min(value / temperature, 20)) for value in values]
-    assert w[0].tolist() == pytest.approx([value / min(expected) for value in expected])
-    assert w.min() == 1
-    both = kamim_weight(torch.cat([density, 2 * density + 1]), temperature)
-    assert both[:1].equal(w) and both[1].min() == 1, "each image separately"
-
-
-def test_weights_by_name():
-    s = np.array([0.0, 2.0, 8.0])
-    assert loss_weights("none", s, 64) is None
-    assert loss_weights("kamim", s, 64).tolist() == pytest.approx(np.exp(s / 64 / 0.5).tolist())
-    relative = loss_weights("kamim-relative", s, 64)
-    assert relative.tolist() == pytest.approx(np.exp(s / 8 / 0.5).tolist())
-    assert loss_weights("kamim-relative", np.zeros(3), 64).tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="unknown name 'kamin'"):
-        loss_weights("kamin", s, 64)
-    with pytest.raises(ValueError, match="temperature"):
-        kamim_weight(torch.zeros(1, 2), 0)
-
-
-def test_weights_come_with_the_masks():
-    masks = mask_images(textured(), "random", loss_weight="kamim-relative").to("cpu")
+@pytest.mark.parametrize("name", sorted({*LOSS_WEIGHTS} - {"none", "kamim"}))
+def test_weights_come_with_the_masks(name):
+    masks = mask_images(textured(), "random", loss_weight=name).to("cpu")
+    expected = loss_weights(name, densities_of(textured()), 256)
+    assert torch.equal(masks.loss_weight, expected)
     weights = masks.loss_weight.unflatten(1, (4, 4))
-    assert weights.shape == (2, 4, 4) and weights.min() == 1
     assert weights[0, :2, :2].mean() > 2 * weights[0, 2:, 2:].mean()
 
 

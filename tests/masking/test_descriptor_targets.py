@@ -1,4 +1,4 @@
-"""Tests of descriptor targets by name, words, the loss, and loss weights from keypoints."""
+"""Tests of descriptor targets by name, words, and the loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from semattn.masking import (
     dense_rootsift,
     descriptor_targets,
     fit_words,
-    keypoint_loss_weights,
     load_words,
     masked_target_loss,
     normalised_pixels,
@@ -206,63 +205,6 @@ def test_errors_of_the_loss_are_one_line(changed, error, message):
     }  # fmt: skip
     with pytest.raises(error, match=f"^{message}[^\n]*$"):
         masked_target_loss(**(arguments | changed))
-
-
-def slow_weights(s, form, mask, epsilon, tau):
-    """Return the weights of one image by loops."""
-    if form == "linear":
-        weights = [count + 0.1 * sum(s) / len(s) for count in s]
-    else:
-        weights = [(count + epsilon) / (count + epsilon + tau) for count in s]
-    masked = [weight for weight, is_masked in zip(weights, mask, strict=True) if is_masked]
-    if not sum(masked):
-        return [1.0] * len(s)
-    return [weight * len(masked) / sum(masked) for weight in weights]
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    counts=st.lists(st.lists(st.integers(0, 9), min_size=6, max_size=6), min_size=1, max_size=3),
-    mask=st.lists(st.booleans(), min_size=6, max_size=6),
-    form=st.sampled_from(["saturating", "linear"]),
-)
-def test_weights_are_those_of_the_definition(counts, mask, form):
-    masks = torch.tensor([mask] * len(counts))
-    actual = keypoint_loss_weights(
-        torch.tensor(counts).double(), form, mask=masks, epsilon=0.3, tau=2.0
-    )
-    expected = [slow_weights(s, form, mask, 0.3, 2.0) for s in counts]
-    np.testing.assert_allclose(actual, expected, rtol=1e-12)
-    if any(mask):
-        np.testing.assert_allclose((actual * masks).sum(1) / masks.sum(1), 1)
-    # A batch has the weights of its images.
-    single = keypoint_loss_weights(
-        torch.tensor(counts[:1]), form, mask=masks[:1], epsilon=0.3, tau=2
-    )
-    np.testing.assert_allclose(single, actual[:1], rtol=1e-5)
-
-
-def test_weights_of_images_without_keypoints_are_one():
-    for form in ("saturating", "linear"):
-        weights = keypoint_loss_weights(torch.zeros(2, 4), form)
-        assert torch.equal(weights, torch.ones(2, 4))
-
-
-@pytest.mark.parametrize(
-    ("changed", "error", "message"),
-    [
-        ({"form": "squared"}, ValueError, "form: unknown name"),
-        ({"counts": torch.zeros(4)}, ShapeError, "counts: expected"),
-        ({"counts": [1.0]}, TypeError, "counts: expected a tensor"),
-        ({"mask": torch.ones(2, 5)}, ShapeError, "mask: expected"),
-        ({"epsilon": 0}, ValueError, "epsilon: expected a number above 0"),
-        ({"tau": -1}, ValueError, "tau: expected"),
-        ({"tau": 0.0}, ValueError, "tau: expected a number above 0"),
-    ],
-)
-def test_errors_of_weights_are_one_line(changed, error, message):
-    with pytest.raises(error, match=f"^{message}[^\n]*$"):
-        keypoint_loss_weights(**({"counts": torch.ones(2, 4)} | changed))
 
 
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
