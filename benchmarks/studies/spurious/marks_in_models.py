@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -395,13 +396,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-marks-in-models")
     parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
     parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
+    parser.add_argument("--only", default="", help="only result files that match this expression")
     options = parser.parse_args()
     for folder in (options.work, options.results):
         folder.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, options.part.split("/"))
     for number, case in enumerate(cases()):
         path = options.results / case.file
-        if number % parts != part or path.exists():
+        if number % parts != part or path.exists() or not re.search(options.only, case.file):
             continue
         result = run(case, options.work)
         keep(path, result)
