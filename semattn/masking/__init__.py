@@ -3,8 +3,9 @@
 A policy turns the densities of images into `Masks`. `Masks` has the forms that trainers expect:
 `noise` for MAE, `bool_masked_pos` for SimMIM and BEiT, `ids_keep`, `ids_restore` and `mask`. Random
 numbers depend on the seed, the epoch and the image only, not on the batch or the process.
-`descriptor_targets` computes what the masked patches are predicted as, `masked_target_loss` the
-loss. This package uses keypoints and densities; it must not import models or trainers.
+`descriptor_targets` computes what the masked patches are predicted as, `patch_targets` the same
+for normalised inputs, `masked_target_loss` the loss. This package uses keypoints and densities; it
+must not import models or trainers.
 """
 
 from .batch import densities_of, mask_images
@@ -14,7 +15,7 @@ from .dense_descriptors import dense_colour, dense_hog, dense_rootsift, normalis
 from .descriptor_targets import descriptor_targets, target_length, target_parts
 from .descriptor_words import DescriptorWords, fit_words, load_words
 from .masks import Masks, generator, num_visible
-from .patch_weights import LOSS_WEIGHTS, kamim_weight, loss_weights
+from .patch_targets import output_length, patch_targets
 from .policies import (
     BlockwiseMasking,
     GuidedMasking,
@@ -24,7 +25,7 @@ from .policies import (
     View,
     policies,
 )
-from .target_loss import masked_target_loss
+from .target_loss import LOSS_WEIGHTS, kamim_weight, loss_weights, masked_target_loss
 
 __all__ = [
     "LOSS_WEIGHTS",
@@ -52,6 +53,8 @@ __all__ = [
     "masked_target_loss",
     "normalised_pixels",
     "num_visible",
+    "output_length",
+    "patch_targets",
     "policies",
     "target_length",
     "target_parts",

@@ -1,4 +1,4 @@
-"""Densities and masks of a batch of images."""
+"""Densities and masks of a batch of images, with their loss weights and targets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from semattn.images import pixels_of
 from semattn.keypoints import Keypoints, detect
 from semattn.utils.validation import check_number
 
+from .descriptor_words import DescriptorWords
 from .masks import Masks
-from .patch_weights import loss_weights
+from .patch_targets import patch_targets
 from .policies import Masking, policies
+from .target_loss import loss_weights
 
 
 def densities_of(
@@ -96,9 +98,11 @@ def mask_images(
     detector: Any = "sift",
     loss_weight: str = "none",
     temperature: float = 0.5,
+    target: str | DescriptorWords | None = None,
+    window: float = 16.0,
     preprocessing: Any = None,
 ) -> Masks:
-    """Compute the masks of a batch of images.
+    """Compute the masks of a batch of images, and if requested their loss weights and targets.
 
     Parameters
     ----------
@@ -108,6 +112,8 @@ def mask_images(
         by default
     epoch : counted from 0
     loss_weight, temperature : as for `semattn.masking.loss_weights`, which use the count
+    target, window : as for `semattn.masking.patch_targets`, which computes targets on a GPU; here
+        they are computed on the CPU
 
     Examples
     --------
@@ -134,7 +140,11 @@ def mask_images(
     shape = (pixels.shape[1] // patch_size, pixels.shape[2] // patch_size)
     s = densities_of(pixels, density, seed=policy.seed, **options) if policy.needs_density else None
     masks = policy.masks(shape, images, s, epoch)
-    if not is_weighted:
-        return masks
-    counts = densities_of(pixels, count, **options)
-    return replace(masks, loss_weight=loss_weights(loss_weight, counts, patch_size**2, temperature))
+    if is_weighted:
+        counts = densities_of(pixels, count, **options)
+        weights = loss_weights(loss_weight, counts, patch_size**2, temperature)
+        masks = replace(masks, loss_weight=weights)
+    if target is not None:
+        targets = patch_targets(pixels, target, patch_size=patch_size, window=window)
+        masks = replace(masks, target=targets)
+    return masks

@@ -22,6 +22,7 @@ class Masks:
     noise : (B, P) float32, distinct within a row; the `noise` argument of `ViTMAEForPreTraining`
     visible : number of patches that stay visible, the same in each image
     loss_weight : (B, P) float32, weight of each patch in the loss; None: equal weights
+    target : (B, P, D) floating point, or words (B, P) int64, of all patches; None: no target
 
     Examples
     --------
@@ -33,6 +34,7 @@ class Masks:
     noise: Tensor
     visible: int
     loss_weight: Tensor | None = None
+    target: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.noise.ndim != 2:
@@ -70,8 +72,11 @@ class Masks:
 
     def to(self, device: torch.device | str) -> Masks:
         """Return the masks on a device."""
-        weight = None if self.loss_weight is None else self.loss_weight.to(device)
-        return Masks(self.noise.to(device), self.visible, weight)
+        weight, target = (
+            None if values is None else values.to(device)
+            for values in (self.loss_weight, self.target)
+        )
+        return Masks(self.noise.to(device), self.visible, weight, target)
 
 
 def num_visible(patches: int, mask_ratio: float) -> int:

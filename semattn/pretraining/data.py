@@ -26,12 +26,15 @@ from ..images import read
 from ..keypoints import Keypoints, detect
 from ..masking import (
     Crop,
+    DescriptorWords,
     KeypointCache,
     Masking,
     RandomMasking,
     generator,
     loss_weights,
     num_visible,
+    output_length,
+    patch_targets,
 )
 from ..masking.crop import SCALE
 
@@ -45,8 +48,8 @@ class MaskedImages(Dataset):
     """Data set of random crops of pictures with their masks.
 
     An item is a dict: `pixel_values` (3, H, W) float32, normalised; `noise` (P,) float32; and
-    `loss_weight` (P,) float32 unless it is "none". Keys are (epoch, index), as given by
-    `EpochSampler`.
+    `loss_weight` (P,) float32 unless it is "none"; `target` (P, D), or words (P,), if requested.
+    Keys are (epoch, index), as given by `EpochSampler`.
 
     Parameters
     ----------
@@ -59,6 +62,8 @@ class MaskedImages(Dataset):
     cache : keypoints of the full pictures; without it, keypoints are detected in each crop
     detector : detector for crops, used without a cache
     loss_weight, temperature : as for `semattn.masking.loss_weights`
+    target, window : as for `semattn.masking.patch_targets`, which a trainer can also call inside
+        its step, on a GPU; computed on the pixels of the crop
     scale : smallest and largest fraction of a picture's area in a crop
     seed : seed of the crops; the masks use the seed of the policy
     mean, std : of the normalisation
@@ -83,6 +88,8 @@ class MaskedImages(Dataset):
         detector: Any = "sift",
         loss_weight: str = "none",
         temperature: float = 0.5,
+        target: str | DescriptorWords | None = None,
+        window: float = 16.0,
         scale: tuple[float, float] = SCALE,
         seed: int = 0,
         mean: tuple[float, ...] = IMAGENET_MEAN,
@@ -102,6 +109,9 @@ class MaskedImages(Dataset):
         self.cache, self.detector = cache, detector
         self.loss_weight, self.temperature = loss_weight, temperature
         loss_weights(loss_weight, np.zeros(1), 1.0, temperature)  # raises for unknown names
+        self.target, self.window = target, window
+        if target is not None:
+            output_length(target, patch_size=patch_size)  # raises for unknown names
         self.scale, self.seed = scale, seed
         self.mean, self.std = (
             torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in (mean, std)
@@ -174,6 +184,11 @@ class MaskedImages(Dataset):
             weight = loss_weights(self.loss_weight, counts, area, self.temperature)
             assert weight is not None
             item["loss_weight"] = weight
+        if self.target is not None:
+            side = int(self.grid.cell[0])
+            item["target"] = patch_targets(
+                pixels[None], self.target, patch_size=side, window=self.window
+            )[0]
         return item
 
     def normalized(self, pixels: np.ndarray) -> Tensor:
