@@ -8,6 +8,7 @@ gradient. They use torch only; OpenCV's own SIFT is in `semattn.keypoints`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ def dense_rootsift(images: Tensor, patch_size: int = 16, window: float = 16.0) -
     torch.Size([2, 6, 128])
     """
     check_number("window", window, minimum=1, maximum=1e6)
-    images, (h, w) = _check_images(images, patch_size)
+    images, _ = _check_images(images, patch_size)
     if min(images.shape[-2:]) <= RADIUS:
         raise ShapeError(
             f"images: expected sides of at least {RADIUS + 1} pixels, got "
@@ -79,17 +80,40 @@ def dense_rootsift(images: Tensor, patch_size: int = 16, window: float = 16.0) -
         dy = smooth[:, :-2, 1:-1] - smooth[:, 2:, 1:-1]  # upwards
         magnitude = torch.hypot(dx, dy)
         position = _orientation(dx, dy, ORIENTATIONS, period=2 * math.pi)
-        rows = _cell_weights(h, patch_size, window, images)
-        columns = _cell_weights(w, patch_size, window, images).T
-        histograms = torch.stack([
-            rows @ (magnitude * _bin_weight(position, number, ORIENTATIONS)) @ columns
+        channels = (
+            magnitude * _bin_weight(position, number, ORIENTATIONS)
             for number in range(ORIENTATIONS)
-        ], dim=-1)  # fmt: skip
-        cells = histograms.reshape(-1, h, CELLS, w, CELLS, ORIENTATIONS)
-        vectors = cells.transpose(2, 3).reshape(-1, h * w, CELLS * CELLS * ORIENTATIONS)
-        clipped = unit_vectors(vectors).clamp(max=CLIP)
-        # Division by the sum makes the second division by the norm superfluous.
-        return (clipped / clipped.sum(-1, keepdim=True).clamp(min=NO_CONTRAST)).sqrt()
+        )
+        return pool_channels(channels, images, patch_size, window)
+
+
+def pool_channels(
+    channels: Iterable[Tensor], images: Tensor, patch_size: int, window: float
+) -> Tensor:
+    """Pool C channels in the cells of the window of each patch and normalise as RootSIFT.
+
+    `dense_rootsift` is this function of 8 channels of oriented gradients.
+
+    Parameters
+    ----------
+    channels : C tensors (B, H - 2, W - 2), >= 0: all pixels but the outermost
+    images : (B, 3, H, W), for the size, dtype and device
+    patch_size, window : as for `dense_rootsift`
+
+    Returns
+    -------
+    Tensor
+        (B, P, 16 C). The last axis is (row of cells, column of cells, channel).
+    """
+    h, w = images.shape[-2] // patch_size, images.shape[-1] // patch_size
+    rows = _cell_weights(h, patch_size, window, images)
+    columns = _cell_weights(w, patch_size, window, images).T
+    histograms = torch.stack([rows @ channel @ columns for channel in channels], dim=-1)
+    cells = histograms.reshape(-1, h, CELLS, w, CELLS, histograms.shape[-1])
+    vectors = cells.transpose(2, 3).reshape(len(images), h * w, -1)
+    clipped = unit_vectors(vectors).clamp(max=CLIP)
+    # Division by the sum makes the second division by the norm superfluous.
+    return (clipped / clipped.sum(-1, keepdim=True).clamp(min=NO_CONTRAST)).sqrt()
 
 
 @torch.no_grad()
