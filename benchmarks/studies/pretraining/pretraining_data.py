@@ -19,6 +19,8 @@ from semattn.pretraining import readable
 from semattn.pretraining.data import middle
 
 from ...datasets import cifar10
+from ...datasets.objects_on_scenes import ObjectsOnScenes
+from ...datasets.objects_on_scenes.fetch import default_root as objects_root
 
 ENLARGEMENT = 1.5  # ratio of a synthetic image's side to the input's, so that crops enlarge little
 
@@ -103,6 +105,29 @@ def image_folder(root: Path, *, size: int, train: int, test: int) -> Data:
     counts = {"train": len(train_set.labels), "test": len(test_set.labels)}
     about = {"data": root.name, "split": "val", "pictures": len(pictures), **counts}
     return Data(pictures, train_set, test_set, about)
+
+
+def compositions(*, size: int, pictures: int, train: int, test: int, split: str) -> Data:
+    """Return cut-out objects on scene photographs; scenes of the test images are not trained on.
+
+    As with `cifar`, the images that train the probes follow the training images.
+    """
+
+    def labelled(images: ObjectsOnScenes, start: int, stop: int) -> Labelled:
+        items = [images[index] for index in range(start, stop)]
+        return Labelled(
+            np.stack([item.image for item in items]), np.array([item.label for item in items])
+        )
+
+    learned = ObjectsOnScenes(objects_root(), "train", size=size, count=pictures + train)
+    held_out = ObjectsOnScenes(objects_root(), split, size=size, count=test)
+    about = {
+        "data": "compositions", "split": split, "pictures": pictures, "train": train, "test": test,
+    }  # fmt: skip
+    trained = labelled(learned, 0, pictures).pixels
+    return Data(
+        trained, labelled(learned, pictures, pictures + train), labelled(held_out, 0, test), about
+    )
 
 
 def synthetic(size: int, pictures: int, train: int, test: int) -> Data:

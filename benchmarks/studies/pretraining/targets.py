@@ -165,12 +165,13 @@ class Study:
 
     def floors(self, data: Data) -> None:
         """Probe raw pixels and dense descriptors, without a model."""
-        about = self.protocol.about(data)
-        split = data.about["split"]
-        path = self.results / f"{self.protocol.name(data)}-floors-{split}.json"
+        size, patch_size = self.protocol.image_size, self.protocol.patch_size
+        about = {**data.about, "image_size": size, "patch_size": patch_size, "window": WINDOW}
+        name, split = short(data.about["data"]), data.about["split"]
+        path = self.results / f"{name}-{data.about['pictures']}-{size}px-floors-{split}.json"
         if not read(path, about):
             floors = {"raw pixels": probe_pixels(data)}
-            floors |= descriptor_floors(data, self.protocol.patch_size)
+            floors |= descriptor_floors(data, patch_size)
             keep(path, {"about": about, "floors": floors})
 
     def epochs_of(self, seed: int, data: Data) -> SeedEpochs:
