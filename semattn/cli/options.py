@@ -494,6 +494,24 @@ MaskDensity = Annotated[
         "--density",
     ),
 ]
+PatchTarget = Annotated[
+    str,
+    _option(
+        METHOD,
+        "NAME",
+        "What hidden patches are predicted as: [bold]pixels[/] as in MAE; descriptors "
+        "[bold]sift[/] or [bold]hog[/]; [bold]colour[/]; sums such as [bold]sift+colour[/] or "
+        "[bold]sift+pixels[/]; or [bold]words[/], clusters of SIFT descriptors.",
+        "--target",
+    ),
+]
+Window = Annotated[
+    float,
+    _option(METHOD, "W", "Side of the window of SIFT targets around each patch, in pixels.", min=1),
+]
+WordCount = Annotated[
+    int, _option(METHOD, "K", "Number of words for --target words.", "--words", min=2)
+]
 LossWeight = Annotated[
     str,
     _option(

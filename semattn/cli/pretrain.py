@@ -34,6 +34,9 @@ def pretrain(
     density: options.MaskDensity = "count",
     detector: options.Detector = "sift",
     keypoints: options.KeypointsFrom = "cache",
+    target: options.PatchTarget = "pixels",
+    window: options.Window = 16.0,
+    words: options.WordCount = 512,
     loss_weight: options.LossWeight = "none",
     temperature: options.Temperature = 0.5,
     model: options.MaeModel = "small",
@@ -66,7 +69,8 @@ def pretrain(
     Writes [bold]model/[/] (for [bold]from_pretrained[/]), [bold]metrics.jsonl[/] (one line per
     epoch and per 50 steps), [bold]reconstruction.png[/] (reconstructions of six
     photographs, updated during training), [bold]pretrain.json[/] (settings and versions),
-    [bold]keypoints/[/] and [bold]checkpoints/[/].
+    [bold]keypoints/[/] and [bold]checkpoints/[/]; with [bold]--target words[/] also
+    [bold]words.npz[/].
     """
     from ..data import list_images
     from ..pretraining import FILES, pretrain as run
@@ -84,8 +88,9 @@ def pretrain(
             finished = run(
                 pictures, results, masking=policy, model=model, image_size=image_size,
                 patch_size=patch_size, density=density, detector=detector, keypoints=keypoints,
-                loss_weight=loss_weight, temperature=temperature, epochs=epochs,
-                batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+                target=target, window=window, words=words, loss_weight=loss_weight,
+                temperature=temperature, epochs=epochs, batch_size=batch_size,
+                learning_rate=learning_rate, seed=seed,
                 workers=_workers() if workers is None else workers,
                 precision=_precision(precision, device), device=device,
                 checkpoint_steps=checkpoint_steps, validation=others, progress=progress,
@@ -156,7 +161,8 @@ def _report(finished: PretrainingRun, files: dict[str, Path], notes: list[str]) 
     settings = finished.settings
     console.print(
         f"[bold]{settings['pictures']}[/] photographs, {settings['epochs']} epochs, "
-        f"{describe(finished.data, settings['epochs'] - 1)}",
+        f"{describe(finished.data, settings['epochs'] - 1)}"
+        + ("" if settings["target"] == "pixels" else f", target {settings['target']}"),
         soft_wrap=True,
     )
     if finished.resumed:

@@ -12,7 +12,7 @@ from .batch import densities_of, mask_images
 from .cache import KeypointCache
 from .crop import Crop
 from .dense_descriptors import dense_colour, dense_hog, dense_rootsift, normalised_pixels
-from .descriptor_targets import descriptor_targets, target_length, target_parts
+from .descriptor_targets import descriptor_targets, split_parts, target_length, target_parts
 from .descriptor_words import DescriptorWords, fit_words, load_words
 from .masks import Masks, generator, num_visible
 from .patch_targets import output_length, patch_targets
@@ -56,6 +56,7 @@ __all__ = [
     "output_length",
     "patch_targets",
     "policies",
+    "split_parts",
     "target_length",
     "target_parts",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from semattn.errors import ShapeError
 from semattn.utils.registry import Registry, unknown_name_message
 
 from .dense_descriptors import (
@@ -92,10 +93,31 @@ def descriptor_targets(
     parts = [target_parts[name](images, patch_size, window) for name in names]
     if len(parts) == 1:
         return parts[0]
-    length = sum(part.shape[-1] for part in parts)
-    return torch.cat(
-        [part * math.sqrt(length / (len(parts) * part.shape[-1])) for part in parts], dim=-1
-    )
+    factors = _factors([part.shape[-1] for part in parts])
+    return torch.cat([part * factor for part, factor in zip(parts, factors, strict=True)], dim=-1)
+
+
+def split_parts(target: str, values: Tensor, patch_size: int = 16) -> dict[str, Tensor]:
+    """Split targets or predictions (…, D) into their parts, each with its own scale.
+
+    Examples
+    --------
+    >>> images = torch.rand(2, 3, 32, 48)
+    >>> parts = split_parts("sift+hog", descriptor_targets(images, "sift+hog"))
+    >>> torch.allclose(parts["hog"], descriptor_targets(images, "hog"), atol=1e-6)
+    True
+    """
+    names = target.split("+")
+    if len(names) == 1:
+        return {target: values}
+    lengths = [target_length(name, patch_size=patch_size) for name in names]
+    if values.shape[-1] != sum(lengths):
+        raise ShapeError(
+            f"values: expected {sum(lengths)} for {target!r}, got {values.shape[-1]} — pass the "
+            "targets of this name and patch size"
+        )
+    parts = zip(names, values.split(lengths, dim=-1), _factors(lengths), strict=True)
+    return {name: part / factor for name, part, factor in parts}
 
 
 def target_length(target: str = "sift", *, patch_size: int = 16) -> int:
@@ -109,6 +131,11 @@ def target_length(target: str = "sift", *, patch_size: int = 16) -> int:
     side = patch_size * (1 + RADIUS // patch_size)  # at least 7 pixels
     blank = torch.zeros(1, 3, side, side, device="cpu")
     return descriptor_targets(blank, target, patch_size=patch_size).shape[-1]
+
+
+def _factors(lengths: list[int]) -> list[float]:
+    """Return the factors that give the parts of a sum equal shares."""
+    return [math.sqrt(sum(lengths) / (len(lengths) * length)) for length in lengths]
 
 
 def _unit_mean_square(vectors: Tensor) -> Tensor:

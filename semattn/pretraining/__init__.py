@@ -5,7 +5,7 @@ transformers and accelerate are imported when a run starts; the extra `pretrain`
 """
 
 from .data import EpochSampler, FixedMasks, MaskedImages, readable
-from .models import SIZES, add_positions, build_model, features
+from .models import SIZES, add_positions, build_model, features, load_model
 from .reconstruction import Reconstruction, reconstruct
 from .run import FILES, PretrainingRun, pretrain
 
@@ -20,6 +20,7 @@ __all__ = [
     "add_positions",
     "build_model",
     "features",
+    "load_model",
     "pretrain",
     "readable",
     "reconstruct",

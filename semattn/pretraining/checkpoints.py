@@ -19,6 +19,9 @@ from ..utils.atomic_files import write_text
 MARK = "complete.json"
 CHECKPOINTS, RUN, LOG = "checkpoints", "pretrain.json", "metrics.jsonl"
 
+# Values of settings that runs of earlier versions did not store.
+ADDED_SETTINGS: dict[str, Any] = {"target": "pixels", "window": None, "words": None}
+
 
 class RunError(SemattnError, ValueError):
     """Error for a folder that holds another run."""
@@ -70,7 +73,7 @@ def check_run(out_dir: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     run = read_run(out_dir)
     if run is None:
         return None
-    old_settings = run.get("settings", {})
+    old_settings = ADDED_SETTINGS | run.get("settings", {})
     changed = [name for name in settings if settings[name] != old_settings.get(name)]
     if changed:
         name = changed[0]

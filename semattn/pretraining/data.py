@@ -22,7 +22,7 @@ from ..data import list_images
 from ..density import Scene, count, densities, density_needs
 from ..errors import ImageError
 from ..grid import PatchGrid
-from ..images import read
+from ..images import Preprocessing, read
 from ..keypoints import Keypoints, detect
 from ..masking import (
     Crop,
@@ -191,6 +191,12 @@ class MaskedImages(Dataset):
             )[0]
         return item
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Normalisation of the inputs; its `restore` undoes it."""
+        mean, std = (tuple(values.flatten().tolist()) for values in (self.mean, self.std))
+        return Preprocessing(self.grid.image_size, mean, std)
+
     def normalized(self, pixels: np.ndarray) -> Tensor:
         """Convert pixels (H, W, 3) uint8 to normalised model inputs (3, H, W)."""
         chw = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float()
@@ -247,7 +253,7 @@ class FixedMasks(Dataset):
             data.pictures if pictures is None else pictures,
             RandomMasking(data.masking.mask_ratio, seed),
             size=size, patch_size=cell,
-            mean=tuple(data.mean.flatten().tolist()), std=tuple(data.std.flatten().tolist()),
+            mean=data.preprocessing.mean, std=data.preprocessing.std,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -238,19 +238,24 @@ def save_run_start(
     keypoints_seconds: float,
     inputs: Inputs,
     validation_inputs: Inputs | None,
+    words_seconds: float = 0.0,
 ) -> None:
     """Save the settings of a run and the identities of its pictures.
 
     Parameters
     ----------
-    spent : seconds that finding the keypoints took
+    keypoints_seconds : time of keypoint detection
+    words_seconds : time of fitting words
     """
     old_run = read_run(out_dir)
     old_settings = {} if old_run is None else old_run["settings"]
     if old_run is None or (
         not _is_trained(out_dir) and any(old_settings.get(x) != settings[x] for x in settings)
     ):
-        details = {"keypoints_seconds": round(keypoints_seconds, 3), "versions": versions()}
+        details: dict[str, Any] = {"keypoints_seconds": round(keypoints_seconds, 3)}
+        if words_seconds:
+            details["words_seconds"] = round(words_seconds, 3)
+        details["versions"] = versions()
         write_json(out_dir / RUN, {"settings": settings, **details, "finished": False})
     check_run(out_dir, settings)
     inputs.save(records_path(out_dir, PICTURES))

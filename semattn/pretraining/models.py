@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SemattnError, ShapeError, UnsupportedModelError
+from ..images import Preprocessing
+from ..masking import DescriptorWords, patch_targets, target_length, target_parts
 from ..utils.registry import unknown_name_message
+from ..utils.validation import check_number
 
+WORDS = "words"  # name of the target
 MAX_PERIOD = 10_000.0  # period of the slowest wave, in patches over 2 pi
 
 
@@ -125,17 +129,28 @@ def build_model(
     patch_size: int = 16,
     mask_ratio: float = 0.75,
     norm_pix_loss: bool = True,
+    target: str = "pixels",
+    window: float = 16.0,
+    words: int = 512,
     seed: int = 0,
 ) -> Any:
-    """Build a `ViTMAEForPreTraining` from a size name, a config dict or a saved model.
+    """Build a masked autoencoder from a size name, a config dict or a saved model.
+
+    The result is a `ViTMAEForPreTraining`; for other targets than pixels it is a
+    `ViTMAEForTargets`, which differs in its head.
 
     Parameters
     ----------
     model : "tiny", "small" or "base"; a dict of `ViTMAEConfig` arguments; a folder written by
-        `save_pretrained`, to start from its weights; or a model, which is returned as it is
+        `save_pretrained`, to start from its weights; or a model, which is returned as it is if it
+        has this target, and otherwise copied with a new head
     image_size, patch_size : pixels
     mask_ratio : fraction of masked patches
-    norm_pix_loss : normalise the target patches in the loss, as in MAE
+    norm_pix_loss : normalise the target patches in the loss, as in MAE; for the target "pixels"
+    target : "pixels", as in MAE; "words"; or descriptors, as for
+        `semattn.masking.descriptor_targets`
+    window : side of the window of SIFT, pixels
+    words : number of words
     seed : seed of the initial weights
 
     Raises
@@ -146,10 +161,10 @@ def build_model(
     check_packages()
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+    head = _head_settings(target, patch_size, window, words)
     network: Any
     if isinstance(model, (str, os.PathLike)) and Path(model).is_dir():
-        with hide_progress_bars():
-            network = ViTMAEForPreTraining.from_pretrained(model, local_files_only=True)
+        network = load_model(model)
     elif isinstance(model, (str, dict)):
         if isinstance(model, str) and model not in SIZES:
             raise ValueError(
@@ -174,8 +189,73 @@ def build_model(
             f"model: expected image size {image_size} and patch size {patch_size}, got "
             f"{config.image_size} and {config.patch_size} — pass the sizes of the model"
         )
-    config.mask_ratio, config.norm_pix_loss = mask_ratio, norm_pix_loss
+    old_head = {name: getattr(config, name) for name in head if hasattr(config, name)}
+    # Words are fitted anew for each run, so that a head for other words has no meaning.
+    if head != old_head or hasattr(config, "target") != bool(head) or target == WORDS:
+        from .targets import replace_head
+
+        network = replace_head(network, head, seed)
+    network.config.mask_ratio, network.config.norm_pix_loss = mask_ratio, norm_pix_loss
     return network
+
+
+def load_model(folder: str | os.PathLike[str]) -> Any:
+    """Load the masked autoencoder of a run, with its head.
+
+    Parameters
+    ----------
+    folder : "model" in the folder of a run, or another folder written by `save_pretrained`
+
+    Returns
+    -------
+    ViTMAEForPreTraining or ViTMAEForTargets
+        The second one if the target of the run is not "pixels".
+    """
+    check_packages()
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    network_class: Any = ViTMAEForPreTraining
+    with hide_progress_bars():
+        if hasattr(ViTMAEConfig.from_pretrained(folder, local_files_only=True), "target"):
+            from .targets import ViTMAEForTargets
+
+            network_class = ViTMAEForTargets
+        return network_class.from_pretrained(folder, local_files_only=True)
+
+
+def _head_settings(target: str, patch_size: int, window: float, words: int) -> dict[str, Any]:
+    """Return the settings of the head in the config of a model; empty for pixels."""
+    if target == "pixels":
+        return {}
+    if target == WORDS:
+        check_number("words", words, minimum=2, integer=True)
+        length = int(words)
+    elif not isinstance(target, str) or ("+" not in target and target not in target_parts):
+        raise ValueError(unknown_name_message("target", target, [*target_parts, WORDS]))
+    else:
+        length = target_length(target, patch_size=patch_size)
+    check_number("window", window, minimum=1, maximum=1e6)
+    return {"target": target, "target_length": length, "target_window": float(window)}
+
+
+def model_targets(
+    config: Any,
+    pixel_values: Tensor,
+    preprocessing: Preprocessing,
+    words: DescriptorWords | None = None,
+) -> Tensor:
+    """Compute the targets of a batch for a model with this config.
+
+    Parameters
+    ----------
+    config : of a `ViTMAEForTargets`
+    pixel_values : (B, 3, H, W), normalised by `preprocessing`
+    words : words of the run, if they are the target
+    """
+    return patch_targets(
+        pixel_values, config.target if words is None else words, patch_size=config.patch_size,
+        window=config.target_window, preprocessing=preprocessing,
+    )  # fmt: skip
 
 
 @torch.no_grad()

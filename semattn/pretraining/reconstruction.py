@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ from ..attention.model_call import model_device
 from ..density import count
 from ..grid import PatchGrid
 from ..keypoints import Keypoints
-from ..masking import GuidedMasking, masked_target_loss
-from ..masking.dense_descriptors import EPSILON, normalise_patches
+from ..masking import DescriptorWords, GuidedMasking, masked_target_loss, split_parts
+from ..masking.dense_descriptors import EPSILON, HOG_BINS, ORIENTATIONS, normalise_patches
 from ..utils.atomic_files import atomic_write
 from .data import MaskedImages, middle
+from .models import model_targets
+
+# Values of a cell, for the parts that have cells.
+CELL_LENGTHS = {"sift": ORIENTATIONS, "hog": HOG_BINS, "colour": 3}
 
 
 def masked_loss(
@@ -42,39 +47,63 @@ def masked_loss(
 
 
 @dataclass(frozen=True, eq=False)
+class TargetView:
+    """Descriptors of all patches of images, and their predictions, in cells of each patch.
+
+    Parameters
+    ----------
+    name : part of the target: "sift", "hog" or "colour", or "words" for the descriptors of words
+    target, predicted : (n, P, rows, columns, D); the last axis holds orientations, or red, green
+        and blue
+    """
+
+    name: str
+    target: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
     """Images, their masks and their reconstructions by a model.
 
     Parameters
     ----------
     pixels : (n, H, W, 3) uint8
-    reconstructed : (n, H, W, 3) uint8, predicted masked patches and original visible patches
+    reconstructed : (n, H, W, 3) uint8, predicted masked patches and original visible patches; None
+        if pixels are no part of the target
     masked : (n, P) bool
     keypoints : keypoints of each image
     grid : patch grid
-    error : (n,) mean squared error of the masked patches, normalised per patch if the model does so
+    error : (n,) loss of the masked patches of each image, without weights
+    views : predicted descriptors, one view for each part of the target
     """
 
     pixels: np.ndarray
-    reconstructed: np.ndarray
+    reconstructed: np.ndarray | None
     masked: np.ndarray
     keypoints: tuple[Keypoints, ...]
     grid: PatchGrid
     error: np.ndarray
+    views: tuple[TargetView, ...] = ()
 
 
 @torch.no_grad()
 def reconstruct(
-    model: Any, data: MaskedImages, indices: Sequence[int], epoch: int = 0
+    model: Any,
+    data: MaskedImages,
+    indices: Sequence[int],
+    epoch: int = 0,
+    words: DescriptorWords | None = None,
 ) -> Reconstruction:
     """Reconstruct the center crops of pictures, masked as in an epoch.
 
     Parameters
     ----------
-    model : a `ViTMAEForPreTraining`; its training mode is restored
+    model : a `ViTMAEForPreTraining` or `ViTMAEForTargets`; its training mode is restored
     data : pictures and masks
     indices : indices of the pictures
     epoch : counted from 0
+    words : words of the run, if they are the target
     """
     crops, keypoints, items = [], [], []
     for index in indices:
@@ -91,27 +120,108 @@ def reconstruct(
         out = model(pixel_values=inputs, noise=noise)
     finally:
         model.train(training)
-    target = model.patchify(inputs)
-    predicted = out.logits.to(target.dtype)
-    masked = out.mask.bool()
+    views: tuple[TargetView, ...] = ()
+    images: Tensor | None
+    if hasattr(model.config, "target"):
+        target = model_targets(model.config, inputs, data.preprocessing, words)
+        predicted = out.logits.float()
+        views = target_views(model.config.target, target, predicted, words, model.config.patch_size)
+        images = _reconstructed_part(model, data, inputs, predicted, out.mask.bool())
+    else:
+        target = model.patchify(inputs)
+        predicted = out.logits.to(target.dtype)
+        images = _reconstructed(model, target, predicted, out.mask.bool())
+        images = images.float().cpu() * data.std + data.mean
+        if model.config.norm_pix_loss:
+            target = normalise_patches(target)
     error = [
-        masked_loss(predicted[i : i + 1], target[i : i + 1], out.mask[i : i + 1],
-                    torch.ones_like(out.mask[:1]), model.config.norm_pix_loss)
+        masked_target_loss(predicted[i : i + 1], target[i : i + 1], out.mask[i : i + 1])
         for i in range(len(items))
-    ]  # fmt: skip
-    if model.config.norm_pix_loss:  # predictions are normalised per patch
-        spread = (target.var(-1, keepdim=True) + EPSILON) ** 0.5
-        predicted = predicted * spread + target.mean(-1, keepdim=True)
-    images = model.unpatchify(torch.where(masked[..., None], predicted, target))
-    pixels = ((images.float().cpu() * data.std + data.mean) * 255).round().clamp(0, 255)
+    ]
     return Reconstruction(
         pixels=np.stack(crops),
-        reconstructed=pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy(),
-        masked=masked.cpu().numpy(),
+        reconstructed=None if images is None else _to_pixels(images),
+        masked=out.mask.bool().cpu().numpy(),
         keypoints=tuple(keypoints),
         grid=data.grid,
         error=torch.stack(error).float().cpu().numpy(),
+        views=views,
     )
+
+
+def _reconstructed(model: Any, target: Tensor, predicted: Tensor, masked: Tensor) -> Tensor:
+    """Return images (n, 3, H, W) with predicted masked patches and original visible patches."""
+    if model.config.norm_pix_loss:  # predictions are normalised per patch
+        predicted = _with_mean_and_contrast(predicted, target)
+    images: Tensor = model.unpatchify(torch.where(masked[..., None], predicted, target))
+    return images
+
+
+def _with_mean_and_contrast(predicted: Tensor, target: Tensor) -> Tensor:
+    """Give normalised patches the mean and the contrast of the true ones."""
+    spread = (target.var(-1, keepdim=True) + EPSILON) ** 0.5
+    return predicted * spread + target.mean(-1, keepdim=True)
+
+
+def _reconstructed_part(
+    model: Any, data: MaskedImages, inputs: Tensor, predicted: Tensor, masked: Tensor
+) -> Tensor | None:
+    """Return images in [0, 1] from the pixels in a sum of targets; None without pixels in it."""
+    parts = split_parts(model.config.target, predicted, model.config.patch_size)
+    if "pixels" not in parts:
+        return None
+    target = model.patchify(data.preprocessing.restore(inputs))
+    patches = torch.where(
+        masked[..., None], _with_mean_and_contrast(parts["pixels"], target), target
+    )
+    images: Tensor = model.unpatchify(patches).float().cpu()
+    return images
+
+
+def _to_pixels(images: Tensor) -> np.ndarray:
+    """Convert images (n, 3, H, W) in about [0, 1] to pixels (n, H, W, 3) uint8."""
+    levels = (images * 255).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def target_views(
+    name: str,
+    target: Tensor,
+    predicted: Tensor,
+    words: DescriptorWords | None = None,
+    patch_size: int = 16,
+) -> tuple[TargetView, ...]:
+    """Return the descriptors of a target and of its prediction, one view for each part.
+
+    Parameters
+    ----------
+    name : name of the target
+    target, predicted : (n, P, D); for words, (n, P) and scores (n, P, K): a word is shown as its
+        descriptor
+    words : words, if they are the target
+    patch_size : side of a patch, pixels
+    """
+    label = None
+    if words is not None:
+        centres = words.centres.to(target.device)
+        target, predicted = centres[target], centres[predicted.argmax(-1)]
+        label, name, patch_size = name, words.target, words.patch_size
+    views = []
+    targets, predictions = (split_parts(name, values, patch_size) for values in (target, predicted))
+    for part, values in targets.items():
+        if part in CELL_LENGTHS:
+            view = [
+                _cells(x, CELL_LENGTHS[part]).float().cpu().numpy()
+                for x in (values, predictions[part])
+            ]
+            views.append(TargetView(label or part, view[0], view[1]))
+    return tuple(views)
+
+
+def _cells(vectors: Tensor, length: int) -> Tensor:
+    """Return vectors (n, P, D) as square cells (n, P, rows, columns, length)."""
+    side = math.isqrt(vectors.shape[-1] // length)
+    return vectors.unflatten(-1, (side, side, length))
 
 
 def masked_keypoint_fraction(reconstruction: Reconstruction) -> float:
@@ -135,18 +245,26 @@ def is_due(epochs_done: int, epochs: int) -> bool:
 
 
 def draw_reconstruction(
-    model: Any, data: MaskedImages, count: int, epochs_done: int, out_dir: Path
+    model: Any,
+    data: MaskedImages,
+    count: int,
+    epochs_done: int,
+    out_dir: Path,
+    words: DescriptorWords | None = None,
 ) -> None:
     """Draw the reconstruction picture after a number of epochs and write it atomically."""
     result = reconstruct(
-        model, data, spread_indices(len(data), count), epoch=max(epochs_done - 1, 0)
+        model, data, spread_indices(len(data), count), epoch=max(epochs_done - 1, 0), words=words
     )
     fraction = masked_keypoint_fraction(result)
+    has_pixels = result.reconstructed is not None
+    is_normalised = has_pixels and (bool(result.views) or model.config.norm_pix_loss)
     captions = [
         describe(data, max(epochs_done - 1, 0)),
         "" if np.isnan(fraction) else f"{fraction:.0%} of the keypoints are in masked patches",
-        "predicted patches are shown with their true mean and contrast"
-        * model.config.norm_pix_loss,
+        "predicted patches are shown with their true mean and contrast" * is_normalised,
+        "strokes: gradients in the cells of each patch; visible patches are grey in the prediction"
+        * bool(result.views),
     ]
     headline = f"Reconstruction after {epochs_done} epoch" + ("" if epochs_done == 1 else "s")
     figure = viz.reconstruction(

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
-from ..masking import GuidedMasking, KeypointCache, Masking
+from ..masking import DescriptorWords, GuidedMasking, KeypointCache, Masking
 from ..utils.processes import Progress, ignore_progress
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import EpochSampler, FixedMasks, MaskedImages
 from .inputs import Inputs, begin, save_run_start, warn_about_edits
-from .models import build_model, check_packages, hide_progress_bars
+from .models import WORDS, build_model, check_packages, hide_progress_bars
 from .reconstruction import PICTURE, draw_reconstruction, is_due
 
-MODEL, KEYPOINTS = "model", "keypoints"
-FILES = (RUN, LOG, PICTURE, f"{MODEL}/", f"{KEYPOINTS}/", f"{CHECKPOINTS}/")
+MODEL, KEYPOINTS, WORDS_FILE = "model", "keypoints", "words.npz"
+FILES = (RUN, LOG, PICTURE, WORDS_FILE, f"{MODEL}/", f"{KEYPOINTS}/", f"{CHECKPOINTS}/")
 LONGEST = 2.0  # shorter side of pictures in keypoint detection, relative to the input size
 
 
@@ -33,7 +33,7 @@ class PretrainingRun:
 
     Parameters
     ----------
-    model : the `ViTMAEForPreTraining`, on the device of the run
+    model : the `ViTMAEForPreTraining` or `ViTMAEForTargets`, on the device of the run
     data : training data set
     out_dir : folder of the run
     settings : settings of the run
@@ -42,6 +42,7 @@ class PretrainingRun:
     is_main : true in the process that writes files
     log : metrics of a finished run, as in metrics.jsonl
     skipped : names of unreadable pictures, with reasons
+    words : words of the run, if they are the target
     """
 
     model: Any
@@ -53,6 +54,7 @@ class PretrainingRun:
     is_main: bool
     log: tuple[dict[str, Any], ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    words: DescriptorWords | None = None
 
 
 def pretrain(
@@ -67,6 +69,9 @@ def pretrain(
     detector: str = "sift",
     keypoints: str = "cache",
     cache: str | os.PathLike[str] | None = None,
+    target: str = "pixels",
+    window: float = 16.0,
+    words: int = 512,
     loss_weight: str = "none",
     temperature: float = 0.5,
     scale: tuple[float, float] = (0.2, 1.0),
@@ -100,6 +105,8 @@ def pretrain(
     out_dir : folder of the run
     masking : masking policy; `GuidedMasking(seed=seed)` by default
     model, norm_pix_loss : as for `build_model`
+    target, window, words : target of the masked patches, as for `build_model`. Targets are computed
+        inside the step; words are fitted to crops of the first epoch and written to words.npz
     image_size, patch_size : pixels
     density, detector, loss_weight, temperature, scale : as for `MaskedImages`
     keypoints : "cache": detect once in the full pictures and crop the keypoints; "detect": detect
@@ -153,13 +160,15 @@ def pretrain(
     options = make_data(pictures)
     network = build_model(
         model, image_size=image_size, patch_size=patch_size, mask_ratio=masking.mask_ratio,
-        norm_pix_loss=norm_pix_loss, seed=seed,
+        norm_pix_loss=norm_pix_loss, target=target, window=window, words=words, seed=seed,
     )  # fmt: skip
     settings = {
         "masking": {"policy": type(masking).__name__, **asdict(masking)},
         "model": network.config.to_diff_dict(),
         "density": density if isinstance(density, str) else getattr(density, "__name__", "own"),
-        "detector": detector, "keypoints": keypoints, "loss_weight": loss_weight,
+        "detector": detector, "keypoints": keypoints, "target": target,
+        "window": None if target == "pixels" else window,
+        "words": words if target == WORDS else None, "loss_weight": loss_weight,
         "temperature": temperature, "scale": list(scale), "epochs": epochs,
         "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
         "warmup": warmup, "seed": seed, "precision": precision,
@@ -189,6 +198,9 @@ def pretrain(
             steps = _steps_per_epoch(len(inputs.lines), batch_size)
             settings |= {"pictures": len(inputs.lines), "pictures_sha256": inputs.digest}
             data, keypoints_seconds = make_data(inputs.pictures), 0.0
+            run_words, words_seconds = _run_words(
+                run_dir, data, settings, is_main=is_main, progress=progress
+            )
             if uses_cache:
                 keypoints_dir = run_dir / KEYPOINTS if cache is None else Path(cache)
                 if is_main:
@@ -204,7 +216,9 @@ def pretrain(
                 data.use(KeypointCache(keypoints_dir))
                 keypoints_seconds = KeypointCache(keypoints_dir).seconds
             if is_main:
-                save_run_start(run_dir, settings, keypoints_seconds, inputs, validation_inputs)
+                save_run_start(
+                    run_dir, settings, keypoints_seconds, inputs, validation_inputs, words_seconds
+                )
             saved_run = check_run(run_dir, settings) or {}
         training.set_steps(arguments, steps, warmup=warmup, checkpoint_steps=checkpoint_steps)
         order, checkpoint = EpochSampler(len(data), seed), latest(run_dir, tidy=False)
@@ -213,22 +227,23 @@ def pretrain(
         )
         trainer = training.MaskedTrainer(
             model=network, args=arguments, train_dataset=data, order=order, data_collator=collate,
-            eval_dataset=fixed_masks,
+            eval_dataset=fixed_masks, preprocessing=data.preprocessing, words=run_words,
         )  # fmt: skip
         run = PretrainingRun(
             model=network, data=data, out_dir=run_dir, settings=settings, is_main=is_main,
             keypoints_seconds=float(saved_run["keypoints_seconds"]),
             resumed=0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
-            skipped=inputs.skipped,
+            skipped=inputs.skipped, words=run_words,
         )  # fmt: skip
 
         def call_after_epoch(done: int, seconds: float) -> None:
             if is_main and reconstructions and is_due(done, epochs):
-                draw_reconstruction(network, data, reconstructions, done, run_dir)
+                draw_reconstruction(network, data, reconstructions, done, run_dir, words=run_words)
             if after_epoch is not None:
                 after_epoch(run, done, seconds)
 
-        log = training.MetricsLog(run_dir, run.keypoints_seconds)
+        seconds_before = run.keypoints_seconds + float(saved_run.get("words_seconds", 0))
+        log = training.MetricsLog(run_dir, seconds_before)
         training.replace_callbacks(
             trainer,
             [
@@ -329,6 +344,26 @@ def _build_cache(
         inputs.pictures, cache_dir, detector=detector, max_side=round(LONGEST * size),
         workers=workers or None, progress=progress,
         identities=inputs.lines, replace=replace,
+    )  # fmt: skip
+
+
+def _run_words(
+    run_dir: Path,
+    data: MaskedImages,
+    settings: dict[str, Any],
+    *,
+    is_main: bool,
+    progress: Progress,
+) -> tuple[DescriptorWords | None, float]:
+    """Return the words of a run and the seconds of fitting them; None for other targets."""
+    if settings["target"] != WORDS:
+        return None, 0.0
+    from .targets import prepare_words
+
+    return prepare_words(
+        run_dir / WORDS_FILE, data, settings["words"], float(settings["window"]),
+        seed=settings["seed"], progress=progress,
+        is_fitted=not is_main or latest(run_dir, tidy=False) is not None,
     )  # fmt: skip
 
 

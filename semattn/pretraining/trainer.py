@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from ..images import Preprocessing
+from ..masking import DescriptorWords
 from ..utils.atomic_files import write_text
 from ..utils.processes import Progress
 from .checkpoints import CHECKPOINTS, LOG, mark
 from .data import EpochSampler
+from .models import model_targets
 from .reconstruction import masked_loss
 
 BASE_BATCH = 256  # images; learning rates are scaled relative to this batch size
@@ -29,11 +32,27 @@ MAX_WAIT = 7 * 24 * 3600  # seconds that processes wait for keypoint detection
 
 
 class MaskedTrainer(Trainer):
-    """`Trainer` of masked autoencoders with a weighted loss and a keyed data order."""
+    """`Trainer` of masked autoencoders with a weighted loss and a keyed data order.
 
-    def __init__(self, *args: Any, order: EpochSampler, **kwargs: Any) -> None:
+    Targets other than pixels are computed inside the step, from the batch, on its device.
+
+    Parameters
+    ----------
+    order : sampler of the training data
+    preprocessing : normalisation of the data
+    words : words of the run, if they are the target
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        order: EpochSampler,
+        preprocessing: Preprocessing,
+        words: DescriptorWords | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.order = order
+        self.order, self.preprocessing, self.words = order, preprocessing, words
         self.can_return_loss = True  # evaluation has no labels
         self.model_accepts_loss_kwargs = False  # the model accepts and ignores them
 
@@ -54,8 +73,13 @@ class MaskedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the loss of the model, or the weighted loss if the data has loss weights."""
+        """Return the loss of the model, weighted if the data has loss weights."""
         pixels, weight = inputs["pixel_values"], inputs.get("loss_weight")
+        config = self.accelerator.unwrap_model(model).config
+        if hasattr(config, "target"):
+            targets = model_targets(config, pixels, self.preprocessing, self.words)
+            out = model(pixel_values=pixels, noise=inputs["noise"], targets=targets, weights=weight)
+            return (out.loss, out) if return_outputs else out.loss
         out = model(pixel_values=pixels, noise=inputs["noise"])
         loss = out.loss
         if weight is not None:

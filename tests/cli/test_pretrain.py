@@ -101,7 +101,30 @@ def test_beta_moves(run, folder, tmp_path):
     assert about["masking"]["beta"] == {"start": -1, "end": -3, "epochs": 2, "shape": "cosine"}
 
 
+def test_targets_and_weights_are_options(run, folder, tmp_path):
+    arguments = ("pretrain", folder, *SMALL, "--epochs", 1, "--target", "words", "--words", 4,
+                 "--window", 12, "--loss-weight", "keypoints")  # fmt: skip
+    status, out, err = run(*arguments)
+    assert status == 0, err
+    assert ", target words" in out
+    results = tmp_path / "semattn-pretrain"
+    assert {"words.npz", "reconstruction.png"} < {*names_in(results)}
+    settings = json.loads((results / "pretrain.json").read_text())["settings"]
+    assert (settings["target"], settings["words"], settings["window"]) == ("words", 4, 12)
+    assert settings["loss_weight"] == "keypoints"
+    status, out, err = run(*arguments)
+    assert status == 0 and "resumed from step 1" in out
+    message = refused(
+        run("pretrain", folder, *SMALL, "--epochs", 1, "--target", "sift+colour"),
+        "got one in semattn-pretrain",
+    )
+    assert "expected a run with" in message
+
+
 @pytest.mark.parametrize(("more", "expected"), [
+    (("--target", "shift"), "target: unknown name 'shift' — did you mean 'sift'?"),
+    (("--target", "words", "--words", 9999), "words: expected at most 192"),
+    (("--loss-weight", "keypoint"), "loss_weight: unknown name 'keypoint' — did you mean"),
     (("--masking", "gided"), "masking: unknown name 'gided' — did you mean 'guided'"),
     (("--schedule", "step"), "schedule: unknown name"),
     (("--mask-ratio", 1.5), "mask_ratio: expected a number in (0, 1)"),
