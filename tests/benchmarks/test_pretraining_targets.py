@@ -17,6 +17,7 @@ from benchmarks.studies.pretraining import (
     target_controls as controls,
     target_training as training,
     targets as bench,
+    targets_scaling as scaling,
     targets_table as table,
 )
 from benchmarks.studies.pretraining.target_epochs import SeedEpochs
@@ -260,6 +261,19 @@ def test_decisive_arms_run_first():
     assert len(set(runs)) == len(runs) == 2 * len(names)
 
 
+@pytest.mark.skipif(
+    not pretraining_data.objects_root().exists(), reason="objects on scenes are not fetched"
+)
+def test_compositions_of_probes_follow_those_of_training():
+    sizes = {"size": 16, "train": 3, "test": 2, "split": "validation"}
+    data = pretraining_data.compositions(pictures=2, **sizes)
+    more = pretraining_data.compositions(pictures=4, **sizes)
+    assert data.pictures.shape == (2, 16, 16, 3)
+    np.testing.assert_array_equal(more.pictures[2:], data.train.pixels[:2])
+    np.testing.assert_array_equal(more.test.pixels, data.test.pixels)
+    assert len(data.train.labels) == 3 and len(data.test.labels) == 2
+
+
 def test_development_and_fresh_seeds_are_not_mixed(tmp_path):
     shared = ["--smoke", "--results", str(tmp_path), "--work", str(tmp_path / "work")]
     with pytest.raises(SystemExit, match="got both"):
@@ -348,6 +362,23 @@ def test_intervals_of_one_seed_are_over_images_and_of_equal_arms_are_zero():
     difference = ahead["knn"]["difference"]
     assert difference["value"] == pytest.approx(0.125)
     assert 0.04 < difference["low"] < 0.08 < 0.17 < difference["high"] < 0.22
+
+
+def test_scaling_has_one_row_for_each_setting_and_arm(tmp_path):
+    stored_runs(tmp_path)
+    longer = [run_of(arm, 21, [20, 30, 35, 40 + (arm == "SIFT")]) for arm in ("pixels", "SIFT")]
+    for number, run in enumerate(longer):
+        (tmp_path / f"longer-{number}.json").write_text(json.dumps(run))
+    for path in list(tmp_path.glob("*.json")):  # the names that `targets` gives
+        arm = json.loads(path.read_text())["arm"]
+        path.rename(path.with_name(f"{path.stem}-{arm}-0.001-21.json"))
+    rows = scaling.scaling_table(tmp_path)["rows"]
+    settings = [(row["setting"].rsplit(", ", 1)[1], row["arm"], row["seeds"]) for row in rows]
+    assert settings == [("2 epochs", "SIFT", 2), ("2 epochs", "HOG", 1), ("3 epochs", "SIFT", 1)]
+    assert rows[0]["knn"] == 50
+    assert rows[0]["knn_difference"].startswith("+25.0 [")
+    assert rows[2]["linear_difference"].startswith("+1.3 [")
+    assert "finetune_difference" not in rows[2]
 
 
 def test_parts_are_the_inverse_of_speed_ups():
