@@ -22,7 +22,7 @@ from semattn.density import Scene, clean_density, concentration, densities, stra
 from semattn.explain import explainers, load_maps, save_maps
 from semattn.explain.refine import refinements
 from semattn.grid import PatchGrid
-from semattn.images import pixels_of
+from semattn.images import Preprocessing, pixels_of
 from semattn.keypoints import detect
 from semattn.masking import (
     DescriptorWords,
@@ -31,6 +31,7 @@ from semattn.masking import (
     loss_weights,
     mask_images,
     masked_target_loss,
+    patch_targets,
 )
 from semattn.masking.policies import policies
 from semattn.metrics import faithfulness, localization, randomization
@@ -236,6 +237,8 @@ def _targets(_: nn.Module, inputs: Tensor) -> Any:
     images = inputs.sigmoid()
     targets = [descriptor_targets(images, name) for name in ("sift", "hog+colour", "sift+pixels")]
     words = DescriptorWords(targets[0][0].cpu()).assign(targets[0])
+    half = Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3)
+    targets += [patch_targets(images * 2 - 1, "sift+colour", preprocessing=half)]
     mask = (inputs.new_ones(2, 12).cumsum(1) > 6).float()
     weights = loss_weights("keypoints", inputs.new_ones(2, 12).cumsum(1))
     losses = [

@@ -146,7 +146,18 @@ def test_a_saved_model_continues_with_any_target(tmp_path):
         assert head.weight.shape != (128, 16) or not torch.equal(
             head.weight, sift.target_head.weight
         )
+        torch.manual_seed(99)  # the head depends on its seed only
+        again, other = (
+            build_model(tmp_path / "sift", **sizes, **change, seed=seed) for seed in (2, 3)
+        )
+        assert equal_weights(dict(again.state_dict()), dict(model.state_dict()))
+        assert not equal_weights(dict(other.state_dict()), dict(model.state_dict()))
     assert type(model) is ViTMAEForPreTraining
+    words = build_model(TINY, **sizes, target="words", words=5, seed=1)
+    old_head = words.target_head.weight.clone()
+    again = build_model(words, **sizes, target="words", words=5, seed=2)
+    assert not torch.equal(again.target_head.weight, old_head), "words of a new run are others"
+    assert torch.equal(words.target_head.weight, old_head)
     assert sift.config.target == "sift" and sift.target_head.weight.shape == (128, 16)
 
 
@@ -231,6 +242,21 @@ def test_the_evaluation_uses_the_target(uninterrupted):
     assert logged[-1] == pytest.approx(expected, rel=1e-4) and logged[-1] < logged[0]
 
 
+@pytest.mark.parametrize("more", [
+    {"target": "hog", "precision": "bfloat16"},
+    {"target": "words", "words": 8, "precision": "bfloat16", "loss_weight": "kamim"},
+    {"target": "colour+pixels", "loss_weight": "keypoints", "keypoints": "detect"},
+], ids=str)  # fmt: skip
+def test_all_kinds_of_targets_reduce_the_loss(more, tmp_path):
+    result = pretrain(
+        pictures(), tmp_path,
+        **options(epochs=2, validation=pictures(8), learning_rate=0.03, **more),
+    )  # fmt: skip
+    first, second = [line["eval_loss"] for line in result.log if "eval_loss" in line]
+    assert second < first
+    assert all(parameter.isfinite().all() for parameter in result.model.parameters())
+
+
 def test_a_run_of_an_earlier_version_resumes(tmp_path):
     pretrain(pictures(), tmp_path, **options(epochs=1))
     about = json.loads((tmp_path / "pretrain.json").read_text())
@@ -287,6 +313,13 @@ def test_the_picture_shows_targets_and_predictions(target, tmp_path):
         if target == "words":
             words = run.words.targets(images)
             expected = run.words.centres[words].numpy()
+            scores = torch.eye(5)[words] + 0.1
+            (right,) = target_views("words", words, scores, run.words)
+            (wrong,) = target_views("words", words, scores.roll(1, -1), run.words)
+            np.testing.assert_array_equal(right.predicted, right.target)
+            np.testing.assert_array_equal(
+                wrong.predicted.reshape(expected.shape), run.words.centres[(words + 1) % 5]
+            )
         np.testing.assert_allclose(actual, expected, atol=1e-5)
     if result.reconstructed is not None:  # visible patches are those of the image
         visible = (
