@@ -405,13 +405,13 @@ def test_tables_of_a_smoke_run_are_rendered(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.studies.pretraining.pretraining_table.DRAWS", 20)
     table.main()
     capsys.readouterr()
-    for suffix in ("", "_time", "_controls", "_rates"):
+    for suffix in ("_development", "_development_time", "_development_controls", "_rates"):
         stored = json.loads((tmp_path / f"pretraining_targets{suffix}.json").read_text())
         text = render_tables.table(stored)
         assert "SIFT" in text
         assert "HOG |" not in text or "HOG of the image" in text
     rates = json.loads((tmp_path / "pretraining_targets_rates.json").read_text())
-    assert [column["key"] for column in rates["columns"]] == ["arm", "0.001", "0.005"]
+    assert [column["key"] for column in rates["columns"]] == ["arm", "epochs", "0.001", "0.005"]
     monkeypatch.setattr("sys.argv", [*argv, "--epochs", "7"])
     with pytest.raises(SystemExit, match="expected finished runs"):
         table.main()

@@ -241,35 +241,36 @@ def setting_caption(runs: Runs) -> str:
 
 
 def rate_table(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Return k-NN and linear probe of each arm and learning rate, on development seeds."""
-    cells: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    about: dict[str, Any] = {}
+    """Return k-NN and linear probe by arm, number of epochs and learning rate, on all seeds."""
+    cells: dict[tuple[int, str], dict[float, list[dict[str, Any]]]] = {}
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        if not run.get("finished") or "learning_rate" not in run:
+        if not run.get("finished") or run["arm"] not in TARGET_ARMS:
             continue
         if run["seed"] < FIRST_FRESH_SEED and setting.items() <= run["about"].items():
-            about = run["about"]
-            by_rate = cells.setdefault(run["arm"], {})
+            by_rate = cells.setdefault((run["about"]["epochs"], run["arm"]), {})
             by_rate.setdefault(run["learning_rate"], []).append(run)
     rates = sorted({rate for by_rate in cells.values() for rate in by_rate})
-    columns = [{"key": "arm", "title": "target"}]
-    columns += [{"key": f"{rate:g}", "title": f"{rate:g}"} for rate in rates]
+    columns: list[dict[str, Any]] = [
+        {"key": "arm", "title": "target"},
+        {"key": "epochs", "title": "epochs", "format": "d"},
+        *({"key": f"{rate:g}", "title": f"{rate:g}"} for rate in rates),
+    ]
+    order = list(TARGET_ARMS)
     rows = []
-    for arm in (name for name in TARGET_ARMS if name in cells):
-        row: dict[str, Any] = {"arm": arm}
-        for rate, runs in cells[arm].items():
+    for epochs, arm in sorted(cells, key=lambda cell: (cell[0], order.index(cell[1]))):
+        row: dict[str, Any] = {"arm": arm, "epochs": epochs}
+        for rate, runs in cells[epochs, arm].items():
             knn, linear = (mean_of(runs, probe) for probe in PROBES)
             mark = "**" if rate == TARGET_ARMS[arm].learning_rate else ""
             row[f"{rate:g}"] = f"{mark}{knn:.1f}, {linear:.1f}{mark}"
         rows.append(row)
     seeds = sorted(
-        {run["seed"] for by_rate in cells.values() for r in by_rate.values() for run in r}
+        {run["seed"] for by_rate in cells.values() for runs in by_rate.values() for run in runs}
     )
     caption = (
-        f"k-NN and linear probe, %, by learning rate; bold: the rate of the comparison. "
-        f"{about.get('epochs')} epochs of {about.get('pictures', 0):,} pictures, development seeds "
-        f"{', '.join(map(str, seeds))}, {about.get('test', 0):,} validation images."
+        "k-NN and linear probe of the validation images, %, by learning rate of AdamW for a batch "
+        f"of 32; bold: the rate of the comparison. Development seeds {', '.join(map(str, seeds))}."
     )
     return {"caption": caption, "columns": columns, "rows": rows}
 
@@ -290,7 +291,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS_DIR / "pretraining_targets")
     parser.add_argument(
         "--out", type=Path, default=RESULTS_DIR / "pretraining_targets.json",
-        help="the other tables have its name and _time, _controls, _rates",
+        help="the other tables have its name and _time, _controls, _development, _rates",
     )  # fmt: skip
     parser.add_argument("--development", action="store_true", help="the tables of these seeds")
     parser.add_argument("--data", default="CIFAR-10")
@@ -299,8 +300,9 @@ def main() -> None:
     parser.add_argument("--model", default="small")
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
-    setting = {"data": options.data, "pictures": options.pictures, "image_size": options.size,
-               "model": options.model, "epochs": options.epochs}  # fmt: skip
+    data = {"data": options.data, "pictures": options.pictures, "image_size": options.size,
+            "model": options.model}  # fmt: skip
+    setting = {**data, "epochs": options.epochs}
     split = "validation" if options.development else "test"
     runs = read_runs(options.results, setting, fresh=not options.development)
     if not runs:
@@ -311,11 +313,12 @@ def main() -> None:
     tables = {"": final_table(runs, to_base, floors), "_time": time_table(runs, to_base),
               "_controls": control_table(runs)}  # fmt: skip
     if options.development:
-        tables["_rates"] = rate_table(options.results, setting)
+        tables = {f"_development{suffix}": table for suffix, table in tables.items()}
+        tables["_rates"] = rate_table(options.results, data)
     for suffix, table in tables.items():
         path = options.out.with_name(f"{options.out.stem}{suffix}.json")
         write_text(path, json.dumps(table, indent=1) + "\n")
-    for row in tables[""]["rows"]:
+    for row in next(iter(tables.values()))["rows"]:
         print({key: value for key, value in row.items() if value is not None})
 
 
