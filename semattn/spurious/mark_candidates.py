@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..keypoints.local_features import LocalFeatures
 from ..keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
 from ..keypoints.regions import area, convex_outline
 from .mark_groups import group_links, make_template
+from .mark_growth import grow_template
 from .mark_template import MarkTemplate, Region
 from .significance import fisher_p_of_counts
 
@@ -37,7 +38,7 @@ class RecurringMark:
     template : template of the mark
     regions : places of the mark by row; rows without it are absent
     target : class with the lowest p-value
-    p : p-value of Fisher's exact test, one-sided, not corrected
+    p : p-value of Fisher's exact test, one-sided, not corrected, before the template grew
     """
 
     template: MarkTemplate
@@ -100,7 +101,14 @@ def find_recurring_marks(
     marks.sort(key=lambda mark: (mark.p, -len(mark.regions)))
     n_tests = count_tests(marks, counts, alpha)
     n_photographs = len(group_links(features, of_photographs)) + is_mark.count(False)
-    return MarkSearchResult(_without_parts(marks), n_tests, n_photographs)
+    distinct = _without_parts(marks)
+    for number, mark in enumerate(distinct):
+        if mark.p * n_tests < alpha:
+            template, regions = grow_template(
+                mark.template, mark.regions, features, background, MAX_AREA * median_area
+            )
+            distinct[number] = replace(mark, template=template, regions=regions)
+    return MarkSearchResult(_without_parts(distinct), n_tests, n_photographs)
 
 
 def _images_to_search(

@@ -104,13 +104,16 @@ def make_template(
     parts, rows = [], []
     for region, transform in views.items():
         of_region = np.array(sorted(recurring[region] or matched[region]))
-        parts.append(_moved(features.rows(of_region), transform))
+        parts.append(moved(features.rows(of_region), transform))
         rows.append(of_region)
-    whole = concatenate(parts)
-    outline = convex_outline(whole.xy, whole.size / 2)
-    step = max(1, -(-len(whole) // MAX_FEATURES))
-    kept = np.concatenate(rows)[::step]
-    return MarkTemplate(whole.rows(slice(None, None, step)), background[kept], outline)
+    return template_of(concatenate(parts), background[np.concatenate(rows)])
+
+
+def template_of(keypoints: LocalFeatures, background: np.ndarray) -> MarkTemplate:
+    """Return the template of keypoints of one frame, at most `MAX_FEATURES` of them."""
+    outline = convex_outline(keypoints.xy, keypoints.size / 2)
+    step = max(1, -(-len(keypoints) // MAX_FEATURES))
+    return MarkTemplate(keypoints.rows(slice(None, None, step)), background[::step], outline)
 
 
 def _views(reference: int, neighbours: dict[int, list[_Step]]) -> dict[int, np.ndarray]:
@@ -133,7 +136,7 @@ def _views(reference: int, neighbours: dict[int, list[_Step]]) -> dict[int, np.n
     return views
 
 
-def _moved(part: LocalFeatures, transform: np.ndarray) -> LocalFeatures:
+def moved(part: LocalFeatures, transform: np.ndarray) -> LocalFeatures:
     """Return features after a similarity transform (2, 3) of their image."""
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     turn = np.degrees(np.arctan2(transform[1, 0], transform[0, 0]))
