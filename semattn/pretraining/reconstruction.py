@@ -263,8 +263,6 @@ def draw_reconstruction(
         describe(data, max(epochs_done - 1, 0)),
         "" if np.isnan(fraction) else f"{fraction:.0%} of the keypoints are in masked patches",
         "predicted patches are shown with their true mean and contrast" * is_normalised,
-        "strokes: gradients in the cells of each patch; visible patches are grey in the prediction"
-        * bool(result.views),
     ]
     headline = f"Reconstruction after {epochs_done} epoch" + ("" if epochs_done == 1 else "s")
     figure = viz.reconstruction(

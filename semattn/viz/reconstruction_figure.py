@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL, WIDE_PANEL = 1.75, 2.6  # inches; the wide one shows the strokes of descriptors
+COLOURS = 3  # values of a cell of colours
 SIGNED = 8  # orientations of a full circle; other numbers are of half a circle
 HIDDEN = 0.88  # grey of a masked patch
 STROKE_CELL = 11  # pixels of a cell of orientations
@@ -62,9 +63,12 @@ def reconstruction(result: Any, *, headline: str, subtitle: str = "") -> Figure:
             target, predicted = draw_view(view, column, result.masked[column], result.grid.shape)
             frame.show(panels[row], target)
             frame.show(panels[row + 1], predicted)
-            cells = "{}x{} cells of {} values".format(*view.target.shape[2:])
-            caption(row, f"{name}: target", cells)
-            caption(row + 1, f"{name}: prediction", error)
+            height, width, length = view.target.shape[2:]
+            values = "colours" if length == COLOURS else f"{length} directions"
+            caption(row, f"{name}: target", f"{values} in {height}x{width} cells of each patch")
+            is_last = row + 2 == rows  # the error is that of all parts
+            detail = f"{error}  ·  " * is_last + "visible patches are paler"
+            caption(row + 1, f"{name}: prediction", detail)
         if has_pixels:
             frame.show(panels[-1], result.reconstructed[column])
             caption(rows - 1, "Reconstruction", error)
@@ -83,7 +87,7 @@ def draw_view(
     predicted = np.where(masked[:, None, None, None], view.predicted[number], target)
     cells = [_join_patches(values, shape) for values in (target, predicted)]
     is_masked = _join_patches(np.broadcast_to(masked[:, None, None, None], target.shape), shape)
-    if target.shape[-1] == 3:
+    if target.shape[-1] == COLOURS:
         pictures = [np.clip(0.5 + COLOUR_CONTRAST * values, 0, 1) for values in cells]
         return pictures[0], np.where(is_masked, pictures[1], 0.5 + 0.4 * (pictures[1] - 0.5))
     longest = max(float(np.quantile(target, LONGEST_QUANTILE)), np.finfo(np.float32).tiny)
