@@ -54,6 +54,7 @@ def patch_targets(
         levels = preprocessing.restore(images) * 255
         images = levels.round_().clamp_(0, 255).to(torch.uint8)
     if not isinstance(target, DescriptorWords):
+        _refuse_name_of_words(target)
         return descriptor_targets(images, target, patch_size=patch_size, window=window)
     if target.patch_size != patch_size:
         raise ValueError(
@@ -73,4 +74,13 @@ def output_length(target: str | DescriptorWords = "sift", *, patch_size: int = 1
     """
     if isinstance(target, DescriptorWords):
         return len(target)
+    _refuse_name_of_words(target)
     return target_length(target, patch_size=patch_size)
+
+
+def _refuse_name_of_words(target: str) -> None:
+    """Raise ValueError for the name "words": words are fitted first."""
+    if target == "words":
+        raise ValueError(
+            "target: expected words, got their name — pass the result of fit_words or load_words"
+        )

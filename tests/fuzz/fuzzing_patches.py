@@ -265,8 +265,12 @@ def check_image_masks(rng: Generator) -> None:
         options["density"] = pick(rng, (*sorted(densities), "x", *ODD_VALUES))
     if rng.random() < 0.2:
         options["loss_weight"] = pick(rng, (*LOSS_WEIGHTS, "x", None))
+    if rng.random() < 0.3:
+        options["target"] = pick(rng, ("sift", "hog+colour", "pixels", "words", "x", *ODD_VALUES))
+        options["window"] = pick(rng, (8.0, 24, 0, -1, float("nan"), "x"))
     if rng.random() < 0.1:
         options["images"] = [pick(rng, NAMES) for _ in range(int(rng.integers(0, 3)))]
     masks = mask_images(images, pick(rng, (*sorted(policies), "x")), **options)
     assert isinstance(masks, Masks)
     assert bool(masks.noise.isfinite().all())
+    assert masks.target is None or bool(masks.target.isfinite().all())

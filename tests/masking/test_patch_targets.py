@@ -67,6 +67,12 @@ def test_words_are_targets_too():
     assert torch.equal(masks.to("cpu").target, actual)
     with pytest.raises(ValueError, match=r"^target: expected words of patches of 16[^\n]*$"):
         patch_targets(pixels, words)
+    for call in (
+        lambda: mask_images(pixels, "random", target="words"),
+        lambda: MaskedImages(list(pixels), RandomMasking(), size=32, target="words"),
+    ):
+        with pytest.raises(ValueError, match=r"^target: expected words[^\n]*fit_words[^\n]*$"):
+            call()
 
 
 def test_the_length_of_outputs():
