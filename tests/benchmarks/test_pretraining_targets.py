@@ -21,6 +21,7 @@ from benchmarks.studies.pretraining import (
     targets_table as table,
 )
 from benchmarks.studies.pretraining.target_epochs import SeedEpochs
+from benchmarks.studies.pretraining.target_rates import best_rate
 from benchmarks.tools import render_tables
 from semattn.keypoints import detect
 from semattn.masking import loss_weights
@@ -315,7 +316,7 @@ def stored_runs(folder):
     runs += [run_of("SIFT", seed, [20, 40, 60], 15.0, tuned=48) for seed in (21, 22)]
     runs += [run_of("HOG", 21, [20, 25, 36], tuned=36), run_of("words", 23, [20, 30, 80])]
     runs += [run_of("SIFT", 0, [20, 40, 60])]
-    other = run_of("SIFT", 24, [20, 40, 60])
+    other = run_of("SIFT", 1, [20, 40, 60])
     runs += [other | {"learning_rate": 0.5}]
     for number, run in enumerate(runs):
         (folder / f"{number}.json").write_text(json.dumps(run))
@@ -365,6 +366,40 @@ def test_intervals_of_one_seed_are_over_images_and_of_equal_arms_are_zero():
     assert 0.04 < difference["low"] < 0.08 < 0.17 < difference["high"] < 0.22
 
 
+def test_fresh_seeds_have_one_learning_rate_and_development_runs_that_of_the_arm(tmp_path):
+    stored_runs(tmp_path)
+    development = table.read_runs(tmp_path, {}, fresh=False)
+    assert {arm: list(by_seed) for arm, by_seed in development.items()} == {"SIFT": [0]}
+    second = run_of("SIFT", 21, [20, 40, 60]) | {"learning_rate": 0.5}
+    (tmp_path / "second.json").write_text(json.dumps(second))
+    with pytest.raises(SystemExit, match="got two learning rates"):
+        table.read_runs(tmp_path, {})
+
+
+def test_the_best_rate_is_that_of_the_longest_development_runs(tmp_path):
+    def store(rate, seed, accuracies, **changes):
+        run = run_of("SIFT", seed, accuracies) | {"learning_rate": rate} | changes
+        (tmp_path / f"{len(list(tmp_path.iterdir()))}.json").write_text(json.dumps(run))
+
+    def best():
+        return best_rate(tmp_path, "SIFT", "small", 64)
+
+    assert best() == arms.TARGET_ARMS["SIFT"].learning_rate
+    store(0.1, 0, [20, 30, 60])
+    assert best() == arms.TARGET_ARMS["SIFT"].learning_rate
+    store(0.2, 0, [20, 30, 40])
+    assert best() == 0.1
+    store(0.2, 1, [20, 30, 70])  # a mean of 55
+    assert best() == 0.1
+    store(0.3, 21, [20, 30, 80])  # a fresh seed
+    store(0.3, 0, [20, 30, 80], finished=False)
+    store(0.3, 0, [20, 30, 30, 80])  # one rate of more epochs
+    assert best() == 0.1
+    store(0.2, 0, [20, 30, 30, 79])
+    assert best() == 0.3
+    assert best_rate(tmp_path, "SIFT", "larger", 64) == arms.TARGET_ARMS["SIFT"].learning_rate
+
+
 def test_scaling_has_one_row_for_each_setting_and_arm(tmp_path):
     stored_runs(tmp_path)
     longer = [run_of(arm, 21, [20, 30, 35, 40 + (arm == "SIFT")]) for arm in ("pixels", "SIFT")]
@@ -395,8 +430,14 @@ def test_tables_of_a_smoke_run_are_rendered(tmp_path, monkeypatch, capsys):
     shared = ["--smoke", "--results", str(results), "--work", str(tmp_path / "work")]
     names = "pixels,SIFT,words,SIFT-scheduled-masks,supervised"
     bench.main([*shared, "--seeds", "0", "--arms", names])
-    bench.main([*shared, "--seeds", "0", "--arms", "SIFT", "--rates", "1e-3,5e-3"])
+    bench.main([*shared, "--seeds", "0", "--arms", "SIFT", "--rates", "5e-4,5e-3"])
     assert len(list(results.glob("*.json"))) == 7  # 5 arms, one more rate, and the floors
+    capsys.readouterr()
+    bench.main([*shared, "--seeds", "0", "--arms", "SIFT", "--development", str(results)])
+    stored = capsys.readouterr().out.splitlines()
+    rate = json.loads(stored[0].removeprefix("learning rates: "))["SIFT"]
+    assert json.loads(stored[1])["rate"] == rate in (5e-4, 5e-3)
+    assert len(list(results.glob("*.json"))) == 7
     out = tmp_path / "pretraining_targets.json"
     setting = ["--data", "drawn", "--pictures", "24", "--size", "32", "--model", "least",
                "--epochs", "2"]  # fmt: skip
@@ -411,7 +452,13 @@ def test_tables_of_a_smoke_run_are_rendered(tmp_path, monkeypatch, capsys):
         assert "SIFT" in text
         assert "HOG |" not in text or "HOG of the image" in text
     rates = json.loads((tmp_path / "pretraining_targets_rates.json").read_text())
-    assert [column["key"] for column in rates["columns"]] == ["arm", "epochs", "0.001", "0.005"]
+    assert [column["key"] for column in rates["columns"]] == [
+        "arm",
+        "epochs",
+        "0.0005",
+        "0.001",
+        "0.005",
+    ]
     monkeypatch.setattr("sys.argv", [*argv, "--epochs", "7"])
     with pytest.raises(SystemExit, match="expected finished runs"):
         table.main()

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,12 @@ from .acceleration import BETA, LEAST, RATIO, SMALL, keep, read, short
 from .fine_tuning import fine_tune
 from .pretraining_data import Data
 from .probes import encode, probe_pixels, run_probes
-from .target_arms import DECISIVE, TARGET_ARMS, WINDOW
+from .target_arms import DECISIVE, FIRST_FRESH_SEED, TARGET_ARMS, WINDOW
 from .target_epochs import SeedEpochs
 from .target_floors import descriptor_floors
+from .target_rates import best_rate
 from .target_training import model_of, pretrain_arm
 
-FIRST_FRESH_SEED = 21
 FRESH_SEEDS = (21, 22, 23, 24, 25)
 SUPERVISED = "supervised"
 LARGER = {
@@ -95,6 +95,7 @@ class Study:
     work: Path
     probe_every: int = 1
     fine_tunes: bool = True
+    rates: dict[str, float] = field(default_factory=dict)  # of arms that differ from TARGET_ARMS
 
     def __post_init__(self) -> None:
         self._epochs: tuple[int, SeedEpochs] | None = None
@@ -103,7 +104,7 @@ class Study:
     def run(self, arm: str, seed: int, data: Data, rate: float | None = None) -> dict[str, Any]:
         """Train one arm with one seed, or read its finished result."""
         spec, protocol = TARGET_ARMS[arm], self.protocol
-        rate = rate or spec.learning_rate
+        rate = rate or self.rates.get(arm, spec.learning_rate)
         path = file_of(self.results, protocol.name(data), arm, rate, seed)
         about = protocol.about(data)
         result = read(path, about) or {
@@ -193,6 +194,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", default=",".join(map(short, (*TARGET_ARMS, SUPERVISED))),
                         help="comma-separated; default: all")  # fmt: skip
     parser.add_argument("--rates", help="comma-separated learning rates; default: that of the arm")
+    parser.add_argument(
+        "--development", type=Path, help="folder of development runs: each arm has its best rate"
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=10_000, help="45000 is the most")
     parser.add_argument("--size", type=int, default=64, help="of an image, pixels")
@@ -243,6 +247,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = Study(protocol, options.results, options.work, options.probe_every,
                   not options.no_fine_tuning)  # fmt: skip
     rates = [float(rate) for rate in options.rates.split(",")] if options.rates else [None]
+    if options.development is not None:
+        study.rates = {
+            arm: best_rate(options.development, arm, protocol.model, protocol.image_size)
+            for arm in TARGET_ARMS
+        }
+        print(f"learning rates: {json.dumps(study.rates)}", flush=True)
     part, parts = map(int, options.part.split("/"))
     seeds = [int(seed) for seed in options.seeds.split(",")]
     is_fresh = {seed >= FIRST_FRESH_SEED for seed in seeds}

@@ -21,8 +21,8 @@ from semattn.utils.atomic_files import write_text
 
 from .pretraining_table import CONFIDENCE, PROBES, Curves, compared, said_points
 from .probes import unpacked
-from .target_arms import TARGET_ARMS
-from .targets import FIRST_FRESH_SEED, SUPERVISED
+from .target_arms import FIRST_FRESH_SEED, TARGET_ARMS
+from .targets import SUPERVISED
 
 BASE, METHOD = "pixels", "SIFT"
 MEASURES = {**PROBES, "finetune": "1,000 labels"}
@@ -32,7 +32,9 @@ Comparisons = dict[str, tuple[int, dict[str, dict[str, Any]]]]
 
 
 def read_runs(folder: Path, setting: dict[str, Any], fresh: bool = True) -> Runs:
-    """Return the finished runs of a setting by arm and seed, at the learning rate of the arm.
+    """Return the finished runs of a setting by arm and seed.
+
+    Development runs have the learning rate of the arm; a fresh seed has one run of each arm.
 
     Parameters
     ----------
@@ -46,9 +48,13 @@ def read_runs(folder: Path, setting: dict[str, Any], fresh: bool = True) -> Runs
         if not run.get("finished") or not setting.items() <= run["about"].items():
             continue
         arm = TARGET_ARMS.get(run["arm"])
-        at_rate = arm is None or run["learning_rate"] == arm.learning_rate
+        at_rate = fresh or arm is None or run["learning_rate"] == arm.learning_rate
         if at_rate and (run["seed"] >= FIRST_FRESH_SEED) == fresh:
-            runs.setdefault(run["arm"], {})[run["seed"]] = run
+            by_seed = runs.setdefault(run["arm"], {})
+            if run["seed"] in by_seed:
+                raise SystemExit(f"{path}: expected one run of {run['arm']} and seed "
+                                 f"{run['seed']}, got two learning rates — remove one")  # fmt: skip
+            by_seed[run["seed"]] = run
     order = [*TARGET_ARMS, SUPERVISED]
     return {arm: runs[arm] for arm in order if arm in runs}
 
