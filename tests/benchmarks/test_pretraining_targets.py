@@ -15,6 +15,7 @@ from benchmarks.studies.pretraining import (
     pretraining_data,
     target_arms as arms,
     target_controls as controls,
+    target_cost as cost,
     target_training as training,
     targets as bench,
     targets_scaling as scaling,
@@ -462,3 +463,16 @@ def test_tables_of_a_smoke_run_are_rendered(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [*argv, "--epochs", "7"])
     with pytest.raises(SystemExit, match="expected finished runs"):
         table.main()
+
+
+def test_ratios_of_cost_are_computed_within_a_round(tmp_path, monkeypatch, capsys):
+    seconds = {"pixels": [1.0, 2.0, 4.0], "SIFT": [1.5, 2.2, 8.0]}
+    rows = cost.cost_table(seconds, "")["rows"]
+    assert rows[1]["step_ms"] == 2200 and rows[1]["ratio"] == 1.5
+    out = tmp_path / "cost.json"
+    monkeypatch.setattr("sys.argv", ["cost", "--smoke", "--rounds", "1", "--out", str(out)])
+    cost.main()
+    capsys.readouterr()
+    stored = json.loads(out.read_text())
+    assert [row["arm"] for row in stored["rows"]] == list(arms.TARGET_ARMS)
+    assert "SIFT" in render_tables.table(stored)
