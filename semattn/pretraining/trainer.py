@@ -59,6 +59,15 @@ class MaskedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         return self.order
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the batches of evaluation, the last of which may be smaller."""
+        # One setting of transformers drops the last batch of training and of evaluation.
+        self.args.dataloader_drop_last = False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = True
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers 5 saves some weights under their version 4 names, and its trainer skips
         # unknown names when it loads a checkpoint. `from_pretrained` maps both.

@@ -194,10 +194,11 @@ def test_all_kinds_of_runs_reduce_the_loss(more, tmp_path):
     assert (tmp_path / "keypoints").exists() == (needs and more.get("keypoints") != "detect")
 
 
-def test_the_loss_under_fixed_masks_is_the_loss_of_the_model(tmp_path):
-    run = pretrain(pictures(), tmp_path, **options(epochs=1, validation=pictures(8)))
-    data = FixedMasks(run.data, pictures(8))
-    items = [data[i] for i in range(8)]
+@pytest.mark.parametrize("count", [8, 3, 11])  # a batch has 8
+def test_the_loss_under_fixed_masks_is_the_loss_of_the_model(count, tmp_path):
+    run = pretrain(pictures(), tmp_path, **options(epochs=1, validation=pictures(count)))
+    data = FixedMasks(run.data, pictures(count))
+    items = [data[i] for i in range(count)]
     pixels, noise = (
         torch.stack([item[key] for item in items]) for key in ("pixel_values", "noise")
     )
