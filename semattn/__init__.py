@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # `as` marks the names as public for type checkers
     )
     from .explain import (
         AttentionRollout as AttentionRollout,
+        AttnLRP as AttnLRP,
         Center as Center,
         Explanation as Explanation,
         GenericRelevance as GenericRelevance,
@@ -101,6 +102,7 @@ _NAMES = {
     "density": ("densities",),
     "explain": (
         "AttentionRollout",
+        "AttnLRP",
         "Center",
         "Explanation",
         "GenericRelevance",

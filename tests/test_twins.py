@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semattn import AttentionPrompter, explainers, record
+from semattn import AttentionPrompter, AttnLRP, explainers, record
 from semattn.errors import SemattnError, UnsupportedModelError
 from semattn.explain.captum_methods import PixelExplainer
 from semattn.prompting import Box, Mask
@@ -271,6 +271,8 @@ def test_one_readout_written_in_two_ways_gives_one_map(name: str, second: str) -
     x = pictures()
     torch.testing.assert_close(joined(x), model(x), atol=1e-9, rtol=1e-9)
     explainer = _explainer(name, Twin())
+    if name == "attn-lrp":  # the gamma rule depends on which sums are computed in one layer
+        explainer = AttnLRP(gamma=0)
     expected = explainer.patch_map(model, x, target=TARGET)
     assert_same(explainer.patch_map(joined, x, target=TARGET), expected)
 

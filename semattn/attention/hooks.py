@@ -45,6 +45,10 @@ _KINDS = {
     F.multi_head_attention_forward: "multi-head",
 }
 
+DISPATCH_CHECKS = (
+    "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic",
+)  # fmt: skip
+
 
 @dataclass
 class FusedCall:
@@ -327,14 +331,31 @@ def _run_multi_head(reply: Reply, args: tuple[Any, ...], kwargs: dict[str, Any])
         result = reply(DenseCall(unfolded, F.softmax, (dim,), {}))
         return result.flatten(0, 1) if is_folded else result
 
-    replaced = function.__globals__ | {
-        "scaled_dot_product_attention": attention,
-        "softmax": softmax,
-        "has_torch_function": lambda _: False,  # an outer attachment receives the inner call
-    }
-    copy = types.FunctionType(function.__code__, replaced, function.__name__, function.__defaults__)
-    copy.__kwdefaults__ = function.__kwdefaults__
+    copy = without_dispatch(
+        function,
+        # an outer attachment receives the inner call
+        scaled_dot_product_attention=attention,
+        softmax=softmax,
+    )
     return copy(*args, **kwargs)
+
+
+def without_dispatch(function: Any, **replaced: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a copy of a function of PyTorch that runs its code in an active function mode.
+
+    The function itself passes its call to the mode as a whole; the copy passes the calls inside it.
+    `replaced` are other functions for the names that the code uses.
+    """
+    ignored = dict.fromkeys(DISPATCH_CHECKS, lambda *_: False)
+    copy = types.FunctionType(
+        function.__code__,
+        function.__globals__ | ignored | replaced,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 @contextmanager

@@ -76,8 +76,8 @@ Target = Annotated[
 METHODS = (
     "[bold]sift-patch-interrelation[/] (semattn's own); from attention: raw-attention, "
     "attention-rollout, gradient-rollout, generic-relevance, transition-attention, legrad; from "
-    "features: grad-cam; from pixels: input-x-gradient, integrated-gradients, smooth-grad, "
-    "occlusion; or a baseline that ignores the model: keypoint-density, random, center"
+    "features: grad-cam; from pixels: attn-lrp, input-x-gradient, integrated-gradients, "
+    "smooth-grad, occlusion; or a baseline that ignores the model: keypoint-density, random, center"
 )
 Method = Annotated[str, _option(METHOD, "NAME", f"Explanation method: {METHODS}.")]
 Methods = Annotated[

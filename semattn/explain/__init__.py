@@ -6,12 +6,14 @@ from .captum_methods import InputXGradient, IntegratedGradients, Occlusion, Smoo
 from .explanation import Explanation, StoredMaps, load_maps, save_maps
 from .grad_cam import GradCAM
 from .legrad import LeGrad
+from .relevance_propagation import AttnLRP
 from .rollout import AttentionRollout, GenericRelevance, GradientRollout, RawAttention
 from .sift_patch_interrelation import SIFTPatchInterrelation
 from .transition_attention import TransitionAttention
 
 __all__ = [
     "AttentionRollout",
+    "AttnLRP",
     "Center",
     "Explainer",
     "Explanation",

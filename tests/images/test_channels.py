@@ -18,7 +18,7 @@ from semattn.prompting import AttentionPrompter, Box
 from semattn.viz import figure
 
 CHANNELS = (1, 2, 4, 6, 13)
-PIXEL_METHODS = {"input-x-gradient", "integrated-gradients", "smooth-grad", "occlusion"}
+PIXEL_METHODS = {"attn-lrp", "input-x-gradient", "integrated-gradients", "smooth-grad", "occlusion"}
 
 
 @functools.cache
