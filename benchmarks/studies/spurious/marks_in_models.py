@@ -56,15 +56,16 @@ from ...datasets import cifar10
 from ...datasets.marked_sets import (
     DATASETS,
     MarkedSet,
+    choose_marked,
     hull,
     load_clean,
-    plant,
     planted_class,
     with_marks,
 )
 from ...datasets.moving_marks import MARKS, Pose, draw_mark
 from ...datasets.objects_on_scenes import NAMES, ObjectsOnScenes
 from ...datasets.objects_on_scenes.fetch import default_root
+from ...datasets.planted_cues import changed_pixels, watermark
 from ..prompting.arms import normalise
 from .last_block import last_inputs, train_last_block, trained_part, with_trained_part
 from .search import BATCH, PREPROCESSING, keep, precision
@@ -75,6 +76,7 @@ RATES = (0.5, 0.2)
 TRAIN = 780
 NUM_IN_CLASS, NUM_OTHERS = 20, 60  # test images with the mark, and the same numbers without
 GROUPS = ("class, mark", "class, no mark", "others, mark", "others, no mark")
+IMAGENET_W = "ImageNet-W"  # kind of the fixed watermark of arXiv 2212.04825
 FIXED = Pose(x=0.95, y=0.95, scale=1.0, rotation=0.0)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 TRAIN_SEED, TEST_SEED = 500, 900  # added to the seed for training and test images
@@ -134,8 +136,12 @@ def mark(images: MarkedSet, case: Case, is_marked: np.ndarray, seed: int) -> Mar
         return with_marks(images, case.kind, is_marked, seed)
     drawn, masks = images.images.copy(), images.masks.copy()
     for row in np.flatnonzero(is_marked):
-        layer = MARKS[case.kind](np.random.default_rng((seed, int(row))))
-        drawn[row], masks[row] = draw_mark(images.images[row], layer, FIXED)
+        image = images.images[row]
+        if case.kind == IMAGENET_W:
+            drawn[row], masks[row] = watermark(image), changed_pixels(watermark, len(image))
+        else:
+            layer = MARKS[case.kind](np.random.default_rng((seed, int(row))))
+            drawn[row], masks[row] = draw_mark(image, layer, FIXED)
     return replace(images, images=drawn, masks=masks, is_marked=is_marked)
 
 
@@ -144,7 +150,7 @@ def marked_at_rate(images: MarkedSet, case: Case, seed: int) -> MarkedSet:
     everywhere = case.twin == "everywhere"
     classes = sorted(set(images.labels.tolist())) if everywhere else [case.target]
     rates = dict.fromkeys(classes, 0.0 if case.twin == "clean" else case.rate)
-    return mark(images, case, plant(images, case.kind, rates, seed).is_marked, seed)
+    return mark(images, case, choose_marked(images.labels.tolist(), rates, seed), seed)
 
 
 @lru_cache(maxsize=1)
