@@ -146,6 +146,14 @@ def test_activations_with_an_offset_give_the_rest_to_the_input(function: Any) ->
     torch.testing.assert_close(actual, expected, atol=1e-7, rtol=1e-6)
 
 
+def test_the_slope_of_an_offset_activation_at_zero_is_its_derivative() -> None:
+    x = torch.tensor([0.0, 1e-12], dtype=torch.float64, requires_grad=True)
+    with PropagationMode(EPSILON_RULE):
+        result = torch.sigmoid(x)
+    (gradient,) = torch.autograd.grad(result.sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.25))
+
+
 NORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "layer norm": lambda x, w: F.layer_norm(x, (8,), w, None, 1e-3),
     "by hand": lambda x, w: (
@@ -182,6 +190,7 @@ def test_layer_norm_has_a_constant_deviation(name: str) -> None:
         lambda x: x / x.square().mean(-1, keepdim=True).sqrt(),
         lambda x: F.normalize(x, dim=-1),
         lambda x: x / x.norm(dim=-1, keepdim=True),
+        lambda x: x / (1 + x.abs().mean(-1, keepdim=True)),
         lambda x: F.batch_norm(x, torch.zeros(8).double(), torch.ones(8).double(), rand(8)),
     ],
 )
