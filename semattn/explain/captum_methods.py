@@ -122,13 +122,16 @@ def default_device(device: torch.device | str) -> AbstractContextManager[Any]:
 
 def _forward(request: AttributionRequest, target: TargetLike, is_blocked: bool) -> Forward:
     n_images, caller_device = len(request.inputs), torch.get_default_device()
+    constants = [  # only the images are differentiated
+        value.detach() if isinstance(value, Tensor) else value for value in request.extra_args
+    ]
 
     def forward(copies: Tensor, image_index: Tensor) -> Tensor:
         extra = [
             value[image_index]
             if isinstance(value, Tensor) and value.ndim and len(value) == n_images
             else value
-            for value in request.extra_args
+            for value in constants
         ]
         with default_device(caller_device), KeepGradients() if is_blocked else nullcontext():
             output = request.model(copies.to(request.inputs.dtype), *extra)

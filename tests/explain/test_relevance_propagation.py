@@ -122,6 +122,25 @@ def test_a_call_without_a_rule_has_a_note() -> None:
     assert AttnLRP().explain(build("class-token"), images(), target=TARGET).notes == ()
 
 
+class _Scaled(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.inner(x * scale)
+
+
+def test_other_arguments_are_constants_even_if_they_require_gradients() -> None:
+    model, x = _Scaled(build("class-token")), images()
+    scale = torch.full((1, 3, 48, 64), 0.5)
+    maps = [
+        AttnLRP(model).attribute(x, TARGET, additional_forward_args=(value,))
+        for value in (scale, scale.clone().requires_grad_())
+    ]
+    assert torch.equal(*maps)
+
+
 def test_gradient_checkpointing_does_not_change_the_map() -> None:
     model, x = timm.create_model("test_vit", img_size=64, num_classes=5).eval(), images(2)
     x = nn.functional.pad(x, (0, 0, 0, 16))
