@@ -8,6 +8,7 @@ control image: pasting creates borders, which change the output too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ from .significance import Effect, class_effect, effect, mean_of_valid
 MAX_IMAGES = 30  # images of an intervention, at most
 ROUNDS = 4  # repetitions with other partner images
 FUTILITY_P = 0.5  # p-value of the first transplants above which the rest is skipped
+# Least log-probability that counts: changes among smaller ones are as large as the effect of a cue,
+# and do not change what the model answers. On development seeds 0 to 2 (moving marks, two sets,
+# true regions, linear heads) specificity and transplant pass for 83 % of 24 marks at rate .5 and
+# 54 % at .2, without a least value for 75 and 46 %; of the classes without a mark, 8 % pass in both
+# cases.
+MIN_LOG_SCORE = math.log(1e-4)
 N_PARTNERS = 12  # random images of which the best fitting is taken
 STRENGTH = 1.0
 LAYERS = "last-half"
@@ -88,7 +95,8 @@ class InterventionResult:
     removal, transplant : (n,), effects on the log-odds of the class; if transplants have no effect,
         removal is not tried, and `without` and `removal` are NaN
     transplant_by_class : (n, K), the effect of the transplant on the score of every class:
-        log-probabilities, or log-odds of independent classes; NaN for the receiver's own class
+        log-probabilities, or log-odds of independent classes, of `MIN_LOG_SCORE` or more; NaN for
+        the receiver's own class
     """
 
     rows: np.ndarray
@@ -349,7 +357,7 @@ def class_answers(
 ) -> np.ndarray:
     """Return the log-odds of the class, then the scores of all classes: (n, 1 + K), in nats.
 
-    Patches `hidden` (n, P) are suppressed in all layers.
+    Scores are `MIN_LOG_SCORE` or more. Patches `hidden` (n, P) are suppressed in all layers.
     """
 
     def answers(batch: slice) -> Tensor:
@@ -362,9 +370,8 @@ def class_answers(
         with torch.no_grad(), hiding:
             logits, meaning = predict(context.model, inputs)
         classes = torch.full((len(inputs),), target, device="cpu")
-        return torch.cat(
-            [meaning.log_odds(logits, classes)[:, None], meaning.log_scores(logits)], dim=1
-        )
+        scores = meaning.log_scores(logits).clamp(min=MIN_LOG_SCORE)
+        return torch.cat([meaning.log_odds(logits, classes)[:, None], scores], dim=1)
 
     return _in_batches(context, answers, len(images))
 

@@ -53,6 +53,30 @@ def test_answers_are_those_of_the_model(model):
         )
 
 
+def test_probabilities_below_the_least_one_count_as_the_least_one(model):
+    class Confident(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            return 40 * self.model(images)
+
+    context = InterventionContext(
+        Confident().eval(), record(model, x()).grid, lambda rows: x()[rows], lambda rows: None, 2,
+        np.array([0, 1, 2]),
+    )  # fmt: skip
+    answers = class_answers(context, x(), 1)
+    with torch.no_grad():
+        logits = 40 * model(x())
+    expected = logits.softmax(dim=1).clamp(min=1e-4).log()
+    assert (expected.exp() < 1.001e-4).any()
+    torch.testing.assert_close(torch.from_numpy(answers[:, 1:]), expected)
+    torch.testing.assert_close(  # the effect on the class itself is not limited
+        torch.from_numpy(answers[:, 0]), log_odds(logits, torch.ones(3).long())
+    )
+
+
 def without(model, image, hidden):
     """Return the logits of one image whose tokens `hidden` (P,) are dropped after the embedding."""
     keep = torch.cat([torch.ones(model.num_prefix_tokens).bool(), ~hidden])
