@@ -129,14 +129,14 @@ def calls_without_rule(scores: Tensor) -> tuple[str, ...]:
     UnsupportedModelError
         For parts of the graph whose calls are not visible, such as compiled functions.
     """
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     names: set[str] = set()
     waiting = [scores.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         inputs = [function for function, _ in node.next_functions]
         waiting += inputs
         name = node.name()

@@ -48,7 +48,7 @@ class RuleSettings:
 
 @dataclass
 class PassState:
-    """What the rules remember during one forward pass.
+    """State of the rules during one forward pass.
 
     `sources` maps the result of elementwise calls to the tensor that they are a function of, with
     the versions of both, since either may be changed in place.
@@ -109,9 +109,11 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         patterns = "{}", "{}_", "__{}__", "__i{}__"
         forms = [pattern.format(name) for name in names for pattern in patterns]
-        found = [getattr(owner, form, None) for owner in _NAMESPACES for form in forms]
+        functions = [getattr(owner, form, None) for owner in _NAMESPACES for form in forms]
         # Functions of PyTorch in Python are read by their code, see `propagation`.
-        RULES.update({form: function for form in found if callable(form) and not is_python(form)})
+        RULES.update(
+            {form: function for form in functions if callable(form) and not is_python(form)}
+        )
         return function
 
     return register

@@ -114,10 +114,10 @@ def erase_from_folder(
         for is_shown in pool.map(write_copy, paths, files) if marks else ():
             shown.append(is_shown)
             progress(STAGE, len(shown), len(paths))
-    chosen = [n for n, is_shown in enumerate(shown) if is_shown]
+    written = [n for n, is_shown in enumerate(shown) if is_shown]
     return ErasedCopies(
-        images, tuple(paths[n] for n in chosen), tuple(files[n] for n in chosen),
-        tuple(_names([paths[n].relative_to(images) for n in chosen])),
+        images, tuple(paths[n] for n in written), tuple(files[n] for n in written),
+        tuple(_names([paths[n].relative_to(images) for n in written])),
     )  # fmt: skip
 
 

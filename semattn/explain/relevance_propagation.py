@@ -92,10 +92,10 @@ class AttnLRP(PixelExplainer):
             )
         numbers = {"gamma": 0.05, "conv_gamma": 0.05, "epsilon": 0.0, "affinity": 0.0}
         numbers |= PRESETS[preset]
-        chosen = {
+        given_options = {
             "gamma": gamma, "conv_gamma": conv_gamma, "epsilon": epsilon, "affinity": affinity,
         }  # fmt: skip
-        numbers |= {name: value for name, value in chosen.items() if value is not None}
+        numbers |= {name: value for name, value in given_options.items() if value is not None}
         for name, value in numbers.items():
             check_number(name, value, minimum=0)
         if not numbers["affinity"] < 1:

@@ -190,7 +190,7 @@ def build_model(
             f"{config.image_size} and {config.patch_size} — pass the sizes of the model"
         )
     old_head = {name: getattr(config, name) for name in head if hasattr(config, name)}
-    # Words are fitted anew for each run, so that a head for other words has no meaning.
+    # Each run fits its own words, so a head for other words has no meaning.
     if head != old_head or hasattr(config, "target") != bool(head) or target == WORDS:
         from .targets import replace_head
 

@@ -87,12 +87,12 @@ def _grow_once(
         rows.append(of_image[is_near])
     if len(parts) < 2:
         return None
-    whole, row = concatenate(parts), np.concatenate(rows)
+    merged, row = concatenate(parts), np.concatenate(rows)
     view = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    recurs = _recurs(whole, view, MAX_RATIO * background[row])
+    recurs = _recurs(merged, view, MAX_RATIO * background[row])
     if not recurs.any():
         return None
-    return template_of(whole.rows(recurs), background[row[recurs]])
+    return template_of(merged.rows(recurs), background[row[recurs]])
 
 
 def _recurs(features: LocalFeatures, view: np.ndarray, limits: np.ndarray) -> np.ndarray:
