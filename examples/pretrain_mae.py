@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from semattn.masking import GuidedMasking, Schedule
-from semattn.pretraining import features, pretrain, readable
+from semattn.pretraining import end_processes, features, pretrain, readable
 
 TINY = {
     "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96,
@@ -73,6 +73,7 @@ def main() -> None:
         learning_rate=1e-2 if options.model is None else 1.5e-4,
         device="cpu" if options.model is None else "auto",
     )
+    end_processes()
     if not run.is_main:
         return
     for line in run.log:

@@ -73,7 +73,7 @@ def pretrain(
     [bold]words.npz[/].
     """
     from ..data import list_images
-    from ..pretraining import FILES, pretrain as run
+    from ..pretraining import FILES, end_processes, pretrain as run
 
     is_main = os.environ.get("RANK", "0") == "0"
     results = result_folder(out, "semattn-pretrain", "pretrain", (folder,), FILES, force=force)
@@ -95,6 +95,7 @@ def pretrain(
                 precision=_precision(precision, device), device=device,
                 checkpoint_steps=checkpoint_steps, validation=others, progress=progress,
             )  # fmt: skip
+    end_processes()
     if not is_main:
         return None
     files = _files(finished)

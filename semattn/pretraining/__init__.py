@@ -7,7 +7,7 @@ transformers and accelerate are imported when a run starts; the extra `pretrain`
 from .data import EpochSampler, FixedMasks, MaskedImages, readable
 from .models import SIZES, add_positions, build_model, features, load_model
 from .reconstruction import Reconstruction, reconstruct
-from .run import FILES, PretrainingRun, pretrain
+from .run import FILES, PretrainingRun, end_processes, pretrain
 
 __all__ = [
     "FILES",
@@ -19,6 +19,7 @@ __all__ = [
     "Reconstruction",
     "add_positions",
     "build_model",
+    "end_processes",
     "features",
     "load_model",
     "pretrain",

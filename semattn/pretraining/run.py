@@ -265,6 +265,16 @@ def pretrain(
     return replace(run, log=tuple(training.select_metrics(trainer.state.log_history)))
 
 
+def end_processes() -> None:
+    """End the connections between the processes of `pretrain`, at the end of a script.
+
+    A process that exits with open connections may abort. Nothing changes with one process.
+    """
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+
+
 def _train(trainer: Any, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -47,7 +47,7 @@ def main(out: str, settings: str) -> None:
     """Run `pretrain`; each process records the items that it loaded."""
     import torch
 
-    from semattn.pretraining import MaskedImages, pretrain
+    from semattn.pretraining import MaskedImages, end_processes, pretrain
 
     torch.set_num_threads(1)
     arguments = json.loads(settings)
@@ -69,6 +69,7 @@ def main(out: str, settings: str) -> None:
     run = pretrain(pictures(), out, **options(progress=progress, **arguments))
     rank = os.environ.get("RANK", "0")
     Path(out, f"seen-{rank}.json").write_text(json.dumps({"seen": items, "resumed": run.resumed}))
+    end_processes()
 
 
 if __name__ == "__main__":
