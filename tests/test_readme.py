@@ -44,16 +44,24 @@ def test_the_make_targets_it_names_exist():
 
 
 def test_its_python_runs(tmp_path, monkeypatch):
-    """The five lines, on a tiny model, with the photograph that the repository carries."""
+    """The lines on a model of one's own, with a tiny model and the photograph in examples/."""
     import timm
-
-    import semattn
 
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code
     tiny = timm.create_model("test_vit", img_size=64).eval()
-    monkeypatch.setitem(vars(semattn), "load", lambda *_: tiny)
-    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: tiny)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     exec(code[1], scope)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert scope["heat_map"].shape == (1, 3, 64, 64)
+
+
+def test_it_is_short():
+    """At most 900 words without code and tables, and two tables."""
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    prose = [line for line in text.splitlines() if not line.startswith("|")]
+    assert sum(len(line.split()) for line in prose) <= 900
+    assert len(re.findall(r"^\| *-{3}", text, re.MULTILINE)) == 2

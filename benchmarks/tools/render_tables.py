@@ -23,6 +23,8 @@ from typing import Any
 
 from benchmarks import RESULTS_DIR, ROOT
 
+from .summary_table import summary
+
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -190,7 +192,12 @@ def _explained() -> dict[str, Any]:
     }
 
 
-TABLE_BUILDERS = {"explained": _explained, "families": _families, "refusals": _refusals}
+TABLE_BUILDERS = {
+    "explained": _explained,
+    "families": _families,
+    "refusals": _refusals,
+    "summary": lambda: summary(_explained),
+}
 
 
 def render(page: str, results: Path = RESULTS_DIR) -> str:
