@@ -123,7 +123,7 @@ def summary(explained: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         ("Which patches change the score most?", deleted, "results.md"),
         ("What does SIFT add to the map?", f"AP {sift}: **nothing measurable**", "results.md"),
         ("What does SIFT add to the search for marks?", _marks(),
-         "spurious.md#recurring-marks-results"),
+         "spurious-studies.md"),
         ("What does SIFT add to pre-training?", _pretraining(), "pretraining-studies.md"),
         ("What does a map cost?", _cost(), "explainers.md#time-and-memory"),
     ]  # fmt: skip
