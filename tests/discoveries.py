@@ -9,7 +9,7 @@ import numpy as np
 
 from semattn.spurious import Discovery, Effect, Example, Group, Rank, Skipped, SpuriousCue
 from semattn.spurious.cue_detector import CueDetector
-from semattn.spurious.mark_cue import MarkCue
+from semattn.spurious.marks.cue import MarkCue
 from tests import marked
 
 NONE = Effect(math.nan, math.nan, math.nan, 0, 1.0)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.spurious import Mark, MarkDiscovery, MarkExample, Region, Skipped
-from semattn.spurious.mark_template import MarkTemplate
+from semattn.spurious.marks.template import MarkTemplate
 
 NAMES = ("cat", "dog", "owl")
 SIDE, EACH = 96, 12

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_keypoints_and_attention_never_meet(path):
     if unit(path) in never:
         pattern = re.compile(rf"semattn\.({never[unit(path)]})\b")
         assert not [name for name in imports(path) if pattern.match(name)]
+
+
+# Files of the search for marks that use a model; the others must not.
+WITH_MODEL = {"candidates", "interventions", "cue"}
+MARKS = sorted((PACKAGE / "spurious" / "marks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [path for path in MARKS if path.stem not in WITH_MODEL], ids=where)
+def test_the_search_for_marks_needs_no_model(path):
+    models = r"semattn\.(attention|density|explain|interrelation|prompting)\b"
+    shared = r"semattn\.spurious(\.(?!batch_store$|significance$|marks\b)|$)"
+    own = rf"semattn\.spurious\.marks\.({'|'.join(WITH_MODEL)})$"
+    forbidden = re.compile(f"{models}|{shared}|{own}")
+    assert not [name for name in imports(path) if forbidden.match(name)]
 
 
 @pytest.mark.parametrize("path", INTERNAL, ids=where)
@@ -204,7 +219,7 @@ def test_no_path_of_a_machine():
 
 # The shape of the package. A file more is a reason to merge two that are always read together.
 # 190 files without the search for marks, 6 for descriptor targets, 3 for relevance propagation.
-MAX_FILES, MAX_ROOMS, MAX_ARROWS = 222, 28, 180
+MAX_FILES, MAX_ROOMS, MAX_ARROWS = 223, 28, 180
 
 
 def _classes() -> dict[str, list[str]]:
@@ -224,6 +239,25 @@ def test_no_two_classes_have_one_name():
 def test_no_three_files_have_one_name():
     names = Counter(path.name for path in SOURCES if path.name != "__init__.py")
     assert not {name: count for name, count in names.items() if count > 2}
+
+
+def test_imports_of_files_have_an_order():
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in SOURCES
+        if path.name != "__init__.py"
+    }
+    needed = {}
+    for module, path in files.items():
+        names = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # at the top level
+            if isinstance(node, ast.ImportFrom):
+                base = ".".join(module.split(".")[: -node.level])
+                base = f"{base}.{node.module}" if node.module else base
+                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        needed[module] = names & files.keys()
+    assert needed["semattn.spurious.search"] >= {"semattn.spurious.marks.candidates"}
+    TopologicalSorter(needed).prepare()  # CycleError names files that import each other
 
 
 def test_the_package_stays_small():

@@ -77,7 +77,7 @@ def marks(
     """
     from ..data import list_images
     from ..spurious import find_marks
-    from ..spurious.marks import check_options
+    from ..spurious.marks.search import check_options
 
     names = [*MARKS_FILES.values(), PAGE]
     results = result_folder(out, "semattn-marks", "marks", (folder,), names, force=force)

@@ -4,11 +4,11 @@ from ..data.loading import Skipped
 from .cue import Example, SpuriousCue
 from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
-from .mark import Mark, MarkExample, erase_marks
-from .mark_cue import MarkCue
-from .mark_files import load_marks, save_marks
-from .mark_template import Region
-from .marks import MarkDiscovery, find_marks
+from .marks.cue import MarkCue
+from .marks.files import load_marks, save_marks
+from .marks.mark import Mark, MarkExample, erase_marks
+from .marks.search import MarkDiscovery, find_marks
+from .marks.template import Region
 from .search import Search, discover_spurious
 from .significance import Effect
 

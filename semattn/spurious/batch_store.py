@@ -259,3 +259,10 @@ class BatchStore(ABC):
 
     def _batch_name(self, number: int) -> str:
         return f"{self.prefix}{number:06d}"
+
+
+def strided(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` of the rows, evenly spaced."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from . import candidates
+from .batch_store import strided
 from .candidates import Candidate
-from .feature_store import FeatureStore, strided
+from .feature_store import FeatureStore
 from .projection import FeatureProjection
 from .significance import relative_risk_bound
 

@@ -21,8 +21,8 @@ from ..utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
 from .cue import Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
-from .mark_cue import MarkCue
-from .mark_files import mark_from_arrays, mark_to_arrays, with_prefix
+from .marks.cue import MarkCue
+from .marks.files import mark_from_arrays, mark_to_arrays, with_prefix
 from .significance import Effect
 
 FORMAT = 2

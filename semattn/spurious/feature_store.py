@@ -23,7 +23,7 @@ from ..utils.input_identity import (
 )
 from ..utils.processes import Progress
 from ..utils.run_store import RunStore
-from .batch_store import BATCH, BatchIndex, BatchStore
+from .batch_store import BATCH, BatchIndex, BatchStore, strided
 from .feature_extractor import FeatureExtractor
 from .projection import FeatureProjection, fit_projection
 
@@ -197,13 +197,6 @@ class FeatureStore(BatchStore):
             "object_axes": np.array([axes.start, axes.stop]),
             "identities": identities_to_array(identities),
         }  # fmt: skip
-
-
-def strided(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return at most `most` of the rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def _grid_to_arrays(grid: PatchGrid) -> dict[str, np.ndarray]:

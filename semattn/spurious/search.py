@@ -35,7 +35,7 @@ from .discovery import Discovery, Rank
 from .feature_extractor import FeatureExtractor
 from .feature_store import FeatureStore
 from .interventions import InterventionContext, InterventionResult, run_interventions
-from .mark_search import (
+from .marks.candidates import (
     MarkCandidate,
     candidates_from_arrays as marks_from_arrays,
     candidates_to_arrays as marks_to_arrays,

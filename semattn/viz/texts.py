@@ -134,14 +134,14 @@ def mark_frequency(mark: Mark) -> str:
 
 def mean_picture_text(mark: Mark) -> str:
     """Return the number of images that the mean picture of a mark is made of, as text."""
-    from ..spurious.marks import MAX_PICTURED
+    from ..spurious.marks.search import MAX_PICTURED
 
     return f"mean of {count_text(min(mark.images, MAX_PICTURED), 'image')}"
 
 
 def mark_of(cue: SpuriousCue) -> Mark | None:
     """Return the mark of a cue; None for a cue of patches."""
-    from ..spurious.mark_cue import MarkCue
+    from ..spurious.marks.cue import MarkCue
 
     return cue.mark if isinstance(cue, MarkCue) else None
 

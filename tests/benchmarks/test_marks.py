@@ -18,8 +18,8 @@ from benchmarks.studies.spurious.mark_table import proportion_interval, tables
 from benchmarks.studies.spurious.marks import METHODS, matching_constants
 from semattn.keypoints import matching
 from semattn.keypoints.local_features import LocalFeatures
-from semattn.spurious.mark_candidates import MarkSearchResult, RecurringMark
-from semattn.spurious.mark_template import Region
+from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
+from semattn.spurious.marks.template import Region
 
 SIDE = 160
 

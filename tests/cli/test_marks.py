@@ -11,7 +11,8 @@ from PIL import Image
 
 from semattn import report
 from semattn.cli.marks import MARKS_FILES, write_marks
-from semattn.spurious import keypoint_store, load_marks
+from semattn.spurious import load_marks
+from semattn.spurious.marks import keypoint_store
 from tests import marked
 from tests.conftest import refused
 from tests.report.pages import NASTY, content_of
@@ -151,7 +152,7 @@ def test_without_a_mark_it_is_one_sentence(run, elsewhere):
 
 @pytest.mark.usefixtures("folder")
 def test_an_interrupted_search_resumes(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("semattn.spurious.marks.BATCH", 8)
+    monkeypatch.setattr("semattn.spurious.marks.search.BATCH", 8)
     assert run("marks", "photos", "--out", "whole")[0] == 0
     detect, counts = keypoint_store.detect_each, []
 

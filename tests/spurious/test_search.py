@@ -27,7 +27,7 @@ from semattn.spurious import (
     load_discovery,
     save_discovery,
 )
-from semattn.spurious.mark_cue import MarkCue
+from semattn.spurious.marks.cue import MarkCue
 from tests import models
 
 from . import planted

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks import RESULTS_DIR, ROOT
 from semattn import find_marks, viz
-from semattn.spurious.marks import MarkDiscovery
+from semattn.spurious.marks.search import MarkDiscovery
 from semattn.utils.atomic_files import atomic_write, write_text
 from semattn.zoo import cache_dir
 

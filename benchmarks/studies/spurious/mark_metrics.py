@@ -10,8 +10,8 @@ from sklearn.metrics import average_precision_score
 
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.keypoints.regions import outline_mask
-from semattn.spurious.mark_candidates import MarkSearchResult, RecurringMark
-from semattn.spurious.mark_template import Region
+from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
+from semattn.spurious.marks.template import Region
 
 from ...datasets.marked_sets import MarkedSet, hull
 

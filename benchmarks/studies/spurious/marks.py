@@ -27,8 +27,8 @@ import numpy as np
 from benchmarks import RESULTS_DIR
 from semattn.keypoints import matching
 from semattn.keypoints.local_features import LocalFeatures
-from semattn.spurious import mark_candidates
-from semattn.spurious.mark_candidates import MarkSearchResult, find_recurring_marks
+from semattn.spurious.marks import recurring
+from semattn.spurious.marks.recurring import MarkSearchResult, find_recurring_marks
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
@@ -205,7 +205,7 @@ def features_of(case: Case, searched: MarkedSet, work: Path, pool: str = "clean"
 def matching_constants(method: Method) -> Iterator[None]:
     """Replace the constants of the matching by those of a method."""
     with ExitStack() as stack:
-        for module in (matching, mark_candidates):
+        for module in (matching, recurring):
             stack.enter_context(patch.object(module, "MAX_RATIO", method.ratio))
         for name, value in method.tolerances.items():
             stack.enter_context(patch.object(matching, name, value))

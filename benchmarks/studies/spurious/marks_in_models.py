@@ -41,8 +41,8 @@ from semattn.spurious.interventions import (
     InterventionPatches,
     sample_rows,
 )
-from semattn.spurious.mark_cue import MarkCue
-from semattn.spurious.mark_interventions import (
+from semattn.spurious.marks.cue import MarkCue
+from semattn.spurious.marks.interventions import (
     erase_pixels,
     patches_of_masks,
     region_masks,

@@ -16,10 +16,10 @@ from semattn.keypoints.descriptor_index import DescriptorIndex, background_dista
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.keypoints.matching import MIN_INLIERS, Link, _mutual_matches, _rank_in_group
 from semattn.keypoints.regions import convex_outline
-from semattn.spurious import mark_candidates
-from semattn.spurious.mark_candidates import MarkSearchResult, RecurringMark
-from semattn.spurious.mark_groups import MAX_FEATURES, group_links
-from semattn.spurious.mark_template import MIN_LOCATED, Region
+from semattn.spurious.marks import recurring
+from semattn.spurious.marks.groups import MAX_FEATURES, group_links
+from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
+from semattn.spurious.marks.template import MIN_LOCATED, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,9 @@ def find_marks_without_geometry(
     """Return the marks of a set of images; arguments as for `find_recurring_marks`."""
     counts = Counter(labels.tolist())
     share = max(counts.values()) / len(labels)
-    quantile = min(mark_candidates.MAX_BACKGROUND, max(mark_candidates.MIN_BACKGROUND, share))
+    quantile = min(recurring.MAX_BACKGROUND, max(recurring.MIN_BACKGROUND, share))
     background = background_distances(features, quantile)
-    limits = mark_candidates.MAX_RATIO * background
+    limits = recurring.MAX_RATIO * background
     index = DescriptorIndex(features.descriptors)
     links = _links(features, *_mutual_matches(features, background, index))
     marks: list[RecurringMark] = []
@@ -68,11 +68,11 @@ def find_marks_without_geometry(
         searched = _images_to_search(index, template, features, members)
         regions = template.locate_features(features.of_images(searched))
         if len(regions) > 1:
-            target, p = mark_candidates._most_frequent_class(regions, labels, counts)
+            target, p = recurring._most_frequent_class(regions, labels, counts)
             marks.append(RecurringMark(template, regions, target, p))  # type: ignore[arg-type]
     marks.sort(key=lambda mark: (mark.p, -len(mark.regions)))
-    n_tests = mark_candidates.count_tests(marks, counts, alpha)
-    return MarkSearchResult(mark_candidates._without_parts(marks), n_tests, 0)
+    n_tests = recurring.count_tests(marks, counts, alpha)
+    return MarkSearchResult(recurring._without_parts(marks), n_tests, 0)
 
 
 def _links(features: LocalFeatures, first: np.ndarray, second: np.ndarray) -> list[Link]:
@@ -91,7 +91,7 @@ def _images_to_search(
     index: DescriptorIndex, template: DescriptorSet, features: LocalFeatures, members: np.ndarray
 ) -> list[int]:
     """Return the linked images and those with enough descriptors that match the template."""
-    distances, neighbours = index.search(template.features.descriptors, mark_candidates.SEARCHED)
+    distances, neighbours = index.search(template.features.descriptors, recurring.SEARCHED)
     first, column = np.nonzero(distances < template.limits[:, None])
     image = features.image[neighbours[first, column]]
     is_first = _rank_in_group(first * features.n_images + image, np.zeros(len(first))) == 0

@@ -11,8 +11,8 @@ from semattn.keypoints.descriptor_index import background_distances
 from semattn.keypoints.local_features import LocalFeatures, fine_sift
 from semattn.keypoints.matching import Link, apply, invert, link_images
 from semattn.keypoints.regions import outline_mask
-from semattn.spurious.mark_groups import MAX_FEATURES, MAX_VIEWS, group_links, make_template
-from semattn.spurious.mark_template import MarkTemplate
+from semattn.spurious.marks.groups import MAX_FEATURES, MAX_VIEWS, group_links, make_template
+from semattn.spurious.marks.template import MarkTemplate
 from tests.keypoints.drawn_marks import (
     SIZE,
     corners,

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..keypoints.descriptor_index import DescriptorIndex, background_distances
-from ..keypoints.local_features import LocalFeatures
-from ..keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
-from ..keypoints.regions import area, convex_outline
-from .mark_groups import group_links, make_template
-from .mark_growth import grow_template
-from .mark_template import MarkTemplate, Region
-from .significance import fisher_p_of_counts
+from ...keypoints.descriptor_index import DescriptorIndex, background_distances
+from ...keypoints.local_features import LocalFeatures
+from ...keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
+from ...keypoints.regions import area, convex_outline
+from ..significance import fisher_p_of_counts
+from .groups import group_links, make_template
+from .growth import grow_template
+from .template import MarkTemplate, Region
 
 MIN_BACKGROUND, MAX_BACKGROUND = 0.1, 0.5  # quantile of the images that a mark is compared with
 MAX_AREA = 0.5  # part of an image from which on a region is a repeated photograph, not a mark

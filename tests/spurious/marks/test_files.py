@@ -10,7 +10,7 @@ import pytest
 
 from semattn.errors import SemattnError
 from semattn.spurious import find_marks, load_marks, save_discovery, save_marks
-from semattn.spurious.mark_files import mark_from_arrays, mark_to_arrays
+from semattn.spurious.marks.files import mark_from_arrays, mark_to_arrays
 from tests import discoveries, marked
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data.loading import Skipped
-from ..errors import SemattnError
-from ..utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
-from ..utils.text import to_json_number
+from ...data.loading import Skipped
+from ...errors import SemattnError
+from ...utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
+from ...utils.text import to_json_number
 from .mark import Mark, MarkExample
-from .mark_template import TEMPLATE_ARRAYS, MarkTemplate, Region
-from .marks import MarkDiscovery
+from .search import MarkDiscovery
+from .template import TEMPLATE_ARRAYS, MarkTemplate, Region
 
 FORMAT = "semattn marks 1"
 NUMBERS = ("inside", "outside", "p")  # fields that may be NaN, which JSON does not have

@@ -9,32 +9,28 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from ..images import Preprocessing
-from ..keypoints.local_features import local_features
-from ..prompting import AttentionPrompter
-from . import candidates
-from .cue import EVERYWHERE, MAX_EXAMPLES, SAME_PLACE, Example, PatchFinder, probabilities
-from .cue_detector import CandidateCue
-from .feature_store import FeatureStore, strided
-from .interventions import (
+from ...images import Preprocessing
+from ...keypoints.local_features import local_features
+from ...prompting import AttentionPrompter
+from .. import candidates
+from ..batch_store import strided
+from ..cue import EVERYWHERE, MAX_EXAMPLES, SAME_PLACE, Example, PatchFinder, probabilities
+from ..cue_detector import CandidateCue
+from ..feature_store import FeatureStore
+from ..interventions import (
     InterventionContext,
     InterventionPatches,
     InterventionResult,
     group_accuracies,
     sample_rows,
 )
-from .mark_candidates import RecurringMark, find_recurring_marks
-from .mark_cue import MarkCue, replace_changed
-from .mark_files import with_prefix
-from .mark_interventions import (
-    erase_pixels,
-    patches_of_masks,
-    region_masks,
-    run_mark_interventions,
-)
-from .mark_template import MarkTemplate, Region
-from .marks import MAX_IMAGES, describe_mark
-from .significance import corrected_p, score
+from ..significance import corrected_p, score
+from .cue import MarkCue, replace_changed
+from .files import with_prefix
+from .interventions import erase_pixels, patches_of_masks, region_masks, run_mark_interventions
+from .recurring import RecurringMark, find_recurring_marks
+from .search import MAX_IMAGES, describe_mark
+from .template import MarkTemplate, Region
 
 MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
 MAX_SALIENT_AROUND = 0.3  # part of the surroundings from which on it is a part of the object

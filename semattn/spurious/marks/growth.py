@@ -13,17 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..keypoints.local_features import LocalFeatures
-from ..keypoints.matching import (
-    MAX_ANGLE_ERROR,
-    MAX_RATIO,
-    MAX_SIZE_ERROR,
-    concatenate,
-    invert,
-)
-from ..keypoints.regions import area, is_inside
-from .mark_groups import MAX_VIEWS, SAME_PLACE, moved, template_of
-from .mark_template import MarkTemplate, Region
+from ...keypoints.local_features import LocalFeatures
+from ...keypoints.matching import MAX_ANGLE_ERROR, MAX_RATIO, MAX_SIZE_ERROR, concatenate, invert
+from ...keypoints.regions import area, is_inside
+from .groups import MAX_VIEWS, SAME_PLACE, moved, template_of
+from .template import MarkTemplate, Region
 
 MAX_ROUNDS = 3
 ENLARGEMENT = 1.6  # of the outline in each round: keypoints inside it may join the template

@@ -13,7 +13,7 @@ from semattn.data.labelled import LabelledImages
 from semattn.errors import SemattnError
 from semattn.keypoints import Keypoints
 from semattn.keypoints.local_features import fine_sift
-from semattn.spurious.keypoint_store import MAX_SIDE, KeypointStore, read_pixels
+from semattn.spurious.marks.keypoint_store import MAX_SIDE, KeypointStore, read_pixels
 from semattn.utils.processes import ignore_progress
 from semattn.utils.run_store import RunStore
 from tests.keypoints.drawn_marks import picture

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..grid import PatchGrid
-from ..keypoints.regions import inpaint, outline_mask
-from .interventions import (
+from ...grid import PatchGrid
+from ...keypoints.regions import inpaint, outline_mask
+from ..interventions import (
     FUTILITY_P,
     N_PARTNERS,
     ROUNDS,
@@ -25,8 +25,8 @@ from .interventions import (
     class_answers,
     to_result,
 )
-from .mark_template import Region
-from .significance import effect
+from ..significance import effect
+from .template import Region
 
 MIN_COVERED = 0.1  # part of a patch from which on it shows the mark
 N_RECEIVERS = 30  # images of other classes that get the mark, at least

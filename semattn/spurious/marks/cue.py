@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..images import Picture, Preprocessing, pixels_of
-from ..keypoints.local_features import fine_sift
-from ..prompting import AttentionPrompter
-from .cue import SpuriousCue
+from ...images import Picture, Preprocessing, pixels_of
+from ...keypoints.local_features import fine_sift
+from ...prompting import AttentionPrompter
+from ..cue import SpuriousCue
+from .interventions import erase_pixels, patches_of_masks, region_masks
 from .mark import Mark
-from .mark_interventions import erase_pixels, patches_of_masks, region_masks
-from .mark_template import Region
+from .template import Region
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ import pytest
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.keypoints.matching import apply
 from semattn.keypoints.regions import area, convex_outline
-from semattn.spurious.mark_growth import _recurs, grow_template
-from semattn.spurious.mark_template import MarkTemplate
+from semattn.spurious.marks.growth import _recurs, grow_template
+from semattn.spurious.marks.template import MarkTemplate
 from tests.keypoints.drawn_marks import random_descriptors
 
 SIDE, NOISE = 60, 25  # keypoints of the mark, and of the rest of each image

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import SemattnError
-from ..images import read
-from ..keypoints import Keypoints, detectors
-from ..keypoints.local_features import keypoints_to_arrays
-from ..utils.processes import own_cores
-from .batch_store import BatchIndex, BatchStore
+from ...errors import SemattnError
+from ...images import read
+from ...keypoints import Keypoints, detectors
+from ...keypoints.local_features import keypoints_to_arrays
+from ...utils.processes import own_cores
+from ..batch_store import BatchIndex, BatchStore
 
 MAX_SIDE = 896  # pixels: larger pictures are reduced
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..keypoints import Keypoints
-from ..keypoints.local_features import LocalFeatures, local_features
-from ..keypoints.matching import Link, apply, match_features
-from ..keypoints.regions import is_inside, shared_part
+from ...keypoints import Keypoints
+from ...keypoints.local_features import LocalFeatures, local_features
+from ...keypoints.matching import Link, apply, match_features
+from ...keypoints.regions import is_inside, shared_part
 
 MIN_LOCATED = 5  # matches of a template with an image
 MAX_SHARED = 0.5  # part of the smaller of two regions that they share if they are not one

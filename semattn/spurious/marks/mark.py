@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..images import Picture, read
-from ..keypoints.local_features import fine_sift
-from ..keypoints.matching import apply, compose
-from ..keypoints.regions import inpaint, outline_mask
-from ..utils.text import to_json_number
+from ...images import Picture, read
+from ...keypoints.local_features import fine_sift
+from ...keypoints.matching import apply, compose
+from ...keypoints.regions import inpaint, outline_mask
+from ...utils.text import to_json_number
 from .keypoint_store import reduced
-from .mark_template import MarkTemplate, Region
+from .template import MarkTemplate, Region
 
 NOT_TESTED = -1  # target of a mark in images without classes
 

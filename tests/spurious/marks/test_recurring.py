@@ -10,14 +10,14 @@ from scipy.stats import fisher_exact
 
 from semattn.keypoints import no_keypoints
 from semattn.keypoints.local_features import LocalFeatures, fine_sift, local_features
-from semattn.spurious.mark_candidates import (
+from semattn.spurious.marks.recurring import (
     MarkSearchResult,
     RecurringMark,
     _without_parts,
     count_tests,
     find_recurring_marks,
 )
-from semattn.spurious.mark_template import Region
+from semattn.spurious.marks.template import Region
 from tests.keypoints.drawn_marks import corners, features_of, paste, picture, placed, tag
 
 COUNT, MARKED, ALPHA = 18, (0, 3, 4, 7, 8, 12), 0.05

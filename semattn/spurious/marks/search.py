@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..data.labelled import LabelledImages, read_labelled
-from ..data.listing import find_class_folders, list_images
-from ..data.loading import Skipped
-from ..keypoints.local_features import fine_sift, local_features
-from ..keypoints.regions import mean_in_frame
-from ..utils.input_identity import input_names
-from ..utils.processes import Progress, exits_on_termination, ignore_progress
-from ..utils.provenance import versions
-from ..utils.run_store import RunStore
-from .feature_store import strided
+from ...data.labelled import LabelledImages, read_labelled
+from ...data.listing import find_class_folders, list_images
+from ...data.loading import Skipped
+from ...keypoints.local_features import fine_sift, local_features
+from ...keypoints.regions import mean_in_frame
+from ...utils.input_identity import input_names
+from ...utils.processes import Progress, exits_on_termination, ignore_progress
+from ...utils.provenance import versions
+from ...utils.run_store import RunStore
+from ..batch_store import strided
 from .keypoint_store import KeypointStore, reduced
 from .mark import NOT_TESTED, Mark, MarkExample, scale_region
-from .mark_candidates import MarkSearchResult, RecurringMark, find_recurring_marks
-from .mark_template import Region
+from .recurring import MarkSearchResult, RecurringMark, find_recurring_marks
+from .template import Region
 
 MAX_IMAGES = 4000  # images that are compared; descriptors of each take 200 kB of memory
 MAX_EXAMPLES = 12

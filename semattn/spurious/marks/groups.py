@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..keypoints.local_features import LocalFeatures
-from ..keypoints.matching import Link, apply, compose, concatenate, invert
-from ..keypoints.regions import convex_outline
-from .mark_template import MarkTemplate
+from ...keypoints.local_features import LocalFeatures
+from ...keypoints.matching import Link, apply, compose, concatenate, invert
+from ...keypoints.regions import convex_outline
+from .template import MarkTemplate
 
 # Two regions of one image are one if they share more than this part of the keypoints of the
 # smaller: a single wrong link of four matches, two of them on a mark and two on a repeated scene,

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 from semattn import discover_spurious
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import load_discovery, save_discovery
-from semattn.spurious.mark_cue import MarkCue
-from semattn.spurious.mark_interventions import patches_of_masks, shifted_masks
+from semattn.spurious.marks.cue import MarkCue
+from semattn.spurious.marks.interventions import patches_of_masks, shifted_masks
 
-from . import planted
+from .. import planted
 
 NAMES = ("red", "green", "blue")
 SIZE = 30  # pixels of the mark
