@@ -72,6 +72,10 @@ class UnsupportedModelError(SemattnError, TypeError):
     """Error for a model, or an attention call in it, that cannot be recorded correctly."""
 
 
+class MissingPackageError(SemattnError, ImportError):
+    """Error for a package that is not installed or cannot be imported."""
+
+
 class Interrupted(Exception):  # noqa: N818 — not an error
     """Interruption (Control-C) of a run after some results were written; the message lists them."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import requires, version
 
 import typer
 
+from ..errors import MissingPackageError
 from . import options
 from .json_output import Content, json_output
 from .printing import verbatim
@@ -31,15 +32,17 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of one check: its name, its status and a detail."""
+    """Result of one check: its name, its status, a detail, and commands that repair it by tool."""
 
     name: str
     status: str
     detail: str = ""
+    commands: dict[str, str] = field(default_factory=dict)
 
-    def content(self) -> dict[str, str]:
+    def content(self) -> dict[str, str | dict[str, str]]:
         """Return the result ready for JSON."""
-        return {"name": self.name, "status": self.status, "detail": self.detail}
+        content = {"name": self.name, "status": self.status, "detail": self.detail}
+        return content | ({"commands": self.commands} if self.commands else {})
 
 
 def doctor(
@@ -48,9 +51,10 @@ def doctor(
 ) -> None:
     """List installed versions and run self-tests; nothing is downloaded.
 
-    The self-tests detect keypoints, compute an explanation with fused and with unfused
-    attention, draw a figure, and check the folder for weights. The exit status is 1 if
-    anything that semattn needs is broken.
+    The self-tests import OpenCV, detect keypoints, compute an explanation with fused and with
+    unfused attention, draw a figure, and check the folder for weights. The exit status is 1 if
+    anything that semattn needs is broken, or if two builds of OpenCV overwrite each other;
+    the commands that repair OpenCV are printed.
     """
     results = list(run_checks())
     _report(results, as_json=as_json)
@@ -74,6 +78,7 @@ def run_checks() -> Iterator[CheckResult]:
     yield from _packages()
     yield _run_check("processor", _processor)
     yield _run_check("accelerator", _accelerator)
+    yield _opencv()
     yield _run_check("keypoints", _keypoints)
     yield _run_check("fused attention", lambda: _explanation(fused=True))
     yield _run_check("unfused attention", lambda: _explanation(fused=False))
@@ -86,6 +91,8 @@ def _run_check(name: str, check: Callable[[], str]) -> CheckResult:
     """Return the result of a check: its text, or its error."""
     try:
         return CheckResult(name, FINE, check())
+    except MissingPackageError as error:  # its commands are those of the check of the package
+        return CheckResult(name, BROKEN, str(error).partition(" — ")[0])
     except Exception as error:  # noqa: BLE001 — any error is a result
         return CheckResult(name, BROKEN, " ".join(f"{type(error).__name__}: {error}".split()))
 
@@ -94,6 +101,7 @@ def _packages() -> Iterator[CheckResult]:
     """Yield a result for each required package: the installed version against its requirement."""
     from packaging.requirements import Requirement
 
+    from ..keypoints.opencv import BUILDS, DEPENDENCY
     from ..utils.provenance import installed_version
 
     requirements = [Requirement(line) for line in requires("semattn") or ()]
@@ -101,8 +109,8 @@ def _packages() -> Iterator[CheckResult]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         installed = installed_version(requirement.name)
-        if installed is None and requirement.name == "opencv-python":
-            installed = installed_version("opencv-python-headless")
+        if installed is None and requirement.name == DEPENDENCY:  # any build will do
+            installed = next(filter(None, map(installed_version, BUILDS)), None)
         if installed is None:
             yield CheckResult(
                 requirement.name, BROKEN, f"expected {requirement.specifier or 'any'}, got none"
@@ -148,6 +156,17 @@ def _accelerator() -> str:
     if torch.backends.mps.is_available():
         return "Apple GPU (--device mps)"
     return "none: everything runs on the CPU"
+
+
+def _opencv() -> CheckResult:
+    """Return whether cv2 can be imported and belongs to one build."""
+    from ..keypoints.opencv import installation_problem, installed_builds
+
+    problem, commands = installation_problem()
+    if problem:
+        return CheckResult("opencv", BROKEN, problem, commands)
+    builds = ", ".join(f"{name} {version}" for name, version in installed_builds().items())
+    return CheckResult("opencv", FINE, builds or "not installed by pip or uv")
 
 
 def _keypoints() -> str:
@@ -227,3 +246,8 @@ def _show(results: list[CheckResult]) -> None:
         f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]all required parts work[/]"
     )
     console.print(f"\n{verdict}", soft_wrap=True)
+    for result in results:
+        if result.commands:
+            console.print(f"repair {result.name} with one of these:")
+        for tool, command in result.commands.items():
+            console.print(f"  [bold]{tool}:[/] {verbatim(command)}", soft_wrap=True)

@@ -3,7 +3,6 @@
 A detector is a function from pixels (H, W, 3) to `Keypoints`, registered by name in `detectors`.
 Detectors run on the CPU, in one thread for each image, and can run in parallel with the model
 (`detect_async`). Positions follow OpenCV: (x, y), with the centre of the first pixel at (0, 0).
-No other module imports cv2.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from ..images import luma
 from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
 from .keypoints import Keypoints
+from .opencv import import_cv2
 
 detectors: Registry[Callable[..., Keypoints]] = Registry("detector")
 """Functions from pixels (H, W, 3) uint8 to `Keypoints`, by name."""
@@ -119,7 +119,7 @@ def sift(
     descriptors : whether to compute descriptors
     """
     check_number("contrast_threshold", contrast_threshold, minimum=0)
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     extractor = cv2.SIFT_create(
         contrastThreshold=float(contrast_threshold), enable_precise_upscale=True
     )
@@ -237,14 +237,3 @@ def _check_pixels(pixels: np.ndarray) -> None:
         raise ShapeError(
             f"pixels: expected images of a pixel at least, got {pixels.shape} — leave them out"
         )
-
-
-def _import_cv2() -> Any:
-    try:
-        import cv2
-    except ImportError as error:  # absent, or the system lacks a library that it links
-        raise ImportError(
-            f"detector 'sift': expected OpenCV, got {error} — pip install opencv-python-headless "
-            "in place of opencv-python, or choose 'sift-skimage'"
-        ) from error
-    return cv2

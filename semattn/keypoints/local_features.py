@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .detectors import _import_cv2, sift
+from .detectors import sift
 from .keypoints import Keypoints
+from .opencv import import_cv2
 
 FINE_SIDE = 448  # pixels: images with a shorter longest side are enlarged, at most twice
 MAX_ENLARGEMENT = 2.0
@@ -35,7 +36,7 @@ def fine_sift(
     descriptors : whether to compute descriptors
     max_keypoints : greatest number of keypoints, the strongest first
     """
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     factor = min(MAX_ENLARGEMENT, max(1.0, FINE_SIDE / max(pixels.shape[:2])))
     large = np.ascontiguousarray(pixels)
     if factor > 1:

@@ -16,8 +16,8 @@ from itertools import chain
 import numpy as np
 
 from .descriptor_index import DescriptorIndex, parts
-from .detectors import _import_cv2
 from .local_features import LocalFeatures
+from .opencv import import_cv2
 
 MAX_RATIO = 0.8  # greatest squared distance, as a fraction of that to unrelated images
 NEIGHBOURS = 32  # nearest descriptors that are compared, over all images
@@ -225,7 +225,7 @@ def verify_matches(
     A link has `MIN_INLIERS` keypoints at distinct places that are not on a line. Their sizes and
     angles agree with the transform. The matches of a link are removed before the next is searched.
     """
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     links: list[Link] = []
     while len(first) >= MIN_INLIERS:
         source = features.xy[first] * ([-1, 1] if is_mirrored else [1, 1])

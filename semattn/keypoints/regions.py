@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .detectors import _import_cv2
 from .matching import compose
+from .opencv import import_cv2
 
 INPAINT_RADIUS = 3  # pixels
 ERASED_MARGIN = 2  # pixels around a region that are inpainted too, at least
@@ -18,7 +18,7 @@ MAX_FRAME_SIDE = 600  # pixels
 
 def convex_outline(xy: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Return the convex hull (V, 2) of circles with centres (m, 2) and radii (m,)."""
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     turns = np.arange(8) * np.pi / 4
     circle = np.stack([np.cos(turns), np.sin(turns)], axis=1)
     points = (xy[:, None] + radius[:, None, None] * circle).reshape(-1, 2)
@@ -41,7 +41,7 @@ def shared_part(first: np.ndarray, second: np.ndarray) -> float:
     >>> shared_part(square, square / 2), shared_part(square, square + [3, 0])
     (1.0, 0.25)
     """
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     shared, _ = cv2.intersectConvexConvex(first.astype(np.float32), second.astype(np.float32))
     return float(shared) / max(min(area(first), area(second)), 1e-6)
 
@@ -64,7 +64,7 @@ def is_inside(xy: np.ndarray, outline: np.ndarray) -> np.ndarray:
 
 def outline_mask(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Return the pixels (H, W) of bool inside one of the outlines (V, 2)."""
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     mask = np.zeros(size, np.uint8)
     for outline in outlines:
         cv2.fillPoly(mask, [np.rint(outline).astype(np.int32)], 1)
@@ -90,7 +90,7 @@ def inpaint(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     if not mask.any():
         return pixels.copy()
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     side = 2 * erased_margin(mask.shape) + 1
     widened = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8))
     filled: np.ndarray = cv2.inpaint(
@@ -110,7 +110,7 @@ def mean_in_frame(
     transforms : (2, 3) each, from the frame to the picture
     outline : (V, 2), part of the frame that is shown, as its bounding box
     """
-    cv2 = _import_cv2()
+    cv2 = import_cv2()
     low, high = outline.min(axis=0), outline.max(axis=0)
     extent = np.maximum(high - low, 1)
     scale = min(FRAME_SCALE, MAX_FRAME_SIDE / float(extent.max()))

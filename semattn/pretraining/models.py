@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SemattnError, ShapeError, UnsupportedModelError
+from ..errors import MissingPackageError, ShapeError, UnsupportedModelError
 from ..images import Preprocessing
 from ..masking import DescriptorWords, patch_targets, target_length, target_parts
 from ..utils.registry import unknown_name_message
@@ -90,10 +90,6 @@ SIZES: dict[str, dict[str, int]] = {
     "small": _model_size(384, 6, 256, 4, 8),
     "base": _model_size(768, 12, 512, 8, 16),
 }
-
-
-class MissingPackageError(SemattnError, ImportError):
-    """Error for an optional package that is not installed."""
 
 
 def check_packages() -> None:

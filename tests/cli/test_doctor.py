@@ -59,6 +59,20 @@ def test_the_other_opencv_is_good_enough(monkeypatch):
     assert (only.status, only.detail) == ("works", "4.10")
 
 
+def test_commands_that_repair_opencv_are_printed(capsys, monkeypatch):
+    commands = {"pip": "python -m pip install opencv-python", "uv": "uv pip install opencv-python"}
+    problem = ("expected one build, got two", commands)
+    monkeypatch.setattr("semattn.keypoints.opencv.installation_problem", lambda: problem)
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4:] == [
+        "broken: opencv",
+        "repair opencv with one of these:",
+        "  pip: python -m pip install opencv-python",
+        "  uv: uv pip install opencv-python",
+    ]
+
+
 def test_a_cache_that_cannot_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMATTN_CACHE", str(tmp_path / "weights"))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
