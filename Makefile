@@ -7,13 +7,14 @@ OUT ?= demo
 OLDEST ?= python3.10
 PHOTO ?= examples/flower.jpg
 PIP_ARGS ?=
+UV_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.semattn-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit coverage format tables picture docs gallery dist check-wheel oldest clean distclean opencv
+.PHONY: help env demo test lint types unit coverage format tables picture docs gallery dist check-wheel check-installs oldest clean distclean peers opencv
 
 help: ## list the targets
 	@echo 'semattn: make TARGET [PYTHON=python3.12] [VENV=.venv] [PHOTO=photo.jpg] [OUT=demo]'
@@ -74,11 +75,15 @@ dist: env ## wheel and source distribution, in ./dist
 check-wheel: dist ## use the wheel as a user does: fresh environment, another folder, mypy --strict; minutes
 	PYTHON=$(PYTHON) PIP_ARGS='$(PIP_ARGS)' .ci/check-wheel
 
+check-installs: dist ## fresh environments by pip and by uv, base and [all]: doctor, demo; table in docs/versions.md; minutes
+	PIP_ARGS="$(PIP_ARGS)" UV_ARGS="$(UV_ARGS)" $(BIN)/python -m benchmarks.tools.check_installs --python $(PYTHON)
+	$(BIN)/python -m benchmarks.tools.render_tables
+
 oldest: ## the tests with the oldest releases that setup.cfg allows; $(OLDEST) says which Python
 	$(OLDEST) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 	  --constraint .ci/oldest.txt --editable '.[test]'
-	@$(MAKE) --no-print-directory opencv VENV=.venv-oldest
+	@$(MAKE) --no-print-directory peers opencv VENV=.venv-oldest PIP_ARGS='$(PIP_ARGS) --constraint .ci/oldest.txt'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m 'not slow' -n auto --maxprocesses 4 --dist worksteal
 
 clean: ## remove what the tools and the demo left
@@ -96,20 +101,19 @@ $(STAMP): setup.cfg pyproject.toml
 	@echo 'making the environment in $(VENV): several GB, mostly PyTorch; minutes, and once'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,docs]'
-	@$(MAKE) --no-print-directory opencv
+	@$(MAKE) --no-print-directory peers opencv
 	@touch $@
 
-# opencv-python links libGL and libxcb of the system, which minimal containers lack; and a package that
-# the tests use brings the headless build as well. That is the same cv2 without windows; the two must
-# never lie side by side, so here it takes the other's place.
-ONE_CV2 := import cv2, sys; from importlib.metadata import distributions; \
-  sys.exit(sum(one.metadata["Name"].startswith("opencv-python") for one in distributions()) != 1)
+# Peers that require the headless build of OpenCV are installed without their dependencies, which the
+# extra `test` has: two builds in one environment overwrite each other.
+peers:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps 'grad-cam >= 1.5'
+
+# Leave one build of OpenCV: opencv-python, or the headless build where the system lacks libGL.
+REPAIR := from semattn.keypoints.opencv import installation_problem; \
+  print(installation_problem()[1].get("pip", ""))
 
 opencv:
-	@$(BIN)/python -c '$(ONE_CV2)' 2>/dev/null || { \
-	  version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("opencv-python"))') && \
-	  echo "putting the headless build of opencv-python $$version in its place" && \
-	  $(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --force-reinstall --no-deps "opencv-python-headless==$$version" && \
-	  $(BIN)/python -c '$(ONE_CV2)'; } || \
-	  { echo 'error: cv2: expected it to import, got the message above — on Debian and Ubuntu: apt install libgl1 libglib2.0-0'; exit 2; }
+	@command=$$($(BIN)/python -c '$(REPAIR)') && \
+	  { [ -z "$$command" ] || { echo "$$command" && sh -c "$$command $(PIP_ARGS)"; }; } && \
+	  $(BIN)/python -c 'import cv2'

@@ -1,6 +1,6 @@
 """Migrate from pytorch-grad-cam: the same call, without target layers and reshape functions.
 
-    pip install grad-cam
+    pip install tqdm ttach && pip install --no-deps grad-cam    # without a second OpenCV
     python examples/grad_cam_users.py
 
 Runs without pretrained weights: the model is a tiny timm ViT with random weights, so that the maps

@@ -19,19 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import SemattnError, UnsupportedModelError
+from ..errors import MissingPackageError, SemattnError, UnsupportedModelError
 from ..grid import PatchGrid
 from .methods import peers
 
 SEEN = 8  # samples of GradientShap
+# With its dependencies it would bring a second build of OpenCV.
+INSTALL_GRAD_CAM = "pip install 'semattn[bench]' && pip install --no-deps grad-cam"
 
 
-def _package(name: str, install: str) -> Any:
+def _package(name: str, project: str, command: str = "") -> Any:
+    """Import a package of another project; `command` installs it, by default `pip install`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise SemattnError(
-            f"methods: expected the package {install}, got none — pip install {install}"
+        raise MissingPackageError(
+            f"methods: expected the package {project}, got {error} — "
+            f"{command or f'pip install {project}'}"
         ) from error
 
 
@@ -55,7 +59,7 @@ def _cam(name: str) -> None:
                 f"pytorch-grad-cam/{name}: expected patches that cover the image, got a model that "
                 "crops or pads it — remove this method"
             )
-        library = _package("pytorch_grad_cam", "grad-cam")
+        library = _package("pytorch_grad_cam", "grad-cam", INSTALL_GRAD_CAM)
         targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
 
         def reshape(tokens: Tensor) -> Tensor:

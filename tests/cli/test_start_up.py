@@ -25,6 +25,14 @@ for command in (["--version"], ["--help"], ["models"], ["models", "swin"], ["ben
     assert not loaded, (command, loaded)
 """
 
+IMPORT = f"""
+import sys
+import semattn, semattn.cli, semattn.zoo
+names = {(*HEAVY, *UNUSED, "typer", "rich", "faiss", "open_clip", "ray", "gradio", "datasets")!r}
+loaded = [name for name in names if name in sys.modules]
+assert not loaded, loaded
+"""
+
 EXPLAIN = f"""
 import sys
 from semattn.cli.main import main
@@ -35,6 +43,10 @@ loaded = [name for name in {UNUSED!r} if name in sys.modules]
 loaded += [name for name in sys.modules if name.startswith(("semattn.prompting", "semattn.report"))]
 assert not loaded, loaded
 """
+
+
+def test_the_import_of_semattn_imports_no_other_package():
+    run(IMPORT)
 
 
 def test_commands_that_run_no_model_import_no_model_code():
