@@ -1,6 +1,7 @@
 """Attention engine: recording and steering of the attention calls of a model."""
 
 from .attention_record import AttentionRecord, SiteRecord
+from .propagation_rules import RuleSettings
 from .record import record
 from .sites import AttentionSite, choose_layers
 from .steering import steer
@@ -10,6 +11,7 @@ __all__ = [
     "AttentionRecord",
     "AttentionSite",
     "Prediction",
+    "RuleSettings",
     "SiteRecord",
     "TargetLike",
     "choose_layers",

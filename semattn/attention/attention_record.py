@@ -205,6 +205,7 @@ class AttentionRecord:
     `in_order` tells whether all layers of the model, recorded or not, attend over the tokens of
     `grid` in order: no windows, no coarser grids, prefix tokens first, patches row by row.
     `is_blocked` tells whether the model runs a part without gradients.
+    `without_rule` are the names of calls without a rule, in a pass under propagation rules.
     `depth` is the number of self-attention layers of the model, recorded or not.
     """
 
@@ -217,6 +218,7 @@ class AttentionRecord:
     depth: int = 1
     notes: tuple[str, ...] = ()
     is_blocked: bool = False
+    without_rule: tuple[str, ...] = ()
 
     @property
     def logits(self) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..errors import ShapeError, UnsupportedModelError
 
@@ -63,6 +64,21 @@ class ModelCall:
             return ModelCall(self.args, self.kwargs | {self.where: images}, self.where)
         args = (*self.args[: self.where], images, *self.args[self.where + 1 :])
         return ModelCall(args, self.kwargs, self.where)
+
+    def with_variable_images(self) -> ModelCall:
+        """Return the same call with images that require gradients; other tensors are constants.
+
+        The images are a copy, which the model may change in place.
+        """
+
+        def constant(value: Any) -> Any:
+            return value.detach() if isinstance(value, Tensor) else value
+
+        call = ModelCall(
+            pytree.tree_map(constant, self.args), pytree.tree_map(constant, self.kwargs), self.where
+        )
+        is_real = call.images.is_floating_point()
+        return call.with_images(call.images.requires_grad_().clone()) if is_real else call
 
     def few(self) -> ModelCall:
         """Return a call with at most two images, or with all if there are other tensors.

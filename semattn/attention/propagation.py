@@ -8,12 +8,13 @@ is read from the autograd graph, so that calls that no function mode sees are re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedModelError
@@ -121,24 +122,23 @@ def _readable(func: Any) -> Callable[..., Any] | None:
     return without_dispatch(func)
 
 
-def calls_without_rule(scores: Tensor) -> tuple[str, ...]:
+def calls_without_rule(scores: Tensor, ends: Sequence[Tensor] | None = None) -> tuple[str, ...]:
     """Return the names of the calls in the graph of `scores` that have no rule, sorted.
+
+    Parameters
+    ----------
+    scores : the result of a pass in `PropagationMode`
+    ends : tensors that the scores are differentiated with respect to; only calls that pass
+        gradients to them count. None is all calls
 
     Raises
     ------
     UnsupportedModelError
         For parts of the graph whose calls are not visible, such as compiled functions.
     """
-    visited: set[Any] = set()
     names: set[str] = set()
-    waiting = [scores.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
+    for node in _nodes(scores, ends):
         inputs = [function for function, _ in node.next_functions]
-        waiting += inputs
         name = node.name()
         if any(part in name for part in _OPAQUE):
             raise UnsupportedModelError(
@@ -151,6 +151,40 @@ def calls_without_rule(scores: Tensor) -> tuple[str, ...]:
         if name not in OWN_NODES and is_without_rule:
             names.add(kind)
     return tuple(sorted(names))
+
+
+def _nodes(scores: Tensor, ends: Sequence[Tensor] | None) -> set[Any]:
+    """Return the nodes of the graph of `scores`; with `ends`, those that lead to one of them."""
+    users: dict[Any, list[Any]] = {}  # node to the nodes that it gets gradients from
+    waiting = [scores.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in users:
+            continue
+        users[node] = []
+        waiting += [function for function, _ in node.next_functions]
+    if ends is None:
+        return set(users)
+    for node in users:
+        for function, _ in node.next_functions:
+            if function is not None:
+                users[function].append(node)
+    leading: set[Any] = set()
+    waiting = [user for end in ends for user in users.get(get_gradient_edge(end).node, ())]
+    while waiting:
+        node = waiting.pop()
+        if node not in leading:
+            leading.add(node)
+            waiting += users[node]
+    return leading
+
+
+def missing_rules_note(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the note that names the calls without a rule; () for none."""
+    if not names:
+        return ()
+    note = f"No propagation rule exists for {', '.join(names)}; the gradient was used there."
+    return (note,)
 
 
 def _has_rule(factors: list[Any]) -> bool:

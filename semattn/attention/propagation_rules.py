@@ -29,7 +29,7 @@ _NAMESPACES = (
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """Parameters of the rules.
+    """Parameters of the rules of relevance propagation.
 
     Parameters
     ----------
@@ -44,6 +44,9 @@ class RuleSettings:
     conv_gamma: float
     epsilon: float
     attention: str
+
+
+DEFAULT_RULES = RuleSettings(gamma=0.05, conv_gamma=0.05, epsilon=0.0, attention="attn-lrp")
 
 
 @dataclass

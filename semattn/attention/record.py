@@ -2,6 +2,7 @@
 
 The autograd graph starts at the first recorded site, not at the image: earlier layers are computed
 without a graph, so explaining the last half of the layers costs less than a full backward pass.
+Under the rules of relevance propagation it starts at the image.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedModelError
 from ..grid import PatchGrid
 from .attention_record import AttentionRecord, SiteRecord, site_record
-from .hooks import Call, attach
+from .hooks import Call, DenseCall, attach
 from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
 from .model_pass import KeepGradients, frozen
+from .propagation import PropagationMode, calls_without_rule, missing_rules_note
+from .propagation_rules import RuleSettings
 from .scope import isolated, model_running, nested_pass
 from .sites import AttentionSite, Layers, check_model, choose_layers
 from .target import Prediction, Score, TargetLike, check_batch, gradients_of, output_tensor, score
@@ -42,6 +45,7 @@ def record(
     additional_forward_args: Any = None,
     sites: Sequence[str] | None = None,
     readout: str = "score",
+    rules: RuleSettings | None = None,
 ) -> AttentionRecord:
     """Run `model` on `inputs` once and record its attention.
 
@@ -61,6 +65,9 @@ def record(
         None is all modules that make an attention call between patches
     readout : "score": `read_from` is measured for the score; "output": for a fixed mixture of all
         outputs, which does not depend on the target
+    rules : rules of relevance propagation for the backward pass, so that all gradients are those of
+        the modified pass; None is the plain gradient. The attention call itself has its plain
+        gradient, dL/dA = dL/dO V^T; calls without a rule are named in the notes of the record
 
     Raises
     ------
@@ -89,10 +96,16 @@ def record(
         raise TypeError(f"sites: expected a list of names, got {sites!r} — write sites=[{sites!r}]")
     if readout not in ("score", "output"):
         raise ValueError(f"readout: expected 'score' or 'output', got {readout!r}")
+    if rules is not None and rules.attention != "attn-lrp":
+        raise ValueError(
+            f"rules: expected attention='attn-lrp', got {rules.attention!r} — attention that is a "
+            "constant has no gradient"
+        )
     call = ModelCall.of(inputs, additional_forward_args)
     return record_call(
-        module, call, target=target, layers=layers, grad=grad, sites=sites, readout=readout
-    )
+        module, call, target=target, layers=layers, grad=grad, sites=sites, readout=readout,
+        rules=rules,
+    )  # fmt: skip
 
 
 def record_call(
@@ -104,6 +117,7 @@ def record_call(
     grad: bool | str,
     sites: Sequence[str] | None,
     readout: str = "score",
+    rules: RuleSettings | None = None,
 ) -> AttentionRecord:
     """Record the attention like `record`, for a model call with any arguments."""
     with (
@@ -114,7 +128,8 @@ def record_call(
     ):
         images = call.images
         images = images.clone() if images.is_inference() else images.detach()
-        recording = _Recording(model, call.with_images(images), target, layers, sites, readout)
+        call = call.with_images(images)
+        recording = _Recording(model, call, target, layers, sites, readout, rules if grad else None)
         return recording.run(grad)
 
 
@@ -154,6 +169,7 @@ class Recorder:
     layers : the layers to record
     grad : as for `record`
     also : sites that are left out so far; their gradients decide whether they count
+    has_rules : whether the pass has the gradients of relevance propagation
     """
 
     def __init__(
@@ -162,6 +178,7 @@ class Recorder:
         layers: Layers,
         grad: bool | str,
         also: Sequence[AttentionSite] = (),
+        has_rules: bool = False,
     ) -> None:
         self.layout = layout
         self_sites = layout.self_attention_sites
@@ -174,10 +191,12 @@ class Recorder:
         ends = self.ends | (self.also if grad else set())
         self.watched = self.recorded | ends
         self.differentiated = self.watched if grad is True else ends
+        self.has_rules = has_rules
         self.open = True
         self.calls: dict[AttentionSite, Call] = {}
         self.shapes: dict[AttentionSite, tuple[int, ...]] = {}
         self.results: dict[AttentionSite, Tensor] = {}
+        self.halved: set[AttentionSite] = set()  # sites whose product A V halves the gradient of A
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
@@ -209,6 +228,8 @@ class Recorder:
             return result
         if site in self.differentiated and not result.requires_grad:
             result = result.detach().requires_grad_()  # start of the autograd graph
+        if self.has_rules and isinstance(call, DenseCall) and call.scores.requires_grad:
+            self.halved.add(site)
         if self.open:
             self.calls[site] = call
             self.results[site] = result
@@ -226,6 +247,8 @@ class Recorder:
         """Return dL/dO (or dL/dA) of the differentiated sites; None where L does not depend on it.
 
         With `ends`, only of the last self-attention layer and the pools; the graph is then kept.
+        Under rules, the product A V gives half of the gradient to each factor. This is undone for
+        dL/dA, which then equals dL/dO V^T as for fused attention.
         """
         differentiated = self.ends if ends else self.differentiated
         sites = [site for site in self.results if site in differentiated]
@@ -233,7 +256,15 @@ class Recorder:
             return dict.fromkeys(sites)
         results = [self.results[site] for site in sites]
         gradients = gradients_of(scores, results, dtype, "model output", retain_graph=ends)
-        return dict(zip(sites, gradients, strict=True))
+        return {
+            site: 2 * gradient if gradient is not None and site in self.halved else gradient
+            for site, gradient in zip(sites, gradients, strict=True)
+        }
+
+    def calls_without_rule(self, scores: Tensor) -> tuple[str, ...]:
+        """Return the names of the calls without a rule between the scores and the sites."""
+        ends = [result for site, result in self.results.items() if site in self.differentiated]
+        return calls_without_rule(scores, ends) if self.has_rules else ()
 
     def keep(
         self, site: AttentionSite, grid: PatchGrid, batch: int, gradient: Tensor | None
@@ -255,9 +286,11 @@ class _Recording:
         layers: Layers,
         sites: Sequence[str] | None,
         readout: str,
+        rules: RuleSettings | None,
     ) -> None:
         self.model, self.call, self.target, self.layers = model, call, target, layers
-        self.sites, self.readout = sites, readout
+        self.sites, self.readout, self.rules = sites, readout, rules
+        self.without_rule: tuple[str, ...] = ()  # names of calls of the last pass
         self.entry = known_layout(model, call, sites)
         self.read: dict[AttentionSite, Tensor | None] = {}  # gradients of the output mixture
 
@@ -269,7 +302,9 @@ class _Recording:
         for _ in range(4):
             layout = full.without(unreached, NO_INFLUENCE) if unreached else full
             also = full.sites if check_all else [s for s in full.sites if s.name in unreached]
-            recorder = Recorder(layout, self.layers, grad, _without_sites(also, layout))
+            others = _without_sites(also, layout)
+            has_rules = self.rules is not None
+            recorder = Recorder(layout, self.layers, grad, others, has_rules=has_rules)
             try:
                 logits, score, gradients = self._pass(recorder, grad)
             except StaleLayoutError:
@@ -313,9 +348,12 @@ class _Recording:
     ) -> tuple[Tensor, Score | None, dict[AttentionSite, Tensor | None]]:
         """Run one forward pass, and a backward pass to the differentiated sites."""
         blocked = KeepGradients() if grad and self.entry.blocked else nullcontext()
-        with recorder.attached(self.model):
+        propagation = nullcontext() if self.rules is None else PropagationMode(self.rules)
+        # The rules ask which tensors depend on the images, so the graph starts there.
+        call = self.call if self.rules is None else self.call.with_variable_images()
+        with recorder.attached(self.model), propagation:
             with model_running(), blocked:
-                output = self.call.run(self.model)
+                output = call.run(self.model)
             recorder.open = False
             recorder.check_called()
             logits = output_tensor(output)
@@ -323,6 +361,7 @@ class _Recording:
             if not grad:
                 return logits, None, {}
             target_score = score(output, self.target, self.model)
+            self.without_rule = recorder.calls_without_rule(target_score.values)
             # A target function may read another part of the output than the mixture uses.
             may_use_other_part = callable(self.target) and not isinstance(output, Tensor)
             if self.readout == "output" and not may_use_other_part:
@@ -372,7 +411,12 @@ class _Recording:
             in_order=all(layout.layouts[site.name].in_order_of(grid) for site in layout.sites),
             depth=len(layout.self_attention_sites),
             is_blocked=bool(grad) and self.entry.blocked,
-            notes=(*layout.notes(), *((_BLOCKED,) if grad and self.entry.blocked else ())),
+            without_rule=self.without_rule,
+            notes=(
+                *layout.notes(),
+                *((_BLOCKED,) if grad and self.entry.blocked else ()),
+                *(missing_rules_note(self.without_rule) if self.without_rule else ()),
+            ),
         )
 
 
