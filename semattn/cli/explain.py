@@ -33,6 +33,7 @@ def explain(
     layers: options.Layers = None,
     queries: options.Queries = None,
     affinity: options.Affinity = None,
+    gradient: options.Gradient = None,
     refine: options.Refine = "none",
     device: options.Device = "cpu",
     report: options.Report = True,
@@ -63,7 +64,7 @@ def explain(
         inputs.check()  # fail before the model is loaded, which may take long
         explainer = read_explainer(
             method, density=density, detector=detector, layers=read_layers(layers), refine=refine,
-            queries=queries, affinity=affinity,
+            queries=queries, affinity=affinity, gradient=gradient,
         )  # fmt: skip
         say("loading the model (its weights are downloaded at the first use)")
         network = load_model(

@@ -168,6 +168,15 @@ Affinity = Annotated[
         "with similar keys, in [0, 1). Default: 0.9; 0 turns the refinement off.",
     ),
 ]
+Gradient = Annotated[
+    str | None,
+    _option(
+        METHOD,
+        "NAME",
+        "Gradient of the score with respect to attention: [bold]plain[/], or [bold]lrp[/], by the "
+        "rules of relevance propagation. Default: plain.",
+    ),
+]
 PromptQueries = Annotated[
     str,
     _option(

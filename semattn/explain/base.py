@@ -1,4 +1,4 @@
-"""`Explainer`, the base class of all methods, and the registry `explainers`.
+"""Base classes of all methods, and the registry `explainers`.
 
 The base class implements `attribute`. A method overrides `relevance` only, which computes one
 number per patch from the attention record and the keypoint concentration.
@@ -15,9 +15,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ..attention import AttentionRecord
+from ..attention import AttentionRecord, RuleSettings
 from ..attention.model_call import move_to_model
 from ..attention.model_pass import collect_meanings, first_meaning
+from ..attention.propagation_rules import DEFAULT_RULES
 from ..attention.scope import nested_pass
 from ..attention.sites import Layers, check_model
 from ..attention.target import TargetLike
@@ -44,6 +45,9 @@ from .request import (
 
 explainers: Registry[type[Explainer]] = Registry("explainer")
 """Name to a class that extends `Explainer`."""
+
+GRADIENTS: dict[str, RuleSettings | None] = {"plain": None, "lrp": DEFAULT_RULES}
+"""Name of a gradient to the rules of its backward pass; None for the plain gradient."""
 
 
 class Explainer(Attribution):
@@ -74,6 +78,7 @@ class Explainer(Attribution):
     starts_at_readout = True  # whether the map starts at the tokens that the output is read from
     is_baseline = False  # whether it is a baseline that ignores the model
     default_layers: Layers = "last-half"
+    gradient_rules: RuleSettings | None = None  # of the gradient of attention; None is plain
     uniform_note = "the map uses the model alone"  # end of the note for a uniform p
 
     def __init__(
@@ -356,6 +361,7 @@ class Explainer(Attribution):
             pending_keypoints=pending,
             sites=self.sites,
             readout="score" if self.class_specific else "output",
+            gradient_rules=self.gradient_rules,
         )
         try:
             with nested_pass(), collect_meanings(), name_channel_errors(images):
@@ -421,6 +427,44 @@ class Explainer(Attribution):
                 f"{len(scene.pixels)} images, got {tuple(self.density.shape)}"
             )
         return concentration(weights.expand(len(scene.pixels), -1))
+
+
+class AttentionGradientExplainer(Explainer):
+    """Base class of methods that use dA, the gradient of the score with respect to attention.
+
+    Parameters
+    ----------
+    model : the model to explain; may be given to `attribute` instead
+    gradient : "plain"; "lrp", the gradients of a backward pass under the rules of relevance
+        propagation, with the defaults of `AttnLRP`; or a `RuleSettings`, for other values of gamma
+    options : as for `Explainer`
+
+    Notes
+    -----
+    With "lrp" the rules apply to all calls between an attention call and the score. In the
+    attention call itself, dA = dO V^T for the gradient dO of its result. Calls without a rule have
+    their own gradient, and a note of the explanation names them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        gradient: str | RuleSettings = "plain",
+        **options: Any,
+    ) -> None:
+        super().__init__(model, **options)
+        if isinstance(gradient, str) and gradient not in GRADIENTS:
+            raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
+        self.gradient = gradient
+        self.gradient_rules = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the settings of this explainer, ready for JSON."""
+        gradient = self.gradient
+        if isinstance(gradient, RuleSettings):
+            return super().parameters() | {"gradient": dataclasses.asdict(gradient)}
+        return super().parameters() | {"gradient": gradient}
 
 
 def _option_names(method: type[Explainer]) -> set[str]:

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from ..attention import SiteRecord
 from ..attention.layer_readout import logits_after_each_block
+from ..attention.propagation import missing_rules_note
 from ..errors import SemattnError, UnsupportedModelError
-from .base import Explainer, explainers
+from .base import AttentionGradientExplainer, explainers
 from .request import AttributionRequest, RelevanceMap, score_copies, target_for_copies
 from .rollout import layer_sites, propagate, require_layer_sites
 
 
 @explainers.register("legrad")
-class LeGrad(Explainer):
+class LeGrad(AttentionGradientExplainer):
     """Gradients of layer-wise scores: relu(ds_l / dA_l), averaged over heads, queries and layers.
 
     The score s_l of layer l is the output of the model's head for that layer's features, averaged
@@ -26,7 +27,8 @@ class LeGrad(Explainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : gradient, "plain" or "lrp", as for `AttentionGradientExplainer`; and as for
+        `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
@@ -71,7 +73,8 @@ class LeGrad(Explainer):
                     f"last layer, for any number of images ({str(error).splitlines()[0][:120]}) — "
                     "choose another method"
                 ) from error
-        used_sites = [site for site in layer_sites(record) if site.site.name not in left_out]
+        recorded = layer_sites(record)
+        used_sites = [site for site in recorded if site.site.name not in left_out]
         if not used_sites:
             raise ValueError(
                 f"layers: expected a layer of the size of {sites[-1].name}, which the model's "
@@ -83,7 +86,10 @@ class LeGrad(Explainer):
             return record.grid.drop_prefix(torch.stack(gradients).mean(dim=0))
 
         maps = self.from_patches(request, plain_record, relevance, record.grid)
-        return dataclasses.replace(maps, notes=_left_out_notes(left_out))
+        # With rules, the graph begins at the image, so the readout sees the other layers, too.
+        selected = [site.site.name for site in recorded if site.site.name in left_out]
+        notes = (*_left_out_notes(selected), *missing_rules_note(record.without_rule))
+        return dataclasses.replace(maps, notes=notes)
 
 
 def _positive_gradient(site: SiteRecord, tokens: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..affinity import random_walk
-from ..attention.propagation import PropagationMode, calls_without_rule
+from ..attention.propagation import PropagationMode, calls_without_rule, missing_rules_note
 from ..attention.propagation_rules import ATTENTION_RULES, RuleSettings
 from ..attention.target import gradients_of
 from ..grid import PatchGrid
@@ -124,11 +124,7 @@ class AttnLRP(PixelExplainer):
             without_rule = calls_without_rule(scores)
             (gradient,) = gradients_of(scores, [inputs], scores.dtype, "model output")
         relevance = inputs.detach() * (0 if gradient is None else gradient)
-        if not without_rule:
-            return relevance, ()
-        names = ", ".join(without_rule)
-        note = f"No propagation rule exists for {names}; the gradient was used there."
-        return relevance, (note,)
+        return relevance, missing_rules_note(without_rule)
 
     def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Compute the signed map, and refine its positive part by affinity if asked."""

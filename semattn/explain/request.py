@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..attention import AttentionRecord, Prediction, record
+from ..attention import AttentionRecord, Prediction, RuleSettings, record
 from ..attention.model_call import as_arguments
 from ..attention.model_pass import first_meaning
 from ..attention.target import TargetLike, fixed_target, score
@@ -84,7 +84,8 @@ class AttributionRequest:
     """Input of an explainer for one batch: model, inputs and target, and the images for display.
 
     `pending_keypoints` is the running keypoint detection, None if no keypoints are needed.
-    `readout` is "score" or "output", as for `semattn.record`.
+    `readout` is "score" or "output", as for `semattn.record`. `gradient_rules` are the rules of
+    the backward pass for passes that record the gradient of attention.
     """
 
     model: nn.Module
@@ -95,6 +96,7 @@ class AttributionRequest:
     pending_keypoints: Future[list[Keypoints]] | None
     sites: Sequence[str] | None = None
     readout: str = "score"
+    gradient_rules: RuleSettings | None = None
 
     @property
     def extra_args(self) -> tuple[Any, ...]:
@@ -108,6 +110,7 @@ class AttributionRequest:
             "additional_forward_args": self.extra_args,
             "sites": self.sites,
             "readout": self.readout,
+            "rules": self.gradient_rules if options.get("grad", True) is True else None,
         } | options
         attention = record(self.model, arguments.pop("inputs", self.inputs), **arguments)
         check_finite("model output", attention.logits)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from ..errors import UnsupportedModelError
-from .base import Explainer, explainers
+from .base import AttentionGradientExplainer, Explainer, explainers
 
 # Function from a slice of queries to the head-fused matrix F of a site, (G, Q, Nk).
 FusedAttention = Callable[[slice], Tensor]
@@ -282,7 +282,7 @@ def _self_attention_indices(site: SiteRecord, read: Tensor, image: int) -> Tenso
 
 
 @explainers.register("gradient-rollout")
-class GradientRollout(Explainer):
+class GradientRollout(AttentionGradientExplainer):
     """Rollout of the positive part of attention times its gradient for the target.
 
     The map is the row of the readout in M_L ... M_1, where M_l is relu(mean_h(A * dA)) + I with
@@ -292,7 +292,8 @@ class GradientRollout(Explainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : gradient, "plain" or "lrp", as for `AttentionGradientExplainer`; and as for
+        `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
@@ -328,7 +329,7 @@ def _weighted_attention(site: SiteRecord) -> FusedAttention:
 
 
 @explainers.register("generic-relevance")
-class GenericRelevance(Explainer):
+class GenericRelevance(AttentionGradientExplainer):
     """Relevance that accumulates over the layers.
 
     R starts as I and becomes R + mean_h(relu(A * dA)) R at every layer, with A the attention after
@@ -337,7 +338,8 @@ class GenericRelevance(Explainer):
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
-    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : gradient, "plain" or "lrp", as for `AttentionGradientExplainer`; and as for
+        `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----

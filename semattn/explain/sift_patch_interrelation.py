@@ -16,14 +16,14 @@ from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from ..grid import PatchGrid
 from ..utils.validation import check_number
-from .base import Explainer, explainers
+from .base import AttentionGradientExplainer, explainers
 
 QUERIES = ("auto", "class", "all")
 TINY = torch.finfo(torch.float32).tiny
 
 
 @explainers.register("sift-patch-interrelation")
-class SIFTPatchInterrelation(Explainer):
+class SIFTPatchInterrelation(AttentionGradientExplainer):
     """Class-specific attention relevance, weighted by the concentration of SIFT keypoints.
 
     For layer l and head h with attention A and its gradient dA for the target, the relevance of
@@ -47,7 +47,8 @@ class SIFTPatchInterrelation(Explainer):
     query_weights : False weights all patches equally, w_i = 1/P
     head_alignment : False weights all heads equally, a_lh = 1
     affinity : strength of the affinity refinement, in [0, 1); 0 for the map without it
-    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : gradient, "plain" or "lrp", as for `AttentionGradientExplainer`; and as for
+        `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
-from .base import Explainer, explainers
+from ..attention.propagation import missing_rules_note
+from .base import AttentionGradientExplainer, explainers
 from .request import AttributionRequest, RelevanceMap, target_for_copies
 from .rollout import layer_sites, mean_attention, pool_sites, propagate, require_layer_sites
 
 
 @explainers.register("transition-attention")
-class TransitionAttention(Explainer):
+class TransitionAttention(AttentionGradientExplainer):
     """State of a Markov chain over the layers, weighted by an integrated gradient.
 
     The state s starts as the row of the readout in the last layer's attention, averaged over heads,
@@ -31,7 +33,8 @@ class TransitionAttention(Explainer):
     model : the model to explain; may be given to `attribute` instead
     start_layer : index in `layers` at which the propagation ends; None is a third of the depth
     steps : number of alpha from 0 to 1, each one forward pass
-    options : as for `Explainer`: density, detector, layers, refine, preprocessing, seed
+    options : gradient, "plain" or "lrp", as for `AttentionGradientExplainer`; and as for
+        `Explainer`: density, detector, layers, refine, preprocessing, seed
 
     Notes
     -----
@@ -75,8 +78,10 @@ class TransitionAttention(Explainer):
         record = request.record(layers=self.layers, grad="last")
         require_layer_sites(record, request.model, self.name)
         with torch.no_grad():
-            tokens = self._state(record) * self._integrated_gradient(request, record)
-        return self.from_patches(request, record, lambda _: record.grid.drop_prefix(tokens))
+            gradient, without_rule = self._integrated_gradient(request, record)
+            tokens = self._state(record) * gradient
+        maps = self.from_patches(request, record, lambda _: record.grid.drop_prefix(tokens))
+        return replace(maps, notes=missing_rules_note(without_rule))
 
     def _state(self, record: AttentionRecord) -> Tensor:
         """Compute the state (B, N) at `start_layer`."""
@@ -95,8 +100,13 @@ class TransitionAttention(Explainer):
             tokens = tokens + propagate(site, tokens, mean_attention(site))
         return tokens
 
-    def _integrated_gradient(self, request: AttributionRequest, record: AttentionRecord) -> Tensor:
-        """Compute the readout row of the integrated gradient of the last layer: (B, N)."""
+    def _integrated_gradient(
+        self, request: AttributionRequest, record: AttentionRecord
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Compute the readout row of the integrated gradient of the last layer: (B, N).
+
+        The second result are the names of the calls without a rule.
+        """
         weights, target = record.readout(), target_for_copies(request, record.prediction)
         query_slices = [
             slice(num_active_queries(site.query_weights(weights)))
@@ -116,7 +126,7 @@ class TransitionAttention(Explainer):
             positive = (total / self.steps).relu()
             row = site.query_weights(weights)[:, None, None, queries].to(positive) @ positive
             token_weights.append(site.keys_at.to_grid(row.squeeze(2)).mean(dim=1))
-        return torch.stack(token_weights).mean(dim=0)
+        return torch.stack(token_weights).mean(dim=0), scaled.without_rule
 
 
 def _readout_sites(record: AttentionRecord) -> list[SiteRecord]:

@@ -83,6 +83,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
         "explain", PHOTO, "--out", "deep/er", "--density", "sobel", "--detector", "sift-skimage",
         "--layers", "1,3-4", "--queries", "all", "--refine", "guided", "--class-names", "names.txt",
         "--device", "cpu", "--method", "sift-patch-interrelation", "--affinity", "0.25",
+        "--gradient", "lrp",
     )  # fmt: skip
     assert status == 0, err
     result = json.loads((tmp_path / "deep/er/result.json").read_text())
@@ -93,6 +94,7 @@ def test_every_option_reaches_the_library(run, tmp_path):
     assert settings["layers"] == [1, 3, 4]
     assert settings["queries"] == "all"
     assert settings["affinity"] == 0.25
+    assert settings["gradient"] == "lrp"
     assert settings["refine"] == "guided"
 
 
@@ -197,6 +199,8 @@ def test_a_bad_image_ends_in_one_line(run, tmp_path, make):
         (["--layers", "5-3"], ["layers"]),
         (["--queries", "none"], ["queries"]),
         (["--affinity", "1"], ["affinity", "[0, 1)"]),
+        (["--gradient", "none"], ["gradient", "plain, lrp"]),
+        (["--method", "grad-cam", "--gradient", "lrp"], ["grad-cam", "gradient"]),
         (["--device", "toaster"], ["device", "toaster", "cpu"]),
         (["--device", "meta"], ["device", "meta", "cpu"]),
         (["--class-names", "none.txt"], ["class names", "none.txt"]),

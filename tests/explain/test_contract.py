@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from semattn.attention import record
 from semattn.errors import SemattnError, TargetError, UnsupportedModelError
 from semattn.explain import Center, KeypointDensity, LeGrad, Random, explainers
+from semattn.explain.base import AttentionGradientExplainer
 from semattn.explain.captum_methods import PixelExplainer
 from tests import families
 from tests.models import MODELS, build, images, state_of
@@ -29,17 +31,28 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def each_explainer(**attributes: bool) -> pytest.MarkDecorator:
-    """Parametrize over all registered explainers with the given class attributes."""
-    selected = {
-        name: partial(method, **QUICK.get(name, {}))
-        for name, method in explainers.items()
-        if all(getattr(method, key) == value for key, value in attributes.items())
-    }
+def each_explainer(
+    lrp: Collection[str] = tuple(explainers), **attributes: bool
+) -> pytest.MarkDecorator:
+    """Parametrize over all registered explainers with the given class attributes.
+
+    Methods that use the gradient of attention occur again with the gradients of relevance
+    propagation, if their name is in `lrp`.
+    """
+    selected = {}
+    for name, method in explainers.items():
+        if any(getattr(method, key) != value for key, value in attributes.items()):
+            continue
+        quick = QUICK.get(name, {})
+        selected[name] = partial(method, **quick)
+        if issubclass(method, AttentionGradientExplainer) and name in lrp:
+            selected[f"{name}:lrp"] = partial(method, gradient="lrp", **quick)
     return pytest.mark.parametrize("explain", list(selected.values()), ids=list(selected))
 
 
 each = each_explainer()
+# One mechanism computes these gradients; LeGrad has its own hooks inside the pass.
+each_on_families = each_explainer(lrp=("sift-patch-interrelation", "legrad"))
 
 
 def is_pixel_method(explain: partial[Any]) -> bool:
@@ -61,7 +74,7 @@ WITHOUT_BLOCKS = {
 }  # fmt: skip
 
 
-@each
+@each_on_families
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) -> None:
     model, x = families.build(family, torch.float64), images(3, torch.float64)
@@ -94,7 +107,7 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
     assert torch.equal(frozen, heat_map)
 
 
-@each
+@each_on_families
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_half_precision_on_every_family(explain: partial[Any], family: str) -> None:
     if explain.func is LeGrad and family in WITHOUT_BLOCKS:
