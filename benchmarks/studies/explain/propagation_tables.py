@@ -1,0 +1,146 @@
+"""Tables of the study of relevance propagation, and its rule for the default map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from semattn.evaluation import difference, estimate, measures
+
+from .propagation_rows import COMPARISONS, GROUPS
+
+METRICS = ("ap", "insertion-deletion")
+OURS = "ours"
+Stored = dict[str, list[dict[str, dict[str, float]]]]  # group, image, row, metric
+SETTING = (
+    "compositions of the validation split (development data; the test splits are unopened), the "
+    "embedded model, the true class explained; AP of the upsampled map against the object's mask; "
+    "insertion less deletion of patches in {steps} steps against the blurred image, in bfloat16. "
+    "Paired differences with 95 % bootstrap intervals over images. Made by "
+    "`python -m benchmarks.studies.explain.propagation`."
+)
+
+
+def columns_of(stored: Stored) -> dict[str, dict[str, np.ndarray]]:
+    """Return the values of each row and metric over images, in the order of the images."""
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for group, rows in GROUPS.items():
+        for row in rows if stored[group] else ():
+            columns[row] = {
+                metric: np.array([values[row].get(metric, np.nan) for values in stored[group]])
+                for metric in METRICS
+            }
+    return columns
+
+
+def gains(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the paired difference of each metric over the images that both have."""
+    differences = {}
+    for metric in METRICS:
+        count = min(len(row[metric]), len(base[metric]))
+        differences[metric] = difference(row[metric][:count], base[metric][:count])
+    return differences
+
+
+def sum_of_gains(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> float:
+    """Return the mean differences divided by the standard deviation of the base, summed."""
+    differences = gains(row, base)
+    return sum(float(differences[m].mean / base[m].std(ddof=1)) for m in METRICS)
+
+
+def is_not_below(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> bool:
+    """Return whether the interval of the difference reaches 0 or more, for both metrics.
+
+    A metric that was not measured has no interval.
+    """
+    return all(change.high >= 0 for change in gains(row, base).values())
+
+
+def default_map(columns: dict[str, dict[str, np.ndarray]]) -> str:
+    """Return the row that the rule chooses, see `benchmarks.studies.explain.propagation`."""
+    base = columns[OURS]
+    allowed = [row for row, values in columns.items() if is_not_below(values, base)]
+    return max(allowed, key=lambda row: sum_of_gains(columns[row], base))
+
+
+def format_change(change: Any) -> str | None:
+    """Format a difference with its interval; None without values."""
+    if not change.count:
+        return None
+    return f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+
+
+def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
+    """Return the table of the candidates, best sum of gains first."""
+    columns = columns_of({**stored, "sift": []})
+    if OURS not in columns:
+        return {"caption": "No image is finished.", "columns": [], "rows": []}
+    base, chosen = columns[OURS], default_map(columns)
+    sums = {row: sum_of_gains(values, base) for row, values in columns.items()}
+    order = sorted(columns, key=lambda row: -np.nan_to_num(sums[row], nan=-np.inf))
+    rows = []
+    for name in order:
+        row: dict[str, Any] = {"map": name, "images": len(columns[name][METRICS[0]])}
+        changes = gains(columns[name], base)
+        for metric in METRICS:
+            value = estimate(columns[name][metric])
+            row[metric] = value.mean if value.count else None
+            row[f"{metric} change"] = None if name == OURS else format_change(changes[metric])
+        is_complete = not np.isnan(sums[name])
+        row["gain"] = sums[name] if is_complete else None
+        is_below = is_complete and not is_not_below(columns[name], base)
+        row["rule"] = "chosen" if name == chosen else "below ours" if is_below else ""
+        rows.append(row)
+    titles = {metric: measures[metric].title for metric in METRICS}
+    count = len(base[METRICS[0]])
+    return {
+        "caption": (
+            f"{count} {SETTING.format(steps=steps)} The last columns are the sum of standardised "
+            "gains and the result of the rule that was set before the first run; below ours: on "
+            "one metric or both, beyond the interval."
+        ),
+        "columns": [
+            {"key": "map", "title": "map"},
+            {"key": "images", "title": "images", "format": "d"},
+            *(
+                column
+                for metric in METRICS
+                for column in (
+                    {"key": metric, "title": titles[metric], "format": ".3f"},
+                    {"key": f"{metric} change", "title": f"it − ours, {titles[metric]}"},
+                )
+            ),
+            {"key": "gain", "title": "gain", "format": "+.2f"},
+            {"key": "rule", "title": "rule"},
+        ],
+        "rows": rows,
+    }
+
+
+def result_of_sift(stored: Stored, steps: int) -> dict[str, Any]:
+    """Return the table of SIFT's part under each base, with its controls."""
+    columns, rows, counts = columns_of(stored), [], []
+    titles = {metric: measures[metric].title for metric in METRICS}
+    for base, part, keypoints, shifted, uniform in COMPARISONS:
+        if not {keypoints, shifted, uniform} <= columns.keys():
+            continue
+        row: dict[str, Any] = {"base": base, "part": part}
+        for control, name in ((uniform, "none"), (shifted, "shifted")):
+            for metric, change in gains(columns[keypoints], columns[control]).items():
+                row[f"{metric} {name}"] = format_change(change)
+                counts.append(change.count)
+        rows.append(row)
+    return {
+        "caption": f"{max(counts, default=0)} {SETTING.format(steps=steps)}",
+        "columns": [
+            {"key": "base", "title": "base"},
+            {"key": "part", "title": "part of SIFT"},
+            *(
+                {"key": f"{metric} {name}", "title": f"SIFT − {title}, {titles[metric]}"}
+                for metric in METRICS
+                for name, title in (("none", "no keypoints"), ("shifted", "shifted keypoints"))
+            ),
+        ],
+        "rows": rows,
+    }
