@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from semattn.cli.main import main
 # The same cases in every run; `--hypothesis-profile default` draws new ones.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
+
+# No defaults from files on the machine that runs the tests.
+os.environ["SEMATTN_CONFIG"] = ""
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "flower.jpg"

@@ -26,6 +26,16 @@ from . import bench
 from .analyze import analyze
 from .audit import audit
 from .compare import compare
+from .config import config
+from .defaults import (
+    PREFIX,
+    Default,
+    default_in_use,
+    default_map,
+    option_name,
+    options_of,
+    read_defaults,
+)
 from .doctor import doctor
 from .explain import explain
 from .marks import marks
@@ -34,6 +44,7 @@ from .pretrain import pretrain
 from .prompt import prompt
 from .spurious import spurious
 from .terminal import InterruptedRunError, text_output
+from .verbosity import with_verbosity
 
 HELP_WIDTH = 80  # columns that a help page needs; a narrower terminal breaks its lines
 
@@ -76,7 +87,20 @@ class _Strict:
 
 
 class Command(_Strict, TyperCommand):
-    """Command that refuses repeated options."""
+    """Command that refuses repeated options, and reports defaults of files."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a note lists the defaults that a file or, with `-v`, a variable sets."""
+        in_use = defaults_in_use(ctx)
+        if not ctx.params.get("verbose"):
+            in_use = [default for default in in_use if not default.source.startswith(PREFIX)]
+        if in_use and not ctx.params.get("quiet"):
+            listed = ", ".join(
+                f"--{default.option.replace('_', '-')} {default.value} ({default.source})"
+                for default in in_use
+            )
+            typer.echo(f"defaults: {plain(listed)}", err=True)
+        return super().invoke(ctx)
 
 
 class CommandGroup(_Strict, TyperGroup):
@@ -95,22 +119,44 @@ def joined_lines(docstring: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
+def defaults_in_use(ctx: Any) -> list[Default]:
+    """Return the defaults of files and variables that the parsed command uses."""
+    defaults = ctx.find_root().meta.get(DEFAULTS, [])
+    words = _words(ctx)
+    return [
+        default
+        for parameter in ctx.command.params
+        if getattr(ctx.get_parameter_source(parameter.name), "name", "") == "DEFAULT_MAP"
+        and (default := default_in_use(defaults, words, parameter)) is not None
+    ]
+
+
+def _words(ctx: Any) -> tuple[str, ...]:
+    """Return the words that call a command, without the name of the program."""
+    words: tuple[str, ...] = ()
+    while ctx.parent is not None:
+        words, ctx = (ctx.info_name, *words), ctx.parent
+    return words
+
+
+DEFAULTS = "semattn.defaults"  # entry of the root context
 INTERRUPTED = 130  # exit status of shells for Control-C
 
 app = typer.Typer(
     name="semattn",
     cls=CommandGroup,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    explain, compare, analyze, prompt, spurious, marks, audit, pretrain, models, doctor,
+    explain, compare, analyze, prompt, spurious, marks, audit, pretrain, models, doctor, config,
 ):  # fmt: skip
-    app.command(cls=Command, help=joined_lines(command.__doc__))(command)
+    app.command(cls=Command, help=joined_lines(command.__doc__))(with_verbosity(command))
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode="rich", invoke_without_command=True)
-bench_app.command(cls=Command, help=joined_lines(bench.explain.__doc__))(bench.explain)
+bench_app.command(cls=Command, help=joined_lines(bench.explain.__doc__))(
+    with_verbosity(bench.explain)
+)
 
 
 @bench_app.callback()
@@ -178,7 +224,12 @@ def _usage_message(error: Any) -> str:
     if " — " in message:
         return message.removeprefix("Invalid value: ")
     command = error.ctx.command_path if error.ctx else "semattn"
-    return f"{message} — see {command} --help"
+    origin = ""
+    if error.ctx and (parameter := getattr(error, "param", None)) is not None:
+        sources = [entry.source for entry in defaults_in_use(error.ctx)
+                   if entry.option == option_name(parameter)]  # fmt: skip
+        origin = f" (a default of {sources[0]})" if sources else ""
+    return f"{message}{origin} — see {command} --help"
 
 
 def _fail(message: str, status: int) -> int:
@@ -206,6 +257,7 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def semattn(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -218,3 +270,8 @@ def semattn(
     ] = False,
 ) -> None:
     """Explain the attention of vision transformers through the keypoints of the image."""
+    if context.invoked_subcommand not in (None, "config"):  # which lists them, with their errors
+        commands = options_of(context.command)
+        defaults = read_defaults(commands)
+        context.meta[DEFAULTS] = defaults
+        context.default_map = default_map(defaults, commands)

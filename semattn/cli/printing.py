@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from rich.text import Text
 
 from ..errors import NoKeypointWarning, plain
 from ..utils.processes import Progress, ignore_progress
-from .terminal import new_table, open_console, print_table
+from .terminal import VERBOSITY, new_table, open_console, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ..prompting.strength_sweep import StrengthSweep
 
 
+SECONDS_OF_PROGRESS = 10  # between lines of progress, with -v and without a terminal
 MAX_SKIPPED = 10  # skipped files that are listed
 
 
@@ -55,10 +57,38 @@ def verbatim(text: str) -> str:
 def busy(initial_text: str) -> Iterator[Callable[[str], None]]:
     """Show a spinner with a status text on a terminal; show nothing elsewhere.
 
-    Yields a function that replaces the status text.
+    Yields a function that replaces the status text. With `-v`, the seconds of each stage are
+    printed when it ends.
     """
-    with open_console(error=True).status(f"{initial_text} …", spinner="dots") as status:
-        yield lambda text: status.update(f"{text} …")
+    console = open_console(error=True)
+    stage, began = initial_text, time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal stage, began
+        if VERBOSITY.get() > 0:
+            console.print(f"[dim]{stage}: {time.monotonic() - began:.1f} s[/]", soft_wrap=True)
+        stage, began = text, time.monotonic()
+        status.update(f"{text} …")
+
+    with console.status(f"{initial_text} …", spinner="dots") as status:
+        yield say
+        say("")
+
+
+def _progress_without_terminal(console: Console) -> Progress:
+    """Return a function that prints progress as lines with `-v`, else one that ignores it."""
+    if VERBOSITY.get() <= 0:
+        return ignore_progress  # a disabled bar of rich < 14.3 prints an empty line
+    printed = time.monotonic()
+
+    def print_progress(stage: str, done: int, total: int | None) -> None:
+        nonlocal printed
+        if done == total or time.monotonic() - printed >= SECONDS_OF_PROGRESS:
+            printed = time.monotonic()
+            of_total = "" if total is None else f" of {total}"
+            console.print(f"[dim]{verbatim(stage)}: {done}{of_total}[/]", soft_wrap=True)
+
+    return print_progress
 
 
 class _Speed(ProgressColumn):
@@ -84,7 +114,7 @@ def bar() -> Iterator[Progress]:
     )
     console = open_console(error=True)
     if not console.is_terminal:
-        yield ignore_progress  # a disabled bar of rich < 14.3 prints an empty line
+        yield _progress_without_terminal(console)
         return
     with ProgressBar(*columns, console=console, transient=True) as progress_bar:
         task = progress_bar.add_task("", total=None)
@@ -105,7 +135,7 @@ def progress_phases() -> Iterator[Progress]:
     )
     console = open_console(error=True)
     if not console.is_terminal:
-        yield ignore_progress  # a disabled bar of rich < 14.3 prints an empty line
+        yield _progress_without_terminal(console)
         return
     # A step may take a minute: the speed is that of the last hour, not of the last half minute.
     with ProgressBar(

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ REPLACEMENTS = {
     "↑": "up", "↓": "down", "’": "'", "‘": "'", "“": '"', "”": '"', "\xa0": " ", "\u202f": " ",
 }  # fmt: skip
 UNLIMITED = 100_000  # columns of an output that is not a terminal
+VERBOSITY: ContextVar[int] = ContextVar("verbosity", default=0)
+"""-1 with `-q`, 1 with `-v`; set by `verbosity.with_verbosity` while a command runs."""
 MIN_COLUMN_WIDTH = 6  # characters of a folded column that is still readable
 # The reader of the pipe has closed it; Windows reports this as EINVAL.
 CLOSED = {errno.EPIPE, errno.ECONNRESET} | ({errno.EINVAL} if sys.platform == "win32" else set())
@@ -149,15 +152,16 @@ def _fill_descriptors() -> None:
 
 
 def open_console(*, error: bool = False) -> Console:
-    """Return a console on standard output, or on standard error.
+    """Return a console on standard output, or on standard error; it prints nothing with `-q`.
 
     An output that is not a terminal has no width limit: no text is cut or folded.
     """
     stream = sys.stderr if error else sys.stdout
-    console = Console(file=stream, highlight=False)
-    return (
-        console if console.is_terminal else Console(file=stream, highlight=False, width=UNLIMITED)
-    )
+    quiet = VERBOSITY.get() < 0
+    console = Console(file=stream, highlight=False, quiet=quiet)
+    if console.is_terminal:
+        return console
+    return Console(file=stream, highlight=False, quiet=quiet, width=UNLIMITED)
 
 
 def new_table(gap: int, *, header: bool = True) -> Table:
@@ -180,9 +184,10 @@ def print_table(console: Console, table: Table) -> None:
             column.min_width = None
         console.print(table)
     else:  # the terminal breaks the lines
-        Console(file=console.file, highlight=False, width=UNLIMITED, force_terminal=True).print(
-            table
-        )
+        Console(
+            file=console.file, highlight=False, width=UNLIMITED, force_terminal=True,
+            quiet=console.quiet,
+        ).print(table)  # fmt: skip
 
 
 class InterruptedRunError(Exception):

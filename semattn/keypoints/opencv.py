@@ -35,7 +35,8 @@ def import_cv2() -> Any:
     try:
         import cv2
 
-        cv2.SIFT_create  # noqa: B018 — absent in a folder that a removed build left
+        if not hasattr(cv2, "SIFT_create"):
+            raise AttributeError("a folder cv2 without SIFT_create, which a removed build left")
     except Exception as error:  # a mixture of two builds raises errors of many classes
         commands = repair_commands(str(error))
         raise MissingPackageError(
