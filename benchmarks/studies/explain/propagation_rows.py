@@ -132,6 +132,11 @@ def signed(maps: ImageMaps, gamma: float | None) -> PixelsAndPatches:
     return pixels, maps.grid.pool(pixels)
 
 
+def signed_patches(maps: ImageMaps, gamma: float | None) -> PixelsAndPatches:
+    """Return the signed map on patches, upsampled."""
+    return maps.from_patches(maps.grid.pool(maps.pixels(gamma)))
+
+
 def positive(maps: ImageMaps, gamma: float | None, *, refined: bool) -> PixelsAndPatches:
     """Return the positive part on patches."""
     patches = maps.grid.pool(maps.pixels(gamma)).clamp(min=0)
@@ -192,6 +197,7 @@ def _maps() -> dict[str, Row]:
     for gamma in (*GAMMAS, None):
         name = base_name(gamma)
         rows[name] = partial(signed, gamma=gamma)
+        rows[f"{name}, patches"] = partial(signed_patches, gamma=gamma)
         rows[f"{name}, positive part"] = partial(positive, gamma=gamma, refined=False)
         rows[f"{name}, positive part, refined"] = partial(positive, gamma=gamma, refined=True)
         rows[f"{name}, refined"] = partial(refined_signed, gamma=gamma)
@@ -243,18 +249,12 @@ def _sift() -> dict[str, Row]:
             )
     for gamma in (0.05, 0.25):
         name = base_name(gamma)
-        rows[f"{name}, patches"] = partial(signed_patches, gamma=gamma)
         for density in ("count", "shifted"):
             for suffix in ("", ", refined"):
                 rows[f"{name}, pooling: {density}{suffix}"] = partial(
                     weighted, gamma=gamma, shift=density == "shifted", refined=bool(suffix)
                 )
     return rows
-
-
-def signed_patches(maps: ImageMaps, gamma: float | None) -> PixelsAndPatches:
-    """Return the signed map on patches, upsampled."""
-    return maps.from_patches(maps.grid.pool(maps.pixels(gamma)))
 
 
 GROUPS: dict[str, dict[str, Row]] = {"first": _first(), "maps": _maps(), "sift": _sift()}
