@@ -51,10 +51,11 @@ def options_of(group: Any, words: tuple[str, ...] = ()) -> Options:
     """Return the options of all commands of a group that may have other defaults."""
     commands: Options = {}
     for name, command in group.commands.items():
+        command_words = (*words, name)
         if hasattr(command, "commands"):
-            commands |= options_of(command, (*words, name))
+            commands |= options_of(command, command_words)
             continue
-        commands[(*words, name)] = {
+        commands[command_words] = {
             option_name(parameter): parameter
             for parameter in command.params
             if parameter.param_type_name == "option" and parameter.name not in NEVER
