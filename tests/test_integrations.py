@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from semattn import Preprocessing, SIFTPatchInterrelation
 from semattn.errors import ShapeError, TargetError
 from semattn.explain import explainers, load_maps, save_maps
 from semattn.explain.explanation import StoreError
-from semattn.integrations import CAM, explain_batches, quantus_explain_func
+from semattn.integrations import CAM, explain_batches, progress_bar, quantus_explain_func
 from tests.models import SIZE, build, devices, images, state_of
 
 # --- Quantus ----------------------------------------------------------------------------------
@@ -289,13 +291,46 @@ def test_a_bar_is_shown_where_somebody_looks(  # type: ignore[no-untyped-def]
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
-    import sys
-
     explainer = SIFTPatchInterrelation(build("class-token"))
     assert len([*explain_batches(explainer, [images(1)] * 3, progress=progress)]) == 3
     output = sys.stderr.getvalue()
     assert ("explaining" in output and "3/3" in output) if shown else output == ""
     assert capsys.readouterr().out == ""
+
+
+def test_a_bar_is_shown_in_a_notebook_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[list[str]] = []
+
+    class Handle:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def update(self, text: str) -> None:
+            lines[self.number].append(text)
+
+    def display(text: str, display_id: bool) -> Handle:
+        lines.append([text])
+        return Handle(len(lines) - 1)
+
+    notebook = ModuleType("IPython.display")
+    vars(notebook).update(HTML=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    explainer = SIFTPatchInterrelation(build("class-token"))
+    assert len([*explain_batches(explainer, [images(1)] * 3)]) == 3
+    assert lines[0][0] == '<progress value="0" max="3"></progress> explaining: 0 of 3'
+    assert lines[0][-1].startswith('<progress value="3" max="3"></progress> explaining: 3 of 3, ')
+    with progress_bar() as progress:
+        progress("<reading>", 1, None)
+        progress("<reading>", 2, None)  # at once: the notebook does not store it
+        progress("finding", 1, 1)
+    assert lines[1:] == [
+        ["&lt;reading&gt;: 1, 0 s"],
+        ['<progress value="1" max="1"></progress> finding: 1 of 1, 0 s'],
+    ]
+    assert len([*explain_batches(explainer, [images(1)], progress=False)]) == 1
+    assert len(lines) == 3
 
 
 # --- maps in a file ---------------------------------------------------------------------------

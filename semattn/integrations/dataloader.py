@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 from ..attention.target import TargetLike
 from ..explain import Explainer, Explanation
+from ..utils.processes import ignore_progress
 from ..utils.registry import unknown_name_message
 from ..utils.validation import check_labels
+from .progress import progress_bar
 from .quantus import MAX_CLASSES
 
 
@@ -20,7 +22,7 @@ def explain_batches(
     target: TargetLike | str = None,
     progress: bool = True,
 ) -> Iterator[Explanation]:
-    """Explain a data loader batch by batch, with a progress bar on a terminal's standard error.
+    """Explain a data loader batch by batch, with a progress bar on a terminal or in a notebook.
 
     Parameters
     ----------
@@ -47,8 +49,10 @@ def explain_batches(
     if isinstance(target, str) and target != "labels":
         raise ValueError(unknown_name_message("target", target, ["labels"]))
     manifest = None
-    with _progress_bar(loader, shown=progress) as batches:
-        for batch in batches:
+    total = len(loader) if isinstance(loader, Sized) else None
+    with progress_bar() if progress else nullcontext(ignore_progress) as show_progress:
+        show_progress("explaining", 0, total)
+        for number, batch in enumerate(loader):
             images, labels = _unpack_batch(batch)
             if target == "labels" and labels is None:
                 raise ValueError(
@@ -61,6 +65,7 @@ def explain_batches(
             explanation = explainer.explain(images, target=batch_target, manifest=manifest)
             manifest = explanation.manifest
             yield explanation
+            show_progress("explaining", number + 1, total)
 
 
 def _unpack_batch(batch: Any) -> tuple[Any, Any]:
@@ -75,25 +80,3 @@ def _unpack_batch(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, list | tuple):
         return batch[0], batch[1] if len(batch) > 1 else None
     return batch, None
-
-
-@contextmanager
-def _progress_bar(loader: Iterable[Any], *, shown: bool) -> Iterator[Iterable[Any]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    if not (shown and console.is_terminal):
-        yield loader
-        return
-    bar = Progress(*columns, TimeRemainingColumn(), console=console)
-    total = len(loader) if isinstance(loader, Sized) else None
-    with bar:
-        yield bar.track(loader, total=total, description="explaining")
