@@ -7,9 +7,10 @@ positions of `position_tracing`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from ..errors import UnsupportedModelError
 from ..grid import PatchGrid
 from .layout_pass import layout_pass
 from .model_call import ModelCall
-from .model_pass import frozen
+from .model_pass import KeepGradients, frozen
 from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
+from .propagation import PropagationMode, calls_without_rule
+from .propagation_rules import RuleSettings
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model
-from .target import TargetLike, gradients_of, score
+from .target import Prediction, TargetLike, gradients_of, output_tensor, score
 from .token_layout import POSITION_TOLERANCE, UnplacedError, ranks, with_overlap
 
 
@@ -104,53 +107,93 @@ def follow_features(
     UnsupportedModelError
         If its features cannot be followed back to the image.
     """
-    traced: list[tuple[Planes | None, tuple[float, float]]] = []
+    layouts = feature_layouts(
+        model, call, [name], attribute_to_layer_input=attribute_to_layer_input
+    )
+    layout = layouts.get(name, UnplacedError(_NOT_FOLLOWED))
+    if isinstance(layout, UnplacedError):
+        raise UnsupportedModelError(
+            f"layer {name}: expected features of the image's patches, got {layout} — "
+            "choose another layer"
+        )
+    return layout
+
+
+_NOT_FOLLOWED = "features that cannot be followed back to the image"
+
+
+def feature_layouts(
+    model: nn.Module, call: ModelCall, names: Sequence[str], *, attribute_to_layer_input: bool
+) -> dict[str, FeatureLayout | UnplacedError]:
+    """Return the layouts of several modules from one forward pass, or the reasons without one.
+
+    Modules that are not called are left out; of several calls, the first one counts.
+    """
+    traced: dict[str, tuple[Planes | None, tuple[float, float]]] = {}
     size = (call.images.shape[-2], call.images.shape[-1])
-    module = model.get_submodule(name)
 
     @contextmanager
     def watch(tracer: PositionTracer) -> Iterator[None]:
         scope = CallScope()
 
-        def record_positions(_: nn.Module, *hook_args: Any) -> None:  # unnamed: see `scope`
-            if not scope.is_current():
+        def record_positions(name: str, _: nn.Module, *hook_args: Any) -> None:
+            # The arguments of the hook are unnamed: see `scope`.
+            if not scope.is_current() or name in traced:
                 return
             args, kwargs, *output = hook_args
             tensors = [*args, *kwargs.values()] if attribute_to_layer_input else output
             first = tensors[0][0] if isinstance(tensors[0], (tuple, list)) else tensors[0]
-            traced.append((tracer.of(first), tracer.origin(first).overlap))
+            is_tensor = isinstance(first, Tensor)
+            overlap = tracer.origin(first).overlap if is_tensor else (0.0, 0.0)
+            traced[name] = (tracer.of(first) if is_tensor else None, overlap)
 
-        register = (
-            module.register_forward_pre_hook
-            if attribute_to_layer_input
-            else module.register_forward_hook
-        )
-        handle = register(record_positions, with_kwargs=True)
-        try:
+        with ExitStack() as stack:
+            for name in names:
+                module = model.get_submodule(name)
+                register = (
+                    module.register_forward_pre_hook
+                    if attribute_to_layer_input
+                    else module.register_forward_hook
+                )
+                handle = register(partial(record_positions, name), with_kwargs=True)
+                stack.callback(handle.remove)
             yield
-        finally:
-            handle.remove()
 
     layout_pass(model, call, watch=watch, all_images=True)
+    return {name: _layout_of(planes, size, overlap) for name, (planes, overlap) in traced.items()}
+
+
+def _layout_of(
+    planes: Planes | None, size: tuple[int, int], overlap: tuple[float, float]
+) -> FeatureLayout | UnplacedError:
     try:
-        planes, overlap = traced[0] if traced else (None, (0.0, 0.0))
         if planes is None:
-            raise UnplacedError("features that cannot be followed back to the image")
+            raise UnplacedError(_NOT_FOLLOWED)
         return FeatureLayout.of(planes[:3], size, overlap)
     except UnplacedError as reason:
-        raise UnsupportedModelError(
-            f"layer {name}: expected features of the image's patches, got {reason} — "
-            "choose another layer"
-        ) from None
+        return reason
 
 
 @dataclass(frozen=True)
 class Activation:
-    """Features of a module on the patches of a grid, (B, P, D), and the gradient of the score."""
+    """Features of a module on the patches of a grid, and the gradient of the score for them.
+
+    Parameters
+    ----------
+    features, gradient : (B, P, D)
+    grid : the grid of the patches
+    prediction : output of the model, and the score
+    products : (B,), sum of features times gradient over all tokens, also those without a patch
+    without_rule : calls with their own gradient, see `propagation.calls_without_rule`; () without
+        rules
+    """
 
     features: Tensor
     gradient: Tensor
     grid: PatchGrid
+    prediction: Prediction
+    products: Tensor
+    without_rule: tuple[str, ...] = ()
 
 
 def activation(
@@ -162,6 +205,8 @@ def activation(
     attribute_to_layer_input: bool = False,
     target: TargetLike = None,
     additional_forward_args: Any = None,
+    rules: RuleSettings | None = None,
+    is_blocked: bool = False,
 ) -> Activation:
     """Return the output of `layer` on the patches, and its gradient for the target.
 
@@ -174,6 +219,8 @@ def activation(
         features that are not tokens of it, positions are traced through the model
     attribute_to_layer_input : whether to use the input of the module instead of its output
     target, additional_forward_args : as for `record`
+    rules : rules of relevance propagation that the gradient obeys; None is the gradient itself
+    is_blocked : whether gradients are computed through `torch.no_grad` and `detach` in the model
 
     Raises
     ------
@@ -186,7 +233,11 @@ def activation(
     with nested_pass(), torch.inference_mode(False), torch.enable_grad(), frozen(inner):
         inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
         call = ModelCall.of(inputs, additional_forward_args)
-        with _capture(name, module, attribute_to_layer_input) as captured:
+        with (
+            PropagationMode(rules) if rules else nullcontext(),
+            KeepGradients() if is_blocked else nullcontext(),  # inside, as rules use torch.no_grad
+            capture(name, module, attribute_to_layer_input) as captured,
+        ):
             with model_running():
                 output = inner(*call.args)
             captured.open = False
@@ -195,8 +246,11 @@ def activation(
                     f"layer {name}: expected one call per forward pass, got none — "
                     "choose another layer"
                 )
-            scores = score(output, target, inner).values
+            target_score = score(output, target, inner)
+            scores = target_score.values
+            without_rule = calls_without_rule(scores) if rules else ()
             gradient = _differentiate(name, scores, captured.tensor)
+        prediction = Prediction.of(output_tensor(output), target_score)
         features = captured.tensor.detach()
         layout = _token_layout(grid, features) or follow_features(
             inner,
@@ -209,7 +263,17 @@ def activation(
         layout.place(features, len(inputs)).to(dtype),
         layout.place(gradient, len(inputs)).to(dtype),
         layout.grid,
+        prediction,
+        _sum_per_image(features.to(dtype) * gradient.to(dtype), layout, len(inputs)),
+        without_rule,
     )
+
+
+def _sum_per_image(values: Tensor, layout: FeatureLayout, batch: int) -> Tensor:
+    """Sum over all elements of each image, (B,)."""
+    if len(values) % batch == 0:  # images are the first axis, or windows of one image follow
+        return values.reshape(batch, -1).sum(dim=1)
+    return layout.place(values, batch).sum(dim=(1, 2))
 
 
 def _token_layout(grid: PatchGrid | None, features: Tensor) -> FeatureLayout | None:
@@ -247,18 +311,19 @@ class _Captured:
 
 
 @contextmanager
-def _capture(name: str, module: nn.Module, attribute_to_layer_input: bool) -> Iterator[_Captured]:
+def capture(name: str, module: nn.Module, attribute_to_layer_input: bool) -> Iterator[_Captured]:
     """Capture the tensor of a module and start the autograd graph at it."""
     captured = _Captured()
 
-    def capture(tensor: Tensor) -> Tensor:
+    def replace_by_leaf(tensor: Tensor) -> Tensor:
         captured.calls += 1
         if captured.calls > 1:
             raise UnsupportedModelError(
                 f"layer {name}: expected one call per forward pass, got a second one — "
                 "choose another layer"
             )
-        captured.tensor = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        # A leaf also inside `KeepGradients`, in which `detach` keeps the graph.
+        captured.tensor = tensor.data.requires_grad_()
         return captured.tensor
 
     def pre_hook(_: nn.Module, *hook_args: Any) -> Any:  # args and kwargs, unnamed: see `scope`
@@ -266,7 +331,7 @@ def _capture(name: str, module: nn.Module, attribute_to_layer_input: bool) -> It
             return None
         args, kwargs = hook_args
         features = _first_features([*args, *kwargs.values()], name)
-        replacement = capture(features)
+        replacement = replace_by_leaf(features)
         # The same tensor may be passed as queries, keys and values.
         return (
             tuple(replacement if value is features else value for value in args),
@@ -277,10 +342,10 @@ def _capture(name: str, module: nn.Module, attribute_to_layer_input: bool) -> It
         if not captured.is_active:
             return None
         if isinstance(output, Tensor):
-            return capture(output)
+            return replace_by_leaf(output)
         if isinstance(output, list | tuple) and type(output) in (list, tuple):
             features = _first_features(output, name)
-            replacement = capture(features)
+            replacement = replace_by_leaf(features)
             return type(output)(replacement if value is features else value for value in output)
         raise UnsupportedModelError(
             f"layer {name}: expected a tensor as its output, got {type(output).__name__} — "

@@ -201,6 +201,8 @@ class _CachedLayout:
     unreached: frozenset[str] = frozenset()  # sites that no score has depended on yet
     blocked: bool = False  # whether the model runs a part without gradients
     weights: tuple[Any, ...] = ()  # identity of the weights that the readout was measured with
+    first_layer: str = ""  # see `first_layer`
+    is_plain: bool = False  # whether a pass has shown that gradients reach every site
 
     def is_of(self, attributes: tuple[Any, ...]) -> bool:
         """Return whether the layout is valid for a model with these attributes."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..attention.output_meaning import part_of
 from ..attention.target import answer_target
 from ..images import Images
-from ..metrics import faithfulness, localization, randomization
+from ..metrics import conservation, faithfulness, localization, randomization
 from ..targets import OutputMeaning
 from ..utils.registry import Registry, unknown_name_message
 from .methods import Map, Method
@@ -179,6 +179,15 @@ def _comprehensive(case: Case) -> Tensor:
 @_register("sufficiency", "sufficiency", higher_is_better=False)
 def _sufficient(case: Case) -> Tensor:
     return faithfulness.sufficiency(case.eraser)
+
+
+@_register("conservation-error", "conservation error", higher_is_better=False)
+def _conservation_error(case: Case) -> Tensor:
+    """NaN for methods that do not distribute the score over the inputs."""
+    ratio = case.explanation.conservation
+    if ratio is None:
+        return torch.full((1,), torch.nan, device="cpu")
+    return conservation.conservation_error(ratio)
 
 
 @_register("faithfulness-correlation", "faithfulness correlation")

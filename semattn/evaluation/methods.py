@@ -42,11 +42,16 @@ REFINED = "refined"
 
 
 class Map(NamedTuple):
-    """Map of one image: `heat_map` (1, H, W), `patches` (1, P), and the patch grid."""
+    """Map of one image: `heat_map` (1, H, W), `patches` (1, P), and the patch grid.
+
+    `conservation` (1,) is that of the `Explanation`, None for methods that do not distribute the
+    score.
+    """
 
     heat_map: Tensor
     patches: Tensor
     grid: PatchGrid
+    conservation: Tensor | None = None
 
 
 Method = Callable[[nn.Module, Images, TargetLike], Map]
@@ -93,7 +98,10 @@ def method(name: str, refine: str = "none", seed: int = 0) -> Method:
         explanation = explainer_class(**options).explain(
             model, images.inputs, target=target, manifest={"made": "elsewhere"}
         )
-        return Map(explanation.heat_map, explanation.patch_map.flatten(1), explanation.grid)
+        return Map(
+            explanation.heat_map, explanation.patch_map.flatten(1), explanation.grid,
+            explanation.conservation,
+        )  # fmt: skip
 
     return run
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, overload
@@ -324,6 +325,11 @@ class Explainer(Attribution):
             "parameters": self.parameters(),
             "versions": versions(),
         }
+        if explanation.conservation is not None:
+            ratios = explanation.conservation.tolist()
+            manifest = manifest | {
+                "conservation": [ratio if math.isfinite(ratio) else None for ratio in ratios]
+            }
         notes = explanation.notes
         if reason := unconfirmed(manifest):
             notes = (*notes, f"{reason[:1].upper()}{reason[1:]}.")
@@ -387,6 +393,7 @@ class Explainer(Attribution):
             target_description=maps.prediction.target_description,
             attribution=maps.attribution,
             output=output,
+            conservation=maps.conservation,
         )
 
     def _start_keypoints(

@@ -86,12 +86,6 @@ class PixelExplainer(Explainer):
         """
         raise NotImplementedError
 
-    def pixels_and_notes(
-        self, forward: Forward, inputs: Tensor, image_index: Tensor, grid: PatchGrid
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """Compute `pixels`, and the notes of this computation."""
-        return self.pixels(forward, inputs, image_index, grid), ()
-
     def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Run one pass for the target and the grid, then Captum's method."""
         record = request.record(layers=self.layers, grad="last")
@@ -103,15 +97,13 @@ class PixelExplainer(Explainer):
                 request, target_for_copies(request, record.prediction), record.is_blocked
             )
             with default_device("cpu"):  # Captum creates small tensors there, and moves them
-                attribution, notes = self.pixels_and_notes(
-                    forward, inputs, image_index, record.grid
-                )
+                attribution = self.pixels(forward, inputs, image_index, record.grid)
                 attribution = attribution.detach().to(exact)
         check_finite("map", attribution)
         with torch.no_grad():
             heat_map = attribution.sum(dim=1)
             maps = self.from_patches(request, record, lambda _: record.grid.pool(heat_map))
-        return replace(maps, heat_map=heat_map, attribution=attribution, notes=maps.notes + notes)
+        return replace(maps, heat_map=heat_map, attribution=attribution)
 
 
 def default_device(device: torch.device | str) -> AbstractContextManager[Any]:

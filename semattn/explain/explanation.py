@@ -37,7 +37,8 @@ class Explanation:
     explained output is not a class, and `target_description` then describes it. `notes` are
     sentences that a reader of the map must know. `attribution` (B,C,H,W) is set by methods that
     distinguish channels, and sums to `heat_map`; Captum's methods may return negative values.
-    `output` is the meaning of the model's output.
+    `output` is the meaning of the model's output. `conservation` (B,) is the sum of the relevance
+    divided by the score, float64 on the CPU, for methods that distribute the score over the inputs.
     """
 
     heat_map: Tensor
@@ -54,6 +55,7 @@ class Explanation:
     attribution: Tensor | None = None
     target_description: str = ""
     output: OutputMeaning = field(default_factory=OutputMeaning)
+    conservation: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of images."""

@@ -1,24 +1,33 @@
-"""AttnLRP: relevance propagation from the score to the pixels, on any model.
+"""AttnLRP: relevance propagation from the score to the pixels or patches, on any model.
 
 The rules are in `semattn.attention.propagation_rules`. This module contains the explainer.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..affinity import random_walk
+from ..attention import AttentionRecord
+from ..attention.first_layer import first_layer
+from ..attention.layer_features import activation
+from ..attention.model_call import ModelCall
+from ..attention.model_layout import known_layout
+from ..attention.model_pass import KeepGradients, frozen
 from ..attention.propagation import PropagationMode, calls_without_rule, missing_rules_note
 from ..attention.propagation_rules import ATTENTION_RULES, RuleSettings
-from ..attention.target import gradients_of
-from ..grid import PatchGrid
+from ..attention.scope import model_running
+from ..attention.target import Prediction, check_batch, gradients_of, output_tensor, score
+from ..metrics.conservation import conservation
 from ..utils.validation import check_number
 from .base import explainers
-from .captum_methods import Forward, PixelExplainer
-from .request import AttributionRequest, RelevanceMap
+from .captum_methods import PixelExplainer
+from .request import AttributionRequest, RelevanceMap, check_finite
 
 PRESETS: dict[str, dict[str, Any]] = {
     "signed": {},
@@ -26,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "localization": {"affinity": 0.9},
 }
 """Name to options of `AttnLRP` that differ from its defaults."""
+LEVELS = ("pixels", "patches")
 
 
 @explainers.register("attn-lrp")
@@ -40,15 +50,20 @@ class AttnLRP(PixelExplainer):
     * products, matrix products and gates: one half for each factor. An attention call has 1/4 for
       the queries, 1/4 for the keys and 1/2 for the values; softmax has its own gradient.
 
-    The map is signed, with one value per pixel and channel. Biases and position embeddings
-    keep their part of the relevance, and softmax does not conserve it, so the sum of the map is not
-    the score in general.
+    The map is signed. With level "pixels" it has one value per pixel and channel. With level
+    "patches" it has one value per patch: the input of the first layer of the transformer times its
+    gradient, summed over the channels; position embeddings are a part of that input.
+
+    Biases keep their part of the relevance, and softmax does not conserve it, so the sum of the
+    relevance is not the score in general. `Explanation.conservation` is the sum divided by the
+    score; it counts the relevance of all tokens, also of those that are not patches.
 
     Parameters
     ----------
     model : the model to explain; may be given to `attribute` instead
     preset : "signed"; "epsilon", without gamma; or "localization", the positive part with
         affinity refinement. The options below replace its values
+    level : "pixels" or "patches"
     gamma : weight of the contributions that agree with the result, in linear layers
     conv_gamma : the same in convolutions, such as the patch embedding
     epsilon : stabiliser, added to the magnitude of the results of linear layers
@@ -76,6 +91,7 @@ class AttnLRP(PixelExplainer):
         model: nn.Module | None = None,
         *,
         preset: str = "signed",
+        level: str = "pixels",
         gamma: float | None = None,
         conv_gamma: float | None = None,
         epsilon: float | None = None,
@@ -86,6 +102,8 @@ class AttnLRP(PixelExplainer):
         super().__init__(model, **options)
         if preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        if level not in LEVELS:
+            raise ValueError(f"level: expected one of {', '.join(LEVELS)}, got {level!r}")
         if attention not in ATTENTION_RULES:
             raise ValueError(
                 f"attention: expected one of {', '.join(ATTENTION_RULES)}, got {attention!r}"
@@ -101,6 +119,7 @@ class AttnLRP(PixelExplainer):
         if not numbers["affinity"] < 1:
             raise ValueError(f"affinity: expected a number in [0, 1), got {numbers['affinity']}")
         self.preset = preset
+        self.level = level
         self.affinity = numbers.pop("affinity")
         self.rules = RuleSettings(**numbers, attention=attention)
 
@@ -108,6 +127,7 @@ class AttnLRP(PixelExplainer):
         """Return the settings of this explainer, ready for JSON."""
         return super().parameters() | {
             "preset": self.preset,
+            "level": self.level,
             "gamma": self.rules.gamma,
             "conv_gamma": self.rules.conv_gamma,
             "epsilon": self.rules.epsilon,
@@ -115,25 +135,104 @@ class AttnLRP(PixelExplainer):
             "affinity": self.affinity,
         }
 
-    def pixels_and_notes(
-        self, forward: Forward, inputs: Tensor, image_index: Tensor, _grid: PatchGrid
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """Compute input times gradient under the rules, and name the calls without a rule."""
-        with PropagationMode(self.rules):
-            scores = forward(inputs, image_index)
-            without_rule = calls_without_rule(scores)
-            (gradient,) = gradients_of(scores, [inputs], scores.dtype, "model output")
-        relevance = inputs.detach() * (0 if gradient is None else gradient)
-        return relevance, missing_rules_note(without_rule)
-
     def maps(self, request: AttributionRequest) -> RelevanceMap:
         """Compute the signed map, and refine its positive part by affinity if asked."""
-        maps = super().maps(request)
+        record = self._record(request)
+        with torch.inference_mode(False), torch.enable_grad(), frozen(request.model):
+            maps = (self._pixel_maps if self.level == "pixels" else self._patch_maps)(
+                request, record
+            )
+        check_finite("model output", maps.prediction.logits)
         if not self.affinity:
             return maps
-        record = request.record(layers=self.layers, grad="last")
         positive = maps.patches.clamp(min=0)[..., None]
         refined = random_walk(record.middle_layer(), record.grid, positive, self.affinity)
         patches = positive[..., 0] if refined is None else refined[..., 0]
         from_patches = self.from_patches(request, record, lambda _: patches)
-        return replace(from_patches, notes=maps.notes)
+        return replace(from_patches, notes=maps.notes, conservation=maps.conservation)
+
+    def _record(self, request: AttributionRequest) -> AttentionRecord:
+        """Return a record of the model's attention, with sites if the affinity needs them.
+
+        Grid and notes of a model come from its first pass; later calls have no pass for them.
+        """
+        call = ModelCall.of(request.inputs, request.extra_args)
+        with frozen(request.model):
+            entry = known_layout(request.model, call, request.sites)
+        if self.affinity or callable(request.target) or not entry.is_plain:
+            record = request.record(layers=self.layers, grad="last")
+            left_out = tuple(module.site for module in entry.layout.left_out)
+            entry.is_plain = not record.is_blocked and record.left_out == left_out
+            return record
+        layout = entry.layout
+        return AttentionRecord(
+            sites=(),
+            grid=layout.grid,
+            prediction=Prediction(request.inputs[:0]),
+            read_from=None,
+            in_order=all(
+                layout.layouts[site.name].in_order_of(layout.grid) for site in layout.sites
+            ),
+            notes=layout.notes(),
+        )
+
+    def _pixel_maps(self, request: AttributionRequest, record: AttentionRecord) -> RelevanceMap:
+        """Compute the pixels times their gradient under the rules."""
+        exact = torch.promote_types(request.inputs.dtype, torch.float32)
+        inputs = request.inputs.detach().clone().to(exact).requires_grad_()
+        blocked = KeepGradients() if record.is_blocked else nullcontext()
+        with PropagationMode(self.rules):
+            with blocked, model_running():
+                output = request.model(inputs.to(request.inputs.dtype), *_constants(request))
+            target_score = score(output, request.target, request.model)
+            scores = target_score.values
+            without_rule = calls_without_rule(scores)
+            (gradient,) = gradients_of(scores, [inputs], scores.dtype, "model output")
+        logits = output_tensor(output)
+        check_batch(logits, len(inputs))
+        relevance = inputs.detach() * (0 if gradient is None else gradient)
+        check_finite("map", relevance)
+        record = replace(record, prediction=Prediction.of(logits, target_score))
+        with torch.no_grad():
+            heat_map = relevance.sum(dim=1)
+            maps = self.from_patches(request, record, lambda _: record.grid.pool(heat_map))
+        maps = replace(maps, heat_map=heat_map, attribution=relevance)
+        return _with_sum(maps, relevance.sum(dim=(1, 2, 3)), without_rule)
+
+    def _patch_maps(self, request: AttributionRequest, record: AttentionRecord) -> RelevanceMap:
+        """Compute the input of the first layer times its gradient under the rules."""
+        call = ModelCall.of(request.inputs, request.extra_args)
+        tokens = activation(
+            request.model,
+            request.inputs,
+            first_layer(request.model, call, request.sites),
+            record.grid if record.in_order else None,
+            attribute_to_layer_input=True,
+            target=request.target,
+            additional_forward_args=_constants(request),
+            rules=self.rules,
+            is_blocked=record.is_blocked,
+        )
+        record = replace(record, prediction=tokens.prediction)
+        relevance = (tokens.features * tokens.gradient).sum(dim=-1)
+        maps = self.from_patches(request, record, lambda _: relevance, tokens.grid)
+        return _with_sum(maps, tokens.products, tokens.without_rule)
+
+
+def _constants(request: AttributionRequest) -> tuple[Any, ...]:
+    """Return the arguments after the images; only the images have relevance."""
+    arguments = request.extra_args
+    return tuple(value.detach() if isinstance(value, Tensor) else value for value in arguments)
+
+
+def _with_sum(
+    maps: RelevanceMap, relevance_sum: Tensor, without_rule: tuple[str, ...]
+) -> RelevanceMap:
+    """Return the maps with their conservation, and a note that names the calls without a rule."""
+    target_score = maps.prediction.score
+    assert target_score is not None
+    return replace(
+        maps,
+        conservation=conservation(relevance_sum, target_score),
+        notes=maps.notes + missing_rules_note(without_rule),
+    )

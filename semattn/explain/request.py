@@ -128,6 +128,7 @@ class RelevanceMap:
     `prediction` is that of the explained output, and `grid` the grid of `patches`. `attribution`
     (B, C, H, W) is set by methods that distinguish channels; it sums to `heat_map` over the
     channels. `record_notes` are notes on the recorded attention, and `notes` those of the method.
+    `conservation` (B,) is set by methods that distribute the score, see `Explanation`.
     """
 
     prediction: Prediction
@@ -138,6 +139,7 @@ class RelevanceMap:
     attribution: Tensor | None = None
     record_notes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    conservation: Tensor | None = None
 
 
 def check_finite(name: str, values: Tensor) -> None:

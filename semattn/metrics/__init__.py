@@ -1,1 +1,1 @@
-"""Metrics of maps: faithfulness, localization, randomization. Pure functions of tensors."""
+"""Metrics of maps, as pure functions of tensors: faithfulness, localization, conservation, …"""

@@ -13,6 +13,12 @@ from torch.overrides import _get_current_function_mode_stack as mode_stack
 from semattn import AttnLRP, InputXGradient
 from semattn.affinity import random_walk
 from semattn.attention import record
+from semattn.attention.propagation import PropagationMode
+from semattn.attention.propagation_rules import RuleSettings
+from semattn.evaluation.methods import method
+from semattn.images import Preprocessing, prepare
+from semattn.metrics.conservation import conservation_error
+from tests import families
 from tests.models import build, images, state_of
 
 TARGET = [1, 3]
@@ -89,12 +95,65 @@ def test_localization_is_the_refined_positive_part() -> None:
     assert AttnLRP(preset="localization", affinity=0.5).parameters()["affinity"] == 0.5
 
 
+def layer_relevance(model: nn.Module, x: Tensor, rules: RuleSettings) -> tuple[Tensor, Tensor]:
+    """Return tensor times gradient of the input of the blocks, (B, N), and the scores (B,)."""
+    model.requires_grad_(False)
+    tokens: list[Tensor] = []
+    first = model.blocks[0]
+    handle = first.register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
+    with PropagationMode(rules):
+        scores = model(x.clone().requires_grad_())[[0, 1], TARGET]
+        (gradient,) = torch.autograd.grad(scores.sum(), tokens[0])
+    handle.remove()
+    return (tokens[0] * gradient).detach().sum(dim=2), scores.detach()
+
+
+@pytest.mark.parametrize("name", ["class-token", "registers", "gap", "rope"])
+def test_patches_are_the_input_of_the_first_layer_times_its_gradient(name: str) -> None:
+    model, x = build(name, torch.float64), images(dtype=torch.float64)
+    explanation = AttnLRP(level="patches").explain(model, x, target=TARGET)
+    tokens, scores = layer_relevance(model, x, AttnLRP().rules)
+    torch.testing.assert_close(explanation.patch_map.flatten(1), tokens[:, -12:])
+    assert (explanation.patch_map < 0).any() and explanation.attribution is None
+    torch.testing.assert_close(explanation.conservation, tokens.sum(dim=1) / scores)
+    assert explanation.manifest["conservation"] == explanation.conservation.tolist()
+    assert explanation.manifest["parameters"]["level"] == "patches"
+
+
+@pytest.mark.parametrize("level", ["pixels", "patches"])
+@pytest.mark.parametrize("name", ["gap", "qk-norm", "rope"])
+def test_conservation_of_the_epsilon_rule_without_biases(name: str, level: str) -> None:
+    model, x = without_biases(name), images(dtype=torch.float64)
+    explainer = AttnLRP(preset="epsilon", attention="cp-lrp", level=level)
+    ratio = explainer.explain(model, x, target=TARGET).conservation
+    assert bool((conservation_error(ratio) < 0.05).all())
+
+
+def test_the_metric_is_that_of_the_explanation() -> None:
+    model, x = build("class-token"), images()[:1]
+    pixels = prepare(x, lambda: Preprocessing.of(model))
+    explanation = AttnLRP().explain(model, x, target=3)
+    lrp_map = method("attn-lrp")(model, pixels, 3)
+    assert torch.equal(lrp_map.conservation, explanation.conservation)
+    assert method("raw-attention")(model, pixels, 3).conservation is None
+
+
+def test_patches_of_a_windowed_model_are_in_their_places() -> None:
+    model, x = families.build("swin", torch.float64), images(dtype=torch.float64)
+    explainer = AttnLRP(level="patches", gamma=0)
+    expected = explainer.patch_map(model, x, target=TARGET)
+    flipped = explainer.patch_map(_Flipped(model), x.flip(-1), target=TARGET)
+    assert expected.shape[1:] == (12, 16)
+    torch.testing.assert_close(flipped.flip(-1), expected)
+
+
 def test_presets_and_invalid_options() -> None:
     assert AttnLRP().parameters() | {"gamma": 0.0} == AttnLRP(gamma=0).parameters()
     epsilon = AttnLRP(preset="epsilon").parameters()
     assert (epsilon["gamma"], epsilon["conv_gamma"], epsilon["epsilon"]) == (0, 0, 1e-6)
     for options, message in (
         ({"preset": "best"}, "preset: expected one of signed, epsilon, localization, got 'best'"),
+        ({"level": "tokens"}, "level: expected one of pixels, patches, got 'tokens'"),
         ({"attention": "none"}, "attention: expected one of attn-lrp, cp-lrp, got 'none'"),
         ({"gamma": -1}, "gamma: expected"),
         ({"affinity": 1.0}, r"affinity: expected a number in \[0, 1\), got 1.0"),
@@ -149,18 +208,59 @@ def test_gradient_checkpointing_does_not_change_the_map() -> None:
     torch.testing.assert_close(AttnLRP().attribute(model, x, target=TARGET), expected)
 
 
-def test_state_is_left_after_an_exception_in_the_second_pass() -> None:
+@pytest.mark.parametrize("level", ["pixels", "patches"])
+def test_state_is_left_after_an_exception_in_the_pass_with_rules(level: str) -> None:
     model, x = build("class-token"), images()
-    AttnLRP().attribute(model, x, target=TARGET)
+    AttnLRP(level=level).attribute(model, x, target=TARGET)
     passes: list[int] = []
 
     def fail(*_: object) -> None:
         passes.append(1)
-        if len(passes) == 2:
-            raise RuntimeError("inside the model")
+        raise RuntimeError("inside the model")
 
     model.blocks[3].register_forward_hook(fail)
     before = state_of(model)
     with pytest.raises(RuntimeError, match="inside the model"):
-        AttnLRP().attribute(model, x, target=TARGET)
-    assert len(passes) == 2 and mode_stack() == [] and state_of(model) == before
+        AttnLRP(level=level).attribute(model, x, target=TARGET)
+    assert len(passes) == 1 and mode_stack() == [] and state_of(model) == before
+
+
+@pytest.mark.parametrize("level", ["pixels", "patches"])
+@pytest.mark.parametrize("target", [None, TARGET])
+def test_later_calls_run_one_pass_and_give_the_same_map(level: str, target: Any) -> None:
+    model, x = families.build("swin"), images()
+    explainer = AttnLRP(level=level)
+    first = explainer.explain(model, x, target=target)
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    explainer.explain(model, x, target=target)  # the hook is new, so the layout is computed again
+    passes.clear()
+    second = explainer.explain(model, x, target=target)
+    assert len(passes) == (1 if level == "pixels" else 2)  # windows are traced in another pass
+    assert torch.equal(first.heat_map, second.heat_map) and first.grid == second.grid
+    assert torch.equal(first.target, second.target) and first.notes == second.notes
+    assert torch.equal(first.logits, second.logits)
+    torch.testing.assert_close(first.logits, model(x).detach())
+
+
+class _Blocked(nn.Module):
+    """A model whose middle layers run without gradients."""
+
+    def __init__(self, inner: nn.Module, is_blocked: bool) -> None:
+        super().__init__()
+        self.inner, self.is_blocked = inner, is_blocked
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_blocked):
+            return self.inner(x)
+
+
+@pytest.mark.parametrize("level", ["pixels", "patches"])
+def test_relevance_passes_through_parts_without_gradients(level: str) -> None:
+    maps = [
+        AttnLRP(level=level).patch_map(
+            _Blocked(build("class-token"), is_blocked), images(), target=TARGET
+        )
+        for is_blocked in (False, True)
+    ]
+    torch.testing.assert_close(*maps)
