@@ -37,7 +37,7 @@ def tiny(name: str = "test_vit") -> torch.nn.Module:
 def elsewhere(tmp_path, monkeypatch):
     """The command runs in an empty folder, and never touches the embedded weights."""
 
-    def load(name=None, *, checkpoint=None, pretrained=True, device="cpu"):
+    def load(name=None, *, checkpoint=None, pretrained=True, labels=None, device="cpu"):
         model = tiny(name or "test_vit").to(device)
         model.classes = CLASSES
         return model

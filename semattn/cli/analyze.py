@@ -11,9 +11,10 @@ from ..utils.result_folder import FolderLike, ResultFolder
 from . import options
 from .inputs import ImageInput, read_images
 from .json_output import Content, json_output, result_content
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import PAGE, ExtraFiles, pages, result_folder, write_extra_files, write_json
-from .parsing import display_stem, enlarged_view, load_model, read_device, read_layers
-from .printing import bar, busy, collected_warnings, report_analysis
+from .parsing import display_stem, enlarged_view, read_layers
+from .printing import bar, busy, collected_warnings, print_model, report_analysis
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,18 +32,16 @@ ANALYSIS_FILES = {
 
 
 @json_output
+@model_options
 def analyze(
     images: options.ImagesOrFolder,
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
+    chosen_model: ModelOptions = EMBEDDED,
     density: options.Density = "count",
     detector: options.Detector = "sift",
     layers: options.AnalysisLayers = None,
     n_null: options.NullDraws = None,
     batch_size: options.Batch = 4,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
     report: options.Report = True,
     out: options.AnalysisFolder = None,
     force: options.Force = False,
@@ -84,10 +83,7 @@ def analyze(
         with busy("reading the picture") as say:
             inputs.check()  # fail before the model is loaded, which may take long
             say("loading the model (its weights are downloaded at the first use)")
-            network = load_model(
-                model, checkpoint, names=None, pretrained=not random_weights,
-                device=read_device(device),
-            )  # fmt: skip
+            network = chosen_model.load()
         if inputs.is_single:
             analysis = interrelation.analyze(network, first.source, **settings)
         else:
@@ -102,6 +98,7 @@ def analyze(
             else:
                 extra_files = pages(report, analysis=analysis)
             files = write_analysis(analysis, folder, extra_files)
+    print_model(network)
     report_analysis(analysis, files, notes)
     return result_content(files["result"], files, notes)
 

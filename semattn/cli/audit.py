@@ -14,14 +14,16 @@ from ..utils.processes import Progress
 from ..utils.result_folder import ResultFolder
 from . import options
 from .json_output import Content, json_output, result_content
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import pages, result_folder
-from .parsing import display_stem, load_model, read_device, read_names
+from .parsing import display_stem, read_names
 from .printing import (
     MAX_SKIPPED,
     bar,
     busy,
     collected_warnings,
     print_files,
+    print_model,
     print_notes,
     progress_phases,
     verbatim,
@@ -41,13 +43,11 @@ SEARCH = ".audit/search"  # unfinished search for cues
 
 
 @json_output
+@model_options
 def audit(
     source: options.AuditSource,
     jobs: options.Jobs = "explain,analyze",
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
-    class_names_file: options.ClassNames = None,
+    chosen_model: ModelOptions = EMBEDDED,
     method: options.Method = "sift-patch-interrelation",
     density: options.Density = "count",
     detector: options.Detector = "sift",
@@ -55,7 +55,6 @@ def audit(
     workers: options.ReadingWorkers = None,
     process: options.Process = None,
     seed: options.Seed = 0,
-    device: options.Device = "cpu",
     report: options.Report = True,
     out: options.AuditFolder = None,
     force: options.Force = False,
@@ -78,6 +77,7 @@ def audit(
     and `row` of the table locate them), [bold]skipped.parquet[/], [bold]audit.json[/] (counts,
     means, settings), [bold]analyze/[/] and [bold]spurious/[/] (the files of those commands).
     """
+    from ..attention.output_meaning import declared_classes
     from ..audit import JOBS, audit as run, check_jobs
     from ..data import open_source
     from .analyze import write_analysis
@@ -94,13 +94,10 @@ def audit(
     library_jobs = tuple(job for job in requested_jobs if job != "spurious")
     with collected_warnings() as notes:
         with busy("loading the model (its weights are downloaded at the first use)") as say:
-            network = load_model(
-                model, checkpoint, names=class_names_file, pretrained=not random_weights,
-                device=read_device(_local(device)),
-            )  # fmt: skip
+            network = chosen_model.load(os.environ.get("LOCAL_RANK"))
             say("listing the images")
             names = class_names(network) or ()
-            dataset = open_source(source, names, getattr(network, "num_classes", 0) or len(names))
+            dataset = open_source(source, names, declared_classes(network) or 0)
         shown: AbstractContextManager[Progress | None]
         audit_result = None
         if library_jobs:
@@ -129,6 +126,7 @@ def audit(
             files["spurious"] = folder / "spurious"
     notes = [*_labels_note(dataset, "spurious" in requested_jobs), *notes]
     if shows or files:
+        print_model(network)
         _report(audit_result, dataset, files, notes, searched)
     return _content(audit_result, dataset, files, notes) if shows else None
 
@@ -168,12 +166,6 @@ def _place(text: str | None) -> tuple[int, int]:
             f"process: expected K/N with K from 0 up to N - 1, got {text!r} — 0/1 is one process"
         )
     return int(match[1]), int(match[2])
-
-
-def _local(device: str) -> str:
-    """Return the device of this process: each process of a machine has its own GPU."""
-    local_rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{local_rank}" if device == "cuda" and local_rank else device
 
 
 def _search(
@@ -227,6 +219,16 @@ def _report(
         print_notes(console, notes)
 
 
+def _map_text(spread: float | None, on_empty: float | None) -> str:
+    """Return what the maps cover on average; None stands for maps that are 0 everywhere."""
+    if spread is None or on_empty is None:
+        return "the map of every image is 0"
+    return (
+        f"the map covers {spread:.0%} of the patches, with {on_empty:.0%} of it on patches without "
+        "keypoints"
+    )
+
+
 def _report_images(console: Console, audit_result: Audit, source: Source) -> None:
     """Print the counts and means of the explanations and analyses."""
     if audit_result.images:
@@ -247,8 +249,7 @@ def _report_images(console: Console, audit_result: Audit, source: Source) -> Non
         accuracy_text = "" if accuracy is None else f", accuracy of the model {accuracy:.1%}"
         console.print(
             f"[bold]{summary['explained']}[/] explained{accuracy_text}; on average "
-            f"{means['keypoints']:.0f} keypoints; the map covers {means['spread']:.0%} of "
-            f"the patches, with {means['on_empty']:.0%} of it on patches without keypoints",
+            f"{means['keypoints']:.0f} keypoints; {_map_text(means['spread'], means['on_empty'])}",
             soft_wrap=True,
         )
     for name, reason in source.broken:

@@ -12,9 +12,10 @@ from ..utils.result_folder import FolderLike, ResultFolder
 from ..utils.text import to_json_number, to_json_value
 from . import options
 from .json_output import Content, json_output, result_content
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import result_folder, write_json
-from .parsing import load_model, read_device, read_names, read_precision
-from .printing import bar, busy, collected_warnings, report_benchmark
+from .parsing import read_names, read_precision
+from .printing import bar, busy, collected_warnings, print_model, report_benchmark
 
 if TYPE_CHECKING:
     from ..evaluation.runner import Results
@@ -29,16 +30,14 @@ BENCHMARK_FILES = {
 
 
 @json_output
+@model_options
 def explain(
     data: options.Data,
     methods: options.BenchMethods = None,
     metrics: options.Metrics = None,
     baselines: options.Baselines = None,
     images: options.Images = 100,
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
-    class_names_file: options.ClassNames = None,
+    chosen_model: ModelOptions = EMBEDDED,
     refine: options.Refine = "none",
     baseline: options.Perturbation = "blur",
     steps: options.PerturbationSteps = 16,
@@ -46,7 +45,6 @@ def explain(
     batch_size: options.PerturbationBatch = 32,
     precision: options.Precision = "auto",
     seed: options.BenchSeed = 0,
-    device: options.Device = "cpu",
     out: options.BenchFolder = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -66,6 +64,7 @@ def explain(
     (all results and settings) and [bold]bench.csv[/] (one row per image).
     """
     from .. import evaluation
+    from ..attention.model_call import model_device
     from ..data.masked import EvenSubset, open_masked
     from ..images import Preprocessing
 
@@ -83,17 +82,14 @@ def explain(
             for name in names:
                 evaluation.method(name, refine)
             say("loading the model (its weights are downloaded at the first use)")
-            network = load_model(
-                model, checkpoint, names=class_names_file, pretrained=not random_weights,
-                device=read_device(device),
-            )  # fmt: skip
+            network = chosen_model.load()
             preprocessing = Preprocessing.of(network)
             black = tuple(
                 -mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
             )
         setting = evaluation.Setting(
             baseline=baseline, black=black, steps=steps, batch_size=batch_size, seed=seed,
-            precision=read_precision(precision, device),
+            precision=read_precision(precision, str(model_device(network))),
         )  # fmt: skip
         with folder.running(outputs), bar() as progress:
             results = evaluation.evaluate(
@@ -108,6 +104,7 @@ def explain(
                 results, table, folder, markdown=evaluation.page(results, table),
                 titles={name: evaluation.heading(name) for name in results.metrics},
             )  # fmt: skip
+    print_model(network)
     report_benchmark(results, table, titles, files, notes)
     return result_content(files["result"], files, notes)
 

@@ -7,26 +7,24 @@ from . import options
 from .image_runs import ImageResult, Say, headline_of, run_images
 from .inputs import ImageInput, read_images
 from .json_output import Content, json_output
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import PAGE, image_folders, pages
-from .parsing import enlarged_view, load_model, read_device, read_methods, read_target
+from .parsing import enlarged_view, read_methods, read_target
 from .printing import busy, collected_warnings, report_comparison
 
 SHARPNESS = 448  # pixels of the longer side of each picture; one figure has many of them
 
 
 @json_output
+@model_options
 def compare(
     images: options.ImageFiles,
     methods: options.Methods = None,
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
-    class_names_file: options.ClassNames = None,
+    chosen_model: ModelOptions = EMBEDDED,
     target: options.Target = None,
     density: options.Density = "count",
     detector: options.Detector = "sift",
     refine: options.Refine = "none",
-    device: options.Device = "cpu",
     report: options.Report = True,
     out: options.ComparisonFolder = None,
     force: options.Force = False,
@@ -60,10 +58,7 @@ def compare(
         inputs.check()  # fail before the model is loaded, which may take long
         names = read_methods(methods, **settings)
         say("loading the model (its weights are downloaded at the first use)")
-        network = load_model(
-            model, checkpoint, names=class_names_file, pretrained=not random_weights,
-            device=read_device(device),
-        )  # fmt: skip
+        network = chosen_model.load()
         label = read_target(target, network)
 
     def compare_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
@@ -87,6 +82,6 @@ def compare(
         )  # fmt: skip
 
     return run_images(
-        inputs, folders, compare_image, notes, picture=writers.COMPARISON_FILES["figure"],
-        is_wide=True,
+        inputs, folders, compare_image, notes, network=network,
+        picture=writers.COMPARISON_FILES["figure"], is_wide=True,
     )  # fmt: skip

@@ -7,11 +7,10 @@ from . import options
 from .image_runs import ImageResult, Say, headline_of, run_images
 from .inputs import ImageInput, read_images
 from .json_output import Content, json_output
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import PAGE, image_folders, pages
 from .parsing import (
     enlarged_view,
-    load_model,
-    read_device,
     read_explainer,
     read_layers,
     read_target,
@@ -20,12 +19,10 @@ from .printing import busy, collected_warnings, report_explanation
 
 
 @json_output
+@model_options
 def explain(
     images: options.ImageFiles,
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
-    class_names_file: options.ClassNames = None,
+    chosen_model: ModelOptions = EMBEDDED,
     target: options.Target = None,
     method: options.Method = "sift-patch-interrelation",
     density: options.Density = "count",
@@ -35,7 +32,6 @@ def explain(
     affinity: options.Affinity = None,
     gradient: options.Gradient = None,
     refine: options.Refine = "none",
-    device: options.Device = "cpu",
     report: options.Report = True,
     out: options.Folder = None,
     force: options.Force = False,
@@ -67,10 +63,7 @@ def explain(
             queries=queries, affinity=affinity, gradient=gradient,
         )  # fmt: skip
         say("loading the model (its weights are downloaded at the first use)")
-        network = load_model(
-            model, checkpoint, names=class_names_file, pretrained=not random_weights,
-            device=read_device(device),
-        )  # fmt: skip
+        network = chosen_model.load()
         label = read_target(target, network)
 
     def explain_image(image: ImageInput, folder: ResultFolder, say: Say) -> ImageResult:
@@ -90,5 +83,10 @@ def explain(
         )  # fmt: skip
 
     return run_images(
-        inputs, folders, explain_image, notes, picture=writers.EXPLANATION_FILES["overlay"]
+        inputs,
+        folders,
+        explain_image,
+        notes,
+        network=network,
+        picture=writers.EXPLANATION_FILES["overlay"],
     )

@@ -13,10 +13,12 @@ from ..utils.result_folder import OutputError, ResultFolder
 from .inputs import ImageInput, ImageInputs
 from .json_output import Content, result_content
 from .outputs import INDEX, PAGE, ImageFolders
-from .printing import MAX_SKIPPED, bar, busy, collected_warnings, verbatim
+from .printing import MAX_SKIPPED, bar, busy, collected_warnings, print_model, verbatim
 from .terminal import new_table, open_console, print_table
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..explain import Explanation
 
 Say = Callable[[str], None]
@@ -61,6 +63,7 @@ def run_images(
     work: Work,
     notes: Iterable[str],
     *,
+    network: nn.Module,
     picture: str,
     is_wide: bool = False,
 ) -> Content:
@@ -73,6 +76,7 @@ def run_images(
     ----------
     work : function that computes and writes the results of one image
     notes : notes on the whole run, such as those about the model
+    network : the model, which the report names first
     picture : name of the file that the index page shows for each image
     is_wide : whether this picture is a wide figure
 
@@ -87,6 +91,7 @@ def run_images(
     if top is None:
         with busy("reading the picture") as say, collected_warnings() as image_notes:
             result = work(inputs.images[0], folders.each[0], say)
+        print_model(network)
         result.show([*notes, *image_notes])
         return result_content(result.files["result"], result.files, [*notes, *image_notes])
     rows: list[_Row] = []
@@ -113,6 +118,7 @@ def run_images(
         if not rows:
             raise inputs.nothing_left(skipped)
     common = [*notes, *_input_notes(inputs, folders)]
+    print_model(network)
     _report(rows, skipped, common, top)
     return {
         "images": [result_content(row.files["result"], row.files, row.notes) for row in rows],

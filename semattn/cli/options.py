@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-INPUT, METHOD, OUTPUT = "Input", "Method", "Output"
+INPUT, MODEL, METHOD, OUTPUT = "Input", "Model", "Method", "Output"
 
 
 def _option(panel: str, metavar: str | None, text: str, *names: str, **settings: Any) -> Any:
@@ -36,24 +36,38 @@ ImagesOrFolder = Annotated[
 ModelName = Annotated[
     str | None,
     _option(
-        INPUT,
-        "NAME",
-        "Name of a timm model, such as [bold]vit_base_patch16_224[/]. Default: the embedded model.",
+        MODEL,
+        "MODEL",
+        "Model: a name of timm, such as [bold]vit_base_patch16_224[/]; [bold]hf-hub:OWNER/NAME[/] "
+        "(timm); [bold]hf:OWNER/NAME[/] or a folder (transformers, also CLIP and SigLIP with "
+        "--labels); [bold]torchvision:vit_b_16[/]; [bold]open-clip:ViT-B-32:TAG[/]; or trusted "
+        "code of your own, which is run: [bold]FILE.py:FUNCTION[/] or "
+        "[bold]torch-hub-dir:FOLDER:ENTRY[/]. Default: the embedded model.",
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
     _option(
-        INPUT,
+        MODEL,
         "FILE",
-        "Weights for --model: a safetensors or PyTorch file, also a training checkpoint; "
-        "[bold]FILE#state_dict_ema[/] selects one of several sets of weights in the file.",
+        "Weights for --model, if it is a name of timm: a safetensors or PyTorch file, also a "
+        "training checkpoint; [bold]FILE#state_dict_ema[/] selects one of several sets of weights "
+        "in the file.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    _option(
+        MODEL,
+        "TEXTS",
+        "Classes of CLIP and SigLIP: texts separated by commas, such as [bold]'a photo of a cat,a "
+        "photo of a dog'[/], or a file with one text per line. The texts are used as they are.",
     ),
 ]
 RandomWeights = Annotated[
     bool,
     _option(
-        INPUT,
+        MODEL,
         None,
         "Use --model untrained: nothing is downloaded, and the map has no meaning.",
         "--random-weights",
@@ -62,11 +76,29 @@ RandomWeights = Annotated[
 ClassNames = Annotated[
     Path | None,
     _option(
-        INPUT,
+        MODEL,
         "FILE",
         "Class names, one per line, in the order of the model's outputs; or lines with numbers, "
         "or JSON such as ImageNet's class index.",
         "--class-names",
+    ),
+]
+ModelPrecision = Annotated[
+    str,
+    _option(
+        MODEL,
+        "TYPE",
+        "Precision of the model: float32, bfloat16 or float16; [bold]auto[/] is float32, or that "
+        "of a model from code of your own.",
+        "--precision",
+    ),
+]
+Device = Annotated[
+    str,
+    _option(
+        MODEL,
+        "NAME",
+        "Device: [bold]auto[/] (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps, …",
     ),
 ]
 Target = Annotated[
@@ -204,7 +236,6 @@ Refine = Annotated[
         "image edges by [bold]guided[/] filter or [bold]superpixels[/].",
     ),
 ]
-Device = Annotated[str, _option(METHOD, "NAME", "Device: cpu, cuda, mps, …")]
 Folder = Annotated[
     Path | None,
     _option(

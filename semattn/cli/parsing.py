@@ -1,4 +1,4 @@
-"""Parsers of command-line values: models, class names, regions, layers, devices.
+"""Parsers of command-line values: class names, regions, layers, precisions.
 
 Each raises an error of one line for a value that it cannot use. Files with class names have one
 name per line, numbered lines, or JSON.
@@ -51,42 +51,6 @@ def read_explainer(method: str, **options: Any) -> Any:
         return explainers.resolve(method)(**explicit)
     except TypeError as error:
         raise ValueError(str(error)) from error
-
-
-def load_model(
-    name: str | None,
-    checkpoint: Path | None,
-    *,
-    names: Path | None,
-    pretrained: bool,
-    device: str,
-) -> nn.Module:
-    """Load a model of the zoo and, if `names` is set, its class names from that file.
-
-    Random weights are the same in every run; a warning and the manifest report them.
-    """
-    import torch
-
-    from .. import zoo
-    from ..utils.provenance import WEIGHTS_SOURCE
-
-    if pretrained or checkpoint is not None:
-        network = zoo.load(name, checkpoint=checkpoint, pretrained=pretrained, device=device)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            network = zoo.load(name, pretrained=False, device=device)
-        setattr(network, WEIGHTS_SOURCE, f"random, seed {RANDOM_SEED}")
-        warnings.warn(
-            f"model: its weights are random (seed {RANDOM_SEED}), so its predictions and maps "
-            "have no meaning — leave out --random-weights to use trained weights",
-            UserWarning,
-            stacklevel=1,
-        )
-    if names is not None:
-        count = getattr(network, "num_classes", None)
-        network.classes = read_classes(names, count)  # type: ignore[assignment]
-    return network
 
 
 def enlarged_view(photograph: Image, network: nn.Module, sharpness: int = SHARPNESS) -> Picture:
@@ -241,19 +205,6 @@ def read_precision(name: str, device: str) -> str:
         if device_type == "cpu" and has_bfloat16 is not None and has_bfloat16()
         else "float32"
     )
-
-
-def read_device(name: str) -> str:
-    """Return the name of a device, after checking that this machine has it."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device: expected a device of this machine, got {name!r} — --device cpu always works"
-        ) from error
-    return name
 
 
 def read_classes(file: Path, count: int | None) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from .terminal import VERBOSITY, new_table, open_console, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import nn
 
     from ..data.loading import Skipped
     from ..evaluation import Results, Table
@@ -167,6 +168,21 @@ def collected_warnings() -> Iterator[list[str]]:
         )  # the notes of the explanation contain it
         yield notes
     notes += dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught)
+
+
+def print_model(network: nn.Module) -> None:
+    """Print which model is used, on which device and in which precision."""
+    from ..attention.model_call import model_device
+    from ..utils.devices import device_name
+    from ..utils.provenance import SPECIFICATION
+
+    name = getattr(network, SPECIFICATION, None) or type(network).__name__
+    parameter = next(network.parameters(), None)
+    precision = "" if parameter is None else f", {str(parameter.dtype).removeprefix('torch.')}"
+    open_console().print(
+        f"[dim]{verbatim(str(name))} on {device_name(model_device(network))}{precision}[/]",
+        soft_wrap=True,
+    )
 
 
 def report_explanation(

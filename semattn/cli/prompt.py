@@ -10,11 +10,10 @@ from . import options
 from .image_runs import ImageResult, Say, headline_of, run_images
 from .inputs import ImageInput, read_images
 from .json_output import Content, json_output
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import PAGE, image_folders, pages
 from .parsing import (
     enlarged_view,
-    load_model,
-    read_device,
     read_layers,
     read_region,
     read_strengths,
@@ -27,13 +26,11 @@ if TYPE_CHECKING:
 
 
 @json_output
+@model_options
 def prompt(
     images: options.ImageFiles,
     region: options.Region = None,
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
-    class_names_file: options.ClassNames = None,
+    chosen_model: ModelOptions = EMBEDDED,
     target: options.Target = None,
     strength: options.Strengths = None,
     suppress: options.Suppress = False,
@@ -42,7 +39,6 @@ def prompt(
     queries: options.PromptQueries = "all",
     detector: options.Detector = "sift",
     top: options.Top = 5,
-    device: options.Device = "cpu",
     report: options.Report = True,
     out: options.PromptFolder = None,
     force: options.Force = False,
@@ -81,10 +77,7 @@ def prompt(
     with busy("reading the picture") as say, collected_warnings() as notes:
         inputs.check()  # fail before the model is loaded, which may take long
         say("loading the model (its weights are downloaded at the first use)")
-        network = load_model(
-            model, checkpoint, names=class_names_file, pretrained=not random_weights,
-            device=read_device(device),
-        )  # fmt: skip
+        network = chosen_model.load()
         prompter = AttentionPrompter(
             network, density=density, layers=read_layers(layers), queries=queries,
             detector=detector,
@@ -128,6 +121,7 @@ def prompt(
         folders,
         prompt_image,
         notes,
+        network=network,
         picture=writers.STRENGTH_SWEEP_FILES["figure"],
         is_wide=True,
     )

@@ -11,6 +11,7 @@ from ..utils.class_names import class_names, normalized, resolve_class
 from ..utils.result_folder import FolderLike, ResultFolder
 from . import options
 from .json_output import Content, json_output, result_content
+from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import (
     PAGE,
     ExtraFiles,
@@ -21,11 +22,12 @@ from .outputs import (
     write_extra_files,
     write_json,
 )
-from .parsing import load_model, read_device, read_names
+from .parsing import read_names
 from .printing import (
     busy,
     collected_warnings,
     print_files,
+    print_model,
     print_skipped,
     progress_phases,
     verbatim,
@@ -53,12 +55,10 @@ COLUMNS = (
 
 
 @json_output
+@model_options
 def spurious(
     folder: options.LabelledFolder,
-    model: options.ModelName = None,
-    checkpoint: options.Checkpoint = None,
-    random_weights: options.RandomWeights = False,
-    class_names_file: options.ClassNames = None,
+    chosen_model: ModelOptions = EMBEDDED,
     only: options.OnlyClasses = None,
     max_candidates: options.MaxCandidates = 2,
     alpha: options.Alpha = 0.05,
@@ -66,7 +66,6 @@ def spurious(
     detector: options.Detector = "sift",
     batch_size: options.Batch = 16,
     seed: options.SearchSeed = 0,
-    device: options.Device = "cpu",
     report: options.Report = True,
     out: options.SpuriousFolder = None,
     force: options.Force = False,
@@ -104,10 +103,7 @@ def spurious(
         with busy("reading the folder") as say:
             list_images(folder)  # fail before the model is loaded, which may take long
             say("loading the model (its weights are downloaded at the first use)")
-            network = load_model(
-                model, checkpoint, names=class_names_file, pretrained=not random_weights,
-                device=read_device(device),
-            )  # fmt: skip
+            network = chosen_model.load()
             searched = _resolve_classes(only, class_names(network))
         with (
             resumable_in(out_dir),
@@ -124,6 +120,7 @@ def spurious(
         with busy("drawing"):
             files = write_spurious(discovery, results, pages(report, discovery=discovery))
         shutil.rmtree(out_dir / SEARCH, ignore_errors=True)
+    print_model(network)
     report_discovery(discovery, files, notes)
     return result_content(files["result"], files, notes)
 

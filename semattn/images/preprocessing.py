@@ -97,8 +97,10 @@ class Preprocessing:
 
         Parameters
         ----------
-        model : a timm or OpenCLIP model, a module with one as a direct submodule, a transformers
-            image processor or a pipeline with one, or torchvision's ``weights.transforms()``
+        model : a model with a `Preprocessing` as its attribute `preprocessing`, as `semattn.load`
+            sets it; a timm or OpenCLIP model, a module with one as a direct submodule, a
+            transformers image processor or a pipeline with one, or torchvision's
+            ``weights.transforms()``
 
         Raises
         ------
@@ -113,6 +115,8 @@ class Preprocessing:
         normalises its input cannot be detected: pass tensors to such a model, or a `Preprocessing`
         with mean 0 and std 1.
         """
+        if isinstance(own := getattr(model, "preprocessing", None), cls):
+            return own
         if (processor_settings := processors.settings(model)) is not None:
             fields, transform = processor_settings
             preprocessing = cls(**fields)

@@ -8,8 +8,6 @@ the encoder and the decoder are zero and frozen, so that the model cannot use po
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ..images import Preprocessing
 from ..masking import DescriptorWords, patch_targets, target_length, target_parts
 from ..utils.registry import unknown_name_message
 from ..utils.validation import check_number
+from ..zoo.hub_cache import hide_progress_bars
 
 WORDS = "words"  # name of the target
 MAX_PERIOD = 10_000.0  # period of the slowest wave, in patches over 2 pi
@@ -102,20 +101,6 @@ def check_packages() -> None:
             f"pretrain: expected transformers and accelerate, got {error} — "
             "pip install 'semattn[pretrain]'"
         ) from error
-
-
-@contextmanager
-def hide_progress_bars() -> Iterator[None]:
-    """Hide transformers' progress bars for file access in this context."""
-    from transformers.utils import logging
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
 
 
 def build_model(

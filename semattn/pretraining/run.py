@@ -16,10 +16,11 @@ from ..masking import DescriptorWords, GuidedMasking, KeypointCache, Masking
 from ..utils.processes import Progress, ignore_progress
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
+from ..zoo.hub_cache import hide_progress_bars
 from .checkpoints import CHECKPOINTS, LOG, RUN, RunError, check_run, latest, write_json
 from .data import EpochSampler, FixedMasks, MaskedImages
 from .inputs import Inputs, begin, save_run_start, warn_about_edits
-from .models import WORDS, build_model, check_packages, hide_progress_bars
+from .models import WORDS, build_model, check_packages
 from .reconstruction import PICTURE, draw_reconstruction, is_due
 
 MODEL, KEYPOINTS, WORDS_FILE = "model", "keypoints", "words.npz"

@@ -31,7 +31,8 @@ _PACKAGES = (
     "scikit-image",
     "numpy",
 )
-WEIGHTS_SOURCE = "weights_source"  # attribute of a model that `about_model` reads
+# Attributes of a model that `about_model` reads
+WEIGHTS_SOURCE, SPECIFICATION = "weights_source", "specification"
 _PLAIN_TYPES = (type(None), bool, int, float, complex, str)
 _TORCH_TYPES = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.qscheme)
 
@@ -188,7 +189,8 @@ def model_label(manifest: Mapping[str, Any]) -> str:
     >>> model_label({"architecture": "vit_tiny", "weights": "random, seed 0"})
     'vit_tiny (weights: random, seed 0)'
     """
-    name = str(manifest.get("architecture") or manifest.get("model") or "")
+    names = (manifest.get(key) for key in ("architecture", "specification", "model"))
+    name = str(next(filter(None, names), ""))
     weights = manifest.get("weights")
     return f"{name} (weights: {weights})" if weights else name
 
@@ -196,7 +198,8 @@ def model_label(manifest: Mapping[str, Any]) -> str:
 def about_model(model: nn.Module) -> dict[str, Any]:
     """Return the identity of a model, ready for JSON.
 
-    `weights` is the source of the weights, if they are not the standard ones of the architecture.
+    `specification` is the text that selected the model, see `semattn.load`. `weights` is the source
+    of the weights, if they are not the standard ones of the architecture.
     `weights_sha256` is None if the weights have no digest; `weights_note` then gives the reason.
     """
     config = getattr(model, "pretrained_cfg", None)
@@ -204,6 +207,8 @@ def about_model(model: nn.Module) -> dict[str, Any]:
         "model": type(model).__name__,
         "architecture": config.get("architecture") if isinstance(config, dict) else None,
     }
+    if specification := getattr(model, SPECIFICATION, None):
+        about["specification"] = str(specification)
     if source := getattr(model, WEIGHTS_SOURCE, None):
         about["weights"] = str(source)
     try:

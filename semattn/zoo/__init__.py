@@ -1,4 +1,4 @@
-"""Models: the embedded default model, and all models of timm.
+"""Models: the embedded default model, and models of other libraries by a specification.
 
 Names are imported at first use: the table of known models needs neither torch nor timm.
 """
@@ -9,14 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .build import DEFAULT, embedded_models, load, synsets
+    from .build import embedded_models, synsets
+    from .specifications import DEFAULT, LoadedModel, ModelRequest, load, sources
     from .weights import WeightsError, cache_dir, install_weights
 
 __all__ = [
-    "DEFAULT", "WeightsError", "cache_dir", "embedded_models", "install_weights", "load", "synsets",
-]  # fmt: skip
+    "DEFAULT",
+    "LoadedModel",
+    "ModelRequest",
+    "WeightsError",
+    "cache_dir",
+    "embedded_models",
+    "install_weights",
+    "load",
+    "sources",
+    "synsets",
+]
 
-_MODULES = dict.fromkeys(("WeightsError", "cache_dir", "install_weights"), "weights")  # else build
+_MODULES = {  # of the names that build does not define
+    "WeightsError": "weights",
+    "cache_dir": "weights",
+    "install_weights": "weights",
+    "DEFAULT": "specifications",
+    "LoadedModel": "specifications",
+    "ModelRequest": "specifications",
+    "load": "specifications",
+    "sources": "specifications",
+}
 
 if not TYPE_CHECKING:  # a type checker would accept every name
 

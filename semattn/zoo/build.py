@@ -1,17 +1,13 @@
-"""Loading of models by name, with weights from a hub, the package, or a checkpoint file.
+"""Models of timm by name, with weights from a hub, a folder, the package, or a checkpoint file.
 
-Models are plain timm models in evaluation mode. `pretrained_cfg` describes the preprocessing, and
-`classes` are the class names, if they are known. No other module builds models.
+`pretrained_cfg` describes the preprocessing, and `classes` are the class names, if they are known.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,68 +21,84 @@ from torch import Tensor, nn
 from ..errors import plain
 from ..utils.registry import Registry
 from .checkpoints import check_weights, find_weights, read_states, split_choice
+from .hub_cache import cached_folder, errors_only, first_line
+from .specifications import (
+    DEFAULT,
+    FORMS,
+    LoadedModel,
+    ModelRequest,
+    check_no_checkpoint,
+    check_no_labels,
+    sources,
+)
 from .weights import WeightsError, backbone
 
-DEFAULT = "semattn-vits14"
 AVERAGED = "fc_norm.weight"  # in a state dict of timm: patches are averaged before the classifier
 embedded_models: Registry[Any] = Registry("model")
 """Models that need no hub, by name: functions (pretrained) -> model."""
 
 
-def load(
-    name: str | None = None,
-    *,
-    checkpoint: str | Path | None = None,
-    pretrained: bool = True,
-    device: str | torch.device = "cpu",
-) -> nn.Module:
-    """Load a vision transformer.
-
-    Parameters
-    ----------
-    name : one of `embedded_models` (None is the default model), or any model name of timm
-    checkpoint : file with weights for a timm model: `.safetensors`, or a file that timm, Lightning,
-        DeiT or MAE saved with `torch.save`; code in the file is not run. If a file has several sets
-        of weights, ``FILE#state_dict_ema`` selects one. The classifier in the file sets the number
-        of classes; a warning says how the weights were selected.
-    pretrained : False gives random weights
-    device : device of the model
-
-    Raises
-    ------
-    ValueError
-        For an unknown name; the message lists similar names.
-    WeightsError
-        If weights cannot be downloaded, or a file does not fit the model.
-
-    Examples
-    --------
-    >>> load("vit_tiny_patch16_224", pretrained=False).embed_dim
-    192
-    """
-    if name is None and checkpoint is not None:
+@sources.register("timm")
+def load_timm(request: ModelRequest) -> LoadedModel:
+    """Load an embedded model (no address is the default model), or a model of timm by name."""
+    check_no_labels(request)
+    name, checkpoint = request.address or DEFAULT, request.checkpoint
+    if not request.address and checkpoint is not None:
         raise ValueError(
             f"model: expected the architecture of {checkpoint}, got none — give a name, such as "
             "vit_small_patch14_dinov2"
         )
-    name = name or DEFAULT
     if name in embedded_models and checkpoint is None:
-        model = embedded_models[name](pretrained)
-    elif timm.is_model(name.partition(".")[0]):
-        model = _from_timm(name, checkpoint, pretrained)
-    elif name in embedded_models:
+        return LoadedModel(embedded_models[name](request.pretrained))
+    if timm.is_model(name.partition(".")[0]):
+        return LoadedModel(_from_timm(name, checkpoint, request.pretrained))
+    if name in embedded_models:
         raise ValueError(
             f"checkpoint: expected none for {name!r}, which has its own weights, got "
             f"{str(checkpoint)!r} — give the name of its architecture"
         )
-    else:
-        near = difflib.get_close_matches(name, [*embedded_models, *timm.list_models()], n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = difflib.get_close_matches(name, [*embedded_models, *timm.list_models()], n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(
+        f"model: unknown name {name!r} — {hint}choose {', '.join(embedded_models)} or one of "
+        f"timm's {len(timm.list_models())} (python -c 'import timm; print(timm.list_models())'), "
+        f"or give {FORMS.partition(', ')[2]}"
+    )
+
+
+@sources.register("hf-hub")
+def load_timm_from_hub(request: ModelRequest) -> LoadedModel:
+    """Load a model of timm from the Hugging Face hub, or from its cache."""
+    folder = cached_folder(request.address)
+    if folder is None:
+        return _timm_of(request, f"hf-hub:{request.address}")
+    return _timm_of(request, f"local-dir:{folder}")
+
+
+@sources.register("local-dir")
+def load_timm_from_folder(request: ModelRequest) -> LoadedModel:
+    """Load a model of timm from a folder with a config.json and weights."""
+    if not (Path(request.address) / "config.json").is_file():
         raise ValueError(
-            f"model: unknown name {name!r} — {hint}choose {', '.join(embedded_models)} or one of "
-            f"timm's {len(timm.list_models())} (python -c 'import timm; print(timm.list_models())')"
+            f"model: expected a folder with the config.json of timm, got {request.address!r} — "
+            "write it with timm.models.save_for_hf(model, FOLDER)"
         )
-    return model.eval().to(device)
+    return _timm_of(request, f"local-dir:{request.address}")
+
+
+def _timm_of(request: ModelRequest, source: str) -> LoadedModel:
+    """Load a model that timm finds by a source such as ``local-dir:FOLDER``."""
+    check_no_labels(request)
+    check_no_checkpoint(request)
+    model = _from_timm(source, None, request.pretrained)
+    config = model.pretrained_cfg
+    names: Any = config.get("label_names")  # type: ignore[union-attr, operator]
+    texts: Any = config.get("label_descriptions")  # type: ignore[union-attr, operator]
+    if isinstance(texts, dict) and names:
+        names = [texts.get(name, name) for name in names]
+    if not names or len(names) != model.num_classes or not request.pretrained:
+        return LoadedModel(model)
+    return LoadedModel(model, classes=tuple(map(str, names)))
 
 
 @embedded_models.register(DEFAULT)
@@ -145,29 +157,32 @@ def _from_timm(name: str, checkpoint: str | Path | None, pretrained: bool) -> nn
     if checkpoint is not None:
         return _with_checkpoint(name, checkpoint)
     try:
-        with _errors_only("huggingface_hub"):  # suppresses a warning for each retry
+        with errors_only("huggingface_hub"):  # suppresses a warning for each retry
             return _with_class_names(timm.create_model(name, pretrained=pretrained), pretrained)
     except Exception as error:  # hub clients raise various errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = reason.partition(". ")[0][:160]
+        reason = first_line(error)
         if not pretrained:
             raise ValueError(f"model: expected timm to build {name!r}, got {reason!r}") from error
+        repository = hub_repository(name)
+        download = f"run hf download {repository} with a network, " if repository else ""
         raise WeightsError(
             f"model: expected pretrained weights for {name!r} from timm's hub, got {reason!r} — "
-            "give a checkpoint file, or use random weights with pretrained=False"
+            f"{download}give a checkpoint file, or use random weights with pretrained=False"
         ) from error
 
 
-@contextmanager
-def _errors_only(name: str) -> Iterator[None]:
-    """Limit a logger to errors until the ``with`` ends."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+def hub_repository(name: str) -> str:
+    """Return the repository on the Hugging Face hub with the weights of a model; "" without one.
+
+    Examples
+    --------
+    >>> hub_repository("vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    'timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k'
+    """
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:")
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    return str(getattr(config, "hf_hub_id", None) or "")
 
 
 def _with_class_names(model: nn.Module, pretrained: bool) -> nn.Module:
@@ -206,7 +221,7 @@ def _with_checkpoint(name: str, checkpoint: str | Path) -> nn.Module:
     model.load_state_dict(weights.tensors, strict=True)
     note = weights.note(has_classifier=classes > 0)
     if note:
-        warnings.warn(plain(note), stacklevel=4)
+        warnings.warn(plain(note), stacklevel=5)
     return model
 
 

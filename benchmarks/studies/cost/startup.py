@@ -35,6 +35,7 @@ import torch, timm, captum
 lap("import torch, timm, captum")
 from semattn.cli import explain, image_writers
 from semattn.cli.main import main
+from semattn.cli.model_options import ModelOptions
 from semattn.explain.base import Explainer
 lap("import of semattn")
 def timed(owner, name, before, after):
@@ -45,7 +46,7 @@ def timed(owner, name, before, after):
         lap(after)
         return result
     setattr(owner, name, run)
-timed(explain, "load_model", "arguments, picture", "model")
+timed(ModelOptions, "load", "arguments, picture", "model")
 timed(explain, "enlarged_view", "explanation", "picture in more pixels")
 timed(explain, "pages", "-", "page")
 timed(image_writers, "write_explanation", "-", "pictures and files")
