@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import SemattnError
 from ..images import Preprocessing
 from ..utils.devices import AUTO, resolve_device
 from ..utils.provenance import SPECIFICATION
@@ -69,6 +70,10 @@ class LoadedModel:
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     origin: str = ""
+
+
+class MissingLibraryError(SemattnError, ImportError):
+    """Error for a model of a library that is not installed."""
 
 
 Loader = Callable[[ModelRequest], LoadedModel]
@@ -184,11 +189,11 @@ def check_no_labels(request: ModelRequest) -> None:
         )
 
 
-def missing_package(package: str, request: ModelRequest) -> ImportError:
+def missing_package(package: str, request: ModelRequest) -> MissingLibraryError:
     """Return the error for a library that is not installed."""
-    return ImportError(
+    return MissingLibraryError(
         f"model: expected the package {package} for {request.specification!r}, got none — "
-        f"pip install {package}"
+        "pip install 'semattn[hf]'"
     )
 
 

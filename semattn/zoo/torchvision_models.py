@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,10 @@ def load_torchvision(request: ModelRequest) -> LoadedModel:
 def _state(request: ModelRequest, weights: Any) -> dict[str, Any]:
     """Return the weights from torch.hub's cache, or download them; tensors only."""
     try:
-        state: dict[str, Any] = weights.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
+        with redirect_stderr(io.StringIO()):  # torch.hub prints the address
+            state: dict[str, Any] = weights.get_state_dict(
+                progress=False, check_hash=True, map_location="cpu", weights_only=True
+            )
     except Exception as error:  # of the network, or a damaged file
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise WeightsError(
