@@ -13,7 +13,7 @@ from semattn.evaluation import measures
 from semattn.explain import explainers
 from semattn.keypoints import detectors
 from semattn.masking import policies
-from semattn.zoo import embedded_models
+from semattn.zoo import embedded_models, sources
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(set((ROOT / "docs" / "howto").glob("*.md")) - {ROOT / "docs/howto/index.md"})
@@ -25,6 +25,7 @@ ENTERS = {
     "masking-policy": policies,
     "metric": measures,
     "model-family": embedded_models,
+    "your-model": sources,
 }
 
 

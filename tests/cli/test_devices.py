@@ -28,7 +28,8 @@ COMMANDS = {
     "audit": (["audit", "photos", "--workers", "0", "--batch-size", "4"], "audit.json", "summary"),
     "bench": (
         ["bench", "explain", "--data", "folder:photos", "--methods",
-         "sift-patch-interrelation,random", "--quick", "--images", "2", "--precision", "float32", "--metrics", "deletion"],
+         "sift-patch-interrelation,random", "--quick", "--images", "2", "--precision", "float32",
+         "--metrics", "deletion"],
         "bench.json", "methods",
     ),
 }  # fmt: skip
