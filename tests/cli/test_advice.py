@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from semattn.zoo import build
+from semattn.zoo import specifications
 from tests.conftest import CLASSES, PHOTO, refused
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "quick_figures")
@@ -234,7 +234,7 @@ def test_another_run_in_a_folder_of_a_run(run):
 
 @pytest.mark.usefixtures("files")
 def test_the_name_of_a_model(run, monkeypatch):
-    monkeypatch.setattr(import_module("semattn.zoo"), "load", build.load)
+    monkeypatch.setattr(import_module("semattn.zoo"), "load", specifications.load)
     wrong = [*EXPLAIN, "--random-weights", "--model"]
     line = refused(run(*wrong, "test_vitt"))
     match = re.search(r"did you mean (\w+)", line)
@@ -243,5 +243,5 @@ def test_the_name_of_a_model(run, monkeypatch):
 
 def test_no_advice_is_left_in_a_circle():
     """The advice of issue 24: files of a folder were asked for, and refused."""
-    source = Path(build.__file__).parents[1] / "cli"
+    source = Path(specifications.__file__).parents[1] / "cli"
     assert not [file for file in source.glob("*.py") if "give the files in it" in file.read_text()]

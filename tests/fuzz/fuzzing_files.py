@@ -31,7 +31,7 @@ from semattn.spurious import (
     save_marks,
 )
 from semattn.utils.run_store import RunStore
-from semattn.zoo import build
+from semattn.zoo import build, load
 from tests import marked
 
 from .fuzzing import NAMES, Attempt, Generator, mutate, pick
@@ -235,8 +235,8 @@ def checkpoint_files(work: Path) -> Attempt:
         build.timm.create_model = small
         try:
             if next(turn) % 500 == 0:
-                build.load(pick(rng, NAMES), checkpoint=path)
-            model = build.load("test_vit", checkpoint=path)
+                load(pick(rng, NAMES), checkpoint=path)
+            model = load("test_vit", checkpoint=path)
             assert model.num_classes < 1000
         finally:
             build.timm.create_model = create_model
