@@ -47,14 +47,15 @@ def models(
     """List the models that semattn supports, or check one model.
 
     The list contains every ViT-like architecture of timm, with the reason if it is refused.
-    A model of another library, a folder or a file is loaded, and so is a name of timm with
-    one of the options of the model, such as [bold]--random-weights[/]. The command then prints
-    how the model is read: its input, its output, the layout of its tokens, the layers, the
-    tokens that the output is read from, and what is left out.
+    A model of another library, a folder or a file is loaded, and so is a name of timm after
+    [bold]timm:[/], or with [bold]--random-weights[/] or [bold]--checkpoint[/]. The command
+    then prints how the model is read: its input, its output, the layout of its tokens, the
+    layers, the tokens that the output is read from, and what is left out.
     """
     from ..zoo.model_status import model_statuses, sweep
 
-    if model is not None and (_is_specification(model) or chosen_model != EMBEDDED):
+    is_configured = chosen_model.random_weights or chosen_model.checkpoint or chosen_model.labels
+    if model is not None and (_is_specification(model) or is_configured):
         return _check(replace(chosen_model, model=model))
     pattern = model
     entries = model_statuses()

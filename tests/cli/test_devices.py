@@ -80,7 +80,7 @@ def test_the_report_of_an_accelerator(run, photos, tmp_path):
 
 def test_a_model_is_checked_on_an_accelerator(run):
     with accelerator():
-        status, out, err = run("models", "test_vit", "--device", "lazy")
+        status, out, err = run("models", "timm:test_vit", "--device", "lazy")
     assert (status, err) == (0, "") and "on lazy:0, float32" in out and "works" in out
 
 
