@@ -39,12 +39,11 @@ from .marks.candidates import (
     MarkCandidate,
     candidates_from_arrays as marks_from_arrays,
     candidates_to_arrays as marks_to_arrays,
-    describe_mark_cue,
     find_mark_candidates,
-    intervene_on_mark,
-    mark_context,
     without_duplicates,
 )
+from .marks.cue import describe_mark_cue
+from .marks.interventions import intervene_on_mark, mark_context
 from .significance import alpha_weights
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store

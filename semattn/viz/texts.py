@@ -134,7 +134,7 @@ def mark_frequency(mark: Mark) -> str:
 
 def mean_picture_text(mark: Mark) -> str:
     """Return the number of images that the mean picture of a mark is made of, as text."""
-    from ..spurious.marks.search import MAX_PICTURED
+    from ..spurious.marks.mark import MAX_PICTURED
 
     return f"mean of {count_text(min(mark.images, MAX_PICTURED), 'image')}"
 

@@ -42,13 +42,8 @@ from semattn.spurious.interventions import (
     sample_rows,
 )
 from semattn.spurious.marks.cue import MarkCue
-from semattn.spurious.marks.interventions import (
-    erase_pixels,
-    patches_of_masks,
-    region_masks,
-    run_mark_interventions,
-    shifted_masks,
-)
+from semattn.spurious.marks.interventions import run_mark_interventions, shifted_masks
+from semattn.spurious.marks.masks import erase_pixels, patches_of_masks, region_masks
 from semattn.utils.atomic_files import atomic_write
 from semattn.zoo import cache_dir
 

@@ -1,4 +1,4 @@
-"""Recurring marks as candidates of `discover_spurious`, and their cues."""
+"""Recurring marks as candidates of `discover_spurious`, and their arrays in the store."""
 
 from __future__ import annotations
 
@@ -7,34 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
-from ...images import Preprocessing
 from ...keypoints.local_features import local_features
-from ...prompting import AttentionPrompter
 from .. import candidates
 from ..batch_store import strided
-from ..cue import EVERYWHERE, MAX_EXAMPLES, SAME_PLACE, Example, PatchFinder, probabilities
 from ..cue_detector import CandidateCue
 from ..feature_store import FeatureStore
-from ..interventions import (
-    InterventionContext,
-    InterventionPatches,
-    InterventionResult,
-    group_accuracies,
-    sample_rows,
-)
-from ..significance import corrected_p, score
-from .cue import MarkCue, replace_changed
 from .files import with_prefix
-from .interventions import erase_pixels, patches_of_masks, region_masks, run_mark_interventions
-from .recurring import RecurringMark, find_recurring_marks
-from .search import MAX_IMAGES, describe_mark
+from .masks import patches_of_masks, region_masks
+from .recurring import MAX_IMAGES, RecurringMark, find_recurring_marks
 from .template import MarkTemplate, Region
 
 MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
 MAX_SALIENT_AROUND = 0.3  # part of the surroundings from which on it is a part of the object
-ANYWHERE = "a mark at any place"
 REGION_ARRAYS = ("row", "transform", "matches", "is_mirrored")
 
 
@@ -178,125 +163,6 @@ def _is_same(store: FeatureStore, kind: CandidateCue, mark: MarkCandidate) -> bo
         )
         > candidates.MIN_NEARBY
     )
-
-
-def mark_context(
-    store: FeatureStore,
-    candidate: MarkCandidate,
-    confirmed: Sequence[PatchFinder],
-) -> InterventionContext:
-    """Return the model and the access to images for the interventions on a mark."""
-
-    def patches(rows: np.ndarray) -> InterventionPatches:
-        arrays = store.gather(rows)
-        on_object = candidates.object_patches(arrays["objectness"])
-        shown = candidate.patches(store, rows)
-        off_object = ~on_object | shown
-        for shows in confirmed:
-            off_object &= ~shows(rows, arrays["values"])
-        return InterventionPatches(shown, on_object & ~shown, off_object)
-
-    return InterventionContext(
-        store.extractor.model, store.index.grid, store.inputs, patches, store.batch_size,
-        store.index.labels,
-    )  # fmt: skip
-
-
-def intervene_on_mark(
-    store: FeatureStore, candidate: MarkCandidate, context: InterventionContext, seed: int
-) -> InterventionResult:
-    """Run both interventions on a mark."""
-    rows = sample_rows(candidate.cue_rows, np.random.default_rng((seed, candidate.target)))
-    others = candidate.rows[~candidate.in_class & ~candidate.shown]
-    regions = [candidate.mark.regions[int(row)] for row in rows]
-    masks = region_masks(regions, store.index.grid.image_size)
-    extractor = store.extractor
-    preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
-
-    def erase(erased_rows: np.ndarray, erased: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = store.images(erased_rows)
-        pixels = erase_pixels(images.pixels, erased)
-        inputs = replace_changed(images.inputs, images.pixels, pixels, preprocessing)
-        return images.inputs, inputs
-
-    return run_mark_interventions(context, candidate.target, rows, masks, others, erase, seed)
-
-
-def describe_mark_cue(
-    store: FeatureStore,
-    candidate: MarkCandidate,
-    result: InterventionResult,
-    context: InterventionContext,
-    correction: tuple[int, float],
-    alpha: float,
-    seed: int,
-) -> MarkCue:
-    """Return a tested mark as a cue; parameters are those of `describe_cue`."""
-    n_judged, alpha_weight = correction
-    removal, transplant = result.effects(candidate.target, seed)
-    p = corrected_p(candidate.p, n_judged, removal, transplant, alpha_weight, removal_ways=1)
-    inside = candidate.shown[candidate.in_class]
-    outside = candidate.shown[~candidate.in_class]
-    value, interval = score(inside, outside, result.removal[np.isfinite(result.removal)], seed)
-    cue_rows = candidate.cue_rows
-    patches = candidate.patches(store, cue_rows)
-    fixed, covers = candidates.mean_overlap(patches), float(patches.mean())
-    density = store.gather(cue_rows)["keypoints"]
-    grid = store.index.grid
-    name = store.data.name(candidate.target)
-    mark = describe_mark(
-        replace(candidate.mark, regions={
-            int(np.flatnonzero(candidate.rows == row)[0]): places
-            for row, places in candidate.mark.regions.items()
-        }),
-        candidate.labels, store.data.name, n_judged, alpha,
-        lambda position: _read_row(store, int(candidate.rows[position])),
-    )  # fmt: skip
-    is_fixed = fixed > candidates.FIXED_OVERLAP
-    cue = MarkCue(
-        target=candidate.target, name=name, score=value, interval=interval, confirmed=p < alpha,
-        p=p, inside=float(inside.mean()), outside=float(outside.mean()), removal=removal,
-        transplant=transplant,
-        where=EVERYWHERE if covers > 0.5 else SAME_PLACE if is_fixed else ANYWHERE,
-        fixed=fixed, covers=covers,
-        keypoints=float(density[patches].mean() / max(density.mean(), 1e-6)),
-        place=patches.mean(axis=0).reshape(grid.shape),
-        examples=_examples(store, candidate, result), groups=(), detector=None,
-        model=store.extractor.model, preprocessing=store.extractor.preprocessing,
-        keypoint_detector=store.extractor.detector, grid=grid, mark=mark,
-    )  # fmt: skip
-    if not cue.confirmed:
-        return cue
-    rows = {
-        "class, cue": cue_rows,
-        "class, no cue": candidate.rows[candidate.in_class & ~candidate.shown],
-        "others": candidate.rows[~candidate.in_class & ~candidate.shown],
-    }
-    prompter = AttentionPrompter(context.model)
-    return replace(cue, groups=group_accuracies(
-        context, lambda _: prompter.steer(cue, suppress=True), cue.target, rows, seed
-    ))  # fmt: skip
-
-
-def _read_row(store: FeatureStore, row: int) -> tuple[str, np.ndarray]:
-    return store.name(row), store.images(np.array([row])).pixels[0]
-
-
-def _examples(
-    store: FeatureStore, candidate: MarkCandidate, result: InterventionResult
-) -> tuple[Example, ...]:
-    """Return the images of the class with the most matches of the mark."""
-    regions = candidate.mark.regions
-    rows = sorted(candidate.cue_rows.tolist(), key=lambda row: (-regions[row][0].matches, row))
-    rows = rows[:MAX_EXAMPLES]
-    grid = store.index.grid
-    patches = candidate.patches(store, np.array(rows)).astype(np.float32)
-    pixels = store.images(np.array(rows)).pixels
-    return tuple(
-        Example(store.name(row), pixels[i], patches[i].reshape(grid.shape),
-                *probabilities(result, row), grid)
-        for i, row in enumerate(rows)
-    )  # fmt: skip
 
 
 def candidates_to_arrays(

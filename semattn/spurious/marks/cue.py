@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from ...images import Picture, Preprocessing, pixels_of
 from ...keypoints.local_features import fine_sift
 from ...prompting import AttentionPrompter
-from ..cue import SpuriousCue
-from .interventions import erase_pixels, patches_of_masks, region_masks
-from .mark import Mark
+from .. import candidates
+from ..cue import EVERYWHERE, MAX_EXAMPLES, SAME_PLACE, Example, SpuriousCue, probabilities
+from ..feature_store import FeatureStore
+from ..interventions import InterventionContext, InterventionResult, group_accuracies
+from ..significance import corrected_p, score
+from .candidates import MarkCandidate
+from .mark import Mark, describe_mark
+from .masks import erase_pixels, patches_of_masks, region_masks, replace_changed
 from .template import Region
+
+ANYWHERE = "a mark at any place"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +102,78 @@ class MarkCue(SpuriousCue):
         return Preprocessing.of(self.model)
 
 
-def replace_changed(
-    inputs: Tensor, pixels: np.ndarray, changed: np.ndarray, preprocessing: Preprocessing
-) -> Tensor:
-    """Return inputs (B, C, H, W) with new values where the pixels (B, H, W, 3) were changed."""
-    is_changed = torch.from_numpy((pixels != changed).any(axis=-1))[:, None].to(inputs.device)
-    return torch.where(is_changed, preprocessing.inputs(changed).to(inputs), inputs)
+def describe_mark_cue(
+    store: FeatureStore,
+    candidate: MarkCandidate,
+    result: InterventionResult,
+    context: InterventionContext,
+    correction: tuple[int, float],
+    alpha: float,
+    seed: int,
+) -> MarkCue:
+    """Return a tested mark as a cue; parameters are those of `describe_cue`."""
+    n_judged, alpha_weight = correction
+    removal, transplant = result.effects(candidate.target, seed)
+    p = corrected_p(candidate.p, n_judged, removal, transplant, alpha_weight, removal_ways=1)
+    inside = candidate.shown[candidate.in_class]
+    outside = candidate.shown[~candidate.in_class]
+    value, interval = score(inside, outside, result.removal[np.isfinite(result.removal)], seed)
+    cue_rows = candidate.cue_rows
+    patches = candidate.patches(store, cue_rows)
+    fixed, covers = candidates.mean_overlap(patches), float(patches.mean())
+    density = store.gather(cue_rows)["keypoints"]
+    grid = store.index.grid
+    name = store.data.name(candidate.target)
+    mark = describe_mark(
+        replace(candidate.mark, regions={
+            int(np.flatnonzero(candidate.rows == row)[0]): places
+            for row, places in candidate.mark.regions.items()
+        }),
+        candidate.labels, store.data.name, n_judged, alpha,
+        lambda position: _read_row(store, int(candidate.rows[position])),
+    )  # fmt: skip
+    is_fixed = fixed > candidates.FIXED_OVERLAP
+    cue = MarkCue(
+        target=candidate.target, name=name, score=value, interval=interval, confirmed=p < alpha,
+        p=p, inside=float(inside.mean()), outside=float(outside.mean()), removal=removal,
+        transplant=transplant,
+        where=EVERYWHERE if covers > 0.5 else SAME_PLACE if is_fixed else ANYWHERE,
+        fixed=fixed, covers=covers,
+        keypoints=float(density[patches].mean() / max(density.mean(), 1e-6)),
+        place=patches.mean(axis=0).reshape(grid.shape),
+        examples=_examples(store, candidate, result), groups=(), detector=None,
+        model=store.extractor.model, preprocessing=store.extractor.preprocessing,
+        keypoint_detector=store.extractor.detector, grid=grid, mark=mark,
+    )  # fmt: skip
+    if not cue.confirmed:
+        return cue
+    rows = {
+        "class, cue": cue_rows,
+        "class, no cue": candidate.rows[candidate.in_class & ~candidate.shown],
+        "others": candidate.rows[~candidate.in_class & ~candidate.shown],
+    }
+    prompter = AttentionPrompter(context.model)
+    return replace(cue, groups=group_accuracies(
+        context, lambda _: prompter.steer(cue, suppress=True), cue.target, rows, seed
+    ))  # fmt: skip
+
+
+def _read_row(store: FeatureStore, row: int) -> tuple[str, np.ndarray]:
+    return store.name(row), store.images(np.array([row])).pixels[0]
+
+
+def _examples(
+    store: FeatureStore, candidate: MarkCandidate, result: InterventionResult
+) -> tuple[Example, ...]:
+    """Return the images of the class with the most matches of the mark."""
+    regions = candidate.mark.regions
+    rows = sorted(candidate.cue_rows.tolist(), key=lambda row: (-regions[row][0].matches, row))
+    rows = rows[:MAX_EXAMPLES]
+    grid = store.index.grid
+    patches = candidate.patches(store, np.array(rows)).astype(np.float32)
+    pixels = store.images(np.array(rows)).pixels
+    return tuple(
+        Example(store.name(row), pixels[i], patches[i].reshape(grid.shape),
+                *probabilities(result, row), grid)
+        for i, row in enumerate(rows)
+    )  # fmt: skip

@@ -14,39 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...grid import PatchGrid
-from ...keypoints.regions import inpaint, outline_mask
+from ...images import Preprocessing
+from .. import candidates
+from ..cue import PatchFinder
+from ..feature_store import FeatureStore
 from ..interventions import (
     FUTILITY_P,
     N_PARTNERS,
     ROUNDS,
     InterventionContext,
+    InterventionPatches,
     InterventionResult,
     class_answers,
+    sample_rows,
     to_result,
 )
 from ..significance import effect
-from .template import Region
+from .candidates import MarkCandidate
+from .masks import erase_pixels, patches_of_masks, region_masks, replace_changed
 
-MIN_COVERED = 0.1  # part of a patch from which on it shows the mark
 N_RECEIVERS = 30  # images of other classes that get the mark, at least
 
 
 Eraser: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[Tensor, Tensor]]
 """Function from rows (n,) and masks (n, H, W) to inputs (n, C, H, W), as they are and inpainted."""
-
-
-def region_masks(regions: Sequence[Sequence[Region]], size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels (n, H, W) of bool of the regions of each image."""
-    return np.stack(
-        [outline_mask([region.outline for region in of_image], size) for of_image in regions]
-    )
-
-
-def patches_of_masks(masks: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """Return the patches (n, P) of which a mask (n, H, W) covers at least a tenth."""
-    covered = grid.pool(torch.from_numpy(masks.astype(np.float32)))
-    return covered.numpy() >= MIN_COVERED
 
 
 def shifted_masks(masks: np.ndarray, occupied: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -73,6 +64,48 @@ def shifted_masks(masks: np.ndarray, occupied: np.ndarray, rng: np.random.Genera
                 best, place = overlap, moved
         shifted[number][place] = True
     return shifted
+
+
+def mark_context(
+    store: FeatureStore,
+    candidate: MarkCandidate,
+    confirmed: Sequence[PatchFinder],
+) -> InterventionContext:
+    """Return the model and the access to images for the interventions on a mark."""
+
+    def patches(rows: np.ndarray) -> InterventionPatches:
+        arrays = store.gather(rows)
+        on_object = candidates.object_patches(arrays["objectness"])
+        shown = candidate.patches(store, rows)
+        off_object = ~on_object | shown
+        for shows in confirmed:
+            off_object &= ~shows(rows, arrays["values"])
+        return InterventionPatches(shown, on_object & ~shown, off_object)
+
+    return InterventionContext(
+        store.extractor.model, store.index.grid, store.inputs, patches, store.batch_size,
+        store.index.labels,
+    )  # fmt: skip
+
+
+def intervene_on_mark(
+    store: FeatureStore, candidate: MarkCandidate, context: InterventionContext, seed: int
+) -> InterventionResult:
+    """Run both interventions on a mark."""
+    rows = sample_rows(candidate.cue_rows, np.random.default_rng((seed, candidate.target)))
+    others = candidate.rows[~candidate.in_class & ~candidate.shown]
+    regions = [candidate.mark.regions[int(row)] for row in rows]
+    masks = region_masks(regions, store.index.grid.image_size)
+    extractor = store.extractor
+    preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
+
+    def erase(erased_rows: np.ndarray, erased: np.ndarray) -> tuple[Tensor, Tensor]:
+        images = store.images(erased_rows)
+        pixels = erase_pixels(images.pixels, erased)
+        inputs = replace_changed(images.inputs, images.pixels, pixels, preprocessing)
+        return images.inputs, inputs
+
+    return run_mark_interventions(context, candidate.target, rows, masks, others, erase, seed)
 
 
 def run_mark_interventions(
@@ -138,8 +171,3 @@ def _transplant(
     effects = class_answers(context, with_mark, target) - class_answers(context, control, target)
     effects[np.arange(count), 1 + context.labels[others[receivers]]] = np.nan
     return effects
-
-
-def erase_pixels(pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Return images (n, H, W, 3) uint8 with the pixels of masks (n, H, W) inpainted."""
-    return np.stack([inpaint(image, mask) for image, mask in zip(pixels, masks, strict=True)])

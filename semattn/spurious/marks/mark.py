@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,17 @@ import numpy as np
 from ...images import Picture, read
 from ...keypoints.local_features import fine_sift
 from ...keypoints.matching import apply, compose
-from ...keypoints.regions import inpaint, outline_mask
+from ...keypoints.regions import mean_in_frame
 from ...utils.text import to_json_number
 from .keypoint_store import reduced
+from .masks import erase_pixels, region_masks
+from .recurring import RecurringMark
 from .template import MarkTemplate, Region
 
 NOT_TESTED = -1  # target of a mark in images without classes
+MAX_EXAMPLES = 12
+EXAMPLE_SIDE = 448  # pixels: larger examples are reduced
+MAX_PICTURED = 30  # images that the mean picture of a mark is made of
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +113,8 @@ def erase_marks(marks: Sequence[Mark], picture: Picture) -> tuple[np.ndarray, in
     """
     pixels = np.asarray(read(picture))
     regions = _locate_marks(marks, pixels)
-    return erase_regions(pixels, regions), len(regions)
+    masks = region_masks([regions], pixels.shape[:2])
+    return erase_pixels(pixels[None], masks)[0], len(regions)
 
 
 def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[Region]:
@@ -120,14 +126,52 @@ def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[Region]:
     ]
 
 
-def erase_regions(pixels: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with regions inpainted."""
-    mask = outline_mask([region.outline for region in regions], pixels.shape[:2])
-    return inpaint(pixels, mask)
-
-
 def scale_region(region: Region, factor: float) -> Region:
     """Return a region of an image that is `factor` times as large."""
     scale = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
     outline, transform = apply(scale, region.outline), compose(scale, region.transform)
     return replace(region, outline=outline, transform=transform)
+
+
+def describe_mark(
+    mark: RecurringMark,
+    labels: np.ndarray,
+    class_name: Callable[[int], str],
+    n_tests: int,
+    alpha: float,
+    read_row: Callable[[int], tuple[str, np.ndarray]],
+) -> Mark:
+    """Return a recurring mark with its picture and examples.
+
+    Parameters
+    ----------
+    mark, labels : mark, and the class of each image, -1 for none
+    class_name : function from a class to its name
+    n_tests, alpha : correction and level of the search
+    read_row : function from a row to its name and pixels
+    """
+    shown = mark.shows(len(labels))
+    has_classes = len(set(labels.tolist())) > 1
+    target = mark.target if has_classes else NOT_TESTED
+    in_class = labels == target if has_classes else np.ones(len(labels), bool)
+    order = sorted(mark.regions, key=lambda row: (-mark.regions[row][0].matches, row))
+    pictured = {row: read_row(row) for row in order[:MAX_PICTURED]}
+    picture, _ = mean_in_frame(
+        [pictured[row][1] for row in pictured],
+        [mark.regions[row][0].transform for row in pictured], mark.template.outline,
+    )  # fmt: skip
+    examples = tuple(_example(*pictured[row], mark.regions[row]) for row in order[:MAX_EXAMPLES])
+    p = min(1.0, mark.p * n_tests) if has_classes else float("nan")
+    return Mark(
+        target=target, name=class_name(target) if has_classes else "",
+        n_inside=int(shown[in_class].sum()), n_outside=int(shown[~in_class].sum()),
+        inside=float(shown[in_class].mean()),
+        outside=float(shown[~in_class].mean()) if has_classes else float("nan"),
+        p=p, significant=p < alpha, picture=picture, examples=examples, template=mark.template,
+    )  # fmt: skip
+
+
+def _example(name: str, pixels: np.ndarray, regions: Sequence[Region]) -> MarkExample:
+    """Return an example, reduced to `EXAMPLE_SIDE`."""
+    small, factor = reduced(pixels, EXAMPLE_SIDE)
+    return MarkExample(name, small, tuple(scale_region(region, 1 / factor) for region in regions))

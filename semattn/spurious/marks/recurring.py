@@ -23,6 +23,7 @@ from .groups import group_links, make_template
 from .growth import grow_template
 from .template import MarkTemplate, Region
 
+MAX_IMAGES = 4000  # images of a search; descriptors of each take 200 kB of memory
 MIN_BACKGROUND, MAX_BACKGROUND = 0.1, 0.5  # quantile of the images that a mark is compared with
 MAX_AREA = 0.5  # part of an image from which on a region is a repeated photograph, not a mark
 MIN_PART = 0.7  # part of the images of a mark that show another, to be a part of it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,15 @@ from ...data.labelled import LabelledImages, read_labelled
 from ...data.listing import find_class_folders, list_images
 from ...data.loading import Skipped
 from ...keypoints.local_features import fine_sift, local_features
-from ...keypoints.regions import mean_in_frame
 from ...utils.input_identity import input_names
 from ...utils.processes import Progress, exits_on_termination, ignore_progress
 from ...utils.provenance import versions
 from ...utils.run_store import RunStore
 from ..batch_store import strided
-from .keypoint_store import KeypointStore, reduced
-from .mark import NOT_TESTED, Mark, MarkExample, scale_region
-from .recurring import MarkSearchResult, RecurringMark, find_recurring_marks
-from .template import Region
+from .keypoint_store import KeypointStore
+from .mark import Mark, describe_mark
+from .recurring import MAX_IMAGES, MarkSearchResult, find_recurring_marks
 
-MAX_IMAGES = 4000  # images that are compared; descriptors of each take 200 kB of memory
-MAX_EXAMPLES = 12
-EXAMPLE_SIDE = 448  # pixels: larger examples are reduced
-MAX_PICTURED = 30  # images that the mean picture of a mark is made of
 BATCH = 32  # images in each stored file
 
 
@@ -195,47 +189,3 @@ def _notes(
     if len(set(store.index.labels.tolist())) < 2:
         notes.append("the images have no classes to compare: marks are only counted")
     return notes
-
-
-def describe_mark(
-    mark: RecurringMark,
-    labels: np.ndarray,
-    class_name: Callable[[int], str],
-    n_tests: int,
-    alpha: float,
-    read_row: Callable[[int], tuple[str, np.ndarray]],
-) -> Mark:
-    """Return a recurring mark with its picture and examples.
-
-    Parameters
-    ----------
-    mark, labels : mark, and the class of each image, -1 for none
-    class_name : function from a class to its name
-    n_tests, alpha : correction and level of the search
-    read_row : function from a row to its name and pixels
-    """
-    shown = mark.shows(len(labels))
-    has_classes = len(set(labels.tolist())) > 1
-    target = mark.target if has_classes else NOT_TESTED
-    in_class = labels == target if has_classes else np.ones(len(labels), bool)
-    order = sorted(mark.regions, key=lambda row: (-mark.regions[row][0].matches, row))
-    pictured = {row: read_row(row) for row in order[:MAX_PICTURED]}
-    picture, _ = mean_in_frame(
-        [pictured[row][1] for row in pictured],
-        [mark.regions[row][0].transform for row in pictured], mark.template.outline,
-    )  # fmt: skip
-    examples = tuple(_example(*pictured[row], mark.regions[row]) for row in order[:MAX_EXAMPLES])
-    p = min(1.0, mark.p * n_tests) if has_classes else float("nan")
-    return Mark(
-        target=target, name=class_name(target) if has_classes else "",
-        n_inside=int(shown[in_class].sum()), n_outside=int(shown[~in_class].sum()),
-        inside=float(shown[in_class].mean()),
-        outside=float(shown[~in_class].mean()) if has_classes else float("nan"),
-        p=p, significant=p < alpha, picture=picture, examples=examples, template=mark.template,
-    )  # fmt: skip
-
-
-def _example(name: str, pixels: np.ndarray, regions: Sequence[Region]) -> MarkExample:
-    """Return an example, reduced to `EXAMPLE_SIDE`."""
-    small, factor = reduced(pixels, EXAMPLE_SIDE)
-    return MarkExample(name, small, tuple(scale_region(region, 1 / factor) for region in regions))

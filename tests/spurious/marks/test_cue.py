@@ -11,7 +11,8 @@ from semattn import discover_spurious
 from semattn.prompting import AttentionPrompter
 from semattn.spurious import load_discovery, save_discovery
 from semattn.spurious.marks.cue import MarkCue
-from semattn.spurious.marks.interventions import patches_of_masks, shifted_masks
+from semattn.spurious.marks.interventions import shifted_masks
+from semattn.spurious.marks.masks import patches_of_masks
 
 from .. import planted
 
