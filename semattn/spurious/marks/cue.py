@@ -125,12 +125,8 @@ def describe_mark_cue(
     grid = store.index.grid
     name = store.data.name(candidate.target)
     mark = describe_mark(
-        replace(candidate.mark, regions={
-            int(np.flatnonzero(candidate.rows == row)[0]): places
-            for row, places in candidate.mark.regions.items()
-        }),
-        candidate.labels, store.data.name, n_judged, alpha,
-        lambda position: _read_row(store, int(candidate.rows[position])),
+        candidate.mark, candidate.shown, candidate.labels, store.data.name, n_judged, alpha,
+        lambda row: (store.name(row), store.images(np.array([row])).pixels[0]),
     )  # fmt: skip
     is_fixed = fixed > candidates.FIXED_OVERLAP
     cue = MarkCue(
@@ -156,10 +152,6 @@ def describe_mark_cue(
     return replace(cue, groups=group_accuracies(
         context, lambda _: prompter.steer(cue, suppress=True), cue.target, rows, seed
     ))  # fmt: skip
-
-
-def _read_row(store: FeatureStore, row: int) -> tuple[str, np.ndarray]:
-    return store.name(row), store.images(np.array([row])).pixels[0]
 
 
 def _examples(

@@ -135,6 +135,7 @@ def scale_region(region: Region, factor: float) -> Region:
 
 def describe_mark(
     mark: RecurringMark,
+    shown: np.ndarray,
     labels: np.ndarray,
     class_name: Callable[[int], str],
     n_tests: int,
@@ -145,12 +146,12 @@ def describe_mark(
 
     Parameters
     ----------
-    mark, labels : mark, and the class of each image, -1 for none
+    mark : its regions are by any row that `read_row` accepts
+    shown, labels : (n,), images that show it, and the class of each image, -1 for none
     class_name : function from a class to its name
     n_tests, alpha : correction and level of the search
     read_row : function from a row to its name and pixels
     """
-    shown = mark.shows(len(labels))
     has_classes = len(set(labels.tolist())) > 1
     target = mark.target if has_classes else NOT_TESTED
     in_class = labels == target if has_classes else np.ones(len(labels), bool)

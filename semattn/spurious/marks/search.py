@@ -156,7 +156,7 @@ def _search(
     counts = Counter(labels.tolist())
     marks = [
         describe_mark(
-            mark, labels, store.data.name, result.n_tests, alpha,
+            mark, mark.shows(len(labels)), labels, store.data.name, result.n_tests, alpha,
             lambda row: (store.name(int(rows[row])), store.pixels(int(rows[row]))),
         )
         for mark in result.marks[:max_marks]
