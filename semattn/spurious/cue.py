@@ -167,32 +167,43 @@ class SpuriousCue:
 
 
 def intervention_context(
-    store: FeatureStore, tested: CandidateCue, confirmed: Sequence[PatchFinder]
+    store: FeatureStore,
+    patches_of: Callable[[np.ndarray, dict[str, np.ndarray]], InterventionPatches],
+    confirmed: Sequence[PatchFinder],
 ) -> InterventionContext:
     """Return the model and the access to images for the interventions on a candidate.
 
-    Patches of `confirmed` cues of the class are left out of the interventions, so that a candidate
-    inside a frame does not get the effect of the frame.
+    Parameters
+    ----------
+    store : features of the images
+    patches_of : function from rows and their arrays in the store to the patches of the candidate
+    confirmed : confirmed cues of the class. Their patches do not count as off the object, so that a
+        candidate inside a frame does not get the effect of the frame
     """
+
+    def patches(rows: np.ndarray) -> InterventionPatches:
+        arrays = store.gather(rows)
+        of_candidate = patches_of(rows, arrays)
+        off_object = of_candidate.off_object
+        for shows in confirmed:
+            off_object = off_object & ~shows(rows, arrays["values"])
+        return replace(of_candidate, off_object=off_object)
+
     return InterventionContext(
-        store.extractor.model, store.index.grid, store.inputs,
-        lambda rows: intervention_patches(store, rows, tested, confirmed), store.batch_size,
+        store.extractor.model, store.index.grid, store.inputs, patches, store.batch_size,
         store.index.labels,
     )  # fmt: skip
 
 
 def intervention_patches(
-    store: FeatureStore, rows: np.ndarray, tested: CandidateCue, confirmed: Sequence[PatchFinder]
+    store: FeatureStore, tested: CandidateCue, rows: np.ndarray, arrays: dict[str, np.ndarray]
 ) -> InterventionPatches:
-    """Return the patches of rows; those of confirmed cues do not count as off the object."""
-    arrays = store.gather(rows)
+    """Return the patches of rows and of their arrays in the store."""
     on_object = candidates.object_patches(arrays["objectness"])
     fixed = (store.index.labels[rows] == tested.target)[:, None] & tested.fixed
     off_object = candidates.background_patches(
         on_object, fixed, tested.repeated, store.index.grid.shape
     )
-    for shows in confirmed:
-        off_object &= ~shows(rows, arrays["values"])
     marks = tested.detector.scores(arrays["values"]) > 0
     return InterventionPatches(marks, on_object, off_object)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import RunStore
 from .candidates import FOLDS
-from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context
+from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context, intervention_patches
 from .cue_detector import (
     CandidateCue,
     Reference,
@@ -43,7 +44,7 @@ from .marks.candidates import (
     without_duplicates,
 )
 from .marks.cue import describe_mark_cue
-from .marks.interventions import intervene_on_mark, mark_context
+from .marks.interventions import intervene_on_mark, mark_patches
 from .significance import alpha_weights
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
@@ -358,10 +359,12 @@ class Search:
     ) -> SpuriousCue:  # fmt: skip
         """Run both interventions on a candidate, or load their results; return the cue."""
         store, seed = self.store, self.seed
-        context = (
-            mark_context(store, candidate, confirmed)
+        context = intervention_context(
+            store,
+            partial(mark_patches, store, candidate)
             if isinstance(candidate, MarkCandidate)
-            else intervention_context(store, candidate, confirmed)
+            else partial(intervention_patches, store, candidate),
+            confirmed,
         )
         name = f"{INTERVENTION}{number:06d}"
         arrays = self._load(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from semattn import record
 from semattn.grid import PatchGrid
-from semattn.spurious.cue import intervention_patches
+from semattn.spurious.cue import intervention_context, intervention_patches
 from semattn.spurious.cue_detector import CueDetector
 from semattn.spurious.interventions import (
     InterventionContext,
@@ -140,15 +141,20 @@ def test_patches_of_confirmed_cues_are_left_out_of_interventions():
     values[0, 8] = 1  # patches of a cue that is confirmed
     index = SimpleNamespace(labels=np.array([1, 0]), grid=PatchGrid((3, 3), (9, 9), (3, 3)))
     store = SimpleNamespace(
-        gather=lambda rows: {"values": values[rows], "objectness": objectness[rows]}, index=index
+        gather=lambda rows: {"values": values[rows], "objectness": objectness[rows]},
+        index=index,
+        extractor=SimpleNamespace(model=None),
+        inputs=None,
+        batch_size=2,
     )
     confirmed = CueDetector(np.ones(1), 0.0, 1.0, 0.0)
     none = np.zeros(9, bool)
     candidate_cue = SimpleNamespace(target=1, fixed=none, repeated=none, detector=confirmed)
     rows = np.arange(2)
-    before = intervention_patches(store, rows, candidate_cue, []).off_object
+    patches_of = partial(intervention_patches, store, candidate_cue)
+    before = intervention_context(store, patches_of, []).patches(rows).off_object
     finders = [lambda _, values: confirmed.scores(values) > 0]
-    after = intervention_patches(store, rows, candidate_cue, finders).off_object
+    after = intervention_context(store, patches_of, finders).patches(rows).off_object
     assert np.argwhere(before & ~after).tolist() == [[0, 8]] and not (after & ~before).any()
 
 

@@ -7,7 +7,7 @@ region of the receiver: the mark ends where its region does, so that its border 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ...images import Preprocessing
 from .. import candidates
-from ..cue import PatchFinder
 from ..feature_store import FeatureStore
 from ..interventions import (
     FUTILITY_P,
@@ -66,26 +65,13 @@ def shifted_masks(masks: np.ndarray, occupied: np.ndarray, rng: np.random.Genera
     return shifted
 
 
-def mark_context(
-    store: FeatureStore,
-    candidate: MarkCandidate,
-    confirmed: Sequence[PatchFinder],
-) -> InterventionContext:
-    """Return the model and the access to images for the interventions on a mark."""
-
-    def patches(rows: np.ndarray) -> InterventionPatches:
-        arrays = store.gather(rows)
-        on_object = candidates.object_patches(arrays["objectness"])
-        shown = candidate.patches(store, rows)
-        off_object = ~on_object | shown
-        for shows in confirmed:
-            off_object &= ~shows(rows, arrays["values"])
-        return InterventionPatches(shown, on_object & ~shown, off_object)
-
-    return InterventionContext(
-        store.extractor.model, store.index.grid, store.inputs, patches, store.batch_size,
-        store.index.labels,
-    )  # fmt: skip
+def mark_patches(
+    store: FeatureStore, candidate: MarkCandidate, rows: np.ndarray, arrays: dict[str, np.ndarray]
+) -> InterventionPatches:
+    """Return the patches of rows and of their arrays in the store."""
+    on_object = candidates.object_patches(arrays["objectness"])
+    shown = candidate.patches(store, rows)
+    return InterventionPatches(shown, on_object & ~shown, ~on_object | shown)
 
 
 def intervene_on_mark(
