@@ -17,12 +17,12 @@ from torch import nn
 from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
-from ..utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
+from ..utils.atomic_files import DAMAGE, read_about, read_arrays, with_prefix, write_arrays
 from .cue import Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
 from .marks.cue import MarkCue
-from .marks.files import mark_from_arrays, mark_to_arrays, with_prefix
+from .marks.files import mark_from_arrays, mark_to_arrays
 from .significance import Effect
 
 FORMAT = 2

@@ -141,6 +141,15 @@ def read_arrays(file: Path, only: Sequence[str] | None = None) -> dict[str, np.n
             return {name: arrays[name] for name in arrays.files if only is None or name in only}
 
 
+def with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names start with a prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
 def partial_files(folder: Path) -> list[Path]:
     """Return the temporary files in a folder that ended processes left behind.
 

@@ -9,18 +9,17 @@ from functools import cached_property
 import numpy as np
 
 from ...keypoints.local_features import local_features
+from ...utils.atomic_files import with_prefix
 from .. import candidates
 from ..batch_store import strided
 from ..cue_detector import CandidateCue
 from ..feature_store import FeatureStore
-from .files import with_prefix
 from .masks import patches_of_masks, region_masks
 from .recurring import MAX_IMAGES, RecurringMark, find_recurring_marks
-from .template import MarkTemplate, Region
+from .template import MarkTemplate, Region, regions_to_arrays
 
 MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
 MAX_SALIENT_AROUND = 0.3  # part of the surroundings from which on it is a part of the object
-REGION_ARRAYS = ("row", "transform", "matches", "is_mirrored")
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,15 +174,12 @@ def candidates_to_arrays(
     for number, candidate in enumerate(marks):
         mark = candidate.mark
         places = [(row, region) for row, regions in mark.regions.items() for region in regions]
-        arrays |= {
-            f"{number}.{name}": value for name, value in mark.template.to_arrays().items()
-        } | {
-            f"{number}.row": np.array([row for row, _ in places]),
-            f"{number}.transform": np.array([region.transform for _, region in places]),
-            f"{number}.matches": np.array([region.matches for _, region in places]),
-            f"{number}.is_mirrored": np.array([region.is_mirrored for _, region in places]),
-            f"{number}.target": np.array(mark.target), f"{number}.p": np.array(mark.p),
+        own = mark.template.to_arrays() | regions_to_arrays([region for _, region in places])
+        own |= {
+            "row": np.array([row for row, _ in places]), "target": np.array(mark.target),
+            "p": np.array(mark.p),
         }  # fmt: skip
+        arrays |= {f"{number}.{name}": values for name, values in own.items()}
     return arrays
 
 
@@ -197,11 +193,8 @@ def candidates_from_arrays(
         own = with_prefix(arrays, f"{number}.")
         template = MarkTemplate.from_arrays(own)
         regions: dict[int, list[Region]] = {}
-        for row, transform, matches, is_mirrored in zip(
-            *(own[name] for name in REGION_ARRAYS), strict=True
-        ):
-            region = template.region(transform, int(matches), bool(is_mirrored))
-            regions.setdefault(int(row), []).append(region)
+        for row, region in zip(own["row"].tolist(), template.regions_from_arrays(own), strict=True):
+            regions.setdefault(row, []).append(region)
         mark = RecurringMark(template, regions, int(own["target"]), float(own["p"]))
         marks.append(MarkCandidate(mark, arrays["rows"], arrays["labels"]))
     return marks, n_tests, n_photographs

@@ -12,11 +12,11 @@ import numpy as np
 
 from ...data.loading import Skipped
 from ...errors import SemattnError
-from ...utils.atomic_files import DAMAGE, read_about, read_arrays, write_arrays
+from ...utils.atomic_files import DAMAGE, read_about, read_arrays, with_prefix, write_arrays
 from ...utils.text import to_json_number
 from .mark import Mark, MarkExample
 from .search import MarkDiscovery
-from .template import TEMPLATE_ARRAYS, MarkTemplate, Region
+from .template import TEMPLATE_ARRAYS, MarkTemplate, regions_to_arrays
 
 FORMAT = "semattn marks 1"
 NUMBERS = ("inside", "outside", "p")  # fields that may be NaN, which JSON does not have
@@ -88,11 +88,7 @@ def mark_to_arrays(mark: Mark) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     regions = [region for example in mark.examples for region in example.regions]
     arrays = {
         "picture": mark.picture,
-        "outlines": np.concatenate([region.outline for region in regions] or [np.zeros((0, 2))]),
-        "outline_sizes": np.array([len(region.outline) for region in regions], int),
-        "transforms": np.array([region.transform for region in regions], float).reshape(-1, 2, 3),
-        "matches": np.array([region.matches for region in regions], int),
-        "is_mirrored": np.array([region.is_mirrored for region in regions], bool),
+        **regions_to_arrays(regions),
         **{f"template.{name}": values for name, values in mark.template.to_arrays().items()},
         **{f"example{position}": e.pixels for position, e in enumerate(mark.examples)},
     }
@@ -111,7 +107,8 @@ def mark_from_arrays(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> M
     """
     template = MarkTemplate.from_arrays(_template_arrays(arrays))
     _check_shape("picture", arrays["picture"], (None, None, 3))
-    regions, examples = _regions(arrays), []
+    _check_shape("transforms", arrays["transforms"], (len(arrays["matches"]), 2, 3))
+    regions, examples = template.regions_from_arrays(arrays), []
     if len(regions) != sum(count for _, count in fields["examples"]):
         raise ValueError(f"{len(regions)} regions, which are not those of the examples")
     for position, (name, count) in enumerate(fields["examples"]):
@@ -124,21 +121,6 @@ def mark_from_arrays(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> M
     return Mark(picture=arrays["picture"], examples=tuple(examples), template=template, **values)
 
 
-def _regions(arrays: dict[str, np.ndarray]) -> list[Region]:
-    """Return the regions of all examples, in their order."""
-    sizes = arrays["outline_sizes"].tolist()
-    _check_shape("outlines", arrays["outlines"], (sum(sizes), 2))
-    _check_shape("transforms", arrays["transforms"], (len(sizes), 2, 3))
-    outlines = np.split(arrays["outlines"], np.cumsum(sizes)[:-1])
-    return [
-        Region(outline, transform, matches, is_mirrored)
-        for outline, transform, matches, is_mirrored in zip(
-            outlines[: len(sizes)], arrays["transforms"], arrays["matches"].tolist(),
-            arrays["is_mirrored"].tolist(), strict=True,
-        )
-    ]  # fmt: skip
-
-
 def _template_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     template = with_prefix(arrays, "template.")
     count = len(template["xy"])
@@ -148,15 +130,6 @@ def _template_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name in TEMPLATE_ARRAYS:
         _check_shape(name, template[name], widths.get(name, (count,)))
     return template
-
-
-def with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Return the arrays whose names start with a prefix, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): values
-        for name, values in arrays.items()
-        if name.startswith(prefix)
-    }
 
 
 def _check_shape(name: str, values: np.ndarray, shape: Sequence[int | None]) -> None:

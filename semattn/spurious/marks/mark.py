@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...images import Picture, read
 from ...keypoints.local_features import fine_sift
-from ...keypoints.matching import apply, compose
 from ...keypoints.regions import mean_in_frame
 from ...utils.text import to_json_number
 from .keypoint_store import reduced
@@ -122,15 +121,10 @@ def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[Region]:
     small, factor = reduced(pixels)
     keypoints = fine_sift(small)
     return [
-        scale_region(region, factor) for mark in marks for region in mark.template.locate(keypoints)
+        mark.template.scaled(region, factor)
+        for mark in marks
+        for region in mark.template.locate(keypoints)
     ]
-
-
-def scale_region(region: Region, factor: float) -> Region:
-    """Return a region of an image that is `factor` times as large."""
-    scale = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
-    outline, transform = apply(scale, region.outline), compose(scale, region.transform)
-    return replace(region, outline=outline, transform=transform)
 
 
 def describe_mark(
@@ -161,7 +155,7 @@ def describe_mark(
         [pictured[row][1] for row in pictured],
         [mark.regions[row][0].transform for row in pictured], mark.template.outline,
     )  # fmt: skip
-    examples = tuple(_example(*pictured[row], mark.regions[row]) for row in order[:MAX_EXAMPLES])
+    examples = tuple(_example(mark, row, *pictured[row]) for row in order[:MAX_EXAMPLES])
     p = min(1.0, mark.p * n_tests) if has_classes else float("nan")
     return Mark(
         target=target, name=class_name(target) if has_classes else "",
@@ -172,7 +166,8 @@ def describe_mark(
     )  # fmt: skip
 
 
-def _example(name: str, pixels: np.ndarray, regions: Sequence[Region]) -> MarkExample:
+def _example(mark: RecurringMark, row: int, name: str, pixels: np.ndarray) -> MarkExample:
     """Return an example, reduced to `EXAMPLE_SIDE`."""
     small, factor = reduced(pixels, EXAMPLE_SIDE)
-    return MarkExample(name, small, tuple(scale_region(region, 1 / factor) for region in regions))
+    places = [mark.template.scaled(region, 1 / factor) for region in mark.regions[row]]
+    return MarkExample(name, small, tuple(places))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...keypoints import Keypoints
 from ...keypoints.local_features import LocalFeatures, local_features
-from ...keypoints.matching import Link, apply, match_features
+from ...keypoints.matching import Link, apply, compose, match_features
 from ...keypoints.regions import is_inside, shared_part
 
 MIN_LOCATED = 5  # matches of a template with an image
@@ -97,6 +98,16 @@ class MarkTemplate:
         features = LocalFeatures(xy, size, angle, descriptors, np.zeros(len(xy), int), 1)
         return cls(features, background, outline)
 
+    def regions_from_arrays(self, arrays: dict[str, np.ndarray]) -> list[Region]:
+        """Return the places of the mark of arrays of `regions_to_arrays`."""
+        columns = (arrays["transforms"], arrays["matches"].tolist(), arrays["is_mirrored"].tolist())
+        return [self.region(*values) for values in zip(*columns, strict=True)]
+
+    def scaled(self, region: Region, factor: float) -> Region:
+        """Return a place of the mark in an image that is `factor` times as large."""
+        scale = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]])
+        return self.region(compose(scale, region.transform), region.matches, region.is_mirrored)
+
     def region(self, transform: np.ndarray, matches: int, is_mirrored: bool) -> Region:
         """Return the place of the mark for a transform (2, 3) from the frame to an image."""
         return Region(apply(transform, self.outline), transform, matches, is_mirrored)
@@ -109,3 +120,12 @@ class MarkTemplate:
         extent = np.ptp(self.outline, axis=0)
         covered = np.ptp(matched, axis=0) / np.maximum(extent, 1e-6)
         return bool(covered.max() ** 2 >= MIN_COVERED)
+
+
+def regions_to_arrays(regions: Sequence[Region]) -> dict[str, np.ndarray]:
+    """Return places of a mark as arrays; their outlines follow from the template."""
+    return {
+        "transforms": np.array([region.transform for region in regions], float).reshape(-1, 2, 3),
+        "matches": np.array([region.matches for region in regions], int),
+        "is_mirrored": np.array([region.is_mirrored for region in regions], bool),
+    }

@@ -45,6 +45,15 @@ def test_examples_are_reduced_with_their_places():
     assert right == pytest.approx(box.max() * 448 / 96, abs=20)
 
 
+def test_scaled_places_are_those_of_the_scaled_image():
+    template, place = marked.mark().template, marked.mark().examples[0].regions[1]
+    for factor in (1.0, 0.4, 3.0):
+        scaled = template.scaled(place, factor)
+        expected = (place.outline + 0.5) * factor - 0.5  # centers of pixels are at integers
+        np.testing.assert_allclose(scaled.outline, expected)
+        assert scaled.matches == place.matches and scaled.is_mirrored
+
+
 def test_duplicates_of_a_marked_image_do_not_hide_the_mark():
     pairs = marked.pairs()
     discovery = find_marks([*pairs, pairs[3]], class_names=marked.NAMES)
