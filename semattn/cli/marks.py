@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.result_folder import FolderLike, ResultFolder
+from ..utils.result_folder import FolderLike
 from . import options
 from .erased_copies import check_folder_of_copies, erase_from_folder
 from .json_output import Content, json_output, result_content
@@ -18,8 +19,8 @@ from .outputs import (
     removed_if_refused,
     result_folder,
     write_csv,
-    write_extra_files,
     write_json,
+    write_result_files,
 )
 from .printing import (
     busy,
@@ -200,14 +201,13 @@ def write_marks(
     from ..spurious import save_marks
 
     result = discovery.summary()
-    results = ResultFolder.of(folder)
-    with results.staged() as stage:
-        viz.marks(discovery).savefig(stage / MARKS_FILES["figure"])
-        write_csv(stage / MARKS_FILES["table"], COLUMNS, map(_row, result["marks"]))
-        write_json(stage / MARKS_FILES["result"], result)
-        save_marks(discovery, stage / MARKS_FILES["marks"])
-        files = MARKS_FILES | write_extra_files(stage, extra_files)
-    return {name: results.path / file for name, file in files.items()}
+    writers = {
+        "figure": viz.marks(discovery).savefig,
+        "table": partial(write_csv, columns=COLUMNS, rows=map(_row, result["marks"])),
+        "result": partial(write_json, content=result),
+        "marks": partial(save_marks, discovery),
+    }
+    return write_result_files(folder, MARKS_FILES, writers, extra_files)
 
 
 def _row(mark: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import SemattnError
-from ..utils.result_folder import OutputError, ResultFolder, default_folder, read_marker, source_of
+from ..utils.result_folder import (
+    FolderLike,
+    OutputError,
+    ResultFolder,
+    default_folder,
+    read_marker,
+    source_of,
+)
 from .inputs import ImageInputs
 
 INDEX = "index.html"
@@ -160,6 +167,35 @@ def pages(
     from .. import report
 
     return {PAGE: report.build(explanation, **parts).save}
+
+
+def write_result_files(
+    folder: FolderLike,
+    files: Mapping[str, str],
+    writers: Mapping[str, Callable[[Path], object]],
+    extra_files: ExtraFiles = None,
+) -> dict[str, Path]:
+    """Write the results of a search into a folder; return the path of each file.
+
+    Parameters
+    ----------
+    folder : a path, created with its parents if missing; or a `ResultFolder`
+    files : file name of each kind of result, such as "figure"
+    writers : function of each kind that writes the file at a path
+    extra_files : writers of further files, by file name
+
+    Raises
+    ------
+    OutputError
+        For a folder that is not writable or contains a foreign file of such a name; nothing is
+        written then.
+    """
+    results = ResultFolder.of(folder)
+    with results.staged() as stage:
+        for kind, write in writers.items():
+            write(stage / files[kind])
+        names = {**files, **write_extra_files(stage, extra_files)}
+    return {kind: results.path / name for kind, name in names.items()}
 
 
 def write_extra_files(stage: Path, extra_files: ExtraFiles) -> dict[str, str]:

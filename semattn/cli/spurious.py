@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.class_names import class_names, normalized, resolve_class
-from ..utils.result_folder import FolderLike, ResultFolder
+from ..utils.result_folder import FolderLike
 from . import options
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
@@ -19,8 +20,8 @@ from .outputs import (
     removed_if_refused,
     result_folder,
     write_csv,
-    write_extra_files,
     write_json,
+    write_result_files,
 )
 from .parsing import read_names
 from .printing import (
@@ -223,14 +224,13 @@ def write_spurious(
     from ..spurious import save_discovery
 
     result = discovery.summary()
-    results = ResultFolder.of(folder)
-    with results.staged() as stage:
-        viz.spurious(discovery).savefig(stage / SPURIOUS_FILES["figure"])
-        write_csv(stage / SPURIOUS_FILES["table"], COLUMNS, map(_row, result["cues"]))
-        write_json(stage / SPURIOUS_FILES["result"], result)
-        save_discovery(discovery, stage / SPURIOUS_FILES["cues"])
-        files = SPURIOUS_FILES | write_extra_files(stage, extra_files)
-    return {name: results.path / file for name, file in files.items()}
+    writers = {
+        "figure": viz.spurious(discovery).savefig,
+        "table": partial(write_csv, columns=COLUMNS, rows=map(_row, result["cues"])),
+        "result": partial(write_json, content=result),
+        "cues": partial(save_discovery, discovery),
+    }
+    return write_result_files(folder, SPURIOUS_FILES, writers, extra_files)
 
 
 def _row(cue: dict[str, Any]) -> dict[str, Any]:
