@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -78,9 +79,9 @@ class LocalFeatures:
     def __len__(self) -> int:
         return len(self.xy)
 
-    @property
+    @cached_property
     def starts(self) -> np.ndarray:
-        """Return the first row of each image, and the number of rows: (n + 1,)."""
+        """First row of each image, and the number of rows: (n + 1,)."""
         return np.searchsorted(self.image, np.arange(self.n_images + 1))
 
     def rows(self, rows: np.ndarray | slice) -> LocalFeatures:
