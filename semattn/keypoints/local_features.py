@@ -67,6 +67,8 @@ class LocalFeatures:
     descriptors : (M, D) float32, unit length
     image : (M,) int64, number of the image
     n_images : number of images, including those without keypoints
+    is_sift : whether the descriptors are those of OpenCV's SIFT. Mirrored marks are searched only
+        with these: the layout of others is not known
     """
 
     xy: np.ndarray
@@ -75,6 +77,7 @@ class LocalFeatures:
     descriptors: np.ndarray
     image: np.ndarray
     n_images: int
+    is_sift: bool = True
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -98,13 +101,22 @@ class LocalFeatures:
         return self.rows(np.concatenate(rows) if rows else slice(0))
 
     def mirrored_descriptors(self) -> np.ndarray | None:
-        """Return the descriptors of the mirrored images (M, 128); None if D is not 128.
+        """Return the descriptors of the mirrored images (M, 128); None if they are not SIFT's.
 
-        For the layout of OpenCV's SIFT: mirroring reverses the rows of cells and the direction of
-        orientations.
+        Mirroring reverses the rows of cells of a SIFT descriptor and the direction of orientations.
+
+        Raises
+        ------
+        ValueError
+            If `is_sift` and D is not 128.
         """
-        if self.descriptors.shape[1] != len(_MIRRORED):
+        if not self.is_sift:
             return None
+        if self.descriptors.shape[1] != len(_MIRRORED):
+            raise ValueError(
+                f"descriptors: expected (M, 128) of OpenCV's SIFT, got {self.descriptors.shape} — "
+                "give is_sift=False for the descriptors of another detector"
+            )
         return np.ascontiguousarray(self.descriptors[:, _MIRRORED])
 
 
@@ -125,13 +137,18 @@ def local_features(keypoints: Sequence[Keypoints]) -> LocalFeatures:
     xy, size, angle = (np.concatenate(parts).astype(np.float32) for parts in columns)
     descriptors = np.concatenate([unit_descriptors(of_image) for of_image in keypoints])
     image = np.repeat(np.arange(len(keypoints)), counts)
-    return LocalFeatures(xy, size, angle, descriptors, image, len(keypoints))
+    is_sift = all(_is_sift(of_image) for of_image in keypoints if len(of_image))
+    return LocalFeatures(xy, size, angle, descriptors, image, len(keypoints), is_sift)
 
 
 def unit_descriptors(keypoints: Keypoints) -> np.ndarray:
     """Return descriptors (K, D) of unit length: RootSIFT for SIFT, else divided by their length."""
     values = _descriptors(keypoints).astype(np.float32)
-    return root_sift(values) if keypoints.detector.startswith("sift") else _unit(values)
+    return root_sift(values) if _is_sift(keypoints) else _unit(values)
+
+
+def _is_sift(keypoints: Keypoints) -> bool:
+    return keypoints.detector.startswith("sift")
 
 
 def _descriptors(keypoints: Keypoints) -> np.ndarray:

@@ -172,7 +172,7 @@ def _turn(
 def match_features(
     template: LocalFeatures, background: np.ndarray, images: LocalFeatures
 ) -> list[Link]:
-    """Return the links of a template with images, mirrored ones too; first is the template.
+    """Return the links of a template with images, with SIFT also mirrored; first is the template.
 
     Parameters
     ----------
@@ -315,4 +315,5 @@ def concatenate(parts: Sequence[LocalFeatures]) -> LocalFeatures:
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("xy", "size", "angle", "descriptors")
     )
-    return LocalFeatures(xy, size, angle, descriptors, np.zeros(len(xy), int), 1)
+    is_sift = all(part.is_sift for part in parts)
+    return LocalFeatures(xy, size, angle, descriptors, np.zeros(len(xy), int), 1, is_sift)

@@ -19,6 +19,7 @@ from semattn.keypoints.local_features import (
     root_sift,
     unit_descriptors,
 )
+from semattn.keypoints.matching import concatenate
 from tests.keypoints.drawn_marks import picture
 
 FIELDS = ("xy", "response", "size", "angle", "descriptor")
@@ -118,7 +119,18 @@ def test_descriptors_of_other_detectors_are_divided_by_their_length():
     np.testing.assert_array_equal(
         unit_descriptors(drawn_keypoints(3)), root_sift(drawn_keypoints(3).descriptor.numpy())
     )
-    assert local_features([keypoints]).mirrored_descriptors() is None
+
+
+@pytest.mark.parametrize("dimensions", [32, 128])
+def test_only_descriptors_of_sift_are_mirrored(dimensions):
+    features = local_features([drawn_keypoints(3, dimensions, "orb")])
+    assert features.mirrored_descriptors() is None
+    assert features.rows(slice(2)).mirrored_descriptors() is None
+    assert concatenate([features, features]).mirrored_descriptors() is None
+    assert local_features([drawn_keypoints(3)]).mirrored_descriptors() is not None
+    if dimensions != 128:
+        with pytest.raises(ValueError, match=r"expected \(M, 128\) .* got \(.*, 32\) .*is_sift="):
+            replace(features, is_sift=True).mirrored_descriptors()
 
 
 def test_keypoints_without_descriptors_are_refused():

@@ -78,7 +78,7 @@ def orb_features(images: np.ndarray) -> LocalFeatures:
     image_number = np.repeat(np.arange(len(images)), counts)
     return LocalFeatures(
         xy_size_angle[:, :2], xy_size_angle[:, 2], xy_size_angle[:, 3], signs, image_number,
-        len(images),
+        len(images), is_sift=False,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def pixel_features(images: np.ndarray) -> LocalFeatures:
     values = np.array(patches, np.float32).reshape(-1, PATCH_SIDE**2)
     values -= values.mean(axis=1, keepdims=True)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
-    return replace(features, descriptors=values)
+    return replace(features, descriptors=values, is_sift=False)
 
 
 def key_features(images: np.ndarray, side: int, layer: int) -> LocalFeatures:
@@ -132,7 +132,7 @@ def key_features(images: np.ndarray, side: int, layer: int) -> LocalFeatures:
     return LocalFeatures(
         xy, np.full(count, patch, np.float32), np.zeros(count, np.float32),
         descriptors.reshape(count, -1), np.repeat(np.arange(len(images)), rows * columns),
-        len(images),
+        len(images), is_sift=False,
     )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def replace_images(
     return whole.rows(np.argsort(whole.image, kind="stable"))
 
 
-def stored(path: Path, compute: Callable[[], LocalFeatures]) -> LocalFeatures:
+def stored(path: Path, compute: Callable[[], LocalFeatures], is_sift: bool) -> LocalFeatures:
     """Return the features that a file holds; compute and store them if there is none."""
     names = ("xy", "size", "angle", "descriptors", "image")
     if not path.exists():
@@ -169,4 +169,5 @@ def stored(path: Path, compute: Callable[[], LocalFeatures]) -> LocalFeatures:
                      **{name: getattr(features, name) for name in names})  # fmt: skip
         return features
     with np.load(path) as arrays:
-        return LocalFeatures(*(arrays[name] for name in names), int(arrays["n_images"]))
+        columns = [arrays[name] for name in names]
+        return LocalFeatures(*columns, int(arrays["n_images"]), is_sift)

@@ -183,7 +183,7 @@ def stored_features(
 
     count = f"-{len(marked)}" if marked else ""
     file = f"{dataset}-{seed}-{of_method.features}-{part.replace(' ', '-')}{count}.npz"
-    return stored(work / file, compute)
+    return stored(work / file, compute, is_sift=of_method.features == "sift")
 
 
 def features_of(case: Case, searched: MarkedSet, work: Path, pool: str = "clean") -> LocalFeatures:
