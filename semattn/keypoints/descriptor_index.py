@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.processes import Progress, ignore_progress
 from .local_features import LocalFeatures
 
 EXACT = 4096  # descriptors up to which all are compared
@@ -57,12 +58,14 @@ def _import_faiss() -> Any:
     return faiss
 
 
-def background_distances(features: LocalFeatures, quantile: float) -> np.ndarray:
+def background_distances(
+    features: LocalFeatures, quantile: float, progress: Progress = ignore_progress
+) -> np.ndarray:
     """Return the squared distance of each descriptor to images that do not share its mark: (M,).
 
     The distance to the nearest descriptor of each image of a bank is computed; the result is the
     distance below which `quantile` of these images lie. A mark in fewer images than that does not
-    lower it. The bank holds `BANK_IMAGES` evenly spaced images.
+    lower it. The bank holds `BANK_IMAGES` evenly spaced images. `progress` counts descriptors.
     """
     count = min(BANK_IMAGES, features.n_images)
     bank = np.unique(np.linspace(0, features.n_images - 1, count).round().astype(int))
@@ -81,6 +84,7 @@ def background_distances(features: LocalFeatures, quantile: float) -> np.ndarray
         # Without enough images among the neighbours, the farthest neighbour is a lower bound.
         position = np.where(nth[:, -1] >= rank, (nth < rank).sum(axis=1), distances.argmax(axis=1))
         result[part] = distances[np.arange(len(distances)), position].clip(min=0)
+        progress("comparing keypoints", part.stop, len(features))
     return result
 
 

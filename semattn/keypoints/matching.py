@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
+from ..utils.processes import Progress, ignore_progress
 from .descriptor_index import DescriptorIndex, parts
 from .local_features import LocalFeatures
 from .opencv import import_cv2
@@ -30,6 +30,7 @@ MAX_ANGLE_ERROR = 35.0  # degrees
 SCALE_BIN, ANGLE_BIN = 0.8, 30.0  # octaves, degrees: half of the cells in which matches are counted
 MIN_SPREAD = 2.0  # second singular value of centred positions: the keypoints are not on a line
 ITERATIONS, CONFIDENCE = 2000, 0.999
+REPORTED = 100  # pairs of images between two reports of progress
 MAX_COMPARED = 2**24  # similarities of a template and images that are in memory
 MIRROR = np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
@@ -52,7 +53,10 @@ class Link:
 
 
 def link_images(
-    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex | None = None
+    features: LocalFeatures,
+    background: np.ndarray,
+    index: DescriptorIndex | None = None,
+    progress: Progress = ignore_progress,
 ) -> list[Link]:
     """Return the links of all pairs of images that do not mirror one of the two.
 
@@ -64,17 +68,18 @@ def link_images(
     features : of all images
     background : (M,), see `background_distances`
     index : index of the descriptors; None to build it
+    progress : called with the stage, the number of descriptors or pairs of images, and the total
     """
     if not len(features):
         return []
     index = index or DescriptorIndex(features.descriptors)
-    first, second = _mutual_matches(features, background, index)
+    first, second = _mutual_matches(features, background, index, progress)
     pair = features.image[first] * features.n_images + features.image[second]
-    return _verify_pairs(features, features, first, second, False, pair)
+    return _verify_pairs(features, features, first, second, False, pair, progress)
 
 
 def _mutual_matches(
-    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex
+    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (m,) and (m,) of mutual matches, each pair of images in one direction."""
     close = []
@@ -85,6 +90,7 @@ def _mutual_matches(
         is_close &= features.image[part, None] != features.image[neighbours]
         row, column = np.nonzero(is_close)
         close.append((row + part.start, neighbours[row, column], distances[row, column]))
+        progress("matching keypoints", part.stop, len(features))
     first, second, distance = (np.concatenate(columns) for columns in zip(*close, strict=True))
     keep = _rank_in_group(first * features.n_images + features.image[second], distance) < PER_IMAGE
     first, second = first[keep], second[keep]
@@ -112,17 +118,19 @@ def _verify_pairs(
     second: np.ndarray,
     is_mirrored: bool,
     pair: np.ndarray,
+    progress: Progress = ignore_progress,
 ) -> list[Link]:
     """Return the links of the matches (m,) of several pairs of images, numbered by `pair` (m,)."""
     keep = may_agree(features, others, first, second, is_mirrored, pair)
     first, second, pair = first[keep], second[keep], pair[keep]
     order = np.argsort(pair, kind="stable")
     ends = np.flatnonzero(np.diff(pair[order])) + 1
-    links = [
-        verify_matches(features, others, first[rows], second[rows], is_mirrored)
-        for rows in np.split(order, ends)
-    ]
-    return list(chain.from_iterable(links))
+    pairs, links = np.split(order, ends), list[Link]()
+    for done, rows in enumerate(pairs, 1):
+        links += verify_matches(features, others, first[rows], second[rows], is_mirrored)
+        if done % REPORTED == 0 or done == len(pairs):
+            progress("verifying matches", done, len(pairs))
+    return links
 
 
 def may_agree(

@@ -316,10 +316,8 @@ class Search:
         name = f"{MARKS}{0:06d}"
         arrays = self._load(name)
         if arrays is None:
-            self.progress("finding marks", 0, 1)
             arrays = marks_to_arrays(*find_mark_candidates(self.store, self.alpha))
             self._save(name, arrays)
-        self.progress("finding marks", 1, 1)
         marks, n_tests, n_photographs = marks_from_arrays(arrays)
         first = [
             mark for target in targets

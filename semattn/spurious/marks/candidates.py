@@ -88,7 +88,8 @@ def find_mark_candidates(store: FeatureStore, alpha: float) -> tuple[list[MarkCa
     rows = strided(np.arange(len(store)), MAX_IMAGES)
     labels = store.index.labels[rows]
     sizes = np.tile(store.index.grid.image_size, (len(rows), 1))
-    result = find_recurring_marks(local_features(store.keypoints(rows)), labels, sizes, alpha)
+    features = local_features(store.keypoints(rows))
+    result = find_recurring_marks(features, labels, sizes, alpha, store.progress)
     found = [
         MarkCandidate(
             replace(mark, regions={int(rows[i]): places for i, places in mark.regions.items()}),

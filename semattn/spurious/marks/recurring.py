@@ -18,6 +18,7 @@ from ...keypoints.descriptor_index import DescriptorIndex, background_distances
 from ...keypoints.local_features import LocalFeatures
 from ...keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
 from ...keypoints.regions import area, convex_outline
+from ...utils.processes import Progress, ignore_progress
 from ..significance import fisher_p_of_counts
 from .groups import group_links, make_template
 from .growth import grow_template
@@ -66,7 +67,11 @@ class MarkSearchResult(NamedTuple):
 
 
 def find_recurring_marks(
-    features: LocalFeatures, labels: np.ndarray, image_sizes: np.ndarray, alpha: float
+    features: LocalFeatures,
+    labels: np.ndarray,
+    image_sizes: np.ndarray,
+    alpha: float,
+    progress: Progress = ignore_progress,
 ) -> MarkSearchResult:
     """Return the marks of a set of images.
 
@@ -76,15 +81,16 @@ def find_recurring_marks(
     labels : (n,), class of each image
     image_sizes : (n, 2), heights and widths, pixels
     alpha : significance level, which bounds the tests that can succeed
+    progress : called with the stage, the number of steps done, and the total
     """
     counts = Counter(labels.tolist())
     share = max(counts.values()) / max(1, len(labels))
     quantile = min(MAX_BACKGROUND, max(MIN_BACKGROUND, share))
-    background = background_distances(features, quantile)
+    background = background_distances(features, quantile, progress)
     links: list[Link] = []
     of_photographs: list[Link] = []
     index = DescriptorIndex(features.descriptors)
-    for link in link_images(features, background, index):
+    for link in link_images(features, background, index, progress):
         (of_photographs if _is_photograph(features, link, image_sizes) else links).append(link)
     groups = [[links[number] for number in group] for group in group_links(features, links)]
     templates = [make_template(features, background, group) for group in groups]
@@ -94,8 +100,9 @@ def find_recurring_marks(
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
     candidates = _images_to_search(features, index, groups, templates)
     marks: list[RecurringMark] = []
-    for template, rows in zip(templates, candidates, strict=True):
+    for done, (template, rows) in enumerate(zip(templates, candidates, strict=True), 1):
         regions = template.locate_features(features.of_images(rows))
+        progress("locating marks", done, len(templates))
         if len(regions) > 1:
             target, p = _most_frequent_class(regions, labels, counts)
             marks.append(RecurringMark(template, regions, target, p))
@@ -103,12 +110,14 @@ def find_recurring_marks(
     n_tests = count_tests(marks, counts, alpha)
     n_photographs = len(group_links(features, of_photographs)) + is_mark.count(False)
     distinct = _without_parts(marks)
-    for number, mark in enumerate(distinct):
-        if mark.p * n_tests < alpha:
-            template, regions = grow_template(
-                mark.template, mark.regions, features, background, MAX_AREA * median_area
-            )
-            distinct[number] = replace(mark, template=template, regions=regions)
+    significant = [number for number, mark in enumerate(distinct) if mark.p * n_tests < alpha]
+    for done, number in enumerate(significant, 1):
+        mark = distinct[number]
+        template, regions = grow_template(
+            mark.template, mark.regions, features, background, MAX_AREA * median_area
+        )
+        distinct[number] = replace(mark, template=template, regions=regions)
+        progress("completing marks", done, len(significant))
     return MarkSearchResult(_without_parts(distinct), n_tests, n_photographs)
 
 

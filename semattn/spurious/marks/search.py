@@ -90,7 +90,7 @@ def find_marks(
     max_marks : greatest number of marks in the result
     cache_dir : directory that stores keypoints, so that the search can resume after an
         interruption. None for a temporary directory
-    progress : called with the stage, the number of images done, and the total
+    progress : called with the stage, the number of steps done, and the total
 
     Raises
     ------
@@ -149,10 +149,8 @@ def _search(
     rows = strided(np.arange(len(store)), MAX_IMAGES)
     labels = index.labels[rows]
     keypoints = store.keypoints(rows)
-    store.progress("matching images", 0, 1)
     sizes = np.array([of_image.image_size for of_image in keypoints])
-    result = find_recurring_marks(local_features(keypoints), labels, sizes, alpha)
-    store.progress("matching images", 1, 1)
+    result = find_recurring_marks(local_features(keypoints), labels, sizes, alpha, store.progress)
     counts = Counter(labels.tolist())
     marks = [
         describe_mark(

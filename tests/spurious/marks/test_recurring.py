@@ -84,6 +84,23 @@ def test_a_mark_is_found_in_its_images_at_its_places(search):
     assert search("three classes").n_photographs == 0
 
 
+def test_progress_counts_the_steps_of_each_stage(features, search):
+    reports: dict[str, list[tuple[int, int]]] = {}
+    result = find_recurring_marks(
+        features, LABELS["all marks"], SIZES, ALPHA,
+        lambda stage, done, total: reports.setdefault(stage, []).append((done, total)),
+    )  # fmt: skip
+    assert list(reports) == ["comparing keypoints", "matching keypoints", "verifying matches",
+                             "locating marks", "completing marks"]  # fmt: skip
+    for steps in reports.values():
+        done, totals = zip(*steps, strict=True)
+        assert list(done) == sorted(done) and set(totals) == {done[-1]}
+    assert reports["comparing keypoints"][-1] == reports["matching keypoints"][-1]
+    assert reports["matching keypoints"][-1][1] == len(features)
+    assert len(reports["locating marks"]) == reports["locating marks"][-1][1] > 1
+    assert len(result.marks) == len(search("all marks").marks)
+
+
 @pytest.mark.parametrize("name", LABELS)
 def test_p_is_fishers_exact_test_of_the_class_with_the_lowest_p(search, name):
     result = search(name)
