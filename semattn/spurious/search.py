@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import RunStore
 from .candidates import FOLDS
-from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context, intervention_patches
+from .confirmation import AnyCandidate, content_number, context_of, describe, intervene
+from .cue import SpuriousCue
 from .cue_detector import (
     CandidateCue,
     Reference,
@@ -35,7 +35,7 @@ from .cue_detector import (
 from .discovery import Discovery, Rank
 from .feature_extractor import FeatureExtractor
 from .feature_store import FeatureStore
-from .interventions import InterventionContext, InterventionResult, run_interventions
+from .interventions import InterventionContext, InterventionResult
 from .marks.candidates import (
     MarkCandidate,
     candidates_from_arrays as marks_from_arrays,
@@ -43,9 +43,7 @@ from .marks.candidates import (
     find_mark_candidates,
     without_duplicates,
 )
-from .marks.cue import describe_mark_cue
-from .marks.interventions import intervene_on_mark, mark_patches
-from .significance import alpha_weights
+from .significance import MIN_OTHERS, alpha_weights, means_of_others
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
 CLASS, INTERVENTION = "class-", "intervention-"  # name prefixes of results of a class, a candidate
@@ -233,12 +231,13 @@ class Search:
             n_patch_kinds, patch_kinds, notes = self._find_candidates(targets)
             marks, n_marks, n_photographs = self._find_marks(targets)
             n_judged = n_patch_kinds + n_marks
-            found: list[CandidateCue | MarkCandidate] = [*patch_kinds, *marks]
+            found: list[AnyCandidate] = [*patch_kinds, *marks]
             frequent = [cue for cue in found if cue.p * n_judged < self.alpha]
             is_stronger = [cue.relative_risk >= self.min_relative_risk for cue in frequent]
             tested = [cue for cue, keep in zip(frequent, is_stronger, strict=True) if keep]
             tested = without_duplicates(store, sorted(tested, key=lambda cue: cue.p))
-            cues = self._test(tested, n_judged)
+            cues, test_notes = self._test(tested, n_judged)
+        notes += test_notes
         if n_photographs:
             notes.append(
                 f"{n_photographs} groups of nearly the same photographs or scenes are no marks"
@@ -328,63 +327,51 @@ class Search:
     # --- interventions on the candidates
 
     def _test(
-        self, tested: Sequence[CandidateCue | MarkCandidate], n_judged: int
-    ) -> list[SpuriousCue]:
-        """Run the interventions on candidates; return them as cues, confirmed ones first."""
+        self, tested: Sequence[AnyCandidate], n_judged: int
+    ) -> tuple[list[SpuriousCue], list[str]]:
+        """Run the interventions on candidates; return cues, confirmed ones first, and notes."""
         weights = alpha_weights([candidate.p for candidate in tested])
         cues: list[SpuriousCue] = []
         if tested:
             self.progress("testing candidates", 0, len(tested))
-        for number, (candidate, weight) in enumerate(zip(tested, weights, strict=True)):
+        n_unspecific = 0
+        for done, (candidate, weight) in enumerate(zip(tested, weights, strict=True), 1):
             confirmed = [
-                self._patch_finder(previous)
+                previous
                 for previous, cue in zip(tested, cues, strict=False)
                 if cue.confirmed and cue.target == candidate.target
             ]
-            cues.append(self._cue(number, candidate, (n_judged, weight), confirmed))
-            self.progress("testing candidates", number + 1, len(tested))
-        return sorted(cues, key=lambda cue: (not cue.confirmed, -cue.score))
-
-    def _patch_finder(self, candidate: CandidateCue | MarkCandidate) -> PatchFinder:
-        """Return the function that finds the patches of a candidate."""
-        if isinstance(candidate, MarkCandidate):
-            return lambda rows, _: candidate.patches(self.store, rows)
-        return lambda _, values: candidate.detector.scores(values) > 0
-
-    def _cue(
-        self, number: int, candidate: CandidateCue | MarkCandidate, correction: tuple[int, float],
-        confirmed: list[PatchFinder],
-    ) -> SpuriousCue:  # fmt: skip
-        """Run both interventions on a candidate, or load their results; return the cue."""
-        store, seed = self.store, self.seed
-        context = intervention_context(
-            store,
-            partial(mark_patches, store, candidate)
-            if isinstance(candidate, MarkCandidate)
-            else partial(intervention_patches, store, candidate),
-            confirmed,
+            context = context_of(self.store, candidate, confirmed)
+            result = self._result(candidate, confirmed, context)
+            others = means_of_others(result.transplant_by_class, candidate.target)
+            n_unspecific += len(others) < MIN_OTHERS
+            correction = (n_judged, weight)
+            cues.append(
+                describe(self.store, candidate, result, context, correction, self.alpha, self.seed)
+            )
+            self.progress("testing candidates", done, len(tested))
+        note = (
+            f"specificity was not tested for {n_unspecific} of {len(tested)} candidates: it needs "
+            f"at least {MIN_OTHERS} other classes, of the model and among the images"
         )
-        name = f"{INTERVENTION}{number:06d}"
+        cues.sort(key=lambda cue: (not cue.confirmed, -cue.score))
+        return cues, [note] if n_unspecific else []
+
+    def _result(
+        self, candidate: AnyCandidate, confirmed: Sequence[AnyCandidate],
+        context: InterventionContext,
+    ) -> InterventionResult:  # fmt: skip
+        """Run both interventions on a candidate, or load their results.
+
+        They are stored by the content of the candidates that they depend on: a resumed search may
+        have other candidates.
+        """
+        name = f"{INTERVENTION}{content_number([candidate, *confirmed])}"
         arrays = self._load(name)
         if arrays is None:
-            arrays = vars(self._intervene(candidate, context))
+            arrays = vars(intervene(self.store, candidate, context, self.seed))
             self._save(name, arrays)
-        result = InterventionResult(**arrays)
-        if isinstance(candidate, MarkCandidate):
-            return describe_mark_cue(
-                store, candidate, result, context, correction, self.alpha, seed
-            )
-        return describe_cue(store, candidate, result, context, correction, self.alpha, seed)
-
-    def _intervene(
-        self, candidate: CandidateCue | MarkCandidate, context: InterventionContext
-    ) -> InterventionResult:
-        if isinstance(candidate, MarkCandidate):
-            return intervene_on_mark(self.store, candidate, context, self.seed)
-        has_cue, in_class = candidate.candidate.has_cue, candidate.in_class
-        cue_rows = candidate.rows[has_cue & in_class]
-        others = candidate.rows[~has_cue & ~in_class]
-        return run_interventions(context, candidate.target, cue_rows, others, self.seed)
+        return InterventionResult(**arrays)
 
     def _rank(self, cues: Sequence[SpuriousCue], targets: Sequence[int]) -> tuple[Rank, ...]:
         """Return the classes, the most biased first; without a confirmed cue, by their best cue."""

@@ -12,6 +12,7 @@ from ..utils.statistics import CONFIDENCE, Estimate, estimate, sign_flip
 
 N_BOOTSTRAP = 2000  # bootstrap resamples
 N_FLIPS = 20_000  # sign flips
+MIN_OTHERS = 2  # other classes that a test of specificity needs
 REMOVAL_WAYS = 2  # ways of removing a cue; the one with the lower p-value counts
 
 
@@ -71,8 +72,8 @@ def specificity_p(effects: np.ndarray, target: int) -> float:
 
     Returns
     -------
-    One-sided p-value; 1 without images, and 0 for K < 3, because a single other class has no
-    standard deviation: such a cue is not tested.
+    One-sided p-value; 1 without images, and 0 with fewer than `MIN_OTHERS` other classes, because a
+    single other class has no standard deviation: such a cue is not tested.
 
     Examples
     --------
@@ -81,18 +82,26 @@ def specificity_p(effects: np.ndarray, target: int) -> float:
     """
     from scipy.stats import t as student
 
-    mean_effects = mean_of_valid(np.asarray(effects, dtype=np.float64))
-    if np.isnan(mean_effects[target]):
+    mean_effect = mean_of_valid(np.asarray(effects, dtype=np.float64))[target]
+    if np.isnan(mean_effect):
         return 1.0
-    others = np.delete(mean_effects, target)
-    others = others[~np.isnan(others)]
-    if len(others) < 2:
+    others = means_of_others(effects, target)
+    if len(others) < MIN_OTHERS:
         return 0.0
-    excess = mean_effects[target] - others.mean()
+    excess = mean_effect - others.mean()
     scale = others.std(ddof=1) * math.sqrt(1 + 1 / len(others))
     if scale == 0:
         return 0.0 if excess > 0 else 1.0
     return float(student.sf(excess / scale, len(others) - 1))
+
+
+def means_of_others(effects: np.ndarray, target: int) -> np.ndarray:
+    """Return the mean effects (m,) on the other classes, without those that no image shows.
+
+    Parameters are those of `specificity_p`.
+    """
+    means = np.delete(mean_of_valid(np.asarray(effects, dtype=np.float64)), target)
+    return means[~np.isnan(means)]
 
 
 def mean_of_valid(values: np.ndarray) -> np.ndarray:

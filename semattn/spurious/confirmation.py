@@ -1,0 +1,87 @@
+"""Tests of candidates of both kinds, patches and marks: interventions, and the resulting cue."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context, intervention_patches
+from .cue_detector import CandidateCue, candidates_to_arrays
+from .feature_store import FeatureStore
+from .interventions import InterventionContext, InterventionResult, run_interventions
+from .marks.candidates import MarkCandidate, candidates_to_arrays as marks_to_arrays
+from .marks.cue import describe_mark_cue
+from .marks.interventions import intervene_on_mark, mark_patches
+
+AnyCandidate: TypeAlias = CandidateCue | MarkCandidate
+"""Candidate of either kind."""
+
+
+def context_of(
+    store: FeatureStore, candidate: AnyCandidate, confirmed: Sequence[AnyCandidate]
+) -> InterventionContext:
+    """Return the model and the access to images for the interventions on a candidate.
+
+    Patches of `confirmed` candidates of the class do not count as off the object.
+    """
+    patches_of = (
+        partial(mark_patches, store, candidate)
+        if isinstance(candidate, MarkCandidate)
+        else partial(intervention_patches, store, candidate)
+    )
+    finders = [_patch_finder(store, previous) for previous in confirmed]
+    return intervention_context(store, patches_of, finders)
+
+
+def _patch_finder(store: FeatureStore, candidate: AnyCandidate) -> PatchFinder:
+    """Return the function that finds the patches of a candidate."""
+    if isinstance(candidate, MarkCandidate):
+        return lambda rows, _: candidate.patches(store, rows)
+    return lambda _, values: candidate.detector.scores(values) > 0
+
+
+def intervene(
+    store: FeatureStore, candidate: AnyCandidate, context: InterventionContext, seed: int
+) -> InterventionResult:
+    """Run both interventions on a candidate."""
+    if isinstance(candidate, MarkCandidate):
+        return intervene_on_mark(store, candidate, context, seed)
+    has_cue, in_class = candidate.candidate.has_cue, candidate.in_class
+    cue_rows = candidate.rows[has_cue & in_class]
+    others = candidate.rows[~has_cue & ~in_class]
+    return run_interventions(context, candidate.target, cue_rows, others, seed)
+
+
+def describe(
+    store: FeatureStore,
+    candidate: AnyCandidate,
+    result: InterventionResult,
+    context: InterventionContext,
+    correction: tuple[int, float],
+    alpha: float,
+    seed: int,
+) -> SpuriousCue:
+    """Return a tested candidate as a cue; parameters are those of `describe_cue`."""
+    if isinstance(candidate, MarkCandidate):
+        return describe_mark_cue(store, candidate, result, context, correction, alpha, seed)
+    return describe_cue(store, candidate, result, context, correction, alpha, seed)
+
+
+def content_number(candidates: Sequence[AnyCandidate]) -> int:
+    """Return a number of 60 bits that depends on all values of some candidates."""
+    digest = hashlib.sha256()
+    for candidate in candidates:
+        arrays = (
+            marks_to_arrays([candidate], 0, 0)
+            if isinstance(candidate, MarkCandidate)
+            else candidates_to_arrays(0, [candidate])
+        )
+        digest.update(f"{type(candidate).__name__} {candidate.target}".encode())
+        for name, values in arrays.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return int(digest.hexdigest()[:15], 16)

@@ -1,0 +1,100 @@
+"""Tests of candidates: results are stored by content, and missing specificity is noted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from semattn.spurious import search as search_module
+from semattn.spurious.candidates import Candidate
+from semattn.spurious.confirmation import content_number
+from semattn.spurious.cue_detector import CandidateCue, CueDetector
+from semattn.spurious.interventions import InterventionResult
+from semattn.spurious.marks.candidates import MarkCandidate
+from semattn.spurious.marks.recurring import RecurringMark
+from semattn.spurious.search import Search
+from semattn.utils.processes import ignore_progress
+from semattn.utils.run_store import RunStore
+from tests import marked
+
+
+def patch_kind(target: int = 0, p: float = 0.01, rows=(0, 1, 2, 3)) -> CandidateCue:
+    in_class, patches = np.array([True, True, False, False]), np.zeros(9, bool)
+    candidate = Candidate(np.eye(4, 9).astype(bool), in_class, p)
+    detector = CueDetector(np.ones(2, np.float32), 0.5, 1.0, 0.0)
+    return CandidateCue(
+        target, np.array(rows), in_class, patches, patches, candidate, detector,
+        np.eye(2, 9).astype(bool),
+    )  # fmt: skip
+
+
+def mark_of(p: float = 0.01, shift: float = 0) -> MarkCandidate:
+    template = marked.mark().template
+    region = template.region(np.array([[1.0, 0, shift], [0, 1, 0]]), 9, False)
+    mark = RecurringMark(template, {2: [region]}, 0, p)
+    return MarkCandidate(mark, np.arange(4), np.array([0, 0, 1, 1]))
+
+
+def test_the_number_of_candidates_depends_on_their_content_and_order():
+    candidates = [
+        [patch_kind()], [patch_kind(1)], [patch_kind(p=0.02)], [patch_kind(rows=(0, 1, 2, 4))],
+        [replace(patch_kind(), fixed=np.arange(9) == 3)], [mark_of()], [mark_of(0.02)],
+        [mark_of(shift=1)], [patch_kind(), mark_of()], [mark_of(), patch_kind()],
+    ]  # fmt: skip
+    numbers = [content_number(some) for some in candidates]
+    assert len(set(numbers)) == len(candidates)
+    assert numbers[0] == content_number([patch_kind()])
+    assert numbers[5] == content_number([mark_of()])
+
+
+@pytest.fixture
+def search(monkeypatch) -> Search:
+    """Return a search whose interventions give the p-value of the candidate as their effect."""
+    instance = Search.__new__(Search)
+    instance.run_store = RunStore(None, {}, "search")
+    instance.store = SimpleNamespace(index=SimpleNamespace(digest="images"))
+    instance.progress, instance.alpha, instance.seed = ignore_progress, 0.05, 0
+    instance.computed = []
+
+    def intervene(store, candidate, context, seed):
+        instance.computed.append(candidate.p)
+        values = np.full(3, candidate.p)
+        by_class = np.tile(values[:, None], instance.n_classes)
+        return InterventionResult(np.arange(3), values, values, values, values, by_class)
+
+    def describe(store, candidate, result, *_):
+        return SimpleNamespace(target=candidate.target, confirmed=candidate.p < 0.03,
+                               score=-candidate.p, effect=float(result.removal[0]))  # fmt: skip
+
+    monkeypatch.setattr(search_module, "context_of", lambda *_: None)
+    monkeypatch.setattr(search_module, "intervene", intervene)
+    monkeypatch.setattr(search_module, "describe", describe)
+    instance.n_classes = 5
+    return instance
+
+
+def test_a_resumed_search_does_not_mix_up_candidates(search):
+    first, second, third = patch_kind(p=0.01), mark_of(p=0.04), patch_kind(1, p=0.02)
+
+    def effects(*candidates):
+        search.computed.clear()
+        return [cue.effect for cue in search._test(candidates, 9)[0]]
+
+    assert effects(first, second) == [0.01, 0.04] == search.computed
+    assert effects(first, second) == [0.01, 0.04] and not search.computed
+    # The other candidates of a class count if they are confirmed: their patches are left out.
+    assert effects(second) == [0.04] == search.computed
+    assert effects(third, second) == [0.02, 0.04] and search.computed == [0.02]
+    assert effects(first, third, second) == [0.01, 0.02, 0.04] and not search.computed
+
+
+def test_missing_specificity_is_noted(search):
+    assert search._test([patch_kind()], 9)[1] == []
+    search.n_classes = 2
+    candidates = [patch_kind(p=0.02), mark_of(p=0.02)]
+    (note,) = search._test(candidates, 9)[1]
+    assert note.startswith("specificity was not tested for 2 of 2 candidates: it needs at least 2 ")
+    assert search._test([], 9) == ([], [])
