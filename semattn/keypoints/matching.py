@@ -79,7 +79,10 @@ def link_images(
 
 
 def _mutual_matches(
-    features: LocalFeatures, background: np.ndarray, index: DescriptorIndex, progress: Progress
+    features: LocalFeatures,
+    background: np.ndarray,
+    index: DescriptorIndex,
+    progress: Progress = ignore_progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (m,) and (m,) of mutual matches, each pair of images in one direction."""
     close = []
