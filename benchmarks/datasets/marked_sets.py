@@ -80,6 +80,11 @@ def plant_fresh(fresh: MarkedSet, kind: str, seed: int) -> MarkedSet:
     return _draw(fresh, kind, is_marked, (seed, FRESH_STREAM))
 
 
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a photograph of CIFAR-10 with `SIDE` pixels a side."""
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
 def hull(mask: np.ndarray) -> np.ndarray:
     """Return the convex hull of a mask (H, W) as a mask; empty if the mask is."""
     filled = np.zeros(mask.shape, np.uint8)
@@ -131,8 +136,4 @@ def _photographs(split: str, per_class: int, seed: int) -> tuple[np.ndarray, np.
         rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(10)
     ])  # fmt: skip
     rows = rng.permutation(rows) if split == "test" else rows
-    large = [
-        np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-        for image in images[rows]
-    ]
-    return np.stack(large), labels[rows]
+    return np.stack([enlarged(image) for image in images[rows]]), labels[rows]

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.datasets.marked_sets import MarkedSet, hull, plant, plant_fresh
 from benchmarks.datasets.moving_marks import MARKS, MIN_OPACITY, choose_marked, mark_image
+from benchmarks.studies.spurious import marks_in_models
 from benchmarks.studies.spurious.mark_features import replace_images
 from benchmarks.studies.spurious.mark_metrics import (
     evaluate_places,
@@ -152,6 +153,24 @@ def test_replaced_images_have_their_new_features_only():
     whole = replace_images(base, others, np.array([0, 2]), np.array([2]))
     assert whole.image.tolist() == [0, 0, 1, 2, 2] and whole.n_images == 3
     assert whole.xy[:, 0].tolist() == [1, 1, 1, 2, 2]
+
+
+def test_the_mask_of_a_fixed_watermark_is_that_of_the_changed_pixels(monkeypatch):
+    def darkened(image: np.ndarray) -> np.ndarray:
+        changed = image.copy()
+        changed[2:5, 1:9] = changed[2:5, 1:9] // 2 + 60
+        return changed
+
+    monkeypatch.setattr(marks_in_models, "watermark", darkened)
+    clean = grey_set()
+    is_marked = np.arange(len(clean.labels)) < 2
+    case = marks_in_models.Case("compositions", marks_in_models.IMAGENET_W, 0.5, 3, is_fixed=True)
+    drawn = marks_in_models.mark(clean, case, is_marked, 0)
+    assert drawn.is_marked.tolist() == is_marked.tolist() and not drawn.masks[2:].any()
+    for row in range(2):
+        np.testing.assert_array_equal(drawn.images[row], darkened(clean.images[row]))
+        assert np.argwhere(drawn.masks[row]).min(axis=0).tolist() == [2, 1]
+        assert drawn.masks[row].sum() == 3 * 8
 
 
 def test_constants_of_a_method_hold_only_inside():

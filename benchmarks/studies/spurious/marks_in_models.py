@@ -52,6 +52,7 @@ from ...datasets.marked_sets import (
     DATASETS,
     MarkedSet,
     choose_marked,
+    enlarged,
     hull,
     load_clean,
     planted_class,
@@ -130,10 +131,12 @@ def mark(images: MarkedSet, case: Case, is_marked: np.ndarray, seed: int) -> Mar
     if not case.is_fixed:
         return with_marks(images, case.kind, is_marked, seed)
     drawn, masks = images.images.copy(), images.masks.copy()
+    if case.kind == IMAGENET_W:
+        masks[is_marked] = changed_pixels(watermark, images.images.shape[1])
     for row in np.flatnonzero(is_marked):
         image = images.images[row]
         if case.kind == IMAGENET_W:
-            drawn[row], masks[row] = watermark(image), changed_pixels(watermark, len(image))
+            drawn[row] = watermark(image)
         else:
             layer = MARKS[case.kind](np.random.default_rng((seed, int(row))))
             drawn[row], masks[row] = draw_mark(image, layer, FIXED)
@@ -191,13 +194,6 @@ def test_images(case: Case) -> tuple[MarkedSet, np.ndarray]:
     is_other = plain.labels != case.target
     is_marked = np.arange(len(plain.labels)) % 2 == 0
     return mark(plain, case, is_marked, case.seed + TEST_SEED), 2 * is_other + ~is_marked
-
-
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """Return a photograph of CIFAR-10 with 224 pixels a side."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC))
 
 
 def model_file(case: Case, work: Path) -> Path:
