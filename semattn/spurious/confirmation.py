@@ -1,4 +1,4 @@
-"""Tests of candidates of both kinds, patches and marks: interventions, and the resulting cue."""
+"""Candidates of both kinds, patches and marks: duplicates, interventions, and the resulting cue."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from . import candidates
 from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context, intervention_patches
 from .cue_detector import CandidateCue, candidates_to_arrays
 from .feature_store import FeatureStore
@@ -19,6 +20,50 @@ from .marks.interventions import intervene_on_mark, mark_patches
 
 AnyCandidate: TypeAlias = CandidateCue | MarkCandidate
 """Candidate of either kind."""
+
+
+def without_duplicates(
+    store: FeatureStore, candidates_by_p: Sequence[AnyCandidate]
+) -> list[AnyCandidate]:
+    """Return candidates without those that are the same cue as one of the other kind.
+
+    The candidate with the lower p-value is kept; `candidates_by_p` are in this order.
+    """
+    kept: list[AnyCandidate] = []
+    for candidate in candidates_by_p:
+        if not any(_are_same(store, candidate, previous) for previous in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _are_same(store: FeatureStore, first: AnyCandidate, second: AnyCandidate) -> bool:
+    """Return whether a patch-kind candidate and a mark are the same cue."""
+    if first.target != second.target:
+        return False
+    if isinstance(first, MarkCandidate) and isinstance(second, CandidateCue):
+        return _is_same(store, second, first)
+    if isinstance(first, CandidateCue) and isinstance(second, MarkCandidate):
+        return _is_same(store, first, second)
+    return False
+
+
+def _is_same(store: FeatureStore, kind: CandidateCue, mark: MarkCandidate) -> bool:
+    """Return whether both are mostly in the same images, at the same places."""
+    class_rows = kind.rows[kind.in_class]
+    has_kind = kind.candidate.has_cue[kind.in_class]
+    has_both = has_kind & np.isin(class_rows, mark.cue_rows)
+    if has_both.sum() < candidates.MIN_NEARBY * min(has_kind.sum(), len(mark.cue_rows)):
+        return False
+    of_mark = mark.patches(store, class_rows[has_both])
+    of_kind = kind.marks[has_both]
+    shape = store.index.grid.shape
+    return (
+        max(
+            candidates.nearby_fraction(of_mark, of_kind, shape),
+            candidates.nearby_fraction(of_kind, of_mark, shape),
+        )
+        > candidates.MIN_NEARBY
+    )
 
 
 def context_of(
@@ -71,10 +116,10 @@ def describe(
     return describe_cue(store, candidate, result, context, correction, alpha, seed)
 
 
-def content_number(candidates: Sequence[AnyCandidate]) -> int:
+def content_number(tested: Sequence[AnyCandidate]) -> int:
     """Return a number of 60 bits that depends on all values of some candidates."""
     digest = hashlib.sha256()
-    for candidate in candidates:
+    for candidate in tested:
         arrays = (
             marks_to_arrays([candidate], 0, 0)
             if isinstance(candidate, MarkCandidate)

@@ -22,7 +22,14 @@ from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import about_model, versions
 from ..utils.run_store import RunStore
 from .candidates import FOLDS
-from .confirmation import AnyCandidate, content_number, context_of, describe, intervene
+from .confirmation import (
+    AnyCandidate,
+    content_number,
+    context_of,
+    describe,
+    intervene,
+    without_duplicates,
+)
 from .cue import SpuriousCue
 from .cue_detector import (
     CandidateCue,
@@ -41,7 +48,6 @@ from .marks.candidates import (
     candidates_from_arrays as marks_from_arrays,
     candidates_to_arrays as marks_to_arrays,
     find_mark_candidates,
-    without_duplicates,
 )
 from .significance import MIN_OTHERS, alpha_weights, means_of_others
 

@@ -12,7 +12,6 @@ from ...keypoints.local_features import local_features
 from ...utils.atomic_files import with_prefix
 from .. import candidates
 from ..batch_store import strided
-from ..cue_detector import CandidateCue
 from ..feature_store import FeatureStore
 from .masks import patches_of_masks, region_masks
 from .recurring import MAX_IMAGES, RecurringMark, find_recurring_marks
@@ -115,54 +114,6 @@ def _is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
 
     is_whole = median_part(patches, salient) > MAX_SALIENT
     return is_whole or median_part(around, around) > MAX_SALIENT_AROUND
-
-
-def without_duplicates(
-    store: FeatureStore, candidates_by_p: Sequence[CandidateCue | MarkCandidate]
-) -> list[CandidateCue | MarkCandidate]:
-    """Return candidates without those that are the same cue as one of the other kind.
-
-    The candidate with the lower p-value is kept; `candidates_by_p` are in this order.
-    """
-    kept: list[CandidateCue | MarkCandidate] = []
-    for candidate in candidates_by_p:
-        if not any(_are_same(store, candidate, previous) for previous in kept):
-            kept.append(candidate)
-    return kept
-
-
-def _are_same(
-    store: FeatureStore,
-    first: CandidateCue | MarkCandidate,
-    second: CandidateCue | MarkCandidate,
-) -> bool:
-    """Return whether a patch-kind candidate and a mark are the same cue."""
-    if first.target != second.target:
-        return False
-    if isinstance(first, MarkCandidate) and isinstance(second, CandidateCue):
-        return _is_same(store, second, first)
-    if isinstance(first, CandidateCue) and isinstance(second, MarkCandidate):
-        return _is_same(store, first, second)
-    return False
-
-
-def _is_same(store: FeatureStore, kind: CandidateCue, mark: MarkCandidate) -> bool:
-    """Return whether both are mostly in the same images, at the same places."""
-    class_rows = kind.rows[kind.in_class]
-    has_kind = kind.candidate.has_cue[kind.in_class]
-    has_both = has_kind & np.isin(class_rows, mark.cue_rows)
-    if has_both.sum() < candidates.MIN_NEARBY * min(has_kind.sum(), len(mark.cue_rows)):
-        return False
-    of_mark = mark.patches(store, class_rows[has_both])
-    of_kind = kind.marks[has_both]
-    shape = store.index.grid.shape
-    return (
-        max(
-            candidates.nearby_fraction(of_mark, of_kind, shape),
-            candidates.nearby_fraction(of_kind, of_mark, shape),
-        )
-        > candidates.MIN_NEARBY
-    )
 
 
 def candidates_to_arrays(
