@@ -1,6 +1,5 @@
 """Recurring marks of a data set: watermarks, tags, logos and stamps.
 
-The search needs no model: `keypoint_store`, `recurring`, `groups`, `template`, `growth`, `mark`,
-`search` and `files`. `candidates`, `interventions` and `cue` test on a model whether it uses a
+The search needs no model. `candidates`, `interventions` and `cue` test on a model whether it uses a
 mark. The public names are those of `semattn.spurious`.
 """
