@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +202,7 @@ def write_marks(
     from ..spurious import save_marks
 
     result = discovery.summary()
-    writers = {
+    writers: dict[str, Callable[[Path], object]] = {
         "figure": viz.marks(discovery).savefig,
         "table": partial(write_csv, columns=COLUMNS, rows=map(_row, result["marks"])),
         "result": partial(write_json, content=result),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,7 +225,7 @@ def write_spurious(
     from ..spurious import save_discovery
 
     result = discovery.summary()
-    writers = {
+    writers: dict[str, Callable[[Path], object]] = {
         "figure": viz.spurious(discovery).savefig,
         "table": partial(write_csv, columns=COLUMNS, rows=map(_row, result["cues"])),
         "result": partial(write_json, content=result),
