@@ -1,7 +1,7 @@
 """Relevance propagation as a base of the map, on development images.
 
     python -m benchmarks.studies.explain.propagation [--images 24] [--steps 16]
-        [--groups first,maps,sift] [--metrics ap,insertion-deletion]
+        [--only REGEX] [--metrics ap,insertion-deletion]
 
 Explains the true class of compositions of the validation split with the embedded model; no test
 split is opened. Rows are bases (ours with plain gradients, ours with gradients under propagation
@@ -15,18 +15,17 @@ the candidates that are not below ours on both metrics, the default is the one w
 of standardised gains: the mean paired difference divided by the standard deviation over images of
 ours, for AP plus for insertion less deletion. Ours has the sum 0 and is a candidate itself.
 
-The values of each image and group of rows are one file in results/propagation_maps, which a later
-run with the same settings reads instead of computing them again.
+The values of each image are one file in results/propagation_maps; a later run with the same
+settings computes only the values that are missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 import semattn
 from benchmarks import RESULTS_DIR
@@ -36,34 +35,29 @@ from semattn.images import Preprocessing, prepare
 from semattn.utils.atomic_files import write_text
 from semattn.utils.provenance import about_model
 
-from ...datasets.objects_on_scenes import Composition, ObjectsOnScenes
+from ...datasets.objects_on_scenes import ObjectsOnScenes
 from ...datasets.objects_on_scenes.fetch import default_root
-from .propagation_rows import GROUPS, ImageMaps
+from .propagation_rows import ROWS, ImageMaps
 from .propagation_tables import METRICS, result_of_maps, result_of_sift
 
 FOLDER = RESULTS_DIR / "propagation_maps"
 SEED = 2  # of the compositions; the prototype used 0
 
 
-def measure(
-    model: nn.Module,
-    maps: ImageMaps,
-    composition: Composition,
-    group: str,
-    metrics: list[str],
-    setting: Setting,
-) -> dict[str, dict[str, float]]:
-    """Return the metrics of all rows of a group for one image."""
-    mask = torch.from_numpy(composition.mask)[None]
+def measure(maps: ImageMaps, row: str, metrics: list[str], setting: Setting) -> dict[str, float]:
+    """Return metrics of the map of one row."""
+    heat_map, patches = ROWS[row](maps)
+    case = Case(
+        maps.model, maps.images, maps.target, maps.target, unavailable,
+        Map(heat_map, patches, maps.grid), maps.mask, None, setting,
+    )  # fmt: skip
     values = {}
-    for name, row in GROUPS[group].items():
-        heat_map, patches = row(maps)
-        explanation = Map(heat_map, patches, maps.grid)
-        case = Case(
-            model, maps.images, composition.label, composition.label, unavailable, explanation,
-            mask, None, setting,
-        )  # fmt: skip
-        values[name] = {metric: float(measures[metric].function(case)) for metric in metrics}
+    for metric in metrics:
+        # Insertion and deletion depend on the patches only, which several rows share.
+        key = metric, row if metric == "ap" else patches.numpy().tobytes()
+        if key not in maps.measured:
+            maps.measured[key] = float(measures[metric].function(case))
+        values[metric] = maps.measured[key]
     return values
 
 
@@ -72,58 +66,62 @@ def unavailable(*_: Any) -> Map:
     raise NotImplementedError
 
 
-def run(count: int, groups: list[str], metrics: list[str], setting: Setting) -> None:
-    """Compute the files that are missing, group by group."""
+def run(count: int, rows: list[str], metrics: list[str], setting: Setting) -> None:
+    """Compute the values that are missing, image by image."""
     model = semattn.load()
     compositions = ObjectsOnScenes(default_root(), "validation", count=count, seed=SEED)
     weights = about_model(model)["weights_sha256"]
-    for group in groups:
-        for index in range(count):
-            file = FOLDER / f"{group}_{index:03d}.json"
-            about = {"weights": weights, "setting": vars(setting), "seed": SEED}
-            if is_done(file, list(GROUPS[group]), metrics, about):
-                continue
-            composition = compositions[index]
-            images = prepare(composition.image, Preprocessing.of(model))
-            maps = ImageMaps(model, images, composition.label)
-            values = measure(model, maps, composition, group, metrics, setting)
-            write_text(file, json.dumps(about | {"values": values}) + "\n")
-            print(f"{group}: {index + 1} of {count}", flush=True)
+    about = json.loads(json.dumps({"weights": weights, "setting": vars(setting), "seed": SEED}))
+    for index in range(count):
+        file = FOLDER / f"{index:03d}.json"
+        values = stored_values(file, about)
+        missing = {
+            row: [metric for metric in metrics if metric not in values.get(row, {})] for row in rows
+        }
+        missing = {row: names for row, names in missing.items() if names}
+        if not missing:
+            continue
+        composition = compositions[index]
+        images = prepare(composition.image, Preprocessing.of(model))
+        maps = ImageMaps(model, images, composition.label, composition.mask)
+        for row, names in missing.items():
+            values[row] = values.get(row, {}) | measure(maps, row, names, setting)
+        write_text(file, json.dumps(about | {"values": values}) + "\n")
+        print(f"{index + 1} of {count}", flush=True)
 
 
-def is_done(file: Any, rows: list[str], metrics: list[str], about: dict[str, Any]) -> bool:
-    """Return whether a file has these values, for the same model, images and setting."""
+def stored_values(file: Path, about: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the values of an image that were computed with these settings."""
     if not file.is_file():
-        return False
+        return {}
     stored = json.loads(file.read_text(encoding="utf-8"))
     values = stored.pop("values")
-    has_metrics = all(set(metrics) <= row.keys() for row in values.values())
-    return list(values) == rows and has_metrics and stored == json.loads(json.dumps(about))
+    return values if stored == about else {}
 
 
 def main() -> None:
     """Run the study and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=24, help="development images (24)")
-    parser.add_argument("--groups", default=",".join(GROUPS), help="comma-separated; default: all")
+    parser.add_argument("--only", default="", help="regular expression of rows; default: all")
     parser.add_argument("--metrics", default=",".join(METRICS), help="comma-separated")
     parser.add_argument("--steps", type=int, default=16, help="of insertion and deletion (16)")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     options = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
     if not options.tables:
+        rows = [row for row in ROWS if re.search(options.only, row)]
         setting = Setting(steps=options.steps, precision="bfloat16")
-        run(options.images, options.groups.split(","), options.metrics.split(","), setting)
-    stored = {
-        group: [
-            json.loads(file.read_text(encoding="utf-8"))["values"]
-            for file in sorted(FOLDER.glob(f"{group}_*.json"))[: options.images]
-        ]
-        for group in GROUPS
-    }
+        run(options.images, rows, options.metrics.split(","), setting)
+    files = sorted(FOLDER.glob("*.json"))[: options.images]
+    stored = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    steps = {image["setting"]["steps"] for image in stored}
+    if len(steps) != 1:
+        raise SystemExit(f"{FOLDER}: expected files with one number of steps, got {sorted(steps)}")
+    values = [image["values"] for image in stored]
     for name, result in (
-        ("propagation_maps", result_of_maps(stored, options.steps)),
-        ("propagation_sift", result_of_sift(stored, options.steps)),
+        ("propagation_maps", result_of_maps(values, *steps)),
+        ("propagation_sift", result_of_sift(values, *steps)),
     ):
         write_text(RESULTS_DIR / f"{name}.json", json.dumps(result, indent=1) + "\n")
         print(result["caption"])

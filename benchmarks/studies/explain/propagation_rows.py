@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,12 +34,16 @@ class ImageMaps:
     model : the model
     images : one image
     target : its class
+    mask : mask of the object, (H, W)
     """
 
-    def __init__(self, model: nn.Module, images: Images, target: int) -> None:
+    def __init__(self, model: nn.Module, images: Images, target: int, mask: np.ndarray) -> None:
         self.model, self.images, self.target = model, images, target
+        self.mask = torch.from_numpy(mask)[None]
+        self.measured: dict[Any, float] = {}  # metrics of these maps, see `propagation.measure`
         self.attention = cache(self._attention)
         self.pixels = cache(self._pixels)
+        self.tokens = cache(self._tokens)
         self.keypoints = detect(images.pixels)
         self.grid = self.attention(PLAIN).grid
         self.scene = Scene(images.pixels, self.keypoints, self.grid)
@@ -59,6 +65,12 @@ class ImageMaps:
             explainer = semattn.AttnLRP(gamma=gamma, conv_gamma=gamma)
         attribution = explainer.attribute(self.model, self.images.inputs, target=self.target)
         return attribution.sum(dim=1)
+
+    def _tokens(self, gamma: float) -> Tensor:
+        """Return relevance propagation on patches: tokens times their gradient, (1, P)."""
+        explainer = semattn.AttnLRP(level="patches", gamma=gamma, conv_gamma=gamma)
+        patch_map = explainer.patch_map(self.model, self.images.inputs, target=self.target)
+        return patch_map.flatten(1)
 
     def interrelation(self, gamma: float | None, density: str, **options: object) -> Tensor:
         """Return our map on patches without affinity refinement, (1, P)."""
@@ -143,6 +155,12 @@ def positive(maps: ImageMaps, gamma: float | None, *, refined: bool) -> PixelsAn
     return maps.from_patches(maps.refine(patches) if refined else patches)
 
 
+def of_tokens(maps: ImageMaps, gamma: float, *, refined: bool) -> PixelsAndPatches:
+    """Return the signed map of tokens; refined, its positive part."""
+    patches = maps.tokens(gamma)
+    return maps.from_patches(maps.refine(patches.clamp(min=0)) if refined else patches)
+
+
 def refined_signed(maps: ImageMaps, gamma: float | None) -> PixelsAndPatches:
     """Return the signed map on patches after affinity refinement."""
     return maps.from_patches(maps.refine(maps.grid.pool(maps.pixels(gamma))))
@@ -176,19 +194,8 @@ def base_name(gamma: float | None) -> str:
 QUERY_WEIGHTS = {"queries": "all", "head_alignment": False}
 
 
-def _first() -> dict[str, Row]:
-    """Return the rows of the prototype."""
-    return {
-        "ours": partial(ours, gamma=PLAIN, refined=True),
-        "ours, lrp gradients 0.05": partial(ours, gamma=0.05, refined=True),
-        "propagation 0.05": partial(signed, gamma=0.05),
-        "propagation 0.05, positive part, refined": partial(positive, gamma=0.05, refined=True),
-        "ours + propagation 0.05": partial(total, gamma=0.05, gradient=PLAIN, part="signed"),
-    }
-
-
-def _maps() -> dict[str, Row]:
-    """Return the other bases, with and without refinement, and the other sums."""
+def _candidates() -> dict[str, Row]:
+    """Return the bases, with and without refinement, and the sums."""
     rows: dict[str, Row] = {}
     for gamma in (PLAIN, 0.05, 0.25):
         name = gradient_name(gamma)
@@ -202,12 +209,15 @@ def _maps() -> dict[str, Row]:
         rows[f"{name}, positive part, refined"] = partial(positive, gamma=gamma, refined=True)
         rows[f"{name}, refined"] = partial(refined_signed, gamma=gamma)
     for gamma in (0.05, 0.25):
+        name = f"{base_name(gamma)}, tokens"
+        rows[name] = partial(of_tokens, gamma=gamma, refined=False)
+        rows[f"{name}, positive part, refined"] = partial(of_tokens, gamma=gamma, refined=True)
         for gradient in (PLAIN, gamma):
             for part in ("signed", "positive"):
                 name = f"{gradient_name(gradient)} + {base_name(gamma)}"
                 name += ", positive part, refined" * (part == "positive")
                 rows[name] = partial(total, gamma=gamma, gradient=gradient, part=part)
-    return {name: row for name, row in rows.items() if name not in _first()}
+    return rows
 
 
 # SIFT's part under a base: rows with keypoints, with shifted keypoints, and without keypoints.
@@ -233,8 +243,8 @@ def _comparisons() -> list[Comparison]:
     return comparisons
 
 
-def _sift() -> dict[str, Row]:
-    """Return the rows of the comparisons that are in no other group."""
+def _controls() -> dict[str, Row]:
+    """Return the rows of the comparisons that are no candidates for the default map."""
     rows: dict[str, Row] = {}
     for gamma in (PLAIN, 0.05):
         name = gradient_name(gamma)
@@ -257,7 +267,7 @@ def _sift() -> dict[str, Row]:
     return rows
 
 
-GROUPS: dict[str, dict[str, Row]] = {"first": _first(), "maps": _maps(), "sift": _sift()}
-"""Rows by group, in the order in which they are computed. Rows of "first" and "maps" are
-candidates."""
+CANDIDATES = _candidates()
+ROWS: dict[str, Row] = CANDIDATES | _controls()
+"""All rows, in the order in which they are computed."""
 COMPARISONS = _comparisons()

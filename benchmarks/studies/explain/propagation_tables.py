@@ -8,11 +8,12 @@ import numpy as np
 
 from semattn.evaluation import difference, estimate, measures
 
-from .propagation_rows import COMPARISONS, GROUPS
+from .propagation_rows import CANDIDATES, COMPARISONS
 
 METRICS = ("ap", "insertion-deletion")
 OURS = "ours"
-Stored = dict[str, list[dict[str, dict[str, float]]]]  # group, image, row, metric
+Stored = list[dict[str, dict[str, float]]]  # of each image: row to metric to value
+Columns = dict[str, dict[str, np.ndarray]]  # row to metric to values over images
 SETTING = (
     "compositions of the validation split (development data; the test splits are unopened), the "
     "embedded model, the true class explained; AP of the upsampled map against the object's mask; "
@@ -22,31 +23,27 @@ SETTING = (
 )
 
 
-def columns_of(stored: Stored) -> dict[str, dict[str, np.ndarray]]:
-    """Return the values of each row and metric over images, in the order of the images."""
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    for group, rows in GROUPS.items():
-        for row in rows if stored[group] else ():
-            columns[row] = {
-                metric: np.array([values[row].get(metric, np.nan) for values in stored[group]])
-                for metric in METRICS
-            }
-    return columns
+def columns_of(stored: Stored) -> Columns:
+    """Return the values of each row and metric over images, NaN where they were not measured."""
+    rows = dict.fromkeys(row for values in stored for row in values)
+    return {
+        row: {
+            metric: np.array([values.get(row, {}).get(metric, np.nan) for values in stored])
+            for metric in METRICS
+        }
+        for row in rows
+    }
 
 
 def gains(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the paired difference of each metric over the images that both have."""
-    differences = {}
-    for metric in METRICS:
-        count = min(len(row[metric]), len(base[metric]))
-        differences[metric] = difference(row[metric][:count], base[metric][:count])
-    return differences
+    return {metric: difference(row[metric], base[metric]) for metric in METRICS}
 
 
 def sum_of_gains(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> float:
     """Return the mean differences divided by the standard deviation of the base, summed."""
     differences = gains(row, base)
-    return sum(float(differences[m].mean / base[m].std(ddof=1)) for m in METRICS)
+    return sum(float(differences[m].mean / np.nanstd(base[m], ddof=1)) for m in METRICS)
 
 
 def is_not_below(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> bool:
@@ -57,7 +54,7 @@ def is_not_below(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> boo
     return all(change.high >= 0 for change in gains(row, base).values())
 
 
-def default_map(columns: dict[str, dict[str, np.ndarray]]) -> str:
+def default_map(columns: Columns) -> str:
     """Return the row that the rule chooses, see `benchmarks.studies.explain.propagation`."""
     base = columns[OURS]
     allowed = [row for row, values in columns.items() if is_not_below(values, base)]
@@ -73,7 +70,7 @@ def format_change(change: Any) -> str | None:
 
 def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
     """Return the table of the candidates, best sum of gains first."""
-    columns = columns_of({**stored, "sift": []})
+    columns = {row: column for row, column in columns_of(stored).items() if row in CANDIDATES}
     if OURS not in columns:
         return {"caption": "No image is finished.", "columns": [], "rows": []}
     base, chosen = columns[OURS], default_map(columns)
@@ -81,11 +78,12 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
     order = sorted(columns, key=lambda row: -np.nan_to_num(sums[row], nan=-np.inf))
     rows = []
     for name in order:
-        row: dict[str, Any] = {"map": name, "images": len(columns[name][METRICS[0]])}
+        row: dict[str, Any] = {"map": name}
         changes = gains(columns[name], base)
         for metric in METRICS:
             value = estimate(columns[name][metric])
             row[metric] = value.mean if value.count else None
+            row[f"{metric} images"] = value.count or None
             row[f"{metric} change"] = None if name == OURS else format_change(changes[metric])
         is_complete = not np.isnan(sums[name])
         row["gain"] = sums[name] if is_complete else None
@@ -93,7 +91,7 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
         row["rule"] = "chosen" if name == chosen else "below ours" if is_below else ""
         rows.append(row)
     titles = {metric: measures[metric].title for metric in METRICS}
-    count = len(base[METRICS[0]])
+    count = len(stored)
     return {
         "caption": (
             f"{count} {SETTING.format(steps=steps)} The last columns are the sum of standardised "
@@ -102,11 +100,11 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
         ),
         "columns": [
             {"key": "map", "title": "map"},
-            {"key": "images", "title": "images", "format": "d"},
             *(
                 column
                 for metric in METRICS
                 for column in (
+                    {"key": f"{metric} images", "title": "images", "format": "d"},
                     {"key": metric, "title": titles[metric], "format": ".3f"},
                     {"key": f"{metric} change", "title": f"it − ours, {titles[metric]}"},
                 )
@@ -120,7 +118,7 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
 
 def result_of_sift(stored: Stored, steps: int) -> dict[str, Any]:
     """Return the table of SIFT's part under each base, with its controls."""
-    columns, rows, counts = columns_of(stored), [], []
+    columns, rows = columns_of(stored), []
     titles = {metric: measures[metric].title for metric in METRICS}
     for base, part, keypoints, shifted, uniform in COMPARISONS:
         if not {keypoints, shifted, uniform} <= columns.keys():
@@ -129,17 +127,21 @@ def result_of_sift(stored: Stored, steps: int) -> dict[str, Any]:
         for control, name in ((uniform, "none"), (shifted, "shifted")):
             for metric, change in gains(columns[keypoints], columns[control]).items():
                 row[f"{metric} {name}"] = format_change(change)
-                counts.append(change.count)
+                row[f"{metric} images"] = change.count or None
         rows.append(row)
     return {
-        "caption": f"{max(counts, default=0)} {SETTING.format(steps=steps)}",
+        "caption": f"{len(stored)} {SETTING.format(steps=steps)}",
         "columns": [
             {"key": "base", "title": "base"},
             {"key": "part", "title": "part of SIFT"},
             *(
-                {"key": f"{metric} {name}", "title": f"SIFT − {title}, {titles[metric]}"}
+                column
                 for metric in METRICS
-                for name, title in (("none", "no keypoints"), ("shifted", "shifted keypoints"))
+                for column in (
+                    {"key": f"{metric} images", "title": "images", "format": "d"},
+                    {"key": f"{metric} none", "title": f"SIFT − no keypoints, {titles[metric]}"},
+                    {"key": f"{metric} shifted", "title": f"SIFT − shifted, {titles[metric]}"},
+                )
             ),
         ],
         "rows": rows,
