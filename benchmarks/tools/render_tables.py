@@ -115,6 +115,48 @@ def _refusals() -> dict[str, Any]:
     }
 
 
+def _propagation_sweep() -> dict[str, Any]:
+    """Return the results of the sweep of AttnLRP over the families of timm."""
+    result = _load(RESULTS_DIR / "propagation_sweep.json")
+    families = result["families"]
+    counts = Counter(row["status"] for row in families.values())
+    twins = Counter(row["twin"].partition(":")[0] for row in families.values() if "twin" in row)
+    sums = [row for row in families.values() if "conservation" in row and "not_checked" not in row]
+    rows = [
+        {
+            "family": family,
+            "model": f"`{row['model']}`",
+            "status": row["status"],
+            "twin": row.get("twin", "").partition(":")[0] or None,
+            "conservation": row.get("conservation"),
+            "remark": "; ".join(
+                row[key] for key in ("reason", "not_checked", "without_rule") if key in row
+            ),
+        }
+        for family, row in sorted(families.items())
+    ]
+    return {
+        "columns": [
+            {"key": "family", "title": "module of timm"},
+            {"key": "model", "title": "model"},
+            {"key": "status", "title": "result"},
+            {"key": "twin", "title": "twin"},
+            {"key": "conservation", "title": "sum / score", "format": ".3f"},
+            {"key": "remark", "title": "remark"},
+        ],
+        "rows": rows,
+        "caption": (
+            f"One small model of {len(families)} of {result['all_families']} families: "
+            f"{counts['works']} work, {counts['refused']} are refused by name, {counts['wrong']} "
+            f"are wrong, {counts['not tried']} were not tried. {twins['equal']} twins are equal. "
+            f"The sum of the relevance is checked in {len(sums)} models: without biases, with "
+            "constant attention and the rules without gamma. Random weights, depth cut, float64. "
+            f"timm {result['timm']}, torch {result['torch']}. Made by "
+            "`python -m benchmarks.tools.sweep_propagation`."
+        ),
+    }
+
+
 SHORT = {
     "sift-patch-interrelation": "**SIFTPatchInterrelation**",
     "sift-patch-interrelation:uniform": "the same without SIFT (model-only)",

@@ -25,6 +25,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -330,22 +331,29 @@ def _model_state(model: Any) -> list[Any]:
     ]
 
 
-def _child(name: str, module: str, pipe: Any) -> None:
+Attempt = Callable[[str, str], dict[str, Any]]  # name and module to a row
+
+
+def _child(run: Attempt, name: str, module: str, pipe: Any) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
     try:
-        pipe.send(attempt(name, module))
+        pipe.send(run(name, module))
     except Exception as error:  # noqa: BLE001 — recorded in the row
         frame = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         pipe.send({"status": "wrong", "reason": f"{message} ({Path(frame.filename).name})"})
 
 
-def attempt_in_process(name: str, module: str, limit: float) -> dict[str, Any]:
+def attempt_in_process(
+    name: str, module: str, limit: float, run: Attempt = attempt
+) -> dict[str, Any]:
     """Run one attempt in a process of its own, with limits on memory and time."""
     receive, send = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, module, send))
+    process = multiprocessing.get_context("fork").Process(
+        target=_child, args=(run, name, module, send)
+    )
     process.start()
     start, reason = time.monotonic(), None
     while process.is_alive() and not receive.poll(0.2):

@@ -61,18 +61,25 @@ def forward_and_backward(model: nn.Module) -> Calls:
 
 
 def measure_times(
-    tokens: int, repeats: int, make: MakeCalls, names: Sequence[str]
+    tokens: int,
+    repeats: int,
+    make: MakeCalls,
+    names: Sequence[str],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Return the median seconds of each function; the first round is a warm-up."""
+    """Return the median seconds of each function; the first round is a warm-up.
+
+    `clock` may be `time.process_time`, which other processes on the machine do not lengthen.
+    """
     model, x = load(tokens)
     calls = {name: call for name, call in make(model).items() if name in names}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call(x)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
         print(f"  {tokens} tokens, round {turn} of {repeats}", file=sys.stderr)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
