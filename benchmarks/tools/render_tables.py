@@ -237,6 +237,7 @@ def _explained() -> dict[str, Any]:
 TABLE_BUILDERS = {
     "explained": _explained,
     "families": _families,
+    "propagation_sweep": _propagation_sweep,
     "refusals": _refusals,
     "summary": lambda: summary(_explained),
 }
