@@ -27,6 +27,7 @@ def test_the_default_has_the_greatest_gain_among_the_maps_that_are_not_below_our
         "better": changed(0.02, 0.02),
         "best": changed(0.001, 0.08),
         "not measured": {"ap": BASE["ap"] + 1, "insertion-deletion": np.full(20, np.nan)},
+        "on few images": {metric: np.append(BASE[metric][:19] + 1, np.nan) for metric in BASE},
     }
     assert tables.default_map(columns) == "best"
     expected = sum(

@@ -14,6 +14,8 @@ if the 95 % bootstrap interval of its paired difference over images reaches 0 or
 the candidates that are not below ours on both metrics, the default is the one with the greatest sum
 of standardised gains: the mean paired difference divided by the standard deviation over images of
 ours, for AP plus for insertion less deletion. Ours has the sum 0 and is a candidate itself.
+Added during the first run, which ended before all rows were computed: rows that were not measured
+on all images are no candidates.
 
 The values of each image are one file in results/propagation_maps; a later run with the same
 settings computes only the values that are missing.

@@ -54,10 +54,19 @@ def is_not_below(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> boo
     return all(change.high >= 0 for change in gains(row, base).values())
 
 
+def is_complete(row: dict[str, np.ndarray], base: dict[str, np.ndarray]) -> bool:
+    """Return whether a row has both metrics for all images of the base."""
+    return not any((np.isnan(row[m]) & ~np.isnan(base[m])).any() for m in METRICS)
+
+
 def default_map(columns: Columns) -> str:
     """Return the row that the rule chooses, see `benchmarks.studies.explain.propagation`."""
     base = columns[OURS]
-    allowed = [row for row, values in columns.items() if is_not_below(values, base)]
+    allowed = [
+        row
+        for row, values in columns.items()
+        if is_complete(values, base) and is_not_below(values, base)
+    ]
     return max(allowed, key=lambda row: sum_of_gains(columns[row], base))
 
 
@@ -74,8 +83,11 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
     if OURS not in columns:
         return {"caption": "No image is finished.", "columns": [], "rows": []}
     base, chosen = columns[OURS], default_map(columns)
-    sums = {row: sum_of_gains(values, base) for row, values in columns.items()}
-    order = sorted(columns, key=lambda row: -np.nan_to_num(sums[row], nan=-np.inf))
+    sums = {
+        row: sum_of_gains(values, base) if is_complete(values, base) else -np.inf
+        for row, values in columns.items()
+    }
+    order = sorted(columns, key=lambda row: -sums[row])
     rows = []
     for name in order:
         row: dict[str, Any] = {"map": name}
@@ -85,9 +97,9 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
             row[metric] = value.mean if value.count else None
             row[f"{metric} images"] = value.count or None
             row[f"{metric} change"] = None if name == OURS else format_change(changes[metric])
-        is_complete = not np.isnan(sums[name])
-        row["gain"] = sums[name] if is_complete else None
-        is_below = is_complete and not is_not_below(columns[name], base)
+        has_all = is_complete(columns[name], base)
+        row["gain"] = sums[name] if has_all else None
+        is_below = has_all and not is_not_below(columns[name], base)
         row["rule"] = "chosen" if name == chosen else "below ours" if is_below else ""
         rows.append(row)
     titles = {metric: measures[metric].title for metric in METRICS}
@@ -96,7 +108,8 @@ def result_of_maps(stored: Stored, steps: int) -> dict[str, Any]:
         "caption": (
             f"{count} {SETTING.format(steps=steps)} The last columns are the sum of standardised "
             "gains and the result of the rule that was set before the first run; below ours: on "
-            "one metric or both, beyond the interval."
+            "one metric or both, beyond the interval. Maps that were measured on fewer images are "
+            "no candidates."
         ),
         "columns": [
             {"key": "map", "title": "map"},
