@@ -177,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             gc.freeze()  # saves a second of garbage collection at exit
     argv = list(arguments)
+    if sys.platform == "darwin":  # before torch is imported; a note names each such operator
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with text_output() as (output, _), _infrequent_gc():
         status = _run(argv)
         output.flush()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 SECONDS_OF_PROGRESS = 10  # between lines of progress, with -v and without a terminal
+MPS_FALLBACK = r"The operator .* fall back to run on the CPU"
 MAX_SKIPPED = 10  # skipped files that are listed
 
 
@@ -163,6 +164,8 @@ def collected_warnings() -> Iterator[list[str]]:
         warnings.simplefilter("ignore")
         for category in (UserWarning, RuntimeWarning):
             warnings.filterwarnings("always", category=category, module=r"semattn\.")
+        # PyTorch's warning about an operator that MPS lacks names the operator.
+        warnings.filterwarnings("always", message=MPS_FALLBACK, category=UserWarning)
         warnings.simplefilter(
             "ignore", NoKeypointWarning
         )  # the notes of the explanation contain it

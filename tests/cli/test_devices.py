@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def numbers(value: object) -> list[float]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_on_an_accelerator_gives_the_numbers_of_the_cpu(run, photos, tmp_path, command):
     line, file, entry = COMMANDS[command]
-    report = [] if command == "bench" else ["--no-report"]
+    report = [] if command in ("bench", "explain") else ["--no-report"]
     results = []
     with accelerator():
         for device in ("lazy", "cpu"):
@@ -68,14 +69,8 @@ def test_a_command_on_an_accelerator_gives_the_numbers_of_the_cpu(run, photos, t
             content = json.loads((tmp_path / device / file).read_text(encoding="utf-8"))
             results.append(np.array(numbers(content[entry])))
     assert len(results[0]) and results[0].shape == results[1].shape
+    assert (tmp_path / "lazy/report.html").exists() == (command == "explain")
     np.testing.assert_allclose(results[0], results[1], rtol=1e-3, atol=1e-4)
-
-
-def test_the_report_of_an_accelerator(run, photos, tmp_path):
-    with accelerator():
-        status, _, err = run("explain", "photo.png", "--device", "lazy", "--out", "o")
-    assert (status, err) == (0, ""), err
-    assert (tmp_path / "o/report.html").exists()
 
 
 def test_a_model_is_checked_on_an_accelerator(run):
@@ -104,6 +99,26 @@ def test_auto_is_cuda_then_mps_then_the_cpu(monkeypatch, has_cuda, has_mps, devi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
     assert devices.best_device() == device
+
+
+def test_an_operator_that_mps_lacks_is_named(run, photos, monkeypatch):
+    from semattn.explain import SIFTPatchInterrelation
+
+    explain = SIFTPatchInterrelation.explain
+    message = (
+        "The operator 'aten::hypot' is not currently supported on the MPS backend and will fall "
+        "back to run on the CPU. This may have performance implications."
+    )
+
+    def warn(self, *args, **options):
+        warnings.warn_explicit(message, UserWarning, "functional.py", 1, module="torch")
+        warnings.warn_explicit("another warning", UserWarning, "functional.py", 1, module="torch")
+        return explain(self, *args, **options)
+
+    monkeypatch.setattr(SIFTPatchInterrelation, "explain", warn)
+    status, out, err = run("explain", "photo.png", "--no-report")
+    assert (status, err) == (0, "")
+    assert f"note: {message}" in out and "another warning" not in out
 
 
 def test_auto_is_the_default(run, photos, monkeypatch):
