@@ -103,7 +103,10 @@ def dual_encoder(folder: Path, first: str) -> str:
         options["text_config"] = {**text, "eos_token_id": 3, "bos_token_id": 1}
         options["text_config"]["eos_token_id"] = 2
     config = getattr(transformers, f"{first}Config")(**options)
-    getattr(transformers, f"{first}Model")(config).save_pretrained(folder)
+    model = getattr(transformers, f"{first}Model")(config)
+    if first == "Siglip":
+        nn.init.constant_(model.logit_bias, -1.5)  # 0 after construction
+    model.save_pretrained(folder)
     _save_processor(folder, f"{first}ImageProcessor")
     save_tokenizer(folder, 16)
     return f"hf:{folder}"
