@@ -138,7 +138,7 @@ def test_files_with_the_same_content_are_used(root, tmp_path, monkeypatch, kind)
     with monkeypatch.context() as patch:
         patch.setattr(FeatureExtractor, "extract", None)
         patch.setattr(candidates_of, "find_candidates", None)
-        patch.setattr(search_module, "run_interventions", None)
+        patch.setattr(search_module, "intervene", None)
         discovery = search(root, tmp_path / "kept")
     assert same_as_scratch(root, discovery, tmp_path)
 
