@@ -2,7 +2,7 @@
 
 Reads the results of `marks_in_models`, `mark_maps` and `marks`. Writes ``marks_in_models.json``,
 ``marks_model_twins.json``, ``marks_maps.json`` and ``marks_loop.json``, for the tables of
-docs/spurious.md.
+docs/spurious-studies.md.
 """
 
 from __future__ import annotations
