@@ -486,22 +486,23 @@ PhotoFolder = Annotated[
     ),
 ]
 MaskingName = Annotated[
-    str,
+    str | None,
     _option(
         METHOD,
         "NAME",
-        "Masking policy: [bold]guided[/] by keypoints, [bold]random[/] as in MAE, or "
-        "[bold]block-wise[/] as in BEiT.",
+        "Masking policy: [bold]random[/] as in MAE, [bold]guided[/] by keypoints, or "
+        "[bold]block-wise[/] as in BEiT. Default: random; guided with --beta, --beta-end or "
+        "--hint.",
         "--masking",
     ),
 ]
 Beta = Annotated[
-    float,
+    float | None,
     _option(
         METHOD,
         "B",
         "Strength of guided masking: above 0, patches with many keypoints are hidden more often; "
-        "below 0, less often; 0 is random masking.",
+        "below 0, less often; 0 is random masking. Default: 2.",
     ),
 ]
 BetaEnd = Annotated[
@@ -515,11 +516,12 @@ ScheduleShape = Annotated[
     ),
 ]
 Hint = Annotated[
-    float,
+    float | None,
     _option(
         METHOD,
         "H",
-        "Share of the patches with the highest masking scores that always stay visible.",
+        "Guided masking: share of the patches with the highest masking scores that always stay "
+        "visible. Default: 0.",
     ),
 ]
 MaskRatio = Annotated[float, _option(METHOD, "R", "Share of the patches that is hidden.")]
@@ -539,8 +541,8 @@ PatchTarget = Annotated[
     _option(
         METHOD,
         "NAME",
-        "What hidden patches are predicted as: [bold]pixels[/] as in MAE; descriptors "
-        "[bold]sift[/] or [bold]hog[/]; [bold]colour[/]; sums such as [bold]sift+colour[/] or "
+        "What hidden patches are predicted as: descriptors [bold]sift[/] or [bold]hog[/]; "
+        "[bold]pixels[/] as in MAE; [bold]colour[/]; sums such as [bold]sift+colour[/] or "
         "[bold]sift+pixels[/]; or [bold]words[/], clusters of SIFT descriptors.",
         "--target",
     ),

@@ -25,16 +25,16 @@ MAX_WORKERS = 8
 @json_output
 def pretrain(
     folder: options.PhotoFolder,
-    masking: options.MaskingName = "guided",
-    beta: options.Beta = 2.0,
+    masking: options.MaskingName = None,
+    beta: options.Beta = None,
     beta_end: options.BetaEnd = None,
     schedule: options.ScheduleShape = "linear",
-    hint: options.Hint = 0.0,
+    hint: options.Hint = None,
     mask_ratio: options.MaskRatio = 0.75,
     density: options.MaskDensity = "count",
     detector: options.Detector = "sift",
     keypoints: options.KeypointsFrom = "cache",
-    target: options.PatchTarget = "pixels",
+    target: options.PatchTarget = "sift",
     window: options.Window = 16.0,
     words: options.WordCount = 512,
     loss_weight: options.LossWeight = "none",
@@ -56,7 +56,7 @@ def pretrain(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content | None:
-    r"""Pre-train a masked autoencoder on unlabelled photographs, with keypoint-guided masks.
+    r"""Pre-train a masked autoencoder on unlabelled photographs, with SIFT descriptors as targets.
 
     The model is [bold]ViTMAEForPreTraining[/], trained with transformers and Accelerate:
     [bold]pip install 'semattn\[pretrain]'[/]. The mask of a photograph depends on its index
@@ -105,26 +105,34 @@ def pretrain(
 
 
 def _policy(
-    name: str,
-    beta: float,
+    name: str | None,
+    beta: float | None,
     beta_end: float | None,
     shape: str,
-    hint: float,
+    hint: float | None,
     mask_ratio: float,
     seed: int,
     epochs: int,
 ) -> Masking:
-    """Return the masking policy that the options define."""
+    """Return the masking policy that the options define: random, or guided with its options."""
     from ..masking import GuidedMasking, Schedule, policies
 
     if shape not in ("linear", "cosine"):
         raise ValueError(unknown_name_message("schedule", shape, ("linear", "cosine")))
-    policy = policies.resolve(name)
+    guided_options = {"--beta": beta, "--beta-end": beta_end, "--hint": hint}
+    options_set = [option for option, value in guided_options.items() if value is not None]
+    policy = policies.resolve(name or ("guided" if options_set else "random"))
     if policy is not GuidedMasking:
+        if options_set:
+            raise ValueError(
+                f"{options_set[0]}: expected --masking guided, got --masking {name} — omit one of "
+                "them"
+            )
         masking: Masking = policy(mask_ratio, seed)
         return masking
-    beta_schedule = beta if beta_end is None else Schedule(beta, beta_end, epochs, shape)
-    return GuidedMasking(mask_ratio, seed, beta_schedule, hint)
+    start = 2.0 if beta is None else beta
+    beta_schedule = start if beta_end is None else Schedule(start, beta_end, epochs, shape)
+    return GuidedMasking(mask_ratio, seed, beta_schedule, hint or 0.0)
 
 
 def _workers() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
-from ..masking import DescriptorWords, GuidedMasking, KeypointCache, Masking
+from ..masking import DescriptorWords, KeypointCache, Masking, RandomMasking
 from ..utils.processes import Progress, ignore_progress
 from ..utils.registry import unknown_name_message
 from ..utils.result_folder import FolderLike, ResultFolder
@@ -70,7 +70,7 @@ def pretrain(
     detector: str = "sift",
     keypoints: str = "cache",
     cache: str | os.PathLike[str] | None = None,
-    target: str = "pixels",
+    target: str = "sift",
     window: float = 16.0,
     words: int = 512,
     loss_weight: str = "none",
@@ -104,7 +104,7 @@ def pretrain(
     ----------
     pictures : paths, arrays or PIL images; unreadable pictures are skipped and listed
     out_dir : folder of the run
-    masking : masking policy; `GuidedMasking(seed=seed)` by default
+    masking : masking policy; `RandomMasking(seed=seed)` by default
     model, norm_pix_loss : as for `build_model`
     target, window, words : target of the masked patches, as for `build_model`. Targets are computed
         inside the step; words are fitted to crops of the first epoch and written to words.npz
@@ -150,7 +150,7 @@ def pretrain(
     )
     progress = progress or ignore_progress
     run_dir = results.path
-    masking = GuidedMasking(seed=seed) if masking is None else masking
+    masking = RandomMasking(seed=seed) if masking is None else masking
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     is_main = os.environ.get("RANK", "0") == "0"
     _check_batch(batch_size, processes)

@@ -44,18 +44,19 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert not err
     results = tmp_path / "semattn-pretrain"
     assert names_in(results) == [
-        "checkpoints", "keypoints", "metrics.jsonl", "model", "pretrain.json", "reconstruction.png",
+        "checkpoints", "metrics.jsonl", "model", "pretrain.json", "reconstruction.png",
     ]  # fmt: skip
-    assert out.startswith(
-        "12 photographs, 2 epochs, guided masking, beta 2: dense patches are masked"
-    )
+    assert out.startswith("12 photographs, 2 epochs, random masking")
+    assert ", target sift" in out.splitlines()[0]
     assert "skipped: 2" in out and "[red].png" in out and "words.txt" in out
     assert "loss under fixed random masks" in out
     assert out.endswith("model, metrics.jsonl, pretrain.json, reconstruction.png\n")
     lines = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 1, 2, 2]
     about = json.loads((results / "pretrain.json").read_text(), parse_constant=pytest.fail)
-    assert about["finished"] and about["settings"]["masking"]["beta"] == 2
+    settings = about["settings"]
+    assert about["finished"] and settings["masking"]["policy"] == "RandomMasking"
+    assert settings["target"] == "sift"
     with Image.open(results / "reconstruction.png") as picture:
         assert picture.width > 1500
 
@@ -96,7 +97,7 @@ def test_beta_moves(run, folder, tmp_path):
         "--schedule", "cosine", "--density", "sobel", "--loss-weight", "kamim", "--out", "made",
     )  # fmt: skip
     assert status == 0, err
-    assert "beta -3: sparse patches are masked more often" in out
+    assert "guided masking, beta -3: sparse patches are masked more often" in out
     about = json.loads((tmp_path / "made/pretrain.json").read_text())["settings"]
     assert about["masking"]["beta"] == {"start": -1, "end": -3, "epochs": 2, "shape": "cosine"}
 
@@ -126,6 +127,7 @@ def test_targets_and_weights_are_options(run, folder, tmp_path):
     (("--target", "words", "--words", 9999), "words: expected at most 192"),
     (("--loss-weight", "keypoint"), "loss_weight: unknown name 'keypoint' — did you mean"),
     (("--masking", "gided"), "masking: unknown name 'gided' — did you mean 'guided'"),
+    (("--masking", "random", "--beta", 1), "--beta: expected --masking guided, got --masking random"),
     (("--schedule", "step"), "schedule: unknown name"),
     (("--mask-ratio", 1.5), "mask_ratio: expected a number in (0, 1)"),
     (("--batch-size", 64), "batch_size: expected at most 12"),
