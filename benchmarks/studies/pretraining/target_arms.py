@@ -26,8 +26,8 @@ WORDS, WORD_IMAGES = 512, 1000  # number of words, and images of the sample that
 
 # Learning rates of development seed 0, as k-NN + linear probe, %. Two epochs at 2.5e-4, 5e-4, 1e-3
 # and 2e-3: SIFT 62.5, 67.3, 63.9, 59.1; HOG –, 64.4, 58.9, 56.6; random filters 61.0, 54.6, 57.8,
-# 49.9; pixels –, 60.3, 58.0, 60.7. Five epochs decide for pixels: –, 66.3, 67.1, 66.3. The arms that
-# were not tried have the rate of the arm that they change.
+# 49.9; pixels –, 60.3, 58.0, 60.7. Five epochs decide for pixels: –, 66.3, 67.1, 66.3. The arms
+# that were not tried have the rate of the arm that they change.
 RATE, PIXELS_RATE = 5e-4, 1e-3
 
 
