@@ -170,7 +170,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path = RESULT) -> None:
     replaced = {tuple(row[key] for key in keys) for row in rows}
     kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     kept = [row for row in kept if tuple(row[key] for key in keys) not in replaced]
-    rows = sorted([*kept, *rows], key=lambda row: [int(part) for part in row["python"].split(".")])
+    rows = sorted([*kept, *rows], key=_order)
     caption = (
         "Each row is a fresh environment outside the repository, with an empty folder for the "
         "weights. The picture is given by a digest of the pixels of overlay and figure: equal "
@@ -179,6 +179,11 @@ def write_rows(rows: list[dict[str, Any]], path: Path = RESULT) -> None:
     )
     content = {"columns": COLUMNS, "rows": rows, "caption": caption}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the place of a row in the table: by Python, installer and extra."""
+    return [int(part) for part in row["python"].split(".")], row["installer"], row["requirement"]
 
 
 def main(argv: list[str] | None = None) -> int:
