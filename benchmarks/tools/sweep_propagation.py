@@ -37,7 +37,7 @@ SIZES = (
     "test", "atto", "femto", "pico", "nano", "xxxs", "xxs", "_xs", "tiny", "_t_", "_s0", "_b0",
     "pp_0", "mini", "_12", "_s_", "small", "_0",
 )  # fmt: skip
-CONSTANTS = re.compile(r"bias|pos_embed|position|token|running_mean|beta$|rel_pos|query$|latent")
+CONSTANTS = re.compile(r"bias|pos_embed|position|token$|running_mean|beta$|rel_pos|query$|latent")
 
 
 def small_models() -> dict[str, str]:
@@ -107,7 +107,7 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
     if "wrong" in twin:
         faults.append(f"twin: {twin}")
     ratio, reason = _conservation(model, x)
-    if not reason and abs(ratio - 1) > TOLERANCE:
+    if not reason and not abs(ratio - 1) <= TOLERANCE:  # also for NaN
         faults.append(f"the sum of the relevance is {ratio:.3f} of the score")
     without_rule = [note for note in explanation.notes if note.startswith("No propagation rule")]
     return {
@@ -115,7 +115,7 @@ def _explained(model: Any, x: Any) -> dict[str, Any]:
         **({"reason": "; ".join(faults)} if faults else {}),
         "patches": [*explanation.grid.shape],
         "twin": twin,
-        "conservation": round(ratio, 6),
+        "conservation": round(ratio, 6) if ratio == ratio else None,
         **({"not_checked": reason} if reason else {}),
         **({"without_rule": without_rule[0]} if without_rule else {}),
     }
@@ -167,6 +167,8 @@ def _conservation(model: Any, x: Any) -> tuple[float, str]:
             if CONSTANTS.search(name) and tensor.is_floating_point():
                 tensor.zero_()
         at_zero, logits = model(torch.zeros_like(x)), model(x)
+    if not bool(logits.any()):
+        return float("nan"), "the score is 0 without biases"
     offset = float(at_zero.abs().max() / logits.abs().max())
     gates = {"sigmoid", "sigmoid_", "hardsigmoid", "softplus", "exp"}
     called = set()

@@ -26,7 +26,8 @@ def test_the_row_of_a_small_model():
     assert row["conservation"] == pytest.approx(1, abs=0.01) and "not_checked" not in row
 
 
-def test_a_wrong_twin_and_a_lost_part_are_wrong(monkeypatch):
+@pytest.mark.parametrize("ratio", [0.9, float("nan")])
+def test_a_wrong_twin_and_a_lost_part_are_wrong(monkeypatch, ratio):
     class Lossy(nn.Module):
         """A model without attention in its explanation; the explainer is replaced below."""
 
@@ -34,7 +35,7 @@ def test_a_wrong_twin_and_a_lost_part_are_wrong(monkeypatch):
             return x.mean((2, 3))
 
     monkeypatch.setattr(sweep_propagation, "_twin", lambda *_: "wrong by 1.0e-01")
-    monkeypatch.setattr(sweep_propagation, "_conservation", lambda *_: (0.9, ""))
+    monkeypatch.setattr(sweep_propagation, "_conservation", lambda *_: (ratio, ""))
 
     class Explainer:
         def __init__(self, **_):
@@ -49,5 +50,5 @@ def test_a_wrong_twin_and_a_lost_part_are_wrong(monkeypatch):
     row = sweep_propagation._explained(Lossy(), torch.ones(1, 3, 4, 4))
     assert row["status"] == "wrong"
     assert row["reason"] == (
-        "twin: wrong by 1.0e-01; the sum of the relevance is 0.900 of the score"
+        f"twin: wrong by 1.0e-01; the sum of the relevance is {ratio:.3f} of the score"
     )
