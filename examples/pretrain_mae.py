@@ -68,6 +68,7 @@ def main() -> None:
         model=options.model or TINY,
         image_size=options.size,
         patch_size=options.patch,
+        target="pixels",  # the default is "sift"
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=1e-2 if options.model is None else 1.5e-4,

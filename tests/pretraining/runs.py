@@ -39,6 +39,7 @@ def options(**more):
     usual = {
         "masking": GuidedMasking(0.75, 1, Schedule(-2, 2, 4)), "epochs": 4, "batch_size": 8,
         "learning_rate": 1e-2, "seed": 1, "device": "cpu", "reconstructions": 0,
+        "target": "pixels",
     }  # fmt: skip
     return SIZES | usual | more
 

@@ -190,7 +190,7 @@ def run(
         last_time = clock()
 
     finished = pretrain(
-        data.pictures, run_dir, seed=seed,
+        data.pictures, run_dir, seed=seed, target="pixels",
         masking=spec.masking(RATIO, seed, protocol.epochs, protocol.beta),
         density=spec.density, loss_weight=spec.loss_weight, cache=work / "keypoints",
         after_epoch=after, **protocol.options(),
