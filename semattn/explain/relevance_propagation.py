@@ -23,7 +23,6 @@ from ..attention.propagation import PropagationMode, calls_without_rule, missing
 from ..attention.propagation_rules import ATTENTION_RULES, RuleSettings
 from ..attention.scope import model_running
 from ..attention.target import Prediction, check_batch, gradients_of, output_tensor, score
-from ..metrics.conservation import conservation
 from ..utils.validation import check_number
 from .base import explainers
 from .captum_methods import PixelExplainer
@@ -229,6 +228,8 @@ def _with_sum(
     maps: RelevanceMap, relevance_sum: Tensor, without_rule: tuple[str, ...]
 ) -> RelevanceMap:
     """Return the maps with their conservation, and a note that names the calls without a rule."""
+    from ..metrics.conservation import conservation
+
     target_score = maps.prediction.score
     assert target_score is not None
     return replace(
