@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks import RESULTS_DIR
 from semattn.utils.atomic_files import write_text
 
-from .sweep_timm import RESULT as MODELS, attempt_in_process, build
+from .sweep_timm import RESULT as MODELS, attempt_in_process, explained_row
 
 RESULT = RESULTS_DIR / "propagation_sweep.json"
 TOLERANCE = 0.05  # of the score
@@ -60,33 +60,12 @@ def small_models() -> dict[str, str]:
 
 
 def attempt(name: str, module: str) -> dict[str, Any]:
-    """Build and explain one model; return its row of the result."""
-    import torch
+    """Build and explain one model in float64; return its row of the result."""
+    return explained_row(name, module, _explained, images=1, prepare=_double)
 
-    from semattn.errors import SemattnError
 
-    torch.set_num_threads(1)
-    model, shortened = build(name, module)
-    model = model.double().requires_grad_(False)
-    channels, height, width = model.pretrained_cfg["input_size"]
-    if getattr(model, "patch_embed", None) is not None and hasattr(model.patch_embed, "img_size"):
-        height, width = model.patch_embed.img_size or (height, width)
-    coarse = torch.rand(1, channels, 12, 12, generator=torch.manual_seed(1), dtype=torch.float64)
-    x = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-    try:
-        with torch.no_grad():
-            model(x)
-    except (ValueError, LookupError, ArithmeticError, RuntimeError):
-        if not shortened:
-            raise
-        model, shortened = build(name, module, shorten=False)
-        model = model.double().requires_grad_(False)
-    row: dict[str, Any] = {"cut": shortened} if shortened else {}
-    row["input"] = [height, width]
-    try:
-        return row | _explained(model, x)
-    except SemattnError as refusal:
-        return row | {"status": "refused", "reason": str(refusal)}
+def _double(model: Any) -> Any:
+    return model.double().requires_grad_(False)
 
 
 def _explained(model: Any, x: Any) -> dict[str, Any]:

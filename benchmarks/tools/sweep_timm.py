@@ -124,17 +124,37 @@ def _shorten(depth: Any) -> Any:
 
 def attempt(name: str, module: str) -> dict[str, Any]:
     """Build and explain one model; return its row of the result."""
+    return explained_row(name, module, _explained)
+
+
+def explained_row(
+    name: str,
+    module: str,
+    explain: Callable[[Any, Any], dict[str, Any]],
+    *,
+    images: int = 2,
+    prepare: Callable[[Any], Any] = lambda model: model,
+) -> dict[str, Any]:
+    """Build one model and explain smooth images; return its row, also for a refusal.
+
+    Parameters
+    ----------
+    explain : function of the model and the images, which returns the rest of the row
+    images : number of images
+    prepare : applied to the model, such as a change of its dtype, which the images follow
+    """
     import torch
 
     from semattn.errors import SemattnError
 
     torch.set_num_threads(1)
     model, shortened = build(name, module)
-    config = model.pretrained_cfg
-    channels, height, width = config["input_size"]
+    model = prepare(model)
+    channels, height, width = model.pretrained_cfg["input_size"]
     if getattr(model, "patch_embed", None) is not None and hasattr(model.patch_embed, "img_size"):
         height, width = model.patch_embed.img_size or (height, width)
-    coarse = torch.rand(2, channels, 12, 12, generator=torch.manual_seed(1))
+    dtype = next((parameter.dtype for parameter in model.parameters()), None)
+    coarse = torch.rand(images, channels, 12, 12, generator=torch.manual_seed(1), dtype=dtype)
     x = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
     try:
         with torch.no_grad():
@@ -143,10 +163,11 @@ def attempt(name: str, module: str) -> dict[str, Any]:
         if not shortened:
             raise
         model, shortened = build(name, module, shorten=False)  # some models need their full depth
+        model = prepare(model)
     row: dict[str, Any] = {"cut": shortened} if shortened else {}
     row["input"] = [height, width]
     try:
-        return row | _explained(model, x)
+        return row | explain(model, x)
     except SemattnError as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
 
