@@ -13,13 +13,13 @@ import numpy as np
 
 from benchmarks import RESULTS_DIR
 from semattn.utils.atomic_files import write_text
+from semattn.utils.statistics import estimate
 
 from .pretraining_table import CONFIDENCE, PROBES
 from .probes import unpacked
 from .targets_table import BASE, METHOD, read_runs
 
 EPOCHS = 30
-N_BOOTSTRAP = 10_000
 
 
 def difference(right: np.ndarray, base_right: np.ndarray) -> str:
@@ -30,12 +30,8 @@ def difference(right: np.ndarray, base_right: np.ndarray) -> str:
     >>> difference(np.array([1, 1, 1, 1]), np.array([1, 1, 1, 1]))
     '+0.0 [+0.0, +0.0]'
     """
-    gains = right.astype(float) - base_right
-    rng = np.random.default_rng(0)
-    means = gains[rng.integers(0, len(gains), (N_BOOTSTRAP, len(gains)))].mean(1)
-    tail = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(means, (tail, 100 - tail))
-    return f"{100 * gains.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    gain = estimate(right.astype(float) - base_right)
+    return f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 
 def long_table() -> dict[str, Any]:
