@@ -41,7 +41,9 @@ WIDTH, QUALITY = 1200, 80
 ARMS = {
     "none": "as it is", "cue suppressed": "mark suppressed", "cue erased": "mark erased",
     "oracle suppressed": "true region suppressed", "oracle erased": "true region erased",
-    "wrong suppressed": "another region suppressed", "wrong erased": "another region erased",
+    "wrong cue suppressed": "another mark suppressed", "wrong cue erased": "another mark erased",
+    "wrong region suppressed": "another region suppressed",
+    "wrong region erased": "another region erased",
 }  # fmt: skip
 
 

@@ -9,9 +9,10 @@ show whether the model uses it at all.
 
 On test images that neither the model nor the search saw, the mark of the first cue is suppressed in
 all layers, or erased from the pixels (at the first rate). Controls: the true region of the mark
-(oracle), and a region of the same shape at another place (wrong). A fixed mark has the same pose in
-every image. Twins: no mark, a mark on half of every class, a mark that the model was not trained
-with, permuted labels.
+(oracle), the mark of another kind that `find_marks` finds in these images if it is drawn there
+instead (wrong cue), and a region of the same shape at another place (wrong region). A fixed mark
+has the same pose in every image. Twins: no mark, a mark on half of every class, a mark that the
+model was not trained with, permuted labels.
 
 Every case has a file in ``--results``, so that an interrupted run resumes.
 """
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 from benchmarks import RESULTS_DIR
 from semattn.grid import PatchGrid
 from semattn.prompting import AttentionPrompter
-from semattn.spurious import Discovery, discover_spurious
+from semattn.spurious import Discovery, discover_spurious, find_marks
 from semattn.spurious.interventions import (
     InterventionContext,
     InterventionPatches,
@@ -43,6 +44,7 @@ from semattn.spurious.interventions import (
 )
 from semattn.spurious.marks.cue import MarkCue
 from semattn.spurious.marks.interventions import run_mark_interventions, shifted_masks
+from semattn.spurious.marks.mark import Mark
 from semattn.spurious.marks.masks import erase_pixels, patches_of_masks, region_masks
 from semattn.utils.atomic_files import atomic_write
 from semattn.zoo import cache_dir
@@ -319,12 +321,18 @@ def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
     pixels = {
         "none": images.images,
         "oracle erased": erase_pixels(images.images, truth),
-        "wrong erased": erase_pixels(images.images, elsewhere),
+        "wrong region erased": erase_pixels(images.images, elsewhere),
     }
     hidden = {
         "oracle suppressed": patches_of_masks(truth, GRID),
-        "wrong suppressed": patches_of_masks(elsewhere, GRID),
+        "wrong region suppressed": patches_of_masks(elsewhere, GRID),
     }
+    other = wrong_mark(case)
+    if other is not None:
+        regions = [other.locate(image) for image in images.images]
+        masks = region_masks(regions, GRID.image_size)
+        pixels["wrong cue erased"] = erase_pixels(images.images, masks)
+        hidden["wrong cue suppressed"] = patches_of_masks(masks, GRID)
     predicted = {name: predictions(model, arm) for name, arm in pixels.items()}
     predicted |= {
         name: predictions(model, images.images, hidden=patches) for name, patches in hidden.items()
@@ -344,6 +352,16 @@ def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
         "right": {name: (value == images.labels).astype(int).tolist()
                   for name, value in predicted.items()},
     }  # fmt: skip
+
+
+def wrong_mark(case: Case) -> Mark | None:
+    """Return the mark of another kind, found without a model in the images of the search."""
+    kinds = tuple(MARKS)
+    other = kinds[(kinds.index(case.kind) + 1) % len(kinds)] if case.kind in kinds else kinds[0]
+    case = replace(case, kind=other, twin="")
+    images = marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
+    pairs = list(zip(images.images, images.labels.tolist(), strict=True))
+    return next(iter(find_marks(pairs, class_names=case.names, max_marks=1).marks), None)
 
 
 def tensor_of(model: nn.Module, images: np.ndarray) -> Tensor:

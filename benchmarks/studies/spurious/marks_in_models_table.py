@@ -26,8 +26,9 @@ from .spurious_table import format_interval, make_table
 
 DRAWS = 2000
 ALPHA = 0.05
-ARMS = ("cue suppressed", "oracle suppressed", "wrong suppressed",
-        "cue erased", "oracle erased", "wrong erased")  # fmt: skip
+WAYS = ("suppressed", "erased")
+SHOWN = ("cue", "oracle", "wrong cue", "wrong region")  # what is suppressed or erased
+ARMS = tuple(f"{shown} {way}" for way in WAYS for shown in SHOWN)
 TWIN_TITLES = {
     "clean": "no mark",
     "everywhere": "mark on half of every class",
@@ -132,7 +133,7 @@ def loop_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
             "models": len(part), "clean": np.mean(clean), "marked": np.mean(marked),
             **{arm: gain(part, arm, others) for arm in ARMS},
             "worst": worst(part, "none"),
-            **{f"worst {arm}": worst(part, arm) for arm in ARMS[::3]},
+            **{f"worst cue {way}": worst(part, f"cue {way}") for way in WAYS},
         }  # fmt: skip
 
 
@@ -225,8 +226,10 @@ def main() -> None:
             setting + "Rate .5. Test images that neither the model nor the search saw; per cent "
             "right in images of other classes without and with the mark, and points gained there "
             "with 95 % bootstrap intervals over images. Suppressed: patches hidden in all layers; "
-            "erased: pixels inpainted; oracle: the true region of the mark; wrong: a region of "
-            "this shape elsewhere. Worst: the lowest accuracy of four groups "
+            "erased: pixels inpainted; oracle: the true region of the mark; wrong cue: the mark of "
+            "another kind, which `find_marks` finds in the same images if it is drawn there "
+            "instead; wrong region: a region of this shape elsewhere. Worst: lowest accuracy of "
+            "four groups "
             f"({', '.join(GROUPS)}) as it is, and with the cue suppressed or erased. " + command,
             """
             dataset | images
@@ -237,10 +240,12 @@ def main() -> None:
             marked | mark | .1f
             cue suppressed | cue suppressed
             oracle suppressed | oracle suppressed
-            wrong suppressed | wrong suppressed
+            wrong cue suppressed | wrong cue suppressed
+            wrong region suppressed | wrong region suppressed
             cue erased | cue erased
             oracle erased | oracle erased
-            wrong erased | wrong erased
+            wrong cue erased | wrong cue erased
+            wrong region erased | wrong region erased
             worst | worst | .1f
             worst cue suppressed | worst, suppressed | .1f
             worst cue erased | worst, erased | .1f
