@@ -19,6 +19,7 @@ from ..attention.target import TargetLike
 from ..errors import ImageError, SemattnError, ShapeError, TargetError
 from ..images import Preprocessing, prepare
 from ..metrics.randomization import total_variation
+from ..utils.notebook import NotebookView
 from ..utils.processes import Progress
 from ..utils.profiling import profile
 from . import Explainer, Explanation, explainers
@@ -52,8 +53,8 @@ class MethodResult:
     refusal: str = ""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(NotebookView):
     """Result of `compare`: one row for each method, and the values that all methods share.
 
     Parameters

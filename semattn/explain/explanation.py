@@ -22,13 +22,14 @@ from ..images import Images
 from ..keypoints import Keypoints
 from ..targets import OutputMeaning
 from ..utils.atomic_files import atomic_path
+from ..utils.notebook import NotebookView
 from ..utils.provenance import digest
 
 _FORMAT = "semattn maps 1"
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(NotebookView):
     """Heat maps of a batch of images, with the data that they were computed from.
 
     `heat_map` (B,H,W) is the map on pixels and `patch_map` (B,h,w) the map on patches, both

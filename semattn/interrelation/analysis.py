@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..utils.notebook import NotebookView
 from ..utils.provenance import model_label, unconfirmed
 from ..utils.text import to_json_value
 from .accumulate import Tally
@@ -58,7 +59,7 @@ def _to_lists(analysis: AnalysisResult, values: Array) -> list[Any]:
     return [to_json_value(layer_values[:heads]) for layer_values, (_, heads) in layers]
 
 
-class Analysis(AnalysisResult):
+class Analysis(AnalysisResult, NotebookView):
     """Weighted patch interrelation of a set of images, the result of `semattn.analyze`.
 
     The parameters are those of `AnalysisResult`.

@@ -51,7 +51,7 @@ METRIC_INFO |= {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AnalysisResult:
     """Metrics over a set of images.
 

@@ -14,6 +14,7 @@ from ..attention.target import fixed_target
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation
 from ..grid import PatchGrid
+from ..utils.notebook import NotebookView
 from ..utils.processes import Progress
 from . import AttentionPrompter
 from .bias import StoredCue
@@ -21,8 +22,8 @@ from .bias import StoredCue
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
-@dataclass(frozen=True)
-class StrengthSweep:
+@dataclass(frozen=True, repr=False)
+class StrengthSweep(NotebookView):
     """Results of one image at S strengths; the first strength is 0.
 
     `explanation` is the explanation without a prompt. `logits` (S, K) and `maps` (S, h, w) are the

@@ -18,6 +18,7 @@ from ..data.loading import Skipped
 from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..utils.atomic_files import DAMAGE, read_about, read_arrays, with_prefix, write_arrays
+from ..utils.notebook import NotebookView
 from .cue import Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
@@ -38,8 +39,8 @@ class Rank:
     score: float
 
 
-@dataclass(frozen=True, eq=False)
-class Discovery:
+@dataclass(frozen=True, eq=False, repr=False)
+class Discovery(NotebookView):
     """Cues of a search, the confirmed ones first, by decreasing score.
 
     Parameters

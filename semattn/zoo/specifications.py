@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,9 @@ from torch import nn
 
 from ..errors import SemattnError
 from ..images import Preprocessing
+from ..utils.class_names import class_names
 from ..utils.devices import AUTO, resolve_device
+from ..utils.notebook import tell
 from ..utils.provenance import SPECIFICATION
 from ..utils.registry import Registry
 
@@ -93,7 +96,8 @@ def load(
 
     The model is that of its library, in evaluation mode. `Preprocessing.of` reads its
     preprocessing, and `classes` or its config its class names. Local folders and files, and files
-    in the caches of the libraries, are used without a network.
+    in the caches of the libraries, are used without a network. A notebook or an interactive shell
+    shows a line with what was loaded.
 
     Parameters
     ----------
@@ -136,7 +140,20 @@ def load(
     ):  # fmt: skip
         if value is not None:
             setattr(model, attribute, value)
-    return model.to(resolved_device)
+    model.to(resolved_device)
+    tell(_description(model, label, resolved_device))
+    return model
+
+
+def _description(model: nn.Module, label: str, device: torch.device) -> str:
+    """Return what was loaded, in one line."""
+    parts = [f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters"]
+    if names := class_names(model):
+        parts.append(f"{len(names):,} classes with names")
+    with suppress(SemattnError):  # no preprocessing is known
+        height, width = Preprocessing.of(model).size
+        parts.append(f"pictures of {width} x {height} pixels")
+    return f"{label}: {', '.join(parts)}, on {device}"
 
 
 def split_specification(specification: str | None) -> tuple[str, str]:

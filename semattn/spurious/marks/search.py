@@ -16,6 +16,7 @@ from ...data.listing import find_class_folders, list_images
 from ...data.loading import Skipped
 from ...keypoints.local_features import fine_sift, local_features
 from ...utils.input_identity import input_names
+from ...utils.notebook import NotebookView
 from ...utils.processes import Progress, exits_on_termination, ignore_progress
 from ...utils.provenance import versions
 from ...utils.run_store import RunStore
@@ -27,8 +28,8 @@ from .recurring import MAX_IMAGES, MarkSearchResult, find_recurring_marks
 BATCH = 32  # images in each stored file
 
 
-@dataclass(frozen=True, eq=False)
-class MarkDiscovery:
+@dataclass(frozen=True, eq=False, repr=False)
+class MarkDiscovery(NotebookView):
     """Recurring marks of a data set, the significant ones first, by increasing p-value.
 
     Parameters
