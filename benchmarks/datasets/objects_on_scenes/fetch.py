@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from semattn.zoo.weights import cache_dir
@@ -47,22 +48,31 @@ def default_root() -> Path:
     return cache_dir() / "objects-on-scenes"
 
 
-def fetch(root: Path, debs: Path | None = None) -> None:
+def fetch(
+    root: Path,
+    debs: Path | None = None,
+    packages: Mapping[str, str] = PACKAGES,
+    names: Sequence[str] | None = None,
+) -> None:
     """Fetch every file of the catalogue into `root`.
 
     Parameters
     ----------
     root : folder for the files, created if missing
     debs : folder with downloaded packages; default: apt downloads them
+    packages : "NAME=VERSION" to sha256
+    names : files of these packages below `usr/share`; None for those of the catalogue
 
     Raises
     ------
     FetchError
         apt is missing or does not know a package; a package has another digest.
     """
-    for package, digest in PACKAGES.items():
+    names = files() if names is None else names
+    catalogue = _catalogue_digest(names)
+    for package, digest in packages.items():
         done = root / f".{package.partition('=')[0]}.done"
-        if done.exists() and done.read_text() == _catalogue_digest():
+        if done.exists() and done.read_text() == catalogue:
             continue
         root.mkdir(parents=True, exist_ok=True)
         deb = _find(debs or root, package) or _download(package, root)
@@ -72,18 +82,18 @@ def fetch(root: Path, debs: Path | None = None) -> None:
                 f"{package}: expected sha256 {digest[:12]}…, got {actual[:12]}… — delete {deb} and "
                 "run this again"
             )
-        _unpack(deb, root)
-        done.write_text(_catalogue_digest())
+        _unpack(deb, root, names)
+        done.write_text(catalogue)
         if deb.parent == root:
             deb.unlink()
-    missing = [name for name in files() if not (root / name).exists()]
+    missing = [name for name in names if not (root / name).exists()]
     if missing:
         raise FetchError(f"packages: expected {missing[0]}, got no such file — report this")
 
 
-def _catalogue_digest() -> str:
+def _catalogue_digest(names: Sequence[str]) -> str:
     """Return the digest of the catalogue, for which the unpacked files are valid."""
-    return hashlib.sha256("\n".join(files()).encode()).hexdigest()
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _find(folder: Path, package: str) -> Path | None:
@@ -124,9 +134,9 @@ def sha256(path: Path) -> str:
     return total.hexdigest()
 
 
-def _unpack(deb: Path, root: Path) -> None:
-    """Extract the files of the catalogue and the package's copyright."""
-    name_of_member = {f"./usr/share/{name}": name for name in files()}
+def _unpack(deb: Path, root: Path, names: Sequence[str]) -> None:
+    """Extract the named files and the package's copyright."""
+    name_of_member = {f"./usr/share/{name}": name for name in names}
     name = deb.name.partition("_")[0]
     name_of_member[f"./usr/share/doc/{name}/copyright"] = f"copyright/{name}"
     unpacking = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
