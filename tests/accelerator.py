@@ -8,6 +8,7 @@ device type is PyTorch's "lazy": nothing else uses it, and autograd runs it in t
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,6 +22,8 @@ _DOUBLES = (torch.float64, torch.complex128)
 _aten = torch.ops.aten
 # CUDA indexes its tensors by index tensors on the CPU, and masks by boolean ones; not the reverse.
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+_READS = {"_local_scalar_dense", "nonzero", "equal"}  # the program waits for the device
+reads: Counter[str] = Counter()  # calls that waited for the device, by name
 _JOINED = {"cat", "stack"}  # these refuse even a single number on another device
 
 
@@ -85,6 +88,8 @@ def refuse_float64(dtype: torch.dtype) -> None:
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Check a call, run it on the CPU, and wrap the result."""
     name = func._schema.name.rpartition("::")[2]
+    if name in _READS:
+        reads[name] += 1
     if name in ("copy_", "_copy_from"):
         return _copied(*args[:2])
     _refuse_two_devices(name, args, kwargs)
@@ -101,6 +106,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     )
     result = func(*cpu_arguments[0], **cpu_arguments[1])
     if name == "_to_copy" and not stays:
+        reads["copy to the CPU"] += 1
         return result
     # Results of in-place calls and of `out` are the input tensors themselves.
     tensors = [tensor for tensor in tree_leaves((args, kwargs)) if _on_device(tensor)]
@@ -137,6 +143,7 @@ def _refuse_two_devices(name: str, args: Any, kwargs: dict[str, Any]) -> None:
 
 def _copied(target: Tensor, source: Tensor) -> Tensor:
     if _on_device(source):
+        reads["copy to the CPU"] += not _on_device(target)
         refuse_float64(target.dtype)  # MPS casts on the device, before it copies
     destination, values = (
         tensor.on_cpu if _on_device(tensor) else tensor for tensor in (target, source)

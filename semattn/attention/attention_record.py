@@ -174,7 +174,7 @@ class SiteRecord:
         """
         query_weights = self.query_weights(weights)
         total = torch.zeros((), dtype=self.dtype, device=weights.device)
-        for rows in self.chunks(num_active_queries(query_weights)):
+        for rows in self.chunks(*num_active_queries(query_weights)):
             attention = self.attention(rows)
             gradient = None if self.gradient is None else self.attention_gradient(rows)
             block = attention if rule is None else rule(attention, gradient)
@@ -290,10 +290,20 @@ class AttentionRecord:
         return [record.reduce(weights, rule) for record in self.sites if record.site.kind == "self"]
 
 
-def num_active_queries(query_weights: Tensor) -> int:
-    """Return the number of queries up to the last with a non-zero weight, at least 1."""
-    columns = query_weights.ne(0).any(dim=0).nonzero()
-    return int(columns[-1]) + 1 if len(columns) else 1
+def num_active_queries(*query_weights: Tensor) -> list[int]:
+    """Return the number of queries up to the last with a non-zero weight, at least 1.
+
+    Parameters
+    ----------
+    query_weights : (G, Nq) for each of several sites; the device is read once for all of them
+    """
+    different = {id(weights): weights for weights in query_weights}
+    last = []
+    for weights in different.values():
+        numbers = torch.arange(1, weights.shape[1] + 1, device=weights.device)
+        last.append((weights.ne(0).any(dim=0) * numbers).amax())
+    counts = dict(zip(different, torch.stack(last).clamp(min=1).tolist(), strict=True))
+    return [counts[id(weights)] for weights in query_weights]
 
 
 def _masked(scores: Tensor, mask: Tensor, rows: slice | Tensor) -> Tensor:

@@ -424,7 +424,8 @@ def _read_from(last: SiteRecord) -> Tensor:
     """Return how much each token contributes to the score: (B, N), rows sum to 1."""
     assert last.queries_at is not None
     norms = last.query_gradient_norms()
-    if bool((norms * last.queries_at.padding()).any()):
+    padding = last.queries_at.padding()
+    if padding is not None and bool((norms * padding).any()):
         raise UnsupportedModelError(
             f"{last.site}: expected a score that reads patches or prefix tokens, got one that "
             "reads padding tokens — this kind is not supported"

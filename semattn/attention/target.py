@@ -14,6 +14,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,7 +167,7 @@ def gradients_of(
             allow_unused=True,
             retain_graph=retain_graph or scale != scales[-1],
         )
-        if all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None):
+        if _are_finite([gradient for gradient in gradients if gradient is not None]):
             break
     else:
         raise UnsupportedModelError(
@@ -179,6 +180,16 @@ def gradients_of(
         else gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale
         for gradient in gradients
     ]
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Return whether all values are finite; the device is read once."""
+    extremes = [extreme for tensor in tensors if tensor.numel() for extreme in tensor.aminmax()]
+    if not extremes:
+        return True
+    dtype = reduce(torch.promote_types, (extreme.dtype for extreme in extremes))
+    stacked = torch.stack([extreme.to(dtype) for extreme in extremes])  # aminmax propagates NaN
+    return bool(stacked.isfinite().all())
 
 
 def fixed_target(logits: Tensor, meaning: OutputMeaning) -> Callable[[Any], Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class Tokens:
     table: Tensor
     token_ids: tuple[TokenId, ...] = ()
 
-    @property
+    @cached_property
     def in_order(self) -> bool:
         """Return whether a single group holds all tokens in order."""
         numbers = torch.arange(self.grid.tokens, device=self.table.device)

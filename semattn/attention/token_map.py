@@ -9,7 +9,7 @@ preserved: a coarse patch has the sum of the fine patches that it covers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ class TokenMap:
                 f"weights: expected ({self.batch}, {self.grid.tokens}), one per token, got "
                 f"{tuple(tokens.shape)} — add prefix tokens with grid.add_prefix(w)"
             )
-        weights = self._resample(tokens, self.grid, self.call_grid, self._grid_in_call)
+        weights = _resample(tokens, self.grid, self.call_grid)
         if self.token is None or self.image is None:
             return weights
         return F.pad(weights, (0, 1)).movedim(-1, 1)[self.image[:, None], self.token].movedim(1, -1)
@@ -58,13 +58,11 @@ class TokenMap:
             sums = values.new_zeros(self.batch, values.shape[1], self.call_grid.tokens + 1)
             index = (self.image[:, None, None], heads[:, None], self.token[:, None])
             values = sums.index_put_(index, values, accumulate=True)[..., :-1]
-        return self._resample(values, self.call_grid, self.grid, self._call_in_grid)
+        return _resample(values, self.call_grid, self.grid)
 
-    def padding(self) -> Tensor:
-        """Return 1 for the tokens of the call that are padding: (G, n), or a single 0."""
-        if self.token is None:
-            return torch.zeros((), device="cpu")
-        return (self.token < 0).float()
+    def padding(self) -> Tensor | None:
+        """Return 1 for the tokens of the call that are padding: (G, n); None if no call has any."""
+        return None if self.token is None else (self.token < 0).float()
 
     def per_image(self, values: Tensor) -> Tensor:
         """Sum values (G, …) over the groups of each image: (B, …)."""
@@ -73,38 +71,23 @@ class TokenMap:
         total = values.new_zeros(self.batch, *values.shape[1:])
         return total.index_add_(0, self.image, values)
 
-    @cached_property
-    def _grid_in_call(self) -> tuple[Tensor, Tensor]:
-        """Fractions of each grid patch inside each call patch, (call, grid), of rows, columns."""
+
+def _resample(tokens: Tensor, source: PatchGrid, target: PatchGrid) -> Tensor:
+    """Sum values (…, N) of the tokens of one grid onto those of another grid of the same image."""
+    if source.shape == target.shape and source.prefix == target.prefix:
+        return tokens
+    prefix, patches = tokens[..., : source.prefix], tokens[..., source.prefix :]
+    prefix = F.pad(prefix, (0, target.prefix - source.prefix))  # a negative pad drops
+    if source.shape != target.shape:
         rows, columns = (
-            _cell_fractions(call_cells, grid_cells)
-            for call_cells, grid_cells in zip(self.call_grid.shape, self.grid.shape, strict=True)
+            _cell_fractions(n_target, n_source).to(patches)
+            for n_target, n_source in zip(target.shape, source.shape, strict=True)
         )
-        return rows, columns
-
-    @cached_property
-    def _call_in_grid(self) -> tuple[Tensor, Tensor]:
-        """Fractions of each call patch inside each grid patch, (grid, call), of rows, columns."""
-        rows, columns = (
-            _cell_fractions(grid_cells, call_cells)
-            for call_cells, grid_cells in zip(self.call_grid.shape, self.grid.shape, strict=True)
-        )
-        return rows, columns
-
-    @staticmethod
-    def _resample(
-        tokens: Tensor, source: PatchGrid, target: PatchGrid, fractions: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        if source.shape == target.shape and source.prefix == target.prefix:
-            return tokens
-        prefix, patches = tokens[..., : source.prefix], tokens[..., source.prefix :]
-        prefix = F.pad(prefix, (0, target.prefix - source.prefix))  # a negative pad drops
-        if source.shape != target.shape:
-            rows, columns = (fraction.to(patches) for fraction in fractions)
-            patches = (rows @ patches.unflatten(-1, source.shape) @ columns.T).flatten(-2)
-        return torch.cat([prefix, patches], dim=-1)
+        patches = (rows @ patches.unflatten(-1, source.shape) @ columns.T).flatten(-2)
+    return torch.cat([prefix, patches], dim=-1)
 
 
+@lru_cache(maxsize=256)
 def _cell_fractions(n_target: int, n_source: int) -> Tensor:
     """Return the fraction (n_target, n_source) of each source cell inside each target cell.
 

@@ -5,6 +5,7 @@ A density s is converted to the concentration p, with sum 1, or to three strata 
 
 from __future__ import annotations
 
+import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -215,8 +216,8 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
     check_number("smoothing", smoothing, minimum=0, maximum=1e6)
     maximum = s.amax(-1, keepdim=True)
     empty = maximum == 0
-    if empty.any():
-        images = ", ".join(str(i) for i in empty[:, 0].nonzero().flatten().tolist())
+    if 0 in (maxima := maximum.detach()[:, 0].tolist()):
+        images = ", ".join(str(i) for i, value in enumerate(maxima) if value == 0)
         warnings.warn(
             f"density: image {images} has no keypoint and no weight in any patch; "
             "its concentration is uniform",
@@ -268,10 +269,10 @@ def _check_density(s: Tensor) -> Tensor:
         raise ShapeError(f"density: expected (B, P), got {tuple(s.shape)} — one value per patch")
     min_dtype = torch.float64 if s.device.type == "cpu" else torch.float32
     s = s.to(min_dtype if not s.is_floating_point() else torch.promote_types(s.dtype, min_dtype))
-    values = s.detach()
-    if not bool((values.isfinite() & (values >= 0)).all()):
+    least, greatest = torch.stack(s.detach().aminmax()).tolist() if len(s) else (0.0, 0.0)
+    if not 0 <= least <= greatest < math.inf:  # False for NaN, which aminmax propagates
         raise ValueError(
-            f"density: expected finite values >= 0, got [{float(values.min()):.4g}, "
-            f"{float(values.max()):.4g}] — clip or replace them first"
+            f"density: expected finite values >= 0, got [{least:.4g}, {greatest:.4g}] — clip or "
+            "replace them first"
         )
     return s

@@ -33,7 +33,7 @@ from ..utils.provenance import about_model, unconfirmed, versions
 from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
 from .explanation import Explanation
-from .notes import class_names_of, map_notes, readout_note
+from .notes import class_names_of, map_notes, readout_parts
 from .refine import refinements
 from .request import (
     AttributionRequest,
@@ -145,7 +145,8 @@ class Explainer(Attribution):
             p = self.concentration_on_grid(request, grid)  # float64, so on the CPU
             precision = torch.promote_types(logits.dtype, torch.float32)
             patches = relevance(p.to(precision).to(logits.device))
-            check_finite("map", patches)
+            if self.refine != "none":
+                check_finite(("model output", logits), ("map", patches))
             heat_map = refinements.resolve(self.refine)(patches, request.images.pixels, grid)
         return RelevanceMap(
             record.prediction,
@@ -153,7 +154,8 @@ class Explainer(Attribution):
             p,
             patches,
             heat_map,
-            record_notes=record.notes + (readout_note(record) if self.starts_at_readout else ()),
+            record_notes=record.notes,
+            readout=readout_parts(record) if self.starts_at_readout else None,
             notes=self.notes(record),
         )
 
@@ -375,7 +377,6 @@ class Explainer(Attribution):
                 output = first_meaning(model)
         finally:
             image_keypoints = request.keypoints()  # waits for the detection threads
-        check_finite("map", maps.heat_map)
         if all_keypoints and not image_keypoints:
             image_keypoints = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
         classes, class_note = class_names_of(call.model, maps.prediction.logits, output)

@@ -24,7 +24,6 @@ from .base import Explainer, explainers
 from .request import (
     AttributionRequest,
     RelevanceMap,
-    check_finite,
     score_copies,
     target_for_copies,
 )
@@ -99,7 +98,6 @@ class PixelExplainer(Explainer):
             with default_device("cpu"):  # Captum creates small tensors there, and moves them
                 attribution = self.pixels(forward, inputs, image_index, record.grid)
                 attribution = attribution.detach().to(exact)
-        check_finite("map", attribution)
         with torch.no_grad():
             heat_map = attribution.sum(dim=1)
             maps = self.from_patches(request, record, lambda _: record.grid.pool(heat_map))

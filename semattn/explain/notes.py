@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionRecord
@@ -11,7 +13,7 @@ from ..grid import PatchGrid
 from ..images import Images
 from ..targets import OutputMeaning
 from ..utils.class_names import check_names, class_names
-from .request import RelevanceMap
+from .request import RelevanceMap, read_checked
 
 
 class Method(Protocol):
@@ -24,11 +26,18 @@ class Method(Protocol):
 def map_notes(
     method: Method, maps: RelevanceMap, images: Images, about_output: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """Return the notes of an explanation, one sentence each."""
-    p, description = maps.concentration, maps.prediction.target_description
+    """Return the notes of an explanation, one sentence each.
 
-    def names_where(mask: Tensor) -> str:
-        pairs = zip(images.names, mask.tolist(), strict=True)
+    Raises
+    ------
+    UnsupportedModelError
+        For NaN or infinity in the model's output or in the maps.
+    """
+    p, description = maps.concentration, maps.prediction.target_description
+    is_zero, readout = read_checked(maps)
+
+    def names_where(mask: list[bool]) -> str:
+        pairs = zip(images.names, mask, strict=True)
         return ", ".join(name for name, selected in pairs if selected)
 
     notes = [*images.notes, *maps.notes, *filter(None, about_output)]
@@ -38,26 +47,36 @@ def map_notes(
         notes.append(_covered_part_note(maps.grid))
     if description:
         notes.append(f"Explained, in place of a class: {description}.")
-    notes += maps.record_notes
-    if method.uses_keypoints and (uniform := names_where((p == p[:, :1]).all(dim=1))):
+    notes += [*maps.record_notes, *_readout_note(readout)]
+    if method.uses_keypoints and (uniform := names_where((p == p[:, :1]).all(dim=1).tolist())):
         notes.append(f"{uniform}: no keypoints were used, so {method.uniform_note}.")
-    if zero := names_where((maps.patches == 0).all(dim=1)):
+    if zero := names_where(is_zero):
         notes.append(f"{zero}: the map is zero; no patch supports the target.")
     return tuple(notes)
 
 
-def readout_note(record: AttentionRecord) -> tuple[str, ...]:
-    """Return a note on the tokens that the output is read from; () if they are of one kind."""
+def readout_parts(record: AttentionRecord) -> Tensor | None:
+    """Return how much each prefix token and, last, all patches contribute to the score: (B, …)."""
     if record.read_from is None:
-        return ()
-    prefix = record.grid.prefix
-    parts = record.read_from.mean(dim=0)
-    read_prefix = [number for number in range(prefix) if parts[number] > 0]
-    on_patches = float(parts[prefix:].sum())
-    if len(read_prefix) + (on_patches > 0) <= 1:
-        return ()
-    shares = [f"prefix token {i} ({100 * float(parts[i]):.0f} %)" for i in read_prefix]
+        return None
+    prefix, patches = record.read_from.tensor_split([record.grid.prefix], dim=1)
+    return torch.cat([prefix, patches.sum(dim=1, keepdim=True)], dim=1)
+
+
+def _readout_note(parts: Sequence[float]) -> tuple[str, ...]:
+    """Return a note on the tokens that the output is read from; () if they are of one kind.
+
+    Parameters
+    ----------
+    parts : mean over images of `readout_parts`; empty if unknown
+    """
+    *of_prefix, on_patches = parts or [0.0]
+    shares = [
+        f"prefix token {i} ({100 * part:.0f} %)" for i, part in enumerate(of_prefix) if part > 0
+    ]
     shares += [f"the patches ({100 * on_patches:.0f} %)"] if on_patches > 0 else []
+    if len(shares) <= 1:
+        return ()
     return (f"The model's output is read from {' and '.join(shares)} of the last layer.",)
 
 

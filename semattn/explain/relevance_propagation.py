@@ -26,7 +26,7 @@ from ..attention.target import Prediction, check_batch, gradients_of, output_ten
 from ..utils.validation import check_number
 from .base import explainers
 from .captum_methods import PixelExplainer
-from .request import AttributionRequest, RelevanceMap, check_finite
+from .request import AttributionRequest, RelevanceMap
 
 PRESETS: dict[str, dict[str, Any]] = {
     "signed": {},
@@ -141,7 +141,6 @@ class AttnLRP(PixelExplainer):
             maps = (self._pixel_maps if self.level == "pixels" else self._patch_maps)(
                 request, record
             )
-        check_finite("model output", maps.prediction.logits)
         if not self.affinity:
             return maps
         positive = maps.patches.clamp(min=0)[..., None]
@@ -190,7 +189,6 @@ class AttnLRP(PixelExplainer):
         logits = output_tensor(output)
         check_batch(logits, len(inputs))
         relevance = inputs.detach() * (0 if gradient is None else gradient)
-        check_finite("map", relevance)
         record = replace(record, prediction=Prediction.of(logits, target_score))
         with torch.no_grad():
             heat_map = relevance.sum(dim=1)

@@ -104,7 +104,7 @@ class AttributionRequest:
         return as_arguments(self.extra)
 
     def record(self, **options: Any) -> AttentionRecord:
-        """Run `semattn.record` with `options` on this batch, and check that logits are finite."""
+        """Run `semattn.record` with `options` on this batch."""
         arguments = {
             "target": self.target,
             "additional_forward_args": self.extra_args,
@@ -112,9 +112,7 @@ class AttributionRequest:
             "readout": self.readout,
             "rules": self.gradient_rules if options.get("grad", True) is True else None,
         } | options
-        attention = record(self.model, arguments.pop("inputs", self.inputs), **arguments)
-        check_finite("model output", attention.logits)
-        return attention
+        return record(self.model, arguments.pop("inputs", self.inputs), **arguments)
 
     def keypoints(self) -> list[Keypoints]:
         """Wait for the keypoints of each image; an empty list if none are needed."""
@@ -128,6 +126,7 @@ class RelevanceMap:
     `prediction` is that of the explained output, and `grid` the grid of `patches`. `attribution`
     (B, C, H, W) is set by methods that distinguish channels; it sums to `heat_map` over the
     channels. `record_notes` are notes on the recorded attention, and `notes` those of the method.
+    `readout` is that of `readout_parts`, if the map starts there.
     `conservation` (B,) is set by methods that distribute the score, see `Explanation`.
     """
 
@@ -140,17 +139,52 @@ class RelevanceMap:
     record_notes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     conservation: Tensor | None = None
+    readout: Tensor | None = None
 
 
-def check_finite(name: str, values: Tensor) -> None:
-    """Raise UnsupportedModelError for NaN or infinity in `values` (B, …)."""
-    is_finite = values.isfinite().reshape(len(values), -1).all(dim=1)
-    not_finite = (~is_finite).nonzero().flatten().tolist()
-    if not_finite:
-        raise UnsupportedModelError(
-            f"{name}: expected finite numbers, got NaN or infinity for image {not_finite[0]} — "
-            "check the model's weights, or run it in float32"
-        )
+def check_finite(*named_values: tuple[str, Tensor]) -> None:
+    """Raise UnsupportedModelError for NaN or infinity in values (B, …); names are for the error.
+
+    The device is read once for all of them.
+    """
+    are_finite = torch.stack([_are_finite(values) for _, values in named_values]).tolist()
+    _raise_unless_finite([name for name, _ in named_values], are_finite)
+
+
+def read_checked(maps: RelevanceMap) -> tuple[list[bool], list[float]]:
+    """Return which of the B maps are zero, and the mean over images of the parts of the readout.
+
+    The device is read once, at the end of a batch.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For NaN or infinity in the model's output or in the maps.
+    """
+    values = (maps.prediction.logits, maps.patches, maps.heat_map)
+    flags = torch.cat([*map(_are_finite, values), (maps.patches == 0).all(dim=1)])
+    readout = flags[:0] if maps.readout is None else maps.readout.mean(dim=0)
+    numbers = torch.cat([flags.float(), readout.float()]).tolist()
+    size = len(maps.patches)
+    output, patches, heat_map, zero = (
+        [number > 0 for number in numbers[start : start + size]]
+        for start in range(0, len(flags), size)
+    )
+    _raise_unless_finite(["model output", "map", "map"], [output, patches, heat_map])
+    return zero, numbers[len(flags) :]
+
+
+def _are_finite(values: Tensor) -> Tensor:
+    return values.isfinite().reshape(len(values), -1).all(dim=1)
+
+
+def _raise_unless_finite(names: Sequence[str], are_finite: Sequence[list[bool]]) -> None:
+    for name, of_images in zip(names, are_finite, strict=True):
+        if not all(of_images):
+            raise UnsupportedModelError(
+                f"{name}: expected finite numbers, got NaN or infinity for image "
+                f"{of_images.index(False)} — check the model's weights, or run it in float32"
+            )
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def initial_weights(
 ) -> Tensor:
     """Return the token weights (B, N) at the output: `readout`, propagated through the pools."""
     weights = record.readout()
-    pools = [propagate(site, weights, fuse(site)) for site in pool_sites(record)]
+    pools = [propagate(site, weights, fuse(site), few=True) for site in pool_sites(record)]
     return torch.stack(pools).mean(dim=0) if pools else weights
 
 
@@ -65,23 +65,34 @@ def mean_attention(site: SiteRecord) -> FusedAttention:
     return lambda rows: site.attention(rows).mean(dim=1)
 
 
-def propagate(site: SiteRecord, tokens: Tensor, fused: FusedAttention) -> Tensor:
-    """Compute sum_i tokens_i F_ij over the queries i: (B, N) to (B, N)."""
+def propagate(
+    site: SiteRecord, tokens: Tensor, fused: FusedAttention, *, few: bool = False
+) -> Tensor:
+    """Compute sum_i tokens_i F_ij over the queries i: (B, N) to (B, N).
+
+    `few` leaves out the queries behind the last one with a weight, which one read of the device
+    tells. It pays if few tokens have a weight, as in the readout.
+    """
     weights = site.query_weights(tokens)
     total = torch.zeros((), dtype=site.dtype, device=weights.device)
-    for rows in site.chunks(num_active_queries(weights)):
+    for rows in site.chunks(*num_active_queries(weights) if few else ()):
         block = fused(rows)
         total = total + (weights[:, None, rows].to(block) @ block).squeeze(1)
     return site.keys_at.to_grid(total[:, None])[:, 0]
 
 
 def rollout_step(
-    site: SiteRecord, tokens: Tensor, fused: FusedAttention, residual: float = 0.5
+    site: SiteRecord,
+    tokens: Tensor,
+    fused: FusedAttention,
+    residual: float = 0.5,
+    *,
+    few: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Multiply token weights by one rollout matrix, and return the product in two parts.
 
     The product is ``sum_i tokens_i M_ij``, where M is ``(1 - residual) F + residual I`` with each
-    row divided by its sum, F the fused attention and I the identity.
+    row divided by its sum, F the fused attention and I the identity. `few` is that of `propagate`.
 
     Returns
     -------
@@ -95,7 +106,7 @@ def rollout_step(
     weights = site.query_weights(tokens).to(site.dtype)
     retained = torch.ones_like(weights)
     total = torch.zeros((), dtype=site.dtype, device=weights.device)
-    for rows in site.chunks(num_active_queries(weights)):
+    for rows in site.chunks(*num_active_queries(weights) if few else ()):
         block = fused(rows)
         sums = (1 - residual) * block.sum(dim=-1) + residual
         sums = sums.clamp(min=torch.finfo(block.dtype).tiny)
@@ -146,7 +157,7 @@ class RawAttention(Explainer):
         """Compute the mean attention (B, P) in the rows of the readout."""
         readout = record.readout()
         rows = [
-            propagate(site, readout, mean_attention(site))
+            propagate(site, readout, mean_attention(site), few=True)
             for site in pool_sites(record) or layer_sites(record)
         ]
         return record.grid.drop_prefix(torch.stack(rows).mean(dim=0))
@@ -228,9 +239,9 @@ class AttentionRollout(Explainer):
         """Compute the rollout row (B, P)."""
         read = record.readout()
         tokens = initial_weights(record, lambda site: self._fuse_heads(site, read))
-        for site in reversed(layer_sites(record)):
+        for number, site in enumerate(reversed(layer_sites(record))):
             fused = self._fuse_heads(site, read)
-            moved, retained = rollout_step(site, tokens, fused, self.residual)
+            moved, retained = rollout_step(site, tokens, fused, self.residual, few=number == 0)
             tokens = moved + tokens * retained
         return record.grid.drop_prefix(tokens)
 
@@ -317,8 +328,9 @@ class GradientRollout(AttentionGradientExplainer):
         """Compute the rollout row (B, P)."""
         tokens = initial_weights(record, _weighted_attention)
         never_moved = torch.zeros_like(tokens) if pool_sites(record) else tokens
-        for site in reversed(layer_sites(record)):
-            moved, retained = rollout_step(site, tokens, _weighted_attention(site))
+        for number, site in enumerate(reversed(layer_sites(record))):
+            fused = _weighted_attention(site)
+            moved, retained = rollout_step(site, tokens, fused, few=number == 0)
             tokens, never_moved = moved + tokens * retained, never_moved * retained
         return record.grid.drop_prefix(tokens - never_moved)
 
@@ -364,8 +376,9 @@ class GenericRelevance(AttentionGradientExplainer):
         """Compute the row of R at the readout, (B, P)."""
         tokens = initial_weights(record, _positive_attention)
         identity_part = 0 if pool_sites(record) else tokens
-        for site in reversed(layer_sites(record)):
-            tokens = tokens + propagate(site, tokens, _positive_attention(site))
+        for number, site in enumerate(reversed(layer_sites(record))):
+            fused = _positive_attention(site)
+            tokens = tokens + propagate(site, tokens, fused, few=number == 0)
         return record.grid.drop_prefix(tokens - identity_part)
 
 

@@ -126,10 +126,14 @@ class SIFTPatchInterrelation(AttentionGradientExplainer):
 
     def relevance(self, record: AttentionRecord, p: Tensor) -> Tensor:
         """Compute the relevance (B, P) of each patch for the concentration `p` (B, P)."""
-        query_weights = self._query_weights(record, p)
+        grid, query_weights = record.grid, self._query_weights(record, p)
+        # Of each key: its concentration, and 1 for a patch.
+        of_keys = grid.add_prefix(torch.stack([p, torch.ones_like(p)], dim=1))
+        site_weights = [site.query_weights(query_weights).to(site.dtype) for site in record.sites]
+        active = num_active_queries(*site_weights)
         total = torch.zeros((), device=p.device)
-        for site in record.sites:
-            total = total + self._site_relevance(site, record.grid, p, query_weights)
+        for site, weights, queries in zip(record.sites, site_weights, active, strict=True):
+            total = total + self._site_relevance(site, grid, of_keys, weights, queries)
         if self.affinity:
             refined = random_walk(
                 record.middle_layer(), record.grid, total[..., None], self.affinity
@@ -156,21 +160,26 @@ class SIFTPatchInterrelation(AttentionGradientExplainer):
         return weights + record.grid.add_prefix(on_patches * patches)
 
     def _site_relevance(
-        self, site: SiteRecord, grid: PatchGrid, p: Tensor, query_weights: Tensor
+        self, site: SiteRecord, grid: PatchGrid, of_keys: Tensor, site_weights: Tensor, active: int
     ) -> Tensor:
-        """Compute the relevance from one site, (B, P)."""
-        key_p = site.keys_at.to_call(grid.add_prefix(p)).to(site.dtype)[:, None, :, None]
-        is_patch = site.keys_at.to_call(grid.add_prefix(torch.ones_like(p))).ne(0)
-        is_patch = is_patch.to(site.dtype)[:, None, :, None]
-        site_weights = site.query_weights(query_weights).to(site.dtype)
+        """Compute the relevance from one site, (B, P).
+
+        Parameters
+        ----------
+        of_keys : (B, 2, N), the concentration of each token of `grid`, and 1 for a patch
+        site_weights : (G, Nq), the weights of the queries of the site
+        active : the number of queries up to the last with a non-zero weight
+        """
+        p, is_patch = site.keys_at.to_call(of_keys).to(site.dtype).unbind(dim=1)
+        of_keys = torch.stack([p, is_patch.ne(0).to(p)], dim=-1)[:, None]  # (G, 1, Nk, 2)
         relevance: Any = 0  # (G, H, Nk): sum over queries of w_i relu(A dA)_ij
         alignment: Any = 0  # (G, H): sum over queries of w_i times alignment of row i
-        for rows in site.chunks(num_active_queries(site_weights)):
+        for rows in site.chunks(active):
             attention = site.attention(rows)
             row_weights = site_weights[:, None, None, rows]
             if self.head_alignment:
-                patch_attention = (attention @ is_patch).clamp(min=TINY)
-                dense_share = ((attention @ key_p) / patch_attention).squeeze(-1)
+                on_p, on_patches = (attention @ of_keys).unbind(dim=-1)
+                dense_share = on_p / on_patches.clamp(min=TINY)
                 alignment = alignment + (row_weights.squeeze(2) * dense_share).sum(dim=-1)
             block = attention.mul_(site.attention_gradient(rows)).relu_()
             relevance = relevance + (row_weights @ block).squeeze(2)

@@ -93,7 +93,10 @@ class TransitionAttention(AttentionGradientExplainer):
                 f"got {first_layer}"
             )
         readout = record.readout()
-        states = [propagate(site, readout, mean_attention(site)) for site in _readout_sites(record)]
+        states = [
+            propagate(site, readout, mean_attention(site), few=True)
+            for site in _readout_sites(record)
+        ]
         tokens = torch.stack(states).mean(dim=0)
         earlier = layer_sites(record) if pool_sites(record) else layer_sites(record)[:-1]
         for site in reversed(earlier[first_layer:]):
@@ -108,10 +111,8 @@ class TransitionAttention(AttentionGradientExplainer):
         The second result are the names of the calls without a rule.
         """
         weights, target = record.readout(), target_for_copies(request, record.prediction)
-        query_slices = [
-            slice(num_active_queries(site.query_weights(weights)))
-            for site in _readout_sites(record)
-        ]
+        site_weights = [site.query_weights(weights) for site in _readout_sites(record)]
+        query_slices = [slice(count) for count in num_active_queries(*site_weights)]
         totals: list[Any] = [0] * len(query_slices)
         for step in range(self.steps):
             scaled = request.record(

@@ -204,7 +204,7 @@ def pixels_of(
                 else "pass the picture, or x.expand(-1, 3, -1, -1)"
             )
         )
-    return _to_bytes(torch.stack([_to_unit_range(image, transform) for image in values]))
+    return _to_bytes(_to_unit_range(values, transform))
 
 
 def mean_of_channels(inputs: Tensor) -> np.ndarray:
@@ -246,9 +246,9 @@ def _finite_values(inputs: Tensor) -> Tensor:
         values = inputs.detach().to("cpu", torch.float32)
     else:
         raise ImageError(f"inputs: expected float or uint8, got {inputs.dtype} — call .float()")
-    extremes = torch.stack(values.flatten(1).aminmax(dim=1), dim=1)  # aminmax propagates NaN
-    broken = (~extremes.isfinite()).any(1).nonzero().flatten().tolist()
-    if broken:
+    extremes = [side.numpy() for side in values.flatten(1).aminmax(dim=1)]  # NaN stays NaN
+    broken = np.flatnonzero(~np.isfinite(extremes).all(axis=0))
+    if len(broken):
         raise ImageError(
             f"inputs: expected finite values, got NaN or inf in image {broken[0]} — clean it first"
         )
@@ -281,13 +281,28 @@ def _resolve_preprocessing(preprocessing: PreprocessingLike) -> Preprocessing | 
         return None
 
 
-def _to_unit_range(image: Tensor, transform: Preprocessing | None) -> Tensor:
-    """Convert one image (C, H, W) to about [0, 1]."""
-    if _is_in_unit_range(image):
-        return image
-    if transform is not None and _is_in_unit_range(restored := transform.restore(image)):
-        return restored
-    return _stretch(image)
+def _to_unit_range(values: Tensor, transform: Preprocessing | None) -> Tensor:
+    """Convert images (B, C, H, W) to about [0, 1], each by the first way that fits it."""
+    are_done = _are_in_unit_range(values)
+    if are_done.all():
+        return values
+    result = values
+    if transform is not None:
+        restored = transform.restore(values)
+        are_restored = _are_in_unit_range(restored) & ~are_done
+        result = _select(restored, are_restored, values)
+        are_done |= are_restored
+    if are_done.all():
+        return result
+    stretched = [_stretch(values[row]) for row in np.flatnonzero(~are_done)]
+    return result.index_copy(0, torch.from_numpy(np.flatnonzero(~are_done)), torch.stack(stretched))
+
+
+def _select(chosen: Tensor, where: np.ndarray, others: Tensor) -> Tensor:
+    """Return the images of `chosen` where a mask (B,) is true, those of `others` elsewhere."""
+    if where.all():
+        return chosen
+    return torch.where(torch.from_numpy(where)[:, None, None, None], chosen, others)
 
 
 def _stretch(image: Tensor) -> Tensor:
@@ -298,9 +313,11 @@ def _stretch(image: Tensor) -> Tensor:
     return (image - least) / (greatest - least).clamp(min=torch.finfo(image.dtype).tiny)
 
 
-def _is_in_unit_range(image: Tensor) -> bool:
-    least, greatest = image.aminmax()
-    return bool(least >= -SLACK and greatest <= 1 + SLACK)
+def _are_in_unit_range(values: Tensor) -> np.ndarray:
+    """Return which images (B, C, H, W) on the CPU are in about [0, 1], as a mask (B,)."""
+    least, greatest = (side.numpy() for side in values.flatten(1).aminmax(dim=1))
+    mask: np.ndarray = (least >= -SLACK) & (greatest <= 1 + SLACK)
+    return mask
 
 
 def _as_list(source: Any) -> tuple[Sequence[Any], bool]:
