@@ -27,6 +27,7 @@ from .fuzzing_images import encoded_images
 CLASSES = ("<b>cat</b>", "[red]dog[/]", "\x1b[31mowl", "</script><script>alert(1)</script>", "x\\")
 COMMANDS = (
     "explain", "compare", "analyze", "prompt", "spurious", "audit", "models", "doctor", "marks",
+    "config",
 )  # fmt: skip
 UNCHANGED = 0.004  # part of the command lines that may run to the end, which takes a second
 
@@ -42,7 +43,13 @@ WARM_UP_COMMANDS = (
 NUMERIC = ("0", "1", "-1", "3", "1e400", "nan", "inf", "-inf", "9" * 5000, "²", "٣", "1_0", "0x1f",
            "", " ", "1.5.2", "999999999999")  # fmt: skip
 VALUES: dict[str, Sequence[str]] = {
-    "--model": ("vit_tiny_patch16_224", "resnet50", "nothing", "hf-hub:a/b", "../x", *NAMES),
+    "--model": ("vit_tiny_patch16_224", "resnet50", "nothing", "hf-hub:a/b", "hf:a/b", "hf:",
+                "../x", ".", "torchvision:none", "torchvision:vit_b_16:NONE", "open-clip:none:x",
+                "torch-hub-dir:.:f", "torch-hub-dir:", "code.py:model", "code.py:none",
+                "classes.txt:f", "missing.py", "x:y:z", *NAMES),
+    "--labels": ("a cat, a dog", "classes.txt", "picture.png", ",", "missing.txt"),
+    "--precision": ("auto", "float32", "bfloat16", "float16", "half"),
+    "--gradient": ("plain", "lrp", "x"),
     "--checkpoint": ("weights.pt", "bomb.pt", "picture.png", ".", "missing"),
     "--class-names": ("classes.txt", "few.txt", "picture.png", ".", "missing"),
     "--target": ("0", "4", "5", "cat", *CLASSES),
@@ -93,6 +100,7 @@ def fill_folder(root: Path, rng: Generator, image_files: Sequence[bytes]) -> Non
     (root / "picture.png").write_bytes(random_picture(rng))
     (root / "weights.pt").write_bytes(forgery(rng, root / "ran"))
     (root / "bomb.pt").write_bytes(forgery(rng, root / "ran"))
+    (root / "code.py").write_text("def model():\n    return None\n", encoding="utf-8")
     (root / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
     (root / "few.txt").write_text("cat\n\x1b[2J\n", encoding="utf-8")
     (root / "loop").symlink_to(root / "loop")
