@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from torch import nn
 
 from semattn import SIFTPatchInterrelation, analyze
 from semattn.audit import audit, audit_runner as work, batch_size
+from semattn.audit.tables import explanation_rows
 from semattn.data import open_source, prefetching as loading
 from semattn.errors import SemattnError, UnsupportedModelError
 from semattn.images import prepare
@@ -104,6 +106,18 @@ def _preprocessing_of(model):
     from semattn.images import Preprocessing
 
     return Preprocessing.of(model)
+
+
+def test_a_map_of_zeros_has_no_shares():
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
+    explanation = SIFTPatchInterrelation().explain(tiny(), pictures)
+    maps = explanation.patch_map.clone()
+    maps[1] = 0
+    columns = explanation_rows(dataclasses.replace(explanation, patch_map=maps), [0, 1], [None] * 2)
+    for name in ("spread", "x", "y", "on_empty"):
+        assert np.isfinite(columns[name][0]) and np.isnan(columns[name][1]), name
+    assert columns["maps"][0].sum() == pytest.approx(1, abs=5e-3) and not columns["maps"][1].any()
+    assert columns["predicted"].tolist() == explanation.logits.argmax(1).tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
