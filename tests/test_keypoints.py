@@ -14,7 +14,7 @@ from skimage import data
 
 from semattn.errors import ShapeError
 from semattn.keypoints import Keypoints, detect, detect_async, detectors, sift, sift_skimage
-from semattn.keypoints.detectors import _keypoints
+from semattn.keypoints.detectors import keypoints_of_table
 
 BOTH = pytest.mark.parametrize("name", sorted(detectors))
 
@@ -80,9 +80,9 @@ def test_ties_go_by_row_then_column_then_size_then_angle():
     table = np.array(rows, dtype=np.float32)
     shuffled = [4, 2, 5, 0, 3, 1]
     names = np.arange(6, dtype=np.float32)[:, None]
-    keypoints = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "keep")
+    keypoints = keypoints_of_table(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "keep")
     assert keypoints.descriptor.flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    dropped = _keypoints(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "drop")
+    dropped = keypoints_of_table(table[shuffled], names[shuffled], (16, 16, 3), "by hand", "drop")
     assert dropped.descriptor.flatten().tolist() == [0, 1, 2, 3, 5]
 
 

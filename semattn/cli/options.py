@@ -132,7 +132,12 @@ Density = Annotated[
 ]
 Detector = Annotated[
     str,
-    _option(METHOD, "NAME", "Keypoint detector: [bold]sift[/] (OpenCV) or [bold]sift-skimage[/]."),
+    _option(
+        METHOD,
+        "NAME",
+        "Keypoint detector: [bold]sift[/] (OpenCV), [bold]sift-torch[/] (the same on a GPU) or "
+        "[bold]sift-skimage[/].",
+    ),
 ]
 Layers = Annotated[
     str | None,

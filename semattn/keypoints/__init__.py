@@ -1,4 +1,4 @@
-"""Keypoints of images, found by the SIFT of OpenCV or scikit-image.
+"""Keypoints of images, found by the SIFT of OpenCV, of scikit-image, or on the GPU.
 
 Nothing here imports models, patches or attention.
 """
@@ -13,6 +13,7 @@ from .detectors import (
     sift_skimage,
 )
 from .keypoints import Keypoints, no_keypoints
+from .sift_torch import sift_torch
 
 __all__ = [
     "DetectorLike",
@@ -24,4 +25,5 @@ __all__ = [
     "no_keypoints",
     "sift",
     "sift_skimage",
+    "sift_torch",
 ]

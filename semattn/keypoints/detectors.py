@@ -65,6 +65,9 @@ def detect(
         check_number("workers", workers, minimum=0, integer=True)
     if descriptors:
         options["descriptors"] = True
+    if getattr(detector_function, "takes_batches", False):
+        batch: list[Keypoints] = detector_function(pixels, **options)
+        return batch
     threads = min(len(pixels), workers or os.cpu_count() or 1)
     if threads <= 1:
         return [detector_function(image, **options) for image in pixels]
@@ -132,7 +135,7 @@ def sift(
     table = np.array(columns, dtype=np.float32).reshape(-1, 5)
     if descriptors and descriptor is None:  # OpenCV returns None without keypoints
         descriptor = np.zeros((0, 128), dtype=np.float32)
-    return _keypoints(table, descriptor, pixels.shape, "sift", duplicates)
+    return keypoints_of_table(table, descriptor, pixels.shape, "sift", duplicates)
 
 
 @detectors.register("sift-skimage")
@@ -173,10 +176,10 @@ def sift_skimage(
             angle = (90 - np.degrees(extractor.orientations)) % 360
             table = np.column_stack([xy, response, 2 * extractor.sigmas, angle]).astype(np.float32)
             descriptor = extractor.descriptors.astype(np.float32) if descriptors else None
-    return _keypoints(table, descriptor, pixels.shape, "sift-skimage", duplicates)
+    return keypoints_of_table(table, descriptor, pixels.shape, "sift-skimage", duplicates)
 
 
-def _keypoints(
+def keypoints_of_table(
     table: np.ndarray,
     descriptor: np.ndarray | None,
     shape: tuple[int, ...],

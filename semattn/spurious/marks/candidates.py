@@ -19,6 +19,7 @@ from .template import MarkTemplate, Region, regions_to_arrays
 
 MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
 MAX_SALIENT_AROUND = 0.3  # part of the surroundings from which on it is a part of the object
+MAX_LIFT_AROUND = 1.5  # the same, as a multiple of the salient part of the whole image
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,11 @@ def find_mark_candidates(store: FeatureStore, alpha: float) -> tuple[list[MarkCa
 
 
 def _is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
-    """Return whether a mark is most of the salient region, or is surrounded by it, as a median."""
+    """Return whether a mark is most of the salient region, or is surrounded by it, as a median.
+
+    In an image that its object fills, a mark at any place is surrounded by the object: the salient
+    part of its surroundings then is that of the image.
+    """
     rows, shape = candidate.cue_rows, store.index.grid.shape
     salient = candidates.object_patches(store.gather(rows)["objectness"])
     patches = candidate.patches(store, rows)
@@ -113,7 +118,10 @@ def _is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
         return float(np.median((salient & regions).sum(axis=1) / of.sum(axis=1).clip(min=1)))
 
     is_whole = median_part(patches, salient) > MAX_SALIENT
-    return is_whole or median_part(around, around) > MAX_SALIENT_AROUND
+    of_image = float(np.median(salient.mean(axis=1)))
+    return is_whole or (
+        median_part(around, around) > max(MAX_SALIENT_AROUND, MAX_LIFT_AROUND * of_image)
+    )
 
 
 def candidates_to_arrays(
