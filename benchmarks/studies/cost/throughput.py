@@ -1,9 +1,11 @@
 """Throughput of an audit: ``python -m benchmarks.studies.cost.throughput [--images 96]``.
 
 Compared with the slower of its two stages alone: reading with SIFT, and the model's forward and
-backward pass. Compositions of the training set, as files, with the embedded model. The variants are
-timed in turn; ratios are computed within a round. The result is written to
-benchmarks/results/throughput.json, with the inputs of `scale`: operations, memory, disk space.
+backward pass. Explaining tensors whose keypoints are known, and SIFT of PyTorch on the device of
+the model, are timed alone, too. Compositions of the training set, as files, with the embedded
+model. The variants are timed in turn; ratios are computed within a round. The result is written to
+benchmarks/results/throughput.json, with the inputs of `scale`: operations, memory, disk space. On a
+GPU: ``--device cuda --images 2048 --batch-size 64 --rounds 2``, which takes minutes.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from semattn.data.loading import ImageLoader
 from semattn.data.prefetching import BatchRange, default_workers, load_batches
 from semattn.explain import explainers
 from semattn.images import Preprocessing, prepare
+from semattn.keypoints import detect
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import load
 
@@ -46,6 +49,7 @@ LIMIT = 0.9
 SIDE, CLASSES = 448, 13
 DECODING, READING = "reading alone", "reading and SIFT"
 PASSES, EXPLAIN = "forward and backward", "semattn audit, explain"
+TENSORS, SIFT = "explain, from tensors", "sift-torch on the device"
 BOTH = "semattn audit, explain and analyze"
 
 Timed = Callable[[int], float]
@@ -86,6 +90,8 @@ def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> 
     workers = default_workers(model) if options.workers is None else options.workers
     first = image_loader.load(0, paths[:size]).images
     assert first is not None
+    keypoints = detect(first.pixels)
+    explainer = explainers["sift-patch-interrelation"]()
 
     def decoding(turn: int) -> float:
         return timed(lambda: [prepare(path, image_loader.preprocessing) for path in paths])
@@ -102,6 +108,19 @@ def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> 
         if device.type == "cuda":
             torch.cuda.synchronize()
 
+    def explaining(turn: int) -> float:
+        return timed(lambda: [explain(batch.stop - batch.first) for batch in batches])
+
+    def explain(count: int) -> None:
+        x = first.inputs[:count].to(device)
+        explainer.explain(model, x, manifest={"weights": "timed"}, keypoints=keypoints[:count])
+
+    def detecting(turn: int) -> float:
+        return timed(lambda: [
+            detect(first.pixels[: batch.stop - batch.first], "sift-torch", device=device)
+            for batch in batches
+        ])  # fmt: skip
+
     def run_audit(*jobs: str) -> Timed:
         return lambda turn: audit(
             model, source, folder / f"{len(jobs)}-{turn}", jobs=jobs, batch_size=size,
@@ -109,8 +128,8 @@ def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> 
         ).seconds  # fmt: skip
 
     return {
-        DECODING: decoding, READING: reading, PASSES: passes, EXPLAIN: run_audit("explain"),
-        BOTH: run_audit("explain", "analyze"),
+        DECODING: decoding, READING: reading, PASSES: passes, TENSORS: explaining, SIFT: detecting,
+        EXPLAIN: run_audit("explain"), BOTH: run_audit("explain", "analyze"),
     }  # fmt: skip
 
 
