@@ -25,6 +25,7 @@ from ..version import __version__
 from . import bench
 from .analyze import analyze
 from .audit import audit
+from .check import check
 from .compare import compare
 from .config import config
 from .defaults import (
@@ -150,7 +151,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    explain, compare, analyze, prompt, spurious, marks, audit, pretrain, models, doctor, config,
+    explain, compare, analyze, prompt, spurious, marks, audit, check, pretrain, models, doctor,
+    config,
 ):  # fmt: skip
     app.command(cls=Command, help=joined_lines(command.__doc__))(with_verbosity(command))
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode="rich", invoke_without_command=True)

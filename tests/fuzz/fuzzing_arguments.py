@@ -27,7 +27,7 @@ from .fuzzing_images import encoded_images
 CLASSES = ("<b>cat</b>", "[red]dog[/]", "\x1b[31mowl", "</script><script>alert(1)</script>", "x\\")
 COMMANDS = (
     "explain", "compare", "analyze", "prompt", "spurious", "audit", "models", "doctor", "marks",
-    "config",
+    "config", "check",
 )  # fmt: skip
 UNCHANGED = 0.004  # part of the command lines that may run to the end, which takes a second
 
@@ -74,7 +74,9 @@ VALUES: dict[str, Sequence[str]] = {
     "--n-null": ("2", "1"), "--batch-size": ("1", "0"), "--seed": ("0", "5"), "--workers": ("0",),
     "--alpha": ("0.05", "0", "1"), "--min-relative-risk": ("2", "0"),
     "--max-candidates": ("3", "0"), "--nothing": ("x",),
-    "--max-marks": ("3", "0"), "--erase": ("copies", "picture.png", ".", "loop"),
+    "--erase": ("copies", "picture.png", ".", "loop"),
+    "--max-cues": ("0", "2"), "--min-accuracy": ("0.5", "2"), "--max-marks": ("3", "0"),
+    "--against": (".", "missing", "picture.png", "loop"), "--tolerance": ("0", "0.1"),
     "--only": ("0", "cat,dog"), "--json": ("x",),
 }  # fmt: skip
 FLAGS = (
