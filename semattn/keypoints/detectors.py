@@ -66,8 +66,8 @@ def detect(
     if descriptors:
         options["descriptors"] = True
     if getattr(detector_function, "takes_batches", False):
-        batch: list[Keypoints] = detector_function(pixels, **options)
-        return batch
+        batch: Any = detector_function(pixels, **options)
+        return list(batch)
     threads = min(len(pixels), workers or os.cpu_count() or 1)
     if threads <= 1:
         return [detector_function(image, **options) for image in pixels]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 from ..utils.devices import AUTO, best_device
 from ..utils.validation import check_number
 from .detectors import detectors, keypoints_of_table
-from .keypoints import Keypoints
 from .scale_space import LAYERS, SIGMA, Extrema, Octave, extrema, grey, octaves
 
 DIRECTIONS = 36  # bins of the histogram of a keypoint's orientation
@@ -41,14 +41,19 @@ def sift_torch(
     duplicates: str = "drop",
     descriptors: bool = False,
     device: str | torch.device = AUTO,
-) -> list[Keypoints] | Keypoints:
-    """Detect SIFT keypoints of a batch, or of one image, with PyTorch.
+) -> Any:
+    """Detect SIFT keypoints of an image, or of a batch at once, with PyTorch.
 
     Parameters
     ----------
-    pixels : (B, H, W, 3) or (H, W, 3) uint8
+    pixels : (H, W, 3) or (B, H, W, 3) uint8
     contrast_threshold, duplicates, descriptors : as for `sift`
     device : where they are computed; "auto" is CUDA, else MPS, else the CPU
+
+    Returns
+    -------
+    Keypoints or list[Keypoints]
+        A list for a batch.
 
     Notes
     -----
@@ -56,25 +61,21 @@ def sift_torch(
     and the reverse. On a CPU `sift` is faster.
     """
     check_number("contrast_threshold", contrast_threshold, minimum=0)
-    if pixels.ndim == 3:
-        (single,) = detectors.resolve("sift-torch")(
-            pixels[None], contrast_threshold=contrast_threshold, duplicates=duplicates,
-            descriptors=descriptors, device=device,
-        )  # fmt: skip
-        return single
+    batch = pixels if pixels.ndim == 4 else pixels[None]
     device = best_device() if device == AUTO else device
-    images = grey(torch.from_numpy(np.ascontiguousarray(pixels)).to(device))
+    images = grey(torch.from_numpy(np.ascontiguousarray(batch)).to(device))
     tables = [_octave_table(octave, contrast_threshold, descriptors) for octave in octaves(images)]
     table = torch.cat([table for table in tables if table is not None] or [_no_rows(descriptors)])
     rows = table.cpu().numpy()
     image_numbers = rows[:, _COLUMNS - 1].astype(np.int64)
-    return [
+    keypoints = [
         keypoints_of_table(
             of_image[:, : _COLUMNS - 1], of_image[:, _COLUMNS:] if descriptors else None,
-            pixels.shape[1:], "sift-torch", duplicates,
+            batch.shape[1:], "sift-torch", duplicates,
         )
-        for of_image in (rows[image_numbers == number] for number in range(len(pixels)))
+        for of_image in (rows[image_numbers == number] for number in range(len(batch)))
     ]  # fmt: skip
+    return keypoints if pixels.ndim == 4 else keypoints[0]
 
 
 sift_torch.takes_batches = True  # type: ignore[attr-defined]
