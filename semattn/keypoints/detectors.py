@@ -2,7 +2,8 @@
 
 A detector is a function from pixels (H, W, 3) to `Keypoints`, registered by name in `detectors`.
 Detectors run on the CPU, in one thread for each image, and can run in parallel with the model
-(`detect_async`). Positions follow OpenCV: (x, y), with the centre of the first pixel at (0, 0).
+(`detect_async`). A detector with a true attribute `takes_batches` gets all images at once, and
+returns a list. Positions follow OpenCV: (x, y), with the centre of the first pixel at (0, 0).
 """
 
 from __future__ import annotations
