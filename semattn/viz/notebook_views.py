@@ -46,9 +46,10 @@ def _explanation(explanation: Explanation) -> str:
         _figure(figure(explanation, index), _answer(explanation, index, f"Image {index}: "))
         for index in drawn
     ]
-    left = len(explanation) - len(drawn)
-    more = f"{count_text(left, 'more image')}: semattn.viz.figure(explanation, {len(drawn)})"
-    return _page(parts, [more] * bool(left), explanation.notes)
+    if left := len(explanation) - len(drawn):
+        more = f"{count_text(left, 'more image')}: semattn.viz.figure(explanation, {len(drawn)})"
+        parts.append(f"<p>{html.escape(more)}</p>")
+    return _page(parts, [], explanation.notes)
 
 
 @to_html.register
