@@ -61,6 +61,7 @@ def test_the_keypoints_are_those_of_opencv(both):
         assert torch.cat(found).float().mean() >= 0.98
     counts = [[len(keypoints) for keypoints in of_detector] for of_detector in both]
     assert np.corrcoef(counts)[0, 1] >= 0.99 and sum(counts[0]) > 500
+    assert sum(counts[1]) == pytest.approx(sum(counts[0]), rel=0.01), "as many orientations"
 
 
 def test_orientations_responses_and_descriptors_are_those_of_opencv(both):
