@@ -85,8 +85,8 @@ def _significant_marks(content: Mapping[str, Any]) -> Value:
 
 
 def _pointing(content: Mapping[str, Any]) -> Value:
-    own = [row for row in content["methods"] if row["method"] == "sift-patch-interrelation"]
-    rows = own or [row for row in content["methods"] if not row["control"]]
+    of_default = [row for row in content["methods"] if row["method"] == "sift-patch-interrelation"]
+    rows = of_default or [row for row in content["methods"] if not row["control"]]
     if not rows or "pointing" not in rows[0]["metrics"]:
         return None, ()
     value = rows[0]["metrics"]["pointing"]["mean"]

@@ -105,10 +105,10 @@ def check(
     results = result_folder(
         out, "semattn-check", "check", (folder,), CHECK_FILES.values(), force=force
     )
-    given = {name: limit for name, limit in limits.items() if limit is not None}
-    checks = check_results(folder, given, against=against, tolerance=tolerance)
+    limits_in_use = {name: limit for name, limit in limits.items() if limit is not None}
+    checks = check_results(folder, limits_in_use, against=against, tolerance=tolerance)
     _report(checks, results, as_json=as_json)
-    if not all(one.passed for one in checks):
+    if not all(check_result.passed for check_result in checks):
         raise typer.Exit(FAILED)
 
 
@@ -116,25 +116,27 @@ def check(
 def _report(checks: list[Check], results: FolderLike, *, as_json: bool) -> Content:
     """Write the files, and print a table of the checks."""
     content: Content = {
-        "passed": all(one.passed for one in checks),
-        "checks": [asdict(one) | {"file": str(one.file)} for one in checks],
+        "passed": all(check_result.passed for check_result in checks),
+        "checks": [
+            asdict(check_result) | {"file": str(check_result.file)} for check_result in checks
+        ],
     }
     files = _write(checks, content, results)
     console = open_console()
     table = new_table(2)
     for title in ("", "check", "value", "limit", "what"):
         table.add_column(title)
-    for one in checks:
-        details = f" ({'; '.join(one.details)})" if one.details else ""
+    for check_result in checks:
+        details = f" ({'; '.join(check_result.details)})" if check_result.details else ""
         table.add_row(
-            "[green]passed[/]" if one.passed else "[bold red]failed[/]",
-            verbatim(one.name),
-            "not defined" if one.value is None else f"{one.value:.4g}",
-            f"{one.limit:.4g}",
-            verbatim(one.text + details),
+            "[green]passed[/]" if check_result.passed else "[bold red]failed[/]",
+            verbatim(check_result.name),
+            "not defined" if check_result.value is None else f"{check_result.value:.4g}",
+            f"{check_result.limit:.4g}",
+            verbatim(check_result.text + details),
         )
     print_table(console, table)
-    failed = sum(not one.passed for one in checks)
+    failed = sum(not check_result.passed for check_result in checks)
     console.print(f"{failed} of {len(checks)} checks failed" if failed else "all checks passed")
     print_files(console, [], "", files)
     return content | {"files": files}
