@@ -20,7 +20,7 @@ from semattn.evaluation.peer_methods import _patches_as_features
 from semattn.explain import Explanation, Random
 from semattn.explain.notes import map_notes
 from semattn.explain.refine import refinements
-from semattn.explain.request import RelevanceMap
+from semattn.explain.request import RelevanceMap, read_checked
 from semattn.grid import MODES, PatchGrid, sample
 from semattn.images import Images
 from semattn.interrelation import analysis_files as store, load_analysis
@@ -381,6 +381,6 @@ def test_a_note_says_what_the_patches_cover():
     patches = torch.ones(1, 12)
     heat_map = PART.upsample(patches)
     maps = RelevanceMap(Prediction(torch.zeros(1, 2)), PART, torch.rand(1, 12), patches, heat_map)
-    notes = map_notes(Random(), maps, explanation().images)
+    notes = map_notes(Random(), maps, explanation().images, read_checked(maps))
     message = "The patches cover a part of the 90 x 70 pixels: x 20 to 83, y 5 to 52; "
     assert notes == (message + "the map is 0 elsewhere.",)

@@ -61,7 +61,7 @@ class TokenMap:
         return _resample(values, self.call_grid, self.grid)
 
     def padding(self) -> Tensor | None:
-        """Return 1 for the tokens of the call that are padding: (G, n); None if no call has any."""
+        """Return 1 for the tokens of the call that are padding: (G, n); None without any."""
         return None if self.token is None else (self.token < 0).float()
 
     def per_image(self, values: Tensor) -> Tensor:

@@ -22,10 +22,9 @@ def sentence(check: Check) -> str:
     >>> sentence(Check("max-cues", "confirmed cues", 2.0, 0.0, False, Path("s"), ("cat: corner",)))
     'confirmed cues: 2, expected at most 0 (cat: corner)'
     """
-    kind = "at least" if check.name.startswith(("min", "accuracy", "pointing")) else "at most"
+    kind = "at least" if check.is_least else "at most"
     value = "not defined" if check.value is None else f"{check.value:.4g}"
-    details = f" ({'; '.join(check.details)})" if check.details else ""
-    return f"{check.text}: {value}, expected {kind} {check.limit:.4g}{details}"
+    return f"{check.text}: {value}, expected {kind} {check.limit:.4g}{check.details_text}"
 
 
 def to_junit(checks: Sequence[Check]) -> bytes:

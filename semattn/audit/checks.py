@@ -52,6 +52,7 @@ class Check:
     passed : whether the value passes
     file : file that the value was read from
     details : what the value is made of, such as the names of cues
+    is_least : whether the limit is the least value, and not the greatest
     """
 
     name: str
@@ -61,6 +62,12 @@ class Check:
     passed: bool
     file: Path
     details: tuple[str, ...] = ()
+    is_least: bool = False
+
+    @property
+    def details_text(self) -> str:
+        """What the value is made of, in brackets; "" for nothing."""
+        return f" ({'; '.join(self.details)})" if self.details else ""
 
 
 def _number(*keys: str) -> Callable[[Mapping[str, Any]], Value]:
@@ -154,11 +161,19 @@ def check_results(
     for name, limit in limits.items():
         if not (limit >= 0 and math.isfinite(limit)):
             raise SemattnError(f"{name}: expected a finite number >= 0, got {limit:g}")
-    checks = [_check(name, limit, folder) for name, limit in limits.items()]
+    checks = [_check(name, limit, _required(folder, name)) for name, limit in limits.items()]
     return checks if against is None else [*checks, *_compare(folder, Path(against), tolerance)]
 
 
-def _check(name: str, limit: float, folder: Path) -> Check:
+def _check(name: str, limit: float, file: Path) -> Check:
+    rule = RULES[name]
+    value, details = _read(file, rule)
+    passed = value is not None and (value >= limit if rule.is_least else value <= limit)
+    return Check(name, rule.text, value, limit, passed, file, details, rule.is_least)
+
+
+def _required(folder: Path, name: str) -> Path:
+    """Return the result file of a limit."""
     rule = RULES[name]
     file = _find(folder, rule.file)
     if file is None:
@@ -166,23 +181,22 @@ def _check(name: str, limit: float, folder: Path) -> Check:
             f"{name}: expected {rule.file} in {folder}, got none — run semattn {rule.command} with "
             f"--out {folder}"
         )
-    value, details = _read(file, rule)
-    return Check(name, rule.text, value, limit, _passes(rule, value, limit), file, details)
+    return file
 
 
 def _compare(folder: Path, earlier: Path, tolerance: float) -> list[Check]:
     """Return a check for each value that both folders have; its limit is the earlier value."""
     checks = []
     for name, rule in RULES.items():
-        files = _find(folder, rule.file), _find(earlier, rule.file)
-        if files[0] is None or files[1] is None:
+        file, earlier_file = _find(folder, rule.file), _find(earlier, rule.file)
+        if file is None or earlier_file is None:
             continue
-        before, _ = _read(files[1], rule)
+        before, _ = _read(earlier_file, rule)
         if before is None:  # nothing to compare with
             continue
         slack = 0.0 if rule.is_count else tolerance
         limit = before - slack if rule.is_least else before + slack
-        check = _check(name, limit, folder)
+        check = _check(name, limit, file)
         checks.append(replace(check, name=f"{name.partition('-')[2]}, against {earlier}"))
     if not checks:
         raise SemattnError(
@@ -190,12 +204,6 @@ def _compare(folder: Path, earlier: Path, tolerance: float) -> list[Check]:
             "common result file"
         )
     return checks
-
-
-def _passes(rule: CheckedValue, value: float | None, limit: float) -> bool:
-    if value is None:
-        return False
-    return value >= limit if rule.is_least else value <= limit
 
 
 def _find(folder: Path, name: str) -> Path | None:

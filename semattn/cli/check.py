@@ -127,13 +127,12 @@ def _report(checks: list[Check], results: FolderLike, *, as_json: bool) -> Conte
     for title in ("", "check", "value", "limit", "what"):
         table.add_column(title)
     for check_result in checks:
-        details = f" ({'; '.join(check_result.details)})" if check_result.details else ""
         table.add_row(
             "[green]passed[/]" if check_result.passed else "[bold red]failed[/]",
             verbatim(check_result.name),
             "not defined" if check_result.value is None else f"{check_result.value:.4g}",
             f"{check_result.limit:.4g}",
-            verbatim(check_result.text + details),
+            verbatim(check_result.text + check_result.details_text),
         )
     print_table(console, table)
     failed = sum(not check_result.passed for check_result in checks)

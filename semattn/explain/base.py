@@ -42,6 +42,7 @@ from .request import (
     check_finite,
     name_channel_errors,
     parse_call,
+    read_checked,
 )
 
 explainers: Registry[type[Explainer]] = Registry("explainer")
@@ -377,6 +378,7 @@ class Explainer(Attribution):
                 output = first_meaning(model)
         finally:
             image_keypoints = request.keypoints()  # waits for the detection threads
+        host_values = read_checked(maps)
         if all_keypoints and not image_keypoints:
             image_keypoints = [no_keypoints(images.pixels.shape[1:3])] * len(images.pixels)
         classes, class_note = class_names_of(call.model, maps.prediction.logits, output)
@@ -390,7 +392,7 @@ class Explainer(Attribution):
             logits=maps.prediction.logits,
             target=maps.prediction.target,
             classes=classes,
-            notes=map_notes(self, maps, images, (output.note, class_note)),
+            notes=map_notes(self, maps, images, host_values, (output.note, class_note)),
             target_description=maps.prediction.target_description,
             attribution=maps.attribution,
             output=output,

@@ -13,7 +13,7 @@ from ..grid import PatchGrid
 from ..images import Images
 from ..targets import OutputMeaning
 from ..utils.class_names import check_names, class_names
-from .request import RelevanceMap, read_checked
+from .request import RelevanceMap
 
 
 class Method(Protocol):
@@ -24,17 +24,15 @@ class Method(Protocol):
 
 
 def map_notes(
-    method: Method, maps: RelevanceMap, images: Images, about_output: tuple[str, ...] = ()
+    method: Method,
+    maps: RelevanceMap,
+    images: Images,
+    host_values: tuple[list[bool], list[float]],
+    about_output: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
-    """Return the notes of an explanation, one sentence each.
-
-    Raises
-    ------
-    UnsupportedModelError
-        For NaN or infinity in the model's output or in the maps.
-    """
+    """Return the notes of an explanation, a sentence each; `host_values` are of `read_checked`."""
     p, description = maps.concentration, maps.prediction.target_description
-    is_zero, readout = read_checked(maps)
+    is_zero, readout = host_values
 
     def names_where(mask: list[bool]) -> str:
         pairs = zip(images.names, mask, strict=True)

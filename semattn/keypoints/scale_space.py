@@ -114,7 +114,7 @@ def _fitted(
     is_inside = torch.ones_like(image, dtype=torch.bool)
     is_done = ~is_inside
     for _ in range(MAX_STEPS):
-        gradient, hessian, value = _derivatives(differences, image, place)
+        gradient, hessian, _ = _derivatives(differences, image, place)
         step = -_solve(hessian, gradient)
         is_near = (step.abs() < 0.5).all(dim=1)
         offset = torch.where((is_near & ~is_done)[:, None], step, offset)
