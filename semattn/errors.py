@@ -37,9 +37,10 @@ def relative_reason(reason: str, source: object, name: str) -> str:
     >>> relative_reason("expected a picture, got '/data/cat/1.png'", "/data/cat/1.png", "cat/1.png")
     "expected a picture, got 'cat/1.png'"
     """
-    if not isinstance(source, (str, os.PathLike)):
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read_bytes"):
         return reason
-    path = " ".join(plain(repr(os.fspath(source))).split())
+    text = os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(source)
+    path = " ".join(plain(repr(text)).split())
     for text in (path, f"{path[:200]}…"):  # messages cut long names
         reason = reason.replace(text, repr(name))
     return reason

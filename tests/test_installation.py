@@ -14,7 +14,7 @@ from benchmarks.tools import check_installs
 from semattn.keypoints.opencv import BUILDS, DEPENDENCY
 from tests.test_repository_files import ROOT, metadata
 
-EXTRAS = ("all", "audit", "bench", "demo", "docs", "hf", "pretrain", "ray", "test")
+EXTRAS = ("all", "audit", "bench", "cloud", "demo", "docs", "hf", "pretrain", "ray", "test")
 FOR_DEVELOPERS = {"all", "docs", "test"}
 
 

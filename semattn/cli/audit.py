@@ -1,4 +1,4 @@
-"""`semattn audit FOLDER|ARCHIVES|LIST`."""
+"""`semattn audit FOLDER|ARCHIVES|LIST|DATASET`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..utils.class_names import class_names
 from ..utils.processes import Progress
 from ..utils.result_folder import ResultFolder
 from . import options
+from .inputs import is_remote, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import pages, result_folder
@@ -82,9 +83,12 @@ def audit(
     from ..data import open_source
     from .analyze import write_analysis
 
-    name = f"semattn-audit-{UNSAFE_CHARACTERS.sub('_', display_stem(Path(source)))}"
-    inputs = (Path(source),)
-    results = result_folder(out, name, "audit", inputs, FILES, force=force)
+    stem = PurePosixPath(source).stem if is_remote(source) else display_stem(Path(source))
+    name = f"semattn-audit-{UNSAFE_CHARACTERS.sub('_', stem)}"
+    results = result_folder(
+        out, name, "audit", local_inputs(source), FILES, force=force,
+        source=source_identity(source),
+    )  # fmt: skip
     folder = results.path
     requested_jobs = read_names(jobs) or []
     check_jobs(requested_jobs, (*JOBS, "spurious"))

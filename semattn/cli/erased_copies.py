@@ -17,14 +17,19 @@ from ..utils.result_folder import RECORDS, OutputError, ResultFolder, read_marke
 
 if TYPE_CHECKING:
     from ..spurious import Mark
+from .inputs import is_remote
 
 COMMAND = "marks --erase"
 STAGE = "erasing marks"
 
 
-def check_folder_of_copies(images: Path, copies: Path) -> None:
+def check_folder_of_copies(images: str, copies: Path) -> None:
     """Raise OutputError if the copies would be among the images, or cannot be written."""
-    if copies.absolute().resolve().is_relative_to(images.absolute().resolve()):
+    if is_remote(images) or not Path(images).is_dir():
+        raise OutputError(
+            f"erase: expected images in a local folder, got {images} — copy them to one first"
+        )
+    if copies.absolute().resolve().is_relative_to(Path(images).absolute().resolve()):
         raise OutputError(
             f"erase: expected a folder outside the images, got {copies} in {images} — "
             "choose another folder"

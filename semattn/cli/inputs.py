@@ -13,10 +13,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ImageError, plain
+from ..utils.remote_path import RemotePath, StoredFile, to_path
 from ..utils.result_folder import read_marker, source_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ STDIN = "-"
 MAX_STDIN = 2**30  # bytes of a picture on standard input
 MAX_NAME = 120  # bytes of the name of a folder
 MAX_SOURCE = 500  # characters; a longer list of arguments is stored as a digest
+DATASET = "hf-dataset:"
+DOWNLOADS = ("http://", "https://", "ftp://", "file://")  # use curl
 ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+://")
 PARTICIPLES = {
     "explain": "explained", "compare": "compared", "prompt": "prompted", "analyze": "analysed",
@@ -39,24 +42,36 @@ RESERVED = {"", "index.html"}  # names that no folder of an image has
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One picture that a command reads: a path, or the bytes of standard input."""
+    """One picture that a command reads: a path, a stored file, or the bytes of standard input.
 
-    source: Path | bytes
+    Stored files are remote files, members of archives and rows of data sets.
+    """
+
+    source: Path | bytes | StoredFile
 
     @property
     def path(self) -> Path | None:
-        """The file; None for standard input."""
+        """The local file; None for standard input and for a stored file."""
         return self.source if isinstance(self.source, Path) else None
+
+    @property
+    def is_stdin(self) -> bool:
+        """Return whether the picture comes from standard input."""
+        return isinstance(self.source, bytes)
 
     @property
     def label(self) -> str:
         """The name that messages and pages show: the path, or "-"."""
-        return STDIN if self.path is None else plain(self.path.as_posix())
+        if self.path is not None:
+            return plain(self.path.as_posix())
+        return STDIN if self.is_stdin else plain(str(self.source))
 
     @property
     def stem(self) -> str:
         """The file name without its ending, or "stdin"."""
-        return "stdin" if self.path is None else self.path.stem
+        if self.path is not None:
+            return self.path.stem
+        return "stdin" if self.is_stdin else PurePosixPath(str(self.source)).stem
 
     @property
     def sha256(self) -> str:
@@ -66,7 +81,9 @@ class ImageInput:
     @property
     def identity(self) -> str:
         """Text that identifies the picture: the absolute path, or "-" with the digest."""
-        return f"{STDIN} {self.sha256}" if self.path is None else source_of((self.path,))
+        if self.path is not None:
+            return source_of((self.path,))
+        return f"{STDIN} {self.sha256}" if self.is_stdin else self.label
 
     def decode(self) -> Photograph:
         """Read the picture, once for all its uses, with a note on assumptions."""
@@ -75,7 +92,8 @@ class ImageInput:
         picture, note = read_with_note(self.source)
         if note:
             warnings.warn(note, stacklevel=2)
-        return Photograph(picture, "standard input" if self.path is None else self.path.name, note)
+        name = "standard input" if self.is_stdin else PurePosixPath(self.label).name
+        return Photograph(picture, name if self.path is None else self.path.name, note)
 
 
 class Photograph(NamedTuple):
@@ -127,7 +145,7 @@ class ImageInputs:
     @property
     def stdin_sha256(self) -> str:
         """SHA-256 of the bytes of standard input; "" where it is not among the pictures."""
-        return next((image.sha256 for image in self.images if image.path is None), "")
+        return next((image.sha256 for image in self.images if image.is_stdin), "")
 
     @property
     def base(self) -> Path:
@@ -137,7 +155,7 @@ class ImageInputs:
         parents = [_absolute(image.path).parent for image in self.images if image.path is not None]
         try:
             return Path(os.path.commonpath(parents))
-        except ValueError:  # standard input alone, or several drives
+        except ValueError:  # no local file, or several drives
             return Path.cwd()
 
     @property
@@ -150,8 +168,8 @@ class ImageInputs:
         """Text that identifies the pictures: the absolute arguments, or a digest of many."""
         if self.is_single:
             return self.images[0].identity
-        streams = [image.identity for image in self.images if image.path is None]
-        paths = [source_of((Path(text),)) for text in self.arguments if text != STDIN]
+        streams = [image.identity for image in self.images if image.is_stdin]
+        paths = [source_identity(text) for text in self.arguments if text != STDIN]
         text = ",".join(sorted({*paths, *streams}))
         if len(text) <= MAX_SOURCE:
             return text
@@ -231,7 +249,7 @@ def read_images(arguments: Sequence[str], command: str) -> ImageInputs:
     ImageError
         For a URL, a pattern without matches, a folder without files, or empty standard input.
     """
-    sources: dict[str, Path | bytes] = {}
+    sources: dict[str, Path | bytes | StoredFile] = {}
     count = 0
     for argument in arguments:
         for source in _sources(argument, command, is_repeated=STDIN in sources):
@@ -242,11 +260,16 @@ def read_images(arguments: Sequence[str], command: str) -> ImageInputs:
     return ImageInputs(tuple(arguments), images, count - len(images), only, command)
 
 
-def _sources(argument: str, command: str, is_repeated: bool) -> Iterator[Path | bytes]:
-    from ..data import list_images
+def _sources(argument: str, command: str, is_repeated: bool) -> Iterator[Path | bytes | StoredFile]:
+    from ..data import list_images, open_source
 
     if argument == STDIN:
         yield b"" if is_repeated else _standard_input(command)
+    elif argument.startswith(DATASET) or argument.partition("#")[0].endswith(".tar"):
+        yield from open_source(argument, None, 0).data.sources
+    elif ADDRESS.match(argument) and not argument.startswith(DOWNLOADS):
+        remote = RemotePath(argument)
+        yield from list_images(remote) if remote.is_dir() else [remote]
     elif ADDRESS.match(argument):
         raise ImageError(
             f"image: expected a file, got the URL {argument} (semattn downloads nothing) — "
@@ -317,9 +340,11 @@ def _standard_input(command: str) -> bytes:
     return content
 
 
-def _key(source: Path | bytes) -> str:
+def _key(source: Path | bytes | StoredFile) -> str:
     if isinstance(source, bytes):
         return STDIN
+    if not isinstance(source, Path):
+        return str(source)
     try:
         return os.path.realpath(source)
     except (OSError, ValueError):
@@ -339,10 +364,39 @@ def _absolute(path: Path) -> Path:
 
 def _folder_name(image: ImageInput, base: Path) -> str:
     if image.path is None:
-        return image.stem
+        return "stdin" if image.is_stdin else _remote_name(image.label)
     path = _absolute(image.path).with_suffix("")
     parts = path.relative_to(base).parts if path.is_relative_to(base) else path.parts[-1:]
     return "-".join(parts).strip(". ")
+
+
+def _remote_name(label: str) -> str:
+    path = PurePosixPath(label.partition("://")[2] or label)
+    return "-".join(path.with_suffix("").parts[-2:]).strip(". ") if path.name else "image"
+
+
+def source_identity(text: str) -> str:
+    """Return the text that identifies a source: the address, or the absolute path."""
+    return plain(text) if is_remote(text) else source_of((Path(text),))
+
+
+def local_inputs(text: str) -> tuple[Path, ...]:
+    """Return the path of a local source, as a tuple of one; () for a remote one."""
+    return () if is_remote(text) else (Path(text),)
+
+
+def check_folder(text: str) -> None:
+    """Raise ImageError for a local folder without files, and for a path that does not exist."""
+    from ..data import list_images
+
+    is_plain = not is_remote(text) and "#" not in text and "{" not in text
+    if is_plain and not Path(text).is_file():
+        list_images(text)
+
+
+def is_remote(text: str) -> bool:
+    """Return whether a source is an address or the name of a data set, and not a local path."""
+    return isinstance(to_path(text), RemotePath) or text.startswith(DATASET)
 
 
 def _short_hash(text: str) -> str:

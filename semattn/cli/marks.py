@@ -1,4 +1,4 @@
-"""`semattn marks FOLDER`."""
+"""`semattn marks FOLDER|SOURCE`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.result_folder import FolderLike
 from . import options
 from .erased_copies import check_folder_of_copies, erase_from_folder
+from .inputs import check_folder, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
 from .outputs import (
     PAGE,
@@ -77,19 +78,21 @@ def marks(
     [bold]load_marks[/]: to locate and erase them in other images) and [bold]report.html[/] (a
     page with pictures of each mark).
     """
-    from ..data import list_images
     from ..spurious import find_marks
     from ..spurious.marks.search import check_options
 
     names = [*MARKS_FILES.values(), PAGE]
-    results = result_folder(out, "semattn-marks", "marks", (folder,), names, force=force)
+    results = result_folder(
+        out, "semattn-marks", "marks", local_inputs(folder), names, force=force,
+        source=source_identity(folder),
+    )  # fmt: skip
     out_dir = results.path
     check_options(alpha, max_marks)
     if erase is not None:
         check_folder_of_copies(folder, erase)
     with collected_warnings() as notes:
         with busy("reading the folder"):
-            list_images(folder)
+            check_folder(folder)
         with (
             resumable_in(out_dir),
             results.running(names),
@@ -103,7 +106,7 @@ def marks(
             erased = None
             if erase is not None:
                 temporary = out_dir / SEARCH / "erased"
-                erased = erase_from_folder(discovery.significant, folder, temporary, progress)
+                erased = erase_from_folder(discovery.significant, Path(folder), temporary, progress)
         with busy("drawing"):
             files = write_marks(discovery, results, pages(report, marks=discovery))
         if erase is not None and erased is not None:
@@ -124,14 +127,14 @@ def _erased_note(discovery: MarkDiscovery, erase: Path, count: int) -> str:
 
 
 def report_marks(
-    discovery: MarkDiscovery, folder: Path, files: dict[str, Path], notes: list[str]
+    discovery: MarkDiscovery, folder: str | Path, files: dict[str, Path], notes: list[str]
 ) -> None:
     """Print a table of the significant marks, the outcome, skipped files and result files.
 
     Parameters
     ----------
     discovery : result of `semattn.find_marks`
-    folder : the searched folder; names of images are printed relative to it
+    folder : the searched folder or other source; names of images are printed relative to it
     files : path of each result file
     notes : notes in addition to those of the discovery
     """
@@ -168,7 +171,7 @@ def report_marks(
     print_files(console, [*discovery.notes, *notes], "", files)
 
 
-def _clearest(mark: Mark, folder: Path) -> str:
+def _clearest(mark: Mark, folder: str | Path) -> str:
     """Return the name of the image with the most matches, relative to a folder."""
     if not mark.examples:
         return ""

@@ -20,8 +20,8 @@ ImageFiles = Annotated[
     typer.Argument(
         metavar="IMAGE",
         help="Images: files that Pillow can read; folders (with their subfolders); quoted "
-        "patterns such as [bold]'photos/**/*.jpg'[/]; or [bold]-[/] for an image on standard "
-        "input.",
+        "patterns such as [bold]'photos/**/*.jpg'[/]; tar archives; s3://, gs://, hf:// and other "
+        "addresses of fsspec; or [bold]-[/] for an image on standard input.",
     ),
 ]
 ImagesOrFolder = Annotated[
@@ -313,12 +313,12 @@ Json = Annotated[
 ]
 Debug = Annotated[bool, _option(OUTPUT, None, "Show the traceback of an error.", "--debug")]
 LabelledFolder = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="FOLDER",
+        metavar="FOLDER|SOURCE",
         help="Images in one subfolder per class, named like the model's classes; or a folder of "
         "images without subfolders: then the predicted class of each image is used. Other files "
-        "are skipped.",
+        "are skipped. Every other source of [bold]semattn audit[/] is accepted too.",
     ),
 ]
 OnlyClasses = Annotated[
@@ -356,11 +356,12 @@ SpuriousFolder = Annotated[
     _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-spurious."),
 ]
 MarkedFolder = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="FOLDER",
+        metavar="FOLDER|SOURCE",
         help="Images in one subfolder per class, with any names; or a folder of images without "
-        "subfolders: then marks are counted and not tested. Other files are skipped.",
+        "subfolders: then marks are counted and not tested. Other files are skipped. Every other "
+        "source of [bold]semattn audit[/] is accepted too.",
     ),
 ]
 MaxMarks = Annotated[int, _option(METHOD, "N", "Maximum number of marks in the result.", min=1)]
@@ -388,10 +389,13 @@ MarksFolder = Annotated[
 AuditSource = Annotated[
     str,
     typer.Argument(
-        metavar="FOLDER|ARCHIVES|LIST",
+        metavar="FOLDER|ARCHIVES|LIST|DATASET",
         help="A folder of images, or with one subfolder per class; a folder of tar archives, one "
         "archive, or shard-{000..063}.tar (WebDataset), with #EXTENSION if a sample has several "
-        "images; or a text file with one path per line, and the class after a tab, comma or space.",
+        "images; or a text file with one path per line, and the class after a tab, comma or space. "
+        "These may be local or remote: s3://, gs://, hf://datasets/ and other addresses of fsspec. "
+        "Or a Hugging Face data set: a folder saved by save_to_disk, hf-dataset:NAME or "
+        "hf-dataset:NAME:SPLIT.",
     ),
 ]
 Jobs = Annotated[

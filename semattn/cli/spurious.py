@@ -1,4 +1,4 @@
-"""`semattn spurious FOLDER`."""
+"""`semattn spurious FOLDER|SOURCE`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.class_names import class_names, normalized, resolve_class
 from ..utils.result_folder import FolderLike
 from . import options
+from .inputs import check_folder, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import (
@@ -93,17 +94,19 @@ def spurious(
     [bold]load_discovery[/]: to find them in other images and to bias attention away from
     them) and [bold]report.html[/] (an interactive page with pictures of each cue).
     """
-    from ..data import list_images
     from ..spurious import discover_spurious
     from ..spurious.search import check_options
 
     names = [*SPURIOUS_FILES.values(), PAGE]
-    results = result_folder(out, "semattn-spurious", "spurious", (folder,), names, force=force)
+    results = result_folder(
+        out, "semattn-spurious", "spurious", local_inputs(folder), names, force=force,
+        source=source_identity(folder),
+    )  # fmt: skip
     out_dir = results.path
     check_options(alpha, min_relative_risk)
     with collected_warnings() as notes:
         with busy("reading the folder") as say:
-            list_images(folder)  # fail before the model is loaded, which may take long
+            check_folder(folder)  # fail before the model is loaded, which may take long
             say("loading the model (its weights are downloaded at the first use)")
             network = chosen_model.load()
             searched = _resolve_classes(only, class_names(network))

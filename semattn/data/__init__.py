@@ -7,7 +7,7 @@ from .listing import example_names, find_class_folders, is_picture, left_out_not
 from .masked import EvenSubset, MaskedDataset, MaskedFolder, MaskedImage, open_masked
 from .packed_masks import Coco, ImageNetSegmentation, Voc
 from .samples import LabelledArchive, read_archive
-from .sources import Source, open_source
+from .sources import Source, open_source, read_dataset
 
 __all__ = [
     "Coco",
@@ -27,4 +27,5 @@ __all__ = [
     "open_masked",
     "open_source",
     "read_archive",
+    "read_dataset",
 ]

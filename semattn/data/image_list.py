@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import SemattnError
+from ..utils.remote_path import Location, RemotePath, is_url, to_path
 from ..utils.text import read_lines
 
 SAMPLE = 64  # lines from which the form is inferred
@@ -43,7 +45,7 @@ class ImageList:
     notes : notes on what was assumed
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Location, ...]
     names: tuple[str, ...]
     words: tuple[str, ...]
     lines: tuple[int, ...]
@@ -54,17 +56,30 @@ class ImageList:
 class _Place:
     """Base folder of the paths of a list; `has_backslashes` if these separate folders."""
 
-    folder: Path
+    folder: Location
     has_backslashes: bool
 
     def name(self, text: str) -> str:
         return text.replace("\\", "/") if self.has_backslashes else text
 
+    def path(self, text: str) -> Location:
+        """Return the path that a text of the list names; an address stays as it is."""
+        return to_path(text) if is_url(text) else self.folder / self.name(text)
+
     def is_file(self, text: str) -> bool:
-        try:
-            return bool(text) and (self.folder / self.name(text)).is_file()
-        except (OSError, ValueError):  # name too long, folder not readable
-            return False
+        return bool(text) and _is_file(self.path(text))
+
+
+@lru_cache(maxsize=4096)  # one question to an object store takes tens of milliseconds
+def _is_remote_file(path: RemotePath) -> bool:
+    return path.is_file()
+
+
+def _is_file(path: Location) -> bool:
+    try:
+        return _is_remote_file(path) if isinstance(path, RemotePath) else path.is_file()
+    except (OSError, ValueError):  # name too long, folder not readable
+        return False
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,8 @@ class _Form:
     label: int | None = None
 
 
-def read_list(file: Path) -> ImageList:
-    """Read a list of image files: one path per line, optionally with a class.
+def read_list(file: Location) -> ImageList:
+    """Read a list of image files: one path or address per line, optionally with a class.
 
     Tabs, commas, semicolons or spaces separate the columns; the first line may be a header; paths
     are relative to the folder of the list or to the working folder. The form for which the files
@@ -120,22 +135,24 @@ def read_list(file: Path) -> ImageList:
         notes.append(f"{form.separator} separate path and class")
     if form.path and header is None:
         notes.append(f"column {form.path + 1} has the paths")
-    if place.folder != file.parent and not all(Path(path).is_absolute() for path, _ in rows):
+    if place.folder != file.parent and not all(
+        is_url(path) or Path(path).is_absolute() for path, _ in rows
+    ):
         notes.append(f"paths start at the working folder {place.folder}")
     if place.has_backslashes:
         notes.append("backslashes separate folders")
-    names = tuple(place.name(path) for path, _ in rows)
+    names = tuple(path if is_url(path) else place.name(path) for path, _ in rows)
     return ImageList(
-        tuple(place.folder / name for name in names), names, tuple(word for _, word in rows),
+        tuple(place.path(path) for path, _ in rows), names, tuple(word for _, word in rows),
         tuple(number for number, _ in numbered), tuple(notes),
     )  # fmt: skip
 
 
-def _exists(file: Path, text: str) -> bool:
+def _exists(file: Location, text: str) -> bool:
     return _Place(file.parent, has_backslashes=False).is_file(re.split(r"\t", text)[0])
 
 
-def _find_form(file: Path, lines: Sequence[str]) -> tuple[_Place, _Form]:
+def _find_form(file: Location, lines: Sequence[str]) -> tuple[_Place, _Form]:
     """Return the place and the form for which most paths of a sample exist."""
     for sample in (lines[:: max(1, len(lines) // SAMPLE)], lines):
         best: tuple[int, _Place | None, list[_Form]] = (0, None, [])
@@ -152,17 +169,21 @@ def _find_form(file: Path, lines: Sequence[str]) -> tuple[_Place, _Form]:
         if nearest is not None:
             _check_readings(sample, forms, nearest)
             return nearest, forms[0]
+    folders = list(dict.fromkeys(place.folder.resolve() for place in _places(file, lines)))
+    where = (
+        f"neither in {folders[0]} nor in {folders[1]}" if folders[1:] else f"not in {folders[0]}"
+    )
     first = _row(lines[0], _Form("tabs"), _Place(file.parent, has_backslashes=False))[0]
     raise SemattnError(
         f"source: expected paths of images in {file}, got {first[:SHORT]!r} in the first line, "
-        f"which is neither in {file.parent.resolve()} nor in {Path.cwd()}, and no line names a "
-        "file that exists — write paths from the folder of the list"
+        f"which is {where}, and no line names a file that exists — write paths from the folder of "
+        "the list"
     )
 
 
-def _places(file: Path, lines: Sequence[str]) -> list[_Place]:
-    folders = [file.parent]
-    if file.parent.resolve() != Path.cwd():
+def _places(file: Location, lines: Sequence[str]) -> list[_Place]:
+    folders: list[Location] = [file.parent]
+    if isinstance(file, Path) and file.parent.resolve() != Path.cwd():
         folders.append(Path.cwd())
     slashes = [False, True] if os.sep == "/" and any("\\" in line for line in lines) else [False]
     return [_Place(folder, slash) for slash in slashes for folder in folders]

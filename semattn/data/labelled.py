@@ -12,15 +12,22 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import SemattnError, TargetError
 from ..images import display_name
 from ..utils.class_names import check_names, matches, resolve_class
+from ..utils.remote_path import Location, RemotePath, to_path
 from ..utils.validation import check_labels
 from ..zoo import synsets
-from .listing import example_names, find_class_folders, is_picture, left_out_note, list_images
+from .listing import (
+    example_names,
+    find_class_folders,
+    is_picture,
+    left_out_note,
+    list_images,
+    path_in,
+)
 
 SHOWN = 4  # names that an error or a note lists
 PREDICTED = "{}: every image is searched under the class that the model predicts"
@@ -85,8 +92,8 @@ def read_labelled(dataset: Any, names: Sequence[str], outputs: int) -> LabelledI
     if isinstance(dataset, LabelledImages):
         return dataset
     check_names(names, outputs)
-    if isinstance(dataset, (str, os.PathLike)):
-        return _folder(Path(dataset), names, outputs)
+    if isinstance(dataset, (str, os.PathLike, RemotePath)):
+        return _folder(to_path(dataset), names, outputs)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise SemattnError(
             f"dataset: expected a folder, a list of images or pairs (image, label) with a length, "
@@ -107,11 +114,11 @@ def _label(label: Any, index: int) -> int:
     return int(check_labels([label], 1, 2**31, f"label of image {index}")[0])
 
 
-def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> LabelledImages:
+def _folder(folder: Location, names: tuple[str, ...], outputs: int) -> LabelledImages:
     if not folder.is_dir():
         problem = "which is a file" if folder.exists() else "which does not exist"
         raise SemattnError(f"dataset: expected a folder of images, got {folder}, {problem}")
-    paths = list_images(folder)
+    paths: Sequence[Location] = list_images(folder)
     classes, not_in_classes = find_class_folders(paths, folder)
     if not classes:
         predicted_note = PREDICTED.format("the folder has no class folders")
@@ -125,12 +132,12 @@ def _folder(folder: Path, names: tuple[str, ...], outputs: int) -> LabelledImage
     labelled = [path for path in paths if path not in dropped]
     numbers, missing = match_class_folders(classes, names, outputs)
     note = _unknown(missing, numbers, names)
-    labels = tuple(numbers.get(path.relative_to(folder).parts[0]) for path in labelled)
+    labels = tuple(numbers.get(path_in(path, folder).parts[0]) for path in labelled)
     class_names = names or (tuple(classes) if not note else ())
     return LabelledImages(labelled, labels, class_names, note, strays_note)
 
 
-def _strays_note(strays: Sequence[Path], folder: Path) -> str:
+def _strays_note(strays: Sequence[Location], folder: Location) -> str:
     """Return the note on pictures outside the class folders."""
     if not strays:
         return ""

@@ -28,6 +28,7 @@ from ..errors import relative_reason
 from ..images import Images, Preprocessing
 from ..utils.input_identity import identity_of
 from ..utils.processes import spare_cores
+from ..utils.remote_path import fetch
 from .loading import ImageLoader, LoadedBatch, Skipped
 
 AHEAD = 2  # batches that are read ahead
@@ -67,11 +68,14 @@ class BatchDataset(Dataset):
     def load(self, batch: BatchRange) -> LoadedBatch:
         """Return the images of a batch."""
         numbers = range(batch.first, batch.stop)
-        pictures = [self.sources[i] for i in numbers]
+        pictures = fetch([self.sources[i] for i in numbers])
         # Computed before reading, so that a picture that is edited meanwhile counts as changed.
-        identities = self.identities(batch)
+        identities = self.identities(batch, pictures)
         loaded = self.image_loader.load(batch.first, pictures, threads=self.threads)
-        source_of = {self.image_loader.name(i, self.sources[i]): self.sources[i] for i in numbers}
+        source_of = {
+            self.image_loader.name(i, picture): picture
+            for i, picture in zip(numbers, pictures, strict=True)
+        }
         skipped = [
             skipped_image._replace(
                 reason=relative_reason(
@@ -82,13 +86,13 @@ class BatchDataset(Dataset):
         ]
         return replace(loaded, skipped=skipped, identities=identities)
 
-    def identities(self, batch: BatchRange) -> tuple[str, ...]:
+    def identities(self, batch: BatchRange, pictures: Sequence[Any]) -> tuple[str, ...]:
         """Return a line of `semattn.utils.input_identity` for each image of a batch."""
         if self.labels is None:
             return ()
         return tuple(
-            identity_of(self.sources[i], self.image_loader.name(i, self.sources[i]), self.labels[i])
-            for i in range(batch.first, batch.stop)
+            identity_of(picture, self.image_loader.name(i, picture), self.labels[i])
+            for i, picture in enumerate(pictures, batch.first)
         )
 
     def __getitem__(self, batch: BatchRange) -> bytes:
@@ -182,7 +186,8 @@ def _read_image(data: BatchDataset, number: int) -> LoadedBatch:
                 if not str(error).startswith(_DIED):
                     raise
     skipped = [Skipped(data.image_loader.name(number, data.sources[number]), KILLED)]
-    return LoadedBatch(None, [], skipped, 1, (), data.identities(BatchRange(number, number + 1)))
+    batch = BatchRange(number, number + 1)
+    return LoadedBatch(None, [], skipped, 1, (), data.identities(batch, [data.sources[number]]))
 
 
 class _ThreadedLoader:

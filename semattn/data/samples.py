@@ -5,16 +5,15 @@ Samples are determined from the names of the members.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import ImageError
 from ..images.archives import LABELS, LATER_LABELS, Scan, TarMember, scan
+from ..utils.remote_path import Location, LocationLike
 
 SplitName: TypeAlias = Callable[[str], tuple[str, str]]  # the name of a member -> key, extension
 EACH_PICTURE = "*"  # extension that makes each picture a sample
@@ -55,7 +54,7 @@ class LabelledArchive:
     notes: tuple[str, ...] = ()
 
 
-def read_archive(archive: str | os.PathLike[str], extension: str = "") -> LabelledArchive:
+def read_archive(archive: LocationLike, extension: str = "") -> LabelledArchive:
     """Return the pictures and labels of one tar file: `scan`, then `pair_samples`."""
     contents = scan(archive)
     samples = pair_samples([contents], extension)
@@ -156,7 +155,7 @@ def _is_single(pictures: Sequence[TarMember], split_name: SplitName) -> bool:
 
 
 def _names_have_dots(
-    pictures: Sequence[TarMember], words: Mapping[Path, Mapping[str, str]]
+    pictures: Sequence[TarMember], words: Mapping[Location, Mapping[str, str]]
 ) -> bool:
     """Return whether dots are part of the names, instead of several pictures in a sample."""
     if not _is_single(pictures, _last_dot):

@@ -12,11 +12,12 @@ import tarfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from PIL import Image
 
 from ..errors import ImageError, plain
+from ..utils.remote_path import Location, LocationLike, RemotePath, to_path
 from ..utils.text import decode
 
 LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt")  # hold a class
@@ -36,12 +37,12 @@ class TarMember:
 
     Parameters
     ----------
-    archive : the tar file
+    archive : the tar file, local or remote
     name : name of the member
     offset, size : position and number of its bytes in the file
     """
 
-    archive: Path
+    archive: Location
     name: str
     offset: int
     size: int
@@ -51,6 +52,8 @@ class TarMember:
 
     def read_bytes(self) -> bytes:
         """Return the encoded bytes of the picture."""
+        if isinstance(self.archive, RemotePath):
+            return self.archive.read_range(self.offset, self.offset + self.size)
         with self.archive.open("rb") as stream:
             stream.seek(self.offset)
             return stream.read(self.size)
@@ -76,7 +79,7 @@ class Scan:
     broken: str = ""
 
 
-def scan(archive: str | os.PathLike[str]) -> Scan:
+def scan(archive: LocationLike) -> Scan:
     """Read the headers and labels of a tar file, without its pictures.
 
     For a damaged archive, return the members before the damage, and describe it in `broken`.
@@ -87,13 +90,14 @@ def scan(archive: str | os.PathLike[str]) -> Scan:
     ImageError
         For a file that cannot be opened, or that is not a tar archive.
     """
-    path = Path(archive)
+    path = to_path(archive)
     reader = _ArchiveReader(path)
     broken = ""
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            size = stream.seek(0, os.SEEK_END)
             try:
-                reader.read(tar)
+                reader.read(tar, size)
             except _DAMAGE as error:
                 last_name = reader.pictures[-1].name if reader.pictures else "the beginning"
                 broken = plain(
@@ -113,17 +117,17 @@ def scan(archive: str | os.PathLike[str]) -> Scan:
 class _ArchiveReader:
     """Reader of the headers of one archive."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         self.pictures: list[TarMember] = []
         self.words: dict[str, dict[str, str]] = {}
         self.later: list[tuple[tarfile.TarInfo, str, str]] = []
         self.hidden = self.unreadable = 0
 
-    def read(self, tar: tarfile.TarFile) -> None:
-        """Add every member."""
+    def read(self, tar: tarfile.TarFile, size: int) -> None:
+        """Add every member of an archive of `size` bytes."""
         endings = {suffix for suffix in Image.registered_extensions() if suffix != ".pdf"}
-        size, previous_offset = self.path.stat().st_size, -1
+        previous_offset = -1
         for member in tar:
             if member.size < 0 or member.offset <= previous_offset:  # prevents an endless loop
                 raise tarfile.ReadError("invalid member size or offset")

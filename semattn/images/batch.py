@@ -19,14 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError, plain
+from semattn.utils.remote_path import StoredFile, is_stored_file
 from semattn.utils.validation import check_values
 
-from .archives import TarMember
 from .picture import read_with_note
 from .preprocessing import Preprocessing
 
 ImageLike: TypeAlias = (
-    "Images | Tensor | np.ndarray | Image.Image | TarMember | str | os.PathLike[str] | bytes"
+    "Images | Tensor | np.ndarray | Image.Image | StoredFile | str | os.PathLike[str] | bytes"
     " | list[Any]"
 )
 """One picture or a batch in any form that `prepare` accepts."""
@@ -152,13 +152,13 @@ def _crop_note(name: str, size: tuple[int, int], transform: Preprocessing) -> st
 
 
 def display_name(source: Any) -> str:
-    """Return the display name of a picture: its path, or its path in an archive; "" without one.
+    """Return the display name of a picture: its path, address, or path in an archive; else "".
 
     Characters that cannot be displayed are escaped.
     """
     if isinstance(source, (str, os.PathLike)):
         return plain(Path(source).as_posix())
-    return plain(str(source)) if isinstance(source, TarMember) else ""
+    return plain(str(source)) if is_stored_file(source) else ""
 
 
 def pixels_of(

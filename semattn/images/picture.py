@@ -14,12 +14,11 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from semattn.errors import ImageError, ShapeError
-
-from .archives import TarMember
+from ..errors import ImageError, ShapeError
+from ..utils.remote_path import StoredFile, is_stored_file
 from .bit_depth import colours_to_bytes, deep_colours, significant_bits, to_bytes
 
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | TarMember"
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | StoredFile"
 
 MAX_PIXELS = 64_000_000  # limit for files, checked in the header
 MIN_SIDE = 16  # pixels; smaller pictures are too small for a patch
@@ -51,8 +50,8 @@ def read(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Parameters
     ----------
-    source : path, encoded bytes, member of a tar archive, PIL image, or array (H, W), (H, W, 1),
-        (H, W, 3), (H, W, 4) of bool, integers from 0 to 65535, or floats in [0, 1]
+    source : path, remote file, encoded bytes, member of a tar archive, PIL image, or array (H, W),
+        (H, W, 1), (H, W, 3), (H, W, 4) of bool, integers from 0 to 65535, or floats in [0, 1]
     max_pixels : maximum number of pixels of a file
 
     Raises
@@ -83,12 +82,12 @@ def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
     elif isinstance(source, bytes):
         label = f"{len(source)} bytes"
         picture, note = _decode(io.BytesIO(source), label, max_pixels)
-    elif isinstance(source, TarMember):
-        label = repr(str(source))
-        picture, note = _decode(io.BytesIO(_read_member(source)), label, max_pixels)
     elif isinstance(source, (str, os.PathLike)):
         label = repr(os.fspath(source))
         picture, note = _decode(_check_file(Path(source), label), label, max_pixels)
+    elif is_stored_file(source):
+        label = repr(str(source))
+        picture, note = _decode(io.BytesIO(_read_stored(source, label)), label, max_pixels)
     else:
         raise TypeError(
             f"image: expected a path, bytes, a PIL image or an array, got "
@@ -102,11 +101,15 @@ def read_with_note(source: Picture, *, max_pixels: int = MAX_PIXELS) -> Reading:
     return picture, note
 
 
-def _read_member(member: TarMember) -> bytes:
+def _read_stored(source: StoredFile, label: str) -> bytes:
     try:
-        return member.read_bytes()
+        return source.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"image: expected a file, got {_shorten(label)}, which does not exist — check the path"
+        ) from error
     except OSError as error:
-        raise _damaged_error(repr(str(member)), error) from error
+        raise _damaged_error(_shorten(label), error) from error
 
 
 def _check_file(path: Path, label: str) -> Path:

@@ -28,6 +28,7 @@ from ..utils.input_identity import (
     identity_of,
 )
 from ..utils.processes import Progress
+from ..utils.remote_path import fetch
 from ..utils.run_store import RecomputedParts, RunStore
 
 BASIS = "basis"  # digest of what values depend on, besides the images of their batch
@@ -237,8 +238,10 @@ class BatchStore(ABC):
     def _extract_batch(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         """Return the arrays of a batch that are stored."""
         pairs = [self.data[i] for i in numbers]
+        sources = fetch([source for source, _ in pairs])
+        pairs = [(source, label) for source, (_, label) in zip(sources, pairs, strict=True)]
         identities = self._identities(numbers, pairs)
-        read_positions, images, failures = self._read([source for source, _ in pairs])
+        read_positions, images, failures = self._read(sources)
         arrays: dict[str, Any] = {
             "skipped": np.array([numbers[position] for position, _ in failures], int),
             "reasons": np.array(

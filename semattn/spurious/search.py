@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from ..attention.sites import check_model
-from ..data.labelled import read_labelled
+from ..data.sources import read_dataset
 from ..errors import SemattnError
 from ..images import Preprocessing
 from ..keypoints import detectors
@@ -166,7 +166,7 @@ class Search:
         check_model(model, compiled=True)
         names = tuple(class_names if class_names is not None else names_of_model(model) or ())
         extractor = FeatureExtractor(model, preprocessing, detector, seed)
-        data = read_labelled(dataset, names, extractor.count_outputs(dataset))
+        data = read_dataset(dataset, names, extractor.count_outputs(dataset))
         options = {
             "alpha": alpha, "min_relative_risk": min_relative_risk,
             "max_candidates": max_candidates, "batch_size": batch_size, "seed": seed,

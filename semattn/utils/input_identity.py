@@ -1,8 +1,9 @@
 """Identity of input files, which must be unchanged before stored results are used again.
 
 A file with the recorded size and times of change counts as unchanged and is not read. The times
-include `ctime`, which changes with each write and cannot be set back. If they differ (the file was
-edited, copied or moved to another disk), the SHA-256 of the content decides.
+include `ctime`, which changes with each write and cannot be set back. A remote file counts as
+unchanged with the recorded size and version (its ETag, checksum or time). If they differ (the file
+was edited, copied or moved to another disk), the SHA-256 of the content decides.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import plain
+from .remote_path import RemotePath, is_stored_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,7 @@ def identity_of(source: Any, name: str, label: int | None = None) -> str:
 
     Parameters
     ----------
-    source : a path, a member of an archive, bytes, an array, a tensor or a PIL image
+    source : a path, a remote file, a member of an archive, bytes, an array, a tensor or a PIL image
     name : its path relative to the data set
     label : its class number, None without one
     """
@@ -52,8 +54,8 @@ def is_unchanged(identity: str, source: Any, name: str, label: int | None = None
         return False
     if (old_name, old_label) != (name, label):
         return False
-    if old_stamp != NO_STAMP and old_stamp == stamp_of(source):
-        return True
+    if old_stamp != NO_STAMP and old_digest != UNREADABLE and old_stamp == stamp_of(source):
+        return True  # what could not be read, such as after a fault of the network, is tried again
     return bool(old_digest == content_digest(source))
 
 
@@ -96,8 +98,14 @@ def combined_digest(identities: Iterable[str]) -> str:
 
 
 def stamp_of(source: Any) -> Stamp:
-    """Return size and times of change of a file; `NO_STAMP` for other values."""
+    """Return size and times of change, or version, of a file; `NO_STAMP` for other values."""
     file = getattr(source, "archive", source)  # a member has the stamp of its archive
+    if hasattr(file, "stamp"):
+        try:
+            stamp: Stamp = file.stamp()
+        except OSError:
+            return NO_STAMP
+        return stamp
     if not isinstance(file, (str, os.PathLike)):
         return NO_STAMP
     try:
@@ -119,7 +127,7 @@ def content_digest(source: Any) -> str:
                 while block := stream.read(_BLOCK):
                     total.update(block)
             return total.hexdigest()
-        if hasattr(source, "read_bytes"):
+        if is_stored_file(source):
             return hashlib.sha256(source.read_bytes()).hexdigest()
     except (OSError, ValueError):
         return UNREADABLE
@@ -141,8 +149,8 @@ def content_digest(source: Any) -> str:
 def input_names(sources: Sequence[Any]) -> list[str]:
     """Return the name of each input of a list.
 
-    The name of a file is its path relative to the common folder, that of an archive member its
-    path in the archive, that of another value its number.
+    The name of a file is its path relative to the common folder, that of an archive member or a row
+    of a data set its path in there, that of another value its number.
 
     Examples
     --------
@@ -150,8 +158,10 @@ def input_names(sources: Sequence[Any]) -> list[str]:
     ['cat/1.png', '2.png', 'image 2']
     """
     files = [
-        os.fspath(source) if isinstance(source, (str, os.PathLike)) else None for source in sources
-    ]
+        source.url if isinstance(source, RemotePath)
+        else os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        for source in sources
+    ]  # fmt: skip
     folders = dict.fromkeys(os.path.split(file)[0] for file in files if file is not None)
     paths = {folder: str(Path(folder).absolute()) for folder in folders}
     root = os.path.commonpath(paths.values()) if paths else ""
@@ -159,7 +169,7 @@ def input_names(sources: Sequence[Any]) -> list[str]:
     names = []
     for number, (file, source) in enumerate(zip(files, sources, strict=True)):
         if file is None:
-            names.append(str(source) if hasattr(source, "archive") else f"image {number}")
+            names.append(str(source) if is_stored_file(source) else f"image {number}")
             continue
         folder, base = os.path.split(file)
         folder = below[folder]

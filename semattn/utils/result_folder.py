@@ -22,6 +22,7 @@ from ..version import __version__
 from .atomic_files import write_text
 from .input_identity import content_digest
 from .processes import locked, remove_unlocked
+from .remote_path import Location
 
 FolderLike: TypeAlias = "str | os.PathLike[str] | ResultFolder"
 RECORDS = ".semattn"  # hidden folder inside each folder of results
@@ -253,7 +254,7 @@ def default_folder(name: str, source: str) -> Path:
     return folder.with_name(f"{name}-{digest[:8]}")
 
 
-def read_marker(folder: Path) -> dict[str, dict[str, Any]]:
+def read_marker(folder: Location) -> dict[str, dict[str, Any]]:
     """Return command and source of the files that semattn wrote to a folder, by file name."""
     try:
         content = json.loads((folder / RECORDS / MARKER).read_text(encoding="utf-8"))

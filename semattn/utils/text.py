@@ -7,8 +7,9 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from .remote_path import Location
 
 # Byte-order marks and encodings; UTF-32 first, because its mark starts with that of UTF-16.
 MARKS = (
@@ -50,7 +51,7 @@ def decode(content: bytes) -> tuple[str, str]:
     return text, encoding
 
 
-def read_lines(file: Path) -> tuple[list[str], list[str]]:
+def read_lines(file: Location) -> tuple[list[str], list[str]]:
     """Return the lines of a text file, without line ends, and notes on an assumed encoding.
 
     Raises

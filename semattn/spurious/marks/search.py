@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ...data.labelled import LabelledImages, read_labelled
-from ...data.listing import find_class_folders, list_images
+from ...data.labelled import LabelledImages
 from ...data.loading import Skipped
+from ...data.sources import read_dataset
 from ...keypoints.local_features import fine_sift, local_features
 from ...utils.input_identity import input_names
 from ...utils.notebook import NotebookView
@@ -84,8 +84,9 @@ def find_marks(
 
     Parameters
     ----------
-    dataset : a folder with one folder per class, or of pictures only; a map-style data set of pairs
-        (image, label); or a sequence of images. Without classes, marks are only counted
+    dataset : a folder with one folder per class, or of pictures only, or any other source of
+        `semattn.data.open_source`, local or remote; a map-style data set of pairs (image, label);
+        or a sequence of images. Without classes, marks are only counted
     class_names : names of the classes of numeric labels
     alpha : significance level of the whole search
     max_marks : greatest number of marks in the result
@@ -133,12 +134,9 @@ def check_options(alpha: float, max_marks: int) -> None:
 
 
 def _read_data(dataset: Any, class_names: Sequence[str] | None) -> LabelledImages:
-    """Return the images with labels; folders are classes by their names."""
-    names = tuple(class_names or ())
-    if isinstance(dataset, (str, Path)) and not names:
-        folder = Path(dataset)
-        names = tuple(find_class_folders(list_images(folder), folder)[0]) if folder.is_dir() else ()
-    return read_labelled(dataset, names, len(names))
+    """Return the images with labels; the classes of a folder or archive are its own."""
+    names = None if class_names is None else tuple(class_names)
+    return read_dataset(dataset, names or None, len(names or ()))
 
 
 def _search(
