@@ -25,10 +25,10 @@ LEVELS = (
     {"attention", "keypoints", "zoo", "metrics"},
     {"affinity", "data", "density"},
     {"explain", "interrelation", "masking"},
-    {"evaluation", "integrations", "prompting"},
+    {"evaluation", "prompting"},
     {"spurious"},
     {"audit", "viz"},
-    {"pretraining", "report"},
+    {"integrations", "pretraining", "report"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -42,13 +42,16 @@ ONLY = {
     "skimage": ("keypoints", "density", "explain"),
     "sklearn": ("spurious", "masking"),
     "timm": ("zoo",),
-    "transformers": ("attention", "pretraining", "zoo"),
+    "transformers": ("attention", "integrations", "pretraining", "zoo"),
     "torchvision": ("zoo",),
     "open_clip": ("zoo",),
     "huggingface_hub": ("zoo",),
     "accelerate": ("pretraining",),
     "datasets": ("data",),
     "fsspec": ("utils",),
+    "gradio": ("integrations",),
+    "lightning": ("integrations",),
+    "torchmetrics": ("integrations",),
     "onnx": ("zoo",),
     "typer": ("cli",),
     "rich": ("cli", "integrations"),  # a bar over a data loader, lazily
@@ -226,8 +229,8 @@ def test_no_path_of_a_machine():
 # 190 files without the search for marks, 6 for descriptor targets, 3 for relevance propagation,
 # 10 for models of other libraries, 2 for the conservation of relevance and for the first layer,
 # 2 for results in notebooks, 2 for SIFT on the GPU, 3 for checks of results, 2 for object stores
-# and data sets of the Hugging Face library.
-MAX_FILES, MAX_ROOMS, MAX_ARROWS = 251, 28, 180
+# and data sets of the Hugging Face library, 8 for the tools of other libraries.
+MAX_FILES, MAX_ROOMS, MAX_ARROWS = 259, 28, 180
 
 
 def _classes() -> dict[str, list[str]]:

@@ -119,6 +119,9 @@ class Measure:
 measures: Registry[Any] = Registry("metric")
 """Columns of a comparison: each `Measure` by its name."""
 
+map_functions: dict[str, tuple[str, Callable[..., Tensor]]] = {}
+"""Names of the measures that are one function, to its arguments and the function itself."""
+
 
 def _register(name: str, title: str, **options: Any) -> Callable[[Any], Any]:
     def decorate(function: Callable[[Case], Tensor]) -> Any:
@@ -136,6 +139,7 @@ def _register_localization(
         return function(case.explanation.heat_map.detach().cpu(), case.mask)
 
     _register(name, title, mask=True, core=core)(located)
+    map_functions[name] = ("heat_map, mask", function)
 
 
 _register_localization("ap", "AP", localization.average_precision, core=True)
@@ -158,6 +162,7 @@ def _register_perturbation(
     name: str, title: str, function: Callable[[faithfulness.Curves], Tensor], **options: Any
 ) -> None:
     _register(name, title, **options)(lambda case: function(case.curves))
+    map_functions[name] = ("curve", function)
 
 
 _register_perturbation(
@@ -238,11 +243,12 @@ def _target(case: Case) -> Tensor:
     return randomization.total_variation(case.explanation.patches, second_map)
 
 
-@_register("gini", "sparseness (Gini)")
-def _gini(case: Case) -> Tensor:
-    return localization.gini(case.explanation.patches)
+def _register_sparseness(
+    name: str, title: str, function: Callable[..., Tensor], **options: Any
+) -> None:
+    _register(name, title, **options)(lambda case: function(case.explanation.patches))
+    map_functions[name] = ("patch_map", function)
 
 
-@_register("complexity", "complexity", higher_is_better=False)
-def _complexity(case: Case) -> Tensor:
-    return localization.complexity(case.explanation.patches)
+_register_sparseness("gini", "sparseness (Gini)", localization.gini)
+_register_sparseness("complexity", "complexity", localization.complexity, higher_is_better=False)

@@ -1,12 +1,62 @@
-"""Interfaces of other libraries: Quantus, pytorch-grad-cam, PyTorch data loaders, notebooks.
+"""Interfaces of other libraries, from Quantus and torchmetrics to trainers and FiftyOne.
 
-Each adapter makes an explainer by name and returns its maps in the form that the other
-library takes. None of those libraries is imported.
+Each adapter takes or returns what the other library works with. Names are imported at first use;
+no other library is imported before.
 """
 
-from .cam import CAM
-from .dataloader import explain_batches
-from .progress import progress_bar
-from .quantus import quantus_explain_func
+from __future__ import annotations
 
-__all__ = ["CAM", "explain_batches", "progress_bar", "quantus_explain_func"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SemattnError
+
+if TYPE_CHECKING:
+    from .cam import CAM
+    from .dataloader import explain_batches
+    from .dataset_columns import explain_columns
+    from .map_logging import log_maps
+    from .progress import progress_bar
+    from .quantus import quantus_explain_func
+    from .torch_metrics import map_metric
+
+__all__ = [
+    "CAM",
+    "explain_batches",
+    "explain_columns",
+    "log_maps",
+    "map_metric",
+    "progress_bar",
+    "quantus_explain_func",
+]
+
+_MODULES = {
+    "CAM": "cam",
+    "explain_batches": "dataloader",
+    "explain_columns": "dataset_columns",
+    "log_maps": "map_logging",
+    "map_metric": "torch_metrics",
+    "progress_bar": "progress",
+    "quantus_explain_func": "quantus",
+}
+
+if not TYPE_CHECKING:  # a type checker would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """Import `name` from the module that defines it (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = import_module(f".{_MODULES[name]}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != "torchmetrics":
+                raise
+            raise SemattnError(
+                f"{name}: expected torchmetrics, got none — pip install torchmetrics"
+            ) from error
+        globals()[name] = value = getattr(module, name)
+        return value
+
+    def __dir__() -> list[str]:
+        """Return all public names, imported or not, for help() and the documentation."""
+        return sorted(globals().keys() | set(__all__))
