@@ -35,7 +35,8 @@ def batch(name: str, seed: int, count: int = 3) -> tuple[object, ...]:
     images = torch.rand(count, 3, 48, 64, generator=torch.Generator().manual_seed(seed))
     scores, target = heat_map[:, :3, :4], torch.zeros(count, dtype=torch.long)
     weights = torch.linspace(-1, 1, 2 * 48 * 64 * 3).reshape(-1, 2) / 100
-    return (curves(lambda x: x.flatten(1) @ weights, images, scores, target, grid=GRID),)
+    predict = lambda x: x.flatten(1) @ weights  # noqa: E731
+    return (curves(predict, images, scores, target, grid=GRID, fractions=4, baseline="mean"),)
 
 
 @pytest.mark.parametrize("name", sorted(map_functions))
