@@ -56,7 +56,7 @@ tables: env ## write the tables of README.md and docs from the committed results
 
 picture: demo ## make the pictures of README.md anew; some minutes
 	$(BIN)/semattn compare $(PHOTO) --out $(OUT)/compare
-	$(BIN)/semattn prompt $(PHOTO) --out $(OUT)/prompt
+	$(BIN)/semattn prompt examples/photographer.jpg --region 10,50,270,512 --out $(OUT)/prompt
 	$(BIN)/python -c 'from PIL import Image; \
 	  shrink = lambda large: large.resize((1600, round(large.height * 1600 / large.width)), Image.Resampling.LANCZOS); \
 	  [shrink(Image.open("$(OUT)/" + made).convert("RGB")).save("docs/" + kept, quality=88, subsampling=0, optimize=True) \

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from .canvas import INK, MAP, MUTED, default_settings, fade_picture
 from .overlay import Picture, blend, select_picture
 from .panels import Frame, draw_grid
-from .texts import headline, model_name, selection_text, shorten_text, with_drawable_names
+from .texts import (
+    headline,
+    model_name,
+    selection_text,
+    shorten_text,
+    target_text,
+    with_drawable_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +29,7 @@ TOWARD, AWAY = (1.0, 0.77, 0.24), (0.25, 0.48, 0.85)  # colours of positive and 
 LINES = ("#17181c", "#e4572e", "#2e86ab", "#6a994e", "#8e6c8a", "#b08900")
 MAX_CLASSES = 6  # classes in the chart
 MIN_LABELLED = 0.05  # probability; classes that stay below it are not labelled
+LABEL_HEIGHT = 5.0  # per cent of the chart
 PANEL = 2.6  # inches
 
 
@@ -71,11 +79,27 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
     for column, (title, detail) in enumerate(captions):
         frame.caption(figure, (0, column), title, detail)
     _draw_chart(frame, figure, prompted, len(captions) - 1)
-    details = [selection_text(first, 0), first.manifest.get("method"), model_name(first)]
-    frame.headline(figure, headline(first, 0), "  ·  ".join(filter(None, details)))
+    title, *outcome = _outcome(prompted)
+    details = [*outcome, first.manifest.get("method"), model_name(first)]
+    frame.headline(figure, title, "  ·  ".join(filter(None, details)))
     frame.bar(figure, 2, MAP, ("low", "high"))
     frame.note(figure, 0, shorten_text("  ·  ".join(first.notes), 60))
     return figure
+
+
+def _outcome(prompted: StrengthSweep) -> list[str]:
+    """Return the predictions without a prompt and with the strongest, and what the maps explain."""
+    first = with_drawable_names(prompted.explanation)
+    before, after = prompted.predicted[0], prompted.predicted[-1]
+    if before == after:
+        return [headline(first, 0), selection_text(first, 0)]
+    texts = [
+        f"{shorten_text(first.answer_label(answer), 26)} {prompted.share_texts(answer)[index]}"
+        for index, answer in ((0, before), (-1, after))
+    ]
+    strength = f"prediction without prompt → at strength {prompted.strengths[-1]:g}"
+    evidence = f"the maps show the evidence for {shorten_text(target_text(first, 0), 26)}"
+    return [" → ".join(texts), strength, evidence]
 
 
 def _draw_bias(prompted: StrengthSweep, picture: Picture) -> NDArray[np.float64]:
@@ -98,17 +122,20 @@ def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: i
     names = with_drawable_names(prompted.explanation)
     percent = names.output.in_percent
     values = 100 * prompted.probabilities.numpy() if percent else prompted.logits.double().numpy()
+    labels = []
     for colour, number in zip(LINES, prompted.leading()[:MAX_CLASSES], strict=False):
         resampled = values[:, number] if percent else values.reshape(len(values), -1)[:, 0]
         axes.plot(prompted.strengths, resampled, color=colour, lw=1.6)
         peak = int(resampled.argmax())
         if percent and resampled[peak] < 100 * MIN_LABELLED:
-            continue  # their labels would overlap
+            continue  # they are not readable
+        side = "left" if peak < len(prompted.strengths) / 2 else "right"
+        labels.append((side, float(resampled[peak]), names.answer_label(number), colour))
+    for (side, _, name, colour), height in zip(labels, _spread_labels(labels), strict=True):
         axes.annotate(
-            shorten_text(names.answer_label(number), 22),
-            (prompted.strengths[peak], resampled[peak]),
-            xytext=(3, 3), textcoords="offset points", size=6.5, color=colour, parse_math=False,
-            ha="left" if peak < len(prompted.strengths) / 2 else "right",
+            shorten_text(name, 22), (0.0 if side == "left" else prompted.strengths[-1], height),
+            xytext=(3 if side == "left" else -1, 3), textcoords="offset points", size=6.5,
+            color=colour, parse_math=False, ha=side,
         )  # fmt: skip
     axes.set(xlim=(0, prompted.strengths[-1]))
     if percent:
@@ -122,3 +149,21 @@ def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: i
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(INK)
         spine.set_linewidth(0.5)
+
+
+def _spread_labels(labels: list[tuple[str, float, str, str]]) -> list[float]:
+    """Return heights of labels at which those of one side do not overlap.
+
+    Examples
+    --------
+    >>> rows = [("left", 7.4, "a", ""), ("left", 7.0, "b", ""), ("right", 7.0, "c", "")]
+    >>> _spread_labels(rows)
+    [12.0, 7.0, 7.0]
+    """
+    heights = [height for _, height, *_ in labels]
+    lowest: dict[str, float] = {}
+    for index in sorted(range(len(labels)), key=heights.__getitem__):
+        side = labels[index][0]
+        heights[index] = max(heights[index], lowest.get(side, -float("inf")))
+        lowest[side] = heights[index] + LABEL_HEIGHT
+    return heights

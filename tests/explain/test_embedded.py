@@ -9,6 +9,9 @@ import torch
 
 import semattn
 from semattn.attention import record
+from semattn.prompting import Box
+from semattn.prompting.strength_sweep import strength_sweep
+from semattn.viz.strength_figure import _outcome
 from tests.models import state_of
 from tests.oracles import dense_record
 
@@ -50,3 +53,20 @@ def test_the_photograph_end_to_end(dtype: torch.dtype, tolerance: float) -> None
         result.patch_map.std() / result.patch_map.mean() for result in (explanation, refined)
     ]
     assert variation[1] < variation[0], "affinity refinement reduces the variation"
+
+
+@pytest.mark.weights
+def test_a_box_puts_the_answer_of_the_prompting_picture_right() -> None:
+    model = semattn.load()
+    sweep = strength_sweep(
+        semattn.SIFTPatchInterrelation(),
+        semattn.AttentionPrompter(model),
+        PHOTO.with_name("photographer.jpg"),
+        weights=Box(4, 22, 118, 223),
+        strengths=(0.5,),
+    )
+    answers = [sweep.explanation.answer_label(number) for number in sweep.predicted]
+    assert answers == ["musical instrument", "mammal"]
+    title, _, evidence = _outcome(sweep)
+    assert title.startswith("musical instrument 3") and " → mammal 4" in title
+    assert evidence == "the maps show the evidence for musical instrument"
