@@ -102,6 +102,7 @@ class RuleCall:
 
 
 Rule = Callable[[RuleCall], Tensor]
+WeightedResult = tuple[Tensor, tuple[Tensor, ...]]
 RULES: dict[Any, Rule] = {}
 """Function of PyTorch to its rule; the forms of one function (method, operator) are separate."""
 
@@ -139,6 +140,50 @@ class _Surrogate(torch.autograd.Function):
         return None, gradient
 
 
+class _WeightedGradient(torch.autograd.Function):
+    """The new tensor that a function returns, with given gradients for the inputs.
+
+    The gradient for each input is that of the result times a weight of the same shape. A function,
+    not a tensor, is given, since a model may change a result in place, but not the view of an input
+    that PyTorch would return.
+    """
+
+    @staticmethod
+    def forward(context: Any, compute: Callable[[], WeightedResult], *_inputs: Tensor) -> Tensor:
+        result, weights = compute()
+        context.save_for_backward(*weights)
+        return result
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        return None, *(gradient * weight for weight in context.saved_tensors)
+
+
+class _NormGradient(torch.autograd.Function):
+    """The new tensor of a normalisation, with the gradient for a constant standard deviation.
+
+    `compute` returns the result and the factor that the centred input is multiplied by.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, _inputs: Tensor, compute: Callable[[], tuple[Tensor, Tensor]],
+        axes: tuple[int, ...], is_centered: bool,
+    ) -> Tensor:  # fmt: skip
+        result, scale = compute()
+        context.save_for_backward(scale)
+        context.axes, context.is_centered = axes, is_centered
+        return result
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        (scale,) = context.saved_tensors
+        gradient = gradient * scale
+        if context.is_centered:
+            gradient = gradient - gradient.mean(dim=context.axes, keepdim=True)
+        return gradient, None, None, None
+
+
 class _ScaledGradient(torch.autograd.Function):
     """A tensor whose gradient is multiplied by a factor."""
 
@@ -152,7 +197,10 @@ class _ScaledGradient(torch.autograd.Function):
         return gradient * context.factor, None
 
 
-OWN_NODES = {"_SurrogateBackward", "_ScaledGradientBackward"}
+OWN_NODES = {
+    "_SurrogateBackward", "_WeightedGradientBackward", "_NormGradientBackward",
+    "_ScaledGradientBackward",
+}  # fmt: skip
 
 
 def is_variable(argument: Any) -> bool:
@@ -225,18 +273,23 @@ def propagate_linear(
         return result
     half = gamma / 2
     if not gamma:
-        with torch.no_grad():
+
+        def damped() -> WeightedResult:
             size = result.abs()
-            share = _divide(size, size + epsilon)
-        return with_gradient_of(result * share, result)
+            return result.clone(), (size / (size + epsilon),)
+
+        return _WeightedGradient.apply(damped, result)
     magnitude = apply(inputs.abs(), weight.abs(), None if bias is None else bias.abs())
-    with torch.no_grad():
+
+    def weighted() -> WeightedResult:
         exact = torch.promote_types(result.dtype, torch.float32)
         size = result.abs().to(exact)
         share = _divide(size, (1 + half) * size + half * magnitude.to(exact) + epsilon)
         of_result = (share * (1 + half)).to(result.dtype)
         of_magnitude = (share * half).to(result.dtype) * result.sign()
-    return with_gradient_of(of_result * result + of_magnitude * magnitude, result)
+        return result.clone(), (of_result, of_magnitude)
+
+    return _WeightedGradient.apply(weighted, result, magnitude)
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -338,9 +391,9 @@ def _layer_norm(call: RuleCall) -> Tensor:
         *_: Any,
         **_options: Any,
     ) -> Tensor:
-        return _normalize(input, tuple(range(-len(normalized_shape), 0)), weight, eps)
+        return _normalized(call, input, normalized_shape, weight, bias, eps)
 
-    return with_gradient_of(normalize(*call.args, **call.kwargs), call.value())
+    return normalize(*call.args, **call.kwargs)
 
 
 @rule("rms_norm")
@@ -351,11 +404,46 @@ def _rms_norm(call: RuleCall) -> Tensor:
         weight: Tensor | None = None,
         eps: float | None = None,
     ) -> Tensor:
-        axes = tuple(range(-len(normalized_shape), 0))
         eps = torch.finfo(input.dtype).eps if eps is None else eps
-        return _normalize(input, axes, weight, eps, is_centered=False)
+        return _normalized(call, input, normalized_shape, weight, None, eps, is_centered=False)
 
-    return with_gradient_of(normalize(*call.args, **call.kwargs), call.value())
+    return normalize(*call.args, **call.kwargs)
+
+
+def _normalized(
+    call: RuleCall,
+    inputs: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    *,
+    is_centered: bool = True,
+) -> Tensor:
+    """Return the result of a normalisation over the last axes, of the given shape."""
+    axes = tuple(range(-len(shape), 0))
+
+    def compute() -> tuple[Tensor, Tensor]:
+        if is_centered and inputs.dtype in (torch.float32, torch.float64):
+            result, _, scale = torch.native_layer_norm(inputs, shape, weight, bias, epsilon)
+        else:
+            result = call.run()
+            scale = _inverse_deviation(inputs, axes, epsilon, is_centered=is_centered)
+        return result, scale if weight is None else scale * weight
+
+    return _NormGradient.apply(inputs, compute, axes, is_centered)
+
+
+def _inverse_deviation(
+    inputs: Tensor, axes: tuple[int, ...], epsilon: float, *, is_centered: bool
+) -> Tensor:
+    """Return 1 / standard deviation over `axes`, in float32 at least; about 0 if not centred."""
+    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    if is_centered:
+        variance = values.var(dim=axes, keepdim=True, correction=0)
+    else:
+        variance = values.square().mean(dim=axes, keepdim=True)
+    return (variance + epsilon).rsqrt()
 
 
 @rule("group_norm")
@@ -377,21 +465,14 @@ def _group_norm(call: RuleCall) -> Tensor:
 
 
 def _normalize(
-    inputs: Tensor,
-    axes: tuple[int, ...],
-    weight: Tensor | None,
-    epsilon: float,
-    *,
-    is_centered: bool = True,
+    inputs: Tensor, axes: tuple[int, ...], weight: Tensor | None, epsilon: float
 ) -> Tensor:
     """Normalise over `axes` with a constant standard deviation, in float32 at least."""
     values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-    if is_centered:
-        values = values - values.mean(dim=axes, keepdim=True)
     with torch.no_grad():
-        scale = (values.square().mean(dim=axes, keepdim=True) + epsilon).rsqrt()
+        scale = _inverse_deviation(values, axes, epsilon, is_centered=True)
         scale = scale if weight is None else scale * weight
-    return values * scale
+    return (values - values.mean(dim=axes, keepdim=True)) * scale
 
 
 def _of_channels(weight: Tensor, inputs: Tensor) -> Tensor:
@@ -428,15 +509,17 @@ def _statistic(call: RuleCall) -> Any:
 def _activation(call: RuleCall) -> Tensor:
     """All relevance of the result for the input of a function with f(0) = 0."""
     inputs = call.args[0]
-    result = call.value()
-    return _note(call, inputs, _identity(inputs, result))
+    return _note(call, inputs, _identity(call, inputs))
 
 
-def _identity(inputs: Tensor, result: Tensor) -> Tensor:
-    """Return `result`, an elementwise function of `inputs` with f(0) = 0, by the identity rule."""
-    with torch.no_grad():
-        slope = torch.where(inputs == 0, 0, result / inputs)
-    return with_gradient_of(inputs * slope, result)
+def _identity(call: RuleCall, inputs: Tensor) -> Tensor:
+    """Return the result, an elementwise function of `inputs` with f(0) = 0; identity rule."""
+
+    def compute() -> WeightedResult:
+        result = call.run()
+        return result, ((result / inputs).masked_fill_(inputs == 0, 0),)
+
+    return _WeightedGradient.apply(compute, inputs)
 
 
 @rule("sigmoid", "hardsigmoid", "softplus", "exp", "log_sigmoid", "logsigmoid", "expit", "cos")
@@ -493,7 +576,7 @@ def _product(call: RuleCall) -> Tensor:
         return _scaled(call)
     source = call.state.source(left)
     if source is call.state.source(right):
-        return _note(call, source, _identity(source, call.value()))
+        return _note(call, source, _identity(call, source))
     return call.run(scale_gradient(left, 0.5), scale_gradient(right, 0.5))
 
 

@@ -133,8 +133,9 @@ def main() -> None:
     turns = 0 if options.tables else -(-options.images // IMAGES_PER_TURN["compositions"])
     for turn in range(1, turns + 1):
         for name, count in IMAGES_PER_TURN.items():
-            evaluate(model, name, turn * count, options.steps)
-            print(f"{turn} of {turns}: {name}", flush=True)
+            if num_finished(FOLDER / name) < turn * count:
+                evaluate(model, name, turn * count, options.steps)
+                print(f"{turn} of {turns}: {name}", flush=True)
     for name, data_set in DATA_SETS.items():
         count = num_finished(FOLDER / name)
         results = evaluate(model, name, count, options.steps)
