@@ -38,7 +38,10 @@ ROWS = {
     "keypoint-density": "control: keypoints alone",
     "keypoint-density+refined": "control: keypoints with affinity refinement",
     "generic-relevance": "", "transition-attention": "", "gradient-rollout": "",
-    "attention-rollout": "", "raw-attention": "", "grad-cam": "",
+    "attention-rollout": "", "raw-attention": "", "legrad": "", "grad-cam": "",
+    "input-x-gradient": "", "attn-lrp": "", "attn-lrp:level=patches": "on patches",
+    "attn-lrp:preset=localization": "with affinity refinement",
+    f"{OURS}:gradient=lrp": "with gradients of propagation",
 }  # fmt: skip
 CASCADE = {
     "head": "head", "blocks.11.norm1": "and block 11", "blocks.8.norm1": "to block 8",
