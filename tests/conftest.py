@@ -33,6 +33,15 @@ def tiny(name: str = "test_vit") -> torch.nn.Module:
     return timm.create_model(name, num_classes=len(CLASSES), **options).eval()
 
 
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Return Ray, connected to a cluster of this machine with two CPUs."""
+    from semattn.utils.ray_session import ray_session
+
+    with ray_session() as ray:
+        yield ray
+
+
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """The command runs in an empty folder, and never touches the embedded weights."""

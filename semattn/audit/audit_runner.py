@@ -13,34 +13,32 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ..attention.model_call import model_device
 from ..attention.sites import check_model
-from ..data.loading import ImageLoader, LoadedBatch, Skipped
-from ..data.prefetching import default_workers, load_batches
+from ..data.loading import ImageLoader, Skipped
 from ..data.sources import Source
 from ..density import density_needs
 from ..errors import SemattnError
-from ..explain import Explanation, explainers
+from ..explain import explainers
 from ..images import Preprocessing
 from ..interrelation import Analysis
 from ..interrelation.analysis_runner import AnalysisRunner
 from ..keypoints import detectors
-from ..utils.atomic_files import atomic_write, write_text
+from ..utils.atomic_files import write_text
 from ..utils.processes import Progress
 from ..utils.provenance import about_model, versions
 from ..utils.registry import unknown_name_message
 from ..utils.run_store import RunStore
-from .batch_size import Unit, choose_batch_size, split_into_units
-from .bisect import bisect_failures
-from .tables import SKIPPED, TABLE, check_parquet, concatenate_rows, explanation_rows, write_tables
-from .unit_store import MAPS, SUMMARY, UnitStore
+from .batch_size import Unit, split_into_units
+from .engines import Engine, engines
+from .tables import SKIPPED, TABLE, check_parquet, write_tables
+from .unit_computer import UnitComputer
+from .unit_store import MAPS, SUMMARY, UnitStore, drop_left_out
 
 JOBS = ("explain", "analyze")
 STORE = ".audit"  # folder of the finished units
@@ -86,6 +84,10 @@ def audit(
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     process: tuple[int, int] = (0, 1),
+    engine: str = "local",
+    address: str | None = None,
+    actors: int | tuple[int, int] | None = None,
+    gpus: float | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Explain and analyse every image of a source; resume an earlier call that was interrupted.
@@ -108,7 +110,11 @@ def audit(
     batch_size : images per forward pass; None chooses from the free memory
     workers : processes that read images and detect keypoints; None for the cores that the model
         does not use
-    process : index of this process, from 0, and number of processes
+    process : index of this process, from 0, and number of processes; (0, 1) with Ray
+    engine : "local", this process; or "ray", a Ray cluster, whose machines read the images and
+        write to `out` by the same paths (`pip install 'semattn[ray]'`)
+    address, actors, gpus : with Ray, see `semattn.audit.engines.ray.RayEngine`: address of the
+        cluster, number of copies of the model (or the least and the greatest), GPUs of each
     progress : called with the stage, the number of images done by this process, and its total
 
     Raises
@@ -119,90 +125,98 @@ def audit(
     """
     check_jobs(jobs)
     check_parquet()
+    check_model(model, compiled=True)
+    if engine != "local" and process != (0, 1):
+        raise ValueError(
+            f"process: expected (0, 1) with the engine {engine!r}, got {process} — the engine "
+            "shares the work itself"
+        )
+    make_engine = engines.resolve(engine)
     options = {"method": method, "density": density, "detector": detector, "seed": seed}
-    runner = AuditRunner(model, source, Path(out), tuple(jobs), options, preprocessing)
-    result = runner.run(batch_size, workers, process, progress)
+    with make_engine(model, workers=workers, address=address, actors=actors, gpus=gpus) as started:
+        runner = AuditRunner(model, source, Path(out), tuple(jobs), options, preprocessing, started)
+        result = runner.run(batch_size, process, progress)
     if result.summary is not None and result.summary["skipped"] >= len(source):
         check_readable(result.files["skipped"], len(source))
     return result
 
 
 class AuditRunner:
-    """Runner of the units of an audit that one process computes.
+    """Runner of the units of an audit that one process computes, or hands out to its engine.
 
     Parameters
     ----------
     model, source, out, jobs, preprocessing : as in `audit`
     options : method, density, detector and seed
+    engine : engine that has started
     """
 
     def __init__(
         self, model: nn.Module, source: Source, out: Path, jobs: tuple[str, ...],
-        options: dict[str, Any], preprocessing: Preprocessing | None,
+        options: dict[str, Any], preprocessing: Preprocessing | None, engine: Engine,
     ) -> None:  # fmt: skip
         self.model = check_model(model, compiled=True)
         self.source, self.out, self.jobs, self.options = source, out, jobs, options
+        self.engine = engine
         self.preprocessing = preprocessing or Preprocessing.of(model)
         explainer_options = {name: options[name] for name in ("density", "detector", "seed")}
-        self.explainer = explainers.resolve(options["method"])(
+        explainer = explainers.resolve(options["method"])(
             **explainer_options, preprocessing=self.preprocessing
         )
         detectors.resolve(options["detector"])
         needs = density_needs(options["density"])
-        self.image_loader = ImageLoader(
-            self.preprocessing, options["detector"], needs, source.names
-        )
-        self.device = model_device(model)
         self.about = about_model(model)
         self.manifest = self.about | {
             "source": {"images": len(source)},
             "jobs": list(jobs),
             "parameters": {**options, "preprocessing": str(self.preprocessing)},
-            "method": self.explainer.parameters(),
-            "device": self.device.type,
+            "method": explainer.parameters(),
+            "device": engine.device.type,
             "versions": versions(),
         }
         # Each unit stores the identities of its own images.
         run = {name: value for name, value in self.manifest.items() if name != "source"}
         self.store = RunStore(out / STORE, run, "audit")
+        self.computer = UnitComputer(
+            self.model, explainer, self._new_analysis_runner(1),
+            ImageLoader(self.preprocessing, options["detector"], needs), jobs, self.manifest,
+            self.store, out,
+        )  # fmt: skip
         self.skipped: list[Skipped] = []
 
     def run(
-        self,
-        batch_size: int | None,
-        workers: int | None,
-        process: tuple[int, int],
-        progress: Progress | None,
+        self, batch_size: int | None, process: tuple[int, int], progress: Progress | None
     ) -> Audit:
         """Compute the remaining units of this process; write the tables if no unit is missing."""
         with self.store.running(process, also=(self.out, self.out / MAPS)):
-            units = split_into_units(len(self.source), self._choose_batch_size(batch_size))
-            self.analysis_runner = self._new_analysis_runner(units[0].size)
+            size = self._choose_batch_size(batch_size)
+            units = split_into_units(len(self.source), size)
+            runner = self.computer.analysis_runner = self._new_analysis_runner(size)
             if "analyze" in self.jobs:  # on noise: the model may fail on the first image of a unit
-                self.analysis_runner.find_grid(self._noise(1, self.analysis_runner))
+                runner.find_grid(self.computer.noise(1))
             (self.out / MAPS).mkdir(parents=True, exist_ok=True)
+            drop_left_out(self.store)
             self.unit_store = UnitStore(self.store, self.source, self.out, units, process)
             todo = self.unit_store.todo()
             total, done = sum(unit.stop - unit.first for unit in todo), 0
             start = time.perf_counter()
-            batches = [batch for unit in todo for batch in unit.batches]
-            worker_count = default_workers(self.model) if workers is None else workers
-            data = self.source.data
-            loaded_batches = load_batches(
-                self.image_loader, data.sources, batches, worker_count, data.labels
-            )
 
-            def batches_of(unit: Unit) -> Iterator[LoadedBatch]:
+            def report(images: int) -> None:
                 nonlocal done
-                for loaded in islice(loaded_batches, len(unit.batches)):
-                    yield loaded
-                    done += loaded.n_sources
-                    if progress is not None:
-                        progress("auditing", done, total)
+                done += images
+                if progress is not None:
+                    progress("auditing", done, total)
 
-            with closing(loaded_batches):
-                for unit in todo:
-                    self._do_unit(unit, batches_of(unit))
+            skipped: dict[int, list[Skipped]] = {}
+            results = self.engine.run(self.computer, self.source, todo, report)
+            self.unit_store.sums.seconds_between_saves = self.engine.seconds_between_saves
+            with closing(results), closing(self.unit_store):
+                for result in results:
+                    self.unit_store.record(result)
+                    skipped[result.unit.number] = [
+                        Skipped(name, reason) for name, _, reason in result.skipped
+                    ]
+            self.skipped = [image for number in sorted(skipped) for image in skipped[number]]
             seconds = time.perf_counter() - start
             waiting = self.unit_store.waiting()
             note = self.unit_store.note()
@@ -210,58 +224,6 @@ class AuditRunner:
             if note:
                 warnings.warn(note, stacklevel=3)
             return Audit(summary, analysis, tuple(self.skipped), total, seconds, waiting, files)
-
-    def _do_unit(self, unit: Unit, batches: Iterator[LoadedBatch]) -> None:
-        """Compute one unit; store its maps, then its rows, then its sums, which complete it."""
-        runner = self.analysis_runner.empty_copy()
-        analyse = "analyze" in self.jobs
-        parts: list[dict[str, np.ndarray]] = []
-        skipped: list[tuple[str, str, str]] = []
-        identities: list[str] = []
-        for loaded in runner.fill_pool(batches) if analyse else batches:
-            identities += loaded.identities
-            skipped += [(image.name, "read", image.reason) for image in loaded.skipped]
-            runner.skipped += loaded.skipped
-            if loaded.images is None:
-                continue
-            part = loaded.part(slice(None))
-            if "explain" in self.jobs:
-                results, failed = bisect_failures(self._explain, part)
-                parts += results
-                skipped += [(image.name, "explain", image.reason) for image in failed]
-            if analyse:
-                skipped_before = len(runner.skipped)
-                _, failed = bisect_failures(runner.add_batch, part)
-                runner.skipped += failed
-                skipped += [
-                    (image.name, "analyze", image.reason)
-                    for image in runner.skipped[skipped_before:]
-                ]
-        analysed = analyse and runner.tally is not None and runner.tally.images > 0
-        rows = concatenate_rows(parts)
-        maps = rows.pop("maps", None)
-        if maps is not None:
-            with atomic_write(self.out / MAPS / f"{unit.name}.npz") as stream:
-                np.savez_compressed(stream, number=rows["number"], maps=maps)
-        columns = [list(column) for column in zip(*skipped, strict=True)] or [[], [], []]
-        rows |= {
-            f"skipped_{name}": np.array(column, dtype=str)
-            for name, column in zip(("name", "job", "reason"), columns, strict=True)
-        }
-        digest = self.unit_store.keep(unit, rows, identities, analysed)
-        if analysed:
-            self.unit_store.sums.add(unit.number, digest, runner.result())
-        self.skipped += [Skipped(name, reason) for name, _, reason in skipped]
-
-    def _explain(self, loaded: LoadedBatch) -> dict[str, np.ndarray]:
-        labels = [self.source.data.labels[number] for number in loaded.numbers]
-        return explanation_rows(self._explanation(loaded), loaded.numbers, labels)
-
-    def _explanation(self, loaded: LoadedBatch) -> Explanation:
-        assert loaded.images is not None  # a batch without readable images is not explained
-        return self.explainer.explain(
-            self.model, loaded.images, keypoints=loaded.keypoints, manifest=self.manifest
-        )
 
     def _finish(self, units: list[Unit]) -> tuple[dict[str, Any], Analysis | None, dict[str, Path]]:
         """Write the tables of all units; return their summary, the analysis, and the files."""
@@ -294,8 +256,8 @@ class AuditRunner:
         if stored is None:
             # One image runs in any case, so that an unsupported model fails here, and only once.
             if requested is not None:
-                self._dry_run(1)
-            size = requested or choose_batch_size(self._dry_run, self.device)
+                self.computer.dry_run(1)
+            size = requested or self.engine.call(self.computer, UnitComputer.choose_batch_size)
             stored = self.store.store_row_if_absent("batch", {"size": size})
         if requested not in (None, stored["size"]):
             raise SemattnError(
@@ -303,22 +265,6 @@ class AuditRunner:
                 f"folder, got {requested} — omit it or choose another folder"
             )
         return int(stored["size"])
-
-    def _dry_run(self, size: int) -> None:
-        """Run all computations of a batch on images of random noise."""
-        runner = self._new_analysis_runner(size)
-        loaded = self._noise(size, runner)
-        if "explain" in self.jobs:
-            self._explanation(loaded)
-        if "analyze" in self.jobs:
-            runner.add_batch(loaded)
-
-    def _noise(self, size: int, runner: AnalysisRunner) -> LoadedBatch:
-        rng = np.random.default_rng(0)
-        noise = [
-            rng.integers(0, 256, (*self.preprocessing.size, 3), dtype=np.uint8) for _ in range(size)
-        ]
-        return runner.image_loader.load(0, noise, strict=True)
 
     def _new_analysis_runner(self, size: int) -> AnalysisRunner:
         return AnalysisRunner(self.model, {

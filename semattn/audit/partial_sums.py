@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +39,8 @@ class PartialSums:
         self.files: dict[Path, dict[int, str]] = {}  # digest of each unit's images, by number
         self.file: Path | None = None  # the file that units are added to
         self.result: AnalysisResult | None = None
+        self.seconds_between_saves = 0.0  # a file takes up to a second
+        self._is_saved, self._saved_at = True, -math.inf
         self.read()
 
     def read(self) -> None:
@@ -73,8 +77,9 @@ class PartialSums:
                 self.file, self.result = file, read_analysis_file(file)[0]
 
     def add(self, unit: int, digest: str, analysis: Analysis) -> None:
-        """Add a unit to a file on disk."""
+        """Add a unit to a file, which is written at once or by a later `save`."""
         if self.file is None or len(self.files[self.file]) >= self.most:
+            self.save()
             # A new name, because another process may be about to remove an older file.
             name = f"{START}{self.place:04d}-{secrets.token_hex(8)}.npz"
             self.file, self.result = self.folder / name, None
@@ -90,7 +95,16 @@ class PartialSums:
                 self.result.tally, analysis.grid, skipped, analysis.manifest
             )
         self.files[self.file][unit] = digest
+        self._is_saved = False
+        if time.monotonic() - self._saved_at >= self.seconds_between_saves:
+            self.save()
+
+    def save(self) -> None:
+        """Write the units that were added since the last time."""
+        if self._is_saved or self.file is None or self.result is None:
+            return
         save_analysis(self.result, self.file, units=_pairs(self.files[self.file]))
+        self._is_saved, self._saved_at = True, time.monotonic()
 
     def merged(self, names: Sequence[str]) -> Analysis | None:
         """Return the analysis of all files; None without files.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..data.sources import Source
+from ..interrelation import Analysis
 from ..utils.input_identity import (
     all_unchanged,
     combined_digest,
@@ -22,9 +24,46 @@ from .tables import SKIPPED, TABLE
 
 MAPS, SUMMARY = "maps", "audit.json"
 PREFIX = "unit-"  # name prefix of the arrays of a unit
+LEFT_OUT = "left-out"  # row with the numbers of the units that were not computed
 COMPLETE = "complete"  # row that exists once all units are done
 THREADS = 16  # threads that compare files; mostly they wait for the disk
 STATE = ("identities", "analysed")  # arrays that describe the state of a unit
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """Result of a unit whose files are written.
+
+    Parameters
+    ----------
+    unit : the unit
+    identities : identity of each of its images
+    skipped : name, job and reason of the images that a job left out
+    analysis : analysis of its images, None if it has none
+    is_left_out : whether the unit was not computed, because it ends the processes that compute it
+    """
+
+    unit: Unit
+    identities: list[str]
+    skipped: list[tuple[str, str, str]]
+    analysis: Analysis | None
+    is_left_out: bool = False
+
+
+def drop_left_out(store: RunStore) -> None:
+    """Remove the units that an earlier run left out, so that they are tried again."""
+    for number in (store.read_row(LEFT_OUT) or {"units": []})["units"]:
+        store.remove(f"{PREFIX}{int(number):06d}")
+    store.remove(LEFT_OUT)
+
+
+def store_unit(
+    store: RunStore, unit: Unit, arrays: dict[str, np.ndarray], identities: Sequence[str],
+    analysed: bool,
+) -> None:  # fmt: skip
+    """Store the arrays of a unit with its state."""
+    state = {"identities": identities_to_array(identities), "analysed": np.array(analysed)}
+    store.store_arrays(f"{PREFIX}{unit.name}", arrays | state)
 
 
 class UnitStore:
@@ -73,14 +112,20 @@ class UnitStore:
         assert arrays_of_unit is not None
         return arrays_of_unit
 
-    def keep(self, unit: Unit, arrays: dict[str, np.ndarray], identities: Sequence[str],
-             analysed: bool) -> str:  # fmt: skip
-        """Store a unit and return the digest of its images."""
-        state = {"identities": identities_to_array(identities), "analysed": np.array(analysed)}
-        self.store.store_arrays(f"{PREFIX}{unit.name}", arrays | state)
-        self.recomputed.again(identities)
-        self._states[unit.number] = combined_digest(identities), analysed
-        return self._states[unit.number][0]
+    def record(self, result: UnitResult) -> None:
+        """Record a unit whose files are written, and add its analysis to the sums."""
+        number, digest = result.unit.number, combined_digest(result.identities)
+        self.recomputed.again(result.identities)
+        self._states[number] = digest, result.analysis is not None
+        if result.analysis is not None:
+            self.sums.add(number, digest, result.analysis)
+        if result.is_left_out:
+            units = (self.store.read_row(LEFT_OUT) or {"units": []})["units"]
+            self.store.store_row(LEFT_OUT, {"units": [*units, number]})
+
+    def close(self) -> None:
+        """Write the sums of all recorded units."""
+        self.sums.save()
 
     def complete(self) -> str:
         """Record that all units are done; return the digest of all images."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..utils.class_names import class_names
 from ..utils.processes import Progress
+from ..utils.ray_session import check_engine, ray_session
 from ..utils.result_folder import ResultFolder
 from . import options
 from .inputs import is_remote, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import pages, result_folder
-from .parsing import display_stem, read_names
+from .parsing import display_stem, read_bounds, read_names
 from .printing import (
     MAX_SKIPPED,
     bar,
@@ -55,6 +56,10 @@ def audit(
     batch_size: options.AuditBatch = None,
     workers: options.ReadingWorkers = None,
     process: options.Process = None,
+    engine: options.EngineName = "local",
+    address: options.Address = None,
+    actors: options.Actors = None,
+    gpus_per_actor: options.GpusPerActor = None,
     seed: options.Seed = 0,
     report: options.Report = True,
     out: options.AuditFolder = None,
@@ -62,7 +67,7 @@ def audit(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> Content | None:
-    """Explain and analyse a whole data set, in one process or many.
+    """Explain and analyse a whole data set, in one process, in many, or on a Ray cluster.
 
     [bold]explain[/] computes a map of every image and one table row: prediction,
     probability, number of keypoints, spread and centre of the map, and the share of
@@ -71,7 +76,9 @@ def audit(
     or a kill, the same command resumes, and no image is lost or counted twice.
     Several processes can share the work, on one machine or on machines with a shared
     disk: [bold]torchrun --nproc-per-node 8 -m semattn audit …[/], or [bold]--process 3/64[/]
-    for each process; the tables equal those of a single process. Images that cannot
+    for each process; the tables equal those of a single process. [bold]--engine ray[/] runs
+    the work on a Ray cluster, which shares it itself and repeats what dead machines
+    lose. Images that cannot
     be read, or on which the model fails, are skipped and listed.
 
     Writes [bold]explain.parquet[/] (one row per image), [bold]maps/[/] (the maps; columns `unit`
@@ -93,15 +100,23 @@ def audit(
     requested_jobs = read_names(jobs) or []
     check_jobs(requested_jobs, (*JOBS, "spurious"))
     place = _place(process)
+    check_engine(engine, address)
+    bounds, gpus = read_bounds(actors), gpus_per_actor
+    if engine == "ray":
+        gpus = _gpus_of(chosen_model.device) if gpus is None else gpus
+        chosen_model = replace(chosen_model, device="cpu")  # each actor moves its copy
     part = "-{}-of-{}".format(*place)
     shows = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine reports
     library_jobs = tuple(job for job in requested_jobs if job != "spurious")
-    with collected_warnings() as notes:
+    with collected_warnings() as notes, ExitStack() as stack:
         with busy("loading the model (its weights are downloaded at the first use)") as say:
             network = chosen_model.load(os.environ.get("LOCAL_RANK"))
             say("listing the images")
             names = class_names(network) or ()
             dataset = open_source(source, names, declared_classes(network) or 0)
+            if engine == "ray":
+                say("starting Ray")
+                stack.enter_context(ray_session(address))
         shown: AbstractContextManager[Progress | None]
         audit_result = None
         if library_jobs:
@@ -110,7 +125,7 @@ def audit(
                 audit_result = run(
                     network, dataset, folder, jobs=library_jobs, method=method, density=density,
                     detector=detector, batch_size=batch_size, workers=workers, seed=seed,
-                    process=place, progress=progress,
+                    process=place, engine=engine, actors=bounds, gpus=gpus, progress=progress,
                 )  # fmt: skip
         files = dict(audit_result.files) if audit_result else {}
         if audit_result is not None and audit_result.analysis is not None:
@@ -124,8 +139,9 @@ def audit(
         if "spurious" in requested_jobs:
             with resumable_in(folder), results.running(FILES, part):
                 searched = _search(
-                    network, dataset, results, detector, batch_size, seed, place, report, shows
-                )
+                    network, dataset, results, detector, batch_size, seed, place, report, shows,
+                    engine,
+                )  # fmt: skip
         if "spurious" in requested_jobs and searched:
             files["spurious"] = folder / "spurious"
     notes = [*_labels_note(dataset, "spurious" in requested_jobs), *notes]
@@ -172,9 +188,19 @@ def _place(text: str | None) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _gpus_of(device: str) -> float | None:
+    """Return the GPUs of each copy of the model on a cluster; None if the cluster decides."""
+    gpus = {"auto": None, "cpu": 0.0, "cuda": 1.0}
+    if device not in gpus:
+        raise ValueError(
+            f"device: expected auto, cpu or cuda with Ray, got {device!r} — Ray chooses the GPU"
+        )
+    return gpus[device]
+
+
 def _search(
     network: nn.Module, source: Source, results: ResultFolder, detector: str, batch: int | None,
-    seed: int, process_index: tuple[int, int], report: bool, is_reporter: bool,
+    seed: int, process_index: tuple[int, int], report: bool, is_reporter: bool, engine: str,
 ) -> bool:  # fmt: skip
     """Run this process's part of the search; return whether this process finished the search."""
     from ..spurious import Search
@@ -184,7 +210,7 @@ def _search(
     with progress_phases() if is_reporter else nullcontext() as progress:
         search = Search(
             network, source.data, detector=detector, batch_size=batch or 16, seed=seed,
-            cache_dir=results.path / SEARCH, progress=progress,
+            cache_dir=results.path / SEARCH, engine=engine, progress=progress,
         )  # fmt: skip
         if not search.extract(process_index):
             return False

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..utils.ray_session import check_engine
 from ..utils.result_folder import FolderLike
 from . import options
 from .erased_copies import check_folder_of_copies, erase_from_folder
@@ -57,6 +58,8 @@ def marks(
     alpha: options.MarkAlpha = 0.05,
     max_marks: options.MaxMarks = 20,
     erase: options.EraseFolder = None,
+    engine: options.EngineName = "local",
+    address: options.Address = None,
     report: options.Report = True,
     out: options.MarksFolder = None,
     force: options.Force = False,
@@ -88,6 +91,7 @@ def marks(
     )  # fmt: skip
     out_dir = results.path
     check_options(alpha, max_marks)
+    check_engine(engine, address)
     if erase is not None:
         check_folder_of_copies(folder, erase)
     with collected_warnings() as notes:
@@ -101,7 +105,7 @@ def marks(
         ):
             discovery = find_marks(
                 folder, alpha=alpha, max_marks=max_marks, cache_dir=out_dir / SEARCH,
-                progress=progress,
+                engine=engine, address=address, progress=progress,
             )  # fmt: skip
             erased = None
             if erase is not None:

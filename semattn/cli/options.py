@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 INPUT, MODEL, METHOD, OUTPUT = "Input", "Model", "Method", "Output"
+ENGINE = "Engine"
 
 
 def _option(panel: str, metavar: str | None, text: str, *names: str, **settings: Any) -> Any:
@@ -420,6 +421,34 @@ Process = Annotated[
     str | None,
     _option(
         METHOD, "K/N", "This process and the number of processes, from 0/N. Default: from torchrun."
+    ),
+]  # fmt: skip
+EngineName = Annotated[
+    str,
+    _option(
+        ENGINE, "NAME", "Where the work runs: [bold]local[/], on this machine; or [bold]ray[/], on "
+        "a Ray cluster (pip install 'semattn\\[ray]').", "--engine",
+    ),
+]  # fmt: skip
+Address = Annotated[
+    str | None,
+    _option(
+        ENGINE, "HOST:PORT", "Ray cluster, [bold]auto[/] for that of this machine. Default: "
+        "RAY_ADDRESS, else the cluster of this machine, else Ray is started here.", "--address",
+    ),
+]  # fmt: skip
+Actors = Annotated[
+    str | None,
+    _option(
+        ENGINE, "N|MIN-MAX", "Copies of the model on the Ray cluster. Default: 1 up to what the "
+        "cluster can hold.",
+    ),
+]  # fmt: skip
+GpusPerActor = Annotated[
+    float | None,
+    _option(
+        ENGINE, "N", "GPUs of each copy of the model, such as 1 or 0.5. Default: 1 if the cluster "
+        "has GPUs.", "--gpus-per-actor", min=0.0,
     ),
 ]  # fmt: skip
 AuditFolder = Annotated[

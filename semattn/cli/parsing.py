@@ -324,3 +324,19 @@ def _order_by_number(pairs: Sequence[tuple[str, Any]]) -> list[Any] | None:
 def _unquoted(text: str) -> str:
     quoted = _QUOTED.fullmatch(text.rstrip(","))
     return quoted[2] if quoted else text
+
+
+def read_bounds(text: str | None) -> tuple[int, int] | None:
+    """Return the least and the greatest number of ``N`` or ``MIN-MAX``.
+
+    Examples
+    --------
+    >>> read_bounds("1-8"), read_bounds("2")
+    ((1, 8), (2, 2))
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2] or match[1]):
+        raise ValueError(f"actors: expected N or MIN-MAX, got {text!r} — for example 2 or 1-8")
+    return int(match[1]), int(match[2] or match[1])

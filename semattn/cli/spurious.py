@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.class_names import class_names, normalized, resolve_class
+from ..utils.ray_session import check_engine
 from ..utils.result_folder import FolderLike
 from . import options
 from .inputs import check_folder, local_inputs, source_identity
@@ -69,6 +70,8 @@ def spurious(
     detector: options.Detector = "sift",
     batch_size: options.Batch = 16,
     seed: options.SearchSeed = 0,
+    engine: options.EngineName = "local",
+    address: options.Address = None,
     report: options.Report = True,
     out: options.SpuriousFolder = None,
     force: options.Force = False,
@@ -104,6 +107,7 @@ def spurious(
     )  # fmt: skip
     out_dir = results.path
     check_options(alpha, min_relative_risk)
+    check_engine(engine, address)
     with collected_warnings() as notes:
         with busy("reading the folder") as say:
             check_folder(folder)  # fail before the model is loaded, which may take long
@@ -120,7 +124,7 @@ def spurious(
                 network, folder, classes=searched, alpha=alpha,
                 min_relative_risk=min_relative_risk, max_candidates=max_candidates,
                 batch_size=batch_size, detector=detector, seed=seed, cache_dir=out_dir / SEARCH,
-                progress=progress,
+                engine=engine, address=address, progress=progress,
             )  # fmt: skip
         with busy("drawing"):
             files = write_spurious(discovery, results, pages(report, discovery=discovery))

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SemattnError, TargetError
 from ..images import display_name
@@ -34,7 +34,21 @@ PREDICTED = "{}: every image is searched under the class that the model predicts
 WORDNET = re.compile(r"n\d{8}")  # folder names of ImageNet
 NUMBER = re.compile(r"#?[0-9]{1,9}")
 FLOAT = re.compile(r"([0-9]{1,9})\.0")  # integers as written by tables with empty cells
+Item = TypeVar("Item")
 IN_ORDER = "its class names are numbered in alphabetical order"
+
+
+class Part(Sequence[Item]):
+    """Part of a sequence whose items keep their numbers; `len` is the number of items."""
+
+    def __init__(self, items: Sequence[Item], first: int) -> None:
+        self.items, self.first = items, first
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.items[number - self.first]
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,12 @@ class BatchDataset(Dataset):
     def __getitem__(self, batch: BatchRange) -> bytes:
         # Bytes go through a pipe; tensors would use shared memory, and torch silently loses a batch
         # if that is full.
+        return self.to_bytes(self.load(batch))
+
+    def to_bytes(self, loaded: LoadedBatch) -> bytes:
+        """Return a batch as bytes for `pickle.loads` in another process of this run."""
         buffer = io.BytesIO()
-        _Sender(buffer, self.image_loader.preprocessing).dump(self.load(batch))
+        _Sender(buffer, self.image_loader.preprocessing).dump(loaded)
         return buffer.getvalue()
 
 

@@ -100,6 +100,10 @@ class LocalFeatures:
         rows = [np.arange(starts[number], starts[number + 1]) for number in sorted(numbers)]
         return self.rows(np.concatenate(rows) if rows else slice(0))
 
+    def without_descriptors(self) -> LocalFeatures:
+        """Return the features with descriptors of length 0, which are quick to send."""
+        return replace(self, descriptors=np.zeros((len(self), 0), np.float32))
+
     def mirrored_descriptors(self) -> np.ndarray | None:
         """Return the descriptors of the mirrored images (M, 128); None if they are not SIFT's.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..utils.processes import Progress, ignore_progress
+from ..utils.ray_session import TaskMap, local_map
 from .descriptor_index import DescriptorIndex, parts
 from .local_features import LocalFeatures
 from .opencv import import_cv2
@@ -57,6 +58,7 @@ def link_images(
     background: np.ndarray,
     index: DescriptorIndex | None = None,
     progress: Progress = ignore_progress,
+    run_tasks: TaskMap = local_map,
 ) -> list[Link]:
     """Return the links of all pairs of images that do not mirror one of the two.
 
@@ -69,13 +71,14 @@ def link_images(
     background : (M,), see `background_distances`
     index : index of the descriptors; None to build it
     progress : called with the stage, the number of descriptors or pairs of images, and the total
+    run_tasks : map that verifies the matches, in this process or on a cluster
     """
     if not len(features):
         return []
     index = index or DescriptorIndex(features.descriptors)
     first, second = _mutual_matches(features, background, index, progress)
     pair = features.image[first] * features.n_images + features.image[second]
-    return _verify_pairs(features, features, first, second, False, pair, progress)
+    return _verify_pairs(features, features, first, second, False, pair, progress, run_tasks)
 
 
 def _mutual_matches(
@@ -122,6 +125,7 @@ def _verify_pairs(
     is_mirrored: bool,
     pair: np.ndarray,
     progress: Progress = ignore_progress,
+    run_tasks: TaskMap = local_map,
 ) -> list[Link]:
     """Return the links of the matches (m,) of several pairs of images, numbered by `pair` (m,)."""
     keep = may_agree(features, others, first, second, is_mirrored, pair)
@@ -129,11 +133,28 @@ def _verify_pairs(
     order = np.argsort(pair, kind="stable")
     ends = np.flatnonzero(np.diff(pair[order])) + 1
     pairs, links = np.split(order, ends), list[Link]()
-    for done, rows in enumerate(pairs, 1):
-        links += verify_matches(features, others, first[rows], second[rows], is_mirrored)
-        if done % REPORTED == 0 or done == len(pairs):
-            progress("verifying matches", done, len(pairs))
+    matches = [(first[rows], second[rows]) for rows in pairs]
+    groups = [matches[start : start + REPORTED] for start in range(0, len(pairs), REPORTED)]
+    places = tuple(part.without_descriptors() for part in (features, others))
+    done = 0
+    for group, verified in zip(
+        groups, run_tasks(_verify_group, groups, (*places, is_mirrored)), strict=True
+    ):
+        links += verified
+        done += len(group)
+        progress("verifying matches", done, len(pairs))
     return links
+
+
+def _verify_group(
+    group: Sequence[tuple[np.ndarray, np.ndarray]], features: LocalFeatures, others: LocalFeatures,
+    is_mirrored: bool,
+) -> list[Link]:  # fmt: skip
+    """Return the links among the matches of some pairs of images."""
+    return [
+        link for first, second in group
+        for link in verify_matches(features, others, first, second, is_mirrored)
+    ]  # fmt: skip
 
 
 def may_agree(

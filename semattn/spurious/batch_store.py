@@ -10,12 +10,13 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..data.labelled import LabelledImages
+from ..data.labelled import LabelledImages, Part
 from ..data.loading import Skipped
 from ..errors import SemattnError, relative_reason
 from ..keypoints import Keypoints
@@ -28,6 +29,7 @@ from ..utils.input_identity import (
     identity_of,
 )
 from ..utils.processes import Progress
+from ..utils.ray_session import TaskMap
 from ..utils.remote_path import fetch
 from ..utils.run_store import RecomputedParts, RunStore
 
@@ -164,6 +166,23 @@ class BatchStore(ABC):
             self.progress(self.stage, done, total)
         return total
 
+    def extract_by(self, run_tasks: TaskMap) -> None:
+        """Extract the missing batches by the tasks of a map, see `semattn.utils.ray_session`."""
+        missing = self.missing()
+        extracted = run_tasks(_extract_part, map(self._part, missing))
+        for number, arrays in zip(missing, extracted, strict=True):
+            self._keep(number, arrays)
+            done = min((number + 1) * self.batch_size, len(self.data))
+            self.progress(self.stage, done, len(self.data))
+
+    def _part(self, number: int) -> tuple[BatchStore, range]:
+        """Return a store of one batch, which another process can extract, and its numbers."""
+        numbers, part = self._image_numbers(number), copy(self)
+        part.data = Part([self.data[i] for i in numbers], numbers.start)  # type: ignore[assignment]
+        part.names = Part([self.names[i] for i in numbers], numbers.start)
+        part.run_store = part.progress = part.recomputed = None  # type: ignore[assignment]
+        return part, numbers
+
     def missing(self) -> list[int]:
         """Return the numbers of the batches that are not stored for the present images."""
         return [number for number in range(self.n_batches) if not self._is_current(number)]
@@ -182,10 +201,13 @@ class BatchStore(ABC):
         arrays = self.run_store.read_arrays(name) if self._is_current(number) else None
         if arrays is None:
             arrays = self._extract_batch(self._image_numbers(number))
-            self.run_store.store_arrays(name, arrays)
-            self._current.add(number)
-            self.recomputed.again(identities_from_array(arrays["identities"]))
+            self._keep(number, arrays)
         return arrays
+
+    def _keep(self, number: int, arrays: dict[str, np.ndarray]) -> None:
+        self.run_store.store_arrays(self._batch_name(number), arrays)
+        self._current.add(number)
+        self.recomputed.again(identities_from_array(arrays["identities"]))
 
     def _load_index(self, number: int) -> dict[str, np.ndarray]:
         """Return the small arrays of a batch."""
@@ -262,6 +284,12 @@ class BatchStore(ABC):
 
     def _batch_name(self, number: int) -> str:
         return f"{self.prefix}{number:06d}"
+
+
+def _extract_part(item: tuple[BatchStore, range]) -> dict[str, np.ndarray]:
+    """Return the arrays of the batch of a part of a store."""
+    part, numbers = item
+    return part._extract_batch(numbers)
 
 
 def strided(rows: np.ndarray, most: int) -> np.ndarray:

@@ -6,7 +6,7 @@ of an image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from . import candidates
 from .batch_store import strided
 from .candidates import Candidate
-from .feature_store import FeatureStore
+from .feature_store import FeatureStore, gather_patches
 from .projection import FeatureProjection
 from .significance import relative_risk_bound
 
@@ -148,28 +148,73 @@ class CandidateCue:
 
 
 class Reference(NamedTuple):
-    """Images that every class is compared with: their rows, and their arrays from the store."""
+    """Images that every class is compared with: rows, labels, and arrays from the store.
+
+    `shape` is that of the patch grid, `projection` that of the features.
+    """
 
     rows: np.ndarray
+    labels: np.ndarray
     arrays: dict[str, np.ndarray]
+    shape: tuple[int, int]
+    projection: FeatureProjection
+
+
+class ClassImages(NamedTuple):
+    """Images of a class that are compared: their rows, and their places in the store."""
+
+    target: int
+    rows: np.ndarray
+    places: list[tuple[int, int]]
 
 
 def reference_images(store: FeatureStore) -> Reference:
     """Return at most `MAX_REFERENCE` evenly spaced images of all classes."""
     rows = strided(np.arange(len(store)), MAX_REFERENCE)
-    return Reference(rows, store.gather(rows))
+    index = store.index
+    return Reference(
+        rows, index.labels[rows], store.gather(rows), index.grid.shape, store.projection
+    )
+
+
+def class_images(store: FeatureStore, target: int) -> ClassImages:
+    """Return at most `MAX_CLASS_IMAGES` evenly spaced images of a class."""
+    rows = strided(np.flatnonzero(store.index.labels == target), MAX_CLASS_IMAGES)
+    return ClassImages(target, rows, [store.index.places[row] for row in rows])
+
+
+def compare_class(
+    images: ClassImages, reference: Reference, load: Callable[[int], dict[str, np.ndarray]],
+    max_candidates: int, seed: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Return the candidates of a class as arrays, computed by one thread.
+
+    More threads would change the last digits, and classes are compared by several processes.
+
+    Parameters
+    ----------
+    images, reference : images of the class, and images to compare with
+    load : function that returns the arrays of a stored batch
+    max_candidates, seed : as for `semattn.discover_spurious`
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        class_arrays = gather_patches(images.places, load)
+        found = find_candidate_cues(images, class_arrays, reference, max_candidates, seed)
+    return candidates_to_arrays(*found)
 
 
 def find_candidate_cues(
-    store: FeatureStore, reference: Reference, target: int, max_candidates: int, seed: int
-) -> tuple[int, list[CandidateCue]]:
+    images: ClassImages, class_arrays: dict[str, np.ndarray], reference: Reference,
+    max_candidates: int, seed: int,
+) -> tuple[int, list[CandidateCue]]:  # fmt: skip
     """Return the number of judged candidates of a class and the distinct ones by p-value."""
-    labels = store.index.labels
-    class_rows = strided(np.flatnonzero(labels == target), MAX_CLASS_IMAGES)
-    is_other = labels[reference.rows] != target
+    target, class_rows, _ = images
+    shape = reference.shape
+    is_other = reference.labels != target
     rows = np.concatenate([class_rows, reference.rows[is_other]])
     in_class = np.arange(len(rows)) < len(class_rows)
-    class_arrays = store.gather(class_rows)
     values, objectness = (
         np.concatenate([class_arrays[name], reference.arrays[name][is_other]])
         for name in ("values", "objectness")
@@ -180,14 +225,14 @@ def find_candidate_cues(
         candidates.object_patches(reference.arrays["objectness"])
     )
     off_object = candidates.background_patches(
-        on_object, in_class[:, None] & fixed, repeated, store.index.grid.shape
+        on_object, in_class[:, None] & fixed, repeated, shape
     )
     rng = np.random.default_rng((seed, target))
     fold = np.empty(len(rows), int)
     for part in (np.flatnonzero(in_class), np.flatnonzero(~in_class)):
         fold[rng.permutation(part)] = np.arange(len(part)) % candidates.FOLDS
     class_patches = candidates.ClassPatches(values, off_object, in_class, fold)
-    judged = candidates.find_candidates(class_patches, store.projection, seed)
+    judged = candidates.find_candidates(class_patches, reference.projection, seed)
     selected: list[CandidateCue] = []
     for candidate in candidates.select_distinct(judged, in_class, 2 * max_candidates):
         cue_rows = candidate.has_cue & in_class
@@ -205,9 +250,7 @@ def find_candidate_cues(
         ):
             continue
         new_cue = CandidateCue(target, rows, in_class, fixed, repeated, candidate, detector, marks)
-        wholes = [
-            i for i, cue in enumerate(selected) if _is_part(new_cue, cue, store.index.grid.shape)
-        ]
+        wholes = [i for i, cue in enumerate(selected) if _is_part(new_cue, cue, shape)]
         if wholes:
             selected[wholes[0]] = _join(selected[wholes[0]], new_cue, values, seed)
         elif len(selected) < max_candidates:

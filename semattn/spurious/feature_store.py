@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..grid import PatchGrid
 from ..images import Images
 from ..keypoints import detect
 from ..keypoints.local_features import fine_sift, keypoints_to_arrays
+from ..utils.atomic_files import read_arrays
 from ..utils.input_identity import (
     combined_digest,
     identities_from_array,
@@ -95,15 +97,7 @@ class FeatureStore(BatchStore):
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the values (n, P, D), objectness (n, P) and keypoints (n, P) of rows, in order."""
-        gathered: dict[str, list[np.ndarray]] = {name: [] for name in PATCHES}
-        loaded_batch, arrays = -1, dict[str, np.ndarray]()
-        for row in rows:
-            batch, position = self.index.places[row]
-            if batch != loaded_batch:
-                loaded_batch, arrays = batch, self._load(batch)
-            for name in PATCHES:
-                gathered[name].append(arrays[name][position])
-        return {name: np.stack(parts).astype(np.float32) for name, parts in gathered.items()}
+        return gather_patches([self.index.places[row] for row in rows], self._load)
 
     def images(self, rows: np.ndarray) -> Images:
         """Read the pictures of rows again."""
@@ -197,6 +191,28 @@ class FeatureStore(BatchStore):
             "object_axes": np.array([axes.start, axes.stop]),
             "identities": identities_to_array(identities),
         }  # fmt: skip
+
+
+def gather_patches(
+    places: Sequence[tuple[int, int]], load: Callable[[int], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the arrays `PATCHES` of images, given their batches and positions, in order.
+
+    `load` returns the arrays of a batch.
+    """
+    gathered: dict[str, list[np.ndarray]] = {name: [] for name in PATCHES}
+    loaded_batch, arrays = -1, dict[str, np.ndarray]()
+    for batch, position in places:
+        if batch != loaded_batch:
+            loaded_batch, arrays = batch, load(batch)
+        for name in PATCHES:
+            gathered[name].append(arrays[name][position])
+    return {name: np.stack(parts).astype(np.float32) for name, parts in gathered.items()}
+
+
+def load_patches(folder: Path, batch: int) -> dict[str, np.ndarray]:
+    """Return the arrays `PATCHES` of a stored batch of the run store in `folder`."""
+    return read_arrays(folder / f"{PREFIX}{batch:06d}.npz", PATCHES)
 
 
 def _grid_to_arrays(grid: PatchGrid) -> dict[str, np.ndarray]:

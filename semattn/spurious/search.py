@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..utils.class_names import class_names as names_of_model, resolve_class
 from ..utils.input_identity import input_names
 from ..utils.processes import Progress, exits_on_termination, ignore_progress
 from ..utils.provenance import about_model, versions
+from ..utils.ray_session import TaskMap, check_engine, task_map
 from ..utils.run_store import RunStore
 from .candidates import FOLDS
 from .confirmation import (
@@ -33,15 +35,14 @@ from .confirmation import (
 from .cue import SpuriousCue
 from .cue_detector import (
     CandidateCue,
-    Reference,
     candidates_from_arrays,
-    candidates_to_arrays,
-    find_candidate_cues,
+    class_images,
+    compare_class,
     reference_images,
 )
 from .discovery import Discovery, Rank
 from .feature_extractor import FeatureExtractor
-from .feature_store import FeatureStore
+from .feature_store import FeatureStore, load_patches
 from .interventions import InterventionContext, InterventionResult
 from .marks.candidates import (
     MarkCandidate,
@@ -72,6 +73,8 @@ def discover_spurious(
     preprocessing: Preprocessing | None = None,
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> Discovery:
     """Find spurious cues: patches that a model uses for a class and that are not its object.
@@ -97,6 +100,9 @@ def discover_spurious(
     detector, preprocessing, seed : as in `semattn.explain.Explainer`
     cache_dir : directory that stores the search, so that it can resume after an interruption and be
         read later. None for a temporary directory
+    engine : "local", or "ray" to compare the classes, and to search for marks, by tasks of a Ray
+        cluster, whose machines read `cache_dir` by the same path
+    address : with Ray, address of the cluster, see `semattn.utils.ray_session.ray_session`
     progress : called with the stage, the number of steps done, and the total
 
     Raises
@@ -118,7 +124,7 @@ def discover_spurious(
         model, dataset, classes=classes, class_names=class_names, alpha=alpha,
         min_relative_risk=min_relative_risk, max_candidates=max_candidates,
         batch_size=batch_size, detector=detector, preprocessing=preprocessing, seed=seed,
-        cache_dir=cache_dir, progress=progress,
+        cache_dir=cache_dir, engine=engine, address=address, progress=progress,
     )  # fmt: skip
     with exits_on_termination() if cache_dir is None else nullcontext(), search:
         return search.discover()
@@ -154,9 +160,12 @@ class Search:
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
         cache_dir: str | Path | None = None,
+        engine: str = "local",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         check_options(alpha, min_relative_risk)
+        check_engine(engine, address)
         for name, value, least in (
             ("max_candidates", max_candidates, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
         ):  # fmt: skip
@@ -182,6 +191,7 @@ class Search:
         run = {name: value for name, value in self.manifest.items() if name != "data"}
         self.classes, self.alpha, self.seed = classes, alpha, seed
         self.min_relative_risk, self.max_candidates = min_relative_risk, max_candidates
+        self.engine, self.address = engine, address
         self.progress = progress or ignore_progress
         self.run_store = RunStore(None if cache_dir is None else Path(cache_dir), run, "search")
         self._warned, self._was_compared = False, bool(self.run_store.numbered(CLASS))
@@ -234,8 +244,9 @@ class Search:
             self._warn()
             targets = _resolve_classes(self.classes, store)
             self._drop_changed()
-            n_patch_kinds, patch_kinds, notes = self._find_candidates(targets)
-            marks, n_marks, n_photographs = self._find_marks(targets)
+            with task_map(self.engine, self.address) as run_tasks:
+                n_patch_kinds, patch_kinds, notes = self._find_candidates(targets, run_tasks)
+                marks, n_marks, n_photographs = self._find_marks(targets, run_tasks)
             n_judged = n_patch_kinds + n_marks
             found: list[AnyCandidate] = [*patch_kinds, *marks]
             frequent = [cue for cue in found if cue.p * n_judged < self.alpha]
@@ -263,7 +274,9 @@ class Search:
 
     # --- candidates of each class
 
-    def _find_candidates(self, targets: Sequence[int]) -> tuple[int, list[CandidateCue], list[str]]:
+    def _find_candidates(
+        self, targets: Sequence[int], run_tasks: TaskMap
+    ) -> tuple[int, list[CandidateCue], list[str]]:
         """Return the number of judged candidates, the frequent ones, and notes on classes."""
         labels = self.store.index.labels
         counts = {target: int((labels == target).sum()) for target in targets}
@@ -280,11 +293,11 @@ class Search:
                 f"dataset: expected at least {MIN_IMAGES} images of a class, and as many of "
                 f"others, got {named(small[:4])} — give more images"
             )
-        reference = reference_images(self.store)
         n_judged, frequent, covered = 0, list[CandidateCue](), []
+        compared = self._compare([target for target in targets if target not in small], run_tasks)
         for done, target in enumerate(targets, 1):
             if target not in small:
-                count, class_candidates = self._candidates(target, reference)
+                count, class_candidates = candidates_from_arrays(target, next(compared))
                 n_judged += count
                 # `n_judged` only increases: a candidate that fails now would fail at the end.
                 frequent = [*frequent, *class_candidates]
@@ -304,24 +317,36 @@ class Search:
             )
         return n_judged, frequent, notes
 
-    def _candidates(self, target: int, reference: Reference) -> tuple[int, list[CandidateCue]]:
-        """Return the number of judged candidates of a class and its candidates, stored or found."""
-        name = f"{CLASS}{target:06d}"
-        arrays = self._load(name)
-        if arrays is None:
-            result = find_candidate_cues(
-                self.store, reference, target, self.max_candidates, self.seed
-            )
-            arrays = candidates_to_arrays(*result)
-            self._save(name, arrays)
-        return candidates_from_arrays(target, arrays)
+    def _compare(
+        self, targets: Sequence[int], run_tasks: TaskMap
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the candidates of each class as arrays, stored or compared now."""
+        names = [f"{CLASS}{target:06d}" for target in targets]
+        missing = [
+            target for target, name in zip(targets, names, strict=True)
+            if not self.run_store.has_arrays(name)
+        ]  # fmt: skip
+        compared: Iterator[dict[str, np.ndarray]] = iter(())
+        if missing:
+            load = partial(load_patches, self.run_store.folder)
+            shared = (reference_images(self.store), load, self.max_candidates, self.seed)
+            images = (class_images(self.store, target) for target in missing)
+            compared = run_tasks(compare_class, images, shared)
+        for target, name in zip(targets, names, strict=True):
+            if target in missing:
+                self._save(name, next(compared))
+            arrays = self._load(name)
+            assert arrays is not None
+            yield arrays
 
-    def _find_marks(self, targets: Sequence[int]) -> tuple[list[MarkCandidate], int, int]:
+    def _find_marks(
+        self, targets: Sequence[int], run_tasks: TaskMap
+    ) -> tuple[list[MarkCandidate], int, int]:
         """Return the first marks of each class, the number of tests, and of photographs."""
         name = f"{MARKS}{0:06d}"
         arrays = self._load(name)
         if arrays is None:
-            arrays = marks_to_arrays(*find_mark_candidates(self.store, self.alpha))
+            arrays = marks_to_arrays(*find_mark_candidates(self.store, self.alpha, run_tasks))
             self._save(name, arrays)
         marks, n_tests, n_photographs = marks_from_arrays(arrays)
         first = [

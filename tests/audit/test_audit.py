@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from semattn import SIFTPatchInterrelation, analyze
-from semattn.audit import audit, audit_runner as work, batch_size
+from semattn.audit import audit, batch_size, unit_computer as work
 from semattn.audit.tables import explanation_rows
 from semattn.data import open_source, prefetching as loading
 from semattn.errors import SemattnError, UnsupportedModelError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from semattn.audit import audit, batch_size, partial_sums as sums, unit_store as kept
-from semattn.audit.audit_runner import AuditRunner
+from semattn.audit.unit_computer import UnitComputer
 from semattn.data import open_source
 from semattn.utils import input_identity as identity
 from semattn.utils.processes import LockedError
@@ -42,13 +42,13 @@ def root(tmp_path):
 def explained(monkeypatch):
     """Numbers of the images that are explained."""
     numbers: list[int] = []
-    explain = AuditRunner._explain
+    explain = UnitComputer.explanation
 
     def count(self, loaded):
         numbers.extend(loaded.numbers)
         return explain(self, loaded)
 
-    monkeypatch.setattr(AuditRunner, "_explain", count)
+    monkeypatch.setattr(UnitComputer, "explanation", count)
     return numbers
 
 
@@ -335,7 +335,7 @@ def test_results_in_the_audited_folder_are_not_images(run_command, tmp_path, mon
             trees.draw(root / name / f"{number}.bmp", hash((name, number)) % 1000)
     monkeypatch.chdir(root)
     command = ("audit", ".", "--jobs", "explain,spurious", "--batch-size", 2, "--no-report")
-    real, calls = AuditRunner._explain, []
+    real, calls = UnitComputer.explanation, []
 
     def stop(self, loaded):
         calls.append(loaded.numbers)
@@ -343,14 +343,14 @@ def test_results_in_the_audited_folder_are_not_images(run_command, tmp_path, mon
             raise KeyboardInterrupt
         return real(self, loaded)
 
-    monkeypatch.setattr(AuditRunner, "_explain", stop)
+    monkeypatch.setattr(UnitComputer, "explanation", stop)
     status, out, err = run_command(*command)
     folder = "semattn-audit-photos"
     assert (status, out) == (130, "")
     assert err == (
         f"error: interrupted — finished work is kept in {folder}; the same command resumes it\n"
     )
-    monkeypatch.setattr(AuditRunner, "_explain", real)
+    monkeypatch.setattr(UnitComputer, "explanation", real)
     for _ in range(2):
         status, out, err = run_command(*command)
         assert status == 0, err

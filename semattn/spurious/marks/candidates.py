@@ -10,6 +10,7 @@ import numpy as np
 
 from ...keypoints.local_features import local_features
 from ...utils.atomic_files import with_prefix
+from ...utils.ray_session import TaskMap, local_map
 from .. import candidates
 from ..batch_store import strided
 from ..feature_store import FeatureStore
@@ -80,7 +81,9 @@ class MarkCandidate:
         return patches_of_masks(region_masks(regions, grid.image_size), grid)
 
 
-def find_mark_candidates(store: FeatureStore, alpha: float) -> tuple[list[MarkCandidate], int, int]:
+def find_mark_candidates(
+    store: FeatureStore, alpha: float, run_tasks: TaskMap = local_map
+) -> tuple[list[MarkCandidate], int, int]:
     """Return the marks off the object by p-value, the number of tests, and of photographs.
 
     A mark that is most of the salient region of its images is their object, not a mark.
@@ -89,7 +92,7 @@ def find_mark_candidates(store: FeatureStore, alpha: float) -> tuple[list[MarkCa
     labels = store.index.labels[rows]
     sizes = np.tile(store.index.grid.image_size, (len(rows), 1))
     features = local_features(store.keypoints(rows))
-    result = find_recurring_marks(features, labels, sizes, alpha, store.progress)
+    result = find_recurring_marks(features, labels, sizes, alpha, store.progress, run_tasks)
     found = [
         MarkCandidate(
             replace(mark, regions={int(rows[i]): places for i, places in mark.regions.items()}),

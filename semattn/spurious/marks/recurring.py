@@ -19,6 +19,7 @@ from ...keypoints.local_features import LocalFeatures
 from ...keypoints.matching import MAX_RATIO, Link, concatenate, link_images, may_agree
 from ...keypoints.regions import area, convex_outline
 from ...utils.processes import Progress, ignore_progress
+from ...utils.ray_session import TaskMap, local_map
 from ..significance import fisher_p_of_counts
 from .groups import group_links, make_template
 from .growth import grow_template
@@ -72,6 +73,7 @@ def find_recurring_marks(
     image_sizes: np.ndarray,
     alpha: float,
     progress: Progress = ignore_progress,
+    run_tasks: TaskMap = local_map,
 ) -> MarkSearchResult:
     """Return the marks of a set of images.
 
@@ -82,6 +84,7 @@ def find_recurring_marks(
     image_sizes : (n, 2), heights and widths, pixels
     alpha : significance level, which bounds the tests that can succeed
     progress : called with the stage, the number of steps done, and the total
+    run_tasks : map over pairs of images, templates and marks, in this process or on a cluster
     """
     counts = Counter(labels.tolist())
     share = max(counts.values()) / max(1, len(labels))
@@ -90,7 +93,7 @@ def find_recurring_marks(
     links: list[Link] = []
     of_photographs: list[Link] = []
     index = DescriptorIndex(features.descriptors)
-    for link in link_images(features, background, index, progress):
+    for link in link_images(features, background, index, progress, run_tasks):
         (of_photographs if _is_photograph(features, link, image_sizes) else links).append(link)
     groups = [[links[number] for number in group] for group in group_links(features, links)]
     templates = [make_template(features, background, group) for group in groups]
@@ -100,8 +103,8 @@ def find_recurring_marks(
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
     candidates = _images_to_search(features, index, groups, templates)
     marks: list[RecurringMark] = []
-    for done, (template, rows) in enumerate(zip(templates, candidates, strict=True), 1):
-        regions = template.locate_features(features.of_images(rows))
+    located = run_tasks(_locate, zip(templates, candidates, strict=True), (features,))
+    for done, (template, regions) in enumerate(zip(templates, located, strict=True), 1):
         progress("locating marks", done, len(templates))
         if len(regions) > 1:
             target, p = _most_frequent_class(regions, labels, counts)
@@ -111,14 +114,30 @@ def find_recurring_marks(
     n_photographs = len(group_links(features, of_photographs)) + is_mark.count(False)
     distinct = _without_parts(marks)
     significant = [number for number, mark in enumerate(distinct) if mark.p * n_tests < alpha]
-    for done, number in enumerate(significant, 1):
-        mark = distinct[number]
-        template, regions = grow_template(
-            mark.template, mark.regions, features, background, MAX_AREA * median_area
-        )
-        distinct[number] = replace(mark, template=template, regions=regions)
+    grown = run_tasks(
+        _grow, [distinct[number] for number in significant],
+        (features, background, MAX_AREA * median_area),
+    )  # fmt: skip
+    for done, (number, mark) in enumerate(zip(significant, grown, strict=True), 1):
+        distinct[number] = mark
         progress("completing marks", done, len(significant))
     return MarkSearchResult(_without_parts(distinct), n_tests, n_photographs)
+
+
+def _locate(
+    item: tuple[MarkTemplate, Sequence[int]], features: LocalFeatures
+) -> dict[int, list[Region]]:
+    """Return the places of a template in some images."""
+    template, rows = item
+    return template.locate_features(features.of_images(rows))
+
+
+def _grow(
+    mark: RecurringMark, features: LocalFeatures, background: np.ndarray, max_area: float
+) -> RecurringMark:
+    """Return a mark with its grown template."""
+    template, regions = grow_template(mark.template, mark.regions, features, background, max_area)
+    return replace(mark, template=template, regions=regions)
 
 
 def _images_to_search(

@@ -19,6 +19,7 @@ from ...utils.input_identity import input_names
 from ...utils.notebook import NotebookView
 from ...utils.processes import Progress, exits_on_termination, ignore_progress
 from ...utils.provenance import versions
+from ...utils.ray_session import TaskMap, check_engine, task_map
 from ...utils.run_store import RunStore
 from ..batch_store import strided
 from .keypoint_store import KeypointStore
@@ -74,6 +75,8 @@ def find_marks(
     alpha: float = 0.05,
     max_marks: int = 20,
     cache_dir: str | Path | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> MarkDiscovery:
     """Find watermarks, tags, logos and stamps that one class shows more often than the others.
@@ -92,6 +95,9 @@ def find_marks(
     max_marks : greatest number of marks in the result
     cache_dir : directory that stores keypoints, so that the search can resume after an
         interruption. None for a temporary directory
+    engine : "local", or "ray" to read, match and locate by tasks of a Ray cluster, whose machines
+        read the images by the same paths
+    address : with Ray, address of the cluster, see `semattn.utils.ray_session.ray_session`
     progress : called with the stage, the number of steps done, and the total
 
     Raises
@@ -106,6 +112,7 @@ def find_marks(
     Source: Weyand, Tsai and Leibe, Fixing WTFs (WACV 2015), for matches between unrelated images.
     """
     check_options(alpha, max_marks)
+    check_engine(engine, address)
     data = _read_data(dataset, class_names)
     manifest = {
         "data": {"images": len(data), "labels": data.note or "given"},
@@ -118,8 +125,14 @@ def find_marks(
     report = progress or ignore_progress
     store = KeypointStore(fine_sift, data, run_store, input_names(sources), BATCH, report)
     try:
-        with exits_on_termination() if cache_dir is None else nullcontext(), run_store.running():
-            return _search(store, alpha, max_marks, manifest)
+        with (
+            exits_on_termination() if cache_dir is None else nullcontext(),
+            run_store.running(),
+            task_map(engine, address) as run_tasks,
+        ):
+            if engine != "local":
+                store.extract_by(run_tasks)
+            return _search(store, alpha, max_marks, manifest, run_tasks)
     finally:
         if run_store.temporary:
             run_store.clear()
@@ -140,8 +153,9 @@ def _read_data(dataset: Any, class_names: Sequence[str] | None) -> LabelledImage
 
 
 def _search(
-    store: KeypointStore, alpha: float, max_marks: int, manifest: dict[str, Any]
-) -> MarkDiscovery:
+    store: KeypointStore, alpha: float, max_marks: int, manifest: dict[str, Any],
+    run_tasks: TaskMap,
+) -> MarkDiscovery:  # fmt: skip
     """Return the marks of the images of a store."""
     index = store.index
     store.drop_beyond()
@@ -149,7 +163,8 @@ def _search(
     labels = index.labels[rows]
     keypoints = store.keypoints(rows)
     sizes = np.array([of_image.image_size for of_image in keypoints])
-    result = find_recurring_marks(local_features(keypoints), labels, sizes, alpha, store.progress)
+    features = local_features(keypoints)
+    result = find_recurring_marks(features, labels, sizes, alpha, store.progress, run_tasks)
     counts = Counter(labels.tolist())
     marks = [
         describe_mark(
