@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 2**30  # bytes of all arrays in a file
 TEXT = "text"  # name of the file in the folder of a claim
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)  # of file systems without it
 STALE_SECONDS = 60.0  # age from which a partial file of an ended process is removed
 _TEMPORARY_NAME = re.compile(r"\..+\.([0-9]+)\.[0-9]+")  # names of `_hidden`
 
@@ -39,14 +41,33 @@ def atomic_path(file: Path) -> Iterator[Path]:
     """Return a path for a temporary file that replaces `file` at the end of the ``with``.
 
     The temporary file is hidden, and in the same folder, so that it is renamed. Readers see the old
-    file or the new one, also with several writers. On an error, the temporary file is removed.
+    file or the new one, also with several writers, and after a power failure. On an error, the
+    temporary file is removed.
     """
     temporary = _temporary_path(file)
     try:
         yield temporary
+        _flush(temporary)
         temporary.replace(file)
+        _flush(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, where the system offers it."""
+    is_folder = path.is_dir()
+    try:
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    except OSError:  # Windows opens no folder
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:  # EIO and ENOSPC: the content is lost
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -71,6 +92,7 @@ def write_if_absent(file: Path, text: str) -> str:
     temporary = _temporary_path(file)
     try:
         temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
         os.link(temporary, file)
     except FileExistsError:
         return file.read_text(encoding="utf-8")
