@@ -7,7 +7,7 @@ from .listing import example_names, find_class_folders, is_picture, left_out_not
 from .masked import EvenSubset, MaskedDataset, MaskedFolder, MaskedImage, open_masked
 from .packed_masks import Coco, ImageNetSegmentation, Voc
 from .samples import LabelledArchive, read_archive
-from .sources import Source, open_source, read_dataset
+from .sources import Source, has_archives, open_source, read_dataset
 
 __all__ = [
     "Coco",
@@ -21,6 +21,7 @@ __all__ = [
     "Voc",
     "example_names",
     "find_class_folders",
+    "has_archives",
     "is_picture",
     "left_out_note",
     "list_images",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..errors import ImageError
-from ..images.archives import LABELS, LATER_LABELS, Scan, TarMember, scan
-from ..utils.remote_path import Location, LocationLike
+from ..images.archive_members import ArchiveMembers, ArchivesMembers, TarMember
+from ..images.archives import LABELS, LATER_LABELS, Scan, scan
+from ..utils.remote_path import LocationLike
 
 SplitName: TypeAlias = Callable[[str], tuple[str, str]]  # the name of a member -> key, extension
 EACH_PICTURE = "*"  # extension that makes each picture a sample
@@ -38,7 +39,7 @@ class ArchiveSamples:
     notes : notes on how pictures and labels were selected
     """
 
-    pictures: tuple[TarMember, ...]
+    pictures: Sequence[TarMember]
     words: tuple[str, ...]
     ending: str
     notes: tuple[str, ...]
@@ -48,7 +49,7 @@ class ArchiveSamples:
 class LabelledArchive:
     """Pictures of one archive with their labels (class number, class name or None), and notes."""
 
-    pictures: tuple[TarMember, ...]
+    pictures: Sequence[TarMember]
     labels: tuple[int | str | None, ...]
     broken: str = ""
     notes: tuple[str, ...] = ()
@@ -80,7 +81,6 @@ def pair_samples(scans: Sequence[Scan], extension: str = "") -> ArchiveSamples:
     ImageError
         For samples with several pictures if `extension` does not select one.
     """
-    pictures = [picture for contents in scans for picture in contents.pictures]
     notes: list[str] = []
     hidden, unreadable = (
         sum(contents.hidden for contents in scans),
@@ -92,41 +92,51 @@ def pair_samples(scans: Sequence[Scan], extension: str = "") -> ArchiveSamples:
         notes.append(f"{unreadable} members of the archives hold no readable label")
     ending = next((label for label in (*LABELS, *LATER_LABELS)
                    if any(label in contents.words for contents in scans)), "cls")  # fmt: skip
-    words = {
-        contents.pictures[0].archive: contents.words.get(ending, {})
-        for contents in scans
-        if contents.pictures
-    }
+    parts = [contents.pictures for contents in scans]
     split_name = _first_dot
     if extension == EACH_PICTURE:
         split_name = _last_dot
     elif extension:
-        selected = [
-            picture
-            for picture in pictures
-            if _first_dot(picture.name)[1] == extension.lower().lstrip(".")
-        ]
-        if not selected:
+        wanted = extension.lower().lstrip(".")
+        parts = [_select(part, lambda name: _first_dot(name)[1] == wanted) for part in parts]
+        if not any(parts):
+            pictures = ArchivesMembers([contents.pictures for contents in scans])
             raise ImageError(
                 f"archive: expected pictures with the extension {extension!r}, got "
                 f"{_list_extensions(pictures)} — choose one of these"
             )
-        pictures = selected
-    elif not _is_single(pictures, _first_dot):
-        if _names_have_dots(pictures, words):
+    elif not all(_is_single(part, _first_dot) for part in parts):
+        if _names_have_dots(scans, ending):
             split_name = _last_dot
             notes.append("names in the archives have dots: sample names end at the last dot")
         else:
-            pictures = _photographs(pictures, notes)
-    labels = [{_sample_key(stem, split_name): word for stem, word in words[archive].items()}
-              for archive in words]  # fmt: skip
-    by_archive = dict(zip(words, labels, strict=True))
-    texts = tuple(
-        by_archive[picture.archive].get(split_name(picture.name)[0], "") for picture in pictures
-    )
+            parts = _photographs(parts, notes)
+    texts: list[str] = []
+    shared: dict[str, str] = {}  # one text for each class, not for each picture
+    for contents, part in zip(scans, parts, strict=True):
+        words = {
+            _sample_key(stem, split_name): shared.setdefault(word, word)
+            for stem, word in _words(contents, ending).items()
+        }
+        texts += [words.get(split_name(picture.name)[0], "") for picture in part]
     if ending != "cls" and any(texts):
         notes.append(f"classes are read from the members .{ending} of the archives")
-    return ArchiveSamples(tuple(pictures), texts, ending, tuple(notes))
+    return ArchiveSamples(ArchivesMembers(parts), tuple(texts), ending, tuple(notes))
+
+
+def _words(contents: Scan, ending: str) -> dict[str, str]:
+    """Return the labels of an archive with one extension, by name."""
+    return contents.words[ending].unpacked() if ending in contents.words else {}
+
+
+def _select(
+    pictures: Sequence[TarMember], is_selected: Callable[[str], bool]
+) -> Sequence[TarMember]:
+    """Return the pictures of an archive whose names are selected."""
+    selected = [picture for picture in pictures if is_selected(picture.name)]
+    if len(selected) == len(pictures):
+        return pictures
+    return ArchiveMembers.of(selected[0].archive, selected) if selected else ()
 
 
 def _sample_key(stem: str, split_name: SplitName) -> str:
@@ -148,50 +158,59 @@ def _last_dot(name: str) -> tuple[str, str]:
 
 
 def _is_single(pictures: Sequence[TarMember], split_name: SplitName) -> bool:
-    """Return whether each sample has exactly one picture."""
-    return len({(picture.archive, split_name(picture.name)[0]) for picture in pictures}) == len(
-        pictures
-    )
+    """Return whether each sample of an archive has exactly one picture."""
+    return len({split_name(picture.name)[0] for picture in pictures}) == len(pictures)
 
 
-def _names_have_dots(
-    pictures: Sequence[TarMember], words: Mapping[Location, Mapping[str, str]]
-) -> bool:
+def _names_have_dots(scans: Sequence[Scan], ending: str) -> bool:
     """Return whether dots are part of the names, instead of several pictures in a sample."""
-    if not _is_single(pictures, _last_dot):
+    if not all(_is_single(contents.pictures, _last_dot) for contents in scans):
         return False
-    if all(_last_dot(picture.name)[0] in words[picture.archive] for picture in pictures):
-        return True  # each picture has a label
-    if any(words.values()):
+    if all(_all_labelled(contents.pictures, _words(contents, ending)) for contents in scans):
+        return True
+    if any(ending in contents.words for contents in scans if contents.pictures):
         return False
-    samples = {(picture.archive, _first_dot(picture.name)[0]) for picture in pictures}
-    extensions = {_first_dot(picture.name)[1] for picture in pictures}
+    count, extensions = 0, set[str]()
+    for contents in scans:
+        count += len({_first_dot(picture.name)[0] for picture in contents.pictures})
+        extensions |= {_first_dot(picture.name)[1] for picture in contents.pictures}
     numbered = all(re.search("[0-9]", extension.rpartition(".")[0]) for extension in extensions)
-    return len(extensions) > len(samples) and (numbered or len(extensions) >= MANY)
+    return len(extensions) > count and (numbered or len(extensions) >= MANY)
 
 
-def _photographs(pictures: list[TarMember], notes: list[str]) -> list[TarMember]:
+def _all_labelled(pictures: Sequence[TarMember], words: Mapping[str, str]) -> bool:
+    return all(_last_dot(picture.name)[0] in words for picture in pictures)
+
+
+def _photographs(
+    parts: Sequence[Sequence[TarMember]], notes: list[str]
+) -> list[Sequence[TarMember]]:
     """Return the pictures that are not masks; each sample must have exactly one."""
-    photographs, mask_extensions = [], set()
-    for picture in pictures:
-        extension = _first_dot(picture.name)[1]
-        if NO_PHOTOGRAPHS & set(re.split(r"[._-]", extension.rpartition(".")[0])):
+    mask_extensions: set[str] = set()
+
+    def is_photograph(name: str) -> bool:
+        extension = _first_dot(name)[1]
+        is_mask = bool(NO_PHOTOGRAPHS & set(re.split(r"[._-]", extension.rpartition(".")[0])))
+        if is_mask:
             mask_extensions.add(extension)
-        else:
-            photographs.append(picture)
-    samples = {(picture.archive, _first_dot(picture.name)[0]) for picture in pictures}
-    if len(photographs) != len(samples) or not _is_single(photographs, _first_dot):
-        choices = _list_extensions(pictures)
-        first = choices.partition(",")[0]
-        raise ImageError(
-            f"archive: expected one picture in a sample, got several, with the extensions "
-            f"{choices} — choose with #, such as {pictures[0].archive.name}#{first}, or make each "
-            f"picture a sample: {pictures[0].archive.name}#{EACH_PICTURE}"
-        )
-    left_out = len(pictures) - len(photographs)
+        return not is_mask
+
+    selected = [_select(part, is_photograph) for part in parts]
+    for part, photographs in zip(parts, selected, strict=True):
+        samples = {_first_dot(picture.name)[0] for picture in part}
+        if len(photographs) != len(samples) or not _is_single(photographs, _first_dot):
+            pictures = ArchivesMembers(parts)
+            choices = _list_extensions(pictures)
+            first, archive = choices.partition(",")[0], pictures[0].archive.name
+            raise ImageError(
+                f"archive: expected one picture in a sample, got several, with the extensions "
+                f"{choices} — choose with #, such as {archive}#{first}, or make each picture a "
+                f"sample: {archive}#{EACH_PICTURE}"
+            )
+    left_out = sum(map(len, parts)) - sum(map(len, selected))
     extensions = ", ".join(sorted(mask_extensions))
     notes.append(f"{left_out} pictures called {extensions} are left out: they seem to be masks")
-    return photographs
+    return selected
 
 
 def _list_extensions(pictures: Sequence[TarMember]) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from ..errors import SemattnError, plain
 from ..images import display_name
-from ..images.archives import scan
 from ..utils.remote_path import Location, LocationLike, RemotePath, to_path
+from .archive_index import scan_archives
 from .arrow_rows import (
     PREFIX,
     DatasetRows,
@@ -61,7 +61,10 @@ class Source:
         return len(self.names)
 
 
-def open_source(location: LocationLike, names: Sequence[str] | None, outputs: int) -> Source:
+def open_source(
+    location: LocationLike, names: Sequence[str] | None, outputs: int,
+    index_dir: Path | None = None,
+) -> Source:  # fmt: skip
     """List the images of a source without reading them.
 
     Parameters
@@ -76,6 +79,8 @@ def open_source(location: LocationLike, names: Sequence[str] | None, outputs: in
         ``hf-dataset:NAME:CONFIGURATION:SPLIT``; with ``#COLUMN`` for several columns of pictures
     names : class names of the model, () if it has none; None for the classes of the source itself
     outputs : number of outputs of the model
+    index_dir : folder for the index of archives, so that each is listed once for all processes and
+        runs; None lists the archives each time
 
     Raises
     ------
@@ -94,7 +99,7 @@ def open_source(location: LocationLike, names: Sequence[str] | None, outputs: in
     semattn.errors.SemattnError: source: expected a folder, a list of files or a tar archive, got \
 nowhere, which does not exist
     """
-    source, notes = _list_images(_as_text(location), names, outputs)
+    source, notes = _list_images(_as_text(location), names, outputs, index_dir)
     if notes:
         warnings.warn(plain(f"source: {'; '.join(notes)}"), stacklevel=2)
     return source
@@ -119,14 +124,16 @@ def _as_text(location: LocationLike) -> str:
     return location.url if isinstance(location, RemotePath) else os.fspath(location)
 
 
-def _list_images(text: str, names: Sequence[str] | None, outputs: int) -> tuple[Source, list[str]]:
+def _list_images(
+    text: str, names: Sequence[str] | None, outputs: int, index_dir: Path | None
+) -> tuple[Source, list[str]]:
     """Return the images of a source, and notes on what was assumed."""
     if text.startswith(PREFIX):
         name, _, column = text.removeprefix(PREFIX).partition("#")
         return _dataset(*open_named_dataset(name, column), names, outputs)
     text, extension = _split_extension(text)
     if RANGE.search(text) or text.endswith(".tar"):
-        return _archives(_expand_ranges(text), names, outputs, extension)
+        return _archives(_expand_ranges(text), names, outputs, extension, index_dir)
     path = to_path(text)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -139,7 +146,7 @@ def _list_images(text: str, names: Sequence[str] | None, outputs: int) -> tuple[
     if isinstance(path, Path) and is_saved_dataset(path):
         return _dataset(*open_saved_dataset(path, extension), names, outputs)
     if archives:
-        return _archives(archives, names, outputs, extension)
+        return _archives(archives, names, outputs, extension, index_dir)
     if is_folder:
         return _folder(path, names, outputs), []
     if not is_file:
@@ -148,6 +155,20 @@ def _list_images(text: str, names: Sequence[str] | None, outputs: int) -> tuple[
             f"{path}, which does not exist"
         )
     return _list(path, names, outputs)
+
+
+def has_archives(location: LocationLike) -> bool:
+    """Return whether a source consists of tar archives."""
+    text = _split_extension(_as_text(location))[0]
+    if text.startswith(PREFIX):
+        return False
+    if RANGE.search(text) or text.endswith(".tar"):
+        return True
+    path = to_path(text)
+    try:
+        return path.is_dir() and bool(_archives_in(path))
+    except OSError:
+        return False
 
 
 def _archives_in(folder: Location) -> list[Location]:
@@ -235,6 +256,14 @@ class DisplayNames(Sequence[str]):
             return tuple(map(display_name, self.sources[index]))
         return display_name(self.sources[index])
 
+    def __iter__(self) -> Iterator[str]:
+        return map(display_name, self.sources)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 def _list(file: Location, names: Sequence[str] | None, outputs: int) -> tuple[Source, list[str]]:
     listing = read_list(file)
@@ -266,17 +295,20 @@ def _numbers(
 
 
 def _archives(
-    files: Sequence[Location], names: Sequence[str] | None, outputs: int, extension: str
+    files: Sequence[Location],
+    names: Sequence[str] | None,
+    outputs: int,
+    extension: str,
+    index_dir: Path | None,
 ) -> tuple[Source, list[str]]:
     scans, broken = [], []
-    for file in files:
-        try:
-            scans.append(scan(file))
-        except SemattnError as error:
-            broken.append((plain(file.name), str(error)))
+    for file, contents in zip(files, scan_archives(files, index_dir), strict=True):
+        if isinstance(contents, SemattnError):
+            broken.append((plain(file.name), str(contents)))
             continue
-        if scans[-1].broken:
-            broken.append((plain(file.name), scans[-1].broken))
+        scans.append(contents)
+        if contents.broken:
+            broken.append((plain(file.name), contents.broken))
     if not any(contents.pictures for contents in scans):
         reason = f" ({broken[0][1]})" if broken else ""
         raise SemattnError(
@@ -288,9 +320,9 @@ def _archives(
     labels, notes = _member_labels(samples, names, outputs)
     has_labels = any(label is not None for label in labels)
     note = "" if has_labels else PREDICTED.format(NO_LABELS)
-    data = LabelledImages(list(samples.pictures), labels, tuple(names), note)
+    data = LabelledImages(samples.pictures, labels, tuple(names), note)
     notes = [*samples.notes, *notes]
-    return Source(data, tuple(map(display_name, samples.pictures)), tuple(broken)), notes
+    return Source(data, DisplayNames(samples.pictures), tuple(broken)), notes
 
 
 def _member_labels(

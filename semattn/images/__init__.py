@@ -6,7 +6,7 @@ to the model unchanged, and converted to pixels for SIFT (`batch`). This package
 attributes of a model that describe its preprocessing.
 """
 
-from .archives import TarMember
+from .archive_members import TarMember
 from .batch import (
     PICTURE_CHANNELS,
     ImageLike,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,8 +17,9 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from ..errors import ImageError, plain
-from ..utils.remote_path import Location, LocationLike, RemotePath, to_path
+from ..utils.remote_path import Location, LocationLike, to_path
 from ..utils.text import decode
+from .archive_members import ArchiveMembers, TarMember
 
 LABELS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt")  # hold a class
 LATER_LABELS = ("json", "txt")  # used if there are none of LABELS
@@ -31,32 +32,23 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TarMember:
-    """Picture in a tar archive, as accepted by `semattn.images.read`.
+class PackedWords:
+    """Labels of an archive by the name of the member without extension, as JSON in bytes."""
 
-    Parameters
-    ----------
-    archive : the tar file, local or remote
-    name : name of the member
-    offset, size : position and number of its bytes in the file
-    """
+    def __init__(self, words: Mapping[str, str]) -> None:
+        self.content = json.dumps(words, separators=(",", ":")).encode("ascii")
 
-    archive: Location
-    name: str
-    offset: int
-    size: int
+    @classmethod
+    def packed(cls, content: bytes) -> PackedWords:
+        """Return the labels whose JSON is given."""
+        words = cls({})
+        words.content = content
+        return words
 
-    def __str__(self) -> str:
-        return f"{self.archive.name}/{self.name}"
-
-    def read_bytes(self) -> bytes:
-        """Return the encoded bytes of the picture."""
-        if isinstance(self.archive, RemotePath):
-            return self.archive.read_range(self.offset, self.offset + self.size)
-        with self.archive.open("rb") as stream:
-            stream.seek(self.offset)
-            return stream.read(self.size)
+    def unpacked(self) -> dict[str, str]:
+        """Return the labels by name."""
+        words: dict[str, str] = json.loads(self.content)
+        return words
 
 
 @dataclass(frozen=True)
@@ -66,14 +58,14 @@ class Scan:
     Parameters
     ----------
     pictures : all pictures
-    words : extension of a label -> name of the member without it -> text of the label
+    words : extension of a label -> texts of the labels
     hidden : number of hidden system files, such as ``._a.jpg``
     unreadable : number of labels that are not text
     broken : description of the damage; "" for none
     """
 
-    pictures: tuple[TarMember, ...]
-    words: Mapping[str, Mapping[str, str]]
+    pictures: Sequence[TarMember]
+    words: Mapping[str, PackedWords]
     hidden: int = 0
     unreadable: int = 0
     broken: str = ""
@@ -110,8 +102,9 @@ def scan(archive: LocationLike) -> Scan:
             f"archive: expected a tar file that is not compressed, got {path} ({error}) — "
             "unpack it, or write it again"
         ) from error
-    words = {ending: texts for ending, texts in reader.words.items() if texts}
-    return Scan(tuple(reader.pictures), words, reader.hidden, reader.unreadable, broken)
+    words = {ending: PackedWords(texts) for ending, texts in reader.words.items() if texts}
+    pictures = ArchiveMembers.of(path, reader.pictures)
+    return Scan(pictures, words, reader.hidden, reader.unreadable, broken)
 
 
 class _ArchiveReader:

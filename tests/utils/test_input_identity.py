@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semattn.images.archives import TarMember
+from semattn.images import TarMember
 from semattn.utils import input_identity as identity
 from semattn.utils.input_identity import all_unchanged, content_digest, identity_of, is_unchanged
 
