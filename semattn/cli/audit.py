@@ -30,6 +30,7 @@ from .printing import (
     progress_phases,
     verbatim,
 )
+from .remote_output import writes_to_store
 from .terminal import resumable_in
 
 if TYPE_CHECKING:
@@ -41,11 +42,28 @@ if TYPE_CHECKING:
 
 UNSAFE_CHARACTERS = re.compile(r"[^\w.-]+")  # in the name of a folder
 FILES = ("explain.parquet", "skipped.parquet", "audit.json", "maps/")
+ARCHIVES = ".audit/.archives"  # index of tar archives
 SEARCH = ".audit/search"  # unfinished search for cues
+
+
+def _place(text: str | None) -> tuple[int, int]:
+    """Return the index of this process and the number of processes.
+
+    They come from `--process`, or from torchrun's environment variables.
+    """
+    if text is None:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise ValueError(
+            f"process: expected K/N with K from 0 up to N - 1, got {text!r} — 0/1 is one process"
+        )
+    return int(match[1]), int(match[2])
 
 
 @json_output
 @model_options
+@writes_to_store(_place)
 def audit(
     source: options.AuditSource,
     jobs: options.Jobs = "explain,analyze",
@@ -87,14 +105,14 @@ def audit(
     """
     from ..attention.output_meaning import declared_classes
     from ..audit import JOBS, audit as run, check_jobs
-    from ..data import open_source
+    from ..data import has_archives, open_source
     from .analyze import write_analysis
 
     stem = PurePosixPath(source).stem if is_remote(source) else display_stem(Path(source))
     name = f"semattn-audit-{UNSAFE_CHARACTERS.sub('_', stem)}"
     results = result_folder(
-        out, name, "audit", local_inputs(source), FILES, force=force,
-        source=source_identity(source),
+        None if out is None else Path(out), name, "audit", local_inputs(source), FILES,
+        force=force, source=source_identity(source),
     )  # fmt: skip
     folder = results.path
     requested_jobs = read_names(jobs) or []
@@ -113,7 +131,11 @@ def audit(
             network = chosen_model.load(os.environ.get("LOCAL_RANK"))
             say("listing the images")
             names = class_names(network) or ()
-            dataset = open_source(source, names, declared_classes(network) or 0)
+            index_dir = None
+            if has_archives(source):  # their index is in the folder, which must exist
+                results.begin(FILES)
+                index_dir = folder / ARCHIVES
+            dataset = open_source(source, names, declared_classes(network) or 0, index_dir)
             if engine == "ray":
                 say("starting Ray")
                 stack.enter_context(ray_session(address))
@@ -171,21 +193,6 @@ def _content(
     skipped = [*source.broken, *((image.name, image.reason) for image in audit_skipped)]
     waiting = 0 if audit_result is None else audit_result.waiting
     return result_content(result, files, notes, skipped) | {"waiting_units": waiting}
-
-
-def _place(text: str | None) -> tuple[int, int]:
-    """Return the index of this process and the number of processes.
-
-    They come from `--process`, or from torchrun's environment variables.
-    """
-    if text is None:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise ValueError(
-            f"process: expected K/N with K from 0 up to N - 1, got {text!r} — 0/1 is one process"
-        )
-    return int(match[1]), int(match[2])
 
 
 def _gpus_of(device: str) -> float | None:

@@ -452,9 +452,12 @@ GpusPerActor = Annotated[
     ),
 ]  # fmt: skip
 AuditFolder = Annotated[
-    Path | None,
-    _option(OUTPUT, "DIR", "Folder for the results. Default: semattn-audit-NAME."),
-]
+    str | None,
+    _option(
+        OUTPUT, "DIR", "Folder for the results, or the address of one, such as s3://bucket/run: "
+        "there, only processes of this machine are locked out. Default: semattn-audit-NAME.",
+    ),
+]  # fmt: skip
 Data = Annotated[
     str,
     _option(

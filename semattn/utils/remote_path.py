@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
+import inspect
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,13 +27,12 @@ PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
     "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "http": "aiohttp", "https": "aiohttp",
 }  # fmt: skip
+OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"))
 REMOTE = -2  # third number of the stamp of a remote file
 THREADS = 16  # requests at a time
 # Entries of fsspec that change when a file changes; a store has some of them.
-_VERSIONS = (
-    "ETag", "etag", "checksum", "md5Hash", "crc32c", "generation", "VersionId", "blob_id",
-    "content_settings", "LastModified", "last_modified", "updated", "mtime", "modified", "created",
-)  # fmt: skip
+_VERSIONS = ("ETag", "etag", "checksum", "md5Hash", "crc32c", "generation", "blob_id")
+_TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::.*)?://")
 _LOCAL = ("file://", "local://")
 
@@ -159,6 +159,43 @@ class RemotePath:
     def read_text(self, encoding: str = "utf-8") -> str:
         """Return the content as text."""
         return self.read_bytes().decode(encoding)
+
+    def upload(self, file: Path) -> None:
+        """Write the content of a local file; it appears when it is complete."""
+        with self._system() as (system, path):
+            if _writes_at_once(system):
+                system.put_file(str(file), path)
+            else:  # such as a disk of another machine: written bit by bit, then renamed
+                part = f"{path}.{uuid.uuid4().hex}.part"
+                system.put_file(str(file), part)
+                system.mv(part, path)
+
+    def download(self, file: Path) -> None:
+        """Copy the content to a local file."""
+        with self._system() as (system, path):
+            system.get_file(path, str(file))
+
+    def unlink(self) -> None:
+        """Remove the file, if it exists."""
+        with self._system() as (system, path):
+            try:
+                system.rm_file(path)
+            except FileNotFoundError:
+                return
+
+    def can_create(self) -> bool:
+        """Return whether the store writes a file only if it does not exist, in one step."""
+        with self._system() as (system, _):
+            return _creates_at_once(system)
+
+    def create(self, content: bytes) -> bool:
+        """Write the file unless it exists, in one step; return whether it was written."""
+        with self._system() as (system, path):
+            try:
+                system.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            return True
 
     def stamp(self) -> tuple[int, int, int]:
         """Return the size and a number for the version of the file: its ETag, checksum or time.
@@ -327,17 +364,36 @@ def _content(source: Any) -> bytes | None:
     return content
 
 
-def read_seekable(file: Location) -> IO[bytes]:
-    """Open a file for reading at any place; a remote one is read as a whole."""
-    return file.open("rb") if isinstance(file, Path) else io.BytesIO(file.read_bytes())
+def _creates_at_once(system: Any) -> bool:
+    """Return whether a file system has its own way to write a file only if it does not exist.
+
+    That of fsspec asks first and writes then, so that two processes may both write.
+    """
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    kind = type(system)
+    is_async = issubclass(kind, AsyncFileSystem)
+    name, base = ("_pipe_file", AsyncFileSystem) if is_async else ("pipe_file", AbstractFileSystem)
+    own, general = getattr(kind, name), getattr(base, name)
+    return own is not general and "mode" in inspect.signature(own).parameters
+
+
+def _writes_at_once(system: Any) -> bool:
+    """Return whether readers see a file of a store only when it is complete."""
+    protocols = system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
+    return _creates_at_once(system) or not OBJECT_STORES.isdisjoint(protocols)
 
 
 def _entry(information: Mapping[str, Any]) -> tuple[int, str]:
     """Return the size of a file and a text for its version, "" if the store does not tell it."""
-    versions = []
-    for name in _VERSIONS:
-        value = information.get(name)
-        if value is not None and value != "":
-            value = value.timestamp() if isinstance(value, datetime) else value
-            versions.append(f"{name}={value}")
-    return int(information.get("size") or 0), " ".join(versions)
+    known = {name: value for name, value in information.items() if value not in (None, "")}
+    # Times only without a version: a listing and a single request may round them differently.
+    names = [name for name in _VERSIONS if name in known] or [
+        name for name in _TIMES if name in known
+    ]
+    values = (known[name] for name in names)
+    texts = [str(v.timestamp() if isinstance(v, datetime) else v) for v in values]
+    return int(information.get("size") or 0), " ".join(
+        map("=".join, zip(names, texts, strict=True))
+    )
