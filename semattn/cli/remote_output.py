@@ -36,8 +36,8 @@ def writes_to_store(
             _, count = place_of(options.get("process"))  # type: ignore[arg-type]
             if options.get("engine") == "ray":
                 raise SemattnError(
-                    f"out: expected a folder that all machines of the Ray cluster write to, got {out} "
-                    "— write to a shared folder, and copy that"
+                    "out: expected a folder that all machines of the Ray cluster write to, got "
+                    f"{out} — write to a shared folder, and copy that"
                 )
             if count > 1:
                 _check_processes(options)
