@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .cam import CAM
     from .dataloader import explain_batches
     from .dataset_columns import explain_columns
+    from .fiftyone_export import write_fiftyone
     from .map_logging import log_maps
     from .progress import progress_bar
     from .quantus import quantus_explain_func
@@ -28,6 +29,7 @@ __all__ = [
     "map_metric",
     "progress_bar",
     "quantus_explain_func",
+    "write_fiftyone",
 ]
 
 _MODULES = {
@@ -38,6 +40,7 @@ _MODULES = {
     "map_metric": "torch_metrics",
     "progress_bar": "progress",
     "quantus_explain_func": "quantus",
+    "write_fiftyone": "fiftyone_export",
 }
 
 if not TYPE_CHECKING:  # a type checker would accept every name
