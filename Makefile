@@ -14,7 +14,7 @@ STAMP := $(VENV)/.semattn-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit coverage format tables picture docs gallery dist check-wheel check-installs oldest clean distclean peers opencv
+.PHONY: help env gradio demo test lint types unit coverage format tables picture docs gallery dist check-wheel check-installs oldest clean distclean peers opencv
 
 help: ## list the targets
 	@echo 'semattn: make TARGET [PYTHON=python3.12] [VENV=.venv] [PHOTO=photo.jpg] [OUT=demo]'
@@ -101,13 +101,21 @@ $(STAMP): setup.cfg pyproject.toml
 	@echo 'making the environment in $(VENV): several GB, mostly PyTorch; minutes, and once'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,docs]'
-	@$(MAKE) --no-print-directory peers opencv
+	@$(MAKE) --no-print-directory peers gradio opencv
 	@touch $@
 
 # Peers that require the headless build of OpenCV are installed without their dependencies, which the
 # extra `test` has: two builds in one environment overwrite each other.
 peers:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps 'grad-cam >= 1.5'
+
+# Gradio requires a Pillow below 13, but works with it. Everything else stays as it is, and the tests
+# run with the newest Pillow. Where that is not possible, the tests of the demo are skipped.
+gradio:
+	@$(BIN)/python -m pip list --disable-pip-version-check --format=freeze | grep -iv '^pillow=' > $(VENV)/installed.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint $(VENV)/installed.txt 'gradio >= 6' && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --upgrade Pillow || \
+	  echo 'gradio: not installed; the tests of the demo are skipped'
 
 # Leave one build of OpenCV: opencv-python, or the headless build where the system lacks libGL.
 REPAIR := from semattn.keypoints.opencv import installation_problem; \

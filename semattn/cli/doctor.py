@@ -26,6 +26,7 @@ EXTRAS = {
     "accelerate": "pre-training",
     "pyarrow": "tables of audits",
     "datasets": "data sets of the Hugging Face hub",
+    "gradio": "semattn demo",
     "open_clip_torch": "OpenCLIP's models",
     "quantus": "evaluation by Quantus",
     "grad-cam": "pytorch-grad-cam as a row of the benchmark",

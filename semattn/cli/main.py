@@ -37,6 +37,7 @@ from .defaults import (
     options_of,
     read_defaults,
 )
+from .demo import demo
 from .doctor import doctor
 from .explain import explain
 from .marks import marks
@@ -151,8 +152,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    explain, compare, analyze, prompt, spurious, marks, audit, check, pretrain, models, doctor,
-    config,
+    explain, compare, analyze, prompt, spurious, marks, audit, check, pretrain, demo, models,
+    doctor, config,
 ):  # fmt: skip
     app.command(cls=Command, help=joined_lines(command.__doc__))(with_verbosity(command))
 bench_app = typer.Typer(cls=CommandGroup, rich_markup_mode="rich", invoke_without_command=True)

@@ -11,7 +11,6 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +56,7 @@ def enlarged_view(photograph: Image, network: nn.Module, sharpness: int = SHARPN
     """Return the picture as the model sees it (crop and all), at a higher resolution."""
     from ..images import Preprocessing, prepare
 
-    preprocessing = Preprocessing.of(network)
-    factor = max(1, round(sharpness / max(preprocessing.size)))
-    height, width = preprocessing.size
-    enlarged = replace(preprocessing, size=(factor * height, factor * width))
-    return prepare(photograph, enlarged).pixels[0]
+    return prepare(photograph, Preprocessing.of(network).enlarged(sharpness)).pixels[0]
 
 
 def read_methods(text: str | None, **options: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,17 @@ class Preprocessing:
                 f"preprocessing: expected a positive size (H, W), std and crop_pct, got {self} — "
                 "give them as the model was trained"
             )
+
+    def enlarged(self, longer_side: int) -> Preprocessing:
+        """Return the same view at the multiple of the size that is nearest to a longer side.
+
+        Examples
+        --------
+        >>> Preprocessing((32, 64), (0.5,), (0.5,)).enlarged(200).size
+        (96, 192)
+        """
+        factor = max(1, round(longer_side / max(self.size)))
+        return replace(self, size=(factor * self.size[0], factor * self.size[1]))
 
     @classmethod
     def of(cls, model: Any) -> Preprocessing:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SemattnError
+from ..errors import MissingPackageError
 
 if TYPE_CHECKING:
     from .cam import CAM
@@ -54,7 +54,7 @@ if not TYPE_CHECKING:  # a type checker would accept every name
         except ModuleNotFoundError as error:
             if error.name != "torchmetrics":
                 raise
-            raise SemattnError(
+            raise MissingPackageError(
                 f"{name}: expected torchmetrics, got none — pip install torchmetrics"
             ) from error
         globals()[name] = value = getattr(module, name)

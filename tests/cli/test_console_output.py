@@ -225,7 +225,7 @@ def test_an_option_given_once_is_no_repetition(run):
 
 @pytest.mark.parametrize("words", [*commands(), ("bench",), ()], ids=" ".join)
 def test_a_command_without_its_argument_says_a_true_line(run, words):
-    if words in (("models",), ("doctor",), ("config",)):
+    if words in (("models",), ("demo",), ("doctor",), ("config",)):
         pytest.skip("needs no argument")
     status, out, err = run(*words)
     if status == 0:

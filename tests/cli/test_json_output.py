@@ -70,7 +70,7 @@ def names(group: typer.Typer, before: str = "") -> list[str]:
 
 def test_every_command_has_the_option(run):
     commands = names(app)
-    assert set(commands) == {*RESULTS, "models", "doctor", "config", "check"}
+    assert set(commands) == {*RESULTS, "models", "demo", "doctor", "config", "check"}
     for command in commands:
         assert "--json" in run(*command.split(), "--help")[1], command
 
