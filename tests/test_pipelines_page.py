@@ -15,7 +15,13 @@ QUIET = ("ignore::UserWarning", "ignore:.*LeafSpec", "ignore::FutureWarning")
 
 
 @pytest.mark.filterwarnings(*QUIET)
-@pytest.mark.parametrize("title", SECTIONS)
+@pytest.mark.parametrize(
+    "title",
+    [
+        pytest.param(title, marks=[pytest.mark.weights] if "semattn.load(" in text else [])
+        for title, text in SECTIONS.items()
+    ],
+)
 def test_its_code_runs(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
