@@ -65,9 +65,9 @@ def explain_columns(
     for column in filter(None, (image_column, label_column)):
         if column not in batch:
             raise ValueError(f"batch: expected the column {column!r}, got {', '.join(batch)}")
-    if taken := [f"{prefix}{name}" for name in _ADDED if f"{prefix}{name}" in batch]:
+    if existing := [f"{prefix}{name}" for name in _ADDED if f"{prefix}{name}" in batch]:
         raise ValueError(
-            f"prefix: expected new columns, got {', '.join(taken)} of the data set — "
+            f"prefix: expected new columns, got {', '.join(existing)} of the data set — "
             "choose another prefix"
         )
     images = batch[image_column]

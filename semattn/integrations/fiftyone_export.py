@@ -119,19 +119,20 @@ def _write(
 ) -> None:
     for folder in ("data", "fields/heat_map"):
         (out_dir / folder).mkdir(parents=True, exist_ok=True)
-    count, manifest = 0, {}
+    count = 0
+    manifest: dict[str, Any] = {}
     now = {"$date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")}
     with atomic_write(out_dir / "samples.json") as stream:
         stream.write(b'{"samples": [')
         for explanation in batches:
-            known = None if labels is None else labels[count : count + len(explanation)]
-            if known is not None and len(known) < len(explanation):
+            batch_labels = None if labels is None else labels[count : count + len(explanation)]
+            if batch_labels is not None and len(batch_labels) < len(explanation):
                 raise ValueError(
                     f"labels: expected one for each image, got {len(labels or ())} — "
                     "give None for an unknown class"
                 )
             manifest = manifest or explanation.manifest
-            for sample in _samples(explanation, known, cues, out_dir, count):
+            for sample in _samples(explanation, batch_labels, cues, out_dir, count):
                 sample |= {"_id": _new_id(), "created_at": now, "last_modified_at": now}
                 text = json.dumps(sample, ensure_ascii=False, allow_nan=False)
                 stream.write(f"{',' if count else ''}\n{text}".encode())

@@ -1,7 +1,7 @@
 """Page to try a model: a picture, its heat map, keypoints and classes. Gradio is imported lazily.
 
 The page is served on this machine only. Nothing is loaded from or sent to the network: usage
-statistics are off, there is no public link, and the browser is told to load nothing from elsewhere.
+statistics are off, there is no public link, and the browser loads from this server alone.
 """
 
 from __future__ import annotations
@@ -64,20 +64,21 @@ def explain_picture(
     if picture is None:
         return None, "", ""
     explainer = explainers.resolve(method)()
-    prompter = AttentionPrompter(model, strength=strength) if strength else None
-    arguments = {"target": None if target == PREDICTED else target, "manifest": {"method": method}}
-    if prompter is None:
-        explanation = explainer.explain(model, picture, **arguments)
-    else:
-        with prompter.steer():
-            explanation = explainer.explain(model, picture, **arguments)
+    # At strength 0 the prompter does nothing. The manifest saves hashing the weights.
+    with AttentionPrompter(model, strength=strength).steer():
+        explanation = explainer.explain(
+            model,
+            picture,
+            target=None if target == PREDICTED else target,
+            manifest={"method": method},
+        )
     view = prepare(picture, Preprocessing.of(model).enlarged(SHARPNESS)).pixels[0]
-    drawn = overlay(explanation, backdrop=view)
+    figure = overlay(explanation, backdrop=view)
     if show_keypoints:
-        drawn = _with_keypoints(drawn, explanation.keypoints[0])
+        figure = _with_keypoints(figure, explanation.keypoints[0])
     answer = f"**{headline(explanation, 0)}**, {selection_text(explanation, 0)}."
     count = f"{len(explanation.keypoints[0])} keypoints."
-    return drawn, _classes(explanation), "\n\n".join([answer, count, *explanation.notes])
+    return figure, _classes(explanation), "\n\n".join([answer, count, *explanation.notes])
 
 
 def _classes(explanation: Explanation) -> dict[str, float] | str:

@@ -109,7 +109,7 @@ class MapLogger:
         try:
             self._log(module, step, sinks)
         except (SemattnError, ValueError, RuntimeError, OSError) as error:
-            # NaN weights, no memory or disk left: the training goes on without these pictures.
+            # NaN weights, no memory or disk left: the training continues without these pictures.
             warnings.warn(f"No maps were logged at step {step}: {error}", UserWarning, stacklevel=2)
 
     def _log(self, module: nn.Module, step: int, sinks: Sequence[Sink]) -> None:
