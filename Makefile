@@ -14,7 +14,7 @@ STAMP := $(VENV)/.semattn-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env gradio demo test lint types unit coverage format tables picture docs gallery dist check-wheel check-installs oldest clean distclean peers opencv
+.PHONY: help env gradio demo test lint types unit coverage format tables picture docs notebooks gallery dist check-wheel check-installs oldest clean distclean peers opencv
 
 help: ## list the targets
 	@echo 'semattn: make TARGET [PYTHON=python3.12] [VENV=.venv] [PHOTO=photo.jpg] [OUT=demo]'
@@ -64,6 +64,9 @@ picture: demo ## make the pictures of README.md anew; some minutes
 
 docs: env ## the site, in docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+notebooks: env ## run the notebooks of docs/notebooks and keep their outputs; some minutes
+	$(BIN)/python docs/notebooks/make.py
 
 gallery: env ## run the examples and keep what they draw in docs/gallery; some minutes
 	$(BIN)/python docs/gallery/make.py

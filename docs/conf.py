@@ -18,18 +18,25 @@ author = "semattn contributors"
 version = release
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 default_role = "literal"  # single backticks in docstrings are code
 
 html_theme = "furo"
 html_title = f"semattn {release}"
 html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_copyright = False
 html_show_sphinx = False
 
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
+
+# docs/notebooks/make.py runs the notebooks; the site shows their stored outputs.
+nb_execution_mode = "off"
+nb_output_stderr = "remove"
+nb_merge_streams = True
 
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"

@@ -2,32 +2,38 @@
 
     python examples/batches.py
 
-Runs without pretrained weights: the model is a tiny timm ViT with random weights, so that the maps
-have no meaning. The example shows the calls.
+The model is the embedded one; the first run downloads its weights (90 MB). The images are five
+photographs, three of scikit-image (CC0 and public domain).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import timm
 import torch
+from skimage import data
 from torch.utils.data import DataLoader, TensorDataset
 
-from semattn import Preprocessing, SIFTPatchInterrelation, prepare
+from semattn import Preprocessing, SIFTPatchInterrelation, load, prepare
 from semattn.explain import load_maps, save_maps
 from semattn.integrations import explain_batches
 
-PHOTO = Path(__file__).parent / "flower.jpg"
+HERE = Path(__file__).parent
+PHOTOS = {
+    "mammal": (data.chelsea(), HERE / "photographer.jpg"),
+    "cup or pot": (data.coffee(),),
+    "flower": (HERE / "flower.jpg",),
+    "vehicle": (data.rocket(),),
+}
 
 
 def main(folder: Path = Path("maps")) -> None:
     """Explain the label of each image, with a progress bar; write one file per batch."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", img_size=64).eval()
-    image = prepare(PHOTO, Preprocessing.of(model)).inputs[0]
-    images = torch.stack([image.roll(8 * shift, 2) for shift in range(8)])
-    loader = DataLoader(TensorDataset(images, torch.arange(8)), batch_size=3)
+    model = load()
+    pairs = [(photo, model.classes.index(name)) for name in PHOTOS for photo in PHOTOS[name]]
+    images = torch.cat([prepare(photo, Preprocessing.of(model)).inputs for photo, _ in pairs])
+    labels = torch.tensor([label for _, label in pairs])
+    loader = DataLoader(TensorDataset(images, labels), batch_size=3)
 
     explainer = SIFTPatchInterrelation(model)
     for number, explanation in enumerate(explain_batches(explainer, loader, target="labels")):
@@ -35,7 +41,8 @@ def main(folder: Path = Path("maps")) -> None:
 
     for file in sorted(folder.iterdir()):
         maps = load_maps(file)
-        print(f"{file}: {len(maps)} maps of classes {maps.target.tolist()}")
+        names = ", ".join(model.classes[number] for number in maps.target.tolist())
+        print(f"{file}: {len(maps)} maps of {names}")
     print("made by", maps.manifest["method"], "of", maps.manifest["model"])
 
 

@@ -2,16 +2,14 @@
 
     python examples/interrelation.py
 
-Runs without pretrained weights: the model is a tiny timm ViT with random weights, whose attention
-is nearly uniform. Results: analysis.png, analysis.npz and report.html.
+The model is the embedded one; the first run downloads its weights (90 MB). Results: analysis.png,
+analysis.npz and report.html.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import timm
-import torch
 from skimage import data
 
 import semattn
@@ -22,8 +20,7 @@ PHOTO = Path(__file__).parent / "flower.jpg"
 
 def main() -> None:
     """Analyse two parts of a set and merge them; then write a report on one image."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_vit", img_size=64).eval()
+    model = semattn.load()
     first = semattn.analyze(model, [PHOTO, data.astronaut(), data.chelsea()], pool_size=0)
     first.save("analysis.npz")
     second = semattn.analyze(model, [data.coffee(), data.rocket()], pool_size=0)
@@ -32,15 +29,15 @@ def main() -> None:
     print(
         f"{analysis.images} images; alignment of layer 0: {analysis.mean('alignment')[0].round(3)}"
     )
-    print(analysis.findings()[0].text)
+    for finding in analysis.findings()[:3]:
+        print(finding.text)
     table = analysis.table()  # or pandas.DataFrame(table)
     print(len(table["metric"]), "rows of", ", ".join(list(table)[:7]))
     semattn.viz.analysis(analysis).savefig("analysis.png")
     print("picture: analysis.png")
 
     explanation = semattn.SIFTPatchInterrelation().explain(model, PHOTO)
-    photo_analysis = semattn.analyze(model, PHOTO)
-    report = semattn.report.build(explanation, model=model, analysis=photo_analysis)
+    report = semattn.report.build(explanation, model=model, analysis=analysis, prompting=False)
     print(f"picture: {report.save('report.html').name}")  # a notebook displays `report`
 
 

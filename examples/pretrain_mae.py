@@ -1,6 +1,6 @@
 """Pre-train a masked autoencoder on a folder of photographs with keypoint-guided masks.
 
-    python examples/pretrain_mae.py                      # synthetic images, a minute at most
+    python examples/pretrain_mae.py                      # parts of photographs, a minute at most
     python examples/pretrain_mae.py photos/ --model small --size 224 --patch 16 --epochs 100
     torchrun --nproc-per-node 2 examples/pretrain_mae.py photos/ …
     accelerate launch examples/pretrain_mae.py photos/ …
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from skimage import data
 
 from semattn.masking import GuidedMasking, Schedule
 from semattn.pretraining import end_processes, features, pretrain, readable
@@ -28,16 +29,14 @@ TINY = {
 
 
 def pictures(count: int = 48) -> list[np.ndarray]:
-    """Return smooth images with a textured square at a random place."""
+    """Return parts of three photographs of scikit-image (CC0 and public domain)."""
     rng = np.random.default_rng(0)
     images = []
-    for _ in range(count):
-        coarse = Image.fromarray(rng.integers(40, 216, (4, 4, 3), dtype=np.uint8))
-        picture = np.array(coarse.resize((80, 80), Image.Resampling.BICUBIC))
-        top, left = rng.integers(0, 48, 2)
-        picture[top : top + 32, left : left + 32] = rng.integers(0, 256, (8, 8, 3)).repeat(
-            4, 0).repeat(4, 1)  # fmt: skip
-        images.append(picture)
+    for number in range(count):
+        photo = (data.astronaut(), data.chelsea(), data.coffee())[number % 3]
+        top, left = rng.integers(0, (photo.shape[0] - 160, photo.shape[1] - 160))
+        part = Image.fromarray(photo[top : top + 160, left : left + 160])
+        images.append(np.array(part.resize((80, 80))))
     return images
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     """Pre-train a model, and compute the features of one image."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "folder", type=Path, nargs="?", help="folder of photographs; default: synthetic images"
+        "folder", type=Path, nargs="?", help="folder of photographs; default: parts of photographs"
     )
     parser.add_argument("--out", type=Path, default=Path("pretrain-mae"))
     parser.add_argument(

@@ -37,7 +37,7 @@ def explain(model: nn.Module, content: bytes) -> dict[str, Any]:
     explanation = SIFTPatchInterrelation(model).explain(content)
     target = int(explanation.target[0])
     return {
-        "class": explanation.label(0) if explanation.classes else target,
+        "class": explanation.label(target) if explanation.classes else target,
         "probability": round(float(explanation.logits.softmax(dim=-1)[0, target]), 4),
         "map": explanation.patch_map[0].tolist(),
     }

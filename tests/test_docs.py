@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,12 @@ import semattn
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+PAGES = sorted(
+    path
+    for kind in ("*.md", "*.ipynb")
+    for path in DOCS.rglob(kind)
+    if not {"_build", ".ipynb_checkpoints"} & {*path.parts}
+)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 GALLERY = (DOCS / "gallery.md").read_text(encoding="utf-8")
 
@@ -21,12 +27,22 @@ def where(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
 
+def prose(page: Path) -> str:
+    """Return the text of a page; of a notebook, that of its Markdown cells."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(one["source"]) for one in cells if one["cell_type"] == "markdown")
+
+
 def tree(page: Path) -> set[Path]:
     """The pages that the toctrees of a page name."""
-    blocks = re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```\{toctree\}\n(.*?)```", prose(page), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line[:1] not in ("", ":")]
     names = [re.sub(r"^.* <(.+)>$", r"\1", line) for line in lines]
-    return {page.parent / f"{name}.md" for name in names}
+    files = [page.parent / f"{name}.md" for name in names]
+    return {file if file.exists() else file.with_suffix(".ipynb") for file in files}
 
 
 def reference() -> dict[str, set[str]]:
@@ -48,7 +64,7 @@ def test_every_page_is_in_one_toctree():
 
 @pytest.mark.parametrize("page", PAGES, ids=where)
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```|``?[^`]*``?", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"```.*?```|``?[^`]*``?", "", prose(page), flags=re.DOTALL)
     for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
         assert (page.parent / link).exists(), f"{where(page)} links to {link}"
 

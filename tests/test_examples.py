@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEEDS_WEIGHTS = {"explain_photo.py"}
+NEEDS_WEIGHTS = {
+    "batches.py", "captum_pipeline.py", "explain_photo.py", "grad_cam_users.py",
+    "interrelation.py", "prompting.py", "spurious.py",
+}  # fmt: skip
 
 
 def scripts():

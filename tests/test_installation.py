@@ -14,7 +14,19 @@ from benchmarks.tools import check_installs
 from semattn.keypoints.opencv import BUILDS, DEPENDENCY
 from tests.test_repository_files import ROOT, metadata
 
-EXTRAS = ("all", "audit", "bench", "cloud", "demo", "docs", "hf", "pretrain", "ray", "test")
+EXTRAS = (
+    "all",
+    "audit",
+    "bench",
+    "cloud",
+    "demo",
+    "docs",
+    "hf",
+    "pretrain",
+    "ray",
+    "test",
+    "widget",
+)
 FOR_DEVELOPERS = {"all", "docs", "test"}
 
 

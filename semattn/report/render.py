@@ -27,6 +27,7 @@ SCRIPT = (
     "gallery.js",
     "spurious.js",
     "marks.js",
+    "frame.js",
     "start.js",
 )
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}

@@ -13,6 +13,7 @@ import pytest
 
 from semattn import report
 from semattn.report.attention_rows import attention
+from semattn.report.render import as_json, joined
 from tests.report.pages import NASTY, Analysed, compared, content_of, explained, model_of, rows_of
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
@@ -600,4 +601,53 @@ def test_the_notebook_frame_works(browser, tmp_path, page):
         assert browser.picture() != before
     finally:
         browser.driver.switch_to.default_content()
+    assert browser.complaints() == []
+
+
+NOTEBOOK = """<!doctype html><meta charset="utf-8"><body><script type="module">
+const { values, script } = JSON.parse(document.querySelector('#data').textContent);
+const observers = {};
+window.model = {
+  values,
+  get: (name) => values[name],
+  set(name, value) {
+    if (values[name] === value) return;
+    values[name] = value;
+    for (const run of observers[`change:${name}`] ?? []) run();
+  },
+  save_changes() { model.saved = true; },
+  on(name, run) { (observers[name] ??= []).push(run); },
+  off(name, run) { observers[name] = observers[name].filter((one) => one !== run); },
+};
+const address = URL.createObjectURL(new Blob([script], { type: 'text/javascript' }));
+const { default: widget } = await import(address);
+widget.render({ model, el: document.body });
+</script><script type="application/json" id="data">DATA</script>"""
+
+
+def test_the_widget_and_its_page_have_one_selection(browser, page, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    values = {"page": page, "height": 600, "patch": 0, "layer": 0, "head": -1}
+    data = as_json({"values": values, "script": joined(("widget.js",))})
+    harness = tmp_path / "notebook.html"
+    harness.write_text(NOTEBOOK.replace("DATA", data), encoding="utf-8")
+    browser.open(harness)
+    wait = WebDriverWait(browser.driver, 20)
+    wait.until(lambda _: browser.js("return window.model?.saved"))
+    layers = len({layer["layer"] for layer in content_of(page)["attention"]["layers"]})
+    assert browser.js("return model.values.layer") == layers - 1  # the page begins at the last
+
+    browser.js("model.set('patch', 5); model.set('head', 1)")
+    browser.driver.switch_to.frame(browser.one("iframe"))
+    try:
+        wait.until(lambda _: browser.text("#readout").startswith("Row 2, column 2"))
+        assert shown_layer_and_head(browser) == (layers - 1, 1)
+        browser.js(
+            "document.querySelector('#patches').dispatchEvent("
+            "new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true }))"
+        )
+    finally:
+        browser.driver.switch_to.default_content()
+    wait.until(lambda _: browser.js("return model.values.patch") == 6)
     assert browser.complaints() == []

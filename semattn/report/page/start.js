@@ -57,4 +57,5 @@ if (content.comparison) methods();
 if (content.analysis) analysis();
 if (content.spurious) spurious();
 if (content.marks) marks();
+frame();
 about();
