@@ -13,9 +13,10 @@ from .render import joined
 def widget(explanation: Explanation, *, height: int = HEIGHT, **options: Any) -> Any:
     """Return the report of an explanation as a widget.
 
-    The attributes `patch` (row by row from 0; -1 is a prefix token), `layer` and `head` (-1 is the
-    mean over heads) are the selection in the page. They follow the page, and the page follows them:
-    ``widget.observe(function, "patch")`` calls a function at each change.
+    The attributes `patch` (row by row from 0; -1 is a prefix token), `layer` (-1 is the last, until
+    the page is shown) and `head` (-1 is the mean over heads) are the selection in the page. They
+    follow the page, and the page follows them: ``widget.observe(function, "patch")`` calls a
+    function at each change.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def _widget_class() -> type:
         page = traitlets.Unicode().tag(sync=True)
         height = traitlets.Int(HEIGHT).tag(sync=True)
         patch = traitlets.Int(0).tag(sync=True)
-        layer = traitlets.Int(0).tag(sync=True)
+        layer = traitlets.Int(-1).tag(sync=True)
         head = traitlets.Int(-1).tag(sync=True)
 
     return ReportWidget

@@ -628,7 +628,7 @@ widget.render({ model, el: document.body });
 def test_the_widget_and_its_page_have_one_selection(browser, page, tmp_path):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    values = {"page": page, "height": 600, "patch": 0, "layer": 0, "head": -1}
+    values = {"page": page, "height": 600, "patch": 2, "layer": -1, "head": -1}
     data = as_json({"values": values, "script": joined(("widget.js",))})
     harness = tmp_path / "notebook.html"
     harness.write_text(NOTEBOOK.replace("DATA", data), encoding="utf-8")
@@ -638,10 +638,15 @@ def test_the_widget_and_its_page_have_one_selection(browser, page, tmp_path):
     layers = len({layer["layer"] for layer in content_of(page)["attention"]["layers"]})
     assert browser.js("return model.values.layer") == layers - 1  # the page begins at the last
 
-    browser.js("model.set('patch', 5); model.set('head', 1)")
-    browser.driver.switch_to.frame(browser.one("iframe"))
+    def in_the_page(place: str) -> None:
+        browser.driver.switch_to.frame(browser.one("iframe"))
+        wait.until(lambda _: browser.text("#readout").startswith(place))
+
     try:
-        wait.until(lambda _: browser.text("#readout").startswith("Row 2, column 2"))
+        in_the_page("Row 1, column 3")  # the selection from before the page was there
+        browser.driver.switch_to.default_content()
+        browser.js("model.set('patch', 5); model.set('head', 1)")
+        in_the_page("Row 2, column 2")
         assert shown_layer_and_head(browser) == (layers - 1, 1)
         browser.js(
             "document.querySelector('#patches').dispatchEvent("

@@ -21,7 +21,8 @@ def test_it_has_the_page_and_the_brightest_patch(explanation):
     widget = report.widget(explanation, height=500)
     assert widget.page == report.html(explanation)
     assert widget.height == 500
-    assert (widget.patch, widget.head) == (int(explanation.patch_map[0].argmax()), -1)
+    brightest = int(explanation.patch_map[0].argmax())
+    assert (widget.patch, widget.layer, widget.head) == (brightest, -1, -1)
 
 
 def test_it_tells_of_a_new_selection(explanation):

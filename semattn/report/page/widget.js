@@ -10,16 +10,21 @@ export default {
     frame.style = `width:100%;height:${model.get('height')}px;border:0`;
     frame.srcdoc = model.get('page');
 
-    const isInteger = (value) => Number.isInteger(value);
-    const receive = ({ source, data }) => {
-      const selection = data?.semattn;
-      if (source !== frame.contentWindow || !selection || !NAMES.every((name) => isInteger(selection[name]))) return;
-      for (const name of NAMES) model.set(name, selection[name]);
-      model.save_changes();
-    };
+    let isReady = false; // the page listens from its first message on
     const send = () => {
       const selection = Object.fromEntries(NAMES.map((name) => [name, model.get(name)]));
-      frame.contentWindow?.postMessage({ semattn: selection }, '*');
+      if (isReady) frame.contentWindow?.postMessage({ semattn: selection }, '*');
+    };
+    const receive = ({ source, data }) => {
+      const selection = data?.semattn;
+      if (source !== frame.contentWindow || !selection || !NAMES.every((name) => Number.isInteger(selection[name]))) return;
+      const names = isReady ? NAMES : NAMES.filter((name) => name === 'layer' && model.get(name) < 0);
+      for (const name of names) model.set(name, selection[name]);
+      model.save_changes();
+      if (!isReady) {
+        isReady = true;
+        send(); // a selection that was made before the page was there
+      }
     };
     window.addEventListener('message', receive);
     for (const name of NAMES) model.on(`change:${name}`, send);
