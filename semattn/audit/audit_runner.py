@@ -33,6 +33,7 @@ from ..utils.atomic_files import write_text
 from ..utils.processes import Progress
 from ..utils.provenance import about_model, versions
 from ..utils.registry import unknown_name_message
+from ..utils.remote_path import check_local
 from ..utils.run_store import RunStore
 from .batch_size import Unit, split_into_units
 from .engines import Engine, engines
@@ -124,6 +125,7 @@ def audit(
         after the tables are written, for a source without a readable image.
     """
     check_jobs(jobs)
+    check_local(out)
     check_parquet()
     check_model(model, compiled=True)
     if engine != "local" and process != (0, 1):

@@ -34,6 +34,7 @@ THREADS = 16  # requests at a time
 _VERSIONS = ("ETag", "etag", "checksum", "md5Hash", "crc32c", "generation", "blob_id")
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::.*)?://")
+_ADDRESS_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::.*)?:/")  # // becomes / in a path
 _LOCAL = ("file://", "local://")
 
 
@@ -270,6 +271,16 @@ def is_url(text: str) -> bool:
     (True, False, False)
     """
     return bool(_URL.match(text))
+
+
+def check_local(folder: str | os.PathLike[str]) -> None:
+    """Raise SemattnError for an address, which a path would turn into a local folder ``s3:``."""
+    text = Path(folder).as_posix()
+    if _ADDRESS_AS_PATH.match(text):
+        raise SemattnError(
+            f"out: expected a local folder, got the address {text} — write to a local folder, and "
+            "copy that; semattn audit and semattn.utils.mirror.mirrored copy by themselves"
+        )
 
 
 def to_path(location: LocationLike) -> Location:

@@ -22,7 +22,7 @@ from ..version import __version__
 from .atomic_files import write_text
 from .input_identity import content_digest
 from .processes import locked, remove_unlocked
-from .remote_path import Location
+from .remote_path import Location, check_local
 
 FolderLike: TypeAlias = "str | os.PathLike[str] | ResultFolder"
 RECORDS = ".semattn"  # hidden folder inside each folder of results
@@ -265,7 +265,11 @@ def read_marker(folder: Location) -> dict[str, dict[str, Any]]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OutputError unless `folder` is writable or can be created."""
+    """Raise OutputError unless `folder` is local, and writable or can be created."""
+    try:
+        check_local(folder)
+    except SemattnError as error:
+        raise OutputError(str(error)) from error
     try:
         folder.stat()
     except FileNotFoundError:

@@ -7,11 +7,13 @@ import threading
 
 import pytest
 
+from semattn.audit import audit
+from semattn.data import open_source
 from semattn.errors import SemattnError
 from semattn.utils import mirror as mirrors, remote_path
 from semattn.utils.mirror import MirroredFolder, mirrored
 from semattn.utils.remote_path import RemotePath
-from tests.audit.pictures import folder, results
+from tests.audit.pictures import folder, results, tiny
 from tests.stores import bucket, objects
 
 __all__ = ["bucket", "objects"]
@@ -113,6 +115,23 @@ def test_unsafe_stores_are_refused(tmp_path, objects, monkeypatch):
         pass
     with mirrored(objects.url, tmp_path) as mirror:
         write(mirror.folder, **{".audit__about.json": "one process"})
+
+
+def test_addresses_are_no_folders(run, elsewhere):
+    for command in (["explain", "x.png"], ["marks", "photos"]):
+        status, _, err = run(*command, "--out", "s3://bucket/run")
+        assert status == 2 and "expected a local folder, got the address s3:/bucket/run" in err
+    status, _, err = run("audit", "photos", "--engine", "ray", "--out", "memory://run")
+    assert status == 2 and "all machines of the Ray cluster" in err
+    status, _, err = run("audit", "photos", "--out", "hf://datasets/a/b")
+    assert status == 2 and "a store that takes single files" in err
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_library_refuses_an_address(tmp_path):
+    source = open_source(folder(tmp_path / "in", 1), (), 1000)
+    with pytest.raises(SemattnError, match="semattn.utils.mirror.mirrored"):
+        audit(tiny(), source, "s3://bucket/run")
 
 
 def test_an_audit_on_a_store_is_that_of_the_disk_and_processes_share_it(
