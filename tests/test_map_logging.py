@@ -75,7 +75,7 @@ def logged_pictures(folder: Path) -> list[tuple[int, str]]:
             event = Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
             found += [
-                (event.step, value.tag)
+                (event.step, value.tag.replace(" ", "_"))
                 for value in event.summary.value
                 if value.WhichOneof("value") == "image"
                 and (value.image.height, value.image.width) == (48, 64)
