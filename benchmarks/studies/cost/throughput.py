@@ -1,11 +1,12 @@
 """Throughput of an audit: ``python -m benchmarks.studies.cost.throughput [--images 96]``.
 
 Compared with the slower of its two stages alone: reading with SIFT, and the model's forward and
-backward pass. Explaining tensors whose keypoints are known, and SIFT of PyTorch on the device of
-the model, are timed alone, too. Compositions of the training set, as files, with the embedded
-model. The variants are timed in turn; ratios are computed within a round. The result is written to
-benchmarks/results/throughput.json, with the inputs of `scale`: operations, memory, disk space. On a
-GPU: ``--device cuda --images 2048 --batch-size 64 --rounds 2``, which takes minutes.
+backward pass. Reading alone has the same worker processes as reading with SIFT. Explaining tensors
+whose keypoints are known, and SIFT of PyTorch on the device of the model, are timed alone, too.
+Compositions of the training set, as files, with the embedded model. The variants are timed in turn;
+ratios are computed within a round. The result is written to benchmarks/results/throughput.json,
+with the inputs of `scale`: operations, memory, disk space. On a GPU:
+``--device cuda --images 2048 --batch-size 64 --rounds 2``, which takes minutes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -35,8 +37,8 @@ from semattn.data import open_source
 from semattn.data.loading import ImageLoader
 from semattn.data.prefetching import BatchRange, default_workers, load_batches
 from semattn.explain import explainers
-from semattn.images import Preprocessing, prepare
-from semattn.keypoints import detect
+from semattn.images import Preprocessing
+from semattn.keypoints import Keypoints, detect
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import load
 
@@ -76,6 +78,12 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def no_keypoints(pixels: np.ndarray, *, descriptors: bool = False) -> Keypoints:
+    """Return no keypoints: a detector that takes no time."""
+    empty = torch.zeros(0)
+    return Keypoints(torch.zeros(0, 2), empty, empty, empty, None, pixels.shape[:2], "none")
+
+
 def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> dict[str, Timed]:
     """Return the functions to time: each takes the round and returns its seconds."""
     device = next(model.parameters()).device
@@ -93,8 +101,10 @@ def timed_calls(model: nn.Module, folder: Path, options: argparse.Namespace) -> 
     keypoints = detect(first.pixels)
     explainer = explainers["sift-patch-interrelation"]()
 
+    decoder = ImageLoader(image_loader.preprocessing, no_keypoints, ())
+
     def decoding(turn: int) -> float:
-        return timed(lambda: [prepare(path, image_loader.preprocessing) for path in paths])
+        return timed(lambda: deque(load_batches(decoder, paths, batches, workers), maxlen=0))
 
     def reading(turn: int) -> float:
         return timed(lambda: deque(load_batches(image_loader, paths, batches, workers), maxlen=0))
