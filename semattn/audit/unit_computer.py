@@ -80,7 +80,7 @@ class UnitComputer:
                 continue
             part = loaded.part(slice(None))
             if "explain" in self.jobs:
-                results, failed = bisect_failures(lambda one: self._explain(one, task), part)
+                results, failed = bisect_failures(lambda batch: self._explain(batch, task), part)
                 parts += results
                 skipped += [(image.name, "explain", image.reason) for image in failed]
             if analyse:
