@@ -24,7 +24,7 @@ from .atomic_files import atomic_path, write_text
 from .processes import LockedError, locked
 from .remote_path import LocationLike, RemotePath, to_path
 
-SECONDS = 30.0  # between copies to the store while a run goes on
+SECONDS = 30.0  # between copies to the store during a run
 STATE, LOCK, FILES = "state.json", "lock", "files"  # in the folder of a copy
 REFUSED = ("hf://", "http://", "https://")  # a commit for each file, and stores that only read
 # Files that say which run a folder holds; only the first process may write them.
