@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .remote_path import Location
+from .remote_path import Location, RemotePath
 
 # Byte-order marks and encodings; UTF-32 first, because its mark starts with that of UTF-16.
 MARKS = (
@@ -87,6 +87,7 @@ def to_json_value(value: Any) -> Any:
 
     Examples
     --------
+    >>> from pathlib import Path
     >>> to_json_value({"a": (1.0, float("nan")), "file": Path("a/b.png")})
     {'a': [1.0, None], 'file': 'a/b.png'}
     """
@@ -98,4 +99,6 @@ def to_json_value(value: Any) -> Any:
         return [to_json_value(item) for item in value]
     if isinstance(value, float):
         return to_json_number(value)
+    if isinstance(value, RemotePath):
+        return str(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -13,6 +13,7 @@ from PIL import Image
 
 from semattn.cli.json_output import emit, json_output
 from semattn.cli.main import app
+from semattn.utils.remote_path import RemotePath
 from semattn.utils.text import to_json_value
 from tests.conftest import PHOTO
 
@@ -157,6 +158,7 @@ def test_numbers_that_json_lacks_are_null(capsys):
     content = json.loads(out, parse_constant=pytest.fail)
     assert content == {"a": [None, None, 1.5], "é": "x/\udcff.png", "b": {"1": True}}
     assert to_json_value((1, "x", None)) == [1, "x", None]
+    assert to_json_value(RemotePath("s3://bucket/a.png")) == "s3://bucket/a.png"
 
 
 def test_a_command_without_a_result_prints_nothing(capsys):
