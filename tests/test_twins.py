@@ -141,7 +141,9 @@ def test_no_heat_lies_where_the_model_sees_nothing(name: str, geometry: str) -> 
         top, bottom, left, right = top - reach, bottom + reach, left - reach, right + reach
     inside = heat_map[:, top:bottom, left:right].clone()
     heat_map[:, top:bottom, left:right] = 0
-    assert not heat_map.any(), "heat outside the crop"
+    # Equal inputs at two places of a batch may have results that differ by rounding.
+    rounding = 1e-5 * inside.abs().max() if name == "occlusion" else 0
+    assert (heat_map.abs() <= rounding).all(), "heat outside the crop"
     assert (inside.amax((1, 2)) > 0).all()
     if not _on_pixels(name):  # the patches lie in order inside the crop
         expected = _expected(twin.plain(), geometry, name)

@@ -131,11 +131,10 @@ def audit(
             network = chosen_model.load(os.environ.get("LOCAL_RANK"))
             say("listing the images")
             names = class_names(network) or ()
-            index_dir = None
-            if has_archives(source):  # their index is in the folder, which must exist
-                results.begin(FILES)
-                index_dir = folder / ARCHIVES
-            dataset = open_source(source, names, declared_classes(network) or 0, index_dir)
+            holds_index = has_archives(source)  # it is in the folder, which must exist
+            with results.running(FILES, part) if holds_index else nullcontext():
+                index_dir = folder / ARCHIVES if holds_index else None
+                dataset = open_source(source, names, declared_classes(network) or 0, index_dir)
             if engine == "ray":
                 say("starting Ray")
                 stack.enter_context(ray_session(address))
