@@ -66,7 +66,7 @@ class Check:
 
     @property
     def details_text(self) -> str:
-        """What the value is made of, in brackets; "" for nothing."""
+        """Parts of the value, in brackets; "" if there are none."""
         return f" ({'; '.join(self.details)})" if self.details else ""
 
 

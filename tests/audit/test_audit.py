@@ -19,24 +19,14 @@ import torch
 from torch import nn
 
 from semattn import SIFTPatchInterrelation, analyze
-from semattn.audit import audit, batch_size, unit_computer as work
+from semattn.audit import audit, unit_computer as work
 from semattn.audit.tables import explanation_rows
 from semattn.data import open_source, prefetching as loading
 from semattn.errors import SemattnError, UnsupportedModelError
 from semattn.images import prepare
 from tests.audit.pictures import archive, folder, picture, results, tiny
 
-
-@pytest.fixture(autouse=True)
-def _small_units(monkeypatch):
-    monkeypatch.setattr(batch_size, "BATCHES_PER_UNIT", 2)
-
-
-@pytest.fixture
-def source(tmp_path):
-    images = folder(tmp_path / "in", 11)
-    (images / "words.txt").write_text("no picture")
-    return open_source(images, (), 1000)
+pytestmark = pytest.mark.usefixtures("small_units")
 
 
 def rows(out, name="explain"):

@@ -8,28 +8,18 @@ import os
 import pytest
 import torch
 
-from semattn.audit import audit, batch_size
+from semattn.audit import audit
 from semattn.audit.audit_runner import AuditRunner
 from semattn.audit.batch_size import split_into_units
 from semattn.audit.engines import engines, ray as of_ray
 from semattn.audit.unit_computer import UnitTask
-from semattn.data import open_source, prefetching as loading
+from semattn.data import prefetching as loading
 from semattn.errors import SemattnError
 from semattn.utils.ray_session import check_engine, import_ray
-from tests.audit.pictures import folder, results, tiny
+from tests.audit.pictures import results, tiny
 from tests.audit.test_audit import rows
 
-
-@pytest.fixture(autouse=True)
-def _small_units(monkeypatch):
-    monkeypatch.setattr(batch_size, "BATCHES_PER_UNIT", 2)
-
-
-@pytest.fixture
-def source(tmp_path):
-    images = folder(tmp_path / "in", 11)
-    (images / "words.txt").write_text("no picture")
-    return open_source(images, (), 1000)
+pytestmark = pytest.mark.usefixtures("small_units")
 
 
 def test_ray_writes_the_files_of_one_process_and_resumes(tmp_path, source, ray_cluster):

@@ -21,16 +21,10 @@ from benchmarks import RESULTS_DIR
 from semattn.audit.engines.ray import RayEngine
 from semattn.utils.atomic_files import write_text
 
+from .measuring import memory_status
+
 RESULTS = RESULTS_DIR / "engine_rows.json"
 ROWS, PARTS = 1_000_000, 10
-
-
-def resident_mib() -> float:
-    """Return the resident memory of this process, MiB; Linux only."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status: expected a line VmRSS")
 
 
 def read(number: int) -> int:
@@ -57,7 +51,7 @@ def run(count: int) -> list[dict[str, Any]]:
             seen[number] += 1
             if done == 1 or done % (count // PARTS) == 0:
                 seconds = time.perf_counter() - start
-                rows.append({"done": done, "mib": resident_mib(), "seconds": seconds})
+                rows.append({"done": done, "mib": memory_status("VmRSS"), "seconds": seconds})
                 print(rows[-1], file=sys.stderr)
     assert seen == bytearray([1]) * count, "a row is lost or doubled"
     return rows

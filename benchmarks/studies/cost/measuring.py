@@ -90,15 +90,16 @@ def peak_over_model(tokens: int, make: MakeCalls, name: str) -> float:
     small, tiny = load(SMALL)
     make(small)[name](tiny)  # libraries and thread pools are not the method's memory
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak := now
-    before = _status("VmRSS")
+    before = memory_status("VmRSS")
     make(model)[name](x)
-    return (_status("VmHWM") - before) / 1024
+    return memory_status("VmHWM") - before
 
 
-def _status(field: str) -> int:
+def memory_status(field: str) -> float:
+    """Return a value of the memory of this process, such as VmRSS, MiB; Linux only."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(field):
-            return int(line.split()[1])
+            return int(line.split()[1]) / 1024
     raise RuntimeError(f"/proc/self/status: expected a line {field}")
 
 
