@@ -2,7 +2,7 @@
 
     python docs/notebooks/make.py [NAME …]
 
-Pictures are stored as JPEG where this is smaller, at most 1,400 pixels wide. The weights of the
+Pictures are stored as JPEG where this is smaller, at most 1,200 pixels wide. The weights of the
 embedded model are downloaded once.
 """
 
