@@ -121,12 +121,7 @@ def predicted_classes(
 
     For a binary model, the list contains only the predicted answer.
     """
-    binary = explanation.output.is_binary(explanation.outputs)
-    if not explanation.output.has_answers or (explanation.target is None and not binary):
-        return []
-    scores = explanation.output.scores(explanation.logits[index : index + 1].detach())[0].cpu()
-    best = scores.topk(1 if binary else min(top, len(scores))).indices.tolist()
-    return [_answer(explanation, index, answer) for answer in best]
+    return [_answer(explanation, index, answer) for answer in explanation.leading(index, top)]
 
 
 def _answer(explanation: Explanation, index: int, answer: int) -> dict[str, Any]:

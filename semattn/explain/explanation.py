@@ -83,6 +83,18 @@ class Explanation(NotebookView):
         """Return the predicted answer of each image, (B,); None for features and regressions."""
         return self.output.predicted(self.logits.detach())
 
+    def leading(self, index: int, top: int = 5) -> list[int]:
+        """Return the `top` answers of image `index` with the highest scores, the first one first.
+
+        For a binary model, return the predicted answer alone; without classes, nothing.
+        """
+        binary = self.output.is_binary(self.outputs)
+        if not self.output.has_answers or (self.target is None and not binary):
+            return []
+        scores = self.output.scores(self.logits[index : index + 1].detach())[0].cpu()
+        answers: list[int] = scores.topk(1 if binary else min(top, len(scores))).indices.tolist()
+        return answers
+
     def share_text(self, index: int, answer: int) -> str:
         """Return the probability of an answer as text, "93.1 %", or its value if it has none."""
         return self.output.share_text(self.logits[index], answer)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention.model_call import move_to_model
@@ -24,13 +23,14 @@ from ..explain import Explainer, Explanation, explainers
 from ..prompting import AttentionPrompter
 from ..prompting.strength_sweep import StrengthSweep, strength_sweep
 from ..viz.canvas import DENSITY, MAP, apply_palette
-from ..viz.overlay import CEILING, FLOOR, Picture, is_signed, select_picture
+from ..viz.overlay import Picture, is_signed, select_picture
 from ..viz.texts import headline, model_name, selection_text, target_text
+from .heat_map_content import about_answer, heat_map_of, map_of
 
 if TYPE_CHECKING:
     from ..explain.comparison import Comparison, MethodResult
 
-SIDE = 256  # pixels of the longer side of a map with more than one pixel per patch
+SMALL_PICTURE = 512  # pixels of the longer side of a picture that is stored without loss
 MAX_PICTURE_SIDE = 1200  # pixels of the longer side of the picture
 ATTENTION = "GnBu_r"  # ordered by lightness, and different from MAP and DENSITY
 SMOOTHING = 0.1  # as in `concentration`
@@ -79,6 +79,7 @@ def about_explanation(explanation: Explanation, index: int) -> dict[str, Any]:
         "relevance": map_of(relevance),
         "values": _numbers(relevance),
         "signed": is_signed(explanation, index),
+        "answer": about_answer(explanation, index),
         "notes": list(explanation.notes),
         "manifest": explanation.manifest,
     }
@@ -104,11 +105,7 @@ def _row(row: MethodResult) -> dict[str, Any]:
         "sensitivity": row.sensitivity,
     }
     if explanation is not None:
-        heat_map = explanation.heat_map[0].detach().cpu().double()
-        size = [max(1, round(side * min(1, SIDE / max(heat_map.shape)))) for side in heat_map.shape]
-        if size != list(heat_map.shape):
-            heat_map = F.interpolate(heat_map[None, None], size=size, mode="area")[0, 0]
-        entry |= {"size": size, "map": map_of(heat_map), "signed": is_signed(explanation)}
+        entry |= heat_map_of(explanation, 0)
     return entry
 
 
@@ -249,27 +246,12 @@ def unsmoothed(p: Tensor) -> Tensor:
     return torch.where(s <= 1e-9 * uniform, 0.0, s)
 
 
-def map_of(values: Tensor) -> str:
-    """Return a map as bytes in base64: 0 at its 20 % quantile, 255 at its 99.5 % quantile.
-
-    Negative values count as 0. All bytes are 0 if the two quantiles are equal.
-    """
-    positive = values.detach().cpu().double().clamp(min=0).numpy()
-    low, high = np.quantile(positive, [FLOOR, CEILING])
-    span = high - low
-    if span <= 1e-12 * max(abs(high), 1e-300):
-        codes = np.zeros(positive.shape, dtype=np.uint8)
-    else:
-        codes = (((positive - low) / span).clip(0, 1) * 255).round().astype(np.uint8)
-    return base64.b64encode(codes.tobytes()).decode("ascii")
-
-
 def data_url(picture: Picture) -> str:
     """Return a picture as a data URL: PNG if it is small, else JPEG."""
     from PIL import Image
 
     image = Image.fromarray(picture)
-    small = max(image.size) <= 2 * SIDE
+    small = max(image.size) <= SMALL_PICTURE
     image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
     if small:
         return encode_image(image, "PNG", optimize=True)

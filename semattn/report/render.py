@@ -19,6 +19,7 @@ STYLE = ("page.css",)
 SCRIPT = (
     "core.js",
     "stage.js",
+    "answer.js",
     "explorer.js",
     "prompting.js",
     "methods.js",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from semattn import report
@@ -254,6 +256,45 @@ def test_the_opacity_shows_the_attention(opened, page):
             alpha = [opened.pixel(patch)[3] / 255 for patch in range(12)]
             expected = [0.88 * float(value / values.max()) ** 0.7 for value in values]
             assert alpha == pytest.approx(expected, abs=0.02)
+
+
+def test_the_page_opens_with_the_answer(opened, page):
+    answer = content_of(page)["explanation"]["answer"]
+    first = opened.js("return document.querySelector('main section:not([hidden])').id")
+    assert first == "answer"
+    assert opened.text("#answer-title") == f"Evidence for {NASTY}"
+    shares = opened.js(
+        "return [...document.querySelectorAll('#answer-bars .share')].map((one) => one.textContent)"
+    )
+    assert shares == [entry["share"] for entry in answer["classes"]]
+    assert f"on {answer['half']} of 12 patches" in opened.text("#answer-text")
+    codes = np.frombuffer(base64.b64decode(answer["map"]), dtype=np.uint8).reshape(answer["size"])
+    height, width = codes.shape
+    for patch in range(12):
+        center = codes[int((patch // 4 + 0.5) / 3 * height), int((patch % 4 + 0.5) / 4 * width)]
+        opacity = opened.pixel(patch, "#answer-map")[3] / 255
+        assert opacity == pytest.approx(0.88 * (center / 255) ** 0.7, abs=0.05)
+
+
+def test_the_half_of_each_patch_is_explained(opened, page):
+    image = content_of(page)["image"]
+    texts = []
+    for patch in range(12):
+        opened.move(patch, press=True)
+        stratum, name = image["strata"][patch], ("EMPTY", "LOW", "HIGH")[image["strata"][patch]]
+        same = [
+            other for other, lift in zip(image["strata"], image["lift"], strict=True)
+            if lift == image["lift"][patch] and other
+        ]  # fmt: skip
+        if stratum and len(set(same)) == 2:
+            expected = f"{name} drawn at random: {len(same)} patches"
+        else:
+            expected = (
+                f"{name} " + ("no concentration", "the lower half", "the upper half")[stratum]
+            )
+        texts.append(expected.split(":")[0])
+        assert expected in opened.text("#readout")
+    assert len(set(texts)) >= 3
 
 
 def test_sliders_and_modes_change_the_picture_and_the_words(opened, page):

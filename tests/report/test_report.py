@@ -16,10 +16,20 @@ from semattn.density import concentration, densities, strata
 from semattn.density.scene import Scene
 from semattn.errors import ShapeError
 from semattn.prompting.strength_sweep import STRENGTHS
-from semattn.report.image_content import map_of, rebuilt, unsmoothed
+from semattn.report.heat_map_content import map_of, patches_with_half
+from semattn.report.image_content import rebuilt, unsmoothed
 from semattn.report.render import as_json, digest
 from tests import families, models
-from tests.report.pages import NASTY, Analysed, compared, content_of, corners, explained, model_of
+from tests.report.pages import (
+    CLASSES,
+    NASTY,
+    Analysed,
+    compared,
+    content_of,
+    corners,
+    explained,
+    model_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +221,40 @@ def test_windowed_models_have_a_page_with_prompting():
     assert max(abs(probabilities[0] - probabilities[-1]) for probabilities in curves) > 1e-4
 
 
+def test_the_answer_has_the_map_and_the_first_classes(explanation, page):
+    answer = content_of(page)["explanation"]["answer"]
+    assert answer["size"] == list(explanation.heat_map.shape[1:])
+    codes = np.frombuffer(base64.b64decode(answer["map"]), dtype=np.uint8)
+    assert codes[int(explanation.heat_map[0].argmax())] == 255
+    assert codes[int(explanation.heat_map[0].argmin())] == 0
+    probabilities = explanation.logits[0].softmax(-1)
+    order = probabilities.argsort(descending=True).tolist()
+    assert [entry["label"] for entry in answer["classes"]] == [CLASSES[i] for i in order]
+    assert [entry["probability"] for entry in answer["classes"]] == pytest.approx(
+        probabilities[order].tolist(), abs=1e-5
+    )
+    assert [entry["explained"] for entry in answer["classes"]] == [number == 0 for number in order]
+
+
+@pytest.mark.parametrize(
+    ("relevance", "patches"),
+    [
+        ([4.0, 0, 0, 4], 1),
+        ([3.0, 3, 1, 1], 2),
+        ([1.0] * 6, 3),
+        ([-5.0, 1, 0], 1),
+        ([0.0, -1], None),
+    ],
+)
+def test_half_of_the_relevance_counts_positive_patches(relevance, patches):
+    assert patches_with_half(torch.tensor(relevance)) == patches
+
+
 def test_targets_without_class_have_no_probabilities():
     model = models.build("class-token")
     explanation = SIFTPatchInterrelation().explain(model, corners(), target=lambda out: out.sum(1))
     content = content_of(report.html(explanation, model=model))
+    assert content["explanation"]["answer"]["classes"] == []
     assert "prompting" not in content
     assert any("expected a class" in note for note in content["missing"])
 

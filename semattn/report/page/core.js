@@ -103,6 +103,16 @@ function legend(place, palette, low, high) {
   place.replaceChildren(make('span', { textContent: low }), bar, make('span', { textContent: high }));
 }
 
+// Return the bar of a class, with the parts that show its probability.
+function classBar(entry) {
+  const fill = make('span', { className: 'fill' });
+  const share = make('span', { className: 'share' });
+  const label = make('span', { className: 'label', textContent: entry.label });
+  if (entry.explained) label.append(make('em', { textContent: ' explained' }));
+  const bar = make('div', { className: 'bar' }, label, share, make('span', { className: 'track' }, fill));
+  return { bar, fill, share };
+}
+
 let sliderCount = 0;
 // Add a labelled slider; `describe` returns its value as text, also for screen readers.
 function slider(place, { label, min, max, step = 1, value, describe, input }) {

@@ -187,12 +187,25 @@ function explorer() {
     else {
       const patch = current - prefix;
       lines.push([where(patch)[0].toUpperCase() + where(patch).slice(1), '']);
-      lines.push([count(image.counts[patch], 'keypoint'), `${STRATA[image.strata[patch]]}, ${figure(image.lift[patch], 1)} × uniform concentration`]);
+      lines.push([count(image.counts[patch], 'keypoint'), `concentration ${figure(image.lift[patch], 1)} × uniform`]);
+      lines.push([STRATA[image.strata[patch]], stratumText(patch)]);
       const rank = explanation.values.filter((value) => value > explanation.values[patch]).length + 1;
       lines.push(['Relevance', `rank ${rank} of ${patches}`]);
     }
     if (attention && state.mode.startsWith('att')) lines.push(...attentionText(current));
     return lines;
+  }
+
+  // HIGH and LOW are equally many, so patches with the median concentration are in both.
+  function stratumText(patch) {
+    const stratum = image.strata[patch];
+    if (stratum === 0) return 'no concentration';
+    const tied = image.lift.flatMap((lift, at) => (lift === image.lift[patch] && image.strata[at] ? [image.strata[at]] : []));
+    if (new Set(tied).size > 1) {
+      const high = tied.filter((one) => one === 2).length;
+      return `drawn at random: ${tied.length} patches have the median concentration, ${high} of them are HIGH`;
+    }
+    return `the ${stratum === 2 ? 'upper' : 'lower'} half of the patches with concentration`;
   }
 
   function attentionText(current) {

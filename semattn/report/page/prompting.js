@@ -17,14 +17,7 @@ function prompting() {
     describe: (at) => `${part.strengths[at]}${part.strengths[at] === 0 ? ' (off)' : ''}`,
     input: (step) => change({ step }),
   });
-  const rows = part.classes.map((entry) => {
-    const fill = make('span', { className: 'fill' });
-    const share = make('span', { className: 'share' });
-    const label = make('span', { className: 'label', textContent: entry.label });
-    if (entry.explained) label.append(make('em', { textContent: ' explained' }));
-    const bar = make('div', { className: 'bar' }, label, share, make('span', { className: 'track' }, fill));
-    return { bar, fill, share };
-  });
+  const rows = part.classes.map(classBar);
   byId('bars').replaceChildren(...rows.map((row) => row.bar));
 
   function update(changed) {

@@ -51,7 +51,10 @@ function about() {
 
 headlines();
 theme();
-if (content.explanation) explorer();
+if (content.explanation) {
+  answer();
+  explorer();
+}
 if (content.prompting) prompting();
 if (content.comparison) methods();
 if (content.analysis) analysis();
