@@ -41,13 +41,13 @@ def _maps(explained: Rows) -> tuple[str, str]:
     ours = _row(explained, name="**SIFTPatchInterrelation**")["explain_test ap"]
     refined = ahead("generic relevance with affinity refinement", "ap")
     object_text = (
-        f"AP {ours}. SIFTPatchInterrelation minus rollout: {ahead('rollout', 'ap')}; minus "
-        f"Grad-CAM: {ahead('Grad-CAM', 'ap')}; minus generic relevance with the same affinity "
-        f"refinement: {refined}, **against us**"
+        f"Average precision (AP) of the object's pixels: {ours}. Compared with rollout: "
+        f"{ahead('rollout', 'ap')}; with Grad-CAM: {ahead('Grad-CAM', 'ap')}; with generic "
+        f"relevance and the same affinity refinement: {refined}, **against us**"
     )
     deletion_text = (
-        "Those of relevance propagation. Insertion − deletion, SIFTPatchInterrelation minus "
-        f"hilrp's AttnLRP: {ahead(HILRP, 'insertion-deletion')}, **against us**"
+        "Those that relevance propagation names: `attn-lrp`. Insertion − deletion of our default "
+        f"map, compared with hilrp's AttnLRP: {ahead(HILRP, 'insertion-deletion')}, **against us**"
     )
     return object_text, deletion_text
 
@@ -61,11 +61,12 @@ def _marks() -> str:
         return str(row["difference recall1"])
 
     return (
-        "Recall of moving marks on 20 % of a class. Compositions: "
-        f"{difference('compositions', 'no geometry')} to SIFT without geometry, "
-        f"{difference('compositions', 'ORB')} to ORB. Photographs of CIFAR-10: "
-        f"{difference('CIFAR-10', 'no geometry')} and {difference('CIFAR-10', 'ORB')}, **no "
-        "difference**"
+        "With a mark on 20 % of a class of composed pictures, SIFT with a check of the geometry "
+        f"finds more of the marks. Recall, compared with ORB: "
+        f"{difference('compositions', 'ORB')}; with SIFT without the check: "
+        f"{difference('compositions', 'no geometry')}. On photographs of CIFAR-10: "
+        f"{difference('CIFAR-10', 'ORB')} and "
+        f"{difference('CIFAR-10', 'no geometry')}, **no difference**"
     )
 
 
@@ -77,9 +78,11 @@ def _pretraining() -> str:
     sift = _row(targets, arm="SIFT")
     hog = _row(_rows("pretraining_targets_controls"), arm="HOG")
     return (
-        f"As a target, linear probe: {_interval(sift['linear_difference'])} points to pixels, "
-        f"{_interval(hog['linear'])} to HOG; k-NN: {_interval(sift['knn_difference'])} and "
-        f"{_interval(hog['knn'])}. As a place for masks: **nothing measurable**"
+        "As the target of a masked autoencoder, compared with pixels: "
+        f"{_interval(sift['knn_difference'])} points of k-NN and "
+        f"{_interval(sift['linear_difference'])} of linear probe; compared with HOG: "
+        f"{_interval(hog['knn'])} and {_interval(hog['linear'])}. As a place for masks: "
+        "**nothing measurable**"
     )
 
 
@@ -121,7 +124,8 @@ def summary(explained: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     rows = [
         ("Which map shows the object best?", better, "results.md"),
         ("Which patches change the score most?", deleted, "results.md"),
-        ("What does SIFT add to the map?", f"AP {sift}: **nothing measurable**", "results.md"),
+        ("What does SIFT add to the map?",
+         f"AP with SIFT, compared with none: {sift}, **nothing measurable**", "results.md"),
         ("What does SIFT add to the search for marks?", _marks(),
          "spurious-studies.md"),
         ("What does SIFT add to pre-training?", _pretraining(), "pretraining-studies.md"),

@@ -317,36 +317,33 @@ def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
     """Return which test images are right in each arm, and the group of each image."""
     images, group = test_images(case)
     truth = np.stack([hull(mask) for mask in images.masks])
-    elsewhere = shifted_masks(truth, truth, np.random.default_rng(case.seed))
-    pixels = {
-        "none": images.images,
-        "oracle erased": erase_pixels(images.images, truth),
-        "wrong region erased": erase_pixels(images.images, elsewhere),
-    }
-    hidden = {
-        "oracle suppressed": patches_of_masks(truth, GRID),
-        "wrong region suppressed": patches_of_masks(elsewhere, GRID),
+    regions = {
+        "oracle": truth,
+        "wrong region": shifted_masks(truth, truth, np.random.default_rng(case.seed)),
     }
     other = wrong_mark(case)
     if other is not None:
-        regions = [other.locate(image) for image in images.images]
-        masks = region_masks(regions, GRID.image_size)
-        pixels["wrong cue erased"] = erase_pixels(images.images, masks)
-        hidden["wrong cue suppressed"] = patches_of_masks(masks, GRID)
-    predicted = {name: predictions(model, arm) for name, arm in pixels.items()}
-    predicted |= {
-        name: predictions(model, images.images, hidden=patches) for name, patches in hidden.items()
-    }
+        found = [other.locate(image) for image in images.images]
+        regions["wrong cue"] = region_masks(found, GRID.image_size)
     located = {"recall": float("nan"), "false": float("nan")}
     if cue is not None and cue.mark is not None:
-        tensor = tensor_of(model, images.images)
-        regions = cue.locate(tensor)
-        masks = region_masks(regions, GRID.image_size)
-        predicted["cue erased"] = predictions(model, erase_pixels(images.images, masks))
-        predicted["cue suppressed"] = predictions(model, images.images, cue=cue)
-        is_found = np.array([bool(of_image) for of_image in regions])
+        cue_regions = cue.locate(tensor_of(model, images.images))
+        regions["cue"] = region_masks(cue_regions, GRID.image_size)
+        is_found = np.array([bool(of_image) for of_image in cue_regions])
         located = {"recall": float(is_found[images.is_marked].mean()),
                    "false": float(is_found[~images.is_marked].mean())}  # fmt: skip
+    predicted = {"none": predictions(model, images.images)}
+    for name, masks in regions.items():
+        erased, suppressed = (predicted["none"].copy() for _ in range(2))
+        # An image without a region is not changed, and neither is its prediction.
+        changed = np.flatnonzero(masks.any(axis=(1, 2)))
+        if len(changed):
+            pixels, of_image = images.images[changed], masks[changed]
+            erased[changed] = predictions(model, erase_pixels(pixels, of_image))
+            hidden = patches_of_masks(of_image, GRID)
+            steered = {"cue": cue} if name == "cue" else {"hidden": hidden}
+            suppressed[changed] = predictions(model, pixels, **steered)
+        predicted |= {f"{name} erased": erased, f"{name} suppressed": suppressed}
     return {
         "group": group.tolist(), "located": located,
         "right": {name: (value == images.labels).astype(int).tolist()
