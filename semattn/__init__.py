@@ -7,9 +7,9 @@ Names are imported at first use: `import semattn` does not import plotting, Open
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .utils.lazy_names import lazy_names
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:  # `as` marks the names as public for type checkers
@@ -167,16 +167,7 @@ __all__ = ["__version__", *_HOME]  # noqa: PLE0604 — the keys are strings
 
 
 if not TYPE_CHECKING:  # a type checker would accept every name
-
-    def __getattr__(name: str) -> Any:
-        """Import `name` from the module that defines it (PEP 562)."""
-        if name in _PARTS:
-            return import_module(f".{name}", __name__)
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        globals()[name] = value
-        return value
+    __getattr__, _ = lazy_names(__name__, _HOME, _PARTS)
 
 
 def __dir__() -> list[str]:

@@ -6,10 +6,9 @@ no other library is imported before.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import MissingPackageError
+from ..utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .cam import CAM
@@ -44,22 +43,4 @@ _MODULES = {
 }
 
 if not TYPE_CHECKING:  # a type checker would accept every name
-
-    def __getattr__(name: str) -> Any:
-        """Import `name` from the module that defines it (PEP 562)."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            module = import_module(f".{_MODULES[name]}", __name__)
-        except ModuleNotFoundError as error:
-            if error.name != "torchmetrics":
-                raise
-            raise MissingPackageError(
-                f"{name}: expected torchmetrics, got none — pip install torchmetrics"
-            ) from error
-        globals()[name] = value = getattr(module, name)
-        return value
-
-    def __dir__() -> list[str]:
-        """Return all public names, imported or not, for help() and the documentation."""
-        return sorted(globals().keys() | set(__all__))
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)

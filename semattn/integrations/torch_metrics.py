@@ -11,11 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from ..errors import MissingPackageError
 from ..evaluation.measures import map_functions, measures
 from ..metrics.faithfulness import Curves
 from ..utils.registry import unknown_name_message
+
+try:
+    from torchmetrics import Metric
+except ModuleNotFoundError as error:
+    if error.name != "torchmetrics":
+        raise
+    raise MissingPackageError(
+        "map_metric: expected torchmetrics, got none — pip install torchmetrics"
+    ) from error
 
 
 class MapMetric(Metric):

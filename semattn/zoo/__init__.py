@@ -5,8 +5,9 @@ Names are imported at first use: the table of known models needs neither torch n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .build import embedded_models, synsets
@@ -26,27 +27,18 @@ __all__ = [
     "synsets",
 ]
 
-_MODULES = {  # of the names that build does not define
-    "WeightsError": "weights",
-    "cache_dir": "weights",
-    "install_weights": "weights",
+_MODULES = {
     "DEFAULT": "specifications",
     "LoadedModel": "specifications",
     "ModelRequest": "specifications",
+    "WeightsError": "weights",
+    "cache_dir": "weights",
+    "embedded_models": "build",
+    "install_weights": "weights",
     "load": "specifications",
     "sources": "specifications",
+    "synsets": "build",
 }
 
 if not TYPE_CHECKING:  # a type checker would accept every name
-
-    def __getattr__(name: str) -> Any:
-        """Import `name` from the module that defines it (PEP 562)."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_MODULES.get(name, 'build')}", __name__), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        """Return all public names, imported or not, for help() and the documentation."""
-        return sorted(globals().keys() | set(__all__))
+    __getattr__, __dir__ = lazy_names(__name__, _MODULES)
