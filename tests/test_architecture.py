@@ -42,7 +42,7 @@ ONLY = {
     "skimage": ("keypoints", "density", "explain"),
     "sklearn": ("spurious", "masking"),
     "timm": ("zoo",),
-    "transformers": ("attention", "integrations", "pretraining", "zoo"),
+    "transformers": ("attention", "images", "integrations", "pretraining", "zoo"),
     "torchvision": ("zoo",),
     "open_clip": ("zoo",),
     "huggingface_hub": ("zoo",),

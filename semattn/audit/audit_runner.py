@@ -160,7 +160,7 @@ class AuditRunner:
         self.model = check_model(model, compiled=True)
         self.source, self.out, self.jobs, self.options = source, out, jobs, options
         self.engine = engine
-        self.preprocessing = preprocessing or Preprocessing.of(model)
+        self.preprocessing = preprocessing or Preprocessing.of(model, needed_by="audit")
         explainer_options = {name: options[name] for name in ("density", "detector", "seed")}
         explainer = explainers.resolve(options["method"])(
             **explainer_options, preprocessing=self.preprocessing

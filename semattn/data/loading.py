@@ -48,7 +48,7 @@ class LoadedBatch:
         assert self.images is not None
         images = Images(
             self.images.inputs[rows], self.images.pixels[rows], self.images.names[rows],
-            batched=True, prepared=self.images.prepared,
+            batched=True, prepared=self.images.prepared, preprocessing=self.images.preprocessing,
         )  # fmt: skip
         return LoadedBatch(images, self.keypoints[rows], [], len(images.names), self.numbers[rows])
 
@@ -173,6 +173,7 @@ def concatenate_images(batches: Sequence[Images], names: Sequence[str]) -> Image
         batched=True,
         prepared=all(images.prepared for images in batches),
         notes=tuple(dict.fromkeys(note for images in batches for note in images.notes)),
+        preprocessing=batches[0].preprocessing if batches else None,
     )
 
 

@@ -126,7 +126,10 @@ def _rebuild_images(
     preprocessing: Preprocessing, pixels: np.ndarray, names: tuple[str, ...]
 ) -> Images:
     """Return the images as `prepare` returns them."""
-    return Images(preprocessing.inputs(pixels), pixels, names, batched=True, prepared=True)
+    return Images(
+        preprocessing.inputs(pixels), pixels, names, batched=True, prepared=True,
+        preprocessing=preprocessing,
+    )  # fmt: skip
 
 
 def load_batches(

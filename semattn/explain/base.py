@@ -328,6 +328,11 @@ class Explainer(Attribution):
             "parameters": self.parameters(),
             "versions": versions(),
         }
+        if used := explanation.images.preprocessing:
+            given = self.preprocessing is not None or not used.source
+            source = ", ".join(filter(None, ("given" if given else "", used.source)))
+            settings = dataclasses.asdict(used) | {"source": source}
+            manifest = manifest | {"preprocessing": settings}
         if explanation.conservation is not None:
             ratios = explanation.conservation.tolist()
             manifest = manifest | {
@@ -355,7 +360,9 @@ class Explainer(Attribution):
         """
         model = check_model(call.model, compiled=True)
         images = prepare(
-            call.images, self.preprocessing or (lambda: Preprocessing.of(model)), any_channels=True
+            call.images,
+            self.preprocessing or (lambda: Preprocessing.of(model, needed_by=type(self).__name__)),
+            any_channels=True,
         )
         if keypoints is None:
             pending = self._start_keypoints(images, all_keypoints)

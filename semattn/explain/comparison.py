@@ -176,7 +176,9 @@ class _Subject:
     ) -> None:
         self.model = check_model(model, compiled=True)
         self.target = target
-        preprocessing = options.get("preprocessing") or (lambda: Preprocessing.of(self.model))
+        preprocessing = options.get("preprocessing") or (
+            lambda: Preprocessing.of(self.model, needed_by="semattn.compare")
+        )
         self.images = prepare(image, preprocessing)
         if len(self.images.inputs) != 1:
             raise ShapeError(

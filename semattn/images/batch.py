@@ -50,6 +50,7 @@ class Images:
     batched : False for a single image without a batch axis
     prepared : whether `inputs` were computed from pictures; otherwise they are the caller's tensor
     notes : notes for the user on how the pictures were read
+    preprocessing : preprocessing that computed `inputs`; None if they are the caller's tensor
     """
 
     inputs: Tensor
@@ -58,6 +59,7 @@ class Images:
     batched: bool
     prepared: bool = False
     notes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
     @property
     def pixels_are_mean(self) -> bool:
@@ -136,6 +138,7 @@ def prepare(
         batched=batched,
         prepared=True,
         notes=tuple(dict.fromkeys(notes)),
+        preprocessing=transform,
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Preprocessing:
         mean)
     crop_rounding : rounding of a crop offset of half a pixel: "even" (torchvision and timm) or
         "down" (transformers)
+    source : where the settings come from, for the manifest of a result; "" if they were given
 
     Examples
     --------
@@ -68,6 +70,7 @@ class Preprocessing:
     crop_pct: float = 1.0
     crop_mode: str = "center"
     crop_rounding: str = "even"
+    source: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -103,7 +106,7 @@ class Preprocessing:
         return replace(self, size=(factor * self.size[0], factor * self.size[1]))
 
     @classmethod
-    def of(cls, model: Any) -> Preprocessing:
+    def of(cls, model: Any, *, needed_by: str = "") -> Preprocessing:
         """Read the preprocessing of a model, an image processor or a transform.
 
         Parameters
@@ -111,7 +114,9 @@ class Preprocessing:
         model : a model with a `Preprocessing` as its attribute `preprocessing`, as `semattn.load`
             sets it; a timm or OpenCLIP model, a module with one as a direct submodule, a
             transformers image processor or a pipeline with one, or torchvision's
-            ``weights.transforms()``
+            ``weights.transforms()``; a model of transformers, or a module with one as a direct
+            submodule, if it was loaded from a local folder with its image processor
+        needed_by : name of the class or function with the argument `preprocessing`, for messages
 
         Raises
         ------
@@ -133,8 +138,11 @@ class Preprocessing:
             preprocessing = cls(**fields)
             if transform is not None:
                 processors.check(preprocessing._to_input_and_std, transform, type(model).__name__)
-            return preprocessing
-        owner, config = _find_config(model)
+            return replace(preprocessing, source=f"settings of {type(model).__name__}")
+        found = _find_config(model)
+        if found is None:
+            return cls._of_transformers(model, needed_by)
+        owner, config = found
         size = getattr(getattr(owner, "patch_embed", None), "img_size", None)
         size = size or tuple(config["input_size"])[-2:]
         mean, std = tuple(config["mean"]), tuple(config["std"])
@@ -153,7 +161,35 @@ class Preprocessing:
             interpolation=config["interpolation"],
             crop_pct=config["crop_pct"],
             crop_mode=config["crop_mode"],
+            source=f"pretrained_cfg of {type(owner).__name__}",
         )
+
+    @classmethod
+    def of_saved(cls, source: str) -> Preprocessing:
+        """Read the image processor of transformers in a folder, or in a repository of the hub."""
+        processor = processors.read_processor(source)
+        return replace(cls.of(processor), source=f"{type(processor).__name__} in {source}")
+
+    @classmethod
+    def _of_transformers(cls, model: Any, needed_by: str) -> Preprocessing:
+        """Read the image processor in the local folder of a model of transformers."""
+        part = processors.model_of_transformers(model)
+        folder = processors.origin(part)
+        if not processors.has_processor(folder):
+            raise _no_settings_error(model, part, folder, needed_by)
+        try:
+            preprocessing = cls.of_saved(folder)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:  # of transformers
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UnsupportedModelError(
+                f"preprocessing: expected an image processor in {folder!r}, got {reason!r} — "
+                "save it again with save_pretrained, or write "
+                f"{_argument(needed_by, 'semattn.Preprocessing.of(processor)')}"
+            ) from error
+        processors.check_channels(part.config, len(preprocessing.mean), folder)
+        return preprocessing
 
     def visible_share(self, size: tuple[int, int]) -> float:
         """Return the share of a picture's area that the model sees, apart from the usual crop.
@@ -234,24 +270,50 @@ def _column(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device="cpu").reshape(-1, 1, 1)
 
 
-def _find_config(model: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the module with a config, and the config completed with timm's defaults."""
+def _find_config(model: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Return the module with a config of timm, and the config completed with timm's defaults."""
     for owner in (model, *getattr(model, "children", tuple)()):
         config = getattr(owner, "pretrained_cfg", None) or getattr(owner, "default_cfg", None)
         if config:
             fields = config if isinstance(config, Mapping) else vars(config)
             return owner, _DEFAULTS | {key: value for key, value in fields.items() if value}
-    if hasattr(getattr(model, "config", None), "model_type"):
-        raise UnsupportedModelError(
-            "preprocessing: expected a model with preprocessing settings, got "
-            f"{type(model).__name__}, whose settings are in its image processor — pass a tensor, "
-            "or preprocessing=Preprocessing.of(processor)"
+    return None
+
+
+def _no_settings_error(model: Any, part: Any, origin: str, needed_by: str) -> UnsupportedModelError:
+    """Return the error for a model without preprocessing settings.
+
+    Parameters
+    ----------
+    part : the model of transformers in `model`, or None
+    origin : folder or hub name that `part` was loaded from, or ""
+    """
+    name = type(model).__name__
+    if part is None:
+        settings = _argument(needed_by, "semattn.Preprocessing(size, mean, std)")
+        return UnsupportedModelError(
+            f"preprocessing: expected a model with a pretrained_cfg, got {name} without one — "
+            f"pass a tensor, or write {settings}, or with torchvision's weights "
+            "semattn.Preprocessing.of(weights.transforms())"
         )
-    raise UnsupportedModelError(
-        f"preprocessing: expected a model with a pretrained_cfg, got {type(model).__name__} "
-        "without one — pass a tensor, or preprocessing=Preprocessing(size, mean, std), or "
-        "Preprocessing.of(weights.transforms()) with torchvision's weights"
+    is_folder = bool(origin) and Path(origin).is_dir()
+    if is_folder:
+        load = f"save the processor there with processor.save_pretrained({origin!r})"
+    else:
+        both = f"semattn.load({f'hf:{origin}'!r})" if origin else (
+            "semattn.load('./folder') or semattn.load('hf:owner/name')"
+        )  # fmt: skip
+        load = f"load both with {both}"
+    return UnsupportedModelError(
+        f"preprocessing: expected a model with preprocessing settings, got {name}, whose settings "
+        f"are in its image processor — "
+        f"write {_argument(needed_by, 'semattn.Preprocessing.of(processor)')}, or {load}"
     )
+
+
+def _argument(needed_by: str, value: str) -> str:
+    """Return the code that passes a preprocessing to the class or function that needs it."""
+    return f"{needed_by}(preprocessing={value})" if needed_by else f"preprocessing={value}"
 
 
 def _input_channels(owner: Any, first: Any) -> int | None:

@@ -3,13 +3,15 @@
 Supported are image processors of transformers (also in a processor or pipeline), presets of
 torchvision (``weights.transforms()``), and models and image towers of OpenCLIP. The settings are
 read from attributes, without importing these libraries. A processor may do more than its attributes
-show; so its result for a test picture is compared, and a difference raises an error.
+show; so its result for a test picture is compared, and a difference raises an error. Only
+`read_processor`, which reads the file of an image processor, imports transformers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from semattn.errors import UnsupportedModelError
 from semattn.utils.validation import as_tensor
 
 LEVELS = 3  # of 255; tolerance for the rounding of different resize implementations
+FILES = ("preprocessor_config.json", "processor_config.json")  # with an image processor
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -37,6 +40,54 @@ def settings(source: Any) -> tuple[dict[str, Any], Transform | None] | None:
         if isinstance(config, Mapping):
             return _open_clip_settings(config, type(source).__name__), None
     return None
+
+
+def read_processor(source: str) -> Any:
+    """Read the image processor of transformers in a folder, or in a repository of the hub.
+
+    The network is used only if `source` is not a folder. Code in the repository is not run.
+    """
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(
+        source, local_files_only=Path(source).is_dir(), trust_remote_code=False
+    )
+
+
+def model_of_transformers(model: Any) -> Any:
+    """Return the model of transformers: `model` or one of its direct submodules; None without."""
+    parts = (model, *getattr(model, "children", tuple)())
+    return next((part for part in parts if _has_model_type(part)), None)
+
+
+def origin(model: Any) -> str:
+    """Return the folder or hub name that a model of transformers was loaded from; "" if unknown."""
+    config = getattr(model, "config", None)
+    names = (getattr(model, "name_or_path", ""), getattr(config, "_name_or_path", ""))
+    return next((name for name in names if name and isinstance(name, str)), "")
+
+
+def has_processor(folder: str) -> bool:
+    """Return whether a local folder holds the file of an image processor."""
+    return bool(folder) and any((Path(folder) / name).is_file() for name in FILES)
+
+
+def check_channels(config: Any, values: int, source: str) -> None:
+    """Raise UnsupportedModelError if the config of a model names another number of channels.
+
+    Parameters
+    ----------
+    config : config of a model of transformers
+    values : number of values of the mean of the image processor
+    source : the folder, or the specification of the model, for the message
+    """
+    config = getattr(config, "vision_config", None) or config
+    channels = getattr(config, "num_channels", None)
+    if isinstance(channels, int) and channels != values:
+        raise UnsupportedModelError(
+            f"model: expected an image processor for {channels} channels in {source!r}, got one "
+            f"for {values} — set its image_mean and image_std"
+        )
 
 
 def check(
@@ -63,6 +114,10 @@ def check(
     levels = float(((reference - result) * std[:, None, None] * 255).abs().max())
     if not levels <= LEVELS:
         raise _unsupported(name, f"its result differs by {levels:.0f} of 255 levels")
+
+
+def _has_model_type(part: Any) -> bool:
+    return hasattr(getattr(part, "config", None), "model_type")
 
 
 def _test_picture() -> Image.Image:

@@ -178,7 +178,9 @@ class AnalysisRunner:
                 "density; the null 'other' already compares with other images"
             )
         detectors.resolve(options["detector"])
-        preprocessing = options["preprocessing"] or cache(lambda: Preprocessing.of(model))
+        preprocessing = options["preprocessing"] or cache(
+            lambda: Preprocessing.of(model, needed_by="semattn.analyze")
+        )
         needs = density_needs(self.density)
         self.image_loader = ImageLoader(preprocessing, options["detector"], needs)
         parameters = {name: _option_to_json(value) for name, value in options.items()}

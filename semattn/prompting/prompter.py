@@ -301,7 +301,9 @@ class AttentionPrompter(nn.Module):
                     call.images.shape[1],
                     'pass weights, one per patch, or density="uniform"',
                 )
-            preprocessing = self.preprocessing or (lambda: Preprocessing.of(self.model))
+            preprocessing = self.preprocessing or (
+                lambda: Preprocessing.of(self.model, needed_by=type(self).__name__)
+            )
             pixels = pixels_of(call.images.detach(), preprocessing, any_channels=not needs)
             check_density(weights)
             return DensityPrompt(pixels, grid, weights, self.detector, self.seed, to_bias)

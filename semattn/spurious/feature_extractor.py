@@ -68,7 +68,9 @@ class FeatureExtractor:
     ) -> None:
         self.model, self.detector, self.seed = model, detector, seed
         self.preprocessing = preprocessing
-        self.preprocessing_source = preprocessing or (lambda: Preprocessing.of(model))
+        self.preprocessing_source = preprocessing or (
+            lambda: Preprocessing.of(model, needed_by="semattn.discover_spurious")
+        )
         self._depth = 0
 
     def read(self, sources: list[Any]) -> tuple[list[int], Images | None, list[tuple[int, str]]]:

@@ -6,14 +6,17 @@ and weights are read as tensors only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModelError
+from ..errors import SemattnError, UnsupportedModelError
 from ..images import Preprocessing
+from ..images.processors import check_channels
 from .hub_cache import cached_folder, errors_only, first_line, hide_progress_bars
 from .specifications import (
     LoadedModel,
@@ -62,8 +65,9 @@ def load_transformers(request: ModelRequest) -> LoadedModel:
         else:
             check_no_labels(request)
         model = _model(request, model_class, config, folder)
-        preprocessing = _preprocessing(request, folder)
-        _check_channels(request, config, preprocessing)
+        with _one_line_errors(request, folder, "an image processor"):
+            preprocessing = Preprocessing.of_saved(folder)
+        check_channels(config, len(preprocessing.mean), request.specification)
         if not request.labels:
             return LoadedModel(model, preprocessing)
         tokenizer = _read(request, transformers.AutoTokenizer, folder)
@@ -85,17 +89,24 @@ def _folder(request: ModelRequest) -> str:
 
 def _read(request: ModelRequest, reader: Any, folder: str, **options: Any) -> Any:
     """Call `from_pretrained`, with errors of one line."""
-    is_local = Path(folder).is_dir()
-    try:
+    parts = {"AutoConfig": "config.json", "AutoTokenizer": "a tokenizer"}
+    with _one_line_errors(request, folder, parts.get(reader.__name__, "weights")):
         return reader.from_pretrained(
-            folder, local_files_only=is_local, trust_remote_code=False, **options
+            folder, local_files_only=Path(folder).is_dir(), trust_remote_code=False, **options
         )
+
+
+@contextmanager
+def _one_line_errors(request: ModelRequest, folder: str, part: str) -> Iterator[None]:
+    """Convert errors of transformers and its hub client for a part of a model to one line."""
+    try:
+        yield
+    except SemattnError:
+        raise
     except Exception as error:  # of the library or its hub client
-        part = {"AutoConfig": "config.json", "AutoImageProcessor": "an image processor",
-                "AutoTokenizer": "a tokenizer"}.get(reader.__name__, "weights")  # fmt: skip
         advice = (
             "save the model, its image processor and its tokenizer with save_pretrained"
-            if is_local
+            if Path(folder).is_dir()
             else f"run hf download {folder} with a network, or give a local folder"
         )
         raise WeightsError(
@@ -143,23 +154,6 @@ def _model(request: ModelRequest, model_class: Any, config: Any, folder: str) ->
             "after training, with save_pretrained"
         )
     return model
-
-
-def _preprocessing(request: ModelRequest, folder: str) -> Preprocessing:
-    from transformers import AutoImageProcessor
-
-    return Preprocessing.of(_read(request, AutoImageProcessor, folder))
-
-
-def _check_channels(request: ModelRequest, config: Any, preprocessing: Preprocessing) -> None:
-    config = getattr(config, "vision_config", None) or config
-    channels, values = getattr(config, "num_channels", None), len(preprocessing.mean)
-    if isinstance(channels, int) and channels != values:
-        raise UnsupportedModelError(
-            f"model: expected an image processor for {channels} channels in "
-            f"{request.specification!r}, got one for {values} — set its image_mean and image_std, "
-            "or give FILE.py:function"
-        )
 
 
 def _zero_shot(

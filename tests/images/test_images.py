@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -457,10 +458,15 @@ def test_a_transformers_model_alone_asks_for_its_processor():
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
     model = ViTForImageClassification(config)
-    with pytest.raises(
-        UnsupportedModelError, match=r"preprocessing=Preprocessing\.of\(processor\)"
-    ):
-        Preprocessing.of(model)
+    for origin, load in {
+        "": "semattn.load('./folder') or semattn.load('hf:owner/name')",
+        "owner/name": "semattn.load('hf:owner/name')",  # of the hub, which is not contacted
+    }.items():
+        model.config._name_or_path = model.name_or_path = origin
+        argument = "GradCAM(preprocessing=semattn.Preprocessing.of(processor))"
+        message = re.escape(f"— write {argument}, or load both with {load}") + "$"
+        with pytest.raises(UnsupportedModelError, match=message):
+            Preprocessing.of(model, needed_by="GradCAM")
     assert prepare(torch.rand(1, 3, 32, 32), lambda: Preprocessing.of(model)).pixels.shape[0] == 1
     processor = ViTImageProcessor()
     assert Preprocessing.of(SimpleNamespace(image_processor=processor)) == Preprocessing.of(

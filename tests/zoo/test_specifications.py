@@ -62,8 +62,7 @@ def test_a_classifier_of_transformers_is_itself(saved, name):
     specification = saved(f"transformers-{name}")
     model = semattn.load(specification)
     folder = specification.removeprefix("hf:")
-    with hide_progress_bars():
-        expected = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    expected = from_pretrained(folder)
     assert type(model) is type(expected) and not model.training
     assert torch.equal(model(pixels()).logits, expected(pixels()).logits)
     assert semattn.load(folder).config.id2label == dict(enumerate(CLASSES)), "a folder alone"
@@ -72,6 +71,47 @@ def test_a_classifier_of_transformers_is_itself(saved, name):
     inputs = semattn.prepare(photo, semattn.Preprocessing.of(model)).inputs
     reference = processor(images=photo, return_tensors="pt")["pixel_values"]
     assert (inputs - reference).abs().max() < 0.05
+
+
+def from_pretrained(folder: str) -> torch.nn.Module:
+    with hide_progress_bars():
+        model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2"])
+def test_a_model_of_transformers_has_the_image_processor_of_its_folder(saved, name):
+    folder = saved(f"transformers-{name}").removeprefix("hf:")
+    model, loaded = from_pretrained(folder), semattn.load(folder, device="cpu")
+    preprocessing = semattn.Preprocessing.of(model)
+    assert preprocessing == semattn.Preprocessing.of(loaded)
+    assert preprocessing == semattn.Preprocessing.of(torch.nn.Sequential(model))
+    explainer = semattn.SIFTPatchInterrelation()
+    explanations = [explainer.explain(each, PHOTO, target=0) for each in (model, loaded)]
+    assert torch.equal(explanations[0].heat_map, explanations[1].heat_map)
+    sources = [each.manifest["preprocessing"]["source"] for each in explanations]
+    assert sources[0] == sources[1] and sources[0].endswith(f"ImageProcessor in {folder}")
+    explainer = semattn.SIFTPatchInterrelation(preprocessing=preprocessing)
+    given = explainer.explain(model, PHOTO).manifest["preprocessing"]["source"]
+    assert given == f"given, {sources[0]}"
+
+
+def test_a_folder_whose_image_processor_does_not_fit_is_refused(saved, tmp_path):
+    shutil.copytree(saved("transformers-vit").removeprefix("hf:"), tmp_path / "m")
+    model, file = from_pretrained(str(tmp_path / "m")), tmp_path / "m/preprocessor_config.json"
+    model.config.num_channels = 1
+    with pytest.raises(SemattnError, match="expected an image processor for 1 channels"):
+        semattn.Preprocessing.of(model)
+    file.write_text("{")
+    with pytest.raises(SemattnError, match="save it again with save_pretrained") as error:
+        semattn.Preprocessing.of(model)
+    one_line(error)
+    file.unlink()
+    argument = r"LeGrad\(preprocessing=semattn\.Preprocessing\.of\(processor\)\)"
+    message = rf"write {argument}, or save the processor there with processor\.save_pretrained"
+    with pytest.raises(SemattnError, match=message) as error:
+        semattn.explainers["legrad"]().explain(model, PHOTO)
+    one_line(error)
 
 
 @pytest.mark.parametrize(
