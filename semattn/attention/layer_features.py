@@ -24,7 +24,7 @@ from .model_pass import KeepGradients, frozen
 from .position_planes import Planes, mean_positions, varies_along
 from .position_tracing import PositionTracer
 from .propagation import PropagationMode, calls_without_rule
-from .propagation_rules import RuleSettings
+from .rule_registry import RuleSettings
 from .scope import CallScope, model_running, nested_pass
 from .sites import check_model
 from .target import Prediction, TargetLike, gradients_of, output_tensor, score

@@ -1,6 +1,6 @@
 """Function mode that runs a model with the gradients of relevance propagation.
 
-Every call of a function with a rule in `propagation_rules` gets the gradient of the rule; its
+Every call of a function with a rule (`rule_registry`) gets the gradient of the rule; its
 result is unchanged. Nothing in the model or in PyTorch is replaced. What remains without a rule
 is read from the autograd graph, so that calls that no function mode sees are reported as well.
 """
@@ -18,10 +18,12 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UnsupportedModelError
+from . import normalization_rules, propagation_rules  # noqa: F401 — they register the rules
 from .hooks import DISPATCH_CHECKS, without_dispatch
 from .position_rules import tensors_in
-from .propagation_rules import OWN_NODES, RULES, PassState, RuleCall, RuleSettings, is_python
+from .rule_registry import RULES, PassState, RuleCall, RuleSettings, is_python
 from .scope import depth
+from .surrogate_gradients import OWN_NODES
 
 # Nodes of the autograd graph whose own gradient is right: linear calls, calls that select or move
 # elements, piecewise linear ones without an offset, and the products inside the attention.

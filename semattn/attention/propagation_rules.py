@@ -8,216 +8,22 @@ one decorator.
 
 from __future__ import annotations
 
-import types
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from .hooks import CallReader, FusedCall
-
-ATTENTION_RULES = ("attn-lrp", "cp-lrp")
-_NAMESPACES = (
-    torch, Tensor, F, torch._C._nn, torch._C._VariableFunctions, torch.special, torch.linalg,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RuleSettings:
-    """Parameters of the rules of relevance propagation.
-
-    Parameters
-    ----------
-    gamma : weight of the contributions with the sign of the result, in linear layers; 0 is the
-        epsilon rule
-    conv_gamma : the same for convolutions, such as the patch embedding
-    epsilon : added to the magnitude of the results of linear layers, as they divide
-    attention : "attn-lrp", or "cp-lrp", which treats the attention as constant
-    """
-
-    gamma: float
-    conv_gamma: float
-    epsilon: float
-    attention: str
-
-
-DEFAULT_RULES = RuleSettings(gamma=0.05, conv_gamma=0.05, epsilon=0.0, attention="attn-lrp")
-
-
-@dataclass
-class PassState:
-    """State of the rules during one forward pass.
-
-    `sources` maps the result of elementwise calls to the tensor that they are a function of, with
-    the versions of both, since either may be changed in place.
-    """
-
-    reader: CallReader = field(default_factory=CallReader)
-    sources: Any = field(default_factory=WeakTensorKeyDictionary)
-
-    def source(self, tensor: Tensor) -> Tensor:
-        """Return the tensor that `tensor` is an elementwise function of, or `tensor` itself."""
-        entry = self.sources.get(tensor)
-        if entry is None:
-            return tensor
-        reference, *versions = entry
-        source = reference()
-        return tensor if source is None or versions != _versions(source, tensor) else source
-
-    def note_source(self, result: Tensor, source: Tensor) -> None:
-        """Store that `result` is an elementwise function of `source`."""
-        if result is not source:
-            self.sources[result] = (weakref.ref(source), *_versions(source, result))
-
-
-@dataclass(frozen=True)
-class RuleCall:
-    """One call of a function with a rule."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    settings: RuleSettings
-    state: PassState
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the function; with `args`, these replace the first arguments of the call."""
-        named = {} if len(args) > len(self.args) else self.kwargs  # a named second argument
-        return self.function(*args, *self.args[len(args) :], **named | kwargs)
-
-    def value(self) -> Tensor:
-        """Return the result without a graph."""
-        with torch.no_grad():
-            return self.run()
-
-    def softmax_scores(self) -> tuple[Tensor, int] | None:
-        """Return scores and axis if this is the last call of a softmax in several calls."""
-        softmax = self.state.reader.read(self.function, self.args, self.kwargs)
-        return None if softmax is None or softmax.scores is None else (softmax.scores, softmax.dim)
-
-
-Rule = Callable[[RuleCall], Tensor]
-WeightedResult = tuple[Tensor, tuple[Tensor, ...]]
-RULES: dict[Any, Rule] = {}
-"""Function of PyTorch to its rule; the forms of one function (method, operator) are separate."""
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for all forms of the named functions: `mul`, `mul_`, `__imul__`, …"""
-
-    def register(function: Rule) -> Rule:
-        patterns = "{}", "{}_", "__{}__", "__i{}__"
-        forms = [pattern.format(name) for name in names for pattern in patterns]
-        functions = [getattr(owner, form, None) for owner in _NAMESPACES for form in forms]
-        # Functions of PyTorch in Python are read by their code, see `propagation`.
-        RULES.update(
-            {form: function for form in functions if callable(form) and not is_python(form)}
-        )
-        return function
-
-    return register
-
-
-def is_python(function: Any) -> bool:
-    """Return whether a function is written in Python."""
-    return isinstance(function, types.FunctionType)
-
-
-class _Surrogate(torch.autograd.Function):
-    """A value, with the gradient of a surrogate of the same shape."""
-
-    @staticmethod
-    def forward(_: Any, value: Tensor, _surrogate: Tensor) -> Tensor:
-        return value.clone()  # the model may change a result in place, but not a view
-
-    @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Any:
-        return None, gradient
-
-
-class _WeightedGradient(torch.autograd.Function):
-    """The new tensor that a function returns, with given gradients for the inputs.
-
-    The gradient for each input is that of the result times a weight of the same shape. A function,
-    not a tensor, is given, since a model may change a result in place, but not the view of an input
-    that PyTorch would return.
-    """
-
-    @staticmethod
-    def forward(context: Any, compute: Callable[[], WeightedResult], *_inputs: Tensor) -> Tensor:
-        result, weights = compute()
-        context.save_for_backward(*weights)
-        return result
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Any:
-        return None, *(gradient * weight for weight in context.saved_tensors)
-
-
-class _NormGradient(torch.autograd.Function):
-    """The new tensor of a normalisation, with the gradient for a constant standard deviation.
-
-    `compute` returns the result and the factor that the centred input is multiplied by.
-    """
-
-    @staticmethod
-    def forward(
-        context: Any, _inputs: Tensor, compute: Callable[[], tuple[Tensor, Tensor]],
-        axes: tuple[int, ...], is_centered: bool,
-    ) -> Tensor:  # fmt: skip
-        result, scale = compute()
-        context.save_for_backward(scale)
-        context.axes, context.is_centered = axes, is_centered
-        return result
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Any:
-        (scale,) = context.saved_tensors
-        gradient = gradient * scale
-        if context.is_centered:
-            gradient = gradient - gradient.mean(dim=context.axes, keepdim=True)
-        return gradient, None, None, None
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """A tensor whose gradient is multiplied by a factor."""
-
-    @staticmethod
-    def forward(context: Any, tensor: Tensor, factor: float) -> Tensor:
-        context.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Any:
-        return gradient * context.factor, None
-
-
-OWN_NODES = {
-    "_SurrogateBackward", "_WeightedGradientBackward", "_NormGradientBackward",
-    "_ScaledGradientBackward",
-}  # fmt: skip
-
-
-def is_variable(argument: Any) -> bool:
-    """Return whether an argument is a tensor that depends on the image."""
-    return isinstance(argument, Tensor) and argument.requires_grad
-
-
-def with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
-    """Return `value` with the gradient of `surrogate`."""
-    return _Surrogate.apply(value.detach(), surrogate.to(value.dtype))
-
-
-def scale_gradient(argument: Any, factor: float) -> Any:
-    """Return the argument with its gradient times `factor`, if it depends on the image."""
-    if not is_variable(argument) or factor == 1:
-        return argument
-    return _ScaledGradient.apply(argument, factor)
+from .hooks import FusedCall
+from .rule_registry import RuleCall, rule
+from .surrogate_gradients import (
+    WeightedResult,
+    is_variable,
+    scale_gradient,
+    with_gradient_of,
+    with_weighted_gradients,
+)
 
 
 @rule("linear")
@@ -278,7 +84,7 @@ def propagate_linear(
             size = result.abs()
             return result.clone(), (size / (size + epsilon),)
 
-        return _WeightedGradient.apply(damped, result)
+        return with_weighted_gradients(damped, result)
     magnitude = apply(inputs.abs(), weight.abs(), None if bias is None else bias.abs())
 
     def weighted() -> WeightedResult:
@@ -289,7 +95,7 @@ def propagate_linear(
         of_magnitude = (share * half).to(result.dtype) * result.sign()
         return result.clone(), (of_result, of_magnitude)
 
-    return _WeightedGradient.apply(weighted, result, magnitude)
+    return with_weighted_gradients(weighted, result, magnitude)
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -380,128 +186,6 @@ def _softmax(call: RuleCall) -> Tensor:
     return result.detach() if is_attention else result
 
 
-@rule("layer_norm")
-def _layer_norm(call: RuleCall) -> Tensor:
-    def normalize(
-        input: Tensor,  # noqa: A002 — PyTorch's name
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-        *_: Any,
-        **_options: Any,
-    ) -> Tensor:
-        return _normalized(call, input, normalized_shape, weight, bias, eps)
-
-    return normalize(*call.args, **call.kwargs)
-
-
-@rule("rms_norm")
-def _rms_norm(call: RuleCall) -> Tensor:
-    def normalize(
-        input: Tensor,  # noqa: A002 — PyTorch's name
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        eps: float | None = None,
-    ) -> Tensor:
-        eps = torch.finfo(input.dtype).eps if eps is None else eps
-        return _normalized(call, input, normalized_shape, weight, None, eps, is_centered=False)
-
-    return normalize(*call.args, **call.kwargs)
-
-
-def _normalized(
-    call: RuleCall,
-    inputs: Tensor,
-    shape: Sequence[int],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    epsilon: float,
-    *,
-    is_centered: bool = True,
-) -> Tensor:
-    """Return the result of a normalisation over the last axes, of the given shape."""
-    axes = tuple(range(-len(shape), 0))
-
-    def compute() -> tuple[Tensor, Tensor]:
-        if is_centered and inputs.dtype in (torch.float32, torch.float64):
-            result, _, scale = torch.native_layer_norm(inputs, shape, weight, bias, epsilon)
-        else:
-            result = call.run()
-            scale = _inverse_deviation(inputs, axes, epsilon, is_centered=is_centered)
-        return result, scale if weight is None else scale * weight
-
-    return _NormGradient.apply(inputs, compute, axes, is_centered)
-
-
-def _inverse_deviation(
-    inputs: Tensor, axes: tuple[int, ...], epsilon: float, *, is_centered: bool
-) -> Tensor:
-    """Return 1 / standard deviation over `axes`, in float32 at least; about 0 if not centred."""
-    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-    if is_centered:
-        variance = values.var(dim=axes, keepdim=True, correction=0)
-    else:
-        variance = values.square().mean(dim=axes, keepdim=True)
-    return (variance + epsilon).rsqrt()
-
-
-@rule("group_norm")
-def _group_norm(call: RuleCall) -> Tensor:
-    def normalize(
-        input: Tensor,  # noqa: A002 — PyTorch's name
-        num_groups: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-        *_: Any,
-        **_options: Any,
-    ) -> Tensor:
-        groups = input.unflatten(1, (num_groups, -1))
-        values = _normalize(groups, tuple(range(2, groups.ndim)), None, eps).reshape(input.shape)
-        return values if weight is None else values * _of_channels(weight, input)
-
-    return with_gradient_of(normalize(*call.args, **call.kwargs), call.value())
-
-
-def _normalize(
-    inputs: Tensor, axes: tuple[int, ...], weight: Tensor | None, epsilon: float
-) -> Tensor:
-    """Normalise over `axes` with a constant standard deviation, in float32 at least."""
-    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-    with torch.no_grad():
-        scale = _inverse_deviation(values, axes, epsilon, is_centered=True)
-        scale = scale if weight is None else scale * weight
-    return (values - values.mean(dim=axes, keepdim=True)) * scale
-
-
-def _of_channels(weight: Tensor, inputs: Tensor) -> Tensor:
-    """Return weights (C,) in a shape that broadcasts with `inputs` (B, C, …)."""
-    return weight.detach().reshape(-1, *[1] * (inputs.ndim - 2))
-
-
-@rule("batch_norm", "instance_norm")
-def _norm_of_channels(call: RuleCall) -> Tensor:
-    """Stored statistics are constants already; those of the input become constants."""
-    inputs, weight, _, mean, _, uses_inputs, _, epsilon, *_ = call.args
-    if not uses_inputs and mean is not None:
-        return call.run()
-    axes = tuple(range(2, inputs.ndim))
-    axes = (0, *axes) if call.function is torch.batch_norm else axes
-    weight = None if weight is None else _of_channels(weight, inputs)
-    return with_gradient_of(_normalize(inputs, axes, weight, epsilon), call.value())
-
-
-@rule(
-    "sqrt", "rsqrt", "reciprocal", "std", "var", "var_mean", "std_mean", "vector_norm", "norm",
-    "linalg_vector_norm", "matrix_norm",
-)  # fmt: skip
-def _statistic(call: RuleCall) -> Any:
-    """Statistics of a normalisation are constants."""
-    result = call.run()
-    return tuple(part.detach() for part in result) if isinstance(result, tuple) else result.detach()
-
-
 @rule(
     "gelu", "silu", "mish", "hardswish", "tanh", "elu", "selu", "celu", "hardtanh", "softsign",
     "erf", "sin", "asinh", "square",
@@ -519,7 +203,7 @@ def _identity(call: RuleCall, inputs: Tensor) -> Tensor:
         result = call.run()
         return result, ((result / inputs).masked_fill_(inputs == 0, 0),)
 
-    return _WeightedGradient.apply(compute, inputs)
+    return with_weighted_gradients(compute, inputs)
 
 
 @rule("sigmoid", "hardsigmoid", "softplus", "exp", "log_sigmoid", "logsigmoid", "expit", "cos")
@@ -613,7 +297,3 @@ def _note(call: RuleCall, inputs: Tensor, result: Tensor) -> Tensor:
     """Store that `result` is an elementwise function of `inputs`, and return it."""
     call.state.note_source(result, call.state.source(inputs))
     return result
-
-
-def _versions(*tensors: Tensor) -> list[int]:
-    return [tensor._version for tensor in tensors]

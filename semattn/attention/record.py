@@ -23,7 +23,7 @@ from .model_call import ModelCall
 from .model_layout import NO_INFLUENCE, ModelLayout, known_layout
 from .model_pass import KeepGradients, frozen
 from .propagation import PropagationMode, calls_without_rule, missing_rules_note
-from .propagation_rules import RuleSettings
+from .rule_registry import RuleSettings
 from .scope import isolated, model_running, nested_pass
 from .sites import AttentionSite, Layers, check_model, choose_layers
 from .target import Prediction, Score, TargetLike, check_batch, gradients_of, output_tensor, score

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, RuleSettings
 from ..attention.model_call import move_to_model
 from ..attention.model_pass import collect_meanings, first_meaning
-from ..attention.propagation_rules import DEFAULT_RULES
+from ..attention.rule_registry import DEFAULT_RULES
 from ..attention.scope import nested_pass
 from ..attention.sites import Layers, check_model
 from ..attention.target import TargetLike

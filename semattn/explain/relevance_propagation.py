@@ -1,6 +1,7 @@
 """AttnLRP: relevance propagation from the score to the pixels or patches, on any model.
 
-The rules are in `semattn.attention.propagation_rules`. This module contains the explainer.
+The rules are in `semattn.attention`: `propagation_rules` and `normalization_rules`. This module
+contains the explainer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..attention.model_call import ModelCall
 from ..attention.model_layout import known_layout
 from ..attention.model_pass import KeepGradients, frozen
 from ..attention.propagation import PropagationMode, calls_without_rule, missing_rules_note
-from ..attention.propagation_rules import ATTENTION_RULES, RuleSettings
+from ..attention.rule_registry import ATTENTION_RULES, RuleSettings
 from ..attention.scope import model_running
 from ..attention.target import Prediction, check_batch, gradients_of, output_tensor, score
 from ..utils.validation import check_number

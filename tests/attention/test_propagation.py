@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack as mode_stack
 
 from semattn.attention.propagation import PropagationMode, calls_without_rule
-from semattn.attention.propagation_rules import RULES, RuleSettings
+from semattn.attention.rule_registry import RULES, RuleSettings
 from semattn.attention.scope import model_running, nested_pass
 from semattn.errors import UnsupportedModelError
 from tests.models import MODELS, build, images

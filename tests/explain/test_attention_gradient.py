@@ -15,7 +15,7 @@ from torch.overrides import _get_current_function_mode_stack as mode_stack
 from semattn import SIFTPatchInterrelation, explainers, record
 from semattn.attention import RuleSettings
 from semattn.attention.propagation import PropagationMode
-from semattn.attention.propagation_rules import DEFAULT_RULES
+from semattn.attention.rule_registry import DEFAULT_RULES
 from semattn.explain.base import AttentionGradientExplainer
 from tests import oracles
 from tests.models import build, images, state_of

@@ -14,7 +14,7 @@ from semattn import AttnLRP, InputXGradient
 from semattn.affinity import random_walk
 from semattn.attention import record
 from semattn.attention.propagation import PropagationMode
-from semattn.attention.propagation_rules import RuleSettings
+from semattn.attention.rule_registry import RuleSettings
 from semattn.evaluation.methods import method
 from semattn.images import Preprocessing, prepare
 from semattn.metrics.conservation import conservation_error

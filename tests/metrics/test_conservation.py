@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn.attention.propagation import PropagationMode
-from semattn.attention.propagation_rules import RuleSettings
+from semattn.attention.rule_registry import RuleSettings
 from semattn.errors import ShapeError
 from semattn.evaluation import measures
 from semattn.metrics.conservation import conservation, conservation_error

@@ -289,9 +289,7 @@ def test_the_half_of_each_patch_is_explained(opened, page):
         if stratum and len(set(same)) == 2:
             expected = f"{name} drawn at random: {len(same)} patches"
         else:
-            expected = (
-                f"{name} " + ("no concentration", "the lower half", "the upper half")[stratum]
-            )
+            expected = f"{name} " + ("density 0", "the lower half", "the upper half")[stratum]
         texts.append(expected.split(":")[0])
         assert expected in opened.text("#readout")
     assert len(set(texts)) >= 3

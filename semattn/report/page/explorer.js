@@ -199,13 +199,13 @@ function explorer() {
   // HIGH and LOW are equally many, so patches with the median concentration are in both.
   function stratumText(patch) {
     const stratum = image.strata[patch];
-    if (stratum === 0) return 'no concentration';
+    if (stratum === 0) return 'density 0; its concentration comes from smoothing';
     const tied = image.lift.flatMap((lift, at) => (lift === image.lift[patch] && image.strata[at] ? [image.strata[at]] : []));
     if (new Set(tied).size > 1) {
       const high = tied.filter((one) => one === 2).length;
       return `drawn at random: ${tied.length} patches have the median concentration, ${high} of them are HIGH`;
     }
-    return `the ${stratum === 2 ? 'upper' : 'lower'} half of the patches with concentration`;
+    return `the ${stratum === 2 ? 'upper' : 'lower'} half of the patches whose density is not 0`;
   }
 
   function attentionText(current) {
