@@ -14,6 +14,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from .utils.class_names import binary_names
+
 
 class OutputKind(Enum):
     """Kinds of model outputs; the value is the name in messages."""
@@ -195,7 +197,7 @@ class OutputMeaning:
     def label(self, number: int, names: Sequence[str] | None, outputs: int) -> str:
         """Return the name of an answer, or its number if the model has no class names."""
         if self.is_binary(outputs):
-            return _binary_names(names)[number]
+            return (binary_names(names) or ("negative", "positive"))[number]
         if names is not None and 0 <= number < len(names):
             return names[number]
         return f"class {number}" if self.has_answers else f"output {number}"
@@ -204,12 +206,3 @@ class OutputMeaning:
         if self.kind in (OutputKind.CLASS_LOGITS, OutputKind.PROBABILITIES):
             return True
         return self.is_binary(1 if logits.ndim == 1 else logits.shape[1])
-
-
-def _binary_names(names: Sequence[str] | None) -> tuple[str, str]:
-    """Return the names of the negative and the positive answer."""
-    if names is not None and len(names) == 2:
-        return names[0], names[1]
-    if names is not None and len(names) == 1:
-        return f"not {names[0]}", names[0]
-    return "negative", "positive"

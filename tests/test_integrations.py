@@ -269,8 +269,10 @@ def test_batches_of_every_kind(images_key: str, labels_key: str) -> None:
             next(explain_batches(explainer, [batch], target="labels"))
     with pytest.raises(ValueError, match="loader: expected batches with .*, got pixels"):
         next(explain_batches(explainer, [{"pixels": x}]))
-    with pytest.raises(ValueError, match="did you mean 'labels'"):
+    with pytest.raises(ValueError, match="got 'label' — the model has no class names"):
         next(explain_batches(explainer, [x], target="label"))
+    explainer.forward_func.classes = tuple("abcde")
+    assert next(explain_batches(explainer, [x], target="d")).target.tolist() == [3, 3]
 
 
 class Terminal(io.StringIO):

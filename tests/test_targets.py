@@ -16,6 +16,7 @@ from semattn.attention.model_pass import current_watch, watch_output
 from semattn.attention.output_meaning import predict, read_output
 from semattn.audit.tables import NONE, explanation_rows
 from semattn.cli.image_writers import explanation_summary, predicted_classes
+from semattn.cli.parsing import read_target
 from semattn.errors import LabelError, SemattnError, TargetError, UnsupportedModelError
 from semattn.prompting.strength_sweep import strength_sweep
 from semattn.targets import OutputKind, OutputMeaning
@@ -407,6 +408,25 @@ def test_prompting_steps_of_every_kind_with_answers(name: str) -> None:
     assert torch.equal(prompted.probabilities, meaning.probabilities(prompted.logits))
     shares = prompted.share_texts(prompted.predicted[0])
     assert all(("%" in share) == meaning.in_percent for share in shares)
+
+
+def test_prompting_steps_explain_the_named_answer() -> None:
+    model, x = with_head(nn.Linear(16, 1), classes=("healthy", "ill")), images(1)
+    explainer, prompter = SIFTPatchInterrelation(), AttentionPrompter(model)
+    predicted = int(predict(model, x)[0] > 0)
+    other = model.classes[1 - predicted]
+    expected = explainer.explain(model, x, target=lambda output: (1 - 2 * predicted) * output[:, 0])
+    assert not torch.equal(expected.patch_map, explainer.patch_map(model, x))
+    swept = strength_sweep(explainer, prompter, x, target=other, strengths=[1e-4])
+    assert torch.equal(swept.maps[0], expected.patch_map[0])
+    torch.testing.assert_close(swept.maps[1], swept.maps[0], rtol=0.01, atol=1e-4)
+    with pytest.raises(SemattnError, match="expected a class with a probability"):
+        strength_sweep(explainer, prompter, x, explanation=expected)
+    compared = compare(model, x, [explainer.name], target=other)
+    assert torch.equal(compared.rows[0].explanation.patch_map, expected.patch_map)
+    assert read_target(other, model) == other and read_target(None, model) is None
+    with pytest.raises(TargetError, match="unknown class 'il' — did you mean 'ill'"):
+        read_target("il", model)
 
 
 @pytest.mark.parametrize("name", ["regression", "head is Identity"])

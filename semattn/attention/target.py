@@ -4,6 +4,7 @@ The score is one number per image.
 
 Targets are those of Captum: a class number, one per image (list, 1-D tensor, array or series), a
 tuple of indices into an output with more axes, or a list of such tuples. A target may also be a
+class name, or a list of names, one per image, as `semattn.utils.class_names` reads them; or a
 function of the output, or a list of functions, one per image. None is the predicted class; for one
 logit, the logit with the sign of the predicted answer; for a regression, the value; for features,
 their projection on their own direction. Target 0 of one logit is the logit itself, as in Captum.
@@ -15,7 +16,7 @@ import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import LabelError, TargetError, UnsupportedModelError
 from ..targets import OutputKind, OutputMeaning
+from ..utils.class_names import binary_names, check_names, class_names, is_number, resolve_class
 from ..utils.library_imports import select_targets
 from ..utils.validation import as_integers
 from .output_meaning import part_of, read_output
@@ -32,6 +34,8 @@ TargetLike = (
     | tuple[int, ...]
     | list[int]
     | list[tuple[int, ...]]
+    | str
+    | list[str]
     | Tensor
     | Callable[[Any], Tensor]
     | list[Callable[[Tensor], Tensor]]
@@ -39,6 +43,7 @@ TargetLike = (
 )
 
 
+PREDICTED_ANSWER = "the model's one {unit}, towards the predicted answer"  # target None if binary
 # Scales of a float16 score against underflow and overflow of its gradients; exact powers of two.
 _FLOAT16_SCALES = (2.0**10, 1.0, 2.0**-10)
 
@@ -126,6 +131,11 @@ def score(output: Any, target: TargetLike, model: nn.Module) -> Score:
         raise UnsupportedModelError(meaning.refusal)
     if target is None:
         return _default_score(tensor, meaning)
+    if is_named(target):
+        outputs = 1 if tensor.ndim == 1 else tensor.shape[1]
+        if meaning.is_binary(outputs):
+            return _named_answer_score(tensor, target, meaning, model)
+        target = _class_numbers(target, outputs, meaning, model)
     target = _with_plain_integers(target)
     _check_target(tensor, target)
     values = select_targets(tensor, _on_device(target, tensor))
@@ -137,6 +147,13 @@ def score(output: Any, target: TargetLike, model: nn.Module) -> Score:
     classes = _classes(tensor, target)
     target_description = f"the output at {reprlib.repr(target)}" if classes is None else ""
     return Score(values, classes, target_description)
+
+
+def is_named(target: Any) -> TypeGuard[str | list[str]]:
+    """Return whether a target is a class name, or a list of names."""
+    if isinstance(target, list):
+        return bool(target) and all(isinstance(item, str) for item in target)
+    return isinstance(target, str)
 
 
 def gradients_of(
@@ -244,7 +261,7 @@ def _default_score(tensor: Tensor, meaning: OutputMeaning) -> Score:
         return Score(values, None, f"the model's own feature direction{part}")
     if meaning.is_binary(flat.shape[1]):
         values = (flat * _default_weights(flat.detach(), meaning)).sum(dim=1)
-        return Score(values, None, f"the model's one {meaning.unit}, towards the predicted answer")
+        return Score(values, None, PREDICTED_ANSWER.format(unit=meaning.unit))
     if meaning.kind is OutputKind.REGRESSION:
         if flat.shape[1] > 1:
             raise TargetError(
@@ -254,6 +271,53 @@ def _default_score(tensor: Tensor, meaning: OutputMeaning) -> Score:
         return Score(flat[:, 0], None, "the model's one output")
     classes = flat.detach().argmax(dim=1)
     return Score(flat.gather(1, classes[:, None])[:, 0], classes)
+
+
+def _class_numbers(
+    target: str | list[str], outputs: int, meaning: OutputMeaning, model: nn.Module
+) -> int | list[int]:
+    """Return the class number of each name."""
+    texts = [target] if isinstance(target, str) else target
+    model_names = class_names(model) or ()
+    names = model_names if len(model_names) == outputs else ()
+    words = [text for text in texts if not is_number(text, names)]
+    if words and meaning.kind in (OutputKind.FEATURES, OutputKind.DENSE):
+        raise TargetError(
+            f"target: expected a number, indices or a function of the output, got {words[0]!r} — "
+            f"the model returns {meaning.kind.value}, which has no class names"
+        )
+    if words:
+        check_names(model_names, outputs)
+    numbers = [resolve_class(text, names, outputs) for text in texts]
+    return numbers[0] if isinstance(target, str) else numbers
+
+
+def _named_answer_score(
+    tensor: Tensor, target: str | list[str], meaning: OutputMeaning, model: nn.Module
+) -> Score:
+    """Return the output of a binary model, towards the answer with the name of each image.
+
+    A number is that of the output, 0, as in Captum; it is not the number of the answer.
+    """
+    texts = [target] * len(tensor) if isinstance(target, str) else target
+    _check_count(len(texts), len(tensor))
+    model_names = class_names(model)
+    check_names(model_names, 1, binary=True)
+    names = binary_names(model_names)
+    answers = [
+        1 + resolve_class(text, (), 1) if is_number(text, names) else resolve_class(text, names)
+        for text in texts
+    ]
+    flat = tensor.reshape(len(tensor))
+    numbers = torch.tensor(answers, device=flat.device)
+    if all(answers) and tensor.ndim == 2:
+        return Score(flat, torch.zeros_like(numbers))
+    predicted = meaning.predicted(tensor.detach())
+    if predicted is not None and torch.equal(numbers, predicted):
+        return _default_score(tensor, meaning)
+    label = names[answers[0]] if len(set(answers)) == 1 else "the named answers"
+    description = f"the model's one {meaning.unit}, towards {label}"
+    return Score(flat * (2 * numbers - 1).to(flat), None, description)
 
 
 def _default_weights(tensor: Tensor, meaning: OutputMeaning) -> Tensor:
@@ -393,17 +457,14 @@ def _check_target(output: Tensor, target: TargetLike) -> None:
         items, is_single = target, False
     else:
         items, is_single = [target], True
-    if not is_single and len(items) != batch:
-        raise TargetError(
-            f"target: expected {batch} targets, one per image, got {len(items)} — "
-            "or give a single class for all images"
-        )
+    if not is_single:
+        _check_count(len(items), batch)
     for item in items:
         indices = item if isinstance(item, tuple) else (item,)
         if not all(isinstance(index, int) and not isinstance(index, bool) for index in indices):
             raise TargetError(
-                f"target: expected a class number, a tuple of indices, a list, a 1-D tensor or a "
-                f"function, got {reprlib.repr(item)} of type {type(item).__name__}"
+                f"target: expected a class number or name, a tuple of indices, a list, a 1-D "
+                f"tensor or a function, got {reprlib.repr(item)} of type {type(item).__name__}"
             )
         if len(indices) != output.ndim - 1:
             raise TargetError(
@@ -415,6 +476,14 @@ def _check_target(output: Tensor, target: TargetLike) -> None:
                 raise TargetError(
                     f"target: expected 0 to {size - 1} for an output of shape {shape}, got {index}"
                 )
+
+
+def _check_count(count: int, batch: int) -> None:
+    if count != batch:
+        raise TargetError(
+            f"target: expected {batch} targets, one per image, got {count} — "
+            "or give a single class for all images"
+        )
 
 
 def _classes(output: Tensor, target: TargetLike) -> Tensor | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SemattnError, plain
-from ..utils.class_names import check_names, class_names, resolve_class
+from ..utils.class_names import binary_names, check_names, class_names, resolve_class
 from ..utils.text import read_lines
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ def display_stem(path: Path) -> str:
         return path.stem
 
 
-def read_target(text: str | None, network: nn.Module) -> int | None:
-    """Return the class of a name or a number, see `semattn.utils.class_names.resolve_class`."""
-    if text is None:
-        return None
-    return resolve_class(text, class_names(network))
+def read_target(text: str | None, network: nn.Module) -> str | None:
+    """Return the target of an explainer, after checking that it is a class of the model."""
+    if text is not None:
+        names = class_names(network)
+        resolve_class(text, binary_names(names) or names)
+    return text
 
 
 def read_strengths(text: str | None) -> tuple[float, ...] | None:

@@ -214,8 +214,9 @@ class Explainer(Attribution):
         args : ``(model, image)``, ``(inputs,)`` or ``(inputs, target)``; inputs is (B, C, H, W),
             (C, H, W), or a tuple of one such tensor
         inputs : the inputs by keyword, as in Captum
-        target : class number, one per image, a tuple of indices, …, as in Captum; None explains
-            the predicted class, the predicted answer of a single logit, the value of a regression,
+        target : class number, one per image, a tuple of indices, …, as in Captum; or a class name,
+            or a list of names, one per image, if the model has class names. None explains the
+            predicted class, the predicted answer of a single logit, the value of a regression,
             or the direction of the features of a model without a classifier
         additional_forward_args : arguments of the model after the images
 

@@ -9,7 +9,6 @@ from typing import Any
 from ..attention.target import TargetLike
 from ..explain import Explainer, Explanation
 from ..utils.processes import ignore_progress
-from ..utils.registry import unknown_name_message
 from ..utils.validation import check_labels
 from .progress import progress_bar
 from .quantus import MAX_CLASSES
@@ -19,7 +18,7 @@ def explain_batches(
     explainer: Explainer,
     loader: Iterable[Any],
     *,
-    target: TargetLike | str = None,
+    target: TargetLike = None,
     progress: bool = True,
 ) -> Iterator[Explanation]:
     """Explain a data loader batch by batch, with a progress bar on a terminal or in a notebook.
@@ -29,7 +28,8 @@ def explain_batches(
     explainer : an explainer that was created with a model
     loader : batches: images, sequences that start with (images, labels), or mappings of
         "pixel_values", or "image", and "labels", or "label"
-    target : "labels" explains each image's label; else as for `Explainer.attribute`
+    target : "labels" explains each image's label; else as for `Explainer.attribute`, so another
+        text is a class name
     progress : whether to show a progress bar
 
     Yields
@@ -46,21 +46,20 @@ def explain_batches(
     >>> [batch.target.tolist() for batch in explain_batches(explainer, loader, target="labels")]
     [[0, 1], [0, 1]]
     """
-    if isinstance(target, str) and target != "labels":
-        raise ValueError(unknown_name_message("target", target, ["labels"]))
     manifest = None
     total = len(loader) if isinstance(loader, Sized) else None
     with progress_bar() if progress else nullcontext(ignore_progress) as show_progress:
         show_progress("explaining", 0, total)
         for number, batch in enumerate(loader):
             images, labels = _unpack_batch(batch)
-            if target == "labels" and labels is None:
+            explains_labels = isinstance(target, str) and target == "labels"
+            if explains_labels and labels is None:
                 raise ValueError(
                     "target: expected batches with labels, got images alone — "
                     "give a target, or None for the predicted classes"
                 )
             batch_target: Any = target
-            if isinstance(target, str):
+            if explains_labels:
                 batch_target = check_labels(labels, len(images), MAX_CLASSES)
             explanation = explainer.explain(images, target=batch_target, manifest=manifest)
             manifest = explanation.manifest

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.model_call import move_to_model
-from ..attention.target import fixed_target
+from ..attention.target import PREDICTED_ANSWER, fixed_target, is_named
 from ..errors import SemattnError
 from ..explain import Explainer, Explanation
 from ..grid import PatchGrid
@@ -118,8 +118,12 @@ def strength_sweep(
     all_strengths = (0.0, *sorted(float(strength) for strength in set(strengths) if strength))
     unprompted = explanation or explainer.explain(model, image, target=target, **forward_options)
     binary = unprompted.output.is_binary(unprompted.outputs)
+    is_named_answer = binary and is_named(target)
+    is_predicted_answer = unprompted.target_description == PREDICTED_ANSWER.format(
+        unit=unprompted.output.unit
+    )
     if not unprompted.output.has_answers or (
-        unprompted.target is None and not (binary and target is None)
+        unprompted.target is None and not is_named_answer and not is_predicted_answer
     ):
         raise SemattnError(
             "target: expected a class with a probability, got "
@@ -135,6 +139,8 @@ def strength_sweep(
     step_target: Any = fixed_target(unprompted.logits, unprompted.output)
     if unprompted.target is not None:
         step_target = unprompted.target.tolist()
+    elif is_named_answer and not is_predicted_answer:
+        step_target = target
     logits, maps = [unprompted.logits], [unprompted.patch_map]
     for number, strength in enumerate(all_strengths[1:], 1):
         if progress:

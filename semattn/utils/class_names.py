@@ -111,6 +111,32 @@ or #3 'crane' — give the number, such as #1
     raise TargetError(_unknown_class_message(spec, names))
 
 
+def is_number(text: str, names: Sequence[str]) -> bool:
+    """Return whether `resolve_class` reads a text as a number: ``#3``, or digits that are no name.
+
+    Examples
+    --------
+    >>> is_number("3", ["cat", "dog"]), is_number("#3", []), is_number("3", ["3", "4"])
+    (True, True, False)
+    """
+    text = text.strip()
+    is_digits = bool(_NUMBER.fullmatch(text)) and not matches(text, names)
+    return is_digits or (text.startswith("#") and bool(_NUMBER.fullmatch(text[1:])))
+
+
+def binary_names(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the negative and the positive answer; () without one or two names.
+
+    Examples
+    --------
+    >>> binary_names(["cat", "dog"]), binary_names(["ill"]), binary_names(None)
+    (('cat', 'dog'), ('not ill', 'ill'), ())
+    """
+    if names is not None and len(names) == 1:
+        return f"not {names[0]}", names[0]
+    return tuple(names) if names is not None and len(names) == 2 else ()
+
+
 def matches(text: str, names: Sequence[str]) -> list[int]:
     """Return the classes with this full name, or else the classes with this synonym."""
     query = normalized(text)
@@ -140,8 +166,8 @@ def _check_range(number: int, outputs: int | None) -> int:
 def _unknown_class_message(text: str, names: tuple[str, ...]) -> str:
     if not names:
         return (
-            f"target: expected a class number, got {text!r} — the model has no class names; "
-            "give them with --class-names FILE"
+            f"target: expected a class number, got {text!r} — the model has no class names; set "
+            "model.classes = [names], or give --class-names FILE on the command line"
         )
     names_by_part: dict[str, str] = {}
     for name in names:

@@ -12,12 +12,19 @@ from torch import Tensor, nn
 
 from semattn import SIFTPatchInterrelation, explainers, record
 from semattn.attention.target import output_tensor, score
-from semattn.errors import TargetError, UnsupportedModelError
+from semattn.errors import SemattnError, TargetError, UnsupportedModelError
 from tests.models import build, images
 
 OUTPUT = torch.arange(12.0).reshape(3, 4)
 DEEP = torch.arange(60.0).reshape(3, 4, 5)
 PLAIN = nn.Identity()
+NAMES = ("ant", "bee, wasp", "cat", "dog")
+
+
+def named(*classes: str) -> nn.Module:
+    model = nn.Identity()
+    model.classes = classes
+    return model
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,59 @@ def test_every_kind_of_captum_target(output, target, classes) -> None:  # type: 
     assert torch.equal(values, _select_targets(output, target))
     assert (None if numbers is None else numbers.tolist()) == classes
     assert target_description == ("" if classes else f"the output at {target!r}")
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [("cat", 2), ("WASP", 1), ("3", 3), ("#0", 0), (["ant", "wasp", "dog"], [0, 1, 3])],
+)
+def test_a_class_by_name_is_the_class_by_number(target, number) -> None:  # type: ignore[no-untyped-def]
+    by_name, by_number = (score(OUTPUT, each, named(*NAMES)) for each in (target, number))
+    assert torch.equal(by_name.values, by_number.values) and not by_name.target_description
+    assert torch.equal(by_name.classes, by_number.classes)
+    assert score(OUTPUT, "3", PLAIN).classes.tolist() == [3, 3, 3], "digits need no names"
+    assert score(OUTPUT, "3", named("3", "4")).classes.tolist() == [3, 3, 3], "of other classes"
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "names", "words"),
+    [
+        (OUTPUT, "dgo", NAMES, "unknown class 'dgo' — did you mean 'dog'"),
+        (OUTPUT, ["ant", "ant", "dgo"], NAMES, "unknown class 'dgo' — did you mean 'dog'"),
+        (OUTPUT, "cat", (), "got 'cat' — the model has no class names"),
+        (OUTPUT, "cat", NAMES[1:], "class names: expected 4, .*, got 3"),
+        (OUTPUT, ["cat", "dog"], NAMES, "expected 3 targets, one per image, got 2"),
+        (OUTPUT, ["cat", 0, 1], NAMES, "expected a class number or name, .*, got 'cat'"),
+        (DEEP, "cat", NAMES, "got 'cat' — the model returns .*, which has no class names"),
+        (OUTPUT[:, :1], "cat", (), "got 'cat' — the model has no class names"),
+        (OUTPUT[:, :1], "cat", NAMES, "class names: expected 1, .*, got 4"),
+        (OUTPUT[:, :1], "cat", ("healthy", "ill"), "unknown class 'cat'"),
+        (OUTPUT[:, :1], "1", ("healthy", "ill"), "expected a class number from 0 to 0, got 1"),
+        (OUTPUT[:, :1], ["ill"], ("healthy", "ill"), "expected 3 targets, .*, got 1"),
+    ],
+)
+def test_names_that_are_no_class_raise_one_line(output, target, names, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SemattnError, match=words) as raised:
+        score(output, target, named(*names))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("names", [("not ill", "ill"), ("ill",)])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_an_answer_of_one_logit_by_name_has_its_sign(names: tuple[str, ...], axes: int) -> None:
+    logits = torch.tensor([2.0, -1.0])
+    output = logits if axes == 1 else logits[:, None]
+
+    def values(target: str | list[str]) -> tuple[list[float], str]:
+        result = score(output, target, named(*names))
+        return result.values.tolist(), result.target_description
+
+    towards = "the model's one logit, towards "
+    assert values("ill") == ([2, -1], "" if axes == 2 else f"{towards}ill")
+    assert values("not ill") == ([-2, 1], f"{towards}not ill")
+    assert values(["ill", "not ill"]) == ([2, 1], f"{towards}the predicted answer")
+    assert values(["not ill", "ill"]) == ([-2, -1], f"{towards}the named answers")
+    assert values("0") == ([2, -1], values("ill")[1]), "the output itself, as in Captum"
 
 
 def test_none_is_the_predicted_class() -> None:
@@ -307,7 +367,7 @@ def test_arrays_of_other_types_raise_one_line(target) -> None:  # type: ignore[n
 
 
 @pytest.mark.parametrize("name", sorted(explainers))
-def test_targets_made_in_inference_mode_and_of_numpy(name: str) -> None:
+def test_targets_made_in_inference_mode_of_numpy_and_by_name(name: str) -> None:
     model, x = build("class-token"), images()
     explainer = explainers.resolve(name)(model)
     expected = explainer.patch_map(x, target=[1, 3])
@@ -315,3 +375,5 @@ def test_targets_made_in_inference_mode_and_of_numpy(name: str) -> None:
         target = torch.tensor([1, 3])
     assert torch.equal(explainer.patch_map(x, target=target), expected)
     assert torch.equal(explainer.patch_map(x, target=np.array([1, 3])), expected)
+    model.classes = tuple("abcde")
+    assert torch.equal(explainer.patch_map(x, target=["b", "d"]), expected)

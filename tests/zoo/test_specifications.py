@@ -135,6 +135,7 @@ def test_zero_shot_logits_are_those_of_the_dual_encoder(saved, name, kind):
     assert expected.std() > 0.01, "the labels differ"
     assert model.classes == LABELS
     assert predict(model, pixels())[1].kind is kind
+    assert semattn.record(model, pixels(), target="A dog").prediction.target.tolist() == [1, 1]
     other = semattn.load(specification, labels=LABELS[::-1])
     assert torch.allclose(other(pixels(3)), expected.flip(1), rtol=1e-4, atol=1e-4)
 
