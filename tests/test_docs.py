@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import semattn
+from benchmarks.tools.reproduce_table import STUDIES, by_command, reproduce_table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -105,3 +107,18 @@ def test_the_glossary_defines_each_term_once_in_one_sentence():
     assert len(terms) == len(set(terms))
     for term, meaning, _ in rows:
         assert meaning.endswith(".") and not re.search(r"[a-z]\. [A-Z]", meaning), term
+
+
+def test_every_table_has_a_command():
+    """`reproduce_table` fails for a command without data and time."""
+    page = Path("a.md")
+    text = "Made by `python -m benchmarks.studies.explain.methods`."
+    tables = [(page, "first", ""), (page, "second", text), (page, "third", "")]
+    tables.append((Path("b.md"), "alone", ""))
+    assert by_command(tables) == {"python -m benchmarks.studies.explain.methods": [page] * 3}
+    unknown = [(page, "new", "Made by `python -m benchmarks.studies.explain.new`.")]
+    with pytest.raises(KeyError, match="explain.new"):
+        reproduce_table(unknown)
+    for module in STUDIES:
+        if not module.startswith("make "):
+            assert find_spec(module) is not None, module

@@ -17,12 +17,13 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS_DIR, ROOT
 
+from .reproduce_table import reproduce_table
 from .summary_table import summary
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -234,11 +235,20 @@ def _explained() -> dict[str, Any]:
     }
 
 
+def _tables_of_pages() -> Iterator[tuple[Path, str, str]]:
+    """Yield page, name and text of each table of the documentation."""
+    for page in PAGES[1:]:
+        for match in PLACE.finditer(page.read_text(encoding="utf-8")):
+            if match[2] != "reproduce":
+                yield page, match[2], match[0]
+
+
 TABLE_BUILDERS = {
     "explained": _explained,
     "families": _families,
     "propagation_sweep": _propagation_sweep,
     "refusals": _refusals,
+    "reproduce": lambda: reproduce_table(_tables_of_pages()),
     "summary": lambda: summary(_explained),
 }
 
