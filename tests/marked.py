@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.spurious import Mark, MarkDiscovery, MarkExample, Region, Skipped
+from semattn.spurious.marks.mark import MarkedImage
 from semattn.spurious.marks.template import MarkTemplate
 
 NAMES = ("cat", "dog", "owl")
@@ -85,6 +86,10 @@ def mark(name: str = "cat", examples: int = 3, significant: bool = True, **optio
         "outside": 1 / 24, "p": 0.0004 if significant else 0.3, "significant": significant,
         "picture": np.full((20, 40, 3), 200, np.uint8), "examples": shown,
         "template": MarkTemplate(features, np.ones(5, np.float32), outline),
+        "marked_images": (
+            *(MarkedImage(f"{name}/{number}.png", name, True, places) for number in range(9)),
+            MarkedImage("dog/0.png", "dog", False, places[:1]),
+        ),
     }  # fmt: skip
     return Mark(**values | options)
 
@@ -92,7 +97,10 @@ def mark(name: str = "cat", examples: int = 3, significant: bool = True, **optio
 def discovery(*marks: Mark, **options: Any) -> MarkDiscovery:
     """Return a search of three classes with these marks."""
     values: dict[str, Any] = {
-        "marks": marks, "images": 36, "classes": dict.fromkeys(NAMES, 12), "n_tests": 3,
+        "marks": marks, "n_found": len(marks),
+        "n_significant": sum(mark.significant for mark in marks),
+        "same_scenes": (("cat/8.png", "cat/9.png"),), "images": 36,
+        "classes": dict.fromkeys(NAMES, 12), "n_tests": 3,
         "alpha": 0.05, "skipped": (Skipped("cat/broken.png", "cannot be read"),),
         "notes": ("A note.",), "manifest": {"data": {"images": 37}},
     }  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +44,22 @@ MAX_ROWS = 12  # rows of the table
 MARKS_FILES = {
     "figure": "marks.png",
     "table": "marks.csv",
+    "images": "marks-images.csv",
     "result": "marks.json",
     "marks": "marks.npz",
 }
 COLUMNS = (
-    "class", "target", "significant", "p", "images", "n_inside", "n_outside", "inside", "outside",
-    "clearest",
+    "mark", "class", "target", "significant", "p", "images", "n_inside", "n_outside", "inside",
+    "outside", "clearest",
 )  # fmt: skip
+IMAGE_COLUMNS = ("mark", "mark_class", "image", "class", "in_class", "outline")
 
 
 @json_output
 def marks(
     folder: options.MarkedFolder,
     alpha: options.MarkAlpha = 0.05,
-    max_marks: options.MaxMarks = 20,
+    top: options.TopMarks = 20,
     erase: options.EraseFolder = None,
     engine: options.EngineName = "local",
     address: options.Address = None,
@@ -77,9 +80,10 @@ def marks(
     same command resumes.
 
     Writes [bold]marks.png[/] (the first significant marks), [bold]marks.csv[/] (one row per
-    mark), [bold]marks.json[/] (all results), [bold]marks.npz[/] (the marks, for
-    [bold]load_marks[/]: to locate and erase them in other images) and [bold]report.html[/] (a
-    page with pictures of each mark).
+    mark), [bold]marks-images.csv[/] (every image of every listed mark, with the outline of the
+    mark: to repair the data set), [bold]marks.json[/] (all results), [bold]marks.npz[/] (the
+    marks, for [bold]load_marks[/]: to locate and erase them in other images) and
+    [bold]report.html[/] (a page with pictures of each mark).
     """
     from ..spurious import find_marks
     from ..spurious.marks.search import check_options
@@ -90,7 +94,7 @@ def marks(
         source=source_identity(folder),
     )  # fmt: skip
     out_dir = results.path
-    check_options(alpha, max_marks)
+    check_options(alpha, top)
     check_engine(engine, address)
     if erase is not None:
         check_folder_of_copies(folder, erase)
@@ -104,7 +108,7 @@ def marks(
             progress_phases() as progress,
         ):
             discovery = find_marks(
-                folder, alpha=alpha, max_marks=max_marks, cache_dir=out_dir / SEARCH,
+                folder, alpha=alpha, max_marks=top, cache_dir=out_dir / SEARCH,
                 engine=engine, address=address, progress=progress,
             )  # fmt: skip
             erased = None
@@ -187,10 +191,11 @@ def _clearest(mark: Mark, folder: str | Path) -> str:
 def write_marks(
     discovery: MarkDiscovery, folder: FolderLike, extra_files: ExtraFiles = None
 ) -> dict[str, Path]:
-    """Write figure, table, result and marks of a search into `folder`; return the path of each.
+    """Write figure, tables, result and marks of a search into `folder`; return the path of each.
 
-    ``marks.csv`` has one row per mark, significant marks first; ``marks.json`` is
-    `MarkDiscovery.summary`; `semattn.spurious.load_marks` reads ``marks.npz``.
+    ``marks.csv`` has one row per mark, significant marks first; ``marks-images.csv`` has one row
+    per place of a mark in an image; ``marks.json`` is `MarkDiscovery.summary`;
+    `semattn.spurious.load_marks` reads ``marks.npz``.
 
     Parameters
     ----------
@@ -211,16 +216,32 @@ def write_marks(
     result = discovery.summary()
     writers: dict[str, Callable[[Path], object]] = {
         "figure": viz.marks(discovery).savefig,
-        "table": partial(write_csv, columns=COLUMNS, rows=map(_row, result["marks"])),
+        "table": partial(
+            write_csv, columns=COLUMNS, rows=starmap(_row, enumerate(result["marks"], 1))
+        ),
+        "images": partial(write_csv, columns=IMAGE_COLUMNS, rows=_image_rows(discovery)),
         "result": partial(write_json, content=result),
         "marks": partial(save_marks, discovery),
     }
     return write_result_files(folder, MARKS_FILES, writers, extra_files)
 
 
-def _row(mark: dict[str, Any]) -> dict[str, Any]:
+def _row(number: int, mark: dict[str, Any]) -> dict[str, Any]:
     """Return a mark of the summary as a flat row; unknown values are empty."""
     examples = mark["examples"]
     return {name: mark[name] for name in COLUMNS if name in mark} | {
-        "clearest": examples[0]["name"] if examples else ""
-    }
+        "mark": number, "clearest": examples[0]["name"] if examples else ""
+    }  # fmt: skip
+
+
+def _image_rows(discovery: MarkDiscovery) -> Iterator[dict[str, Any]]:
+    """Yield a row for each place of each listed mark; marks are numbered as in ``marks.csv``."""
+    has_classes = len(discovery.classes) > 1
+    for number, mark in enumerate(discovery.marks, 1):
+        for image in mark.marked_images:
+            for region in image.regions:
+                yield {
+                    "mark": number, "mark_class": mark.name, "image": image.name,
+                    "class": image.class_name, "in_class": image.in_class if has_classes else "",
+                    "outline": " ".join(f"{x:.1f},{y:.1f}" for x, y in region.outline),
+                }  # fmt: skip

@@ -361,11 +361,11 @@ MarkedFolder = Annotated[
     typer.Argument(
         metavar="FOLDER|SOURCE",
         help="Images in one subfolder per class, with any names; or a folder of images without "
-        "subfolders: then marks are counted and not tested. Other files are skipped. Every other "
-        "source of [bold]semattn audit[/] is accepted too.",
+        "subfolders: then marks are counted and not tested, and [bold]semattn check[/] fails. "
+        "Other files are skipped. Every other source of [bold]semattn audit[/] is accepted too.",
     ),
 ]
-MaxMarks = Annotated[int, _option(METHOD, "N", "Maximum number of marks in the result.", min=1)]
+TopMarks = Annotated[int, _option(OUTPUT, "N", "Number of marks to list.", "--top", min=1)]
 MarkAlpha = Annotated[
     float,
     _option(

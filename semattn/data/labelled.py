@@ -31,6 +31,7 @@ from .listing import (
 
 SHOWN = 4  # names that an error or a note lists
 PREDICTED = "{}: every image is searched under the class that the model predicts"
+WITHOUT_LABEL = "the model predicts {} class; a search without a model leaves {} out"
 WORDNET = re.compile(r"n\d{8}")  # folder names of ImageNet
 NUMBER = re.compile(r"#?[0-9]{1,9}")
 FLOAT = re.compile(r"([0-9]{1,9})\.0")  # integers as written by tables with empty cells
@@ -157,8 +158,8 @@ def _strays_note(strays: Sequence[Location], folder: Location) -> str:
         return ""
     where = f"outside the class folders ({example_names(strays, folder)})"
     if len(strays) == 1:
-        return f"1 picture {where} has no label: the model's predicted class is used"
-    return f"{len(strays)} pictures {where} have no label: the model's predicted class is used"
+        return f"1 picture {where} has no label: {WITHOUT_LABEL.format('its', 'it')}"
+    return f"{len(strays)} pictures {where} have no label: {WITHOUT_LABEL.format('their', 'them')}"
 
 
 def _unknown(missing: list[str], numbers: dict[str, int], names: Sequence[str]) -> str:

@@ -15,6 +15,12 @@ from ..utils.result_folder import MARKER, RECORDS, read_marker
 
 FileT = TypeVar("FileT", bound=Location)
 
+PHOTOGRAPHS = (
+    "photographs (JPEG, PNG, WebP, TIFF, BMP, GIF or another format of Pillow), in the folder "
+    "itself or in one subfolder per class"
+)
+"""Formats and layout of a folder that is read, for messages."""
+
 
 @overload
 def list_images(folder: str | os.PathLike[str]) -> list[Path]: ...
@@ -100,7 +106,7 @@ def _list_remote(folder: RemotePath) -> list[RemotePath]:
 def _no_files_error(folder: str, written: int) -> ImageError:
     results_only = ", only results of semattn" if written else ""
     return ImageError(
-        f"folder: expected pictures, got none in {folder}{results_only} — give photographs"
+        f"folder: expected pictures, got none in {folder}{results_only} — give {PHOTOGRAPHS}"
     )
 
 

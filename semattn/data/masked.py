@@ -20,7 +20,14 @@ from PIL import Image
 from ..errors import ImageError, SemattnError
 from ..images import MaskEncoding, infer_mask_encoding, open_mask, read as read_picture, read_mask
 from ..utils.registry import Registry, unknown_name_message
-from .listing import example_names, find_class_folders, is_picture, left_out_note, list_images
+from .listing import (
+    PHOTOGRAPHS,
+    example_names,
+    find_class_folders,
+    is_picture,
+    left_out_note,
+    list_images,
+)
 
 SAMPLED_MASKS = 32  # masks of a folder from which the encoding is inferred
 MAX_ENCODINGS = 4  # encodings that notes list
@@ -243,7 +250,7 @@ def _pictures(folder: Path, notes: list[str]) -> list[Path]:
     paths = list_images(folder)
     pictures = [path for path in paths if is_picture(path)]
     if not pictures:
-        raise SemattnError(f"data: expected pictures, got none in {folder} — give photographs")
+        raise SemattnError(f"data: expected pictures, got none in {folder} — give {PHOTOGRAPHS}")
     if note := left_out_note([path for path in paths if path not in set(pictures)], folder):
         notes.append(note)
     return [path.relative_to(folder) for path in pictures]

@@ -45,4 +45,6 @@ def about_marks(discovery: MarkDiscovery) -> dict[str, Any]:
 
 
 def _mark(mark: Mark) -> dict[str, Any]:
-    return mark.summary() | {"frequency": mark_frequency(mark), "picture": "", "examples": []}
+    fields = mark.summary() | {"frequency": mark_frequency(mark), "picture": "", "examples": []}
+    fields.pop("image_names", None)  # may be thousands; the page does not list them
+    return fields

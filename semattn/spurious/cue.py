@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..grid import PatchGrid
 from ..images import Preprocessing
 from ..prompting import CLIP, AttentionPrompter, suppression_bias
+from ..utils.notebook import ShortRepr
 from ..utils.text import to_json_number, to_json_value
 from . import candidates
 from .cue_detector import CandidateCue, CueDetector
@@ -36,8 +37,8 @@ PatchFinder: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Function from rows (n,) and their values (n, P, D) to the patches (n, P) that show a cue."""
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
+@dataclass(frozen=True, eq=False, repr=False)
+class Example(ShortRepr):
     """Image with a cue: pixels (H, W, 3) uint8 and the match of each patch (h, w) with it.
 
     `grid` is the patch grid; None in files of earlier versions, whose patches cover the image
@@ -63,8 +64,8 @@ class Example:
         return PatchGrid((h, w), (height, width), (height / h, width / w))
 
 
-@dataclass(frozen=True, eq=False)
-class SpuriousCue:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpuriousCue(ShortRepr):
     """Patches that raise the score of a class and are not its object.
 
     Parameters
@@ -106,9 +107,9 @@ class SpuriousCue:
     examples: tuple[Example, ...]
     groups: tuple[Group, ...]
     detector: CueDetector | None
-    model: nn.Module | None = field(default=None, repr=False)
-    preprocessing: Preprocessing | None = field(default=None, repr=False)
-    keypoint_detector: Any = field(default="sift", repr=False)
+    model: nn.Module | None = None
+    preprocessing: Preprocessing | None = None
+    keypoint_detector: Any = "sift"
     grid: PatchGrid | None = None
 
     @property

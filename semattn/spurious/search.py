@@ -50,6 +50,7 @@ from .marks.candidates import (
     candidates_to_arrays as marks_to_arrays,
     find_mark_candidates,
 )
+from .marks.search import same_scenes_note
 from .significance import MIN_OTHERS, alpha_weights, means_of_others
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
@@ -256,9 +257,7 @@ class Search:
             cues, test_notes = self._test(tested, n_judged)
         notes += test_notes
         if n_photographs:
-            notes.append(
-                f"{n_photographs} groups of nearly the same photographs or scenes are no marks"
-            )
+            notes.append(f"{same_scenes_note(n_photographs)}; semattn marks lists them")
         if not all(is_stronger):
             notes.insert(
                 0,

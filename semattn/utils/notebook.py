@@ -10,16 +10,20 @@ from typing import Any
 VIEWS = "semattn.viz.notebook_views"  # draws results; its level is above theirs
 
 
-class NotebookView:
+class ShortRepr:
+    """Result that a shell displays in a short line: arrays as their shape."""
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={_SHORT.repr(value)}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
+
+
+class NotebookView(ShortRepr):
     """Result that a notebook displays as a picture with text, and a shell in a short line."""
 
     def _repr_html_(self) -> str:
         html: str = import_module(VIEWS).to_html(self)
         return html
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={_SHORT.repr(value)}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({fields})"
 
 
 class _Short(reprlib.Repr):

@@ -99,8 +99,11 @@ def search_outcome(discovery: Discovery) -> str:
 
 
 def marks_outcome(discovery: MarkDiscovery) -> str:
-    """Return the number of marks as text; if none is significant, with the limits of the search."""
-    count = len(discovery.marks)
+    """Return the number of marks as text; if none is significant, with the limits of the search.
+
+    All marks that were found count, also those that the result does not list.
+    """
+    count = discovery.n_found
     recurring = f"{count_text(count, 'mark')} recur{'s' if count == 1 else ''} in the images"
     if not count:
         return f"no mark recurs in the images; {MARK_LIMITATIONS}"
@@ -108,8 +111,7 @@ def marks_outcome(discovery: MarkDiscovery) -> str:
         return f"{recurring}, which have no classes to compare"
     n_tests = count_text(discovery.n_tests, "test")
     level = f"at level {format_p(discovery.alpha)}, corrected for {n_tests}"
-    if discovery.significant:
-        number = len(discovery.significant)
+    if number := discovery.n_significant:
         verb = "is" if number == 1 else "are"
         return (
             f"{count_text(number, 'mark')} {verb} more frequent in one class than in the others "

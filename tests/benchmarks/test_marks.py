@@ -123,11 +123,11 @@ def test_the_planted_mark_has_its_class_its_images_and_its_place():
         fixed_mark(0, [0, 2], 60, 99, 1e-5),  # another place
         fixed_mark(0, [0, 1, 3], 20, 39, 1e-5),  # mostly images without the mark
     ]
-    result = evaluate_search(MarkSearchResult([*others, right], 100, 0), 0, searched, 0.05)
+    result = evaluate_search(MarkSearchResult([*others, right], 100, []), 0, searched, 0.05)
     assert result["rank"] == 4 and result["significant"] and result["other_significant"] == 3
-    result = evaluate_search(MarkSearchResult([right], 1000, 0), 0, searched, 0.05)
+    result = evaluate_search(MarkSearchResult([right], 1000, []), 0, searched, 0.05)
     assert result["rank"] == 1 and not result["significant"]
-    result = evaluate_search(MarkSearchResult(others, 10, 0), 0, searched, 0.05)
+    result = evaluate_search(MarkSearchResult(others, 10, []), 0, searched, 0.05)
     assert result["rank"] is None and not result["significant"]
 
 

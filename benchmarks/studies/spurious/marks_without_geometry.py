@@ -72,7 +72,7 @@ def find_marks_without_geometry(
             marks.append(RecurringMark(template, regions, target, p))  # type: ignore[arg-type]
     marks.sort(key=lambda mark: (mark.p, -len(mark.regions)))
     n_tests = recurring.count_tests(marks, counts, alpha)
-    return MarkSearchResult(recurring._without_parts(marks), n_tests, 0)
+    return MarkSearchResult(recurring._without_parts(marks), n_tests, [])
 
 
 def _links(features: LocalFeatures, first: np.ndarray, second: np.ndarray) -> list[Link]:

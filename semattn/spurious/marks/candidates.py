@@ -102,7 +102,7 @@ def find_mark_candidates(
     ]  # fmt: skip
     return (
         [candidate for candidate in found if not _is_object(store, candidate)],
-        result.n_tests, result.n_photographs,
+        result.n_tests, len(result.same_scenes),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from .template import Region
 ANYWHERE = "a mark at any place"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MarkCue(SpuriousCue):
     """Cue that is a recurring mark, found by matching keypoints; `mark` holds its template.
 

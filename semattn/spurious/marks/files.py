@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from ...data.loading import Skipped
 from ...errors import SemattnError
 from ...utils.atomic_files import DAMAGE, read_about, read_arrays, with_prefix, write_arrays
 from ...utils.text import to_json_number
-from .mark import Mark, MarkExample
+from .mark import Mark, MarkedImage, MarkExample
 from .search import MarkDiscovery
-from .template import TEMPLATE_ARRAYS, MarkTemplate, regions_to_arrays
+from .template import TEMPLATE_ARRAYS, MarkTemplate, Region, regions_to_arrays
 
-FORMAT = "semattn marks 1"
+FORMAT = "semattn marks 2"
 NUMBERS = ("inside", "outside", "p")  # fields that may be NaN, which JSON does not have
 FIELDS = ("target", "name", "n_inside", "n_outside", "significant", *NUMBERS)
 
@@ -26,8 +27,8 @@ FIELDS = ("target", "name", "n_inside", "n_outside", "significant", *NUMBERS)
 def save_marks(discovery: MarkDiscovery, path: str | os.PathLike[str]) -> Path:
     """Write the marks of a data set to `path` (npz), atomically.
 
-    Marks keep their template and their examples as pixels, so that a mark that is loaded can be
-    located in new images.
+    Marks keep their template, their examples as pixels, and their places in all images, so that a
+    mark that is loaded can be located in new images.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def load_marks(path: str | os.PathLike[str]) -> MarkDiscovery:
         arrays = read_arrays(path)
         about = read_about(arrays)
         if about.pop("format") != FORMAT:
-            raise ValueError("another format")
+            raise ValueError("another version of the format")
         marks = [
             mark_from_arrays(with_prefix(arrays, f"mark{number}."), fields)
             for number, fields in enumerate(about.pop("marks"))
@@ -72,6 +73,7 @@ def load_marks(path: str | os.PathLike[str]) -> MarkDiscovery:
         return MarkDiscovery(
             marks=tuple(marks),
             skipped=tuple(Skipped(**fields) for fields in about.pop("skipped")),
+            same_scenes=tuple(map(tuple, about.pop("same_scenes"))),
             **about | {"notes": tuple(about["notes"])},
         )
     except FileNotFoundError:
@@ -92,9 +94,14 @@ def mark_to_arrays(mark: Mark) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         **{f"template.{name}": values for name, values in mark.template.to_arrays().items()},
         **{f"example{position}": e.pixels for position, e in enumerate(mark.examples)},
     }
+    places = [region for image in mark.marked_images for region in image.regions]
+    arrays |= {f"images.{name}": values for name, values in regions_to_arrays(places).items()}
     fields: dict[str, Any] = {name: getattr(mark, name) for name in FIELDS}
     fields |= {name: to_json_number(fields[name]) for name in NUMBERS}
-    return arrays, fields | {"examples": [[e.name, len(e.regions)] for e in mark.examples]}
+    return arrays, fields | {
+        "examples": [[e.name, len(e.regions)] for e in mark.examples],
+        "marked_images": [[*image[:-1], len(image.regions)] for image in mark.marked_images],
+    }
 
 
 def mark_from_arrays(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> Mark:
@@ -107,18 +114,39 @@ def mark_from_arrays(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> M
     """
     template = MarkTemplate.from_arrays(_template_arrays(arrays))
     _check_shape("picture", arrays["picture"], (None, None, 3))
-    _check_shape("transforms", arrays["transforms"], (len(arrays["matches"]), 2, 3))
-    regions, examples = template.regions_from_arrays(arrays), []
-    if len(regions) != sum(count for _, count in fields["examples"]):
-        raise ValueError(f"{len(regions)} regions, which are not those of the examples")
-    for position, (name, count) in enumerate(fields["examples"]):
+    examples = []
+    counts = [count for _, count in fields["examples"]]
+    places = _split_regions(template, arrays, counts)
+    for position, (name, _) in enumerate(fields["examples"]):
         pixels = arrays[f"example{position}"]
         _check_shape(f"example{position}", pixels, (None, None, 3))
-        examples.append(MarkExample(name, pixels, tuple(regions[:count])))
-        regions = regions[count:]
+        examples.append(MarkExample(name, pixels, places[position]))
+    images = []
+    if listed := fields.get("marked_images"):  # earlier versions of discoveries have none
+        places = _split_regions(
+            template, with_prefix(arrays, "images."), [row[-1] for row in listed]
+        )
+        images = [
+            MarkedImage(name, class_name, in_class, regions)
+            for (name, class_name, in_class, _), regions in zip(listed, places, strict=True)
+        ]
     values = {name: fields[name] for name in FIELDS}
     values |= {name: float("nan") for name in NUMBERS if values[name] is None}
-    return Mark(picture=arrays["picture"], examples=tuple(examples), template=template, **values)
+    return Mark(
+        picture=arrays["picture"], examples=tuple(examples), template=template,
+        marked_images=tuple(images), **values,
+    )  # fmt: skip
+
+
+def _split_regions(
+    template: MarkTemplate, arrays: dict[str, np.ndarray], counts: Sequence[int]
+) -> list[tuple[Region, ...]]:
+    """Return the regions of each image, of which `counts` are the numbers."""
+    _check_shape("transforms", arrays["transforms"], (len(arrays["matches"]), 2, 3))
+    regions = iter(template.regions_from_arrays(arrays))
+    if len(arrays["matches"]) != sum(counts):
+        raise ValueError(f"{len(arrays['matches'])} regions, which are not those of the images")
+    return [tuple(islice(regions, count)) for count in counts]
 
 
 def _template_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,14 +15,18 @@ from ...images import read
 from ...keypoints import Keypoints, detectors
 from ...keypoints.local_features import keypoints_to_arrays
 from ...utils.processes import own_cores
-from ..batch_store import BatchIndex, BatchStore
+from ..batch_store import BATCH, BatchIndex, BatchStore
 
 MAX_SIDE = 896  # pixels: larger pictures are reduced
+FACTORS = "factors"  # size of each original, as a multiple of the picture that was searched
 
 
-def read_pixels(source: Any) -> np.ndarray:
-    """Return a picture as (H, W, 3) uint8, its longer side at most `MAX_SIDE` pixels."""
-    return reduced(np.asarray(read(source)))[0]
+def read_pixels(source: Any) -> tuple[np.ndarray, float]:
+    """Return a picture as (H, W, 3) uint8, its longer side at most `MAX_SIDE` pixels.
+
+    The second value is the factor to the size of the original.
+    """
+    return reduced(np.asarray(read(source)))
 
 
 def reduced(pixels: np.ndarray, max_side: int = MAX_SIDE) -> tuple[np.ndarray, float]:
@@ -43,6 +47,7 @@ class KeypointStore(BatchStore):
     """
 
     prefix, stage = "keypoints-", "detecting keypoints"
+    index_arrays = (*BATCH, FACTORS)
 
     def __init__(self, detector: Any, *args: Any) -> None:
         super().__init__(*args)
@@ -51,15 +56,29 @@ class KeypointStore(BatchStore):
     @cached_property
     def index(self) -> BatchIndex:
         """Index of all images; missing batches are extracted."""
-        return self.read_index()[0]
+        return self._index_and_factors[0]
+
+    @property
+    def factors(self) -> np.ndarray:
+        """Size of each original picture, as a multiple of the searched one: (n,)."""
+        return self._index_and_factors[1]
+
+    @cached_property
+    def _index_and_factors(self) -> tuple[BatchIndex, np.ndarray]:
+        index, batches = self.read_index()
+        return index, np.concatenate([arrays[FACTORS] for arrays in batches if FACTORS in arrays])
+
+    @property
+    def _basis(self) -> str:
+        return FACTORS  # a search that an earlier version began did not store them
 
     def pixels(self, row: int) -> np.ndarray:
         """Read the picture of a row again."""
-        return read_pixels(self.data[int(self.index.sources[row])][0])
+        return read_pixels(self.data[int(self.index.sources[row])][0])[0]
 
     def _read(
         self, sources: list[Any]
-    ) -> tuple[list[int], list[np.ndarray], list[tuple[int, str]]]:
+    ) -> tuple[list[int], list[tuple[np.ndarray, float]], list[tuple[int, str]]]:
         positions, pictures, failures = [], [], []
         for position, source in enumerate(sources):
             try:
@@ -70,11 +89,13 @@ class KeypointStore(BatchStore):
         return positions, pictures, failures
 
     def _batch_arrays(
-        self, images: Sequence[np.ndarray], labels: list[int | None]
+        self, images: Sequence[tuple[np.ndarray, float]], labels: list[int | None]
     ) -> dict[str, np.ndarray]:
+        pixels, factors = zip(*images, strict=True)
         return {
             "labels": np.array([-1 if label is None else label for label in labels], int),
-            **keypoints_to_arrays(detect_each(images, self.detector)),
+            FACTORS: np.array(factors, float),
+            **keypoints_to_arrays(detect_each(pixels, self.detector)),
         }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...images import Picture, read
 from ...keypoints.local_features import fine_sift
 from ...keypoints.regions import mean_in_frame
+from ...utils.notebook import ShortRepr
 from ...utils.text import to_json_number
 from .keypoint_store import reduced
 from .masks import erase_pixels, region_masks
@@ -23,8 +24,24 @@ EXAMPLE_SIDE = 448  # pixels: larger examples are reduced
 MAX_PICTURED = 30  # images that the mean picture of a mark is made of
 
 
-@dataclass(frozen=True, eq=False)
-class MarkExample:
+class MarkedImage(NamedTuple):
+    """Image that shows a mark, without its pixels.
+
+    Parameters
+    ----------
+    name, class_name : name and class of the image; "" without classes
+    in_class : whether the class is that of the mark
+    regions : places of the mark, in pixels of the image, upright as its EXIF orientation says
+    """
+
+    name: str
+    class_name: str
+    in_class: bool
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MarkExample(ShortRepr):
     """Image with a mark: its name, its pixels (H, W, 3) uint8, and the places of the mark.
 
     Large images are reduced; places are in pixels of the reduced image.
@@ -35,8 +52,8 @@ class MarkExample:
     regions: tuple[Region, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Mark:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mark(ShortRepr):
     """The same small picture in several images, at any place, size and rotation, also mirrored.
 
     Parameters
@@ -49,6 +66,8 @@ class Mark:
     picture : (h, w, 3) uint8, mean over its images in its own frame
     examples : images that show it, those with the most matches first
     template : keypoints that locate it
+    marked_images : all images that show it, those of the class first; empty for the mark of a
+        `MarkCue`
     """
 
     target: int
@@ -62,6 +81,7 @@ class Mark:
     picture: np.ndarray
     examples: tuple[MarkExample, ...]
     template: MarkTemplate
+    marked_images: tuple[MarkedImage, ...] = ()
 
     @property
     def images(self) -> int:
@@ -86,8 +106,11 @@ class Mark:
         return erase_marks([self], picture)[0]
 
     def summary(self) -> dict[str, Any]:
-        """Return the values that a table shows, ready for JSON."""
-        return {
+        """Return the values that a table shows, ready for JSON.
+
+        "examples" are the images with the most matches, at most 12; "image_names" are all images.
+        """
+        summary = {
             "class": self.name, "target": self.target, "significant": self.significant,
             "p": to_json_number(self.p), "images": self.images, "n_inside": self.n_inside,
             "n_outside": self.n_outside, "inside": to_json_number(self.inside),
@@ -97,7 +120,11 @@ class Mark:
                  "outlines": [region.outline.round(1).tolist() for region in example.regions]}
                 for example in self.examples
             ],
+            "images_without_example": self.images - len(self.examples),
         }  # fmt: skip
+        if self.marked_images:
+            summary["image_names"] = [image.name for image in self.marked_images]
+        return summary
 
 
 def erase_marks(marks: Sequence[Mark], picture: Picture) -> tuple[np.ndarray, int]:
@@ -164,6 +191,31 @@ def describe_mark(
         outside=float(shown[~in_class].mean()) if has_classes else float("nan"),
         p=p, significant=p < alpha, picture=picture, examples=examples, template=mark.template,
     )  # fmt: skip
+
+
+def find_marked_images(
+    mark: RecurringMark,
+    described: Mark,
+    labels: np.ndarray,
+    class_name: Callable[[int], str],
+    image_name: Callable[[int], str],
+    factors: np.ndarray,
+) -> tuple[MarkedImage, ...]:
+    """Return all images that show a mark, those of its class first, then by matches.
+
+    Parameters
+    ----------
+    mark, described : the mark by rows, and its description
+    labels, factors : (n,), class of each row, and the size of its original as a multiple
+    class_name, image_name : functions from a class, and from a row, to its name
+    """
+    images = []
+    for row, regions in sorted(mark.regions.items(), key=lambda item: -item[1][0].matches):
+        places = [mark.template.scaled(region, float(factors[row])) for region in regions]
+        label = int(labels[row])
+        in_class = described.target in (label, NOT_TESTED)
+        images.append(MarkedImage(image_name(row), class_name(label), in_class, tuple(places)))
+    return tuple(sorted(images, key=lambda image: not image.in_class))
 
 
 def _example(mark: RecurringMark, row: int, name: str, pixels: np.ndarray) -> MarkExample:

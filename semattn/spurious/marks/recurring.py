@@ -59,12 +59,13 @@ class RecurringMark:
 class MarkSearchResult(NamedTuple):
     """Marks by increasing p-value, and the number of tests that p-values are corrected for.
 
-    `n_photographs` counts groups of nearly the same photographs, which are left out.
+    `same_scenes` has the images of each group that shows nearly the same photograph or scene, by
+    row; matches that cover a whole scene are not marks.
     """
 
     marks: list[RecurringMark]
     n_tests: int
-    n_photographs: int
+    same_scenes: list[tuple[int, ...]]
 
 
 def find_recurring_marks(
@@ -99,6 +100,7 @@ def find_recurring_marks(
     templates = [make_template(features, background, group) for group in groups]
     median_area = float(np.median(np.prod(image_sizes, axis=1)))
     is_mark = [area(template.outline) <= MAX_AREA * median_area for template in templates]
+    scenes = [group for group, keep in zip(groups, is_mark, strict=True) if not keep]
     groups = [group for group, keep in zip(groups, is_mark, strict=True) if keep]
     templates = [template for template, keep in zip(templates, is_mark, strict=True) if keep]
     candidates = _images_to_search(features, index, groups, templates)
@@ -111,7 +113,10 @@ def find_recurring_marks(
             marks.append(RecurringMark(template, regions, target, p))
     marks.sort(key=lambda mark: (mark.p, -len(mark.regions)))
     n_tests = count_tests(marks, counts, alpha)
-    n_photographs = len(group_links(features, of_photographs)) + is_mark.count(False)
+    scenes += [
+        [of_photographs[number] for number in group]
+        for group in group_links(features, of_photographs)
+    ]
     distinct = _without_parts(marks)
     significant = [number for number, mark in enumerate(distinct) if mark.p * n_tests < alpha]
     grown = run_tasks(
@@ -121,7 +126,8 @@ def find_recurring_marks(
     for done, (number, mark) in enumerate(zip(significant, grown, strict=True), 1):
         distinct[number] = mark
         progress("completing marks", done, len(significant))
-    return MarkSearchResult(_without_parts(distinct), n_tests, n_photographs)
+    same_scenes = sorted({tuple(sorted(_linked_images(features, links))) for links in scenes})
+    return MarkSearchResult(_without_parts(distinct), n_tests, same_scenes)
 
 
 def _locate(
@@ -149,10 +155,7 @@ def _images_to_search(
     """Return the rows in which each template may be: linked, or with enough similar descriptors."""
     if not templates:
         return []
-    candidates = [
-        {int(features.image[rows[0]]) for link in group for rows in (link.first, link.second)}
-        for group in groups
-    ]
+    candidates = [_linked_images(features, group) for group in groups]
     number = np.repeat(np.arange(len(templates)), [len(part.features) for part in templates])
     limits = MAX_RATIO * np.concatenate([template.background for template in templates])
     whole = concatenate([template.features for template in templates])
@@ -168,6 +171,11 @@ def _images_to_search(
         for template, row in zip(*divmod(np.unique(pair[keep]), features.n_images), strict=True):
             candidates[template].add(int(row))
     return [sorted(rows) for rows in candidates]
+
+
+def _linked_images(features: LocalFeatures, links: Sequence[Link]) -> set[int]:
+    """Return the rows of the images that links join."""
+    return {int(features.image[rows[0]]) for link in links for rows in (link.first, link.second)}
 
 
 def _is_photograph(features: LocalFeatures, link: Link, image_sizes: np.ndarray) -> bool:
@@ -215,7 +223,7 @@ def count_tests(marks: Sequence[RecurringMark], counts: Counter[int], alpha: flo
     """
     n_images = sum(counts.values())
     least = np.sort([
-        _least_p(len(mark.regions), size, n_images) for mark in marks for size in counts.values()
+        least_p(len(mark.regions), size, n_images) for mark in marks for size in counts.values()
     ])  # fmt: skip
     number = 1
     while int(np.searchsorted(least, alpha / number, side="right")) > number:
@@ -223,7 +231,7 @@ def count_tests(marks: Sequence[RecurringMark], counts: Counter[int], alpha: flo
     return number
 
 
-def _least_p(shown: int, size: int, n_images: int) -> float:
+def least_p(shown: int, size: int, n_images: int) -> float:
     """Return the lowest p-value of a mark in `shown` images for a class of `size` images."""
     inside = min(shown, size)
     return fisher_p_of_counts(inside, size, shown - inside, n_images - size)

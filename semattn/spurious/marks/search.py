@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from ...utils.ray_session import TaskMap, check_engine, task_map
 from ...utils.run_store import RunStore
 from ..batch_store import strided
 from .keypoint_store import KeypointStore
-from .mark import Mark, describe_mark
-from .recurring import MAX_IMAGES, MarkSearchResult, find_recurring_marks
+from .mark import Mark, describe_mark, find_marked_images
+from .recurring import MAX_IMAGES, MarkSearchResult, find_recurring_marks, least_p
 
 BATCH = 32  # images in each stored file
 
@@ -35,7 +35,10 @@ class MarkDiscovery(NotebookView):
 
     Parameters
     ----------
-    marks : marks in at least two images
+    marks : marks in at least two images, at most as many as the search was asked for
+    n_found, n_significant : numbers of all marks that were found, and of the significant ones
+    same_scenes : names of the images of each group that shows nearly the same photograph or scene;
+        matches that cover a whole scene are not counted as marks
     images : number of images that were compared
     classes : number of images of each class, by name
     n_tests : number of tests that p-values are corrected for
@@ -45,6 +48,9 @@ class MarkDiscovery(NotebookView):
     """
 
     marks: tuple[Mark, ...]
+    n_found: int
+    n_significant: int
+    same_scenes: tuple[tuple[str, ...], ...]
     images: int
     classes: dict[str, int]
     n_tests: int
@@ -55,13 +61,20 @@ class MarkDiscovery(NotebookView):
 
     @property
     def significant(self) -> tuple[Mark, ...]:
-        """Marks that one class shows more often than the others."""
+        """Marks in `marks` that one class shows more often than the others."""
         return tuple(mark for mark in self.marks if mark.significant)
+
+    @property
+    def not_tested(self) -> str:
+        """Reason why no mark can be significant; "" if one can."""
+        return untested_reason(self.classes, self.alpha)
 
     def summary(self) -> dict[str, Any]:
         """Return everything except pictures and templates, ready for JSON."""
         return {
-            "marks": [mark.summary() for mark in self.marks], "images": self.images,
+            "marks": [mark.summary() for mark in self.marks], "found": self.n_found,
+            "significant": self.n_significant, "not_tested": self.not_tested,
+            "same_scenes": [list(names) for names in self.same_scenes], "images": self.images,
             "classes": self.classes, "tests": self.n_tests, "alpha": self.alpha,
             "skipped": [image._asdict() for image in self.skipped], "notes": list(self.notes),
             "manifest": self.manifest,
@@ -107,8 +120,9 @@ def find_marks(
 
     Notes
     -----
-    At most 4,000 images are compared, evenly spaced. Groups of nearly the same photographs are left
-    out and counted. A repeated object (one product, one cut-out) is a mark too: you decide.
+    At most 4,000 images are compared, evenly spaced. Matches that cover a whole scene, probably
+    duplicates, are not marks; their images are listed in `same_scenes`. A repeated object (one
+    product, one cut-out) is a mark too: you decide.
     Source: Weyand, Tsai and Leibe, Fixing WTFs (WACV 2015), for matches between unrelated images.
     """
     check_options(alpha, max_marks)
@@ -159,45 +173,98 @@ def _search(
     """Return the marks of the images of a store."""
     index = store.index
     store.drop_beyond()
-    rows = strided(np.arange(len(store)), MAX_IMAGES)
-    labels = index.labels[rows]
+    rows = _rows_to_search(index.labels)
+    n_eligible = len(rows)
+    rows = strided(rows, MAX_IMAGES)
+    labels, factors = index.labels[rows], store.factors[rows]
     keypoints = store.keypoints(rows)
     sizes = np.array([of_image.image_size for of_image in keypoints])
     features = local_features(keypoints)
     result = find_recurring_marks(features, labels, sizes, alpha, store.progress, run_tasks)
     counts = Counter(labels.tolist())
-    marks = [
-        describe_mark(
+    classes = {_class_name(store.data, c): n for c, n in sorted(counts.items())}
+
+    def name(row: int) -> str:
+        return store.name(int(rows[row]))
+
+    marks = []
+    for mark in result.marks[:max_marks]:
+        described = describe_mark(
             mark, mark.shows(len(labels)), labels, store.data.name, result.n_tests, alpha,
-            lambda row: (store.name(int(rows[row])), store.pixels(int(rows[row]))),
+            lambda row: (name(row), store.pixels(int(rows[row]))),
+        )  # fmt: skip
+        images = find_marked_images(
+            mark, described, labels, lambda label: _class_name(store.data, label), name, factors
         )
-        for mark in result.marks[:max_marks]
-    ]  # fmt: skip
+        marks.append(replace(described, marked_images=images))
+    is_tested = len(classes) > 1
+    n_significant = sum(is_tested and mark.p * result.n_tests < alpha for mark in result.marks)
+    same_scenes = tuple(tuple(map(name, images)) for images in result.same_scenes)
+    notes = [note for note in (store.data.strays,) if note]
+    if n_eligible < len(store):
+        notes.append(f"images without a class are left out: {len(store) - n_eligible}")
+    notes += _notes(result, n_eligible, len(rows), len(marks))
+    if reason := untested_reason(classes, alpha):
+        notes.append(reason)
     return MarkDiscovery(
-        tuple(marks), len(rows), {_class_name(store.data, c): n for c, n in sorted(counts.items())},
-        result.n_tests, alpha, tuple(index.skipped),
-        tuple(_notes(store, result, len(rows), len(marks))),
-        manifest,
+        tuple(marks), n_found=len(result.marks), n_significant=n_significant,
+        same_scenes=same_scenes, images=len(rows), classes=classes, n_tests=result.n_tests,
+        alpha=alpha, skipped=tuple(index.skipped), notes=tuple(notes), manifest=manifest,
     )  # fmt: skip
+
+
+def _rows_to_search(labels: np.ndarray) -> np.ndarray:
+    """Return the rows with a class, or all rows if no image has one."""
+    has_class = labels >= 0
+    return np.flatnonzero(has_class | ~has_class.any())
 
 
 def _class_name(data: LabelledImages, target: int) -> str:
     return data.name(target) if target >= 0 else ""
 
 
-def _notes(
-    store: KeypointStore, result: MarkSearchResult, compared: int, n_marks: int
-) -> list[str]:
-    notes = [note for note in (store.data.strays,) if note]
-    if compared < len(store):
-        notes.append(f"{compared} of {len(store)} images were compared, evenly spaced")
+def untested_reason(classes: Mapping[str, int], alpha: float) -> str:
+    """Return why no mark can be significant; "" if one can.
+
+    Parameters
+    ----------
+    classes : number of images of each class
+    alpha : significance level of the whole search
+
+    Examples
+    --------
+    >>> untested_reason({"cat": 3, "dog": 3}, 0.05)
+    'the images are too few (6): no mark can be significant at level 0.05; give more images'
+    """
+    if len(classes) < 2:
+        name = next(iter(classes), "")
+        which = f"are all of one class, {name}" if name else "have no classes"
+        return f"the images {which}, so no mark was tested; give a folder with one folder per class"
+    n_images = sum(classes.values())
+    if min(least_p(size, size, n_images) for size in classes.values()) >= alpha:
+        return (
+            f"the images are too few ({n_images}): no mark can be significant at level {alpha:g}; "
+            "give more images"
+        )
+    return ""
+
+
+def _notes(result: MarkSearchResult, n_eligible: int, compared: int, n_marks: int) -> list[str]:
+    notes = []
+    if compared < n_eligible:
+        notes.append(f"{compared} of {n_eligible} images were compared, evenly spaced")
     if n_marks < len(result.marks):
         notes.append(f"{n_marks} of {len(result.marks)} marks are listed, the most significant")
-    if result.n_photographs:
-        groups = "group" if result.n_photographs == 1 else "groups"
-        notes.append(
-            f"left out: {result.n_photographs} {groups} of nearly the same photographs or scenes"
-        )
-    if len(set(store.index.labels.tolist())) < 2:
-        notes.append("the images have no classes to compare: marks are only counted")
+    if result.same_scenes:
+        listed = '"same_scenes" in marks.json lists their images'
+        notes.append(f"{same_scenes_note(len(result.same_scenes))}; {listed}")
     return notes
+
+
+def same_scenes_note(count: int) -> str:
+    """Return the note on groups of images with nearly the same photograph or scene."""
+    groups = "1 group of images shows" if count == 1 else f"{count} groups of images show"
+    return (
+        f"{groups} nearly the same photograph or scene, probably duplicates: these images stay in "
+        "the search, but matches that cover a whole scene are not counted as marks"
+    )

@@ -11,6 +11,7 @@ from ...keypoints import Keypoints
 from ...keypoints.local_features import LocalFeatures, local_features
 from ...keypoints.matching import Link, apply, compose, match_features
 from ...keypoints.regions import is_inside, shared_part
+from ...utils.notebook import ShortRepr
 
 MIN_LOCATED = 5  # matches of a template with an image
 MAX_SHARED = 0.5  # part of the smaller of two regions that they share if they are not one
@@ -19,8 +20,8 @@ MIN_COVERED = 0.15  # part of the template's outline that the matched keypoints 
 TEMPLATE_ARRAYS = ("xy", "size", "angle", "descriptors", "background", "outline")
 
 
-@dataclass(frozen=True, eq=False)
-class Region:
+@dataclass(frozen=True, eq=False, repr=False)
+class Region(ShortRepr):
     """Place of a mark in one image.
 
     Parameters

@@ -16,7 +16,13 @@ from tests import discoveries, marked
 
 def same_marks(first, second):
     assert json.dumps(first.summary()) == json.dumps(second.summary())
+    assert (first.n_found, first.n_significant) == (second.n_found, second.n_significant)
+    assert first.same_scenes == second.same_scenes
     for mark, other in zip(first.marks, second.marks, strict=True):
+        for image, read in zip(mark.marked_images, other.marked_images, strict=True):
+            assert image[:-1] == read[:-1]
+            for region, loaded in zip(image.regions, read.regions, strict=True):
+                assert np.array_equal(region.outline, loaded.outline)
         assert np.array_equal(mark.picture, other.picture)
         arrays, others = mark.template.to_arrays(), other.template.to_arrays()
         assert arrays.keys() == others.keys()

@@ -155,8 +155,9 @@ def test_pictures_without_keypoints_are_kept(tmp_path):
 
 def test_large_pictures_are_reduced():
     large = np.asarray(Image.fromarray(picture(0)).resize((2 * MAX_SIDE, MAX_SIDE)))
-    assert read_pixels(large).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
-    np.testing.assert_array_equal(read_pixels(picture(0)), picture(0))
+    assert read_pixels(large)[0].shape == (MAX_SIDE // 2, MAX_SIDE, 3)
+    assert read_pixels(large)[1] == 2.0 and read_pixels(picture(0))[1] == 1.0
+    np.testing.assert_array_equal(read_pixels(picture(0))[0], picture(0))
     image = Image.fromarray(large)
     read_pixels(image)
     assert image.size == (2 * MAX_SIDE, MAX_SIDE)

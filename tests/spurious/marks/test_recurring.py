@@ -81,7 +81,7 @@ def test_a_mark_is_found_in_its_images_at_its_places(search):
         for side in (np.min, np.max):
             error = side(region.outline, axis=0) - side(expected, axis=0)
             assert np.abs(error).max() < 6  # the mark is drawn two pixels inside its layer
-    assert search("three classes").n_photographs == 0
+    assert search("three classes").same_scenes == []
 
 
 def test_progress_counts_the_steps_of_each_stage(features, search):
@@ -168,7 +168,7 @@ def test_nearly_the_same_photographs_are_left_out_and_their_mark_is_kept():
     features = features_of(pictures, n_plain=8)
     labels, sizes = np.arange(14) % 2, np.full((14, 2), (150, 200))
     result = find_recurring_marks(features, labels, sizes, ALPHA)
-    assert result.n_photographs == 2
+    assert result.same_scenes == [(0, 3), (4, 5)]
     assert sorted(result.marks[0].regions) == [0, 1, 2, 3]
     for mark in result.marks:
         assert not {4, 5} & mark.regions.keys()
@@ -187,7 +187,7 @@ def test_without_marks_the_result_is_empty(kind):
     }[kind]
     labels, sizes = np.arange(len(keypoints)) % 2, np.full((len(keypoints), 2), (150, 200))
     result = find_recurring_marks(local_features(keypoints), labels, sizes, ALPHA)
-    assert result == MarkSearchResult([], 1, 0)
+    assert result == MarkSearchResult([], 1, [])
 
 
 # --- number of tests
