@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semattn import report
-from semattn.cli.marks import MARKS_FILES, write_marks
+from semattn import report, viz
+from semattn.cli.marks import IMAGE_COLUMNS, MARKS_FILES, report_marks, write_marks
 from semattn.spurious import load_marks
 from semattn.spurious.marks import keypoint_store
 from tests import marked
@@ -46,7 +46,9 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert "1 mark is more frequent in one class than in the others at level .05" in out
     assert "36 images of 3 classes" in out
     assert "skipped: 2" in out and "[red].png:" in out and "words.txt:" in out
-    assert out.endswith("marks.png, marks.csv, marks.json, marks.npz, report.html\n")
+    assert out.endswith(
+        "marks.png, marks.csv, marks-images.csv, marks.json, marks.npz, report.html\n"
+    )
     result = json.loads((results / "marks.json").read_text(), parse_constant=pytest.fail)
     assert result["images"] == 36 and len(result["skipped"]) == 2
     assert load_marks(results / "marks.npz").significant[0].name == "cat"
@@ -55,6 +57,20 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert len(rows) == len(result["marks"])
     assert rows[0]["class"] == "cat" and rows[0]["n_inside"] == "9"
     assert rows[0]["significant"] == "True" and rows[0]["clearest"].startswith("photos/cat/")
+    with (results / "marks-images.csv").open(newline="") as stream:
+        places = list(csv.DictReader(stream))
+    assert list(places[0]) == list(IMAGE_COLUMNS)
+    of_first = [row for row in places if row["mark"] == "1"]
+    names = [f"photos/cat/{number:02}.png" for number in range(marked.MARKED)]
+    assert sorted(row["image"] for row in of_first) == names
+    assert sorted(result["marks"][0]["image_names"]) == names
+    assert {(row["mark_class"], row["class"], row["in_class"]) for row in of_first} == {
+        ("cat", "cat", "True")
+    }
+    for row in of_first:
+        corners = [tuple(map(float, pair.split(","))) for pair in row["outline"].split(" ")]
+        (region,) = load_marks(results / "marks.npz").marks[0].locate(row["image"])
+        np.testing.assert_allclose(corners, region.outline, atol=0.5)
     with Image.open(results / "marks.png") as picture:
         assert picture.width > 1500
     page = content_of((results / "report.html").read_text())["marks"]
@@ -133,8 +149,11 @@ def test_a_folder_without_classes_is_counted(run, folder, tmp_path):
     assert status == 0, err
     assert out.split()[:4] == ["mark", "images", "clearest", "in"]
     assert "9 (75 %)" in out and "1 mark recurs in the images, which have no classes" in out
-    assert "marks are only counted" in out and "no significant mark to erase" in out
+    assert "no classes, so no mark was tested; give a folder with one folder per class" in out
+    assert "no significant mark to erase" in out
     assert not (tmp_path / "clean").exists()
+    with (tmp_path / "semattn-marks/marks-images.csv").open(newline="") as stream:
+        assert {(row["class"], row["in_class"]) for row in csv.DictReader(stream)} == {("", "")}
     result = json.loads((tmp_path / "semattn-marks/marks.json").read_text())
     assert result["marks"][0]["p"] is None and result["marks"][0]["significant"] is False
     page = content_of((tmp_path / "semattn-marks/report.html").read_text())["marks"]
@@ -194,10 +213,18 @@ def no_pictures(folder):
     ("prepare", "arguments", "parts"),
     [
         (nothing, [], ["some", "folder: expected a readable folder"]),
-        (empty, [], ["folder: expected pictures, got none in some"]),
+        (
+            empty,
+            [],
+            [
+                "folder: expected pictures, got none in some — give photographs (JPEG, PNG,",
+                "in the folder itself or in one subfolder per class",
+            ],
+        ),
         (no_pictures, [], ["expected images that can be read, got none", "a.png"]),
         (no_pictures, ["--alpha", "2"], ["alpha: expected a value between 0 and 1, got 2"]),
-        (no_pictures, ["--max-marks", "0"], ["--max-marks"]),
+        (no_pictures, ["--top", "0"], ["--top"]),
+        (no_pictures, ["--max-marks", "3"], ["No such option", "--max-marks"]),
         (no_pictures, ["--out", "some/a/a.png"], ["out: expected a folder, got the file"]),
         (no_pictures, ["--erase", "some/a/a.png"], ["erase: expected a folder outside"]),
         (no_pictures, ["--erase", "/dev/null"], ["erase: expected a folder, got the file"]),
@@ -241,3 +268,18 @@ def test_the_page_has_pictures_of_significant_marks(monkeypatch):
     assert [len(entry["examples"]) for entry in part["marks"]] == [3, 0]
     with pytest.raises(TypeError, match="marks: expected a MarkDiscovery, got dict"):
         report.build(marks={})
+
+
+def test_all_marks_that_were_found_are_counted_in_text_figure_page_and_json(tmp_path, capsys):
+    few = [marked.mark(significant=False)] * 2
+    discovery = marked.discovery(*few, n_found=36, notes=("2 of 36 marks are listed",))
+    files = write_marks(discovery, tmp_path / "made")
+    report_marks(discovery, "photos", files, [])
+    sentence = "36 marks recur in the images, none significantly more often"
+    assert sentence in capsys.readouterr().out
+    assert sentence in content_of(report.html(marks=discovery))["marks"]["outcome"]
+    assert sentence in " ".join(text.get_text() for text in viz.marks(discovery).texts)
+    assert json.loads(files["result"].read_text())["found"] == 36
+    counted = marked.discovery(marked.counted_mark(), classes={"": 36}, n_found=5)
+    texts = " ".join(text.get_text() for text in viz.marks(counted).texts)
+    assert "5 marks recur in the images, which have no classes" in texts
