@@ -1,42 +1,19 @@
 """Limits on what an audit, a search or a benchmark found, for continuous integration.
 
 The values are read from the result files of earlier commands; nothing is computed again. A value
-that is not defined fails its limit, and a limit without a result file is refused.
+that was not tested fails its limit, and a limit without a result file is refused.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import SemattnError
-
-Value = tuple[float | None, tuple[str, ...]]  # a value, and what it is made of
-
-
-@dataclass(frozen=True)
-class CheckedValue:
-    """Value of a result file that can have a limit.
-
-    Parameters
-    ----------
-    file, command : name of the result file, and the command that writes it
-    text : what the value is
-    is_least : whether the limit is the least value, and not the greatest
-    is_count : whether the value counts something
-    read : function from the content of the file to the value
-    """
-
-    file: str
-    command: str
-    text: str
-    is_least: bool
-    is_count: bool
-    read: Callable[[Mapping[str, Any]], Value]
+from .checked_values import RULES, AffectedImage, CheckedValue, Reading
 
 
 @dataclass(frozen=True)
@@ -47,12 +24,14 @@ class Check:
     ----------
     name : name of the limit, such as "max-cues"
     text : what the value is
-    value : the value; None if it is not defined
+    value : the value; None if it was not tested
     limit : least or greatest value that passes
     passed : whether the value passes
     file : file that the value was read from
     details : what the value is made of, such as the names of cues
     is_least : whether the limit is the least value, and not the greatest
+    not_tested : reason why the value is not defined; "" if it is
+    images : images that the value counts, and what was found in each
     """
 
     name: str
@@ -63,67 +42,13 @@ class Check:
     file: Path
     details: tuple[str, ...] = ()
     is_least: bool = False
+    not_tested: str = ""
+    images: tuple[AffectedImage, ...] = ()
 
     @property
     def details_text(self) -> str:
         """Parts of the value, in brackets; "" if there are none."""
         return f" ({'; '.join(self.details)})" if self.details else ""
-
-
-def _number(*keys: str) -> Callable[[Mapping[str, Any]], Value]:
-    def read(content: Mapping[str, Any]) -> Value:
-        value: Any = content
-        for key in keys:
-            value = value[key]
-        return None if value is None else float(value), ()
-
-    return read
-
-
-def _confirmed_cues(content: Mapping[str, Any]) -> Value:
-    names = [f"{cue['class']}: {cue['where']}" for cue in content["cues"] if cue["confirmed"]]
-    return float(len(names)), tuple(names)
-
-
-def _significant_marks(content: Mapping[str, Any]) -> Value:
-    marks = [mark for mark in content["marks"] if mark["significant"]]
-    names = [f"{mark['class']}: a mark in {mark['n_inside']} images" for mark in marks]
-    return float(len(names)), tuple(names)
-
-
-def _pointing(content: Mapping[str, Any]) -> Value:
-    of_default = [row for row in content["methods"] if row["method"] == "sift-patch-interrelation"]
-    rows = of_default or [row for row in content["methods"] if not row["control"]]
-    if not rows or "pointing" not in rows[0]["metrics"]:
-        return None, ()
-    value = rows[0]["metrics"]["pointing"]["mean"]
-    return None if value is None else float(value), (rows[0]["method"],)
-
-
-RULES = {
-    "min-accuracy": CheckedValue(
-        "audit.json", "audit", "labelled images that are classified correctly", True, False,
-        _number("summary", "accuracy"),
-    ),
-    "max-background": CheckedValue(
-        "audit.json", "audit", "mean share of the map on patches without a keypoint", False, False,
-        _number("summary", "means", "on_empty"),
-    ),
-    "max-skipped": CheckedValue(
-        "audit.json", "audit", "images that were skipped", False, True,
-        _number("summary", "skipped"),
-    ),
-    "max-cues": CheckedValue(
-        "spurious.json", "spurious", "confirmed cues", False, True, _confirmed_cues
-    ),
-    "max-marks": CheckedValue(
-        "marks.json", "marks", "marks that a class shows more often than others", False, True,
-        _significant_marks,
-    ),
-    "min-pointing": CheckedValue(
-        "bench.json", "bench explain", "maps whose maximum is on the object", True, False, _pointing
-    ),
-}  # fmt: skip
 
 
 def check_results(
@@ -140,7 +65,7 @@ def check_results(
     folder : folder with the results of `semattn audit`, `spurious`, `marks` or `bench explain`;
         those in its folders count, too
     limits : limits by the names of `RULES`
-    against : folder with earlier results: each value that both folders have must not be worse
+    against : folder with earlier results: each of their values must not be worse now, or missing
     tolerance : amount by which a value other than a count may be worse than the earlier one
 
     Raises
@@ -167,9 +92,13 @@ def check_results(
 
 def _check(name: str, limit: float, file: Path) -> Check:
     rule = RULES[name]
-    value, details = _read(file, rule)
+    reading = _read(file, rule)
+    value = reading.value
     passed = value is not None and (value >= limit if rule.is_least else value <= limit)
-    return Check(name, rule.text, value, limit, passed, file, details, rule.is_least)
+    return Check(
+        name, rule.text, value, limit, passed, file, reading.details, rule.is_least,
+        reading.not_tested, reading.images,
+    )  # fmt: skip
 
 
 def _required(folder: Path, name: str) -> Path:
@@ -185,23 +114,43 @@ def _required(folder: Path, name: str) -> Path:
 
 
 def _compare(folder: Path, earlier: Path, tolerance: float) -> list[Check]:
-    """Return a check for each value that both folders have; its limit is the earlier value."""
+    """Return a check for each value of the earlier results, which is its limit.
+
+    A result that is missing now fails. A value that was not tested before is no limit.
+    """
     checks = []
+    n_common = 0
     for name, rule in RULES.items():
         file, earlier_file = _find(folder, rule.file), _find(earlier, rule.file)
-        if file is None or earlier_file is None:
+        if earlier_file is None:
             continue
-        before, _ = _read(earlier_file, rule)
-        if before is None:  # nothing to compare with
+        n_common += file is not None
+        before = _read(earlier_file, rule).value
+        if before is None:
             continue
         slack = 0.0 if rule.is_count else tolerance
         limit = before - slack if rule.is_least else before + slack
-        check = _check(name, limit, file)
+        if file is None:
+            missing = (
+                f"{folder} has no {rule.file}, which {earlier} has; run semattn {rule.command} "
+                f"with --out {folder}"
+            )
+            check = Check(
+                name, rule.text, None, limit, False, folder / rule.file, is_least=rule.is_least,
+                not_tested=missing,
+            )  # fmt: skip
+        else:
+            check = _check(name, limit, file)
         checks.append(replace(check, name=f"{name.partition('-')[2]}, against {earlier}"))
-    if not checks:
+    if not n_common:
         raise SemattnError(
             f"against: expected results of the same commands in {folder} and {earlier}, got no "
             "common result file"
+        )
+    if not checks:
+        raise SemattnError(
+            f"against: expected a value that was tested in {earlier}, got none — give results that "
+            "have one"
         )
     return checks
 
@@ -219,14 +168,15 @@ def _find(folder: Path, name: str) -> Path | None:
     return files[0] if files else None
 
 
-def _read(file: Path, rule: CheckedValue) -> Value:
+def _read(file: Path, rule: CheckedValue) -> Reading:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        value, details = rule.read(content)
+        reading = rule.read(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SemattnError(
             f"folder: expected the results of semattn {rule.command} in {file}, got "
             f"{type(error).__name__}: {error} — run it again"
         ) from error
-    is_defined = value is not None and math.isfinite(value)
-    return (value if is_defined else None), details
+    if reading.value is not None and not math.isfinite(reading.value):
+        return Reading(None, not_tested=f"the value is not a number; run semattn {rule.command}")
+    return reading

@@ -54,7 +54,7 @@ Against = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER", rich_help_panel=LIMITS,
-        help="Earlier results: each value that both folders have must not be worse.",
+        help="Earlier results: each of their values must not be worse now, or missing.",
     ),
 ]  # fmt: skip
 Tolerance = Annotated[
@@ -90,8 +90,8 @@ def check(
 ) -> None:
     """Check results against limits, and exit with status 3 if one fails: for CI.
 
-    The results are those of earlier commands; nothing is computed again. A value that is not
-    defined fails.
+    The results are those of earlier commands; nothing is computed again. A value that was not
+    tested fails, such as the number of marks of images without classes.
 
     Writes [bold]check.json[/], [bold]check.xml[/] (JUnit) and [bold]check.sarif[/] (SARIF, for
     code scanning).
@@ -115,10 +115,17 @@ def check(
 @json_output
 def _report(checks: list[Check], results: FolderLike, *, as_json: bool) -> Content:
     """Write the files, and print a table of the checks."""
+    from ..audit.check_formats import sentence
+
     content: Content = {
         "passed": all(check_result.passed for check_result in checks),
         "checks": [
-            asdict(check_result) | {"file": str(check_result.file)} for check_result in checks
+            asdict(check_result)
+            | {
+                "file": str(check_result.file),
+                "images": [image._asdict() for image in check_result.images],
+            }
+            for check_result in checks
         ],
     }
     files = _write(checks, content, results)
@@ -130,11 +137,14 @@ def _report(checks: list[Check], results: FolderLike, *, as_json: bool) -> Conte
         table.add_row(
             "[green]passed[/]" if check_result.passed else "[bold red]failed[/]",
             verbatim(check_result.name),
-            "not defined" if check_result.value is None else f"{check_result.value:.4g}",
+            "not tested" if check_result.value is None else f"{check_result.value:.4g}",
             f"{check_result.limit:.4g}",
             verbatim(check_result.text + check_result.details_text),
         )
     print_table(console, table)
+    for check_result in checks:
+        if check_result.not_tested:
+            console.print(f"[bold red]{verbatim(sentence(check_result))}[/]", soft_wrap=True)
     failed = sum(not check_result.passed for check_result in checks)
     console.print(f"{failed} of {len(checks)} checks failed" if failed else "all checks passed")
     print_files(console, [], "", files)

@@ -53,6 +53,8 @@ class Discovery(NotebookView):
     alpha : significance level, after correction
     skipped, notes : images that could not be read, and notes on the search
     manifest : model, weights, data, parameters, versions
+    not_searched : names of the classes whose patches were not searched, because they have too few
+        images; marks were searched in all classes
     """
 
     cues: tuple[SpuriousCue, ...]
@@ -64,6 +66,7 @@ class Discovery(NotebookView):
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     manifest: dict[str, Any]
+    not_searched: tuple[str, ...] = ()
 
     @property
     def confirmed(self) -> tuple[SpuriousCue, ...]:
@@ -78,6 +81,7 @@ class Discovery(NotebookView):
             "images": self.images, "candidates": self.candidates, "accuracy": self.accuracy,
             "alpha": self.alpha, "skipped": [image._asdict() for image in self.skipped],
             "notes": list(self.notes), "manifest": self.manifest,
+            "not_searched": list(self.not_searched),
         }  # fmt: skip
 
 
@@ -154,6 +158,7 @@ def load_discovery(path: str | os.PathLike[str], model: nn.Module | None = None)
             cues=tuple(cues),
             classes=tuple(Rank(**fields) for fields in about.pop("classes")),
             skipped=tuple(Skipped(**fields) for fields in about.pop("skipped")),
+            not_searched=tuple(about.pop("not_searched", ())),
             **about | {"notes": tuple(about["notes"])},
         )
     except FileNotFoundError:

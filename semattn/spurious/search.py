@@ -246,7 +246,7 @@ class Search:
             targets = _resolve_classes(self.classes, store)
             self._drop_changed()
             with task_map(self.engine, self.address) as run_tasks:
-                n_patch_kinds, patch_kinds, notes = self._find_candidates(targets, run_tasks)
+                n_patch_kinds, patch_kinds, left_out = self._find_candidates(targets, run_tasks)
                 marks, n_marks, n_photographs = self._find_marks(targets, run_tasks)
             n_judged = n_patch_kinds + n_marks
             found: list[AnyCandidate] = [*patch_kinds, *marks]
@@ -255,7 +255,10 @@ class Search:
             tested = [cue for cue, keep in zip(frequent, is_stronger, strict=True) if keep]
             tested = without_duplicates(store, sorted(tested, key=lambda cue: cue.p))
             cues, test_notes = self._test(tested, n_judged)
-        notes += test_notes
+        notes = [
+            f"classes with {reason} are left out: {self._named(classes)}"
+            for reason, classes in left_out.items() if classes
+        ] + test_notes  # fmt: skip
         if n_photographs:
             notes.append(f"{same_scenes_note(n_photographs)}; semattn marks lists them")
         if not all(is_stronger):
@@ -269,14 +272,23 @@ class Search:
             tuple(cues), self._rank(cues, targets), len(store), n_judged,
             None if store.data.note else store.accuracy(), self.alpha,
             tuple(index.skipped), tuple(notes), self.manifest,
+            tuple(store.data.name(target) for classes in left_out.values() for target in classes),
         )  # fmt: skip
+
+    def _named(self, classes: Sequence[int]) -> str:
+        """Return the names of classes, with their numbers of images."""
+        name, labels = self.store.data.name, self.store.index.labels
+        return ", ".join(f"{name(target)} ({(labels == target).sum()})" for target in classes)
 
     # --- candidates of each class
 
     def _find_candidates(
         self, targets: Sequence[int], run_tasks: TaskMap
-    ) -> tuple[int, list[CandidateCue], list[str]]:
-        """Return the number of judged candidates, the frequent ones, and notes on classes."""
+    ) -> tuple[int, list[CandidateCue], dict[str, list[int]]]:
+        """Return the number of judged candidates, the frequent ones, and the classes left out.
+
+        These are lists by the reason why their patches are not searched.
+        """
         labels = self.store.index.labels
         counts = {target: int((labels == target).sum()) for target in targets}
         small = [
@@ -284,13 +296,10 @@ class Search:
             if not MIN_IMAGES <= count <= len(labels) - MIN_IMAGES
         ]  # fmt: skip
 
-        def named(classes: Sequence[int]) -> str:
-            return ", ".join(f"{self.store.data.name(c)} ({counts[c]})" for c in classes)
-
         if len(small) == len(targets):
             raise SemattnError(
                 f"dataset: expected at least {MIN_IMAGES} images of a class, and as many of "
-                f"others, got {named(small[:4])} — give more images"
+                f"others, got {self._named(small[:4])} — give more images"
             )
         n_judged, frequent, covered = 0, list[CandidateCue](), []
         compared = self._compare([target for target in targets if target not in small], run_tasks)
@@ -304,17 +313,10 @@ class Search:
                 if not count:
                     covered.append(target)
             self.progress("finding candidates", done, len(targets))
-        notes = []
-        if small:
-            notes.append(
-                f"classes with fewer than {MIN_IMAGES} images are left out: {named(small)}"
-            )
-        if covered:
-            notes.append(
-                "classes with too few images that have patches off the object are left out: "
-                + named(covered)
-            )
-        return n_judged, frequent, notes
+        return n_judged, frequent, {
+            f"fewer than {MIN_IMAGES} images": small,
+            "too few images that have patches off the object": covered,
+        }  # fmt: skip
 
     def _compare(
         self, targets: Sequence[int], run_tasks: TaskMap

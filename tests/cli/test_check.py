@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from semattn.audit.check_formats import to_junit
+from semattn.audit.check_formats import MAX_IMAGE_RESULTS, sentence, to_junit, to_sarif
 from semattn.audit.checks import RULES, Check, check_results
 from semattn.cli.check import CHECK_FILES, FAILED
 from semattn.errors import SemattnError
@@ -16,11 +16,19 @@ from tests import marked
 from tests.conftest import refused
 from tests.result_files import names_in
 
-AUDIT = {"summary": {"accuracy": 0.75, "skipped": 2, "means": {"on_empty": 0.25}}}
-CUES = {"cues": [{"class": "cat", "where": "corner", "confirmed": True},
-                 {"class": "dog", "where": "edge", "confirmed": False}]}  # fmt: skip
-MARKS = {"marks": [{"class": "cat", "n_inside": 9, "significant": True},
-                   {"class": "dog", "n_inside": 2, "significant": False}]}  # fmt: skip
+SUMMARY = {"accuracy": 0.75, "labelled": 8, "explained": 10, "skipped": 2, "images": 12,
+           "broken": [], "means": {"on_empty": 0.25}}  # fmt: skip
+AUDIT = {"summary": SUMMARY}
+TRIED = {"transplant": {"count": 12}, "examples": [{"name": "photos/a b#1.png"}]}
+CUES = {"classes": [{"name": "cat"}, {"name": "dog"}], "not_searched": [], "cues": [
+    {"class": "cat", "where": "corner", "confirmed": True, **TRIED},
+    {"class": "dog", "where": "edge", "confirmed": False, **TRIED},
+]}  # fmt: skip
+NAMES = [f"photos/cat/{number:03}.png" for number in range(9)]
+MARKS = {"not_tested": "", "significant": 1, "marks": [
+    {"class": "cat", "n_inside": 9, "significant": True, "image_names": NAMES},
+    {"class": "dog", "n_inside": 2, "significant": False, "image_names": ["photos/dog/1.png"]},
+]}  # fmt: skip
 BENCH = {"methods": [
     {"method": "random", "control": True, "metrics": {"pointing": {"mean": 0.1}}},
     {"method": "sift-patch-interrelation", "control": False,
@@ -58,22 +66,91 @@ def test_a_value_at_its_limit_passes_and_one_beyond_it_fails(results, name, valu
 def test_details_name_what_was_found(results):
     cues, marks = check_results(results, {"max-cues": 0, "max-marks": 0})
     assert cues.details == ("cat: corner",) and marks.details == ("cat: a mark in 9 images",)
+    (accuracy,) = check_results(results, {"min-accuracy": 0})
+    assert accuracy.details == ("8 of 10 images have a label",)
 
 
-def test_an_undefined_value_fails(tmp_path):
-    unlabelled = {"summary": AUDIT["summary"] | {"accuracy": None}}
-    folder = write(tmp_path / "r", audit=unlabelled, bench={"methods": BENCH["methods"][:1]})
-    checks = check_results(folder, {"min-accuracy": 0, "min-pointing": 0})
-    assert [(check.value, check.passed) for check in checks] == [(None, False)] * 2
+def test_partly_searched_and_unlisted_results_say_so(tmp_path):
+    folder = write(tmp_path / "r", spurious=CUES | {"not_searched": ["dog"]},
+                   marks=MARKS | {"significant": 31})  # fmt: skip
+    cues, marks = check_results(folder, {"max-cues": 1, "max-marks": 25})
+    assert cues.passed and cues.details[-1] == "patches not searched in dog"
+    assert (marks.value, marks.passed) == (31, False)
+    assert marks.details[-1] == "30 more marks are not listed"
+
+
+NOTHING = {"explained": 0, "labelled": 0, "accuracy": None, "means": {"on_empty": None}}
+NO_MAP = {"method": "sift-patch-interrelation", "control": False, "metrics": {"pointing": {}}}
+UNTESTED = {
+    "no labels": ("min-accuracy", {"audit": {"summary": SUMMARY | {"accuracy": None}}},
+                  "no image has a label that is a class of the model"),
+    "no image explained": ("min-accuracy", {"audit": {"summary": SUMMARY | NOTHING}},
+                           "no image was explained"),
+    "no map": ("max-background", {"audit": {"summary": SUMMARY | NOTHING}},
+               "no image was explained"),
+    "no means": ("max-background", {"audit": {"summary": SUMMARY | {"means": {}}}},
+                 "no image was explained"),
+    "no image read": ("max-skipped", {"audit": {"summary": SUMMARY | NOTHING | {"skipped": 12}}},
+                      "all images were skipped"),
+    "damaged archive": ("max-skipped", {"audit": {
+        "summary": SUMMARY | {"broken": [["a.tar", "x"]]}}}, "the number of lost images is not"),
+    "no patches": ("max-cues", {"spurious": CUES | {"not_searched": ["cat", "dog"]}},
+                   "no class has enough images with patches off the object"),
+    "no scores": ("max-cues", {"spurious": CUES | {"cues": [
+        CUES["cues"][1] | {"transplant": {"count": 0}}]}}, "the effect of a cue of dog could not"),
+    "no classes": ("max-marks", {"marks": MARKS | {"marks": [], "not_tested": "the images have no "
+                   "classes"}}, "the images have no classes"),
+    "controls only": ("min-pointing", {"bench": {"methods": BENCH["methods"][:1]}},
+                      "no method other than controls"),
+    "no masks": ("min-pointing", {"bench": {"methods": [NO_MAP | {"metrics": {}}]}},
+                 "no map was compared with a mask"),
+    "empty masks": ("min-pointing", {"bench": {"methods": [
+        NO_MAP | {"metrics": {"pointing": {"mean": None}}}]}}, "no map was compared with a mask"),
+}  # fmt: skip
+
+
+def test_every_limit_has_a_case_of_a_value_that_was_not_tested():
+    assert {name for name, _, _ in UNTESTED.values()} == set(RULES)
+
+
+@pytest.mark.parametrize("case", UNTESTED)
+def test_a_value_that_was_not_tested_fails_at_any_limit_with_its_reason(tmp_path, case):
+    name, contents, reason = UNTESTED[case]
+    folder = write(tmp_path / "r", **contents)
+    for limit in (0, 1000):
+        (check,) = check_results(folder, {name: limit})
+        assert (check.value, check.passed) == (None, False)
+        assert check.not_tested.startswith(reason)
+        assert sentence(check) == f"{name}: {check.not_tested}"
+        failure = ET.fromstring(to_junit([check])).find("testcase/failure")
+        assert failure.get("message") == sentence(check)
+        (result,) = json.loads(to_sarif([check]))["runs"][0]["results"]
+        assert result["message"]["text"] == sentence(check)
+    earlier = write(tmp_path / "earlier", audit=AUDIT, spurious=CUES, marks=MARKS, bench=BENCH)
+    against = check_results(folder, {}, against=earlier)
+    assert not next(
+        check for check in against if check.name.startswith(name.partition("-")[2])
+    ).passed
+    checks = check_results(earlier, {name: 0}, against=earlier)
+    assert checks[0].value is not None
+
+
+def test_an_earlier_value_that_was_not_tested_is_no_limit(tmp_path, results):
+    _, contents, _ = UNTESTED["no classes"]
+    untested = write(tmp_path / "untested", **contents)
+    with pytest.raises(SemattnError, match="^against: expected a value that was tested in"):
+        check_results(results, {}, against=untested)
 
 
 def test_earlier_results_are_limits_with_a_tolerance_for_shares_only(tmp_path, results):
-    worse = {"summary": {"accuracy": 0.745, "skipped": 3, "means": {"on_empty": 0.3}}}
-    later = write(tmp_path / "later", audit=worse, spurious={"cues": []})
+    worse = {"summary": SUMMARY | {"accuracy": 0.745, "skipped": 3, "means": {"on_empty": 0.3}}}
+    later = write(tmp_path / "later", audit=worse, spurious=CUES | {"cues": []})
     checks = check_results(later, {}, against=results, tolerance=0.01)
     assert {check.name.partition(",")[0]: check.passed for check in checks} == {
         "accuracy": True, "background": False, "skipped": False, "cues": True,
+        "marks": False, "pointing": False,
     }  # fmt: skip
+    assert "has no marks.json, which" in checks[4].not_tested and checks[4].value is None
     assert all(check.passed for check in check_results(results, {}, against=results))
 
 
@@ -123,6 +200,56 @@ def test_characters_that_xml_forbids_are_replaced():
     assert "cat\ufffd[31m\ufffd <b>&\ufffd" in case.get("message") and case.text == "a\ufffdb"
 
 
+def locations(sarif: str) -> list[str]:
+    """Return the URI of each result of a SARIF document."""
+    places = [result["locations"][0] for result in json.loads(sarif)["runs"][0]["results"]]
+    return [place["physicalLocation"]["artifactLocation"]["uri"] for place in places]
+
+
+def test_failed_marks_and_cues_name_their_images(results):
+    cues, marks = check_results(results, {"max-cues": 0, "max-marks": 0})
+    uris = locations(to_sarif([cues, marks]))
+    assert uris[1:2] + uris[3:] == ["photos/a%20b%231.png", *NAMES]
+    assert uris[0] == cues.file.as_uri() and uris[2] == marks.file.as_uri()
+    texts = [case.find("failure").text for case in ET.fromstring(to_junit([cues, marks]))]
+    assert texts[0].endswith("\nimages: photos/a b#1.png")
+    assert texts[1].endswith(f"\nimages: {', '.join(NAMES)}")
+    assert locations(to_sarif(check_results(results, {"max-marks": 1}))) == []
+
+
+def test_many_images_are_listed_up_to_a_number_and_the_others_counted(tmp_path):
+    names = [f"photos/cat/{number}.png" for number in range(MAX_IMAGE_RESULTS + 7)]
+    mark = MARKS["marks"][0] | {"image_names": names}
+    second = mark | {"image_names": names[:1]}
+    found = MARKS | {"significant": 2, "marks": [mark, second]}
+    (check,) = check_results(write(tmp_path / "r", marks=found), {"max-marks": 0})
+    sarif = to_sarif([check, check])
+    first, image, *_, last = json.loads(sarif)["runs"][0]["results"]
+    assert len(locations(sarif)) == 2 + MAX_IMAGE_RESULTS
+    assert "; 300 of 307 images are listed in this file, 7 are left out" in first["message"]["text"]
+    assert "0 of 307 images are listed in this file" in last["message"]["text"]
+    assert image["message"]["text"].count("a mark of cat") == 2, (
+        "an image of two marks is one result"
+    )
+    text = ET.fromstring(to_junit([check])).find("testcase/failure").text
+    assert text.endswith(f"images: {', '.join(names[:10])} and 297 more")
+
+
+def test_a_folder_without_classes_fails_and_says_why(run, elsewhere):
+    marked.write_folder(elsewhere / "photos", each=4)
+    for place, which in (("photos/cat", "have no classes"), ("one", "are all of one class, cat")):
+        if place == "one":
+            (elsewhere / "one").mkdir()
+            (elsewhere / "photos/cat").rename(elsewhere / "one/cat")
+        assert run("marks", place, "--no-report", "--out", "found", "--force")[0] == 0
+        status, out, err = run("check", "found", "--max-marks", "0")
+        assert (status, err) == (FAILED, "")
+        reason = f"the images {which}, so no mark was tested; give a folder with one folder per"
+        assert f"max-marks: {reason} class\n" in out and "1 of 1 checks failed" in out
+        suite = ET.parse(elsewhere / "semattn-check/check.xml").getroot()
+        assert reason in suite.find("testcase/failure").get("message")
+
+
 def test_the_command_fails_with_status_3_and_writes_its_files(run, elsewhere):
     marked.write_folder(elsewhere / "photos")
     assert run("marks", "photos", "--no-report", "--out", "found")[0] == 0
@@ -137,8 +264,11 @@ def test_the_command_fails_with_status_3_and_writes_its_files(run, elsewhere):
     assert suite.find("testcase").get("name") == "max-marks"
     assert "expected at most 0" in suite.find("testcase/failure").get("message")
     sarif = json.loads((folder / "check.sarif").read_text())
-    (result,) = sarif["runs"][0]["results"]
-    assert sarif["version"] == "2.1.0" and result["ruleId"] == "max-marks"
+    of_file, *of_images = sarif["runs"][0]["results"]
+    assert sarif["version"] == "2.1.0" and of_file["ruleId"] == "max-marks"
+    uris = locations((folder / "check.sarif").read_text())
+    assert uris[0] == "found/marks.json" and len(of_images) == marked.MARKED
+    assert all((elsewhere / uri).is_file() for uri in uris)
     assert {rule["id"] for rule in sarif["runs"][0]["tool"]["driver"]["rules"]} == set(RULES)
     status, out, err = run("check", "found", "--max-marks", "1", "--json")
     assert status == 0 and "all checks passed" in err
