@@ -265,7 +265,7 @@ def test_identical_images_have_no_cue(model):
     assert not discovery.confirmed
 
 
-def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch):
+def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch, tmp_path):
     monkeypatch.setattr(
         candidates_of, "background_patches", lambda over, *_: np.zeros_like(over, bool)
     )
@@ -274,6 +274,10 @@ def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch)
         all(isinstance(cue, MarkCue) for cue in discovery.cues)
         and "that have patches off the object are left out: red (24), gre" in discovery.notes[0]
     )
+    assert discovery.not_searched == NAMES == tuple(discovery.summary()["not_searched"])
+    assert load_discovery(save_discovery(discovery, tmp_path / "d.npz")).not_searched == NAMES
+    for cue in discovery.cues:
+        assert "\n" not in repr(cue) and len(repr(cue)) < 1200
 
 
 def test_the_error_for_a_single_predicted_class_names_prediction(model, pairs):
