@@ -12,6 +12,7 @@ from .overlay import Picture, is_signed, overlay, select_picture
 from .panels import Frame, draw_concentration, draw_grid, draw_keypoints
 from .texts import (
     count_text,
+    density_text,
     headline,
     model_name,
     selection_text,
@@ -39,7 +40,7 @@ def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None
     """Draw the image, its keypoints, their concentration and the map in four panels.
 
     The panels share their coordinates, so a patch has the same position in each. Circles have the
-    diameters of the keypoints; the concentration is relative to a uniform one (P p). Of a signed
+    diameters of the keypoints; the concentration is relative to its average (P p). Of a signed
     map, the positive part is drawn, and the caption says so.
 
     Parameters
@@ -71,8 +72,8 @@ def figure(explanation: Explanation, index: int = 0, *, backdrop: Picture | None
     frame.headline(figure, headline(explanation, index), "  ·  ".join(filter(None, details)))
     for column, (title, detail) in enumerate(_captions(explanation, index)):
         frame.caption(figure, (0, column), title, detail)
-    frame.bar(figure, 2, DENSITY, ("0", f"{highest:.1f} × uniform"))
-    frame.bar(figure, 3, MAP, ("low", "high"))
+    frame.bar(figure, 2, DENSITY, ("0", f"{highest:.1f} × average"))
+    frame.bar(figure, 3, MAP, ("low", "high, relative to this picture"))
     frame.note(figure, 0, shorten_text("  ·  ".join(explanation.notes), 130))
     return figure
 
@@ -87,8 +88,8 @@ def _captions(explanation: Explanation, index: int) -> tuple[tuple[str, str], ..
     evidence += ", positive part" if signed else ""
     return (
         ("Image", f"{width} × {height} pixels, as the model sees it"),
-        ("Keypoints", f"{keypoints} on {w} × {h} patches"),
-        ("Semantic concentration", f"share of each patch ({settings.get('density', 'count')})"),
+        ("Keypoints", f"{keypoints} on {w} × {h} patches; circle size = scale"),
+        ("Semantic concentration", f"{density_text(settings)}; 1 = the average patch"),
         ("Attribution", evidence),
     )
 
@@ -130,7 +131,7 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
     keypoints = first.keypoints[0]
     captions = [
         ("Image", f"{width} × {height} pixels, as the model sees it"),
-        ("Keypoints", f"{len(keypoints)} by {keypoints.detector}"),
+        ("Keypoints", f"{len(keypoints)} by {keypoints.detector}; circle size = scale"),
     ]
     frame.show(panels[0], picture)
     frame.show(panels[1], fade_picture(picture, 0.0, 0.62))
@@ -152,7 +153,7 @@ def comparison(compared: Comparison, *, backdrop: Picture | None = None) -> Figu
     frame.headline(figure, headline(first, 0, 12 * n_columns), "  ·  ".join(filter(None, details)))
     for number, note in enumerate(notes):
         frame.note(figure, number, note)
-    frame.bar(figure, n_columns - 1, MAP, ("low", "high"))
+    frame.bar(figure, n_columns - 1, MAP, ("low", "high in each map"))
     return figure
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
-OPACITY = 0.88  # at the highest value; the picture stays visible
+OPACITY = 0.88  # at the highest value
+MEAN_OPACITY = 0.30  # limit of the mean over the picture, so that it stays visible
 FLOOR, CEILING = (
     0.20,
     0.995,
@@ -30,6 +31,7 @@ def overlay(
     """Return the picture with its heat map on top: uint8 (H, W, 3).
 
     Colour and opacity both follow the value, so irrelevant areas keep the colours of the picture.
+    Where most of the map is high, the opacity is reduced, so that the picture stays visible.
     Values are clipped at the 20 % and 99.5 % quantiles of the map, so a single extreme pixel does
     not dim the rest. A constant map is transparent. Of a signed map, the positive part is drawn:
     negative values count as 0, also for the quantiles.
@@ -53,9 +55,15 @@ def overlay(
 def blend(heat_map: torch.Tensor, picture: Picture) -> Picture:
     """Blend a map (H, W) over a picture, as `overlay` does."""
     value = _scaled(_resampled(heat_map.clamp(min=0), picture.shape[:2]))
-    alpha = OPACITY * value[..., None] ** 0.7
+    alpha = _opacity(value)[..., None]
     mixed = (1 - alpha) * fade_picture(picture, 0.55, 0.9) + alpha * apply_palette(MAP, value)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _opacity(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the opacity of values in [0, 1]; its mean is at most `MEAN_OPACITY`."""
+    alpha: NDArray[np.float64] = OPACITY * value**0.7
+    return alpha * min(1.0, MEAN_OPACITY / max(float(alpha.mean()), 1e-9))
 
 
 def is_signed(explanation: Explanation, index: int = 0) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _Box = tuple[float, float, float, float]
 
+LABEL_LETTER = 0.052  # inches, approximate width of a letter of a label of a colour scale
 # Inches: outer margin, gap between panels, height of headline, caption and colour scale.
 MARGIN, GAP, HEAD, CAPTION, BAR = 0.25, 0.16, 0.68, 0.40, 0.085
 
@@ -119,9 +120,17 @@ class Frame:
         self.line(figure, x, below - 0.065, detail)
 
     def bar(self, figure: Figure, column: int, palette: str, ends: tuple[str, str]) -> None:
-        """Draw a colour scale below the panels of a column, with a label at each end."""
+        """Draw a colour scale below the panels of a column, with a label at each end.
+
+        Its place is the middle of the panel, or further left if the label on the right is long.
+        """
         low, width = self.inches[1] - self.foot + 0.15, 0.42 * self.panel
-        left = self.left(column) + 0.5 * (self.panel - width)
+        left = 0.5 * (self.panel - width)
+        room = [0.07 + LABEL_LETTER * len(label) for label in ends]
+        if room[1] > left:
+            width = min(width, self.panel - sum(room))
+            left = self.panel - room[1] - width
+        left += self.left(column)
         axes = figure.add_axes(self.box(left, low, width, BAR))
         axes.imshow(apply_palette(palette, np.linspace(0, 1, 256)[None]), aspect="auto")
         axes.set_axis_off()
@@ -176,7 +185,7 @@ def draw_keypoints(axes: Axes, keypoints: Keypoints, thickness: float = 1.0) -> 
 
 
 def draw_concentration(axes: Axes, explanation: Explanation, index: int) -> float:
-    """Draw the concentration of each patch; return the multiple of uniform at full colour."""
+    """Draw the concentration of each patch; return the multiple of the average at full colour."""
     grid = explanation.grid
     p = explanation.concentration[index].detach().cpu().double()
     lift = grid.fold(grid.patches * p).numpy()

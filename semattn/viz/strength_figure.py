@@ -82,7 +82,7 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
     title, *outcome = _outcome(prompted)
     details = [*outcome, first.manifest.get("method"), model_name(first)]
     frame.headline(figure, title, "  ·  ".join(filter(None, details)))
-    frame.bar(figure, 2, MAP, ("low", "high"))
+    frame.bar(figure, 2, MAP, ("low", "high in each map"))
     frame.note(figure, 0, shorten_text("  ·  ".join(first.notes), 60))
     return figure
 

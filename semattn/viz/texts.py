@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from textwrap import shorten
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..utils.provenance import model_label
 from .canvas import DrawableNames
@@ -24,6 +25,29 @@ MARK_LIMITATIONS = (
     "small letters of fewer than about 10 pixels, colours, and marks that are different in each "
     "image are not found"
 )
+
+_DENSITIES = {  # what the concentration of a patch measures
+    "count": "keypoints in each patch",
+    "response": "keypoint responses in each patch",
+    "size": "keypoint sizes in each patch",
+    "gaussian": "keypoints spread over their size",
+    "distinct": "distinct keypoints in each patch",
+    "distinct-size": "large distinct keypoints",
+    "surround": "keypoints minus surround",
+    "distinct-size-surround": "large distinct minus surround",
+}
+
+
+def density_text(settings: Mapping[str, Any]) -> str:
+    """Return what the concentration of a patch measures, for the parameters of a manifest.
+
+    Examples
+    --------
+    >>> density_text({}), density_text({"density": "sobel"})
+    ('keypoints in each patch', 'density sobel')
+    """
+    name = settings.get("density", "count")
+    return _DENSITIES.get(name, f"density {shorten_text(name, 24)}")
 
 
 def shorten_text(text: str, length: int) -> str:

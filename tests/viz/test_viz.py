@@ -16,6 +16,7 @@ from semattn.images import Images
 from semattn.keypoints import Keypoints
 from semattn.viz import comparison, figure, overlay
 from semattn.viz.explanation_figures import columns
+from semattn.viz.overlay import blend
 
 GRID = PatchGrid((3, 4), image_size=(48, 64), cell=(16, 16), prefix=1)
 
@@ -75,6 +76,30 @@ def test_the_overlay_does_not_hang_on_one_pixel_or_on_scale(explanation):
     assert np.array_equal(overlay(scaled, 1), plain)
 
 
+@pytest.mark.parametrize("high", [0.05, 0.5, 0.79])
+def test_the_picture_stays_visible_under_a_map_that_is_high_nearly_everywhere(high):
+    heat_map = torch.zeros(50, 100)
+    heat_map[:, : round(100 * high)] = 1.0
+    black, white = (blend(heat_map, np.full((50, 100, 3), v, dtype=np.uint8)) for v in (0, 255))
+    visible = (white.astype(int) - black).mean(axis=-1) / (0.9 * 255)  # 1 without a map
+    assert visible[:, -1] == pytest.approx(1, abs=0.01)
+    assert visible[:, 0] == pytest.approx(1 - min(0.88, 0.30 / high), abs=0.01)
+
+
+def test_the_concentration_says_what_it_weighs(explanation):
+    for name in ("count", "gaussian", "distinct-size-surround", "sobel"):
+        manifest = {"parameters": {"density": name}}
+        rendered = figure(dataclasses.replace(explanation, manifest=manifest))
+        keypoints, concentration = (
+            next(text for text in rendered.texts if text.get_text().endswith(end))
+            for end in ("circle size = scale", "; 1 = the average patch")
+        )
+        assert (f"density {name}" in concentration.get_text()) is (name == "sobel")
+        renderer = rendered.canvas.get_renderer()
+        left, right = (each.get_window_extent(renderer) for each in (keypoints, concentration))
+        assert left.x1 < right.x0 and right.x1 < rendered.axes[3].get_window_extent().x0
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_a_constant_map_draws_nothing(explanation, value):
     flat = dataclasses.replace(explanation, heat_map=torch.full_like(explanation.heat_map, value))
@@ -111,7 +136,9 @@ def test_the_figure_says_what_it_shows(explanation):
     for part in (
         "$5 dog_of$ war  88.1 %",
         "the predicted class",
-        "2 keypoints on 4 × 3 patches",
+        "2 keypoints on 4 × 3 patches; circle size = scale",
+        "keypoints in each patch; 1 = the average patch",
+        "high, relative to this picture",
         "64 × 48 pixels",
         "evidence for $5 dog_of$ war",
         "a note",
@@ -169,7 +196,7 @@ def test_the_concentration_lies_on_its_patches(explanation):
     assert tile.get_extent() == [-0.5, 63.5, 47.5, -0.5]
     opacity = tile.get_array()[..., 3]
     assert np.unravel_index(opacity.argmax(), opacity.shape) == (1, 1)
-    assert "10.7 × uniform" in texts(rendered)
+    assert "10.7 × average" in texts(rendered)
 
 
 def test_the_figure_is_written_and_leaves_no_trace(explanation, tmp_path):

@@ -12,7 +12,7 @@ function answer() {
   });
   stage.canvas.id = 'answer-map';
   stage.image.style.filter = filterOf(1);
-  legend(byId('answer-legend'), 'relevance', 'low', part.signed ? 'high (positive part)' : 'high');
+  legend(byId('answer-legend'), 'relevance', 'low', part.signed ? 'high (positive part), relative to this picture' : 'high, relative to this picture');
   byId('answer-bars').replaceChildren(...part.classes.map((entry) => {
     const row = classBar(entry);
     row.share.textContent = entry.share;

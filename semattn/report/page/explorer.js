@@ -187,7 +187,7 @@ function explorer() {
     else {
       const patch = current - prefix;
       lines.push([where(patch)[0].toUpperCase() + where(patch).slice(1), '']);
-      lines.push([count(image.counts[patch], 'keypoint'), `concentration ${figure(image.lift[patch], 1)} × uniform`]);
+      lines.push([count(image.counts[patch], 'keypoint'), `concentration ${figure(image.lift[patch], 1)} × average`]);
       lines.push([STRATA[image.strata[patch]], stratumText(patch)]);
       const rank = explanation.values.filter((value) => value > explanation.values[patch]).length + 1;
       lines.push(['Relevance', `rank ${rank} of ${patches}`]);
@@ -241,8 +241,8 @@ function explorer() {
 
   function scale() {
     const place = byId('explorer-legend');
-    if (state.mode === 'relevance') legend(place, 'relevance', 'low', explanation.signed ? 'high (positive part)' : 'high');
-    else if (state.mode === 'concentration') legend(place, 'concentration', '0', `${figure(highest, 1)} × uniform`);
+    if (state.mode === 'relevance') legend(place, 'relevance', 'low', explanation.signed ? 'high (positive part), relative to this picture' : 'high, relative to this picture');
+    else if (state.mode === 'concentration') legend(place, 'concentration', '0', `${figure(highest, 1)} × average`);
     else {
       const { largest } = values();
       if (largest === undefined) place.replaceChildren(make('span', { textContent: 'no row is stored here' }));

@@ -1,6 +1,13 @@
 // Picture with a canvas of the same size on top.
 
-const OPACITY = 0.88; // at the highest value; the picture stays visible
+const OPACITY = 0.88; // at the highest value
+const MEAN_OPACITY = 0.30; // limit of the mean over the picture, so that it stays visible
+
+// Opacity at the highest of values in [0, 1], as in semattn/viz/overlay.py.
+function fullOpacity(values) {
+  const mean = OPACITY * values.reduce((sum, value) => sum + value ** 0.7, 0) / values.length;
+  return OPACITY * Math.min(1, MEAN_OPACITY / Math.max(mean, 1e-9));
+}
 
 class Stage {
   // `alt` describes the picture; `draws(stage)` draws on top of it, as the state requires.
@@ -59,11 +66,13 @@ class Stage {
   // Draw one value in [0, 1] per patch as colour and opacity; null marks a patch without a value.
   patches(palette, value) {
     const total = content.image.grid[0] * content.image.grid[1];
+    const values = Array.from({ length: total }, (_, patch) => value(patch));
+    const full = fullOpacity(values.map((patchValue) => patchValue ?? 0));
     for (let patch = 0; patch < total; patch += 1) {
-      const patchValue = value(patch);
+      const patchValue = values[patch];
       if (patchValue === null) this.unknown(patch);
       else if (patchValue > 0) {
-        const alpha = OPACITY * patchValue ** 0.7;
+        const alpha = full * patchValue ** 0.7;
         this.pen.fillStyle = `rgb(${colour(palette, patchValue).join(' ')} / ${alpha.toFixed(3)})`;
         this.pen.fillRect(...this.box(patch));
       }
@@ -84,10 +93,11 @@ class Stage {
   map(palette, size, value, opacity) {
     const [height, width] = size;
     const picture = new ImageData(width, height);
+    const full = fullOpacity(Array.from({ length: width * height }, (_, i) => value(i)));
     for (let i = 0; i < width * height; i += 1) {
       const pixel = value(i);
       const [red, green, blue] = colour(palette, pixel);
-      picture.data.set([red, green, blue, Math.round(255 * opacity * OPACITY * pixel ** 0.7)], 4 * i);
+      picture.data.set([red, green, blue, Math.round(255 * opacity * full * pixel ** 0.7)], 4 * i);
     }
     const small = make('canvas', { width, height });
     small.getContext('2d').putImageData(picture, 0, 0);
