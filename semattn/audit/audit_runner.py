@@ -127,7 +127,7 @@ def audit(
     check_jobs(jobs)
     check_local(out)
     check_parquet()
-    check_model(model, compiled=True)
+    model = check_model(model, compiled=True)
     if engine != "local" and process != (0, 1):
         raise ValueError(
             f"process: expected (0, 1) with the engine {engine!r}, got {process} — the engine "
@@ -148,7 +148,8 @@ class AuditRunner:
 
     Parameters
     ----------
-    model, source, out, jobs, preprocessing : as in `audit`
+    model : a supported model, see `check_model`
+    source, out, jobs, preprocessing : as in `audit`
     options : method, density, detector and seed
     engine : engine that has started
     """
@@ -157,7 +158,7 @@ class AuditRunner:
         self, model: nn.Module, source: Source, out: Path, jobs: tuple[str, ...],
         options: dict[str, Any], preprocessing: Preprocessing | None, engine: Engine,
     ) -> None:  # fmt: skip
-        self.model = check_model(model, compiled=True)
+        self.model = model
         self.source, self.out, self.jobs, self.options = source, out, jobs, options
         self.engine = engine
         self.preprocessing = preprocessing or Preprocessing.of(model, needed_by="audit")
