@@ -62,7 +62,7 @@ class LabelledImages:
     labels : class number of each image, None if not known; () if `sources` holds pairs
     names : class names of the model, () if it has none
     note : note on how the labels were obtained, "" for none
-    strays : note on files outside the class folders, "" for none
+    strays : note on files that are left out, or are outside the class folders, "" for none
     """
 
     sources: Sequence[Any]

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -116,7 +116,12 @@ def read_dataset(dataset: Any, names: Sequence[str] | None, outputs: int) -> Lab
     if isinstance(dataset, (str, os.PathLike, RemotePath)):
         text = _as_text(dataset)
         if text.startswith(PREFIX) or RANGE.search(text) or _exists(_split_extension(text)[0]):
-            return open_source(dataset, names, outputs).data
+            source = open_source(dataset, names, outputs)
+            damage = [f"{name}: {reason}" for name, reason in source.broken]
+            if damage:
+                note = f"images after the damage are missing: {'; '.join(damage)}"
+                return replace(source.data, strays=note)
+            return source.data
     return read_labelled(dataset, names or (), outputs)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from semattn.data import open_source, read_archive
+from semattn.data.sources import read_dataset
 from semattn.errors import SemattnError
 from semattn.images import TarMember, read
 from tests.audit.pictures import archive, folder, picture
@@ -72,6 +73,8 @@ def test_a_damaged_archive_gives_the_pictures_before_the_damage(tmp_path, cut):
     assert "damaged after 0002.png" in readable.broken
     source = open_source(file, (), 10)
     assert source.broken == (("a.tar", readable.broken),) and len(source) == 3
+    note = f"images after the damage are missing: a.tar: {readable.broken}"
+    assert read_dataset(file, (), 10).strays == note
 
 
 def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
