@@ -12,7 +12,7 @@ from semattn.audit.check_formats import MAX_IMAGE_RESULTS, sentence, to_junit, t
 from semattn.audit.checks import RULES, Check, check_results
 from semattn.cli.check import CHECK_FILES, FAILED
 from semattn.errors import SemattnError
-from tests import marked
+from tests import discoveries, marked
 from tests.conftest import refused
 from tests.result_files import names_in
 
@@ -215,6 +215,25 @@ def test_failed_marks_and_cues_name_their_images(results):
     assert texts[0].endswith("\nimages: photos/a b#1.png")
     assert texts[1].endswith(f"\nimages: {', '.join(NAMES)}")
     assert locations(to_sarif(check_results(results, {"max-marks": 1}))) == []
+
+
+def test_summaries_of_real_results_are_read(tmp_path):
+    found = discoveries.discovery(
+        discoveries.cue(examples=2), discoveries.mark_cue(), discoveries.cue(confirmed=False)
+    )
+    marks = marked.discovery(marked.mark(), marked.mark("dog", significant=False))
+    folder = write(tmp_path / "r", spurious=found.summary(), marks=marks.summary())
+    of_cues, of_marks = check_results(folder, {"max-cues": 0, "max-marks": 0})
+    assert (of_cues.value, of_marks.value) == (2, 1)
+    names = [image.name for image in of_cues.images]
+    assert names == [example.name for cue in found.confirmed for example in cue.examples]
+    assert "one of its examples" in of_cues.images[0].text
+    assert [image.name for image in of_marks.images] == [
+        image.name for image in marks.marks[0].marked_images
+    ]
+    flat = marked.discovery(marked.counted_mark(), classes={"": 36})
+    (check,) = check_results(write(tmp_path / "f", marks=flat.summary()), {"max-marks": 9})
+    assert not check.passed and check.not_tested == flat.not_tested != ""
 
 
 def test_many_images_are_listed_up_to_a_number_and_the_others_counted(tmp_path):
