@@ -332,7 +332,10 @@ class Explainer(Attribution):
         if used := explanation.images.preprocessing:
             given = self.preprocessing is not None or not used.source
             source = ", ".join(filter(None, ("given" if given else "", used.source)))
-            settings = dataclasses.asdict(used) | {"source": source}
+            settings = dataclasses.asdict(used) | {
+                "size": list(used.size), "mean": list(used.mean), "std": list(used.std),
+                "source": source,
+            }  # fmt: skip
             manifest = manifest | {"preprocessing": settings}
         if explanation.conservation is not None:
             ratios = explanation.conservation.tolist()

@@ -91,6 +91,8 @@ def test_a_model_of_transformers_has_the_image_processor_of_its_folder(saved, na
     assert torch.equal(explanations[0].heat_map, explanations[1].heat_map)
     sources = [each.manifest["preprocessing"]["source"] for each in explanations]
     assert sources[0] == sources[1] and sources[0].endswith(f"ImageProcessor in {folder}")
+    manifest = explanations[0].manifest
+    assert json.loads(json.dumps(manifest)) == manifest
     explainer = semattn.SIFTPatchInterrelation(preprocessing=preprocessing)
     given = explainer.explain(model, PHOTO).manifest["preprocessing"]["source"]
     assert given == f"given, {sources[0]}"
