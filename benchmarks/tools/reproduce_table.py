@@ -99,7 +99,7 @@ def reproduce_table(tables: Iterable[tuple[Path, str, str]]) -> dict[str, Any]:
         "rows": rows,
         "caption": (
             f"{sum(row['tables'] for row in rows)} tables. Times are orders of magnitude for all "
-            "rows of a table; the results that exist are kept, and a run goes on after them where "
-            "the help of the command says so."
+            "rows of a table; a run continues after the results that exist where the help of the "
+            "command says so."
         ),
     }  # fmt: skip
