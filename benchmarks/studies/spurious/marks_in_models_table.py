@@ -8,6 +8,7 @@ docs/spurious-studies.md.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -169,9 +170,11 @@ def main() -> None:
     """Write the tables of the finished cases."""
     results = read_results()
     seeds = sorted({result["case"]["seed"] for result in results})
+    counts = Counter(result["precision"].removeprefix("torch.") for result in results)
+    precisions = ", ".join(f"{count} in {name}" for name, count in sorted(counts.items()))
     setting = (
         "Embedded backbone whose last layer and head are trained with the mark at the same rate on "
-        f"other images of the class; seeds {', '.join(map(str, seeds))}. "
+        f"other images of the class; seeds {', '.join(map(str, seeds))}; cases: {precisions}. "
     )
     command = "Made by `python -m benchmarks.studies.spurious.marks_in_models`."
     tables = {
