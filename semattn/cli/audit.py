@@ -13,7 +13,7 @@ from ..utils.class_names import class_names
 from ..utils.processes import Progress
 from ..utils.ray_session import check_engine, ray_session
 from ..utils.result_folder import ResultFolder
-from . import options
+from . import audit_options, options
 from .inputs import is_remote, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
@@ -65,22 +65,22 @@ def _place(text: str | None) -> tuple[int, int]:
 @model_options
 @writes_to_store(_place)
 def audit(
-    source: options.AuditSource,
-    jobs: options.Jobs = "explain,analyze",
+    source: audit_options.AuditSource,
+    jobs: audit_options.Jobs = "explain,analyze",
     chosen_model: ModelOptions = EMBEDDED,
     method: options.Method = "sift-patch-interrelation",
     density: options.Density = "count",
     detector: options.Detector = "sift",
-    batch_size: options.AuditBatch = None,
-    workers: options.ReadingWorkers = None,
-    process: options.Process = None,
-    engine: options.EngineName = "local",
-    address: options.Address = None,
-    actors: options.Actors = None,
-    gpus_per_actor: options.GpusPerActor = None,
+    batch_size: audit_options.AuditBatch = None,
+    workers: audit_options.ReadingWorkers = None,
+    process: audit_options.Process = None,
+    engine: audit_options.EngineName = "local",
+    address: audit_options.Address = None,
+    actors: audit_options.Actors = None,
+    gpus_per_actor: audit_options.GpusPerActor = None,
     seed: options.Seed = 0,
     report: options.Report = True,
-    out: options.AuditFolder = None,
+    out: audit_options.AuditFolder = None,
     force: options.Force = False,
     as_json: options.Json = False,
     debug: options.Debug = False,

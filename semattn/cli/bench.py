@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.class_names import class_names
 from ..utils.result_folder import FolderLike, ResultFolder
 from ..utils.text import to_json_number, to_json_value
-from . import options
+from . import bench_options, options
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
 from .outputs import result_folder, write_json
@@ -32,20 +32,20 @@ BENCHMARK_FILES = {
 @json_output
 @model_options
 def explain(
-    data: options.Data,
-    methods: options.BenchMethods = None,
-    metrics: options.Metrics = None,
-    baselines: options.Baselines = None,
-    images: options.Images = 100,
+    data: bench_options.Data,
+    methods: bench_options.BenchMethods = None,
+    metrics: bench_options.Metrics = None,
+    baselines: bench_options.Baselines = None,
+    images: bench_options.Images = 100,
     chosen_model: ModelOptions = EMBEDDED,
     refine: options.Refine = "none",
-    baseline: options.Perturbation = "blur",
-    steps: options.PerturbationSteps = 16,
-    quick: options.Quick = False,
-    batch_size: options.PerturbationBatch = 32,
-    precision: options.Precision = "auto",
-    seed: options.BenchSeed = 0,
-    out: options.BenchFolder = None,
+    baseline: bench_options.Perturbation = "blur",
+    steps: bench_options.PerturbationSteps = 16,
+    quick: bench_options.Quick = False,
+    batch_size: bench_options.PerturbationBatch = 32,
+    precision: bench_options.Precision = "auto",
+    seed: bench_options.BenchSeed = 0,
+    out: bench_options.BenchFolder = None,
     force: options.Force = False,
     as_json: options.Json = False,
     debug: options.Debug = False,

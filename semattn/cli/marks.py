@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.ray_session import check_engine
 from ..utils.result_folder import FolderLike
-from . import options
+from . import audit_options, options, search_options
 from .erased_copies import check_folder_of_copies, erase_from_folder
 from .inputs import check_folder, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
@@ -57,14 +57,14 @@ IMAGE_COLUMNS = ("mark", "mark_class", "image", "class", "in_class", "outline")
 
 @json_output
 def marks(
-    folder: options.MarkedFolder,
-    alpha: options.MarkAlpha = 0.05,
-    top: options.TopMarks = 20,
-    erase: options.EraseFolder = None,
-    engine: options.EngineName = "local",
-    address: options.Address = None,
+    folder: search_options.MarkedFolder,
+    alpha: search_options.MarkAlpha = 0.05,
+    top: search_options.TopMarks = 20,
+    erase: search_options.EraseFolder = None,
+    engine: audit_options.EngineName = "local",
+    address: audit_options.Address = None,
     report: options.Report = True,
-    out: options.MarksFolder = None,
+    out: search_options.MarksFolder = None,
     force: options.Force = False,
     as_json: options.Json = False,
     debug: options.Debug = False,

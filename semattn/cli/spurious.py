@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..utils.class_names import class_names, normalized, resolve_class
 from ..utils.ray_session import check_engine
 from ..utils.result_folder import FolderLike
-from . import options
+from . import audit_options, options, search_options
 from .inputs import check_folder, local_inputs, source_identity
 from .json_output import Content, json_output, result_content
 from .model_options import EMBEDDED, ModelOptions, model_options
@@ -61,19 +61,19 @@ COLUMNS = (
 @json_output
 @model_options
 def spurious(
-    folder: options.LabelledFolder,
+    folder: search_options.LabelledFolder,
     chosen_model: ModelOptions = EMBEDDED,
-    only: options.OnlyClasses = None,
-    max_candidates: options.MaxCandidates = 2,
-    alpha: options.Alpha = 0.05,
-    min_relative_risk: options.MinRelativeRisk = 3.0,
+    only: search_options.OnlyClasses = None,
+    max_candidates: search_options.MaxCandidates = 2,
+    alpha: search_options.Alpha = 0.05,
+    min_relative_risk: search_options.MinRelativeRisk = 3.0,
     detector: options.Detector = "sift",
     batch_size: options.Batch = 16,
-    seed: options.SearchSeed = 0,
-    engine: options.EngineName = "local",
-    address: options.Address = None,
+    seed: search_options.SearchSeed = 0,
+    engine: audit_options.EngineName = "local",
+    address: audit_options.Address = None,
     report: options.Report = True,
-    out: options.SpuriousFolder = None,
+    out: search_options.SpuriousFolder = None,
     force: options.Force = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
