@@ -73,8 +73,8 @@ def config_files() -> list[Path]:
 
     `SEMATTN_CONFIG` names one file in place of both; if it is empty, no file is read.
     """
-    if (chosen := os.environ.get("SEMATTN_CONFIG")) is not None:
-        return [Path(chosen).expanduser()] if chosen else []
+    if (config_path := os.environ.get("SEMATTN_CONFIG")) is not None:
+        return [Path(config_path).expanduser()] if config_path else []
     if sys.platform == "win32":
         folder = Path(os.environ.get("APPDATA", "~/AppData/Roaming"))
     else:
@@ -173,8 +173,8 @@ def _read_table(
         elif option in options and not isinstance(value, dict):
             yield Default(words, option, _text(key, value, file), plain(str(file)))
         else:
-            known = sorted({name.replace("_", "-") for name in options} | names)
-            raise SemattnError(f"{file}: {unknown_name_message('option', key, known)}")
+            option_names = sorted({name.replace("_", "-") for name in options} | names)
+            raise SemattnError(f"{file}: {unknown_name_message('option', key, option_names)}")
 
 
 def _text(key: str, value: Any, file: Path) -> str:

@@ -119,8 +119,8 @@ def model_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> Any:
-        chosen = ModelOptions(**{name: values.pop(name) for name in names if name in values})
-        return command(*args, chosen_model=chosen, **values)
+        model_values = ModelOptions(**{name: values.pop(name) for name in names if name in values})
+        return command(*args, chosen_model=model_values, **values)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {

@@ -68,9 +68,9 @@ def read_or_scan(archive: Location, index_dir: Path | None) -> Scan:
     name = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
     file = index_dir / f"{name[:32]}.npz"
     entry = {"version": VERSION, "archive": address, "stamp": list(stamp)}
-    known = None if stamp == NO_STAMP else _read(file, archive, entry)
-    if known is not None:
-        return known
+    stored_index = None if stamp == NO_STAMP else _read(file, archive, entry)
+    if stored_index is not None:
+        return stored_index
     contents = scan(archive)
     if stamp != NO_STAMP and not contents.broken:
         _write(file, contents, entry)

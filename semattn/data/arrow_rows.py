@@ -209,11 +209,11 @@ def _open_files(
 ) -> tuple[DatasetRows, LabelColumn]:
     pictures = [key for key, feature in features.items() if _type(feature) == "Image"]
     if (column and column not in pictures) or (not column and len(pictures) != 1):
-        given = ", ".join(pictures) or "none"
+        column_names = ", ".join(pictures) or "none"
         choice = f", such as #{pictures[0]}" if pictures else ""
         raise SemattnError(
             f"source: expected one column of pictures{f' called {column}' if column else ''}, got "
-            f"{given} in {name} — choose one with #COLUMN{choice}"
+            f"{column_names} in {name} — choose one with #COLUMN{choice}"
         )
     try:
         rows = DatasetRows(name, files, column or pictures[0])

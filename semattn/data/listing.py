@@ -73,8 +73,8 @@ def _list_remote(folder: RemotePath) -> list[RemotePath]:
         if not folder.is_dir():
             problem = "which is a file" if folder.exists() else "which does not exist"
             raise ImageError(f"folder: expected a folder of pictures, got {folder}, {problem}")
-        found = {file.relative_to(folder).parts: file for file in folder.walk_files()}
-        markers = [parts[:-2] for parts in found if parts[-2:] == (RECORDS, MARKER)]
+        files_by_parts = {file.relative_to(folder).parts: file for file in folder.walk_files()}
+        markers = [parts[:-2] for parts in files_by_parts if parts[-2:] == (RECORDS, MARKER)]
         results = {
             (*parts, name.rstrip("/"))
             for parts in markers
@@ -86,7 +86,7 @@ def _list_remote(folder: RemotePath) -> list[RemotePath]:
             "check its name and your access"
         ) from error
     visible = {
-        parts: file for parts, file in found.items()
+        parts: file for parts, file in files_by_parts.items()
         if not any(name.startswith(".") for name in parts)
     }  # fmt: skip
     pictures = {

@@ -97,8 +97,10 @@ def pair_samples(scans: Sequence[Scan], extension: str = "") -> ArchiveSamples:
     if extension == EACH_PICTURE:
         split_name = _last_dot
     elif extension:
-        wanted = extension.lower().lstrip(".")
-        parts = [_select(part, lambda name: _first_dot(name)[1] == wanted) for part in parts]
+        extension_name = extension.lower().lstrip(".")
+        parts = [
+            _select(part, lambda name: _first_dot(name)[1] == extension_name) for part in parts
+        ]
         if not any(parts):
             pictures = ArchivesMembers([contents.pictures for contents in scans])
             raise ImageError(

@@ -330,8 +330,8 @@ class Explainer(Attribution):
             "versions": versions(),
         }
         if used := explanation.images.preprocessing:
-            given = self.preprocessing is not None or not used.source
-            source = ", ".join(filter(None, ("given" if given else "", used.source)))
+            is_given = self.preprocessing is not None or not used.source
+            source = ", ".join(filter(None, ("given" if is_given else "", used.source)))
             settings = dataclasses.asdict(used) | {
                 "size": list(used.size), "mean": list(used.mean), "std": list(used.std),
                 "source": source,

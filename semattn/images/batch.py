@@ -301,11 +301,11 @@ def _to_unit_range(values: Tensor, transform: Preprocessing | None) -> Tensor:
     return result.index_copy(0, torch.from_numpy(np.flatnonzero(~are_done)), torch.stack(stretched))
 
 
-def _select(chosen: Tensor, where: np.ndarray, others: Tensor) -> Tensor:
-    """Return the images of `chosen` where a mask (B,) is true, those of `others` elsewhere."""
+def _select(selected: Tensor, where: np.ndarray, others: Tensor) -> Tensor:
+    """Return the images of `selected` where a mask (B,) is true, those of `others` elsewhere."""
     if where.all():
-        return chosen
-    return torch.where(torch.from_numpy(where)[:, None, None, None], chosen, others)
+        return selected
+    return torch.where(torch.from_numpy(where)[:, None, None, None], selected, others)
 
 
 def _stretch(image: Tensor) -> Tensor:

@@ -131,8 +131,8 @@ class Preprocessing:
         normalises its input cannot be detected: pass tensors to such a model, or a `Preprocessing`
         with mean 0 and std 1.
         """
-        if isinstance(own := getattr(model, "preprocessing", None), cls):
-            return own
+        if isinstance(of_model := getattr(model, "preprocessing", None), cls):
+            return of_model
         if (processor_settings := processors.settings(model)) is not None:
             fields, transform = processor_settings
             preprocessing = cls(**fields)

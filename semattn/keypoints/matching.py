@@ -270,15 +270,15 @@ def verify_matches(
         inliers = np.flatnonzero(is_inlier[:, 0])
         if len(inliers) < MIN_INLIERS:
             break
-        kept = inliers[
+        agreeing = inliers[
             _agree(features, others, first[inliers], second[inliers], transform, is_mirrored)
         ]
-        kept = _distinct(first, second, kept)
-        if len(kept) >= MIN_INLIERS and (
-            _is_spread(features.xy[first[kept]]) and _is_spread(others.xy[second[kept]])
+        agreeing = _distinct(first, second, agreeing)
+        if len(agreeing) >= MIN_INLIERS and (
+            _is_spread(features.xy[first[agreeing]]) and _is_spread(others.xy[second[agreeing]])
         ):
-            whole = compose(transform, MIRROR) if is_mirrored else transform
-            links.append(Link(first[kept], second[kept], whole, is_mirrored))
+            complete = compose(transform, MIRROR) if is_mirrored else transform
+            links.append(Link(first[agreeing], second[agreeing], complete, is_mirrored))
         first, second = np.delete(first, inliers), np.delete(second, inliers)
     return links
 

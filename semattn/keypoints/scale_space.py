@@ -129,10 +129,15 @@ def _fitted(
     determinant = of_plane[:, 0, 0] * of_plane[:, 1, 1] - of_plane[:, 0, 1] ** 2
     is_blob = trace**2 * EDGE_RATIO < (EDGE_RATIO + 1) ** 2 * determinant
     is_strong = response * LAYERS >= contrast
-    kept = (is_done & is_inside & is_blob & is_strong).nonzero()[:, 0]
-    if not len(kept):
+    selected = (is_done & is_inside & is_blob & is_strong).nonzero()[:, 0]
+    if not len(selected):
         return None
-    image, place, offset, response = image[kept], place[kept], offset[kept], response[kept]
+    image, place, offset, response = (
+        image[selected],
+        place[selected],
+        offset[selected],
+        response[selected],
+    )
     level, row, column = place.unbind(dim=1)
     exact = place + offset
     scale = SIGMA * torch.exp2(exact[:, 0] / LAYERS)

@@ -29,11 +29,11 @@ def without_duplicates(
 
     The candidate with the lower p-value is kept; `candidates_by_p` are in this order.
     """
-    kept: list[AnyCandidate] = []
+    distinct: list[AnyCandidate] = []
     for candidate in candidates_by_p:
-        if not any(_are_same(store, candidate, previous) for previous in kept):
-            kept.append(candidate)
-    return kept
+        if not any(_are_same(store, candidate, previous) for previous in distinct):
+            distinct.append(candidate)
+    return distinct
 
 
 def _are_same(store: FeatureStore, first: AnyCandidate, second: AnyCandidate) -> bool:

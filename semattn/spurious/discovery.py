@@ -182,14 +182,14 @@ def _cue(
                 arrays[f"{prefix}example{position}.matches"], before, without, grid)
         for position, (name, before, without) in enumerate(record.pop("examples"))
     )  # fmt: skip
-    own = with_prefix(arrays, prefix)
+    cue_arrays = with_prefix(arrays, prefix)
     location = record.pop("location")
     cue_type: type[SpuriousCue] = SpuriousCue
     if "mark" in location:
         cue_type = MarkCue
-        record |= {"detector": None, "mark": mark_from_arrays(own, location["mark"])}
+        record |= {"detector": None, "mark": mark_from_arrays(cue_arrays, location["mark"])}
     else:
-        record["detector"] = CueDetector(own["weights"], *location["detector"])
+        record["detector"] = CueDetector(cue_arrays["weights"], *location["detector"])
     cue = cue_type(
         examples=examples, place=arrays[prefix + "place"],
         removal=Effect(**record.pop("removal")), transplant=Effect(**record.pop("transplant")),

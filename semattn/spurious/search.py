@@ -249,8 +249,8 @@ class Search:
                 n_patch_kinds, patch_kinds, left_out = self._find_candidates(targets, run_tasks)
                 marks, n_marks, n_photographs = self._find_marks(targets, run_tasks)
             n_judged = n_patch_kinds + n_marks
-            found: list[AnyCandidate] = [*patch_kinds, *marks]
-            frequent = [cue for cue in found if cue.p * n_judged < self.alpha]
+            candidates: list[AnyCandidate] = [*patch_kinds, *marks]
+            frequent = [cue for cue in candidates if cue.p * n_judged < self.alpha]
             is_stronger = [cue.relative_risk >= self.min_relative_risk for cue in frequent]
             tested = [cue for cue, keep in zip(frequent, is_stronger, strict=True) if keep]
             tested = without_duplicates(store, sorted(tested, key=lambda cue: cue.p))

@@ -246,8 +246,8 @@ def unconfirmed(manifest: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that a result depends on."""
     installed = {package: installed_version(package) for package in _PACKAGES}
-    known = {package: number for package, number in installed.items() if number is not None}
-    return {"python": platform.python_version()} | known
+    present = {package: number for package, number in installed.items() if number is not None}
+    return {"python": platform.python_version()} | present
 
 
 def installed_version(package: str) -> str | None:

@@ -386,8 +386,8 @@ def _creates_at_once(system: Any) -> bool:
     kind = type(system)
     is_async = issubclass(kind, AsyncFileSystem)
     name, base = ("_pipe_file", AsyncFileSystem) if is_async else ("pipe_file", AbstractFileSystem)
-    own, general = getattr(kind, name), getattr(base, name)
-    return own is not general and "mode" in inspect.signature(own).parameters
+    method, general = getattr(kind, name), getattr(base, name)
+    return method is not general and "mode" in inspect.signature(method).parameters
 
 
 def _writes_at_once(system: Any) -> bool:

@@ -41,13 +41,13 @@ def to_html(result: Any) -> str:
 
 @to_html.register
 def _explanation(explanation: Explanation) -> str:
-    drawn = range(min(len(explanation), MAX_IMAGES))
+    shown = range(min(len(explanation), MAX_IMAGES))
     parts = [
         _figure(figure(explanation, index), _answer(explanation, index, f"Image {index}: "))
-        for index in drawn
+        for index in shown
     ]
-    if left := len(explanation) - len(drawn):
-        more = f"{count_text(left, 'more image')}: semattn.viz.figure(explanation, {len(drawn)})"
+    if left := len(explanation) - len(shown):
+        more = f"{count_text(left, 'more image')}: semattn.viz.figure(explanation, {len(shown)})"
         parts.append(f"<p>{html.escape(more)}</p>")
     return _page(parts, [], explanation.notes)
 
@@ -86,10 +86,10 @@ def _answer(explanation: Explanation, index: int, start: str) -> str:
     return f"{start}{headline(explanation, index)}, {selection_text(explanation, index)}"
 
 
-def _figure(drawn: Figure, description: str) -> str:
+def _figure(picture: Figure, description: str) -> str:
     """Return a figure as an image; the description is read aloud where pictures are not seen."""
     stream = BytesIO()
-    drawn.savefig(stream, format="png", dpi=RESOLUTION)
+    picture.savefig(stream, format="png", dpi=RESOLUTION)
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     return (
         f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}" '

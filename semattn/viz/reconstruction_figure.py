@@ -91,11 +91,11 @@ def draw_view(
         pictures = [np.clip(0.5 + COLOUR_CONTRAST * values, 0, 1) for values in cells]
         return pictures[0], np.where(is_masked, pictures[1], 0.5 + 0.4 * (pictures[1] - 0.5))
     longest = max(float(np.quantile(target, LONGEST_QUANTILE)), np.finfo(np.float32).tiny)
-    drawn = [orientation_strokes(values / longest)[..., None] for values in cells]
+    strokes = [orientation_strokes(values / longest)[..., None] for values in cells]
     side = STROKE_CELL
     is_stroke_masked = is_masked[..., :1].repeat(side, 0).repeat(side, 1)
     grey = np.where(is_stroke_masked, 0, VISIBLE_STROKE)
-    return 1 - drawn[0].repeat(3, -1), 1 - (drawn[1] * (1 - grey)).repeat(3, -1)
+    return 1 - strokes[0].repeat(3, -1), 1 - (strokes[1] * (1 - grey)).repeat(3, -1)
 
 
 def orientation_strokes(values: NDArray[Any]) -> NDArray[np.float64]:

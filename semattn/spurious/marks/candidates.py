@@ -93,7 +93,7 @@ def find_mark_candidates(
     sizes = np.tile(store.index.grid.image_size, (len(rows), 1))
     features = local_features(store.keypoints(rows))
     result = find_recurring_marks(features, labels, sizes, alpha, store.progress, run_tasks)
-    found = [
+    candidates = [
         MarkCandidate(
             replace(mark, regions={int(rows[i]): places for i, places in mark.regions.items()}),
             rows, labels,
@@ -101,7 +101,7 @@ def find_mark_candidates(
         for mark in result.marks
     ]  # fmt: skip
     return (
-        [candidate for candidate in found if not _is_object(store, candidate)],
+        [candidate for candidate in candidates if not _is_object(store, candidate)],
         result.n_tests, len(result.same_scenes),
     )  # fmt: skip
 
@@ -137,12 +137,14 @@ def candidates_to_arrays(
     for number, candidate in enumerate(marks):
         mark = candidate.mark
         places = [(row, region) for row, regions in mark.regions.items() for region in regions]
-        own = mark.template.to_arrays() | regions_to_arrays([region for _, region in places])
-        own |= {
+        mark_arrays = mark.template.to_arrays() | regions_to_arrays(
+            [region for _, region in places]
+        )
+        mark_arrays |= {
             "row": np.array([row for row, _ in places]), "target": np.array(mark.target),
             "p": np.array(mark.p),
         }  # fmt: skip
-        arrays |= {f"{number}.{name}": values for name, values in own.items()}
+        arrays |= {f"{number}.{name}": values for name, values in mark_arrays.items()}
     return arrays
 
 
@@ -153,11 +155,13 @@ def candidates_from_arrays(
     count, n_tests, n_photographs = arrays["counts"].tolist()
     marks = []
     for number in range(count):
-        own = with_prefix(arrays, f"{number}.")
-        template = MarkTemplate.from_arrays(own)
+        mark_arrays = with_prefix(arrays, f"{number}.")
+        template = MarkTemplate.from_arrays(mark_arrays)
         regions: dict[int, list[Region]] = {}
-        for row, region in zip(own["row"].tolist(), template.regions_from_arrays(own), strict=True):
+        for row, region in zip(
+            mark_arrays["row"].tolist(), template.regions_from_arrays(mark_arrays), strict=True
+        ):
             regions.setdefault(row, []).append(region)
-        mark = RecurringMark(template, regions, int(own["target"]), float(own["p"]))
+        mark = RecurringMark(template, regions, int(mark_arrays["target"]), float(mark_arrays["p"]))
         marks.append(MarkCandidate(mark, arrays["rows"], arrays["labels"]))
     return marks, n_tests, n_photographs

@@ -158,16 +158,16 @@ def _images_to_search(
     candidates = [_linked_images(features, group) for group in groups]
     number = np.repeat(np.arange(len(templates)), [len(part.features) for part in templates])
     limits = MAX_RATIO * np.concatenate([template.background for template in templates])
-    whole = concatenate([template.features for template in templates])
+    all_features = concatenate([template.features for template in templates])
     for is_mirrored in (False, True):
-        queries = whole.mirrored_descriptors() if is_mirrored else whole.descriptors
+        queries = all_features.mirrored_descriptors() if is_mirrored else all_features.descriptors
         if queries is None:
             continue
         distances, neighbours = index.search(queries, SEARCHED)
         first, column = np.nonzero(distances < limits[:, None])
         second = neighbours[first, column]
         pair = number[first] * features.n_images + features.image[second]
-        keep = may_agree(whole, features, first, second, is_mirrored, pair)
+        keep = may_agree(all_features, features, first, second, is_mirrored, pair)
         for template, row in zip(*divmod(np.unique(pair[keep]), features.n_images), strict=True):
             candidates[template].add(int(row))
     return [sorted(rows) for rows in candidates]
@@ -239,18 +239,18 @@ def least_p(shown: int, size: int, n_images: int) -> float:
 
 def _without_parts(marks: Sequence[RecurringMark]) -> list[RecurringMark]:
     """Return the marks that are not a part of an earlier one: the same images and places."""
-    kept: list[RecurringMark] = []
+    distinct: list[RecurringMark] = []
     for mark in marks:
-        if not any(_is_part(mark, previous) for previous in kept):
-            kept.append(mark)
-    return kept
+        if not any(_is_part(mark, previous) for previous in distinct):
+            distinct.append(mark)
+    return distinct
 
 
-def _is_part(mark: RecurringMark, whole: RecurringMark) -> bool:
-    shared = mark.regions.keys() & whole.regions.keys()
+def _is_part(mark: RecurringMark, larger: RecurringMark) -> bool:
+    shared = mark.regions.keys() & larger.regions.keys()
     if len(shared) < MIN_PART * len(mark.regions):
         return False
-    overlaps = [_overlap(mark.regions[row], whole.regions[row]) for row in shared]
+    overlaps = [_overlap(mark.regions[row], larger.regions[row]) for row in shared]
     return float(np.mean(overlaps)) > MIN_PART / 2
 
 
