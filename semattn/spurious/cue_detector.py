@@ -201,8 +201,8 @@ def compare_class(
 
     with threadpool_limits(1):
         class_arrays = gather_patches(images.places, load)
-        candidates = find_candidate_cues(images, class_arrays, reference, max_candidates, seed)
-    return candidates_to_arrays(*candidates)
+        cues = find_candidate_cues(images, class_arrays, reference, max_candidates, seed)
+    return candidates_to_arrays(*cues)
 
 
 def find_candidate_cues(
