@@ -22,7 +22,7 @@ def about_answer(explanation: Explanation, index: int) -> dict[str, Any]:
     label.
     """
     output = explanation.output
-    row = explanation.logits[index : index + 1].detach()
+    row = explanation.logits[index : index + 1].detach().cpu()  # probabilities are float64
     probabilities = output.probabilities(row) if output.in_percent else None
     target = explanation.target_answer(index)
     classes = [
