@@ -125,17 +125,15 @@ def deep_colours(image: Image.Image, file: Path | io.BytesIO) -> np.ndarray | No
     image : the opened image, not loaded yet
     file : the file of the image
     """
-    tiles = getattr(image, "tile", [])
-    raw_modes = {_raw_mode_of(tile.args) for tile in tiles}
+    # A tile is (codec, extents, offset, arguments), in older releases of Pillow without names.
+    raw_modes = {_raw_mode_of(arguments) for *_, arguments in getattr(image, "tile", [])}
     if len(raw_modes) != 1 or (raw_mode := raw_modes.pop()) not in _SWAPPED_BYTE_ORDER:
         return None
     high = np.asarray(image)
     if int(high[..., :3].max()) >= 2 ** (BITS[-2] - 8):
         return None
     with Image.open(file) as reopened:
-        reopened.tile = [
-            tile._replace(args=_with_swapped_order(tile.args, raw_mode)) for tile in reopened.tile
-        ]
+        reopened.tile = [_with_swapped_order(tile, raw_mode) for tile in reopened.tile]
         low = np.asarray(reopened)
     levels: np.ndarray = high.astype(np.uint16) << 8 | low
     return levels
@@ -153,9 +151,11 @@ def _raw_mode_of(args: Any) -> str:
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def _with_swapped_order(args: Any, form: str) -> Any:
-    other = _SWAPPED_BYTE_ORDER[form]
-    return (other, *args[1:]) if isinstance(args, tuple) else other
+def _with_swapped_order(tile: Any, form: str) -> Any:
+    other, arguments = _SWAPPED_BYTE_ORDER[form], tile[3]
+    arguments = (other, *arguments[1:]) if isinstance(arguments, tuple) else other
+    is_named = hasattr(tile, "_replace")
+    return tile._replace(args=arguments) if is_named else (*tile[:3], arguments)
 
 
 def _png_bits(file: Path | io.BytesIO) -> int | None:

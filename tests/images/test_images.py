@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from torch import nn
 
 from semattn.errors import ImageError, ShapeError, UnsupportedModelError
 from semattn.images import Preprocessing, luma, pixels_of, prepare, processors, read
+from semattn.images.bit_depth import _with_swapped_order, deep_colours
 
 HALF = Preprocessing(size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
 IMAGENET = Preprocessing(
@@ -629,3 +631,14 @@ def test_encoded_bytes_in_memory():
     stream = io.BytesIO()
     Image.fromarray(smooth(20, 20)).save(stream, "WEBP", lossless=True)
     assert np.array_equal(read(stream.getvalue()), smooth(20, 20))
+
+
+def test_tiles_without_names_are_read():
+    """Before Pillow 11, a tile is a plain tuple."""
+    flower = Path(__file__).parents[2] / "examples" / "flower.jpg"
+    with Image.open(flower) as image:
+        image.tile = [tuple(tile) for tile in image.tile]
+        assert deep_colours(image, flower) is None
+    named = namedtuple("Tile", "codec extents offset args")("zip", (0, 0, 1, 1), 0, "RGB;16B")
+    assert _with_swapped_order(tuple(named), "RGB;16B") == ("zip", (0, 0, 1, 1), 0, "RGB;16L")
+    assert _with_swapped_order(named, "RGB;16B") == named._replace(args="RGB;16L")
