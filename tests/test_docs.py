@@ -113,10 +113,10 @@ def test_every_table_has_a_command():
     """`reproduce_table` fails for a command without data and time."""
     page = Path("a.md")
     text = "Made by `python -m benchmarks.studies.explain.methods`."
-    tables = [(page, "first", ""), (page, "second", text), (page, "third", "")]
-    tables.append((Path("b.md"), "alone", ""))
+    tables = [(page, ""), (page, text), (page, "")]
+    tables.append((Path("b.md"), ""))
     assert by_command(tables) == {"python -m benchmarks.studies.explain.methods": [page] * 3}
-    unknown = [(page, "new", "Made by `python -m benchmarks.studies.explain.new`.")]
+    unknown = [(page, "Made by `python -m benchmarks.studies.explain.new`.")]
     with pytest.raises(KeyError, match="explain.new"):
         reproduce_table(unknown)
     for module in STUDIES:

@@ -235,12 +235,12 @@ def _explained() -> dict[str, Any]:
     }
 
 
-def _tables_of_pages() -> Iterator[tuple[Path, str, str]]:
-    """Yield page, name and text of each table of the documentation."""
+def _tables_of_pages() -> Iterator[tuple[Path, str]]:
+    """Yield page and text of each table of the documentation."""
     for page in PAGES[1:]:
         for match in PLACE.finditer(page.read_text(encoding="utf-8")):
             if match[2] != "reproduce":
-                yield page, match[2], match[0]
+                yield page, match[0]
 
 
 TABLE_BUILDERS = {

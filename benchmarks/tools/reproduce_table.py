@@ -59,17 +59,17 @@ STUDIES: Mapping[str, tuple[str, str]] = {
 """Module of a command to the data that it needs, and the order of its time on two cores."""
 
 
-def by_command(tables: Iterable[tuple[Path, str, str]]) -> dict[str, list[Path]]:
+def by_command(tables: Iterable[tuple[Path, str]]) -> dict[str, list[Path]]:
     """Return the pages of the tables of each command.
 
     Parameters
     ----------
-    tables : page, name and rendered text of each table. A table that names no command is made by
+    tables : page and rendered text of each table. A table that names no command is made by
         that of its neighbour before it on the page, or after it
     """
     pages: dict[str, list[Path]] = {}
     for page, of_page in groupby(tables, key=lambda table: table[0]):
-        found = [COMMAND.findall(text) for _, _, text in of_page]
+        found = [COMMAND.findall(text) for _, text in of_page]
         commands = [names[-1] if names else None for names in found]
         for number in range(len(commands)):
             neighbours = [*commands[number::-1], *commands[number:]]
@@ -78,7 +78,7 @@ def by_command(tables: Iterable[tuple[Path, str, str]]) -> dict[str, list[Path]]
     return pages
 
 
-def reproduce_table(tables: Iterable[tuple[Path, str, str]]) -> dict[str, Any]:
+def reproduce_table(tables: Iterable[tuple[Path, str]]) -> dict[str, Any]:
     """Return the table of all commands; see `by_command`."""
     rows = []
     for command, pages in sorted(by_command(tables).items()):

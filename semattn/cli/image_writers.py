@@ -126,15 +126,13 @@ def predicted_classes(
 
 def _answer(explanation: Explanation, index: int, answer: int) -> dict[str, Any]:
     """Return the number, name, probability and value of an answer."""
-    row = explanation.logits[index].detach().cpu().double().reshape(1, -1)
-    meaning = explanation.output
-    probabilities = meaning.probabilities(row) if meaning.in_percent else None
-    binary = meaning.is_binary(row.shape[1])
+    values = explanation.logits[index].detach().cpu().double().flatten()
+    binary = explanation.output.is_binary(len(values))
     return {
         "class": answer,
         "name": explanation.answer_label(answer),
-        "probability": None if probabilities is None else float(probabilities[0, answer]),
-        "value": float(row[0, 0 if binary else answer]),
+        "probability": explanation.probability(index, answer),
+        "value": float(values[0 if binary else answer]),
     }
 
 

@@ -95,6 +95,14 @@ class Explanation(NotebookView):
         answers: list[int] = scores.topk(1 if binary else min(top, len(scores))).indices.tolist()
         return answers
 
+    def probability(self, index: int, answer: int) -> float | None:
+        """Return the probability of an answer; None if outputs are not shown as percentages."""
+        if not self.output.in_percent:
+            return None
+        row = self.logits[index].detach().cpu().reshape(1, -1)
+        probabilities = self.output.probabilities(row.double())
+        return None if probabilities is None else float(probabilities[0, answer])
+
     def share_text(self, index: int, answer: int) -> str:
         """Return the probability of an answer as text, "93.1 %", or its value if it has none."""
         return self.output.share_text(self.logits[index], answer)

@@ -46,13 +46,13 @@ def explain_batches(
     >>> [batch.target.tolist() for batch in explain_batches(explainer, loader, target="labels")]
     [[0, 1], [0, 1]]
     """
+    explains_labels = isinstance(target, str) and target == "labels"
     manifest = None
     total = len(loader) if isinstance(loader, Sized) else None
     with progress_bar() if progress else nullcontext(ignore_progress) as show_progress:
         show_progress("explaining", 0, total)
         for number, batch in enumerate(loader):
             images, labels = _unpack_batch(batch)
-            explains_labels = isinstance(target, str) and target == "labels"
             if explains_labels and labels is None:
                 raise ValueError(
                     "target: expected batches with labels, got images alone — "

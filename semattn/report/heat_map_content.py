@@ -21,18 +21,13 @@ def about_answer(explanation: Explanation, index: int) -> dict[str, Any]:
     `probability` of a class is the length of its bar, None without a percentage; `share` is its
     label.
     """
-    output = explanation.output
-    row = explanation.logits[index : index + 1].detach().cpu()  # probabilities are float64
-    probabilities = output.probabilities(row) if output.in_percent else None
     target = explanation.target_answer(index)
     classes = [
         {
             "label": explanation.answer_label(answer),
             "share": explanation.share_text(index, answer),
             "explained": answer == target,
-            "probability": (
-                None if probabilities is None else round(float(probabilities[0, answer]), 6)
-            ),
+            "probability": explanation.probability(index, answer),
         }
         for answer in explanation.leading(index)
     ]

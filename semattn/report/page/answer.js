@@ -11,7 +11,6 @@ function answer() {
     draws: (self) => self.map('relevance', part.size, (i) => codes[i] / 255, 1),
   });
   stage.canvas.id = 'answer-map';
-  stage.image.style.filter = filterOf(1);
   legend(byId('answer-legend'), 'relevance', 'low', part.signed ? 'high (positive part), relative to this picture' : 'high, relative to this picture');
   byId('answer-bars').replaceChildren(...part.classes.map((entry) => {
     const row = classBar(entry);
