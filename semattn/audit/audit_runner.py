@@ -112,8 +112,8 @@ def audit(
     workers : processes that read images and detect keypoints; None for the cores that the model
         does not use
     process : index of this process, from 0, and number of processes; (0, 1) with Ray
-    engine : "local", this process; or "ray", a Ray cluster, whose machines read the images and
-        write to `out` by the same paths (`pip install 'semattn[ray]'`)
+    engine : "local", this process; or "ray", a Ray cluster, whose machines read the images by the
+        same paths; this process writes the results (`pip install 'semattn[ray]'`)
     address, actors, gpus : with Ray, see `semattn.audit.engines.ray.RayEngine`: address of the
         cluster, number of copies of the model (or the least and the greatest), GPUs of each
     progress : called with the stage, the number of images done by this process, and its total
@@ -183,7 +183,6 @@ class AuditRunner:
         self.computer = UnitComputer(
             self.model, explainer, self._new_analysis_runner(1),
             ImageLoader(self.preprocessing, options["detector"], needs), jobs, self.manifest,
-            self.store, out,
         )  # fmt: skip
         self.skipped: list[Skipped] = []
 

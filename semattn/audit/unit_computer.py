@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,10 @@ from ..data.loading import ImageLoader, LoadedBatch
 from ..data.sources import Source
 from ..explain import Explainer, Explanation
 from ..interrelation.analysis_runner import AnalysisRunner
-from ..utils.atomic_files import atomic_write
-from ..utils.run_store import RunStore
 from .batch_size import Unit, choose_batch_size
 from .bisect import bisect_failures
 from .tables import concatenate_rows, explanation_rows
-from .unit_store import MAPS, UnitResult, store_unit
+from .unit_store import UnitResult, maps_file, rows_file
 
 
 @dataclass(frozen=True)
@@ -48,25 +45,24 @@ class UnitTask:
 class UnitComputer:
     """Model and options that compute the units of an audit, in this process or in another.
 
+    It writes nothing: the results hold the contents of the files.
+
     Parameters
     ----------
     model : a vision transformer, on its device
     explainer, analysis_runner, image_loader : of the options of the audit
     jobs, manifest : of the audit
-    store, out : store of the finished units, and folder of the results
     """
 
     def __init__(
         self, model: nn.Module, explainer: Explainer, analysis_runner: AnalysisRunner,
         image_loader: ImageLoader, jobs: tuple[str, ...], manifest: dict[str, Any],
-        store: RunStore, out: Path,
     ) -> None:  # fmt: skip
         self.model, self.explainer, self.analysis_runner = model, explainer, analysis_runner
         self.image_loader, self.jobs, self.manifest = image_loader, jobs, manifest
-        self.store, self.out = store, out
 
     def compute(self, task: UnitTask, batches: Iterator[LoadedBatch]) -> UnitResult:
-        """Compute one unit; store its maps, then its rows."""
+        """Compute one unit."""
         runner = self.analysis_runner.empty_copy()
         analyse = "analyze" in self.jobs
         parts: list[dict[str, np.ndarray]] = []
@@ -92,15 +88,15 @@ class UnitComputer:
                     for image in runner.skipped[skipped_before:]
                 ]
         analysed = analyse and runner.tally is not None and runner.tally.images > 0
-        self._store(task.unit, parts, identities, skipped, analysed)
+        files = _files(parts, identities, skipped, analysed)
         analysis = runner.result() if analysed else None
-        return UnitResult(task.unit, identities, skipped, analysis)
+        return UnitResult(task.unit, identities, skipped, analysis, *files)
 
     def leave_out(self, task: UnitTask, identities: list[str], reason: str) -> UnitResult:
-        """Store a unit that cannot be computed: all its images are skipped, with the reason."""
+        """Return a unit that cannot be computed: all its images are skipped, with the reason."""
         skipped = [(name, job, reason) for name in task.names.items for job in self.jobs]
-        self._store(task.unit, [], identities, skipped, analysed=False)
-        return UnitResult(task.unit, identities, skipped, None, is_left_out=True)
+        files = _files([], identities, skipped, analysed=False)
+        return UnitResult(task.unit, identities, skipped, None, *files, is_left_out=True)
 
     def choose_batch_size(self) -> int:
         """Return the batch size for the free memory of this machine."""
@@ -132,18 +128,18 @@ class UnitComputer:
         labels = [task.labels[number] for number in loaded.numbers]
         return explanation_rows(self.explanation(loaded), loaded.numbers, labels)
 
-    def _store(
-        self, unit: Unit, parts: Sequence[dict[str, np.ndarray]], identities: Iterable[str],
-        skipped: Iterable[tuple[str, str, str]], analysed: bool,
-    ) -> None:  # fmt: skip
-        rows = concatenate_rows(parts)
-        maps = rows.pop("maps", None)
-        if maps is not None:
-            with atomic_write(self.out / MAPS / f"{unit.name}.npz") as stream:
-                np.savez_compressed(stream, number=rows["number"], maps=maps)
-        columns = [list(column) for column in zip(*skipped, strict=True)] or [[], [], []]
-        rows |= {
-            f"skipped_{name}": np.array(column, dtype=str)
-            for name, column in zip(("name", "job", "reason"), columns, strict=True)
-        }
-        store_unit(self.store, unit, rows, list(identities), analysed)
+
+def _files(
+    parts: Sequence[dict[str, np.ndarray]], identities: Sequence[str],
+    skipped: Iterable[tuple[str, str, str]], analysed: bool,
+) -> tuple[bytes, bytes | None]:  # fmt: skip
+    """Return the contents of the files of a unit: of its rows, and of its maps, if it has any."""
+    rows = concatenate_rows(parts)
+    maps = rows.pop("maps", None)
+    columns = [list(column) for column in zip(*skipped, strict=True)] or [[], [], []]
+    rows |= {
+        f"skipped_{name}": np.array(column, dtype=str)
+        for name, column in zip(("name", "job", "reason"), columns, strict=True)
+    }
+    content_of_maps = None if maps is None else maps_file(rows["number"], maps)
+    return rows_file(rows, identities, analysed), content_of_maps

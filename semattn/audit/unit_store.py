@@ -1,7 +1,12 @@
-"""Units of an audit on disk, and whether their images have changed."""
+"""Units of an audit on disk, and whether their images have changed.
+
+The files of a unit are made where it is computed and written by one process, so that no other
+needs access to the folder of the results.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +16,7 @@ import numpy as np
 
 from ..data.sources import Source
 from ..interrelation import Analysis
+from ..utils.atomic_files import write_bytes
 from ..utils.input_identity import (
     all_unchanged,
     combined_digest,
@@ -32,7 +38,7 @@ STATE = ("identities", "analysed")  # arrays that describe the state of a unit
 
 @dataclass(frozen=True)
 class UnitResult:
-    """Result of a unit whose files are written.
+    """Result of a unit.
 
     Parameters
     ----------
@@ -40,6 +46,8 @@ class UnitResult:
     identities : identity of each of its images
     skipped : name, job and reason of the images that a job left out
     analysis : analysis of its images, None if it has none
+    rows : content of the file of its rows
+    maps : content of the file of its maps, None if it has none
     is_left_out : whether the unit was not computed, because it ends the processes that compute it
     """
 
@@ -47,6 +55,8 @@ class UnitResult:
     identities: list[str]
     skipped: list[tuple[str, str, str]]
     analysis: Analysis | None
+    rows: bytes
+    maps: bytes | None
     is_left_out: bool = False
 
 
@@ -57,13 +67,19 @@ def drop_left_out(store: RunStore) -> None:
     store.remove(LEFT_OUT)
 
 
-def store_unit(
-    store: RunStore, unit: Unit, arrays: dict[str, np.ndarray], identities: Sequence[str],
-    analysed: bool,
-) -> None:  # fmt: skip
-    """Store the arrays of a unit with its state."""
+def rows_file(arrays: dict[str, np.ndarray], identities: Sequence[str], analysed: bool) -> bytes:
+    """Return the content of the file of a unit: its arrays with its state."""
     state = {"identities": identities_to_array(identities), "analysed": np.array(analysed)}
-    store.store_arrays(f"{PREFIX}{unit.name}", arrays | state)
+    stream = io.BytesIO()
+    np.savez(stream, **(arrays | state))  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def maps_file(numbers: np.ndarray, maps: np.ndarray) -> bytes:
+    """Return the content of the file with the maps of a unit."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, number=numbers, maps=maps)
+    return stream.getvalue()
 
 
 class UnitStore:
@@ -113,7 +129,10 @@ class UnitStore:
         return arrays_of_unit
 
     def record(self, result: UnitResult) -> None:
-        """Record a unit whose files are written, and add its analysis to the sums."""
+        """Write the files of a unit, its maps first, and add its analysis to the sums."""
+        if result.maps is not None:
+            write_bytes(self.out / MAPS / f"{result.unit.name}.npz", result.maps)
+        self.store.store_file(f"{PREFIX}{result.unit.name}", result.rows)
         number, digest = result.unit.number, combined_digest(result.identities)
         self.recomputed.again(result.identities)
         self._states[number] = digest, result.analysis is not None

@@ -34,13 +34,10 @@ def writes_to_store(
             if out is None or not is_url(out):
                 return command(*arguments, **options)
             _, count = place_of(options.get("process"))  # type: ignore[arg-type]
-            if options.get("engine") == "ray":
-                raise SemattnError(
-                    "out: expected a folder that all machines of the Ray cluster write to, got "
-                    f"{out} — write to a shared folder, and copy that"
-                )
+            if count > 1 or options.get("engine") == "ray":
+                _check_search(options)
             if count > 1:
-                _check_processes(options)
+                _check_batch_size(options)
             from ..zoo.weights import cache_dir
 
             with mirrored(out, cache_dir() / "copies", count) as mirror:
@@ -57,17 +54,21 @@ def writes_to_store(
     return decorate
 
 
-def _check_processes(options: dict[str, Any]) -> None:
-    """Raise SemattnError for what several processes can only agree on through a shared disk."""
+def _check_batch_size(options: dict[str, Any]) -> None:
+    """Raise SemattnError unless several processes are told the batch size."""
     if options.get("batch_size") is None:
         raise SemattnError(
             "out: expected --batch-size, on which several processes that write to a store must "
             "agree, got none — give it to all of them"
         )
+
+
+def _check_search(options: dict[str, Any]) -> None:
+    """Raise SemattnError for a search, whose processes read each other's features from a disk."""
     if "spurious" in str(options.get("jobs")):
         raise SemattnError(
             "out: expected a shared folder for the search of several processes, got an address — "
-            "leave out the job spurious, or use one process"
+            "leave out the job spurious, or use one process without Ray"
         )
 
 

@@ -77,10 +77,15 @@ def atomic_write(file: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_write(file) as stream:
+        stream.write(content)
+
+
 def write_text(file: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
-    with atomic_write(file) as stream:
-        stream.write(text.encode("utf-8"))
+    write_bytes(file, text.encode("utf-8"))
 
 
 def write_if_absent(file: Path, text: str) -> str:

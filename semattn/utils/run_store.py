@@ -24,6 +24,7 @@ from .atomic_files import (
     atomic_write,
     partial_files,
     read_arrays,
+    write_bytes,
     write_if_absent,
     write_text,
 )
@@ -196,6 +197,10 @@ class RunStore:
         """Store the arrays of a batch."""
         with atomic_write(self.folder / f"{name}.npz") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+    def store_file(self, name: str, content: bytes) -> None:
+        """Store the arrays of a batch, given as the content of their file."""
+        write_bytes(self.folder / f"{name}.npz", content)
 
     def numbered(self, prefix: str) -> dict[int, str]:
         """Return the names of batches of the form prefix + number, by number, ascending."""

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from semattn import SIFTPatchInterrelation, analyze
-from semattn.audit import audit, unit_computer as work
+from semattn.audit import audit
 from semattn.audit.tables import explanation_rows
 from semattn.data import open_source, prefetching as loading
 from semattn.errors import SemattnError, UnsupportedModelError
@@ -282,9 +282,11 @@ def test_a_full_disk_is_reported_and_the_audit_resumes(tmp_path, source, monkeyp
     from semattn.interrelation import analysis_files as store
     from semattn.utils import atomic_files as files
 
+    write = files.atomic_write
+
     @contextmanager
     def full(file):
-        with files.atomic_write(file) as stream:
+        with write(file) as stream:
             if name in file.as_posix().removeprefix(tmp_path.as_posix()):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield stream
@@ -292,7 +294,7 @@ def test_a_full_disk_is_reported_and_the_audit_resumes(tmp_path, source, monkeyp
     from semattn.utils import run_store
 
     with monkeypatch.context() as patch:
-        for module in (work, tables, store, run_store):
+        for module in (files, tables, store, run_store):
             patch.setattr(module, "atomic_write", full)
         with pytest.raises(OSError, match="No space left"):
             audit(model, source, out, batch_size=3)

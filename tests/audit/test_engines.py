@@ -12,6 +12,7 @@ from semattn.audit import audit
 from semattn.audit.audit_runner import AuditRunner
 from semattn.audit.batch_size import split_into_units
 from semattn.audit.engines import engines, ray as of_ray
+from semattn.audit.engines.attempts import Attempts
 from semattn.audit.unit_computer import UnitTask
 from semattn.data import prefetching as loading
 from semattn.errors import SemattnError
@@ -41,7 +42,6 @@ def test_ray_writes_the_files_of_one_process_and_resumes(tmp_path, source, ray_c
     assert shared.analysis.summary() == single.analysis.summary()
     assert shared.skipped == single.skipped or shared.images < 12
     assert done[-1][0] == done[-1][1] == shared.images
-    assert not list(out.rglob(f"{of_ray.ATTEMPTS}*"))
 
 
 class Fake:
@@ -53,20 +53,12 @@ class Fake:
 
 @pytest.fixture
 def first_unit(tmp_path, source):
-    """Return the computer of an audit, the task of its first unit, and a folder of attempts."""
+    """Return the computer of an audit, the task of its first unit, and attempts."""
     out = tmp_path / "out"
     options = {"method": "sift-patch-interrelation", "density": "count", "detector": "sift",
                "seed": 0}  # fmt: skip
     runner = AuditRunner(tiny(), source, out, ("explain",), options, None, Fake())
-    (out / "maps").mkdir()
-    (tmp_path / "attempts").mkdir()
-    return runner.computer, UnitTask.of(split_into_units(12, 3)[0], source), tmp_path / "attempts"
-
-
-def die(attempts, stage):
-    """Leave the mark of an attempt whose process died."""
-    number = len(list(attempts.iterdir()))
-    (attempts / f"{stage}-000000-{number}").touch()
+    return runner.computer, UnitTask.of(split_into_units(12, 3)[0], source), Attempts()
 
 
 def actor_of(computer, attempts, monkeypatch):
@@ -77,13 +69,14 @@ def actor_of(computer, attempts, monkeypatch):
 def test_a_unit_that_ends_its_processes_is_left_out(first_unit, monkeypatch, tmp_path):
     computer, task, attempts = first_unit
     for _ in range(of_ray.TRIES - 1):
-        die(attempts, "compute")
+        attempts.begin("compute", 0)
     actor = actor_of(computer, attempts, monkeypatch)
     contents = of_ray._read(computer.image_loader, attempts, task)
     computed = actor(task, contents)
     assert len(computed.identities) == 6 and not computed.skipped and not computed.is_left_out
-    assert len(list(attempts.iterdir())) == of_ray.TRIES - 1  # attempts that end leave no mark
-    die(attempts, "compute")
+    # Attempts that end are not open.
+    assert (attempts.count("read", 0), attempts.count("compute", 0)) == (0, of_ray.TRIES - 1)
+    attempts.begin("compute", 0)
     assert of_ray._read(computer.image_loader, attempts, task) is None
     left_out = actor(task, contents)
     assert left_out.is_left_out and left_out.identities == computed.identities
@@ -104,7 +97,7 @@ def test_a_picture_that_ends_its_reader_is_named(first_unit, monkeypatch):
 
     monkeypatch.setattr(loading.ImageLoader, "load", dying)
     monkeypatch.setattr(loading, "TRIES", 1)
-    die(attempts, "read")
+    attempts.begin("read", 0)
     contents = of_ray._read(computer.image_loader, attempts, task)
     result = actor_of(computer, attempts, monkeypatch)(task, contents)
     assert result.skipped == [("004.png", "read", loading.KILLED)]

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def kill_workers(reference: Reference, work: Path, kills: int) -> dict[str, Any]:
-    """Kill worker processes, one after each few units; the same call goes on."""
+    """Kill worker processes and the counter of attempts, one after each few units."""
     rng, done, row = random.Random(0), 0, dict[str, Any]()
     while done < kills:
         out = work / f"workers-{done}"
@@ -117,7 +118,7 @@ def kill_workers(reference: Reference, work: Path, kills: int) -> dict[str, Any]
             count = 1
             while wait_for_units(process, out, count):
                 workers = [pid for pid, name in descendants(process.pid).items()
-                           if name.startswith("ray::") and "Map" in name]  # fmt: skip
+                           if re.match("ray::.*(Map|Attempts)", name)]  # fmt: skip
                 if workers:
                     os.kill(rng.choice(workers), signal.SIGKILL)
                     done += 1

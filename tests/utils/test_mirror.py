@@ -121,8 +121,9 @@ def test_addresses_are_no_folders(run, elsewhere):
     for command in (["explain", "x.png"], ["marks", "photos"]):
         status, _, err = run(*command, "--out", "s3://bucket/run")
         assert status == 2 and "expected a local folder, got the address s3:/bucket/run" in err
-    status, _, err = run("audit", "photos", "--engine", "ray", "--out", "memory://run")
-    assert status == 2 and "all machines of the Ray cluster" in err
+    on_ray = ("--engine", "ray", "--jobs", "explain,spurious", "--out", "memory://run")
+    status, _, err = run("audit", "photos", *on_ray)
+    assert status == 2 and "expected a shared folder for the search" in err
     status, _, err = run("audit", "photos", "--out", "hf://datasets/a/b")
     assert status == 2 and "a store that takes single files" in err
     assert not list(elsewhere.iterdir())
@@ -132,6 +133,22 @@ def test_the_library_refuses_an_address(tmp_path):
     source = open_source(folder(tmp_path / "in", 1), (), 1000)
     with pytest.raises(SemattnError, match="semattn.utils.mirror.mirrored"):
         audit(tiny(), source, "s3://bucket/run")
+
+
+def test_an_audit_on_ray_writes_to_a_store(run, elsewhere, objects, ray_cluster, monkeypatch):
+    """Only the driver knows the store: it is in the memory of this process."""
+    monkeypatch.setattr("semattn.audit.batch_size.BATCHES_PER_UNIT", 2)
+    photos = folder(elsewhere / "photos", 5)
+    options = ["--jobs", "explain", "--batch-size", 1]
+    assert run("audit", photos, *options, "--out", "local")[0] == 0
+    status, _, err = run(
+        "audit", photos, *options, "--engine", "ray", "--actors", 1, "--out", f"{objects}/run"
+    )
+    assert status == 0, err
+    expected, stored = results(elsewhere / "local"), contents(objects / "run")
+    assert "maps/000002.npz" in expected
+    for name in expected.keys() - {"audit.json"}:
+        assert stored[name] == expected[name], name
 
 
 def test_an_audit_on_a_store_is_that_of_the_disk_and_processes_share_it(

@@ -1,13 +1,12 @@
 """Engine of a Ray cluster, by Ray Data: CPU tasks read the images, a pool of actors computes.
 
-A unit is a row. Ray repeats the rows of machines and processes that die. The files of a unit do not
-depend on the attempt, so that repeated rows are harmless.
+A unit is a row. Ray repeats the rows of machines and processes that die. The result of a unit does
+not depend on the attempt, so that repeated rows are harmless. Results go to the driver, which
+writes them, so that no other machine needs access to the folder of the results.
 """
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +28,7 @@ from ..batch_size import Unit
 from ..unit_computer import UnitComputer, UnitTask
 from ..unit_store import UnitResult
 from . import engines
+from .attempts import Attempts, attempt, start_attempts
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,6 @@ MAX_BLOCKS = 4096  # rows of more units share tasks, because the driver keeps a 
 TRIES = 3  # processes that a unit may end before it is left out
 INIT_DEATHS = 20  # actors that may die in a row before they are ready
 MAX_BYTES = 2**31 - 1  # of the images of a unit: a cell of an Arrow table is not larger
-ATTEMPTS = ".attempts"  # folder of the marks of attempts that have begun and not ended
 LEFT_OUT = (
     f"unit: expected images that can be computed, got {{unit}}, which ended its process {TRIES} "
     "times — the same command tries it again"
@@ -46,7 +45,7 @@ LEFT_OUT = (
 
 @engines.register("ray")
 class RayEngine:
-    """Engine of a Ray cluster. All machines read the images and write to the folder by their paths.
+    """Engine of a Ray cluster, whose machines read the images by their paths.
 
     Parameters
     ----------
@@ -115,18 +114,13 @@ class RayEngine:
         report: Callable[[int], None],
     ) -> Generator[UnitResult, None, None]:  # fmt: skip
         """Compute the units and yield their results as they arrive."""
-        attempts = computer.store.folder / ATTEMPTS
-        shutil.rmtree(attempts, ignore_errors=True)
-        attempts.mkdir()
+        attempts = start_attempts(self.ray)
         tasks = (UnitTask.of(unit, source) for unit in units)
         start = (self._put(computer), str(self.device), self.threads, attempts)
-        try:
-            read = partial(_read, computer.image_loader, attempts)
-            for result in self.stream(tasks, read, UnitActor, start):
-                report(result.unit.stop - result.unit.first)
-                yield result
-        finally:
-            shutil.rmtree(attempts, ignore_errors=True)
+        read = partial(_read, computer.image_loader, attempts)
+        for result in self.stream(tasks, read, UnitActor, start):
+            report(result.unit.stop - result.unit.first)
+            yield result
 
     def stream(
         self, tasks: Iterable[Any], read: Callable[[Any], Any], actor: type, start: tuple[Any, ...]
@@ -153,11 +147,15 @@ class RayEngine:
                     min_size=self.actors[0], max_size=self.actors[1]
                 ),
             )  # fmt: skip
-            for row in computed.iter_rows():
-                result = self.ray.cloudpickle.loads(row["result"])
-                if isinstance(result, BaseException):
-                    raise result
-                yield result
+            # Without prefetching, so that a result is yielded, and stored, when it arrives.
+            for table in computed.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                for content in table.column("result"):
+                    result = self.ray.cloudpickle.loads(content.as_py())
+                    if isinstance(result, BaseException):
+                        raise result
+                    yield result
 
     @contextmanager
     def _context(self) -> Iterator[None]:
@@ -266,17 +264,17 @@ def _result_or_error(call: Callable[[], Any]) -> bytes:
 # --- the two stages of a unit
 
 
-def _read(image_loader: ImageLoader, attempts: Path, task: UnitTask) -> list[bytes] | None:
+def _read(image_loader: ImageLoader, attempts: Attempts, task: UnitTask) -> list[bytes] | None:
     """Return the pickled batches of a unit; None if the unit is to be left out.
 
     Once a process has died here, each batch is read by a process of its own, which names the image
     that ends it.
     """
     image_loader.names = task.names
-    died = _deaths(attempts, "read", task.unit)
-    if died >= TRIES or _deaths(attempts, "compute", task.unit) >= TRIES:
+    died = attempts.count("read", task.unit.number)
+    if died >= TRIES or attempts.count("compute", task.unit.number) >= TRIES:
         return None
-    with _attempt(attempts, "read", task.unit):
+    with attempt(attempts, "read", task.unit.number):
         dataset = BatchDataset(image_loader, task.sources, 1, task.labels)
         if died:
             batches = load_batches(image_loader, task.sources, task.unit.batches, 1, task.labels)
@@ -294,12 +292,14 @@ def _read(image_loader: ImageLoader, attempts: Path, task: UnitTask) -> list[byt
 class UnitActor:
     """Actor that computes units with its copy of the model."""
 
-    def __init__(self, references: list[Any], device: str, threads: int, attempts: Path) -> None:
+    def __init__(
+        self, references: list[Any], device: str, threads: int, attempts: Attempts
+    ) -> None:
         self.computer, self.attempts = _load(references, device, threads), attempts
 
     def __call__(self, task: UnitTask, contents: list[bytes] | None) -> UnitResult:
-        """Return the result of a unit, whose files are written."""
-        if contents is None or _deaths(self.attempts, "compute", task.unit) >= TRIES:
+        """Return the result of a unit."""
+        if contents is None or self.attempts.count("compute", task.unit.number) >= TRIES:
             image_loader = self.computer.image_loader
             image_loader.names = task.names
             dataset = BatchDataset(image_loader, task.sources, 1, task.labels)
@@ -311,26 +311,10 @@ class UnitActor:
             ]  # fmt: skip
             reason = LEFT_OUT.format(unit=f"unit {task.unit.number}")
             return self.computer.leave_out(task, identities, reason)
-        with _attempt(self.attempts, "compute", task.unit):
+        with attempt(self.attempts, "compute", task.unit.number):
             return self.computer.compute(task, map(_batch_from_bytes, contents))
 
 
 def _batch_from_bytes(content: bytes) -> LoadedBatch:
     batch: LoadedBatch = import_ray().cloudpickle.loads(content)
     return batch
-
-
-@contextmanager
-def _attempt(folder: Path, stage: str, unit: Unit) -> Iterator[None]:
-    """Mark an attempt at a unit; the mark stays only if the process dies."""
-    mark = folder / f"{stage}-{unit.name}-{secrets.token_hex(8)}"
-    mark.touch()
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)
-
-
-def _deaths(folder: Path, stage: str, unit: Unit) -> int:
-    """Return the number of processes that died in a stage of a unit."""
-    return len(list(folder.glob(f"{stage}-{unit.name}-*")))
