@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 from benchmarks.tools import render_tables
@@ -36,6 +37,17 @@ def test_its_links_into_the_repository_lead_somewhere():
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing
+
+
+def test_the_text_of_the_package_index_has_no_relative_link():
+    index_text = runpy.run_path(str(ROOT / "setup.py"))["index_text"]
+    plain, linked = index_text(README, None), index_text(README, "https://code.example/semattn")
+    for text in (plain, linked):
+        assert not re.search(r"\]\((?!https:)", text)
+        assert "pip install semattn" in text and "install . " not in text
+    assert "Models (docs/models.md) lists them." in plain and "*docs/explain.jpg: A pho" in plain
+    assert "[Models](https://code.example/semattn/blob/main/docs/models.md)" in linked
+    assert '"flower"](https://code.example/semattn/raw/main/docs/explain.jpg)' in linked
 
 
 def test_the_make_targets_it_names_exist():
