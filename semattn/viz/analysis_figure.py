@@ -111,7 +111,9 @@ def _draw_depth(axes: Axes, results: Analysis, null: str) -> None:
                 bbox_to_anchor=(0, 1.0), handlelength=1.4)  # fmt: skip
     below, above = axes.get_ylim()
     axes.set_ylim(below, above * 1.18)  # room for the legend
-    _add_title(axes, "Lift between strata", "query stratum → key stratum; dashed: the null")
+    _add_title(
+        axes, "Lift between strata", "query → key; HIGH: many keypoints, EMPTY: none; dashed: null"
+    )
 
 
 def _draw_distances(axes: Axes, figure: Figure, results: Analysis) -> None:

@@ -14,6 +14,7 @@ from .texts import (
     format_percent,
     mark_frequency,
     marks_outcome,
+    mean_picture_text,
     shorten_text,
 )
 
@@ -58,7 +59,9 @@ def marks_to_draw(discovery: MarkDiscovery) -> tuple[Mark, ...]:
 
 
 def _draw_row(frame: Frame, figure: Figure, row: int, mark: Mark) -> None:
-    frame.inscribe(figure, row, 0, mark.picture)
+    lower_edge = frame.inscribe(figure, row, 0, mark.picture).get_position().y0
+    below = frame.inches[1] * (1 - lower_edge) + 0.13
+    frame.line(figure, frame.left(0), below, mean_picture_text(mark))
     for column, example in enumerate(mark.examples[:EXAMPLES], 1):
         axes = frame.inscribe(figure, row, column, example.pixels)
         draw_regions(axes, example.regions)

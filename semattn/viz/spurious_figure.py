@@ -111,7 +111,10 @@ def _draw_location(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> 
     largest = float(cue.place.max()) if cue.place.size else 0.0
     frame.show(axes, apply_palette(DENSITY, _place_map(cue) / max(largest, 1e-9)))
     frame.caption(
-        figure, (row, EXAMPLES), "Location", f"brightest: {format_percent(largest)} of images"
+        figure,
+        (row, EXAMPLES),
+        "Location of the cue",
+        f"yellow: in {format_percent(largest)} of its images",
     )
 
 
@@ -218,7 +221,8 @@ def _details(discovery: Discovery, *more: str, outcome_too: bool = True) -> str:
     model = model_label(discovery.manifest)
     parts = [
         search_outcome(discovery) if outcome_too else "",
-        f"{count_text(discovery.images, 'image')} of {len(discovery.classes)} classes",
+        count_text(discovery.images, "image"),
+        f"{count_text(len(discovery.classes), 'class', 'classes')} searched",
         f"{len(discovery.skipped)} skipped" if discovery.skipped else "",
         f"accuracy of the model {format_percent(discovery.accuracy)}"
         if discovery.accuracy is not None

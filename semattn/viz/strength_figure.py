@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .canvas import INK, MAP, MUTED, default_settings, fade_picture
 from .overlay import Picture, blend, select_picture
-from .panels import Frame, draw_grid
+from .panels import BAR, Frame, draw_grid
 from .texts import (
     headline,
     model_name,
@@ -83,7 +83,9 @@ def strength_sweep(prompted: StrengthSweep, *, backdrop: Picture | None = None) 
     details = [*outcome, first.manifest.get("method"), model_name(first)]
     frame.headline(figure, title, "  ·  ".join(filter(None, details)))
     frame.bar(figure, 2, MAP, ("low", "high in each map"))
-    frame.note(figure, 0, shorten_text("  ·  ".join(first.notes), 60))
+    frame.line(figure, frame.left(1), frame.inches[1] - frame.foot + 0.15 + BAR,
+               _colours_text(prompted))  # fmt: skip
+    frame.note(figure, 1, shorten_text("  ·  ".join(first.notes), 60))
     return figure
 
 
@@ -102,6 +104,15 @@ def _outcome(prompted: StrengthSweep) -> list[str]:
     return [" → ".join(texts), strength, evidence]
 
 
+def _colours_text(prompted: StrengthSweep) -> str:
+    """Return what the colours of the bias mean; those that it does not have are left out."""
+    parts = (
+        "yellow: more attention" if bool((prompted.bias > 0).any()) else "",
+        "blue: less attention" if bool((prompted.bias < 0).any()) else "",
+    )
+    return ", ".join(filter(None, parts))
+
+
 def _draw_bias(prompted: StrengthSweep, picture: Picture) -> NDArray[np.float64]:
     """Return the faded picture with the bias of each patch on top."""
     largest = max(float(prompted.bias.abs().max()), 1e-9)
@@ -117,6 +128,8 @@ def _draw_bias(prompted: StrengthSweep, picture: Picture) -> NDArray[np.float64]
 
 def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: int) -> None:
     """Draw the probabilities of the leading classes, or the logit of a model with one output."""
+    from matplotlib.patheffects import withStroke
+
     left, top = frame.left(column) + 0.3, frame.top(0)
     axes: Axes = figure.add_axes(frame.box(left, top, frame.panel - 0.35, frame.tall - 0.2))
     names = with_drawable_names(prompted.explanation)
@@ -136,6 +149,7 @@ def _draw_chart(frame: Frame, figure: Figure, prompted: StrengthSweep, column: i
             shorten_text(name, 22), (0.0 if side == "left" else prompted.strengths[-1], height),
             xytext=(3 if side == "left" else -1, 3), textcoords="offset points", size=6.5,
             color=colour, parse_math=False, ha=side,
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],
         )  # fmt: skip
     axes.set(xlim=(0, prompted.strengths[-1]))
     if percent:

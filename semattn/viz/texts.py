@@ -55,15 +55,15 @@ def shorten_text(text: str, length: int) -> str:
     return shorten(text, length, placeholder=" …")
 
 
-def count_text(number: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural.
+def count_text(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun in singular or plural, by default with an s.
 
     Examples
     --------
-    >>> count_text(1, "keypoint"), count_text(0, "keypoint")
-    ('1 keypoint', '0 keypoints')
+    >>> count_text(1, "keypoint"), count_text(0, "keypoint"), count_text(2, "class", "classes")
+    ('1 keypoint', '0 keypoints', '2 classes')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def with_drawable_names(explanation: Explanation) -> Explanation:

@@ -122,6 +122,8 @@ def test_steps_are_those_of_the_prompter():
     assert [text.get_text() for text in figure.texts if "Strength" in text.get_text()] == [
         "Strength 0", "Strength 1", "Strength 2",
     ]  # fmt: skip
+    colours = "yellow: more attention, blue: less attention"
+    assert colours in [text.get_text() for text in figure.texts]
     lines = figure.axes[-2].lines if figure.axes[-2].lines else figure.axes[-1].lines
     assert np.allclose(lines[0].get_ydata(), 100 * prompted.probabilities[:, prompted.leading()[0]])
 

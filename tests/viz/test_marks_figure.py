@@ -28,6 +28,7 @@ def test_each_significant_mark_has_a_row_with_outlined_places():
     assert "3 marks are more frequent in one class than in the others at level .05" in words(figure)
     assert "in 9 images of the class (75 %), 1 of others (4 %), p < .001" in words(figure)
     assert "36 images of 3 classes" in words(figure) and "1 skipped" in words(figure)
+    assert words(figure).count("mean of 10 images") == 3
     figure.canvas.draw()
 
 

@@ -31,13 +31,16 @@ def test_a_mark_has_its_outlines_and_its_mean_picture():
     assert np.array_equal(panels[-1].images[0].get_array(), shown.mark.picture)
     assert "Mark mean of 10 images" in words(figure) and "Location" not in words(figure)
     assert "a mark at any place, keypoint-rich" in words(figure)
+    assert "images  ·  3 classes searched  ·" in words(figure)
+    one = replace(discovery(shown), classes=discovery().classes[:1])
+    assert "images  ·  1 class searched  ·" in words(viz.spurious(one))
     assert "90 % → 25 % after erasing" in words(figure)
     figure.canvas.draw()
 
 
 def test_a_mark_at_a_fixed_place_and_patches_keep_the_location_map():
     figure = viz.spurious(discovery(mark_cue(where="same place"), cue()))
-    assert words(figure).count("Location brightest: 95 % of images") == 2
+    assert words(figure).count("Location of the cue yellow: in 95 % of its images") == 2
     assert "mean of" not in words(figure)
 
 

@@ -25,6 +25,7 @@ from .acceleration import ARMS
 PICTURE = ROOT / "docs" / "pretraining.png"
 COLOURS = ("#c1440e", "#1f6fb4", "#2c8a4b", "#8a4fa3", "#b58900")  # of arms that are not controls
 PROBE = "linear"
+SECONDS = "seconds of training, with the time to find keypoints"
 
 
 def means(curves: dict[str, list[dict[str, Any]]], key: str, seeds: Iterable[str]) -> np.ndarray:
@@ -60,8 +61,8 @@ def draw(table: dict[str, Any]) -> Figure:
                                fontsize=6, color=MUTED, va="center")  # fmt: skip
     right.axhline(100 * means(random, PROBE, random)[-1], color=INK, linewidth=0.8, linestyle=":")
     for panel, title, axis in (
-        (left, "linear probe − random masks, points", "epochs"),
-        (right, "linear probe, %; dotted: random masks at the end", "seconds, keypoints included"),
+        (left, "Linear probe minus that of random masks, percentage points", "epochs"),
+        (right, "Linear probe, %; dotted: random masks after the last epoch", SECONDS),
     ):
         panel.set_title(title, fontsize=9, color=INK, loc="left")
         panel.set_xlabel(axis, fontsize=8, color=MUTED)
@@ -70,7 +71,8 @@ def draw(table: dict[str, Any]) -> Figure:
         panel.margins(x=0.12)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
-    left.legend(fontsize=7.5, frameon=False, loc="lower left")
+    left.legend(fontsize=7.5, frameon=False, loc="lower left", title="dashed grey: controls",
+                title_fontsize=6.5, alignment="left")  # fmt: skip
     figure.tight_layout()
     return figure
 

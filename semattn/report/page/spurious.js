@@ -136,7 +136,7 @@ function spurious() {
   }
 
   // --- the section
-  byId('spurious-lead').textContent = [count(part.images, 'image'), `${part.classes.length} classes searched`, `${part.candidates} candidates judged`,
+  byId('spurious-lead').textContent = [count(part.images, 'image'), part.classes.length === 1 ? '1 class searched' : `${part.classes.length} classes searched`, `${part.candidates} candidates judged`,
     part.accuracy === null ? '' : `accuracy of the model ${percent(part.accuracy)}`, part.model].filter(Boolean).join('  ·  ');
   const outcome = byId('spurious-outcome');
   outcome.textContent = `${part.outcome[0].toUpperCase()}${part.outcome.slice(1)}.`;
