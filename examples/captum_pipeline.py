@@ -73,6 +73,7 @@ def main() -> None:
         image.pixels[0],
         method="blended_heat_map",
         sign="positive",
+        title="Evidence for flower",
         use_pyplot=False,
     )
     figure.savefig("captum.png")

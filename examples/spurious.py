@@ -73,9 +73,10 @@ def main() -> None:
     discovery = discover_spurious(
         model, images, classes=["north"], class_names=SHOPS, max_candidates=1
     )
-    print(f"{len(discovery.confirmed)} cues confirmed, {len(discovery.cues)} tried")
+    print(f"cues: {len(discovery.confirmed)} confirmed, {len(discovery.cues)} tested")
     for cue in discovery.cues:
-        print(f"{cue.name}: {cue.where}, in {cue.inside:.0%} and in {cue.outside:.0%} of others")
+        share = f"in {cue.inside:.0%} of its images, {cue.outside:.0%} of others"
+        print(f"{cue.name}: {cue.where}, {share}")
         print(
             f"  effect of removal {cue.removal.mean:.2f} nats, "
             f"of transplant {cue.transplant.mean:.2f} nats"
