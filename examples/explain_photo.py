@@ -29,7 +29,7 @@ def main(photo: Path = PHOTO, folder: Path = Path("demo")) -> None:
     probability = float(explanation.logits[0].softmax(-1)[predicted])
     print(f"{photo.name}: {explanation.label(predicted)} ({probability:.0%})")
 
-    # With affinity refinement, both maps cover the whole flower. Without it, they differ.
+    # Both classes are read from the flower, and affinity refinement covers all of it for both.
     runner_up = int(explanation.logits[0].topk(2).indices[1])
     print(f"similarity (cosine) to the map of {explanation.label(runner_up)}:")
     plain = semattn.SIFTPatchInterrelation(affinity=0)
