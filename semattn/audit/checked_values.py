@@ -117,8 +117,9 @@ def _confirmed_cues(content: Content) -> Reading:
             text = f"{cue['class']}: {cue['where']}"
             details.append(text)
             images += [
-                AffectedImage(example["name"], f"{text} (a cue; this is one of its examples)")
-                for example in cue["examples"]
+                AffectedImage(image["name"], f"{text} (a cue)")
+                for image in cue.get("cue_images", cue["examples"])
+                if image.get("in_class", True)
             ]
     if not_searched:
         details.append(f"patches not searched in {', '.join(not_searched)}")

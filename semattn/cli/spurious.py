@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ MAX_CUES = 12  # rows of the table
 SPURIOUS_FILES = {
     "figure": "spurious.png",
     "table": "spurious.csv",
+    "images": "spurious-images.csv",
     "result": "spurious.json",
     "cues": "spurious.npz",
 }
@@ -56,6 +57,7 @@ COLUMNS = (
     *(f"{name}{part}" for name in EFFECTS for part in ("", "_low", "_high", "_p", "_images")),
     "where", "tag", "keypoints", "covers", "fixed",
 )  # fmt: skip
+IMAGE_COLUMNS = ("cue", "cue_class", "confirmed", "image", "class", "in_class")
 
 
 @json_output
@@ -93,7 +95,8 @@ def spurious(
     same command resumes.
 
     Writes [bold]spurious.png[/] (the first cues), [bold]spurious.csv[/] (one row per cue),
-    [bold]spurious.json[/] (all results), [bold]spurious.npz[/] (the cues, for
+    [bold]spurious-images.csv[/] (every compared image that shows a cue), [bold]spurious.json[/]
+    (all results), [bold]spurious.npz[/] (the cues, for
     [bold]load_discovery[/]: to find them in other images and to bias attention away from
     them) and [bold]report.html[/] (an interactive page with pictures of each cue).
     """
@@ -212,8 +215,9 @@ def write_spurious(
 ) -> dict[str, Path]:
     """Write figure, table, result and cues of a search into `folder`; return the path of each.
 
-    ``spurious.csv`` has one row per cue, confirmed cues first; ``spurious.json`` is
-    `Discovery.summary`; `semattn.spurious.load_discovery` reads ``spurious.npz``.
+    ``spurious.csv`` has one row per cue, confirmed cues first; ``spurious-images.csv`` has one row
+    per image that shows a cue; ``spurious.json`` is `Discovery.summary`;
+    `semattn.spurious.load_discovery` reads ``spurious.npz``.
 
     Parameters
     ----------
@@ -235,6 +239,7 @@ def write_spurious(
     writers: dict[str, Callable[[Path], object]] = {
         "figure": viz.spurious(discovery).savefig,
         "table": partial(write_csv, columns=COLUMNS, rows=map(_row, result["cues"])),
+        "images": partial(write_csv, columns=IMAGE_COLUMNS, rows=_image_rows(result["cues"])),
         "result": partial(write_json, content=result),
         "cues": partial(save_discovery, discovery),
     }
@@ -251,3 +256,13 @@ def _row(cue: dict[str, Any]) -> dict[str, Any]:
         flat |= {name: effect["mean"], f"{name}_images": effect["count"]}
         flat |= {f"{name}_{part}": effect[part] for part in ("low", "high", "p")}
     return flat
+
+
+def _image_rows(cues: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each image of each cue; cues are numbered as the rows of the table."""
+    for number, cue in enumerate(cues, 1):
+        for image in cue["cue_images"]:
+            yield {
+                "cue": number, "cue_class": cue["class"], "confirmed": cue["confirmed"],
+                "image": image["name"], "class": image["class"], "in_class": image["in_class"],
+            }  # fmt: skip

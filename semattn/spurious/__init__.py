@@ -1,7 +1,7 @@
 """Discovery of spurious correlations: what a model uses for a class that is not its object."""
 
 from ..data.loading import Skipped
-from .cue import Example, SpuriousCue
+from .cue import CueImage, Example, SpuriousCue
 from .discovery import Discovery, Rank, load_discovery, save_discovery
 from .interventions import Group
 from .marks.cue import MarkCue
@@ -13,6 +13,7 @@ from .search import Search, discover_spurious
 from .significance import Effect
 
 __all__ = [
+    "CueImage",
     "Discovery",
     "Effect",
     "Example",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +35,14 @@ MAX_EXAMPLES = 12  # examples of a cue
 
 PatchFinder: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Function from rows (n,) and their values (n, P, D) to the patches (n, P) that show a cue."""
+
+
+class CueImage(NamedTuple):
+    """Image that shows a cue: its name and class, and whether the class is that of the cue."""
+
+    name: str
+    class_name: str
+    in_class: bool
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +95,8 @@ class SpuriousCue(ShortRepr):
     groups : accuracy of the model, unchanged and with attention to the cue suppressed
     detector : detector of the cue in patches of other images; None for a recurring mark
     grid : patch grid of `place`; None if the patches cover the image evenly
+    cue_images : all compared images that show the cue, those of the class first; of a large data
+        set, 400 images of the class and 1,300 others are compared
     """
 
     target: int
@@ -111,6 +121,7 @@ class SpuriousCue(ShortRepr):
     preprocessing: Preprocessing | None = None
     keypoint_detector: Any = "sift"
     grid: PatchGrid | None = None
+    cue_images: tuple[CueImage, ...] = ()
 
     @property
     def tag(self) -> str:
@@ -163,6 +174,10 @@ class SpuriousCue(ShortRepr):
                 {"name": example.name, "before": to_json_number(example.before),
                  "without": to_json_number(example.without)}
                 for example in self.examples
+            ],
+            "cue_images": [
+                {"name": image.name, "class": image.class_name, "in_class": image.in_class}
+                for image in self.cue_images
             ],
         }  # fmt: skip
 
@@ -252,6 +267,7 @@ def describe_cue(
         groups=(), detector=tested.detector.for_features(store.projection),
         model=store.extractor.model, preprocessing=store.extractor.preprocessing,
         keypoint_detector=store.extractor.detector, grid=index.grid,
+        cue_images=images_of(store, tested.rows[candidate.has_cue], tested.target),
     )  # fmt: skip
     if not cue.confirmed:
         return cue
@@ -266,6 +282,16 @@ def describe_cue(
         rows, seed,
     )  # fmt: skip
     return replace(cue, groups=groups)
+
+
+def images_of(store: FeatureStore, rows: np.ndarray, target: int) -> tuple[CueImage, ...]:
+    """Return the images of rows, those of the class `target` first."""
+    labels = store.index.labels[rows].tolist()
+    images = [
+        CueImage(store.name(row), store.data.name(label), label == target)
+        for row, label in zip(rows.tolist(), labels, strict=True)
+    ]
+    return tuple(sorted(images, key=lambda image: not image.in_class))
 
 
 def _examples(

@@ -19,7 +19,7 @@ from ..errors import SemattnError
 from ..grid import PatchGrid
 from ..utils.atomic_files import DAMAGE, read_about, read_arrays, with_prefix, write_arrays
 from ..utils.notebook import NotebookView
-from .cue import Example, SpuriousCue
+from .cue import CueImage, Example, SpuriousCue
 from .cue_detector import CueDetector
 from .interventions import Group
 from .marks.cue import MarkCue
@@ -102,12 +102,14 @@ def save_discovery(discovery: Discovery, path: str | os.PathLike[str]) -> Path:
         fields = {
             name: value for name, value in vars(cue).items()
             if name not in ("model", "preprocessing", "keypoint_detector", "detector", "mark",
-                            "place", "examples", "removal", "transplant", "groups", "grid")
+                            "place", "examples", "removal", "transplant", "groups", "grid",
+                            "cue_images")
         }  # fmt: skip
         cues.append(fields | {
             "removal": asdict(cue.removal), "transplant": asdict(cue.transplant),
             "groups": [asdict(group) for group in cue.groups],
             "examples": [[e.name, e.before, e.without] for e in cue.examples],
+            "cue_images": [list(image) for image in cue.cue_images],
             "grid": None if cue.grid is None else cue.grid.to_list(),
             "location": _location_fields(cue),
         })  # fmt: skip
@@ -194,6 +196,7 @@ def _cue(
         examples=examples, place=arrays[prefix + "place"],
         removal=Effect(**record.pop("removal")), transplant=Effect(**record.pop("transplant")),
         groups=tuple(Group(**group) for group in record.pop("groups")),
-        interval=tuple(record.pop("interval")), grid=grid, **record,
+        interval=tuple(record.pop("interval")), grid=grid,
+        cue_images=tuple(CueImage(*fields) for fields in record.pop("cue_images", ())), **record,
     )  # fmt: skip
     return replace(cue, model=model)

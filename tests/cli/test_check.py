@@ -12,6 +12,7 @@ from semattn.audit.check_formats import MAX_IMAGE_RESULTS, sentence, to_junit, t
 from semattn.audit.checks import RULES, Check, check_results
 from semattn.cli.check import CHECK_FILES, FAILED
 from semattn.errors import SemattnError
+from semattn.spurious import CueImage
 from tests import discoveries, marked
 from tests.conftest import refused
 from tests.result_files import names_in
@@ -218,16 +219,23 @@ def test_failed_marks_and_cues_name_their_images(results):
 
 
 def test_summaries_of_real_results_are_read(tmp_path):
+    """Images of other classes that show a cue are not affected."""
+    shown = (
+        CueImage("photos/owl/7.png", "owl", True), CueImage("photos/owl/8.png", "owl", True),
+        CueImage("photos/cat/1.png", "cat", False),
+    )  # fmt: skip
     found = discoveries.discovery(
-        discoveries.cue(examples=2), discoveries.mark_cue(), discoveries.cue(confirmed=False)
+        discoveries.cue(examples=2, cue_images=shown),
+        discoveries.mark_cue(),
+        discoveries.cue(confirmed=False, cue_images=shown),
     )
     marks = marked.discovery(marked.mark(), marked.mark("dog", significant=False))
     folder = write(tmp_path / "r", spurious=found.summary(), marks=marks.summary())
     of_cues, of_marks = check_results(folder, {"max-cues": 0, "max-marks": 0})
     assert (of_cues.value, of_marks.value) == (2, 1)
     names = [image.name for image in of_cues.images]
-    assert names == [example.name for cue in found.confirmed for example in cue.examples]
-    assert "one of its examples" in of_cues.images[0].text
+    assert names == ["photos/owl/7.png", "photos/owl/8.png"]
+    assert of_cues.images[0].text == "owl: same place (a cue)"
     assert [image.name for image in of_marks.images] == [
         image.name for image in marks.marks[0].marked_images
     ]

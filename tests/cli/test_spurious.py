@@ -51,7 +51,7 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert names_in(results) == FILES
     assert "skipped: 2" in out and "[red].png:" in out and "words.txt:" in out
     assert "searched: dog, Cup or pot" in out or "searched: Cup or pot, dog" in out
-    assert out.endswith("spurious.png, spurious.csv, spurious.json, spurious.npz, report.html\n")
+    assert out.endswith(f"{', '.join([*SPURIOUS_FILES.values(), 'report.html'])}\n")
     result = json.loads((results / "spurious.json").read_text(), parse_constant=pytest.fail)
     assert result["images"] == 16 and len(result["skipped"]) == 2
     if not any(cue_entry["confirmed"] for cue_entry in result["cues"]):
@@ -59,6 +59,13 @@ def test_it_writes_everything_and_says_where(run, folder, tmp_path):
     assert load_discovery(results / "spurious.npz").images == 16
     with (results / "spurious.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == len(result["cues"])
+    with (results / "spurious-images.csv").open() as stream:
+        rows = [(row["cue"], row["image"]) for row in csv.DictReader(stream)]
+    assert rows == [
+        (str(number), image["name"])
+        for number, cue_entry in enumerate(result["cues"], 1)
+        for image in cue_entry["cue_images"]
+    ]
     with Image.open(results / "spurious.png") as picture:
         assert picture.width > 1500
     page = content_of((results / "report.html").read_text())

@@ -70,6 +70,22 @@ def test_the_mark_is_the_first_cue(discovery):
     assert all(not bool(np.isnan(example.matches).any()) for example in cue.examples)
 
 
+def test_all_images_with_the_cue_are_listed(discovery, pairs):
+    """Not only the examples; outside the class, too."""
+    planted_in = {number for number, (pixels, _) in enumerate(pairs)
+                  if (pixels[planted.MARK][1] == 250).all()}  # fmt: skip
+    cue = discovery.cues[0]
+    listed = {int(image.name.split()[-1]): image for image in cue.cue_images}
+    assert len(listed) == len(cue.cue_images) > len(cue.examples)
+    in_class = {number for number, image in listed.items() if image.in_class}
+    assert len(in_class) == round(24 * cue.inside)
+    assert len(in_class & planted_in) >= 0.9 * max(len(planted_in), len(in_class))
+    assert len(listed) - len(in_class) == round(48 * cue.outside)
+    assert {(image.class_name, image.in_class) for image in cue.cue_images} <= {
+        ("red", True), ("green", False), ("blue", False),
+    }  # fmt: skip
+
+
 def test_the_cue_matches_new_images(discovery, model):
     fresh = planted.images(8, 0.5, seed=9)
     matches = discovery.cues[0].matches(planted.inputs_of(fresh))

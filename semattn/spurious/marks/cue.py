@@ -13,7 +13,15 @@ from ...images import Picture, Preprocessing, pixels_of
 from ...keypoints.local_features import fine_sift
 from ...prompting import AttentionPrompter
 from .. import candidates
-from ..cue import EVERYWHERE, MAX_EXAMPLES, SAME_PLACE, Example, SpuriousCue, probabilities
+from ..cue import (
+    EVERYWHERE,
+    MAX_EXAMPLES,
+    SAME_PLACE,
+    Example,
+    SpuriousCue,
+    images_of,
+    probabilities,
+)
 from ..feature_store import FeatureStore
 from ..interventions import InterventionContext, InterventionResult, group_accuracies
 from ..significance import corrected_p, score
@@ -140,6 +148,7 @@ def describe_mark_cue(
         examples=_examples(store, candidate, result), groups=(), detector=None,
         model=store.extractor.model, preprocessing=store.extractor.preprocessing,
         keypoint_detector=store.extractor.detector, grid=grid, mark=mark,
+        cue_images=images_of(store, candidate.rows[candidate.shown], candidate.target),
     )  # fmt: skip
     if not cue.confirmed:
         return cue

@@ -82,6 +82,9 @@ def test_the_moving_mark_is_a_cue(cue):
     assert cue.mark.n_outside == 0 and cue.mark.n_inside == round(24 * cue.inside)
     assert cue.mark.picture.std() > 30  # a sharp mean: the frames agree
     assert all(example.matches.any() for example in cue.examples)
+    with_mark = [number for number, corner in enumerate(images(24, 0.9)[1]) if corner is not None]
+    listed = [(f"image {number}", "red", True) for number in with_mark]
+    assert set(cue.cue_images) <= set(listed) and len(cue.cue_images) == cue.mark.n_inside
 
 
 def test_the_mark_is_located_in_new_images(cue, fresh):
