@@ -12,7 +12,7 @@ from semattn.audit import audit
 from semattn.audit.audit_runner import AuditRunner
 from semattn.audit.batch_size import split_into_units
 from semattn.audit.engines import engines, ray as of_ray
-from semattn.audit.engines.attempts import Attempts
+from semattn.audit.engines.attempts import Attempts, start_attempts
 from semattn.audit.unit_computer import UnitTask
 from semattn.data import prefetching as loading
 from semattn.errors import SemattnError
@@ -82,6 +82,20 @@ def test_a_unit_that_ends_its_processes_is_left_out(first_unit, monkeypatch, tmp
     assert left_out.is_left_out and left_out.identities == computed.identities
     assert {name for name, _, _ in left_out.skipped} == {f"{n:03}.png" for n in range(6)}
     assert all("which ended its process 3 times" in reason for *_, reason in left_out.skipped)
+
+
+def test_attempts_are_counted_by_an_actor_that_starts_again(ray_cluster):
+    """If its process dies, earlier attempts are forgotten, and their end is not counted."""
+    counted = start_attempts(ray_cluster)
+    counted.begin("compute", 4)
+    counted.begin("compute", 4)
+    counted.end("compute", 4)
+    assert (counted.count("compute", 4), counted.count("read", 4)) == (1, 0)
+    ray_cluster.kill(counted.actor, no_restart=False)
+    counted.end("compute", 4)
+    assert counted.count("compute", 4) == 0
+    counted.begin("compute", 4)
+    assert counted.count("compute", 4) == 1
 
 
 def test_a_picture_that_ends_its_reader_is_named(first_unit, monkeypatch):
