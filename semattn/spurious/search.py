@@ -264,7 +264,7 @@ class Search:
         if not all(is_stronger):
             notes.insert(
                 0,
-                f"not tested: {is_stronger.count(False)} candidates that are more frequent in a "
+                f"candidates not tested: {is_stronger.count(False)}, which are more frequent in a "
                 f"class, but whose relative risk may be below {self.min_relative_risk:g}",
             )
         notes = [note for note in (store.data.note, store.data.strays) if note] + notes
@@ -383,7 +383,7 @@ class Search:
             )
             self.progress("testing candidates", done, len(tested))
         note = (
-            f"specificity was not tested for {n_unspecific} of {len(tested)} candidates: it needs "
+            f"candidates without a test of specificity: {n_unspecific} of {len(tested)}; it needs "
             f"at least {MIN_OTHERS} other classes, of the model and among the images"
         )
         cues.sort(key=lambda cue: (not cue.confirmed, -cue.score))

@@ -96,5 +96,5 @@ def test_missing_specificity_is_noted(search):
     search.n_classes = 2
     candidates = [patch_kind(p=0.02), mark_of(p=0.02)]
     (note,) = search._test(candidates, 9)[1]
-    assert note.startswith("specificity was not tested for 2 of 2 candidates: it needs at least 2 ")
+    assert note.startswith("candidates without a test of specificity: 2 of 2; it needs at least 2 ")
     assert search._test([], 9) == ([], [])
