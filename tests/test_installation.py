@@ -90,7 +90,7 @@ def test_a_release_of_captum_that_refuses_numpy_2_is_left_out():
 
 def test_classifiers_are_the_versions_of_python_that_are_tested():
     listed = re.findall(r"Python :: (3\.\d+)$", metadata()["metadata"]["classifiers"], re.MULTILINE)
-    assert listed == ["3.10", "3.11", "3.12", "3.13"]
+    assert listed == ["3.10", "3.11", "3.12", "3.13", "3.14"]
 
 
 def row(installer: str, python: str = "3.11.7", minutes: float = 1.0) -> dict[str, object]:

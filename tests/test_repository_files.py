@@ -82,7 +82,6 @@ def test_workflow_runs_on_every_python_that_is_listed():
     matrix = load(WORKFLOW)["jobs"]["test"]["strategy"]["matrix"]
     listed = re.findall(r"Python :: (3\.\d+)$", metadata()["metadata"]["classifiers"], re.MULTILINE)
     assert matrix["python"] == listed
-    assert [entry["python"] for entry in matrix["include"]] == ["3.14"]
     assert metadata()["options"]["python_requires"] == f">={listed[0]}"
     assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
 

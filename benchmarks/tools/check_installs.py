@@ -174,8 +174,9 @@ def write_rows(rows: list[dict[str, Any]], path: Path = RESULT) -> None:
     caption = (
         "Each row is a fresh environment outside the repository, with an empty folder for the "
         "weights. The picture is given by a digest of the pixels of overlay and figure: equal "
-        "digests are equal pictures. Minutes include downloads and depend on the network. Made by "
-        "`make check-installs`."
+        "digests are equal pictures. Rows with another digest were made before the texts of the "
+        "figure changed. Minutes include downloads, and depend on the network and on what else "
+        "runs. Made by `make check-installs`."
     )
     content = {"columns": COLUMNS, "rows": rows, "caption": caption}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
