@@ -232,7 +232,7 @@ def test_no_path_of_a_machine():
 # 2 for results in notebooks, 2 for SIFT on the GPU, 4 for checks of results, 2 for object stores
 # and data sets of the Hugging Face library, 8 for the tools of other libraries, 5 for engines,
 # 2 for the index of archives, 2 for results on stores, 1 for the widget.
-MAX_FILES, MAX_ROOMS, MAX_ARROWS = 280, 28, 180
+MAX_FILES, MAX_ROOMS, MAX_ARROWS = 282, 28, 180
 
 
 def _classes() -> dict[str, list[str]]:

@@ -229,6 +229,28 @@ def concentration(s: Tensor, smoothing: float = 0.1) -> Tensor:
     return s / s.sum(-1, keepdim=True)
 
 
+def concentration_of(density: DensityLike, scene: Scene) -> Tensor:
+    """Return the concentration p (B, P) of a density: its name, a function, or weights.
+
+    Raises
+    ------
+    ShapeError
+        For weights that are neither (P,) nor (B, P).
+    """
+    if not isinstance(density, Tensor):
+        return concentration(densities.resolve(density)(scene))
+    if density.ndim not in (1, 2):
+        raise ShapeError(f"density: expected weights (P,) or (B, P), got {tuple(density.shape)}")
+    weights = density.detach().cpu().double().reshape(-1, density.shape[-1])
+    scene.grid.check(weights, "density")
+    if len(weights) not in (1, len(scene.pixels)):
+        raise ShapeError(
+            f"density: expected ({len(scene.pixels)}, {scene.grid.patches}) weights for "
+            f"{len(scene.pixels)} images, got {tuple(density.shape)}"
+        )
+    return concentration(weights.expand(len(scene.pixels), -1))
+
+
 def strata(s: Tensor, seed: int = 0) -> Tensor:
     """Assign patches to EMPTY (s = 0), LOW and HIGH (split at the median of the rest).
 

@@ -6,9 +6,7 @@ number per patch from the attention record and the keypoint concentration.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, overload
@@ -19,20 +17,19 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, RuleSettings
 from ..attention.model_call import move_to_model
 from ..attention.model_pass import collect_meanings, first_meaning
-from ..attention.rule_registry import DEFAULT_RULES
 from ..attention.scope import nested_pass
 from ..attention.sites import Layers, check_model
 from ..attention.target import TargetLike
-from ..density import DensityLike, Scene, concentration, densities, density_needs
-from ..errors import ShapeError
+from ..density import DensityLike, Scene, concentration_of, densities, density_needs
 from ..grid import PatchGrid
 from ..images import ImageLike, Images, Preprocessing, keypoint_channels_error, prepare
 from ..keypoints import DetectorLike, Keypoints, completed, detect_async, detectors, no_keypoints
 from ..utils.library_imports import Attribution, log_usage
-from ..utils.provenance import about_model, unconfirmed, versions
+from ..utils.provenance import about_model, versions
 from ..utils.registry import Registry, unknown_name_message
 from ..utils.validation import check_number
 from .explanation import Explanation
+from .manifest import with_manifest
 from .notes import class_names_of, map_notes, readout_parts
 from .refine import refinements
 from .request import (
@@ -47,9 +44,6 @@ from .request import (
 
 explainers: Registry[type[Explainer]] = Registry("explainer")
 """Name to a class that extends `Explainer`."""
-
-GRADIENTS: dict[str, RuleSettings | None] = {"plain": None, "lrp": DEFAULT_RULES}
-"""Name of a gradient to the rules of its backward pass; None for the plain gradient."""
 
 
 class Explainer(Attribution):
@@ -329,23 +323,7 @@ class Explainer(Attribution):
             "parameters": self.parameters(),
             "versions": versions(),
         }
-        if used := explanation.images.preprocessing:
-            is_given = self.preprocessing is not None or not used.source
-            source = ", ".join(filter(None, ("given" if is_given else "", used.source)))
-            settings = dataclasses.asdict(used) | {
-                "size": list(used.size), "mean": list(used.mean), "std": list(used.std),
-                "source": source,
-            }  # fmt: skip
-            manifest = manifest | {"preprocessing": settings}
-        if explanation.conservation is not None:
-            ratios = explanation.conservation.tolist()
-            manifest = manifest | {
-                "conservation": [ratio if math.isfinite(ratio) else None for ratio in ratios]
-            }
-        notes = explanation.notes
-        if reason := unconfirmed(manifest):
-            notes = (*notes, f"{reason[:1].upper()}{reason[1:]}.")
-        return dataclasses.replace(explanation, manifest=manifest, notes=notes)
+        return with_manifest(explanation, manifest, self.preprocessing is not None)
 
     def _parse_call(self, args: tuple[Any, ...], inputs: Any, target: TargetLike) -> ParsedCall:
         return parse_call(args, inputs, target, self.forward_func, type(self).__name__)
@@ -434,58 +412,7 @@ class Explainer(Attribution):
             uniform = torch.tensor(1 / grid.patches, dtype=torch.float64, device="cpu")
             return uniform.expand(len(request.inputs), grid.patches)
         scene = Scene(request.images.pixels, request.keypoints(), grid, self.seed)
-        if not isinstance(self.density, Tensor):
-            return concentration(densities.resolve(self.density)(scene))
-        if self.density.ndim not in (1, 2):
-            raise ShapeError(
-                f"density: expected weights (P,) or (B, P), got {tuple(self.density.shape)}"
-            )
-        weights = self.density.detach().cpu().double().reshape(-1, self.density.shape[-1])
-        scene.grid.check(weights, "density")
-        if len(weights) not in (1, len(scene.pixels)):
-            raise ShapeError(
-                f"density: expected ({len(scene.pixels)}, {scene.grid.patches}) weights for "
-                f"{len(scene.pixels)} images, got {tuple(self.density.shape)}"
-            )
-        return concentration(weights.expand(len(scene.pixels), -1))
-
-
-class AttentionGradientExplainer(Explainer):
-    """Base class of methods that use dA, the gradient of the score with respect to attention.
-
-    Parameters
-    ----------
-    model : the model to explain; may be given to `attribute` instead
-    gradient : "plain"; "lrp", the gradients of a backward pass under the rules of relevance
-        propagation, with the defaults of `AttnLRP`; or a `RuleSettings`, for other values of gamma
-    options : as for `Explainer`
-
-    Notes
-    -----
-    With "lrp" the rules apply to all calls between an attention call and the score. In the
-    attention call itself, dA = dO V^T for the gradient dO of its result. Calls without a rule have
-    their own gradient, and a note of the explanation names them.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | None = None,
-        *,
-        gradient: str | RuleSettings = "plain",
-        **options: Any,
-    ) -> None:
-        super().__init__(model, **options)
-        if isinstance(gradient, str) and gradient not in GRADIENTS:
-            raise ValueError(f"gradient: expected one of {', '.join(GRADIENTS)}, got {gradient!r}")
-        self.gradient = gradient
-        self.gradient_rules = GRADIENTS[gradient] if isinstance(gradient, str) else gradient
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the settings of this explainer, ready for JSON."""
-        gradient = self.gradient
-        if isinstance(gradient, RuleSettings):
-            return super().parameters() | {"gradient": dataclasses.asdict(gradient)}
-        return super().parameters() | {"gradient": gradient}
+        return concentration_of(self.density, scene)
 
 
 def _option_names(method: type[Explainer]) -> set[str]:

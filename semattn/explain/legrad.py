@@ -11,7 +11,8 @@ from ..attention import SiteRecord
 from ..attention.layer_readout import logits_after_each_block
 from ..attention.propagation import missing_rules_note
 from ..errors import SemattnError, UnsupportedModelError
-from .base import AttentionGradientExplainer, explainers
+from .attention_gradient import AttentionGradientExplainer
+from .base import explainers
 from .request import AttributionRequest, RelevanceMap, score_copies, target_for_copies
 from .rollout import layer_sites, propagate, require_layer_sites
 

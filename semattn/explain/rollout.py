@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from ..errors import UnsupportedModelError
-from .base import AttentionGradientExplainer, Explainer, explainers
+from .attention_gradient import AttentionGradientExplainer
+from .base import Explainer, explainers
 
 # Function from a slice of queries to the head-fused matrix F of a site, (G, Q, Nk).
 FusedAttention = Callable[[slice], Tensor]

@@ -16,7 +16,8 @@ from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from ..grid import PatchGrid
 from ..utils.validation import check_number
-from .base import AttentionGradientExplainer, explainers
+from .attention_gradient import AttentionGradientExplainer
+from .base import explainers
 
 QUERIES = ("auto", "class", "all")
 TINY = torch.finfo(torch.float32).tiny

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..attention import AttentionRecord, SiteRecord
 from ..attention.attention_record import num_active_queries
 from ..attention.propagation import missing_rules_note
-from .base import AttentionGradientExplainer, explainers
+from .attention_gradient import AttentionGradientExplainer
+from .base import explainers
 from .request import AttributionRequest, RelevanceMap, target_for_copies
 from .rollout import layer_sites, mean_attention, pool_sites, propagate, require_layer_sites
 

@@ -16,7 +16,7 @@ from semattn import SIFTPatchInterrelation, explainers, record
 from semattn.attention import RuleSettings
 from semattn.attention.propagation import PropagationMode
 from semattn.attention.rule_registry import DEFAULT_RULES
-from semattn.explain.base import AttentionGradientExplainer
+from semattn.explain.attention_gradient import AttentionGradientExplainer
 from tests import oracles
 from tests.models import build, images, state_of
 from tests.oracles_propagation import dense_record_under_rules, legrad_under_rules

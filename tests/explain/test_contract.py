@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from semattn.attention import record
 from semattn.errors import SemattnError, TargetError, UnsupportedModelError
 from semattn.explain import Center, KeypointDensity, LeGrad, Random, explainers
-from semattn.explain.base import AttentionGradientExplainer
+from semattn.explain.attention_gradient import AttentionGradientExplainer
 from semattn.explain.captum_methods import PixelExplainer
 from tests import families
 from tests.models import MODELS, build, images, state_of
