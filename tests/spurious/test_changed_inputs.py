@@ -267,9 +267,10 @@ def test_edited_trees_give_the_result_of_a_search_from_scratch(tmp_path, seed):
 
 
 TEMPORARY_STORE = """
-import sys, time
+import signal, sys, time
 from semattn.utils.run_store import RunStore
 from semattn.utils.processes import exits_on_termination
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by background processes
 with exits_on_termination():
     store = RunStore(None, {}, "search")
     print(store.folder, flush=True)

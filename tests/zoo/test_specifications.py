@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -210,7 +211,9 @@ def test_models_in_the_cache_need_no_network(saved, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("specification", ["hf:own/none", "hf-hub:own/none"])
-def test_a_missing_download_says_what_to_run(specification):
+def test_a_missing_download_says_what_to_run(specification, monkeypatch):
+    """The library of the hub tries five times; the test does not wait in between."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(SemattnError, match="run hf download own/none with a network") as error:
         semattn.load(specification)
     one_line(error)
