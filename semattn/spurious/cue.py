@@ -96,7 +96,7 @@ class SpuriousCue(ShortRepr):
     detector : detector of the cue in patches of other images; None for a recurring mark
     grid : patch grid of `place`; None if the patches cover the image evenly
     cue_images : all compared images that show the cue, those of the class first; of a large data
-        set, 400 images of the class and 1,300 others are compared
+        set, 400 images of the class and 1,300 others are compared, or 4,000 images for a mark
     """
 
     target: int

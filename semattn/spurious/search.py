@@ -34,6 +34,8 @@ from .confirmation import (
 )
 from .cue import SpuriousCue
 from .cue_detector import (
+    MAX_CLASS_IMAGES,
+    MAX_REFERENCE,
     CandidateCue,
     candidates_from_arrays,
     class_images,
@@ -50,6 +52,7 @@ from .marks.candidates import (
     candidates_to_arrays as marks_to_arrays,
     find_mark_candidates,
 )
+from .marks.recurring import MAX_IMAGES
 from .marks.search import same_scenes_note
 from .significance import MIN_OTHERS, alpha_weights, means_of_others
 
@@ -58,6 +61,10 @@ CLASS, INTERVENTION = "class-", "intervention-"  # name prefixes of results of a
 MARKS = "marks-"  # name prefix of the stored marks
 IMAGES = "images"  # name of the digest of all images in those arrays
 MIN_IMAGES = 2 * FOLDS  # images of a class that a search needs
+PARTLY_COMPARED = (
+    f"the images of a cue are listed among those that were compared: at most {MAX_CLASS_IMAGES} of "
+    f"its class and {MAX_REFERENCE:,} others, or {MAX_IMAGES:,} images for a mark"
+)
 
 
 def discover_spurious(
@@ -267,6 +274,8 @@ class Search:
                 f"candidates not tested: {is_stronger.count(False)}, which are more frequent in a "
                 f"class, but whose relative risk may be below {self.min_relative_risk:g}",
             )
+        if any(len(candidate.rows) < len(store) for candidate in tested):
+            notes.append(PARTLY_COMPARED)
         notes = [note for note in (store.data.note, store.data.strays) if note] + notes
         return Discovery(
             tuple(cues), self._rank(cues, targets), len(store), n_judged,

@@ -86,6 +86,18 @@ def test_all_images_with_the_cue_are_listed(discovery, pairs):
     }  # fmt: skip
 
 
+def test_a_note_says_if_not_all_images_of_a_cue_are_listed(discovery, model, pairs, monkeypatch):
+    assert not any("among those that were compared" in note for note in discovery.notes)
+    monkeypatch.setattr("semattn.spurious.cue_detector.MAX_CLASS_IMAGES", 16)
+    monkeypatch.setattr("semattn.spurious.search.find_mark_candidates", lambda *_: ([], 0, 0))
+    few = discover_spurious(
+        model, pairs, class_names=NAMES, preprocessing=planted.OWN, classes=["red"]
+    )
+    cue = few.cues[0]
+    assert sum(image.in_class for image in cue.cue_images) == round(16 * cue.inside)
+    assert any("among those that were compared" in note for note in few.notes)
+
+
 def test_the_cue_matches_new_images(discovery, model):
     fresh = planted.images(8, 0.5, seed=9)
     matches = discovery.cues[0].matches(planted.inputs_of(fresh))
