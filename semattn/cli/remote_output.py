@@ -55,7 +55,7 @@ def writes_to_store(
 
 
 def _check_batch_size(options: dict[str, Any]) -> None:
-    """Raise SemattnError unless several processes are told the batch size."""
+    """Raise SemattnError unless the batch size is given, which all processes must share."""
     if options.get("batch_size") is None:
         raise SemattnError(
             "out: expected --batch-size, on which several processes that write to a store must "
