@@ -81,7 +81,7 @@ def main() -> None:
             {"key": "setup", "title": "machines"},
             {"key": "reading", "title": "reading and SIFT, images per second", "format": ",.0f"},
             {"key": "explaining", "title": "explaining, images per second", "format": ",.0f"},
-            {"key": "hours", "title": "hours", "format": ".2g"},
+            {"key": "hours", "title": "hours", "format": ".3g"},
             {"key": "slower", "title": "slower stage"},
             {"key": "memory", "title": "memory, GiB", "format": ",.1f"},
             {"key": "disk", "title": "results, GiB", "format": ",.1f"},
