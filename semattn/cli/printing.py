@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -357,6 +358,19 @@ def _prediction(
         console.print(f"explained: [bold]{verbatim(label)}[/], not in the list above")
 
 
+_shown_folder: ContextVar[tuple[str, str]] = ContextVar("shown_folder", default=("", ""))
+
+
+@contextmanager
+def folder_shown_as(folder: Path, address: str) -> Iterator[None]:
+    """Show a result folder as the address that it is copied to, until the ``with`` ends."""
+    token = _shown_folder.set((str(folder), address))
+    try:
+        yield
+    finally:
+        _shown_folder.reset(token)
+
+
 def print_files(
     console: Console, notes: list[str], target_description: str, files: dict[str, Path]
 ) -> None:
@@ -365,8 +379,10 @@ def print_files(
         console, [note for note in notes if not (target_description and target_description in note)]
     )
     names = ", ".join(verbatim(path.name) for path in files.values())
-    folder = next(iter(files.values())).parent
-    console.print(f"in [bold]{verbatim(str(folder))}[/]: {names}", soft_wrap=True)
+    folder = str(next(iter(files.values())).parent)
+    local, address = _shown_folder.get()
+    shown = address if folder == local else folder
+    console.print(f"in [bold]{verbatim(shown)}[/]: {names}", soft_wrap=True)
 
 
 def print_skipped(console: Console, skipped: Sequence[Skipped]) -> None:

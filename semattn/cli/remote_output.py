@@ -11,6 +11,7 @@ from ..errors import SemattnError
 from ..utils.mirror import MirroredFolder, mirrored
 from ..utils.remote_path import is_url
 from .json_output import Content
+from .printing import folder_shown_as
 
 P = ParamSpec("P")
 
@@ -40,7 +41,10 @@ def writes_to_store(
                 _check_batch_size(options)
             from ..zoo.weights import cache_dir
 
-            with mirrored(out, cache_dir() / "copies", count) as mirror:
+            with (
+                mirrored(out, cache_dir() / "copies", count) as mirror,
+                folder_shown_as(mirror.folder, str(mirror.remote)),
+            ):
                 options["out"] = str(mirror.folder)
                 content = command(*arguments, **options)
                 if count > 1 and (content is None or content.get("waiting_units")):

@@ -141,10 +141,11 @@ def test_an_audit_on_ray_writes_to_a_store(run, elsewhere, objects, ray_cluster,
     photos = folder(elsewhere / "photos", 5)
     options = ["--jobs", "explain", "--batch-size", 1]
     assert run("audit", photos, *options, "--out", "local")[0] == 0
-    status, _, err = run(
+    status, out, err = run(
         "audit", photos, *options, "--engine", "ray", "--actors", 1, "--out", f"{objects}/run"
     )
     assert status == 0, err
+    assert out.endswith(f"in {objects}/run: explain.parquet, skipped.parquet, audit.json\n")
     expected, stored = results(elsewhere / "local"), contents(objects / "run")
     assert "maps/000002.npz" in expected
     for name in expected.keys() - {"audit.json"}:
