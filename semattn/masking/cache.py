@@ -24,7 +24,7 @@ from torch import Tensor
 from semattn.errors import SemattnError
 from semattn.images import read
 from semattn.keypoints import Keypoints, detect
-from semattn.utils.atomic_files import atomic_write, write_text
+from semattn.utils.atomic_files import write_bytes, write_text
 from semattn.utils.input_identity import (
     content_digests,
     find_changes,
@@ -337,8 +337,7 @@ def _write_shard(path: Path, keypoints: list[Keypoints], lines: list[str], secon
         },
         metadata={"seconds": f"{seconds:.3f}", "images": json.dumps(lines)},
     )
-    with atomic_write(path) as stream:
-        stream.write(content)
+    write_bytes(path, content)
 
 
 def _shard_name(number: int) -> str:

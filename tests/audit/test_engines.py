@@ -34,6 +34,7 @@ def test_ray_writes_the_files_of_one_process_and_resumes(tmp_path, source, ray_c
     with pytest.raises(KeyboardInterrupt):
         audit(tiny(), source, out, batch_size=3, engine="ray", actors=1, progress=interrupt)
     assert ray_cluster.is_initialized() and not (out / "explain.parquet").exists()
+    assert list(out.rglob("unit-*.npz"))  # what was reported is stored
     shared = audit(
         tiny(), source, out, batch_size=3, engine="ray", actors=1,
         progress=lambda stage, count, total: done.append((count, total)),

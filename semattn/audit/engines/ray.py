@@ -119,8 +119,8 @@ class RayEngine:
         start = (self._put(computer), str(self.device), self.threads, attempts)
         read = partial(_read, computer.image_loader, attempts)
         for result in self.stream(tasks, read, UnitActor, start):
+            yield result  # it is stored when this generator continues
             report(result.unit.stop - result.unit.first)
-            yield result
 
     def stream(
         self, tasks: Iterable[Any], read: Callable[[Any], Any], actor: type, start: tuple[Any, ...]
