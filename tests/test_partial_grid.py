@@ -244,10 +244,9 @@ def test_a_region_covers_what_lies_inside_the_patches():
 def test_refinements_look_at_the_seen_part_alone(name):
     part, alone = scenes()
     values = torch.rand(1, 12, generator=torch.manual_seed(3))
-    refined = refinements[name](values, part.pixels, PART)
-    torch.testing.assert_close(
-        refined[:, ROWS, COLUMNS], refinements[name](values, alone.pixels, ALONE)
-    )
+    refined = refinements[name](PART.upsample(values), part.pixels, PART)
+    expected = refinements[name](ALONE.upsample(values), alone.pixels, ALONE)
+    torch.testing.assert_close(refined[:, ROWS, COLUMNS], expected)
     refined[:, ROWS, COLUMNS] = 0
     assert refined.shape == (1, 70, 90) and not refined.any()
 

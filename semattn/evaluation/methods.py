@@ -134,9 +134,9 @@ def _refined(row: str, inner: Method, refine: str) -> Method:
         patches = refined[..., 0]
         if refine != "none":
             patches = patches - patches.amin(dim=1, keepdim=True)
-        return Map(
-            refinements[refine](patches, images.pixels, inner_map.grid), patches, inner_map.grid
-        )
+        heat_map = inner_map.grid.upsample(patches)
+        heat_map = refinements[refine](heat_map, images.pixels, inner_map.grid)
+        return Map(heat_map, patches, inner_map.grid)
 
     return run
 
@@ -162,7 +162,7 @@ def _peer(name: str, call: Peer, refine: str) -> Method:
         patches = grid.pool(heat_map)
         if refine != "none":
             shifted = patches - patches.amin(dim=1, keepdim=True)
-            heat_map = refinements[refine](shifted, images.pixels, grid)
+            heat_map = refinements[refine](grid.upsample(shifted), images.pixels, grid)
         return Map(heat_map, patches, grid)
 
     return run

@@ -140,9 +140,10 @@ class Explainer(Attribution):
             p = self.concentration_on_grid(request, grid)  # float64, so on the CPU
             precision = torch.promote_types(logits.dtype, torch.float32)
             patches = relevance(p.to(precision).to(logits.device))
+            heat_map = grid.upsample(patches)
             if self.refine != "none":
                 check_finite(("model output", logits), ("map", patches))
-            heat_map = refinements.resolve(self.refine)(patches, request.images.pixels, grid)
+                heat_map = refinements.resolve(self.refine)(heat_map, request.images.pixels, grid)
         return RelevanceMap(
             record.prediction,
             grid,

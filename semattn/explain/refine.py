@@ -1,8 +1,8 @@
-"""Refinements from a patch map to a pixel map that follows the edges of the image.
+"""Refinements of a pixel map, so that it follows the edges of the image.
 
-The values of the patches are averaged over superpixels, or smoothed by a colour guided filter (He
-et al., 2010). A refinement sharpens any map, so a comparison must apply it to all methods or to
-none.
+The map, interpolated from patches, is averaged over superpixels, or smoothed by a colour guided
+filter (He et al., 2010). A refinement sharpens any map, so a comparison must apply it to all
+methods or to none.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ EPSILON = 1e-4  # of squared intensity, on a scale of 1
 
 
 @refinements.register("none")
-def bilinear(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """Upsample (B,P) to (B,H,W), with each value at the centre of its patch, linearly."""
-    return grid.upsample(patch_map)
+def unchanged(heat_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
+    """Return the map (B,H,W) as it was interpolated."""
+    return heat_map
 
 
 @refinements.register("superpixels")
-def superpixels(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """Average the bilinear map over SLIC superpixels, and over four superpixel sizes."""
-    return _refine_covered_part(_average_superpixels, grid.upsample(patch_map), pixels, grid)
+def superpixels(heat_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
+    """Average the map (B,H,W) over SLIC superpixels, and over four superpixel sizes."""
+    return _refine_covered_part(_average_superpixels, heat_map, pixels, grid)
 
 
 def _average_superpixels(smooth: Tensor, pixels: np.ndarray) -> Tensor:
@@ -53,13 +53,13 @@ def _average_superpixels(smooth: Tensor, pixels: np.ndarray) -> Tensor:
 
 
 @refinements.register("guided")
-def guided(patch_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
-    """Apply a colour guided filter to the bilinear map, clipped to the range of the map.
+def guided(heat_map: Tensor, pixels: np.ndarray, grid: PatchGrid) -> Tensor:
+    """Apply a colour guided filter to the map (B,H,W), clipped to the range of the map.
 
     In every window the map is fitted as a linear function of the three colours; the fits are
     averaged.
     """
-    return _refine_covered_part(_filter_guided, grid.upsample(patch_map), pixels, grid)
+    return _refine_covered_part(_filter_guided, heat_map, pixels, grid)
 
 
 def _filter_guided(smooth: Tensor, pixels: np.ndarray) -> Tensor:

@@ -365,7 +365,8 @@ def test_affinity_refinement_of_a_row_equals_that_of_the_explainer(model):
     assert not torch.allclose(plain.patches, ours.patches, rtol=0.01)
     guided = method("sift-patch-interrelation:affinity=0+refined", refine="guided")
     shifted = refined.patches - refined.patches.min()
-    expected = refinements["guided"](shifted, pixels.pixels, refined.grid)
+    smooth = refined.grid.upsample(shifted)
+    expected = refinements["guided"](smooth, pixels.pixels, refined.grid)
     torch.testing.assert_close(guided(model, pixels, 3).heat_map, expected)
     with pytest.raises(ValueError, match="expected 'refined'|did you mean 'refined'"):
         method("random+refind")

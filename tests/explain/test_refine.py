@@ -25,7 +25,7 @@ def two_colours() -> np.ndarray:
 def test_a_constant_map_stays_constant(name: str) -> None:
     flat = torch.full((1, 48), 0.7)
     pixels = np.random.default_rng(0).integers(0, 255, (1, 96, 128, 3), np.uint8)
-    actual = refinements[name](flat, pixels, GRID)
+    actual = refinements[name](GRID.upsample(flat), pixels, GRID)
     torch.testing.assert_close(actual, torch.full((1, 96, 128), 0.7), atol=1e-3, rtol=0)
 
 
@@ -34,8 +34,9 @@ def test_the_map_follows_a_border_that_bilinear_misses(name: str) -> None:
     patches = torch.zeros(1, 6, 8)
     patches[:, :, 5:] = 1
     patches[:, :, 4] = 0.6
-    blurred = refinements["none"](patches.flatten(1), two_colours(), GRID)[0]
-    sharp = refinements[name](patches.flatten(1), two_colours(), GRID)[0]
+    smooth = GRID.upsample(patches.flatten(1))
+    blurred = refinements["none"](smooth, two_colours(), GRID)[0]
+    sharp = refinements[name](smooth, two_colours(), GRID)[0]
 
     def step(heat_map: torch.Tensor) -> float:
         return float(heat_map[:, 72].mean() - heat_map[:, 67].mean())
@@ -49,8 +50,9 @@ def test_the_guided_filter_equals_its_definition_on_windows() -> None:
     grid = PatchGrid((2, 2), image_size=(20, 24), cell=(10, 12))
     pixels = torch.randint(0, 255, (1, 20, 24, 3), generator=generator, dtype=torch.uint8).numpy()
     patches = torch.rand(1, 4, generator=generator)
-    actual = refinements["guided"](patches, pixels, grid)[0].double()
-    smooth = grid.upsample(patches)[0]
+    smooth = grid.upsample(patches)
+    actual = refinements["guided"](smooth, pixels, grid)[0].double()
+    smooth = smooth[0]
     source = (smooth / smooth.max()).double().numpy()
     guide = pixels[0].astype(np.float64) / 255
 
@@ -74,12 +76,12 @@ def test_the_guided_filter_equals_its_definition_on_windows() -> None:
 
 def test_an_all_zero_map_stays_zero() -> None:
     for refine in refinements.values():
-        actual = refine(torch.zeros(1, 48), two_colours(), GRID)
-        assert torch.equal(actual, torch.zeros(1, 96, 128))
+        zero = torch.zeros(1, 96, 128)
+        assert torch.equal(refine(zero, two_colours(), GRID), zero)
 
 
 def test_bilinear_is_interpolation_at_patch_centres() -> None:
     patches = torch.rand(2, 48, generator=torch.manual_seed(0))
-    actual = refinements["none"](patches, two_colours().repeat(2, 0), GRID)
+    actual = refinements["none"](GRID.upsample(patches), two_colours().repeat(2, 0), GRID)
     expected = F.interpolate(patches.view(2, 1, 6, 8), size=(96, 128), mode="bilinear")[:, 0]
     torch.testing.assert_close(actual, expected)
