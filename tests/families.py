@@ -6,8 +6,9 @@ padding below them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from tests.families_transformers import TRANSFORMERS
 from tests.families_vit_pytorch import VIT_PYTORCH
-from tests.models import CLASSES, SIZE
+from tests.models import CLASSES, SIZE, state_of
 
 
 def _swin(**options: object) -> nn.Module:
@@ -288,3 +289,20 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Mo
             spread = 0.3 if parameter.ndim > 1 else 0.1
             parameter.add_(torch.randn_like(parameter) * spread)
     return model
+
+
+@lru_cache(maxsize=2)
+def _shared(name: str, dtype: torch.dtype) -> nn.Module:
+    return build(name).to(dtype)
+
+
+@contextmanager
+def shared(name: str, dtype: torch.dtype = torch.float32) -> Iterator[nn.Module]:
+    """The model of `build`, one object for tests in a row; a changed one is not used again."""
+    model = _shared(name, dtype)
+    before = state_of(model)
+    try:
+        yield model
+    finally:
+        if state_of(model) != before:
+            _shared.cache_clear()

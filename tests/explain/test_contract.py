@@ -77,13 +77,18 @@ WITHOUT_BLOCKS = {
 @each_on_families
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) -> None:
-    model, x = families.build(family, torch.float64), images(3, torch.float64)
-    before = state_of(model)
-    if explain.func is LeGrad and family in WITHOUT_BLOCKS:
-        with pytest.raises(UnsupportedModelError, match=r"expected a head|expected its block"):
-            explain().attribute(model, x, target=TARGETS)
-        assert state_of(model) == before
-        return
+    with families.shared(family, torch.float64) as model:
+        if explain.func is LeGrad and family in WITHOUT_BLOCKS:
+            before = state_of(model)
+            with pytest.raises(UnsupportedModelError, match=r"expected a head|expected its block"):
+                explain().attribute(model, images(3, torch.float64), target=TARGETS)
+            assert state_of(model) == before
+        else:
+            _check_contract(explain, model)
+
+
+def _check_contract(explain: partial[Any], model: nn.Module) -> None:
+    x, before = images(3, torch.float64), state_of(model)
     heat_map = explain().attribute(model, x, target=TARGETS)
     assert heat_map.shape == x.shape and heat_map.isfinite().all() and heat_map.std() > 0
     (repeated,) = explain(model).attribute((x,), target=torch.tensor(TARGETS))
@@ -102,9 +107,12 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
         explain(model).attribute(x, target=1)
     assert state_of(model) == before_hooked
     handle.remove()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
         frozen = explain(model.requires_grad_(False)).attribute(x, target=TARGETS)
     assert torch.equal(frozen, heat_map)
+    for parameter in trained:
+        parameter.requires_grad_()
 
 
 @each_on_families
@@ -112,15 +120,15 @@ def test_the_contract_holds_on_every_family(explain: partial[Any], family: str) 
 def test_half_precision_on_every_family(explain: partial[Any], family: str) -> None:
     if explain.func is LeGrad and family in WITHOUT_BLOCKS:
         pytest.skip("no module holds a whole block")
-    model = families.build(family)
     # Swin v2 divides by norms with an epsilon that is 0 in float16: its own gradients are NaN.
     # Gradients of transformers' Hiera at its pixels lose more in float16 than is allowed here.
     imprecise = ("swin-v2", "transformers-hiera")
     dtype = torch.bfloat16 if any(name in family for name in imprecise) else torch.float16
     x = (images(3) * 64).round() / 64  # exact in half precision, so that it is the same picture
-    exact = explain(model).attribute(x, target=TARGETS)
-    model = families.build(family).to(dtype)  # rebuilt: timm 1.0.17 caches the biases of LeViT
-    half = explain(model).attribute(x.to(dtype), target=TARGETS)
+    with families.shared(family) as model:
+        exact = explain(model).attribute(x, target=TARGETS)
+    with families.shared(family, dtype) as model:
+        half = explain(model).attribute(x.to(dtype), target=TARGETS)
     assert half.dtype == torch.float32
     assert (half - exact).norm() < 80 * torch.finfo(dtype).eps * exact.norm()
 

@@ -189,10 +189,10 @@ def table(
     rounds = len(rates[RAYLETS])
     return {
         "caption": f"{options.images} pictures of {2 * SIDE} pixels, {MODEL} with random weights, "
-        f"explained in batches of {BATCH} by one thread per process, on 2 cores that ran other "
-        f"programs as well; median of {rounds} interleaved rounds, ratios within a round. Rate: "
-        "from the first finished unit to the last one. Start: seconds until the first unit is "
-        "finished. Different: files that differ from those of one process. Ray "
+        f"explained in batches of {BATCH} by one thread per process, on 2 cores; median of "
+        f"{rounds} interleaved rounds, ratios within a round. Rate: from the first finished unit "
+        "to the last one. Start: seconds until the first unit is finished. Different: files that "
+        "differ from those of one process. Ray "
         f"{ray.__version__}, {measuring.versions()} Made by `python -m {MODULE}`.",
         "columns": [
             {"key": "way", "title": "engine"},
