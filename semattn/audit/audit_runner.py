@@ -238,7 +238,7 @@ class AuditRunner:
         counts = write_tables(self.out, parts(), self.source.names, classes)
         counts["images"] = len(self.source)
         counts["labels"] = self.source.data.note or "given"
-        counts["broken"] = [list(name_and_reason) for name_and_reason in self.source.broken]
+        counts["broken"] = self.source.data.about["broken"]
         analysis = (
             self.unit_store.sums.merged(self.source.names) if "analyze" in self.jobs else None
         )

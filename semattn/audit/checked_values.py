@@ -6,7 +6,7 @@ defined, and comes with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,20 +82,30 @@ def _background(content: Content) -> Reading:
     return Reading(float(value))
 
 
+def _damage(broken: Sequence[Sequence[str]]) -> str:
+    """Return the reason why a value is not known if archives are damaged; "" if none is."""
+    parts = "; ".join(f"{name}: {reason}" for name, reason in broken)
+    return f"an archive is damaged ({parts}); repair it" if parts else ""
+
+
+def _not_searched(content: Content) -> str:
+    """Return the reason why a search did not look at all images; "" if it did."""
+    damage = _damage(content["manifest"].get("data", {}).get("broken", ()))
+    return damage and f"some images were not searched, because {damage}"
+
+
 def _skipped(content: Content) -> Reading:
     summary = content["summary"]
-    broken = [f"{name}: {reason}" for name, reason in summary["broken"]]
-    if broken:
-        return Reading(
-            None, not_tested="the number of lost images is not known, because an archive is "
-            f"damaged ({'; '.join(broken)}); repair it",
-        )  # fmt: skip
+    if damage := _damage(summary["broken"]):
+        return Reading(None, not_tested=f"the number of lost images is not known, because {damage}")
     if not summary["explained"] and summary["skipped"] >= summary["images"]:
         return Reading(None, not_tested="all images were skipped; skipped.parquet has the reasons")
     return Reading(float(summary["skipped"]))
 
 
 def _confirmed_cues(content: Content) -> Reading:
+    if reason := _not_searched(content):
+        return Reading(None, not_tested=reason)
     classes, not_searched = content["classes"], content["not_searched"]
     if len(not_searched) >= len(classes):
         return Reading(
@@ -129,8 +139,8 @@ def _confirmed_cues(content: Content) -> Reading:
 
 
 def _significant_marks(content: Content) -> Reading:
-    if content["not_tested"]:
-        return Reading(None, not_tested=content["not_tested"])
+    if reason := content["not_tested"] or _not_searched(content):
+        return Reading(None, not_tested=reason)
     marks = [
         (number, mark) for number, mark in enumerate(content["marks"], 1) if mark["significant"]
     ]

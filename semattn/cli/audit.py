@@ -189,7 +189,7 @@ def _content(
 
     result = next((path for path in files.values() if path.name == SUMMARY), None)
     audit_skipped = () if audit_result is None else audit_result.skipped
-    skipped = [*source.broken, *((image.name, image.reason) for image in audit_skipped)]
+    skipped = [*source.data.broken, *((image.name, image.reason) for image in audit_skipped)]
     waiting = 0 if audit_result is None else audit_result.waiting
     return result_content(result, files, notes, skipped) | {"waiting_units": waiting}
 
@@ -288,7 +288,7 @@ def _report_images(console: Console, audit_result: Audit, source: Source) -> Non
             f"{means['keypoints']:.0f} keypoints; {_map_text(means['spread'], means['on_empty'])}",
             soft_wrap=True,
         )
-    for name, reason in source.broken:
+    for name, reason in source.data.broken:
         console.print(f"[yellow]broken:[/] {verbatim(name)}: {verbatim(reason)}", soft_wrap=True)
     if audit_result.skipped:
         console.print(f"[yellow]skipped:[/] {len(audit_result.skipped)}")

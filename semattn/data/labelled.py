@@ -63,6 +63,7 @@ class LabelledImages:
     names : class names of the model, () if it has none
     note : note on how the labels were obtained, "" for none
     strays : note on files that are left out, or are outside the class folders, "" for none
+    broken : (name, reason) of the parts that could not be listed, such as damaged archives
     """
 
     sources: Sequence[Any]
@@ -70,9 +71,16 @@ class LabelledImages:
     names: tuple[str, ...]
     note: str = ""
     strays: str = ""
+    broken: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Number of images, origin of the labels, and the parts that were not listed, for JSON."""
+        broken = [list(name_and_reason) for name_and_reason in self.broken]
+        return {"images": len(self), "labels": self.note or "given", "broken": broken}
 
     def __getitem__(self, index: int) -> tuple[Any, int | None]:
         """Return an image and its label."""

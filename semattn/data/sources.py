@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -50,12 +50,10 @@ class Source:
     ----------
     data : images and labels
     names : name of each image in the tables: its path relative to the source
-    broken : (name, reason) of the parts that could not be listed
     """
 
     data: LabelledImages
     names: Sequence[str]
-    broken: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -116,12 +114,7 @@ def read_dataset(dataset: Any, names: Sequence[str] | None, outputs: int) -> Lab
     if isinstance(dataset, (str, os.PathLike, RemotePath)):
         text = _as_text(dataset)
         if text.startswith(PREFIX) or RANGE.search(text) or _exists(_split_extension(text)[0]):
-            source = open_source(dataset, names, outputs)
-            damage = [f"{name}: {reason}" for name, reason in source.broken]
-            if damage:
-                note = f"images after the damage are missing: {'; '.join(damage)}"
-                return replace(source.data, strays=note)
-            return source.data
+            return open_source(dataset, names, outputs).data
     return read_labelled(dataset, names or (), outputs)
 
 
@@ -325,9 +318,12 @@ def _archives(
     labels, notes = _member_labels(samples, names, outputs)
     has_labels = any(label is not None for label in labels)
     note = "" if has_labels else PREDICTED.format(NO_LABELS)
-    data = LabelledImages(samples.pictures, labels, tuple(names), note)
-    notes = [*samples.notes, *notes]
-    return Source(data, DisplayNames(samples.pictures), tuple(broken)), notes
+    damage = "; ".join(f"{name}: {reason}" for name, reason in broken)
+    data = LabelledImages(
+        samples.pictures, labels, tuple(names), note,
+        damage and f"images after the damage are missing: {damage}", tuple(broken),
+    )  # fmt: skip
+    return Source(data, DisplayNames(samples.pictures)), [*samples.notes, *notes]
 
 
 def _member_labels(

@@ -192,7 +192,7 @@ class Search:
             "preprocessing": None if preprocessing is None else str(preprocessing),
         }  # fmt: skip
         self.manifest = about_model(model) | {
-            "data": {"images": len(data), "labels": data.note or "given"},
+            "data": data.about,
             "parameters": options, "versions": versions(),
         }  # fmt: skip
         # Each batch stores the identities of its own images.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -20,13 +22,16 @@ from tests.result_files import names_in
 SUMMARY = {"accuracy": 0.75, "labelled": 8, "explained": 10, "skipped": 2, "images": 12,
            "broken": [], "means": {"on_empty": 0.25}}  # fmt: skip
 AUDIT = {"summary": SUMMARY}
+MANIFEST = {"data": {"images": 12, "labels": "given", "broken": []}}
+DAMAGED = {"manifest": {"data": MANIFEST["data"] | {"broken": [["a.tar", "x"]]}}}
 TRIED = {"transplant": {"count": 12}, "examples": [{"name": "photos/a b#1.png"}]}
-CUES = {"classes": [{"name": "cat"}, {"name": "dog"}], "not_searched": [], "cues": [
+CUES = {"classes": [{"name": "cat"}, {"name": "dog"}], "not_searched": [], "manifest": MANIFEST,
+        "cues": [
     {"class": "cat", "where": "corner", "confirmed": True, **TRIED},
     {"class": "dog", "where": "edge", "confirmed": False, **TRIED},
 ]}  # fmt: skip
 NAMES = [f"photos/cat/{number:03}.png" for number in range(9)]
-MARKS = {"not_tested": "", "significant": 1, "marks": [
+MARKS = {"not_tested": "", "significant": 1, "manifest": MANIFEST, "marks": [
     {"class": "cat", "n_inside": 9, "significant": True, "image_names": NAMES},
     {"class": "dog", "n_inside": 2, "significant": False, "image_names": ["photos/dog/1.png"]},
 ]}  # fmt: skip
@@ -95,6 +100,10 @@ UNTESTED = {
                       "all images were skipped"),
     "damaged archive": ("max-skipped", {"audit": {
         "summary": SUMMARY | {"broken": [["a.tar", "x"]]}}}, "the number of lost images is not"),
+    "damaged archive, cues": ("max-cues", {"spurious": CUES | DAMAGED},
+                              "some images were not searched, because an archive is damaged (a"),
+    "damaged archive, marks": ("max-marks", {"marks": MARKS | DAMAGED},
+                               "some images were not searched, because an archive is damaged"),
     "no patches": ("max-cues", {"spurious": CUES | {"not_searched": ["cat", "dog"]}},
                    "no class has enough images with patches off the object"),
     "no scores": ("max-cues", {"spurious": CUES | {"cues": [
@@ -302,6 +311,23 @@ def test_the_command_fails_with_status_3_and_writes_its_files(run, elsewhere):
     content = json.loads(out)
     assert content["passed"] is True and content["checks"][0]["value"] == 1
     assert json.loads((folder / "check.sarif").read_text())["runs"][0]["results"] == []
+
+
+def test_marks_of_a_damaged_archive_were_not_tested(run, elsewhere):
+    archive = elsewhere / "photos.tar"
+    with tarfile.open(archive, "w") as tar:
+        for file in sorted(marked.write_folder(elsewhere / "photos").rglob("*.png")):
+            label = file.parent.name.encode()
+            info = tarfile.TarInfo(f"{file.parent.name}-{file.stem}.cls")
+            info.size = len(label)
+            tar.add(file, f"{file.parent.name}-{file.stem}.png")
+            tar.addfile(info, io.BytesIO(label))
+    for cut, reason in ((0, ""), (50_000, "some images were not searched, because an archive is")):
+        archive.write_bytes(archive.read_bytes()[: archive.stat().st_size - cut])
+        status, _, err = run("marks", archive, "--no-report", "--out", "found", "--force")
+        assert (status, err) == (0, "")
+        status, out, _ = run("check", "found", "--max-marks", "9", "--force")
+        assert status == (FAILED if reason else 0) and reason in out
 
 
 def test_wrong_use_is_one_line_with_status_2(run, elsewhere):

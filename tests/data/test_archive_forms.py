@@ -126,7 +126,7 @@ def test_members_of_macos_are_left_out_and_counted(tmp_path):
         "source: 5 hidden members of the archives (such as ._a.jpg) are left out"
     ]  # fmt: skip
     (tmp_path / "._a.tar").write_bytes(b"Mac OS X")
-    assert opened(tmp_path)[0].broken == ()
+    assert opened(tmp_path)[0].data.broken == ()
 
 
 WRONG_NUMBER = "1 of 3 members .cls give no class of the model (expected a class number from 0 to 2"

@@ -72,9 +72,10 @@ def test_a_damaged_archive_gives_the_pictures_before_the_damage(tmp_path, cut):
     assert readable.pictures == intact.pictures[:-1]
     assert "damaged after 0002.png" in readable.broken
     source = open_source(file, (), 10)
-    assert source.broken == (("a.tar", readable.broken),) and len(source) == 3
+    assert source.data.broken == (("a.tar", readable.broken),) and len(source) == 3
     note = f"images after the damage are missing: a.tar: {readable.broken}"
-    assert read_dataset(file, (), 10).strays == note
+    data = read_dataset(file, (), 10)
+    assert data.strays == note and data.about["broken"] == [["a.tar", readable.broken]]
 
 
 def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):

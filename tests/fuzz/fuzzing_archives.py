@@ -112,7 +112,7 @@ def archives(work: Path) -> Attempt:
             assert len(data_source.names) == len(data_source.data)
             for shown_text in (
                 *data_source.names,
-                *(value for row in data_source.broken for value in row),
+                *(value for row in data_source.data.broken for value in row),
             ):
                 shown_text.encode("utf-8")  # a table must be able to store it
                 assert shown_text.isprintable()

@@ -280,7 +280,7 @@ def truncate_archives(image_folder: Path, work: Path) -> dict[str, Any]:
         source = open_source(part_path, (), 1000)
         lost += max(0, num_complete - len(source))
         doubled += max(0, len(source) - num_complete)
-        silent += not source.broken
+        silent += not source.data.broken
         run(part_path, work / f"cut-{number}", jobs=["explain"])
         silent += len(list_names(work / f"cut-{number}")) != num_complete
     return {"fault": "an archive is cut off", "times": times, "images": times * len(members),

@@ -129,7 +129,7 @@ def find_marks(
     check_engine(engine, address)
     data = _read_data(dataset, class_names)
     manifest = {
-        "data": {"images": len(data), "labels": data.note or "given"},
+        "data": data.about,
         "parameters": {"alpha": alpha, "max_marks": max_marks}, "versions": versions(),
     }  # fmt: skip
     run_store = RunStore(
