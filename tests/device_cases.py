@@ -328,7 +328,13 @@ def cue_numbers(cue: semattn.SpuriousCue) -> Any:
 @cache
 def on_cpu(name: str) -> list[np.ndarray]:
     """Return the numbers of a case on the CPU."""
-    return numbers(CASES[name](build("class-token"), corners(2)))
+    return numbers(CASES[name](cpu_model(), corners(2)))
+
+
+@cache
+def cpu_model() -> nn.Module:
+    """Return the model of `on_cpu`."""
+    return build("class-token")
 
 
 def numbers(value: Any) -> list[np.ndarray]:

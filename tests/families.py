@@ -17,9 +17,10 @@ import torch
 from packaging.version import parse
 from torch import Tensor, nn
 
+from tests import models
 from tests.families_transformers import TRANSFORMERS
 from tests.families_vit_pytorch import VIT_PYTORCH
-from tests.models import CLASSES, SIZE, state_of
+from tests.models import CLASSES, SIZE
 
 
 def _swin(**options: object) -> nn.Module:
@@ -293,16 +294,17 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Mo
 
 @lru_cache(maxsize=2)
 def _shared(name: str, dtype: torch.dtype) -> nn.Module:
-    return build(name).to(dtype)
+    made = models.build(name) if name in models.MODELS else build(name)
+    return made.to(dtype)
 
 
 @contextmanager
 def shared(name: str, dtype: torch.dtype = torch.float32) -> Iterator[nn.Module]:
-    """The model of `build`, one object for tests in a row; a changed one is not used again."""
+    """A model of this list or of `models`, one object for tests in a row, until one changes it."""
     model = _shared(name, dtype)
-    before = state_of(model)
+    before = models.state_of(model)
     try:
         yield model
     finally:
-        if state_of(model) != before:
+        if models.state_of(model) != before:
             _shared.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from .device_cases import (
     search,
     searched,
 )
-from .models import SIZE, build
+from .models import SIZE, build, state_of
 from .report.pages import corners
 from .spurious import planted
 
@@ -146,9 +147,16 @@ def test_gradients_are_those_of_the_cpu(fused):
 # --- the library on it ------------------------------------------------------------------------
 
 
+@cache
+def device_model():
+    return build("class-token").to(DEVICE)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_maps_are_those_of_the_cpu(name):
-    assert_same(CASES[name](build("class-token").to(DEVICE), corners(2).to(DEVICE)), on_cpu(name))
+    before = state_of(device_model())
+    assert_same(CASES[name](device_model(), corners(2).to(DEVICE)), on_cpu(name))
+    assert state_of(device_model()) == before
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,16 @@ def _compares(name: str, geometry: str) -> bool:
 
 
 @cache
+def _plain_model(plain: Twin) -> torch.nn.Module:
+    return build(plain)
+
+
+@cache
 def _expected(plain: Twin, geometry: str, name: str) -> Tensor:
     """The map of the plain form on the inner picture, transformed back."""
     inner = GEOMETRIES[geometry].inside(pictures(geometry))
     explainer = _explainer(name, Twin(geometry=geometry))
-    return GEOMETRIES[geometry].back(explainer.patch_map(build(plain), inner, target=TARGET))
+    return GEOMETRIES[geometry].back(explainer.patch_map(_plain_model(plain), inner, target=TARGET))
 
 
 def _outcome(twin: Twin, name: str, model: torch.nn.Module) -> str:
@@ -118,7 +123,9 @@ def test_each_pair_of_choices_occurs() -> None:
 def test_twins_have_equal_logits(twin: Twin) -> None:
     outer = pictures(twin.geometry)
     inner = GEOMETRIES[twin.geometry].inside(outer)
-    torch.testing.assert_close(build(twin)(outer), build(twin.plain())(inner), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(
+        build(twin)(outer), _plain_model(twin.plain())(inner), atol=1e-9, rtol=1e-9
+    )
 
 
 @each_twin
@@ -212,7 +219,7 @@ def test_the_prompter_gives_twins_equal_logits(twin: Twin) -> None:
         pytest.skip("the grids of this geometry differ")
     outer = pictures(twin.geometry)
     inner = GEOMETRIES[twin.geometry].inside(outer)
-    model, plain, outcomes = build(twin), build(twin.plain()), {}
+    model, plain, outcomes = build(twin), _plain_model(twin.plain()), {}
     unprompted = plain(inner)
     for kind, (prompt, plainly_given) in _prompts(twin).items():
         for queries in QUERIES:

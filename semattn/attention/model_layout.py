@@ -280,7 +280,7 @@ def _run_layout_pass(
 def _random_states() -> tuple[Any, ...]:
     """Return the states of the random generators of Python and NumPy."""
     state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (models may use it)
-    return random.getstate(), repr(state["state"]), bytes(state["state"]["key"])
+    return random.getstate(), state["state"]["pos"], bytes(state["state"]["key"])
 
 
 def any_layout(model: nn.Module) -> ModelLayout | None:

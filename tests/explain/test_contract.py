@@ -136,19 +136,20 @@ def test_half_precision_on_every_family(explain: partial[Any], family: str) -> N
 @each
 @pytest.mark.parametrize("name", MODELS)
 def test_both_call_forms_are_equal_on_every_model(explain: partial[Any], name: str) -> None:
-    model, x = build(name), images()
-    short_form = explain().attribute(model, x, target=[1, 3])
-    captum_form = explain(model).attribute(x, target=[1, 3])
+    x = images()
+    with families.shared(name) as model:
+        short_form = explain().attribute(model, x, target=[1, 3])
+        captum_form = explain(model).attribute(x, target=[1, 3])
+        maps = (explain(model).attribute(x, target=target) for target in range(5))
+        assert short_form.std() > 0 or any(
+            heat_map.std() > 0 for heat_map in maps
+        )  # Grad-CAM may be zero
+        assert torch.equal(explain(model).attribute(x, [1, 3]), captum_form)
+        assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum_form)
     assert torch.equal(short_form, captum_form)
     assert (
         short_form.shape == x.shape and short_form.is_contiguous() and short_form.isfinite().all()
     )
-    maps = (explain(model).attribute(x, target=target) for target in range(5))
-    assert short_form.std() > 0 or any(
-        heat_map.std() > 0 for heat_map in maps
-    )  # Grad-CAM may be zero
-    assert torch.equal(explain(model).attribute(x, [1, 3]), captum_form)
-    assert torch.equal(explain(model).attribute(inputs=x, target=[1, 3]), captum_form)
 
 
 @each
@@ -167,9 +168,10 @@ def test_every_image_has_its_own_target_and_map(explain: partial[Any]) -> None:
     [2, (2,), torch.tensor(2), torch.tensor([2]), [2, 2], torch.tensor([2, 2]), [(2,), (2,)]],
 )
 def test_targets_of_every_captum_kind(explain: partial[Any], target: object) -> None:
-    model, x = build("class-token"), images()
-    expected = explain(model).attribute(x, target=2)
-    assert torch.equal(explain(model).attribute(x, target=target), expected)
+    x = images()
+    with families.shared("class-token") as model:
+        expected = explain(model).attribute(x, target=2)
+        assert torch.equal(explain(model).attribute(x, target=target), expected)
 
 
 @each

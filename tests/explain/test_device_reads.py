@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -34,10 +35,15 @@ def explain(name: str, model: torch.nn.Module, inputs: torch.Tensor) -> None:
     explainer.explain(model, inputs, target=target, manifest={"weights_sha256": ""})
 
 
+@cache
+def device_model(device: torch.device) -> torch.nn.Module:
+    return tiny().to(device)
+
+
 @pytest.mark.parametrize("name", READS)
 def test_the_device_is_read_a_few_times_for_any_number_of_images(name):
     with accelerator() as device:
-        model = tiny().to(device)
+        model = device_model(device)
         explain(name, model, images(8).to(device))  # the layout of the model is traced once
         counts = []
         for count in (8, 3):

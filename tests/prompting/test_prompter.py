@@ -65,19 +65,20 @@ def test_attention_is_multiplied_and_renormalised_on_every_family(name):
 @pytest.mark.parametrize("density", ["count", "interrelation"])
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_batches_records_and_explanations_on_every_family(name, density):
-    model, x = build(name), pictures()
-    before = models.state_of(model)
-    prompter = AttentionPrompter(model, strength=1.0, density=density)
-    with torch.no_grad():
-        batched = first_output(prompter(x))
-        for index in range(3):
-            single = first_output(prompter(x[index : index + 1]))
-            torch.testing.assert_close(single, batched[index : index + 1], atol=1e-4, rtol=1e-4)
-    logits = record(prompter, x, grad=False).logits
-    torch.testing.assert_close(logits, batched, atol=1e-4, rtol=1e-4)
-    heat_map = SIFTPatchInterrelation(prompter).attribute(x, target=0)
-    assert heat_map.shape == x.shape and heat_map.isfinite().all()
-    assert models.state_of(model) == before
+    x = pictures()
+    with families.shared(name) as model:
+        before = models.state_of(model)
+        prompter = AttentionPrompter(model, strength=1.0, density=density)
+        with torch.no_grad():
+            batched = first_output(prompter(x))
+            for index in range(3):
+                single = first_output(prompter(x[index : index + 1]))
+                torch.testing.assert_close(single, batched[index : index + 1], atol=1e-4, rtol=1e-4)
+        logits = record(prompter, x, grad=False).logits
+        torch.testing.assert_close(logits, batched, atol=1e-4, rtol=1e-4)
+        heat_map = SIFTPatchInterrelation(prompter).attribute(x, target=0)
+        assert heat_map.shape == x.shape and heat_map.isfinite().all()
+        assert models.state_of(model) == before
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)

@@ -80,7 +80,8 @@ def test_a_run_is_interrupted_when_the_store_holds_another(tmp_path, objects, mo
         with mirrored(objects.url, tmp_path) as mirror:
             assert (objects / ".audit" / "about.json").create(b"theirs")
             write(mirror.folder, **{".audit__about.json": "mine"})
-            threading.Event().wait(60)
+            for _ in range(600):  # a wait is not interrupted, the step after it is
+                threading.Event().wait(0.1)
             pytest.fail("the run goes on")
 
     with pytest.raises(SemattnError, match="those of another that started meanwhile"):
