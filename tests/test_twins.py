@@ -64,8 +64,9 @@ def _compares(name: str, geometry: str) -> bool:
 
 
 @cache
-def _plain_model(plain: Twin) -> torch.nn.Module:
-    return build(plain)
+def _model(twin: Twin) -> torch.nn.Module:
+    """The model of a twin, whose positions are traced once."""
+    return build(twin)
 
 
 @cache
@@ -73,7 +74,7 @@ def _expected(plain: Twin, geometry: str, name: str) -> Tensor:
     """The map of the plain form on the inner picture, transformed back."""
     inner = GEOMETRIES[geometry].inside(pictures(geometry))
     explainer = _explainer(name, Twin(geometry=geometry))
-    return GEOMETRIES[geometry].back(explainer.patch_map(_plain_model(plain), inner, target=TARGET))
+    return GEOMETRIES[geometry].back(explainer.patch_map(_model(plain), inner, target=TARGET))
 
 
 def _outcome(twin: Twin, name: str, model: torch.nn.Module) -> str:
@@ -124,13 +125,13 @@ def test_twins_have_equal_logits(twin: Twin) -> None:
     outer = pictures(twin.geometry)
     inner = GEOMETRIES[twin.geometry].inside(outer)
     torch.testing.assert_close(
-        build(twin)(outer), _plain_model(twin.plain())(inner), atol=1e-9, rtol=1e-9
+        _model(twin)(outer), _model(twin.plain())(inner), atol=1e-9, rtol=1e-9
     )
 
 
 @each_twin
 def test_every_explainer_gives_twins_one_map(twin: Twin) -> None:
-    model = build(twin)
+    model = _model(twin)
     _report(
         {name: _outcome(twin, name, model) for name in explainers if _compares(name, twin.geometry)}
     )
@@ -140,7 +141,7 @@ def test_every_explainer_gives_twins_one_map(twin: Twin) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_no_heat_lies_where_the_model_sees_nothing(name: str, geometry: str) -> None:
     twin, x = Twin(geometry=geometry), pictures(geometry)
-    heat_map = _explainer(name, twin).attribute(build(twin), x, target=TARGET).sum(dim=1)
+    heat_map = _explainer(name, twin).attribute(_model(twin), x, target=TARGET).sum(dim=1)
     top, bottom, left, right = GEOMETRIES[geometry].seen or (0, 0, 0, 0)
     if issubclass(explainers[name], PixelExplainer) and geometry == "resize and crop":
         # Pixels beside the crop that smoothing brings into it, or that are occluded with it.
@@ -166,9 +167,9 @@ def test_the_map_of_pixels_turns_with_the_picture(geometry: str) -> None:
     twin, x = Twin(geometry=geometry), pictures(geometry)
     explainer = _explainer("sift-patch-interrelation", twin)
     inside = GEOMETRIES[geometry].inside
-    expected = explainer.attribute(build(twin.plain()), inside(x), target=TARGET)
+    expected = explainer.attribute(_model(twin.plain()), inside(x), target=TARGET)
     torch.testing.assert_close(
-        inside(explainer.attribute(build(twin), x, target=TARGET)), expected, atol=1e-7, rtol=1e-5
+        inside(explainer.attribute(_model(twin), x, target=TARGET)), expected, atol=1e-7, rtol=1e-5
     )
 
 
@@ -219,7 +220,7 @@ def test_the_prompter_gives_twins_equal_logits(twin: Twin) -> None:
         pytest.skip("the grids of this geometry differ")
     outer = pictures(twin.geometry)
     inner = GEOMETRIES[twin.geometry].inside(outer)
-    model, plain, outcomes = build(twin), _plain_model(twin.plain()), {}
+    model, plain, outcomes = _model(twin), _model(twin.plain()), {}
     unprompted = plain(inner)
     for kind, (prompt, plainly_given) in _prompts(twin).items():
         for queries in QUERIES:
@@ -253,7 +254,7 @@ def _prompt_outcome(
 def test_the_readout_is_where_the_answer_is_read(twin: Twin) -> None:
     if twin.readout not in READ or twin.geometry == "pad":
         pytest.skip("a learned query, a part of the patches, or padding is read")
-    recorded = record(build(twin), pictures(twin.geometry), target=TARGET)
+    recorded = record(_model(twin), pictures(twin.geometry), target=TARGET)
     weights = recorded.readout()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones_like(weights[:, 0]))
     read = READ[twin.readout] & {"patches", *twin.kinds}
@@ -265,7 +266,7 @@ def test_the_readout_is_where_the_answer_is_read(twin: Twin) -> None:
 
 def test_the_last_patch_alone_is_asked() -> None:
     for twin in (Twin(readout="last patch"), Twin("reversed", "class last", readout="last patch")):
-        recorded = record(build(twin), pictures(), target=TARGET)
+        recorded = record(_model(twin), pictures(), target=TARGET)
         read = recorded.grid.drop_prefix(recorded.readout()) > 0
         assert read.sum(dim=1).tolist() == [1, 1] and read[:, -1].all()
 
