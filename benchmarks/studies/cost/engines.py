@@ -1,4 +1,4 @@
-"""Engines of an audit compared: ``python -m benchmarks.studies.cost.engines [--images 384]``.
+"""Engines of an audit compared: ``python -m benchmarks.studies.cost.engines [--images 768]``.
 
 One audit runs in one process, in two processes, on Ray with two actors, and on Ray with a raylet
 for each of two nodes of this machine, in turn. Every process uses one thread. The files of all ways
@@ -131,7 +131,7 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 def main() -> None:
     """Compare and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--images", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--source", type=Path)
@@ -175,12 +175,15 @@ def table(
     """Return the result."""
     import ray
 
+    ratios = {
+        way: [rate / base for rate, base in zip(rates[way], rates[TWO], strict=False)]
+        for way in WAYS
+    }
     rows = [
         {
             "way": way, "rate": statistics.median(rates[way]),
-            "ratio": statistics.median(
-                rate / base for rate, base in zip(rates[way], rates[TWO], strict=False)
-            ),
+            "ratio": statistics.median(ratios[way]),
+            "lowest": min(ratios[way]), "highest": max(ratios[way]),
             "bar": LIMIT if way in (ACTORS, RAYLETS) else None,
             "start": statistics.median(starts[way]), "different": different[way],
         }
@@ -190,14 +193,16 @@ def table(
     return {
         "caption": f"{options.images} pictures of {2 * SIDE} pixels, {MODEL} with random weights, "
         f"explained in batches of {BATCH} by one thread per process, on 2 cores; median of "
-        f"{rounds} interleaved rounds, ratios within a round. Rate: from the first finished unit "
-        "to the last one. Start: seconds until the first unit is finished. Different: files that "
-        "differ from those of one process. Ray "
+        f"{rounds} interleaved rounds; ratios, and the lowest and highest one, are within a round. "
+        "Rate: from the first finished unit to the last one. Start: seconds until the first unit "
+        "is finished. Different: files that differ from those of one process. Ray "
         f"{ray.__version__}, {measuring.versions()} Made by `python -m {MODULE}`.",
         "columns": [
             {"key": "way", "title": "engine"},
             {"key": "rate", "title": "images per second", "format": ".1f"},
             {"key": "ratio", "title": "relative to two processes", "format": ".2f"},
+            {"key": "lowest", "title": "lowest", "format": ".2f"},
+            {"key": "highest", "title": "highest", "format": ".2f"},
             {"key": "bar", "title": "bar", "format": ".2f"},
             {"key": "start", "title": "start, s", "format": ".0f"},
             {"key": "different", "title": "different files", "format": "d"},
