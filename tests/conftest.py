@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from importlib import import_module
 from pathlib import Path
@@ -26,13 +25,6 @@ os.environ["SEMATTN_CONFIG"] = ""
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "examples" / "flower.jpg"
 CLASSES = ("Cat, cats", "dog", "owl, owls", "Cup or pot", "Car, cars")
-
-
-def pytest_collection_finish() -> None:
-    """Leave the objects of the imported libraries out of all later collections of garbage."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000)
 
 
 def tiny(name: str = "test_vit") -> torch.nn.Module:
