@@ -236,9 +236,7 @@ class AuditRunner:
                 yield unit.number, self.unit_store.arrays(unit)
 
         counts = write_tables(self.out, parts(), self.source.names, classes)
-        counts["images"] = len(self.source)
-        counts["labels"] = self.source.data.note or "given"
-        counts["broken"] = self.source.data.about["broken"]
+        counts |= self.source.data.about
         analysis = (
             self.unit_store.sums.merged(self.source.names) if "analyze" in self.jobs else None
         )
