@@ -278,8 +278,8 @@ def describe_cue(
     }
     prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
     groups = group_accuracies(
-        context, lambda inputs: prompter.steer(cue.matches(inputs), suppress=True), cue.target,
-        rows, seed,
+        context, store.index.is_correct, cue.matches,
+        lambda scores: prompter.steer(scores, suppress=True), cue.target, rows, seed,
     )  # fmt: skip
     return replace(cue, groups=groups)
 

@@ -292,6 +292,8 @@ def _best_covering(
 
 def group_accuracies(
     context: InterventionContext,
+    is_correct: np.ndarray,
+    patches_of: Callable[[Tensor], Tensor],
     suppressed: Callable[[Tensor], AbstractContextManager[None]],
     target: int,
     rows: dict[str, np.ndarray],
@@ -299,46 +301,83 @@ def group_accuracies(
 ) -> tuple[Group, ...]:
     """Return the accuracy on each of `GROUPS`, unchanged and with attention to the cue suppressed.
 
-    `rows` are the images of the class with the cue and without it, and others; `suppressed` returns
-    the context in which the cue of images (B, C, H, W) is suppressed.
+    Images that do not show the cue are not predicted again: suppression does not change them.
+
+    Parameters
+    ----------
+    is_correct : (N,), whether the model is right about each image of the search
+    patches_of : function from images (B, C, H, W) to the patches (B, P) that show the cue
+    suppressed : function from such patches to the context in which they are suppressed
+    target : the class
+    rows : images of the class with the cue and without it, and others
     """
     rng = np.random.default_rng((seed, target, 1))
     sampled = {
         name: group if len(group) <= MAX_IMAGES else rng.choice(group, MAX_IMAGES, replace=False)
         for name, group in rows.items()
     }
-    if not (len(sampled["class, cue"]) and len(sampled["others"])):
+    others = sampled["others"]
+    if not (len(sampled["class, cue"]) and len(others)):
         return ()
-    source = sampled["class, cue"][np.arange(len(sampled["others"])) % len(sampled["class, cue"])]
+    source = sampled["class, cue"][np.arange(len(others)) % len(sampled["class, cue"])]
     cue_images = context.inputs(source)
     cue_patches = context.patches(source)
     removable = widen(cue_patches.marks, context.grid) & cue_patches.off_object
-    region = torch.from_numpy(removable & ~context.patches(sampled["others"]).on_object)
-    others = context.inputs(sampled["others"])
+    region = torch.from_numpy(removable & ~context.patches(others).on_object)
+    other_images = context.inputs(others)
     match_colours = bool(cue_patches.marks.mean() > 0.5)
+    transplanted = paste_patches(other_images, cue_images, region, context.grid, match_colours)
     pictures = {
-        **{name: context.inputs(sampled[name]) for name in GROUPS[:2] if len(sampled[name])},
-        "others, cue transplanted": paste_patches(
-            others, cue_images, region, context.grid, match_colours
-        ),
-        "others": others,
-    }
+        **{name: (sampled[name], context.inputs(sampled[name]))
+           for name in GROUPS[:2] if len(sampled[name])},
+        "others, cue transplanted": (others, transplanted),
+        "others": (others, other_images),
+    }  # fmt: skip
+
     groups = []
-    for name, images in pictures.items():
-        expected = context.labels[sampled["others" if name.startswith("others") else name]]
-        unchanged, prompted = [], []
-        for start in range(0, len(images), context.batch_size):
-            batch = _to_model(context, images[start : start + context.batch_size])
-            with torch.no_grad():
-                unchanged.append(_predict(context.model, batch))
-                with suppressed(batch):
-                    prompted.append(_predict(context.model, batch))
-        hits = [
-            float((torch.cat(predictions).numpy() == expected).mean())
-            for predictions in (unchanged, prompted)
-        ]
-        groups.append(Group(name, len(images), *hits))
+    for name, (numbers, images) in pictures.items():
+        labels = context.labels[numbers]
+        before = (
+            _are_right(context, images, labels) if images is transplanted else is_correct[numbers]
+        )
+        after = _are_right_without(context, images, labels, before, patches_of, suppressed)
+        groups.append(Group(name, len(images), float(before.mean()), float(after.mean())))
     return tuple(groups)
+
+
+def _are_right(context: InterventionContext, images: Tensor, labels: np.ndarray) -> np.ndarray:
+    """Return for which images (n, C, H, W) the model predicts the label."""
+    predicted = _in_batches(
+        context,
+        lambda batch: _predict(context.model, _to_model(context, images[batch])),
+        len(images),
+    )
+    is_right: np.ndarray = predicted == labels
+    return is_right
+
+
+def _are_right_without(
+    context: InterventionContext,
+    images: Tensor,
+    labels: np.ndarray,
+    before: np.ndarray,
+    patches_of: Callable[[Tensor], Tensor],
+    suppressed: Callable[[Tensor], AbstractContextManager[None]],
+) -> np.ndarray:
+    """Return `_are_right` with the cue suppressed; `before` where no patch shows it."""
+    after = before.copy()
+    for start in range(0, len(images), context.batch_size):
+        inputs = _to_model(context, images[start : start + context.batch_size])
+        with torch.no_grad():
+            patches = patches_of(inputs)
+        shown = patches.any(dim=1)
+        if not shown.any():
+            continue
+        with suppressed(patches[shown]):
+            predicted = _predict(context.model, inputs[shown]).numpy()
+        rows = start + np.flatnonzero(shown.cpu().numpy())
+        after[rows] = predicted == labels[rows]
+    return after
 
 
 def _to_model(context: InterventionContext, images: Tensor) -> Tensor:
@@ -348,7 +387,8 @@ def _to_model(context: InterventionContext, images: Tensor) -> Tensor:
 
 def _predict(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return the predicted class of each image, (B,)."""
-    logits, meaning = predict(model, inputs)
+    with torch.no_grad():
+        logits, meaning = predict(model, inputs)
     return meaning.scores(logits).argmax(dim=1).cpu()
 
 

@@ -15,11 +15,13 @@ from semattn.grid import PatchGrid
 from semattn.spurious.cue import intervention_context, intervention_patches
 from semattn.spurious.cue_detector import CueDetector
 from semattn.spurious.interventions import (
+    GROUPS,
     InterventionContext,
     InterventionPatches,
     _best_covering,
     class_answers,
     class_log_odds,
+    group_accuracies,
     hide,
     log_odds,
     paste_patches,
@@ -195,3 +197,45 @@ def test_effects_by_class_contain_the_effect_on_the_class(model):
     removal, transplant = result.effects(1, seed=0)
     assert transplant.specificity == specificity_p(result.transplant_by_class, 1)
     assert removal.specificity == 0 and transplant.mean == pytest.approx(result.transplant.mean())
+
+
+def test_groups_are_predicted_as_one_by_one_and_only_where_the_cue_is_shown(model):
+    images = x(8)
+    grid = record(model, images, grad=False).grid
+    shown = torch.rand(8, 12, generator=torch.manual_seed(1)) < 0.3
+    shown[[2, 3, 5, 7]] = False
+    nothing = np.zeros((8, 12), bool)
+    with torch.no_grad():
+        predicted = model(images).argmax(dim=1).numpy()
+    labels = np.where(np.arange(8) % 3 == 0, predicted + 1, predicted)
+    context = InterventionContext(
+        model, grid, lambda rows: images[rows],
+        lambda rows: InterventionPatches(shown.numpy()[rows], nothing[rows], ~nothing[rows]),
+        3, labels,
+    )  # fmt: skip
+    suppressed_images = []
+
+    def patches_of(batch):
+        same = [(images == image).flatten(1).all(dim=1) for image in batch]
+        return torch.stack([shown[of.nonzero()[0, 0]] if of.any() else shown[0] for of in same])
+
+    rows = {"class, cue": np.array([0, 1, 4]), "class, no cue": np.array([2, 3]),
+            "others": np.array([5, 6, 7])}  # fmt: skip
+
+    def suppressed(patches):
+        assert patches.any(dim=1).all()
+        suppressed_images.append(len(patches))
+        return hide(model, patches)
+
+    groups = group_accuracies(context, predicted == labels, patches_of, suppressed, 0, rows, seed=0)
+    for group in groups:
+        if group.name == "others, cue transplanted":
+            continue
+        numbers = rows[group.name]
+        with hide(model, shown[numbers]), torch.no_grad():
+            without = model(images[numbers]).argmax(dim=1).numpy()
+        assert group.count == len(numbers)
+        assert group.accuracy == (predicted == labels)[numbers].mean()
+        assert group.prompted == (without == labels[numbers]).mean()
+    assert suppressed_images == [3, 3, 1]  # class with the cue, transplanted, one of the others
+    assert tuple(group.name for group in groups) == GROUPS

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, linear
 
 from ..prompting.arms import normalise
 from ..prompting.gain import load
@@ -44,20 +44,25 @@ def last_inputs(images: np.ndarray) -> np.ndarray:
 
 
 def class_token(layer: Any, inputs: Tensor) -> Tensor:
-    """Return the class token (B, D) after a layer of timm's vision transformer, from (B, N, D)."""
-    attention, (batch, tokens, width) = layer.attn, inputs.shape
+    """Return the class token (B, D) after a layer of timm's vision transformer, from (B, N, D).
+
+    Only one query attends: its keys' and values' weights are applied to the query and to the mean
+    of the tokens, which gives the result of a projection of all tokens in a fraction of the time.
+    """
+    attention, (batch, _, width) = layer.attn, inputs.shape
+    if not isinstance(attention.k_norm, nn.Identity):
+        raise ValueError("layer: expected attention without a norm of its keys, got one with it")
     heads = attention.num_heads
     normed = layer.norm1(inputs)
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    queries = linear(normed[:, :1], weight[:width], bias[:width])
-    keys_values = linear(normed, weight[width:], bias[width:])
-    queries = queries.view(batch, 1, heads, -1).transpose(1, 2)
-    keys, values = keys_values.view(batch, tokens, 2, heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = scaled_dot_product_attention(
-        attention.q_norm(queries), attention.k_norm(keys), values
-    ).transpose(1, 2)
-    token = inputs[:, :1] + layer.ls1(attention.proj(mixed.reshape(batch, 1, width)))
-    after: Tensor = (token + layer.ls2(layer.mlp(layer.norm2(token))))[:, 0]
+    query = linear(normed[:, 0], weight[:width], bias[:width]).view(batch, heads, -1)
+    of_keys, of_values = weight[width:].view(2, heads, -1, width)
+    # The keys' bias adds the same number to all logits of a query.
+    query_of_inputs = torch.einsum("bhd,hdc->bhc", attention.q_norm(query), of_keys)
+    weights = (attention.scale * query_of_inputs @ normed.transpose(1, 2)).softmax(dim=-1)
+    mixed = torch.einsum("bhc,hdc->bhd", weights @ normed, of_values).flatten(1)
+    token = inputs[:, 0] + layer.ls1(attention.proj(mixed + bias[2 * width :]))
+    after: Tensor = token + layer.ls2(layer.mlp(layer.norm2(token)))
     return after
 
 

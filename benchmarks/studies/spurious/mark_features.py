@@ -114,6 +114,7 @@ def key_features(images: np.ndarray, side: int, layer: int) -> LocalFeatures:
     """
     model: Any = load(torch.float32)
     model.set_input_size((side, side))
+    model.blocks = model.blocks[: layer + 1]  # later layers do not change these keys
     parts = []
     for start in range(0, len(images), KEY_BATCH):
         inputs = normalise(model, images[start : start + KEY_BATCH])
@@ -121,7 +122,7 @@ def key_features(images: np.ndarray, side: int, layer: int) -> LocalFeatures:
             inputs = F.interpolate(inputs, (side, side), mode="bicubic", align_corners=False)
         with torch.no_grad():
             attention = record(model, inputs, grad=False, layers=[layer])
-        keys = _keys(attention.sites[layer], attention.grid).float()
+        keys = _keys(attention.sites[0], attention.grid).float()
         parts.append(F.normalize(keys - keys.mean(dim=1, keepdim=True), dim=-1).numpy())
         rows, columns = attention.grid.shape
     descriptors = np.concatenate(parts)

@@ -23,7 +23,7 @@ from ..cue import (
     probabilities,
 )
 from ..feature_store import FeatureStore
-from ..interventions import InterventionContext, InterventionResult, group_accuracies
+from ..interventions import InterventionContext, InterventionResult, group_accuracies, hide
 from ..significance import corrected_p, score
 from .candidates import MarkCandidate
 from .mark import Mark, describe_mark
@@ -157,9 +157,9 @@ def describe_mark_cue(
         "class, no cue": candidate.rows[candidate.in_class & ~candidate.shown],
         "others": candidate.rows[~candidate.in_class & ~candidate.shown],
     }
-    prompter = AttentionPrompter(context.model)
     return replace(cue, groups=group_accuracies(
-        context, lambda _: prompter.steer(cue, suppress=True), cue.target, rows, seed
+        context, store.index.is_correct, cue.hidden, lambda patches: hide(context.model, patches),
+        cue.target, rows, seed,
     ))  # fmt: skip
 
 
