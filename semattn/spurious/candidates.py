@@ -30,6 +30,7 @@ FIXED_EXCESS = (
 REPEATED_OVERLAP = 0.85  # overlap of the salient regions of two images that counts as the same mark
 MIN_REPEATED = 0.1  # least fraction of the other images that share a salient region, to be a mark
 MIN_NEARBY = 0.7  # fraction of its patches near another candidate, above which it is part of that
+AROUND = 2  # distance in patches of the surroundings of a region
 FIXED_OVERLAP = 0.4  # mean overlap between two images, above which a cue has a fixed place
 
 
@@ -241,12 +242,48 @@ def repeated_patches(on_object: np.ndarray) -> np.ndarray:
 
 
 def surroundings(patches: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the patches (n, P) within two patches of `patches`, without these."""
+    """Return the patches (n, P) within `AROUND` patches of `patches`, without these."""
     from scipy.ndimage import maximum_filter
 
-    dilated = maximum_filter(patches.reshape(-1, *shape), size=(1, 5, 5), mode="constant")
+    side = 2 * AROUND + 1
+    dilated = maximum_filter(patches.reshape(-1, *shape), size=(1, side, side), mode="constant")
     around: np.ndarray = dilated.reshape(patches.shape) & ~patches
     return around
+
+
+def rank_of_place(salient: np.ndarray, patches: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return how salient the surroundings of a region are among all its places in its image: (n,).
+
+    The region is moved to each place inside the image. The result is the part of the places whose
+    surroundings are less salient; places that are level count as half.
+
+    Parameters
+    ----------
+    salient : (n, P), salient patches
+    patches : (n, P), the region, at least one patch of each image
+
+    Examples
+    --------
+    >>> image = np.array([[False, False, True, True, True, False, False, False]])
+    >>> region = np.array([[False, False, False, True, False, False, False, False]])
+    >>> rank_of_place(image, region, (1, 8)).tolist()
+    [0.5625]
+    """
+    from scipy.signal import correlate2d
+
+    inside = np.pad(np.ones(shape), AROUND)
+    ranks = []
+    for of_image, region in zip(salient.reshape(-1, *shape), patches.reshape(-1, *shape),
+                                strict=True):  # fmt: skip
+        rows, columns = np.nonzero(region)
+        first = (rows.min(), columns.min())
+        box = np.pad(region[first[0] : rows.max() + 1, first[1] : columns.max() + 1], AROUND)
+        around = surroundings(box.reshape(1, -1), box.shape).reshape(box.shape).astype(float)
+        counts = correlate2d(np.pad(of_image.astype(float), AROUND), around, "valid")
+        parts = counts / correlate2d(inside, around, "valid").clip(min=1)
+        here = parts[first]
+        ranks.append(((parts < here).mean() + (parts <= here).mean()) / 2)
+    return np.array(ranks)
 
 
 def nearby_fraction(patches: np.ndarray, others: np.ndarray, shape: tuple[int, int]) -> float:

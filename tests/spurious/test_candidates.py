@@ -133,3 +133,37 @@ def test_without_a_cue_candidates_are_as_frequent_as_chance():
 def test_threshold_separates_the_class_and_overlap_is_of_the_smaller_set():
     assert _best_threshold(np.array([5, 6, 7]), np.array([0, 1, 4])) == 5
     assert overlap_fraction(np.array([1, 1, 0]) > 0, np.array([0, 1, 0]) > 0) == 1
+
+
+def test_the_rank_of_a_place_is_that_of_its_surroundings_among_all_places():
+    rng = np.random.default_rng(0)
+    salient = rng.random((3, 30)) < 0.4
+    regions = np.zeros((3, 5, 6), bool)
+    regions[0, 1:3, 2:5] = True
+    regions[1, 4, 0] = True
+    regions[2, [0, 2], [5, 4]] = True  # two patches that do not touch
+    found = candidates_of.rank_of_place(salient, regions.reshape(3, -1), (5, 6))
+    for number, region in enumerate(regions):
+        rows, columns = np.nonzero(region)
+        parts = {}
+        for down in range(-rows.min(), 5 - rows.max()):
+            for right in range(-columns.min(), 6 - columns.max()):
+                moved = set(zip((rows + down).tolist(), (columns + right).tolist(), strict=True))
+                around = [
+                    (row, column) for row in range(5) for column in range(6)
+                    if (row, column) not in moved
+                    and any(max(abs(row - r), abs(column - c)) <= 2 for r, c in moved)
+                ]  # fmt: skip
+                parts[down, right] = np.mean([salient[number].reshape(5, 6)[at] for at in around])
+        values = np.array(list(parts.values()))
+        expected = (values < parts[0, 0]).mean() + (values == parts[0, 0]).mean() / 2
+        assert found[number] == pytest.approx(expected)
+
+
+def test_the_mean_rank_of_all_places_of_a_region_is_one_half():
+    salient = np.random.default_rng(1).random((1, 48)) < 0.3
+    ranks = []
+    for place in range(48):
+        region = (np.arange(48) == place)[None]
+        ranks.append(candidates_of.rank_of_place(salient, region, (6, 8))[0])
+    assert np.mean(ranks) == pytest.approx(0.5)

@@ -19,8 +19,7 @@ from .recurring import MAX_IMAGES, RecurringMark, find_recurring_marks
 from .template import MarkTemplate, Region, regions_to_arrays
 
 MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
-MAX_SALIENT_AROUND = 0.3  # part of the surroundings from which on it is a part of the object
-MAX_LIFT_AROUND = 1.5  # the same, as a multiple of the salient part of the whole image
+MAX_RANK_AROUND = 0.7  # rank of its place by salience around it, from which on it is a part of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +106,20 @@ def find_mark_candidates(
 
 
 def _is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
-    """Return whether a mark is most of the salient region, or is surrounded by it, as a median.
+    """Return whether a mark is most of the salient region as a median, or at places inside it.
 
-    In an image that its object fills, a mark at any place is surrounded by the object: the salient
-    part of its surroundings then is that of the image.
+    The mean `candidates.rank_of_place` of a mark at random places is .5, however salient they are:
+    an object may fill its image.
     """
     rows, shape = candidate.cue_rows, store.index.grid.shape
     salient = candidates.object_patches(store.gather(rows)["objectness"])
     patches = candidate.patches(store, rows)
-    around = candidates.surroundings(patches, shape)
-
-    def median_part(regions: np.ndarray, of: np.ndarray) -> float:
-        return float(np.median((salient & regions).sum(axis=1) / of.sum(axis=1).clip(min=1)))
-
-    is_whole = median_part(patches, salient) > MAX_SALIENT
-    of_image = float(np.median(salient.mean(axis=1)))
-    return is_whole or (
-        median_part(around, around) > max(MAX_SALIENT_AROUND, MAX_LIFT_AROUND * of_image)
-    )
+    part = (salient & patches).sum(axis=1) / salient.sum(axis=1).clip(min=1)
+    if np.median(part) > MAX_SALIENT:
+        return True
+    has_mark = patches.any(axis=1)
+    ranks = candidates.rank_of_place(salient[has_mark], patches[has_mark], shape)
+    return len(ranks) > 0 and float(ranks.mean()) > MAX_RANK_AROUND
 
 
 def candidates_to_arrays(
