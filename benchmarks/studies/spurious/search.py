@@ -35,6 +35,7 @@ from semattn.images import Preprocessing
 from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_discovery
 from semattn.spurious.feature_extractor import FeatureExtractor
 from semattn.utils.atomic_files import atomic_write, write_text
+from semattn.utils.text import to_json_value
 from semattn.zoo import cache_dir
 
 from ...datasets.objects_on_scenes import NAMES
@@ -299,8 +300,8 @@ def scores_file(case: Case, work: Path) -> Path:
 
 
 def keep(path: Path, result: dict[str, Any]) -> None:
-    """Write a result atomically."""
-    write_text(path, json.dumps(result) + "\n")
+    """Write a result atomically; values that are not known are null."""
+    write_text(path, json.dumps(to_json_value(result), allow_nan=False) + "\n")
 
 
 def remaining(work: Path, prefix: str) -> Iterator[tuple[Case, Path]]:
