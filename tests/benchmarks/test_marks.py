@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 from benchmarks.datasets.marked_sets import MarkedSet, hull, plant, plant_fresh
 from benchmarks.datasets.moving_marks import MARKS, MIN_OPACITY, choose_marked, mark_image
-from benchmarks.studies.spurious import marks_in_models
-from benchmarks.studies.spurious.mark_features import replace_images
+from benchmarks.studies.spurious import mark_features, marks_in_models
+from benchmarks.studies.spurious.mark_features import key_features, replace_images
 from benchmarks.studies.spurious.mark_metrics import (
     evaluate_places,
     evaluate_search,
@@ -55,6 +57,28 @@ def test_places_differ_between_images_and_digits_between_timestamps():
     assert np.ptp(centers, axis=0).max() > 10
     layers = [np.asarray(MARKS["timestamp"](np.random.default_rng(seed))) for seed in range(2)]
     assert (layers[0] != layers[1]).any()
+
+
+def test_key_features_are_the_keys_of_their_layer_at_the_centres_of_the_patches(monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0, depth=3).eval()
+    keys = {}
+    for number, block in enumerate(model.blocks):
+        block.attn.qkv.register_forward_hook(
+            lambda _, __, output, number=number: keys.update({number: output.chunk(3, -1)[1]})
+        )
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    with torch.no_grad():
+        model(mark_features.normalise(model, images))
+    expected = keys[1][:, 1:] / keys[1][:, 1:].norm(dim=-1, keepdim=True)
+    expected = expected - expected.mean(dim=1, keepdim=True)
+    expected = (expected / expected.norm(dim=-1, keepdim=True)).flatten(0, 1)
+    monkeypatch.setattr(mark_features, "load", lambda _: model)
+    monkeypatch.setattr(mark_features, "MODEL_SIDE", 64)
+    found = key_features(images, side=64, layer=1)
+    torch.testing.assert_close(torch.from_numpy(found.descriptors), expected)
+    assert found.image.tolist() == [0] * 16 + [1] * 16
+    assert found.xy[:5].tolist() == [[7.5, 7.5], [23.5, 7.5], [39.5, 7.5], [55.5, 7.5], [7.5, 23.5]]
 
 
 def test_a_higher_rate_marks_the_same_images_and_more_in_the_same_pose():

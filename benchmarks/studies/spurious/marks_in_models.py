@@ -340,8 +340,9 @@ def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
         if len(changed):
             pixels, of_image = images.images[changed], masks[changed]
             erased[changed] = predictions(model, erase_pixels(pixels, of_image))
-            hidden = patches_of_masks(of_image, GRID)
-            steered = {"cue": cue} if name == "cue" else {"hidden": hidden}
+            steered = (
+                {"cue": cue} if name == "cue" else {"hidden": patches_of_masks(of_image, GRID)}
+            )
             suppressed[changed] = predictions(model, pixels, **steered)
         predicted |= {f"{name} erased": erased, f"{name} suppressed": suppressed}
     return {
