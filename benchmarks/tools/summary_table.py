@@ -53,18 +53,19 @@ def _maps(explained: Rows) -> tuple[str, str]:
 
 
 def _marks() -> str:
-    """Return the comparison of matching with geometry and without, and with ORB."""
+    """Return the comparison of matching with geometry and without, with ORB, and with keys."""
     controls = _rows("marks_controls")
 
-    def difference(images: str, method: str) -> str:
-        row = _row(controls, set=images, rate=0.2, method=method)
+    def difference(images: str, method: str, rate: float = 0.2) -> str:
+        row = _row(controls, set=images, rate=rate, method=method)
         return str(row["difference recall1"])
 
     return (
         "With a mark on 20 % of a class of composed pictures, SIFT with a check of the geometry "
         f"finds more of the marks. Recall, compared with ORB: "
         f"{difference('compositions', 'ORB')}; with SIFT without the check: "
-        f"{difference('compositions', 'no geometry')}. On photographs of CIFAR-10: "
+        f"{difference('compositions', 'no geometry')}; with the keys of the model's patches, on "
+        f"50 %: {difference('compositions', 'keys, 224 px', 0.5)}. On photographs of CIFAR-10: "
         f"{difference('CIFAR-10', 'ORB')} and "
         f"{difference('CIFAR-10', 'no geometry')}, **no difference**"
     )
