@@ -96,7 +96,7 @@ def _mean_metrics(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "searches": len(group),
         "with_mark": float(np.mean([result["with_mark"] for result in group])),
-        "recall1": _proportion([is_recalled(result, 1) for result in group]),
+        "recall1": format_proportion([is_recalled(result, 1) for result in group]),
         "recall5": float(np.mean([is_recalled(result, 5) for result in group])),
         "rank": median if np.isfinite(median) else None,
         "significant": float(np.mean([result["significant"] for result in group])),
@@ -106,7 +106,8 @@ def _mean_metrics(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _proportion(values: Sequence[bool]) -> str:
+def format_proportion(values: Sequence[bool]) -> str:
+    """Return the proportion of true values with its exact 95 % interval, as text."""
     low, high = proportion_interval(sum(values), len(values))
     return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
@@ -164,7 +165,7 @@ def twin_rows(results: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                             for result in group]  # fmt: skip
                 yield {
                     "twin": TWIN_TITLES[twin], "set": dataset, "searches": len(group),
-                    "alarms": sum(is_alarm), "rate": _proportion(is_alarm),
+                    "alarms": sum(is_alarm), "rate": format_proportion(is_alarm),
                     "marks": float(np.mean([result["marks"] for result in group])),
                 }  # fmt: skip
 

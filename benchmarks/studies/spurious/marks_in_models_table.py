@@ -21,6 +21,7 @@ from semattn.utils.atomic_files import write_text
 from ...datasets.marked_sets import DATASETS
 from ...datasets.moving_marks import MARKS
 from .mark_maps import RESULTS as MAPS
+from .mark_table import format_proportion
 from .marks import MARK_RESULTS, Case as SearchCase
 from .marks_in_models import GROUPS, RATES, RESULTS, TWINS
 from .spurious_table import format_interval, make_table
@@ -80,14 +81,17 @@ def is_used(result: Result) -> bool:
 
 
 def twin_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each twin and set."""
-    for twin, dataset in product(TWINS, DATASETS):
-        part = select(results, dataset=dataset, twin=twin)
+    """Yield one row for each twin and set, and one for each twin."""
+    for twin, dataset in product(TWINS, (*DATASETS, "both")):
+        of_set = {} if dataset == "both" else {"dataset": dataset}
+        part = select(results, twin=twin, **of_set)
         if part:
-            confirmed = [cue for result in part for cue in result["cues"] if cue["confirmed"]]
+            confirmed = [[cue for cue in result["cues"] if cue["confirmed"]] for result in part]
+            is_alarm = [len(cues) > 0 for cues in confirmed]
             yield {
                 "twin": TWIN_TITLES[twin], "dataset": dataset, "searches": len(part),
-                "confirmed": len(confirmed), "marks": sum(cue["is_mark"] for cue in confirmed),
+                "alarms": sum(is_alarm), "rate": format_proportion(is_alarm),
+                "marks": sum(any(cue["is_mark"] for cue in cues) for cues in confirmed),
             }  # fmt: skip
 
 
@@ -202,14 +206,17 @@ def main() -> None:
             list(search_rows(results)),
         ),
         "marks_model_twins": make_table(
-            setting + "Confirmed cues where no mark is to be confirmed, of both kinds and of marks "
-            "alone, at significance level .05 per search. " + command,
+            setting
+            + "Searches with a confirmed cue where none is to be confirmed, at significance "
+            "level .05 per search, with exact 95 % intervals; marks: those with a confirmed mark. "
+            + command,
             """
             twin | twin
             dataset | images
             searches | searches | d
-            confirmed | confirmed, total | d
-            marks | marks among them | d
+            alarms | with a confirmed cue | d
+            rate | proportion
+            marks | marks | d
             """,
             list(twin_rows(results)),
         ),
