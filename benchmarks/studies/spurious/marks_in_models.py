@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from benchmarks import RESULTS_DIR
 from semattn.grid import PatchGrid
 from semattn.prompting import AttentionPrompter
+from semattn.prompting.bias import HIDING_CLIP
 from semattn.spurious import Discovery, discover_spurious, find_marks
 from semattn.spurious.interventions import (
     InterventionContext,
@@ -78,7 +79,6 @@ IMAGENET_W = "ImageNet-W"  # kind of the fixed watermark of arXiv 2212.04825
 FIXED = Pose(x=0.95, y=0.95, scale=1.0, rotation=0.0)
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 TRAIN_SEED, TEST_SEED = 500, 900  # added to the seed for training and test images
-HIDING_CLIP = 30.0  # nats, as in `AttentionPrompter.steer` of a mark
 CIFAR_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip

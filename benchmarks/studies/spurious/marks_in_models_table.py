@@ -66,7 +66,7 @@ def search_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
                 "dataset": dataset, "pose": "fixed" if is_fixed else "moving", "rate": rate,
                 "kind": kind, "searches": len(part),
                 "first": float(np.mean([result["rank"] == 1 for result in part])),
-                "used": float(np.mean([is_used(result) for result in part])),
+                "used": len(used) / len(part),
                 "confirmed": float(np.mean([result["confirmed"] for result in part])),
                 "confirmed_used": f"{sum(result['confirmed'] for result in used)} of {len(used)}",
                 "false": sum(result["false"] for result in part),
