@@ -10,10 +10,22 @@ from typing import TypeAlias
 import numpy as np
 
 from . import candidates
-from .cue import PatchFinder, SpuriousCue, describe_cue, intervention_context, intervention_patches
+from .cue import (
+    PatchFinder,
+    SpuriousCue,
+    describe_cue,
+    intervention_context,
+    intervention_patches,
+    with_located_object,
+)
 from .cue_detector import CandidateCue, candidates_to_arrays
 from .feature_store import FeatureStore
-from .interventions import InterventionContext, InterventionResult, run_interventions
+from .interventions import (
+    InterventionContext,
+    InterventionResult,
+    no_result,
+    run_interventions,
+)
 from .marks.candidates import MarkCandidate, candidates_to_arrays as marks_to_arrays
 from .marks.cue import describe_mark_cue
 from .marks.interventions import intervene_on_mark, mark_patches
@@ -92,12 +104,16 @@ def _patch_finder(store: FeatureStore, candidate: AnyCandidate) -> PatchFinder:
 def intervene(
     store: FeatureStore, candidate: AnyCandidate, context: InterventionContext, seed: int
 ) -> InterventionResult:
-    """Run both interventions on a candidate."""
+    """Run both interventions on a candidate, in images whose object is located."""
     if isinstance(candidate, MarkCandidate):
         return intervene_on_mark(store, candidate, context, seed)
     has_cue, in_class = candidate.candidate.has_cue, candidate.in_class
-    cue_rows = candidate.rows[has_cue & in_class]
-    others = candidate.rows[~has_cue & ~in_class]
+    cue_rows, others = (
+        with_located_object(store, candidate, candidate.rows[is_used])
+        for is_used in (has_cue & in_class, ~has_cue & ~in_class)
+    )
+    if not (len(cue_rows) and len(others)):
+        return no_result(candidate.target)
     return run_interventions(context, candidate.target, cue_rows, others, seed)
 
 

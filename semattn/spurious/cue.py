@@ -214,14 +214,35 @@ def intervention_context(
 def intervention_patches(
     store: FeatureStore, tested: CandidateCue, rows: np.ndarray, arrays: dict[str, np.ndarray]
 ) -> InterventionPatches:
-    """Return the patches of rows and of their arrays in the store."""
-    on_object = candidates.object_patches(arrays["objectness"])
-    fixed = (store.index.labels[rows] == tested.target)[:, None] & tested.fixed
+    """Return the patches of rows and of their arrays in the store.
+
+    If the object of an image is not located, only patches of `tested.fixed` are off the object.
+    """
+    on_object, fixed, is_located = _object_of(store, tested, rows, arrays)
     off_object = candidates.background_patches(
         on_object, fixed, tested.repeated, store.index.grid.shape
     )
     marks = tested.detector.scores(arrays["values"]) > 0
-    return InterventionPatches(marks, on_object, off_object)
+    return InterventionPatches(marks, on_object, off_object & (is_located[:, None] | fixed))
+
+
+def with_located_object(store: FeatureStore, tested: CandidateCue, rows: np.ndarray) -> np.ndarray:
+    """Return the rows whose object is located, and those of a class with a mark at a fixed place.
+
+    Interventions use no others: they would take parts of an object for its surroundings.
+    """
+    _, fixed, is_located = _object_of(store, tested, rows, store.gather(rows))
+    located: np.ndarray = rows[is_located | fixed.any(axis=1)]
+    return located
+
+
+def _object_of(
+    store: FeatureStore, tested: CandidateCue, rows: np.ndarray, arrays: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return salient patches (n, P), fixed marks (n, P), and whether objects are located (n,)."""
+    on_object = candidates.object_patches(arrays["objectness"])
+    fixed = (store.index.labels[rows] == tested.target)[:, None] & tested.fixed
+    return on_object, fixed, candidates.is_compact(on_object & ~fixed, store.index.grid.shape)
 
 
 def describe_cue(
@@ -272,7 +293,7 @@ def describe_cue(
     if not cue.confirmed:
         return cue
     rows = {
-        "class, cue": cue_rows,
+        "class, cue": with_located_object(store, tested, cue_rows),
         "class, no cue": tested.rows[~candidate.has_cue & in_class],
         "others": tested.rows[~candidate.has_cue & ~in_class],
     }

@@ -230,6 +230,12 @@ def to_result(
     )
 
 
+def no_result(target: int) -> InterventionResult:
+    """Return the result of interventions on no image, whose p-values are 1."""
+    rows, none = np.empty(0, int), np.empty(0)
+    return InterventionResult(rows, none, none, none, none, np.empty((0, target + 1)))
+
+
 def _exchange(
     context: InterventionContext,
     target: int,

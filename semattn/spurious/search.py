@@ -375,7 +375,7 @@ class Search:
         cues: list[SpuriousCue] = []
         if tested:
             self.progress("testing candidates", 0, len(tested))
-        n_unspecific = 0
+        n_unspecific = n_unlocated = 0
         for done, (candidate, weight) in enumerate(zip(tested, weights, strict=True), 1):
             confirmed = [
                 previous
@@ -385,18 +385,22 @@ class Search:
             context = context_of(self.store, candidate, confirmed)
             result = self._result(candidate, confirmed, context)
             others = means_of_others(result.transplant_by_class, candidate.target)
-            n_unspecific += len(others) < MIN_OTHERS
+            is_tested = len(result.rows) > 0
+            n_unlocated += not is_tested
+            n_unspecific += is_tested and len(others) < MIN_OTHERS
             correction = (n_judged, weight)
             cues.append(
                 describe(self.store, candidate, result, context, correction, self.alpha, self.seed)
             )
             self.progress("testing candidates", done, len(tested))
-        note = (
+        notes = {
             f"candidates without a test of specificity: {n_unspecific} of {len(tested)}; it needs "
-            f"at least {MIN_OTHERS} other classes, of the model and among the images"
-        )
+            f"at least {MIN_OTHERS} other classes, of the model and among the images": n_unspecific,
+            f"candidates that could not be tested: {n_unlocated} of {len(tested)}; the object is "
+            "not located in any of their images": n_unlocated,
+        }  # fmt: skip
         cues.sort(key=lambda cue: (not cue.confirmed, -cue.score))
-        return cues, [note] if n_unspecific else []
+        return cues, [note for note, count in notes.items() if count]
 
     def _result(
         self, candidate: AnyCandidate, confirmed: Sequence[AnyCandidate],

@@ -48,6 +48,15 @@ def test_nothing_but_the_mark_is_off_the_object_if_a_repeated_region_draws_the_s
     assert np.array_equal(off_object[1], expected)
 
 
+def test_a_compact_region_has_the_perimeter_of_a_square():
+    square, scattered = np.zeros((2, 8, 8), bool)
+    square[2:5, 2:5] = True
+    scattered[::2, ::2] = True  # 16 patches with 64 sides, 8 of them on the border
+    patches = np.stack([square, scattered, np.zeros((8, 8), bool)]).reshape(3, 64)
+    assert candidates_of.perimeter_ratio(patches, (8, 8)).tolist() == [1.0, 3.5, 0.0]
+    assert candidates_of.is_compact(patches, (8, 8)).tolist() == [True, False, True]
+
+
 def test_salient_regions_that_many_images_share_are_marks():
     rng = np.random.default_rng(0)
     objects = np.zeros((40, 8, 8), bool)

@@ -11,6 +11,7 @@ import pytest
 from semattn.spurious import search as search_module
 from semattn.spurious.candidates import Candidate
 from semattn.spurious.confirmation import content_number
+from semattn.spurious.cue import intervention_patches, with_located_object
 from semattn.spurious.cue_detector import CandidateCue, CueDetector
 from semattn.spurious.interventions import InterventionResult
 from semattn.spurious.marks.candidates import MarkCandidate
@@ -98,3 +99,28 @@ def test_missing_specificity_is_noted(search):
     (note,) = search._test(candidates, 9)[1]
     assert note.startswith("candidates without a test of specificity: 2 of 2; it needs at least 2 ")
     assert search._test([], 9) == ([], [])
+
+
+def test_interventions_change_surroundings_of_compact_objects_and_fixed_marks_only():
+    compact, scattered = np.full((2, 8, 8), 0.1)
+    compact[3:6, 3:6] = 1
+    scattered[::2, ::2] = 1
+    objectness = np.stack([compact, scattered] * 2).reshape(4, 64)
+    arrays = {"objectness": objectness, "values": np.zeros((4, 64, 2), np.float32)}
+    labels = np.array([0, 0, 1, 1])
+    index = SimpleNamespace(labels=labels, grid=SimpleNamespace(shape=(8, 8)))
+    store = SimpleNamespace(
+        index=index,
+        gather=lambda rows: {name: array[rows] for name, array in arrays.items()},
+    )
+    none, corner = np.zeros(64, bool), np.arange(64) == 63
+    kind = replace(patch_kind(), fixed=none, repeated=none)
+    rows = np.arange(4)
+    patches = intervention_patches(store, kind, rows, arrays)
+    assert patches.off_object.sum(axis=1).tolist() == [64 - 25, 0] * 2
+    assert with_located_object(store, kind, rows).tolist() == [0, 2]
+
+    kind = replace(kind, fixed=corner)  # of the class only
+    patches = intervention_patches(store, kind, rows, arrays)
+    assert patches.off_object.sum(axis=1).tolist() == [64 - 25, 1, 64 - 25, 0]
+    assert with_located_object(store, kind, rows).tolist() == [0, 1, 2]

@@ -308,6 +308,18 @@ def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch,
         assert "\n" not in repr(cue) and len(repr(cue)) < 1200
 
 
+UNLOCATED = "the object is not located in any of their images"
+
+
+def test_a_cue_whose_images_have_no_located_object_is_not_tested(model, pairs, monkeypatch):
+    monkeypatch.setattr("semattn.spurious.search.find_mark_candidates", lambda *_: ([], 0, 0))
+    monkeypatch.setattr(candidates_of, "MAX_PERIMETER", -1.0)
+    nothing = discover_spurious(model, pairs, class_names=NAMES, preprocessing=planted.OWN)
+    (cue,) = nothing.cues
+    assert cue.p == 1 and not cue.confirmed and cue.removal.count == 0
+    assert nothing.notes[1:] == (f"candidates that could not be tested: 1 of 1; {UNLOCATED}",)
+
+
 def test_the_error_for_a_single_predicted_class_names_prediction(model, pairs):
     red = [pixels for pixels, label in pairs if label == 0]
     with pytest.raises(SemattnError, match="red only .*the class that the model predicts"):
