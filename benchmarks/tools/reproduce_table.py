@@ -46,6 +46,7 @@ STUDIES: Mapping[str, tuple[str, str]] = {
     "benchmarks.studies.spurious.marks": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.marks_in_models": (f"{OBJECTS}, {CIFAR}", DAYS),
     "benchmarks.studies.spurious.other_methods": (OBJECTS, HOURS),
+    "benchmarks.studies.spurious.object_location": (f"{OBJECTS}, {CIFAR}", MINUTES),
     "benchmarks.studies.spurious.search": (OBJECTS, DAYS),
     "benchmarks.studies.spurious.watermark": (OBJECTS, HOURS),
     "benchmarks.tools.sweep_propagation": (NONE, HOURS),
