@@ -109,8 +109,8 @@ def intervene(
         return intervene_on_mark(store, candidate, context, seed)
     has_cue, in_class = candidate.candidate.has_cue, candidate.in_class
     cue_rows, others = (
-        with_located_object(store, candidate, candidate.rows[is_used])
-        for is_used in (has_cue & in_class, ~has_cue & ~in_class)
+        with_located_object(store, candidate, rows, store.gather(rows))
+        for rows in (candidate.rows[has_cue & in_class], candidate.rows[~has_cue & ~in_class])
     )
     if not (len(cue_rows) and len(others)):
         return no_result(candidate.target)

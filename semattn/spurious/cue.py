@@ -226,12 +226,15 @@ def intervention_patches(
     return InterventionPatches(marks, on_object, off_object & (is_located[:, None] | fixed))
 
 
-def with_located_object(store: FeatureStore, tested: CandidateCue, rows: np.ndarray) -> np.ndarray:
+def with_located_object(
+    store: FeatureStore, tested: CandidateCue, rows: np.ndarray, arrays: dict[str, np.ndarray]
+) -> np.ndarray:
     """Return the rows whose object is located, and those of a class with a mark at a fixed place.
 
-    Interventions use no others: they would take parts of an object for its surroundings.
+    Interventions use no others: they would take parts of an object for its surroundings. `arrays`
+    are those of the rows in the store.
     """
-    _, fixed, is_located = _object_of(store, tested, rows, store.gather(rows))
+    _, fixed, is_located = _object_of(store, tested, rows, arrays)
     located: np.ndarray = rows[is_located | fixed.any(axis=1)]
     return located
 
@@ -293,7 +296,7 @@ def describe_cue(
     if not cue.confirmed:
         return cue
     rows = {
-        "class, cue": with_located_object(store, tested, cue_rows),
+        "class, cue": with_located_object(store, tested, cue_rows, arrays),
         "class, no cue": tested.rows[~candidate.has_cue & in_class],
         "others": tested.rows[~candidate.has_cue & ~in_class],
     }

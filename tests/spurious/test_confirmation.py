@@ -109,18 +109,15 @@ def test_interventions_change_surroundings_of_compact_objects_and_fixed_marks_on
     arrays = {"objectness": objectness, "values": np.zeros((4, 64, 2), np.float32)}
     labels = np.array([0, 0, 1, 1])
     index = SimpleNamespace(labels=labels, grid=SimpleNamespace(shape=(8, 8)))
-    store = SimpleNamespace(
-        index=index,
-        gather=lambda rows: {name: array[rows] for name, array in arrays.items()},
-    )
+    store = SimpleNamespace(index=index)
     none, corner = np.zeros(64, bool), np.arange(64) == 63
     kind = replace(patch_kind(), fixed=none, repeated=none)
     rows = np.arange(4)
     patches = intervention_patches(store, kind, rows, arrays)
     assert patches.off_object.sum(axis=1).tolist() == [64 - 25, 0] * 2
-    assert with_located_object(store, kind, rows).tolist() == [0, 2]
+    assert with_located_object(store, kind, rows, arrays).tolist() == [0, 2]
 
     kind = replace(kind, fixed=corner)  # of the class only
     patches = intervention_patches(store, kind, rows, arrays)
     assert patches.off_object.sum(axis=1).tolist() == [64 - 25, 1, 64 - 25, 0]
-    assert with_located_object(store, kind, rows).tolist() == [0, 1, 2]
+    assert with_located_object(store, kind, rows, arrays).tolist() == [0, 1, 2]

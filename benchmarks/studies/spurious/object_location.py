@@ -28,7 +28,7 @@ from semattn.utils.atomic_files import write_text
 from ...datasets.marked_sets import load_clean
 from ...datasets.objects_on_scenes import ObjectsOnScenes
 from ...datasets.objects_on_scenes.fetch import default_root
-from .search import BATCH, PREPROCESSING, backbone
+from .search import BATCH, PREPROCESSING, backbone, patches_of
 from .spurious_table import make_table
 
 COUNT, SEED = 260, 1  # compositions
@@ -50,11 +50,8 @@ def salient_patches(images: np.ndarray) -> np.ndarray:
 
 
 def patches_of_object(masks: np.ndarray) -> np.ndarray:
-    """Return the patches (n, P) that masks (n, H, W) cover by at least half."""
-    h, w = SHAPE
-    n, height, width = masks.shape
-    parts = masks.reshape(n, h, height // h, w, width // w).mean(axis=(2, 4))
-    covered: np.ndarray = parts.reshape(n, -1) > MIN_PART
+    """Return the patches (n, P) of which masks (n, H, W) cover more than half."""
+    covered: np.ndarray = patches_of(masks) > MIN_PART
     return covered
 
 
