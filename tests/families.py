@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -292,19 +292,22 @@ def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Mo
     return model
 
 
-@lru_cache(maxsize=2)
-def _shared(name: str, dtype: torch.dtype) -> nn.Module:
-    made = models.build(name) if name in models.MODELS else build(name)
-    return made.to(dtype)
+_shared: dict[tuple[str, torch.dtype], nn.Module] = {}
 
 
 @contextmanager
 def shared(name: str, dtype: torch.dtype = torch.float32) -> Iterator[nn.Module]:
-    """A model of this list or of `models`, one object for tests in a row, until one changes it."""
-    model = _shared(name, dtype)
+    """A model of this list or of `models`, one object for all tests until one changes it.
+
+    Its token layout is then found once for all calls of one kind.
+    """
+    if (name, dtype) not in _shared:
+        made = models.build(name) if name in models.MODELS else build(name)
+        _shared[name, dtype] = made.to(dtype)
+    model = _shared[name, dtype]
     before = models.state_of(model)
     try:
         yield model
     finally:
         if models.state_of(model) != before:
-            _shared.cache_clear()
+            del _shared[name, dtype]

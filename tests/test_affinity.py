@@ -140,13 +140,15 @@ def test_a_layer_without_keys_grows_nothing(site_and_keys):
 
 @pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])
 def test_a_point_leads_on_every_family(name):
-    of = models if name in models.MODELS else families
-    model, x = of.build(name), torch.rand(3, 3, *models.SIZE, generator=torch.manual_seed(3))
-    prompter = AttentionPrompter(model, strength=1.0)
-    point = Points([(20.0, 20.0)])
-    together = prompter.bias(point, x)
-    assert together.isfinite().all() and (together.amax(dim=1) > together.amin(dim=1)).all()
-    torch.testing.assert_close(prompter.bias(point, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
+    x = torch.rand(3, 3, *models.SIZE, generator=torch.manual_seed(3))
+    with families.shared(name) as model:
+        prompter = AttentionPrompter(model, strength=1.0)
+        point = Points([(20.0, 20.0)])
+        together = prompter.bias(point, x)
+        assert together.isfinite().all() and (together.amax(dim=1) > together.amin(dim=1)).all()
+        torch.testing.assert_close(
+            prompter.bias(point, x[1:2]), together[1:2], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("region", [Box(0, 0, 20, 40), Points([(20.0, 20.0)])])
@@ -227,13 +229,13 @@ def test_relevance_is_shared_by_the_keys_half_way_up(layers, half):
 
 @pytest.mark.parametrize("name", [*models.MODELS, *families.FAMILIES])
 def test_a_grown_map_on_every_family(name):
-    of = models if name in models.MODELS else families
-    model, x = of.build(name), torch.rand(2, 3, *models.SIZE, generator=torch.manual_seed(3))
-    explainer = SIFTPatchInterrelation()
-    together = explainer.patch_map(model, x, target=0)
-    assert together.isfinite().all() and (together >= 0).all() and together.sum() > 0
-    alone = explainer.patch_map(model, x[1:], target=0)
-    torch.testing.assert_close(alone, together[1:], rtol=1e-3, atol=1e-6)
+    x = torch.rand(2, 3, *models.SIZE, generator=torch.manual_seed(3))
+    with families.shared(name) as model:
+        explainer = SIFTPatchInterrelation()
+        together = explainer.patch_map(model, x, target=0)
+        assert together.isfinite().all() and (together >= 0).all() and together.sum() > 0
+        alone = explainer.patch_map(model, x[1:], target=0)
+        torch.testing.assert_close(alone, together[1:], rtol=1e-3, atol=1e-6)
 
 
 def test_a_region_that_leaves_little_outside_is_grown_and_a_whole_one_is_not(site_and_keys):

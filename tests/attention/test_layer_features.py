@@ -12,7 +12,7 @@ from semattn.attention.model_call import ModelCall
 from semattn.attention.model_layout import ModelLayout, model_layout
 from semattn.errors import UnsupportedModelError
 from semattn.explain import GradCAM
-from tests.families import FAMILIES, build
+from tests.families import FAMILIES, build, shared
 from tests.models import images
 
 BLOCKS = [(0, 0), (20, 28), (44, 60), (12, 16)]  # y, x
@@ -48,31 +48,33 @@ def _layout(model: nn.Module, x: Tensor) -> ModelLayout:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_features_that_change_are_those_of_the_changed_patch(family: str) -> None:
-    model, x = build(family, torch.float64), images(2, torch.float64)
-    self_sites = [
-        (model.get_submodule(site.path), site) for site in _layout(model, x).self_attention_sites
-    ]
-    # CaiT's and DeepViT's talking heads mix patches although attention is replaced by zeros.
-    joins = family in ("cait", "vit-pytorch-deepvit")
-    for module, site in {self_sites[0], self_sites[0 if joins else -1]}:
-        at = follow_features(model, ModelCall.of(x), site.name, attribute_to_layer_input=True)
-        before = at.place(_features(model, x, module), 2)
-        assert before.shape[:2] == (2, at.grid.patches)
-        for y, left in BLOCKS:
-            moved = x.clone()
-            moved[1, :, y : y + 4, left : left + 4] += 0.5
-            change = (at.place(_features(model, moved, module), 2) - before).abs().sum(dim=-1)
-            assert change[0].max() < 1e-9, "another image's features changed"
-            here = int(at.grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
-            if family in SPREAD:
-                if not change[1].any():  # after a layer whose output is only its attention
-                    assert family == "levit" and site != self_sites[0][1]
-                    continue
-                peak = at.grid.centers()[change[1].argmax()]
-                away = (peak - at.grid.centers()[here]).abs() / torch.tensor(at.grid.cell)
-                assert away.max() <= 2, site
-            else:
-                assert (change[1] > 1e-6).nonzero().flatten().tolist() == [here], site
+    x = images(2, torch.float64)
+    with shared(family, torch.float64) as model:
+        self_sites = [
+            (model.get_submodule(site.path), site)
+            for site in _layout(model, x).self_attention_sites
+        ]
+        # CaiT's and DeepViT's talking heads mix patches although attention is replaced by zeros.
+        joins = family in ("cait", "vit-pytorch-deepvit")
+        for module, site in {self_sites[0], self_sites[0 if joins else -1]}:
+            at = follow_features(model, ModelCall.of(x), site.name, attribute_to_layer_input=True)
+            before = at.place(_features(model, x, module), 2)
+            assert before.shape[:2] == (2, at.grid.patches)
+            for y, left in BLOCKS:
+                moved = x.clone()
+                moved[1, :, y : y + 4, left : left + 4] += 0.5
+                change = (at.place(_features(model, moved, module), 2) - before).abs().sum(dim=-1)
+                assert change[0].max() < 1e-9, "another image's features changed"
+                here = int(at.grid.patch_of(torch.tensor([[left + 1.5, y + 1.5]]))[0])
+                if family in SPREAD:
+                    if not change[1].any():  # after a layer whose output is only its attention
+                        assert family == "levit" and site != self_sites[0][1]
+                        continue
+                    peak = at.grid.centers()[change[1].argmax()]
+                    away = (peak - at.grid.centers()[here]).abs() / torch.tensor(at.grid.cell)
+                    assert away.max() <= 2, site
+                else:
+                    assert (change[1] > 1e-6).nonzero().flatten().tolist() == [here], site
 
 
 @pytest.mark.parametrize(

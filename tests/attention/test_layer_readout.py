@@ -24,20 +24,20 @@ def self_sites(model):
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", [*models.MODELS, *PLAIN])
 def test_norms_are_those_of_a_pass_of_its_own(name, batch):
-    model = models.build(name) if name in models.MODELS else families.build(name)
     x = models.images(batch, seed=3)
-    with watch_norms(model, self_sites(model)) as collected:
-        recorded = record(model, x, grad=False)
-    norms = norms_on(recorded.grid, collected, recorded.in_order)
-    outputs = []
-    hook = list(blocks_of(model, self_sites(model)).values())[-1].register_forward_hook(
-        lambda _m, _i, out: outputs.append(out[0] if isinstance(out, tuple) else out)
-    )
-    with torch.no_grad():
-        model(x)
-    hook.remove()
-    expected = outputs[0][:, -recorded.grid.patches :].norm(dim=-1)
-    torch.testing.assert_close(norms, expected)
+    with families.shared(name) as model:
+        with watch_norms(model, self_sites(model)) as collected:
+            recorded = record(model, x, grad=False)
+        norms = norms_on(recorded.grid, collected, recorded.in_order)
+        outputs = []
+        hook = list(blocks_of(model, self_sites(model)).values())[-1].register_forward_hook(
+            lambda _m, _i, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+        )
+        with torch.no_grad():
+            model(x)
+        hook.remove()
+        expected = outputs[0][:, -recorded.grid.patches :].norm(dim=-1)
+        torch.testing.assert_close(norms, expected)
 
 
 @pytest.mark.parametrize("name", ["class-token", "registers", "gap"])

@@ -23,7 +23,7 @@ from semattn.attention.target import output_tensor
 from semattn.attention.token_layout import Layout
 from semattn.errors import UnsupportedModelError
 from semattn.grid import PatchGrid
-from tests.families import FAMILIES, build
+from tests.families import FAMILIES, build, shared
 from tests.models import SIZE, images
 from tests.oracles import dense_record
 
@@ -164,7 +164,8 @@ def test_windows_equal_the_dense_oracle(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_attention_is_neither_made_nor_lost_on_the_way_to_the_grid(name: str) -> None:
-    recorded = record(build(name, torch.float64), images(dtype=torch.float64), grad=False)
+    with shared(name, torch.float64) as model:
+        recorded = record(model, images(dtype=torch.float64), grad=False)
     weights = torch.rand(2, recorded.grid.tokens, dtype=torch.float64)
     weights[:, : recorded.grid.prefix] = 0
     for site_record in recorded.sites:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Collection
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 
 from semattn.attention import record
 from semattn.errors import SemattnError, TargetError, UnsupportedModelError
-from semattn.explain import Center, KeypointDensity, LeGrad, Random, explainers
+from semattn.explain import (
+    Center,
+    KeypointDensity,
+    LeGrad,
+    Random,
+    SIFTPatchInterrelation,
+    explainers,
+)
 from semattn.explain.attention_gradient import AttentionGradientExplainer
 from semattn.explain.captum_methods import PixelExplainer
 from tests import families
@@ -32,16 +40,18 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def each_explainer(
-    lrp: Collection[str] = tuple(explainers), **attributes: bool
+    lrp: Collection[str] = tuple(explainers), without: Collection[str] = (), **attributes: bool
 ) -> pytest.MarkDecorator:
     """Parametrize over all registered explainers with the given class attributes.
 
     Methods that use the gradient of attention occur again with the gradients of relevance
-    propagation, if their name is in `lrp`.
+    propagation, if their name is in `lrp`. Names in `without` are left out.
     """
     selected = {}
     for name, method in explainers.items():
-        if any(getattr(method, key) != value for key, value in attributes.items()):
+        if name in without or any(
+            getattr(method, key) != value for key, value in attributes.items()
+        ):
             continue
         quick = QUICK.get(name, {})
         selected[name] = partial(method, **quick)
@@ -51,8 +61,12 @@ def each_explainer(
 
 
 each = each_explainer()
-# One mechanism computes these gradients; LeGrad has its own hooks inside the pass.
-each_on_families = each_explainer(lrp=("sift-patch-interrelation", "legrad"))
+# On every family, each mechanism runs once: one mechanism computes the gradients of attention
+# (LeGrad has its own hooks inside the pass), one those of pixels, and two controls read no model.
+each_on_families = each_explainer(
+    lrp=("sift-patch-interrelation", "legrad"),
+    without=("integrated-gradients", "smooth-grad", "random", "center"),
+)
 
 
 def is_pixel_method(explain: partial[Any]) -> bool:
@@ -100,19 +114,37 @@ def _check_contract(explain: partial[Any], model: nn.Module) -> None:
     with pytest.raises(TargetError, match="expected 0 to 4"):
         explain(model).attribute(x, target=5)
     assert state_of(model) == before
-    last = model.get_submodule(record(model, x, grad=False).sites[-1].site.path)
-    handle = last.register_forward_hook(raise_error)
-    before_hooked = state_of(model)
-    with pytest.raises(RuntimeError, match="inside the model"):
-        explain(model).attribute(x, target=1)
-    assert state_of(model) == before_hooked
-    handle.remove()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
         frozen = explain(model.requires_grad_(False)).attribute(x, target=TARGETS)
     assert torch.equal(frozen, heat_map)
     for parameter in trained:
         parameter.requires_grad_()
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_an_error_inside_a_model_leaves_it_as_it_was(family: str) -> None:
+    with families.shared(family) as model:
+        last = record(model, images(), grad=False).sites[-1].site.path
+        _check_errors(SIFTPatchInterrelation, model, model.get_submodule(last))
+
+
+def _check_errors(explain: Any, model: nn.Module, module: nn.Module) -> None:
+    """Fail in the first pass, which finds the layout, and in a pass after it."""
+    failing = True
+
+    def fail(*_: object) -> None:
+        if failing:
+            raise RuntimeError("inside the model")
+
+    handle = module.register_forward_hook(fail)
+    before = state_of(model)
+    for failing in (True, False, True):
+        expected = pytest.raises(RuntimeError, match="inside") if failing else nullcontext()
+        with expected:
+            explain(model).attribute(images(), target=1)
+        assert state_of(model) == before
+    handle.remove()
 
 
 @each_on_families
@@ -222,10 +254,7 @@ def test_the_model_is_restored(explain: partial[Any]) -> None:
     with pytest.raises(TargetError, match="expected 0 to 4"):  # also if the map does not use it
         explain(model).attribute(x, target=5)
     assert state_of(model) == before
-    model.blocks[3].register_forward_hook(raise_error)
-    before = state_of(model)
-    with pytest.raises(RuntimeError, match="inside the model"):
-        explain(model).attribute(x, target=1)
+    _check_errors(explain, model, model.blocks[3])
     assert state_of(model) == before
 
 

@@ -40,26 +40,27 @@ def mean_bias_of_keys(attention_record, site, bias: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_attention_is_multiplied_and_renormalised_on_every_family(name):
-    model, x = build(name, torch.float64), pictures().double()
-    plain = record(model, x, grad=False)
-    weights = torch.rand(3, plain.grid.patches, generator=torch.manual_seed(0)).double()
-    prompter = AttentionPrompter(model, strength=0.7, layers=0)
-    with prompter.steer(weights):
-        steered = record(model, x, grad=False)
-    plain_site, steered_site = plain.sites[0], steered.sites[0]
-    bias = mean_bias_of_keys(plain, plain_site, attention_bias(weights))
-    factor = (0.7 * bias).exp()[:, None, None]
-    expected = plain_site.attention() * factor
-    expected = expected / expected.sum(-1, keepdim=True)
-    # Some models always compute the softmax in single precision.
-    options = {} if steered_site.attention().dtype == torch.float64 else {"check_dtype": False}
-    torch.testing.assert_close(
-        steered_site.attention(), expected, atol=1e-6 if options else 1e-12, rtol=0, **options
-    )
-    if plain_site.shape[-1] > 1:  # a single key gets all attention
-        assert not torch.allclose(
-            first_output(steered.logits), first_output(plain.logits), atol=1e-9
+    x = pictures().double()
+    with families.shared(name, torch.float64) as model:
+        plain = record(model, x, grad=False)
+        weights = torch.rand(3, plain.grid.patches, generator=torch.manual_seed(0)).double()
+        prompter = AttentionPrompter(model, strength=0.7, layers=0)
+        with prompter.steer(weights):
+            steered = record(model, x, grad=False)
+        plain_site, steered_site = plain.sites[0], steered.sites[0]
+        bias = mean_bias_of_keys(plain, plain_site, attention_bias(weights))
+        factor = (0.7 * bias).exp()[:, None, None]
+        expected = plain_site.attention() * factor
+        expected = expected / expected.sum(-1, keepdim=True)
+        # Some models always compute the softmax in single precision.
+        options = {} if steered_site.attention().dtype == torch.float64 else {"check_dtype": False}
+        torch.testing.assert_close(
+            steered_site.attention(), expected, atol=1e-6 if options else 1e-12, rtol=0, **options
         )
+        if plain_site.shape[-1] > 1:  # a single key gets all attention
+            assert not torch.allclose(
+                first_output(steered.logits), first_output(plain.logits), atol=1e-9
+            )
 
 
 @pytest.mark.parametrize("density", ["count", "interrelation"])
@@ -83,10 +84,11 @@ def test_batches_records_and_explanations_on_every_family(name, density):
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_half_precision_runs_on_every_family(name):
-    model, x = build(name).bfloat16(), pictures().bfloat16()
-    prompter = AttentionPrompter(model, density="count", strength=1.0)
-    with torch.no_grad():
-        assert first_output(prompter(x)).isfinite().all()
+    x = pictures().bfloat16()
+    with families.shared(name, torch.bfloat16) as model:
+        prompter = AttentionPrompter(model, density="count", strength=1.0)
+        with torch.no_grad():
+            assert first_output(prompter(x)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["class-token", "swin", "transformers-vit-eager", "open-clip"])
