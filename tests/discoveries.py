@@ -17,13 +17,15 @@ GRID, SIZE = (3, 4), (48, 64)
 
 
 def example(number: int, tried: bool = True, name: str = "photos/owl/{}.png") -> Example:
-    """Grey, with a bright tag at the lower right, which the patch there shows."""
+    """Grey, with a bright tag at the lower right; a patch of the object looks like it, too."""
     pixels = np.full((*SIZE, 3), 60 + 10 * number, np.uint8)
     pixels[32:, 48:] = (250, 240, 60)
     matches = np.full(GRID, 0.1)
-    matches[2, 3] = 0.9
+    matches[2, 3], matches[0, 1] = 0.9, 0.8
+    off_object = np.ones(GRID, bool)
+    off_object[0, 1] = False
     chances = (0.9, 0.25) if tried else (math.nan, math.nan)
-    return Example(name.format(number), pixels, matches, *chances)
+    return Example(name.format(number), pixels, matches, *chances, off_object=off_object)
 
 
 def cue(
@@ -51,7 +53,8 @@ def cue(
     plain: dict[str, object] = {
         "score": 1.2 if confirmed else 0.0, "interval": (0.8, 1.6) if confirmed else (0.0, 0.0),
         "p": 0.0004 if confirmed else 1.0, "inside": 0.92, "outside": 0.03,
-        "where": "same place", "fixed": 0.9, "covers": 1 / 12, "keypoints": 2.5, "place": place,
+        "where": "same place", "fixed": 0.9, "covers": 1 / 6, "off_object": 0.5, "keypoints": 2.5,
+        "place": place,
         "examples": tuple(example(index, tried=index != 1) for index in range(examples)),
         "groups": groups if confirmed else (),
         "detector": CueDetector(np.zeros(8, np.float32), 0.0, 1.0, 0.0),
@@ -82,5 +85,6 @@ def mark_cue(name: str = "owl", confirmed: bool = True, **options: object) -> Ma
     )
     fields = vars(cue(name, confirmed, examples=0)) | {
         "mark": mark, "examples": examples, "where": "a mark at any place", "detector": None,
+        "off_object": math.nan,
     }  # fmt: skip
     return MarkCue(**fields | options)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ EFFECTS = ("removal", "transplant")
 COLUMNS = (
     "class", "target", "confirmed", "score", "score_low", "score_high", "p", "inside", "outside",
     *(f"{name}{part}" for name in EFFECTS for part in ("", "_low", "_high", "_p", "_images")),
-    "where", "tag", "keypoints", "covers", "fixed",
+    "where", "tag", "keypoints", "covers", "fixed", "off_object",
 )  # fmt: skip
 IMAGE_COLUMNS = ("cue", "cue_class", "confirmed", "image", "class", "in_class")
 

@@ -14,7 +14,14 @@ import numpy as np
 from ..errors import ShapeError
 from ..utils.provenance import model_label
 from ..utils.text import to_json_value
-from ..viz.texts import examples_text, mark_frequency, mark_of, rejection_reason, search_outcome
+from ..viz.texts import (
+    examples_text,
+    extent_text,
+    mark_frequency,
+    mark_of,
+    rejection_reason,
+    search_outcome,
+)
 from .thumbnails import MAX_EXAMPLES, ROOM, mark_pictures, pictures_size, thumbnail
 
 if TYPE_CHECKING:
@@ -139,6 +146,7 @@ def _cue(cue: SpuriousCue) -> dict[str, Any]:
     return entry | {
         "examples": [],
         "examples_text": examples_text(cue),
+        "extent_text": extent_text(cue),
         "grid": list(cue.place.shape),
         "place": _bytes(cue.place / max(largest, 1e-9)),
         "max_frequency": largest,
@@ -174,6 +182,7 @@ def _example(example: Example) -> dict[str, Any]:
         "size": list(example.pixels.shape[:2]),
         "grid": list(example.matches.shape), "cell": list(example.patches.cell),
         "origin": list(example.patches.origin), "matches": _bytes(example.matches),
+        "off_object": None if example.off_object is None else _bytes(example.off_object),
         "before": float(example.before), "without": float(example.without),
     }  # fmt: skip
 

@@ -49,11 +49,14 @@ class CueImage(NamedTuple):
 class Example(ShortRepr):
     """Image with a cue: pixels (H, W, 3) uint8 and the match of each patch (h, w) with it.
 
-    `grid` is the patch grid; None in files of earlier versions, whose patches cover the image
-    evenly.
-
-    `before` and `without` are the probability of the class with and without the patches of the cue;
-    NaN if no removal was tried on this image.
+    Parameters
+    ----------
+    before, without : probability of the class with and without the cue; NaN if no removal was tried
+        on this image
+    grid : patch grid; None in files of earlier versions, whose patches cover the image evenly
+    off_object : (h, w), patches that are not on the object or next to it, the only ones that
+        interventions change; none if the object is not located. None for a mark, whose region is
+        exact, and in files of earlier versions
     """
 
     name: str
@@ -62,6 +65,7 @@ class Example(ShortRepr):
     before: float = float("nan")
     without: float = float("nan")
     grid: PatchGrid | None = None
+    off_object: np.ndarray | None = None
 
     @property
     def patches(self) -> PatchGrid:
@@ -89,6 +93,8 @@ class SpuriousCue(ShortRepr):
     where : "same place", "all over the image" or "around the object"
     fixed : mean overlap of the cue's patches between two images, in [0, 1]
     covers : fraction of an image that shows the cue
+    off_object : fraction of the cue's patches in images of the class that are off the object, see
+        `Example`; NaN for a mark and in files of earlier versions
     keypoints : keypoints per patch of the cue, divided by those per patch of the whole image
     place : (h, w), fraction of the images with the cue that show it in each patch
     examples : images with the cue, best match first
@@ -122,6 +128,7 @@ class SpuriousCue(ShortRepr):
     keypoint_detector: Any = "sift"
     grid: PatchGrid | None = None
     cue_images: tuple[CueImage, ...] = ()
+    off_object: float = float("nan")
 
     @property
     def tag(self) -> str:
@@ -168,6 +175,7 @@ class SpuriousCue(ShortRepr):
             "removal": to_json_value(vars(self.removal)),
             "transplant": to_json_value(vars(self.transplant)),
             "where": self.where, "fixed": to_json_number(self.fixed), "covers": self.covers,
+            "off_object": to_json_number(self.off_object),
             "tag": self.tag, "keypoints": self.keypoints, "place": self.place.tolist(),
             "groups": [to_json_value(vars(group)) for group in self.groups],
             "examples": [
@@ -275,7 +283,8 @@ def describe_cue(
     value, interval = score(inside, outside, removal_effects, seed)
     cue_rows = tested.rows[candidate.has_cue & in_class]
     arrays = store.gather(cue_rows)
-    marks = tested.detector.scores(arrays["values"]) > 0
+    patches = intervention_patches(store, tested, cue_rows, arrays)
+    marks, off_object = patches.marks, patches.off_object
     fixed, covers = candidates.mean_overlap(marks), float(marks.mean())
     is_fixed = fixed > candidates.FIXED_OVERLAP
     density = arrays["keypoints"][marks].mean() if marks.any() else 0.0
@@ -287,11 +296,12 @@ def describe_cue(
         fixed=fixed, covers=covers,
         keypoints=float(density / max(arrays["keypoints"].mean(), 1e-6)),
         place=marks.mean(axis=0).reshape(index.grid.shape),
-        examples=_examples(store, tested.detector, cue_rows, arrays["values"], result),
+        examples=_examples(store, tested.detector, cue_rows, arrays["values"], off_object, result),
         groups=(), detector=tested.detector.for_features(store.projection),
         model=store.extractor.model, preprocessing=store.extractor.preprocessing,
         keypoint_detector=store.extractor.detector, grid=index.grid,
         cue_images=images_of(store, tested.rows[candidate.has_cue], tested.target),
+        off_object=float(off_object[marks].mean()) if marks.any() else float("nan"),
     )  # fmt: skip
     if not cue.confirmed:
         return cue
@@ -323,6 +333,7 @@ def _examples(
     detector: CueDetector,
     rows: np.ndarray,
     values: np.ndarray,
+    off_object: np.ndarray,
     result: InterventionResult,
 ) -> tuple[Example, ...]:
     """Return the images that match the cue best."""
@@ -333,12 +344,16 @@ def _examples(
     examples = []
     for position, row in enumerate(rows[order].tolist()):
         before, without = probabilities(result, row)
-        example_matches = matches[position].reshape(grid.shape)
+        example_matches, is_off_object = (
+            of_image.reshape(grid.shape)
+            for of_image in (matches[position], off_object[order[position]])
+        )
         examples.append(
             Example(
-                store.name(row), pictures.pixels[position], example_matches, before, without, grid
+                store.name(row), pictures.pixels[position], example_matches, before, without, grid,
+                is_off_object,
             )
-        )
+        )  # fmt: skip
     return tuple(examples)
 
 

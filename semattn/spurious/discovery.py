@@ -99,6 +99,8 @@ def save_discovery(discovery: Discovery, path: str | os.PathLike[str]) -> Path:
         for position, example in enumerate(cue.examples):
             arrays[f"cue{number}.example{position}.pixels"] = example.pixels
             arrays[f"cue{number}.example{position}.matches"] = example.matches
+            if example.off_object is not None:
+                arrays[f"cue{number}.example{position}.off_object"] = example.off_object
         fields = {
             name: value for name, value in vars(cue).items()
             if name not in ("model", "preprocessing", "keypoint_detector", "detector", "mark",
@@ -181,7 +183,8 @@ def _cue(
     grid = PatchGrid.from_list(grid_fields) if (grid_fields := record.pop("grid", None)) else None
     examples = tuple(
         Example(name, arrays[f"{prefix}example{position}.pixels"],
-                arrays[f"{prefix}example{position}.matches"], before, without, grid)
+                arrays[f"{prefix}example{position}.matches"], before, without, grid,
+                arrays.get(f"{prefix}example{position}.off_object"))
         for position, (name, before, without) in enumerate(record.pop("examples"))
     )  # fmt: skip
     cue_arrays = with_prefix(arrays, prefix)

@@ -17,6 +17,7 @@ from .panels import MARGIN, Frame
 from .texts import (
     count_text,
     examples_text,
+    extent_text,
     format_nats,
     format_p,
     format_percent,
@@ -43,11 +44,11 @@ REMOVAL_COLOUR, TRANSPLANT_COLOUR = "#c2410c", "#2563eb"
 def spurious(discovery: Discovery) -> Figure:
     """Draw the first confirmed cues: examples, location map, and effects on the log-odds.
 
-    In each example, the patches that show the cue are outlined and the rest is faded. The location
-    map shows how often each patch contains the cue. The places of a recurring mark are outlined
-    exactly; a mark without a fixed place has its mean picture instead of the location map. Bars are
-    the mean effects on the log-odds of the class in nats, lines their 95 % intervals; 0 is no
-    effect.
+    In each example, the patches that show the cue are outlined and the rest is faded; those that
+    are not off the object, and are not removed, are half faded. The location map shows how often
+    each patch contains the cue. The places of a recurring mark are outlined exactly; a mark without
+    a fixed place has its mean picture instead of the location map. Bars are the mean effects on the
+    log-odds of the class in nats, lines their 95 % intervals; 0 is no effect.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def spurious(discovery: Discovery) -> Figure:
 
 def _draw_row(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
     _draw_examples(frame, figure, row, cue)
-    where = f"{cue.where}, {cue.tag}, on {format_percent(cue.covers)} of an image"
+    where = f"{cue.where}, {cue.tag}, {extent_text(cue)}"
     frame.caption(
         figure,
         (row, 0),
@@ -95,7 +96,7 @@ def _draw_examples(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> 
     for column, example in enumerate(cue.examples[:EXAMPLES]):
         axes = frame.axes(figure, row, column)
         frame.show(axes, fade_outside(example))
-        draw_outline(axes, example.matches >= MIN_MATCH, example.patches)
+        draw_outline(axes, _shown(example) == 1, example.patches)
 
 
 def _draw_location(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> None:
@@ -119,16 +120,21 @@ def _draw_location(frame: Frame, figure: Figure, row: int, cue: SpuriousCue) -> 
 
 
 def fade_outside(example: Example) -> Picture:
-    """Return the picture of an example, faded outside the cue."""
-    matches = torch.from_numpy(np.asarray(example.matches >= MIN_MATCH, dtype=np.float32))
-    inside = example.patches.upsample(matches.flatten()[None], mode="nearest-exact")[0].numpy() > 0
-    inside = inside[..., None]
+    """Return the picture of an example, faded outside the cue; half, where it is not removed."""
+    shown = torch.from_numpy(_shown(example).flatten()[None])
+    strength = example.patches.upsample(shown, mode="nearest-exact")[0].numpy()[..., None]
     grey = example.pixels.mean(axis=-1, keepdims=True)
-    faded_pixels = 0.35 * example.pixels + 0.30 * grey + 0.30 * 255
-    highlighted: Picture = np.where(inside, example.pixels, faded_pixels.clip(0, 255)).astype(
+    faded_pixels = (0.35 * example.pixels + 0.30 * grey + 0.30 * 255).clip(0, 255)
+    highlighted: Picture = (strength * example.pixels + (1 - strength) * faded_pixels).astype(
         np.uint8
     )
     return highlighted
+
+
+def _shown(example: Example) -> np.ndarray:
+    """Return 1 for patches (h, w) that show the cue, 0.5 where it is not removed, 0 for others."""
+    shows = (example.matches >= MIN_MATCH).astype(np.float32)
+    return shows if example.off_object is None else np.where(example.off_object, shows, shows / 2)
 
 
 def _place_map(cue: SpuriousCue) -> np.ndarray:

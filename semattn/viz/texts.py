@@ -218,6 +218,14 @@ def examples_text(cue: SpuriousCue) -> str:
     return f"{format_percent(before)} → {format_percent(without)} after {change}"
 
 
+def extent_text(cue: SpuriousCue) -> str:
+    """Return the part of an image that shows a cue, and the part of it off the object."""
+    text = f"on {format_percent(cue.covers)} of an image"
+    if math.isnan(cue.off_object):
+        return text
+    return f"{text}, {format_percent(cue.off_object)} of it off the object"
+
+
 def format_percent(part: float) -> str:
     """Return a share as a percentage.
 

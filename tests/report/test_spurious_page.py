@@ -51,7 +51,8 @@ def test_a_card_describes_its_cue(opened):
     cards = opened.all(".cue")
     assert len(cards) == 2
     text = cards[1].text
-    for part in ("2 cat", "confirmed", "same place", "keypoint-rich", "92 % of the images of cat",
+    for part in ("2 cat", "confirmed", "same place", "keypoint-rich",
+                 "on 17 % of an image, 50 % of it off the object", "92 % of the images of cat",
                  "3.0 % of other classes", "not tested",
                  "0.75 [0.50, 1.00] nats, 24 images"):  # fmt: skip
         assert part in text or part in opened.js("return arguments[0].textContent", cards[1])
@@ -83,9 +84,11 @@ def test_examples_show_their_probabilities(opened):
           const start = 4 * (y * canvas.width + x);
           return [...all.data.subarray(start, start + 4)];
         };
-        return [at(2, 3), at(0, 0)]"""
+        return [at(2, 3), at(0, 1), at(0, 0)]"""
     )
-    assert ink[0][3] == 0 and ink[1][3] > 100, "the cue is clear and the rest is dimmed"
+    cue, not_removed, rest = (pixel[3] / 255 for pixel in ink)
+    assert cue == 0 and rest > 0.5, "the cue is clear and the rest is dimmed"
+    assert not_removed == pytest.approx(rest / 2, abs=0.01), "patches like it on the object, half"
 
 
 def test_a_button_toggles_all_pictures_and_a_click_toggles_one(opened):

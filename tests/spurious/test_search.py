@@ -70,6 +70,22 @@ def test_the_mark_is_the_first_cue(discovery):
     assert all(not bool(np.isnan(example.matches).any()) for example in cue.examples)
 
 
+def test_the_part_off_the_object_is_that_of_the_patches_of_all_images():
+    pairs = planted.images(12, 0.95)
+    found = discover_spurious(
+        planted.model_of(pairs), pairs, class_names=NAMES, preprocessing=planted.OWN
+    )
+    cue = found.cues[0]
+    assert cue.name == "red" and len(cue.examples) == sum(
+        image.in_class for image in cue.cue_images
+    )
+    patches = np.concatenate([one.off_object[one.matches > 0.5] for one in cue.examples])
+    # A match is the probability of the patch times that of its image, which may be below one.
+    assert cue.off_object == pytest.approx(patches.mean(), abs=0.02)
+    assert all(example.off_object[9:11, 9:11].all() for example in cue.examples)  # the fixed mark
+    assert not all(example.off_object.all() for example in cue.examples)
+
+
 def test_all_images_with_the_cue_are_listed(discovery, pairs):
     """Not only the examples; outside the class, too."""
     planted_in = {number for number, (pixels, _) in enumerate(pairs)
@@ -243,7 +259,9 @@ def test_a_saved_discovery_is_loaded(discovery, model, tmp_path):
         for discovery in (discovery, read)
     ]
     torch.testing.assert_close(cues[0].matches(x), cues[1].matches(x))
-    assert np.array_equal(read.cues[0].examples[0].pixels, discovery.cues[0].examples[0].pixels)
+    for name in ("pixels", "matches", "off_object"):
+        first, second = (getattr(one.cues[0].examples[0], name) for one in (read, discovery))
+        assert np.array_equal(first, second)
     with pytest.raises(ValueError, match="expected the model of the search, got none"):
         load_discovery(file).cues[0].matches(x)
     with pytest.raises(ValueError, match="features per patch"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,29 @@ import pytest
 
 from semattn import viz
 from semattn.spurious import Effect
-from semattn.viz.texts import examples_text, mean_picture_text, rejection_reason
+from semattn.viz.spurious_figure import fade_outside
+from semattn.viz.texts import examples_text, extent_text, mean_picture_text, rejection_reason
 from tests.discoveries import NONE, cue, discovery, mark_cue
 
 
 def words(figure) -> str:
     return " ".join(text.get_text() for text in figure.texts)
+
+
+def test_patches_of_the_object_that_look_like_the_cue_are_half_faded():
+    (shown,) = cue(examples=1).examples
+    faded, pixels = fade_outside(shown).astype(int), shown.pixels.astype(int)
+    rest, on_object, of_cue = (0, 0), (0, 16), (40, 56)
+    assert np.array_equal(faded[of_cue], pixels[of_cue])
+    assert np.array_equal(pixels[rest], pixels[on_object]) and (faded[rest] > pixels[rest]).all()
+    halves = (faded[rest] + pixels[rest]) / 2
+    assert np.abs(faded[on_object] - halves).max() <= 1
+    figure = viz.spurious(discovery(cue()))
+    assert "on 17 % of an image, 50 % of it off the object" in words(figure)
+    assert len(figure.axes[0].collections[0].get_segments()) == 4, "one patch is outlined"
+    earlier = replace(shown, off_object=None)
+    assert np.array_equal(fade_outside(earlier)[on_object], shown.pixels[on_object])
+    assert extent_text(cue(off_object=math.nan)) == "on 17 % of an image"
 
 
 def test_a_mark_has_its_outlines_and_its_mean_picture():

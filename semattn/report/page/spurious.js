@@ -18,23 +18,29 @@ function spurious() {
 
   const formatPercent = (share) => (share === null ? '–' : share === 0 ? '0 %' : percent(share));
 
-  // --- an example: the picture, faded outside the patches of the cue
+  // --- an example: the picture, faded outside the patches of the cue, and half where it is not removed
   function overlay(example) {
     const [height, width] = example.size;
     const [h, w] = example.grid;
     const canvas = overlayCanvas(example);
     const values = bytes(example.matches);
     const pen = canvas.getContext('2d');
-    const shows = (i, j) => i >= 0 && j >= 0 && i < h && j < w && values[i * w + j] / 255 >= MIN_MATCH;
+    const offObject = example.off_object ? bytes(example.off_object) : new Uint8Array(values.length).fill(1);
+    const matches = (i, j) => values[i * w + j] / 255 >= MIN_MATCH;
+    const shows = (i, j) => i >= 0 && j >= 0 && i < h && j < w && matches(i, j) && offObject[i * w + j];
     const x = (j) => Math.round(((example.origin[1] + j * example.cell[1]) * canvas.width) / width);
     const y = (i) => Math.round(((example.origin[0] + i * example.cell[0]) * canvas.height) / height);
     const border = new Path2D();
-    pen.fillStyle = 'rgb(255 255 255 / 0.62)';
-    pen.fillRect(0, 0, canvas.width, canvas.height);
+    const fade = (opacity, ...rectangle) => {
+      pen.fillStyle = `rgb(255 255 255 / ${opacity})`;
+      pen.clearRect(...rectangle);
+      pen.fillRect(...rectangle);
+    };
+    fade(0.62, 0, 0, canvas.width, canvas.height);
     for (let i = 0; i < h; i += 1) {
       for (let j = 0; j < w; j += 1) {
+        if (matches(i, j)) fade(shows(i, j) ? 0 : 0.31, x(j), y(i), x(j + 1) - x(j), y(i + 1) - y(i));
         if (shows(i, j)) {
-          pen.clearRect(x(j), y(i), x(j + 1) - x(j), y(i + 1) - y(i));
           const sides = [[i - 1, j, j, i, j + 1, i], [i + 1, j, j, i + 1, j + 1, i + 1], [i, j - 1, j, i, j, i + 1], [i, j + 1, j + 1, i, j + 1, i + 1]];
           for (const [row, column, ax, ay, bx, by] of sides) {
             if (!shows(row, column)) { border.moveTo(x(ax), y(ay)); border.lineTo(x(bx), y(by)); }
@@ -122,7 +128,7 @@ function spurious() {
 
   function card(cue, at) {
     const title = make('h3', {}, `${at + 1}  ${cue.class} `, make('span', { className: 'badge', textContent: 'confirmed' }));
-    const facts = [cue.where, cue.tag, `on ${formatPercent(cue.covers)} of an image`,
+    const facts = [cue.where, cue.tag, cue.extent_text,
       `score ${figure(cue.score)} [${cue.interval.map((bound) => figure(bound)).join(', ')}] nats`, `p ${formatP(cue.p)}`].join('  ·  ');
     const frequency = cue.mark ? `Frequency of the mark: ${cue.mark}.`
       : `${formatPercent(cue.inside)} of the images of ${cue.class} contain the cue, ${formatPercent(cue.outside)} of other classes.`;
