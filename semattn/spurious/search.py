@@ -397,7 +397,7 @@ class Search:
             f"candidates without a test of specificity: {n_unspecific} of {len(tested)}; it needs "
             f"at least {MIN_OTHERS} other classes, of the model and among the images": n_unspecific,
             f"candidates that could not be tested: {n_unlocated} of {len(tested)}; the object is "
-            "not located in any of their images": n_unlocated,
+            "located in no image with the cue, or in none of other classes": n_unlocated,
         }  # fmt: skip
         cues.sort(key=lambda cue: (not cue.confirmed, -cue.score))
         return cues, [note for note, count in notes.items() if count]

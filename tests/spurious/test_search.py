@@ -326,7 +326,7 @@ def test_classes_without_off_object_patches_are_noted(model, pairs, monkeypatch,
         assert "\n" not in repr(cue) and len(repr(cue)) < 1200
 
 
-UNLOCATED = "the object is not located in any of their images"
+UNLOCATED = "the object is located in no image with the cue, or in none of other classes"
 
 
 def test_a_cue_whose_images_have_no_located_object_is_not_tested(model, pairs, monkeypatch):
