@@ -16,14 +16,12 @@ from .cue import (
     describe_cue,
     intervention_context,
     intervention_patches,
-    with_located_object,
 )
 from .cue_detector import CandidateCue, candidates_to_arrays
 from .feature_store import FeatureStore
 from .interventions import (
     InterventionContext,
     InterventionResult,
-    no_result,
     run_interventions,
 )
 from .marks.candidates import MarkCandidate, candidates_to_arrays as marks_to_arrays
@@ -104,16 +102,11 @@ def _patch_finder(store: FeatureStore, candidate: AnyCandidate) -> PatchFinder:
 def intervene(
     store: FeatureStore, candidate: AnyCandidate, context: InterventionContext, seed: int
 ) -> InterventionResult:
-    """Run both interventions on a candidate, in images whose object is located."""
+    """Run both interventions on a candidate."""
     if isinstance(candidate, MarkCandidate):
         return intervene_on_mark(store, candidate, context, seed)
     has_cue, in_class = candidate.candidate.has_cue, candidate.in_class
-    cue_rows, others = (
-        with_located_object(store, candidate, rows, store.gather(rows))
-        for rows in (candidate.rows[has_cue & in_class], candidate.rows[~has_cue & ~in_class])
-    )
-    if not (len(cue_rows) and len(others)):
-        return no_result(candidate.target)
+    cue_rows, others = candidate.rows[has_cue & in_class], candidate.rows[~has_cue & ~in_class]
     return run_interventions(context, candidate.target, cue_rows, others, seed)
 
 

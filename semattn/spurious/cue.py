@@ -226,34 +226,17 @@ def intervention_patches(
 
     If the object of an image is not located, only patches of `tested.fixed` are off the object.
     """
-    on_object, fixed, is_located = _object_of(store, tested, rows, arrays)
-    off_object = candidates.background_patches(
-        on_object, fixed, tested.repeated, store.index.grid.shape
-    )
-    marks = tested.detector.scores(arrays["values"]) > 0
-    return InterventionPatches(marks, on_object, off_object & (is_located[:, None] | fixed))
-
-
-def with_located_object(
-    store: FeatureStore, tested: CandidateCue, rows: np.ndarray, arrays: dict[str, np.ndarray]
-) -> np.ndarray:
-    """Return the rows whose object is located, and those of a class with a mark at a fixed place.
-
-    Interventions use no others: they would take parts of an object for its surroundings. `arrays`
-    are those of the rows in the store.
-    """
-    _, fixed, is_located = _object_of(store, tested, rows, arrays)
-    located: np.ndarray = rows[is_located | fixed.any(axis=1)]
-    return located
-
-
-def _object_of(
-    store: FeatureStore, tested: CandidateCue, rows: np.ndarray, arrays: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return salient patches (n, P), fixed marks (n, P), and whether objects are located (n,)."""
+    shape = store.index.grid.shape
     on_object = candidates.object_patches(arrays["objectness"])
     fixed = (store.index.labels[rows] == tested.target)[:, None] & tested.fixed
-    return on_object, fixed, candidates.is_compact(on_object & ~fixed, store.index.grid.shape)
+    is_located = candidates.is_compact(on_object & ~fixed, shape)
+    off_object = candidates.background_patches(on_object, fixed, tested.repeated, shape)
+    return InterventionPatches(
+        marks=tested.detector.scores(arrays["values"]) > 0,
+        on_object=on_object,
+        off_object=off_object & (is_located[:, None] | fixed),
+        is_usable=is_located | fixed.any(axis=1),
+    )
 
 
 def describe_cue(
@@ -306,7 +289,7 @@ def describe_cue(
     if not cue.confirmed:
         return cue
     rows = {
-        "class, cue": with_located_object(store, tested, cue_rows, arrays),
+        "class, cue": cue_rows[patches.is_usable],
         "class, no cue": tested.rows[~candidate.has_cue & in_class],
         "others": tested.rows[~candidate.has_cue & ~in_class],
     }

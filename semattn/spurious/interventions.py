@@ -124,18 +124,25 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class InterventionPatches:
-    """Patches (n, P) of images.
+    """Patches (n, P) of images, and the images that interventions use.
 
     Parameters
     ----------
     marks : patches that show the cue
     on_object : patches on the object
     off_object : patches that are not on the object, not next to it, and not of a confirmed cue
+    is_usable : (n,), images whose object is located, or whose class has a mark at a fixed place: in
+        others, parts of the object would be taken for its surroundings
     """
 
     marks: np.ndarray
     on_object: np.ndarray
     off_object: np.ndarray
+    is_usable: np.ndarray
+
+    def of(self, positions: np.ndarray) -> InterventionPatches:
+        """Return the patches of some of the images."""
+        return InterventionPatches(*(values[positions] for values in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +169,7 @@ class InterventionContext:
 def run_interventions(
     context: InterventionContext, target: int, cue_rows: np.ndarray, others: np.ndarray, seed: int
 ) -> InterventionResult:
-    """Return the results of both interventions on one candidate.
+    """Return the results of both interventions on one candidate, in images that are usable.
 
     The cue is removed in two ways, by suppressing attention to its patches and by exchanging them.
     The way with the lower p-value counts, with twice its p-value.
@@ -174,9 +181,14 @@ def run_interventions(
     others : rows of other classes that do not show it
     """
     rng = np.random.default_rng((seed, target))
-    rows = sample_rows(cue_rows, rng)
+    patches, other_patches = context.patches(cue_rows), context.patches(others)
+    of_cue, of_others = (np.flatnonzero(part.is_usable) for part in (patches, other_patches))
+    if not (len(of_cue) and len(of_others)):
+        return no_result(target)
+    of_cue = sample_rows(of_cue, rng)
+    rows, patches = cue_rows[of_cue], patches.of(of_cue)
+    others, other_patches = others[of_others], other_patches.of(of_others)
     images = context.inputs(rows)
-    patches, other_patches = context.patches(rows), context.patches(others)
     widened_marks = widen(patches.marks, context.grid)
     removable = widened_marks & patches.off_object
     is_everywhere = bool(patches.marks.mean() > 0.5)

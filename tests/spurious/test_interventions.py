@@ -178,7 +178,9 @@ def test_effects_by_class_contain_the_effect_on_the_class(model):
     everywhere, labels = np.ones_like(marks), np.array([1, 1, 1, 0, 2, 3])
     context = InterventionContext(
         model, grid, lambda rows: images[rows],
-        lambda rows: InterventionPatches(marks[rows], ~everywhere[rows], everywhere[rows]),
+        lambda rows: InterventionPatches(
+            marks[rows], ~everywhere[rows], everywhere[rows], np.ones(len(rows), bool)
+        ),
         2, labels,
     )  # fmt: skip
     result = run_interventions(context, 1, np.arange(3), np.arange(3, 6), seed=0)
@@ -199,6 +201,39 @@ def test_effects_by_class_contain_the_effect_on_the_class(model):
     assert removal.specificity == 0 and transplant.mean == pytest.approx(result.transplant.mean())
 
 
+def test_interventions_use_images_whose_object_is_located_only(model):
+    images = x(8)
+    grid = record(model, images, grad=False).grid
+    marks, is_usable = np.zeros((8, 12), bool), np.array([1, 0, 1, 1, 1, 0, 1, 1], bool)
+    marks[:, :3] = True
+    used = set()
+
+    def inputs(rows):
+        used.update(rows.tolist())
+        return images[rows]
+
+    def context(usable):
+        def patches(rows):
+            return InterventionPatches(marks[rows], ~marks[rows], marks[rows], usable[rows])
+
+        labels = np.array([0, 0, 0, 1, 2, 3, 1, 2])
+        return InterventionContext(model, grid, inputs, patches, 4, labels)
+
+    result = run_interventions(context(is_usable), 0, np.arange(3), np.arange(3, 8), seed=0)
+    assert result.rows.tolist() == [0, 2] and used <= {0, 2, 3, 4, 6, 7}
+    filtered = run_interventions(
+        context(np.ones(8, bool)), 0, np.array([0, 2]), np.array([3, 4, 6, 7]), seed=0
+    )
+    assert all(
+        np.array_equal(value, expected, equal_nan=True)
+        for value, expected in zip(vars(result).values(), vars(filtered).values(), strict=True)
+    )
+    for unusable in (range(3), range(3, 8)):
+        usable = ~np.isin(np.arange(8), unusable)
+        nothing = run_interventions(context(usable), 0, np.arange(3), np.arange(3, 8), seed=0)
+        assert not len(nothing.rows) and not len(nothing.transplant)
+
+
 def test_groups_are_predicted_as_one_by_one_and_only_where_the_cue_is_shown(model):
     images = x(8)
     grid = record(model, images, grad=False).grid
@@ -210,7 +245,9 @@ def test_groups_are_predicted_as_one_by_one_and_only_where_the_cue_is_shown(mode
     labels = np.where(np.arange(8) % 3 == 0, predicted + 1, predicted)
     context = InterventionContext(
         model, grid, lambda rows: images[rows],
-        lambda rows: InterventionPatches(shown.numpy()[rows], nothing[rows], ~nothing[rows]),
+        lambda rows: InterventionPatches(
+            shown.numpy()[rows], nothing[rows], ~nothing[rows], np.ones(len(rows), bool)
+        ),
         3, labels,
     )  # fmt: skip
     suppressed_images = []

@@ -260,7 +260,8 @@ def true_effects(case: Case, model: nn.Module, images: MarkedSet) -> dict[str, f
 
     def patches(some: np.ndarray) -> InterventionPatches:
         marks = patches_of_masks(hulls[some], GRID)
-        return InterventionPatches(marks, np.zeros_like(marks), np.ones_like(marks))
+        everywhere = np.ones_like(marks)
+        return InterventionPatches(marks, ~everywhere, everywhere, is_usable=everywhere[:, 0])
 
     def erase(some: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:
         return inputs[some], tensor_of(model, erase_pixels(images.images[some], masks))

@@ -71,7 +71,9 @@ def mark_patches(
     """Return the patches of rows and of their arrays in the store."""
     on_object = candidates.object_patches(arrays["objectness"])
     shown = candidate.patches(store, rows)
-    return InterventionPatches(shown, on_object & ~shown, ~on_object | shown)
+    return InterventionPatches(
+        shown, on_object & ~shown, ~on_object | shown, is_usable=np.ones(len(rows), bool)
+    )
 
 
 def intervene_on_mark(
