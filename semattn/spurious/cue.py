@@ -93,11 +93,11 @@ class SpuriousCue(ShortRepr):
     where : "same place", "all over the image" or "around the object"
     fixed : mean overlap of the cue's patches between two images, in [0, 1]
     covers : fraction of an image that shows the cue
-    off_object : fraction of the cue's patches in images of the class that are off the object, see
-        `Example`; NaN for a mark and in files of earlier versions
+    off_object : fraction of the cue's patches that are off the object (see `Example`), in images of
+        the class whose object is located; NaN for a mark and in files of earlier versions
     keypoints : keypoints per patch of the cue, divided by those per patch of the whole image
     place : (h, w), fraction of the images with the cue that show it in each patch
-    examples : images with the cue, best match first
+    examples : images with the cue, those that interventions can use first, best match first
     groups : accuracy of the model, unchanged and with attention to the cue suppressed
     detector : detector of the cue in patches of other images; None for a recurring mark
     grid : patch grid of `place`; None if the patches cover the image evenly
@@ -267,7 +267,7 @@ def describe_cue(
     cue_rows = tested.rows[candidate.has_cue & in_class]
     arrays = store.gather(cue_rows)
     patches = intervention_patches(store, tested, cue_rows, arrays)
-    marks, off_object = patches.marks, patches.off_object
+    marks = patches.marks
     fixed, covers = candidates.mean_overlap(marks), float(marks.mean())
     is_fixed = fixed > candidates.FIXED_OVERLAP
     density = arrays["keypoints"][marks].mean() if marks.any() else 0.0
@@ -279,12 +279,12 @@ def describe_cue(
         fixed=fixed, covers=covers,
         keypoints=float(density / max(arrays["keypoints"].mean(), 1e-6)),
         place=marks.mean(axis=0).reshape(index.grid.shape),
-        examples=_examples(store, tested.detector, cue_rows, arrays["values"], off_object, result),
+        examples=_examples(store, tested.detector, cue_rows, arrays["values"], patches, result),
         groups=(), detector=tested.detector.for_features(store.projection),
         model=store.extractor.model, preprocessing=store.extractor.preprocessing,
         keypoint_detector=store.extractor.detector, grid=index.grid,
         cue_images=images_of(store, tested.rows[candidate.has_cue], tested.target),
-        off_object=float(off_object[marks].mean()) if marks.any() else float("nan"),
+        off_object=_part_off_object(patches),
     )  # fmt: skip
     if not cue.confirmed:
         return cue
@@ -299,6 +299,12 @@ def describe_cue(
         lambda scores: prompter.steer(scores, suppress=True), cue.target, rows, seed,
     )  # fmt: skip
     return replace(cue, groups=groups)
+
+
+def _part_off_object(patches: InterventionPatches) -> float:
+    """Return the fraction of the patches of a cue that are off the object, in usable images."""
+    of_cue = patches.off_object[patches.is_usable][patches.marks[patches.is_usable]]
+    return float(of_cue.mean()) if len(of_cue) else float("nan")
 
 
 def images_of(store: FeatureStore, rows: np.ndarray, target: int) -> tuple[CueImage, ...]:
@@ -316,11 +322,11 @@ def _examples(
     detector: CueDetector,
     rows: np.ndarray,
     values: np.ndarray,
-    off_object: np.ndarray,
+    patches: InterventionPatches,
     result: InterventionResult,
 ) -> tuple[Example, ...]:
-    """Return the images that match the cue best."""
-    order = np.argsort(-detector.image_probability(values), kind="stable")[:MAX_EXAMPLES]
+    """Return the images that match the cue best, those that interventions can use first."""
+    order = np.lexsort((-detector.image_probability(values), ~patches.is_usable))[:MAX_EXAMPLES]
     matches = detector(values[order])
     pictures = store.images(rows[order])
     grid = store.index.grid
@@ -329,7 +335,7 @@ def _examples(
         before, without = probabilities(result, row)
         example_matches, is_off_object = (
             of_image.reshape(grid.shape)
-            for of_image in (matches[position], off_object[order[position]])
+            for of_image in (matches[position], patches.off_object[order[position]])
         )
         examples.append(
             Example(

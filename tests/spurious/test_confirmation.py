@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from semattn.grid import PatchGrid
 from semattn.spurious import search as search_module
 from semattn.spurious.candidates import Candidate
 from semattn.spurious.confirmation import content_number
-from semattn.spurious.cue import intervention_patches
+from semattn.spurious.cue import _examples, _part_off_object, intervention_patches
 from semattn.spurious.cue_detector import CandidateCue, CueDetector
-from semattn.spurious.interventions import InterventionResult
+from semattn.spurious.interventions import InterventionPatches, InterventionResult, no_result
 from semattn.spurious.marks.candidates import MarkCandidate
 from semattn.spurious.marks.recurring import RecurringMark
 from semattn.spurious.search import Search
@@ -121,3 +122,25 @@ def test_interventions_change_surroundings_of_compact_objects_and_fixed_marks_on
     patches = intervention_patches(store, kind, rows, arrays)
     assert patches.off_object.sum(axis=1).tolist() == [64 - 25, 1, 64 - 25, 0]
     assert rows[patches.is_usable].tolist() == [0, 1, 2]
+
+
+def test_examples_and_the_part_off_the_object_are_those_of_usable_images_first():
+    marks = np.tile(np.arange(4) < 2, (4, 1))
+    off_object = np.array([[0, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]], bool)
+    is_usable = np.array([False, True, False, True])
+    patches = InterventionPatches(marks, ~off_object, off_object, is_usable)
+    assert _part_off_object(patches) == 3 / 4
+    unusable = replace(patches, is_usable=np.zeros(4, bool))
+    assert np.isnan(_part_off_object(unusable))
+
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    store = SimpleNamespace(
+        name=str, index=SimpleNamespace(grid=PatchGrid((2, 2), (8, 8), (4, 4))),
+        images=lambda rows: SimpleNamespace(pixels=images[rows]),
+    )  # fmt: skip
+    detector = CueDetector(np.ones(1, np.float32), 0.0, 1.0, 0.0)
+    shown = np.array([4, 1, 3, 2])  # patches of each image with a positive score
+    values = np.where(np.arange(4) < shown[:, None], 1.0, -1.0)[..., None]
+    examples = _examples(store, detector, np.arange(4), values, patches, no_result(0))
+    assert [example.name for example in examples] == ["3", "1", "0", "2"]
+    assert np.array_equal(examples[0].off_object, off_object[3].reshape(2, 2))
