@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import timm
@@ -9,7 +12,11 @@ import torch
 
 from benchmarks.datasets.marked_sets import MarkedSet, hull, plant, plant_fresh
 from benchmarks.datasets.moving_marks import MARKS, MIN_OPACITY, choose_marked, mark_image
-from benchmarks.studies.spurious import mark_features, marks_in_models
+from benchmarks.studies.spurious import (
+    mark_features,
+    marks_in_models,
+    marks_in_models_table,
+)
 from benchmarks.studies.spurious.mark_features import key_features, replace_images
 from benchmarks.studies.spurious.mark_metrics import (
     evaluate_places,
@@ -18,7 +25,7 @@ from benchmarks.studies.spurious.mark_metrics import (
     region_iou,
 )
 from benchmarks.studies.spurious.mark_table import proportion_interval, tables
-from benchmarks.studies.spurious.marks import METHODS, matching_constants
+from benchmarks.studies.spurious.marks import METHODS, Case as MarkSearch, matching_constants
 from semattn.keypoints import matching
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
@@ -228,3 +235,23 @@ def test_tables_worked_out_by_hand():
     assert (clean["searches"], clean["alarms"], clean["rate"]) == (4, 0, "0.00 [0.00, 0.60]")
     low, high = proportion_interval(3, 3)
     assert high == 1 and low == pytest.approx(0.025 ** (1 / 3))
+
+
+def test_maps_are_compared_with_the_marks_of_the_same_images(monkeypatch, tmp_path):
+    maps, marks, searched = tmp_path / "maps", tmp_path / "marks", []
+    maps.mkdir(), marks.mkdir()
+    for seed, rank, ours, theirs in ((21, 1, 0.9, 0.1), (22, 2, 0.7, 0.2)):
+        case = marks_in_models.Case("compositions", "tag", 0.5, seed)
+        searched.append({"case": asdict(case), "rank": rank})
+        file = MarkSearch("compositions", "tag", 0.5, seed).file
+        (marks / file).write_text(json.dumps({"fresh": {"ap": ours}}))
+        methods = {"SpRAy": {"rank": 1, "ap": theirs}}
+        (maps / case.file).write_text(json.dumps({"case": asdict(case), "methods": methods}))
+    monkeypatch.setattr(marks_in_models_table, "MAPS", maps)
+    monkeypatch.setattr(marks_in_models_table, "MARK_RESULTS", marks)
+    own, spray = marks_in_models_table.map_rows(searched)
+    assert own == {"dataset": "compositions", "rate": 0.5, "method": "marks", "models": 2,
+                   "first": 0.5, "ap": pytest.approx(0.8), "difference": "–"}  # fmt: skip
+    assert spray["method"] == "SpRAy" and spray["first"] == 1
+    assert spray["ap"] == pytest.approx(0.15)
+    assert spray["difference"] == "+0.65 [+0.50, +0.80]"

@@ -17,7 +17,7 @@ from scipy.stats import beta
 
 from benchmarks import RESULTS_DIR
 from semattn.utils.atomic_files import write_text
-from semattn.utils.statistics import CONFIDENCE, difference
+from semattn.utils.statistics import CONFIDENCE, Estimate, difference
 
 from ...datasets.marked_sets import DATASETS
 from ...datasets.moving_marks import MARKS
@@ -145,13 +145,16 @@ def _differences(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict
         ours, other = np.array(values).T
         interval = difference(ours, other)
         row[f"ours {name}"], row[name] = float(ours.mean()), float(other.mean())
-        row[f"difference {name}"] = (
-            f"{interval.mean:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
-        )
+        row[f"difference {name}"] = format_estimate(interval)
     return row | {
         "significant": float(np.mean([other["significant"] for _, other in pairs])),
         "seconds": float(np.mean([other["seconds"] for _, other in pairs])),
     }
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """Return a mean and its interval as text."""
+    return f"{estimate.mean:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
 
 
 def twin_rows(results: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -17,11 +17,12 @@ import numpy as np
 
 from benchmarks import RESULTS_DIR
 from semattn.utils.atomic_files import write_text
+from semattn.utils.statistics import difference
 
 from ...datasets.marked_sets import DATASETS
 from ...datasets.moving_marks import MARKS
 from .mark_maps import RESULTS as MAPS
-from .mark_table import format_proportion
+from .mark_table import format_estimate, format_proportion
 from .marks import MARK_RESULTS, Case as SearchCase
 from .marks_in_models import GROUPS, RATES, RESULTS, TWINS
 from .spurious_table import format_interval, make_table
@@ -96,7 +97,10 @@ def twin_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
 
 
 def map_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each set, rate and method: the same models, images and marks."""
+    """Yield one row for each set, rate and method: the same models, images and marks.
+
+    Differences are paired, the marks of `find_marks` less the method.
+    """
     maps = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(MAPS.glob("*.json"))]
     for dataset, rate in product(DATASETS, RATES):
         ranks: dict[str, list[int | None]] = {}
@@ -116,6 +120,9 @@ def map_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
                 "dataset": dataset, "rate": rate, "method": name, "models": len(of_method),
                 "first": float(np.mean([rank == 1 for rank in of_method])),
                 "ap": float(np.mean(precisions[name])),
+                "difference": "–" if name == "marks" else format_estimate(
+                    difference(np.array(precisions["marks"]), np.array(precisions[name]))
+                ),
             }  # fmt: skip
 
 
@@ -223,7 +230,8 @@ def main() -> None:
         "marks_maps": make_table(
             setting + "Marks: this search; first: the planted mark is the first cue. SpRAy and "
             "attribution alone rank the classes; first: the marked class is the first. AP: average "
-            "precision of the pixels of the mark in fresh images, by places or by relevance maps. "
+            "precision of the pixels of the mark in fresh images, by places or by relevance maps; "
+            "difference: marks less the method, with 95 % bootstrap intervals over models. "
             "Made by `python -m benchmarks.studies.spurious.mark_maps`.",
             """
             dataset | images
@@ -232,6 +240,7 @@ def main() -> None:
             models | models | d
             first | first | .2f
             ap | AP | .2f
+            difference | difference, AP
             """,
             list(map_rows(results)),
         ),
