@@ -335,7 +335,7 @@ def test_cues_keep_their_grid_and_are_drawn_in_their_place(tmp_path):
     same = (picture == shown.pixels).all(axis=-1)
     assert same[36:44, 54:62].all() and same.sum() == 64
     axes = Figure().add_subplot()
-    draw_outline(axes, shown.matches >= 0.5, shown.patches)
+    draw_outline(axes, (shown.matches >= 0.5) & shown.off_object, shown.patches)
     corners = np.concatenate(axes.collections[0].get_segments())
     assert corners.min(axis=0).tolist() == [53.5, 35.5]
     assert corners.max(axis=0).tolist() == [61.5, 43.5]
