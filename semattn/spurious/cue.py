@@ -54,9 +54,9 @@ class Example(ShortRepr):
     before, without : probability of the class with and without the cue; NaN if no removal was tried
         on this image
     grid : patch grid; None in files of earlier versions, whose patches cover the image evenly
-    off_object : (h, w), patches that are not on the object or next to it, the only ones that
-        interventions change; none if the object is not located. None for a mark, whose region is
-        exact, and in files of earlier versions
+    off_object : (h, w), patches that are not on the object or next to it; interventions change no
+        others. All False if the object is not located; None for a mark, whose region is exact, and
+        in files of earlier versions
     """
 
     name: str
@@ -303,7 +303,8 @@ def describe_cue(
 
 def _part_off_object(patches: InterventionPatches) -> float:
     """Return the fraction of the patches of a cue that are off the object, in usable images."""
-    of_cue = patches.off_object[patches.is_usable][patches.marks[patches.is_usable]]
+    usable = patches.of(np.flatnonzero(patches.is_usable))
+    of_cue = usable.off_object[usable.marks]
     return float(of_cue.mean()) if len(of_cue) else float("nan")
 
 
@@ -333,14 +334,12 @@ def _examples(
     examples = []
     for position, row in enumerate(rows[order].tolist()):
         before, without = probabilities(result, row)
-        example_matches, is_off_object = (
-            of_image.reshape(grid.shape)
-            for of_image in (matches[position], patches.off_object[order[position]])
-        )
+        example_matches = matches[position].reshape(grid.shape)
+        off_object = patches.off_object[order[position]].reshape(grid.shape)
         examples.append(
             Example(
                 store.name(row), pictures.pixels[position], example_matches, before, without, grid,
-                is_off_object,
+                off_object,
             )
         )  # fmt: skip
     return tuple(examples)
