@@ -4,7 +4,7 @@ Takes the cue that `discover_spurious` ranked first on training images at rate .
 (`bench_spurious`). The prompter suppresses it on images of the test split: the class that had the
 cue and the other classes, each with the cue and without. Compared with no prompt and with an
 oracle, the true patches of the cue. Both suppress attention with the parameters of `semattn
-spurious`.
+spurious`; a cue that is a recurring mark is hidden in all layers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from semattn.prompting import AttentionPrompter
-from semattn.spurious import load_discovery
+from semattn.spurious import SpuriousCue, load_discovery
 
 from ...datasets.objects_on_scenes import NAMES
 from ..prompting.arms import normalise
@@ -27,7 +27,6 @@ from .search import (
     Case,
     arguments,
     discovery_file,
-    features,
     keep,
     load_model,
     patches_of,
@@ -66,16 +65,17 @@ class Groups:
 
 
 def correct_predictions(
-    model: nn.Module, images: Groups, suppressed: Tensor | None = None
+    model: nn.Module, images: Groups, suppressed: SpuriousCue | Tensor | None = None
 ) -> np.ndarray:
-    """Return which images are classified correctly with patches (n, P) suppressed."""
+    """Return which images are classified correctly with a cue or patches (n, P) suppressed."""
     prompter = AttentionPrompter(
         model, strength=0 if suppressed is None else STRENGTH, layers=LAYERS
     )
     predictions = []
     for start in range(0, len(images.inputs), BATCH):
         x = normalise(model, images.inputs[start : start + BATCH])
-        batch = None if suppressed is None else suppressed[start : start + BATCH]
+        is_patches = isinstance(suppressed, Tensor)
+        batch = suppressed[start : start + BATCH] if is_patches else suppressed
         with torch.inference_mode(), prompter.steer(batch, suppress=True):
             predictions.append(model(x).argmax(-1))
     hits: np.ndarray = torch.cat(predictions).numpy() == np.array(images.labels)
@@ -96,12 +96,9 @@ def run(case: Case, work: Path) -> dict[str, Any]:
         raise SystemExit(f"{case.file}: expected a candidate cue to suppress, got none")
     cue = discovery.cues[0]
     images = Groups(case)
-    patch_features = features(model, normalise(model, images.inputs))
     arms = {
         "none": correct_predictions(model, images),
-        "found": correct_predictions(
-            model, images, torch.from_numpy(cue.detector(patch_features)).float()
-        ),
+        "found": correct_predictions(model, images, cue),
         "oracle": correct_predictions(model, images, images.planted),
     }
     return {

@@ -228,6 +228,16 @@ def features(model: nn.Module, inputs: Tensor) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+def cue_scores(cue: SpuriousCue, fresh_features: np.ndarray, inputs: Tensor) -> np.ndarray:
+    """Return the scores (n, P) that a cue gives the patches of images with these features.
+
+    A recurring mark has no detector of patch features: its patches are those of its places.
+    """
+    if cue.detector is None:
+        return cue.matches(inputs).numpy()
+    return cue.detector(fresh_features)
+
+
 def evaluate_cue(
     case: Case, cue: SpuriousCue, fresh: Fresh, scores: np.ndarray, searched: list[Planted]
 ) -> dict[str, Any]:
@@ -279,7 +289,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     elif case.twin != "clean":
         fresh = load_fresh(case, model)
         patch_features = features(model, fresh.inputs)
-        scores = [cue.detector(patch_features) for cue in discovery.cues[:5]]
+        scores = [cue_scores(cue, patch_features, fresh.inputs) for cue in discovery.cues[:5]]
         with atomic_write(scores_file(case, work)) as stream:
             np.savez_compressed(stream, first=scores[0])
         result["top"] = [
