@@ -282,14 +282,11 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 
 
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-    """A model by name, every parameter drawn at random, as `models.build` does."""
+    """A model of this list or of `models`, every parameter drawn at random."""
+    if name in models.MODELS:
+        return models.build(name, dtype, seed)
     torch.manual_seed(seed)
-    model = FAMILIES[name]().to(dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            spread = 0.3 if parameter.ndim > 1 else 0.1
-            parameter.add_(torch.randn_like(parameter) * spread)
-    return model
+    return models.randomised(FAMILIES[name]().to(dtype).eval())
 
 
 _shared: dict[tuple[str, torch.dtype], nn.Module] = {}
@@ -302,8 +299,7 @@ def shared(name: str, dtype: torch.dtype = torch.float32) -> Iterator[nn.Module]
     Its token layout is then found once for all calls of one kind.
     """
     if (name, dtype) not in _shared:
-        made = models.build(name) if name in models.MODELS else build(name)
-        _shared[name, dtype] = made.to(dtype)
+        _shared[name, dtype] = build(name).to(dtype)
     model = _shared[name, dtype]
     before = models.state_of(model)
     try:

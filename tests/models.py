@@ -45,7 +45,11 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     """A model by name, every parameter drawn at random so that attention is far from uniform."""
     torch.manual_seed(seed)
-    model = MODELS[name]().to(dtype).eval()
+    return randomised(MODELS[name]().to(dtype).eval())
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """The model, with random numbers added to every parameter."""
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.3 if parameter.ndim > 1 else 0.1

@@ -155,7 +155,7 @@ def test_a_picture_that_is_given_twice_counts_twice(model, photos):
 @pytest.mark.parametrize("pool", [0, 3])
 @pytest.mark.parametrize("name", ["registers", "pvt-v2"])  # the second takes any size
 def test_tensors_of_several_sizes_are_one_clear_line(name, pool, batch_size):
-    network = models.build(name) if name in models.MODELS else families.build(name)
+    network = families.build(name)
     tensors = [*models.images(3, seed=3), torch.rand(3, 64, 64), *models.images(1, seed=4)]
     with pytest.raises(SemattnError, match="images: expected tensors of one size") as error:
         analyze(network, tensors, pool_size=pool, batch_size=batch_size)

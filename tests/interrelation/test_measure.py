@@ -53,9 +53,8 @@ def same(actual, expected, **tolerances):
 
 @pytest.mark.parametrize("name", [*PLAIN, *WINDOWS])
 def test_metrics_match_the_reference(name):
-    build = models.build if name in models.MODELS else families.build
     images = models.images(2, torch.float64)
-    attention = record(build(name, torch.float64), images, grad=False)
+    attention = record(families.build(name, torch.float64), images, grad=False)
     distributions = distributions_on(attention.grid)
     measured = measure(attention, distributions)
     tolerances = {"rtol": 1e-5} if "eager" in name else {}  # softmax in single precision

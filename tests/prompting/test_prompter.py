@@ -19,10 +19,6 @@ from tests import families, models
 MODEL_NAMES = [*models.MODELS, *families.FAMILIES]
 
 
-def build(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return models.build(name, dtype) if name in models.MODELS else families.build(name, dtype)
-
-
 def first_output(output) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
@@ -93,7 +89,7 @@ def test_half_precision_runs_on_every_family(name):
 
 @pytest.mark.parametrize("name", ["class-token", "swin", "transformers-vit-eager", "open-clip"])
 def test_strength_zero_is_the_model_to_the_last_bit(name):
-    model, x = build(name), pictures()
+    model, x = families.build(name), pictures()
     prompter = AttentionPrompter(model, strength=0)
     with torch.no_grad():
         assert torch.equal(first_output(prompter(x)), first_output(model(x)))
@@ -102,7 +98,7 @@ def test_strength_zero_is_the_model_to_the_last_bit(name):
 
 
 def test_the_bias_is_the_clipped_log_of_the_concentration():
-    model, x = build("registers"), pictures()
+    model, x = families.build("registers"), pictures()
     prompter = AttentionPrompter(model, density="count", clip=0.5)
     scene_p = prompter.weights(x)
     bias = prompter.bias(None, x)
@@ -119,7 +115,7 @@ def test_the_bias_is_the_clipped_log_of_the_concentration():
 
 
 def test_weights_per_image_for_all_images_and_by_region():
-    model, x = build("class-token"), pictures()
+    model, x = families.build("class-token"), pictures()
     grid = record(model, x, grad=False).grid
     prompter = AttentionPrompter(model, strength=1.0)
     box = Box(16, 0, 47, 31, grow=None)
@@ -136,7 +132,7 @@ def test_weights_per_image_for_all_images_and_by_region():
 
 
 def test_away_subtracts_the_clip_from_covered_patches():
-    model, x = build("class-token", torch.float64), pictures().double()
+    model, x = families.build("class-token", torch.float64), pictures().double()
     prompter = AttentionPrompter(model, strength=2.0, layers=1, clip=1.5)
     plain = record(model, x, grad=False).dense(1)
     grid = record(model, x, grad=False).grid
@@ -149,7 +145,7 @@ def test_away_subtracts_the_clip_from_covered_patches():
         steered, expected / expected.sum(-1, keepdim=True), atol=1e-6, rtol=0
     )
     with prompter.steer(torch.zeros(12), suppress=True):  # nothing to suppress
-        torch.testing.assert_close(model(x), build("class-token", torch.float64)(x))
+        torch.testing.assert_close(model(x), families.build("class-token", torch.float64)(x))
 
 
 def test_a_cue_provides_its_bias():
@@ -157,7 +153,7 @@ def test_a_cue_provides_its_bias():
         def bias(self, inputs: Tensor) -> Tensor:
             return -torch.arange(12.0).expand(len(inputs), -1)
 
-    model, x = build("class-token", torch.float64), pictures().double()
+    model, x = families.build("class-token", torch.float64), pictures().double()
     plain = record(model, x, grad=False).dense(0)
     with AttentionPrompter(model, strength=0.5, layers=0).steer(Cue()):
         steered = record(model, x, grad=False).dense(0)
@@ -173,7 +169,7 @@ def test_a_cue_provides_its_bias():
     "name", ["registers", "unfused", "rope", "shared-relative-bias", "qk-norm"]
 )
 def test_only_selected_queries_get_the_bias(name, queries):
-    model, x = build(name, torch.float64), pictures().double()
+    model, x = families.build(name, torch.float64), pictures().double()
     plain = record(model, x, grad=False)
     grid = plain.grid
     weights = torch.rand(3, grid.patches, generator=torch.manual_seed(0)).double()
@@ -201,7 +197,7 @@ def test_only_selected_queries_get_the_bias(name, queries):
 
 
 def test_heads_and_layers_can_be_selected():
-    model, x = build("class-token", torch.float64), pictures().double()
+    model, x = families.build("class-token", torch.float64), pictures().double()
     plain = record(model, x, grad=False)
     weights = torch.rand(3, 12, generator=torch.manual_seed(0)).double()
     with AttentionPrompter(model, layers=[2], heads=[1]).steer(weights):
@@ -212,7 +208,7 @@ def test_heads_and_layers_can_be_selected():
 
 
 def test_biases_of_nested_prompters_are_added():
-    model, x = build("registers", torch.float64), pictures().double()
+    model, x = families.build("registers", torch.float64), pictures().double()
     weak_weights, strong_weights = (
         torch.rand(3, 12, generator=torch.manual_seed(i)).double() for i in (1, 2)
     )
@@ -239,7 +235,7 @@ def test_biases_of_nested_prompters_are_added():
 
 
 def test_gradients_flow_to_strength_and_weights():
-    model, x = build("class-token", torch.float64), pictures(2).double()
+    model, x = families.build("class-token", torch.float64), pictures(2).double()
     strength = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(2, 12, dtype=torch.float64, generator=torch.manual_seed(0)) + 0.1
     weights.requires_grad_()
@@ -278,7 +274,7 @@ def test_outputs_keep_their_type():
 
 
 def test_names_of_weights_and_state_are_kept():
-    model = build("class-token")
+    model = families.build("class-token")
     names, before = list(model.state_dict()), models.state_of(model)
     prompter = AttentionPrompter(model)
     with torch.no_grad():
@@ -290,7 +286,7 @@ def test_names_of_weights_and_state_are_kept():
 
 
 def test_calling_a_part_of_a_steered_model_is_refused():
-    model, x = build("class-token"), pictures()
+    model, x = families.build("class-token"), pictures()
     with AttentionPrompter(model).steer():
         model(x)
         with pytest.raises(UnsupportedModelError, match=r"call model\(x\)"):
@@ -298,7 +294,7 @@ def test_calling_a_part_of_a_steered_model_is_refused():
 
 
 def test_the_model_is_restored_after_exceptions():
-    model = build("class-token")
+    model = families.build("class-token")
     before = models.state_of(model)
     prompter = AttentionPrompter(model, strength=1.0)
     with pytest.raises(ShapeError), prompter.steer(torch.ones(3, 11)):
@@ -318,7 +314,7 @@ def _interrupt(*_: object) -> None:
 
 
 def test_checkpointing_with_backward_inside_steer():
-    model, x = build("class-token"), pictures()
+    model, x = families.build("class-token"), pictures()
     weights = torch.rand(3, 12, generator=torch.manual_seed(0), requires_grad=True)
     gradients = []
     for checkpointing in (False, True):
@@ -333,7 +329,7 @@ def test_checkpointing_with_backward_inside_steer():
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
 def test_a_model_compiled_inside_steer_is_steered():
-    model, x = build("registers"), pictures()
+    model, x = families.build("registers"), pictures()
     weights = torch.rand(3, 12, generator=torch.manual_seed(0))
     prompter = AttentionPrompter(model, strength=1.0)
     with torch.no_grad():
@@ -349,7 +345,7 @@ def test_a_model_compiled_inside_steer_is_steered():
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
 @pytest.mark.parametrize("density", ["count", "interrelation"])
 def test_a_compiled_prompter_prompts(density):
-    prompter, x = AttentionPrompter(build("registers"), density=density), pictures()
+    prompter, x = AttentionPrompter(families.build("registers"), density=density), pictures()
     with torch.no_grad():
         compiled = torch.compile(prompter, backend="aot_eager")
         for images in (x, x.flip(0)):
@@ -357,7 +353,7 @@ def test_a_compiled_prompter_prompts(density):
 
 
 def test_threads_are_independent():
-    model, x = build("class-token"), pictures()
+    model, x = families.build("class-token"), pictures()
     prompters = [AttentionPrompter(model, strength=s, density="count") for s in (0.0, 0.5, 1.0)]
     expected = [prompter(x) for prompter in prompters]
     wrong = []
@@ -378,7 +374,7 @@ def test_threads_are_independent():
 
 @pytest.mark.parametrize("name", sorted(prompt_sources))
 def test_sources_do_not_depend_on_the_batch(name):
-    model, x = build("registers"), pictures()
+    model, x = families.build("registers"), pictures()
     prompter = AttentionPrompter(model, density=name)
     batched = prompter.bias(None, x)
     assert batched.shape == (3, 12) and batched.isfinite().all()
@@ -417,7 +413,7 @@ def _call(x: Tensor):
 )
 def test_invalid_options_are_refused_in_one_line(options, words):
     with pytest.raises((ValueError, TypeError), match=words) as error:
-        AttentionPrompter(build("class-token"), **options)
+        AttentionPrompter(families.build("class-token"), **options)
     assert "\n" not in str(error.value)
 
 
@@ -437,7 +433,7 @@ def test_invalid_options_are_refused_in_one_line(options, words):
     ],
 )
 def test_invalid_weights_are_refused_in_one_line(weights, words):
-    model = build("class-token")
+    model = families.build("class-token")
     before = models.state_of(model)
     prompter = AttentionPrompter(model, density=weights if isinstance(weights, Tensor) else "count")
     steered = prompter.steer(None if isinstance(weights, Tensor) else weights)
@@ -450,7 +446,7 @@ def test_calls_without_images_and_models_without_sites_are_refused():
     with pytest.raises(
         ShapeError, match=r"inputs: expected a batch of images .* got \(3, 48, 64\)"
     ):
-        AttentionPrompter(build("class-token"))(pictures()[0])
+        AttentionPrompter(families.build("class-token"))(pictures()[0])
     with pytest.raises(UnsupportedModelError, match="vision transformer"):
         AttentionPrompter(nn.Conv2d(3, 3, 3), density="count")(pictures())
     with pytest.raises(UnsupportedModelError, match=r"torch\.nn\.Module"):
