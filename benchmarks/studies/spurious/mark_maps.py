@@ -1,14 +1,16 @@
-"""SpRAy and attribution alone on moving marks: ``python -m benchmarks.studies.spurious.mark_maps``.
+"""Other methods on moving marks: ``python -m benchmarks.studies.spurious.mark_maps``.
 
-Uses the models that `marks_in_models` has trained and stored in ``--work``, on the same images.
-Both methods rank the classes by their estimate of a shortcut (`other_methods`): a mark is recalled
-if its class is the first. Their maps score the pixels of the fresh images of `marks`.
+Uses the models of `marks_in_models`, stored in ``--work`` or trained again, on the same images.
+Kinds of patches: `discover_spurious` without recurring marks. SpRAy and attribution alone rank the
+classes by their estimate of a shortcut (`other_methods`): a mark is recalled if its class is the
+first. The first cue, or the map of an image, scores the pixels of the fresh images of `marks`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,82 @@ import torch
 from torch import nn
 
 from benchmarks import RESULTS_DIR
+from semattn.spurious.search import Search
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
-from ...datasets.marked_sets import hull, load_clean, load_fresh, plant_fresh
+from ...datasets.marked_sets import MarkedSet, hull, load_clean, load_fresh, plant_fresh
 from .mark_metrics import pixel_precision
-from .marks_in_models import GRID, Case, cases, marked_at_rate, model_file, tensor_of, train
+from .marks_in_models import (
+    BATCH,
+    GRID,
+    PREPROCESSING,
+    Case,
+    cases,
+    is_planted,
+    marked_at_rate,
+    tensor_of,
+    train,
+)
 from .other_methods import mean_cosine, relevance, spray, spray_scores
 
 RESULTS = RESULTS_DIR / "mark_maps"
 MIN_IMAGES = 8  # images of a class that SpRAy clusters, at least
+KINDS = "kinds of patches"
+METHODS = ("SpRAy", "attribution alone", KINDS)
 
 
-def run(case: Case, model: nn.Module) -> dict[str, Any]:
-    """Return the rank of the marked class and the AP of the pixels of the mark, by method."""
+class KindSearch(Search):
+    """Search for kinds of patches, without recurring marks."""
+
+    def _find_marks(self, *_: Any) -> tuple[list[Any], int, int]:
+        return [], 0, 0
+
+
+def run(case: Case, model: nn.Module, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the rank of the mark and the AP of its pixels for the methods that are not known."""
     searched = marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
     fresh = plant_fresh(load_fresh(case.dataset, case.seed), case.kind, case.seed)
+    if not known.keys() >= set(METHODS) - {KINDS}:
+        known = known | run_maps(case, model, searched, fresh)
+    if KINDS not in known:
+        known = known | {KINDS: run_kinds(case, model, searched, fresh)}
+    return known
+
+
+def run_kinds(
+    case: Case, model: nn.Module, searched: MarkedSet, fresh: MarkedSet
+) -> dict[str, Any]:
+    """Return the rank of the mark among the kinds of patches, and the AP of the first one."""
+    pairs = list(zip(searched.images, searched.labels.tolist(), strict=True))
+    with KindSearch(
+        model, pairs, class_names=case.names, preprocessing=PREPROCESSING, batch_size=BATCH,
+        seed=case.seed,
+    ) as search:  # fmt: skip
+        cues = search.discover().cues
+    planted = [is_planted(cue, case, searched) for cue in cues]
+    inputs = tensor_of(model, fresh.images)
+    scores = torch.zeros(len(inputs), GRID.patches)
+    if cues:
+        scores = torch.cat([cues[0].matches(batch) for batch in inputs.split(BATCH)])
+    return {
+        "rank": planted.index(True) + 1 if any(planted) else None,
+        "cues": len(cues),
+        "confirmed": any(
+            cue.confirmed for cue, is_true in zip(cues, planted, strict=True) if is_true
+        ),
+        "ap": map_precision(fresh, scores),
+    }
+
+
+def map_precision(fresh: MarkedSet, scores: Any) -> float:
+    """Return the AP of the pixels of the mark by the scores (n, P) of patches."""
+    hulls = np.stack([hull(mask) for mask in fresh.masks])
+    return pixel_precision(hulls, GRID.upsample(torch.as_tensor(scores).float()).numpy())
+
+
+def run_maps(case: Case, model: nn.Module, searched: MarkedSet, fresh: MarkedSet) -> dict[str, Any]:
+    """Return the rank of the marked class, and the AP of the maps, for SpRAy and attribution."""
     maps = relevance(model, tensor_of(model, searched.images), searched.labels)
     fresh_maps = relevance(model, tensor_of(model, fresh.images), fresh.labels)
     counts = np.bincount(searched.labels, minlength=len(case.names))
@@ -50,34 +112,34 @@ def run(case: Case, model: nn.Module) -> dict[str, Any]:
             number: mean_cosine(maps[searched.labels == number]) for number in classes
         },
     }
-    hulls = np.stack([hull(mask) for mask in fresh.masks])
-    pixels = {name: GRID.upsample(torch.from_numpy(of_patches).float()).numpy()
-              for name, of_patches in scores.items()}  # fmt: skip
     return {
         name: {
             "rank": 1 + sum(value > bias[name][case.target] for value in bias[name].values()),
             "classes": len(classes),
-            "ap": pixel_precision(hulls, pixels[name]),
+            "ap": map_precision(fresh, scores[name]),
         }
         for name in scores
     }  # fmt: skip
 
 
 def main() -> None:
-    """Run the cases whose model is stored and that have no result yet."""
+    """Run the methods that have no result yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=cache_dir() / "bench-marks-in-models")
     parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
+    parser.add_argument("--only", default="", help="only result files that match this expression")
     options = parser.parse_args()
-    options.results.mkdir(parents=True, exist_ok=True)
+    for folder in (options.work, options.results):
+        folder.mkdir(parents=True, exist_ok=True)
     for case in cases():
         path = options.results / case.file
-        is_stored = model_file(case, options.work).exists()
-        if case.twin or case.is_fixed or path.exists() or not is_stored:
+        if case.twin or case.is_fixed or not re.search(options.only, case.file):
             continue
-        result = {"case": asdict(case), "methods": run(case, train(case, options.work))}
-        write_text(path, json.dumps(result) + "\n")
-        print(case.file, result["methods"], flush=True)
+        known = json.loads(path.read_text(encoding="utf-8"))["methods"] if path.exists() else {}
+        if known.keys() < set(METHODS):
+            methods = run(case, train(case, options.work), known)
+            write_text(path, json.dumps({"case": asdict(case), "methods": methods}) + "\n")
+            print(case.file, methods, flush=True)
 
 
 if __name__ == "__main__":
