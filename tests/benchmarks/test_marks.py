@@ -14,6 +14,7 @@ from benchmarks.datasets.marked_sets import MarkedSet, hull, plant, plant_fresh
 from benchmarks.datasets.moving_marks import MARKS, MIN_OPACITY, choose_marked, mark_image
 from benchmarks.studies.spurious import (
     mark_features,
+    mark_maps,
     marks_in_models,
     marks_in_models_table,
 )
@@ -30,6 +31,7 @@ from semattn.keypoints import matching
 from semattn.keypoints.local_features import LocalFeatures
 from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
 from semattn.spurious.marks.template import Region
+from semattn.spurious.search import Search
 
 SIDE = 160
 
@@ -242,16 +244,26 @@ def test_maps_are_compared_with_the_marks_of_the_same_images(monkeypatch, tmp_pa
     maps.mkdir(), marks.mkdir()
     for seed, rank, ours, theirs in ((21, 1, 0.9, 0.1), (22, 2, 0.7, 0.2)):
         case = marks_in_models.Case("compositions", "tag", 0.5, seed)
-        searched.append({"case": asdict(case), "rank": rank})
+        searched.append({"case": asdict(case), "rank": rank, "confirmed": rank == 1})
         file = MarkSearch("compositions", "tag", 0.5, seed).file
         (marks / file).write_text(json.dumps({"fresh": {"ap": ours}}))
         methods = {"SpRAy": {"rank": 1, "ap": theirs}}
+        if seed == 22:
+            methods["kinds of patches"] = {"rank": None, "confirmed": False, "ap": theirs}
         (maps / case.file).write_text(json.dumps({"case": asdict(case), "methods": methods}))
     monkeypatch.setattr(marks_in_models_table, "MAPS", maps)
     monkeypatch.setattr(marks_in_models_table, "MARK_RESULTS", marks)
-    own, spray = marks_in_models_table.map_rows(searched)
+    own, spray, kinds = marks_in_models_table.map_rows(searched)
     assert own == {"dataset": "compositions", "rate": 0.5, "method": "marks", "models": 2,
-                   "first": 0.5, "ap": pytest.approx(0.8), "difference": "–"}  # fmt: skip
-    assert spray["method"] == "SpRAy" and spray["first"] == 1
+                   "first": 0.5, "confirmed": "0.50", "ap": pytest.approx(0.8),
+                   "difference": "–"}  # fmt: skip
+    assert spray["method"] == "SpRAy" and spray["first"] == 1 and spray["confirmed"] == "–"
     assert spray["ap"] == pytest.approx(0.15)
     assert spray["difference"] == "+0.65 [+0.50, +0.80]"
+    assert (kinds["models"], kinds["first"], kinds["confirmed"]) == (1, 0, "0.00")
+    assert kinds["difference"].startswith("+0.50 [")
+
+
+def test_kinds_of_patches_are_searched_without_marks():
+    assert "_find_marks" in Search.discover.__code__.co_names
+    assert mark_maps.KindSearch._find_marks(None) == ([], 0, 0)

@@ -103,26 +103,28 @@ def map_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
     """
     maps = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(MAPS.glob("*.json"))]
     for dataset, rate in product(DATASETS, RATES):
-        ranks: dict[str, list[int | None]] = {}
-        precisions: dict[str, list[float]] = {}
+        found: dict[str, list[dict[str, Any]]] = {}
         for result in select(maps, dataset=dataset, rate=rate):
             (searched,) = select(results, **result["case"])
             file = SearchCase(
                 dataset, searched["case"]["kind"], rate, searched["case"]["seed"]
             ).file
             fresh = json.loads((MARK_RESULTS / file).read_text(encoding="utf-8"))["fresh"]
-            methods = {"marks": {"rank": searched["rank"], "ap": fresh["ap"]}} | result["methods"]
-            for name, values in methods.items():
-                ranks.setdefault(name, []).append(values["rank"])
-                precisions.setdefault(name, []).append(values["ap"])
-        for name, of_method in ranks.items():
+            marks = {name: searched[name] for name in ("rank", "confirmed")} | {"ap": fresh["ap"]}
+            for name, values in ({"marks": marks} | result["methods"]).items():
+                found.setdefault(name, []).append(values | {"ap of marks": fresh["ap"]})
+        for name, of_method in found.items():
+            precision, of_marks = (
+                np.array([values[key] for values in of_method]) for key in ("ap", "ap of marks")
+            )
             yield {
                 "dataset": dataset, "rate": rate, "method": name, "models": len(of_method),
-                "first": float(np.mean([rank == 1 for rank in of_method])),
-                "ap": float(np.mean(precisions[name])),
-                "difference": "–" if name == "marks" else format_estimate(
-                    difference(np.array(precisions["marks"]), np.array(precisions[name]))
-                ),
+                "first": float(np.mean([values["rank"] == 1 for values in of_method])),
+                "confirmed": f"{np.mean([values['confirmed'] for values in of_method]):.2f}"
+                if "confirmed" in of_method[0] else "–",
+                "ap": float(precision.mean()),
+                "difference": "–" if name == "marks"
+                else format_estimate(difference(of_marks, precision)),
             }  # fmt: skip
 
 
@@ -228,17 +230,19 @@ def main() -> None:
             list(twin_rows(results)),
         ),
         "marks_maps": make_table(
-            setting + "Marks: this search; first: the planted mark is the first cue. SpRAy and "
-            "attribution alone rank the classes; first: the marked class is the first. AP: average "
-            "precision of the pixels of the mark in fresh images, by places or by relevance maps; "
-            "difference: marks less the method, with 95 % bootstrap intervals over models. "
-            "Made by `python -m benchmarks.studies.spurious.mark_maps`.",
+            setting + "Marks: this search; kinds of patches: the same search without recurring "
+            "marks; first: the planted mark is the first cue, or in SpRAy and attribution alone, "
+            "which rank the classes, the marked class is the first. AP: average precision of the "
+            "pixels of the mark in fresh images, by places, by the patches of the first cue, or by "
+            "relevance maps; difference: marks less the method, with 95 % bootstrap intervals over "
+            "models. Made by `python -m benchmarks.studies.spurious.mark_maps`.",
             """
             dataset | images
             rate | rate | .1f
             method | method
             models | models | d
             first | first | .2f
+            confirmed | confirmed
             ap | AP | .2f
             difference | difference, AP
             """,
