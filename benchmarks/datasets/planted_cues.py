@@ -30,8 +30,12 @@ CAST = (1.0, 0.86, 0.62)  # factors of the channels
 
 def watermark(image: Pixels) -> Pixels:
     """Add the watermark of ImageNet-W (arXiv 2212.04825)."""
-    from imagenet_w import AddWatermark
-
+    try:
+        from imagenet_w import AddWatermark
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            "watermark: expected the package imagenet-w, got none — pip install 'semattn[bench]'"
+        ) from error
     marked: Pixels = np.asarray(AddWatermark(image.shape[0])(Image.fromarray(image)))
     return marked
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from semattn.utils.atomic_files import write_text
 
 from ...datasets.objects_on_scenes import NAMES, ObjectsOnScenes
 from ...datasets.objects_on_scenes.fetch import default_root
+from ...datasets.planted_cues import watermark
 from ..prompting.arms import normalise
 from ..prompting.gain import load
 
@@ -45,10 +45,7 @@ GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 
 def marked(images: np.ndarray) -> np.ndarray:
     """Return the images (n, 224, 224, 3) with the watermark of ImageNet-W."""
-    from imagenet_w import AddWatermark
-
-    mark = AddWatermark(224)
-    return np.stack([np.asarray(mark(Image.fromarray(image))) for image in images])
+    return np.stack([watermark(image) for image in images])
 
 
 def cue(is_shifted: bool = False) -> Tensor:
