@@ -7,19 +7,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from ...attention.model_call import move_to_model
+from ...images import Preprocessing
 from ...keypoints.local_features import local_features
 from ...utils.atomic_files import with_prefix
 from ...utils.ray_session import TaskMap, local_map
 from .. import candidates
 from ..batch_store import strided
 from ..feature_store import FeatureStore
-from .masks import patches_of_masks, region_masks
+from ..interventions import class_log_odds
+from .masks import erase_pixels, patches_of_masks, region_masks, replace_changed
 from .recurring import MAX_IMAGES, RecurringMark, find_recurring_marks
 from .template import MarkTemplate, Region, regions_to_arrays
 
-MAX_SALIENT = 0.6  # part of the salient region from which on a mark is the object itself
 MAX_RANK_AROUND = 0.7  # rank of its place by salience around it, from which on it is a part of it
+# A mark is the object itself if it is more than this part of the salient region, and if the mean
+# probability of the class without it is below this part of that in other images of the class.
+MIN_SALIENT, MIN_RECOGNISED = 0.3, 0.5
+MAX_SALIENT = 0.6  # part of the salient region, if too few other images of the class are known
+MIN_OTHER_IMAGES, MAX_OTHER_IMAGES = 5, 12  # of the class, for that probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +94,7 @@ def find_mark_candidates(
 ) -> tuple[list[MarkCandidate], int, int]:
     """Return the marks off the object by p-value, the number of tests, and of photographs.
 
-    A mark that is most of the salient region of its images is their object, not a mark.
+    Marks that are not significant, even without the tests of patch kinds, are left out.
     """
     rows = strided(np.arange(len(store)), MAX_IMAGES)
     labels = store.index.labels[rows]
@@ -98,28 +107,62 @@ def find_mark_candidates(
             rows, labels,
         )
         for mark in result.marks
+        if mark.p * result.n_tests < alpha
     ]  # fmt: skip
     return (
-        [candidate for candidate in candidates if not _is_object(store, candidate)],
+        [candidate for candidate in candidates if not is_object(store, candidate)],
         result.n_tests, len(result.same_scenes),
     )  # fmt: skip
 
 
-def _is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
-    """Return whether a mark is most of the salient region as a median, or at places inside it.
+def is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
+    """Return whether a mark is the object of its images, or a part of it.
 
-    The mean `candidates.rank_of_place` of a mark at random places is .5, however salient they are:
-    an object may fill its image.
+    It is a part if it is at salient places: the mean `candidates.rank_of_place` of a mark at random
+    places is .5, however salient they are, because an object may fill its image. It is the object
+    itself if it is much of the salient region (as a median), and the model does not recognise the
+    class without it. Neither is enough: a mark may draw the salience of a smooth image, and a model
+    may depend on a mark.
     """
     rows, shape = candidate.cue_rows, store.index.grid.shape
     salient = candidates.object_patches(store.gather(rows)["objectness"])
     patches = candidate.patches(store, rows)
-    part = (salient & patches).sum(axis=1) / salient.sum(axis=1).clip(min=1)
-    if np.median(part) > MAX_SALIENT:
-        return True
     has_mark = patches.any(axis=1)
     ranks = candidates.rank_of_place(salient[has_mark], patches[has_mark], shape)
-    return len(ranks) > 0 and float(ranks.mean()) > MAX_RANK_AROUND
+    if len(ranks) and float(ranks.mean()) > MAX_RANK_AROUND:
+        return True
+    part = np.median((salient & patches).sum(axis=1) / salient.sum(axis=1).clip(min=1))
+    others = candidate.rows[candidate.in_class & ~candidate.shown]
+    if part <= MIN_SALIENT or len(others) < MIN_OTHER_IMAGES:
+        return bool(part > MAX_SALIENT)
+    others, rows = strided(others, MAX_OTHER_IMAGES), strided(rows, MAX_OTHER_IMAGES)
+    masks = region_masks([candidate.mark.regions[int(row)] for row in rows],
+                         store.index.grid.image_size)  # fmt: skip
+    _, erased = erase(store, rows, masks)
+    without = _mean_probability(store, erased, candidate.target)
+    known = _mean_probability(store, store.inputs(others), candidate.target)
+    return without < MIN_RECOGNISED * known
+
+
+def erase(store: FeatureStore, rows: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the inputs (n, C, H, W) of rows, as they are and with masks (n, H, W) inpainted."""
+    images, extractor = store.images(rows), store.extractor
+    preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
+    pixels = erase_pixels(images.pixels, masks)
+    return images.inputs, replace_changed(images.inputs, images.pixels, pixels, preprocessing)
+
+
+def _mean_probability(store: FeatureStore, inputs: Tensor, target: int) -> float:
+    """Return the mean probability of a class in images (n, C, H, W)."""
+    log_odds = [
+        class_log_odds(
+            store.extractor.model,
+            move_to_model(store.extractor.model, batch, prepared=True),
+            torch.full((len(batch),), target, device="cpu"),
+        )
+        for batch in inputs.split(store.batch_size)
+    ]
+    return float(torch.cat(log_odds).float().sigmoid().mean())
 
 
 def candidates_to_arrays(

@@ -8,13 +8,13 @@ region of the receiver: the mark ends where its region does, so that its border 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...images import Preprocessing
 from .. import candidates
 from ..feature_store import FeatureStore
 from ..interventions import (
@@ -29,8 +29,8 @@ from ..interventions import (
     to_result,
 )
 from ..significance import effect
-from .candidates import MarkCandidate
-from .masks import erase_pixels, patches_of_masks, region_masks, replace_changed
+from .candidates import MarkCandidate, erase
+from .masks import patches_of_masks, region_masks
 
 N_RECEIVERS = 30  # images of other classes that get the mark, at least
 
@@ -84,16 +84,9 @@ def intervene_on_mark(
     others = candidate.rows[~candidate.in_class & ~candidate.shown]
     regions = [candidate.mark.regions[int(row)] for row in rows]
     masks = region_masks(regions, store.index.grid.image_size)
-    extractor = store.extractor
-    preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
-
-    def erase(erased_rows: np.ndarray, erased: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = store.images(erased_rows)
-        pixels = erase_pixels(images.pixels, erased)
-        inputs = replace_changed(images.inputs, images.pixels, pixels, preprocessing)
-        return images.inputs, inputs
-
-    return run_mark_interventions(context, candidate.target, rows, masks, others, erase, seed)
+    return run_mark_interventions(
+        context, candidate.target, rows, masks, others, partial(erase, store), seed
+    )
 
 
 def run_mark_interventions(

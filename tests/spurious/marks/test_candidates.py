@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from semattn.grid import PatchGrid
 from semattn.spurious.marks import candidates
@@ -15,7 +17,22 @@ IMAGES = 5
 MARK = (slice(6, 9), slice(6, 9))  # rows and columns of the patches of the mark
 
 
-def is_object(*salient: tuple[slice, slice]) -> bool:
+OBJECT = (slice(11, 16), slice(0, 16))  # those of a salient region elsewhere
+
+
+@dataclass
+class Model:
+    """Probabilities of the class in images without the mark, and in erased ones."""
+
+    without: float
+    erased: float
+
+    def probability(self, inputs: torch.Tensor) -> float:
+        """Images of `Store.inputs` are 1, and erased ones 0."""
+        return self.without if inputs.mean() > 0.5 else self.erased
+
+
+def is_object(*salient: tuple[slice, slice], model=None, others: int = 8) -> bool:
     """Return the answer for a mark at `MARK` and images whose salient patches are given."""
     patches, objectness = np.zeros((2, IMAGES, *GRID.shape))
     patches[(slice(None), *MARK)] = 1
@@ -24,12 +41,32 @@ def is_object(*salient: tuple[slice, slice]) -> bool:
     store = SimpleNamespace(
         index=SimpleNamespace(grid=GRID),
         gather=lambda rows: {"objectness": objectness.reshape(IMAGES, -1)[rows]},
-    )
+        inputs=lambda rows: torch.ones(len(rows), 3, *GRID.image_size),
+        extractor=SimpleNamespace(model=model), batch_size=2,
+    )  # fmt: skip
+    rows = np.arange(IMAGES + others)
     candidate = SimpleNamespace(
-        cue_rows=np.arange(IMAGES),
+        cue_rows=rows[:IMAGES], rows=rows, in_class=rows >= 0, shown=rows < IMAGES, target=3,
         patches=lambda _store, rows: patches.reshape(IMAGES, -1)[rows].astype(bool),
-    )
-    return candidates._is_object(store, candidate)
+        mark=SimpleNamespace(regions={row: [] for row in range(IMAGES)}),
+    )  # fmt: skip
+    return candidates.is_object(store, candidate)
+
+
+@pytest.fixture
+def recognition(monkeypatch):
+    """Replace the forward pass, and the inpainting of pixels."""
+
+    def log_odds(model, inputs, classes):
+        assert (classes == 3).all() and len(classes) == len(inputs) <= 2
+        return torch.tensor(model.probability(inputs)).logit().expand(len(inputs))
+
+    monkeypatch.setattr(candidates, "class_log_odds", log_odds)
+    monkeypatch.setattr(candidates, "move_to_model", lambda _, inputs, **__: inputs)
+    monkeypatch.setattr(
+        candidates, "erase",
+        lambda _, rows, masks: (None, torch.zeros(len(rows), 3, *masks.shape[1:])),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -37,10 +74,33 @@ def is_object(*salient: tuple[slice, slice]) -> bool:
     [
         (True, [MARK]),  # the mark is the object
         (True, [(slice(4, 11), slice(4, 11))]),  # a part of the object
-        (False, [(slice(11, 16), slice(0, 16))]),  # beside the object
-        (False, [MARK, (slice(11, 16), slice(0, 16))]),  # salient, beside the object
+        (False, [OBJECT]),  # beside the object
+        (False, [MARK, OBJECT]),  # salient, beside the object
         (False, [(slice(0, 9), slice(0, 16))]),  # in an image that the object fills
     ],
 )
-def test_a_mark_that_is_mostly_the_object_or_inside_it_is_none(expected, salient):
-    assert is_object(*salient) is expected
+@pytest.mark.parametrize("others", [4, 8])
+def test_a_mark_that_is_mostly_the_object_or_inside_it_is_none(
+    expected, salient, others, recognition
+):
+    model = Model(without=0.9, erased=0.1)
+    assert is_object(*salient, model=model, others=others) is expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "without", "erased"),
+    [
+        (True, 0.9, 0.44),  # the class is lost with it
+        (False, 0.9, 0.46),  # the class is recognised without it: it drew the salience
+        (False, 0.2, 0.11),  # the model depends on it in all images
+    ],
+)
+def test_a_salient_mark_is_the_object_if_the_class_is_lost_without_it(
+    expected, without, erased, recognition
+):
+    assert is_object(MARK, model=Model(without, erased)) is expected
+    # Of half of the salience, or of all of it with too few other images to compare with
+    half = (slice(12, 15), slice(1, 4))
+    assert is_object(MARK, half, model=Model(without, erased)) is expected
+    assert is_object(MARK, model=Model(without, erased), others=4)
+    assert not is_object(MARK, half, model=Model(without, erased), others=4)
