@@ -26,7 +26,7 @@ from .template import MarkTemplate, Region, regions_to_arrays
 MAX_RANK_AROUND = 0.7  # rank of its place by salience around it, from which on it is a part of it
 # A mark is the object itself if it is more than this part of the salient region, and if the mean
 # probability of the class without it is below this part of that in other images of the class.
-MIN_SALIENT, MIN_RECOGNISED = 0.3, 0.5
+MIN_SALIENT, MIN_RECOGNISED = 0.3, 0.7
 MAX_SALIENT = 0.6  # part of the salient region, if too few other images of the class are known
 MIN_OTHER_IMAGES, MAX_OTHER_IMAGES = 5, 12  # of the class, for that probability
 
