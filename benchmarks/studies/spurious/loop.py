@@ -73,10 +73,10 @@ def correct_predictions(
     )
     predictions = []
     for start in range(0, len(images.inputs), BATCH):
-        x = normalise(model, images.inputs[start : start + BATCH])
-        is_patches = isinstance(suppressed, Tensor)
-        batch = suppressed[start : start + BATCH] if is_patches else suppressed
-        with torch.inference_mode(), prompter.steer(batch, suppress=True):
+        rows = slice(start, start + BATCH)
+        x = normalise(model, images.inputs[rows])
+        steered = suppressed[rows] if isinstance(suppressed, Tensor) else suppressed
+        with torch.inference_mode(), prompter.steer(steered, suppress=True):
             predictions.append(model(x).argmax(-1))
     hits: np.ndarray = torch.cat(predictions).numpy() == np.array(images.labels)
     return hits

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks import RESULTS_DIR
+from semattn.spurious import Discovery
 from semattn.spurious.search import Search
 from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
@@ -29,11 +30,12 @@ from .mark_metrics import pixel_precision
 from .marks_in_models import (
     BATCH,
     GRID,
-    PREPROCESSING,
     Case,
     cases,
     is_planted,
     marked_at_rate,
+    recall,
+    search,
     tensor_of,
     train,
 )
@@ -52,38 +54,33 @@ class KindSearch(Search):
         return [], 0, 0
 
 
+def discover_kinds(*dataset: Any, **options: Any) -> Discovery:
+    """Search for kinds of patches; parameters are those of `discover_spurious`."""
+    with KindSearch(*dataset, **options) as kind_search:
+        return kind_search.discover()
+
+
 def run(case: Case, model: nn.Module, known: dict[str, Any]) -> dict[str, Any]:
     """Return the rank of the mark and the AP of its pixels for the methods that are not known."""
-    searched = marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
     fresh = plant_fresh(load_fresh(case.dataset, case.seed), case.kind, case.seed)
-    if not known.keys() >= set(METHODS) - {KINDS}:
-        known = known | run_maps(case, model, searched, fresh)
+    if "SpRAy" not in known:
+        known = known | run_maps(case, model, fresh)
     if KINDS not in known:
-        known = known | {KINDS: run_kinds(case, model, searched, fresh)}
+        known = known | {KINDS: run_kinds(case, model, fresh)}
     return known
 
 
-def run_kinds(
-    case: Case, model: nn.Module, searched: MarkedSet, fresh: MarkedSet
-) -> dict[str, Any]:
+def run_kinds(case: Case, model: nn.Module, fresh: MarkedSet) -> dict[str, Any]:
     """Return the rank of the mark among the kinds of patches, and the AP of the first one."""
-    pairs = list(zip(searched.images, searched.labels.tolist(), strict=True))
-    with KindSearch(
-        model, pairs, class_names=case.names, preprocessing=PREPROCESSING, batch_size=BATCH,
-        seed=case.seed,
-    ) as search:  # fmt: skip
-        cues = search.discover().cues
-    planted = [is_planted(cue, case, searched) for cue in cues]
+    discovery, searched = search(case, model, discover_kinds)
+    cues = discovery.cues
     inputs = tensor_of(model, fresh.images)
     scores = torch.zeros(len(inputs), GRID.patches)
     if cues:
         scores = torch.cat([cues[0].matches(batch) for batch in inputs.split(BATCH)])
     return {
-        "rank": planted.index(True) + 1 if any(planted) else None,
+        **recall(discovery, [is_planted(cue, case, searched) for cue in cues]),
         "cues": len(cues),
-        "confirmed": any(
-            cue.confirmed for cue, is_true in zip(cues, planted, strict=True) if is_true
-        ),
         "ap": map_precision(fresh, scores),
     }
 
@@ -94,8 +91,9 @@ def map_precision(fresh: MarkedSet, scores: Any) -> float:
     return pixel_precision(hulls, GRID.upsample(torch.as_tensor(scores).float()).numpy())
 
 
-def run_maps(case: Case, model: nn.Module, searched: MarkedSet, fresh: MarkedSet) -> dict[str, Any]:
+def run_maps(case: Case, model: nn.Module, fresh: MarkedSet) -> dict[str, Any]:
     """Return the rank of the marked class, and the AP of the maps, for SpRAy and attribution."""
+    searched = marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
     maps = relevance(model, tensor_of(model, searched.images), searched.labels)
     fresh_maps = relevance(model, tensor_of(model, fresh.images), fresh.labels)
     counts = np.bincount(searched.labels, minlength=len(case.names))

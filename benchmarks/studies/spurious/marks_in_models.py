@@ -23,7 +23,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -234,14 +234,16 @@ def training_inputs(case: Case, work: Path) -> tuple[np.ndarray, np.ndarray]:
     return inputs, plain.labels
 
 
-def search(case: Case, model: nn.Module) -> tuple[Discovery, MarkedSet]:
+def search(
+    case: Case, model: nn.Module, discover: Callable[..., Discovery] = discover_spurious
+) -> tuple[Discovery, MarkedSet]:
     """Return the search of images with the mark."""
     images = marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
     if case.twin == "permuted":
         order = np.random.default_rng(case.seed).permutation(len(images.labels))
         images = replace(images, labels=images.labels[order])
     pairs = list(zip(images.images, images.labels.tolist(), strict=True))
-    discovery = discover_spurious(
+    discovery = discover(
         model, pairs, class_names=case.names, preprocessing=PREPROCESSING, batch_size=BATCH,
         seed=case.seed,
     )  # fmt: skip
@@ -291,6 +293,16 @@ def is_planted(cue: MarkCue | Any, case: Case, images: MarkedSet) -> bool:
         matches = example.matches.ravel() > 0.5
         overlaps.append((truth & matches).sum() / max(1, (truth | matches).sum()))
     return float(np.mean(overlaps)) > 0.3
+
+
+def recall(discovery: Discovery, planted: Sequence[bool]) -> dict[str, Any]:
+    """Return the rank of the first cue that is the planted mark, and whether one is confirmed."""
+    return {
+        "rank": planted.index(True) + 1 if any(planted) else None,
+        "confirmed": any(
+            cue.confirmed for cue, is_true in zip(discovery.cues, planted, strict=True) if is_true
+        ),
+    }
 
 
 @torch.inference_mode()
@@ -383,10 +395,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "case": asdict(case), "precision": str(precision()), "accuracy": discovery.accuracy,
         "judged": discovery.candidates, "planted": planted, "notes": list(discovery.notes),
-        "rank": planted.index(True) + 1 if any(planted) else None,
-        "confirmed": any(
-            cue.confirmed for cue, is_true in zip(discovery.cues, planted, strict=True) if is_true
-        ),
+        **recall(discovery, planted),
         "false": sum(
             cue.confirmed for cue, is_true in zip(discovery.cues, planted, strict=True)
             if not is_true

@@ -82,11 +82,14 @@ class MarkCandidate:
             self.shown[self.in_class].mean() / (max(1, int(outside.sum())) / max(1, len(outside)))
         )
 
+    def masks(self, store: FeatureStore, rows: np.ndarray) -> np.ndarray:
+        """Return the pixels (n, H, W) of bool of rows that show the mark."""
+        regions = [self.mark.regions.get(int(row), []) for row in rows]
+        return region_masks(regions, store.index.grid.image_size)
+
     def patches(self, store: FeatureStore, rows: np.ndarray) -> np.ndarray:
         """Return the patches (n, P) of rows that show the mark."""
-        grid = store.index.grid
-        regions = [self.mark.regions.get(int(row), []) for row in rows]
-        return patches_of_masks(region_masks(regions, grid.image_size), grid)
+        return patches_of_masks(self.masks(store, rows), store.index.grid)
 
 
 def find_mark_candidates(
@@ -136,9 +139,7 @@ def is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
     if part <= MIN_SALIENT or len(others) < MIN_OTHER_IMAGES:
         return bool(part > MAX_SALIENT)
     others, rows = strided(others, MAX_OTHER_IMAGES), strided(rows, MAX_OTHER_IMAGES)
-    masks = region_masks([candidate.mark.regions[int(row)] for row in rows],
-                         store.index.grid.image_size)  # fmt: skip
-    _, erased = erase(store, rows, masks)
+    _, erased = erase(store, rows, candidate.masks(store, rows))
     without = _mean_probability(store, erased, candidate.target)
     known = _mean_probability(store, store.inputs(others), candidate.target)
     return without < MIN_RECOGNISED * known

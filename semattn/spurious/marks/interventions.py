@@ -30,7 +30,7 @@ from ..interventions import (
 )
 from ..significance import effect
 from .candidates import MarkCandidate, erase
-from .masks import patches_of_masks, region_masks
+from .masks import patches_of_masks
 
 N_RECEIVERS = 30  # images of other classes that get the mark, at least
 
@@ -82,8 +82,7 @@ def intervene_on_mark(
     """Run both interventions on a mark."""
     rows = sample_rows(candidate.cue_rows, np.random.default_rng((seed, candidate.target)))
     others = candidate.rows[~candidate.in_class & ~candidate.shown]
-    regions = [candidate.mark.regions[int(row)] for row in rows]
-    masks = region_masks(regions, store.index.grid.image_size)
+    masks = candidate.masks(store, rows)
     return run_mark_interventions(
         context, candidate.target, rows, masks, others, partial(erase, store), seed
     )

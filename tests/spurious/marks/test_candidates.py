@@ -15,8 +15,6 @@ from semattn.spurious.marks import candidates
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 IMAGES = 5
 MARK = (slice(6, 9), slice(6, 9))  # rows and columns of the patches of the mark
-
-
 OBJECT = (slice(11, 16), slice(0, 16))  # those of a salient region elsewhere
 
 
@@ -28,7 +26,7 @@ class Model:
     erased: float
 
     def probability(self, inputs: torch.Tensor) -> float:
-        """Images of `Store.inputs` are 1, and erased ones 0."""
+        """Return that of images of the store, which are 1, or of erased ones, which are 0."""
         return self.without if inputs.mean() > 0.5 else self.erased
 
 
@@ -48,7 +46,7 @@ def is_object(*salient: tuple[slice, slice], model=None, others: int = 8) -> boo
     candidate = SimpleNamespace(
         cue_rows=rows[:IMAGES], rows=rows, in_class=rows >= 0, shown=rows < IMAGES, target=3,
         patches=lambda _store, rows: patches.reshape(IMAGES, -1)[rows].astype(bool),
-        mark=SimpleNamespace(regions={row: [] for row in range(IMAGES)}),
+        masks=lambda _store, rows: np.zeros((len(rows), *GRID.image_size), bool),
     )  # fmt: skip
     return candidates.is_object(store, candidate)
 
