@@ -69,6 +69,13 @@ def with_marks(clean: MarkedSet, kind: str, is_marked: np.ndarray, seed: int) ->
     return _draw(clean, kind, is_marked, (seed, MARK_STREAM))
 
 
+def draw_mark_of(
+    row: int, image: np.ndarray, kind: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image with the mark that `with_marks` draws on the image of a row, and its mask."""
+    return mark_image(image, kind, np.random.default_rng((seed, MARK_STREAM, row)))
+
+
 def plant(clean: MarkedSet, kind: str, rates: dict[int, float], seed: int) -> MarkedSet:
     """Return a set with a mark on a part of the images of each class of `rates`."""
     return with_marks(clean, kind, choose_marked(clean.labels.tolist(), rates, seed), seed)

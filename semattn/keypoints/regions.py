@@ -99,6 +99,28 @@ def inpaint(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return filled
 
 
+def frame_of(outline: np.ndarray, margin: float = 0.0) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return pixels that show a part of the frame of a template, and their width and height.
+
+    The pixels are a transform (2, 3) from them to the frame.
+
+    Parameters
+    ----------
+    outline : (V, 2), part of the frame that is shown, as its bounding box
+    margin : added on each side, in units of the frame
+
+    Examples
+    --------
+    >>> frame_of(np.array([[10.0, 20.0], [110.0, 60.0]]))[1]
+    (200, 80)
+    """
+    low, high = outline.min(axis=0) - margin, outline.max(axis=0) + margin
+    extent = np.maximum(high - low, 1)
+    scale = min(FRAME_SCALE, MAX_FRAME_SIDE / float(extent.max()))
+    width, height = (max(1, round(float(side) * scale)) for side in extent)
+    return np.array([[1 / scale, 0, low[0]], [0, 1 / scale, low[1]]]), (width, height)
+
+
 def mean_in_frame(
     pictures: Sequence[np.ndarray], transforms: Sequence[np.ndarray], outline: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -111,14 +133,10 @@ def mean_in_frame(
     outline : (V, 2), part of the frame that is shown, as its bounding box
     """
     cv2 = import_cv2()
-    low, high = outline.min(axis=0), outline.max(axis=0)
-    extent = np.maximum(high - low, 1)
-    scale = min(FRAME_SCALE, MAX_FRAME_SIDE / float(extent.max()))
-    width, height = (max(1, round(float(side) * scale)) for side in extent)
-    to_frame = np.array([[1 / scale, 0, low[0]], [0, 1 / scale, low[1]]])
+    to_frame, size = frame_of(outline)
     crops = [
         cv2.warpAffine(
-            np.ascontiguousarray(picture), compose(transform, to_frame), (width, height),
+            np.ascontiguousarray(picture), compose(transform, to_frame), size,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
         )
         for picture, transform in zip(pictures, transforms, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ from .interventions import (
     InterventionPatches,
     InterventionResult,
     group_accuracies,
+    paste_cue,
 )
 from .significance import Effect, corrected_p, score
 
@@ -296,7 +298,8 @@ def describe_cue(
     prompter = AttentionPrompter(context.model, strength=STRENGTH, layers=LAYERS)
     groups = group_accuracies(
         context, store.index.is_correct, cue.matches,
-        lambda scores: prompter.steer(scores, suppress=True), cue.target, rows, seed,
+        lambda scores: prompter.steer(scores, suppress=True), partial(paste_cue, context),
+        cue.target, rows, seed,
     )  # fmt: skip
     return replace(cue, groups=groups)
 

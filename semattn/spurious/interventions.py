@@ -313,6 +313,7 @@ def group_accuracies(
     is_correct: np.ndarray,
     patches_of: Callable[[Tensor], Tensor],
     suppressed: Callable[[Tensor], AbstractContextManager[None]],
+    transplant: Callable[[np.ndarray, np.ndarray], Tensor],
     target: int,
     rows: dict[str, np.ndarray],
     seed: int,
@@ -326,6 +327,7 @@ def group_accuracies(
     is_correct : (N,), whether the model is right about each image of the search
     patches_of : function from images (B, C, H, W) to the patches (B, P) that show the cue
     suppressed : function from such patches to the context in which they are suppressed
+    transplant : function from rows that show the cue, and rows that get it, to images with it
     target : the class
     rows : images of the class with the cue and without it, and others
     """
@@ -338,18 +340,12 @@ def group_accuracies(
     if not (len(sampled["class, cue"]) and len(others)):
         return ()
     source = sampled["class, cue"][np.arange(len(others)) % len(sampled["class, cue"])]
-    cue_images = context.inputs(source)
-    cue_patches = context.patches(source)
-    removable = widen(cue_patches.marks, context.grid) & cue_patches.off_object
-    region = torch.from_numpy(removable & ~context.patches(others).on_object)
-    other_images = context.inputs(others)
-    match_colours = bool(cue_patches.marks.mean() > 0.5)
-    transplanted = paste_patches(other_images, cue_images, region, context.grid, match_colours)
+    transplanted = transplant(source, others)
     pictures = {
         **{name: (sampled[name], context.inputs(sampled[name]))
            for name in GROUPS[:2] if len(sampled[name])},
         "others, cue transplanted": (others, transplanted),
-        "others": (others, other_images),
+        "others": (others, context.inputs(others)),
     }  # fmt: skip
 
     groups = []
@@ -361,6 +357,19 @@ def group_accuracies(
         after = _are_right_without(context, images, labels, before, patches_of, suppressed)
         groups.append(Group(name, len(images), float(before.mean()), float(after.mean())))
     return tuple(groups)
+
+
+def paste_cue(context: InterventionContext, sources: np.ndarray, receivers: np.ndarray) -> Tensor:
+    """Return the images (n, C, H, W) of receivers with the patches of the cue of sources pasted.
+
+    Both are rows (n,); patches on the object of either are not pasted.
+    """
+    patches = context.patches(sources)
+    removable = widen(patches.marks, context.grid) & patches.off_object
+    region = torch.from_numpy(removable & ~context.patches(receivers).on_object)
+    match_colours = bool(patches.marks.mean() > 0.5)
+    images = context.inputs(sources)
+    return paste_patches(context.inputs(receivers), images, region, context.grid, match_colours)
 
 
 def _are_right(context: InterventionContext, images: Tensor, labels: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from semattn.spurious.interventions import (
     group_accuracies,
     hide,
     log_odds,
+    paste_cue,
     paste_patches,
     run_interventions,
     widen,
@@ -264,7 +265,10 @@ def test_groups_are_predicted_as_one_by_one_and_only_where_the_cue_is_shown(mode
         suppressed_images.append(len(patches))
         return hide(model, patches)
 
-    groups = group_accuracies(context, predicted == labels, patches_of, suppressed, 0, rows, seed=0)
+    groups = group_accuracies(
+        context, predicted == labels, patches_of, suppressed, partial(paste_cue, context), 0, rows,
+        seed=0,
+    )  # fmt: skip
     for group in groups:
         if group.name == "others, cue transplanted":
             continue

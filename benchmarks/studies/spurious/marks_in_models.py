@@ -55,6 +55,7 @@ from ...datasets.marked_sets import (
     DATASETS,
     MarkedSet,
     choose_marked,
+    draw_mark_of,
     enlarged,
     hull,
     load_clean,
@@ -133,16 +134,20 @@ def mark(images: MarkedSet, case: Case, is_marked: np.ndarray, seed: int) -> Mar
     if not case.is_fixed:
         return with_marks(images, case.kind, is_marked, seed)
     drawn, masks = images.images.copy(), images.masks.copy()
-    if case.kind == IMAGENET_W:
-        masks[is_marked] = changed_pixels(watermark, images.images.shape[1])
-    for row in np.flatnonzero(is_marked):
-        image = images.images[row]
-        if case.kind == IMAGENET_W:
-            drawn[row] = watermark(image)
-        else:
-            layer = MARKS[case.kind](np.random.default_rng((seed, int(row))))
-            drawn[row], masks[row] = draw_mark(image, layer, FIXED)
+    for row in np.flatnonzero(is_marked).tolist():
+        drawn[row], masks[row] = draw_mark_of_case(row, images.images[row], case, seed)
     return replace(images, images=drawn, masks=masks, is_marked=is_marked)
+
+
+def draw_mark_of_case(
+    row: int, image: np.ndarray, case: Case, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image with the mark that `mark` draws on the image of a row, and its mask."""
+    if not case.is_fixed:
+        return draw_mark_of(row, image, case.kind, seed)
+    if case.kind == IMAGENET_W:
+        return watermark(image), changed_pixels(watermark, image.shape[0])
+    return draw_mark(image, MARKS[case.kind](np.random.default_rng((seed, row))), FIXED)
 
 
 def marked_at_rate(images: MarkedSet, case: Case, seed: int) -> MarkedSet:
@@ -251,7 +256,10 @@ def search(
 
 
 def true_effects(case: Case, model: nn.Module, images: MarkedSet) -> dict[str, float]:
-    """Return the effects and p-values of the interventions on the true regions of the mark."""
+    """Return the effects and p-values of the interventions on the true mark.
+
+    It is removed by inpainting its true regions, and drawn on images of other classes.
+    """
     hulls = np.stack([hull(mask) for mask in images.masks])
     in_class = images.labels == case.target
     rows = np.flatnonzero(in_class & images.is_marked)
@@ -268,12 +276,19 @@ def true_effects(case: Case, model: nn.Module, images: MarkedSet) -> dict[str, f
     def erase(some: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:
         return inputs[some], tensor_of(model, erase_pixels(images.images[some], masks))
 
+    def transplant(sources: np.ndarray, receivers: np.ndarray) -> tuple[Tensor, Tensor]:
+        drawn = [
+            draw_mark_of_case(source, images.images[receiver], case, case.seed)[0]
+            for source, receiver in zip(sources.tolist(), receivers.tolist(), strict=True)
+        ]
+        return tensor_of(model, np.stack(drawn)), inputs[receivers]
+
     context = InterventionContext(
         model, GRID, lambda some: inputs[some], patches, BATCH, images.labels
     )
     others = np.flatnonzero(~in_class & ~images.is_marked)
     result = run_mark_interventions(
-        context, case.target, rows, hulls[rows], others, erase, case.seed
+        context, case.target, rows, hulls[rows], others, erase, transplant, case.seed
     )
     removal, transplant = result.effects(case.target, case.seed)
     return {

@@ -50,6 +50,7 @@ BATCH = 32
 SEEDS = (16, 17, 18)  # smaller seeds are development seeds
 TWIN_SEEDS = (19, 20, 21)  # of controls searched with all of `TESTS`, opened after these were fixed
 TESTS = ("frequency", "removal", "transplant", "specificity")  # that a confirmed cue passes
+VERSION = "marks drawn"  # of the search, after its last change that concerns these cues
 BIASED_CLASSES = (
     4,
     1,
@@ -273,7 +274,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "case": asdict(case) | {"on": case.planted_class}, "precision": str(precision()),
         "confirmed": len(discovery.confirmed), "tried": len(discovery.cues),
-        "judged": discovery.candidates, "tests": TESTS,
+        "judged": discovery.candidates, "tests": TESTS, "search": VERSION,
         "accuracy": discovery.accuracy,
         "classes": [[rank.target, rank.score] for rank in discovery.classes],
         "cues": [

@@ -28,8 +28,8 @@ from .search import (
     RATES,
     SEARCH,
     SEEDS,
-    TESTS,
     TRAIN,
+    VERSION,
     Case,
     arguments,
     cases,
@@ -39,7 +39,7 @@ from .search import (
 )
 
 DRAWS = 200
-VERSIONS = {TESTS[:-1]: "earlier", TESTS: "present"}  # of the search, by its tests
+VERSIONS = ("earlier", "specificity", VERSION)  # of the search
 LOOP_DRAWS = 5000
 
 
@@ -54,12 +54,12 @@ def finished(folder: Path, prefix: str = "") -> Iterator[tuple[Case, dict[str, A
 
 def planted_rows(results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Yield one row per cue, rate and version of the search: recall and quality of the top cues."""
-    for rate, kind, tests in product(RATES, KINDS, VERSIONS):
+    for rate, kind, version in product(RATES, KINDS, VERSIONS):
         group = [result for case, result in results
                  if (case.kind, case.rate, case.twin, case.trained) == (kind, rate, "", "")
-                 and _tests(result) == tests]  # fmt: skip
+                 and _version(result) == version]  # fmt: skip
         if group:
-            yield {"kind": kind, "rate": rate, "version": VERSIONS[tests], "seeds": len(group),
+            yield {"kind": kind, "rate": rate, "version": version, "seeds": len(group),
                    **_mean_metrics(group)}  # fmt: skip
 
 
@@ -102,15 +102,16 @@ def twin_rows(results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, 
         ("", "clean"): "cue on one class, model trained without it",
     }
     for pair, title in titles.items():
-        for kind, tests in product(KINDS, VERSIONS):
+        for kind, version in product(KINDS, VERSIONS):
             group = [
                 result for case, result in results
-                if (case.twin, case.trained, case.kind) == (*pair, kind) and _tests(result) == tests
+                if (case.twin, case.trained, case.kind) == (*pair, kind)
+                and _version(result) == version
             ]  # fmt: skip
             if group:
                 yield {
                     "kind": "–" if pair[0] == "clean" else kind, "what": title,
-                    "version": VERSIONS[tests],
+                    "version": version,
                     "seeds": ", ".join(str(result["case"]["seed"]) for result in group),
                     "searches": len(group),
                     "confirmed": sum(result["confirmed"] for result in group),
@@ -118,9 +119,9 @@ def twin_rows(results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, 
                 }  # fmt: skip
 
 
-def _tests(result: dict[str, Any]) -> tuple[str, ...]:
-    """Return the tests that a cue of a search had to pass."""
-    return tuple(result.get("tests", TESTS[:-1]))
+def _version(result: dict[str, Any]) -> str:
+    """Return the version of a search; older results hold their tests instead, or nothing."""
+    return str(result.get("search", "specificity" if "tests" in result else "earlier"))
 
 
 def method_rows(work: Path, results: list[tuple[Case, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -227,9 +228,9 @@ def main() -> None:
         "spurious": make_table(
             setting
             + "The earlier search had no recurring marks, no test of specificity, and used images "
-            "whose object is hidden or not compact. Recall: the planted cue is among the first "
-            f"ones ranked (its class, and {OVERLAP:g} of intersection over union on fresh images "
-            "with the cue); confirmed: the top-ranked cue is, and is of that class; false: "
+            f"whose object is hidden or not compact; {VERSION}: the present search. Recall: the "
+            f"planted cue is among the first ones ranked (its class, and {OVERLAP:g} of "
+            "intersection over union on fresh images with the cue); confirmed: the top-ranked cue is, and is of that class; false: "
             "confirmed cues of other classes. AP over all patches of 130 fresh images, and of the "
             "class's alone. Made by "
             "`python -m benchmarks.studies.spurious.search`.",
@@ -253,7 +254,8 @@ def main() -> None:
         "spurious_twins": make_table(
             f"{head}. Confirmed cues where there is none to find, at significance level .05 per "
             "search. The earlier search had no test of specificity and used images whose object is "
-            "hidden by a mark. Tried: candidates of a search that were more frequent in a class. "
+            f"hidden by a mark; specificity: before recurring marks were drawn; {VERSION}: the "
+            "present search. Tried: candidates of a search that were more frequent in a class. "
             "Made by `python -m benchmarks.studies.spurious.search`.",
             """
             what | twin

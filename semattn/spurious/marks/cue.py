@@ -29,6 +29,7 @@ from .candidates import MarkCandidate
 from .mark import Mark, describe_mark
 from .masks import erase_pixels, patches_of_masks, region_masks, replace_changed
 from .template import Region
+from .transplants import mark_transplant
 
 ANYWHERE = "a mark at any place"
 
@@ -157,9 +158,10 @@ def describe_mark_cue(
         "class, no cue": candidate.rows[candidate.in_class & ~candidate.shown],
         "others": candidate.rows[~candidate.in_class & ~candidate.shown],
     }
+    transplant_mark = mark_transplant(store, candidate)
     return replace(cue, groups=group_accuracies(
         context, store.index.is_correct, cue.hidden, lambda patches: hide(context.model, patches),
-        cue.target, rows, seed,
+        lambda sources, others: transplant_mark(sources, others)[0], cue.target, rows, seed,
     ))  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""Interventions on a recurring mark: it is erased, and pasted into images of other classes.
+"""Interventions on a recurring mark: it is erased, and drawn on images of other classes.
 
 A mark is removed by inpainting its pixels. The control inpaints a region of the same shape at other
-places, off the object. A mark is transplanted by pasting its pixels. The control inpaints the same
-region of the receiver: the mark ends where its region does, so that its border belongs to it.
+places, off the object. A mark is transplanted as in `transplants`.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from ..interventions import (
 from ..significance import effect
 from .candidates import MarkCandidate, erase
 from .masks import patches_of_masks
+from .transplants import Transplant, mark_transplant
 
 N_RECEIVERS = 30  # images of other classes that get the mark, at least
 
@@ -84,8 +84,9 @@ def intervene_on_mark(
     others = candidate.rows[~candidate.in_class & ~candidate.shown]
     masks = candidate.masks(store, rows)
     return run_mark_interventions(
-        context, candidate.target, rows, masks, others, partial(erase, store), seed
-    )
+        context, candidate.target, rows, masks, others, partial(erase, store),
+        mark_transplant(store, candidate), seed,
+    )  # fmt: skip
 
 
 def run_mark_interventions(
@@ -95,6 +96,7 @@ def run_mark_interventions(
     masks: np.ndarray,
     others: np.ndarray,
     erase: Eraser,
+    transplant: Transplant,
     seed: int,
 ) -> InterventionResult:
     """Return the results of both interventions on one mark.
@@ -106,14 +108,15 @@ def run_mark_interventions(
     masks : (n, H, W), pixels of the mark
     others : rows of other classes that do not show it
     erase : inpaints regions of the pictures of rows
+    transplant : puts the mark of rows into others
     """
     rng = np.random.default_rng((seed, target))
     inputs, erased = erase(rows, masks)
     before = class_answers(context, inputs, target)
-    transplant = _transplant(context, target, inputs, masks, others, erase, rng)
-    if effect(transplant[:, 0]).p > FUTILITY_P:
+    effects = _transplant(context, target, (rows, masks), others, transplant, rng)
+    if effect(effects[:, 0]).p > FUTILITY_P:
         unknown = np.full_like(before, np.nan)
-        return to_result(rows, before, unknown, unknown, transplant)
+        return to_result(rows, before, unknown, unknown, effects)
     after = class_answers(context, erased, target)
     on_object = torch.from_numpy(context.patches(rows).on_object).float()
     occupied = (context.grid.upsample(on_object, mode="nearest") > 0).numpy()
@@ -121,22 +124,23 @@ def run_mark_interventions(
         class_answers(context, erase(rows, shifted_masks(masks, occupied, rng))[1], target)
         for _ in range(ROUNDS)
     ]
-    return to_result(rows, before, after, np.mean(controls, axis=0) - after, transplant)
+    return to_result(rows, before, after, np.mean(controls, axis=0) - after, effects)
 
 
 def _transplant(
     context: InterventionContext,
     target: int,
-    inputs: Tensor,
-    masks: np.ndarray,
+    marked: tuple[np.ndarray, np.ndarray],
     others: np.ndarray,
-    erase: Eraser,
+    transplant: Transplant,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Return the effects (m, 1 + K) of the mark in images of other classes.
 
     Each receiver is one sample: the question is how the model reacts to this mark in any image.
+    `marked` are the rows that show the mark, and their masks.
     """
+    rows, masks = marked
     count = min(len(others), max(N_RECEIVERS, len(masks)))
     source = np.arange(count) % len(masks)
     occupied = context.patches(others).on_object
@@ -146,8 +150,7 @@ def _transplant(
         draws = rng.permutation(np.flatnonzero(is_free))[:N_PARTNERS]
         receivers[number] = draws[np.argmin((occupied[draws] & region).sum(axis=1))]
         is_free[receivers[number]] = False
-    images, control = erase(others[receivers], masks[source])
-    with_mark = torch.where(torch.from_numpy(masks[source])[:, None], inputs[source], images)
+    with_mark, control = transplant(rows[source], others[receivers])
     effects = class_answers(context, with_mark, target) - class_answers(context, control, target)
     effects[np.arange(count), 1 + context.labels[others[receivers]]] = np.nan
     return effects

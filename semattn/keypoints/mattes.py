@@ -1,0 +1,168 @@
+"""Matte of a mark, opacity and colour of each of its pixels, estimated from images that show it.
+
+A mark with the opacity a and the colour F over a background B gives I = a F + (1 - a) B. In the
+frame of the mark, a and F are the same in all images, and B is not. The standard deviation of I
+over the images is therefore 1 - a times that of B, and its mean is a F + (1 - a) mean(B). The
+background is known around the mark, and from there between its strokes.
+
+Source: Dekel, Rubinstein, Liu and Freeman, On the effectiveness of visible watermarks (CVPR 2017),
+for this model of a watermark in many images; they estimate it from gradients, for a fixed place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .matching import apply, compose, invert
+from .opencv import import_cv2
+from .regions import frame_of, outline_mask
+
+MIN_PICTURES = 5  # pictures that an estimate needs
+MARGIN = 0.3  # part of the shorter side of the frame that is added around it, for the background
+MIN_MARGIN = 4.0  # pixels of the frame
+MIN_SHOWN = 0.5  # part of the pictures that show a pixel of the frame
+MAX_SPREAD = 0.6  # part of the background's standard deviation below which a pixel is of the mark
+MIN_CONTRAST = 4.0  # difference of the mean from the background, robust standard deviations
+BACKGROUND_BLUR = 1 / 75  # standard deviation, part of the longer side of a picture
+MAX_ROUNDS = 20  # of finding the pixels of the mark and the background between them
+MIN_WEIGHT = 0.02  # part of the blur's weight on the background; below, it is inpainted
+EDGE = (
+    3  # pixels of the frame: the lowest spread in this square counts, as edges do not fit exactly
+)
+INPAINT_RADIUS = 3  # pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Matte:
+    """Opacity and colour of a mark.
+
+    Parameters
+    ----------
+    colour : (h, w, 3) float32, colour times opacity, 0 to 255; 0 where the mark is not
+    opacity : (h, w) float32, 0 to 1
+    to_frame : (2, 3), from pixels of the two to the frame of the mark
+    """
+
+    colour: np.ndarray
+    opacity: np.ndarray
+    to_frame: np.ndarray
+
+    def draw(self, picture: np.ndarray, transform: np.ndarray) -> np.ndarray:
+        """Return a picture (H, W, 3) uint8 with the mark drawn on it.
+
+        Parameters
+        ----------
+        picture : (H, W, 3) uint8
+        transform : (2, 3), from the frame of the mark to the picture
+        """
+        cv2 = import_cv2()
+        size = picture.shape[1::-1]
+        whole = compose(transform, self.to_frame)
+        colour, opacity = (
+            cv2.warpAffine(values, whole, size, flags=cv2.INTER_LINEAR)
+            for values in (self.colour, self.opacity)
+        )
+        drawn = colour + (1 - opacity[..., None]) * picture
+        return np.clip(drawn, 0, 255).round().astype(np.uint8)
+
+
+def estimate_matte(
+    pictures: Sequence[np.ndarray], transforms: Sequence[np.ndarray], outline: np.ndarray
+) -> Matte | None:
+    """Return the matte of a mark; None with too few pictures, or if no pixel stands out.
+
+    Parameters
+    ----------
+    pictures : n pictures (H, W, 3) uint8 that show the mark, on different backgrounds
+    transforms : n transforms (2, 3), from the frame of the mark to the picture
+    outline : (V, 2), outline of the mark in its frame
+    """
+    if len(pictures) < MIN_PICTURES:
+        return None
+    cv2 = import_cv2()
+    margin = max(MIN_MARGIN, MARGIN * float(np.ptp(outline, axis=0).min()))
+    to_frame, size = frame_of(outline, margin)
+    mean, spread, is_shown = _moments(pictures, [compose(t, to_frame) for t in transforms], size)
+    in_pixels = apply(invert(to_frame), outline)
+    inside = _widened(outline_mask([in_pixels], mean.shape[:2]), 2)
+    around = is_shown & ~inside
+    usual = float(np.median(spread[around])) if around.any() else 0.0
+    if usual == 0:
+        return None
+    spread = spread / usual
+    blur = BACKGROUND_BLUR * max(pictures[0].shape) / to_frame[0, 0]
+    is_mark = varies_less = inside & is_shown & (spread < MAX_SPREAD)
+    for _ in range(MAX_ROUNDS):
+        background = _background(mean, is_shown & ~_widened(is_mark, 1), blur)
+        contrast = np.abs(mean - background).max(axis=-1)
+        usual = 1.4826 * float(np.median(contrast[is_shown & ~is_mark]))
+        previous, is_mark = (
+            is_mark,
+            varies_less | (inside & is_shown & (contrast > MIN_CONTRAST * usual)),
+        )
+        if np.array_equal(previous, is_mark):
+            break
+    if not is_mark.any():
+        return None
+    lowest = cv2.erode(spread.astype(np.float32), np.ones((EDGE, EDGE)))
+    passed = np.clip(_blurred(lowest * is_mark, 1.0) / (_blurred(is_mark, 1.0) + 1e-6), 0, 1)
+    opacity = np.where(is_mark, 1 - passed, 0)
+    colour = np.where(is_mark[..., None], mean - passed[..., None] * background, 0)
+    return Matte(colour.astype(np.float32), opacity.astype(np.float32), to_frame)
+
+
+def _moments(
+    pictures: Sequence[np.ndarray], transforms: Sequence[np.ndarray], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean (h, w, 3) and standard deviation (h, w) of pictures in the frame.
+
+    The third array (h, w) tells which pixels of the frame enough of the pictures show.
+
+    Parameters
+    ----------
+    transforms : (2, 3) each, from pixels of the frame to the picture
+    size : width and height in pixels of the frame
+    """
+    cv2 = import_cv2()
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    count = np.zeros((size[1], size[0], 1))
+    total, squares = (np.zeros((size[1], size[0], 3)) for _ in range(2))
+    for picture, transform in zip(pictures, transforms, strict=True):
+        values = cv2.warpAffine(picture.astype(np.float32), transform, size, flags=flags)
+        inside = np.ones(picture.shape[:2], np.float32)
+        weight = cv2.warpAffine(inside, transform, size, flags=flags)[..., None] > 0.99
+        count += weight
+        total += values * weight
+        squares += values.astype(np.float64) ** 2 * weight
+    mean = total / count.clip(min=1)
+    variance = (squares - count * mean**2) / (count - 1).clip(min=1)
+    spread = np.sqrt(variance.clip(min=0).mean(axis=-1))
+    return mean, spread, count[..., 0] >= max(MIN_PICTURES, MIN_SHOWN * len(pictures))
+
+
+def _background(mean: np.ndarray, is_free: np.ndarray, blur: float) -> np.ndarray:
+    """Return the mean (h, w, 3) of the background: blurred, or inpainted far from free pixels."""
+    cv2 = import_cv2()
+    weight = _blurred(is_free, blur)
+    background = _blurred(mean * is_free[..., None], blur) / (weight + 1e-6)[..., None]
+    is_far = weight < MIN_WEIGHT
+    if is_far.any():
+        pixels = np.clip(mean, 0, 255).round().astype(np.uint8)
+        filled = cv2.inpaint(pixels, (~is_free).astype(np.uint8), INPAINT_RADIUS,
+                             cv2.INPAINT_TELEA)  # fmt: skip
+        background[is_far] = filled[is_far]
+    return background
+
+
+def _blurred(values: np.ndarray, blur: float) -> np.ndarray:
+    blurred: np.ndarray = import_cv2().GaussianBlur(values.astype(np.float32), (0, 0), blur)
+    return blurred
+
+
+def _widened(mask: np.ndarray, by: int) -> np.ndarray:
+    """Return a mask (h, w) widened by some pixels."""
+    side = np.ones((2 * by + 1, 2 * by + 1), np.uint8)
+    return import_cv2().dilate(mask.astype(np.uint8), side) > 0
