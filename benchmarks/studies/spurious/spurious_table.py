@@ -230,9 +230,9 @@ def main() -> None:
             + "The earlier search had no recurring marks, no test of specificity, and used images "
             f"whose object is hidden or not compact; {VERSION}: the present search. Recall: the "
             f"planted cue is among the first ones ranked (its class, and {OVERLAP:g} of "
-            "intersection over union on fresh images with the cue); confirmed: the top-ranked "
-            "cue is, and is of that class; false: confirmed cues of other classes. AP over all patches of 130 fresh images, and of the "
-            "class's alone. Made by "
+            "intersection over union on fresh images with the cue); confirmed: the top-ranked cue "
+            "is, and is of that class; false: confirmed cues of other classes. AP over all patches "
+            "of 130 fresh images, and of the class's alone. Made by "
             "`python -m benchmarks.studies.spurious.search`.",
             """
             kind | cue
