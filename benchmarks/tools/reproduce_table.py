@@ -43,6 +43,7 @@ STUDIES: Mapping[str, tuple[str, str]] = {
     "benchmarks.studies.prompting.gain": (OBJECTS, HOURS),
     "benchmarks.studies.spurious.imagenet_w_case": (OBJECTS, HOURS),
     "benchmarks.studies.spurious.loop": (OBJECTS, HOURS),
+    "benchmarks.studies.spurious.mark_interventions": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.mark_maps": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.marks": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.marks_in_models": (f"{OBJECTS}, {CIFAR}", DAYS),

@@ -29,9 +29,7 @@ MIN_CONTRAST = 4.0  # difference of the mean from the background, robust standar
 BACKGROUND_BLUR = 1 / 75  # standard deviation, part of the longer side of a picture
 MAX_ROUNDS = 20  # of finding the pixels of the mark and the background between them
 MIN_WEIGHT = 0.02  # part of the blur's weight on the background; below, it is inpainted
-EDGE = (
-    3  # pixels of the frame: the lowest spread in this square counts, as edges do not fit exactly
-)
+EDGE = 5  # pixels: thinner lines of high spread are edges inside the mark
 INPAINT_RADIUS = 3  # pixels
 
 
@@ -94,21 +92,21 @@ def estimate_matte(
         return None
     spread = spread / usual
     blur = BACKGROUND_BLUR * max(pictures[0].shape) / to_frame[0, 0]
-    is_mark = varies_less = inside & is_shown & (spread < MAX_SPREAD)
+    may_be_mark = inside & is_shown
+    is_mark = varies_less = may_be_mark & (spread < MAX_SPREAD)
     for _ in range(MAX_ROUNDS):
         background = _background(mean, is_shown & ~_widened(is_mark, 1), blur)
         contrast = np.abs(mean - background).max(axis=-1)
         usual = 1.4826 * float(np.median(contrast[is_shown & ~is_mark]))
-        previous, is_mark = (
-            is_mark,
-            varies_less | (inside & is_shown & (contrast > MIN_CONTRAST * usual)),
-        )
+        previous = is_mark
+        is_mark = varies_less | (may_be_mark & (contrast > MIN_CONTRAST * usual))
         if np.array_equal(previous, is_mark):
             break
     if not is_mark.any():
         return None
-    lowest = cv2.erode(spread.astype(np.float32), np.ones((EDGE, EDGE)))
-    passed = np.clip(_blurred(lowest * is_mark, 1.0) / (_blurred(is_mark, 1.0) + 1e-6), 0, 1)
+    # Edges inside an opaque mark do not fit exactly from image to image, and vary.
+    opened = cv2.morphologyEx(spread.astype(np.float32), cv2.MORPH_OPEN, np.ones((EDGE, EDGE)))
+    passed = np.clip(opened, 0, 1)
     opacity = np.where(is_mark, 1 - passed, 0)
     colour = np.where(is_mark[..., None], mean - passed[..., None] * background, 0)
     return Matte(colour.astype(np.float32), opacity.astype(np.float32), to_frame)

@@ -356,14 +356,12 @@ class Search:
         name = f"{MARKS}{0:06d}"
         arrays = self._load(name)
         if arrays is None:
-            arrays = marks_to_arrays(*find_mark_candidates(self.store, self.alpha, run_tasks))
+            found = find_mark_candidates(
+                self.store, self.alpha, targets, self.max_candidates, run_tasks
+            )
+            arrays = marks_to_arrays(*found)
             self._save(name, arrays)
-        marks, n_tests, n_photographs = marks_from_arrays(arrays)
-        first = [
-            mark for target in targets
-            for mark in [mark for mark in marks if mark.target == target][: self.max_candidates]
-        ]  # fmt: skip
-        return sorted(first, key=lambda mark: mark.p), n_tests, n_photographs
+        return marks_from_arrays(arrays)
 
     # --- interventions on the candidates
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -82,6 +83,15 @@ class MarkCandidate:
             self.shown[self.in_class].mean() / (max(1, int(outside.sum())) / max(1, len(outside)))
         )
 
+    def is_clear(self, rows: np.ndarray) -> np.ndarray:
+        """Return which rows (n,) have at least the median number of matches of the mark.
+
+        A repeated pattern also matches beside its place, with fewer of its keypoints.
+        """
+        matches = np.array([self.mark.regions[int(row)][0].matches for row in rows])
+        is_clear: np.ndarray = matches >= np.median(matches)
+        return is_clear
+
     def masks(self, store: FeatureStore, rows: np.ndarray) -> np.ndarray:
         """Return the pixels (n, H, W) of bool of rows that show the mark."""
         regions = [self.mark.regions.get(int(row), []) for row in rows]
@@ -93,11 +103,16 @@ class MarkCandidate:
 
 
 def find_mark_candidates(
-    store: FeatureStore, alpha: float, run_tasks: TaskMap = local_map
+    store: FeatureStore,
+    alpha: float,
+    targets: Sequence[int],
+    most: int,
+    run_tasks: TaskMap = local_map,
 ) -> tuple[list[MarkCandidate], int, int]:
     """Return the marks off the object by p-value, the number of tests, and of photographs.
 
-    Marks that are not significant, even without the tests of patch kinds, are left out.
+    These are at most `most` marks of each class of `targets`. Marks that are not significant, even
+    without the tests of patch kinds, are left out.
     """
     rows = strided(np.arange(len(store)), MAX_IMAGES)
     labels = store.index.labels[rows]
@@ -112,10 +127,12 @@ def find_mark_candidates(
         for mark in result.marks
         if mark.p * result.n_tests < alpha
     ]  # fmt: skip
-    return (
-        [candidate for candidate in candidates if not is_object(store, candidate)],
-        result.n_tests, len(result.same_scenes),
-    )  # fmt: skip
+    kept: list[MarkCandidate] = []
+    for target in targets:
+        of_class = (candidate for candidate in candidates if candidate.target == target)
+        # The model answers whether a mark is the object: no more are asked about than are kept.
+        kept += islice((mark for mark in of_class if not is_object(store, mark)), most)
+    return sorted(kept, key=lambda mark: mark.p), result.n_tests, len(result.same_scenes)
 
 
 def is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:

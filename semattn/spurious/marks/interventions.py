@@ -85,7 +85,7 @@ def intervene_on_mark(
     masks = candidate.masks(store, rows)
     return run_mark_interventions(
         context, candidate.target, rows, masks, others, partial(erase, store),
-        mark_transplant(store, candidate), seed,
+        mark_transplant(store, candidate), seed, candidate.is_clear(rows),
     )  # fmt: skip
 
 
@@ -98,6 +98,7 @@ def run_mark_interventions(
     erase: Eraser,
     transplant: Transplant,
     seed: int,
+    is_source: np.ndarray | None = None,
 ) -> InterventionResult:
     """Return the results of both interventions on one mark.
 
@@ -109,11 +110,14 @@ def run_mark_interventions(
     others : rows of other classes that do not show it
     erase : inpaints regions of the pictures of rows
     transplant : puts the mark of rows into others
+    is_source : (n,), rows whose mark is transplanted; None for all
     """
     rng = np.random.default_rng((seed, target))
     inputs, erased = erase(rows, masks)
     before = class_answers(context, inputs, target)
-    effects = _transplant(context, target, (rows, masks), others, transplant, rng)
+    sources = slice(None) if is_source is None else is_source
+    marked = (rows[sources], masks[sources])
+    effects = _transplant(context, target, marked, others, transplant, rng)
     if effect(effects[:, 0]).p > FUTILITY_P:
         unknown = np.full_like(before, np.nan)
         return to_result(rows, before, unknown, unknown, effects)

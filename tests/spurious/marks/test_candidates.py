@@ -11,6 +11,7 @@ import torch
 
 from semattn.grid import PatchGrid
 from semattn.spurious.marks import candidates
+from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
 
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 IMAGES = 5
@@ -102,3 +103,28 @@ def test_a_salient_mark_is_the_object_if_the_class_is_lost_without_it(
     assert is_object(MARK, half, model=Model(without, erased)) is expected
     assert is_object(MARK, model=Model(without, erased), others=4)
     assert not is_object(MARK, half, model=Model(without, erased), others=4)
+
+
+def test_only_as_many_marks_are_judged_as_are_kept(monkeypatch):
+    def mark(number: int, target: int):
+        return RecurringMark(None, {number: []}, target, p=1e-5 * (1 + number))
+
+    marks = [mark(number, target=number % 3) for number in range(18)] + [mark(10**6, 0)]
+    judged = []
+
+    def is_object(_, candidate):
+        judged.append(next(iter(candidate.mark.regions)))
+        return judged[-1] in (0, 4)
+
+    result = MarkSearchResult(marks, 7, [(1, 2)])
+    monkeypatch.setattr(candidates, "find_recurring_marks", lambda *_: result)
+    monkeypatch.setattr(candidates, "local_features", lambda keypoints: keypoints)
+    monkeypatch.setattr(candidates, "is_object", is_object)
+    store = type("Store", (), {
+        "index": SimpleNamespace(grid=GRID, labels=np.arange(20) % 3), "progress": None,
+        "keypoints": lambda self, rows: rows, "__len__": lambda self: 20,
+    })()  # fmt: skip
+    found, n_tests, n_scenes = candidates.find_mark_candidates(store, 0.05, [0, 1], most=2)
+    assert (n_tests, n_scenes) == (7, 1)
+    assert [next(iter(candidate.mark.regions)) for candidate in found] == [1, 3, 6, 7]
+    assert judged == [0, 3, 6, 1, 4, 7]
