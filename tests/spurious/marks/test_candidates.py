@@ -12,6 +12,7 @@ import torch
 from semattn.grid import PatchGrid
 from semattn.spurious.marks import candidates
 from semattn.spurious.marks.recurring import MarkSearchResult, RecurringMark
+from semattn.spurious.marks.template import Region
 
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 IMAGES = 5
@@ -128,3 +129,14 @@ def test_only_as_many_marks_are_judged_as_are_kept(monkeypatch):
     assert (n_tests, n_scenes) == (7, 1)
     assert [next(iter(candidate.mark.regions)) for candidate in found] == [1, 3, 6, 7]
     assert judged == [0, 3, 6, 1, 4, 7]
+
+
+def test_the_clearest_images_have_the_most_matches():
+    regions = {
+        row: [Region(np.zeros((3, 2)), np.eye(2, 3), matches, False)]
+        for row, matches in enumerate((9, 5, 7, 1))
+    }
+    mark = RecurringMark(None, regions, target=0, p=0.001)
+    candidate = candidates.MarkCandidate(mark, np.arange(6), np.zeros(6, int))
+    assert candidate.is_clear(np.arange(4)).tolist() == [True, False, True, False]
+    assert candidate.is_clear(np.array([3])).tolist() == [True]
