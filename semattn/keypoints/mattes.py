@@ -31,6 +31,7 @@ MAX_ROUNDS = 20  # of finding the pixels of the mark and the background between 
 MIN_WEIGHT = 0.02  # part of the blur's weight on the background; below, it is inpainted
 EDGE = 5  # pixels: thinner lines of high spread are edges inside the mark
 INPAINT_RADIUS = 3  # pixels
+MIN_OPACITY = 0.05  # of a pixel that the mark covers
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,19 @@ class Matte:
         )
         drawn = colour + (1 - opacity[..., None]) * picture
         return np.clip(drawn, 0, 255).round().astype(np.uint8)
+
+    def mask(self, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the pixels (H, W) of bool that the mark covers.
+
+        Parameters
+        ----------
+        transform : (2, 3), from the frame of the mark to the picture
+        size : height and width of the picture
+        """
+        whole = compose(transform, self.to_frame)
+        covered = import_cv2().warpAffine(self.opacity, whole, size[::-1])
+        is_covered: np.ndarray = covered > MIN_OPACITY
+        return is_covered
 
 
 def estimate_matte(
@@ -129,12 +143,12 @@ def _moments(
     count = np.zeros((size[1], size[0], 1))
     total, squares = (np.zeros((size[1], size[0], 3)) for _ in range(2))
     for picture, transform in zip(pictures, transforms, strict=True):
-        values = cv2.warpAffine(picture.astype(np.float32), transform, size, flags=flags)
-        inside = np.ones(picture.shape[:2], np.float32)
-        weight = cv2.warpAffine(inside, transform, size, flags=flags)[..., None] > 0.99
+        values = cv2.warpAffine(picture, transform, size, flags=flags).astype(np.float64)
+        inside = np.full(picture.shape[:2], 255, np.uint8)
+        weight = cv2.warpAffine(inside, transform, size, flags=flags)[..., None] == 255
         count += weight
         total += values * weight
-        squares += values.astype(np.float64) ** 2 * weight
+        squares += values**2 * weight
     mean = total / count.clip(min=1)
     variance = (squares - count * mean**2) / (count - 1).clip(min=1)
     spread = np.sqrt(variance.clip(min=0).mean(axis=-1))

@@ -76,7 +76,7 @@ class MarkCue(SpuriousCue):
         return self.matches(inputs)
 
     def erase(self, inputs: Tensor | Picture) -> Any:
-        """Return images in which each place of the mark is inpainted.
+        """Return images in which the mark is inpainted at each of its places, see `Mark.erase`.
 
         Parameters
         ----------
@@ -88,8 +88,10 @@ class MarkCue(SpuriousCue):
             return self.mark.erase(inputs)
         preprocessing = self._preprocessing()
         pixels = pixels_of(inputs.detach(), preprocessing)
-        masks = region_masks(self._locate_pixels(pixels), pixels.shape[1:3])
-        return replace_changed(inputs, pixels, erase_pixels(pixels, masks), preprocessing)
+        size = pixels.shape[1:3]
+        masks = [self.mark.pixels_of(regions, size) for regions in self._locate_pixels(pixels)]
+        erased = erase_pixels(pixels, np.stack(masks))
+        return replace_changed(inputs, pixels, erased, preprocessing)
 
     def summary(self) -> dict[str, Any]:
         """Return the values that a table shows, ready for JSON."""

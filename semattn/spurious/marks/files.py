@@ -13,6 +13,7 @@ import numpy as np
 
 from ...data.loading import Skipped
 from ...errors import SemattnError
+from ...keypoints.mattes import Matte
 from ...utils.atomic_files import DAMAGE, read_about, read_arrays, with_prefix, write_arrays
 from ...utils.text import to_json_number
 from .mark import Mark, MarkedImage, MarkExample
@@ -94,6 +95,8 @@ def mark_to_arrays(mark: Mark) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         **{f"template.{name}": values for name, values in mark.template.to_arrays().items()},
         **{f"example{position}": e.pixels for position, e in enumerate(mark.examples)},
     }
+    if mark.matte is not None:
+        arrays |= {f"matte.{name}": values for name, values in vars(mark.matte).items()}
     places = [region for image in mark.marked_images for region in image.regions]
     arrays |= {f"images.{name}": values for name, values in regions_to_arrays(places).items()}
     fields: dict[str, Any] = {name: getattr(mark, name) for name in FIELDS}
@@ -134,8 +137,18 @@ def mark_from_arrays(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> M
     values |= {name: float("nan") for name in NUMBERS if values[name] is None}
     return Mark(
         picture=arrays["picture"], examples=tuple(examples), template=template,
-        marked_images=tuple(images), **values,
+        marked_images=tuple(images), matte=_matte(with_prefix(arrays, "matte.")), **values,
     )  # fmt: skip
+
+
+def _matte(arrays: dict[str, np.ndarray]) -> Matte | None:
+    """Return the matte of its arrays; None without them, as in earlier versions of files."""
+    if not arrays:
+        return None
+    _check_shape("matte.opacity", arrays["opacity"], (None, None))
+    _check_shape("matte.colour", arrays["colour"], (*arrays["opacity"].shape, 3))
+    _check_shape("matte.to_frame", arrays["to_frame"], (2, 3))
+    return Matte(arrays["colour"], arrays["opacity"], arrays["to_frame"])
 
 
 def _split_regions(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...images import Picture, read
 from ...keypoints.local_features import fine_sift
+from ...keypoints.mattes import Matte, estimate_matte
 from ...keypoints.regions import mean_in_frame
 from ...utils.notebook import ShortRepr
 from ...utils.text import to_json_number
@@ -68,6 +69,7 @@ class Mark(ShortRepr):
     template : keypoints that locate it
     marked_images : all images that show it, those of the class first; empty for the mark of a
         `MarkCue`
+    matte : opacity and colour of its pixels; None for a mark in too few images
     """
 
     target: int
@@ -82,6 +84,7 @@ class Mark(ShortRepr):
     examples: tuple[MarkExample, ...]
     template: MarkTemplate
     marked_images: tuple[MarkedImage, ...] = ()
+    matte: Matte | None = None
 
     @property
     def images(self) -> int:
@@ -99,10 +102,27 @@ class Mark(ShortRepr):
         --------
         ``[region.outline for region in mark.locate("x.jpg")]``
         """
-        return _locate_marks([self], np.asarray(read(picture)))
+        return _locate_marks([self], np.asarray(read(picture)))[0]
+
+    def pixels_of(self, regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
+        """Return the pixels (H, W) of bool that the mark covers in its places.
+
+        Those of its strokes; without a matte, those of its outlines.
+
+        Parameters
+        ----------
+        regions : places of the mark in an image
+        size : height and width of the image
+        """
+        if self.matte is None:
+            return region_masks([regions], size)[0]
+        covered = np.zeros(size, bool)
+        for region in regions:
+            covered |= self.matte.mask(region.transform, size)
+        return covered
 
     def erase(self, picture: Picture) -> np.ndarray:
-        """Return a picture (H, W, 3) uint8 in which each place of the mark is inpainted."""
+        """Return a picture (H, W, 3) uint8 in which the mark is inpainted at each of its places."""
         return erase_marks([self], picture)[0]
 
     def summary(self) -> dict[str, Any]:
@@ -128,9 +148,11 @@ class Mark(ShortRepr):
 
 
 def erase_marks(marks: Sequence[Mark], picture: Picture) -> tuple[np.ndarray, int]:
-    """Return a picture in which each place of several marks is inpainted, and the number of places.
+    """Return a picture in which several marks are inpainted, and the number of their places.
 
-    The picture is (H, W, 3) uint8. Without a mark, it has the pixels of the original.
+    The picture is (H, W, 3) uint8. Without a mark, it has the pixels of the original. Only strokes
+    are inpainted, and what is between them stays as it is; of a mark without a matte, its outline
+    is inpainted.
 
     Parameters
     ----------
@@ -138,19 +160,21 @@ def erase_marks(marks: Sequence[Mark], picture: Picture) -> tuple[np.ndarray, in
     picture : any picture that `semattn.images.read` accepts
     """
     pixels = np.asarray(read(picture))
-    regions = _locate_marks(marks, pixels)
-    masks = region_masks([regions], pixels.shape[:2])
-    return erase_pixels(pixels[None], masks)[0], len(regions)
+    places = _locate_marks(marks, pixels)
+    size = pixels.shape[:2]
+    covered = np.zeros(size, bool)
+    for mark, regions in zip(marks, places, strict=True):
+        covered |= mark.pixels_of(regions, size)
+    return erase_pixels(pixels[None], covered[None])[0], sum(map(len, places))
 
 
-def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[Region]:
-    """Return the places of each mark in an image (H, W, 3), in the order of the marks."""
+def _locate_marks(marks: Sequence[Mark], pixels: np.ndarray) -> list[list[Region]]:
+    """Return the places of each mark in an image (H, W, 3)."""
     small, factor = reduced(pixels)
     keypoints = fine_sift(small)
     return [
-        mark.template.scaled(region, factor)
+        [mark.template.scaled(region, factor) for region in mark.template.locate(keypoints)]
         for mark in marks
-        for region in mark.template.locate(keypoints)
     ]
 
 
@@ -178,10 +202,11 @@ def describe_mark(
     in_class = labels == target if has_classes else np.ones(len(labels), bool)
     order = sorted(mark.regions, key=lambda row: (-mark.regions[row][0].matches, row))
     pictured = {row: read_row(row) for row in order[:MAX_PICTURED]}
-    picture, _ = mean_in_frame(
-        [pictured[row][1] for row in pictured],
+    shown_by = (
+        [pixels for _, pixels in pictured.values()],
         [mark.regions[row][0].transform for row in pictured], mark.template.outline,
     )  # fmt: skip
+    picture, _ = mean_in_frame(*shown_by)
     examples = tuple(_example(mark, row, *pictured[row]) for row in order[:MAX_EXAMPLES])
     p = min(1.0, mark.p * n_tests) if has_classes else float("nan")
     return Mark(
@@ -190,6 +215,7 @@ def describe_mark(
         inside=float(shown[in_class].mean()),
         outside=float(shown[~in_class].mean()) if has_classes else float("nan"),
         p=p, significant=p < alpha, picture=picture, examples=examples, template=mark.template,
+        matte=estimate_matte(*shown_by),
     )  # fmt: skip
 
 
