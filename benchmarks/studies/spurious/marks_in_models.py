@@ -46,7 +46,8 @@ from semattn.spurious.interventions import (
 from semattn.spurious.marks.cue import MarkCue
 from semattn.spurious.marks.interventions import run_mark_interventions, shifted_masks
 from semattn.spurious.marks.mark import Mark
-from semattn.spurious.marks.masks import erase_pixels, patches_of_masks, region_masks
+from semattn.spurious.marks.masks import erase_pixels, patches_of_masks
+from semattn.spurious.marks.template import Region
 from semattn.utils.atomic_files import atomic_write
 from semattn.zoo import cache_dir
 
@@ -352,11 +353,11 @@ def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
     other = wrong_mark(case)
     if other is not None:
         found = [other.locate(image) for image in images.images]
-        regions["wrong cue"] = region_masks(found, GRID.image_size)
+        regions["wrong cue"] = covered_pixels(other, found)
     located = {"recall": float("nan"), "false": float("nan")}
     if cue is not None and cue.mark is not None:
         cue_regions = cue.locate(tensor_of(model, images.images))
-        regions["cue"] = region_masks(cue_regions, GRID.image_size)
+        regions["cue"] = covered_pixels(cue.mark, cue_regions)
         is_found = np.array([bool(of_image) for of_image in cue_regions])
         located = {"recall": float(is_found[images.is_marked].mean()),
                    "false": float(is_found[~images.is_marked].mean())}  # fmt: skip
@@ -378,6 +379,11 @@ def arms(case: Case, model: nn.Module, cue: MarkCue | None) -> dict[str, Any]:
         "right": {name: (value == images.labels).astype(int).tolist()
                   for name, value in predicted.items()},
     }  # fmt: skip
+
+
+def covered_pixels(found: Mark, regions: Sequence[Sequence[Region]]) -> np.ndarray:
+    """Return the pixels (n, H, W) that a mark covers in each image."""
+    return np.stack([found.pixels_of(of_image, GRID.image_size) for of_image in regions])
 
 
 def wrong_mark(case: Case) -> Mark | None:
