@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from semattn.keypoints.matching import apply
 from semattn.keypoints.mattes import MIN_PICTURES, estimate_matte
-from semattn.keypoints.regions import outline_mask
+from semattn.keypoints.regions import inpaint, outline_mask
 from tests.keypoints.drawn_marks import corners, emblem, paste, picture, placed, tag
 
 
@@ -98,3 +98,34 @@ def test_a_mark_beyond_the_picture_is_cut():
     drawn = matte.draw(plain, placed(mark, (0, 0)))
     assert drawn.shape == plain.shape and (drawn != plain).any()
     assert (matte.draw(plain, placed(mark, (900, 900))) == plain).all()
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_the_mask_has_the_strokes_alone(name):
+    mark = MARKS[name]()
+    matte = estimate_matte(*pictures_with(mark, 25))
+    assert matte is not None
+    transform = placed(mark, (90, 80), 1.1, -7)
+    black = paste(np.zeros((150, 200, 3), np.uint8), mark, transform).max(axis=-1) > 12
+    white = paste(np.full((150, 200, 3), 255, np.uint8), mark, transform).min(axis=-1) < 243
+    true, mask = black | white, matte.mask(transform, (150, 200))
+    assert mask.shape == true.shape and mask[true].mean() > 0.9
+    assert (mask & ~true).sum() < 0.6 * true.sum()
+    outline = outline_mask([corners(mark, transform)], (150, 200))
+    assert (mask & ~outline).sum() < 0.05 * outline.sum()
+
+
+def test_inpainting_the_mask_keeps_the_gaps_between_strokes():
+    mark = letters()
+    pictures, transforms, outline = pictures_with(mark, 25)
+    matte = estimate_matte(pictures, transforms, outline)
+    assert matte is not None
+    errors = []
+    for number, (marked, transform) in enumerate(zip(pictures, transforms, strict=True)):
+        region = outline_mask([apply(transform, outline)], marked.shape[:2])
+        masks = (matte.mask(transform, marked.shape[:2]), region)
+        erased = [inpaint(marked, mask) for mask in masks]
+        plain = picture(number).astype(float)
+        errors.append([np.abs(pixels - plain)[region].mean() for pixels in (*erased, marked)])
+    of_strokes, of_region, marked_error = np.mean(errors, axis=0)
+    assert of_strokes < 0.7 * of_region and of_strokes < 0.8 * marked_error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from semattn.errors import SemattnError
+from semattn.keypoints.mattes import Matte
 from semattn.spurious import find_marks, load_marks, save_discovery, save_marks
 from semattn.spurious.marks.files import mark_from_arrays, mark_to_arrays
 from tests import discoveries, marked
@@ -47,6 +49,9 @@ def test_marks_of_a_search_are_loaded_and_located(tmp_path):
         assert [region.matches for region in expected] == [region.matches for region in places]
     assert loaded.marks[0].locate(pairs[0][0]) and not loaded.marks[0].locate(pairs[-1][0])
     assert np.array_equal(discovery.marks[0].erase(pairs[0][0]), loaded.marks[0].erase(pairs[0][0]))
+    assert discovery.marks[0].matte is not None and loaded.marks[0].matte is not None
+    for name, values in vars(discovery.marks[0].matte).items():
+        assert np.array_equal(values, getattr(loaded.marks[0].matte, name)), name
 
 
 @pytest.mark.parametrize(
@@ -99,10 +104,15 @@ def test_a_missing_file_is_refused(tmp_path):
         ("transforms", lambda values: values[1:], r"transforms of shape \(5, 2, 3\)"),
         ("matches", lambda values: values[1:], r"transforms of shape \(6, 2, 3\)"),
         ("is_mirrored", lambda values: values[1:], "zip"),
+        ("matte.colour", lambda values: values[1:], r"matte.colour of shape \(3, 6, 3\)"),
+        ("matte.opacity", lambda values: values[0], r"matte.opacity of shape \(6,\)"),
+        ("matte.to_frame", lambda values: values[:, :2], r"matte.to_frame of shape \(2, 2\)"),
     ],
 )
 def test_arrays_that_do_not_match_are_refused(name, change, reason):
-    arrays, fields = mark_to_arrays(marked.mark())
+    matte = Matte(np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), np.float32), np.eye(2, 3))
+    arrays, fields = mark_to_arrays(replace(marked.mark(), matte=matte))
+    assert mark_from_arrays(arrays, fields).matte is not None
     with pytest.raises(ValueError, match=reason):
         mark_from_arrays(arrays | {name: change(arrays[name])}, fields)
 
