@@ -22,9 +22,12 @@ from .regions import frame_of, outline_mask
 
 MIN_PICTURES = 5  # pictures that an estimate needs
 MARGIN = 0.3  # part of the shorter side of the frame that is added around it, for the background
-MIN_MARGIN = 4.0  # pixels of the frame
+MIN_MARGIN = 8.0  # units of the frame
+BEYOND = 4.0  # units of the frame around the outline that may belong to the mark
 MIN_SHOWN = 0.5  # part of the pictures that show a pixel of the frame
-MAX_SPREAD = 0.6  # part of the background's standard deviation below which a pixel is of the mark
+# A pixel is of the mark if its standard deviation is below this part of the background's, less
+# with few pictures: by this number of standard errors, but not below the first value.
+MIN_SPREAD, MAX_SPREAD, SPREAD_ERRORS = 0.1, 0.6, 2.0
 MIN_CONTRAST = 4.0  # difference of the mean from the background, robust standard deviations
 BACKGROUND_BLUR = 1 / 75  # standard deviation, part of the longer side of a picture
 MAX_ROUNDS = 20  # of finding the pixels of the mark and the background between them
@@ -99,7 +102,8 @@ def estimate_matte(
     to_frame, size = frame_of(outline, margin)
     mean, spread, is_shown = _moments(pictures, [compose(t, to_frame) for t in transforms], size)
     in_pixels = apply(invert(to_frame), outline)
-    inside = _widened(outline_mask([in_pixels], mean.shape[:2]), 2)
+    widening = round(BEYOND / to_frame[0, 0])
+    inside = _widened(outline_mask([in_pixels], mean.shape[:2]), widening)
     around = is_shown & ~inside
     usual = float(np.median(spread[around])) if around.any() else 0.0
     if usual == 0:
@@ -107,7 +111,9 @@ def estimate_matte(
     spread = spread / usual
     blur = BACKGROUND_BLUR * max(pictures[0].shape) / to_frame[0, 0]
     may_be_mark = inside & is_shown
-    is_mark = varies_less = may_be_mark & (spread < MAX_SPREAD)
+    error = 1 / np.sqrt(2 * len(pictures) - 2)  # of a standard deviation, as a part of it
+    limit = max(MIN_SPREAD, min(MAX_SPREAD, 1 - SPREAD_ERRORS * error))
+    is_mark = varies_less = may_be_mark & (spread < limit)
     for _ in range(MAX_ROUNDS):
         background = _background(mean, is_shown & ~_widened(is_mark, 1), blur)
         contrast = np.abs(mean - background).max(axis=-1)
