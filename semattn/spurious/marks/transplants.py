@@ -1,9 +1,8 @@
 """Transplant of a mark into other images: the mark alone is drawn, by its matte.
 
 If the matte cannot be estimated, as of a mark in few images, the region of the mark is pasted. What
-the source shows between the strokes of the mark is then pasted too. It weakens the test: on
-development data, ImageNet-W's watermark on half of one class is specific to the class for
-38 % of the classes if its region is pasted, and for 77 % if it is drawn.
+the source shows between the strokes of the mark is then pasted too, which weakens the test: see
+docs/spurious-studies.md, "How a mark is removed and transplanted".
 """
 
 from __future__ import annotations
