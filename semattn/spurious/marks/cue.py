@@ -160,7 +160,7 @@ def describe_mark_cue(
         "class, no cue": candidate.rows[candidate.in_class & ~candidate.shown],
         "others": candidate.rows[~candidate.in_class & ~candidate.shown],
     }
-    transplant_mark = mark_transplant(store, candidate)
+    transplant_mark = mark_transplant(store, candidate, mark.matte)
     return replace(cue, groups=group_accuracies(
         context, store.index.is_correct, cue.hidden, lambda patches: hide(context.model, patches),
         lambda sources, others: transplant_mark(sources, others)[0], cue.target, rows, seed,

@@ -30,7 +30,7 @@ from ..interventions import (
 from ..significance import effect
 from .candidates import MarkCandidate, erase
 from .masks import patches_of_masks
-from .transplants import Transplant, mark_transplant
+from .transplants import Transplant, mark_transplant, matte_of
 
 N_RECEIVERS = 30  # images of other classes that get the mark, at least
 
@@ -85,7 +85,8 @@ def intervene_on_mark(
     masks = candidate.masks(store, rows)
     return run_mark_interventions(
         context, candidate.target, rows, masks, others, partial(erase, store),
-        mark_transplant(store, candidate), seed, candidate.is_clear(rows),
+        mark_transplant(store, candidate, matte_of(store, candidate)), seed,
+        candidate.is_clear(rows),
     )  # fmt: skip
 
 

@@ -28,19 +28,20 @@ Transplant: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[Tensor, Tensor]
 The first are those of the images with the mark, the second those of their controls."""
 
 
-def mark_transplant(store: FeatureStore, candidate: MarkCandidate) -> Transplant:
+def mark_transplant(
+    store: FeatureStore, candidate: MarkCandidate, matte: Matte | None
+) -> Transplant:
     """Return the transplant of a mark at the place that it has in its source.
 
     The control of a mark that is drawn is the image as it is. The control of a region that is
-    pasted is the same region inpainted.
+    pasted, for a mark without a matte, is the same region inpainted.
     """
-    matte = _matte(store, candidate)
     if matte is None:
         return partial(_paste, store, candidate)
     return partial(_draw, store, candidate, matte)
 
 
-def _matte(store: FeatureStore, candidate: MarkCandidate) -> Matte | None:
+def matte_of(store: FeatureStore, candidate: MarkCandidate) -> Matte | None:
     """Return the matte of a mark, from the images with the most matches."""
     regions = candidate.mark.regions
     rows = sorted(regions, key=lambda row: (-regions[row][0].matches, row))[:MAX_IMAGES]

@@ -12,7 +12,7 @@ from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious.marks.masks import region_masks
 from semattn.spurious.marks.template import Region
-from semattn.spurious.marks.transplants import mark_transplant
+from semattn.spurious.marks.transplants import mark_transplant, matte_of
 from tests.keypoints.drawn_marks import corners, paste, picture, placed
 from tests.keypoints.test_mattes import letters
 
@@ -56,7 +56,8 @@ def store_and_candidate(marked: int):
 def test_the_mark_alone_is_drawn_on_the_unchanged_image():
     store, candidate, true = store_and_candidate(MARKED - 1)
     sources, receivers = np.array([2, 5]), np.array([MARKED - 1] * 2)
-    with_mark, control = mark_transplant(store, candidate)(sources, receivers)
+    transplant = mark_transplant(store, candidate, matte_of(store, candidate))
+    with_mark, control = transplant(sources, receivers)
     assert torch.equal(control, store.inputs(receivers))
     expected = PREPROCESSING.inputs(np.stack([true[row] for row in sources]))
     effect = (expected - control).abs()
@@ -73,7 +74,8 @@ def test_the_mark_alone_is_drawn_on_the_unchanged_image():
 def test_the_region_is_pasted_if_few_images_show_the_mark(marked):
     store, candidate, _ = store_and_candidate(marked)
     sources, receivers = np.arange(2), np.array([6, 7])
-    with_mark, control = mark_transplant(store, candidate)(sources, receivers)
+    assert matte_of(store, candidate) is None
+    with_mark, control = mark_transplant(store, candidate, None)(sources, receivers)
     region = torch.from_numpy(candidate.masks(store, sources))[:, None].expand_as(with_mark)
     assert torch.equal(with_mark[region], store.inputs(sources)[region])
     assert torch.equal(with_mark[~region], store.inputs(receivers)[~region])
