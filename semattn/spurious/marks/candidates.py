@@ -86,7 +86,7 @@ class MarkCandidate:
     def is_clear(self, rows: np.ndarray) -> np.ndarray:
         """Return which rows (n,) have at least the median number of matches of the mark.
 
-        A repeated pattern also matches beside its place, with fewer of its keypoints.
+        A repeated pattern also matches next to its place, with fewer of its keypoints.
         """
         matches = np.array([self.mark.regions[int(row)][0].matches for row in rows])
         is_clear: np.ndarray = matches >= np.median(matches)
