@@ -62,13 +62,13 @@ class Matte:
         """
         cv2 = import_cv2()
         size = picture.shape[1::-1]
-        whole = compose(transform, self.to_frame)
+        to_picture = compose(transform, self.to_frame)
         colour, opacity = (
-            cv2.warpAffine(values, whole, size, flags=cv2.INTER_LINEAR)
+            cv2.warpAffine(values, to_picture, size, flags=cv2.INTER_LINEAR)
             for values in (self.colour, self.opacity)
         )
-        drawn = colour + (1 - opacity[..., None]) * picture
-        return np.clip(drawn, 0, 255).round().astype(np.uint8)
+        with_mark = colour + (1 - opacity[..., None]) * picture
+        return np.clip(with_mark, 0, 255).round().astype(np.uint8)
 
     def mask(self, transform: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Return the pixels (H, W) of bool that the mark covers.
@@ -78,8 +78,8 @@ class Matte:
         transform : (2, 3), from the frame of the mark to the picture
         size : height and width of the picture
         """
-        whole = compose(transform, self.to_frame)
-        covered = import_cv2().warpAffine(self.opacity, whole, size[::-1])
+        to_picture = compose(transform, self.to_frame)
+        covered = import_cv2().warpAffine(self.opacity, to_picture, size[::-1])
         is_covered: np.ndarray = covered > MIN_OPACITY
         return is_covered
 

@@ -59,12 +59,12 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     """Return images with the mark drawn, and as they are."""
     images, extractor = store.images(receivers), store.extractor
-    drawn = images.pixels.copy()
+    with_mark = images.pixels.copy()
     for number, source in enumerate(sources.tolist()):
         for region in candidate.mark.regions[source]:
-            drawn[number] = matte.draw(drawn[number], region.transform)
+            with_mark[number] = matte.draw(with_mark[number], region.transform)
     preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
-    return replace_changed(images.inputs, images.pixels, drawn, preprocessing), images.inputs
+    return replace_changed(images.inputs, images.pixels, with_mark, preprocessing), images.inputs
 
 
 def _paste(
