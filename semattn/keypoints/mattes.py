@@ -34,7 +34,8 @@ MAX_ROUNDS = 20  # of finding the pixels of the mark and the background between 
 MIN_WEIGHT = 0.02  # part of the blur's weight on the background; below, it is inpainted
 EDGE = 5  # pixels: thinner lines of high spread are edges inside the mark
 INPAINT_RADIUS = 3  # pixels
-MIN_OPACITY = 0.05  # of a pixel that the mark covers
+LEAST_OPACITY = 0.1  # of a pixel of the mark in its frame
+MIN_OPACITY = 0.05  # of a pixel of a picture that the mark covers
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,7 @@ def estimate_matte(
     usual = float(np.median(spread[around])) if around.any() else 0.0
     if usual == 0:
         return None
-    spread = spread / usual
+    spread = np.where(is_shown, spread / usual, 1.0)
     blur = BACKGROUND_BLUR * max(pictures[0].shape) / to_frame[0, 0]
     may_be_mark = inside & is_shown
     error = 1 / np.sqrt(2 * len(pictures) - 2)  # of a standard deviation, as a part of it
@@ -117,16 +118,16 @@ def estimate_matte(
     for _ in range(MAX_ROUNDS):
         background = _background(mean, is_shown & ~_widened(is_mark, 1), blur)
         contrast = np.abs(mean - background).max(axis=-1)
-        usual = 1.4826 * float(np.median(contrast[is_shown & ~is_mark]))
+        noise = 1.4826 * float(np.median(contrast[is_shown & ~is_mark]))
         previous = is_mark
-        is_mark = varies_less | (may_be_mark & (contrast > MIN_CONTRAST * usual))
+        is_mark = varies_less | (may_be_mark & (contrast > MIN_CONTRAST * noise))
         if np.array_equal(previous, is_mark):
             break
     if not is_mark.any():
         return None
     # Edges inside an opaque mark do not fit exactly from image to image, and vary.
     opened = cv2.morphologyEx(spread.astype(np.float32), cv2.MORPH_OPEN, np.ones((EDGE, EDGE)))
-    passed = np.clip(opened, 0, 1)
+    passed = np.clip(opened, 0, 1 - LEAST_OPACITY)
     opacity = np.where(is_mark, 1 - passed, 0)
     colour = np.where(is_mark[..., None], mean - passed[..., None] * background, 0)
     return Matte(colour.astype(np.float32), opacity.astype(np.float32), to_frame)
