@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from semattn.keypoints.matching import apply
+from semattn.keypoints.matching import apply, invert
 from semattn.keypoints.mattes import MIN_PICTURES, estimate_matte
 from semattn.keypoints.regions import inpaint, outline_mask
 from tests.keypoints.drawn_marks import corners, emblem, paste, picture, placed, tag
@@ -129,3 +129,37 @@ def test_inpainting_the_mask_keeps_the_gaps_between_strokes():
         errors.append([np.abs(pixels - plain)[region].mean() for pixels in (*erased, marked)])
     of_strokes, of_region, marked_error = np.mean(errors, axis=0)
     assert of_strokes < 0.7 * of_region and of_strokes < 0.8 * marked_error
+
+
+def test_a_mark_of_the_colour_of_its_backgrounds_is_seen_by_its_spread():
+    """Also in few pictures, whose standard deviations are uncertain."""
+    layer = Image.new("RGBA", (64, 34), (0, 0, 0, 0))
+    ImageDraw.Draw(layer).rectangle((12, 6, 51, 27), fill=(128, 128, 128, 210))
+    for count in (6, 24):
+        matte = estimate_matte(*pictures_with(layer, count))
+        assert matte is not None
+        transform = placed(layer, (100, 75))
+        mask = matte.mask(transform, (150, 200))
+        true = paste(np.zeros((150, 200, 3), np.uint8), layer, transform).max(axis=-1) > 50
+        assert mask[true].mean() > 0.85 and (mask & ~true).sum() < 0.25 * true.sum()
+
+
+def test_edges_inside_an_opaque_mark_are_opaque():
+    mark = tag()
+    matte = estimate_matte(*pictures_with(mark, 25))
+    assert matte is not None
+    x, y = mark.width - 7, mark.height - 7
+    inner = np.array([[6.0, 6], [x, 6], [x, y], [6, y]])
+    inside = outline_mask([apply(invert(matte.to_frame), inner)], matte.opacity.shape)
+    assert (matte.opacity[inside] > 0.75).mean() > 0.95
+
+
+def test_what_is_beyond_the_outline_is_no_part_of_the_mark():
+    mark = letters(0.9)
+    pictures, transforms, outline = pictures_with(mark, 25)
+    left = outline * [0.5, 1]
+    matte = estimate_matte(pictures, transforms, left)
+    assert matte is not None
+    x = (np.arange(matte.opacity.shape[1]) * matte.to_frame[0, 0] + matte.to_frame[0, 2]).round()
+    assert matte.opacity[:, x < left[:, 0].max()].max() > 0.6
+    assert matte.opacity[:, x > left[:, 0].max() + 5].max() == 0
