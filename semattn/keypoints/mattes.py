@@ -18,7 +18,7 @@ import numpy as np
 
 from .matching import apply, compose, invert
 from .opencv import import_cv2
-from .regions import frame_of, outline_mask
+from .regions import fill, frame_of, outline_mask, widen_mask
 
 MIN_PICTURES = 5  # pictures that an estimate needs
 MARGIN = 0.3  # part of the shorter side of the frame that is added around it, for the background
@@ -33,7 +33,6 @@ BACKGROUND_BLUR = 1 / 75  # standard deviation, part of the longer side of a pic
 MAX_ROUNDS = 20  # of finding the pixels of the mark and the background between them
 MIN_WEIGHT = 0.02  # part of the blur's weight on the background; below, it is inpainted
 EDGE = 5  # pixels: thinner lines of high spread are edges inside the mark
-INPAINT_RADIUS = 3  # pixels
 LEAST_OPACITY = 0.1  # of a pixel of the mark in its frame
 MIN_OPACITY = 0.05  # of a pixel of a picture that the mark covers
 
@@ -104,7 +103,7 @@ def estimate_matte(
     mean, spread, is_shown = _moments(pictures, [compose(t, to_frame) for t in transforms], size)
     in_pixels = apply(invert(to_frame), outline)
     widening = round(BEYOND / to_frame[0, 0])
-    inside = _widened(outline_mask([in_pixels], mean.shape[:2]), widening)
+    inside = widen_mask(outline_mask([in_pixels], mean.shape[:2]), widening)
     around = is_shown & ~inside
     usual = float(np.median(spread[around])) if around.any() else 0.0
     if usual == 0:
@@ -116,7 +115,7 @@ def estimate_matte(
     limit = max(MIN_SPREAD, min(MAX_SPREAD, 1 - SPREAD_ERRORS * error))
     is_mark = varies_less = may_be_mark & (spread < limit)
     for _ in range(MAX_ROUNDS):
-        background = _background(mean, is_shown & ~_widened(is_mark, 1), blur)
+        background = _background(mean, is_shown & ~widen_mask(is_mark, 1), blur)
         contrast = np.abs(mean - background).max(axis=-1)
         noise = 1.4826 * float(np.median(contrast[is_shown & ~is_mark]))
         previous = is_mark
@@ -164,14 +163,12 @@ def _moments(
 
 def _background(mean: np.ndarray, is_free: np.ndarray, blur: float) -> np.ndarray:
     """Return the mean (h, w, 3) of the background: blurred, or inpainted far from free pixels."""
-    cv2 = import_cv2()
     weight = _blurred(is_free, blur)
     background = _blurred(mean * is_free[..., None], blur) / (weight + 1e-6)[..., None]
     is_far = weight < MIN_WEIGHT
     if is_far.any():
         pixels = np.clip(mean, 0, 255).round().astype(np.uint8)
-        filled = cv2.inpaint(pixels, (~is_free).astype(np.uint8), INPAINT_RADIUS,
-                             cv2.INPAINT_TELEA)  # fmt: skip
+        filled = fill(pixels, ~is_free)
         background[is_far] = filled[is_far]
     return background
 
@@ -179,9 +176,3 @@ def _background(mean: np.ndarray, is_free: np.ndarray, blur: float) -> np.ndarra
 def _blurred(values: np.ndarray, blur: float) -> np.ndarray:
     blurred: np.ndarray = import_cv2().GaussianBlur(values.astype(np.float32), (0, 0), blur)
     return blurred
-
-
-def _widened(mask: np.ndarray, by: int) -> np.ndarray:
-    """Return a mask (h, w) widened by some pixels."""
-    side = np.ones((2 * by + 1, 2 * by + 1), np.uint8)
-    return import_cv2().dilate(mask.astype(np.uint8), side) > 0

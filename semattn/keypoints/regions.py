@@ -90,13 +90,23 @@ def inpaint(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     if not mask.any():
         return pixels.copy()
+    return fill(pixels, widen_mask(mask, erased_margin(mask.shape)))
+
+
+def fill(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 with the pixels of `mask` (H, W) alone filled."""
     cv2 = import_cv2()
-    side = 2 * erased_margin(mask.shape) + 1
-    widened = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8))
     filled: np.ndarray = cv2.inpaint(
-        np.ascontiguousarray(pixels), widened, INPAINT_RADIUS, cv2.INPAINT_TELEA
+        np.ascontiguousarray(pixels), mask.astype(np.uint8), INPAINT_RADIUS, cv2.INPAINT_TELEA
     )
     return filled
+
+
+def widen_mask(mask: np.ndarray, by: int) -> np.ndarray:
+    """Return a mask (H, W) of bool, widened by some pixels."""
+    side = np.ones((2 * by + 1, 2 * by + 1), np.uint8)
+    widened: np.ndarray = import_cv2().dilate(mask.astype(np.uint8), side) > 0
+    return widened
 
 
 def frame_of(outline: np.ndarray, margin: float = 0.0) -> tuple[np.ndarray, tuple[int, int]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...attention.model_call import move_to_model
-from ...images import Preprocessing
+from ...images import Images, Preprocessing
 from ...keypoints.local_features import local_features
 from ...utils.atomic_files import with_prefix
 from ...utils.ray_session import TaskMap, local_map
@@ -164,10 +164,15 @@ def is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
 
 def erase(store: FeatureStore, rows: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return the inputs (n, C, H, W) of rows, as they are and with masks (n, H, W) inpainted."""
-    images, extractor = store.images(rows), store.extractor
+    images = store.images(rows)
+    return images.inputs, changed_inputs(store, images, erase_pixels(images.pixels, masks))
+
+
+def changed_inputs(store: FeatureStore, images: Images, pixels: np.ndarray) -> Tensor:
+    """Return the inputs (n, C, H, W) of images with other pixels (n, H, W, 3)."""
+    extractor = store.extractor
     preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
-    pixels = erase_pixels(images.pixels, masks)
-    return images.inputs, replace_changed(images.inputs, images.pixels, pixels, preprocessing)
+    return replace_changed(images.inputs, images.pixels, pixels, preprocessing)
 
 
 def _mean_probability(store: FeatureStore, inputs: Tensor, target: int) -> float:

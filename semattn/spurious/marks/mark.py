@@ -200,7 +200,7 @@ def describe_mark(
     has_classes = len(set(labels.tolist())) > 1
     target = mark.target if has_classes else NOT_TESTED
     in_class = labels == target if has_classes else np.ones(len(labels), bool)
-    order = sorted(mark.regions, key=lambda row: (-mark.regions[row][0].matches, row))
+    order = mark.rows_by_matches()
     pictured = {row: read_row(row) for row in order[:MAX_PICTURED]}
     shown_by = (
         [pixels for _, pixels in pictured.values()],

@@ -49,6 +49,10 @@ class RecurringMark:
     target: int
     p: float
 
+    def rows_by_matches(self) -> list[int]:
+        """Return the rows that show the mark, those with the most matches first."""
+        return sorted(self.regions, key=lambda row: (-self.regions[row][0].matches, row))
+
     def shows(self, n_images: int) -> np.ndarray:
         """Return which images (n,) show the mark."""
         shown = np.zeros(n_images, bool)

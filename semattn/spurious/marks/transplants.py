@@ -15,12 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...images import Preprocessing
 from ...keypoints.mattes import Matte, estimate_matte
 from ..feature_store import FeatureStore
 from ..interventions import MAX_IMAGES
-from .candidates import MarkCandidate, erase
-from .masks import replace_changed
+from .candidates import MarkCandidate, changed_inputs, erase
 
 Transplant: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[Tensor, Tensor]]
 """Function from rows that show the mark, and rows that get it, both (n,), to inputs (n, C, H, W).
@@ -44,7 +42,7 @@ def mark_transplant(
 def matte_of(store: FeatureStore, candidate: MarkCandidate) -> Matte | None:
     """Return the matte of a mark, from the images with the most matches."""
     regions = candidate.mark.regions
-    rows = sorted(regions, key=lambda row: (-regions[row][0].matches, row))[:MAX_IMAGES]
+    rows = candidate.mark.rows_by_matches()[:MAX_IMAGES]
     transforms = [regions[row][0].transform for row in rows]
     pictures = list(store.images(np.array(rows)).pixels)
     return estimate_matte(pictures, transforms, candidate.mark.template.outline)
@@ -58,13 +56,12 @@ def _draw(
     receivers: np.ndarray,
 ) -> tuple[Tensor, Tensor]:
     """Return images with the mark drawn, and as they are."""
-    images, extractor = store.images(receivers), store.extractor
+    images = store.images(receivers)
     with_mark = images.pixels.copy()
     for number, source in enumerate(sources.tolist()):
         for region in candidate.mark.regions[source]:
             with_mark[number] = matte.draw(with_mark[number], region.transform)
-    preprocessing = extractor.preprocessing or Preprocessing.of(extractor.model)
-    return replace_changed(images.inputs, images.pixels, with_mark, preprocessing), images.inputs
+    return changed_inputs(store, images, with_mark), images.inputs
 
 
 def _paste(

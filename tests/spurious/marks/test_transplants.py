@@ -11,6 +11,7 @@ import torch
 from semattn.grid import PatchGrid
 from semattn.images import Preprocessing
 from semattn.spurious.marks.masks import region_masks
+from semattn.spurious.marks.recurring import RecurringMark
 from semattn.spurious.marks.template import Region
 from semattn.spurious.marks.transplants import mark_transplant, matte_of
 from tests.keypoints.drawn_marks import corners, paste, picture, placed
@@ -44,8 +45,8 @@ def store_and_candidate(marked: int):
         for row in range(marked)
     }
     candidate = SimpleNamespace(
-        mark=SimpleNamespace(
-            regions=regions, template=SimpleNamespace(outline=corners(mark, np.eye(2, 3)))
+        mark=RecurringMark(
+            SimpleNamespace(outline=corners(mark, np.eye(2, 3))), regions, target=0, p=0.001
         ),
         masks=lambda _store, rows: region_masks([regions[row] for row in rows], (SIDE, SIDE)),
     )  # fmt: skip
