@@ -45,6 +45,7 @@ STUDIES: Mapping[str, tuple[str, str]] = {
     "benchmarks.studies.spurious.loop": (OBJECTS, HOURS),
     "benchmarks.studies.spurious.mark_interventions": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.mark_maps": (f"{OBJECTS}, {CIFAR}", HOURS),
+    "benchmarks.studies.spurious.mark_objects": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.marks": (f"{OBJECTS}, {CIFAR}", HOURS),
     "benchmarks.studies.spurious.marks_in_models": (f"{OBJECTS}, {CIFAR}", DAYS),
     "benchmarks.studies.spurious.object_location": (f"{OBJECTS}, {CIFAR}", MINUTES),

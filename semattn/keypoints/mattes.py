@@ -95,8 +95,6 @@ def estimate_matte(
     transforms : n transforms (2, 3), from the frame of the mark to the picture
     outline : (V, 2), outline of the mark in its frame
     """
-    if len(pictures) < MIN_PICTURES:
-        return None
     cv2 = import_cv2()
     margin = max(MIN_MARGIN, MARGIN * float(np.ptp(outline, axis=0).min()))
     to_frame, size = frame_of(outline, margin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -267,3 +267,47 @@ def test_maps_are_compared_with_the_marks_of_the_same_images(monkeypatch, tmp_pa
 def test_kinds_of_patches_are_searched_without_marks():
     assert "_find_marks" in Search.discover.__code__.co_names
     assert mark_maps.KindSearch._find_marks(None) == ([], 0, 0)
+
+
+def test_models_with_more_training_images_have_files_and_rows_of_their_own(monkeypatch, tmp_path):
+    few = marks_in_models.Case("compositions", "tag", 0.5, 26)
+    more = replace(few, n_train=marks_in_models.MORE_TRAIN)
+    assert (few.file, more.file) == (
+        "compositions_moving_tag_0.5_26.json", "compositions_moving_tag_0.5_26_2340.json",
+    )  # fmt: skip
+    files = [case.file for case in marks_in_models.cases()]
+    assert len(files) == len(set(files)) and more.file in files
+    for case, rank in ((few, 2), (more, 1)):
+        result = {
+            "case": asdict(case), "rank": rank, "confirmed": rank == 1, "false": 0,
+            "true_effects": {"removal_p": 0.01 * rank, "specificity_p": 0.03 * rank},
+            "seconds": {"search": 9.0},
+        }  # fmt: skip
+        if case is few:
+            del result["case"]["n_train"]  # as in results from before
+        (tmp_path / case.file).write_text(json.dumps(result))
+    monkeypatch.setattr(marks_in_models_table, "RESULTS", tmp_path)
+    rows = list(marks_in_models_table.search_rows(marks_in_models_table.read_results()))
+    assert [row["n_train"] for row in rows] == [780, 780, 2340, 2340]
+    assert [row["first"] for row in rows] == [0, 0, 1, 1]
+    assert [row["confirmed_used"] for row in rows] == ["0 of 0", "0 of 0", "1 of 1", "1 of 1"]
+
+
+def test_the_number_of_training_images_is_that_of_the_case(monkeypatch, tmp_path):
+    drawn = []
+
+    def compositions(split: str, count: int, seed: int) -> MarkedSet:
+        drawn.append((split, count, seed))
+        return grey_set()
+
+    monkeypatch.setattr(marks_in_models, "compositions", compositions)
+    monkeypatch.setattr(marks_in_models, "last_inputs", lambda images: np.zeros((len(images), 1)))
+    monkeypatch.setattr(marks_in_models, "load_clean", lambda _, seed: grey_set(seed))
+    few = marks_in_models.Case("compositions", "tag", 0.5, 26, twin="clean")
+    for case in (few, replace(few, n_train=2340)):
+        marks_in_models.training_inputs(case, tmp_path)
+    assert drawn == [("train", count, 526) for count in (780, 2340)]
+    assert len(list(tmp_path.iterdir())) == 2
+    photographs = marks_in_models.training_images("CIFAR-10", -490, 1170)
+    assert len(photographs.labels) == 10 + 11 + 12
+    marks_in_models.training_images.cache_clear()

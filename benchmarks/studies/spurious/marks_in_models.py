@@ -25,7 +25,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from semattn.zoo import cache_dir
 from ...datasets import cifar10
 from ...datasets.marked_sets import (
     DATASETS,
+    PER_CLASS,
     MarkedSet,
     choose_marked,
     draw_mark_of,
@@ -75,6 +76,10 @@ RESULTS = RESULTS_DIR / "marks_in_models"
 SEEDS = (21, 22, 23, 24, 25)  # smaller seeds are development seeds
 RATES = (0.5, 0.2)
 TRAIN = 780
+# Models with 60 images of a class hardly use some marks. Others are trained with three times as
+# many, which was chosen on development seed 0.
+MORE_SEEDS, MORE_TRAIN = (26, 27, 28, 29, 30), 2340
+MORE_FIXED = ("tag", "watermark")
 NUM_IN_CLASS, NUM_OTHERS = 20, 60  # test images with the mark, and the same numbers without
 GROUPS = ("class, mark", "class, no mark", "others, mark", "others, no mark")
 IMAGENET_W = "ImageNet-W"  # kind of the fixed watermark of arXiv 2212.04825
@@ -97,12 +102,15 @@ class Case:
     seed: int
     is_fixed: bool = False
     twin: str = ""
+    n_train: int = TRAIN
 
     @property
     def file(self) -> str:
         """File name of the result."""
         parts = [self.dataset, self.twin or ("fixed" if self.is_fixed else "moving"), self.kind,
                  f"{self.rate:g}", str(self.seed)]  # fmt: skip
+        if self.n_train != TRAIN:
+            parts.append(str(self.n_train))
         return "_".join(parts) + ".json"
 
     @property
@@ -128,6 +136,10 @@ def cases() -> Iterator[Case]:
                 for twin, kind in zip(TWINS, MARKS, strict=True)
             )
         yield from (Case(DATASETS[0], kind, RATES[0], seed, is_fixed=True) for kind in MARKS)
+    for seed in MORE_SEEDS:
+        more = partial(Case, DATASETS[0], seed=seed, n_train=MORE_TRAIN)
+        yield from (more(kind, rate) for rate in RATES for kind in MARKS)
+        yield from (more(kind, RATES[0], is_fixed=True) for kind in MORE_FIXED)
 
 
 def mark(images: MarkedSet, case: Case, is_marked: np.ndarray, seed: int) -> MarkedSet:
@@ -160,17 +172,18 @@ def marked_at_rate(images: MarkedSet, case: Case, seed: int) -> MarkedSet:
 
 
 @lru_cache(maxsize=1)
-def training_images(dataset: str, seed: int) -> MarkedSet:
-    """Return images that the head is trained on, without marks."""
+def training_images(dataset: str, seed: int, count: int = TRAIN) -> MarkedSet:
+    """Return `count` images that the head is trained on, without marks."""
     if dataset == "CIFAR-10":
         # Photographs of another seed may be among the searched ones, as training images are.
-        parts = [load_clean(dataset, seed + TRAIN_SEED + number) for number in range(2)]
+        n_parts = count // (PER_CLASS * len(CIFAR_NAMES))
+        parts = [load_clean(dataset, seed + TRAIN_SEED + number) for number in range(n_parts)]
         images, labels, masks, is_marked = (
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("images", "labels", "masks", "is_marked")
         )
         return MarkedSet(images, labels, masks, is_marked)
-    return compositions("train", TRAIN, seed + TRAIN_SEED)
+    return compositions("train", count, seed + TRAIN_SEED)
 
 
 def compositions(split: str, count: int, seed: int) -> MarkedSet:
@@ -227,8 +240,9 @@ def train(case: Case, work: Path) -> nn.Module:
 
 def training_inputs(case: Case, work: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the inputs of the last layer for the training images with the mark, and classes."""
-    plain = training_images(case.dataset, case.seed)
-    file = work / f"last-inputs-{case.dataset}-{case.seed}.npy"
+    plain = training_images(case.dataset, case.seed, case.n_train)
+    more = "" if case.n_train == TRAIN else f"-{case.n_train}"
+    file = work / f"last-inputs-{case.dataset}-{case.seed}{more}.npy"
     if not file.exists():
         with atomic_write(file) as stream:
             np.save(stream, last_inputs(plain.images))

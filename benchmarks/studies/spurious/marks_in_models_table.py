@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -24,7 +24,7 @@ from ...datasets.moving_marks import MARKS
 from .mark_maps import RESULTS as MAPS
 from .mark_table import format_estimate, format_proportion
 from .marks import MARK_RESULTS, Case as SearchCase
-from .marks_in_models import GROUPS, RATES, RESULTS, TWINS
+from .marks_in_models import GROUPS, MORE_TRAIN, RATES, RESULTS, TRAIN, TWINS
 from .spurious_table import format_interval, make_table
 
 DRAWS = 2000
@@ -44,7 +44,15 @@ Result = dict[str, Any]
 
 def read_results() -> list[Result]:
     """Return the results of the finished cases."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    results = [
+        json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))
+    ]
+    return [result | {"case": {"n_train": TRAIN} | result["case"]} for result in results]
+
+
+def settings(*more: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the number of training images, the set, whether the mark is fixed, and more values."""
+    return product((TRAIN, MORE_TRAIN), DATASETS, (False, True), *more)
 
 
 def select(results: list[Result], **values: Any) -> list[Result]:
@@ -57,14 +65,18 @@ def select(results: list[Result], **values: Any) -> list[Result]:
 
 
 def search_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each set, pose, rate and kind of mark."""
-    for dataset, is_fixed, rate, kind in product(DATASETS, (False, True), RATES, (*MARKS, "all")):
+    """Yield one row for each number of training images, set, pose, rate and kind of mark."""
+    for n_train, dataset, is_fixed, rate, kind in settings(RATES, (*MARKS, "all")):
         of_kind = {} if kind == "all" else {"kind": kind}
-        part = select(results, dataset=dataset, is_fixed=is_fixed, rate=rate, twin="", **of_kind)
+        part = select(
+            results, n_train=n_train, dataset=dataset, is_fixed=is_fixed, rate=rate, twin="",
+            **of_kind,
+        )  # fmt: skip
         if part:
             used = [result for result in part if is_used(result)]
             yield {
-                "dataset": dataset, "pose": "fixed" if is_fixed else "moving", "rate": rate,
+                "n_train": n_train, "dataset": dataset,
+                "pose": "fixed" if is_fixed else "moving", "rate": rate,
                 "kind": kind, "searches": len(part),
                 "first": float(np.mean([result["rank"] == 1 for result in part])),
                 "used": len(used) / len(part),
@@ -129,13 +141,19 @@ def map_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
 
 
 def loop_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each set, pose and kind of mark: accuracy, and points gained."""
-    for dataset, is_fixed, kind in product(DATASETS, (False, True), (*MARKS, "all")):
+    """Yield one row for each setting and kind of mark: accuracy, and points gained."""
+    for n_train, dataset, is_fixed, kind in settings((*MARKS, "all")):
         of_kind = {} if kind == "all" else {"kind": kind}
         part = [
             result
             for result in select(
-                results, dataset=dataset, is_fixed=is_fixed, rate=RATES[0], twin="", **of_kind
+                results,
+                n_train=n_train,
+                dataset=dataset,
+                is_fixed=is_fixed,
+                rate=RATES[0],
+                twin="",
+                **of_kind,
             )
             if "cue erased" in result["test"]["right"]
         ]
@@ -145,7 +163,8 @@ def loop_rows(results: list[Result]) -> Iterator[dict[str, Any]]:
         clean = [accuracy(result, "none", GROUPS.index("others, no mark")) for result in part]
         marked = [accuracy(result, "none", others) for result in part]
         yield {
-            "dataset": dataset, "pose": "fixed" if is_fixed else "moving", "kind": kind,
+            "n_train": n_train, "dataset": dataset,
+            "pose": "fixed" if is_fixed else "moving", "kind": kind,
             "models": len(part), "clean": np.mean(clean), "marked": np.mean(marked),
             **{arm: gain(part, arm, others) for arm in ARMS},
             "worst": worst(part, "none"),
@@ -188,8 +207,8 @@ def main() -> None:
     counts = Counter(result["precision"].removeprefix("torch.") for result in results)
     precisions = ", ".join(f"{count} in {name}" for name, count in sorted(counts.items()))
     setting = (
-        "Embedded backbone whose last layer and head are trained with the mark at the same rate on "
-        f"other images of the class; seeds {', '.join(map(str, seeds))}; cases: {precisions}. "
+        "Embedded backbone whose last layer and head are trained on other images with the mark at "
+        f"the same rate; seeds {', '.join(map(str, seeds))}; cases: {precisions}. "
     )
     command = "Made by `python -m benchmarks.studies.spurious.marks_in_models`."
     tables = {
@@ -200,6 +219,7 @@ def main() -> None:
             "searches and in those whose model uses the mark; false: other confirmed cues, in all "
             "searches together; seconds while other work ran. " + command,
             """
+            n_train | training images | d
             dataset | images
             pose | mark
             rate | rate | .1f
@@ -258,6 +278,7 @@ def main() -> None:
             "four groups "
             f"({', '.join(GROUPS)}) as it is, and with the cue suppressed or erased. " + command,
             """
+            n_train | training images | d
             dataset | images
             pose | mark
             kind | kind

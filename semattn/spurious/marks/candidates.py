@@ -111,15 +111,30 @@ def find_mark_candidates(
 ) -> tuple[list[MarkCandidate], int, int]:
     """Return the marks off the object by p-value, the number of tests, and of photographs.
 
-    These are at most `most` marks of each class of `targets`. Marks that are not significant, even
-    without the tests of patch kinds, are left out.
+    These are at most `most` marks of each class of `targets`.
+    """
+    significant, n_tests, n_photographs = significant_marks(store, alpha, run_tasks)
+    kept: list[MarkCandidate] = []
+    for target in targets:
+        of_class = (candidate for candidate in significant if candidate.target == target)
+        # The model answers whether a mark is the object: no more are asked about than are kept.
+        kept += islice((mark for mark in of_class if not is_object(store, mark)), most)
+    return sorted(kept, key=lambda mark: mark.p), n_tests, n_photographs
+
+
+def significant_marks(
+    store: FeatureStore, alpha: float, run_tasks: TaskMap = local_map
+) -> tuple[list[MarkCandidate], int, int]:
+    """Return the marks that are significant without the tests of patch kinds, by p-value.
+
+    Also returns the number of tests, and of images of the same photograph as another one.
     """
     rows = strided(np.arange(len(store)), MAX_IMAGES)
     labels = store.index.labels[rows]
     sizes = np.tile(store.index.grid.image_size, (len(rows), 1))
     features = local_features(store.keypoints(rows))
     result = find_recurring_marks(features, labels, sizes, alpha, store.progress, run_tasks)
-    candidates = [
+    significant = [
         MarkCandidate(
             replace(mark, regions={int(rows[i]): places for i, places in mark.regions.items()}),
             rows, labels,
@@ -127,12 +142,7 @@ def find_mark_candidates(
         for mark in result.marks
         if mark.p * result.n_tests < alpha
     ]  # fmt: skip
-    kept: list[MarkCandidate] = []
-    for target in targets:
-        of_class = (candidate for candidate in candidates if candidate.target == target)
-        # The model answers whether a mark is the object: no more are asked about than are kept.
-        kept += islice((mark for mark in of_class if not is_object(store, mark)), most)
-    return sorted(kept, key=lambda mark: mark.p), result.n_tests, len(result.same_scenes)
+    return significant, result.n_tests, len(result.same_scenes)
 
 
 def is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
@@ -144,22 +154,42 @@ def is_object(store: FeatureStore, candidate: MarkCandidate) -> bool:
     class without it. Neither is enough: a mark may draw the salience of a smooth image, and a model
     may depend on a mark.
     """
+    rank, part = salience(store, candidate)
+    if rank > MAX_RANK_AROUND:
+        return True
+    if part <= MIN_SALIENT:
+        return False
+    recognised = recognised_without(store, candidate)
+    return part > MAX_SALIENT if recognised is None else recognised < MIN_RECOGNISED
+
+
+def salience(store: FeatureStore, candidate: MarkCandidate) -> tuple[float, float]:
+    """Return the mean rank of a mark's place by salience, and its part of the salient region.
+
+    The part is a median over its images. The rank is .5 if the mark covers no patch.
+    """
     rows, shape = candidate.cue_rows, store.index.grid.shape
     salient = candidates.object_patches(store.gather(rows)["objectness"])
     patches = candidate.patches(store, rows)
     has_mark = patches.any(axis=1)
     ranks = candidates.rank_of_place(salient[has_mark], patches[has_mark], shape)
-    if len(ranks) and float(ranks.mean()) > MAX_RANK_AROUND:
-        return True
     part = np.median((salient & patches).sum(axis=1) / salient.sum(axis=1).clip(min=1))
+    return float(ranks.mean()) if len(ranks) else 0.5, float(part)
+
+
+def recognised_without(store: FeatureStore, candidate: MarkCandidate) -> float | None:
+    """Return the probability of the class without a mark, relative to its other images.
+
+    None if the class has fewer than `MIN_OTHER_IMAGES` that do not show the mark.
+    """
     others = candidate.rows[candidate.in_class & ~candidate.shown]
-    if part <= MIN_SALIENT or len(others) < MIN_OTHER_IMAGES:
-        return bool(part > MAX_SALIENT)
-    others, rows = strided(others, MAX_OTHER_IMAGES), strided(rows, MAX_OTHER_IMAGES)
+    if len(others) < MIN_OTHER_IMAGES:
+        return None
+    rows = strided(candidate.cue_rows, MAX_OTHER_IMAGES)
     _, erased = erase(store, rows, candidate.masks(store, rows))
     without = _mean_probability(store, erased, candidate.target)
-    known = _mean_probability(store, store.inputs(others), candidate.target)
-    return without < MIN_RECOGNISED * known
+    inputs = store.inputs(strided(others, MAX_OTHER_IMAGES))
+    return without / max(_mean_probability(store, inputs, candidate.target), 1e-12)
 
 
 def erase(store: FeatureStore, rows: np.ndarray, masks: np.ndarray) -> tuple[Tensor, Tensor]:
