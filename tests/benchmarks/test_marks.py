@@ -15,7 +15,7 @@ from benchmarks.datasets.moving_marks import MARKS, MIN_OPACITY, choose_marked, 
 from benchmarks.studies.spurious import (
     mark_features,
     mark_maps,
-    marks_in_models,
+    marked_models,
     marks_in_models_table,
 )
 from benchmarks.studies.spurious.mark_features import key_features, replace_images
@@ -194,11 +194,11 @@ def test_the_mask_of_a_fixed_watermark_is_that_of_the_changed_pixels(monkeypatch
         changed[2:5, 1:9] = changed[2:5, 1:9] // 2 + 60
         return changed
 
-    monkeypatch.setattr(marks_in_models, "watermark", darkened)
+    monkeypatch.setattr(marked_models, "watermark", darkened)
     clean = grey_set()
     is_marked = np.arange(len(clean.labels)) < 2
-    case = marks_in_models.Case("compositions", marks_in_models.IMAGENET_W, 0.5, 3, is_fixed=True)
-    drawn = marks_in_models.mark(clean, case, is_marked, 0)
+    case = marked_models.Case("compositions", marked_models.IMAGENET_W, 0.5, 3, is_fixed=True)
+    drawn = marked_models.mark(clean, case, is_marked, 0)
     assert drawn.is_marked.tolist() == is_marked.tolist() and not drawn.masks[2:].any()
     for row in range(2):
         np.testing.assert_array_equal(drawn.images[row], darkened(clean.images[row]))
@@ -243,7 +243,7 @@ def test_maps_are_compared_with_the_marks_of_the_same_images(monkeypatch, tmp_pa
     maps, marks, searched = tmp_path / "maps", tmp_path / "marks", []
     maps.mkdir(), marks.mkdir()
     for seed, rank, ours, theirs in ((21, 1, 0.9, 0.1), (22, 2, 0.7, 0.2)):
-        case = marks_in_models.Case("compositions", "tag", 0.5, seed)
+        case = marked_models.Case("compositions", "tag", 0.5, seed)
         searched.append({"case": asdict(case), "rank": rank, "confirmed": rank == 1})
         file = MarkSearch("compositions", "tag", 0.5, seed).file
         (marks / file).write_text(json.dumps({"fresh": {"ap": ours}}))
@@ -270,12 +270,12 @@ def test_kinds_of_patches_are_searched_without_marks():
 
 
 def test_models_with_more_training_images_have_files_and_rows_of_their_own(monkeypatch, tmp_path):
-    few = marks_in_models.Case("compositions", "tag", 0.5, 26)
-    more = replace(few, n_train=marks_in_models.MORE_TRAIN)
+    few = marked_models.Case("compositions", "tag", 0.5, 26)
+    more = replace(few, n_train=marked_models.MORE_TRAIN)
     assert (few.file, more.file) == (
         "compositions_moving_tag_0.5_26.json", "compositions_moving_tag_0.5_26_2340.json",
     )  # fmt: skip
-    files = [case.file for case in marks_in_models.cases()]
+    files = [case.file for case in marked_models.cases()]
     assert len(files) == len(set(files)) and more.file in files
     for case, rank in ((few, 2), (more, 1)):
         result = {
@@ -300,14 +300,14 @@ def test_the_number_of_training_images_is_that_of_the_case(monkeypatch, tmp_path
         drawn.append((split, count, seed))
         return grey_set()
 
-    monkeypatch.setattr(marks_in_models, "compositions", compositions)
-    monkeypatch.setattr(marks_in_models, "last_inputs", lambda images: np.zeros((len(images), 1)))
-    monkeypatch.setattr(marks_in_models, "load_clean", lambda _, seed: grey_set(seed))
-    few = marks_in_models.Case("compositions", "tag", 0.5, 26, twin="clean")
+    monkeypatch.setattr(marked_models, "compositions", compositions)
+    monkeypatch.setattr(marked_models, "last_inputs", lambda images: np.zeros((len(images), 1)))
+    monkeypatch.setattr(marked_models, "load_clean", lambda _, seed: grey_set(seed))
+    few = marked_models.Case("compositions", "tag", 0.5, 26, twin="clean")
     for case in (few, replace(few, n_train=2340)):
-        marks_in_models.training_inputs(case, tmp_path)
+        marked_models.training_inputs(case, tmp_path)
     assert drawn == [("train", count, 526) for count in (780, 2340)]
     assert len(list(tmp_path.iterdir())) == 2
-    photographs = marks_in_models.training_images("CIFAR-10", -490, 1170)
+    photographs = marked_models.training_images("CIFAR-10", -490, 1170)
     assert len(photographs.labels) == 10 + 11 + 12
-    marks_in_models.training_images.cache_clear()
+    marked_models.training_images.cache_clear()

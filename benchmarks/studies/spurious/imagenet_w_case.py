@@ -24,15 +24,8 @@ from semattn.utils.atomic_files import atomic_write, write_text
 from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import MarkedSet, load_clean
-from .marks_in_models import (
-    GROUPS,
-    IMAGENET_W,
-    RATES,
-    Case,
-    group_accuracies,
-    marked_at_rate,
-    run,
-)
+from .marked_models import GROUPS, IMAGENET_W, RATES, Case, marked_at_rate
+from .marks_in_models import group_accuracies, run
 from .spurious_table import make_table
 
 CASE = Case("compositions", IMAGENET_W, RATES[0], seed=3, is_fixed=True)

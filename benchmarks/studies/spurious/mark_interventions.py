@@ -40,7 +40,7 @@ from semattn.targets import OutputMeaning
 
 from ...datasets.marked_sets import DATASETS, MarkedSet, choose_marked, hull, load_clean
 from ...datasets.moving_marks import MARKS
-from .marks_in_models import (
+from .marked_models import (
     IMAGENET_W,
     Case,
     compositions,

@@ -27,19 +27,10 @@ from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import MarkedSet, hull, load_clean, load_fresh, plant_fresh
 from .mark_metrics import pixel_precision
-from .marks_in_models import (
-    BATCH,
-    GRID,
-    Case,
-    cases,
-    is_planted,
-    marked_at_rate,
-    recall,
-    search,
-    tensor_of,
-    train,
-)
+from .marked_models import Case, cases, marked_at_rate, train
+from .marks_in_models import GRID, is_planted, recall, search, tensor_of
 from .other_methods import mean_cosine, relevance, spray, spray_scores
+from .search import BATCH
 
 RESULTS = RESULTS_DIR / "mark_maps"
 MIN_IMAGES = 8  # images of a class that SpRAy clusters, at least

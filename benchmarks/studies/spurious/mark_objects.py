@@ -37,7 +37,7 @@ from semattn.utils.atomic_files import write_text
 from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import load_clean
-from . import marks_in_models, search
+from . import marked_models, search
 from .spurious_table import make_table
 
 RESULTS = RESULTS_DIR / "mark_objects"
@@ -48,14 +48,14 @@ RATE = 0.8
 PHOTOGRAPHS = (("logo", 0.5), ("logo", 0.8), ("tag", 0.5), ("tag", 0.8))  # seed 0
 MIN_PLANTED = 0.3  # part of the patches of a mark that show the planted one
 
-Case = search.Case | marks_in_models.Case
+Case = search.Case | marked_models.Case
 Row = dict[str, Any]
 
 
 def cases() -> Iterator[Case]:
     """Yield the cases."""
     yield from (search.Case(kind, seed, RATE) for seed in SEEDS for kind in FIXED_KINDS)
-    yield from (marks_in_models.Case("CIFAR-10", kind, rate, 0) for kind, rate in PHOTOGRAPHS)
+    yield from (marked_models.Case("CIFAR-10", kind, rate, 0) for kind, rate in PHOTOGRAPHS)
 
 
 def load(case: Case, work: Path) -> tuple[nn.Module, np.ndarray, np.ndarray, np.ndarray]:
@@ -66,8 +66,8 @@ def load(case: Case, work: Path) -> tuple[nn.Module, np.ndarray, np.ndarray, np.
             search.load_model(case, work), np.stack([item.image for item in items]),
             np.array([item.label for item in items]), np.stack([item.cue for item in items]),
         )  # fmt: skip
-    images = marks_in_models.marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
-    return marks_in_models.train(case, work), images.images, images.labels, images.masks
+    images = marked_models.marked_at_rate(load_clean(case.dataset, case.seed), case, case.seed)
+    return marked_models.train(case, work), images.images, images.labels, images.masks
 
 
 def run(case: Case, work: Path) -> list[Row]:

@@ -23,8 +23,9 @@ from ...datasets.marked_sets import DATASETS
 from ...datasets.moving_marks import MARKS
 from .mark_maps import RESULTS as MAPS
 from .mark_table import format_estimate, format_proportion
+from .marked_models import GROUPS, MORE_TRAIN, RATES, TRAIN, TWINS
 from .marks import MARK_RESULTS, Case as SearchCase
-from .marks_in_models import GROUPS, MORE_TRAIN, RATES, RESULTS, TRAIN, TWINS
+from .marks_in_models import RESULTS
 from .spurious_table import format_interval, make_table
 
 DRAWS = 2000
