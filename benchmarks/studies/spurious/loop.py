@@ -24,14 +24,16 @@ from ..prompting.arms import normalise
 from .search import (
     BATCH,
     MIN_COVERAGE,
+    SEARCHES,
+    WORK,
     Case,
-    arguments,
     discovery_file,
     keep,
     load_model,
     patches_of,
     remaining,
 )
+from .stored_cases import folders
 
 STRENGTH, LAYERS = 1.0, "last-half"  # as in `semattn spurious`
 NUM_IN_CLASS, NUM_OTHERS = 60, 240  # images with the cue, and the same numbers without
@@ -111,7 +113,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the searched cases that have no result yet."""
-    work = arguments(__doc__).parse_args().work
+    work = folders(__doc__, SEARCHES, WORK).parse_args().work
     for case, path in remaining(work, "loop-"):
         if not discovery_file(case, work).exists():
             continue

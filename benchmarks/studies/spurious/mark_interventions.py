@@ -17,11 +17,9 @@ Every case has a file in ``--results``, so that an interrupted run resumes.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +47,7 @@ from .marked_models import (
     training_images,
 )
 from .search import class_features, keep
+from .stored_cases import arguments, pending
 
 RESULTS = RESULTS_DIR / "mark_interventions"
 SEEDS = (0, 1)  # development seeds
@@ -215,15 +214,8 @@ def _head(inputs: np.ndarray, labels: np.ndarray) -> LogisticRegression:
 
 def main() -> None:
     """Run the cases that have no result yet."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
-    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
-    options = parser.parse_args()
-    options.results.mkdir(parents=True, exist_ok=True)
-    part, parts = map(int, options.part.split("/"))
-    for number, case in enumerate(cases()):
-        if number % parts == part and not (options.results / case.file).exists():
-            keep(options.results / case.file, run(case))
+    for case, path in pending(cases(), arguments(__doc__, RESULTS).parse_args()):
+        keep(path, run(case))
 
 
 if __name__ == "__main__":

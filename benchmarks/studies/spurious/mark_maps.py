@@ -8,11 +8,8 @@ first. The first cue, or the map of an image, scores the pixels of the fresh ima
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +20,14 @@ from benchmarks import RESULTS_DIR
 from semattn.spurious import Discovery
 from semattn.spurious.search import Search
 from semattn.utils.atomic_files import write_text
-from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import MarkedSet, hull, load_clean, load_fresh, plant_fresh
 from .mark_metrics import pixel_precision
 from .marked_models import Case, cases, marked_at_rate, train
-from .marks_in_models import GRID, is_planted, recall, search, tensor_of
+from .marks_in_models import GRID, WORK, is_planted, recall, search, tensor_of
 from .other_methods import mean_cosine, relevance, spray, spray_scores
 from .search import BATCH
+from .stored_cases import arguments, pending
 
 RESULTS = RESULTS_DIR / "mark_maps"
 MIN_IMAGES = 8  # images of a class that SpRAy clusters, at least
@@ -113,17 +110,9 @@ def run_maps(case: Case, model: nn.Module, fresh: MarkedSet) -> dict[str, Any]:
 
 def main() -> None:
     """Run the methods that have no result yet."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-marks-in-models")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
-    parser.add_argument("--only", default="", help="only result files that match this expression")
-    options = parser.parse_args()
-    for folder in (options.work, options.results):
-        folder.mkdir(parents=True, exist_ok=True)
-    for case in cases():
-        path = options.results / case.file
-        if case.twin or case.is_fixed or not re.search(options.only, case.file):
-            continue
+    options = arguments(__doc__, RESULTS, WORK).parse_args()
+    moving = (case for case in cases() if not case.twin and not case.is_fixed)
+    for case, path in pending(moving, options, again=True):
         known = json.loads(path.read_text(encoding="utf-8"))["methods"] if path.exists() else {}
         if known.keys() < set(METHODS):
             methods = run(case, train(case, options.work), known)

@@ -11,7 +11,6 @@ Every case has a file in ``--results``, so that an interrupted run resumes.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -34,11 +33,11 @@ from semattn.spurious.marks.candidates import (
 )
 from semattn.spurious.search import Search
 from semattn.utils.atomic_files import write_text
-from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import load_clean
 from . import marked_models, search
 from .spurious_table import make_table
+from .stored_cases import arguments, pending
 
 RESULTS = RESULTS_DIR / "mark_objects"
 ALPHA = 0.05
@@ -154,21 +153,12 @@ def write_table() -> None:
 
 def main() -> None:
     """Run the cases that have no result yet, and write the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-mark-objects")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
-    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
-    options = parser.parse_args()
-    for folder in (options.work, options.results):
-        folder.mkdir(parents=True, exist_ok=True)
-    part, parts = map(int, options.part.split("/"))
-    for number, case in enumerate(cases()):
-        path = options.results / case.file
-        if number % parts == part and not path.exists():
-            dataset = getattr(case, "dataset", "compositions")
-            rows = run(case, options.work)
-            search.keep(path, {"case": asdict(case), "dataset": dataset, "rows": rows})
-            print(case.file, len(rows), "marks", flush=True)
+    options = arguments(__doc__, RESULTS, "bench-mark-objects").parse_args()
+    for case, path in pending(cases(), options):
+        dataset = getattr(case, "dataset", "compositions")
+        rows = run(case, options.work)
+        search.keep(path, {"case": asdict(case), "dataset": dataset, "rows": rows})
+        print(case.file, len(rows), "marks", flush=True)
     if options.results == RESULTS:
         write_table()
 

@@ -30,7 +30,6 @@ from semattn.keypoints.local_features import LocalFeatures
 from semattn.spurious.marks import recurring
 from semattn.spurious.marks.recurring import MarkSearchResult, find_recurring_marks
 from semattn.utils.atomic_files import write_text
-from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import (
     DATASETS,
@@ -43,6 +42,7 @@ from ...datasets.marked_sets import (
     with_marks,
 )
 from ...datasets.moving_marks import MARKS
+from . import stored_cases
 from .mark_features import (
     key_features,
     orb_features,
@@ -240,10 +240,7 @@ def run(case: Case, work: Path) -> dict[str, Any]:
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-marks")
-    parser.add_argument("--results", type=Path, default=MARK_RESULTS)
-    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
+    parser = stored_cases.arguments(__doc__, MARK_RESULTS, "bench-marks")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--rates", nargs="*", type=float, default=RATES)
     parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
@@ -256,20 +253,16 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the searches that have no result yet; `mark_table` renders them."""
     options = arguments().parse_args()
-    for folder in (options.work, options.results):
-        folder.mkdir(parents=True, exist_ok=True)
     if options.ratio is not None:
         for name in options.methods:
             METHODS[name] = replace(METHODS[name], ratio=options.ratio)
-    part, parts = map(int, options.part.split("/"))
     selected = (
         twin_cases(options.twins, options.seeds)
         if options.twins
         else cases(options.methods, options.rates, options.seeds)
     )
-    for number, case in enumerate(selected):
-        path = options.results / case.file
-        if number % parts != part or path.exists() or case.dataset not in options.datasets:
+    for case, path in stored_cases.pending(selected, options):
+        if case.dataset not in options.datasets:
             continue
         result = run(case, options.work)
         write_text(path, json.dumps(result) + "\n")

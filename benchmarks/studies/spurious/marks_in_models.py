@@ -16,9 +16,7 @@ Every case has a file in ``--results``, so that an interrupted run resumes.
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -44,7 +42,6 @@ from semattn.spurious.marks.interventions import run_mark_interventions, shifted
 from semattn.spurious.marks.mark import Mark
 from semattn.spurious.marks.masks import erase_pixels, patches_of_masks
 from semattn.spurious.marks.template import Region
-from semattn.zoo import cache_dir
 
 from ...datasets.marked_sets import MarkedSet, hull, load_clean
 from ...datasets.moving_marks import MARKS
@@ -60,8 +57,9 @@ from .marked_models import (
     train,
 )
 from .search import BATCH, PREPROCESSING, keep, precision
+from .stored_cases import arguments, pending
 
-RESULTS = RESULTS_DIR / "marks_in_models"
+RESULTS, WORK = RESULTS_DIR / "marks_in_models", "bench-marks-in-models"
 GRID = PatchGrid((16, 16), (224, 224), (14, 14), 1)
 
 
@@ -261,19 +259,8 @@ def run(case: Case, work: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the cases that have no result yet."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-marks-in-models")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="one file per case")
-    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
-    parser.add_argument("--only", default="", help="only result files that match this expression")
-    options = parser.parse_args()
-    for folder in (options.work, options.results):
-        folder.mkdir(parents=True, exist_ok=True)
-    part, parts = map(int, options.part.split("/"))
-    for number, case in enumerate(cases()):
-        path = options.results / case.file
-        if number % parts != part or path.exists() or not re.search(options.only, case.file):
-            continue
+    options = arguments(__doc__, RESULTS, WORK).parse_args()
+    for case, path in pending(cases(), options):
         result = run(case, options.work)
         keep(path, result)
         groups = {

@@ -31,7 +31,19 @@ from semattn.spurious.interventions import class_log_odds
 
 from ...datasets.objects_on_scenes import NAMES
 from ..prompting.arms import normalise
-from .search import BATCH, GRID, Case, arguments, items_of, keep, load_fresh, load_model, remaining
+from .search import (
+    BATCH,
+    GRID,
+    SEARCHES,
+    WORK,
+    Case,
+    items_of,
+    keep,
+    load_fresh,
+    load_model,
+    remaining,
+)
+from .stored_cases import folders
 
 NUM_CLUSTERED = 15  # images per class that SpRAy clusters
 WINDOW = 4  # patches: side of the occluded window
@@ -184,7 +196,7 @@ def _average_precision(planted: np.ndarray, scores: np.ndarray) -> float:
 
 def main() -> None:
     """Run the cases that have no result yet."""
-    work = arguments(__doc__).parse_args().work
+    work = folders(__doc__, SEARCHES, WORK).parse_args().work
     for case, path in remaining(work, "rivals-"):
         result = run(case, work)
         keep(path, result)

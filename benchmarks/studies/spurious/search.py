@@ -13,7 +13,6 @@ empty folder for ``--results`` repeats all searches.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Iterator
@@ -36,16 +35,16 @@ from semattn.spurious import Discovery, SpuriousCue, discover_spurious, save_dis
 from semattn.spurious.feature_extractor import FeatureExtractor
 from semattn.utils.atomic_files import atomic_write, write_text
 from semattn.utils.text import to_json_value
-from semattn.zoo import cache_dir
 
 from ...datasets.objects_on_scenes import NAMES
 from ...datasets.objects_on_scenes.fetch import default_root
 from ...datasets.planted_cues import KINDS, Planted, PlantedCue
 from ..prompting.arms import normalise
 from ..prompting.gain import load
+from .stored_cases import arguments, pending
 
 TRAIN, SEARCH, FRESH = 780, 390, 130
-SEARCHES = RESULTS_DIR / "spurious"
+SEARCHES, WORK = RESULTS_DIR / "spurious", "bench-spurious"
 BATCH = 32
 SEEDS = (16, 17, 18)  # smaller seeds are development seeds
 TWIN_SEEDS = (19, 20, 21)  # of controls searched with all of `TESTS`, opened after these were fixed
@@ -323,28 +322,10 @@ def remaining(work: Path, prefix: str) -> Iterator[tuple[Case, Path]]:
             yield case, path
 
 
-def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the folders of the results, described by the first line of `doc`."""
-    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, default=cache_dir() / "bench-spurious")
-    parser.add_argument(
-        "--results", type=Path, default=SEARCHES, help="folder with one file per search"
-    )
-    return parser
-
-
 def main() -> None:
     """Run the searches that have no result yet; `spurious_table` renders them."""
-    parser = arguments(__doc__)
-    parser.add_argument("--part", default="0/1", help="index and number of processes: 0/2, 1/2")
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    options.results.mkdir(parents=True, exist_ok=True)
-    part, parts = map(int, options.part.split("/"))
-    for number, case in enumerate((*cases(), *twin_cases())):
-        path = options.results / case.file
-        if number % parts != part or path.exists():
-            continue
+    options = arguments(__doc__, SEARCHES, WORK).parse_args()
+    for case, path in pending((*cases(), *twin_cases()), options):
         result = run(case, options.work)
         keep(path, result)
         top = result.get("top") or [{}]

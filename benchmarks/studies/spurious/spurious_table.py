@@ -27,16 +27,18 @@ from .search import (
     OVERLAP,
     RATES,
     SEARCH,
+    SEARCHES,
     SEEDS,
     TRAIN,
     VERSION,
+    WORK,
     Case,
-    arguments,
     cases,
     fresh_planted,
     scores_file,
     twin_cases,
 )
+from .stored_cases import folders
 
 DRAWS = 200
 VERSIONS = ("earlier", "specificity", VERSION)  # of the search
@@ -219,7 +221,7 @@ def make_table(caption: str, columns: str, rows: list[dict[str, Any]]) -> dict[s
 
 def main() -> None:
     """Write the tables of the finished cases."""
-    options = arguments(__doc__).parse_args()
+    options = folders(__doc__, SEARCHES, WORK).parse_args()
     results = list(finished(options.results))
     head = f"Frozen embedded backbone with a linear head on {TRAIN} compositions of 13 classes, "
     head += f"{SEARCH} of them searched; class and images by seed"
