@@ -268,7 +268,7 @@ def describe_cue(
     value, interval = score(inside, outside, removal_effects, seed)
     cue_rows = tested.rows[candidate.has_cue & in_class]
     arrays = store.gather(cue_rows)
-    patches = intervention_patches(store, tested, cue_rows, arrays)
+    patches = context.patches(cue_rows)
     marks = patches.marks
     fixed, covers = candidates.mean_overlap(marks), float(marks.mean())
     is_fixed = fixed > candidates.FIXED_OVERLAP

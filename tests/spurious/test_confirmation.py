@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from semattn.grid import PatchGrid
-from semattn.spurious import search as search_module
+from semattn.spurious import cue as cue_module, search as search_module
 from semattn.spurious.candidates import Candidate
 from semattn.spurious.confirmation import content_number
-from semattn.spurious.cue import _examples, _part_off_object, intervention_patches
+from semattn.spurious.cue import _examples, _part_off_object, describe_cue, intervention_patches
 from semattn.spurious.cue_detector import CandidateCue, CueDetector
 from semattn.spurious.interventions import InterventionPatches, InterventionResult, no_result
 from semattn.spurious.marks.candidates import MarkCandidate
@@ -144,3 +144,24 @@ def test_examples_and_the_part_off_the_object_are_those_of_usable_images_first()
     examples = _examples(store, detector, np.arange(4), values, patches, no_result(0))
     assert [example.name for example in examples] == ["3", "1", "0", "2"]
     assert np.array_equal(examples[0].off_object, off_object[3].reshape(2, 2))
+
+
+def test_the_part_off_the_object_is_that_of_the_tested_patches(monkeypatch):
+    tested = patch_kind(p=0.5)  # rows 0 and 1 are of the class and show it
+    marks = np.tile(np.arange(9) < 4, (2, 1))
+    off_object = np.tile(np.arange(9) % 4 == 0, (2, 1))  # without the patches of confirmed cues
+    patches = InterventionPatches(marks, ~off_object, off_object, np.ones(2, bool))
+    asked = []
+    context = SimpleNamespace(patches=lambda rows: asked.append(rows.tolist()) or patches)
+    monkeypatch.setattr(cue_module, "_examples", lambda *_: ())
+    monkeypatch.setattr(cue_module, "images_of", lambda *_: ())
+    monkeypatch.setattr(CueDetector, "for_features", lambda self, _: self)
+    extractor = SimpleNamespace(model=None, preprocessing=None, detector="sift")
+    store = SimpleNamespace(
+        index=SimpleNamespace(grid=PatchGrid((3, 3), (9, 9), (3, 3)), labels=np.zeros(4, int)),
+        gather=lambda rows: {"keypoints": np.ones((len(rows), 9)), "values": None},
+        data=SimpleNamespace(name=str), projection=None, extractor=extractor,
+    )  # fmt: skip
+    cue = describe_cue(store, tested, no_result(3), context, (9, 1.0), 0.05, 0)
+    assert asked == [[0, 1]] and not cue.confirmed
+    assert cue.off_object == 1 / 4 and cue.covers == 4 / 9
