@@ -95,7 +95,7 @@ def read_defaults(commands: Options) -> list[Default]:
     return [
         default
         for source in sources
-        for default in sorted(source, key=lambda one: len(one.command))
+        for default in sorted(source, key=lambda item: len(item.command))
     ]
 
 

@@ -204,25 +204,25 @@ def _folder(folder: Location, names: Sequence[str] | None, outputs: int) -> Sour
 
 
 def _dataset(
-    rows: DatasetRows, given: LabelColumn, names: Sequence[str] | None, outputs: int
+    rows: DatasetRows, column: LabelColumn, names: Sequence[str] | None, outputs: int
 ) -> tuple[Source, list[str]]:
     """Return the rows of a data set with the labels that are classes of the model."""
-    present = {word for word in given.words if word}
+    present = {word for word in column.words if word}
     if names is None:
-        names, outputs = _own_classes(given.classes or present)
-    numbers, reasons = match_class_words(given.classes or present, names, outputs)
+        names, outputs = _own_classes(column.classes or present)
+    numbers, reasons = match_class_words(column.classes or present, names, outputs)
     notes = []
-    if given.classes and not names and len(given.classes) == outputs:  # the data set numbers them
-        numbers, reasons = {word: number for number, word in enumerate(given.classes)}, {}
+    if column.classes and not names and len(column.classes) == outputs:  # numbered by the data set
+        numbers, reasons = {word: number for number, word in enumerate(column.classes)}, {}
     unknown = sorted(present & reasons.keys())
     if unknown:
-        count = sum(word in reasons for word in given.words)
+        count = sum(word in reasons for word in column.words)
         reason = reasons[unknown[0]].partition(" — ")[0]
         notes.append(
-            f"{count} of {len(rows)} labels of the column {given.column} give no class of the "
+            f"{count} of {len(rows)} labels of the column {column.column} give no class of the "
             f"model ({reason}): those images have no label"
         )
-    labels = tuple(numbers.get(word) for word in given.words)
+    labels = tuple(numbers.get(word) for word in column.words)
     note = "" if any(label is not None for label in labels) else PREDICTED.format(NO_COLUMN)
     data = LabelledImages(rows, labels, tuple(names), note)
     return Source(data, DisplayNames(rows)), notes

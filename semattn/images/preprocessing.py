@@ -139,10 +139,10 @@ class Preprocessing:
             if transform is not None:
                 processors.check(preprocessing._to_input_and_std, transform, type(model).__name__)
             return replace(preprocessing, source=f"settings of {type(model).__name__}")
-        found = _find_config(model)
-        if found is None:
+        owner_and_config = _find_config(model)
+        if owner_and_config is None:
             return cls._of_transformers(model, needed_by)
-        owner, config = found
+        owner, config = owner_and_config
         size = getattr(getattr(owner, "patch_embed", None), "img_size", None)
         size = size or tuple(config["input_size"])[-2:]
         mean, std = tuple(config["mean"]), tuple(config["std"])

@@ -356,10 +356,10 @@ class Search:
         name = f"{MARKS}{0:06d}"
         arrays = self._load(name)
         if arrays is None:
-            found = find_mark_candidates(
+            candidates = find_mark_candidates(
                 self.store, self.alpha, targets, self.max_candidates, run_tasks
             )
-            arrays = marks_to_arrays(*found)
+            arrays = marks_to_arrays(*candidates)
             self._save(name, arrays)
         return marks_from_arrays(arrays)
 

@@ -398,12 +398,12 @@ def _writes_at_once(system: Any) -> bool:
 
 def _entry(information: Mapping[str, Any]) -> tuple[int, str]:
     """Return the size of a file and a text for its version, "" if the store does not tell it."""
-    known = {name: value for name, value in information.items() if value not in (None, "")}
+    stated = {name: value for name, value in information.items() if value not in (None, "")}
     # Times only without a version: a listing and a single request may round them differently.
-    names = [name for name in _VERSIONS if name in known] or [
-        name for name in _TIMES if name in known
+    names = [name for name in _VERSIONS if name in stated] or [
+        name for name in _TIMES if name in stated
     ]
-    values = (known[name] for name in names)
+    values = (stated[name] for name in names)
     texts = [str(v.timestamp() if isinstance(v, datetime) else v) for v in values]
     return int(information.get("size") or 0), " ".join(
         map("=".join, zip(names, texts, strict=True))

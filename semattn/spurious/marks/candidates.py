@@ -114,12 +114,12 @@ def find_mark_candidates(
     These are at most `most` marks of each class of `targets`.
     """
     significant, n_tests, n_photographs = significant_marks(store, alpha, run_tasks)
-    kept: list[MarkCandidate] = []
+    selected: list[MarkCandidate] = []
     for target in targets:
         of_class = (candidate for candidate in significant if candidate.target == target)
         # The model answers whether a mark is the object: no more are asked about than are kept.
-        kept += islice((mark for mark in of_class if not is_object(store, mark)), most)
-    return sorted(kept, key=lambda mark: mark.p), n_tests, n_photographs
+        selected += islice((mark for mark in of_class if not is_object(store, mark)), most)
+    return sorted(selected, key=lambda mark: mark.p), n_tests, n_photographs
 
 
 def significant_marks(
