@@ -2,8 +2,10 @@
 
 A linear head on the frozen backbone hardly separates a small mark: on development seed 1 of
 compositions, a tag on half of a class raises its log-odds by 1.7 nats with such a head, and by 6.7
-with the last layer trained. Only the class token of the last layer is computed, from stored inputs
-of the layer, so that training takes a minute.
+with the last layer trained. With three times as many training images, the model also uses a
+half-transparent watermark: on development seed 0, it raises the log-odds by .3 nats after 780
+images and by 4.6 after 2,340 (rate .5). Only the class token of the last layer is computed, from
+stored inputs of the layer, so that training takes one or two minutes.
 """
 
 from __future__ import annotations
