@@ -22,6 +22,7 @@ from .template import MarkTemplate, Region
 NOT_TESTED = -1  # target of a mark in images without classes
 MAX_EXAMPLES = 12
 EXAMPLE_SIDE = 448  # pixels: larger examples are reduced
+MIN_FOR_STROKES = 12  # images; with fewer, the strokes of changing digits are not all known
 MAX_PICTURED = 30  # images that the mean picture of a mark is made of
 
 
@@ -107,18 +108,19 @@ class Mark(ShortRepr):
     def pixels_of(self, regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
         """Return the pixels (H, W) of bool that the mark covers in its places.
 
-        Those of its strokes; without a matte, those of its outlines.
+        Those of its strokes; of a mark in fewer than `MIN_FOR_STROKES` images, also its outlines.
 
         Parameters
         ----------
         regions : places of the mark in an image
         size : height and width of the image
         """
-        if self.matte is None:
-            return region_masks([regions], size)[0]
         covered = np.zeros(size, bool)
-        for region in regions:
-            covered |= self.matte.mask(region.transform, size)
+        if self.matte is not None:
+            for region in regions:
+                covered |= self.matte.mask(region.transform, size)
+        if self.matte is None or self.images < MIN_FOR_STROKES:
+            covered |= region_masks([regions], size)[0]
         return covered
 
     def erase(self, picture: Picture) -> np.ndarray:
@@ -151,8 +153,8 @@ def erase_marks(marks: Sequence[Mark], picture: Picture) -> tuple[np.ndarray, in
     """Return a picture in which several marks are inpainted, and the number of their places.
 
     The picture is (H, W, 3) uint8. Without a mark, it has the pixels of the original. Only strokes
-    are inpainted, and what is between them stays as it is; of a mark without a matte, its outline
-    is inpainted.
+    are inpainted, and what is between them stays as it is; of a mark in fewer than
+    `MIN_FOR_STROKES` images, all of its outline is.
 
     Parameters
     ----------
